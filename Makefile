@@ -1,0 +1,39 @@
+# Two commands for a newcomer: `make demo` (set up, then the main job) and `make test` (set up, then every check).
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+OUT    ?= out/demo
+
+.PHONY: demo test test-fast lint bare wheels clean
+.DEFAULT_GOAL := demo
+
+demo: $(READY)
+	$(BIN)/aigc-export demo -o $(OUT)
+
+test: $(READY) lint
+	$(BIN)/pytest -q --durations=10
+
+test-fast: $(READY)
+	$(BIN)/pytest -q -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+wheels: $(READY)
+	$(BIN)/python -m build --wheel --outdir dist runtime
+	$(BIN)/python -m build --wheel --outdir dist .
+
+$(READY): pyproject.toml runtime/pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or run 'make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)'" >&2; exit 1; }
+	@echo "Setting up $(VENV) (once; about two minutes) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch --editable 'runtime[ort]' --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist out .mypy_cache .ruff_cache .pytest_cache

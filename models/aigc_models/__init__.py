@@ -1,0 +1,1 @@
+"""Training-ready PyTorch definitions of the three generator families."""

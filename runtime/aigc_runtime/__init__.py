@@ -1,0 +1,1 @@
+"""Runs bundles on a device with numpy and one inference engine."""

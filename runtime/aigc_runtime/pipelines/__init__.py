@@ -1,0 +1,1 @@
+"""Generation loops, one file per family."""
