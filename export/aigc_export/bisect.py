@@ -63,10 +63,12 @@ class Divergence:
         if not self.found:
             return (
                 f"no single node diverges: {self.compared} values compared with PyTorch, all within the tolerance. "
-                "With every value exposed the engine fuses less, so the error lies in a fusion of the engine, or builds "
-                "up over many nodes."
+                "With every value exposed the engine fuses less, so the error lies in a fusion of the engine, or "
+                "builds up over many nodes."
             )
-        before = f"the last value that agrees is {self.last_good!r}" if self.last_good else "it is the first one compared"
+        before = (
+            f"the last value that agrees is {self.last_good!r}" if self.last_good else "it is the first one compared"
+        )
         return (
             f"first divergence: node {self.node!r} ({self.op_type}), value {self.value!r}, from module "
             f"{self.module!r}: {'; '.join(self.reasons)}; {before}"
@@ -167,9 +169,7 @@ def reference_values(
     return values
 
 
-def candidate_values(
-    model: onnx.ModelProto, feeds: Mapping[str, Array], names: Sequence[str]
-) -> dict[str, Array]:
+def candidate_values(model: onnx.ModelProto, feeds: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
     """Run `model` in ONNX Runtime with the values `names` exposed as outputs.
 
     Raises:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 __all__ = [
     "AigcError",
     "BundleError",
+    "CancelledError",
     "CheckpointError",
     "ConfigError",
     "EngineError",
@@ -41,6 +42,12 @@ class AigcError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class CancelledError(AigcError):
+    """The caller's `cancel` said so."""
+
+    exit_code = 130
 
 
 class InputError(AigcError):

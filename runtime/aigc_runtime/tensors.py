@@ -82,6 +82,7 @@ class StateSpec:
         kind: `growing`: starts with size 0 on `axis` and the output is past + new. `buffer`: always
             `capacity` long on `axis`, written in place at the position given by `length_input`.
         length_input: for `buffer`, the int64 input of shape [1] that takes the number of steps held so far.
+        step_dim: the named dimension of the inputs that says how many steps a run adds.
     """
 
     input: str
@@ -91,6 +92,7 @@ class StateSpec:
     axis: int
     kind: Literal["growing", "buffer"]
     length_input: str | None = None
+    step_dim: str = "sequence"
 
     def __post_init__(self) -> None:
         if self.kind not in ("growing", "buffer"):
@@ -104,6 +106,24 @@ class StateSpec:
             )
         if self.kind == "buffer" and not isinstance(self.shape[self.axis], int):
             raise ConfigError(f"state {self.input!r}: a buffer's size along axis {self.axis} must be a number")
+
+    def empty_shape(self, batch: int) -> tuple[int, ...]:
+        """The shape of the input before the first step.
+
+        Raises:
+            ConfigError: a dynamic dimension other than `batch` and the growing axis.
+        """
+        sizes: list[int] = []
+        for axis, size in enumerate(self.shape):
+            if size == "batch":
+                sizes.append(batch)
+            elif axis == self.axis and self.kind == "growing":
+                sizes.append(0)
+            elif isinstance(size, int):
+                sizes.append(size)
+            else:
+                raise ConfigError(f"state {self.input!r}: dimension {size!r} has no size before the first step")
+        return tuple(sizes)
 
     @property
     def capacity(self) -> int | None:

@@ -108,7 +108,9 @@ def run(arguments: list[str]) -> int:
     except Exception as err:
         if debug:
             raise
-        _complain(f"internal error: {type(err).__name__}: {err}\nset AIGC_DEBUG=1 for the traceback, and please report it")
+        _complain(
+            f"internal error: {type(err).__name__}: {err}\nset AIGC_DEBUG=1 for the traceback, and please report it"
+        )
         return 1
     return result if isinstance(result, int) else 0
 

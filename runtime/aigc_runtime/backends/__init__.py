@@ -1,1 +1,53 @@
-"""Engines, one file each, imported when asked for."""
+"""Engines, one file each, imported when a bundle asks for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aigc_runtime.bundle import Bundle
+from aigc_runtime.errors import InputError, UnknownNameError
+from aigc_runtime.session import Session
+
+__all__ = ["ENGINES", "open_session"]
+
+
+def _open_ort(bundle: Bundle, threads: int | None) -> Session:
+    from aigc_runtime.backends.ort import OrtSession
+
+    manifest = bundle.manifest
+    # A graph with external data names files beside it, so it must be opened by path; they were hashed just before.
+    alone = not any(f.path.startswith(f"{manifest.engine.file}.") for f in manifest.files)
+    model = bundle.read(manifest.engine.file) if alone else str(bundle.path / manifest.engine.file)
+    return OrtSession(
+        model,
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        dims=manifest.dims,
+        state=manifest.state,
+        threads=threads,
+    )
+
+
+ENGINES: dict[str, Callable[[Bundle, int | None], Session]] = {"onnxruntime": _open_ort}
+"""`engine.kind` of a manifest -> how to open it. A manifest cannot name code."""
+
+
+def open_session(bundle: Bundle, *, threads: int | None = None) -> Session:
+    """Load a bundle's engine.
+
+    Args:
+        bundle: an opened bundle.
+        threads: threads inside an operator; None takes all processors that the process may use.
+
+    Raises:
+        UnknownNameError: an engine that this runtime does not know.
+        EngineMissingError: its package is not installed; the hint is the install line.
+        EngineError: it does not load.
+        InputError: `threads` below 1.
+    """
+    if threads is not None and (isinstance(threads, bool) or threads < 1):
+        raise InputError(f"threads is {threads!r}", hint="must be at least 1")
+    kind = bundle.manifest.engine.kind
+    if kind not in ENGINES:
+        raise UnknownNameError("engine", kind, ENGINES)
+    return ENGINES[kind](bundle, threads)

@@ -1,0 +1,97 @@
+"""Full configurations of an export: one function call per model, target and precision; no other place holds limits.
+
+A tolerance is always named and explicit. The limits of a precision are set from what the arithmetic can do: fp32
+engines reorder sums, which moves a result by a few units in the last place per addition, some 100 dB below the
+signal; 80 dB leaves room for kernels that use fewer, larger blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from aigc_runtime.compare import Tolerance
+from aigc_runtime.errors import ConfigError, UnknownNameError
+from aigc_runtime.manifest import Tolerances
+
+from aigc_export.targets import get_target
+
+__all__ = ["TOLERANCES", "ExportRecipe", "export_recipe"]
+
+
+TOLERANCES: dict[tuple[str, str], Tolerances] = {
+    ("text", "fp32"): Tolerances(
+        tensor=Tolerance(max_abs=2e-3, mean_abs=1e-4, min_cosine=0.999999, min_sqnr_db=80.0),
+        min_token_agreement=1.0,
+        min_psnr_db=None,
+        max_quality_drop=0.001,
+    ),
+    ("diffusion", "fp32"): Tolerances(
+        tensor=Tolerance(max_abs=1e-3, mean_abs=1e-4, min_cosine=0.999999, min_sqnr_db=80.0),
+        min_token_agreement=None,
+        min_psnr_db=60.0,
+        max_quality_drop=0.01,
+    ),
+    ("gan", "fp32"): Tolerances(
+        tensor=Tolerance(max_abs=1e-3, mean_abs=1e-4, min_cosine=0.999999, min_sqnr_db=80.0),
+        min_token_agreement=None,
+        min_psnr_db=70.0,
+        max_quality_drop=0.01,
+    ),
+}
+"""(family, precision) -> limits. `max_quality_drop` is relative to the PyTorch model's own metric."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRecipe:
+    """Everything that `export_model` needs to know.
+
+    Attributes:
+        model: name in the zoo.
+        target: name in `targets.TARGETS`.
+        precision: one that the target can run.
+        tolerances: limits; a bundle that misses one is not published.
+        checkpoint: folder of the user's own weights; None takes the shipped ones.
+        spec_options: keyword arguments of the model's spec (for the LM: `cache`).
+        opset: ONNX opset; None takes the target's own.
+        threads: intra-op threads of both sides during parity; None lets each engine choose.
+        quality_samples: windows of text or images on which quality is measured; 0 leaves quality out.
+        seed: of every random draw.
+    """
+
+    model: str
+    target: str
+    precision: str
+    tolerances: Tolerances
+    checkpoint: str | None = None
+    spec_options: dict[str, Any] = field(default_factory=dict)
+    opset: int | None = None
+    threads: int | None = None
+    quality_samples: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.quality_samples < 0:
+            raise ConfigError(f"quality_samples is {self.quality_samples}", hint="0 leaves quality out")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads is {self.threads}", hint="must be at least 1")
+
+
+def export_recipe(model: str, *, target: str = "ort-cpu", precision: str = "fp32", **overrides: Any) -> ExportRecipe:
+    """The recipe of a model, target and precision, with a few fields overridden.
+
+    Raises:
+        UnknownNameError: an unknown model, target, or a precision that the target cannot run.
+        ConfigError: an override outside what is allowed.
+    """
+    from aigc_models.zoo import MODELS
+
+    if model not in MODELS:
+        raise UnknownNameError("model", model, MODELS)
+    found = get_target(target)
+    if precision not in found.precisions:
+        raise UnknownNameError(f"precision for target {target!r}", precision, found.precisions)
+    recipe = ExportRecipe(
+        model=model, target=target, precision=precision, tolerances=TOLERANCES[MODELS[model].family, precision]
+    )
+    return replace(recipe, **overrides)

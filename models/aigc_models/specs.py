@@ -1,0 +1,199 @@
+"""How each family is exported: its inputs, outputs, dynamic dimensions and carried state."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from aigc_models.gan import Generator
+from aigc_models.lm import TransformerLM
+from aigc_models.spec import ExportSpec
+from aigc_models.unet import UNet
+from aigc_runtime.errors import ConfigError
+from aigc_runtime.manifest import DiffusionSettings, GanSettings, TextSettings
+from aigc_runtime.schedules import ScheduleConfig
+from aigc_runtime.tensors import DimSpec, StateSpec, TensorSpec
+
+__all__ = ["gan_spec", "lm_spec", "unet_spec"]
+
+CacheKind = Literal["growing", "buffer"]
+MAX_BATCH = 64
+
+
+class _CachedLM(nn.Module):
+    """The language model with flat inputs and outputs: (ids, pad, [length], keys and values) -> (logits, ...)."""
+
+    def __init__(self, model: TransformerLM, *, buffer: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.buffer = buffer
+
+    def forward(self, input_ids: Tensor, pad_length: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        """Run one step."""
+        flat = rest[1:] if self.buffer else rest
+        out = self.model(
+            input_ids,
+            pad_length=pad_length,
+            past=list(zip(flat[::2], flat[1::2], strict=True)),
+            past_length=rest[0] if self.buffer else None,
+        )
+        return (out.logits, *(tensor for key_value in out.present for tensor in key_value))
+
+
+def lm_spec(model: TransformerLM, *, tokenizer: dict[str, str | int], cache: CacheKind = "growing") -> ExportSpec:
+    """A language model with its KV cache carried as state.
+
+    Args:
+        model: the model.
+        tokenizer: settings of the tokenizer, as in the manifest.
+        cache: `growing` (the cache is as long as the text) or `buffer` (it is `context_length` long from the start
+            and updated in place).
+
+    Raises:
+        ConfigError: another cache form.
+    """
+    if cache not in ("growing", "buffer"):
+        raise ConfigError(f"cache is {cache!r}", hint="valid: growing, buffer")
+    config = model.config
+    length = config.context_length if cache == "buffer" else "past"
+    state = tuple(
+        StateSpec(
+            input=f"past_{part}_{layer}",
+            output=f"present_{part}_{layer}",
+            dtype="float32",
+            shape=("batch", config.kv_heads, length, config.head_size),
+            axis=2,
+            kind=cache,
+            length_input="past_length" if cache == "buffer" else None,
+        )
+        for layer in range(config.n_layers)
+        for part in ("key", "value")
+    )
+    dims = [DimSpec(name="batch", max=MAX_BATCH), DimSpec(name="sequence", max=config.context_length)]
+    if cache == "growing":
+        dims.append(DimSpec(name="past", min=0, max=config.context_length))
+    return ExportSpec(
+        module=_CachedLM(model, buffer=cache == "buffer").eval(),
+        family="text",
+        inputs=(
+            TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"), low=0, high=config.vocab_size),
+            TensorSpec(name="pad_length", dtype="int64", shape=("batch",), low=0, high=config.context_length),
+        ),
+        outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", "sequence", config.vocab_size)),),
+        state=state,
+        dims=tuple(dims),
+        settings=TextSettings(
+            tokenizer=tokenizer,
+            vocab_size=config.vocab_size,
+            context_length=config.context_length,
+            eos_token_id=None,
+            pad_token_id=0,
+        ),
+        model_config=config.to_dict(),
+    )
+
+
+class _TupleModule(nn.Module):
+    """A module with one output, as the tuple of one that an export takes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor]:
+        """Run."""
+        return (self.model(*inputs),)
+
+
+class _ContextUNet(nn.Module):
+    """A UNet without classes but with a context: the two conditions are positional in between."""
+
+    def __init__(self, model: UNet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> tuple[Tensor]:
+        """Run."""
+        return (self.model(sample, timestep, None, encoder_hidden_states),)
+
+
+def unet_spec(
+    model: UNet,
+    schedule: ScheduleConfig,
+    *,
+    dynamic_size: bool | None = None,
+    default_sampler: str = "ddim",
+    default_steps: int = 20,
+    default_guidance_scale: float = 1.0,
+) -> ExportSpec:
+    """A diffusion UNet.
+
+    Args:
+        model: the model.
+        schedule: what it was trained with.
+        dynamic_size: let the sides of the sample vary in multiples of `config.multiple_of`; None does so where the
+            sample is at least 32 wide (a smaller model has only ever seen its own size).
+        default_sampler: of the bundle.
+        default_steps: of the bundle.
+        default_guidance_scale: of the bundle.
+    """
+    config = model.config
+    dynamic = config.sample_size >= 32 if dynamic_size is None else dynamic_size
+    sides: tuple[int | str, int | str] = ("height", "width") if dynamic else (config.sample_size, config.sample_size)
+    dims = [DimSpec(name="batch", max=2 * MAX_BATCH)]
+    if dynamic:
+        dims += [DimSpec(name=n, min=config.multiple_of, multiple_of=config.multiple_of) for n in ("height", "width")]
+    inputs = [
+        TensorSpec(name="sample", dtype="float32", shape=("batch", config.in_channels, *sides)),
+        TensorSpec(name="timestep", dtype="float32", shape=("batch",)),
+    ]
+    module: nn.Module = _TupleModule(model)
+    if config.num_class_embeds is not None:
+        inputs.append(
+            TensorSpec(name="class_labels", dtype="int64", shape=("batch",), low=0, high=config.num_class_embeds)
+        )
+    elif config.cross_attention_dim is not None:
+        module = _ContextUNet(model)
+    if config.cross_attention_dim is not None:
+        dims.append(DimSpec(name="tokens"))
+        context = ("batch", "tokens", config.cross_attention_dim)
+        inputs.append(TensorSpec(name="encoder_hidden_states", dtype="float32", shape=context))
+    classes = config.num_class_embeds
+    if classes is not None and config.null_class == classes - 1:
+        classes -= 1
+    return ExportSpec(
+        module=module.eval(),
+        family="diffusion",
+        inputs=tuple(inputs),
+        outputs=(TensorSpec(name="model_output", dtype="float32", shape=("batch", config.out_channels, *sides)),),
+        dims=tuple(dims),
+        settings=DiffusionSettings(
+            schedule=schedule,
+            sample_shape=(config.in_channels, config.sample_size, config.sample_size),
+            num_classes=classes,
+            null_class=config.null_class,
+            default_sampler=default_sampler,
+            default_steps=default_steps,
+            default_guidance_scale=default_guidance_scale,
+        ),
+        model_config=config.to_dict(),
+    )
+
+
+def gan_spec(model: Generator) -> ExportSpec:
+    """A GAN's generator."""
+    config = model.config
+    shape = (config.image_channels, config.image_size, config.image_size)
+    return ExportSpec(
+        module=_TupleModule(model).eval(),
+        family="gan",
+        inputs=(
+            TensorSpec(name="latents", dtype="float32", shape=("batch", config.latent_size)),
+            TensorSpec(name="class_labels", dtype="int64", shape=("batch",), low=0, high=config.num_classes),
+        ),
+        outputs=(TensorSpec(name="image", dtype="float32", shape=("batch", *shape)),),
+        dims=(DimSpec(name="batch", max=2 * MAX_BATCH),),
+        settings=GanSettings(latent_size=config.latent_size, sample_shape=shape, num_classes=config.num_classes),
+        model_config=config.to_dict(),
+    )

@@ -1,0 +1,37 @@
+"""A PyTorch module as a `Session`: the reference side of every comparison.
+
+The pipelines run over it as they run over an engine, so that a difference between the two can only come from the
+engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from aigc_models.spec import ExportSpec
+from aigc_runtime.backends.array_session import ArraySession
+from aigc_runtime.tensors import Array
+
+__all__ = ["TorchSession"]
+
+
+class TorchSession(ArraySession):
+    """Runs `spec.module` in float32 on the CPU.
+
+    Args:
+        spec: the model. Its module is put into evaluation mode.
+    """
+
+    def __init__(self, spec: ExportSpec) -> None:
+        self._spec = spec
+        spec.module.eval()
+        super().__init__(self._call, inputs=spec.inputs, outputs=spec.outputs, dims=spec.dims, state=spec.state)
+
+    def _call(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        arguments = [torch.from_numpy(np.ascontiguousarray(values[t.name])) for t in self._spec.graph_inputs]
+        with torch.inference_mode():
+            results = self._spec.module(*arguments)
+        return {name: tensor.numpy() for name, tensor in zip(self._spec.graph_outputs, results, strict=True)}

@@ -1,0 +1,154 @@
+"""Training data: real, with no download, or the user's own.
+
+Text: the Python sources of the standard library, as bytes. Images: scikit-learn's hand-written digits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aigc_runtime.errors import InputError
+from aigc_runtime.tensors import Array
+
+__all__ = ["ImageData", "TextData", "digits", "load_images", "load_text", "standard_library_text"]
+
+HELD_OUT_SHARE = 0.08
+TEXT_SUFFIXES = (".txt", ".md", ".py", ".rst", ".json", ".csv", ".html")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+PACKAGES = ("asyncio", "collections", "concurrent", "email", "html", "http", "importlib", "json", "logging", "urllib")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextData:
+    """A text as bytes, split by whole files.
+
+    Attributes:
+        train: [N] uint8.
+        held_out: [M] uint8, from files that training never sees.
+    """
+
+    train: Array
+    held_out: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageData:
+    """Labelled images, split.
+
+    Attributes:
+        train: [N, C, H, W] float32 in [-1, 1].
+        train_labels: [N] int64.
+        held_out: [M, C, H, W] float32 in [-1, 1].
+        held_out_labels: [M] int64.
+        class_names: one per label.
+    """
+
+    train: Tensor
+    train_labels: Tensor
+    held_out: Tensor
+    held_out_labels: Tensor
+    class_names: tuple[str, ...]
+
+
+def standard_library_text() -> TextData:
+    """The standard library's own sources: top-level modules and a few packages, no tests."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = sorted(root.glob("*.py")) + [f for p in PACKAGES for f in sorted((root / p).glob("*.py"))]
+    return _split_text(files, root)
+
+
+def load_text(path: Path | str) -> TextData:
+    """A text file, or every text file below a folder.
+
+    Raises:
+        InputError: nothing readable there, or too little text to split.
+    """
+    given = Path(path)
+    if given.is_file():
+        data = np.frombuffer(given.read_bytes(), np.uint8)
+        cut = int(len(data) * (1 - HELD_OUT_SHARE))
+        return _require_text(TextData(train=data[:cut], held_out=data[cut:]), given)
+    files = sorted(f for f in given.rglob("*") if f.suffix.lower() in TEXT_SUFFIXES and f.is_file())
+    if not files:
+        raise InputError(f"no text files in {str(given)!r}", hint=f"looked for {', '.join(TEXT_SUFFIXES)}")
+    return _require_text(_split_text(files, given), given)
+
+
+def _split_text(files: list[Path], root: Path) -> TextData:
+    """Whole files go to one side by the hash of their name, so that the split does not move when files are added."""
+    sides: tuple[list[bytes], list[bytes]] = ([], [])
+    for file in files:
+        digest = hashlib.sha256(file.relative_to(root).as_posix().encode()).digest()
+        sides[int.from_bytes(digest[:4], "big") / 2**32 < HELD_OUT_SHARE].append(file.read_bytes())
+    train, held_out = (np.frombuffer(b"\n".join(side), np.uint8) for side in sides)
+    return TextData(train=train, held_out=held_out)
+
+
+def _require_text(data: TextData, source: Path) -> TextData:
+    if len(data.train) < 4096 or len(data.held_out) < 512:
+        raise InputError(
+            f"{str(source)!r} holds {len(data.train):,} bytes to train on and {len(data.held_out):,} held out",
+            hint="need at least 4,096 and 512: give more files",
+        )
+    return data
+
+
+def digits(size: int = 16) -> ImageData:
+    """scikit-learn's 1,797 digits (8x8, 16 grey levels), resized to `size`; 1,440 to train on."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    raw = torch.tensor(bunch.images, dtype=torch.float32).unsqueeze(1) / 8 - 1
+    images = F.interpolate(raw, size=(size, size), mode="bilinear", align_corners=False)
+    labels = torch.tensor(bunch.target, dtype=torch.int64)
+    return _split_images(images, labels, tuple(str(d) for d in range(10)))
+
+
+def load_images(path: Path | str, *, size: int, channels: int) -> ImageData:
+    """A folder with one sub-folder of images per class, resized to `size` x `size`.
+
+    Raises:
+        InputError: no sub-folders, no images, or an image that cannot be read.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    root = Path(path)
+    folders = sorted(f for f in root.iterdir() if f.is_dir()) if root.is_dir() else []
+    files = [(f, label) for label, folder in enumerate(folders) for f in sorted(folder.rglob("*"))]
+    files = [(f, label) for f, label in files if f.suffix.lower() in IMAGE_SUFFIXES]
+    if len(files) < 10:
+        raise InputError(
+            f"{str(root)!r} holds {len(files)} images in {len(folders)} class folders",
+            hint=f"one sub-folder per class, at least 10 images in all ({', '.join(IMAGE_SUFFIXES)})",
+        )
+    arrays = []
+    for file, _ in files:
+        try:
+            with Image.open(file) as image:
+                resized = image.convert("L" if channels == 1 else "RGB").resize((size, size), Image.Resampling.LANCZOS)
+        except (UnidentifiedImageError, OSError) as err:
+            raise InputError(f"cannot read image {str(file)!r}: {err}", hint="remove it, or save it again") from err
+        arrays.append(np.asarray(resized, dtype=np.float32).reshape(size, size, channels).transpose(2, 0, 1))
+    images = torch.from_numpy(np.stack(arrays)) / 127.5 - 1
+    return _split_images(images, torch.tensor([label for _, label in files]), tuple(f.name for f in folders))
+
+
+def _split_images(images: Tensor, labels: Tensor, names: tuple[str, ...]) -> ImageData:
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    cut = max(1, round(len(images) * 0.8))
+    train, held_out = order[:cut], order[cut:]
+    return ImageData(
+        train=images[train],
+        train_labels=labels[train],
+        held_out=images[held_out],
+        held_out_labels=labels[held_out],
+        class_names=names,
+    )

@@ -1,0 +1,169 @@
+"""What one training step does, per family: the `Task`s that the loop runs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from aigc_models.classifier import Classifier, ClassifierConfig, classification_loss
+from aigc_models.diffusion import Conditions, PredictionType, diffusion_loss
+from aigc_models.gan import Discriminator, DiscriminatorConfig, GanLoss, Generator, GeneratorConfig, min_max_step
+from aigc_models.lm import TransformerLM, next_token_loss
+from aigc_models.lm_config import LMConfig
+from aigc_models.training.data import ImageData
+from aigc_models.training.loop import LoopConfig
+from aigc_models.unet import UNet, UNetConfig
+from aigc_runtime.schedules import ScheduleConfig, alphas_cumprod
+from aigc_runtime.tensors import Array
+
+__all__ = ["ClassifierTask", "GanTask", "LMTask", "UNetTask", "reestimate_batch_norm"]
+
+
+class _SingleModelTask:
+    """One module, one optimiser, one loss."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, loop: LoopConfig) -> None:
+        self.model = model
+        self.optimizers = {"model": optimizer}
+        self.extra: dict[str, nn.Module] = {}
+        self.loop = loop
+
+    def _descend(self, loss: Tensor) -> dict[str, float]:
+        optimizer = self.optimizers["model"]
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.loop.max_grad_norm)
+        optimizer.step()
+        return {"loss": float(loss)}
+
+
+class LMTask(_SingleModelTask):
+    """Next-token prediction on random windows of a text (AdamW, betas 0.9 and 0.95)."""
+
+    def __init__(self, config: LMConfig, loop: LoopConfig, text: Array, window: int) -> None:
+        model = TransformerLM(config)
+        decayed = [p for p in model.parameters() if p.dim() > 1]
+        rest = [p for p in model.parameters() if p.dim() <= 1]
+        groups = [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+        super().__init__(model, torch.optim.AdamW(groups, lr=loop.learning_rate, betas=(0.9, 0.95)), loop)
+        self.lm = model
+        self.text = torch.from_numpy(text.copy())
+        self.window = window
+
+    def step(self, rng: torch.Generator) -> dict[str, float]:
+        """One update."""
+        starts = torch.randint(len(self.text) - self.window, (self.loop.batch,), generator=rng)
+        ids = torch.stack([self.text[s : s + self.window] for s in starts.tolist()]).long()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = self.lm(ids).logits
+        return self._descend(next_token_loss(logits.float(), ids))
+
+
+class UNetTask(_SingleModelTask):
+    """Noise (or velocity) prediction with dropped conditions."""
+
+    def __init__(
+        self, config: UNetConfig, loop: LoopConfig, data: ImageData, schedule: ScheduleConfig, condition_dropout: float
+    ) -> None:
+        model = UNet(config)
+        # A zero last layer starts from the prediction "no noise" instead of random noise (Ho 2020's code).
+        nn.init.zeros_(model.conv_out.weight)
+        super().__init__(model, torch.optim.AdamW(model.parameters(), lr=loop.learning_rate, weight_decay=1e-4), loop)
+        self.unet = model
+        self.data = data
+        self.prediction_type: PredictionType = schedule.prediction_type
+        self.alphas_cumprod = torch.from_numpy(alphas_cumprod(schedule)).float()
+        self.condition_dropout = condition_dropout
+
+    def step(self, rng: torch.Generator) -> dict[str, float]:
+        """One update."""
+        rows = torch.randint(len(self.data.train), (self.loop.batch,), generator=rng)
+        loss = diffusion_loss(
+            self.unet,
+            self.data.train[rows],
+            Conditions(self.data.train_labels[rows]),
+            alphas_cumprod=self.alphas_cumprod,
+            prediction_type=self.prediction_type,
+            rng=rng,
+            condition_dropout=self.condition_dropout,
+        )
+        return self._descend(loss)
+
+
+class GanTask:
+    """The min-max game; the generator is the result."""
+
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        discriminator: DiscriminatorConfig,
+        loop: LoopConfig,
+        data: ImageData,
+        loss: GanLoss,
+    ) -> None:
+        self.generator = Generator(config)
+        self.discriminator = Discriminator(discriminator)
+        self.model: nn.Module = self.generator
+        self.extra: dict[str, nn.Module] = {"discriminator": self.discriminator}
+        # Two time scales (Heusel et al. 2017): the discriminator learns twice as fast.
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "generator": torch.optim.Adam(self.generator.parameters(), lr=loop.learning_rate, betas=(0.0, 0.9)),
+            "discriminator": torch.optim.Adam(
+                self.discriminator.parameters(), lr=2 * loop.learning_rate, betas=(0.0, 0.9)
+            ),
+        }
+        self.loop, self.data, self.loss = loop, data, loss
+
+    def step(self, rng: torch.Generator) -> dict[str, float]:
+        """One update of each side."""
+        self.discriminator.train()
+        rows = torch.randint(len(self.data.train), (self.loop.batch,), generator=rng)
+        d_loss, g_loss = min_max_step(
+            self.generator,
+            self.discriminator,
+            self.optimizers["generator"],
+            self.optimizers["discriminator"],
+            images=self.data.train[rows],
+            class_labels=self.data.train_labels[rows],
+            loss=self.loss,
+            rng=rng,
+            max_grad_norm=self.loop.max_grad_norm,
+        )
+        return {"discriminator": d_loss, "generator": g_loss}
+
+
+@torch.no_grad()
+def reestimate_batch_norm(generator: Generator, *, batches: int, seed: int) -> None:
+    """Recompute BatchNorm statistics for averaged weights, which no training batch has ever run through.
+
+    (Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima", section 3.2.)
+    """
+    rng = torch.Generator().manual_seed(seed)
+    norms = [m for m in generator.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [m.momentum for m in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative mean over all batches
+    generator.train()
+    for _ in range(batches):
+        latents = torch.randn(128, generator.config.latent_size, generator=rng)
+        generator(latents, torch.randint(generator.config.num_classes, (128,), generator=rng))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    generator.eval()
+
+
+class ClassifierTask(_SingleModelTask):
+    """Cross-entropy on slightly noisy images, so that the judge does not hang on single grey levels."""
+
+    def __init__(self, config: ClassifierConfig, loop: LoopConfig, data: ImageData) -> None:
+        model = Classifier(config)
+        super().__init__(model, torch.optim.AdamW(model.parameters(), lr=loop.learning_rate, weight_decay=1e-2), loop)
+        self.data = data
+
+    def step(self, rng: torch.Generator) -> dict[str, float]:
+        """One update."""
+        rows = torch.randint(len(self.data.train), (self.loop.batch,), generator=rng)
+        clean = self.data.train[rows]
+        images = clean + 0.1 * torch.randn(clean.shape, generator=rng)
+        return self._descend(classification_loss(self.model(images), self.data.train_labels[rows]))

@@ -1,0 +1,140 @@
+"""The models by name: how to build one, how it is exported, and where its shipped checkpoint is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from aigc_models.checkpoint import Checkpoint, load_checkpoint, load_into
+from aigc_models.gan import Generator, GeneratorConfig
+from aigc_models.lm import TransformerLM
+from aigc_models.lm_config import LMConfig
+from aigc_models.spec import ExportSpec
+from aigc_models.specs import gan_spec, lm_spec, unet_spec
+from aigc_models.unet import UNet, UNetConfig
+from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
+from aigc_runtime.schedules import ScheduleConfig
+from aigc_runtime.settings import from_json
+
+__all__ = ["MODELS", "LoadedModel", "ModelEntry", "load_model", "shipped_checkpoint"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """A model of the zoo.
+
+    Attributes:
+        family: which pipeline runs it.
+        summary: one line.
+        build: config.json of a checkpoint -> module with random weights.
+        spec: (module, config.json, options of the export) -> how it is exported.
+        options: names of the options that `spec` takes.
+    """
+
+    family: Literal["text", "diffusion", "gan"]
+    summary: str
+    build: Callable[[Mapping[str, Any]], nn.Module]
+    spec: Callable[[nn.Module, Mapping[str, Any], Mapping[str, Any]], ExportSpec]
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model with its weights.
+
+    Attributes:
+        name: in the zoo.
+        spec: how it is exported; holds the module.
+        checkpoint: where the weights came from.
+    """
+
+    name: str
+    spec: ExportSpec
+    checkpoint: Checkpoint
+
+
+def _lm_spec(module: nn.Module, _record: Mapping[str, Any], options: Mapping[str, Any]) -> ExportSpec:
+    assert isinstance(module, TransformerLM)
+    return lm_spec(module, tokenizer={"kind": "bytes"}, cache=options.get("cache", "growing"))
+
+
+def _unet_spec(module: nn.Module, record: Mapping[str, Any], options: Mapping[str, Any]) -> ExportSpec:
+    assert isinstance(module, UNet)
+    schedule = from_json(ScheduleConfig, record.get("schedule"), where="config.json: schedule", error=ConfigError)
+    return unet_spec(module, schedule, dynamic_size=options.get("dynamic_size"))
+
+
+def _gan_spec(module: nn.Module, _record: Mapping[str, Any], _options: Mapping[str, Any]) -> ExportSpec:
+    assert isinstance(module, Generator)
+    return gan_spec(module)
+
+
+MODELS: dict[str, ModelEntry] = {
+    "lm": ModelEntry(
+        family="text",
+        summary="Transformer language model over bytes, trained on the standard library's sources",
+        build=lambda record: TransformerLM(LMConfig.from_dict(_part(record, "lm"))),
+        spec=_lm_spec,
+        options=("cache",),
+    ),
+    "unet": ModelEntry(
+        family="diffusion",
+        summary="class-conditional diffusion UNet, trained on hand-written digits",
+        build=lambda record: UNet(UNetConfig.from_dict(_part(record, "unet"))),
+        spec=_unet_spec,
+        options=("dynamic_size",),
+    ),
+    "gan": ModelEntry(
+        family="gan",
+        summary="class-conditional GAN generator, trained on hand-written digits",
+        build=lambda record: Generator(GeneratorConfig.from_dict(_part(record, "gan"))),
+        spec=_gan_spec,
+    ),
+}
+
+
+def _part(record: Mapping[str, Any], family: str) -> dict[str, Any]:
+    """The model's part of config.json; refuses that of another family."""
+    if record.get("family") != family or not isinstance(record.get("model"), dict):
+        raise CheckpointError(
+            f"config.json is of family {record.get('family')!r}, expected {family!r}",
+            hint="name the model that the checkpoint was trained as",
+        )
+    return dict(record["model"])
+
+
+def shipped_checkpoint(name: str) -> Path:
+    """The folder of a checkpoint that comes with the package."""
+    return Path(__file__).parent / "checkpoints" / name
+
+
+def load_model(
+    name: str, *, checkpoint: Path | str | None = None, options: Mapping[str, Any] | None = None
+) -> LoadedModel:
+    """Build a model and load its weights.
+
+    Args:
+        name: a key of `MODELS`.
+        checkpoint: the user's own folder; None takes the shipped one.
+        options: of the export, such as `{"cache": "buffer"}`.
+
+    Raises:
+        UnknownNameError: an unknown model or option.
+        CheckpointError: corrupt, foreign, not finite, or weights that do not fit config.json.
+        ConfigError: config.json asks for what the model does not allow.
+    """
+    if name not in MODELS:
+        raise UnknownNameError("model", name, MODELS)
+    entry = MODELS[name]
+    given = {k: v for k, v in (options or {}).items() if v is not None}
+    for option in given:
+        if option not in entry.options:
+            raise UnknownNameError(f"export option of {name!r}", option, entry.options)
+    found = load_checkpoint(shipped_checkpoint(name) if checkpoint is None else checkpoint)
+    module = entry.build(found.config)
+    load_into(module, found.tensors, source=str(found.path))
+    return LoadedModel(name=name, spec=entry.spec(module.eval(), found.config, given), checkpoint=found)

@@ -1,0 +1,302 @@
+"""The manifest of a bundle: what the engine takes and gives, how it is used, and how it is proven.
+
+The format is specified in docs/bundle.md. Field names here are the names in the file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from aigc_runtime.compare import Tolerance
+from aigc_runtime.errors import BundleError, ConfigError
+from aigc_runtime.schedules import ScheduleConfig
+from aigc_runtime.settings import from_json, to_json
+from aigc_runtime.strict_json import loads_strict
+from aigc_runtime.tensors import DimSpec, StateSpec, TensorSpec
+
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "MAX_MANIFEST_BYTES",
+    "DiffusionSettings",
+    "EngineInfo",
+    "FileInfo",
+    "GanSettings",
+    "Manifest",
+    "Pipeline",
+    "QualityResult",
+    "Reference",
+    "ReferenceCase",
+    "ReferenceGeneration",
+    "ReferenceStep",
+    "TextSettings",
+    "Tolerances",
+    "check_file_name",
+    "dump_manifest",
+    "parse_manifest",
+]
+
+FORMAT = "aigc-bundle"
+FORMAT_VERSION = 1
+MAX_MANIFEST_BYTES = 1024 * 1024
+MAX_FILE_BYTES = 2**50
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+
+
+def check_file_name(name: str) -> None:
+    """Refuse a name that is not a plain file name on every system.
+
+    Raises:
+        ConfigError: anything but letters, digits, `.`, `_` and `-`; a leading `.` or `-`; a trailing `.`; a name that
+            Windows reserves; more than 128 characters; `manifest.json` itself.
+    """
+    if not _NAME.fullmatch(name) or name.endswith(".") or _RESERVED.fullmatch(name) or name.lower() == "manifest.json":
+        raise ConfigError(
+            f"file name {name!r} is not allowed in a bundle",
+            hint="letters, digits, '.', '_' and '-', at most 128, not a reserved name",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileInfo:
+    """One file of the bundle: its plain name, its size in bytes and its SHA-256 in lower-case hexadecimal."""
+
+    path: str
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        check_file_name(self.path)
+        if not 0 <= self.size <= MAX_FILE_BYTES:
+            raise ConfigError(f"file {self.path!r} has size {self.size}")
+        if not _DIGEST.fullmatch(self.sha256):
+            raise ConfigError(f"file {self.path!r} has digest {self.sha256!r}", hint="64 lower-case hexadecimal digits")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineInfo:
+    """Which back-end opens which file."""
+
+    kind: str
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """How the text pipeline uses the engine.
+
+    Attributes:
+        tokenizer: `{"kind": "bytes"}`.
+        vocab_size: width of the logits.
+        context_length: most tokens, prompt and generated together.
+        eos_token_id: the token that ends a text, if there is one.
+        pad_token_id: the token that fills the left of shorter rows.
+    """
+
+    tokenizer: dict[str, str | int]
+    vocab_size: int
+    context_length: int
+    eos_token_id: int | None
+    pad_token_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionSettings:
+    """How the diffusion pipeline uses the engine.
+
+    Attributes:
+        schedule: the noise schedule that the model was trained with.
+        sample_shape: (C, H, W).
+        num_classes: classes that may be asked for, 0 to num_classes - 1; None for a model without classes.
+        null_class: the label that means "no class", for classifier-free guidance.
+        default_sampler: one of `samplers.SAMPLERS`.
+        default_steps: sampling steps.
+        default_guidance_scale: 1 means no guidance.
+    """
+
+    schedule: ScheduleConfig
+    sample_shape: tuple[int, int, int]
+    num_classes: int | None
+    null_class: int | None
+    default_sampler: str
+    default_steps: int
+    default_guidance_scale: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GanSettings:
+    """How the GAN pipeline uses the engine.
+
+    Attributes:
+        latent_size: Z.
+        sample_shape: (C, H, W) of the images.
+        num_classes: classes that may be asked for.
+    """
+
+    latent_size: int
+    sample_shape: tuple[int, int, int]
+    num_classes: int
+
+
+Pipeline = TextSettings | DiffusionSettings | GanSettings
+
+PIPELINES: dict[str, type[TextSettings] | type[DiffusionSettings] | type[GanSettings]] = {
+    "text": TextSettings,
+    "diffusion": DiffusionSettings,
+    "gan": GanSettings,
+}
+"""family -> type of `Manifest.pipeline`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerances:
+    """The limits that the bundle was published under.
+
+    Attributes:
+        tensor: of every output tensor.
+        min_token_agreement: of generated tokens, for text.
+        min_psnr_db: of generated images.
+        max_quality_drop: how much worse the model's own metric may be, relative to PyTorch's.
+    """
+
+    tensor: Tolerance
+    min_token_agreement: float | None
+    min_psnr_db: float | None
+    max_quality_drop: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceStep:
+    """One step: names of graph inputs and outputs -> names of .npy files."""
+
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceCase:
+    """Steps that run one after the other on one carried state."""
+
+    name: str
+    steps: tuple[ReferenceStep, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceGeneration:
+    """A request to the pipeline, as keyword arguments of `generate`, and PyTorch's result as a .npy file."""
+
+    request: dict[str, Any]
+    output: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What PyTorch computed."""
+
+    cases: tuple[ReferenceCase, ...]
+    generation: ReferenceGeneration
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityResult:
+    """The model's own metric, of PyTorch (`reference`) and of the bundle."""
+
+    metric: str
+    reference: float
+    bundle: float
+    higher_is_better: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """See docs/bundle.md."""
+
+    format: Literal["aigc-bundle"]
+    format_version: int
+    name: str
+    family: Literal["text", "diffusion", "gan"]
+    target: str
+    precision: str
+    engine: EngineInfo
+    files: tuple[FileInfo, ...]
+    dims: tuple[DimSpec, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    state: tuple[StateSpec, ...]
+    pipeline: Pipeline
+    tolerances: Tolerances
+    reference: Reference
+    quality: tuple[QualityResult, ...]
+    model_config: dict[str, Any]
+    provenance: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pipeline, PIPELINES[self.family]):
+            raise ConfigError(f"family {self.family!r} with {type(self.pipeline).__name__}")
+        names = [f.path for f in self.files]
+        folded = [n.casefold() for n in names]
+        if len(set(folded)) != len(folded):
+            twice = sorted({n for n in names if folded.count(n.casefold()) > 1})
+            raise ConfigError(f"files holds names that differ in case only, or twice: {twice}")
+        steps = [step for case in self.reference.cases for step in case.steps]
+        used = {self.engine.file, self.reference.generation.output}
+        used |= {file for step in steps for files in (step.inputs, step.outputs) for file in files.values()}
+        if self.files and not used <= set(names):
+            raise ConfigError(f"files lacks {sorted(used - set(names))}")
+        if not steps or not all(step.outputs for step in steps):
+            raise ConfigError("reference has no case with outputs, so nothing could be verified")
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Read manifest.json strictly.
+
+    Raises:
+        BundleError: names the field, what was found and what is expected.
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"manifest.json has {len(data):,} bytes", hint=f"at most {MAX_MANIFEST_BYTES:,} are allowed")
+    value = loads_strict(data, what="manifest.json")
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise BundleError("manifest.json is not that of an aigc-export bundle", hint=f"its format must be {FORMAT!r}")
+    version = value.get("format_version")
+    if type(version) is not int or version < 1:
+        raise BundleError(f"manifest.json has format_version {version!r}")
+    if version > FORMAT_VERSION:
+        raise BundleError(
+            f"the bundle has format version {version}, this runtime reads up to {FORMAT_VERSION}",
+            hint="upgrade it: pip install --upgrade aigc-runtime",
+        )
+    family = value.get("family")
+    if not isinstance(family, str) or family not in PIPELINES:
+        raise BundleError(f"$.family is {family!r}", hint=f"valid: {', '.join(PIPELINES)}")
+    pipeline = from_json(PIPELINES[family], value.get("pipeline"), where="$.pipeline")
+    # The pipeline's type follows from the family, which a type hint alone cannot say: it is read first, by its type.
+    manifest = from_json(_Untyped, {**value, "pipeline": None})
+    try:
+        return Manifest(**{**manifest.__dict__, "pipeline": pipeline})
+    except ConfigError as err:
+        raise BundleError(f"manifest.json: {err.message}", hint=err.hint) from err
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Untyped(Manifest):
+    pipeline: Any = None
+
+    def __post_init__(self) -> None:
+        """Checked once the pipeline is in place."""
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """Canonical JSON: two spaces, the order of the dataclasses' fields, UTF-8, a final newline."""
+    return (json.dumps(to_json(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+
+
+def with_files(manifest: Manifest, files: tuple[FileInfo, ...]) -> Manifest:
+    """The manifest with its list of files filled in."""
+    return replace(manifest, files=files)

@@ -1,0 +1,67 @@
+"""Single arrays as .npy bytes (NumPy enhancement proposal 1), read with every length checked first.
+
+`numpy.load` would allocate what the header asks for; here the header must agree with the number of bytes.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import math
+
+import numpy as np
+
+from aigc_runtime.errors import BundleError
+from aigc_runtime.tensors import DTYPES, Array
+
+__all__ = ["read_npy", "write_npy"]
+
+_MAGIC = b"\x93NUMPY\x01\x00"
+_MAX_HEADER = 4096
+_MAX_RANK = 16
+
+
+def write_npy(array: Array) -> bytes:
+    """An array as .npy version 1.0 bytes, C order, little-endian."""
+    out = io.BytesIO()
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    np.lib.format.write_array(
+        out, np.ascontiguousarray(little).reshape(array.shape), version=(1, 0), allow_pickle=False
+    )
+    return out.getvalue()
+
+
+def read_npy(data: bytes, *, what: str = "array") -> Array:
+    """Read .npy version 1.0 bytes.
+
+    Args:
+        data: the whole file.
+        what: its name, for messages.
+
+    Raises:
+        BundleError: not this format, an element type outside `DTYPES`, or a size that disagrees with the header.
+    """
+    if data[: len(_MAGIC)] != _MAGIC or len(data) < len(_MAGIC) + 2:
+        raise BundleError(f"{what} is not a .npy file of version 1.0")
+    start = len(_MAGIC) + 2
+    length = int.from_bytes(data[len(_MAGIC) : start], "little")
+    if length > min(_MAX_HEADER, len(data) - start):
+        raise BundleError(
+            f"{what} has a header of {length} bytes", hint=f"at most {_MAX_HEADER}, and not beyond the file"
+        )
+    try:
+        header = ast.literal_eval(data[start : start + length].decode("ascii"))
+        dtype_text, fortran, shape = header["descr"], header["fortran_order"], header["shape"]
+    except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError) as err:
+        raise BundleError(f"{what} has a header that cannot be read: {err}") from err
+    allowed = {np.dtype(name).newbyteorder("<").str: name for name in DTYPES}
+    if dtype_text not in allowed or not isinstance(fortran, bool):
+        raise BundleError(f"{what} has element type {dtype_text!r}", hint=f"valid: {', '.join(sorted(allowed))}")
+    if not isinstance(shape, tuple) or len(shape) > _MAX_RANK or not all(type(n) is int and n >= 0 for n in shape):
+        raise BundleError(f"{what} has shape {shape!r}")
+    dtype, body = np.dtype(dtype_text), data[start + length :]
+    expected = math.prod(shape) * dtype.itemsize
+    if len(body) != expected:
+        raise BundleError(f"{what} holds {len(body):,} bytes, its header announces {expected:,}")
+    array = np.frombuffer(body, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+    return array.astype(np.dtype(allowed[dtype_text]))

@@ -1,0 +1,215 @@
+"""Image generation by a diffusion model.
+
+Shapes: N images, C channels, H height, W width.
+
+All noise comes from one generator: first x_T, then what the sampler asks for, step by step. The same seed gives the
+same noise as `torch.randn(..., generator=torch.Generator().manual_seed(seed))`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from aigc_runtime.errors import CancelledError, EngineError, InputError, UnknownNameError
+from aigc_runtime.manifest import DiffusionSettings
+from aigc_runtime.pipelines.labels import check_labels, chunks
+from aigc_runtime.rng import TorchGenerator
+from aigc_runtime.samplers import SAMPLERS, Prediction, predict
+from aigc_runtime.schedules import Levels, make_levels
+from aigc_runtime.session import Session
+from aigc_runtime.tensors import Array
+
+__all__ = ["DiffusionPipeline"]
+
+Progress = Callable[[int, int], None]
+Cancel = Callable[[], bool]
+
+
+class DiffusionPipeline:
+    """Generates images with a diffusion UNet.
+
+    Args:
+        session: inputs `sample` [N, C, H, W], `timestep` [N] and, where the model takes them, `class_labels` [N] and
+            `encoder_hidden_states` [N, T, X]; output `model_output` [N, C, H, W].
+        settings: schedule, shape and defaults.
+    """
+
+    def __init__(self, session: Session, settings: DiffusionSettings) -> None:
+        self.session = session
+        self.settings = settings
+        self._names = {spec.name for spec in session.inputs}
+
+    def generate(
+        self,
+        class_labels: Sequence[int] | None = None,
+        *,
+        batch: int | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        eta: float = 0.0,
+        guidance_scale: float | None = None,
+        seed: int = 0,
+        size: tuple[int, int] | None = None,
+        encoder_hidden_states: Array | None = None,
+        null_encoder_hidden_states: Array | None = None,
+        progress: Progress | None = None,
+        cancel: Cancel | None = None,
+    ) -> Array:
+        """Draw images.
+
+        Args:
+            class_labels: one per image, for a model with classes.
+            batch: number of images, for a model without; else it follows from the labels or the context.
+            steps: sampling steps; None takes the bundle's default, as for the next two.
+            sampler: `ddim`, `ddpm`, `dpmpp_2m` or `euler`.
+            eta: share of fresh noise in DDIM, 0 to 1.
+            guidance_scale: w of classifier-free guidance, eps = eps_null + w (eps_class - eps_null) (Ho & Salimans
+                2022, eq. 6, with w = 1 + their w); 1 means none.
+            seed: of all noise.
+            size: (H, W), where the engine takes several.
+            encoder_hidden_states: [N, T, X] float32, for a model with cross-attention.
+            null_encoder_hidden_states: the same for "no condition", needed for guidance.
+            progress: called as progress(step, steps) after every step.
+            cancel: asked before every step.
+
+        Returns:
+            [N, C, H, W] float32 in [-1, 1].
+
+        Raises:
+            InputError: a bad argument; says which and what is allowed.
+            CancelledError: `cancel` said so.
+            EngineError: the engine failed, or gave NaN.
+        """
+        settings = self.settings
+        name = settings.default_sampler if sampler is None else sampler
+        if name not in SAMPLERS:
+            raise UnknownNameError("sampler", name, SAMPLERS)
+        scale = settings.default_guidance_scale if guidance_scale is None else guidance_scale
+        _check_number("eta", eta, 0.0, 1.0)
+        _check_number("guidance_scale", scale, 0.0, 1e4)
+        conditions = self._conditions(class_labels, batch, encoder_hidden_states)
+        null = self._null_conditions(conditions, scale, null_encoder_hidden_states)
+        count = len(next(iter(conditions.values()))) if conditions else (batch or 1)
+        levels = make_levels(settings.schedule, settings.default_steps if steps is None else steps)
+        generator = TorchGenerator(seed)
+        x = generator.randn((count, *self._shape(size)))
+        denoise = _Denoiser(self.session, settings, levels, conditions, null, float(scale))
+        total = len(levels.timesteps)
+        run = SAMPLERS[name](denoise, x, levels, generator.randn, float(eta))
+        for step in range(total):
+            if cancel is not None and cancel():
+                raise CancelledError(f"cancelled after {step} of {total} steps")
+            x = next(run)
+            if progress is not None:
+                progress(step + 1, total)
+        result: Array = np.clip(x, -1.0, 1.0)
+        return result
+
+    def _shape(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
+        c, h, w = self.settings.sample_shape
+        if size is None or tuple(size) == (h, w):
+            return c, h, w
+        dims = self.session.dims
+        if "height" not in dims or "width" not in dims:
+            raise InputError(f"size is {tuple(size)}", hint=f"this engine makes images of {h} x {w} only")
+        for name, n in zip(("height", "width"), size, strict=True):
+            dim = dims[name]
+            if n < dim.min or n % dim.multiple_of or (dim.max is not None and n > dim.max):
+                top = "unbounded" if dim.max is None else dim.max
+                raise InputError(f"{name} is {n}", hint=f"must be {dim.min} to {top}, a multiple of {dim.multiple_of}")
+        return c, int(size[0]), int(size[1])
+
+    def _conditions(self, labels: Sequence[int] | None, batch: int | None, context: Array | None) -> dict[str, Array]:
+        conditions: dict[str, Array] = {}
+        if "class_labels" in self._names:
+            conditions["class_labels"] = check_labels(labels, self.settings.num_classes)
+        elif labels is not None:
+            raise InputError("class labels were given", hint="this model takes none")
+        if "encoder_hidden_states" in self._names:
+            if context is None:
+                raise InputError("encoder_hidden_states is missing", hint="this model needs [N, T, X] float32")
+            conditions["encoder_hidden_states"] = context
+        elif context is not None:
+            raise InputError("encoder_hidden_states was given", hint="this model takes none")
+        if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+            raise InputError(f"batch is {batch!r}", hint="must be an integer of at least 1")
+        counts = {len(v) for v in conditions.values()} | ({batch} if batch is not None else set())
+        if len(counts) > 1:
+            raise InputError(f"conditions for {sorted(counts)} images", hint="give as many of each as images")
+        return conditions
+
+    def _null_conditions(
+        self, conditions: dict[str, Array], scale: float, null_context: Array | None
+    ) -> dict[str, Array] | None:
+        if scale == 1.0:
+            return None
+        null: dict[str, Array] = {}
+        if "class_labels" in conditions:
+            if self.settings.null_class is None:
+                raise InputError(
+                    f"guidance_scale is {scale:g}", hint="this model was trained without a null class: use 1"
+                )
+            null["class_labels"] = np.full_like(conditions["class_labels"], self.settings.null_class)
+        if "encoder_hidden_states" in conditions:
+            if null_context is None:
+                raise InputError(f"guidance_scale is {scale:g}", hint="give null_encoder_hidden_states, or use 1")
+            null["encoder_hidden_states"] = np.broadcast_to(
+                null_context, conditions["encoder_hidden_states"].shape
+            ).astype(np.float32)
+        if not null:
+            raise InputError(f"guidance_scale is {scale:g}", hint="this model has no condition to be guided by: use 1")
+        return null
+
+
+class _Denoiser:
+    """The model as the samplers see it: x_t and a step in, x_0 and epsilon out; guidance happens here."""
+
+    def __init__(
+        self,
+        session: Session,
+        settings: DiffusionSettings,
+        levels: Levels,
+        conditions: dict[str, Array],
+        null: dict[str, Array] | None,
+        scale: float,
+    ) -> None:
+        self.session, self.config, self.levels = session, settings.schedule, levels
+        self.scale = np.float32(scale)
+        dim = session.dims.get("batch")
+        count = len(next(iter(conditions.values()))) if conditions else 1
+        self.most = dim.max if dim is not None and dim.max is not None else (None if dim is not None else 1)
+        # Both branches of the guidance in one run where the engine's batch allows it: half the calls.
+        self.joined = null is not None and (self.most is None or 2 * count <= self.most)
+        self.passes = [conditions] if null is None else [conditions, null]
+        if self.joined and null is not None:
+            self.passes = [{k: np.concatenate([conditions[k], null[k]]) for k in conditions}]
+
+    def __call__(self, x: Array, step: int) -> Prediction:
+        t = np.float32(self.levels.timesteps[step])
+        sample = np.concatenate([x, x]) if self.joined else x
+        outputs = [self._run(sample, t, conditions) for conditions in self.passes]
+        if self.joined:
+            outputs = [outputs[0][: len(x)], outputs[0][len(x) :]]
+        out = outputs[0] if len(outputs) == 1 else outputs[1] + self.scale * (outputs[0] - outputs[1])
+        # A sum is NaN or infinite if any element is: one pass instead of two.
+        if not np.isfinite(out.sum()) and not np.isfinite(out).all():
+            raise EngineError(
+                f"the engine gave NaN or infinity at step {step + 1}", hint="run `aigc-run verify` on the bundle"
+            )
+        return predict(out, x, float(self.levels.alpha[step]), float(self.levels.sigma[step]), self.config)
+
+    def _run(self, x: Array, t: np.float32, conditions: dict[str, Array]) -> Array:
+        parts = []
+        for rows in chunks(len(x), self.most):
+            sample = np.ascontiguousarray(x[rows])
+            feeds = {"sample": sample, "timestep": np.full(len(sample), t, dtype=np.float32)}
+            feeds.update({k: np.ascontiguousarray(v[rows]) for k, v in conditions.items()})
+            parts.append(self.session.run(feeds)["model_output"])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _check_number(name: str, value: float, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise InputError(f"{name} is {value!r}", hint=f"must be a number from {low:g} to {high:g}")

@@ -1,0 +1,291 @@
+"""Text generation: prefill, then one token after the other.
+
+Shapes: B rows, S tokens of the longest prompt, V vocabulary.
+
+Each row has its own generator, seeded with the request's seed plus the row's index, so that a row's text does not
+depend on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from aigc_runtime.errors import InputError
+from aigc_runtime.manifest import TextSettings
+from aigc_runtime.rng import TorchGenerator, check_seed
+from aigc_runtime.sampling import SamplingParams, sample_tokens
+from aigc_runtime.session import Session
+from aigc_runtime.tensors import Array
+from aigc_runtime.tokenizers import StreamDecoder, make_tokenizer
+
+__all__ = ["FinishReason", "TextPipeline", "TextResult"]
+
+FinishReason = Literal["length", "context", "stop", "eos", "cancelled"]
+Cancel = Callable[[], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextResult:
+    """One row's result.
+
+    Attributes:
+        text: generated text, without the prompt, and without the stop string it ended at.
+        token_ids: int64 [n], every generated token, those of a stop string included.
+        finish_reason: `length` (as many tokens as asked for), `context` (the model's context is full), `stop` (a stop
+            string), `eos` (the end-of-text token) or `cancelled`.
+        prompt_tokens: tokens of the prompt.
+    """
+
+    text: str
+    token_ids: Array
+    finish_reason: FinishReason
+    prompt_tokens: int
+
+
+class _Row:
+    """What is known of one row while it is generated."""
+
+    def __init__(self, prompt: Array, generator: TorchGenerator) -> None:
+        self.prompt = prompt
+        self.generator = generator
+        self.tokens: list[int] = []
+        self.finish_reason: FinishReason | None = None
+
+    def history(self) -> Array:
+        return np.concatenate([self.prompt, np.asarray(self.tokens, dtype=np.int64)])
+
+
+class TextPipeline:
+    """Generates text with a language model.
+
+    Args:
+        session: inputs `input_ids` [B, S] and `pad_length` [B], output `logits` [B, S, V], carried state.
+        settings: tokenizer, context and special tokens.
+    """
+
+    def __init__(self, session: Session, settings: TextSettings) -> None:
+        self.session = session
+        self.settings = settings
+        self.tokenizer = make_tokenizer(settings.tokenizer)
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        max_new_tokens: int = 128,
+        sampling: SamplingParams | None = None,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        cancel: Cancel | None = None,
+    ) -> list[TextResult]:
+        """Continue prompts of any lengths together.
+
+        Args:
+            prompts: one or several.
+            max_new_tokens: at least 1.
+            sampling: how tokens are chosen; None is greedy.
+            seed: row i draws from seed + i.
+            stop: generation of a row ends where its text first contains one of these.
+            cancel: asked before every token; True ends all rows with what they have.
+
+        Returns:
+            One result per prompt.
+
+        Raises:
+            InputError: an empty prompt, one longer than the context, or a bad argument.
+            EngineError: the engine failed.
+        """
+        given = [prompts] if isinstance(prompts, str) else list(prompts)
+        _check_stop(stop)
+        rows = self._rows(given, seed)
+        texts = [_StopWatch(self.tokenizer.stream(), stop) for _ in rows]
+
+        def on_token(index: int, token: int) -> bool:
+            texts[index].feed(token)
+            return texts[index].stopped
+
+        self._run(rows, max_new_tokens, sampling or SamplingParams(), cancel, on_token)
+        for text in texts:
+            text.finish()
+        return [
+            TextResult(
+                text=text.emitted,
+                token_ids=np.asarray(row.tokens, dtype=np.int64),
+                finish_reason=row.finish_reason or "cancelled",
+                prompt_tokens=len(row.prompt),
+            )
+            for row, text in zip(rows, texts, strict=True)
+        ]
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int = 128,
+        sampling: SamplingParams | None = None,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        cancel: Cancel | None = None,
+    ) -> Iterator[str]:
+        """Continue one prompt, piece by piece; the pieces joined are the text that `generate` returns.
+
+        Never yields half a character, nor text that could still turn out to be part of a stop string. Closing the
+        iterator ends the generation. Arguments and errors as in `generate`; bad arguments raise at once.
+        """
+        _check_stop(stop)
+        rows = self._rows([prompt], seed)
+        steps = self._steps(rows, max_new_tokens, sampling or SamplingParams(), cancel)
+        return self._stream(steps, rows[0], _StopWatch(self.tokenizer.stream(), stop))
+
+    @staticmethod
+    def _stream(steps: Iterator[Array], row: _Row, text: _StopWatch) -> Iterator[str]:
+        for tokens in steps:
+            if row.finish_reason == "eos":
+                break
+            piece = text.feed(int(tokens[0]))
+            if piece:
+                yield piece
+            if text.stopped:
+                return
+        if piece := text.finish():
+            yield piece
+
+    def _rows(self, prompts: list[str], seed: int) -> list[_Row]:
+        if not prompts:
+            raise InputError("no prompt was given", hint="give at least one")
+        base, limit = check_seed(seed), self.settings.context_length
+        rows = []
+        for i, prompt in enumerate(prompts):
+            if not isinstance(prompt, str):
+                raise InputError(f"prompt {i} is a {type(prompt).__name__}", hint="prompts are strings")
+            ids = self.tokenizer.encode(prompt)
+            if len(ids) == 0:
+                raise InputError(f"prompt {i} is empty", hint="give at least one character to continue from")
+            if len(ids) >= limit:
+                raise InputError(
+                    f"prompt {i} has {len(ids)} tokens, the context holds {limit}",
+                    hint=f"shorten it to at most {limit - 1} tokens, so that one can be generated",
+                )
+            rows.append(_Row(ids, TorchGenerator((base + i) % 2**64)))
+        return rows
+
+    def _run(
+        self,
+        rows: list[_Row],
+        max_new_tokens: int,
+        sampling: SamplingParams,
+        cancel: Cancel | None,
+        on_token: Callable[[int, int], bool],
+    ) -> None:
+        """Generate until every row is done; `on_token(row, token)` says whether a stop string was met."""
+        for tokens in self._steps(rows, max_new_tokens, sampling, cancel):
+            for i, row in enumerate(rows):
+                if row.finish_reason in (None, "length", "context") and tokens[i] >= 0 and on_token(i, int(tokens[i])):
+                    row.finish_reason = "stop"
+
+    def _steps(
+        self, rows: list[_Row], max_new_tokens: int, sampling: SamplingParams, cancel: Cancel | None
+    ) -> Iterator[Array]:
+        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {max_new_tokens!r}", hint="must be an integer of at least 1")
+        return self._generate_steps(rows, max_new_tokens, sampling, cancel)
+
+    def _generate_steps(
+        self, rows: list[_Row], max_new_tokens: int, sampling: SamplingParams, cancel: Cancel | None
+    ) -> Iterator[Array]:
+        """Yield the tokens of every step, [B] int64, -1 for rows that are done; fills in the rows."""
+        longest = max(len(row.prompt) for row in rows)
+        pad_B = np.array([longest - len(row.prompt) for row in rows], dtype=np.int64)
+        ids_BS = np.full((len(rows), longest), self.settings.pad_token_id, dtype=np.int64)
+        for i, row in enumerate(rows):
+            ids_BS[i, pad_B[i] :] = row.prompt
+        feeds = {"input_ids": ids_BS, "pad_length": pad_B}
+        state = self.session.new_state(len(rows))
+        generators = [row.generator for row in rows]
+        penalised = sampling.repetition_penalty != 1.0
+        # The batch shares one cache, so its longest row fills the context first; padding counts towards it.
+        room = min(max_new_tokens, self.settings.context_length - longest)
+        for step in range(room):
+            if cancel is not None and cancel():
+                break
+            logits_BV = self.session.run(feeds, state)["logits"][:, -1]
+            history = [row.history() for row in rows] if penalised else ()
+            tokens_B = sample_tokens(logits_BV, sampling, generators, history)
+            yield self._accept(rows, tokens_B, last=step + 1 == room, full=room < max_new_tokens)
+            if all(row.finish_reason is not None for row in rows):
+                return
+            if step == 0:
+                feeds = {"input_ids": np.empty((len(rows), 1), dtype=np.int64), "pad_length": pad_B}
+            feeds["input_ids"][:, 0] = tokens_B
+        for row in rows:
+            row.finish_reason = row.finish_reason or "cancelled"
+
+    def _accept(self, rows: list[_Row], tokens_B: Array, *, last: bool, full: bool) -> Array:
+        told = tokens_B.copy()
+        for i, row in enumerate(rows):
+            if row.finish_reason is not None:
+                told[i] = -1
+                continue
+            row.tokens.append(int(tokens_B[i]))
+            if row.tokens[-1] == self.settings.eos_token_id:
+                row.finish_reason, told[i] = "eos", -1
+            elif last:
+                row.finish_reason = "context" if full else "length"
+        return told
+
+
+def _check_stop(stop: Sequence[str]) -> None:
+    if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
+        raise InputError(f"stop is {stop!r}", hint="must be a list of strings, none of them empty")
+
+
+class _StopWatch:
+    """Text that grows piece by piece, cut before the first stop string."""
+
+    def __init__(self, decoder: StreamDecoder, stop: Sequence[str]) -> None:
+        self._decoder = decoder
+        self._stop = tuple(stop)
+        self._held = ""
+        self.emitted = ""
+        self.stopped = False
+
+    def feed(self, token: int) -> str:
+        """The text that can be shown after this token."""
+        if self.stopped:
+            return ""
+        self._held += self._decoder.feed(token)
+        return self._release()
+
+    def finish(self) -> str:
+        """The rest, once no more tokens come."""
+        if self.stopped:
+            return ""
+        self._held += self._decoder.finish()
+        piece = self._release()
+        rest, self._held = self._held, ""
+        self.emitted += rest
+        return piece + rest
+
+    def _release(self) -> str:
+        cuts = [at for at in (self._held.find(s) for s in self._stop) if at >= 0]
+        if cuts:
+            self.stopped = True
+            piece = self._held[: min(cuts)]
+            self._held = ""
+        else:
+            keep = self._undecided()
+            piece, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        self.emitted += piece
+        return piece
+
+    def _undecided(self) -> int:
+        """Length of the longest end of the held text that begins a stop string."""
+        longest = max((len(s) for s in self._stop), default=1) - 1
+        for n in range(min(longest, len(self._held)), 0, -1):
+            if any(s.startswith(self._held[-n:]) for s in self._stop):
+                return n
+        return 0
