@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from aigc_export.targets import get_target
 from aigc_runtime.compare import Tolerance
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.manifest import Tolerances
-
-from aigc_export.targets import get_target
 
 __all__ = ["TOLERANCES", "ExportRecipe", "export_recipe"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,15 +63,15 @@ def save_checkpoint(
         OutputError: the folder could not be written; the old one stays.
         CheckpointError: a tensor holds NaN or infinity.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = module.state_dict() if isinstance(module, nn.Module) else dict(module)
     _require_finite(state, "model")
     with atomic_directory(folder, marker=CONFIG_FILE) as staging:
         for name, tensors in {WEIGHTS_FILE: state, **(extra_tensors or {})}.items():
-            save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, staging / name)
-            # safetensors writes mode 0600, which a shared installation cannot read.
-            (staging / name).chmod(0o644)
+            # Written from memory: safetensors' own writer hides a full disk behind its own error type, and makes the
+            # file mode 0600, which a shared installation cannot read.
+            (staging / name).write_bytes(save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}))
         for name, content in {CONFIG_FILE: config, **(extra_json or {})}.items():
             text = json.dumps(content, indent=2, allow_nan=False)
             (staging / name).write_text(text + "\n", encoding="utf-8")
@@ -89,22 +89,15 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     given = Path(path)
     weights = given / WEIGHTS_FILE if given.is_dir() else given
     config_path = weights.parent / CONFIG_FILE
-    for needed in (weights, config_path):
-        if not needed.is_file():
-            raise CheckpointError(
-                f"checkpoint {str(given)!r} has no {needed.name}",
-                hint=f"a checkpoint is a folder with {WEIGHTS_FILE} and {CONFIG_FILE}",
-            )
-    if config_path.stat().st_size > MAX_CONFIG_BYTES:
+    # The weights first: who gives a lone .pt file must hear about pickle, not about a missing config.json.
+    data = _read(given, weights)
+    _check_header(weights, data)
+    raw = _read(given, config_path)
+    if len(raw) > MAX_CONFIG_BYTES:
         raise CheckpointError(f"{str(config_path)!r} is larger than {MAX_CONFIG_BYTES:,} bytes")
-    config = loads_strict(config_path.read_bytes(), what=str(config_path), error=CheckpointError)
+    config = loads_strict(raw, what=str(config_path), error=CheckpointError)
     if not isinstance(config, dict):
         raise CheckpointError(f"{str(config_path)!r} is not a JSON object")
-    try:
-        data = weights.read_bytes()
-    except OSError as err:
-        raise CheckpointError(f"cannot read {str(weights)!r}: {err.strerror}") from err
-    _check_header(weights, data)
     try:
         tensors = load(data)
     except SafetensorError as err:
@@ -114,6 +107,20 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     return Checkpoint(config=config, tensors=tensors, sha256=hashlib.sha256(data).hexdigest(), path=weights)
 
 
+def _read(given: Path, needed: Path) -> bytes:
+    if not needed.is_file():
+        raise CheckpointError(
+            f"checkpoint {str(given)!r} has no {needed.name}",
+            hint=f"a checkpoint is a folder with {WEIGHTS_FILE} and {CONFIG_FILE}",
+        )
+    try:
+        return needed.read_bytes()
+    except OSError as err:
+        raise CheckpointError(
+            f"cannot read {str(needed)!r}: {err.strerror}", hint="check the permissions of the file"
+        ) from err
+
+
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str = "checkpoint") -> None:
     """Load tensors into a module: every name, shape and value is checked first.
 
@@ -121,18 +128,18 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str =
         CheckpointError: names the tensor, the expected and the found shape, or the nearest name.
     """
     expected = module.state_dict()
-    for name in expected.keys() - tensors.keys():
-        near = difflib.get_close_matches(name, tensors, n=1)
+    for name in (n for n in expected if n not in tensors):
+        near = _nearest(name, tensors, taken=expected)
         raise CheckpointError(
             f"{source} lacks tensor {name!r} of shape {list(expected[name].shape)}",
-            hint=(f"nearest in the file: {near[0]!r}; " if near else "") + "is this a checkpoint of another model?",
+            hint=(f"nearest in the file: {near!r}; " if near else "") + "is this a checkpoint of another model?",
         )
     for name, tensor in tensors.items():
         if name not in expected:
-            near = difflib.get_close_matches(name, expected, n=1)
+            near = _nearest(name, expected, taken=tensors)
             raise CheckpointError(
                 f"{source} has a tensor {name!r} that the model has not",
-                hint=(f"nearest in the model: {near[0]!r}; " if near else "")
+                hint=(f"nearest in the model: {near!r}; " if near else "")
                 + "does config.json belong to these weights?",
             )
         if tensor.shape != expected[name].shape:
@@ -142,6 +149,15 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str =
             )
     _require_finite(tensors, source)
     module.load_state_dict(dict(tensors), strict=True)
+
+
+def _nearest(name: str, names: Iterable[str], *, taken: Container[str]) -> str:
+    """The name most like `name`, rather one that has no partner yet; empty where none is like it."""
+    all_names = list(names)
+    for candidates in ([n for n in all_names if n not in taken], all_names):
+        if near := difflib.get_close_matches(name, candidates, n=1):
+            return near[0]
+    return ""
 
 
 def _require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
@@ -156,15 +172,17 @@ def _require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
 
 def _check_header(path: Path, data: bytes) -> None:
     """Refuse what is not safetensors, and duplicate names, of which the library silently keeps the last."""
+    size = int.from_bytes(data[:8], "little")
+    # A header's size may begin with the very bytes of a zip file or a pickle: what follows it decides.
+    if len(data) > 8 and data[8:9] == b"{" and size <= min(len(data) - 8, MAX_HEADER_BYTES):
+        loads_strict(data[8 : 8 + size], what=f"the header of {str(path)!r}", error=CheckpointError)
+        return
     if data[:2] == b"PK" or data[:1] == b"\x80":
         raise CheckpointError(
             f"{str(path)!r} is a pickle-based PyTorch file, which can run code when loaded",
             hint="where you trust it: safetensors.torch.save_file(torch.load(path, weights_only=True), "
             f"'{WEIGHTS_FILE}')",
         )
-    size = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or size > min(len(data) - 8, MAX_HEADER_BYTES):
-        raise CheckpointError(
-            f"{str(path)!r} is not a safetensors file, or is cut short", hint="copy it again from where it came from"
-        )
-    loads_strict(data[8 : 8 + size], what=f"the header of {str(path)!r}", error=CheckpointError)
+    raise CheckpointError(
+        f"{str(path)!r} is not a safetensors file, or is cut short", hint="copy it again from where it came from"
+    )

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aigc_models.layers import config_from_dict, config_to_dict, require_positive
+from aigc_runtime.errors import ConfigError
 
 __all__ = ["Classifier", "ClassifierConfig", "classification_loss"]
 
@@ -40,11 +41,16 @@ class ClassifierConfig:
     def __post_init__(self) -> None:
         require_positive(
             "ClassifierConfig",
-            image_size=self.image_size // 4,
+            image_size=self.image_size,
             image_channels=self.image_channels,
             num_classes=self.num_classes,
             features=self.features,
         )
+        if len(self.channels) != 2:
+            raise ConfigError(f"ClassifierConfig.channels is {self.channels}", hint="needs two numbers of channels")
+        require_positive("ClassifierConfig", **{f"channels[{i}]": n for i, n in enumerate(self.channels)})
+        if self.image_size % 4:
+            raise ConfigError(f"ClassifierConfig.image_size is {self.image_size}", hint="must be a multiple of 4")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""

@@ -66,6 +66,7 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         require_positive(
             "GeneratorConfig",
+            image_size=self.image_size,
             image_channels=self.image_channels,
             latent_size=self.latent_size,
             num_classes=self.num_classes,
@@ -104,6 +105,7 @@ class DiscriminatorConfig:
     def __post_init__(self) -> None:
         require_positive(
             "DiscriminatorConfig",
+            image_size=self.image_size,
             image_channels=self.image_channels,
             num_classes=self.num_classes,
             base_channels=self.base_channels,
@@ -285,4 +287,4 @@ def min_max_step(
     torch.autograd.backward(g_loss)
     nn.utils.clip_grad_norm_(generator.parameters(), max_grad_norm)
     generator_optimizer.step()
-    return float(d_loss), float(g_loss)
+    return d_loss.item(), g_loss.item()

@@ -38,7 +38,7 @@ def config_from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
     """Build a configuration from JSON, refusing unknown and missing fields.
 
     Raises:
-        ConfigError: names the field, and for an unknown one the nearest valid name.
+        ConfigError: names the field, and for an unknown one the nearest valid name; or a null where none may be.
     """
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     for key in values:
@@ -51,6 +51,10 @@ def config_from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
     missing = [n for n, f in known.items() if n not in values and f.default is MISSING and f.default_factory is MISSING]
     if missing:
         raise ConfigError(f"{cls.__name__} lacks {', '.join(missing)}", hint="add them to config.json")
+    for name, value in values.items():
+        # `type` is the annotation's text: these modules postpone the evaluation of annotations.
+        if value is None and "None" not in str(known[name].type):
+            raise ConfigError(f"{cls.__name__}.{name} is null", hint="give it a value, or leave it out")
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 

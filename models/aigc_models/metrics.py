@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from aigc_models.classifier import Classifier
-from aigc_runtime.errors import InputError
+from aigc_runtime.errors import EngineError, InputError
 from aigc_runtime.tensors import Array
 
 __all__ = ["bits_per_byte", "class_accuracy", "classifier_features", "frechet_distance", "text_windows"]
@@ -49,6 +49,9 @@ def bits_per_byte(logits: Callable[[Array], Array], windows: Array, *, batch: in
 
     Returns:
         Bits per byte; 8 is chance level for 256 equally likely bytes.
+
+    Raises:
+        EngineError: the logits hold NaN.
     """
     total = 0.0
     for start in range(0, len(windows), batch):
@@ -58,12 +61,18 @@ def bits_per_byte(logits: Callable[[Array], Array], windows: Array, *, batch: in
         log_z = np.log(np.exp(scores - peak).sum(axis=-1)) + peak[..., 0]
         chosen = np.take_along_axis(scores, rows[:, 1:, None], axis=-1)[..., 0]
         total += float((log_z - chosen).sum())
-    return total / (windows[:, 1:].size * math.log(2))
+    return _finite("bits per byte", total / (windows[:, 1:].size * math.log(2)))
 
 
 @torch.inference_mode()
 def class_accuracy(classifier: Classifier, images: Array, class_labels: Array) -> float:
-    """Share of images [N, C, H, W] that the classifier gives the asked class [N]."""
+    """Share of images [N, C, H, W] that the classifier gives the asked class [N].
+
+    Raises:
+        InputError: not one label per image, or no images.
+    """
+    if len(images) != len(class_labels) or len(images) == 0:
+        raise InputError(f"{len(images)} images and {len(class_labels)} labels", hint="need one label per image")
     predicted = classifier(torch.from_numpy(images)).argmax(dim=1).numpy()
     return float((predicted == class_labels).mean())
 
@@ -86,6 +95,7 @@ def frechet_distance(features_a: Array, features_b: Array) -> float:
 
     Raises:
         InputError: fewer than two rows, or different D.
+        EngineError: the features hold NaN or infinity.
     """
     if min(len(features_a), len(features_b)) < 2 or features_a.shape[1:] != features_b.shape[1:]:
         raise InputError(
@@ -93,14 +103,22 @@ def frechet_distance(features_a: Array, features_b: Array) -> float:
             hint="need at least two rows each, of equal length",
         )
     a, b = features_a.astype(np.float64), features_b.astype(np.float64)
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    gap = a.mean(axis=0) - b.mean(axis=0)
+    _finite("the distance of the means", float(gap @ gap))
+    cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
     # Tr (C_a C_b)^(1/2) from the eigenvalues of the symmetric S C_b S with S = C_a^(1/2): real by construction,
     # and well-behaved for the rank-deficient covariances that ReLU features give.
     root_a = _symmetric_root(cov_a)
     eigenvalues = np.linalg.eigvalsh(root_a @ cov_b @ root_a)
     cross = np.sqrt(np.clip(eigenvalues, 0, None)).sum()
-    gap = a.mean(axis=0) - b.mean(axis=0)
     return float(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+
+
+def _finite(what: str, value: float) -> float:
+    # A NaN would pass every "is it worse than the limit?" that comes after.
+    if not math.isfinite(value):
+        raise EngineError(f"{what} came out as {value}", hint="the model's outputs hold NaN or infinity")
+    return value
 
 
 def _symmetric_root(matrix: Array) -> Array:

@@ -73,7 +73,7 @@ def load_text(path: Path | str) -> TextData:
     """
     given = Path(path)
     if given.is_file():
-        data = np.frombuffer(given.read_bytes(), np.uint8)
+        data = np.frombuffer(_read(given), np.uint8)
         cut = int(len(data) * (1 - HELD_OUT_SHARE))
         return _require_text(TextData(train=data[:cut], held_out=data[cut:]), given)
     files = sorted(f for f in given.rglob("*") if f.suffix.lower() in TEXT_SUFFIXES and f.is_file())
@@ -87,9 +87,18 @@ def _split_text(files: list[Path], root: Path) -> TextData:
     sides: tuple[list[bytes], list[bytes]] = ([], [])
     for file in files:
         digest = hashlib.sha256(file.relative_to(root).as_posix().encode()).digest()
-        sides[int.from_bytes(digest[:4], "big") / 2**32 < HELD_OUT_SHARE].append(file.read_bytes())
+        sides[int.from_bytes(digest[:4], "big") / 2**32 < HELD_OUT_SHARE].append(_read(file))
     train, held_out = (np.frombuffer(b"\n".join(side), np.uint8) for side in sides)
     return TextData(train=train, held_out=held_out)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as err:
+        raise InputError(
+            f"cannot read {str(file)!r}: {err.strerror}", hint="check its permissions, or leave it out"
+        ) from err
 
 
 def _require_text(data: TextData, source: Path) -> TextData:

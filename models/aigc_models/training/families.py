@@ -75,10 +75,10 @@ def train_family(
         raise InputError(f"no such file or folder: {str(data)!r}", hint="--data takes a text file or folder, or images")
     torch.manual_seed(seed)
     wall, cpu = time.perf_counter(), time.process_time()
-    module, config, measured, loop = FAMILIES[name](data, steps, seed, Path(output), resume, progress)
+    module, config, measured, judged, loop = FAMILIES[name](data, steps, seed, Path(output), resume, progress)
     report = {
         "quality": measured,
-        "samples": SAMPLES,
+        "samples": judged if measured else 0,
         "training": {
             **asdict(loop),
             "data": str(Path(data).name) if data is not None else "built-in",
@@ -93,7 +93,8 @@ def train_family(
     return report
 
 
-Trained = tuple[nn.Module, dict[str, Any], dict[str, float], LoopConfig]
+Trained = tuple[nn.Module, dict[str, Any], dict[str, float], int, LoopConfig]
+"""Module, config.json, metrics, the number of windows or images they were measured on, loop."""
 Family = Callable[[Path | str | None, int | None, int, Path, bool, Progress | None], Trained]
 
 
@@ -121,7 +122,7 @@ def _train_lm(
     model = train(task, loop, model_config=record, output=output, resume=resume, progress=progress)
     assert isinstance(model, TransformerLM)
     session = TorchSession(lm_spec(model, tokenizer={"kind": "bytes"}))
-    return model, record, _values(text_quality(session, text.held_out, samples=SAMPLES, seed=0)), loop
+    return model, record, _values(text_quality(session, text.held_out, samples=SAMPLES, seed=0)), SAMPLES, loop
 
 
 def _images(data: Path | str | None, size: int, channels: int) -> ImageData:
@@ -145,7 +146,7 @@ def _train_unet(
     }
     model = train(task, loop, model_config=record, output=output, resume=resume, progress=progress)
     assert isinstance(model, UNet)
-    return model, record, _quality(unet_spec(model, schedule), data), loop
+    return model, record, _quality(unet_spec(model, schedule), data), SAMPLES, loop
 
 
 def _train_gan(
@@ -163,7 +164,7 @@ def _train_gan(
     model = train(task, loop, model_config=record, output=output, resume=resume, progress=progress)
     assert isinstance(model, Generator)
     reestimate_batch_norm(model, batches=50, seed=seed)
-    return model, record, _quality(gan_spec(model), data), loop
+    return model, record, _quality(gan_spec(model), data), SAMPLES, loop
 
 
 def _train_classifier(
@@ -178,7 +179,7 @@ def _train_classifier(
     model = train(task, loop, model_config=record, output=output, resume=resume, progress=progress)
     assert isinstance(model, Classifier)
     accuracy = class_accuracy(model, images.held_out.numpy(), images.held_out_labels.numpy())
-    return model, record, {"held_out_accuracy": accuracy}, loop
+    return model, record, {"held_out_accuracy": accuracy}, len(images.held_out), loop
 
 
 FAMILIES: dict[str, Family] = {

@@ -6,6 +6,7 @@ A `Task` says what one step does; the loop owns everything around it.
 from __future__ import annotations
 
 import copy
+import json
 import math
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from aigc_models.checkpoint import CONFIG_FILE, save_checkpoint
+from aigc_models.checkpoint import CONFIG_FILE, load_into, save_checkpoint
 from aigc_models.layers import require_positive
 from aigc_runtime.errors import CheckpointError, ConfigError
 from aigc_runtime.strict_json import loads_strict
@@ -129,7 +130,7 @@ def train(
     rng = torch.Generator().manual_seed(config.seed)
     average = copy.deepcopy(task.model).requires_grad_(False) if config.ema else None
     peaks = {name: [g["lr"] for g in o.param_groups] for name, o in task.optimizers.items()}
-    first = _restore(task, average, rng, config, output) if resume else 0
+    first = _restore(task, average, rng, config, model_config, output) if resume else 0
     task.model.train()
     started = time.process_time()
     for step in range(first, config.steps):
@@ -193,31 +194,60 @@ def _save_state(
     )
 
 
-def _restore(task: Task, average: nn.Module | None, rng: torch.Generator, config: LoopConfig, output: Path) -> int:
-    from safetensors.torch import load_file
+def _restore(
+    task: Task,
+    average: nn.Module | None,
+    rng: torch.Generator,
+    config: LoopConfig,
+    model_config: dict[str, Any],
+    output: Path,
+) -> int:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
-    if not (output / STATE_FILE).is_file() or not (output / CONFIG_FILE).is_file():
+    told, used = (_read_json(output, name) for name in (STATE_JSON, CONFIG_FILE))
+    try:
+        _require_same_settings(output, told["loop"], config.__dict__)
+        _require_same_settings(output, used, json.loads(json.dumps(model_config)))
+        tensors = load(_read_state(output, STATE_FILE))
+        rng.set_state(tensors["rng"])
+        for owner, module in _modules(task, average).items():
+            load_into(module, _below(f"module/{owner}/", tensors), source=f"{STATE_FILE}: {owner}")
+        for name, optimizer in task.optimizers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in _below(f"optimizer/{name}/", tensors).items():
+                index, field = key.split("/")
+                state.setdefault(int(index), {})[field] = value
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        return int(told["step"])
+    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError, AttributeError) as err:
         raise CheckpointError(
-            f"nothing to resume in {str(output)!r}",
+            f"the training state in {str(output)!r} is damaged: {err}", hint="run without --resume to start again"
+        ) from err
+
+
+def _read_state(output: Path, name: str) -> bytes:
+    try:
+        return (output / name).read_bytes()
+    except OSError as err:
+        raise CheckpointError(
+            f"nothing to resume in {str(output)!r}: no readable {name}",
             hint="run without --resume; interrupted runs leave their state there",
-        )
-    told = loads_strict((output / STATE_JSON).read_bytes(), what=STATE_JSON, error=CheckpointError)
-    if told["loop"] != config.__dict__:
-        changed = sorted(k for k, v in config.__dict__.items() if told["loop"].get(k) != v)
+        ) from err
+
+
+def _read_json(output: Path, name: str) -> Any:
+    return loads_strict(_read_state(output, name), what=str(output / name), error=CheckpointError)
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _require_same_settings(output: Path, told: dict[str, Any], asked: dict[str, Any]) -> None:
+    changed = sorted(k for k in told.keys() | asked.keys() if told.get(k) != asked.get(k))
+    if changed:
         raise CheckpointError(
             f"the run in {str(output)!r} used other settings: {', '.join(changed)}",
-            hint="resume with the settings it was started with",
+            hint="resume with the settings and the data it was started with",
         )
-    tensors = load_file(output / STATE_FILE)
-    rng.set_state(tensors["rng"])
-    for owner, module in _modules(task, average).items():
-        prefix = f"module/{owner}/"
-        module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    for name, optimizer in task.optimizers.items():
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith(f"optimizer/{name}/"):
-                index, field = key.removeprefix(f"optimizer/{name}/").split("/")
-                state.setdefault(int(index), {})[field] = value
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(told["step"])

@@ -34,7 +34,7 @@ class _SingleModelTask:
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.loop.max_grad_norm)
         optimizer.step()
-        return {"loss": float(loss)}
+        return {"loss": loss.item()}
 
 
 class LMTask(_SingleModelTask):

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from aigc_models.training.data import digits, load_images, load_text, standard_library_text
+from aigc_runtime.errors import InputError
+
+
+def write_texts(folder: Path, count: int) -> None:
+    for i in range(count):
+        (folder / f"{i:03}.txt").write_text(f"file {i:03} " * 100)
+
+
+def test_the_standard_librarys_text_is_split_by_whole_files() -> None:
+    text = standard_library_text()
+    assert text.train.dtype == text.held_out.dtype == np.uint8
+    assert len(text.train) > 3_000_000
+    assert 0.03 < len(text.held_out) / (len(text.train) + len(text.held_out)) < 0.15
+    import json.decoder  # a file that is certainly there: on one side as a whole, on the other not at all
+
+    source = Path(json.decoder.__file__).read_bytes()
+    assert sum(source in side.tobytes() for side in (text.train, text.held_out)) == 1
+
+
+def test_the_text_is_the_same_every_time_and_holds_no_tests() -> None:
+    one, again = standard_library_text(), standard_library_text()
+    assert np.array_equal(one.train, again.train)
+    assert np.array_equal(one.held_out, again.held_out)
+    assert b"class TestCase(unittest.TestCase)" not in one.train.tobytes()
+
+
+def test_adding_a_file_moves_no_other_to_the_other_side(tmp_path: Path) -> None:
+    write_texts(tmp_path, 120)
+    before = load_text(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "new.md").write_text("new " * 200)
+    after = load_text(tmp_path)
+    for i in range(120):
+        name = f"file {i:03} ".encode()
+        assert (name in before.held_out.tobytes()) == (name in after.held_out.tobytes())
+        assert (name in after.train.tobytes()) != (name in after.held_out.tobytes())
+
+
+def test_one_file_is_cut_near_its_end(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).integers(0, 256, 10_000).astype(np.uint8)
+    (tmp_path / "a.bin").write_bytes(data.tobytes())
+    text = load_text(tmp_path / "a.bin")
+    np.testing.assert_array_equal(np.concatenate([text.train, text.held_out]), data)
+    assert len(text.held_out) == 800
+
+
+def test_text_that_is_none_or_too_little(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no text files in .*\nlooked for \.txt"):
+        load_text(tmp_path)
+    (tmp_path / "a.txt").write_text("short")
+    for given in (tmp_path, tmp_path / "a.txt"):
+        with pytest.raises(InputError, match="need at least 4,096 and 512"):
+            load_text(given)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_texts(tmp_path, 3)
+
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    for given in (tmp_path, tmp_path / "001.txt"):
+        with pytest.raises(InputError, match=r"cannot read '.*\.txt': Permission denied"):
+            load_text(given)
+
+
+def test_digits_are_sklearns_resized_and_split_once() -> None:
+    data, bunch = digits(), load_digits()
+    assert data.train.shape == (1438, 1, 16, 16)
+    assert len(data.held_out) == len(data.held_out_labels) == 359
+    assert (data.train.min(), data.train.max()) == (-1, 1)
+    assert data.class_names == tuple("0123456789")
+    labels = np.concatenate([data.train_labels.numpy(), data.held_out_labels.numpy()])
+    np.testing.assert_array_equal(np.bincount(labels), np.bincount(bunch.target))
+    # Bilinear doubling keeps the mean of every image but for its borders; the corner pixel is the original's.
+    original = (bunch.images[:, 0, 0] / 8 - 1).mean()
+    both = np.concatenate([data.train.numpy(), data.held_out.numpy()])
+    assert both[:, 0, 0, 0].mean() == pytest.approx(original, abs=1e-6)
+    assert both.mean() == pytest.approx((bunch.images / 8 - 1).mean(), abs=1e-5)
+
+
+def test_no_digit_is_on_both_sides_and_the_split_is_fixed() -> None:
+    data, again = digits(8), digits(8)
+    train = {image.tobytes() for image in data.train.numpy()}
+    duplicates = len({image.tobytes() for image in load_digits().images.astype(np.float32)})
+    assert len(train | {image.tobytes() for image in data.held_out.numpy()}) == duplicates
+    assert np.array_equal(data.held_out.numpy(), again.held_out.numpy())
+
+
+def write_images(root: Path, classes: dict[str, int], mode: str = "L") -> None:
+    for grey, (name, count) in enumerate(classes.items()):
+        (root / name).mkdir()
+        for i in range(count):
+            colour = 60 * grey if mode == "L" else (60 * grey, 10, 250)
+            Image.new(mode, (20, 30), colour).save(root / name / f"{i}.png")
+
+
+def test_a_folder_of_images_has_a_class_per_sub_folder(tmp_path: Path) -> None:
+    write_images(tmp_path, {"ant": 8, "bee": 12})
+    (tmp_path / "ant" / "notes.txt").write_text("not an image")
+    data = load_images(tmp_path, size=16, channels=1)
+    assert data.class_names == ("ant", "bee")
+    assert data.train.shape == (16, 1, 16, 16)
+    assert len(data.held_out) == 4
+    for images, labels in ((data.train, data.train_labels), (data.held_out, data.held_out_labels)):
+        for image, label in zip(images, labels, strict=True):
+            np.testing.assert_allclose(image.numpy(), 60 * label.item() / 127.5 - 1, atol=1e-6)
+
+
+def test_colour_images_keep_the_order_of_their_channels(tmp_path: Path) -> None:
+    write_images(tmp_path, {"a": 10}, mode="RGB")
+    pixel = load_images(tmp_path, size=8, channels=3).train[0, :, 4, 4].numpy()
+    np.testing.assert_allclose(pixel, np.array([0, 10, 250]) / 127.5 - 1, atol=1e-6)
+
+
+def test_images_that_are_none_too_few_or_broken(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds 0 images in 0 class folders"):
+        load_images(tmp_path / "nowhere", size=16, channels=1)
+    write_images(tmp_path, {"a": 9})
+    with pytest.raises(InputError, match="holds 9 images in 1 class folders\none sub-folder per class"):
+        load_images(tmp_path, size=16, channels=1)
+    (tmp_path / "a" / "broken.png").write_bytes(b"not a picture")
+    with pytest.raises(InputError, match=r"cannot read image .*broken\.png"):
+        load_images(tmp_path, size=16, channels=1)
