@@ -110,7 +110,7 @@ def bisect(
     modules = module_of(program, output_names)
     last_good: str | None = None
     for count, name in enumerate(shared, start=1):
-        errors = compare_arrays(reference[name], actual[name])
+        errors = compare_arrays(*_mask_shared_infinities(reference[name], actual[name]))
         verdict = judge(errors, tolerance)
         if not verdict.passed:
             node = producers[name]
@@ -128,6 +128,14 @@ def bisect(
             )
         last_good = name
     return Divergence(found=False, last_good=last_good, compared=len(shared), unmatched=len(producers) - len(shared))
+
+
+def _mask_shared_infinities(reference: Array, actual: Array) -> tuple[Array, Array]:
+    """Zero what is the same infinity on both sides: an attention mask holds -inf on purpose."""
+    if reference.shape != actual.shape or reference.dtype.kind != "f" or np.isfinite(reference).all():
+        return reference, actual
+    shared = np.isinf(reference) & (reference == actual)
+    return np.where(shared, 0, reference), np.where(shared, 0, actual)
 
 
 def reference_values(
@@ -198,8 +206,9 @@ def module_of(program: ExportedProgram, output_names: Sequence[str]) -> dict[str
     modules: dict[str, str] = {}
     for node in program.graph.nodes:
         stack = node.meta.get("nn_module_stack") or {}
-        paths = [path for path, _ in stack.values() if path]
-        modules[node.name] = paths[-1] if paths else "(root)"
+        # The outermost module only makes the signature flat; the user's own model is its attribute `model`.
+        paths = [path.removeprefix("model").removeprefix(".") for path, _ in stack.values()]
+        modules[node.name] = paths[-1] if paths and paths[-1] else "(root)"
     results = next(node for node in program.graph.nodes if node.op == "output").args[0]
     modules.update({k: modules[node.name] for k, node in zip(output_names, results, strict=True)})
     return modules

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from aigc_models.layers import require_one_of
 from aigc_models.unet import UNet
+from aigc_runtime.errors import ConfigError
 
 __all__ = ["Conditions", "diffusion_loss", "drop_conditions", "q_sample", "velocity"]
 
@@ -70,17 +71,43 @@ def drop_conditions(
     null_encoder_hidden_states: Tensor | None,
     rng: torch.Generator,
 ) -> Conditions:
-    """Replace each row's conditions by the null ones with a probability (Ho & Salimans 2022, algorithm 1, line 3)."""
+    """Replace each row's conditions by the null ones with a probability (Ho & Salimans 2022, algorithm 1, line 3).
+
+    A row loses all its conditions or none.
+
+    Args:
+        conditions: class labels and context of every row.
+        probability: of a row losing its conditions.
+        null_class: label that means "no class".
+        null_encoder_hidden_states: [1, T, X], the context that means "no condition".
+        rng: source of the choice.
+
+    Raises:
+        ConfigError: a probability outside [0, 1], or a condition to drop for which there is no null one.
+    """
+    if not 0.0 <= probability <= 1.0:
+        raise ConfigError(f"condition_dropout is {probability}", hint="must be from 0 to 1")
     labels, context = conditions
     given = labels if labels is not None else context
     if given is None or probability == 0.0:
         return conditions
-    drop_B = torch.rand(given.shape[0], generator=rng) < probability
-    if labels is not None and null_class is not None:
+    drop_B = (torch.rand(given.shape[0], generator=rng, device=rng.device) < probability).to(given.device)
+    if labels is not None:
+        if null_class is None:
+            raise _no_null(probability, "class_labels", "null_class")
         labels = torch.where(drop_B, null_class, labels)
-    if context is not None and null_encoder_hidden_states is not None:
+    if context is not None:
+        if null_encoder_hidden_states is None:
+            raise _no_null(probability, "encoder_hidden_states", "null_encoder_hidden_states")
         context = torch.where(drop_B.view(-1, 1, 1), null_encoder_hidden_states, context)
     return Conditions(labels, context)
+
+
+def _no_null(probability: float, name: str, null: str) -> ConfigError:
+    return ConfigError(
+        f"condition_dropout is {probability}, but {name} have no null value",
+        hint=f"set {null}, or condition_dropout to 0",
+    )
 
 
 def diffusion_loss(
@@ -102,7 +129,8 @@ def diffusion_loss(
         conditions: class labels and context of every row.
         alphas_cumprod: [T].
         prediction_type: what the model predicts.
-        rng: source of steps, noise and dropped conditions.
+        rng: source of steps, noise and dropped conditions, on any device: a CPU generator gives every device the
+            same training.
         condition_dropout: probability of training a row without its conditions.
         null_encoder_hidden_states: [1, T, X], the context that means "no condition".
 
@@ -110,11 +138,11 @@ def diffusion_loss(
         A scalar.
 
     Raises:
-        ConfigError: an unknown prediction type.
+        ConfigError: an unknown prediction type, or conditions that cannot be dropped.
     """
     require_one_of("diffusion_loss", "prediction_type", prediction_type, ("epsilon", "v_prediction"))
-    t = torch.randint(len(alphas_cumprod), (x0.shape[0],), generator=rng)
-    noise = torch.randn(x0.shape, generator=rng, dtype=x0.dtype)
+    t = torch.randint(len(alphas_cumprod), (x0.shape[0],), generator=rng, device=rng.device).to(x0.device)
+    noise = torch.randn(x0.shape, generator=rng, dtype=x0.dtype, device=rng.device).to(x0.device)
     kept = drop_conditions(
         conditions,
         probability=condition_dropout,

@@ -13,165 +13,31 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aigc_models.layers import config_from_dict, config_to_dict, require_one_of, require_positive
 from aigc_models.unet_blocks import Downsample, ResnetBlock, SelfAttention, TimestepEmbedding, Transformer, Upsample
-from aigc_runtime.errors import ConfigError
+from aigc_models.unet_config import ATTENTION, UNetConfig, digits_unet_config
+from aigc_runtime.errors import ConfigError, FeedError
 
 __all__ = ["UNet", "UNetConfig", "digits_unet_config"]
 
-_ATTENTION = {
-    "DownBlock2D": None,
-    "AttnDownBlock2D": "self",
-    "CrossAttnDownBlock2D": "cross",
-    "UpBlock2D": None,
-    "AttnUpBlock2D": "self",
-    "CrossAttnUpBlock2D": "cross",
-    "UNetMidBlock2D": "self",
-    "UNetMidBlock2DCrossAttn": "cross",
-}
 
-
-@dataclass(frozen=True, kw_only=True)
-class UNetConfig:
-    """A UNet's configuration; field names are diffusers' own where it has them.
-
-    Attributes:
-        sample_size: side of the square sample.
-        in_channels: channels of the sample.
-        out_channels: channels of the output.
-        block_out_channels: channels per resolution level.
-        layers_per_block: residual blocks per level on the way down (one more on the way up).
-        down_block_types: per level, `DownBlock2D`, `AttnDownBlock2D` or `CrossAttnDownBlock2D`.
-        up_block_types: per level from the lowest, `UpBlock2D`, `AttnUpBlock2D` or `CrossAttnUpBlock2D`.
-        mid_block_type: `UNetMidBlock2D` or `UNetMidBlock2DCrossAttn`.
-        attention_head_dim: width of a head of self-attention blocks; None means one head.
-        num_attention_heads: heads of cross-attention blocks.
-        transformer_layers_per_block: Transformer blocks per cross-attention block.
-        cross_attention_dim: X; None where no block attends to a context.
-        use_linear_projection: linear layers around the Transformer blocks instead of 1x1 convolutions.
-        num_class_embeds: K, the unconditional class included; None means no class labels.
-        null_class: label that means "no class", for classifier-free guidance.
-        norm_num_groups: groups of every GroupNorm.
-        norm_eps: of the GroupNorms.
-        downsample_padding: 1, or 0 for padding at the far ends only.
-        flip_sin_to_cos: cosines first in the time embedding.
-        freq_shift: subtracted from the number of frequencies in the time embedding's exponent.
-        dropout: in the residual blocks, while training.
-    """
-
-    sample_size: int
-    in_channels: int = 3
-    out_channels: int = 3
-    block_out_channels: tuple[int, ...] = (224, 448, 672, 896)
-    layers_per_block: int = 2
-    down_block_types: tuple[str, ...] = ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D")
-    up_block_types: tuple[str, ...] = ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")
-    mid_block_type: str = "UNetMidBlock2D"
-    attention_head_dim: int | None = 8
-    num_attention_heads: int = 8
-    transformer_layers_per_block: int = 1
-    cross_attention_dim: int | None = None
-    use_linear_projection: bool = False
-    num_class_embeds: int | None = None
-    null_class: int | None = None
-    norm_num_groups: int = 32
-    norm_eps: float = 1e-5
-    downsample_padding: int = 1
-    flip_sin_to_cos: bool = True
-    freq_shift: int = 0
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_positive(
-            "UNetConfig",
-            sample_size=self.sample_size,
-            in_channels=self.in_channels,
-            out_channels=self.out_channels,
-            layers_per_block=self.layers_per_block,
-            attention_head_dim=self.attention_head_dim,
-            num_attention_heads=self.num_attention_heads,
-            transformer_layers_per_block=self.transformer_layers_per_block,
-            cross_attention_dim=self.cross_attention_dim,
-            num_class_embeds=self.num_class_embeds,
-            norm_num_groups=self.norm_num_groups,
-        )
-        levels = len(self.block_out_channels)
-        for field, types, word in (
-            ("down_block_types", self.down_block_types, "Down"),
-            ("up_block_types", self.up_block_types, "Up"),
-        ):
-            if len(types) != levels:
-                raise ConfigError(
-                    f"UNetConfig.{field} has {len(types)} entries", hint=f"block_out_channels has {levels}"
-                )
-            for kind in types:
-                require_one_of("UNetConfig", field, kind, [k for k in _ATTENTION if f"{word}Block2D" in k])
-        require_one_of(
-            "UNetConfig", "mid_block_type", self.mid_block_type, ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn")
-        )
-        require_one_of("UNetConfig", "downsample_padding", self.downsample_padding, (0, 1))
-        self._check_channels()
-        if self.sample_size % self.multiple_of:
-            raise ConfigError(
-                f"UNetConfig.sample_size is {self.sample_size}", hint=f"must be a multiple of {self.multiple_of}"
-            )
-        crosses = any(
-            _ATTENTION[k] == "cross" for k in (*self.down_block_types, *self.up_block_types, self.mid_block_type)
-        )
-        if crosses != (self.cross_attention_dim is not None):
-            raise ConfigError(
-                f"UNetConfig.cross_attention_dim is {self.cross_attention_dim}",
-                hint="set it exactly where a block attends to a context",
-            )
-        if self.null_class is not None and not 0 <= self.null_class < (self.num_class_embeds or 0):
-            raise ConfigError(
-                f"UNetConfig.null_class is {self.null_class}", hint="must be a label below num_class_embeds"
-            )
-
-    def _check_channels(self) -> None:
-        for channels in self.block_out_channels:
-            require_positive("UNetConfig", block_out_channels=channels)
-            if channels % self.norm_num_groups:
-                raise ConfigError(
-                    f"UNetConfig.block_out_channels holds {channels}",
-                    hint=f"must be multiples of norm_num_groups = {self.norm_num_groups}",
-                )
-
-    @property
-    def multiple_of(self) -> int:
-        """What both sides of a sample must be divisible by."""
-        return 1 << (len(self.block_out_channels) - 1)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return config_to_dict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> UNetConfig:
-        """From plain JSON; raises ConfigError on an unknown or missing field."""
-        return config_from_dict(cls, values)
-
-
-def _attention(config: UNetConfig, kind: str, channels: int) -> nn.Module | None:
-    if _ATTENTION[kind] is None:
+def _attention(config: UNetConfig, kind: str, level: int) -> nn.Module | None:
+    if ATTENTION[kind] is None:
         return None
-    groups = config.norm_num_groups
-    if _ATTENTION[kind] == "self":
+    channels, groups = config.block_out_channels[level], config.norm_num_groups
+    if ATTENTION[kind] == "self":
         heads = channels // (config.attention_head_dim or channels)
         return SelfAttention(channels, heads=heads, groups=groups, eps=config.norm_eps)
     return Transformer(
         channels,
-        heads=config.num_attention_heads,
+        heads=config.heads(level),
         context=config.cross_attention_dim or channels,
-        layers=config.transformer_layers_per_block,
+        layers=config.transformer_layers(level),
         groups=groups,
         linear_projection=config.use_linear_projection,
     )
@@ -194,10 +60,10 @@ class Stage(nn.Module):
     On the way up each block takes one of the stored outputs of the way down beside its input.
     """
 
-    def __init__(self, config: UNetConfig, kind: str, channels: list[tuple[int, int]]) -> None:
+    def __init__(self, config: UNetConfig, kind: str, level: int, channels: list[tuple[int, int]]) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(_resnet(config, n_in, n_out) for n_in, n_out in channels)
-        attentions = [_attention(config, kind, n_out) for _, n_out in channels]
+        attentions = [_attention(config, kind, level) for _ in channels]
         self.attentions = nn.ModuleList(a for a in attentions if a is not None)
         self.downsamplers = nn.ModuleList()
         self.upsamplers = nn.ModuleList()
@@ -228,9 +94,10 @@ class Stage(nn.Module):
 class MidBlock(nn.Module):
     """Residual block, attention, residual block at the lowest resolution."""
 
-    def __init__(self, config: UNetConfig, channels: int) -> None:
+    def __init__(self, config: UNetConfig) -> None:
         super().__init__()
-        attention = _attention(config, config.mid_block_type, channels)
+        channels = config.block_out_channels[-1]
+        attention = _attention(config, config.mid_block_type, len(config.block_out_channels) - 1)
         self.attentions = nn.ModuleList([attention] if attention is not None else [])
         self.resnets = nn.ModuleList([_resnet(config, channels, channels), _resnet(config, channels, channels)])
 
@@ -260,7 +127,7 @@ class UNet(nn.Module):
             nn.Embedding(config.num_class_embeds, 4 * sizes[0]) if config.num_class_embeds is not None else None
         )
         skips = self._build_down(config)
-        self.mid_block = MidBlock(config, sizes[-1])
+        self.mid_block = MidBlock(config)
         self._build_up(config, skips)
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, sizes[0], eps=config.norm_eps)
         self.conv_out = nn.Conv2d(sizes[0], config.out_channels, 3, padding=1)
@@ -270,7 +137,7 @@ class UNet(nn.Module):
         self.down_blocks = nn.ModuleList()
         sizes, skips, n = config.block_out_channels, [config.block_out_channels[0]], config.block_out_channels[0]
         for level, (kind, size) in enumerate(zip(config.down_block_types, sizes, strict=True)):
-            stage = Stage(config, kind, [(n if i == 0 else size, size) for i in range(config.layers_per_block)])
+            stage = Stage(config, kind, level, [(n if i == 0 else size, size) for i in range(config.layers_per_block)])
             skips += [size] * config.layers_per_block
             if level < len(sizes) - 1:
                 stage.downsamplers.append(Downsample(size, padding=config.downsample_padding))
@@ -283,13 +150,14 @@ class UNet(nn.Module):
         self.up_blocks = nn.ModuleList()
         sizes = config.block_out_channels[::-1]
         n = sizes[0]
-        for level, (kind, size) in enumerate(zip(config.up_block_types, sizes, strict=True)):
+        for i, (kind, size) in enumerate(zip(config.up_block_types, sizes, strict=True)):
+            level = len(sizes) - 1 - i
             channels = []
             for _ in range(config.layers_per_block + 1):
                 channels.append((n + skips.pop(), size))
                 n = size
-            stage = Stage(config, kind, channels)
-            if level < len(sizes) - 1:
+            stage = Stage(config, kind, level, channels)
+            if level > 0:
                 stage.upsamplers.append(Upsample(size))
             self.up_blocks.append(stage)
 
@@ -313,12 +181,19 @@ class UNet(nn.Module):
 
         Raises:
             ConfigError: a condition is missing, or given to a model that takes none.
+            FeedError: a side of the sample that cannot be halved at every level.
         """
-        if (class_labels is None) != (self.class_embedding is None):
-            raise ConfigError("class_labels and num_class_embeds go together")
-        if (encoder_hidden_states is None) != (self.config.cross_attention_dim is None):
-            raise ConfigError("encoder_hidden_states and cross_attention_dim go together")
-        time = self.time_embedding(self._sinusoid(timestep))
+        _require_condition("class_labels", class_labels, "num_class_embeds", self.config.num_class_embeds)
+        _require_condition(
+            "encoder_hidden_states", encoder_hidden_states, "cross_attention_dim", self.config.cross_attention_dim
+        )
+        _, _, height, width = sample.shape
+        if height % self.config.multiple_of or width % self.config.multiple_of:
+            raise FeedError(
+                f"sample is {height} high and {width} wide",
+                hint=f"both sides must be multiples of {self.config.multiple_of}",
+            )
+        time = self.time_embedding(self._sinusoid(timestep).to(sample.dtype))
         if self.class_embedding is not None:
             time = time + self.class_embedding(class_labels)
         x = self.conv_in(sample)
@@ -340,24 +215,15 @@ class UNet(nn.Module):
     def _sinusoid(self, timestep: Tensor) -> Tensor:
         """[B] -> [B, n]: sin and cos of t * 10000^(-i / (n/2 - freq_shift)) (Vaswani 2017, section 3.5)."""
         half = self.config.block_out_channels[0] // 2
-        exponent = torch.arange(half, dtype=torch.float32, device=timestep.device) / (half - self.config.freq_shift)
-        angle = timestep.float().unsqueeze(1) * torch.exp(-math.log(10000.0) * exponent)
+        # Multiplied before it is divided, as the library does: at t = 1000 an ulp of a frequency is 6e-5 of an angle.
+        exponent = -math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=timestep.device)
+        angle = timestep.float().unsqueeze(1) * torch.exp(exponent / (half - self.config.freq_shift))
         parts = (angle.cos(), angle.sin()) if self.config.flip_sin_to_cos else (angle.sin(), angle.cos())
         return torch.cat(parts, dim=1)
 
 
-def digits_unet_config() -> UNetConfig:
-    """The shipped model's: 16x16 grey digits, ten classes and the unconditional one, three levels."""
-    return UNetConfig(
-        sample_size=16,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(24, 48, 72),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=24,
-        num_class_embeds=11,
-        null_class=10,
-        norm_num_groups=8,
-    )
+def _require_condition(name: str, value: Tensor | None, field: str, size: int | None) -> None:
+    if value is None and size is not None:
+        raise ConfigError(f"{name} is missing", hint=f"this model was built with {field} = {size}: pass {name}")
+    if value is not None and size is None:
+        raise ConfigError(f"{name} was given", hint=f"this model was built without {field}: leave {name} out")

@@ -1,1 +1,74 @@
-"""Runs bundles on a device with numpy and one inference engine."""
+"""Runs bundles on a device with numpy and one inference engine, no torch.
+
+Names are loaded when first used, so that importing this package costs next to nothing.
+
+    from aigc_runtime import open_pipeline
+
+    print(open_pipeline("out/lm").generate("def main(")[0].text)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aigc_runtime.backends import open_session
+    from aigc_runtime.bundle import Bundle
+    from aigc_runtime.errors import AigcError
+    from aigc_runtime.pipelines import open_pipeline
+    from aigc_runtime.pipelines.diffusion import DiffusionPipeline
+    from aigc_runtime.pipelines.gan import GanPipeline
+    from aigc_runtime.pipelines.text import TextPipeline, TextResult
+    from aigc_runtime.png import image_grid, write_png
+    from aigc_runtime.rng import TorchGenerator
+    from aigc_runtime.sampling import SamplingParams
+    from aigc_runtime.verify import verify_bundle
+
+__all__ = [
+    "AigcError",
+    "Bundle",
+    "DiffusionPipeline",
+    "GanPipeline",
+    "SamplingParams",
+    "TextPipeline",
+    "TextResult",
+    "TorchGenerator",
+    "image_grid",
+    "open_pipeline",
+    "open_session",
+    "verify_bundle",
+    "write_png",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AigcError": "errors",
+    "Bundle": "bundle",
+    "DiffusionPipeline": "pipelines.diffusion",
+    "GanPipeline": "pipelines.gan",
+    "SamplingParams": "sampling",
+    "TextPipeline": "pipelines.text",
+    "TextResult": "pipelines.text",
+    "TorchGenerator": "rng",
+    "image_grid": "png",
+    "open_pipeline": "pipelines",
+    "open_session": "backends",
+    "verify_bundle": "verify",
+    "write_png": "png",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'aigc_runtime' has no attribute {name!r}")
+    value = getattr(import_module(f"aigc_runtime.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not."""
+    return sorted([*__all__, "__version__"])

@@ -27,7 +27,6 @@ from aigc_runtime.tensors import Array
 
 __all__ = ["TorchGenerator", "check_seed"]
 
-_WORDS = 624
 _BLOCK = 16
 _WIDE_RANGE = 2**28
 
@@ -58,13 +57,8 @@ class TorchGenerator:
     """
 
     def __init__(self, seed: int) -> None:
-        word = check_seed(seed) & 0xFFFFFFFF
-        key = np.empty(_WORDS, dtype=np.uint32)
-        for i in range(_WORDS):
-            key[i] = word
-            word = (1812433253 * (word ^ (word >> 30)) + i + 1) & 0xFFFFFFFF
-        self._twister = np.random.MT19937(0)
-        self._twister.state = {"bit_generator": "MT19937", "state": {"key": key, "pos": _WORDS}}
+        # numpy's legacy generator is the same Twister, seeded in the same way.
+        self._twister = np.random.RandomState(check_seed(seed) & 0xFFFFFFFF)
         self._kept_normal: float | None = None
 
     def rand(self, shape: tuple[int, ...], dtype: str = "float32") -> Array:
@@ -122,11 +116,10 @@ class TorchGenerator:
         return out
 
     def _words32(self, n: int) -> Array:
-        words: Array = self._twister.random_raw(n)
-        return words
+        return self._twister.randint(0, 2**32, size=n, dtype=np.uint32)
 
     def _words64(self, n: int) -> Array:
-        pairs = self._twister.random_raw(2 * n).reshape(n, 2)
+        pairs = self._words32(2 * n).reshape(n, 2).astype(np.uint64)
         words: Array = (pairs[:, 0] << np.uint64(32)) | pairs[:, 1]
         return words
 

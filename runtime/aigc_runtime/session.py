@@ -40,6 +40,11 @@ class Session(Protocol):
         """The named dynamic dimensions."""
         ...
 
+    @property
+    def engine_seconds(self) -> float:
+        """Wall time spent inside the engine since the session was opened; the rest of `run` is Python around it."""
+        ...
+
     def new_state(self, batch: int) -> State:
         """Empty carried state for `batch` rows. An engine without carried state returns an empty one.
 

@@ -5,6 +5,7 @@ Tests wrap a formula; the toolchain wraps a PyTorch module. Both go through the 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -49,6 +50,7 @@ class ArraySession:
         self._function: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = function
         self._inputs, self._outputs, self._state = tuple(inputs), tuple(outputs), tuple(state)
         self._dims = {d.name: d for d in dims}
+        self.engine_seconds = 0.0
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -82,7 +84,9 @@ class ArraySession:
             steps = new_steps(self._state, bound, state.length)
             values.update(state.arrays)
             values.update({s.length_input: np.array([state.length], np.int64) for s in self._state if s.length_input})
+        started = time.perf_counter()
         results = self._function(values)
+        self.engine_seconds += time.perf_counter() - started
         if isinstance(state, ArrayState) and self._state:
             state.arrays = {s.input: np.asarray(results[s.output]) for s in self._state}
             state.length += steps

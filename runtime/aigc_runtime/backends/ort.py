@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -106,6 +107,9 @@ class OrtSession:
         self._dims = {d.name: d for d in dims}
         self.native: Any = self._open(model, threads)
         self._output_names = [s.name for s in self.outputs]
+        self._all_names = [*self._output_names, *(s.output for s in self.state)]
+        self._state_inputs = [s.input for s in self.state]
+        self.engine_seconds = 0.0
         self._check_interface()
 
     def _open(self, model: bytes | str, threads: int | None) -> Any:
@@ -159,7 +163,10 @@ class OrtSession:
         require_state(state, OrtState, self.state)
         try:
             if not self.state:
-                return dict(zip(self._output_names, self.native.run(self._output_names, dict(feeds)), strict=True))
+                started = time.perf_counter()
+                values = self.native.run(self._output_names, dict(feeds))
+                self.engine_seconds += time.perf_counter() - started
+                return dict(zip(self._output_names, values, strict=True))
             assert isinstance(state, OrtState)
             check_batch(bound, state.batch)
             steps = new_steps(self.state, bound, state.length)
@@ -172,20 +179,15 @@ class OrtSession:
 
     def _run_growing(self, feeds: Mapping[str, Array], state: OrtState, _bound: dict[str, int]) -> dict[str, Array]:
         """Past values go in as they came out; the engine allocates the grown ones."""
-        binding = self.native.io_binding()
-        for name, array in feeds.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        for spec in self.state:
-            binding.bind_ortvalue_input(spec.input, state.values[spec.input])
-        for name in self._output_names:
-            binding.bind_output(name, "cpu")
-        for spec in self.state:
-            binding.bind_output(spec.output, "cpu")
-        self.native.run_with_iobinding(binding)
-        values = binding.get_outputs()
+        make = self.ort.OrtValue.ortvalue_from_numpy
+        values = {name: make(np.ascontiguousarray(array), "cpu", 0) for name, array in feeds.items()}
+        values.update(state.values)
+        started = time.perf_counter()
+        results = self.native.run_with_ort_values(self._all_names, values)
+        self.engine_seconds += time.perf_counter() - started
         count = len(self._output_names)
-        state.values = {s.input: v for s, v in zip(self.state, values[count:], strict=True)}
-        return {name: v.numpy() for name, v in zip(self._output_names, values[:count], strict=True)}
+        state.values = dict(zip(self._state_inputs, results[count:], strict=True))
+        return {name: v.numpy() for name, v in zip(self._output_names, results[:count], strict=True)}
 
     def _run_buffer(self, feeds: Mapping[str, Array], state: OrtState, bound: dict[str, int]) -> dict[str, Array]:
         """The buffers stay where they are; input and output arrays are reused for equal shapes."""
@@ -196,7 +198,9 @@ class OrtSession:
         for name, array in feeds.items():
             plan.inputs[name][...] = array
         plan.length[0] = state.length
+        started = time.perf_counter()
         self.native.run_with_iobinding(plan.binding)
+        self.engine_seconds += time.perf_counter() - started
         return {name: array.copy() for name, array in plan.outputs.items()}
 
     def close(self) -> None:

@@ -1,0 +1,46 @@
+"""`aigc-export bench`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console, threads_option
+
+
+@click.command(context_settings=CONTEXT, epilog="Example: aigc-export bench out/lm --threads 2")
+@bundle_argument
+@click.option("--checkpoint", type=click.Path(), help="The weights PyTorch runs. Default: the shipped ones.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Alternations A B A B.")
+@click.option("--runs", type=click.IntRange(min=1), default=30, show_default=True, help="Steps per round and side.")
+@threads_option
+@json_option
+def bench(bundle_path: str, checkpoint: str | None, rounds: int, runs: int, threads: int | None, as_json: bool) -> None:
+    """Time BUNDLE against PyTorch eager on the same weights: one step at batch 1, equal threads, alternating."""
+    from aigc_export.timing import time_side_by_side, torch_threads
+    from aigc_export.verifier import load_original
+    from aigc_models.torch_session import TorchSession
+    from aigc_runtime.backends import open_session
+    from aigc_runtime.backends.ort import available_threads
+    from aigc_runtime.bench import bench_generation
+    from aigc_runtime.bundle import Bundle
+
+    bundle = Bundle.open(bundle_path)
+    settings, count = bundle.manifest.pipeline, threads or available_threads()
+    candidate = open_session(bundle, threads=count)
+    with torch_threads(count):
+        reference = TorchSession(load_original(bundle, checkpoint).spec)
+        found = time_side_by_side(reference, candidate, settings, rounds=rounds, runs=runs)
+    whole = bench_generation(candidate, settings)
+    if as_json:
+        emit_json({"threads": count, **asdict(found), "generation": asdict(whole)})
+        return
+    console = out_console()
+    console.print(f"one step, batch 1, {count} threads, medians of {rounds} alternating rounds of {runs}")
+    console.print(f"PyTorch  {found.torch_ms:.3f} ms")
+    console.print(f"runtime  {found.runtime_ms:.3f} ms, {found.speedup:.2f}x")
+    console.print(
+        f"whole generation {whole.per_unit.median_ms:.3f} ms a {whole.unit}, "
+        f"{whole.python_share:.1%} of it Python around the engine"
+    )

@@ -1,0 +1,99 @@
+"""`aigc-export export`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
+
+
+@click.command(
+    context_settings=CONTEXT, epilog="Example: aigc-export export lm --target ort-cpu --precision fp32 -o out/lm"
+)
+@click.argument("model")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Bundle folder to write.")
+@click.option("--target", default="ort-cpu", show_default=True, help="Engine and device; see `aigc-export models`.")
+@click.option("--precision", default="fp32", show_default=True, help="Of weights and arithmetic.")
+@click.option("--checkpoint", type=click.Path(), help="Your own weights. Default: the shipped ones.")
+@click.option("--cache", help="KV cache of a language model: growing (default) or buffer.")
+@click.option("--dynamic-size/--fixed-size", default=None, help="Let the sides of a UNet's sample vary.")
+@click.option("--quality-samples", type=int, default=200, show_default=True, help="Text windows or images; 0: none.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the reference inputs.")
+@click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write the parity report as JSON.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write the parity report as JUnit XML.")
+@threads_option
+@json_option
+def export(
+    model: str,
+    output: Path,
+    target: str,
+    precision: str,
+    checkpoint: str | None,
+    cache: str | None,
+    dynamic_size: bool | None,
+    quality_samples: int,
+    seed: int,
+    bisect: bool,
+    report: Path | None,
+    junit: Path | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Take MODEL from PyTorch to a verified bundle, and say what each stage did.
+
+    Nothing is published unless the engine is within every tolerance; exit code 3 says that it is not.
+    """
+    from aigc_export.exporter import ParityFailedError, export_model
+    from aigc_export.recipes import export_recipe
+    from aigc_export.report import parity_table, write_json, write_junit
+    from aigc_runtime.verify import ParityReport
+
+    recipe = export_recipe(
+        model,
+        target=target,
+        precision=precision,
+        checkpoint=checkpoint,
+        spec_options={"cache": cache, "dynamic_size": dynamic_size},
+        quality_samples=quality_samples,
+        seed=seed,
+        threads=threads,
+    )
+    console = err_console() if as_json else out_console()
+    started = time.perf_counter()
+
+    def write_reports(parity: ParityReport) -> None:
+        if report is not None:
+            write_json(parity, report)
+        if junit is not None:
+            write_junit(parity, junit, seconds=time.perf_counter() - started)
+
+    with console.status(f"export {model}"):
+        try:
+            result = export_model(
+                recipe,
+                output,
+                find_first_divergence=bisect,
+                stage=lambda name, what: console.print(f"[bold]{name:<20}[/]{what}", soft_wrap=True),
+            )
+        except ParityFailedError as err:
+            console.print(parity_table(err.report))
+            write_reports(err.report)
+            raise
+    write_reports(result.report)
+    if as_json:
+        emit_json(
+            {
+                "bundle": str(output),
+                "manifest_sha256": result.bundle.manifest_sha256,
+                "size_bytes": result.bundle.size_bytes,
+                "seconds": round(result.seconds, 3),
+                "parity": result.report.to_dict(),
+            }
+        )
+        return
+    console.print(parity_table(result.report))
+    console.print(f"published {output}: {result.bundle.size_bytes / 1e6:.2f} MB in {result.seconds:.1f} s")

@@ -1,0 +1,50 @@
+"""`aigc-export models`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from aigc_export.cli.options import CONTEXT, emit_json, json_option, out_console
+
+
+@click.command(context_settings=CONTEXT, epilog="Example: aigc-export models --json")
+@json_option
+def models(as_json: bool) -> None:
+    """List the models, their shipped checkpoints and the measured quality."""
+    from aigc_export.targets import TARGETS
+    from aigc_models.zoo import MODELS, shipped_checkpoint
+
+    rows = []
+    for name, entry in MODELS.items():
+        folder = shipped_checkpoint(name)
+        told = json.loads((folder / "quality.json").read_text(encoding="utf-8"))
+        rows.append(
+            {
+                "name": name,
+                "family": entry.family,
+                "summary": entry.summary,
+                "parameters": told["training"]["parameters"],
+                "size_bytes": (folder / "model.safetensors").stat().st_size,
+                "quality": told["quality"],
+                "options": list(entry.options),
+            }
+        )
+    targets = {t.name: {"precisions": list(t.precisions), "summary": t.summary} for t in TARGETS.values()}
+    if as_json:
+        emit_json({"models": rows, "targets": targets})
+        return
+    from rich.table import Table
+
+    table = Table()
+    for heading in ("model", "family", "parameters", "size", "quality", ""):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in row["quality"].items())
+        size = f"{row['size_bytes'] / 1e6:.1f} MB"
+        table.add_row(row["name"], row["family"], f"{row['parameters']:,}", size, shown, row["summary"])
+    console = out_console()
+    console.print(table)
+    for name, target in targets.items():
+        console.print(f"target {name}: {target['summary']}, {' '.join(target['precisions'])}")

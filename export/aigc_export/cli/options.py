@@ -1,0 +1,55 @@
+"""What several verbs share: consoles and common options."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["CONTEXT", "bundle_argument", "emit_json", "err_console", "json_option", "out_console", "threads_option"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def out_console() -> Console:
+    """For results, on standard output; wide enough for tables where no terminal says how wide it is."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=max(console.width, 110))
+
+
+def err_console() -> Console:
+    """For progress, on standard error, so that --json stays clean."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def emit_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def json_option(function: F) -> F:
+    """`--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")(function)
+
+
+def threads_option(function: F) -> F:
+    """`--threads`."""
+    return click.option(
+        "--threads", type=click.IntRange(min=1), help="Threads of the engine. Default: every processor."
+    )(function)
+
+
+def bundle_argument(function: F) -> F:
+    """`BUNDLE`."""
+    return click.argument("bundle_path", metavar="BUNDLE", type=click.Path())(function)

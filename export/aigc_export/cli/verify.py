@@ -1,0 +1,75 @@
+"""`aigc-export verify`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from aigc_export.cli.options import (
+    CONTEXT,
+    bundle_argument,
+    emit_json,
+    err_console,
+    json_option,
+    out_console,
+    threads_option,
+)
+
+
+@click.command(context_settings=CONTEXT, epilog="Example: aigc-export verify out/lm --junit parity.xml")
+@bundle_argument
+@click.option("--checkpoint", type=click.Path(), help="The weights to compare with. Default: the shipped ones.")
+@click.option("--quality-samples", type=click.IntRange(min=0), default=200, show_default=True, help="0: none.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the fresh inputs.")
+@click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write the parity report as JSON.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write the parity report as JUnit XML.")
+@threads_option
+@json_option
+def verify(
+    bundle_path: str,
+    checkpoint: str | None,
+    quality_samples: int,
+    seed: int,
+    bisect: bool,
+    report: Path | None,
+    junit: Path | None,
+    threads: int | None,
+    as_json: bool,
+) -> int:
+    """Compare BUNDLE with PyTorch on fresh inputs: tensors, a generation, quality. Exit code 3 if it misses a limit.
+
+    On a device without PyTorch, `aigc-run verify` compares with the reference stored in the bundle.
+    """
+    from aigc_export.report import parity_table, write_json, write_junit
+    from aigc_export.verifier import verify_against_torch
+    from aigc_runtime.bundle import Bundle
+
+    started = time.perf_counter()
+    with err_console().status(f"verify {bundle_path}"):
+        found = verify_against_torch(
+            Bundle.open(bundle_path),
+            checkpoint=checkpoint,
+            find_first_divergence=bisect,
+            quality_samples=quality_samples,
+            seed=seed,
+            threads=threads,
+        )
+    if report is not None:
+        write_json(found.report, report)
+    if junit is not None:
+        write_junit(found.report, junit, seconds=time.perf_counter() - started)
+    code = 0 if found.report.passed else 3
+    if as_json:
+        divergence = None if found.divergence is None else found.divergence.to_dict()
+        emit_json({**found.report.to_dict(), "divergence": divergence})
+        return code
+    console = out_console()
+    console.print(parity_table(found.report))
+    for failure in found.report.failures[:10]:
+        console.print(f"[red]missed[/] {failure}", soft_wrap=True)
+    if found.divergence is not None:
+        console.print(str(found.divergence), soft_wrap=True, markup=False)
+    return code

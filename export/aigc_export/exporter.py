@@ -1,0 +1,184 @@
+"""The whole line: PyTorch -> graph -> passes -> engine -> parity -> bundle. Nothing unproven is published."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aigc_export.bisect import Divergence, bisect
+from aigc_export.build.ort import BuiltEngine, build_ort
+from aigc_export.capture import Captured, capture, example_sizes
+from aigc_export.graph import to_proto
+from aigc_export.package import make_bundle
+from aigc_export.parity import check_parity, measure_quality
+from aigc_export.passes import PASSES, PassReport, run_passes
+from aigc_export.recipes import ExportRecipe
+from aigc_export.reference import make_cases, make_generation
+from aigc_export.targets import get_target
+from aigc_models.spec import ExportSpec, example_feeds
+from aigc_models.torch_session import TorchSession
+from aigc_models.zoo import load_model
+from aigc_runtime.backends.ort import OrtSession
+from aigc_runtime.bundle import Bundle, write_bundle
+from aigc_runtime.errors import ParityError
+from aigc_runtime.tensors import Array
+from aigc_runtime.verify import ParityReport
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["ExportResult", "ParityFailedError", "Stage", "export_model", "find_divergence"]
+
+Stage = Callable[[str, str], None]
+"""Called as stage(name, what it did) when a stage is done."""
+
+
+class ParityFailedError(ParityError):
+    """The engine misses a tolerance.
+
+    Attributes:
+        report: every check.
+        divergence: what bisection found, if it was asked for.
+    """
+
+    def __init__(self, report: ParityReport, divergence: Divergence | None) -> None:
+        shown = "\n".join(report.failures[:5])
+        more = f"\n... and {len(report.failures) - 5} more" if len(report.failures) > 5 else ""
+        found = f"\n{divergence}" if divergence is not None else "\nrun again with --bisect to find the first node"
+        super().__init__(
+            f"{report.name} for {report.target} in {report.precision} is not what PyTorch computes",
+            hint=f"{shown}{more}{found}\nnothing was published",
+        )
+        self.report = report
+        self.divergence = divergence
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """What an export did.
+
+    Attributes:
+        bundle: the published bundle.
+        report: its parity with PyTorch.
+        passes: what each pass did.
+        seconds: of the whole line.
+    """
+
+    bundle: Bundle
+    report: ParityReport
+    passes: tuple[PassReport, ...]
+    seconds: float
+
+
+def export_model(
+    recipe: ExportRecipe, destination: Path | str, *, find_first_divergence: bool = False, stage: Stage | None = None
+) -> ExportResult:
+    """Export a model and publish its bundle.
+
+    Args:
+        recipe: what to export, and under which limits.
+        destination: the bundle's folder; an old bundle there is replaced in one step, and only at the end.
+        find_first_divergence: bisect the graph if parity is missed.
+        stage: called after every stage.
+
+    Raises:
+        ParityFailedError: a tolerance is missed; nothing is published.
+        AigcError: any stage failed; nothing is published.
+    """
+    started = time.perf_counter()
+    tell = _Teller(stage)
+    target = get_target(recipe.target)
+    loaded = load_model(recipe.model, checkpoint=recipe.checkpoint, options=recipe.spec_options)
+    spec = loaded.spec
+    parameters = sum(p.numel() for p in spec.module.parameters())
+    tell("load", f"{recipe.model}: {parameters:,} parameters, {loaded.checkpoint.sha256[:12]}")
+    captured = capture(spec, opset=recipe.opset or target.opset)
+    tell("capture", f"{len(list(captured.model.graph))} nodes, opset {captured.model.opset_imports['']}")
+    graph, passes = run_passes(captured.model, PASSES[recipe.target], feeds=_pass_feeds(spec, recipe.seed))
+    for done in passes:
+        tell(done.name, f"{done.nodes_before} -> {done.nodes_after} nodes, {done.worst.sqnr_db:.0f} dB")
+    with tempfile.TemporaryDirectory(prefix="aigc-export-") as folder:
+        engine = build_ort(graph, spec, Path(folder))
+        tell("build", f"{engine.kind}, {engine.size_bytes / 1e6:.2f} MB")
+        reference = TorchSession(spec)
+        cases = make_cases(reference, spec, seed=recipe.seed)
+        generation = make_generation(reference, spec, seed=recipe.seed)
+        tell("reference", f"{sum(len(c.steps) for c in cases)} steps in {len(cases)} cases, one generation")
+        candidate = _open(engine, spec, recipe.threads)
+        quality = measure_quality(reference, candidate, spec, samples=recipe.quality_samples, seed=recipe.seed)
+        report = check_parity(
+            candidate,
+            spec,
+            name=recipe.model,
+            target=recipe.target,
+            precision=recipe.precision,
+            cases=cases,
+            generation=generation,
+            quality=quality,
+            tolerances=recipe.tolerances,
+        )
+        if not report.passed:
+            divergence = find_divergence(to_proto(graph), captured, spec, recipe) if find_first_divergence else None
+            raise ParityFailedError(report, divergence)
+        worst = report.worst().errors
+        tell("parity", f"max error {worst.max_abs:.1e}, {worst.sqnr_db:.0f} dB, {_shown(report)}")
+        candidate.close()
+        manifest, files = make_bundle(loaded, recipe, engine, cases=cases, generation=generation, quality=quality)
+        write_bundle(destination, manifest, files)
+    bundle = Bundle.open(destination)
+    tell("publish", f"{bundle.path}, manifest {bundle.manifest_sha256[:12]}")
+    return ExportResult(bundle=bundle, report=report, passes=tuple(passes), seconds=time.perf_counter() - started)
+
+
+class _Teller:
+    """Adds to each stage's line how long it took."""
+
+    def __init__(self, stage: Stage | None) -> None:
+        self.stage = stage
+        self.last = time.perf_counter()
+
+    def __call__(self, name: str, what: str) -> None:
+        now = time.perf_counter()
+        if self.stage is not None:
+            self.stage(name, f"{what} ({now - self.last:.1f} s)")
+        self.last = now
+
+
+def _shown(report: ParityReport) -> str:
+    parts = [f"{report.generation.metric} {report.generation.value:.4g}"]
+    parts += [f"{c.metric} {c.reference:.4g} -> {c.actual:.4g}" for c in report.quality]
+    return ", ".join(parts)
+
+
+def _pass_feeds(spec: ExportSpec, seed: int) -> list[dict[str, Array]]:
+    """Two sets of shapes: a rewrite that is right for one size only must not get through."""
+    sizes = example_sizes(spec)
+    units = {d.name: d for d in spec.dims}
+    larger = {name: size + units[name].multiple_of for name, size in sizes.items()}
+    return [example_feeds(spec, s, seed=seed) for s in (sizes, larger)]
+
+
+def _open(engine: BuiltEngine, spec: ExportSpec, threads: int | None) -> OrtSession:
+    return OrtSession(
+        str(engine.files[engine.file]),
+        inputs=spec.inputs,
+        outputs=spec.outputs,
+        dims=spec.dims,
+        state=spec.state,
+        threads=threads,
+    )
+
+
+def find_divergence(proto: onnx.ModelProto, captured: Captured, spec: ExportSpec, recipe: ExportRecipe) -> Divergence:
+    """Bisect a graph against the program that it was captured from."""
+    return bisect(
+        proto,
+        captured.program,
+        example_feeds(spec, example_sizes(spec), seed=recipe.seed),
+        output_names=spec.graph_outputs,
+        tolerance=recipe.tolerances.tensor,
+    )

@@ -1,0 +1,107 @@
+"""Engine, spec, reference and provenance -> the manifest and files of a bundle."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from aigc_export.build.ort import BuiltEngine
+from aigc_export.recipes import ExportRecipe
+from aigc_export.reference import Case, Generation
+from aigc_models.zoo import LoadedModel
+from aigc_runtime.manifest import (
+    FORMAT_VERSION,
+    EngineInfo,
+    Manifest,
+    QualityResult,
+    Reference,
+    ReferenceCase,
+    ReferenceGeneration,
+    ReferenceStep,
+)
+from aigc_runtime.npy import write_npy
+from aigc_runtime.tensors import Array
+
+__all__ = ["make_bundle", "provenance"]
+
+_TOOLS = ("aigc-export", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "numpy")
+
+
+def make_bundle(
+    loaded: LoadedModel,
+    recipe: ExportRecipe,
+    engine: BuiltEngine,
+    *,
+    cases: Sequence[Case],
+    generation: Generation,
+    quality: Sequence[QualityResult],
+) -> tuple[Manifest, dict[str, bytes | Path]]:
+    """The manifest (without its list of files) and the files of a bundle.
+
+    Args:
+        loaded: the model.
+        recipe: how it was exported.
+        engine: the engine's files.
+        cases: PyTorch's arrays.
+        generation: PyTorch's generation.
+        quality: measured on both sides.
+    """
+    files: dict[str, bytes | Path] = dict(engine.files)
+    spec = loaded.spec
+    stored = tuple(
+        ReferenceCase(
+            name=case.name,
+            steps=tuple(
+                ReferenceStep(
+                    inputs=_store(files, f"ref.{case.name}.{i}.in", step.inputs),
+                    outputs=_store(files, f"ref.{case.name}.{i}.out", step.outputs),
+                )
+                for i, step in enumerate(case.steps)
+            ),
+        )
+        for case in cases
+    )
+    output = _store(files, "ref.generation", {"output": generation.output})["output"]
+    manifest = Manifest(
+        format="aigc-bundle",
+        format_version=FORMAT_VERSION,
+        name=recipe.model,
+        family=spec.family,
+        target=recipe.target,
+        precision=recipe.precision,
+        engine=EngineInfo(kind=engine.kind, file=engine.file),
+        files=(),
+        dims=spec.dims,
+        inputs=spec.inputs,
+        outputs=spec.outputs,
+        state=spec.state,
+        pipeline=spec.settings,
+        tolerances=recipe.tolerances,
+        reference=Reference(
+            cases=stored, generation=ReferenceGeneration(request=dict(generation.request), output=output)
+        ),
+        quality=tuple(quality),
+        model_config=spec.model_config,
+        provenance=provenance(loaded),
+    )
+    return manifest, files
+
+
+def _store(files: dict[str, bytes | Path], prefix: str, arrays: dict[str, Array]) -> dict[str, str]:
+    names = {name: f"{prefix}.{name}.npy" for name in arrays}
+    files.update({names[name]: write_npy(array) for name, array in arrays.items()})
+    return names
+
+
+def provenance(loaded: LoadedModel) -> dict[str, str]:
+    """Tool versions, the checkpoint's digest and the time: what it takes to make the bundle again."""
+    return {
+        "checkpoint_sha256": loaded.checkpoint.sha256,
+        "created_utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        **{name: metadata.version(name) for name in _TOOLS},
+    }

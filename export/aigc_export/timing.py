@@ -1,0 +1,66 @@
+"""Time two sessions against each other: alternating, so that a noisy machine disturbs both alike."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from aigc_runtime.bench import bench_step
+from aigc_runtime.manifest import Pipeline
+from aigc_runtime.session import Session
+
+__all__ = ["SideBySide", "time_side_by_side", "torch_threads"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideBySide:
+    """Medians of one step at batch 1, and their ratio.
+
+    Attributes:
+        torch_ms: PyTorch eager.
+        runtime_ms: the bundle's engine with the runtime's Python around it.
+        speedup: median over the rounds of torch / runtime.
+    """
+
+    torch_ms: float
+    runtime_ms: float
+    speedup: float
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Give PyTorch as many threads as the engine has."""
+    import torch
+
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def time_side_by_side(
+    reference: Session, candidate: Session, settings: Pipeline, *, rounds: int = 5, runs: int = 30
+) -> SideBySide:
+    """Alternate A B A B and take medians.
+
+    Args:
+        reference: PyTorch's session.
+        candidate: the engine's.
+        settings: of the pipeline, which say what a step is.
+        rounds: how often to alternate.
+        runs: steps per round and side.
+    """
+    pairs = [
+        (bench_step(reference, settings, runs=runs).median_ms, bench_step(candidate, settings, runs=runs).median_ms)
+        for _ in range(rounds)
+    ]
+    return SideBySide(
+        torch_ms=statistics.median(a for a, _ in pairs),
+        runtime_ms=statistics.median(b for _, b in pairs),
+        speedup=statistics.median(a / b for a, b in pairs),
+    )

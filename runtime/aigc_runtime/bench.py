@@ -1,0 +1,157 @@
+"""Latency of a session or a pipeline, and how much of it is Python around the engine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from aigc_runtime.errors import InputError
+from aigc_runtime.manifest import DiffusionSettings, Pipeline, TextSettings
+from aigc_runtime.pipelines.diffusion import DiffusionPipeline
+from aigc_runtime.pipelines.gan import GanPipeline
+from aigc_runtime.pipelines.text import TextPipeline
+from aigc_runtime.session import Session
+from aigc_runtime.tensors import Array
+
+__all__ = ["BenchResult", "Latency", "bench_generation", "bench_step", "generate_once"]
+
+PROMPT_TOKENS = 64
+DECODE_TOKENS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Milliseconds over `runs` runs: median, and the tenth and ninetieth percentile."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    runs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchResult:
+    """One generation.
+
+    Attributes:
+        unit: what one unit is: `token`, `step` or `image`.
+        units: how many there were.
+        per_unit: wall time per unit.
+        python_share: share of the wall time spent outside the engine itself.
+    """
+
+    unit: str
+    units: int
+    per_unit: Latency
+    python_share: float
+
+
+def _summary(seconds: list[float]) -> Latency:
+    ordered = sorted(seconds)
+
+    def at(share: float) -> float:
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1e3
+
+    return Latency(median_ms=statistics.median(ordered) * 1e3, p10_ms=at(0.1), p90_ms=at(0.9), runs=len(ordered))
+
+
+def _check_runs(runs: int) -> None:
+    if isinstance(runs, bool) or runs < 1:
+        raise InputError(f"runs is {runs!r}", hint="must be at least 1")
+
+
+def bench_step(session: Session, settings: Pipeline, *, runs: int = 50, warmup: int = 5) -> Latency:
+    """Wall time of one step at batch 1: a decoded token with 64 before it, a denoising step, an image.
+
+    Raises:
+        InputError: no runs.
+        EngineError: the engine failed.
+    """
+    _check_runs(runs)
+    step = _stepper(session, settings)
+    for _ in range(warmup):
+        step()
+    return _summary([_timed(step) for _ in range(runs)])
+
+
+def _timed(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def _stepper(session: Session, settings: Pipeline) -> Callable[[], object]:
+    if isinstance(settings, TextSettings):
+        pad = np.zeros(1, dtype=np.int64)
+        prompt = np.full((1, min(PROMPT_TOKENS, settings.context_length // 2)), 65, dtype=np.int64)
+        token = np.full((1, 1), 65, dtype=np.int64)
+        held = [session.new_state(1)]
+        session.run({"input_ids": prompt, "pad_length": pad}, held[0])
+
+        def step() -> object:
+            if held[0].length + 1 > settings.context_length:
+                held[0] = session.new_state(1)
+                session.run({"input_ids": prompt, "pad_length": pad}, held[0])
+            return session.run({"input_ids": token, "pad_length": pad}, held[0])
+
+        return step
+    if isinstance(settings, DiffusionSettings):
+        shape = (1, *settings.sample_shape)
+        feeds: dict[str, Array] = {
+            "sample": np.zeros(shape, dtype=np.float32),
+            "timestep": np.full(1, 500, dtype=np.float32),
+        }
+        for spec in session.inputs:
+            if spec.name == "class_labels":
+                feeds[spec.name] = np.zeros(1, dtype=np.int64)
+            elif spec.name == "encoder_hidden_states":
+                feeds[spec.name] = np.zeros((1, 77, int(spec.shape[2])), dtype=np.float32)
+        return lambda: session.run(feeds)
+    latents: dict[str, Array] = {
+        "latents": np.zeros((1, settings.latent_size), np.float32),
+        "class_labels": np.zeros(1, np.int64),
+    }
+    return lambda: session.run(latents)
+
+
+def bench_generation(session: Session, settings: Pipeline, *, runs: int = 5) -> BenchResult:
+    """Wall time of whole generations at batch 1, per token, step or image.
+
+    Raises:
+        InputError: no runs.
+        EngineError: the engine failed.
+    """
+    _check_runs(runs)
+    unit, units = _units(settings)
+    generate_once(session, settings)
+    before = session.engine_seconds
+    walls = [_timed(lambda: generate_once(session, settings)) for _ in range(runs)]
+    engine = session.engine_seconds - before
+    return BenchResult(
+        unit=unit,
+        units=units,
+        per_unit=_summary([wall / units for wall in walls]),
+        python_share=1 - engine / sum(walls),
+    )
+
+
+def _units(settings: Pipeline) -> tuple[str, int]:
+    if isinstance(settings, TextSettings):
+        return "token", min(DECODE_TOKENS, settings.context_length - 1)
+    if isinstance(settings, DiffusionSettings):
+        return "step", settings.default_steps
+    return "image", 1
+
+
+def generate_once(session: Session, settings: Pipeline) -> None:
+    """One small generation at batch 1, of `_units` units."""
+    if isinstance(settings, TextSettings):
+        TextPipeline(session, settings).generate("a", max_new_tokens=_units(settings)[1])
+    elif isinstance(settings, DiffusionSettings):
+        DiffusionPipeline(session, settings).generate(None if settings.num_classes is None else [0])
+    else:
+        GanPipeline(session, settings).generate([0])

@@ -1,0 +1,136 @@
+"""`aigc-run`: look at, prove, use and time a bundle on a device, with the standard library's argparse alone.
+
+Exit codes are those of `aigc_runtime.errors`, listed in docs/cli.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from aigc_runtime import __version__
+from aigc_runtime.errors import AigcError, InputError
+
+__all__ = ["build_parser", "main", "run"]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in our own form, and no abbreviated options, which would break as options are added."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message, hint=f"see `{self.prog} -h`")
+
+
+def build_parser(prog: str = "aigc-run") -> argparse.ArgumentParser:
+    """The parser with its four verbs."""
+    parser = _Parser(
+        prog=prog,
+        description="Run an aigc-export bundle on this device.",
+        epilog=f'example: {prog} generate out/lm --prompt "def main("',
+    )
+    parser.add_argument("--version", action="version", version=f"aigc-run {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+    for verb, text, example in (
+        ("info", "show what a bundle holds", "info out/lm"),
+        ("verify", "prove the bundle's engine on this device against PyTorch's reference", "verify out/lm --json"),
+        ("generate", "generate text or images", "generate out/unet --class 3 --count 4 -o threes.png"),
+        ("bench", "time the bundle", "bench out/gan --runs 100"),
+    ):
+        sub = verbs.add_parser(
+            verb, help=text, description=text.capitalize() + ".", epilog=f"example: {prog} {example}"
+        )
+        sub.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
+        sub.add_argument("--json", action="store_true", help="print one JSON document")
+        sub.add_argument("--expect-manifest-sha256", metavar="HEX", help="refuse any other manifest")
+        if verb != "info":
+            sub.add_argument("--threads", type=int, help="threads of the engine (default: every processor)")
+        if verb == "bench":
+            sub.add_argument("--runs", type=int, default=50, help="timed runs (default: 50)")
+        if verb == "generate":
+            _add_generate_options(sub)
+    return parser
+
+
+def _add_generate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, help="of all random draws (default: 0)")
+    text = parser.add_argument_group("text")
+    text.add_argument("--prompt", help="text to continue")
+    text.add_argument("--prompt-file", metavar="FILE", help="the same from a file, - for standard input")
+    text.add_argument("--max-new-tokens", type=int, help="(default: 128)")
+    text.add_argument("--temperature", type=float, help="0 is greedy (default: 0)")
+    text.add_argument("--top-k", type=int, help="keep the k most likely tokens")
+    text.add_argument("--top-p", type=float, help="keep the most likely tokens that reach this probability")
+    text.add_argument("--repetition-penalty", type=float, help="above 1 discourages repetition")
+    text.add_argument("--stop", action="append", metavar="TEXT", help="end before this text; may be repeated")
+    images = parser.add_argument_group("images")
+    images.add_argument("-o", "--output", metavar="FILE", help="PNG file to write")
+    images.add_argument("--class", dest="classes", metavar="N[,N...]", help="classes (default: each once)")
+    images.add_argument("--count", type=int, help="images per class (default: 1)")
+    images.add_argument("--scale", type=int, help="pixels per pixel in the file (default: 4)")
+    diffusion = parser.add_argument_group("diffusion")
+    diffusion.add_argument("--steps", type=int, help="sampling steps")
+    diffusion.add_argument("--sampler", help="ddim, ddpm, dpmpp_2m or euler")
+    diffusion.add_argument("--eta", type=float, help="share of fresh noise in DDIM, 0 to 1")
+    diffusion.add_argument("--guidance-scale", type=float, help="classifier-free guidance; 1 is none")
+    gan = parser.add_argument_group("GAN")
+    gan.add_argument("--truncation", type=float, help="redraw latents beyond this magnitude")
+
+
+def _verbs() -> dict[str, Callable[[argparse.Namespace], int]]:
+    from aigc_runtime import cli_generate, cli_verbs
+
+    return {
+        "info": cli_verbs.info,
+        "verify": cli_verbs.verify,
+        "generate": cli_generate.generate,
+        "bench": cli_verbs.bench,
+    }
+
+
+def run(arguments: Sequence[str], *, prog: str = "aigc-run") -> int:
+    """Run the command line and return its exit code; every failure is one message on standard error."""
+    debug = bool(os.environ.get("AIGC_DEBUG"))
+    try:
+        parsed = build_parser(prog).parse_args(list(arguments))
+        return _verbs()[parsed.verb](parsed)
+    except AigcError as err:
+        if debug:
+            raise
+        complain(err)
+        return err.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted\n")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output went away (`| head`); keep Python from complaining when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as err:
+        if debug:
+            raise
+        sys.stderr.write(f"error: internal: {type(err).__name__}: {err}\n  set AIGC_DEBUG=1 for the traceback\n")
+        return 1
+
+
+def complain(err: AigcError) -> None:
+    """Print an error and its hint on standard error."""
+    sys.stderr.write(f"error: {err.message}\n")
+    for line in err.hint.splitlines():
+        sys.stderr.write(f"  {line}\n")
+
+
+def emit_json(value: Any) -> None:
+    """Print one JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def main() -> None:
+    """Entry point of `aigc-run`."""
+    sys.exit(run(sys.argv[1:]))

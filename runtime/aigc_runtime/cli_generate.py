@@ -1,0 +1,143 @@
+"""The verb `generate` of `aigc-run`: text to the terminal, images to a PNG file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from aigc_runtime.bundle import Bundle
+from aigc_runtime.cli import emit_json
+from aigc_runtime.errors import InputError
+from aigc_runtime.manifest import DiffusionSettings, GanSettings
+from aigc_runtime.pipelines import open_pipeline
+from aigc_runtime.pipelines.diffusion import DiffusionPipeline
+from aigc_runtime.pipelines.gan import GanPipeline
+from aigc_runtime.pipelines.text import TextPipeline
+from aigc_runtime.png import image_grid, write_png
+from aigc_runtime.sampling import SamplingParams
+
+__all__ = ["generate"]
+
+_SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
+_TEXT = ("prompt", "prompt_file", "max_new_tokens", *_SAMPLING, "stop")
+_IMAGES = ("output", "classes", "count", "scale")
+_DIFFUSION = ("steps", "sampler", "eta", "guidance_scale")
+_GAN = ("truncation",)
+_ALLOWED = {"text": _TEXT, "diffusion": (*_IMAGES, *_DIFFUSION), "gan": (*_IMAGES, *_GAN)}
+_FLAGS = {"classes": "--class", "output": "--output"}
+
+
+def generate(arguments: argparse.Namespace) -> int:
+    """Generate with whatever family the bundle is of."""
+    bundle = Bundle.open(arguments.bundle, expect_manifest_sha256=arguments.expect_manifest_sha256)
+    family = bundle.manifest.family
+    _refuse_foreign_options(arguments, family)
+    # Said before the engine is loaded: a user who forgot it should not wait.
+    if family == "text" and (arguments.prompt is None) == (arguments.prompt_file is None):
+        raise InputError("text needs a prompt", hint="give either --prompt TEXT or --prompt-file FILE")
+    if family != "text" and arguments.output is None:
+        raise InputError("images need a file", hint="give -o FILE.png")
+    pipeline = open_pipeline(bundle, threads=arguments.threads)
+    if isinstance(pipeline, TextPipeline):
+        return _text(arguments, pipeline)
+    return _images(arguments, pipeline)
+
+
+def _refuse_foreign_options(arguments: argparse.Namespace, family: str) -> None:
+    for name in (*_TEXT, *_IMAGES, *_DIFFUSION, *_GAN):
+        if getattr(arguments, name) is not None and name not in _ALLOWED[family]:
+            takes = ", ".join(_flag(n) for n in _ALLOWED[family])
+            raise InputError(f"{_flag(name)} means nothing to a {family} bundle", hint=f"it takes {takes}, --seed")
+
+
+def _flag(name: str) -> str:
+    return _FLAGS.get(name, "--" + name.replace("_", "-"))
+
+
+def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+
+
+def _read_prompt(arguments: argparse.Namespace) -> str:
+    if arguments.prompt is not None:
+        return str(arguments.prompt)
+    try:
+        if arguments.prompt_file == "-":
+            return sys.stdin.read()
+        return Path(arguments.prompt_file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        raise InputError(f"cannot read the prompt from {arguments.prompt_file!r}: {err}") from err
+
+
+def _text(arguments: argparse.Namespace, pipeline: TextPipeline) -> int:
+    prompt = _read_prompt(arguments)
+    options = {
+        "sampling": SamplingParams(**_given(arguments, *_SAMPLING)),
+        **_given(arguments, "max_new_tokens", "seed", "stop"),
+    }
+    if arguments.json:
+        (result,) = pipeline.generate(prompt, **options)
+        emit_json(
+            {
+                "prompt": prompt,
+                "text": result.text,
+                "token_ids": result.token_ids.tolist(),
+                "finish_reason": result.finish_reason,
+                "prompt_tokens": result.prompt_tokens,
+            }
+        )
+        return 0
+    pieces = pipeline.stream(prompt, **options)
+    sys.stdout.write(prompt)
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return 0
+
+
+def _labels(arguments: argparse.Namespace, settings: DiffusionSettings | GanSettings) -> list[int] | None:
+    count = 1 if arguments.count is None else arguments.count
+    if count < 1:
+        raise InputError(f"--count is {count}", hint="must be at least 1")
+    if settings.num_classes is None:
+        return None
+    if arguments.classes is None:
+        return [label for _ in range(count) for label in range(settings.num_classes)]
+    try:
+        asked = [int(part) for part in arguments.classes.split(",")]
+    except ValueError as err:
+        raise InputError(
+            f"--class is {arguments.classes!r}", hint=f"numbers from 0 to {settings.num_classes - 1}, commas between"
+        ) from err
+    return [label for _ in range(count) for label in asked]
+
+
+def _images(arguments: argparse.Namespace, pipeline: DiffusionPipeline | GanPipeline) -> int:
+    labels = _labels(arguments, pipeline.settings)
+    if isinstance(pipeline, GanPipeline):
+        images = pipeline.generate(labels or [], **_given(arguments, "seed", "truncation"))
+    else:
+        options = _given(arguments, "seed", *_DIFFUSION)
+        if labels is None:
+            options["batch"] = arguments.count or 1
+        if sys.stderr.isatty():
+            options["progress"] = _show_progress
+        images = pipeline.generate(labels, **options)
+    columns = None if arguments.count is None or labels is None else len(labels) // arguments.count
+    grid = image_grid(images, columns=columns, scale=4 if arguments.scale is None else arguments.scale)
+    write_png(arguments.output, grid)
+    told = {"output": str(arguments.output), "images": len(images), "width": grid.shape[1], "height": grid.shape[0]}
+    if arguments.json:
+        emit_json({**told, "class_labels": labels})
+    else:
+        sys.stdout.write(
+            f"wrote {told['output']}: {told['images']} images, {told['width']} x {told['height']} pixels\n"
+        )
+    return 0
+
+
+def _show_progress(step: int, total: int) -> None:
+    sys.stderr.write(f"\rstep {step}/{total}" + ("\n" if step == total else ""))

@@ -1,0 +1,88 @@
+"""The verbs `info`, `verify` and `bench` of `aigc-run`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+
+from aigc_runtime.backends import open_session
+from aigc_runtime.bench import bench_generation, bench_step
+from aigc_runtime.bundle import Bundle
+from aigc_runtime.cli import emit_json
+from aigc_runtime.settings import to_json
+from aigc_runtime.verify import verify_bundle
+
+__all__ = ["bench", "info", "verify"]
+
+
+def _open(arguments: argparse.Namespace) -> Bundle:
+    return Bundle.open(arguments.bundle, expect_manifest_sha256=arguments.expect_manifest_sha256)
+
+
+def _say(line: str = "") -> None:
+    sys.stdout.write(line + "\n")
+
+
+def info(arguments: argparse.Namespace) -> int:
+    """Print what the bundle holds; loads no engine."""
+    bundle = _open(arguments)
+    manifest = bundle.manifest
+    if arguments.json:
+        emit_json({"manifest_sha256": bundle.manifest_sha256, "manifest": to_json(manifest)})
+        return 0
+    _say(f"{manifest.name}: {manifest.family}, {manifest.target}, {manifest.precision}")
+    _say(f"engine     {manifest.engine.kind} ({manifest.engine.file}), {bundle.size_bytes / 1e6:.2f} MB in all")
+    _say(f"manifest   sha256 {bundle.manifest_sha256}")
+    for word, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
+        for spec in specs:
+            _say(f"{word:<10} {spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]")
+    if manifest.state:
+        first = manifest.state[0]
+        shape = ", ".join(map(str, first.shape))
+        _say(f"state      {len(manifest.state)} tensors, {first.kind}, {first.dtype} [{shape}]")
+    for quality in manifest.quality:
+        _say(f"quality    {quality.metric} {quality.bundle:.5g} (PyTorch {quality.reference:.5g})")
+    _say(
+        f"made by    aigc-export {manifest.provenance.get('aigc-export', '?')}"
+        f" at {manifest.provenance.get('created_utc', '?')}"
+    )
+    return 0
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Prove the engine on this device; exit code 3 if it misses a limit."""
+    bundle = _open(arguments)
+    session = open_session(bundle, threads=arguments.threads)
+    report = verify_bundle(bundle, session)
+    if arguments.json:
+        emit_json(report.to_dict())
+    else:
+        for check in report.tensors:
+            e = check.errors
+            told = e.problem or f"max {e.max_abs:.1e}, {e.sqnr_db:.0f} dB"
+            _say(f"{'pass' if check.passed else 'FAIL'}  {check.case} step {check.step} {check.output}: {told}")
+        g = report.generation
+        _say(f"{'pass' if g.passed else 'FAIL'}  generation: {g.metric} {g.value:.4g} (at least {g.limit:g})")
+        for failure in report.failures:
+            _say(f"missed  {failure}")
+        _say("verified" if report.passed else "NOT verified")
+    session.close()
+    return 0 if report.passed else 3
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Time one step and whole generations at batch 1."""
+    bundle = _open(arguments)
+    session, settings = open_session(bundle, threads=arguments.threads), bundle.manifest.pipeline
+    step = bench_step(session, settings, runs=arguments.runs)
+    whole = bench_generation(session, settings, runs=max(1, arguments.runs // 10))
+    if arguments.json:
+        emit_json({"step": asdict(step), "generation": asdict(whole)})
+        return 0
+    _say(f"one step    {step.median_ms:.3f} ms (p10 {step.p10_ms:.3f}, p90 {step.p90_ms:.3f}, {step.runs} runs)")
+    unit = whole.per_unit
+    _say(f"generation  {unit.median_ms:.3f} ms a {whole.unit} = {1e3 / unit.median_ms:.1f} a second")
+    _say(f"python      {whole.python_share:.1%} of the time is spent around the engine")
+    session.close()
+    return 0
