@@ -21,6 +21,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 DTYPES = ("float32", "float16", "int64", "int32", "int8", "uint8", "bool")
 """The element types that may cross the boundary of an engine."""
 
+_NATIVE = {name: np.dtype(name) for name in DTYPES}
+
 
 @dataclass(frozen=True, kw_only=True)
 class DimSpec:
@@ -156,6 +158,10 @@ def bind_dims(spec: TensorSpec, shape: Sequence[int], dims: dict[str, int]) -> N
 
 
 def _lookup(name: str, dims: Mapping[str, int]) -> int | None:
+    if name in dims:
+        return dims[name]
+    if "+" not in name:
+        return None
     parts = name.split("+")
     return sum(dims[p] for p in parts) if all(p in dims for p in parts) else None
 
@@ -207,7 +213,8 @@ def validate_feeds(
                 f"input {spec.name!r} is a {type(array).__name__}, not a numpy array",
                 hint=f"pass np.asarray(value, dtype=np.{spec.dtype})",
             )
-        if array.dtype != np.dtype(spec.dtype) or not array.dtype.isnative:
+        # Types in numpy's native byte order are singletons; a big-endian one is another object.
+        if array.dtype is not _NATIVE[spec.dtype] and (array.dtype != _NATIVE[spec.dtype] or not array.dtype.isnative):
             raise FeedError(
                 f"input {spec.name!r} has dtype {array.dtype.str} ({array.dtype.name}), expected {spec.dtype}",
                 hint=f"pass array.astype(np.{spec.dtype}), native byte order",

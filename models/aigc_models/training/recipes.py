@@ -45,7 +45,7 @@ def lm_model() -> LMConfig:
     )
 
 
-def lm_loop(steps: int = 1500) -> LoopConfig:
+def lm_loop(steps: int = 3000) -> LoopConfig:
     """AdamW on rows of `WINDOW` bytes."""
     return LoopConfig(steps=steps, batch=16, learning_rate=2.5e-3, final_rate=0.05, save_every=250)
 

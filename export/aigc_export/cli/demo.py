@@ -1,0 +1,120 @@
+"""`aigc-export demo`: the whole product in one command, on the shipped models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PROMPT = "def read_lines(path"
+PER_CLASS = 4
+
+
+@click.command(context_settings=CONTEXT, epilog="Example: aigc-export demo -o out/demo")
+@click.option("-o", "--output", default="out/demo", show_default=True, type=click.Path(path_type=Path), help="Folder.")
+@click.option("--quality-samples", type=click.IntRange(min=2), default=200, show_default=True, help="Per model.")
+@json_option
+def demo(output: Path, quality_samples: int, as_json: bool) -> None:
+    """Export the three shipped models, verify them, generate from each, and print one table."""
+    from aigc_models.zoo import MODELS
+
+    console = err_console() if as_json else out_console()
+    rows = [_one(name, output, quality_samples, console) for name in MODELS]
+    if as_json:
+        emit_json({"models": rows})
+        return
+    console.print(_table(rows))
+    for row in rows:
+        console.print(f"{row['model']}: bundle {row['bundle']}, generated {row['generated']}", soft_wrap=True)
+    console.print(f'try: aigc-run generate {output / "lm"} --prompt "import " --temperature 0.8', soft_wrap=True)
+
+
+def _one(name: str, output: Path, quality_samples: int, console: Console) -> dict[str, Any]:
+    from aigc_export.exporter import export_model
+    from aigc_export.recipes import export_recipe
+    from aigc_export.timing import time_side_by_side, torch_threads
+    from aigc_export.verifier import load_original
+    from aigc_models.torch_session import TorchSession
+    from aigc_runtime.backends import open_session
+    from aigc_runtime.backends.ort import available_threads
+    from aigc_runtime.errors import ParityError
+    from aigc_runtime.verify import verify_bundle
+
+    console.rule(f"[bold]{name}", align="left")
+    with console.status(f"export {name}"):
+        result = export_model(
+            export_recipe(name, quality_samples=quality_samples),
+            output / name,
+            stage=lambda stage, what: console.print(f"[bold]{stage:<20}[/]{what}", soft_wrap=True),
+        )
+    bundle, settings = result.bundle, result.bundle.manifest.pipeline
+    session = open_session(bundle)
+    on_device = verify_bundle(bundle, session)
+    if not on_device.passed:
+        raise ParityError(f"{name}: the published bundle does not verify", hint="\n".join(on_device.failures))
+    console.print(
+        f"[bold]{'verify':<20}[/]the published bundle, as a device does: {len(on_device.tensors)} tensors, ok"
+    )
+    with torch_threads(available_threads()):
+        timing = time_side_by_side(TorchSession(load_original(bundle, None).spec), session, settings, rounds=3)
+    worst = result.report.worst().errors
+    return {
+        "model": name,
+        "bundle": str(bundle.path),
+        "size_bytes": bundle.size_bytes,
+        "max_abs_error": worst.max_abs,
+        "sqnr_db": worst.sqnr_db,
+        "quality": {q.metric: [q.reference, q.actual] for q in result.report.quality},
+        "torch_ms": timing.torch_ms,
+        "runtime_ms": timing.runtime_ms,
+        "speedup": timing.speedup,
+        "generated": _generate(name, bundle.path, output, console),
+    }
+
+
+def _generate(name: str, bundle: Path, output: Path, console: Console) -> str:
+    """Use the bundle as an application would: through the runtime alone."""
+    from aigc_runtime.pipelines import open_pipeline
+    from aigc_runtime.pipelines.text import TextPipeline
+    from aigc_runtime.png import image_grid, write_png
+    from aigc_runtime.publish import atomic_write_bytes
+    from aigc_runtime.sampling import SamplingParams
+
+    pipeline = open_pipeline(bundle)
+    if isinstance(pipeline, TextPipeline):
+        sampling = SamplingParams(temperature=0.7, top_p=0.9)
+        text = PROMPT + pipeline.generate(PROMPT, max_new_tokens=200, sampling=sampling, seed=1)[0].text
+        path = output / f"{name}.txt"
+        atomic_write_bytes(path, text.encode("utf-8"))
+        console.print(text, markup=False, style="dim")
+        return str(path)
+    labels = [label for _ in range(PER_CLASS) for label in range(10)]
+    path = output / f"{name}.png"
+    write_png(path, image_grid(pipeline.generate(labels, seed=1), columns=10, scale=4))
+    return str(path)
+
+
+def _table(rows: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(title="one step at batch 1, every processor", title_justify="left")
+    for heading in ("model", "size", "parity error", "quality: PyTorch -> bundle", "PyTorch", "runtime", "speed-up"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        quality = "\n".join(f"{k} {a:.4g} -> {b:.4g}" for k, (a, b) in row["quality"].items())
+        table.add_row(
+            row["model"],
+            f"{row['size_bytes'] / 1e6:.2f} MB",
+            f"{row['max_abs_error']:.1e} ({row['sqnr_db']:.0f} dB)",
+            quality,
+            f"{row['torch_ms']:.3f} ms",
+            f"{row['runtime_ms']:.3f} ms",
+            f"{row['speedup']:.2f}x",
+        )
+    return table
