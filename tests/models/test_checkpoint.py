@@ -177,9 +177,9 @@ def test_a_tensor_of_another_shape_is_named_with_both(model: nn.Module) -> None:
 
 def test_a_missing_tensor_is_named_with_the_nearest(model: nn.Module) -> None:
     tensors = dict(model.state_dict())
-    tensors["0.weigth"] = tensors.pop("0.weight")
+    tensors["0.weigt"] = tensors.pop("0.weight")
     with pytest.raises(
-        CheckpointError, match=r"lacks tensor '0\.weight' of shape \[4, 3\]\nnearest in the file: '0\.weigth'"
+        CheckpointError, match=r"lacks tensor '0\.weight' of shape \[4, 3\]\nnearest in the file: '0\.weigt'"
     ):
         load_into(model, tensors)
 

@@ -1,0 +1,56 @@
+"""Importing the runtime is cheap, pulls in no engine, and its public names are what it says."""
+
+import json
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "click", "rich", "safetensors", "scipy", "sklearn", "tensorrt")
+BUDGET_MS = 150.0
+
+
+def loaded_modules(code: str) -> set[str]:
+    program = f"{code}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in json.loads(done.stdout)}
+
+
+@pytest.mark.parametrize(
+    "module", ["aigc_runtime", "aigc_runtime.pipelines", "aigc_runtime.cli", "aigc_runtime.verify"]
+)
+def test_the_runtime_imports_no_engine_and_no_toolchain(module: str) -> None:
+    assert not loaded_modules(f"import {module}") & set(HEAVY)
+
+
+def test_the_import_check_can_fail() -> None:
+    assert "onnxruntime" in loaded_modules("import aigc_runtime, onnxruntime")
+
+
+def test_the_toolchains_help_imports_no_torch() -> None:
+    code = "import io, sys; from aigc_export.cli import run; sys.stdout = io.StringIO(); run(['-h'])"
+    code += "; sys.stdout = sys.__stdout__"
+    assert not loaded_modules(code) & {"torch", "onnx", "onnxruntime", "sklearn", "scipy"}
+
+
+def import_ms(module: str) -> float:
+    code = f"import time; t = time.perf_counter(); import {module}; print((time.perf_counter() - t) * 1e3)"
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)]
+    return statistics.median(float(run.stdout) for run in runs)
+
+
+def test_importing_the_runtime_stays_within_its_budget() -> None:
+    everything = "numpy, aigc_runtime, aigc_runtime.pipelines, aigc_runtime.verify, aigc_runtime.cli"
+    assert import_ms(everything) - import_ms("numpy") < BUDGET_MS
+
+
+def test_public_names_are_those_announced() -> None:
+    import aigc_runtime
+
+    for name in aigc_runtime.__all__:
+        assert getattr(aigc_runtime, name) is not None
+    assert set(aigc_runtime.__all__) == set(aigc_runtime._HOMES)
+    assert set(dir(aigc_runtime)) >= set(aigc_runtime.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'open_pipelines'"):
+        _ = aigc_runtime.open_pipelines

@@ -1,0 +1,50 @@
+"""The repository's own rules, each with a check that it can be broken."""
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted(
+    p for top in ("runtime", "models", "calibration", "export") for p in (ROOT / top).rglob("aigc_*/**/*.py")
+)
+MAX_LINES = 400
+MAX_FILE_BYTES = 8 * 1024 * 1024
+MAX_CHECKPOINTS_BYTES = 12_000_000
+
+
+def too_long(paths: list[Path]) -> list[str]:
+    return [f"{p}: {n}" for p in paths if (n := len(p.read_text().splitlines())) > MAX_LINES]
+
+
+def test_one_concept_per_file() -> None:
+    assert len(SOURCES) > 50
+    assert too_long(SOURCES) == []
+
+
+def test_the_length_check_can_fail(tmp_path: Path) -> None:
+    (tmp_path / "long.py").write_text("x = 1\n" * (MAX_LINES + 1))
+    assert too_long([tmp_path / "long.py"])
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_module_says_what_it_is_for(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def tracked_files() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_no_large_file_is_tracked() -> None:
+    assert [p for p in tracked_files() if p.stat().st_size > MAX_FILE_BYTES] == []
+
+
+def test_the_shipped_checkpoints_stay_small() -> None:
+    folder = ROOT / "models" / "aigc_models" / "checkpoints"
+    assert 0 < sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= MAX_CHECKPOINTS_BYTES
