@@ -193,6 +193,11 @@ class _Denoiser:
         if self.joined:
             outputs = [outputs[0][: len(x)], outputs[0][len(x) :]]
         out = outputs[0] if len(outputs) == 1 else outputs[1] + self.scale * (outputs[0] - outputs[1])
+        if out.shape != x.shape:
+            raise EngineError(
+                f"the engine gave shape {out.shape} for a sample of shape {x.shape}",
+                hint="the bundle is inconsistent: export it again",
+            )
         # A sum is NaN or infinite if any element is: one pass instead of two.
         if not np.isfinite(out.sum()) and not np.isfinite(out).all():
             raise EngineError(

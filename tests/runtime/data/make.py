@@ -1,0 +1,151 @@
+"""Makes the tiny graphs that the runtime's tests load: `python tests/runtime/data/make.py` (needs onnx).
+
+The toy language model holds every token's value as carried state. Its next token is the sum of all tokens so far,
+padding left out, modulo 256, so that a cache that is wrong in any way gives another text.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto as T
+from onnx import helper as h
+from onnx import numpy_helper
+
+HERE = Path(__file__).parent
+CAPACITY = 32
+
+
+def const(name: str, value: object, dtype: str = "int64") -> onnx.TensorProto:
+    return numpy_helper.from_array(np.asarray(value, dtype=dtype), name)
+
+
+def save(name: str, nodes: list, inputs: list, outputs: list, constants: list) -> None:
+    graph = h.make_graph(nodes, name, inputs, outputs, constants)
+    model = h.make_model(graph, opset_imports=[h.make_opsetid("", 20)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, HERE / f"{name}.onnx")
+
+
+def toy_lm(kind: str) -> None:
+    """[batch, sequence] ids and a cache of values -> logits -|v - sum mod 256|."""
+    buffer = kind == "buffer"
+    keys = CAPACITY if buffer else "past"
+    inputs = [
+        h.make_tensor_value_info("input_ids", T.INT64, ["batch", "sequence"]),
+        h.make_tensor_value_info("pad_length", T.INT64, ["batch"]),
+        h.make_tensor_value_info("past_value_0", T.FLOAT, ["batch", 1, keys, 1]),
+    ]
+    if buffer:
+        inputs.append(h.make_tensor_value_info("past_length", T.INT64, [1]))
+    present = CAPACITY if buffer else "total"
+    outputs = [
+        h.make_tensor_value_info("logits", T.FLOAT, ["batch", "sequence", 256]),
+        h.make_tensor_value_info("present_value_0", T.FLOAT, ["batch", 1, present, 1]),
+    ]
+    constants = [
+        const("zero", 0),
+        const("one", 1),
+        const("zero_1", [0]),
+        const("one_1", [1]),
+        const("two_1", [2]),
+        const("three_1", [3]),
+        const("axes_13", [1, 3]),
+        const("f0", 0.0, "float32"),
+        const("f256", 256.0, "float32"),
+        const("vocab", np.arange(256), "float32"),
+    ]
+    nodes = [
+        h.make_node("Shape", ["input_ids"], ["s_1"], start=1, end=2),
+        h.make_node("Squeeze", ["s_1"], ["s"]),
+        h.make_node("Range", ["zero", "s", "one"], ["steps"]),
+        h.make_node("Shape", ["past_value_0"], ["p_1"], start=2, end=3),
+        h.make_node("Add", ["steps", "past_length" if buffer else "p_1"], ["index"]),
+        h.make_node("Unsqueeze", ["pad_length", "one_1"], ["pad_column"]),
+        h.make_node("GreaterOrEqual", ["index", "pad_column"], ["real"]),
+        h.make_node("Cast", ["input_ids"], ["float_ids"], to=T.FLOAT),
+        h.make_node("Where", ["real", "float_ids", "f0"], ["values"]),
+        h.make_node("Unsqueeze", ["values", "axes_13"], ["new"]),
+        h.make_node("ReduceSum", ["past_value_0", "axes_123"], ["held_all"], keepdims=0),
+    ]
+    constants.append(const("axes_123", [1, 2, 3]))
+    if buffer:
+        # Only what has been written counts: the rest of the buffer may hold anything.
+        constants.append(const("slots", np.arange(CAPACITY).reshape(1, 1, CAPACITY, 1)))
+        nodes[-1:] = [
+            h.make_node("Less", ["slots", "past_length"], ["written"]),
+            h.make_node("Where", ["written", "past_value_0", "f0"], ["kept"]),
+            h.make_node("ReduceSum", ["kept", "axes_123"], ["held_all"], keepdims=0),
+            h.make_node("Unsqueeze", ["index", "axes_013"], ["slot_4d"]),
+            h.make_node("Shape", ["new"], ["new_shape"]),
+            h.make_node("Expand", ["slot_4d", "new_shape"], ["slot_index"]),
+            h.make_node("ScatterElements", ["past_value_0", "slot_index", "new"], ["present_value_0"], axis=2),
+        ]
+        constants.append(const("axes_013", [0, 1, 3]))
+    else:
+        nodes.append(h.make_node("Concat", ["past_value_0", "new"], ["present_value_0"], axis=2))
+    nodes += [
+        h.make_node("CumSum", ["values", "one"], ["running"]),
+        h.make_node("Unsqueeze", ["held_all", "one_1"], ["held_column"]),
+        h.make_node("Add", ["running", "held_column"], ["sum"]),
+        h.make_node("Mod", ["sum", "f256"], ["next"], fmod=1),
+        h.make_node("Unsqueeze", ["next", "two_1"], ["next_3d"]),
+        h.make_node("Sub", ["vocab", "next_3d"], ["gap"]),
+        h.make_node("Abs", ["gap"], ["distance"]),
+        h.make_node("Neg", ["distance"], ["logits"]),
+    ]
+    used = {name for node in nodes for name in node.input}
+    save(f"toy_lm_{kind}", nodes, inputs, outputs, [c for c in constants if c.name in used])
+
+
+def toy_unet() -> None:
+    """model_output = sample * 0.5 + class / 10 + timestep / 1000."""
+    inputs = [
+        h.make_tensor_value_info("sample", T.FLOAT, ["batch", 1, 4, 4]),
+        h.make_tensor_value_info("timestep", T.FLOAT, ["batch"]),
+        h.make_tensor_value_info("class_labels", T.INT64, ["batch"]),
+    ]
+    nodes = [
+        h.make_node("Mul", ["sample", "half"], ["scaled"]),
+        h.make_node("Cast", ["class_labels"], ["c"], to=T.FLOAT),
+        h.make_node("Mul", ["c", "tenth"], ["c10"]),
+        h.make_node("Mul", ["timestep", "thousandth"], ["t"]),
+        h.make_node("Add", ["c10", "t"], ["shift"]),
+        h.make_node("Unsqueeze", ["shift", "axes"], ["shift_4d"]),
+        h.make_node("Add", ["scaled", "shift_4d"], ["model_output"]),
+    ]
+    constants = [
+        const("half", 0.5, "float32"),
+        const("tenth", 0.1, "float32"),
+        const("thousandth", 0.001, "float32"),
+        const("axes", [1, 2, 3]),
+    ]
+    outputs = [h.make_tensor_value_info("model_output", T.FLOAT, ["batch", 1, 4, 4])]
+    save("toy_unet", nodes, inputs, outputs, constants)
+
+
+def toy_gan() -> None:
+    """image [1, 2, 2] = tanh(latents [4] + class / 10)."""
+    inputs = [
+        h.make_tensor_value_info("latents", T.FLOAT, ["batch", 4]),
+        h.make_tensor_value_info("class_labels", T.INT64, ["batch"]),
+    ]
+    nodes = [
+        h.make_node("Cast", ["class_labels"], ["c"], to=T.FLOAT),
+        h.make_node("Mul", ["c", "tenth"], ["c10"]),
+        h.make_node("Unsqueeze", ["c10", "axes"], ["column"]),
+        h.make_node("Add", ["latents", "column"], ["z"]),
+        h.make_node("Tanh", ["z"], ["flat"]),
+        h.make_node("Reshape", ["flat", "shape"], ["image"]),
+    ]
+    constants = [const("tenth", 0.1, "float32"), const("axes", [1]), const("shape", [-1, 1, 2, 2])]
+    save("toy_gan", nodes, inputs, [h.make_tensor_value_info("image", T.FLOAT, ["batch", 1, 2, 2])], constants)
+
+
+if __name__ == "__main__":
+    toy_lm("growing")
+    toy_lm("buffer")
+    toy_unet()
+    toy_gan()
