@@ -1,0 +1,68 @@
+"""ONNX Runtime: the engine's file is the graph itself; building proves that it loads."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aigc_export.graph import EXTERNAL_THRESHOLD, save_graph
+from aigc_models.spec import ExportSpec
+from aigc_runtime.backends.ort import OrtSession
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["BuiltEngine", "build_ort"]
+
+ENGINE_FILE = "model.onnx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltEngine:
+    """An engine's files, not yet in a bundle.
+
+    Attributes:
+        kind: of the engine, as in the manifest.
+        file: name of the file to open.
+        files: name -> path of every file.
+        seconds: what building took.
+    """
+
+    kind: str
+    file: str
+    files: dict[str, Path]
+    seconds: float
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files."""
+        return sum(path.stat().st_size for path in self.files.values())
+
+
+def build_ort(
+    model: ir.Model, spec: ExportSpec, folder: Path, *, external_threshold: int = EXTERNAL_THRESHOLD
+) -> BuiltEngine:
+    """Write the graph and load it once.
+
+    Args:
+        model: the graph.
+        spec: its interface.
+        folder: where the files go.
+        external_threshold: see `save_graph`.
+
+    Raises:
+        EngineError: ONNX Runtime does not load it, or its interface is not the spec's.
+    """
+    started = time.perf_counter()
+    paths = save_graph(model, folder / ENGINE_FILE, threshold=external_threshold)
+    OrtSession(
+        str(paths[0]), inputs=spec.inputs, outputs=spec.outputs, dims=spec.dims, state=spec.state, threads=1
+    ).close()
+    return BuiltEngine(
+        kind="onnxruntime",
+        file=ENGINE_FILE,
+        files={path.name: path for path in paths},
+        seconds=time.perf_counter() - started,
+    )
