@@ -72,13 +72,15 @@ def _draw(session: Session, settings: DiffusionSettings | GanSettings, labels: l
 
 
 def text_quality(session: Session, held_out: Array, *, samples: int, seed: int) -> tuple[Metric, ...]:
-    """Bits per byte on windows of a held-out text."""
+    """Bits per byte on windows of a held-out text, as long as the model takes but at most `WINDOW`."""
 
     def logits(ids: Array) -> Array:
         feeds = {"input_ids": ids, "pad_length": np.zeros(len(ids), dtype=np.int64)}
         return session.run(feeds, session.new_state(len(ids)))["logits"]
 
-    windows = text_windows(held_out, count=samples, length=WINDOW, seed=seed)
+    longest = session.dims["sequence"].max
+    length = WINDOW if longest is None else min(WINDOW, longest)
+    windows = text_windows(held_out, count=samples, length=length, seed=seed)
     return (Metric(name="bits_per_byte", value=bits_per_byte(logits, windows)),)
 
 

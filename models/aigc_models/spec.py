@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +30,9 @@ class ExportSpec:
         dims: the named dynamic dimensions.
         settings: of the pipeline.
         model_config: the PyTorch model's configuration, as JSON.
+        state: carried state: all of one kind, with one length input and one step dimension.
+        example_ranges: input -> (low, high) that examples are drawn from, where all that the input allows would make
+            an example unlike any real one: left padding longer than the text hides the whole KV cache.
     """
 
     module: nn.Module
@@ -40,6 +43,30 @@ class ExportSpec:
     settings: Pipeline
     model_config: dict[str, Any]
     state: tuple[StateSpec, ...] = ()
+    example_ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for kind, names in (("inputs", [t.name for t in self.graph_inputs]), ("outputs", list(self.graph_outputs))):
+            twice = sorted({n for n in names if names.count(n) > 1})
+            if twice:
+                raise ConfigError(
+                    f"the {kind} hold {twice[0]!r} twice", hint="every tensor of a graph needs its own name"
+                )
+        declared = [d.name for d in self.dims]
+        for tensor in self.graph_inputs:
+            for name in tensor.shape:
+                if isinstance(name, str) and name not in declared:
+                    raise ConfigError(
+                        f"input {tensor.name!r} has the dimension {name!r}, which dims does not declare",
+                        hint=f"declared: {', '.join(declared) or '(none)'}",
+                    )
+        for part in ("kind", "length_input", "step_dim"):
+            found = sorted({str(getattr(s, part)) for s in self.state})
+            if len(found) > 1:
+                raise ConfigError(f"the carried state mixes {part} {' and '.join(found)}", hint="use one for all of it")
+        unknown = sorted(self.example_ranges.keys() - {t.name for t in self.inputs})
+        if unknown:
+            raise ConfigError(f"example_ranges names {unknown[0]!r}, which is not an input")
 
     @property
     def length_input(self) -> str | None:
@@ -64,7 +91,7 @@ class ExportSpec:
 
 
 def example_feeds(spec: ExportSpec, sizes: Mapping[str, int], *, seed: int) -> dict[str, Array]:
-    """Random arrays for every graph input, seeded; integers stay within their range.
+    """Random arrays for every graph input, seeded: integers within their range, a buffer partly filled.
 
     Args:
         spec: the model.
@@ -72,21 +99,36 @@ def example_feeds(spec: ExportSpec, sizes: Mapping[str, int], *, seed: int) -> d
         seed: of the draw.
 
     Raises:
-        ConfigError: a named dimension without a size.
+        ConfigError: a named dimension without a size, or more new steps than a buffer holds.
     """
     rng = np.random.default_rng(seed)
-    feeds: dict[str, Array] = {}
-    for tensor in spec.graph_inputs:
-        missing = [n for n in tensor.shape if isinstance(n, str) and n not in sizes]
-        if missing:
-            raise ConfigError(
-                f"no size for dimension {missing[0]!r} of {tensor.name!r}", hint=f"given: {sorted(sizes)}"
-            )
-        shape = tuple(n if isinstance(n, int) else sizes[n] for n in tensor.shape)
-        if tensor.dtype == "float32":
-            feeds[tensor.name] = rng.standard_normal(shape, dtype=np.float32)
-        else:
-            low = tensor.low if tensor.low is not None else 0
-            high = tensor.high if tensor.high is not None else low + 1
-            feeds[tensor.name] = rng.integers(low, high, size=shape).astype(tensor.dtype)
-    return feeds
+    ranges: dict[str, tuple[int, int]] = dict(spec.example_ranges)
+    if spec.length_input is not None:
+        ranges[spec.length_input] = _held_range(spec.state[0], sizes)
+    return {t.name: _draw(rng, t, _shape(t, sizes), ranges.get(t.name)) for t in spec.graph_inputs}
+
+
+def _held_range(state: StateSpec, sizes: Mapping[str, int]) -> tuple[int, int]:
+    """How many steps a buffer may hold before the new ones; at least one where it can, so that they are seen."""
+    steps, capacity = sizes.get(state.step_dim, 1), state.capacity or 0
+    if steps > capacity:
+        raise ConfigError(f"{steps} steps do not fit into the buffer {state.input!r} of {capacity}")
+    return min(1, capacity - steps), capacity - steps + 1
+
+
+def _shape(tensor: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    missing = [n for n in tensor.shape if isinstance(n, str) and n not in sizes]
+    if missing:
+        raise ConfigError(f"no size for dimension {missing[0]!r} of {tensor.name!r}", hint=f"given: {sorted(sizes)}")
+    return tuple(n if isinstance(n, int) else sizes[n] for n in tensor.shape)
+
+
+def _draw(rng: np.random.Generator, tensor: TensorSpec, shape: tuple[int, ...], given: tuple[int, int] | None) -> Array:
+    """One input; `given` is the half-open range to draw from in place of the tensor's own."""
+    dtype = np.dtype(tensor.dtype)
+    if dtype.kind == "f":
+        values = rng.standard_normal(shape) if given is None else rng.uniform(*given, size=shape)
+        return values.astype(dtype)
+    low = tensor.low if tensor.low is not None else 0
+    low, high = given or (low, tensor.high if tensor.high is not None else low + 2)
+    return rng.integers(low, high, size=shape).astype(dtype)

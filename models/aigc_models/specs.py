@@ -51,11 +51,17 @@ def lm_spec(model: TransformerLM, *, tokenizer: dict[str, str | int], cache: Cac
             and updated in place).
 
     Raises:
-        ConfigError: another cache form.
+        ConfigError: another cache form, or a vocabulary that lacks some of the tokenizer's ids.
     """
     if cache not in ("growing", "buffer"):
         raise ConfigError(f"cache is {cache!r}", hint="valid: growing, buffer")
     config = model.config
+    needed = make_tokenizer(tokenizer).vocab_size
+    if config.vocab_size < needed:
+        raise ConfigError(
+            f"LMConfig.vocab_size is {config.vocab_size}, the tokenizer {tokenizer} has {needed} ids",
+            hint="use the tokenizer that the model was trained with",
+        )
     length = config.context_length if cache == "buffer" else "past"
     state = tuple(
         StateSpec(
@@ -91,6 +97,8 @@ def lm_spec(model: TransformerLM, *, tokenizer: dict[str, str | int], cache: Cac
             pad_token_id=0,
         ),
         model_config=config.to_dict(),
+        # Padding that covers the text and its cache would hide from a check whether the cache is used at all.
+        example_ranges={"pad_length": (0, min(3, config.context_length))},
     )
 
 
@@ -178,6 +186,7 @@ def unet_spec(
             default_guidance_scale=default_guidance_scale,
         ),
         model_config=config.to_dict(),
+        example_ranges={"timestep": (0, schedule.num_train_timesteps)},
     )
 
 

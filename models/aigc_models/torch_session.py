@@ -13,6 +13,7 @@ import torch
 
 from aigc_models.spec import ExportSpec
 from aigc_runtime.backends.array_session import ArraySession
+from aigc_runtime.errors import EngineError
 from aigc_runtime.tensors import Array
 
 __all__ = ["TorchSession"]
@@ -31,7 +32,14 @@ class TorchSession(ArraySession):
         super().__init__(self._call, inputs=spec.inputs, outputs=spec.outputs, dims=spec.dims, state=spec.state)
 
     def _call(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        arguments = [torch.from_numpy(np.ascontiguousarray(values[t.name])) for t in self._spec.graph_inputs]
-        with torch.inference_mode():
-            results = self._spec.module(*arguments)
+        # PyTorch warns about memory that it may not write, and an array that was mapped from a file is such.
+        arrays = [np.require(values[t.name], requirements=["C", "W"]) for t in self._spec.graph_inputs]
+        try:
+            with torch.inference_mode():
+                results = self._spec.module(*map(torch.from_numpy, arrays))
+        except (RuntimeError, IndexError) as err:
+            raise EngineError(
+                f"PyTorch failed in {type(self._spec.module).__name__}: {err}",
+                hint="check the sizes of the inputs against the model's configuration",
+            ) from err
         return {name: tensor.numpy() for name, tensor in zip(self._spec.graph_outputs, results, strict=True)}

@@ -99,10 +99,15 @@ MODELS: dict[str, ModelEntry] = {
 
 def _part(record: Mapping[str, Any], family: str) -> dict[str, Any]:
     """The model's part of config.json; refuses that of another family."""
-    if record.get("family") != family or not isinstance(record.get("model"), dict):
+    if record.get("family") != family:
         raise CheckpointError(
             f"config.json is of family {record.get('family')!r}, expected {family!r}",
             hint="name the model that the checkpoint was trained as",
+        )
+    if not isinstance(record.get("model"), dict):
+        raise CheckpointError(
+            f"config.json holds {type(record.get('model')).__name__} as 'model', expected the model's configuration",
+            hint="see the config.json of a folder that `aigc-export train` wrote",
         )
     return dict(record["model"])
 

@@ -6,7 +6,6 @@ top-p, draw.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,13 +17,15 @@ from aigc_runtime.tensors import Array
 
 __all__ = ["SamplingParams", "process_logits", "sample_tokens"]
 
+_SMALLEST, _LARGEST = 1e-30, 1e30
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """How the next token is chosen.
 
     Attributes:
-        temperature: logits are divided by it; 0 takes the most likely token (greedy).
+        temperature: logits are divided by it; 0 takes the most likely token (greedy), of equals the lowest id.
         top_k: keep the k most likely tokens; 0 keeps all.
         top_p: keep the smallest set of tokens whose probability reaches p (Holtzman et al. 2020, eq. 2); 1 keeps all.
         repetition_penalty: divide positive and multiply negative logits of tokens that already occurred
@@ -37,16 +38,19 @@ class SamplingParams:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        _require("temperature", self.temperature, self.temperature >= 0.0, "must be a finite number of at least 0")
+        _require("temperature", self.temperature, low=_SMALLEST, high=_LARGEST, also=0.0)
         if isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 0:
             raise InputError(f"top_k is {self.top_k!r}", hint="must be an integer of at least 0 (0 keeps all)")
-        _require("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "must be above 0 and at most 1")
-        _require("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0, "must be above 0")
+        _require("top_p", self.top_p, low=_SMALLEST, high=1.0)
+        _require("repetition_penalty", self.repetition_penalty, low=_SMALLEST, high=_LARGEST)
 
 
-def _require(name: str, value: float, holds: bool, hint: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not holds:
-        raise InputError(f"{name} is {value!r}", hint=hint)
+def _require(name: str, value: object, *, low: float, high: float, also: float | None = None) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # NaN compares as false.
+    if not number or not (value == also or low <= value <= high):  # type: ignore[operator]
+        either = "" if also is None else f"{also:g} or "
+        raise InputError(f"{name} is {value!r}", hint=f"must be {either}a number from {low:g} to {high:g}")
 
 
 def process_logits(logits_BV: Array, history: Sequence[Array], params: SamplingParams) -> Array:
@@ -58,23 +62,42 @@ def process_logits(logits_BV: Array, history: Sequence[Array], params: SamplingP
         params: what to apply; a temperature of 0 leaves the scale alone.
 
     Returns:
-        [B, V] float; excluded tokens are -inf.
+        [B, V] float64; excluded tokens are -inf. Of tokens of equal logits top-k keeps all or none, top-p drops the
+        lowest ids first.
+
+    Raises:
+        InputError: a history for another number of rows, or with an id outside 0 to V - 1.
     """
-    logits = logits_BV
-    if params.repetition_penalty != 1.0:
-        logits = logits.copy()
-        for row, ids in zip(logits, history, strict=True):
-            seen = np.unique(ids)
-            row[seen] = np.where(
-                row[seen] < 0, row[seen] * params.repetition_penalty, row[seen] / params.repetition_penalty
-            )
+    # Float64 holds every float32 logit times or over _LARGEST, twice, so that nothing overflows on the way.
+    logits = _penalise(logits_BV.astype(np.float64), history, params.repetition_penalty)
     if params.temperature not in (0.0, 1.0):
-        logits = logits / np.float32(params.temperature)
+        logits = logits / params.temperature
     if 0 < params.top_k < logits.shape[1]:
         kth = np.partition(logits, -params.top_k, axis=1)[:, -params.top_k, None]
         logits = np.where(logits < kth, -np.inf, logits)
     if params.top_p < 1.0:
         logits = _top_p(logits, params.top_p)
+    return logits
+
+
+def _penalise(logits: Array, history: Sequence[Array], penalty: float) -> Array:
+    """Keskar et al. 2019, section 4.1, in place; each token counts once, however often it occurred."""
+    if penalty == 1.0:
+        return logits
+    if len(history) != len(logits):
+        raise InputError(f"a history of {len(history)} rows for {len(logits)} rows of logits", hint="one per row")
+    vocab_size = logits.shape[1]
+    for i, (row, given) in enumerate(zip(logits, history, strict=True)):
+        ids = np.asarray(given)
+        if not ids.size:
+            continue
+        if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= vocab_size:
+            raise InputError(
+                f"the history of row {i} holds {ids.dtype} from {ids.min()} to {ids.max()}",
+                hint=f"token ids are integers from 0 to {vocab_size - 1}",
+            )
+        seen = row[ids]
+        row[ids] = np.where(seen < 0, seen * penalty, seen / penalty)
     return logits
 
 
@@ -90,7 +113,7 @@ def _top_p(logits: Array, top_p: float) -> Array:
 
 
 def _softmax(logits: Array) -> Array:
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     probability: Array = shifted / shifted.sum(axis=1, keepdims=True)
     return probability
 
@@ -110,7 +133,8 @@ def sample_tokens(
         [B] int64.
 
     Raises:
-        EngineError: a row holds NaN, or no finite logit.
+        EngineError: a row holds NaN or +inf, or nothing but -inf (the logit of a token that cannot come).
+        InputError: not one generator per row, or a history that `process_logits` refuses.
     """
     top = logits_BV.max(axis=1)
     if not np.isfinite(top).all():
@@ -118,12 +142,15 @@ def sample_tokens(
         raise EngineError(f"row {row} has logits that are NaN or infinite", hint="run `aigc-run verify` on the bundle")
     if params.temperature == 0.0:
         if params.repetition_penalty != 1.0:
-            logits_BV = process_logits(logits_BV, history, params)
-        greedy: Array = logits_BV.argmax(axis=1)
+            logits_BV = _penalise(logits_BV.astype(np.float64), history, params.repetition_penalty)
+        greedy: Array = logits_BV.argmax(axis=1).astype(np.int64, copy=False)
         return greedy
+    if len(generators) != len(logits_BV):
+        raise InputError(f"{len(generators)} generators for {len(logits_BV)} rows of logits", hint="one per row")
     cumulative = np.cumsum(_softmax(process_logits(logits_BV, history, params)), axis=1)
     drawn = [g.rand((), dtype="float64") for g in generators]
-    # Inverse of the cumulative distribution; the last entry may be a rounding below 1, so scale the draw by it.
+    # Inverse of the cumulative distribution. Its last entry may be a rounding off 1, so the draw is scaled by it; the
+    # first entry above the draw is never a token of probability 0.
     return np.array(
         [np.searchsorted(row, u * row[-1], side="right") for row, u in zip(cumulative, drawn, strict=True)],
         dtype=np.int64,

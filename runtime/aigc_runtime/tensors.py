@@ -14,13 +14,14 @@ import numpy as np
 
 from aigc_runtime.errors import ConfigError, FeedError
 
-__all__ = ["DTYPES", "Array", "DimSpec", "StateSpec", "TensorSpec", "bind_dims", "check_dims", "validate_feeds"]
+__all__ = ["DTYPES", "Array", "DimSpec", "FeedChecker", "StateSpec", "TensorSpec", "bind_dims", "check_dims"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 DTYPES = ("float32", "float16", "int64", "int32", "int8", "uint8", "bool")
 """The element types that may cross the boundary of an engine."""
 
+_MOST_KNOWN_SHAPES = 256
 _NATIVE = {name: np.dtype(name) for name in DTYPES}
 
 
@@ -182,48 +183,68 @@ def check_dims(bound: Mapping[str, int], dims: Mapping[str, DimSpec]) -> None:
             raise FeedError(f"dimension {name!r} is {size}", hint=f"must be {dim.min} to {top}{multiple}")
 
 
-def validate_feeds(
-    specs: Sequence[TensorSpec], feeds: Mapping[str, Array], dims: Mapping[str, DimSpec]
-) -> dict[str, int]:
-    """Check every feed: names, type, dtype, byte order, rank, shape and id range.
+class FeedChecker:
+    """Checks every feed of a session: names, type, dtype, byte order, rank, shape and id range.
+
+    Shapes repeat from step to step, so the sizes of the named dimensions are worked out once per set of shapes.
 
     Args:
         specs: the inputs that the caller must feed.
-        feeds: name -> array.
         dims: the named dynamic dimensions with their ranges.
-
-    Returns:
-        The sizes of the named dimensions.
-
-    Raises:
-        FeedError: says which input, what was found and what is expected.
     """
-    names = {spec.name for spec in specs}
-    if feeds.keys() != names:
-        missing, extra = sorted(names - feeds.keys()), sorted(feeds.keys() - names)
+
+    def __init__(self, specs: Sequence[TensorSpec], dims: Mapping[str, DimSpec]) -> None:
+        self._specs, self._dims = tuple(specs), dict(dims)
+        self._names = {spec.name for spec in specs}
+        self._bounded = [spec for spec in specs if spec.low is not None or spec.high is not None]
+        self._known: dict[tuple[tuple[int, ...], ...], dict[str, int]] = {}
+
+    def check(self, feeds: Mapping[str, Array]) -> Mapping[str, int]:
+        """Check feeds and return the sizes of the named dimensions.
+
+        Raises:
+            FeedError: says which input, what was found and what is expected.
+        """
+        if feeds.keys() != self._names:
+            missing, extra = sorted(self._names - feeds.keys()), sorted(feeds.keys() - self._names)
+            raise FeedError(
+                "wrong inputs:"
+                + (f" missing {missing}" if missing else "")
+                + (f" unexpected {extra}" if extra else ""),
+                hint=f"expected {sorted(self._names)}",
+            )
+        shapes = tuple([_check_type(spec, feeds[spec.name]) for spec in self._specs])
+        bound = self._known.get(shapes)
+        if bound is None:
+            bound = {}
+            for spec, shape in zip(self._specs, shapes, strict=True):
+                bind_dims(spec, shape, bound)
+            check_dims(bound, self._dims)
+            if len(self._known) >= _MOST_KNOWN_SHAPES:
+                self._known = {}
+            self._known[shapes] = bound
+        for spec in self._bounded:
+            if feeds[spec.name].size:
+                _check_range(spec, feeds[spec.name])
+        return bound
+
+
+def _check_type(spec: TensorSpec, array: Array) -> tuple[int, ...]:
+    """Check that `array` is one, of the right element type; returns its shape."""
+    if not isinstance(array, np.ndarray):
         raise FeedError(
-            "wrong inputs:" + (f" missing {missing}" if missing else "") + (f" unexpected {extra}" if extra else ""),
-            hint=f"expected {sorted(names)}",
+            f"input {spec.name!r} is a {type(array).__name__}, not a numpy array",
+            hint=f"pass np.asarray(value, dtype=np.{spec.dtype})",
         )
-    bound: dict[str, int] = {}
-    for spec in specs:
-        array = feeds[spec.name]
-        if not isinstance(array, np.ndarray):
-            raise FeedError(
-                f"input {spec.name!r} is a {type(array).__name__}, not a numpy array",
-                hint=f"pass np.asarray(value, dtype=np.{spec.dtype})",
-            )
-        # Types in numpy's native byte order are singletons; a big-endian one is another object.
-        if array.dtype is not _NATIVE[spec.dtype] and (array.dtype != _NATIVE[spec.dtype] or not array.dtype.isnative):
-            raise FeedError(
-                f"input {spec.name!r} has dtype {array.dtype.str} ({array.dtype.name}), expected {spec.dtype}",
-                hint=f"pass array.astype(np.{spec.dtype}), native byte order",
-            )
-        bind_dims(spec, array.shape, bound)
-        if array.size and (spec.low is not None or spec.high is not None):
-            _check_range(spec, array)
-    check_dims(bound, dims)
-    return bound
+    native = _NATIVE[spec.dtype]
+    # Types in numpy's native byte order are singletons; a big-endian one is another object.
+    if array.dtype is not native and (array.dtype != native or not array.dtype.isnative):
+        raise FeedError(
+            f"input {spec.name!r} has dtype {array.dtype.str} ({array.dtype.name}), expected {spec.dtype}",
+            hint=f"pass array.astype(np.{spec.dtype}), native byte order",
+        )
+    shape: tuple[int, ...] = array.shape
+    return shape
 
 
 def _check_range(spec: TensorSpec, array: Array) -> None:

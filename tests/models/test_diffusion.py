@@ -206,7 +206,6 @@ def small_unet() -> UNet:
 
 def test_training_lowers_the_loss() -> None:
     # Two fixed pictures, one per class: what is to be learnt is whether a pixel is bright or dark.
-    torch.set_num_threads(1)
     model, g = small_unet(), rng(1)
     x0 = torch.cat([torch.full((16, 1, 8, 8), -1.0), torch.full((16, 1, 8, 8), 1.0)])
     labels = Conditions(torch.arange(2).repeat_interleave(16))

@@ -111,6 +111,7 @@ def their_model(name: str) -> nn.Module:
         # What diffusers' conditional UNet calls attention_head_dim is the number of heads.
         fields["attention_head_dim"] = fields.pop("num_attention_heads")
         model = diffusers.UNet2DConditionModel(**fields)
+    assert isinstance(model, nn.Module)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
@@ -162,9 +163,11 @@ def test_the_gradients_are_theirs(name: str) -> None:
     ours(**feeds).square().mean().backward()
     expected = {k: p.grad for k, p in theirs.named_parameters()}
     for key, parameter in ours.named_parameters():
+        wanted = expected[key]
         assert parameter.grad is not None
-        scale = expected[key].abs().max().clamp(min=1e-3)
-        assert (parameter.grad - expected[key]).abs().max() <= DOUBLE_TOLERANCE * scale, key
+        assert wanted is not None
+        scale = wanted.abs().max().clamp(min=1e-3)
+        assert (parameter.grad - wanted).abs().max() <= DOUBLE_TOLERANCE * scale, key
 
 
 @pytest.mark.parametrize("name", ["as in the DDPM checkpoints", "several Transformer blocks per level, and classes"])

@@ -5,25 +5,26 @@ A pass is a function `(ir.Model) -> ir.Model`.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aigc_export.errors import PassError
-from aigc_export.graph import to_proto
+from aigc_export.graph import save_graph
 from aigc_export.passes.onnxscript_optimize import onnxscript_optimize
 from aigc_export.passes.slim import slim
 from aigc_runtime.compare import TensorErrors, Tolerance, compare_arrays, judge
 from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
-    import onnx
     import onnx_ir as ir
 
-__all__ = ["PASSES", "Pass", "PassReport", "run_graph", "run_passes"]
+__all__ = ["PASSES", "Pass", "PassReport", "check_and_run", "run_passes"]
 
 Pass = Callable[["ir.Model"], "ir.Model"]
 
@@ -73,20 +74,15 @@ def run_passes(
     Raises:
         PassError: a pass failed, made the graph invalid, or changed an output; names the pass and the output.
     """
-    import onnx.checker
-
     reports: list[PassReport] = []
-    proto = to_proto(model)
-    expected = [run_graph(proto, f) for f in feeds]
+    expected = check_and_run(model, feeds)
     for name, rewrite in passes:
-        nodes_before = len(proto.graph.node)
+        nodes_before = len(model.graph)
         started = time.perf_counter()
         try:
             model = rewrite(model)
             seconds = time.perf_counter() - started
-            proto = to_proto(model)
-            onnx.checker.check_model(proto, full_check=True)
-            actual = [run_graph(proto, f) for f in feeds]
+            actual = check_and_run(model, feeds)
         except Exception as err:
             raise PassError(
                 f"pass {name!r} failed: {err}", hint="please report it; AIGC_DEBUG=1 shows the whole trace"
@@ -96,7 +92,7 @@ def run_passes(
             PassReport(
                 name=name,
                 nodes_before=nodes_before,
-                nodes_after=len(proto.graph.node),
+                nodes_after=len(model.graph),
                 seconds=seconds,
                 worst=worst,
             )
@@ -127,13 +123,23 @@ def _compare(
     return worst
 
 
-def run_graph(proto: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """Run a graph in ONNX Runtime exactly as it stands, its own optimiser off."""
+def check_and_run(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
+    """Check a graph, then run it on each set of feeds in ONNX Runtime exactly as it stands, its own optimiser off.
+
+    It goes through files, as the built graph will: a graph of 2 GiB or more has no other form.
+    """
+    import onnx.checker
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [o.name for o in session.get_outputs()]
-    return {name: np.asarray(value) for name, value in zip(names, session.run(names, dict(feeds)), strict=True)}
+    with tempfile.TemporaryDirectory(prefix="aigc-pass-") as folder:
+        path = str(save_graph(model, Path(folder) / "model.onnx")[0])
+        onnx.checker.check_model(path, full_check=True)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        names = [o.name for o in session.get_outputs()]
+        return [
+            {name: np.asarray(value) for name, value in zip(names, session.run(names, dict(f)), strict=True)}
+            for f in feeds
+        ]

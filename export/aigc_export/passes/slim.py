@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aigc_export.graph import EXTERNAL_THRESHOLD, weight_bytes
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -17,11 +19,14 @@ def slim(model: ir.Model) -> ir.Model:
     2. Chains of Reshape, Slice, Concat on shapes -> shorter ones.
     3. Batch normalisation after a convolution -> folded into its weights.
 
-    onnxslim works on protobuf and drops node metadata and symbolic shapes; both are put back by name.
+    onnxslim works on protobuf and drops node metadata and symbolic shapes; both are put back by name. A graph whose
+    weights do not fit into one protobuf message (2 GiB) is returned as it is.
     """
     import onnx_ir as ir
     import onnxslim
 
+    if weight_bytes(model) >= EXTERNAL_THRESHOLD:
+        return model
     scopes = {node.name: dict(node.metadata_props) for node in model.graph}
     properties = dict(model.metadata_props)
     interface = {v.name: v.shape for v in (*model.graph.inputs, *model.graph.outputs)}

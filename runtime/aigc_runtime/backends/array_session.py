@@ -13,7 +13,7 @@ import numpy as np
 from aigc_runtime.backends.state import check_batch, new_steps, require_state
 from aigc_runtime.errors import EngineError
 from aigc_runtime.session import State
-from aigc_runtime.tensors import Array, DimSpec, StateSpec, TensorSpec, validate_feeds
+from aigc_runtime.tensors import Array, DimSpec, FeedChecker, StateSpec, TensorSpec
 
 __all__ = ["ArraySession", "ArrayState"]
 
@@ -50,6 +50,7 @@ class ArraySession:
         self._function: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = function
         self._inputs, self._outputs, self._state = tuple(inputs), tuple(outputs), tuple(state)
         self._dims = {d.name: d for d in dims}
+        self._checker = FeedChecker(inputs, self._dims)
         self.engine_seconds = 0.0
 
     @property
@@ -75,7 +76,7 @@ class ArraySession:
         """Run one step; see `Session.run`."""
         if self._function is None:
             raise EngineError("the session is closed", hint="open the bundle again")
-        bound = validate_feeds(self._inputs, feeds, self._dims)
+        bound = self._checker.check(feeds)
         values = dict(feeds)
         require_state(state, ArrayState, self._state)
         steps = 0

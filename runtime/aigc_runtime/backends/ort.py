@@ -12,7 +12,7 @@ import numpy as np
 from aigc_runtime.backends.state import check_batch, new_steps, require_state
 from aigc_runtime.errors import EngineError, EngineMissingError
 from aigc_runtime.session import State
-from aigc_runtime.tensors import Array, DimSpec, StateSpec, TensorSpec, validate_feeds
+from aigc_runtime.tensors import Array, DimSpec, FeedChecker, StateSpec, TensorSpec
 
 __all__ = ["OrtSession", "OrtState", "available_threads"]
 
@@ -52,7 +52,9 @@ class OrtState:
 class _Plan:
     """A binding that is made once and run many times: fixed input and output buffers for one set of shapes."""
 
-    def __init__(self, session: OrtSession, state: OrtState, feeds: Mapping[str, Array], bound: dict[str, int]) -> None:
+    def __init__(
+        self, session: OrtSession, state: OrtState, feeds: Mapping[str, Array], bound: Mapping[str, int]
+    ) -> None:
         make = session.ort.OrtValue.ortvalue_from_numpy
         self.binding = session.native.io_binding()
         self.length = np.zeros(1, dtype=np.int64)
@@ -105,6 +107,7 @@ class OrtSession:
         self.ort = _import_onnxruntime()
         self.inputs, self.outputs, self.state = tuple(inputs), tuple(outputs), tuple(state)
         self._dims = {d.name: d for d in dims}
+        self._checker = FeedChecker(inputs, self._dims)
         self.native: Any = self._open(model, threads)
         self._output_names = [s.name for s in self.outputs]
         self._all_names = [*self._output_names, *(s.output for s in self.state)]
@@ -159,7 +162,7 @@ class OrtSession:
         """Run one step; see `Session.run`."""
         if self.native is None:
             raise EngineError("the session is closed", hint="open the bundle again")
-        bound = validate_feeds(self.inputs, feeds, self._dims)
+        bound = self._checker.check(feeds)
         require_state(state, OrtState, self.state)
         try:
             if not self.state:
@@ -177,7 +180,7 @@ class OrtSession:
         state.length += steps
         return results
 
-    def _run_growing(self, feeds: Mapping[str, Array], state: OrtState, _bound: dict[str, int]) -> dict[str, Array]:
+    def _run_growing(self, feeds: Mapping[str, Array], state: OrtState, _bound: Mapping[str, int]) -> dict[str, Array]:
         """Past values go in as they came out; the engine allocates the grown ones."""
         make = self.ort.OrtValue.ortvalue_from_numpy
         values = {name: make(np.ascontiguousarray(array), "cpu", 0) for name, array in feeds.items()}
@@ -189,7 +192,7 @@ class OrtSession:
         state.values = dict(zip(self._state_inputs, results[count:], strict=True))
         return {name: v.numpy() for name, v in zip(self._output_names, results[:count], strict=True)}
 
-    def _run_buffer(self, feeds: Mapping[str, Array], state: OrtState, bound: dict[str, int]) -> dict[str, Array]:
+    def _run_buffer(self, feeds: Mapping[str, Array], state: OrtState, bound: Mapping[str, int]) -> dict[str, Array]:
         """The buffers stay where they are; input and output arrays are reused for equal shapes."""
         shapes = tuple(feeds[spec.name].shape for spec in self.inputs)
         plan = state.plans.get(shapes)

@@ -95,7 +95,7 @@ class DiffusionPipeline:
         levels = make_levels(settings.schedule, settings.default_steps if steps is None else steps)
         generator = TorchGenerator(seed)
         x = generator.randn((count, *self._shape(size)))
-        denoise = _Denoiser(self.session, settings, levels, conditions, null, float(scale))
+        denoise = _Denoiser(self.session, settings, levels, count, conditions, null, float(scale))
         total = len(levels.timesteps)
         run = SAMPLERS[name](denoise, x, levels, generator.randn, float(eta))
         for step in range(total):
@@ -171,6 +171,7 @@ class _Denoiser:
         session: Session,
         settings: DiffusionSettings,
         levels: Levels,
+        count: int,
         conditions: dict[str, Array],
         null: dict[str, Array] | None,
         scale: float,
@@ -178,18 +179,21 @@ class _Denoiser:
         self.session, self.config, self.levels = session, settings.schedule, levels
         self.scale = np.float32(scale)
         dim = session.dims.get("batch")
-        count = len(next(iter(conditions.values()))) if conditions else 1
-        self.most = dim.max if dim is not None and dim.max is not None else (None if dim is not None else 1)
+        most = 1 if dim is None else dim.max
         # Both branches of the guidance in one run where the engine's batch allows it: half the calls.
-        self.joined = null is not None and (self.most is None or 2 * count <= self.most)
-        self.passes = [conditions] if null is None else [conditions, null]
-        if self.joined and null is not None:
-            self.passes = [{k: np.concatenate([conditions[k], null[k]]) for k in conditions}]
+        self.joined = null is not None and (most is None or 2 * count <= most)
+        if null is None:
+            self.plans = [_plan(count, most, conditions)]
+        elif self.joined:
+            both = {name: np.concatenate([values, null[name]]) for name, values in conditions.items()}
+            self.plans = [_plan(2 * count, most, both)]
+        else:
+            self.plans = [_plan(count, most, conditions), _plan(count, most, null)]
 
     def __call__(self, x: Array, step: int) -> Prediction:
         t = np.float32(self.levels.timesteps[step])
         sample = np.concatenate([x, x]) if self.joined else x
-        outputs = [self._run(sample, t, conditions) for conditions in self.passes]
+        outputs = [self._run(sample, t, plan) for plan in self.plans]
         if self.joined:
             outputs = [outputs[0][: len(x)], outputs[0][len(x) :]]
         out = outputs[0] if len(outputs) == 1 else outputs[1] + self.scale * (outputs[0] - outputs[1])
@@ -205,14 +209,29 @@ class _Denoiser:
             )
         return predict(out, x, float(self.levels.alpha[step]), float(self.levels.sigma[step]), self.config)
 
-    def _run(self, x: Array, t: np.float32, conditions: dict[str, Array]) -> Array:
-        parts = []
-        for rows in chunks(len(x), self.most):
-            sample = np.ascontiguousarray(x[rows])
-            feeds = {"sample": sample, "timestep": np.full(len(sample), t, dtype=np.float32)}
-            feeds.update({k: np.ascontiguousarray(v[rows]) for k, v in conditions.items()})
-            parts.append(self.session.run(feeds)["model_output"])
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    def _run(self, x: Array, t: np.float32, plan: list[tuple[slice, dict[str, Array]]]) -> Array:
+        if len(plan) == 1:
+            return self._feed(x, t, plan[0][1])
+        return np.concatenate([self._feed(np.ascontiguousarray(x[rows]), t, feeds) for rows, feeds in plan])
+
+    def _feed(self, x: Array, t: np.float32, feeds: dict[str, Array]) -> Array:
+        feeds["sample"] = x
+        feeds["timestep"].fill(t)
+        return self.session.run(feeds)["model_output"]
+
+
+def _plan(count: int, most: int | None, conditions: dict[str, Array]) -> list[tuple[slice, dict[str, Array]]]:
+    """The runs that cover `count` rows: which rows, and the feeds that stay the same at every step."""
+    return [
+        (
+            rows,
+            {
+                "timestep": np.empty(rows.stop - rows.start, dtype=np.float32),
+                **{name: np.ascontiguousarray(values[rows]) for name, values in conditions.items()},
+            },
+        )
+        for rows in chunks(count, most)
+    ]
 
 
 def _check_number(name: str, value: float, low: float, high: float) -> None:

@@ -1,0 +1,161 @@
+"""Tiny untrained models of the three families, each captured once per session."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from aigc_export.capture import Captured, capture, example_sizes
+from aigc_models.gan import Generator, GeneratorConfig
+from aigc_models.lm import TransformerLM
+from aigc_models.lm_config import LMConfig
+from aigc_models.spec import ExportSpec, example_feeds
+from aigc_models.specs import gan_spec, lm_spec, unet_spec
+from aigc_models.torch_session import TorchSession
+from aigc_models.unet import UNet
+from aigc_models.unet_config import UNetConfig
+from aigc_runtime.schedules import ScheduleConfig
+from aigc_runtime.tensors import Array
+
+BYTES = {"kind": "bytes"}
+
+
+def tiny_lm(**changes: object) -> TransformerLM:
+    config = {"vocab_size": 257, "context_length": 96, "d_model": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
+    return TransformerLM(LMConfig(**{**config, "d_ff": 48, **changes}))
+
+
+def tiny_unet() -> UNet:
+    return UNet(
+        UNetConfig(
+            sample_size=8,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            num_class_embeds=11,
+            null_class=10,
+            norm_num_groups=4,
+        )
+    )
+
+
+def tiny_cross_unet() -> UNet:
+    return UNet(
+        UNetConfig(
+            sample_size=8,
+            in_channels=3,
+            out_channels=3,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            mid_block_type="UNetMidBlock2DCrossAttn",
+            num_attention_heads=2,
+            cross_attention_dim=12,
+            norm_num_groups=4,
+        )
+    )
+
+
+def tiny_gan() -> Generator:
+    generator = Generator(
+        GeneratorConfig(image_size=8, latent_size=6, num_classes=10, class_embedding_size=3, base_channels=4)
+    )
+    generator.train()
+    for _ in range(3):  # BatchNorm statistics other than the initial ones
+        generator(torch.randn(8, 6), torch.randint(10, (8,)))
+    return generator
+
+
+SCHEDULE = ScheduleConfig(num_train_timesteps=100)
+SPECS: dict[str, Callable[[], ExportSpec]] = {
+    "lm-growing": lambda: lm_spec(tiny_lm(), tokenizer=BYTES, cache="growing"),
+    "lm-buffer": lambda: lm_spec(tiny_lm(), tokenizer=BYTES, cache="buffer"),
+    "unet": lambda: unet_spec(tiny_unet(), SCHEDULE),
+    "unet-cross": lambda: unet_spec(tiny_cross_unet(), SCHEDULE, dynamic_size=True),
+    "gan": lambda: gan_spec(tiny_gan()),
+}
+FAMILIES = ("lm-growing", "unet", "gan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiny:
+    """A model, its graph, and what PyTorch computes; tests copy before they change anything."""
+
+    name: str
+    spec: ExportSpec
+    captured: Captured
+
+    def feeds(self, seed: int = 0, **sizes: int) -> dict[str, Array]:
+        """Arrays for every input of the graph."""
+        return example_feeds(self.spec, {**example_sizes(self.spec), **sizes}, seed=seed)
+
+    def torch_outputs(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        """What the module itself returns."""
+        with torch.no_grad():
+            results = self.spec.module(*(torch.from_numpy(feeds[t.name]) for t in self.spec.graph_inputs))
+        return {name: r.numpy() for name, r in zip(self.spec.graph_outputs, results, strict=True)}
+
+    def session(self) -> TorchSession:
+        """PyTorch's session."""
+        return TorchSession(self.spec)
+
+
+def make_spec(name: str, seed: int = 0) -> ExportSpec:
+    """A fresh tiny model with weights far enough from their initial values that every path is seen."""
+    torch.manual_seed(seed)
+    spec = SPECS[name]()
+    with torch.no_grad():
+        for parameter in spec.module.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return replace(spec, module=spec.module.eval())
+
+
+def quiet_capture(spec: ExportSpec) -> Captured:
+    """`capture`, which silences the exporter itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return capture(spec)
+
+
+@cache
+def tiny_of(name: str) -> Tiny:
+    spec = make_spec(name)
+    return Tiny(name=name, spec=spec, captured=quiet_capture(spec))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[[str], Tiny]:
+    """Name of `SPECS` -> the captured model."""
+    return tiny_of
+
+
+@pytest.fixture(scope="session", params=list(SPECS))
+def each(request: pytest.FixtureRequest) -> Tiny:
+    """Every tiny model in turn."""
+    return tiny_of(request.param)
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> Tiny:
+    """One tiny model of every family in turn."""
+    return tiny_of(request.param)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
