@@ -14,6 +14,8 @@ from aigc_runtime.errors import ConfigError
 from aigc_runtime.manifest import DiffusionSettings, GanSettings, TextSettings
 from aigc_runtime.schedules import ScheduleConfig
 from aigc_runtime.tensors import DimSpec, StateSpec, TensorSpec
+from aigc_runtime.tokenizers import make_tokenizer
+from aigc_runtime.tokenizers import make_tokenizer
 
 __all__ = ["gan_spec", "lm_spec", "unet_spec"]
 
@@ -51,13 +53,13 @@ def lm_spec(model: TransformerLM, *, tokenizer: dict[str, str | int], cache: Cac
             and updated in place).
 
     Raises:
-        ConfigError: another cache form, or a vocabulary that lacks some of the tokenizer's ids.
+        ConfigError: another cache form, or a vocabulary of another size than the tokenizer's.
     """
     if cache not in ("growing", "buffer"):
         raise ConfigError(f"cache is {cache!r}", hint="valid: growing, buffer")
     config = model.config
     needed = make_tokenizer(tokenizer).vocab_size
-    if config.vocab_size < needed:
+    if config.vocab_size != needed:
         raise ConfigError(
             f"LMConfig.vocab_size is {config.vocab_size}, the tokenizer {tokenizer} has {needed} ids",
             hint="use the tokenizer that the model was trained with",
