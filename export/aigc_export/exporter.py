@@ -109,7 +109,9 @@ def export_model(
         generation = make_generation(reference, spec, seed=recipe.seed)
         tell("reference", f"{sum(len(c.steps) for c in cases)} steps in {len(cases)} cases, one generation")
         candidate = _open(engine, spec, recipe.threads)
-        quality = measure_quality(reference, candidate, spec, samples=recipe.quality_samples, seed=recipe.seed)
+        quality = measure_quality(
+            reference, candidate, spec, samples=recipe.quality_samples if loaded.has_metric else 0, seed=recipe.seed
+        )
         report = check_parity(
             candidate,
             spec,

@@ -81,7 +81,8 @@ def verify_against_torch(
             report.
     """
     manifest = bundle.manifest
-    spec = load_original(bundle, checkpoint).spec
+    loaded = load_original(bundle, checkpoint)
+    spec = loaded.spec
     reference, candidate = TorchSession(spec), open_session(bundle, threads=threads)
     report = check_parity(
         candidate,
@@ -91,7 +92,9 @@ def verify_against_torch(
         precision=manifest.precision,
         cases=make_cases(reference, spec, seed=seed),
         generation=make_generation(reference, spec, seed=seed),
-        quality=measure_quality(reference, candidate, spec, samples=quality_samples, seed=seed),
+        quality=measure_quality(
+            reference, candidate, spec, samples=quality_samples if loaded.has_metric else 0, seed=seed
+        ),
         tolerances=manifest.tolerances,
     )
     divergence = None

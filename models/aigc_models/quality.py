@@ -21,13 +21,23 @@ from aigc_runtime.pipelines.gan import GanPipeline
 from aigc_runtime.session import Session
 from aigc_runtime.tensors import Array
 
-__all__ = ["HIGHER_IS_BETTER", "Metric", "can_measure", "image_quality", "judge_classifier", "measure", "text_quality"]
+__all__ = [
+    "DIGIT_NAMES",
+    "HIGHER_IS_BETTER",
+    "Metric",
+    "can_measure",
+    "image_quality",
+    "judge_classifier",
+    "measure",
+    "text_quality",
+]
 
 HIGHER_IS_BETTER = {"bits_per_byte": False, "class_accuracy": True, "frechet_distance": False}
 """metric -> direction."""
 
 WINDOW = 256
 DIGITS_SHAPE = (1, 16, 16)
+DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 
 
 @dataclass(frozen=True, kw_only=True)

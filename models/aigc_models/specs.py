@@ -15,7 +15,6 @@ from aigc_runtime.manifest import DiffusionSettings, GanSettings, TextSettings
 from aigc_runtime.schedules import ScheduleConfig
 from aigc_runtime.tensors import DimSpec, StateSpec, TensorSpec
 from aigc_runtime.tokenizers import make_tokenizer
-from aigc_runtime.tokenizers import make_tokenizer
 
 __all__ = ["gan_spec", "lm_spec", "unet_spec"]
 

@@ -13,6 +13,7 @@ from aigc_models.checkpoint import Checkpoint, load_checkpoint, load_into
 from aigc_models.gan import Generator, GeneratorConfig
 from aigc_models.lm import TransformerLM
 from aigc_models.lm_config import LMConfig
+from aigc_models.quality import DIGIT_NAMES, can_measure
 from aigc_models.spec import ExportSpec
 from aigc_models.specs import gan_spec, lm_spec, unet_spec
 from aigc_models.unet import UNet, UNetConfig
@@ -55,6 +56,12 @@ class LoadedModel:
     name: str
     spec: ExportSpec
     checkpoint: Checkpoint
+
+    @property
+    def has_metric(self) -> bool:
+        """Whether `quality` can judge it: byte-level text, or digits and not ten classes of something else."""
+        names = self.checkpoint.config.get("class_names")
+        return can_measure(self.spec.settings) and (names is None or list(names) == list(DIGIT_NAMES))
 
 
 def _lm_spec(module: nn.Module, _record: Mapping[str, Any], options: Mapping[str, Any]) -> ExportSpec:
