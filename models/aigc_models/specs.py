@@ -98,8 +98,8 @@ def lm_spec(model: TransformerLM, *, tokenizer: dict[str, str | int], cache: Cac
             pad_token_id=0,
         ),
         model_config=config.to_dict(),
-        # Padding that covers the text and its cache would hide from a check whether the cache is used at all.
-        example_ranges={"pad_length": (0, min(3, config.context_length))},
+        # Some padding; but padding over the text and its cache would hide whether the cache is used at all.
+        example_ranges={"pad_length": (min(1, config.context_length - 1), min(3, config.context_length))},
     )
 
 

@@ -60,8 +60,7 @@ class LoadedModel:
     @property
     def has_metric(self) -> bool:
         """Whether `quality` can judge it: byte-level text, or digits and not ten classes of something else."""
-        names = self.checkpoint.config.get("class_names")
-        return can_measure(self.spec.settings) and (names is None or list(names) == list(DIGIT_NAMES))
+        return can_measure(self.spec.settings) and self.checkpoint.config.get("class_names") in (None, [*DIGIT_NAMES])
 
 
 def _lm_spec(module: nn.Module, _record: Mapping[str, Any], options: Mapping[str, Any]) -> ExportSpec:

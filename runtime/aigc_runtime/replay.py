@@ -33,10 +33,10 @@ def run_request(pipeline: AnyPipeline, request: Mapping[str, Any]) -> Array:
         AigcError: what `generate` raises.
     """
     arguments = dict(request)
-    if isinstance(arguments.get("sampling"), Mapping):
-        arguments["sampling"] = SamplingParams(**arguments["sampling"])
-    arguments.update({k: np.asarray(arguments[k], dtype=np.float32) for k in _ARRAYS if k in arguments})
     try:
+        if isinstance(arguments.get("sampling"), Mapping):
+            arguments["sampling"] = SamplingParams(**arguments["sampling"])
+        arguments.update({k: np.asarray(arguments[k], dtype=np.float32) for k in _ARRAYS if k in arguments})
         result: Any = pipeline.generate(**arguments)
     except TypeError as err:
         raise BundleError(f"the reference request {sorted(request)} does not fit the pipeline: {err}") from err

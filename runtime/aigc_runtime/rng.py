@@ -47,7 +47,7 @@ def check_seed(seed: object) -> int:
         InputError: anything else, booleans included.
     """
     try:
-        value = -1 if isinstance(seed, bool) else operator.index(seed)  # type: ignore[arg-type]
+        value = -1 if isinstance(seed, (bool, np.bool_)) else operator.index(seed)  # type: ignore[arg-type]
     except TypeError:
         value = -1
     if not 0 <= value < 2**64:

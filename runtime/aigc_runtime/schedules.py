@@ -22,13 +22,19 @@ __all__ = ["Levels", "ScheduleConfig", "alphas_cumprod", "make_levels", "timeste
 MAX_BETA = 0.999
 """Cap of the cosine schedule (Nichol & Dhariwal 2021, section 3.2)."""
 
+MAX_TRAIN_TIMESTEPS = 1_000_000
+"""More is a mistake, or a manifest that wants to fill the memory."""
+
+MIN_EPSILON_ALPHA = float(np.finfo(np.float32).tiny)
+"""Least signal sqrt(alpha-bar) from which x_0 can be told by its noise: x_0 = (x - sigma eps) / alpha in float32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
     """A noise schedule, with diffusers' field names.
 
     Attributes:
-        num_train_timesteps: T.
+        num_train_timesteps: T, at most 1,000,000.
         beta_schedule: `linear` (Ho 2020, section 4), `scaled_linear` (linear in sqrt(beta), Rombach 2022) or
             `squaredcos_cap_v2` (Nichol & Dhariwal 2021, eq. 17).
         beta_start: of the linear ones.
@@ -39,6 +45,10 @@ class ScheduleConfig:
         rescale_betas_zero_snr: no signal at all at the last step (Lin 2023, algorithm 1).
         clip_sample: clip the predicted x_0.
         clip_sample_range: to [-range, range].
+
+    Raises:
+        ConfigError: a value of the wrong type or outside its range, or a schedule that cannot be sampled from: one
+            with a step that adds no noise, or one that ends without signal while the model predicts epsilon.
     """
 
     num_train_timesteps: int = 1000
@@ -57,24 +67,55 @@ class ScheduleConfig:
             ("beta_schedule", self.beta_schedule, ("linear", "scaled_linear", "squaredcos_cap_v2")),
             ("prediction_type", self.prediction_type, ("epsilon", "v_prediction")),
             ("timestep_spacing", self.timestep_spacing, ("leading", "linspace", "trailing")),
+            ("rescale_betas_zero_snr", self.rescale_betas_zero_snr, (True, False)),
+            ("clip_sample", self.clip_sample, (True, False)),
         ):
-            if value not in valid:
-                raise ConfigError(f"ScheduleConfig.{field} is {value!r}", hint=f"valid: {', '.join(valid)}")
+            if value not in valid or (valid == (True, False) and not isinstance(value, bool)):
+                raise ConfigError(f"ScheduleConfig.{field} is {value!r}", hint=f"valid: {', '.join(map(str, valid))}")
+        for field, number, low, high in (
+            ("num_train_timesteps", self.num_train_timesteps, 1, MAX_TRAIN_TIMESTEPS),
+            ("steps_offset", self.steps_offset, 0, MAX_TRAIN_TIMESTEPS),
+        ):
+            if type(number) is not int or not low <= number <= high:
+                raise ConfigError(
+                    f"ScheduleConfig.{field} is {number!r}", hint=f"must be an integer from {low} to {high}"
+                )
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ConfigError(
                 f"ScheduleConfig: beta_start={self.beta_start}, beta_end={self.beta_end}",
                 hint="need 0 < beta_start <= beta_end < 1",
             )
-        if self.num_train_timesteps < 1 or not self.clip_sample_range > 0 or self.steps_offset < 0:
+        if not 0 < self.clip_sample_range < math.inf:
             raise ConfigError(
-                f"ScheduleConfig: num_train_timesteps={self.num_train_timesteps}, "
-                f"clip_sample_range={self.clip_sample_range}, steps_offset={self.steps_offset}",
-                hint="need at least one step, a positive range and no negative offset",
+                f"ScheduleConfig.clip_sample_range is {self.clip_sample_range}", hint="must be positive and finite"
             )
+        self._check_signal()
+
+    def _check_signal(self) -> None:
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise ConfigError(
                 "ScheduleConfig: rescale_betas_zero_snr with prediction_type 'epsilon'",
                 hint="noise alone says nothing about x_0 where there is no signal: train with 'v_prediction'",
+            )
+        if self.rescale_betas_zero_snr and self.num_train_timesteps == 1:
+            raise ConfigError(
+                "ScheduleConfig: rescale_betas_zero_snr with one training step",
+                hint="its first step keeps its signal and its last loses it: they cannot be the same step",
+            )
+        a = alphas_cumprod(self)
+        constant = np.flatnonzero(np.diff(a, prepend=1.0) >= 0)
+        if constant.size:
+            t = constant[0]
+            raise ConfigError(
+                f"ScheduleConfig: step {t} adds no noise (alpha-bar is {a[t]:.3g} before and after)",
+                hint="use larger betas where alpha-bar is 1, smaller ones or fewer steps where it is 0",
+            )
+        least = math.sqrt(a[-1])
+        if self.prediction_type == "epsilon" and least < MIN_EPSILON_ALPHA:
+            raise ConfigError(
+                f"ScheduleConfig: hardly any signal is left at the last step (alpha = {least:.3g}), "
+                "and the model predicts epsilon",
+                hint="use fewer steps or smaller betas, or train with 'v_prediction'",
             )
 
 
@@ -102,8 +143,14 @@ def _rescale_zero_snr(a: Array) -> Array:
 def timesteps(config: ScheduleConfig, steps: int) -> Array:
     """The training steps that a sampler visits, from noisy to clean: int64 [steps] (Lin 2023, table 2).
 
+    `leading` starts below the last training step and a single step of `linspace` is step 0, as in diffusers; only
+    `trailing` always starts from pure noise, which is what Lin et al. recommend.
+
+    >>> timesteps(ScheduleConfig(timestep_spacing="trailing"), 4).tolist()
+    [999, 749, 499, 249]
+
     Raises:
-        InputError: `steps` is not an integer from 1 to T.
+        InputError: `steps` is not an integer from 1 to T, or `steps_offset` moves a step beyond T - 1.
     """
     total = config.num_train_timesteps
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= total:
@@ -113,9 +160,15 @@ def timesteps(config: ScheduleConfig, steps: int) -> Array:
         t = np.round(np.linspace(0, total - 1, steps))[::-1]
     elif config.timestep_spacing == "leading":
         t = (np.arange(steps) * (total // steps))[::-1] + config.steps_offset
+        if t[0] >= total:
+            raise InputError(
+                f"steps is {steps}: with steps_offset {config.steps_offset} the first would be step {t[0]} of {total}",
+                hint=f"use fewer steps, so that (steps - 1) * ({total} // steps) + steps_offset is below {total}",
+            )
     else:
+        # arange may give one more than `steps` where total / steps is rounded down.
         t = np.round(np.arange(total, 0, -total / steps))[:steps] - 1
-    out: Array = np.clip(t, 0, total - 1).astype(np.int64)
+    out: Array = t.astype(np.int64)
     return out
 
 

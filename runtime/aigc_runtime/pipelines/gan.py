@@ -1,23 +1,22 @@
-"""Image generation by a GAN's generator: one run, no loop."""
+"""Image generation by a GAN's generator: one run, no loop.
+
+Shapes: N images, Z latent size, C channels, H height, W width.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from aigc_runtime.errors import EngineError, InputError
 from aigc_runtime.manifest import GanSettings
-from aigc_runtime.pipelines.labels import check_labels, chunks
+from aigc_runtime.pipelines.labels import batch_limit, check_labels, check_number, chunks, require_tensors
 from aigc_runtime.rng import TorchGenerator
 from aigc_runtime.session import Session
 from aigc_runtime.tensors import Array
 
 __all__ = ["GanPipeline", "draw_latents"]
-
-_MAX_ROUNDS = 64
-_MIN_TRUNCATION = 0.05
 
 
 class GanPipeline:
@@ -26,9 +25,13 @@ class GanPipeline:
     Args:
         session: inputs `latents` [N, Z] and `class_labels` [N], output `image` [N, C, H, W].
         settings: latent size and classes.
+
+    Raises:
+        ConfigError: the session has other inputs or outputs.
     """
 
     def __init__(self, session: Session, settings: GanSettings) -> None:
+        require_tensors(session, inputs=("latents", "class_labels"), outputs=("image",))
         self.session = session
         self.settings = settings
 
@@ -50,11 +53,9 @@ class GanPipeline:
         """
         labels = check_labels(class_labels, self.settings.num_classes)
         latents = draw_latents((len(labels), self.settings.latent_size), seed=seed, truncation=truncation)
-        dim = self.session.dims.get("batch")
-        most = 1 if dim is None else dim.max
         images = [
             self.session.run({"latents": latents[rows], "class_labels": labels[rows]})["image"]
-            for rows in chunks(len(labels), most)
+            for rows in chunks(len(labels), batch_limit(self.session, "latents"))
         ]
         image: Array = images[0] if len(images) == 1 else np.concatenate(images)
         if not np.isfinite(image).all():
@@ -66,23 +67,36 @@ def draw_latents(shape: tuple[int, int], *, seed: int, truncation: float | None)
     """Standard normal float32 latents, truncated by drawing again what lies outside.
 
     Raises:
-        InputError: a bad seed, or a truncation below 0.05, where hardly any draw would be kept.
+        InputError: a bad seed, or a truncation that is not positive and finite.
     """
     generator = TorchGenerator(seed)
-    latents = generator.randn(shape)
     if truncation is None:
-        return latents
-    if isinstance(truncation, bool) or not math.isfinite(truncation) or truncation < _MIN_TRUNCATION:
-        raise InputError(f"truncation is {truncation!r}", hint=f"must be a number of at least {_MIN_TRUNCATION}")
-    for _ in range(_MAX_ROUNDS):
-        outside = np.abs(latents) > truncation
-        count = int(outside.sum())
-        if count == 0:
-            return latents
-        # Enough candidates that a round nearly always suffices, whatever the threshold: P(|z| <= t) is erf(t / sqrt 2).
-        needed = math.ceil(count / math.erf(truncation / math.sqrt(2)) * 1.2) + 16
-        candidates = generator.randn((needed,))
-        kept = candidates[np.abs(candidates) <= truncation][:count]
-        places = np.flatnonzero(outside)[: len(kept)]
-        latents.reshape(-1)[places] = kept
-    raise EngineError(f"no {shape} latents within {truncation} after {_MAX_ROUNDS} rounds", hint="use another seed")
+        return generator.randn(shape)
+    # No float32 normal number comes near 100, and beyond float32's range the comparison below would overflow.
+    limit = min(check_number("truncation", truncation, 0.0), 100.0)
+    if limit < float(np.finfo(np.float32).tiny):
+        raise InputError(f"truncation is {truncation!r}", hint="must be a positive number; 1 to 2 is usual")
+    latents = generator.randn(shape)
+    outside = np.abs(latents) > limit
+    latents[outside] = _truncated_normal(generator, int(outside.sum()), limit)
+    return latents
+
+
+def _truncated_normal(generator: TorchGenerator, count: int, limit: float) -> Array:
+    """`count` draws of a standard normal number within [-limit, limit], exact, by rejection: float32 [count].
+
+    A round keeps at least 68 % of what it draws, whatever the limit: from 1 on normal numbers that lie inside; below
+    1, where hardly any would, uniform ones inside, kept with the probability exp(-z^2 / 2) of the normal density
+    relative to its peak.
+    """
+    kept = np.empty(0, dtype=np.float32)
+    while len(kept) < count:
+        missing = (count - len(kept),)
+        if limit >= 1:
+            z = generator.randn(missing)
+            keep = np.abs(z) <= limit
+        else:
+            z = np.float32(limit) * (2 * generator.rand(missing) - 1)
+            keep = generator.rand(missing) < np.exp(-(z**2) / 2)
+        kept = np.concatenate([kept, z[keep]])
+    return kept

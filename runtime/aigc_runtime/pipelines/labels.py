@@ -1,32 +1,42 @@
-"""What the image pipelines share: class labels, and batches that an engine takes."""
+"""What the image pipelines share: checks of arguments, and batches that an engine takes."""
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Iterator, Sequence
+from numbers import Real
 
 import numpy as np
 
-from aigc_runtime.errors import InputError
+from aigc_runtime.errors import ConfigError, InputError
+from aigc_runtime.session import Session
 from aigc_runtime.tensors import Array
 
-__all__ = ["check_labels", "chunks"]
+__all__ = ["batch_limit", "check_count", "check_labels", "check_number", "chunks", "require_tensors"]
 
 
-def check_labels(labels: Sequence[int] | None, num_classes: int | None) -> Array:
-    """Class labels as int64 [N].
+def require_tensors(session: Session, *, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Refuse a session that a pipeline cannot drive.
 
     Raises:
-        InputError: none given, not integers, or outside 0 to num_classes - 1.
+        ConfigError: an input or output is missing, or there is an input that the pipeline does not know.
     """
-    top = "?" if num_classes is None else num_classes - 1
-    if labels is None or len(labels) == 0:
-        raise InputError("no class labels were given", hint=f"give one per image, from 0 to {top}")
-    array = np.asarray(labels)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise InputError(f"class labels {labels!r}", hint=f"must be a list of integers from 0 to {top}")
-    if array.min() < 0 or (num_classes is not None and array.max() >= num_classes):
-        raise InputError(f"class labels from {array.min()} to {array.max()}", hint=f"must be from 0 to {top}")
-    return array.astype(np.int64)
+    for side, specs, wanted in (("inputs", session.inputs, inputs), ("outputs", session.outputs, outputs)):
+        found = [spec.name for spec in specs]
+        if not set(wanted) <= set(found) or (side == "inputs" and len(found) > len(wanted)):
+            raise ConfigError(
+                f"the engine has the {side} {sorted(found)}", hint=f"this pipeline needs {sorted(wanted)}"
+            )
+
+
+def batch_limit(session: Session, name: str) -> int | None:
+    """Most rows of the input `name` in one run, or None where there is no limit."""
+    (size,) = (spec.shape[0] for spec in session.inputs if spec.name == name)
+    if isinstance(size, int):
+        return size
+    dim = session.dims.get(size)
+    return None if dim is None else dim.max
 
 
 def chunks(count: int, most: int | None) -> Iterator[slice]:
@@ -38,3 +48,53 @@ def chunks(count: int, most: int | None) -> Iterator[slice]:
     size = count if most is None else most
     for start in range(0, count, max(1, size)):
         yield slice(start, min(count, start + size))
+
+
+def check_labels(labels: Sequence[int] | None, num_classes: int | None) -> Array:
+    """Class labels as int64 [N].
+
+    Raises:
+        InputError: none given, not integers, or outside 0 to num_classes - 1.
+    """
+    span = "" if num_classes is None else f" from 0 to {num_classes - 1}"
+    if labels is None:
+        raise InputError("no class labels were given", hint=f"give one per image{span and ',' + span}")
+    try:
+        array = np.asarray(labels)
+    except ValueError as err:  # a ragged list
+        raise InputError(f"class labels {labels!r}", hint=f"must be a list of integers{span}") from err
+    if array.shape == (0,):
+        raise InputError("no class labels were given", hint=f"give one per image{span and ',' + span}")
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InputError(f"class labels {labels!r}", hint=f"must be a list of integers{span}")
+    if array.min() < 0 or (num_classes is not None and array.max() >= num_classes):
+        raise InputError(f"class labels from {array.min()} to {array.max()}", hint=f"must be{span or ' 0 or more'}")
+    return array.astype(np.int64)
+
+
+def check_count(name: str, value: object) -> int:
+    """Return `value` if it is an integer of at least 1.
+
+    Raises:
+        InputError: anything else, booleans included.
+    """
+    try:
+        count = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise InputError(f"{name} is {value!r}", hint="must be an integer of at least 1")
+    return count
+
+
+def check_number(name: str, value: object, low: float, high: float = math.inf) -> float:
+    """Return `value` if it is a finite number from `low` to `high`.
+
+    Raises:
+        InputError: anything else, NaN and booleans included.
+    """
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not low <= value <= high or not math.isfinite(value):  # type: ignore[operator,arg-type]
+        bound = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise InputError(f"{name} is {value!r}", hint=f"must be a number {bound}")
+    return float(value)  # type: ignore[arg-type]

@@ -1,0 +1,147 @@
+"""What an export needs to know about a model: names, dimensions, examples, and specifications that cannot be right."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+from aigc_models.spec import ExportSpec, example_feeds
+from aigc_runtime.errors import ConfigError
+from aigc_runtime.manifest import GanSettings
+from aigc_runtime.tensors import DimSpec, FeedChecker, StateSpec, TensorSpec
+
+
+def cache(part: str, **changes: Any) -> StateSpec:
+    values: dict[str, Any] = {
+        "input": f"past_{part}",
+        "output": f"present_{part}",
+        "dtype": "float32",
+        "shape": ("batch", 2, 9, 4),
+        "axis": 2,
+        "kind": "buffer",
+        "length_input": "past_length",
+    }
+    return StateSpec(**{**values, **changes})
+
+
+def make(**changes: Any) -> ExportSpec:
+    values: dict[str, Any] = {
+        "module": nn.Identity(),
+        "family": "gan",
+        "inputs": (
+            TensorSpec(name="ids", dtype="int64", shape=("batch", "sequence"), low=3, high=6),
+            TensorSpec(name="level", dtype="float32", shape=("batch",)),
+            TensorSpec(name="half", dtype="float16", shape=(64,)),
+            TensorSpec(name="flags", dtype="bool", shape=(64,)),
+        ),
+        "outputs": (TensorSpec(name="y", dtype="float32", shape=("batch",)),),
+        "dims": (DimSpec(name="batch"), DimSpec(name="sequence")),
+        "settings": GanSettings(latent_size=1, sample_shape=(1, 1, 1), num_classes=1),
+        "model_config": {},
+        "state": (cache("key"), cache("value")),
+    }
+    return ExportSpec(**{**values, **changes})
+
+
+SIZES = {"batch": 50, "sequence": 4}
+
+
+def test_graph_inputs_and_outputs_are_in_the_modules_order() -> None:
+    spec = make()
+    assert [t.name for t in spec.graph_inputs] == [
+        "ids",
+        "level",
+        "half",
+        "flags",
+        "past_length",
+        "past_key",
+        "past_value",
+    ]
+    assert spec.graph_outputs == ("y", "present_key", "present_value")
+    length = spec.graph_inputs[4]
+    assert (length.dtype, length.shape, length.low) == ("int64", (1,), 0)
+    stateless = make(state=())
+    assert stateless.length_input is None
+    assert [t.name for t in stateless.graph_inputs] == ["ids", "level", "half", "flags"]
+
+
+def test_examples_pass_the_runtimes_own_checks_on_feeds() -> None:
+    spec = make()
+    feeds = example_feeds(spec, SIZES, seed=0)
+    assert list(feeds) == [t.name for t in spec.graph_inputs]
+    assert FeedChecker(spec.graph_inputs, {d.name: d for d in spec.dims}).check(feeds) == SIZES
+    assert set(feeds["ids"].ravel()) == {3, 4, 5}
+    assert set(feeds["flags"]) == {False, True}
+    assert feeds["half"].dtype == np.float16
+    for name in ("level", "half"):  # standard normal
+        assert abs(feeds[name].astype(np.float64).mean()) < 0.5
+        assert 0.7 < feeds[name].astype(np.float64).std() < 1.3
+
+
+def test_examples_follow_the_seed() -> None:
+    a, b, c = (example_feeds(make(), SIZES, seed=seed) for seed in (1, 1, 2))
+    assert all(np.array_equal(a[k], b[k]) for k in a)
+    assert not np.array_equal(a["past_key"], c["past_key"])
+    assert not np.array_equal(a["past_key"], a["past_value"])
+
+
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_a_buffer_is_partly_filled_and_has_room_for_the_new_steps(steps: int) -> None:
+    held = {int(example_feeds(make(), {"batch": 1, "sequence": steps}, seed=s)["past_length"][0]) for s in range(200)}
+    assert held == set(range(1, 9 - steps + 1))
+
+
+def test_a_buffer_that_the_new_steps_fill_holds_nothing_before() -> None:
+    assert example_feeds(make(), {"batch": 1, "sequence": 9}, seed=0)["past_length"].tolist() == [0]
+    with pytest.raises(ConfigError, match="10 steps do not fit into the buffer 'past_key' of 9"):
+        example_feeds(make(), {"batch": 1, "sequence": 10}, seed=0)
+
+
+def test_example_ranges_replace_what_the_input_allows() -> None:
+    spec = make(example_ranges={"ids": (4, 5), "level": (100, 900)})
+    feeds = example_feeds(spec, SIZES, seed=0)
+    assert set(feeds["ids"].ravel()) == {4}
+    assert 100 <= feeds["level"].min() < 200
+    assert 800 < feeds["level"].max() <= 900
+
+
+def test_a_dimension_without_a_size_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"no size for dimension 'sequence' of 'ids'\ngiven: \['batch'\]"):
+        example_feeds(make(), {"batch": 2}, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dims": (DimSpec(name="batch"),)}, "input 'ids' has the dimension 'sequence', which dims does not declare"),
+        ({"state": (cache("key"), cache("key"))}, "the inputs hold 'past_key' twice"),
+        ({"state": (cache("key"), cache("v", output="present_key"))}, "the outputs hold 'present_key' twice"),
+        ({"state": (cache("key", input="past_length"),)}, "the inputs hold 'past_length' twice"),
+        (
+            {"state": (cache("key"), cache("value", kind="growing", length_input=None))},
+            "the carried state mixes kind buffer and growing",
+        ),
+        (
+            {"state": (cache("key"), cache("value", length_input="other"))},
+            "the carried state mixes length_input other and past_length",
+        ),
+        (
+            {"state": (cache("key"), cache("value", step_dim="batch"))},
+            "the carried state mixes step_dim batch and sequence",
+        ),
+        ({"example_ranges": {"levels": (0, 1)}}, "example_ranges names 'levels', which is not an input"),
+    ],
+)
+def test_specifications_that_cannot_be_right(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(**changes)
+    assert message in str(caught.value)
+
+
+def test_a_specification_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make().family = "text"  # type: ignore[misc]

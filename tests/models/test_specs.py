@@ -1,0 +1,213 @@
+"""How each family is exported: the flat module gives what the model gives, under the names that the runtime expects."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from aigc_models.gan import Generator, GeneratorConfig
+from aigc_models.lm import TransformerLM
+from aigc_models.lm_config import LMConfig
+from aigc_models.spec import ExportSpec, example_feeds
+from aigc_models.specs import gan_spec, lm_spec, unet_spec
+from aigc_models.unet import UNet, UNetConfig
+from aigc_runtime.errors import ConfigError, UnknownNameError
+from aigc_runtime.schedules import ScheduleConfig
+from aigc_runtime.tensors import FeedChecker
+
+SAME = 1e-5  # float32 of a few layers, the same operators in the same order
+
+BYTES: dict[str, str | int] = {"kind": "bytes"}
+LM = LMConfig(vocab_size=256, context_length=24, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=24)
+UNET = UNetConfig(
+    sample_size=8,
+    in_channels=2,
+    out_channels=2,
+    block_out_channels=(4, 8),
+    layers_per_block=1,
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    attention_head_dim=4,
+    norm_num_groups=2,
+)
+CONTEXT: dict[str, Any] = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "num_attention_heads": 2,
+    "cross_attention_dim": 6,
+}
+SCHEDULE = ScheduleConfig(num_train_timesteps=400)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def language_model() -> TransformerLM:
+    model = TransformerLM(LM)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    return model
+
+
+def sizes(spec: ExportSpec, **given: int) -> dict[str, int]:
+    return {d.name: given.get(d.name, max(d.min, 2)) for d in spec.dims}
+
+
+@torch.no_grad()
+def call(spec: ExportSpec, feeds: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    assert FeedChecker(spec.graph_inputs, {d.name: d for d in spec.dims}).check(feeds)
+    results = spec.module(*(torch.from_numpy(feeds[t.name]) for t in spec.graph_inputs))
+    assert isinstance(results, tuple)
+    return dict(zip(spec.graph_outputs, results, strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cache", ["growing", "buffer"])
+def test_the_flat_language_model_is_the_language_model(cache: Any) -> None:
+    model = language_model()
+    spec = lm_spec(model, tokenizer=BYTES, cache=cache)
+    feeds = example_feeds(spec, {"batch": 2, "sequence": 3, "past": 5}, seed=0)
+    tensors = {k: torch.from_numpy(v) for k, v in feeds.items()}
+    expected = model(
+        tensors["input_ids"],
+        pad_length=tensors["pad_length"],
+        past=[(tensors[f"past_key_{i}"], tensors[f"past_value_{i}"]) for i in range(2)],
+        past_length=tensors.get("past_length"),
+    )
+    results = call(spec, feeds)
+    assert torch.equal(results["logits"], expected.logits)
+    for i, (key, value) in enumerate(expected.present):
+        assert torch.equal(results[f"present_key_{i}"], key)
+        assert torch.equal(results[f"present_value_{i}"], value)
+    assert list(results) == ["logits", "present_key_0", "present_value_0", "present_key_1", "present_value_1"]
+    assert not spec.module.training
+
+
+@pytest.mark.parametrize("cache", ["growing", "buffer"])
+def test_examples_of_the_language_model_look_at_padding_and_at_every_layers_cache(cache: Any) -> None:
+    spec = lm_spec(language_model(), tokenizer=BYTES, cache=cache)
+    for seed in range(3):
+        feeds = example_feeds(spec, {"batch": 2, "sequence": 3, "past": 4}, seed=seed)
+        before = call(spec, feeds)["logits"]
+        assert (feeds["pad_length"] > 0).all()
+        for state in spec.state:
+            changed = {**feeds, state.input: np.zeros_like(feeds[state.input])}
+            assert float((call(spec, changed)["logits"] - before).abs().max()) > 100 * SAME, state.input
+        unpadded = {**feeds, "pad_length": np.zeros_like(feeds["pad_length"])}
+        assert float((call(spec, unpadded)["logits"] - before).abs().max()) > 100 * SAME
+
+
+def test_the_language_models_interface() -> None:
+    growing = lm_spec(language_model(), tokenizer=BYTES)
+    assert [(t.name, t.dtype, t.shape, t.low, t.high) for t in growing.inputs] == [
+        ("input_ids", "int64", ("batch", "sequence"), 0, 256),
+        ("pad_length", "int64", ("batch",), 0, 24),
+    ]
+    assert [(d.name, d.min, d.max) for d in growing.dims] == [("batch", 1, 64), ("sequence", 1, 24), ("past", 0, 24)]
+    assert {s.shape for s in growing.state} == {("batch", 2, "past", 4)}
+    assert growing.length_input is None
+    buffer = lm_spec(language_model(), tokenizer=BYTES, cache="buffer")
+    assert [d.name for d in buffer.dims] == ["batch", "sequence"]
+    assert {(s.shape, s.capacity, s.length_input) for s in buffer.state} == {(("batch", 2, 24, 4), 24, "past_length")}
+    assert buffer.model_config == LM.to_dict()
+
+
+def test_a_context_of_one_token_has_examples() -> None:
+    model = TransformerLM(dataclasses.replace(LM, context_length=1))
+    for cache in ("growing", "buffer"):
+        spec = lm_spec(model, tokenizer=BYTES, cache=cache)
+        feeds = example_feeds(spec, {"batch": 2, "sequence": 1, "past": 0}, seed=0)
+        assert bool(call(spec, feeds)["logits"].isfinite().all())
+
+
+def test_language_models_that_cannot_be_exported() -> None:
+    with pytest.raises(ConfigError, match=r"cache is 'ring'\nvalid: growing, buffer"):
+        lm_spec(language_model(), tokenizer=BYTES, cache="ring")  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="unknown tokenizer 'byte'"):
+        lm_spec(language_model(), tokenizer={"kind": "byte"})
+    for size in (255, 300):
+        other = TransformerLM(dataclasses.replace(LM, vocab_size=size))
+        with pytest.raises(ConfigError, match=rf"vocab_size is {size}, the tokenizer .* has 256 ids\nuse the tokeni"):
+            lm_spec(other, tokenizer=BYTES)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("classes", [None, 5])
+@pytest.mark.parametrize("context", [False, True])
+def test_the_flat_unet_passes_every_condition_on(classes: int | None, context: bool) -> None:
+    config = dataclasses.replace(UNET, num_class_embeds=classes, **(CONTEXT if context else {}))
+    model = UNet(config)
+    spec = unet_spec(model, SCHEDULE)
+    names = ["sample", "timestep", *["class_labels"] * bool(classes), *["encoder_hidden_states"] * context]
+    assert [t.name for t in spec.inputs] == names
+    feeds = example_feeds(spec, sizes(spec, batch=3), seed=0)
+    (result,) = call(spec, feeds).values()
+    expected = model.eval()(**{k: torch.from_numpy(v) for k, v in feeds.items()})
+    assert result.shape == (3, 2, 8, 8)
+    assert torch.equal(result, expected)
+    for name, array in feeds.items():
+        # Every input must matter, or the comparison above proves nothing about it.
+        changed = {**feeds, name: (array + 1) % 5 if name == "class_labels" else array * np.float32(0.5)}
+        assert float((call(spec, changed)["model_output"] - result).abs().max()) > SAME, name
+
+
+def test_examples_of_the_unet_span_the_schedule() -> None:
+    spec = unet_spec(UNet(UNET), SCHEDULE)
+    timesteps = example_feeds(spec, sizes(spec, batch=128), seed=0)["timestep"]
+    assert 0 <= timesteps.min() < 40
+    assert 360 < timesteps.max() <= 400
+
+
+@pytest.mark.parametrize(
+    ("classes", "null", "asked"), [(None, None, None), (5, None, 5), (5, 4, 4), (5, 0, 5)], ids=str
+)
+def test_the_null_class_cannot_be_asked_for_where_it_is_the_last(
+    classes: int | None, null: int | None, asked: int | None
+) -> None:
+    config = dataclasses.replace(UNET, num_class_embeds=classes, null_class=null)
+    settings: Any = unet_spec(UNet(config), SCHEDULE, default_steps=7).settings
+    assert (settings.num_classes, settings.null_class) == (asked, null)
+    assert settings.sample_shape == (2, 8, 8)
+    assert settings.schedule is SCHEDULE
+    assert settings.default_steps == 7
+
+
+@torch.no_grad()
+def test_sides_vary_where_the_model_is_large_enough_or_it_is_asked_for() -> None:
+    large = unet_spec(UNet(dataclasses.replace(UNET, sample_size=32)), SCHEDULE)
+    assert large.inputs[0].shape == large.outputs[0].shape == ("batch", 2, "height", "width")
+    assert [(d.name, d.min, d.multiple_of) for d in large.dims[1:]] == [("height", 2, 2), ("width", 2, 2)]
+    fixed = unet_spec(UNet(dataclasses.replace(UNET, sample_size=32)), SCHEDULE, dynamic_size=False)
+    assert fixed.inputs[0].shape == ("batch", 2, 32, 32)
+    assert unet_spec(UNet(UNET), SCHEDULE).inputs[0].shape == ("batch", 2, 8, 8)
+    asked = unet_spec(UNet(UNET), SCHEDULE, dynamic_size=True)
+    feeds = example_feeds(asked, {"batch": 1, "height": 6, "width": 10}, seed=0)
+    assert call(asked, feeds)["model_output"].shape == (1, 2, 6, 10)
+
+
+@torch.no_grad()
+def test_the_flat_generator_is_the_generator_in_evaluation_mode() -> None:
+    config = GeneratorConfig(image_size=8, latent_size=6, num_classes=3, base_channels=4)
+    model = Generator(config).train()
+    spec = gan_spec(model)
+    feeds = example_feeds(spec, {"batch": 4}, seed=0)
+    (image,) = call(spec, feeds).values()
+    assert image.shape == (4, 1, 8, 8)
+    assert not model.training
+    assert torch.equal(image, model(torch.from_numpy(feeds["latents"]), torch.from_numpy(feeds["class_labels"])))
+    # In evaluation mode a row does not depend on the others.
+    alone = call(spec, {k: v[:1] for k, v in feeds.items()})["image"]
+    assert float((alone - image[:1]).abs().max()) <= SAME
+    assert [(t.name, t.shape, t.high) for t in spec.inputs] == [
+        ("latents", ("batch", 6), None),
+        ("class_labels", ("batch",), 3),
+    ]

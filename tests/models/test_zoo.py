@@ -1,0 +1,161 @@
+"""The models by name: the shipped checkpoints, the user's own, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from aigc_models.checkpoint import save_checkpoint
+from aigc_models.gan import Generator, GeneratorConfig
+from aigc_models.lm import TransformerLM
+from aigc_models.lm_config import LMConfig
+from aigc_models.specs import gan_spec
+from aigc_models.torch_session import TorchSession
+from aigc_models.unet import UNet
+from aigc_models.unet_config import UNetConfig
+from aigc_models.zoo import MODELS, load_model, shipped_checkpoint
+from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
+from aigc_runtime.manifest import PIPELINES
+from aigc_runtime.schedules import ScheduleConfig
+from aigc_runtime.settings import to_json
+
+GAN = GeneratorConfig(image_size=8, latent_size=4, num_classes=3, base_channels=4)
+LM = LMConfig(vocab_size=256, context_length=12, d_model=16, n_layers=1, n_heads=2, d_ff=24)
+UNET = UNetConfig(
+    sample_size=8,
+    in_channels=1,
+    out_channels=1,
+    block_out_channels=(4, 8),
+    layers_per_block=1,
+    down_block_types=("DownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "UpBlock2D"),
+    norm_num_groups=2,
+)
+SCHEDULE = to_json(ScheduleConfig(num_train_timesteps=77))
+
+
+@pytest.fixture
+def gan(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "mine", Generator(GAN), {"family": "gan", "model": GAN.to_dict()})
+    return tmp_path / "mine"
+
+
+def rewrite(folder: Path, change: Any) -> None:
+    record = json.loads((folder / "config.json").read_text())
+    change(record)
+    (folder / "config.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_model_comes_with_its_checkpoint(name: str) -> None:
+    loaded = load_model(name)
+    weights = (shipped_checkpoint(name) / "model.safetensors").read_bytes()
+    assert loaded.name == name
+    assert loaded.checkpoint.sha256 == hashlib.sha256(weights).hexdigest()
+    assert loaded.spec.family == MODELS[name].family
+    assert isinstance(loaded.spec.settings, PIPELINES[MODELS[name].family])
+    assert loaded.spec.model_config == loaded.checkpoint.config["model"]
+    assert not any(module.training for module in loaded.spec.module.modules())
+    assert loaded.has_metric
+    for key, tensor in loaded.checkpoint.tensors.items():
+        assert torch.equal(loaded.spec.module.state_dict()[f"model.{key}"], tensor), key
+
+
+def test_the_users_own_weights_are_run(gan: Path) -> None:
+    torch.manual_seed(0)
+    session = TorchSession(gan_spec(Generator(GAN)))
+    feeds = {"latents": np.ones((2, 4), np.float32), "class_labels": np.array([0, 2])}
+    loaded = TorchSession(load_model("gan", checkpoint=gan).spec)
+    np.testing.assert_array_equal(loaded.run(feeds)["image"], session.run(feeds)["image"])
+    assert load_model("gan", checkpoint=str(gan)).checkpoint.path == gan / "model.safetensors"
+
+
+def test_options_reach_the_export(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "lm", TransformerLM(LM), {"family": "lm", "model": LM.to_dict()})
+    kinds = {
+        given: load_model("lm", checkpoint=tmp_path / "lm", options={"cache": given}).spec.state[0].kind
+        for given in (None, "growing", "buffer")
+    }
+    assert kinds == {None: "growing", "growing": "growing", "buffer": "buffer"}
+    with pytest.raises(ConfigError, match="cache is 'ring'"):
+        load_model("lm", checkpoint=tmp_path / "lm", options={"cache": "ring"})
+    record = {"family": "unet", "model": UNET.to_dict(), "schedule": SCHEDULE}
+    save_checkpoint(tmp_path / "unet", UNet(UNET), record)
+    fixed = load_model("unet", checkpoint=tmp_path / "unet").spec
+    assert fixed.inputs[0].shape == ("batch", 1, 8, 8)
+    assert fixed.settings.schedule.num_train_timesteps == 77  # type: ignore[union-attr]
+    dynamic = load_model("unet", checkpoint=tmp_path / "unet", options={"dynamic_size": True}).spec
+    assert dynamic.inputs[0].shape == ("batch", 1, "height", "width")
+
+
+def test_unknown_models_and_options_give_the_valid_names_and_the_nearest() -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        load_model("unett")
+    assert str(caught.value) == "unknown model 'unett'\nvalid: gan, lm, unet. Did you mean 'unet'?"
+    with pytest.raises(UnknownNameError, match=r"unknown export option of 'lm' 'kache'\nvalid: cache\. Did you mean"):
+        load_model("lm", options={"kache": "buffer"})
+    with pytest.raises(UnknownNameError, match=r"unknown export option of 'gan' 'cache'\nvalid: \(none\)"):
+        load_model("gan", options={"cache": "buffer"})
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"family": "lm"}, CheckpointError, "config.json is of family 'lm', expected 'gan'"),
+        ({"family": None}, CheckpointError, "config.json is of family None, expected 'gan'"),
+        ({"model": None}, CheckpointError, "config.json holds NoneType as 'model', expected the model's configuration"),
+        ({"model": {"image_size": 9}}, ConfigError, "GeneratorConfig.image_size is 9"),
+        ({"model": {"latents": 9}}, ConfigError, "GeneratorConfig has no field 'latents'"),
+        (
+            {"model": dataclasses.replace(GAN, latent_size=5).to_dict()},
+            CheckpointError,
+            "'project.weight' has shape [128, 36], expected [128, 37]",
+        ),
+    ],
+)
+def test_a_config_that_is_not_the_checkpoints(
+    gan: Path, change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    rewrite(gan, lambda record: record.update(change))
+    with pytest.raises(error) as caught:
+        load_model("gan", checkpoint=gan)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (None, "config.json: schedule is null, expected an object"),
+        ({**SCHEDULE, "beta_schedule": "cosine"}, "config.json: schedule.beta_schedule is 'cosine'"),
+        ({**SCHEDULE, "num_train_timesteps": "77"}, "config.json: schedule.num_train_timesteps is a string"),
+    ],
+)
+def test_a_unet_without_a_right_schedule(tmp_path: Path, schedule: Any, message: str) -> None:
+    record = {"family": "unet", "model": UNET.to_dict(), "schedule": schedule}
+    save_checkpoint(tmp_path / "unet", UNet(UNET), record)
+    with pytest.raises(ConfigError) as caught:
+        load_model("unet", checkpoint=tmp_path / "unet")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("names", [["a"] * 10, 5, "0123456789", {}, ["0", "1"]])
+def test_ten_classes_of_something_else_are_not_judged_as_digits(tmp_path: Path, names: Any) -> None:
+    config = GeneratorConfig(image_size=16, latent_size=4, base_channels=4)
+    record: dict[str, Any] = {"family": "gan", "model": config.to_dict()}
+    save_checkpoint(tmp_path / "mine", Generator(config), record)
+    assert load_model("gan", checkpoint=tmp_path / "mine").has_metric
+    save_checkpoint(tmp_path / "mine", Generator(config), {**record, "class_names": names})
+    assert not load_model("gan", checkpoint=tmp_path / "mine").has_metric
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nowhere"):
+        load_model("gan", checkpoint=tmp_path / "nowhere")
