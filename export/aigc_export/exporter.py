@@ -165,8 +165,10 @@ def _pass_feeds(spec: ExportSpec, seed: int) -> list[dict[str, Array]]:
 
 
 def _open(engine: BuiltEngine, spec: ExportSpec, threads: int | None) -> OrtSession:
+    path = engine.files[engine.file]
     return OrtSession(
-        str(engine.files[engine.file]),
+        path.read_bytes(),
+        folder=str(path.parent.absolute()),
         inputs=spec.inputs,
         outputs=spec.outputs,
         dims=spec.dims,

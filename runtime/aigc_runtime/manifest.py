@@ -6,6 +6,7 @@ The format is specified in docs/bundle.md. Field names here are the names in the
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -43,6 +44,8 @@ FORMAT = "aigc-bundle"
 FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 1024 * 1024
 MAX_FILE_BYTES = 2**50
+MAX_SAMPLE = 2**28
+"""Numbers in one sample: 1 GiB of float32."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -106,6 +109,11 @@ class TextSettings:
     pad_token_id: int
 
 
+def _check_sizes(what: str, sizes: tuple[int, ...]) -> None:
+    if min(sizes) < 1 or math.prod(sizes) > MAX_SAMPLE:
+        raise ConfigError(f"{what} is {list(sizes)}", hint=f"at least 1 each, at most {MAX_SAMPLE:,} numbers in all")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiffusionSettings:
     """How the diffusion pipeline uses the engine.
@@ -128,6 +136,9 @@ class DiffusionSettings:
     default_steps: int
     default_guidance_scale: float
 
+    def __post_init__(self) -> None:
+        _check_sizes("sample_shape", self.sample_shape)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GanSettings:
@@ -142,6 +153,10 @@ class GanSettings:
     latent_size: int
     sample_shape: tuple[int, int, int]
     num_classes: int
+
+    def __post_init__(self) -> None:
+        _check_sizes("sample_shape", self.sample_shape)
+        _check_sizes("latent_size", (self.latent_size,))
 
 
 Pipeline = TextSettings | DiffusionSettings | GanSettings
@@ -244,6 +259,7 @@ class Manifest:
         if len(set(folded)) != len(folded):
             twice = sorted({n for n in names if folded.count(n.casefold()) > 1})
             raise ConfigError(f"files holds names that differ in case only, or twice: {twice}")
+        _check_interface(self.dims, self.inputs, self.outputs, self.state)
         steps = [step for case in self.reference.cases for step in case.steps]
         used = {self.engine.file, self.reference.generation.output}
         used |= {file for step in steps for files in (step.inputs, step.outputs) for file in files.values()}
@@ -251,6 +267,40 @@ class Manifest:
             raise ConfigError(f"files lacks {sorted(used - set(names))}")
         if not steps or not all(step.outputs for step in steps):
             raise ConfigError("reference has no case with outputs, so nothing could be verified")
+        fed, given = {t.name for t in self.inputs}, {t.name for t in self.outputs}
+        if any(step.inputs.keys() != fed or not step.outputs.keys() <= given for step in steps):
+            raise ConfigError(
+                "a step of the reference has other inputs or outputs than the engine",
+                hint=f"inputs {sorted(fed)}, outputs among {sorted(given)}",
+            )
+
+
+def _check_interface(
+    dims: tuple[DimSpec, ...],
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    state: tuple[StateSpec, ...],
+) -> None:
+    """Refuse an interface that no session could run: names twice, sizes that nothing says, states that disagree."""
+    into = [t.name for t in inputs] + [s.input for s in state]
+    into += sorted({s.length_input for s in state if s.length_input})
+    out = [t.name for t in outputs] + [s.output for s in state]
+    for what, names in (("inputs", into), ("outputs", out), ("dims", [d.name for d in dims])):
+        if len(set(names)) < len(names):
+            raise ConfigError(f"{what} holds a name twice: {sorted(n for n in set(names) if names.count(n) > 1)}")
+    if not inputs or not outputs or any(not t.shape for t in inputs):
+        raise ConfigError("an engine needs inputs, each with a batch dimension, and outputs")
+    named = [size for t in inputs for size in t.shape if isinstance(size, str)]
+    for t in outputs:
+        for size in t.shape:
+            if isinstance(size, str) and size not in named:
+                raise ConfigError(f"output {t.name!r} has dimension {size!r}, which no input has")
+    if unknown := sorted({part for size in named for part in size.split("+")} - {d.name for d in dims}):
+        raise ConfigError(f"dims lacks {unknown}")
+    if len({(s.kind, s.length_input, s.step_dim, s.shape[s.axis]) for s in state}) > 1:
+        raise ConfigError("state holds entries of different kind, length or step dimension")
+    if any(s.step_dim not in named for s in state):
+        raise ConfigError(f"state steps along {state[0].step_dim!r}, which no input has")
 
 
 def parse_manifest(data: bytes) -> Manifest:
@@ -278,6 +328,8 @@ def parse_manifest(data: bytes) -> Manifest:
     pipeline = from_json(PIPELINES[family], value.get("pipeline"), where="$.pipeline")
     # The pipeline's type follows from the family, which a type hint alone cannot say: it is read first, by its type.
     manifest = from_json(_Untyped, {**value, "pipeline": None})
+    if not manifest.files:
+        raise BundleError("manifest.json lists no files", hint="the bundle is inconsistent: export it again")
     try:
         return Manifest(**{**manifest.__dict__, "pipeline": pipeline})
     except ConfigError as err:

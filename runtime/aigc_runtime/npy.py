@@ -55,7 +55,7 @@ def read_npy(data: bytes, *, what: str = "array") -> Array:
     except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError) as err:
         raise BundleError(f"{what} has a header that cannot be read: {err}") from err
     allowed = {np.dtype(name).newbyteorder("<").str: name for name in DTYPES}
-    if dtype_text not in allowed or not isinstance(fortran, bool):
+    if not isinstance(dtype_text, str) or dtype_text not in allowed or not isinstance(fortran, bool):
         raise BundleError(f"{what} has element type {dtype_text!r}", hint=f"valid: {', '.join(sorted(allowed))}")
     if not isinstance(shape, tuple) or len(shape) > _MAX_RANK or not all(type(n) is int and n >= 0 for n in shape):
         raise BundleError(f"{what} has shape {shape!r}")

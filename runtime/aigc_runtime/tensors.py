@@ -22,6 +22,7 @@ DTYPES = ("float32", "float16", "int64", "int32", "int8", "uint8", "bool")
 """The element types that may cross the boundary of an engine."""
 
 _MOST_KNOWN_SHAPES = 256
+_MAX_SIZE = 2**31 - 1
 _NATIVE = {name: np.dtype(name) for name in DTYPES}
 
 
@@ -70,6 +71,7 @@ class TensorSpec:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ConfigError(f"tensor {self.name!r} has dtype {self.dtype!r}", hint=f"valid: {', '.join(DTYPES)}")
+        _check_shape(f"tensor {self.name!r}", self.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +100,19 @@ class StateSpec:
     step_dim: str = "sequence"
 
     def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"state {self.input!r} has dtype {self.dtype!r}", hint=f"valid: {', '.join(DTYPES)}")
+        _check_shape(f"state {self.input!r}", self.shape)
         if self.kind not in ("growing", "buffer"):
             raise ConfigError(f"state {self.input!r} has kind {self.kind!r}", hint="valid: growing, buffer")
         if not 0 < self.axis < len(self.shape):
             raise ConfigError(f"state {self.input!r}: axis {self.axis} outside shape {self.shape}")
+        rest = [size for axis, size in enumerate(self.shape) if axis != self.axis]
+        if rest[0] != "batch" or any(isinstance(size, str) for size in rest[1:]):
+            raise ConfigError(
+                f"state {self.input!r} has shape {list(self.shape)}",
+                hint=f"must be 'batch' first and numbers after it, axis {self.axis} aside",
+            )
         if (self.kind == "buffer") != (self.length_input is not None):
             raise ConfigError(
                 f"state {self.input!r}: kind {self.kind!r} with length_input={self.length_input!r}",
@@ -111,21 +122,10 @@ class StateSpec:
             raise ConfigError(f"state {self.input!r}: a buffer's size along axis {self.axis} must be a number")
 
     def empty_shape(self, batch: int) -> tuple[int, ...]:
-        """The shape of the input before the first step.
-
-        Raises:
-            ConfigError: a dynamic dimension other than `batch` and the growing axis.
-        """
-        sizes: list[int] = []
-        for axis, size in enumerate(self.shape):
-            if size == "batch":
-                sizes.append(batch)
-            elif axis == self.axis and self.kind == "growing":
-                sizes.append(0)
-            elif isinstance(size, int):
-                sizes.append(size)
-            else:
-                raise ConfigError(f"state {self.input!r}: dimension {size!r} has no size before the first step")
+        """The shape of the input before the first step."""
+        sizes = [batch, *(size if isinstance(size, int) else 0 for size in self.shape[1:])]
+        if self.kind == "growing":
+            sizes[self.axis] = 0
         return tuple(sizes)
 
     @property
@@ -133,6 +133,11 @@ class StateSpec:
         """Most steps that fit, for a buffer; None for a growing state."""
         size = self.shape[self.axis]
         return size if self.kind == "buffer" and isinstance(size, int) else None
+
+
+def _check_shape(what: str, shape: tuple[int | str, ...]) -> None:
+    if any(isinstance(size, int) and not 1 <= size <= _MAX_SIZE for size in shape):
+        raise ConfigError(f"{what} has shape {list(shape)}", hint=f"sizes must be from 1 to {_MAX_SIZE}")
 
 
 def bind_dims(spec: TensorSpec, shape: Sequence[int], dims: dict[str, int]) -> None:

@@ -142,7 +142,8 @@ def check_tensors(session: Session, cases: Cases, tolerance: Tolerance) -> tuple
 def _check_case(
     session: Session, name: str, steps: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]], tolerance: Tolerance
 ) -> Iterator[TensorCheck]:
-    state = session.new_state(len(next(iter(steps[0][0].values()))))
+    first = next(iter(steps[0][0].values()))
+    state = session.new_state(first.shape[0] if first.ndim else 0)
     for number, (inputs, outputs) in enumerate(steps):
         actual = session.run(inputs, state)
         for output, reference in outputs.items():

@@ -68,14 +68,23 @@ def test_returned_arrays_belong_to_the_caller(open_lm: Open, kind: str) -> None:
     np.testing.assert_array_equal(kept, before)
 
 
-def test_a_full_buffer_says_so_and_stays_usable(open_lm: Open) -> None:
-    session = open_lm("buffer")
+@pytest.mark.parametrize("kind", ["growing", "buffer"])
+def test_a_full_state_says_so_and_stays_usable(open_lm: Open, kind: str) -> None:
+    session = open_lm(kind)
     state = session.new_state(1)
     session.run(feeds([1] * 30), state)
-    with pytest.raises(FeedError, match=r"3 steps do not fit: the engine's buffer of 32 holds 30 already"):
+    with pytest.raises(
+        FeedError, match=r"3 steps do not fit: the engine's carried state of at most 32 holds 30 already"
+    ):
         session.run(feeds([1, 1, 1]), state)
     assert state.length == 30
     assert session.run(feeds([1, 1]), state)["logits"][0, -1].argmax() == 32
+
+
+@pytest.mark.parametrize("batch", [0, -1, 9, True, 1.0, None])
+def test_a_state_for_rows_that_the_engine_does_not_take(open_lm: Open, batch: object) -> None:
+    with pytest.raises(FeedError, match=r"a state for .* rows"):
+        open_lm("growing").new_state(batch)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["growing", "buffer"])

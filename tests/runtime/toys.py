@@ -40,7 +40,11 @@ LM_INPUTS = (
     TensorSpec(name="pad_length", dtype="int64", shape=("batch",), low=0, high=CONTEXT),
 )
 LM_OUTPUTS = (TensorSpec(name="logits", dtype="float32", shape=("batch", "sequence", 256)),)
-LM_DIMS = (DimSpec(name="batch", max=8), DimSpec(name="sequence", max=CONTEXT))
+LM_DIMS = (
+    DimSpec(name="batch", max=8),
+    DimSpec(name="sequence", max=CONTEXT),
+    DimSpec(name="past", min=0, max=CONTEXT),
+)
 TEXT = TextSettings(
     tokenizer={"kind": "bytes"}, vocab_size=256, context_length=CONTEXT, eos_token_id=None, pad_token_id=0
 )

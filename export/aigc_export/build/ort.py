@@ -58,7 +58,13 @@ def build_ort(
     started = time.perf_counter()
     paths = save_graph(model, folder / ENGINE_FILE, threshold=external_threshold)
     OrtSession(
-        str(paths[0]), inputs=spec.inputs, outputs=spec.outputs, dims=spec.dims, state=spec.state, threads=1
+        paths[0].read_bytes(),
+        folder=str(folder.absolute()),
+        inputs=spec.inputs,
+        outputs=spec.outputs,
+        dims=spec.dims,
+        state=spec.state,
+        threads=1,
     ).close()
     return BuiltEngine(
         kind="onnxruntime",

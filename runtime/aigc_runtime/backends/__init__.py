@@ -15,11 +15,11 @@ def _open_ort(bundle: Bundle, threads: int | None) -> Session:
     from aigc_runtime.backends.ort import OrtSession
 
     manifest = bundle.manifest
-    # A graph with external data names files beside it, so it must be opened by path; they were hashed just before.
-    alone = not any(f.path.startswith(f"{manifest.engine.file}.") for f in manifest.files)
-    model = bundle.read(manifest.engine.file) if alone else str(bundle.path / manifest.engine.file)
+    # The graph comes from the very bytes that were hashed. External data is read from the bundle's folder and nowhere
+    # else; those files were hashed when the bundle was opened.
     return OrtSession(
-        model,
+        bundle.read(manifest.engine.file),
+        folder=str(bundle.path.absolute()),
         inputs=manifest.inputs,
         outputs=manifest.outputs,
         dims=manifest.dims,

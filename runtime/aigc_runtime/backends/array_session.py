@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from aigc_runtime.backends.state import check_batch, new_steps, require_state
+from aigc_runtime.backends.state import check_batch, check_rows, new_steps, require_state
 from aigc_runtime.errors import EngineError
 from aigc_runtime.session import State
 from aigc_runtime.tensors import Array, DimSpec, FeedChecker, StateSpec, TensorSpec
@@ -70,6 +70,7 @@ class ArraySession:
 
     def new_state(self, batch: int) -> ArrayState:
         """Empty carried state for `batch` rows."""
+        check_rows(batch, self._dims)
         return ArrayState(self._state, batch)
 
     def run(self, feeds: Mapping[str, Array], state: State | None = None) -> dict[str, Array]:
@@ -82,7 +83,7 @@ class ArraySession:
         steps = 0
         if isinstance(state, ArrayState) and self._state:
             check_batch(bound, state.batch)
-            steps = new_steps(self._state, bound, state.length)
+            steps = new_steps(self._state, bound, state.length, self._dims)
             values.update(state.arrays)
             values.update({s.length_input: np.array([state.length], np.int64) for s in self._state if s.length_input})
         started = time.perf_counter()

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from aigc_runtime.backends.state import check_batch, new_steps, require_state
-from aigc_runtime.errors import EngineError, EngineMissingError
+from aigc_runtime.backends.state import check_batch, check_rows, new_steps, require_state
+from aigc_runtime.errors import AigcError, EngineError, EngineMissingError
 from aigc_runtime.session import State
 from aigc_runtime.tensors import Array, DimSpec, FeedChecker, StateSpec, TensorSpec
 
@@ -82,7 +82,8 @@ class OrtSession:
     """A `Session` over an ONNX graph.
 
     Args:
-        model: the graph's bytes, or the path of a graph that has external data beside it.
+        model: the graph's bytes.
+        folder: where the files lie that the graph names as external data; None for a graph that names none.
         inputs: what the caller feeds.
         outputs: what `run` returns.
         dims: the named dimensions.
@@ -96,8 +97,9 @@ class OrtSession:
 
     def __init__(
         self,
-        model: bytes | str,
+        model: bytes,
         *,
+        folder: str | None = None,
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
         dims: Sequence[DimSpec] = (),
@@ -108,14 +110,14 @@ class OrtSession:
         self.inputs, self.outputs, self.state = tuple(inputs), tuple(outputs), tuple(state)
         self._dims = {d.name: d for d in dims}
         self._checker = FeedChecker(inputs, self._dims)
-        self.native: Any = self._open(model, threads)
+        self.native: Any = self._open(model, folder, threads)
         self._output_names = [s.name for s in self.outputs]
         self._all_names = [*self._output_names, *(s.output for s in self.state)]
         self._state_inputs = [s.input for s in self.state]
         self.engine_seconds = 0.0
         self._check_interface()
 
-    def _open(self, model: bytes | str, threads: int | None) -> Any:
+    def _open(self, model: bytes, folder: str | None, threads: int | None) -> Any:
         options = self.ort.SessionOptions()
         options.intra_op_num_threads = threads or available_threads()
         options.inter_op_num_threads = 1
@@ -124,6 +126,8 @@ class OrtSession:
         # Spinning threads steal time from everything else on the device.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        if folder is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         try:
             session = self.ort.InferenceSession(model, options, providers=[PROVIDER])
         except Exception as err:
@@ -156,7 +160,11 @@ class OrtSession:
 
     def new_state(self, batch: int) -> OrtState:
         """Empty carried state for `batch` rows."""
-        return OrtState(self.ort, self.state, batch)
+        check_rows(batch, self._dims)
+        try:
+            return OrtState(self.ort, self.state, batch)
+        except MemoryError as err:
+            raise EngineError(f"no memory for the carried state of {batch} rows", hint="use fewer rows") from err
 
     def run(self, feeds: Mapping[str, Array], state: State | None = None) -> dict[str, Array]:
         """Run one step; see `Session.run`."""
@@ -172,10 +180,12 @@ class OrtSession:
                 return dict(zip(self._output_names, values, strict=True))
             assert isinstance(state, OrtState)
             check_batch(bound, state.batch)
-            steps = new_steps(self.state, bound, state.length)
+            steps = new_steps(self.state, bound, state.length, self._dims)
             run = self._run_growing if self.state[0].kind == "growing" else self._run_buffer
             results = run(feeds, state, bound)
-        except (RuntimeError, ValueError, self.ort.capi.onnxruntime_pybind11_state.RuntimeException) as err:
+        except AigcError:
+            raise
+        except Exception as err:  # ONNX Runtime's own types share no base class
             raise EngineError(f"ONNX Runtime failed: {err}", hint="run `aigc-run verify` on the bundle") from err
         state.length += steps
         return results

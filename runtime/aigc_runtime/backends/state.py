@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from aigc_runtime.errors import FeedError
-from aigc_runtime.tensors import StateSpec
+from aigc_runtime.tensors import DimSpec, StateSpec
 
-__all__ = ["check_batch", "new_steps", "require_state"]
+__all__ = ["check_batch", "check_rows", "new_steps", "require_state"]
 
 
-def new_steps(specs: Sequence[StateSpec], dims: Mapping[str, int], held: int) -> int:
-    """How many steps a run adds; refuses a run that does not fit into a buffer.
+def new_steps(
+    specs: Sequence[StateSpec], sizes: Mapping[str, int], held: int, dims: Mapping[str, DimSpec] = MappingProxyType({})
+) -> int:
+    """How many steps a run adds; refuses a run after which the state would be too long.
 
     Args:
         specs: the carried state, not empty.
-        dims: sizes of the feeds' named dimensions.
+        sizes: of the feeds' named dimensions.
         held: steps held so far.
+        dims: the ranges of the named dimensions.
 
     Raises:
-        FeedError: the buffer is too small.
+        FeedError: the buffer is too small, or a growing state would exceed the range of its dimension.
     """
-    steps = dims[specs[0].step_dim]
-    capacity = specs[0].capacity
-    if capacity is not None and held + steps > capacity:
+    steps, size = sizes[specs[0].step_dim], specs[0].shape[specs[0].axis]
+    most = size if isinstance(size, int) else dims[size].max if size in dims else None
+    if most is not None and held + steps > most:
         raise FeedError(
-            f"{steps} steps do not fit: the engine's buffer of {capacity} holds {held} already",
+            f"{steps} steps do not fit: the engine's carried state of at most {most} holds {held} already",
             hint="start a new state, or export with a longer context",
         )
     return steps
+
+
+def check_rows(batch: int, dims: Mapping[str, DimSpec]) -> None:
+    """Raise FeedError if no state can be made for `batch` rows."""
+    dim = dims.get("batch", DimSpec(name="batch"))
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < max(1, dim.min):
+        raise FeedError(f"a state for {batch!r} rows", hint=f"must be an integer of at least {max(1, dim.min)}")
+    if dim.max is not None and batch > dim.max:
+        raise FeedError(f"a state for {batch} rows", hint=f"this engine takes at most {dim.max}")
 
 
 def check_batch(dims: Mapping[str, int], batch: int) -> None:

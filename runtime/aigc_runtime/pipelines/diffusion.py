@@ -37,7 +37,7 @@ Cancel = Callable[[], bool]
 MAX_GUIDANCE_SCALE = 1e4
 """Far beyond any use; a larger one is a mistake that would only overflow."""
 
-_CONDITIONS = ("class_labels", "encoder_hidden_states")
+_CONDITIONS = {"class_labels": (None,), "encoder_hidden_states": (None, None, None)}
 
 
 class DiffusionPipeline:
@@ -49,13 +49,16 @@ class DiffusionPipeline:
         settings: schedule, shape and defaults.
 
     Raises:
-        ConfigError: the session has other inputs or outputs.
+        ConfigError: the session has other inputs or outputs, or other sizes.
     """
 
     def __init__(self, session: Session, settings: DiffusionSettings) -> None:
         self._names = {spec.name for spec in session.inputs}
-        taken = [name for name in _CONDITIONS if name in self._names]
-        require_tensors(session, inputs=["sample", "timestep", *taken], outputs=["model_output"])
+        image = (None, *settings.sample_shape)
+        taken = {name: sizes for name, sizes in _CONDITIONS.items() if name in self._names}
+        require_tensors(
+            session, inputs={"sample": image, "timestep": (None,), **taken}, outputs={"model_output": image}
+        )
         self.session = session
         self.settings = settings
 

@@ -27,11 +27,15 @@ class GanPipeline:
         settings: latent size and classes.
 
     Raises:
-        ConfigError: the session has other inputs or outputs.
+        ConfigError: the session has other inputs or outputs, or other sizes.
     """
 
     def __init__(self, session: Session, settings: GanSettings) -> None:
-        require_tensors(session, inputs=("latents", "class_labels"), outputs=("image",))
+        require_tensors(
+            session,
+            inputs={"latents": (None, settings.latent_size), "class_labels": (None,)},
+            outputs={"image": (None, *settings.sample_shape)},
+        )
         self.session = session
         self.settings = settings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 
 import numpy as np
@@ -15,19 +15,36 @@ from aigc_runtime.tensors import Array
 
 __all__ = ["batch_limit", "check_count", "check_labels", "check_number", "chunks", "require_tensors"]
 
+Sized = Sequence[int | None]
 
-def require_tensors(session: Session, *, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+
+def require_tensors(session: Session, *, inputs: Mapping[str, Sized], outputs: Mapping[str, Sized]) -> None:
     """Refuse a session that a pipeline cannot drive.
 
+    Args:
+        session: any.
+        inputs: name -> sizes; None stands for any.
+        outputs: the same.
+
     Raises:
-        ConfigError: an input or output is missing, or there is an input that the pipeline does not know.
+        ConfigError: an input or output is missing or has other sizes, or there is an input that the pipeline does not
+            know.
     """
     for side, specs, wanted in (("inputs", session.inputs, inputs), ("outputs", session.outputs, outputs)):
-        found = [spec.name for spec in specs]
-        if not set(wanted) <= set(found) or (side == "inputs" and len(found) > len(wanted)):
+        found = {spec.name: spec.shape for spec in specs}
+        if not wanted.keys() <= found.keys() or (side == "inputs" and len(found) > len(wanted)):
             raise ConfigError(
                 f"the engine has the {side} {sorted(found)}", hint=f"this pipeline needs {sorted(wanted)}"
             )
+        for name, sizes in wanted.items():
+            if len(found[name]) != len(sizes) or any(
+                isinstance(n, int) and m is not None and n != m for n, m in zip(found[name], sizes, strict=True)
+            ):
+                shown = ["any" if m is None else m for m in sizes]
+                raise ConfigError(
+                    f"the engine's {name!r} has shape {list(found[name])}, the settings say {shown}",
+                    hint="the bundle is inconsistent: export it again",
+                )
 
 
 def batch_limit(session: Session, name: str) -> int | None:

@@ -14,8 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from aigc_runtime.errors import InputError
+from aigc_runtime.errors import BundleError, InputError
 from aigc_runtime.manifest import TextSettings
+from aigc_runtime.pipelines.labels import require_tensors
 from aigc_runtime.rng import TorchGenerator, check_seed
 from aigc_runtime.sampling import SamplingParams, sample_tokens
 from aigc_runtime.session import Session
@@ -65,12 +66,26 @@ class TextPipeline:
     Args:
         session: inputs `input_ids` [B, S] and `pad_length` [B], output `logits` [B, S, V], carried state.
         settings: tokenizer, context and special tokens.
+
+    Raises:
+        ConfigError: the session has other inputs or outputs, or other sizes.
+        BundleError: tokenizer settings that this runtime cannot use, or more tokens than the engine knows.
     """
 
     def __init__(self, session: Session, settings: TextSettings) -> None:
+        require_tensors(
+            session,
+            inputs={"input_ids": (None, None), "pad_length": (None,)},
+            outputs={"logits": (None, None, settings.vocab_size)},
+        )
         self.session = session
         self.settings = settings
         self.tokenizer = make_tokenizer(settings.tokenizer)
+        if self.tokenizer.vocab_size > settings.vocab_size:
+            raise BundleError(
+                f"the tokenizer has {self.tokenizer.vocab_size} tokens, the engine {settings.vocab_size}",
+                hint="export the model again with the tokenizer that it was trained with",
+            )
 
     def generate(
         self,

@@ -1,0 +1,198 @@
+"""Publishing: the old one or the new one, whatever happens between."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from aigc_runtime import publish
+from aigc_runtime.errors import InputError, OutputError
+from aigc_runtime.publish import atomic_directory, atomic_write_bytes
+
+DEAD_PID = 2**22 + 1  # above Linux' largest
+
+
+def fill(target: Path, text: str) -> None:
+    with atomic_directory(target, marker="mark") as staging:
+        (staging / "mark").write_text(text)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))  # noqa: PTH208 - hidden files count
+
+
+@pytest.fixture(params=["exchange", "rename"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With the system call that exchanges two directories, and without it."""
+    if request.param == "rename":
+        monkeypatch.setattr(publish, "_exchange", lambda a, b: False)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("way")
+def test_create_and_replace(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "er" / "out"
+    fill(target, "one")
+    fill(target, "two")
+    assert (target / "mark").read_text() == "two"
+    assert names(target.parent) == ["out"]
+    assert target.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.usefixtures("way")
+def test_old_files_do_not_survive_a_replacement(tmp_path: Path) -> None:
+    fill(tmp_path / "out", "one")
+    (tmp_path / "out" / "old").write_text("")
+    fill(tmp_path / "out", "two")
+    assert names(tmp_path / "out") == ["mark"]
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), InputError("x")])
+def test_a_failure_inside_leaves_the_old_one(error: BaseException, tmp_path: Path) -> None:
+    fill(tmp_path / "out", "one")
+
+    def publish_and_fail() -> None:
+        with atomic_directory(tmp_path / "out", marker="mark") as staging:
+            (staging / "mark").write_text("two")
+            raise error
+
+    with pytest.raises(type(error)):
+        publish_and_fail()
+    assert (tmp_path / "out" / "mark").read_text() == "one"
+    assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
+def test_a_failing_disk_is_an_output_error(code: int, tmp_path: Path) -> None:
+    fill(tmp_path / "out", "one")
+
+    def publish_and_fail() -> None:
+        with atomic_directory(tmp_path / "out", marker="mark"):
+            raise OSError(code, os.strerror(code))
+
+    with pytest.raises(OutputError, match=r"what was there before is unchanged") as caught:
+        publish_and_fail()
+    assert os.strerror(code) in str(caught.value)
+    assert (tmp_path / "out" / "mark").read_text() == "one"
+
+
+def test_a_failing_sync_or_swap_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bool:
+        raise OSError(errno.EIO, "bad sector")
+
+    fill(tmp_path / "out", "one")
+    for step in ("_sync_tree", "_swap_in"):
+        with monkeypatch.context() as patch:
+            patch.setattr(publish, step, fail)
+            with pytest.raises(OutputError, match="bad sector"):
+                fill(tmp_path / "out", "two")
+        assert (tmp_path / "out" / "mark").read_text() == "one"
+        assert names(tmp_path) == ["out"]
+
+
+def test_without_exchange_a_failed_second_rename_puts_the_old_one_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "out", "one")
+    monkeypatch.setattr(publish, "_exchange", lambda a, b: False)
+    rename = Path.rename
+
+    def fail_for_staging(self: Path, target: Path) -> Path:
+        if ".aigc-staging-" in self.name:
+            raise OSError(errno.EIO, "bad sector")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_staging)
+    with pytest.raises(OutputError, match="bad sector"):
+        fill(tmp_path / "out", "two")
+    assert (tmp_path / "out" / "mark").read_text() == "one"
+    assert names(tmp_path) == ["out"]
+
+
+def test_what_dead_runs_left_is_cleared_and_what_live_ones_hold_is_not(tmp_path: Path) -> None:
+    fill(tmp_path / "out", "one")
+    for name in (
+        f".aigc-staging-out-{DEAD_PID}-x",
+        f".aigc-staging-out-{os.getpid()}-x",
+        ".aigc-staging-out-other-1-x",
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").write_text("")
+    (tmp_path / f".aigc-old-out-{DEAD_PID}-").mkdir()
+    fill(tmp_path / "out", "two")
+    assert names(tmp_path) == [f".aigc-staging-out-{os.getpid()}-x", ".aigc-staging-out-other-1-x", "out"]
+
+
+def test_a_directory_that_was_set_aside_comes_back(tmp_path: Path) -> None:
+    fill(tmp_path / "out", "one")
+    (tmp_path / "out").rename(tmp_path / f".aigc-old-out-{DEAD_PID}-")
+
+    def publish_and_fail() -> None:
+        with atomic_directory(tmp_path / "out", marker="mark"):
+            raise ValueError("not today")
+
+    with pytest.raises(ValueError, match="not today"):
+        publish_and_fail()
+    assert (tmp_path / "out" / "mark").read_text() == "one"
+
+
+def test_what_is_not_ours_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_text("cat")
+    with pytest.raises(OutputError, match=r"it holds files but no mark, so it was not written by this tool"):
+        fill(tmp_path / "photos", "x")
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(OutputError, match="exists and is not a directory"):
+        fill(tmp_path / "file", "x")
+    fill(tmp_path / "real", "one")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(OutputError, match="exists and is not a directory"):
+        fill(tmp_path / "link", "x")
+    with pytest.raises(OutputError, match=r"part of the path is a file|a file of that name is in the way"):
+        fill(tmp_path / "file" / "out", "x")
+    assert (tmp_path / "photos" / "cat.png").read_text() == "cat"
+    assert (tmp_path / "file").read_text() == "text"
+    assert (tmp_path / "real" / "mark").read_text() == "one"
+    (tmp_path / "empty").mkdir()
+    fill(tmp_path / "empty", "fine")
+
+
+def test_too_little_space_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+
+    def publish_much() -> None:
+        with atomic_directory(tmp_path / "out", marker="mark", needed_bytes=free * 2):
+            pytest.fail("began")
+
+    with pytest.raises(OutputError, match=r"bytes free, [\d,]+ are needed\nfree some space"):
+        publish_much()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(OutputError, match="you may not write there"):
+        fill(tmp_path / "locked" / "out", "x")
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "file"
+    atomic_write_bytes(path, b"one")
+    atomic_write_bytes(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert path.stat().st_mode & 0o777 == 0o644
+
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OutputError, match="No space left"):
+        atomic_write_bytes(path, b"three")
+    assert path.read_bytes() == b"two"
+    assert names(path.parent) == ["file"]
