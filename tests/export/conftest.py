@@ -27,7 +27,7 @@ BYTES = {"kind": "bytes"}
 
 
 def tiny_lm(**changes: object) -> TransformerLM:
-    config = {"vocab_size": 257, "context_length": 96, "d_model": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
+    config = {"vocab_size": 256, "context_length": 96, "d_model": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
     return TransformerLM(LMConfig(**{**config, "d_ff": 48, **changes}))
 
 
