@@ -15,7 +15,7 @@ from aigc_runtime.compare import Tolerance
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.manifest import Tolerances
 
-__all__ = ["TOLERANCES", "ExportRecipe", "export_recipe"]
+__all__ = ["TOLERANCES", "ExportRecipe", "check_quality_samples", "export_recipe"]
 
 
 TOLERANCES: dict[tuple[str, str], Tolerances] = {
@@ -70,10 +70,15 @@ class ExportRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.quality_samples < 0:
-            raise ConfigError(f"quality_samples is {self.quality_samples}", hint="0 leaves quality out")
+        check_quality_samples(self.quality_samples)
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"threads is {self.threads}", hint="must be at least 1")
+
+
+def check_quality_samples(count: int) -> None:
+    """Raise ConfigError for a number of samples that measures nothing."""
+    if count < 0 or count == 1:
+        raise ConfigError(f"quality_samples is {count}", hint="at least 2 make a measure; 0 leaves quality out")
 
 
 def export_recipe(model: str, *, target: str = "ort-cpu", precision: str = "fp32", **overrides: Any) -> ExportRecipe:

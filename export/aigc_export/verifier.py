@@ -8,6 +8,7 @@ from pathlib import Path
 from aigc_export.bisect import Divergence, bisect
 from aigc_export.capture import capture, example_sizes
 from aigc_export.parity import check_parity, measure_quality
+from aigc_export.recipes import check_quality_samples
 from aigc_export.reference import make_cases, make_generation
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
@@ -77,9 +78,11 @@ def verify_against_torch(
         threads: of the engine.
 
     Raises:
+        ConfigError: one quality sample, or fewer than none.
         AigcError: the bundle, the checkpoint or the engine cannot be used. Missed parity is not raised: see the
             report.
     """
+    check_quality_samples(quality_samples)
     manifest = bundle.manifest
     loaded = load_original(bundle, checkpoint)
     spec = loaded.spec

@@ -134,14 +134,14 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str =
             f"{source} lacks tensor {name!r} of shape {list(expected[name].shape)}",
             hint=(f"nearest in the file: {near!r}; " if near else "") + "is this a checkpoint of another model?",
         )
-    for name, tensor in tensors.items():
-        if name not in expected:
-            near = _nearest(name, expected, taken=tensors)
-            raise CheckpointError(
-                f"{source} has a tensor {name!r} that the model has not",
-                hint=(f"nearest in the model: {near!r}; " if near else "")
-                + "does config.json belong to these weights?",
-            )
+    for name in sorted(tensors.keys() - expected.keys()):
+        near = _nearest(name, expected, taken=tensors)
+        raise CheckpointError(
+            f"{source} has a tensor {name!r} that the model has not",
+            hint=(f"nearest in the model: {near!r}; " if near else "") + "does config.json belong to these weights?",
+        )
+    for name in expected:
+        tensor = tensors[name]
         if tensor.shape != expected[name].shape:
             raise CheckpointError(
                 f"{source}: tensor {name!r} has shape {list(tensor.shape)}, expected {list(expected[name].shape)}",

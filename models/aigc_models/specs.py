@@ -10,7 +10,7 @@ from aigc_models.gan import Generator
 from aigc_models.lm import TransformerLM
 from aigc_models.spec import ExportSpec
 from aigc_models.unet import UNet
-from aigc_runtime.errors import ConfigError
+from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.manifest import DiffusionSettings, GanSettings, TextSettings
 from aigc_runtime.schedules import ScheduleConfig
 from aigc_runtime.tensors import DimSpec, StateSpec, TensorSpec
@@ -55,7 +55,7 @@ def lm_spec(model: TransformerLM, *, tokenizer: dict[str, str | int], cache: Cac
         ConfigError: another cache form, or a vocabulary of another size than the tokenizer's.
     """
     if cache not in ("growing", "buffer"):
-        raise ConfigError(f"cache is {cache!r}", hint="valid: growing, buffer")
+        raise UnknownNameError("cache", cache, ("growing", "buffer"))
     config = model.config
     needed = make_tokenizer(tokenizer).vocab_size
     if config.vocab_size != needed:

@@ -105,9 +105,17 @@ def run(arguments: Sequence[str], *, prog: str = "aigc-run") -> int:
             raise
         complain(err)
         return err.exit_code
+    except SystemExit as done:  # argparse has printed the help or the version
+        return int(done.code or 0)
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         return 130
+    except MemoryError as err:
+        if debug:
+            raise
+        lacking = InputError(f"not enough memory: {err}", hint="ask for fewer or shorter results at once")
+        complain(lacking)
+        return lacking.exit_code
     except BrokenPipeError:
         # Whoever read our output went away (`| head`); keep Python from complaining when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

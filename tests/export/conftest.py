@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from aigc_export.capture import Captured, capture, example_sizes
+from aigc_export.exporter import ExportResult, export_model
+from aigc_export.recipes import ExportRecipe, export_recipe
+from aigc_models.checkpoint import save_checkpoint
 from aigc_models.gan import Generator, GeneratorConfig
 from aigc_models.lm import TransformerLM
 from aigc_models.lm_config import LMConfig
@@ -21,6 +27,7 @@ from aigc_models.torch_session import TorchSession
 from aigc_models.unet import UNet
 from aigc_models.unet_config import UNetConfig
 from aigc_runtime.schedules import ScheduleConfig
+from aigc_runtime.settings import to_json
 from aigc_runtime.tensors import Array
 
 BYTES = {"kind": "bytes"}
@@ -159,3 +166,49 @@ def family(request: pytest.FixtureRequest) -> Tiny:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+TINY: dict[str, Callable[[], Any]] = {"lm": lambda: tiny_lm(), "unet": tiny_unet, "gan": tiny_gan}
+
+
+def write_checkpoint(folder: Path, name: str, seed: int = 0) -> Path:
+    """A tiny untrained model of the family, as the user's own checkpoint."""
+    torch.manual_seed(seed)
+    module = TINY[name]()
+    record = {"family": name, "model": module.config.to_dict()}
+    if name == "unet":
+        record["schedule"] = to_json(SCHEDULE)
+        record["class_names"] = [f"kind-{i}" for i in range(10)]
+    if name == "gan":
+        record["class_names"] = [f"kind-{i}" for i in range(10)]
+    if name == "lm":
+        record["tokenizer"] = {"kind": "bytes"}
+    save_checkpoint(folder, module, record)
+    return folder
+
+
+def recipe_of(name: str, checkpoint: Path, **changes: Any) -> ExportRecipe:
+    return export_recipe(name, checkpoint=str(checkpoint), quality_samples=0, threads=1, **changes)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for name in TINY:
+        write_checkpoint(folder / name, name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def results(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExportResult]:
+    """The line run once per family."""
+    folder = tmp_path_factory.mktemp("exported")
+    return {name: export_model(recipe_of(name, checkpoints / name), folder / name) for name in TINY}
+
+
+@pytest.fixture
+def copies(results: dict[str, ExportResult], tmp_path: Path) -> Path:
+    """Bundles that may be changed."""
+    for name, result in results.items():
+        shutil.copytree(result.bundle.path, tmp_path / name)
+    return tmp_path

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -26,7 +24,7 @@ from aigc_export.graph import to_proto
 from aigc_export.package import make_bundle
 from aigc_export.parity import check_parity
 from aigc_export.passes import PASSES
-from aigc_export.recipes import TOLERANCES, ExportRecipe, export_recipe
+from aigc_export.recipes import TOLERANCES, export_recipe
 from aigc_export.reference import make_cases, make_generation
 from aigc_export.report import junit_xml, parity_table, write_json, write_junit
 from aigc_export.verifier import load_original, verify_against_torch
@@ -45,57 +43,10 @@ from aigc_runtime.errors import (
     UnknownNameError,
 )
 from aigc_runtime.manifest import QualityResult
-from aigc_runtime.settings import to_json
 from aigc_runtime.tensors import Array
 from aigc_runtime.verify import ParityReport, verify_bundle
 
-from .conftest import SCHEDULE, Tiny, tiny_gan, tiny_lm, tiny_of, tiny_unet
-
-TINY: dict[str, Callable[[], Any]] = {"lm": lambda: tiny_lm(), "unet": tiny_unet, "gan": tiny_gan}
-
-
-def write_checkpoint(folder: Path, name: str, seed: int = 0) -> Path:
-    """A tiny untrained model of the family, as the user's own checkpoint."""
-    torch.manual_seed(seed)
-    module = TINY[name]()
-    record = {"family": name, "model": module.config.to_dict()}
-    if name == "unet":
-        record["schedule"] = to_json(SCHEDULE)
-        record["class_names"] = [f"kind-{i}" for i in range(10)]
-    if name == "gan":
-        record["class_names"] = [f"kind-{i}" for i in range(10)]
-    if name == "lm":
-        record["tokenizer"] = {"kind": "bytes"}
-    save_checkpoint(folder, module, record)
-    return folder
-
-
-def recipe_of(name: str, checkpoint: Path, **changes: Any) -> ExportRecipe:
-    return export_recipe(name, checkpoint=str(checkpoint), quality_samples=0, threads=1, **changes)
-
-
-@pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoints")
-    for name in TINY:
-        write_checkpoint(folder / name, name)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def results(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExportResult]:
-    """The line run once per family."""
-    folder = tmp_path_factory.mktemp("exported")
-    return {name: export_model(recipe_of(name, checkpoints / name), folder / name) for name in TINY}
-
-
-@pytest.fixture
-def copies(results: dict[str, ExportResult], tmp_path: Path) -> Path:
-    """Bundles that may be changed."""
-    for name, result in results.items():
-        shutil.copytree(result.bundle.path, tmp_path / name)
-    return tmp_path
-
+from .conftest import TINY, Tiny, recipe_of, tiny_lm, tiny_of, write_checkpoint
 
 # Building
 
@@ -448,7 +399,7 @@ def test_recipes_refuse_unknown_names() -> None:
         export_recipe("lm", target="ort_cpu")
     with pytest.raises(UnknownNameError, match=r"unknown precision for target 'ort-cpu' 'fp23'\nvalid: .*fp32"):
         export_recipe("lm", precision="fp23")
-    for bad in ({"quality_samples": -1}, {"threads": 0}):
+    for bad in ({"quality_samples": -1}, {"quality_samples": 1}, {"threads": 0}):
         with pytest.raises(ConfigError):
             export_recipe("lm", **bad)
 

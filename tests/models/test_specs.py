@@ -130,7 +130,7 @@ def test_a_context_of_one_token_has_examples() -> None:
 
 
 def test_language_models_that_cannot_be_exported() -> None:
-    with pytest.raises(ConfigError, match=r"cache is 'ring'\nvalid: growing, buffer"):
+    with pytest.raises(UnknownNameError, match=r"unknown cache 'ring'\nvalid: buffer, growing"):
         lm_spec(language_model(), tokenizer=BYTES, cache="ring")  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="unknown tokenizer 'byte'"):
         lm_spec(language_model(), tokenizer={"kind": "byte"})

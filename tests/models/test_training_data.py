@@ -54,6 +54,16 @@ def test_one_file_is_cut_near_its_end(tmp_path: Path) -> None:
     assert len(text.held_out) == 800
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_of_a_few_files_the_end_of_each_is_held_out(tmp_path: Path, count: int) -> None:
+    for i in range(count):
+        (tmp_path / f"{i}.txt").write_bytes(bytes([65 + i]) * 10_000)
+    text = load_text(tmp_path)
+    assert len(text.train) + len(text.held_out) == 10_000 * count
+    assert set(text.train) == set(text.held_out) == set(range(65, 65 + count))
+    assert 0.07 < len(text.held_out) / (10_000 * count) < 0.09
+
+
 def test_text_that_is_none_or_too_little(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no text files in .*\nlooked for \.txt"):
         load_text(tmp_path)

@@ -85,7 +85,7 @@ def test_options_reach_the_export(tmp_path: Path) -> None:
         for given in (None, "growing", "buffer")
     }
     assert kinds == {None: "growing", "growing": "growing", "buffer": "buffer"}
-    with pytest.raises(ConfigError, match="cache is 'ring'"):
+    with pytest.raises(UnknownNameError, match="unknown cache 'ring'"):
         load_model("lm", checkpoint=tmp_path / "lm", options={"cache": "ring"})
     record = {"family": "unet", "model": UNET.to_dict(), "schedule": SCHEDULE}
     save_checkpoint(tmp_path / "unet", UNet(UNET), record)

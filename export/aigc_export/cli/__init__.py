@@ -101,6 +101,11 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as err:
         err.show()
         return 2
+    except MemoryError as err:
+        if debug:
+            raise
+        _complain(f"not enough memory: {err}\nuse a machine with more memory, or ask for less at once")
+        return 2
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not our failure; keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

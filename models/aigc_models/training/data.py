@@ -28,11 +28,11 @@ PACKAGES = ("asyncio", "collections", "concurrent", "email", "html", "http", "im
 
 @dataclass(frozen=True, kw_only=True)
 class TextData:
-    """A text as bytes, split by whole files.
+    """A text as bytes, split.
 
     Attributes:
         train: [N] uint8.
-        held_out: [M] uint8, from files that training never sees.
+        held_out: [M] uint8, that training never sees.
     """
 
     train: Array
@@ -68,18 +68,31 @@ def standard_library_text() -> TextData:
 def load_text(path: Path | str) -> TextData:
     """A text file, or every text file below a folder.
 
+    Whole files are held out where there are enough of them; of a few files, the end of each.
+
     Raises:
         InputError: nothing readable there, or too little text to split.
     """
     given = Path(path)
     if given.is_file():
-        data = np.frombuffer(_read(given), np.uint8)
-        cut = int(len(data) * (1 - HELD_OUT_SHARE))
-        return _require_text(TextData(train=data[:cut], held_out=data[cut:]), given)
+        return _require_text(_cut_text([given]), given)
     files = sorted(f for f in given.rglob("*") if f.suffix.lower() in TEXT_SUFFIXES and f.is_file())
     if not files:
         raise InputError(f"no text files in {str(given)!r}", hint=f"looked for {', '.join(TEXT_SUFFIXES)}")
-    return _require_text(_split_text(files, given), given)
+    whole = _split_text(files, given)
+    share = len(whole.held_out) / max(len(whole.held_out) + len(whole.train), 1)
+    fair = HELD_OUT_SHARE / 4 < share < HELD_OUT_SHARE * 4
+    return _require_text(whole if fair else _cut_text(files), given)
+
+
+def _cut_text(files: list[Path]) -> TextData:
+    """The end of every file is held out."""
+    texts = [np.frombuffer(_read(file), np.uint8) for file in files]
+    cuts = [int(len(t) * (1 - HELD_OUT_SHARE)) for t in texts]
+    return TextData(
+        train=np.concatenate([t[:cut] for t, cut in zip(texts, cuts, strict=True)]),
+        held_out=np.concatenate([t[cut:] for t, cut in zip(texts, cuts, strict=True)]),
+    )
 
 
 def _split_text(files: list[Path], root: Path) -> TextData:
