@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 OUT    ?= out/demo
 
-.PHONY: demo test test-fast lint bare wheels clean
+.PHONY: demo test test-fast lint wheels clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)

@@ -362,6 +362,7 @@ def test_what_nobody_foresaw_is_one_message(
         run(export_arguments("gan", checkpoints, tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_training_from_the_shell(tmp_path: Path, capsys: Capture) -> None:
     """A few steps on the user's own text, and the checkpoint goes through the line."""
     (tmp_path / "texts").mkdir()
