@@ -113,7 +113,8 @@ def test_a_pass_that_changes_the_function_is_stopped(rewrite: Callable[[ir.Model
 
 def test_a_rewrite_right_for_one_size_gets_through_with_one_size_only() -> None:
     tiny = tiny_of("gan")
-    run_passes(copy(tiny.captured.model), [("bad", forget_a_size)], feeds=_pass_feeds(tiny.spec, 0)[:1])
+    _, reports = run_passes(copy(tiny.captured.model), [("bad", forget_a_size)], feeds=_pass_feeds(tiny.spec, 0)[:1])
+    assert reports[0].nodes_after == reports[0].nodes_before + 2
 
 
 def test_a_pass_without_feeds_was_not_checked() -> None:
