@@ -56,11 +56,15 @@ def unet_model() -> UNetConfig:
 
 
 def digits_schedule() -> ScheduleConfig:
-    """A cosine schedule (Nichol & Dhariwal 2021, eq. 17): small images need less noise than the linear one adds."""
+    """A cosine schedule (Nichol & Dhariwal 2021, eq. 17): small images need less noise than the linear one adds.
+
+    The velocity is predicted (Salimans & Ho 2022, section 4): where the signal is almost gone, x_0 from a predicted
+    epsilon divides by it, and the smallest error of an engine becomes a different picture.
+    """
     return ScheduleConfig(
         num_train_timesteps=1000,
         beta_schedule="squaredcos_cap_v2",
-        prediction_type="epsilon",
+        prediction_type="v_prediction",
         timestep_spacing="trailing",
         clip_sample=True,
     )

@@ -1,0 +1,133 @@
+"""Run a float graph over calibration data and watch the values that will be quantised.
+
+Only one batch of values is held at a time: memory does not grow with the number of samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aigc_calibration.errors import CalibrationError
+from aigc_calibration.floatmodel import Feeds, open_graph
+from aigc_calibration.histogram import Histogram
+from aigc_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["Statistics", "TensorStatistics", "collect"]
+
+Progress = Callable[[int], None]
+"""Called with the number of samples seen."""
+
+
+@dataclass(kw_only=True)
+class TensorStatistics:
+    """What one value looked like.
+
+    Attributes:
+        halves: histograms of every other batch, so that the two can be compared with each other.
+        channel_amax: [C] float32, largest magnitude per channel, where it was asked for.
+        channel_mean: [C] float64, mean magnitude per channel, where it was asked for.
+    """
+
+    halves: tuple[Histogram, Histogram] = field(default_factory=lambda: (Histogram(), Histogram()))
+    channel_amax: Array | None = None
+    channel_mean: Array | None = None
+    rows: int = 0
+
+    @property
+    def histogram(self) -> Histogram:
+        """All that was seen."""
+        whole = Histogram()
+        for half in self.halves:
+            whole.merge(half)
+        return whole
+
+    def watch_channels(self, values: Array, axis: int) -> None:
+        """Add magnitudes per channel."""
+        channels = np.abs(np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis]))
+        amax, total = channels.max(axis=0), channels.sum(axis=0, dtype=np.float64)
+        if self.channel_amax is None or self.channel_mean is None:
+            self.channel_amax, self.channel_mean, self.rows = amax, total / len(channels), len(channels)
+            return
+        rows = self.rows + len(channels)
+        self.channel_amax = np.maximum(self.channel_amax, amax)
+        self.channel_mean = (self.channel_mean * self.rows + total) / rows
+        self.rows = rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """What calibration saw.
+
+    Attributes:
+        tensors: by name of the value.
+        samples: rows of the batch dimension, over all batches.
+        batches: runs of the graph.
+        samples_sha256: of every array fed, in order.
+    """
+
+    tensors: dict[str, TensorStatistics]
+    samples: int
+    batches: int
+    samples_sha256: str
+
+
+def collect(
+    model: ir.Model,
+    data: Iterable[Feeds],
+    tensors: Collection[str],
+    *,
+    channels: Collection[str] = (),
+    channel_axis: int = -1,
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> Statistics:
+    """Watch `tensors` while the graph runs over `data`.
+
+    Args:
+        model: the float graph.
+        data: arrays for every input of the graph, batch by batch.
+        tensors: names of values to watch.
+        channels: those of them whose channels are watched one by one.
+        channel_axis: where their channels lie.
+        progress: called after every batch.
+        threads: of the engine.
+
+    Raises:
+        CalibrationError: no data, or a value that is NaN.
+        EngineError: the graph does not load or run.
+    """
+    wanted = sorted(set(tensors) | set(channels))
+    run = open_graph(model, expose=wanted, threads=threads)
+    found = {name: TensorStatistics() for name in wanted}
+    digest = hashlib.sha256()
+    samples = batches = 0
+    for feeds in data:
+        for name in sorted(feeds):
+            digest.update(f"{name}:{feeds[name].dtype}:{feeds[name].shape}".encode())
+            digest.update(np.ascontiguousarray(feeds[name]).tobytes())
+        values = run(feeds)
+        for name in wanted:
+            value = values[name]
+            if np.isnan(value).any():
+                raise CalibrationError(
+                    f"value {name!r} of the graph is NaN in batch {batches}",
+                    hint="the float model itself fails on this sample: check the calibration data and the checkpoint",
+                )
+            found[name].halves[batches % 2].update(value)
+            if name in channels:
+                found[name].watch_channels(value, channel_axis)
+        batches += 1
+        samples += len(next(iter(feeds.values())))
+        if progress is not None:
+            progress(samples)
+    if not batches:
+        raise CalibrationError("there are no calibration samples", hint="ask for one or more")
+    return Statistics(tensors=found, samples=samples, batches=batches, samples_sha256=digest.hexdigest())

@@ -1,0 +1,56 @@
+"""What to quantise and how: frozen, one default per family and precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from aigc_calibration.ranges import METHODS, Method
+from aigc_calibration.smooth import Source
+from aigc_runtime.errors import ConfigError, UnknownNameError
+
+__all__ = ["DEFAULTS", "QuantConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantConfig:
+    """How a graph is quantised.
+
+    Attributes:
+        method: how activation ranges are found; see `ranges.find_amax`.
+        percentile: for that method.
+        attention: quantise products of two activations too.
+        smooth: strength of SmoothQuant, 0 to 1, by where it is folded to; see `smooth.SmoothGroup.source`.
+        keep_float: modules that stay float: a path, or the beginning of one up to a dot.
+        samples: calibration samples.
+    """
+
+    method: Method = "mse"
+    percentile: float = 99.99
+    attention: bool = False
+    smooth: Mapping[Source, float] = field(default_factory=dict)
+    keep_float: tuple[str, ...] = ()
+    samples: int = 256
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UnknownNameError("range method", self.method, METHODS)
+        if not 0 < self.percentile <= 100:
+            raise ConfigError(f"percentile is {self.percentile}", hint="must be above 0, at most 100")
+        if not all(0 <= alpha <= 1 for alpha in self.smooth.values()):
+            raise ConfigError(f"smooth is {dict(self.smooth)}", hint="strengths lie between 0 and 1")
+        if self.samples < 1:
+            raise ConfigError(f"samples is {self.samples}", hint="must be at least 1")
+
+    def keeps(self, module: str) -> bool:
+        """Whether a module stays float."""
+        return any(module == kept or module.startswith(f"{kept}.") for kept in self.keep_float)
+
+
+DEFAULTS: dict[str, QuantConfig] = {
+    "text": QuantConfig(smooth=MappingProxyType({"gain": 0.5, "product": 0.75})),
+    "diffusion": QuantConfig(keep_float=("conv_in", "conv_out")),
+    "gan": QuantConfig(keep_float=("to_image",)),
+}
+"""family -> configuration. Where each choice comes from: docs/quantization.md."""

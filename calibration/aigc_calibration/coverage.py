@@ -1,0 +1,125 @@
+"""How much of a graph's work is quantised: by the plan, and as the engine really runs it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aigc_calibration.errors import PlanError
+from aigc_calibration.floatmodel import Feeds, open_graph
+from aigc_calibration.plan import QuantizationPlan
+from aigc_calibration.sites import find_sites
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["Coverage", "check_executed", "executed_sites", "site_macs"]
+
+INTEGER_OPS = frozenset({"QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "MatMulNBits"})
+"""What ONNX Runtime on a CPU makes of a quantised site."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """Shares of the multiply-accumulates of all sites.
+
+    Attributes:
+        planned: that the plan quantises.
+        executed: that the engine runs in low precision.
+        missed: sites that the plan quantises and the engine does not.
+        float_sites: node -> why, of those that the plan leaves float.
+    """
+
+    planned: float
+    executed: float
+    missed: tuple[str, ...]
+    float_sites: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.planned:.1%} of the work planned, {self.executed:.1%} run in low precision"
+
+
+def site_macs(model: ir.Model, feeds: Feeds) -> dict[str, int]:
+    """Multiply-accumulates of every site, counted on one run.
+
+    A result of n numbers, each the sum of k products, takes n k of them; a ConvTranspose spreads each of its n inputs
+    over m numbers.
+    """
+    sites = find_sites(model)
+    wanted = sorted({s.output for s in sites} | {s.activations[0] for s in sites})
+    values = {**feeds, **open_graph(model, expose=wanted)(feeds)}
+    macs = {}
+    for site in sites:
+        first = values[site.activations[0]]
+        if site.weight is None:
+            macs[site.node] = int(values[site.output].size) * first.shape[-1]
+            continue
+        each = 1
+        for axis, size in enumerate(site.shape):
+            kept = site.input_axis if site.op_type == "ConvTranspose" else site.channel_axis
+            each *= 1 if axis == kept else size
+        macs[site.node] = int((first if site.op_type == "ConvTranspose" else values[site.output]).size) * each
+    return macs
+
+
+def executed_sites(model: ir.Model, plan: QuantizationPlan) -> set[str]:
+    """The quantised sites that ONNX Runtime runs as integer operators, read from the graph that it optimised.
+
+    A site is known again by the constant that holds its codes; a product of activations by its name.
+    """
+    import onnx
+    import onnx_ir as ir
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory(prefix="aigc-optimised-") as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # it warns that an optimised graph fits this machine only, which is what we want
+        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        onnxruntime.InferenceSession(
+            ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        nodes = onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node
+    integer = [n for n in nodes if n.op_type in INTEGER_OPS]
+    constants = {name for node in integer for name in node.input}
+    names = {node.name for node in integer}
+    return {
+        op.node
+        for op in plan.quantised()
+        if (f"{op.weight}_quantized" in constants if op.weight is not None else op.node in names)
+    }
+
+
+def check_executed(
+    model: ir.Model, plan: QuantizationPlan, macs: Mapping[str, int], *, least: float = 0.99
+) -> Coverage:
+    """Prove that the engine runs what the plan says.
+
+    Args:
+        model: the emitted graph.
+        plan: that it was emitted from.
+        macs: of every site.
+        least: share of the planned work that must run in low precision.
+
+    Raises:
+        PlanError: it runs less; names the sites.
+    """
+    executed = executed_sites(model, plan)
+    planned = {op.node for op in plan.quantised()}
+    total = sum(macs.values()) or 1
+    found = Coverage(
+        planned=sum(macs[n] for n in planned) / total,
+        executed=sum(macs[n] for n in executed) / total,
+        missed=tuple(op.node for op in plan.quantised() if op.node not in executed),
+        float_sites={op.node: op.why for op in plan.ops if op.precision == "float"},
+    )
+    if found.executed < least * found.planned or not planned:
+        shown = ", ".join(found.missed[:5]) or "none was planned"
+        raise PlanError(
+            f"the engine runs {found.executed:.1%} of the work in low precision, the plan says {found.planned:.1%}",
+            hint=f"sites that stay float: {shown}; nothing was published",
+        )
+    return found

@@ -1,0 +1,223 @@
+"""A plan carried out on a graph: QuantizeLinear and DequantizeLinear in the form that an engine turns into 8 bits.
+
+Both forms have the same codes: TensorRT's signed code c is ONNX Runtime's unsigned code c + 128.
+
+1. TensorRT: symmetric s8 (or fp8) on the inputs of a site, float bias, nothing on its result.
+2. ONNX Runtime on a CPU: u8 with zero point 128, since its kernels multiply u8 by s8; int32 bias; Q/DQ also on the
+   result of Conv, without which it stays float; ConvTranspose stays float, for which it has no kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aigc_calibration.errors import PlanError
+from aigc_calibration.floatmodel import graph_digest
+from aigc_calibration.grids import GRIDS
+from aigc_calibration.plan import OpPlan, QuantizationPlan
+from aigc_calibration.prepare import copy_graph
+from aigc_calibration.weights import QuantizedWeight
+from aigc_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["FORMS", "Form", "emit", "plan_for"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How an engine wants its quantised graph.
+
+    Attributes:
+        unsigned: activations as u8 with zero point 128 in place of s8.
+        integer_bias: the bias of an int8 site as int32.
+        quantised_results: operators whose result is quantised too.
+        float_ops: operators that the engine cannot run in 8 bits, with the reason.
+    """
+
+    unsigned: bool
+    integer_bias: bool
+    quantised_results: frozenset[str]
+    float_ops: Mapping[str, str]
+
+
+FORMS: Mapping[str, Form] = MappingProxyType(
+    {
+        "ort-cpu": Form(
+            unsigned=True,
+            integer_bias=True,
+            quantised_results=frozenset({"Conv"}),
+            float_ops=MappingProxyType({"ConvTranspose": "ONNX Runtime has no 8-bit ConvTranspose on a CPU"}),
+        ),
+        "tensorrt": Form(
+            unsigned=False, integer_bias=False, quantised_results=frozenset(), float_ops=MappingProxyType({})
+        ),
+    }
+)
+"""Engine -> form."""
+
+
+def plan_for(plan: QuantizationPlan, form: Form) -> QuantizationPlan:
+    """The plan with the sites left float that the engine has no kernel for."""
+    return plan.with_float({op.node: form.float_ops[op.op_type] for op in plan.ops if op.op_type in form.float_ops})
+
+
+def emit(model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, QuantizedWeight], form: Form) -> ir.Model:
+    """Carry out a plan.
+
+    Args:
+        model: the float graph that the plan was made for; not changed.
+        plan: what becomes of each site.
+        weights: codes of every weight that the plan quantises, by name of the constant.
+        form: of the engine.
+
+    Raises:
+        PlanError: the plan is for another graph, or names what the graph has not.
+    """
+    if graph_digest(model) != plan.graph_sha256:
+        raise PlanError(
+            "the plan was made for another graph", hint="calibrate again: the model, its weights or the passes changed"
+        )
+    emitter = _Emitter(copy_graph(model), plan, weights, form)
+    for op in plan.quantised():
+        if op.op_type in form.float_ops:
+            raise PlanError(f"{op.node!r} cannot be quantised: {form.float_ops[op.op_type]}", hint="use `plan_for`")
+        emitter.site(op)
+    return emitter.finish()
+
+
+class _Emitter:
+    def __init__(
+        self, model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, QuantizedWeight], form: Form
+    ) -> None:
+        self.model, self.graph = model, model.graph
+        self.plan, self.weights, self.form = plan, weights, form
+        self.nodes = {str(n.name): n for n in model.graph}
+        self.values = {str(v.name): v for n in model.graph for v in n.outputs}
+        self.values.update({str(v.name): v for v in model.graph.inputs})
+        self.dequantised: dict[str, ir.Value] = {}
+
+    def finish(self) -> ir.Model:
+        """Drop constants that nothing reads any more, and what was inferred about the float graph."""
+        for name, value in list(self.graph.initializers.items()):
+            if not list(value.uses()) and not value.is_graph_output():
+                del self.graph.initializers[name]
+        return self.model
+
+    def constant(self, name: str, array: Array) -> ir.Value:
+        import onnx_ir as ir
+
+        tensor = ir.Tensor(array, name=name)
+        value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+        self.graph.initializers[name] = value
+        return value
+
+    def site(self, op: OpPlan) -> None:
+        node = self.nodes.get(op.node)
+        if node is None or node.op_type != op.op_type:
+            raise PlanError(f"the plan names {op.node!r} ({op.op_type}), which the graph has not")
+        if op.precision in {"int8", "fp8"}:
+            for index, value in enumerate(node.inputs[:2]):
+                if value is not None and value.name in op.activations:
+                    node.replace_input_with(index, self.activation(str(value.name), op.precision))
+        if op.weight is not None:
+            self.weight(node, op)
+        if op.precision == "int8" and op.op_type in self.form.quantised_results and op.output in self.plan.ranges:
+            self.result(str(op.output))
+
+    def activation(self, name: str, precision: str) -> ir.Value:
+        """Q and DQ behind a value; all sites share them."""
+        if name not in self.dequantised:
+            self.dequantised[name] = self.quantise(self.values[name], self.plan.ranges[name], precision)
+        return self.dequantised[name]
+
+    def quantise(self, value: ir.Value, amax: float, precision: str) -> ir.Value:
+        import onnx_ir as ir
+
+        grid = GRIDS["fp8" if precision == "fp8" else "int8"]
+        scale = self.constant(f"{value.name}_scale", np.array(grid.scale_for(amax), dtype=np.float32))
+        zero = self.constant(f"{value.name}_zero_point", self.zero_point(precision))
+        quantised = ir.node("QuantizeLinear", [value, scale, zero], name=f"{value.name}_quantize")
+        restored = ir.node("DequantizeLinear", [quantised.outputs[0], scale, zero], name=f"{value.name}_dequantize")
+        quantised.outputs[0].name = f"{value.name}_quantized"
+        restored.outputs[0].name = f"{value.name}_dequantized"
+        restored.outputs[0].shape, restored.outputs[0].type = value.shape, value.type
+        producer = value.producer()
+        if producer is None:
+            first = next(iter(self.graph))
+            self.graph.insert_before(first, [quantised, restored])
+        else:
+            self.graph.insert_after(producer, [quantised, restored])
+        return restored.outputs[0]
+
+    def zero_point(self, precision: str) -> Array:
+        if precision == "fp8":
+            import ml_dtypes
+
+            return np.array(0, dtype=ml_dtypes.float8_e4m3fn)
+        return np.array(128, dtype=np.uint8) if self.form.unsigned else np.array(0, dtype=np.int8)
+
+    def weight(self, node: ir.Node, op: OpPlan) -> None:
+        """DQ in front of the weight, whose codes become the constant."""
+        import onnx_ir as ir
+
+        found = self.weights[str(op.weight)]
+        codes = found.codes.astype(_storage(found))
+        scale = self.constant(f"{op.weight}_scale", found.scales.astype(np.float32))
+        zero = self.constant(f"{op.weight}_zero_point", np.zeros(found.scales.shape, dtype=codes.dtype))
+        stored = self.constant(f"{op.weight}_quantized", codes)
+        restored = ir.node(
+            "DequantizeLinear", [stored, scale, zero], {"axis": found.axis}, name=f"{op.weight}_dequantize"
+        )
+        restored.outputs[0].name = f"{op.weight}_dequantized"
+        self.graph.insert_before(node, restored)
+        node.replace_input_with(1, restored.outputs[0])
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if op.precision == "int8" and self.form.integer_bias and bias is not None and bias.const_value is not None:
+            self.bias(node, bias, self.plan.ranges[op.activations[0]], found.scales)
+
+    def bias(self, node: ir.Node, bias: ir.Value, amax: float, scales: Array) -> None:
+        """The bias in units of the products' own scale, int32."""
+        import onnx_ir as ir
+
+        values = bias.const_value.numpy()  # type: ignore[union-attr]
+        unit = (np.float32(GRIDS["int8"].scale_for(amax)) * scales).astype(np.float32)
+        codes = np.rint(values.astype(np.float64) / unit)
+        if np.abs(codes).max(initial=0) >= 2**31:
+            return  # a bias so far beyond the products stays float, which the engine takes as well
+        name = str(bias.name)
+        scale = self.constant(f"{node.name}_bias_scale", unit)
+        zero = self.constant(f"{node.name}_bias_zero_point", np.zeros(unit.shape, dtype=np.int32))
+        stored = self.constant(f"{name}_quantized", codes.astype(np.int32))
+        restored = ir.node("DequantizeLinear", [stored, scale, zero], {"axis": 0}, name=f"{node.name}_bias_dequantize")
+        restored.outputs[0].name = f"{node.name}_bias_dequantized"
+        self.graph.insert_before(node, restored)
+        node.replace_input_with(2, restored.outputs[0])
+
+    def result(self, name: str) -> None:
+        """Q and DQ on a site's result: every reader sees the quantised value, as does the next site."""
+        value = self.values[name]
+        readers = [(node, index) for node, index in value.uses()]
+        if value.is_graph_output() or not readers:
+            return
+        if name in self.dequantised:
+            restored = self.dequantised[name]
+        else:
+            restored = self.dequantised[name] = self.quantise(value, self.plan.ranges[name], "int8")
+        for node, index in readers:
+            if node.op_type != "QuantizeLinear":
+                node.replace_input_with(index, restored)
+
+
+def _storage(weight: QuantizedWeight) -> Any:
+    if weight.grid.name == "fp8":
+        import ml_dtypes
+
+        return ml_dtypes.float8_e4m3fn
+    return np.int8

@@ -1,0 +1,135 @@
+"""The quantisation plan: what becomes of every site of a graph, and why.
+
+Calibration and search end in a plan, and emitters start from one. It is plain JSON. Weights' codes and scales, which
+may be large, travel beside it (`weights.QuantizedWeight`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from aigc_calibration.errors import PlanError
+from aigc_runtime.settings import from_json, to_json
+from aigc_runtime.strict_json import loads_strict
+
+__all__ = ["PRECISIONS", "OpPlan", "QuantizationPlan", "SitePrecision", "TensorPlan", "parse_plan"]
+
+PLAN_VERSION = 1
+SitePrecision = Literal["float", "int8", "fp8", "int8-weight", "int4-weight"]
+PRECISIONS: tuple[SitePrecision, ...] = ("float", "int8", "fp8", "int8-weight", "int4-weight")
+"""Of a site: kept as it is; activations and weight in 8 bits; the weight alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorPlan:
+    """The range of one activation.
+
+    Attributes:
+        name: of the value in the float graph.
+        amax: magnitude of the largest code.
+        method: how it was found.
+        instability: how far the ranges of the two halves of the samples are apart, relative to `amax`.
+    """
+
+    name: str
+    amax: float
+    method: str
+    instability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpPlan:
+    """What becomes of one site.
+
+    Attributes:
+        node: name in the float graph.
+        op_type: its operator.
+        module: the PyTorch module it came from.
+        precision: one of `PRECISIONS`.
+        activations: values that are quantised on their way in; named in `QuantizationPlan.tensors`.
+        output: the result, where its range is known, for engines that quantise it too.
+        weight: the constant that is quantised, or None.
+        block: numbers of a weight that share a scale, along the summed axis; None: one scale per output channel.
+        why: one sentence.
+    """
+
+    node: str
+    op_type: str
+    module: str
+    precision: SitePrecision
+    activations: tuple[str, ...]
+    output: str | None
+    weight: str | None
+    block: int | None
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizationPlan:
+    """What becomes of a graph.
+
+    Attributes:
+        version: of this format.
+        graph_sha256: digest of the float graph, transforms applied, that the plan belongs to.
+        precision: what was asked for.
+        transforms: what was done to the float graph beforehand, in order.
+        ops: one per site, in the graph's order.
+        tensors: ranges of activations and results.
+    """
+
+    version: int
+    graph_sha256: str
+    precision: str
+    transforms: tuple[str, ...]
+    ops: tuple[OpPlan, ...]
+    tensors: tuple[TensorPlan, ...]
+
+    def __post_init__(self) -> None:
+        known = {t.name for t in self.tensors}
+        for op in self.ops:
+            missing = [a for a in op.activations if a not in known] if op.precision in {"int8", "fp8"} else []
+            if missing:
+                raise PlanError(f"the plan has no range for {missing[0]!r}, which {op.node!r} reads")
+
+    @property
+    def ranges(self) -> Mapping[str, float]:
+        """Value -> amax."""
+        return {t.name: t.amax for t in self.tensors}
+
+    def quantised(self) -> tuple[OpPlan, ...]:
+        """The sites that do not stay float."""
+        return tuple(op for op in self.ops if op.precision != "float")
+
+    def counts(self) -> dict[str, int]:
+        """Precision -> number of sites."""
+        return dict(Counter(op.precision for op in self.ops))
+
+    def with_float(self, nodes: Mapping[str, str]) -> QuantizationPlan:
+        """The same plan with some sites left in float: node -> why."""
+        ops = tuple(
+            replace(o, precision="float", why=nodes[o.node]) if o.node in nodes and o.precision != "float" else o
+            for o in self.ops
+        )
+        return replace(self, ops=ops)
+
+    def dump(self) -> bytes:
+        """As JSON."""
+        return (json.dumps(to_json(self), indent=1, allow_nan=False) + "\n").encode()
+
+
+def parse_plan(data: bytes, *, what: str = "the plan") -> QuantizationPlan:
+    """Read a plan strictly.
+
+    Raises:
+        PlanError: not a plan, or of a newer version; names the field.
+    """
+    value = loads_strict(data, what=what)
+    if not isinstance(value, dict) or not isinstance(value.get("version"), int):
+        raise PlanError(f"{what} is not a quantisation plan")
+    if value["version"] > PLAN_VERSION:
+        raise PlanError(f"{what} has version {value['version']}, this is for version {PLAN_VERSION}", hint="upgrade")
+    return from_json(QuantizationPlan, value, error=PlanError)

@@ -1,0 +1,92 @@
+"""The whole of quantisation: a float model and its data in, a quantised graph and its plan out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from aigc_calibration.collect import Statistics, collect
+from aigc_calibration.config import QuantConfig
+from aigc_calibration.coverage import Coverage, check_executed, site_macs
+from aigc_calibration.data import CalibrationData
+from aigc_calibration.emit import FORMS, emit, plan_for
+from aigc_calibration.plan import QuantizationPlan, SitePrecision
+from aigc_calibration.planner import make_plan, round_weights, watched
+from aigc_calibration.prepare import prepare
+from aigc_calibration.smooth import smooth, smoothable
+from aigc_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["Quantised", "quantise"]
+
+Progress = Callable[[str, int], None]
+"""Called as progress(what is collected, samples seen)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantised:
+    """What quantisation made.
+
+    Attributes:
+        graph: in the target's form.
+        plan: that it was emitted from.
+        statistics: that the plan was made from.
+        coverage: what the engine runs in low precision.
+    """
+
+    graph: ir.Model
+    plan: QuantizationPlan
+    statistics: Statistics
+    coverage: Coverage
+
+
+def quantise(
+    model: ir.Model,
+    data: CalibrationData,
+    config: QuantConfig,
+    *,
+    precision: SitePrecision,
+    target: str = "ort-cpu",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Quantised:
+    """Calibrate and quantise activations and weights.
+
+    Args:
+        model: the float graph; not changed.
+        data: batches for every input of the graph.
+        config: methods and exceptions.
+        precision: `int8` or `fp8`.
+        target: key of `emit.FORMS`.
+        threads: of the engine that calibrates.
+        progress: called after every batch.
+
+    Raises:
+        CalibrationError: the data cannot be used.
+        PlanError: the engine would not run what the plan says.
+    """
+
+    def watch(what: str) -> Callable[[int], None]:
+        return lambda seen: progress(what, seen) if progress is not None else None
+
+    graph, transforms = prepare(model), []
+    groups = [g for g in smoothable(graph) if g.source in config.smooth]
+    if groups:
+        amax: dict[str, Array] = {}
+        for axis in sorted({g.channel_axis for g in groups}):
+            names = [g.value for g in groups if g.channel_axis == axis]
+            seen = collect(
+                graph, data, (), channels=names, channel_axis=axis, threads=threads, progress=watch("channels")
+            )
+            amax.update({name: t.channel_amax for name, t in seen.tensors.items() if t.channel_amax is not None})
+        graph = smooth(graph, amax, config.smooth)
+        transforms.append(f"SmoothQuant on {len(groups)} values, {dict(sorted(config.smooth.items()))}")
+    statistics = collect(graph, data, watched(graph), threads=threads, progress=watch("ranges"))
+    form = FORMS[target]
+    plan = plan_for(make_plan(graph, statistics, config, precision=precision, transforms=tuple(transforms)), form)
+    emitted = emit(graph, plan, round_weights(graph, plan), form)
+    coverage = check_executed(emitted, plan, site_macs(graph, next(iter(data))))
+    return Quantised(graph=emitted, plan=plan, statistics=replace(statistics), coverage=coverage)

@@ -1,0 +1,116 @@
+"""Where a graph can be quantised: its MatMul, Gemm, Conv and ConvTranspose nodes.
+
+A *site* is one such node with its activations and, where it has one, its weight. A product of two activations
+(attention) is a site without a weight.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aigc_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["SITE_OPS", "Site", "find_sites", "module_path", "output_channel_axis", "weight_array"]
+
+SITE_OPS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
+_WEIGHT = 1
+"""All four operators take the weight as their second input and the bias as their third."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """One node that could be quantised.
+
+    Attributes:
+        node: its name.
+        op_type: its operator.
+        module: path of the PyTorch module that it came from; empty where the graph does not say.
+        activations: names of the values that are computed at run time and enter the product.
+        weight: name of the constant that enters it, or None.
+        shape: of the weight as it is stored; empty without one.
+        channel_axis: the axis of the weight that holds output channels.
+        input_axis: the axis of the weight that is summed over (for convolutions: input channels).
+        bias: name of the bias, or None.
+        output: name of the result.
+    """
+
+    node: str
+    op_type: str
+    module: str
+    activations: tuple[str, ...]
+    weight: str | None
+    shape: tuple[int, ...]
+    channel_axis: int
+    input_axis: int
+    bias: str | None
+    output: str
+
+
+def find_sites(model: ir.Model) -> tuple[Site, ...]:
+    """Every site of a graph, in its order."""
+    return tuple(_sites(model))
+
+
+def _sites(model: ir.Model) -> Iterator[Site]:
+    for node in model.graph:
+        if node.domain not in {"", "ai.onnx"} or node.op_type not in SITE_OPS:
+            continue
+        x, w = node.inputs[0], node.inputs[_WEIGHT]
+        if x is None or w is None or x.const_value is not None:
+            continue
+        constant = w.const_value is not None
+        shape = () if w.const_value is None else tuple(w.const_value.numpy().shape)
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        channel, summed = _axes(node, len(shape))
+        yield Site(
+            node=str(node.name),
+            op_type=node.op_type,
+            module=module_path(node),
+            activations=(str(x.name),) if constant else (str(x.name), str(w.name)),
+            weight=str(w.name) if constant else None,
+            shape=shape,
+            channel_axis=channel,
+            input_axis=summed,
+            bias=None if bias is None else str(bias.name),
+            output=str(node.outputs[0].name),
+        )
+
+
+def output_channel_axis(node: ir.Node) -> int:
+    """The axis of output channels in the weight of a Conv, ConvTranspose or Gemm."""
+    return _axes(node, 2)[0]
+
+
+def _axes(node: ir.Node, rank: int) -> tuple[int, int]:
+    """(output channels, summed) of the weight, by the operator's specification (ONNX opset 20)."""
+    if node.op_type == "Conv":  # [M, C / group, ...]
+        return 0, 1
+    if node.op_type == "ConvTranspose":  # [C, M / group, ...]
+        return 1, 0
+    transposed = node.op_type == "Gemm" and "transB" in node.attributes and node.attributes["transB"].as_int() != 0
+    return (0, 1) if transposed else (rank - 1, max(rank - 2, 0))
+
+
+def module_path(node: ir.Node) -> str:
+    """The path of the PyTorch module that a node came from, as the exporter recorded it."""
+    try:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+    except (ValueError, SyntaxError):
+        return ""
+    paths = [s for s in scopes[:-1] if s]
+    return paths[-1].removeprefix("model").removeprefix(".") if paths else ""
+
+
+def weight_array(model: ir.Model, name: str) -> Array:
+    """The values of a constant."""
+    tensor = model.graph.initializers[name].const_value
+    if tensor is None:
+        raise ValueError(f"{name!r} is not a constant")
+    result: Array = tensor.numpy()
+    return result

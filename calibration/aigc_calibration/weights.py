@@ -1,0 +1,99 @@
+"""Constants on a grid: codes and scales, per output channel or per block, by rounding to nearest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from aigc_calibration.grids import Grid
+from aigc_runtime.tensors import Array
+
+__all__ = ["QuantizedWeight", "block_scales", "channel_scales", "round_to_blocks", "round_to_channels"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedWeight:
+    """A weight on a grid.
+
+    Attributes:
+        name: of the constant in the float graph.
+        codes: of the weight's shape, float32 holding exact codes (for integer grids) or grid numbers (for fp8).
+        scales: [channels] float32, or [blocks, channels] where `block` is given.
+        axis: of the output channels in `codes`.
+        block: numbers that share a scale along the summed axis of a matrix [in, out]; None for one per channel.
+        grid: what the codes are on.
+    """
+
+    name: str
+    codes: Array
+    scales: Array
+    axis: int
+    block: int | None
+    grid: Grid
+
+    def dequantise(self) -> Array:
+        """What an engine computes with, float32."""
+        if self.block is None:
+            shape = [1] * self.codes.ndim
+            shape[self.axis] = -1
+            return np.asarray(self.codes * self.scales.reshape(shape), dtype=np.float32)
+        wide = np.repeat(self.scales, self.block, axis=0)[: len(self.codes)]
+        return np.asarray(self.codes * wide, dtype=np.float32)
+
+
+def channel_scales(weight: Array, axis: int, grid: Grid, *, search: bool = True) -> Array:
+    """One scale per output channel, [channels] float32.
+
+    Args:
+        weight: any shape.
+        axis: of the output channels.
+        grid: what it is quantised to.
+        search: try narrower ranges down to 0.6 of the largest magnitude, and take that of the least squared error.
+    """
+    rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float32)
+    amax = np.maximum(np.abs(rows).max(axis=1), np.finfo(np.float32).tiny * grid.qmax)
+    return _least_error(rows, amax, grid, np.linspace(0.6, 1.0, 41) if search else np.ones(1))
+
+
+def _least_error(rows: Array, amax: Array, grid: Grid, shares: Array) -> Array:
+    best, scales = np.full(len(rows), np.inf), (amax / np.float32(grid.qmax)).astype(np.float32)
+    for share in shares:
+        scale = (amax * np.float32(share) / np.float32(grid.qmax)).astype(np.float32)
+        error = ((grid.round_trip(rows, scale[:, None]) - rows) ** 2).sum(axis=1)
+        better = error <= best
+        best, scales = np.where(better, error, best), np.where(better, scale, scales)
+    return scales
+
+
+def round_to_channels(
+    name: str, weight: Array, axis: int, grid: Grid, *, scales: Array | None = None
+) -> QuantizedWeight:
+    """Round a weight to the nearest codes, one scale per output channel."""
+    scales = channel_scales(weight, axis, grid) if scales is None else scales
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    codes = grid.round_codes(weight.astype(np.float32) / scales.reshape(shape))
+    return QuantizedWeight(name=name, codes=codes, scales=scales, axis=axis, block=None, grid=grid)
+
+
+def block_scales(matrix: Array, grid: Grid, block: int, *, search: bool = True) -> Array:
+    """One scale per `block` rows and column of a matrix [in, out]: [blocks, out] float32."""
+    rows, columns = matrix.shape
+    blocks = -(-rows // block)
+    padded = np.zeros((blocks * block, columns), dtype=np.float32)
+    padded[:rows] = matrix
+    groups = padded.reshape(blocks, block, columns).transpose(0, 2, 1).reshape(-1, block)
+    amax = np.maximum(np.abs(groups).max(axis=1), np.finfo(np.float32).tiny * grid.qmax)
+    shares = np.linspace(0.6, 1.0, 41) if search else np.ones(1)
+    return _least_error(groups, amax, grid, shares).reshape(blocks, columns)
+
+
+def round_to_blocks(
+    name: str, matrix: Array, grid: Grid, block: int, *, scales: Array | None = None
+) -> QuantizedWeight:
+    """Round a matrix [in, out] to the nearest codes, one scale per block of rows and column."""
+    scales = block_scales(matrix, grid, block) if scales is None else scales
+    wide = np.repeat(scales, block, axis=0)[: len(matrix)]
+    codes = grid.round_codes(matrix.astype(np.float32) / wide)
+    return QuantizedWeight(name=name, codes=codes, scales=scales, axis=1, block=block, grid=grid)
