@@ -6,14 +6,15 @@ Only one batch of values is held at a time: memory does not grow with the number
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aigc_calibration.data import CalibrationData
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.floatmodel import Feeds, open_graph
+from aigc_calibration.floatgraph import open_graph
 from aigc_calibration.histogram import Histogram
 from aigc_runtime.tensors import Array
 
@@ -81,7 +82,7 @@ class Statistics:
 
 def collect(
     model: ir.Model,
-    data: Iterable[Feeds],
+    data: CalibrationData,
     tensors: Collection[str],
     *,
     channels: Collection[str] = (),
@@ -93,7 +94,7 @@ def collect(
 
     Args:
         model: the float graph.
-        data: arrays for every input of the graph, batch by batch.
+        data: what to run it on.
         tensors: names of values to watch.
         channels: those of them whose channels are watched one by one.
         channel_axis: where their channels lie.
@@ -109,7 +110,7 @@ def collect(
     found = {name: TensorStatistics() for name in wanted}
     digest = hashlib.sha256()
     samples = batches = 0
-    for feeds in data:
+    for feeds in data.batches(model, threads=threads):
         for name in sorted(feeds):
             digest.update(f"{name}:{feeds[name].dtype}:{feeds[name].shape}".encode())
             digest.update(np.ascontiguousarray(feeds[name]).tobytes())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aigc_calibration.errors import PlanError
-from aigc_calibration.floatmodel import Feeds, open_graph
+from aigc_calibration.floatgraph import Feeds, open_graph
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.sites import find_sites
 

@@ -10,29 +10,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.floatmodel import Feeds, FloatModel, open_graph
+from aigc_calibration.floatgraph import Feeds, Interface, open_graph
 from aigc_runtime.manifest import DiffusionSettings, GanSettings, TextSettings
 from aigc_runtime.pipelines.diffusion import DiffusionPipeline
 from aigc_runtime.pipelines.gan import draw_latents
 from aigc_runtime.tensors import Array
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
 __all__ = ["ArrayData", "CalibrationData", "DiffusionData", "GanData", "ImageData", "TextData"]
 
 
 class CalibrationData(Protocol):
-    """Batches of arrays for every input of the graph. Iterating again gives the same batches again."""
+    """Batches of arrays for every input of a graph. Asking again gives the same batches again."""
 
     @property
     def samples(self) -> int:
         """How many there are, over all batches."""
         ...
 
-    def __iter__(self) -> Iterator[dict[str, Array]]: ...
+    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
+        """Arrays for every input of `graph`, which is run where the next feeds follow from its results."""
+        ...
 
 
 class _Recorder:
@@ -62,28 +67,26 @@ class TextData:
     """Windows of a text: each is read as a prompt, and its last tokens one by one behind a filled cache.
 
     Attributes:
-        model: the float language model.
+        interface: of the language model.
         tokens: [N] int64, the whole text.
         samples: windows.
         length: tokens in a window, cut to what the model takes.
         decode_steps: tokens of each window that are read one by one.
         batch: windows at a time.
         seed: of the windows' places.
-        threads: of the engine.
     """
 
-    model: FloatModel
+    interface: Interface
     tokens: Array
     samples: int = 64
     length: int = 128
     decode_steps: int = 4
     batch: int = 8
     seed: int = 0
-    threads: int | None = None
 
     def __post_init__(self) -> None:
         _check_samples(self.samples, self.batch)
-        settings = self.model.settings
+        settings = self.interface.settings
         if not isinstance(settings, TextSettings):
             raise CalibrationError("text was given for a model that reads none", hint="give images or an .npz")
         needed = self.window
@@ -102,15 +105,15 @@ class TextData:
     @property
     def window(self) -> int:
         """Tokens in a window."""
-        dims = {d.name: d.max for d in self.model.dims}
-        settings = self.model.settings
+        dims = {d.name: d.max for d in self.interface.dims}
+        settings = self.interface.settings
         context = settings.context_length if isinstance(settings, TextSettings) else self.length
         return min(self.length, context, dims.get("sequence") or self.length)
 
-    def __iter__(self) -> Iterator[dict[str, Array]]:
+    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         """Feeds of the graph, the cache among them."""
-        recorder = _Recorder(open_graph(self.model.graph, threads=self.threads))
-        session = self.model.session(recorder)
+        recorder = _Recorder(open_graph(graph, threads=threads))
+        session = self.interface.session(recorder)
         rng = np.random.default_rng(self.seed)
         # One window per stretch of the text, so that few windows already cover all of it.
         edges = np.linspace(0, len(self.tokens) - self.window, self.samples + 1)
@@ -133,26 +136,24 @@ class DiffusionData:
     """Points of the model's own sampling trajectory, the same number from every step, class and guidance branch.
 
     Attributes:
-        model: the float UNet.
+        interface: of the UNet.
         samples: points.
         steps: of the trajectories; None takes 50, or as many as the schedule has.
         batch: points at a time.
         seed: of the noise and of the choice.
-        threads: of the engine.
         context: [N, T, X] float32, embeddings for a model with cross-attention; rows are taken in turn.
     """
 
-    model: FloatModel
+    interface: Interface
     samples: int = 256
     steps: int | None = None
     batch: int = 16
     seed: int = 0
-    threads: int | None = None
     context: Array | None = None
 
     def __post_init__(self) -> None:
         _check_samples(self.samples, self.batch)
-        if not isinstance(self.model.settings, DiffusionSettings):
+        if not isinstance(self.interface.settings, DiffusionSettings):
             raise CalibrationError("a sampling trajectory was asked for", hint="the model is not a diffusion model")
         if self._takes_context and self.context is None:
             raise CalibrationError(
@@ -161,14 +162,14 @@ class DiffusionData:
 
     @property
     def _takes_context(self) -> bool:
-        return any(t.name == "encoder_hidden_states" for t in self.model.inputs)
+        return any(t.name == "encoder_hidden_states" for t in self.interface.inputs)
 
-    def __iter__(self) -> Iterator[dict[str, Array]]:
+    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         """Feeds of the graph."""
-        settings = self.model.settings
+        settings = self.interface.settings
         assert isinstance(settings, DiffusionSettings)
-        recorder = _Recorder(open_graph(self.model.graph, threads=self.threads))
-        pipeline = DiffusionPipeline(self.model.session(recorder), settings)
+        recorder = _Recorder(open_graph(graph, threads=threads))
+        pipeline = DiffusionPipeline(self.interface.session(recorder), settings)
         rng = np.random.default_rng(self.seed)
         steps = self.steps or min(50, settings.schedule.num_train_timesteps)
         rows = 16
@@ -213,7 +214,7 @@ class ImageData:
     """Images with noise: x_t ~ q(x_t | x_0) (Ho et al. 2020, eq. 4), the timesteps stratified over all there are.
 
     Attributes:
-        model: the float UNet.
+        interface: of the UNet.
         images: [N, C, H, W] float32 in [-1, 1].
         labels: [N] int64, for a model with classes.
         samples: points.
@@ -221,7 +222,7 @@ class ImageData:
         seed: of noise, timesteps and order.
     """
 
-    model: FloatModel
+    interface: Interface
     images: Array
     labels: Array | None = None
     samples: int = 256
@@ -230,7 +231,7 @@ class ImageData:
 
     def __post_init__(self) -> None:
         _check_samples(self.samples, self.batch)
-        settings = self.model.settings
+        settings = self.interface.settings
         if not isinstance(settings, DiffusionSettings):
             raise CalibrationError(
                 "images were given for a model that reads none", hint="give text for a language model; a GAN needs none"
@@ -239,11 +240,11 @@ class ImageData:
         if settings.num_classes is not None and (self.labels is None or len(self.labels) != len(self.images)):
             raise CalibrationError("the images have no class labels", hint="one sub-folder of images per class")
 
-    def __iter__(self) -> Iterator[dict[str, Array]]:
+    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         """Feeds of the graph."""
         from aigc_runtime.schedules import alphas_cumprod
 
-        settings = self.model.settings
+        settings = self.interface.settings
         assert isinstance(settings, DiffusionSettings)
         alpha_bar = alphas_cumprod(settings.schedule)
         rng = np.random.default_rng(self.seed)
@@ -279,14 +280,14 @@ class GanData:
     """Latents and classes as the pipeline draws them.
 
     Attributes:
-        model: the float generator.
+        interface: of the generator.
         samples: latents.
         batch: latents at a time.
         seed: of the latents.
         truncation: as in `GanPipeline.generate`.
     """
 
-    model: FloatModel
+    interface: Interface
     samples: int = 256
     batch: int = 16
     seed: int = 0
@@ -294,12 +295,12 @@ class GanData:
 
     def __post_init__(self) -> None:
         _check_samples(self.samples, self.batch)
-        if not isinstance(self.model.settings, GanSettings):
+        if not isinstance(self.interface.settings, GanSettings):
             raise CalibrationError("latents were asked for", hint="the model is not a GAN generator")
 
-    def __iter__(self) -> Iterator[dict[str, Array]]:
+    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         """Feeds of the graph."""
-        settings = self.model.settings
+        settings = self.interface.settings
         assert isinstance(settings, GanSettings)
         for first in range(0, self.samples, self.batch):
             count = min(self.batch, self.samples - first)
@@ -312,20 +313,20 @@ class ArrayData:
     """The user's own arrays, one per input of the graph.
 
     Attributes:
-        model: the float model.
+        interface: of the model.
         arrays: input -> [N, ...]; all of one length.
         batch: rows at a time.
     """
 
-    model: FloatModel
+    interface: Interface
     arrays: Mapping[str, Array] = field(default_factory=dict)
     batch: int = 16
 
     def __post_init__(self) -> None:
         from aigc_runtime.tensors import FeedChecker
 
-        expected = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in self.model.inputs)
-        names = {t.name for t in self.model.inputs}
+        expected = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in self.interface.inputs)
+        names = {t.name for t in self.interface.inputs}
         if self.arrays.keys() != names:
             raise CalibrationError(
                 f"the calibration arrays are {sorted(self.arrays)}", hint=f"expected exactly: {expected}"
@@ -342,7 +343,7 @@ class ArrayData:
                 )
             if array.dtype.kind == "f" and float(array.std()) == 0.0:
                 raise CalibrationError(f"calibration array {name!r} is one constant", hint="give real samples")
-        checker = FeedChecker(self.model.inputs, {d.name: d for d in self.model.dims})
+        checker = FeedChecker(self.interface.inputs, {d.name: d for d in self.interface.dims})
         checker.check({name: array[: self.batch] for name, array in self.arrays.items()})
 
     @property
@@ -351,12 +352,12 @@ class ArrayData:
         first = next(iter(self.arrays.values()), np.empty(0))
         return len(first) if first.ndim else 0
 
-    def __iter__(self) -> Iterator[dict[str, Array]]:
+    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         """Feeds of the graph; carried state is empty."""
-        recorder = _Recorder(open_graph(self.model.graph))
-        session = self.model.session(recorder)
+        recorder = _Recorder(open_graph(graph, threads=threads))
+        session = self.interface.session(recorder)
         for first in range(0, self.samples, self.batch):
             feeds = {name: array[first : first + self.batch] for name, array in self.arrays.items()}
             rows = len(next(iter(feeds.values())))
-            session.run(feeds, session.new_state(rows) if self.model.state else None)
+            session.run(feeds, session.new_state(rows) if self.interface.state else None)
             yield from recorder.take()

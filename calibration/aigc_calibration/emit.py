@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aigc_calibration.errors import PlanError
-from aigc_calibration.floatmodel import graph_digest
+from aigc_calibration.floatgraph import graph_digest
 from aigc_calibration.grids import GRIDS
 from aigc_calibration.plan import OpPlan, QuantizationPlan
 from aigc_calibration.prepare import copy_graph

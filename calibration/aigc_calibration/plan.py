@@ -13,15 +13,28 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from aigc_calibration.errors import PlanError
+from aigc_runtime.errors import UnknownNameError
 from aigc_runtime.settings import from_json, to_json
 from aigc_runtime.strict_json import loads_strict
 
-__all__ = ["PRECISIONS", "OpPlan", "QuantizationPlan", "SitePrecision", "TensorPlan", "parse_plan"]
+__all__ = ["PRECISIONS", "OpPlan", "QuantizationPlan", "SitePrecision", "TensorPlan", "as_site_precision", "parse_plan"]
 
 PLAN_VERSION = 1
 SitePrecision = Literal["float", "int8", "fp8", "int8-weight", "int4-weight"]
 PRECISIONS: tuple[SitePrecision, ...] = ("float", "int8", "fp8", "int8-weight", "int4-weight")
 """Of a site: kept as it is; activations and weight in 8 bits; the weight alone."""
+
+
+def as_site_precision(name: str) -> SitePrecision:
+    """A precision by its name.
+
+    Raises:
+        UnknownNameError: no site can have it.
+    """
+    for precision in PRECISIONS:
+        if name == precision:
+            return precision
+    raise UnknownNameError("precision of a site", name, PRECISIONS)
 
 
 @dataclass(frozen=True, kw_only=True)

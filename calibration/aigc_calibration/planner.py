@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aigc_calibration.collect import Statistics, TensorStatistics
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.floatmodel import graph_digest
+from aigc_calibration.floatgraph import graph_digest
 from aigc_calibration.grids import GRIDS, Grid
 from aigc_calibration.plan import PLAN_VERSION, OpPlan, QuantizationPlan, SitePrecision, TensorPlan
 from aigc_calibration.ranges import find_amax

@@ -88,5 +88,5 @@ def quantise(
     form = FORMS[target]
     plan = plan_for(make_plan(graph, statistics, config, precision=precision, transforms=tuple(transforms)), form)
     emitted = emit(graph, plan, round_weights(graph, plan), form)
-    coverage = check_executed(emitted, plan, site_macs(graph, next(iter(data))))
+    coverage = check_executed(emitted, plan, site_macs(graph, next(data.batches(graph, threads=threads))))
     return Quantised(graph=emitted, plan=plan, statistics=replace(statistics), coverage=coverage)

@@ -96,7 +96,7 @@ def _kl(histogram: Histogram, _grid: Grid, _percentile: float) -> float:
     levels = 128
     if len(counts) <= levels:
         return histogram.amax
-    ends = range(levels, len(counts) + 1, max(len(counts) // 256, 1))
+    ends = [*range(levels, len(counts), max(len(counts) // 256, 1)), len(counts)]
     best = min(ends, key=lambda end: _divergence(counts, end, levels))
     return min(best * group * histogram.width, histogram.amax)
 

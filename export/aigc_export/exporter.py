@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aigc_calibration.data import CalibrationData
+from aigc_calibration.plan import QuantizationPlan, as_site_precision
+from aigc_calibration.quantise import Quantised, quantise
 from aigc_export.bisect import Divergence, bisect
 from aigc_export.build.ort import BuiltEngine, build_ort
+from aigc_export.calibration_data import calibration_data, interface_of
 from aigc_export.capture import Captured, capture, example_sizes
 from aigc_export.graph import to_proto
 from aigc_export.package import make_bundle
@@ -30,8 +34,12 @@ from aigc_runtime.verify import ParityReport
 
 if TYPE_CHECKING:
     import onnx
+    import onnx_ir as ir
 
 __all__ = ["ExportResult", "ParityFailedError", "Stage", "export_model", "find_divergence"]
+
+PLAN_FILE = "plan.json"
+"""The quantisation plan's name in a bundle."""
 
 Stage = Callable[[str, str], None]
 """Called as stage(name, what it did) when a stage is done."""
@@ -96,11 +104,15 @@ def export_model(
     spec = loaded.spec
     parameters = sum(p.numel() for p in spec.module.parameters())
     tell("load", f"{recipe.model}: {parameters:,} parameters, {loaded.checkpoint.sha256[:12]}")
+    data = _calibration_data(spec, recipe)  # bad data is refused before the work starts
     captured = capture(spec, opset=recipe.opset or target.opset)
     tell("capture", f"{len(list(captured.model.graph))} nodes, opset {captured.model.opset_imports['']}")
     graph, passes = run_passes(captured.model, PASSES[recipe.target], feeds=_pass_feeds(spec, recipe.seed))
     for done in passes:
         tell(done.name, f"{done.nodes_before} -> {done.nodes_after} nodes, {done.worst.sqnr_db:.0f} dB")
+    quantised = None if data is None else _quantise(graph, data, recipe, tell)
+    if quantised is not None:
+        graph = quantised.graph
     with tempfile.TemporaryDirectory(prefix="aigc-export-") as folder:
         engine = build_ort(graph, spec, Path(folder))
         tell("build", f"{engine.kind}, {engine.size_bytes / 1e6:.2f} MB")
@@ -129,11 +141,68 @@ def export_model(
         worst = report.worst().errors
         tell("parity", f"max error {worst.max_abs:.1e}, {worst.sqnr_db:.0f} dB, {_shown(report)}")
         candidate.close()
-        manifest, files = make_bundle(loaded, recipe, engine, cases=cases, generation=generation, quality=quality)
+        manifest, files = make_bundle(
+            loaded,
+            recipe,
+            engine,
+            cases=cases,
+            generation=generation,
+            quality=quality,
+            extra={} if quantised is None else {PLAN_FILE: quantised.plan.dump()},
+            provenance={} if quantised is None else _calibration_facts(quantised),
+        )
         write_bundle(destination, manifest, files)
     bundle = Bundle.open(destination)
     tell("publish", f"{bundle.path}, manifest {bundle.manifest_sha256[:12]}")
     return ExportResult(bundle=bundle, report=report, passes=tuple(passes), seconds=time.perf_counter() - started)
+
+
+def _calibration_data(spec: ExportSpec, recipe: ExportRecipe) -> CalibrationData | None:
+    if recipe.quantisation is None:
+        return None
+    samples = recipe.quantisation.samples
+    return calibration_data(interface_of(spec), path=recipe.calibration_data, samples=samples, seed=recipe.seed)
+
+
+def _quantise(graph: ir.Model, data: CalibrationData, recipe: ExportRecipe, tell: _Teller) -> Quantised:
+    config = recipe.quantisation
+    assert config is not None
+    found = quantise(
+        graph,
+        data,
+        config,
+        precision=as_site_precision(recipe.precision),
+        target=recipe.target,
+        threads=recipe.threads,
+    )
+    seen, plan = found.statistics, found.plan
+    tell("calibrate", f"{data.samples} samples, {seen.batches} runs, {len(seen.tensors)} values{_unstable(plan)}")
+    counts = ", ".join(f"{n} {precision}" for precision, n in sorted(plan.counts().items()))
+    tell("quantise", f"{counts}; {found.coverage}")
+    return found
+
+
+UNSTABLE = 0.15
+"""Ranges of the two halves of the samples that are further apart than this, relative to the range, are reported."""
+
+
+def _unstable(plan: QuantizationPlan) -> str:
+    """A warning about ranges that another draw of samples would change."""
+    loose = sorted((t for t in plan.tensors if t.instability > UNSTABLE), key=lambda t: -t.instability)
+    if not loose:
+        return ""
+    return (
+        f"; {len(loose)} ranges change by more than {UNSTABLE:.0%} from one half of the samples to the other "
+        f"({loose[0].name!r}: {loose[0].instability:.0%}): give more samples"
+    )
+
+
+def _calibration_facts(quantised: Quantised) -> dict[str, str]:
+    return {
+        "calibration_samples": str(quantised.statistics.samples),
+        "calibration_samples_sha256": quantised.statistics.samples_sha256,
+        "float_graph_sha256": quantised.plan.graph_sha256,
+    }
 
 
 class _Teller:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from aigc_runtime.manifest import (
 from aigc_runtime.npy import write_npy
 from aigc_runtime.tensors import Array
 
-__all__ = ["make_bundle", "provenance"]
+__all__ = ["make_bundle", "tool_versions"]
 
 _TOOLS = ("aigc-export", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "numpy")
 
@@ -38,6 +38,8 @@ def make_bundle(
     cases: Sequence[Case],
     generation: Generation,
     quality: Sequence[QualityResult],
+    extra: Mapping[str, bytes] | None = None,
+    provenance: Mapping[str, str] | None = None,
 ) -> tuple[Manifest, dict[str, bytes | Path]]:
     """The manifest (without its list of files) and the files of a bundle.
 
@@ -48,8 +50,10 @@ def make_bundle(
         cases: PyTorch's arrays.
         generation: PyTorch's generation.
         quality: measured on both sides.
+        extra: further files, such as the quantisation plan.
+        provenance: further facts.
     """
-    files: dict[str, bytes | Path] = dict(engine.files)
+    files: dict[str, bytes | Path] = {**engine.files, **(extra or {})}
     spec = loaded.spec
     stored = tuple(
         ReferenceCase(
@@ -85,7 +89,7 @@ def make_bundle(
         ),
         quality=tuple(quality),
         model_config=spec.model_config,
-        provenance=provenance(loaded),
+        provenance={**tool_versions(loaded), **(provenance or {})},
     )
     return manifest, files
 
@@ -96,7 +100,7 @@ def _store(files: dict[str, bytes | Path], prefix: str, arrays: dict[str, Array]
     return names
 
 
-def provenance(loaded: LoadedModel) -> dict[str, str]:
+def tool_versions(loaded: LoadedModel) -> dict[str, str]:
     """Tool versions, the checkpoint's digest and the time: what it takes to make the bundle again."""
     return {
         "checkpoint_sha256": loaded.checkpoint.sha256,

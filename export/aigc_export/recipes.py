@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from aigc_calibration.config import DEFAULTS, QuantConfig
 from aigc_export.targets import get_target
 from aigc_runtime.compare import Tolerance
 from aigc_runtime.errors import ConfigError, UnknownNameError
@@ -37,6 +38,24 @@ TOLERANCES: dict[tuple[str, str], Tolerances] = {
         min_psnr_db=70.0,
         max_quality_drop=0.01,
     ),
+    ("text", "int8"): Tolerances(
+        tensor=Tolerance(min_cosine=0.995, min_sqnr_db=20.0),
+        min_token_agreement=0.25,
+        min_psnr_db=None,
+        max_quality_drop=0.005,
+    ),
+    ("diffusion", "int8"): Tolerances(
+        tensor=Tolerance(min_cosine=0.995, min_sqnr_db=20.0),
+        min_token_agreement=None,
+        min_psnr_db=35.0,
+        max_quality_drop=0.05,
+    ),
+    ("gan", "int8"): Tolerances(
+        tensor=Tolerance(min_cosine=0.995, min_sqnr_db=30.0),
+        min_token_agreement=None,
+        min_psnr_db=40.0,
+        max_quality_drop=0.05,
+    ),
 }
 """(family, precision) -> limits. `max_quality_drop` is relative to the PyTorch model's own metric."""
 
@@ -56,6 +75,8 @@ class ExportRecipe:
         threads: intra-op threads of both sides during parity; None lets each engine choose.
         quality_samples: windows of text or images on which quality is measured; 0 leaves quality out.
         seed: of every random draw.
+        quantisation: how the graph is quantised; None for fp32.
+        calibration_data: the user's own samples; None takes the model's.
     """
 
     model: str
@@ -68,6 +89,8 @@ class ExportRecipe:
     threads: int | None = None
     quality_samples: int = 200
     seed: int = 0
+    quantisation: QuantConfig | None = None
+    calibration_data: str | None = None
 
     def __post_init__(self) -> None:
         check_quality_samples(self.quality_samples)
@@ -81,8 +104,22 @@ def check_quality_samples(count: int) -> None:
         raise ConfigError(f"quality_samples is {count}", hint="at least 2 make a measure; 0 leaves quality out")
 
 
-def export_recipe(model: str, *, target: str = "ort-cpu", precision: str = "fp32", **overrides: Any) -> ExportRecipe:
+def export_recipe(
+    model: str,
+    *,
+    target: str = "ort-cpu",
+    precision: str = "fp32",
+    calibration_samples: int | None = None,
+    **overrides: Any,
+) -> ExportRecipe:
     """The recipe of a model, target and precision, with a few fields overridden.
+
+    Args:
+        model: name in the zoo.
+        target: name of the target.
+        precision: one that it can run.
+        calibration_samples: in place of the family's default.
+        overrides: fields of `ExportRecipe`.
 
     Raises:
         UnknownNameError: an unknown model, target, or a precision that the target cannot run.
@@ -95,7 +132,16 @@ def export_recipe(model: str, *, target: str = "ort-cpu", precision: str = "fp32
     found = get_target(target)
     if precision not in found.precisions:
         raise UnknownNameError(f"precision for target {target!r}", precision, found.precisions)
+    quantisation = None if precision == "fp32" else DEFAULTS[MODELS[model].family]
+    if quantisation is None and (calibration_samples is not None or overrides.get("calibration_data") is not None):
+        raise ConfigError("calibration data for fp32, which needs none", hint="add --precision int8, or leave it out")
+    if quantisation is not None and calibration_samples is not None:
+        quantisation = replace(quantisation, samples=calibration_samples)
     recipe = ExportRecipe(
-        model=model, target=target, precision=precision, tolerances=TOLERANCES[MODELS[model].family, precision]
+        model=model,
+        target=target,
+        precision=precision,
+        tolerances=TOLERANCES[MODELS[model].family, precision],
+        quantisation=quantisation,
     )
     return replace(recipe, **overrides)

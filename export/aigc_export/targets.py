@@ -30,7 +30,7 @@ class Target:
 
 TARGETS: dict[str, Target] = {
     "ort-cpu": Target(
-        name="ort-cpu", engine="onnxruntime", precisions=("fp32",), opset=20, summary="ONNX Runtime on a CPU"
+        name="ort-cpu", engine="onnxruntime", precisions=("fp32", "int8"), opset=20, summary="ONNX Runtime on a CPU"
     ),
 }
 

@@ -20,6 +20,8 @@ from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option
 @click.option("--checkpoint", type=click.Path(), help="Your own weights. Default: the shipped ones.")
 @click.option("--cache", help="KV cache of a language model: growing (default) or buffer.")
 @click.option("--dynamic-size/--fixed-size", default=None, help="Let the sides of a UNet's sample vary.")
+@click.option("--calibration-data", type=click.Path(), help="Your text, images or .npz. Default: the model's own.")
+@click.option("--calibration-samples", type=click.IntRange(min=1), help="Default: what suits the family.")
 @click.option("--quality-samples", type=int, default=200, show_default=True, help="Text windows or images; 0: none.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the reference inputs.")
 @click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
@@ -35,6 +37,8 @@ def export(
     checkpoint: str | None,
     cache: str | None,
     dynamic_size: bool | None,
+    calibration_data: str | None,
+    calibration_samples: int | None,
     quality_samples: int,
     seed: int,
     bisect: bool,
@@ -61,6 +65,8 @@ def export(
         quality_samples=quality_samples,
         seed=seed,
         threads=threads,
+        calibration_data=calibration_data,
+        calibration_samples=calibration_samples,
     )
     console = err_console() if as_json else out_console()
     started = time.perf_counter()

@@ -18,7 +18,7 @@ from torch import Tensor
 from aigc_runtime.errors import InputError
 from aigc_runtime.tensors import Array
 
-__all__ = ["ImageData", "TextData", "digits", "load_images", "load_text", "standard_library_text"]
+__all__ = ["ImageData", "TextData", "digits", "load_images", "load_text", "read_text", "standard_library_text"]
 
 HELD_OUT_SHARE = 0.08
 TEXT_SUFFIXES = (".txt", ".md", ".py", ".rst", ".json", ".csv", ".html")
@@ -74,15 +74,31 @@ def load_text(path: Path | str) -> TextData:
         InputError: nothing readable there, or too little text to split.
     """
     given = Path(path)
+    files = _text_files(given)
     if given.is_file():
-        return _require_text(_cut_text([given]), given)
-    files = sorted(f for f in given.rglob("*") if f.suffix.lower() in TEXT_SUFFIXES and f.is_file())
-    if not files:
-        raise InputError(f"no text files in {str(given)!r}", hint=f"looked for {', '.join(TEXT_SUFFIXES)}")
+        return _require_text(_cut_text(files), given)
     whole = _split_text(files, given)
     share = len(whole.held_out) / max(len(whole.held_out) + len(whole.train), 1)
     fair = HELD_OUT_SHARE / 4 < share < HELD_OUT_SHARE * 4
     return _require_text(whole if fair else _cut_text(files), given)
+
+
+def read_text(path: Path | str) -> bytes:
+    """All of a text file, or of every text file below a folder, in the order of their names.
+
+    Raises:
+        InputError: nothing readable there.
+    """
+    return b"\n".join(_read(file) for file in _text_files(Path(path)))
+
+
+def _text_files(given: Path) -> list[Path]:
+    if given.is_file():
+        return [given]
+    files = sorted(f for f in given.rglob("*") if f.suffix.lower() in TEXT_SUFFIXES and f.is_file())
+    if not files:
+        raise InputError(f"no text files in {str(given)!r}", hint=f"looked for {', '.join(TEXT_SUFFIXES)}")
+    return files
 
 
 def _cut_text(files: list[Path]) -> TextData:

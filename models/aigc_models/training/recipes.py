@@ -76,8 +76,8 @@ def unet_loop(steps: int = 3000) -> LoopConfig:
 
 
 def gan_model() -> GeneratorConfig:
-    """The digits' generator."""
-    return GeneratorConfig(base_channels=24)
+    """The digits' generator; upsampling before a convolution also has 8-bit kernels where ConvTranspose has none."""
+    return GeneratorConfig(base_channels=24, upsampling="upsample_conv")
 
 
 def discriminator_model() -> DiscriminatorConfig:

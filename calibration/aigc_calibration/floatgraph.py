@@ -1,4 +1,4 @@
-"""The float model that is calibrated: its graph, its interface and how a pipeline uses it."""
+"""Float graphs at work: what goes in and out of one, and ONNX Runtime as a function of all its inputs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from aigc_runtime.tensors import Array, DimSpec, StateSpec, TensorSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["FloatModel", "graph_digest", "open_graph"]
+__all__ = ["Feeds", "Interface", "graph_digest", "open_graph"]
 
 Feeds = Mapping[str, Array]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FloatModel:
-    """A graph in fp32 with everything that its pipeline needs.
+class Interface:
+    """What a pipeline needs to know of a graph.
 
     Attributes:
-        graph: the graph; nothing here changes it.
         inputs: what a caller feeds.
         outputs: what a caller gets.
         dims: the named dimensions.
@@ -33,7 +32,6 @@ class FloatModel:
         settings: of the pipeline.
     """
 
-    graph: ir.Model
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     dims: tuple[DimSpec, ...]
