@@ -51,6 +51,6 @@ class QuantConfig:
 DEFAULTS: dict[str, QuantConfig] = {
     "text": QuantConfig(smooth=MappingProxyType({"gain": 0.5, "product": 0.75})),
     "diffusion": QuantConfig(keep_float=("conv_in", "conv_out")),
-    "gan": QuantConfig(keep_float=("to_image",)),
+    "gan": QuantConfig(keep_float=("project", "to_image")),
 }
 """family -> configuration. Where each choice comes from: docs/quantization.md."""

@@ -4,7 +4,8 @@ Both forms have the same codes: TensorRT's signed code c is ONNX Runtime's unsig
 
 1. TensorRT: symmetric s8 (or fp8) on the inputs of a site, float bias, nothing on its result.
 2. ONNX Runtime on a CPU: u8 with zero point 128, since its kernels multiply u8 by s8; int32 bias; Q/DQ also on the
-   result of Conv, without which it stays float; ConvTranspose stays float, for which it has no kernel.
+   result of Conv, and of MatMul in front of Relu, without which they stay float; ConvTranspose stays float, for which
+   it has no kernel.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Form:
     Attributes:
         unsigned: activations as u8 with zero point 128 in place of s8.
         integer_bias: the bias of an int8 site as int32.
-        quantised_results: operators whose result is quantised too.
+        quantised_results: operators whose result is quantised too, where the plan has a range for it.
         float_ops: operators that the engine cannot run in 8 bits, with the reason.
     """
 
@@ -52,7 +53,7 @@ FORMS: Mapping[str, Form] = MappingProxyType(
         "ort-cpu": Form(
             unsigned=True,
             integer_bias=True,
-            quantised_results=frozenset({"Conv"}),
+            quantised_results=frozenset({"Conv", "MatMul"}),
             float_ops=MappingProxyType({"ConvTranspose": "ONNX Runtime has no 8-bit ConvTranspose on a CPU"}),
         ),
         "tensorrt": Form(
@@ -128,7 +129,7 @@ class _Emitter:
                     node.replace_input_with(index, self.activation(str(value.name), op.precision))
         if op.weight is not None:
             self.weight(node, op)
-        if op.precision == "int8" and op.op_type in self.form.quantised_results and op.output in self.plan.ranges:
+        if op.precision == "int8" and op.op_type in self.form.quantised_results and op.output is not None:
             self.result(str(op.output))
 
     def activation(self, name: str, precision: str) -> ir.Value:

@@ -86,6 +86,10 @@ class Histogram:
         """The largest magnitude; 0 for no values."""
         return max(abs(self.low), abs(self.high)) if self.count else 0.0
 
+    def signed(self) -> tuple[Array, Array]:
+        """Centres of the bins, [2 * HALF_BINS] float64, and how many values lie in each; zeros are left out."""
+        return (np.arange(2 * HALF_BINS) - HALF_BINS + 0.5) * self.width, self.counts.astype(np.float64)
+
     def magnitudes(self) -> tuple[Array, Array]:
         """Centres of the bins of |x|, [HALF_BINS] float64, and how many values lie in each; zeros are left out."""
         centres = (np.arange(HALF_BINS) + 0.5) * self.width

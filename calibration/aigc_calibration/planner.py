@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from aigc_calibration.collect import Statistics, TensorStatistics
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.floatgraph import graph_digest
 from aigc_calibration.grids import GRIDS, Grid
 from aigc_calibration.plan import PLAN_VERSION, OpPlan, QuantizationPlan, SitePrecision, TensorPlan
-from aigc_calibration.ranges import find_amax
+from aigc_calibration.ranges import Method, find_amax
 from aigc_calibration.sites import Site, find_sites, weight_array
 from aigc_calibration.weights import QuantizedWeight, round_to_channels
+from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -21,10 +25,23 @@ __all__ = ["make_plan", "round_weights", "watched"]
 
 
 def watched(model: ir.Model) -> set[str]:
-    """The values whose ranges a plan needs: what enters a site, and the results of convolutions."""
+    """The values whose ranges a plan needs: what enters a site, and the results that an engine may quantise."""
     sites = find_sites(model)
-    results = {s.output for s in sites if s.op_type == "Conv" and s.weight is not None}
-    return {a for s in sites for a in s.activations} | results
+    return {a for s in sites for a in s.activations} | _results(model, sites)
+
+
+def _results(model: ir.Model, sites: tuple[Site, ...]) -> set[str]:
+    """Results of convolutions, and of products in front of Relu.
+
+    ONNX Runtime has no 8-bit convolution with a float result, and leaves `MatMul -> Relu -> QuantizeLinear` float
+    (1.32; `MatMul -> QuantizeLinear` becomes an integer product).
+    """
+    rectified = {str(n.inputs[0].name) for n in model.graph if n.op_type == "Relu" and n.inputs[0] is not None}
+    return {
+        s.output
+        for s in sites
+        if s.weight is not None and (s.op_type == "Conv" or (s.op_type == "MatMul" and s.output in rectified))
+    }
 
 
 def make_plan(
@@ -46,14 +63,17 @@ def make_plan(
     """
     grid = GRIDS["fp8" if precision == "fp8" else "int8"]
     # Eight-bit floating point reaches far by itself: the largest value goes to the largest code.
-    method = "minmax" if precision == "fp8" else config.method
+    method: Method = "minmax" if precision == "fp8" else config.method
     sites = find_sites(model)
+    saturating = _saturating(model, sites)
     tensors = {
-        name: _range(name, found, config, grid, method)
+        name: _range(name, found, config, grid, method, saturating.get(name))
         for name, found in statistics.tensors.items()
         if not found.histogram.huge
     }
-    ops = [_decide(site, config, precision, statistics, tensors) for site in sites]
+    _share_ranges(model, sites, tensors)
+    results = _results(model, sites) & tensors.keys()
+    ops = [_decide(site, config, precision, statistics, tensors, results) for site in sites]
     used = {name for op in ops if op.precision != "float" for name in (*op.activations, op.output)}
     return QuantizationPlan(
         version=PLAN_VERSION,
@@ -65,12 +85,60 @@ def make_plan(
     )
 
 
-def _range(name: str, found: TensorStatistics, config: QuantConfig, grid: Grid, method: str) -> TensorPlan:
+SATURATING: dict[str, Callable[[Array], Array]] = {"Tanh": np.tanh, "Sigmoid": lambda x: 1 / (1 + np.exp(-x))}
+"""Operators that flatten large numbers."""
+
+
+def _saturating(model: ir.Model, sites: tuple[Site, ...]) -> dict[str, Callable[[Array], Array]]:
+    """Results of sites that a saturating function alone reads."""
+    outputs = {s.output for s in sites}
+    found = {}
+    for node in model.graph:
+        value = node.inputs[0] if node.op_type in SATURATING else None
+        if value is not None and value.name in outputs and len(list(value.uses())) == 1:
+            found[str(value.name)] = SATURATING[node.op_type]
+    return found
+
+
+def _range(
+    name: str,
+    found: TensorStatistics,
+    config: QuantConfig,
+    grid: Grid,
+    method: Method,
+    through: Callable[[Array], Array] | None,
+) -> TensorPlan:
     whole, first, second = (
-        find_amax(h, method, grid, percentile=config.percentile)  # type: ignore[arg-type]
+        find_amax(h, method, grid, percentile=config.percentile, through=through)
         for h in (found.histogram, *found.halves)
     )
     return TensorPlan(name=name, amax=whole, method=method, instability=abs(first - second) / whole if whole else 0.0)
+
+
+TRANSPARENT = frozenset({"Relu", "Resize", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten"})
+"""Operators whose result holds no number that their input did not hold (Resize: of the nearest neighbour), but zero."""
+
+
+def _share_ranges(model: ir.Model, sites: tuple[Site, ...], tensors: dict[str, TensorPlan]) -> None:
+    """Give the result of a site the range of the activation that it becomes.
+
+    Between `Conv -> Relu -> Resize -> Conv` the numbers are quantised twice. With one range for both, the second time
+    changes nothing; what the first clips below zero, Relu would have cut off.
+    """
+    activations = {a for s in sites for a in s.activations}
+    values = {str(v.name): v for n in model.graph for v in n.outputs}
+    for site in sites:
+        value = values[site.output]
+        while True:
+            readers = {node for node, _ in value.uses()}
+            if len(readers) != 1 or (node := readers.pop()).op_type not in TRANSPARENT:
+                break
+            if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
+                break
+            value = node.outputs[0]
+        if site.output in tensors and str(value.name) in activations & tensors.keys() and value.name != site.output:
+            shared = tensors[str(value.name)]
+            tensors[site.output] = replace(shared, name=site.output, method=f"that of {value.name}")
 
 
 def _decide(
@@ -79,6 +147,7 @@ def _decide(
     precision: SitePrecision,
     statistics: Statistics,
     tensors: Mapping[str, TensorPlan],
+    results: Set[str],
 ) -> OpPlan:
     why = ""
     if config.keeps(site.module):
@@ -95,7 +164,7 @@ def _decide(
         module=site.module,
         precision="float" if why else precision,
         activations=site.activations,
-        output=site.output if site.output in tensors else None,
+        output=site.output if site.output in results else None,
         weight=site.weight,
         block=None,
         why=why or "within its calibrated range",

@@ -26,7 +26,14 @@ _CANDIDATES = 120
 _KL_BINS = 2048
 
 
-def find_amax(histogram: Histogram, method: Method, grid: Grid, *, percentile: float = 99.99) -> float:
+def find_amax(
+    histogram: Histogram,
+    method: Method,
+    grid: Grid,
+    *,
+    percentile: float = 99.99,
+    through: Callable[[Array], Array] | None = None,
+) -> float:
     """The range of one tensor.
 
     Args:
@@ -35,6 +42,8 @@ def find_amax(histogram: Histogram, method: Method, grid: Grid, *, percentile: f
             (least information lost).
         grid: what the tensor is quantised to.
         percentile: for that method, in (0, 100].
+        through: the function that alone reads the tensor, if it saturates: errors that it flattens do not count. The
+            range is then that of the least squared error behind it, whatever the method.
 
     Returns:
         A magnitude; 0 for a tensor that is zero throughout.
@@ -49,6 +58,8 @@ def find_amax(histogram: Histogram, method: Method, grid: Grid, *, percentile: f
         raise ConfigError(f"percentile is {percentile}", hint="must be above 0, at most 100")
     if histogram.count == histogram.zeros:
         return 0.0
+    if through is not None:
+        return _least_error(histogram, *histogram.signed(), grid, through)
     return METHODS[method](histogram, grid, percentile)
 
 
@@ -65,14 +76,19 @@ def _percentile(histogram: Histogram, _grid: Grid, percentile: float) -> float:
 
 
 def _mse(histogram: Histogram, grid: Grid, _percentile: float) -> float:
+    return _least_error(histogram, *histogram.magnitudes(), grid, lambda x: x)
+
+
+def _least_error(
+    histogram: Histogram, centres: Array, counts: Array, grid: Grid, through: Callable[[Array], Array]
+) -> float:
     """Search between a twentieth of the largest magnitude and all of it, then once more around the best."""
-    centres, counts = histogram.magnitudes()
     used = np.flatnonzero(counts)
-    centres, counts = centres[used], counts[used]
-    centres[-1] = min(centres[-1], histogram.amax)
+    centres, counts = np.clip(centres[used], -histogram.amax, histogram.amax), counts[used]
+    exact = through(centres)
 
     def error(amax: float) -> float:
-        difference = grid.round_trip(centres, grid.scale_for(amax)) - centres
+        difference = through(grid.round_trip(centres, grid.scale_for(amax))) - exact
         return float(np.dot(counts, difference * difference))
 
     candidates = histogram.amax * np.linspace(0.05, 1.0, _CANDIDATES)
@@ -98,7 +114,7 @@ def _kl(histogram: Histogram, _grid: Grid, _percentile: float) -> float:
         return histogram.amax
     ends = [*range(levels, len(counts), max(len(counts) // 256, 1)), len(counts)]
     best = min(ends, key=lambda end: _divergence(counts, end, levels))
-    return min(best * group * histogram.width, histogram.amax)
+    return min(float(best * group * histogram.width), histogram.amax)
 
 
 def _divergence(counts: Array, end: int, levels: int) -> float:

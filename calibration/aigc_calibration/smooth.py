@@ -6,8 +6,8 @@ leaves the scale of the tensor as it was. The division is folded into what makes
 
 1. `x = Mul(y, g)` with a constant g per channel (the gain of a normalisation): g / s.
 2. `x = Mul(y, z)` where y or z is `MatMul(., V)` with a constant V that nothing else reads: columns of V / s.
-3. `x = Relu(y)` or x = y, where y is a Conv, ConvTranspose, Gemm or BatchNormalization: its channels and bias / s,
-   since Relu(y / s) = Relu(y) / s (Nagel et al. 2019, "Data-free quantization", section 4.1).
+3. x = y, `Relu(y)` or `Resize(y)` (nearest), where y is a Conv, ConvTranspose, Gemm or BatchNormalization: its
+   channels and bias / s, since Relu(y / s) = Relu(y) / s (Nagel et al. 2019, "Data-free quantization", section 4.1).
 4. Anything else has no place to fold it into and is left alone.
 """
 
@@ -124,9 +124,19 @@ def _fold_place(value: ir.Value) -> tuple[list[tuple[str, int]], Source] | None:
         return None
     if producer.op_type == "Mul":
         return _fold_into_mul(producer)
-    if producer.op_type == "Relu" and producer.inputs[0] is not None and _read_once(producer.inputs[0]):
-        producer = producer.inputs[0].producer()
+    while producer is not None and _keeps_channels(producer):
+        source = producer.inputs[0]
+        if source is None or not _read_once(source):
+            return None
+        producer = source.producer()
     return None if producer is None else _fold_into_layer(producer)
+
+
+def _keeps_channels(node: ir.Node) -> bool:
+    """Whether a positive factor per channel passes through unchanged."""
+    if node.op_type == "Resize":
+        return node.attributes.get_string("mode", "nearest") == "nearest"
+    return node.op_type == "Relu"
 
 
 def _fold_into_mul(mul: ir.Node) -> tuple[list[tuple[str, int]], Source] | None:

@@ -1,0 +1,250 @@
+"""Emitted graphs: codes known by hand, the same in both forms, in the form that each engine wants."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+from aigc_calibration.collect import collect
+from aigc_calibration.config import QuantConfig
+from aigc_calibration.coverage import check_executed, executed_sites, site_macs
+from aigc_calibration.emit import FORMS, emit, plan_for
+from aigc_calibration.errors import PlanError
+from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.plan import QuantizationPlan, parse_plan
+from aigc_calibration.planner import make_plan, round_weights, watched
+from aigc_calibration.prepare import prepare
+from aigc_calibration.weights import QuantizedWeight
+from aigc_runtime.compare import compare_arrays
+from aigc_runtime.errors import AigcError
+from aigc_runtime.tensors import Array
+
+from .conftest import Batches, make_graph, small_network
+
+
+def plan_of(
+    model: ir.Model, data: Batches, config: QuantConfig | None = None, precision: str = "int8"
+) -> tuple[QuantizationPlan, dict[str, QuantizedWeight]]:
+    statistics = collect(model, data, watched(model))
+    plan = make_plan(model, statistics, config or QuantConfig(), precision=precision)  # type: ignore[arg-type]
+    return plan, round_weights(model, plan)
+
+
+def emitted(name: str, model: ir.Model, data: Batches, precision: str = "int8") -> ir.Model:
+    plan, weights = plan_of(model, data, precision=precision)
+    return emit(model, plan_for(plan, FORMS[name]), weights, FORMS[name])
+
+
+def test_known_answer() -> None:
+    """x = [1, 2, 4] has amax 4: codes round(x * 127 / 4); w has columns of amax 2 and 1."""
+    weight = np.array([[2.0, 0.5], [-1.0, 1.0], [0.25, -0.3]], dtype=np.float32)
+    model = make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "m")], {"w": weight}, {"x": [1, 3]}, {"y": [1, 2]}
+    )
+    x = np.array([[1.0, 2.0, 4.0]], dtype=np.float32)
+    plan, _ = plan_of(model, Batches(({"x": x}, {"x": x})), QuantConfig(method="minmax"))
+    assert plan.ranges == {"x": 4.0}
+    from aigc_calibration.grids import GRIDS
+    from aigc_calibration.weights import channel_scales, round_to_channels
+
+    scales = channel_scales(weight, 1, GRIDS["int8"], search=False)
+    np.testing.assert_allclose(scales, [2 / 127, 1 / 127], rtol=1e-7)
+    weights = {"w": round_to_channels("w", weight, 1, GRIDS["int8"], scales=scales)}
+    np.testing.assert_array_equal(weights["w"].codes, [[127, 64], [-64, 127], [16, -38]])
+    x_codes, w_codes = np.array([32, 64, 127]), weights["w"].codes
+    expected = (x_codes @ w_codes) * (np.float32(4 / 127) * scales)
+    for form in FORMS.values():
+        actual = open_graph(emit(model, plan, weights, form))({"x": x})["y"]
+        np.testing.assert_allclose(actual[0], expected, rtol=1e-6)
+
+
+def test_both_forms_hold_the_same_codes(network: tuple[ir.Model, Batches]) -> None:
+    model, data = network
+    plan, weights = plan_of(model, data)
+    # Only what both forms quantise: one ConvTranspose less.
+    plan = plan_for(plan, FORMS["ort-cpu"])
+    graphs = {name: emit(model, plan, weights, form) for name, form in FORMS.items()}
+    names = [f"{a}_quantized" for op in plan.quantised() for a in op.activations]
+    codes = {
+        name: open_graph(graph, expose=[n for n in names if n == "x_quantized"], optimise=False)(data.feeds[0])
+        for name, graph in graphs.items()
+    }
+    unsigned, signed = (codes[n]["x_quantized"] for n in ("ort-cpu", "tensorrt"))
+    assert (unsigned.dtype, signed.dtype) == (np.uint8, np.int8)
+    np.testing.assert_array_equal(unsigned.astype(int) - 128, signed.astype(int))
+    assert np.unique(signed).size > 50
+    for weight in weights:
+        if f"{weight}_quantized" in graphs["tensorrt"].graph.initializers:
+            stored = [g.graph.initializers[f"{weight}_quantized"].const_value.numpy() for g in graphs.values()]
+            np.testing.assert_array_equal(stored[0], stored[1])
+    for name in names:
+        scale = name.replace("_quantized", "_scale")
+        unsigned, signed = (g.graph.initializers[scale].const_value.numpy() for g in graphs.values())
+        assert unsigned == signed
+
+
+def test_the_tensorrt_form(network: tuple[ir.Model, Batches]) -> None:
+    """Symmetric s8, one Q/DQ on the input, DQ alone on the weight, a float bias, nothing on the result."""
+    model, data = network
+    proto = ir.to_proto(emitted("tensorrt", model, data))
+    onnx.checker.check_model(proto, full_check=True)
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
+    producers = {o: n for n in proto.graph.node for o in n.output}
+    for node in proto.graph.node:
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+            zero = constants[node.input[2]]
+            assert zero.dtype == np.int8
+            assert not zero.any()
+        if node.op_type in {"Conv", "ConvTranspose", "MatMul", "Gemm"}:
+            for value in node.input[:2]:
+                assert producers[value].op_type == "DequantizeLinear"
+            assert producers[producers[node.input[0]].input[0]].op_type == "QuantizeLinear"
+            assert constants[producers[node.input[1]].input[0]].dtype == np.int8
+            assert all(constants[bias].dtype == np.float32 for bias in node.input[2:])
+    assert not any(o.startswith("c1_") for n in proto.graph.node for o in n.output if "quantized" in o)
+
+
+def test_onnx_runtime_runs_its_form_in_integers(network: tuple[ir.Model, Batches]) -> None:
+    model, data = network
+    plan, weights = plan_of(model, data)
+    form = FORMS["ort-cpu"]
+    plan = plan_for(plan, form)
+    assert {op.node: op.precision for op in plan.ops}["up"] == "float"
+    graph = emit(model, plan, weights, form)
+    assert executed_sites(graph, plan) == {"conv1", "conv3", "matmul", "gemm"}
+    coverage = check_executed(graph, plan, site_macs(model, data.feeds[0]))
+    assert coverage.planned == coverage.executed
+    assert coverage.float_sites == {"up": "ONNX Runtime has no 8-bit ConvTranspose on a CPU"}
+
+
+def test_a_plan_that_silently_runs_float_is_an_error(network: tuple[ir.Model, Batches]) -> None:
+    model, data = network
+    plan, weights = plan_of(model, data)
+    graph = emit(model, plan, weights, FORMS["tensorrt"])  # not the form for this engine
+    with pytest.raises(PlanError, match=r"the engine runs .* in low precision, the plan says 100\.0%\nsites that stay"):
+        check_executed(graph, plan, site_macs(model, data.feeds[0]))
+    nothing = plan.with_float({op.node: "" for op in plan.ops})
+    with pytest.raises(PlanError, match="none was planned"):
+        check_executed(model, nothing, site_macs(model, data.feeds[0]))
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_results_stay_close(form: str, precision: str, network: tuple[ir.Model, Batches]) -> None:
+    if (form, precision) == ("ort-cpu", "fp8"):
+        pytest.skip("ONNX Runtime has no fp8 kernels on a CPU")
+    model, data = network
+    quantised = open_graph(emitted(form, model, data, precision), optimise=precision == "int8")
+    floats = open_graph(model)
+    for feeds in data.feeds:
+        errors = compare_arrays(floats(feeds)["y"], quantised(feeds)["y"])
+        assert errors.sqnr_db > (28 if precision == "int8" else 20)
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=25, deadline=None)
+def test_the_error_of_a_product_is_within_what_the_scales_imply(seed: int) -> None:
+    """|x W - x' W'| <= sum_k (|x_k| dw + |w_kj| dx + dx dw), with half a step of each grid for dx and dw."""
+    rng = np.random.default_rng(seed)
+    k, n = int(rng.integers(1, 40)), int(rng.integers(1, 20))
+    weight = (rng.standard_normal((k, n)) * 10 ** rng.uniform(-2, 2)).astype(np.float32)
+    x = (rng.standard_normal((16, k)) * 10 ** rng.uniform(-2, 2)).astype(np.float32)
+    model = make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "m")], {"w": weight}, {"x": ["n", k]}, {"y": ["n", n]}
+    )
+    plan, weights = plan_of(model, Batches(({"x": x[:8]}, {"x": x[8:]})), QuantConfig(method="minmax"))
+    from aigc_calibration.grids import GRIDS
+    from aigc_calibration.weights import channel_scales, round_to_channels
+
+    scales = channel_scales(weight, 1, GRIDS["int8"], search=False)
+    weights = {"w": round_to_channels("w", weight, 1, GRIDS["int8"], scales=scales)}
+    dx, dw = 0.5 * plan.ranges["x"] / 127, 0.5 * scales
+    bound = np.abs(x).sum(axis=1, keepdims=True) * dw + dx * np.abs(weight).sum(axis=0) + k * dx * dw
+    exact = x.astype(np.float64) @ weight.astype(np.float64)
+    for form in FORMS.values():
+        actual = open_graph(emit(model, plan, weights, form))({"x": x})["y"]
+        assert (np.abs(actual - exact) <= bound * (1 + 1e-4) + 1e-6 * np.abs(exact).max()).all()
+
+
+def test_a_mask_is_never_quantised(rng: np.random.Generator) -> None:
+    mask = np.where(np.tril(np.ones((4, 4))), 0, np.finfo(np.float32).min).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["q", "k"], ["s"], "scores"),
+        helper.make_node("Add", ["s", "mask"], ["masked"], "add"),
+        helper.make_node("MatMul", ["masked", "w"], ["y"], "after"),
+    ]
+    model = make_graph(
+        nodes,
+        {"mask": mask, "w": rng.standard_normal((4, 3)).astype(np.float32)},
+        {"q": [4, 8], "k": [8, 4]},
+        {"y": [4, 3]},
+    )
+    feeds = {"q": rng.standard_normal((4, 8)).astype(np.float32), "k": rng.standard_normal((8, 4)).astype(np.float32)}
+    plan, _ = plan_of(model, Batches((feeds, feeds)), QuantConfig(attention=True))
+    found = {op.node: op for op in plan.ops}
+    assert found["scores"].precision == "int8"
+    assert found["after"].precision == "float"
+    assert found["after"].why == "'masked' holds a mask constant or infinity"
+
+
+def test_what_the_configuration_keeps(network: tuple[ir.Model, Batches]) -> None:
+    model, data = network
+    for node in model.graph:
+        node.metadata_props["pkg.torch.onnx.name_scopes"] = repr(["", "model", f"model.net.{node.name}", node.name])
+    plan, _ = plan_of(prepare(model), data, QuantConfig(keep_float=("net.conv1", "net.con")))
+    assert {o.module for o in plan.ops if o.precision == "float"} == {"net.conv1"}
+
+
+def test_plans_are_for_one_graph(network: tuple[ir.Model, Batches]) -> None:
+    model, data = network
+    plan, weights = plan_of(model, data)
+    with pytest.raises(PlanError, match="the plan was made for another graph"):
+        emit(small_network(1)[0], plan, weights, FORMS["tensorrt"])
+    with pytest.raises(PlanError, match="cannot be quantised: ONNX Runtime has no 8-bit ConvTranspose"):
+        emit(model, plan, weights, FORMS["ort-cpu"])
+
+
+def test_plans_are_json(network: tuple[ir.Model, Batches]) -> None:
+    model, data = network
+    plan, _ = plan_of(model, data)
+    assert parse_plan(plan.dump()) == plan
+    text = plan.dump().decode()
+    for bad, message in (
+        (text.replace('"version": 1', '"version": 2'), "has version 2"),
+        (text.replace('"precision": "int8"', '"precision": "int9"', 2), r"\.precision is 'int9'"),
+        (text.replace('"why"', '"because"', 1), "because is not a known field"),
+        ("[]", "is not a quantisation plan"),
+    ):
+        with pytest.raises(PlanError, match=message):
+            parse_plan(bad.encode())
+    with pytest.raises(AigcError):
+        parse_plan(b"{")
+    with pytest.raises(PlanError, match="has no range for 'x'"):
+        replace(plan, tensors=())
+
+
+def test_equal_ranges_for_what_is_quantised_twice(rng: np.random.Generator) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c"], "first", pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("Resize", ["r", "", "sizes"], ["u"], "resize", mode="nearest"),
+        helper.make_node("Conv", ["u", "w2"], ["t"], "second", pads=[1] * 4),
+        helper.make_node("Tanh", ["t"], ["y"], "tanh"),
+    ]
+
+    def normal(*shape: int) -> Array:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    constants = {"w1": normal(4, 2, 3, 3), "w2": normal(1, 4, 3, 3), "sizes": np.array([1, 1, 2, 2], np.float32)}
+    model = make_graph(nodes, constants, {"x": ["n", 2, 4, 4]}, {"y": ["n", 1, 8, 8]})
+    plan, _ = plan_of(model, Batches(tuple({"x": normal(4, 2, 4, 4)} for _ in range(4))))
+    assert plan.ranges["c"] == plan.ranges["u"]
+    # Behind tanh nothing beyond a few units matters, so the range stops there.
+    assert plan.ranges["t"] < 5
