@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal
 
 from aigc_calibration.ranges import METHODS, Method
 from aigc_calibration.smooth import Source
 from aigc_runtime.errors import ConfigError, UnknownNameError
 
-__all__ = ["DEFAULTS", "QuantConfig"]
+WeightMethod = Literal["rtn", "gptq", "awq"]
+WEIGHT_METHODS: tuple[WeightMethod, ...] = ("rtn", "gptq", "awq")
+BLOCKS = (32, 64, 128)
+
+__all__ = ["BLOCKS", "DEFAULTS", "WEIGHT_METHODS", "QuantConfig", "WeightMethod"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +29,8 @@ class QuantConfig:
         smooth: strength of SmoothQuant, 0 to 1, by where it is folded to; see `smooth.SmoothGroup.source`.
         keep_float: modules that stay float: a path, or the beginning of one up to a dot.
         samples: calibration samples.
+        weight_method: how weights alone are rounded: `rtn` (to nearest), `gptq`, or `awq` (AWQ's scales, then GPTQ).
+        block: numbers of such a weight that share a scale: 32, 64 or 128.
     """
 
     method: Method = "mse"
@@ -32,6 +39,8 @@ class QuantConfig:
     smooth: Mapping[Source, float] = field(default_factory=dict)
     keep_float: tuple[str, ...] = ()
     samples: int = 256
+    weight_method: WeightMethod = "gptq"
+    block: int = 32
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -40,6 +49,10 @@ class QuantConfig:
             raise ConfigError(f"percentile is {self.percentile}", hint="must be above 0, at most 100")
         if not all(0 <= alpha <= 1 for alpha in self.smooth.values()):
             raise ConfigError(f"smooth is {dict(self.smooth)}", hint="strengths lie between 0 and 1")
+        if self.weight_method not in WEIGHT_METHODS:
+            raise UnknownNameError("weight method", self.weight_method, WEIGHT_METHODS)
+        if self.block not in BLOCKS:
+            raise ConfigError(f"block is {self.block}", hint=f"valid: {', '.join(map(str, BLOCKS))}")
         if self.samples < 1:
             raise ConfigError(f"samples is {self.samples}", hint="must be at least 1")
 

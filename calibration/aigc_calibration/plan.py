@@ -34,6 +34,8 @@ def as_site_precision(name: str) -> SitePrecision:
     for precision in PRECISIONS:
         if name == precision:
             return precision
+    if name == "int4":  # there is no arithmetic in 4 bits, so the short name is plain enough
+        return "int4-weight"
     raise UnknownNameError("precision of a site", name, PRECISIONS)
 
 

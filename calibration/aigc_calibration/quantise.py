@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aigc_calibration.collect import Statistics, collect
@@ -15,6 +15,7 @@ from aigc_calibration.plan import QuantizationPlan, SitePrecision
 from aigc_calibration.planner import make_plan, round_weights, watched
 from aigc_calibration.prepare import prepare
 from aigc_calibration.smooth import smooth, smoothable
+from aigc_calibration.weight_only import apply_awq, quantise_weights, weight_plan
 from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
@@ -53,13 +54,13 @@ def quantise(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Quantised:
-    """Calibrate and quantise activations and weights.
+    """Calibrate and quantise.
 
     Args:
         model: the float graph; not changed.
         data: batches for every input of the graph.
         config: methods and exceptions.
-        precision: `int8` or `fp8`.
+        precision: `int8` or `fp8` for activations and weights, `int8-weight` or `int4-weight` for weights alone.
         target: key of `emit.FORMS`.
         threads: of the engine that calibrates.
         progress: called after every batch.
@@ -68,6 +69,8 @@ def quantise(
         CalibrationError: the data cannot be used.
         PlanError: the engine would not run what the plan says.
     """
+    if precision in {"int8-weight", "int4-weight"}:
+        return _quantise_weights(prepare(model), data, config, precision, target, threads)
 
     def watch(what: str) -> Callable[[int], None]:
         return lambda seen: progress(what, seen) if progress is not None else None
@@ -89,4 +92,23 @@ def quantise(
     plan = plan_for(make_plan(graph, statistics, config, precision=precision, transforms=tuple(transforms)), form)
     emitted = emit(graph, plan, round_weights(graph, plan), form)
     coverage = check_executed(emitted, plan, site_macs(graph, next(data.batches(graph, threads=threads))))
-    return Quantised(graph=emitted, plan=plan, statistics=replace(statistics), coverage=coverage)
+    return Quantised(graph=emitted, plan=plan, statistics=statistics, coverage=coverage)
+
+
+def _quantise_weights(
+    graph: ir.Model,
+    data: CalibrationData,
+    config: QuantConfig,
+    precision: SitePrecision,
+    target: str,
+    threads: int | None,
+) -> Quantised:
+    transforms: tuple[str, ...] = ()
+    if config.weight_method == "awq":
+        graph, scaled = apply_awq(graph, data, config, precision=precision, threads=threads)
+        transforms = (f"AWQ on {scaled} values",)
+    plan = weight_plan(graph, config, precision=precision, transforms=transforms)
+    emitted = emit(graph, plan, quantise_weights(graph, plan, data, config, threads=threads), FORMS[target])
+    coverage = check_executed(emitted, plan, site_macs(graph, next(data.batches(graph, threads=threads))))
+    seen = collect(graph, data, (), threads=threads)
+    return Quantised(graph=emitted, plan=plan, statistics=seen, coverage=coverage)

@@ -26,7 +26,7 @@ from aigc_runtime.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["SmoothGroup", "smooth", "smoothable"]
+__all__ = ["SmoothGroup", "scale_constant", "smooth", "smooth_scales", "smoothable"]
 
 Source = Literal["gain", "product", "layer"]
 
@@ -97,9 +97,9 @@ def smooth(model: ir.Model, channel_amax: Mapping[str, Array], alphas: Mapping[S
         rows = np.max([_row_amax(weight_array(model, name), axis) for name, axis in weights], axis=0)
         s = smooth_scales(channel_amax[group.value], rows, alphas[group.source])
         for name, axis in group.folds:
-            _scale(model, name, axis, 1 / s)
+            scale_constant(model, name, axis, 1 / s)
         for name, axis in weights:
-            _scale(model, name, axis, s)
+            scale_constant(model, name, axis, s)
     return model
 
 
@@ -175,7 +175,8 @@ def _read_once(value: ir.Value) -> bool:
     return len(list(value.uses())) == 1 and not value.is_graph_output()
 
 
-def _scale(model: ir.Model, name: str, axis: int, factors: Array) -> None:
+def scale_constant(model: ir.Model, name: str, axis: int, factors: Array) -> None:
+    """Multiply a constant by one factor per index of an axis."""
     import onnx_ir as ir
 
     array = weight_array(model, name)

@@ -89,11 +89,9 @@ def block_scales(matrix: Array, grid: Grid, block: int, *, search: bool = True) 
     return _least_error(groups, amax, grid, shares).reshape(blocks, columns)
 
 
-def round_to_blocks(
-    name: str, matrix: Array, grid: Grid, block: int, *, scales: Array | None = None
-) -> QuantizedWeight:
+def round_to_blocks(name: str, matrix: Array, grid: Grid, block: int, *, search: bool = True) -> QuantizedWeight:
     """Round a matrix [in, out] to the nearest codes, one scale per block of rows and column."""
-    scales = block_scales(matrix, grid, block) if scales is None else scales
+    scales = block_scales(matrix, grid, block, search=search)
     wide = np.repeat(scales, block, axis=0)[: len(matrix)]
     codes = grid.round_codes(matrix.astype(np.float32) / wide)
     return QuantizedWeight(name=name, codes=codes, scales=scales, axis=1, block=block, grid=grid)

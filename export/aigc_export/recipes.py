@@ -56,6 +56,42 @@ TOLERANCES: dict[tuple[str, str], Tolerances] = {
         min_psnr_db=40.0,
         max_quality_drop=0.05,
     ),
+    ("text", "int8-weight"): Tolerances(
+        tensor=Tolerance(min_cosine=0.999, min_sqnr_db=28.0),
+        min_token_agreement=0.25,
+        min_psnr_db=None,
+        max_quality_drop=0.002,
+    ),
+    ("diffusion", "int8-weight"): Tolerances(
+        tensor=Tolerance(min_cosine=0.999, min_sqnr_db=28.0),
+        min_token_agreement=None,
+        min_psnr_db=45.0,
+        max_quality_drop=0.05,
+    ),
+    ("gan", "int8-weight"): Tolerances(
+        tensor=Tolerance(min_cosine=0.999, min_sqnr_db=35.0),
+        min_token_agreement=None,
+        min_psnr_db=45.0,
+        max_quality_drop=0.05,
+    ),
+    ("text", "int4"): Tolerances(
+        tensor=Tolerance(min_cosine=0.98, min_sqnr_db=14.0),
+        min_token_agreement=0.1,
+        min_psnr_db=None,
+        max_quality_drop=0.01,
+    ),
+    ("diffusion", "int4"): Tolerances(
+        tensor=Tolerance(min_cosine=0.98, min_sqnr_db=14.0),
+        min_token_agreement=None,
+        min_psnr_db=25.0,
+        max_quality_drop=0.15,
+    ),
+    ("gan", "int4"): Tolerances(
+        tensor=Tolerance(min_cosine=0.98, min_sqnr_db=16.0),
+        min_token_agreement=None,
+        min_psnr_db=25.0,
+        max_quality_drop=0.15,
+    ),
 }
 """(family, precision) -> limits. `max_quality_drop` is relative to the PyTorch model's own metric."""
 

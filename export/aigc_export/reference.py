@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from aigc_models.spec import ExportSpec
+from aigc_models.training.data import standard_library_text
 from aigc_runtime.manifest import DiffusionSettings, GanSettings, TextSettings
 from aigc_runtime.pipelines import make_pipeline
 from aigc_runtime.replay import run_request
 from aigc_runtime.session import Session
 from aigc_runtime.tensors import Array
+from aigc_runtime.tokenizers import make_tokenizer
 
 __all__ = ["Case", "Generation", "Step", "make_cases", "make_generation"]
 
@@ -69,16 +71,19 @@ Plan = tuple[str, list[dict[str, Array]]]
 
 
 def _text_inputs(settings: TextSettings, rng: np.random.Generator) -> Iterator[Plan]:
-    """A prompt alone and a left-padded pair, each with tokens decoded one by one after it."""
+    """A prompt alone and a left-padded pair, each with tokens decoded one by one after it.
 
-    def ids(rows: int, length: int) -> Array:
-        return rng.integers(0, settings.vocab_size, size=(rows, length), dtype=np.int64)
-
-    longest = min(48, settings.context_length // 2)
+    The tokens are those of a real text: on noise a language model computes what nobody will ask of it, and an engine
+    of lower precision would be judged by that.
+    """
+    text = make_tokenizer(settings.tokenizer).encode(standard_library_text().held_out.tobytes().decode("utf-8"))
+    longest, decoded = min(48, settings.context_length // 2), 3
     for name, pad in (("single", [0]), ("ragged", [0, longest // 3])):
+        starts = rng.integers(0, len(text) - longest - decoded, size=len(pad))
+        ids = np.stack([text[s : s + longest + decoded] for s in starts]).astype(np.int64)
         pad_length = np.array(pad, dtype=np.int64)
-        steps = [{"input_ids": ids(len(pad), longest), "pad_length": pad_length}]
-        steps += [{"input_ids": ids(len(pad), 1), "pad_length": pad_length} for _ in range(3)]
+        steps = [{"input_ids": ids[:, :longest], "pad_length": pad_length}]
+        steps += [{"input_ids": ids[:, i : i + 1], "pad_length": pad_length} for i in range(longest, longest + decoded)]
         yield name, steps
 
 

@@ -30,7 +30,11 @@ class Target:
 
 TARGETS: dict[str, Target] = {
     "ort-cpu": Target(
-        name="ort-cpu", engine="onnxruntime", precisions=("fp32", "int8"), opset=20, summary="ONNX Runtime on a CPU"
+        name="ort-cpu",
+        engine="onnxruntime",
+        precisions=("fp32", "int8", "int8-weight", "int4"),
+        opset=20,
+        summary="ONNX Runtime on a CPU",
     ),
 }
 

@@ -1,0 +1,76 @@
+"""Second moments of what enters a matrix product: H = mean of x x^T, over all rows of all samples.
+
+The squared error of a product with a changed weight W' is tr((W - W')^T H (W - W')): GPTQ and AWQ need nothing else of
+the data, so no sample is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aigc_calibration.data import CalibrationData
+from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.matrices import Reading
+from aigc_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["collect_hessians", "product_error"]
+
+BUDGET_BYTES = 2**30
+"""Matrices held at a time; readings that need more are collected in several runs over the data."""
+
+
+def collect_hessians(
+    model: ir.Model,
+    data: CalibrationData,
+    readings: Collection[Reading],
+    *,
+    threads: int | None = None,
+    budget_bytes: int = BUDGET_BYTES,
+) -> Iterator[tuple[Reading, Array]]:
+    """Reading -> [width, width] float64, one after the other.
+
+    Args:
+        model: the float graph.
+        data: what to run it on.
+        readings: what to collect.
+        threads: of the engine.
+        budget_bytes: for the matrices.
+    """
+    for part in _parts(readings, budget_bytes):
+        run = open_graph(model, expose=sorted({r.value for r in part}), threads=threads)
+        sums = {r: np.zeros((r.width, r.width)) for r in part}
+        rows = dict.fromkeys(part, 0)
+        for feeds in data.batches(model, threads=threads):
+            values = {**feeds, **run(feeds)}
+            for reading in part:
+                x = reading.rows(values[reading.value])
+                sums[reading] += x.T @ x
+                rows[reading] += len(x)
+        for reading in part:
+            yield reading, sums[reading] / max(rows[reading], 1)
+
+
+def _parts(readings: Collection[Reading], budget_bytes: int) -> Iterator[list[Reading]]:
+    part: list[Reading] = []
+    used = 0
+    for reading in dict.fromkeys(readings):
+        size = 8 * reading.width**2
+        if part and used + size > budget_bytes:
+            yield part
+            part, used = [], 0
+        part.append(reading)
+        used += size
+    if part:
+        yield part
+
+
+def product_error(weight: Array, changed: Array, hessian: Array) -> float:
+    """Mean squared error of x W - x W', summed over the outputs: tr((W - W')^T H (W - W'))."""
+    difference = (weight - changed).astype(np.float64)
+    return float(np.einsum("kn,kn->", difference, hessian @ difference))

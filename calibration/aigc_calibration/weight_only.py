@@ -1,0 +1,126 @@
+"""Weights alone in 4 or 8 bits: rounded to nearest, by GPTQ, or behind AWQ's scales; activations stay float."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aigc_calibration.awq import awq_scales
+from aigc_calibration.config import QuantConfig
+from aigc_calibration.data import CalibrationData
+from aigc_calibration.floatgraph import graph_digest
+from aigc_calibration.gptq import gptq
+from aigc_calibration.grids import GRIDS
+from aigc_calibration.hessian import collect_hessians
+from aigc_calibration.matrices import Reading, reading_of, to_matrix
+from aigc_calibration.plan import PLAN_VERSION, OpPlan, QuantizationPlan, SitePrecision
+from aigc_calibration.prepare import copy_graph
+from aigc_calibration.sites import Site, find_sites, weight_array
+from aigc_calibration.smooth import scale_constant, smoothable
+from aigc_calibration.weights import QuantizedWeight, round_to_blocks
+from aigc_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["apply_awq", "quantise_weights", "weight_plan"]
+
+
+def weight_plan(
+    model: ir.Model, config: QuantConfig, *, precision: SitePrecision, transforms: tuple[str, ...] = ()
+) -> QuantizationPlan:
+    """Every weight that is a matrix, in blocks."""
+    return QuantizationPlan(
+        version=PLAN_VERSION,
+        graph_sha256=graph_digest(model),
+        precision=precision,
+        transforms=transforms,
+        ops=tuple(_decide(model, site, config, precision) for site in find_sites(model)),
+        tensors=(),
+    )
+
+
+def _decide(model: ir.Model, site: Site, config: QuantConfig, precision: SitePrecision) -> OpPlan:
+    why = ""
+    if site.weight is None:
+        why = "it has no weight"
+    elif config.keeps(site.module):
+        why = "the configuration keeps it float"
+    elif reading_of(model, site) is None:
+        why = "its weight is no plain matrix"
+    return OpPlan(
+        node=site.node,
+        op_type=site.op_type,
+        module=site.module,
+        precision="float" if why else precision,
+        activations=(),
+        output=None,
+        weight=site.weight,
+        block=None if why else config.block,
+        why=why or f"blocks of {config.block}, {config.weight_method}",
+    )
+
+
+def apply_awq(
+    model: ir.Model, data: CalibrationData, config: QuantConfig, *, precision: SitePrecision, threads: int | None = None
+) -> tuple[ir.Model, int]:
+    """Fold AWQ's scales into a copy of the graph; returns it and how many values were scaled."""
+    grid = GRIDS["int4" if precision == "int4-weight" else "int8"]
+    model = copy_graph(model)
+    groups = {}
+    for group in smoothable(model):
+        reading = reading_of(model, group.sites[0])
+        if reading is not None and reading.kind == "last":
+            groups[reading] = group
+    scaled = 0
+    for reading, hessian in collect_hessians(model, data, groups, threads=threads):
+        group = groups[reading]
+        weights = [to_matrix(s, weight_array(model, str(s.weight))) for s in group.sites]
+        s, alpha = awq_scales(
+            weights, hessian, lambda w: round_to_blocks("", w, grid, config.block, search=False).dequantise()
+        )
+        if alpha == 0:
+            continue
+        for name, axis in group.folds:
+            scale_constant(model, name, axis, 1 / s)
+        for site in group.sites:
+            scale_constant(model, str(site.weight), site.input_axis, s)
+        scaled += 1
+    return model, scaled
+
+
+def quantise_weights(
+    model: ir.Model,
+    plan: QuantizationPlan,
+    data: CalibrationData,
+    config: QuantConfig,
+    *,
+    threads: int | None = None,
+) -> dict[str, QuantizedWeight]:
+    """The weights that a plan of `weight_plan` names, as matrices [in, out] in blocks."""
+    sites = {s.node: s for s in find_sites(model)}
+    by_reading: dict[Reading, list[tuple[Site, OpPlan]]] = {}
+    for op in plan.quantised():
+        reading = reading_of(model, sites[op.node])
+        assert reading is not None
+        by_reading.setdefault(reading, []).append((sites[op.node], op))
+    found: dict[str, QuantizedWeight] = {}
+    hessians = (
+        collect_hessians(model, data, by_reading, threads=threads)
+        if config.weight_method != "rtn"
+        else ((reading, np.empty(0)) for reading in by_reading)
+    )
+    for reading, hessian in hessians:
+        for site, op in by_reading[reading]:
+            found[str(op.weight)] = _round(model, site, op, hessian, config)
+    return found
+
+
+def _round(model: ir.Model, site: Site, op: OpPlan, hessian: Array, config: QuantConfig) -> QuantizedWeight:
+    name, grid = str(op.weight), GRIDS["int4" if op.precision == "int4-weight" else "int8"]
+    matrix = to_matrix(site, weight_array(model, name))
+    assert op.block is not None
+    if config.weight_method == "rtn":
+        return round_to_blocks(name, matrix, grid, op.block)
+    return gptq(name, matrix, hessian, grid, block=op.block)

@@ -1,0 +1,233 @@
+"""Weights alone: GPTQ and AWQ lower the error of the product, and every stored form computes with the same weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx import helper
+
+from aigc_calibration.awq import awq_scales
+from aigc_calibration.config import QuantConfig
+from aigc_calibration.coverage import check_executed, site_macs
+from aigc_calibration.emit import FORMS, emit, pack_nbits
+from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.gptq import gptq
+from aigc_calibration.grids import GRIDS
+from aigc_calibration.hessian import collect_hessians, product_error
+from aigc_calibration.matrices import from_matrix, reading_of, to_matrix
+from aigc_calibration.quantise import quantise
+from aigc_calibration.sites import find_sites, weight_array
+from aigc_calibration.weight_only import quantise_weights, weight_plan
+from aigc_calibration.weights import channel_scales, round_to_blocks, round_to_channels
+from aigc_runtime.compare import compare_arrays
+from aigc_runtime.errors import ConfigError, UnknownNameError
+from aigc_runtime.tensors import Array
+
+from .conftest import Batches, make_graph, small_network
+
+INT4 = GRIDS["int4"]
+
+
+def correlated(rng: np.random.Generator, rows: int = 2000, width: int = 64) -> Array:
+    """Inputs whose channels depend on each other, as they do in every network."""
+    mix = rng.standard_normal((12, width))
+    return (rng.standard_normal((rows, 12)) @ mix + 0.1 * rng.standard_normal((rows, width))).astype(np.float32)
+
+
+@pytest.mark.parametrize("block", [None, 32, 64])
+def test_gptq_lowers_the_error_of_the_product(block: int | None, rng: np.random.Generator) -> None:
+    x = correlated(rng)
+    weight = rng.standard_normal((64, 20)).astype(np.float32)
+    hessian = (x.T @ x / len(x)).astype(np.float64)
+    found = gptq("w", weight, hessian, INT4, block=block)
+    nearest = round_to_channels("w", weight, 1, INT4) if block is None else round_to_blocks("w", weight, INT4, block)
+    exact = x @ weight
+    errors = [float(((x @ q.dequantise() - exact) ** 2).mean()) for q in (found, nearest)]
+    assert errors[0] < 0.5 * errors[1]
+    assert np.abs(found.codes).max() <= 7
+    np.testing.assert_array_equal(found.codes, np.rint(found.codes))
+
+
+def test_gptq_of_independent_inputs_rounds_to_nearest(rng: np.random.Generator) -> None:
+    weight = rng.standard_normal((40, 8)).astype(np.float32)
+    found = gptq("w", weight, np.eye(40), INT4, block=None)
+    expected = round_to_channels("w", weight, 1, INT4, scales=channel_scales(weight, 1, INT4))
+    np.testing.assert_array_equal(found.codes, expected.codes)
+
+
+def test_gptq_is_the_papers_update(rng: np.random.Generator) -> None:
+    """Against the plain form of the algorithm: solve for the remaining weights after every rounded one (eq. 2)."""
+    rows = 6
+    x = rng.standard_normal((50, rows))
+    weight = rng.standard_normal((rows, 3)).astype(np.float32)
+    hessian = x.T @ x / 50
+    damped = hessian + 0.01 * np.mean(np.diag(hessian)) * np.eye(rows)
+    scales = channel_scales(weight, 1, INT4).astype(np.float64)
+    w, codes = weight.astype(np.float64).copy(), np.zeros_like(weight)
+    inverse = np.linalg.inv(damped)
+    for i in range(rows):
+        codes[i] = np.clip(np.rint(w[i] / scales), -7, 7)
+        error = (w[i] - codes[i] * scales) / inverse[0, 0]
+        w[i:] -= np.outer(inverse[:, 0], error)
+        inverse = (inverse - np.outer(inverse[:, 0], inverse[0]) / inverse[0, 0])[1:, 1:]
+    np.testing.assert_array_equal(gptq("w", weight, hessian, INT4, block=None).codes, codes)
+
+
+def test_gptq_with_channels_that_are_never_used(rng: np.random.Generator) -> None:
+    hessian = np.diag([1.0, 0.0, 2.0, 0.0])
+    found = gptq("w", rng.standard_normal((4, 3)).astype(np.float32), hessian, INT4, block=None)
+    assert np.isfinite(found.dequantise()).all()
+
+
+def test_awq_protects_the_channels_that_matter(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((3000, 64)).astype(np.float32)
+    x[:, :3] *= 40
+    weight = rng.standard_normal((64, 24)).astype(np.float32)
+    hessian = (x.T @ x / len(x)).astype(np.float64)
+
+    def rounded(w: Array) -> Array:
+        return round_to_blocks("", w, INT4, 32, search=False).dequantise()
+
+    scales, alpha = awq_scales([weight], hessian, rounded)
+    assert alpha > 0
+    assert scales[:3].min() > scales[3:].max()
+    protected = rounded(weight * scales[:, None]) / scales[:, None]
+    assert product_error(weight, protected, hessian) < 0.5 * product_error(weight, rounded(weight), hessian)
+    plain, none = awq_scales([weight], np.eye(64), rounded)
+    assert none == 0
+    np.testing.assert_array_equal(plain, np.ones(64))
+
+
+def test_product_error_is_the_error_of_the_product(rng: np.random.Generator) -> None:
+    x, a, b = (rng.standard_normal(s) for s in ((500, 8), (8, 5), (8, 5)))
+    expected = ((x @ a - x @ b) ** 2).sum() / 500
+    assert product_error(a, b, x.T @ x / 500) == pytest.approx(expected)
+
+
+def convolution(**attributes: object) -> tuple[ir.Model, Array, Array]:
+    rng = np.random.default_rng(3)
+    weight, x = (rng.standard_normal(s).astype(np.float32) for s in ((5, 3, 3, 2), (2, 3, 9, 8)))
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "conv", **attributes)
+    return make_graph([node], {"w": weight}, {"x": ["n", 3, 9, 8]}, {"y": ["n", 5, None, None]}), weight, x
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{}, {"pads": [1, 0, 2, 1]}, {"strides": [2, 3], "pads": [1] * 4}, {"dilations": [2, 1], "pads": [2, 0, 2, 1]}],
+)
+def test_patches_times_the_matrix_are_the_convolution(attributes: dict[str, object]) -> None:
+    model, weight, x = convolution(**attributes)
+    (site,) = find_sites(model)
+    reading = reading_of(model, site)
+    assert reading is not None
+    product = reading.rows(x) @ to_matrix(site, weight)
+    expected = open_graph(model)({"x": x})["y"]
+    np.testing.assert_allclose(np.moveaxis(expected, 1, -1).reshape(product.shape), product, rtol=1e-4, atol=1e-4)
+
+
+def test_matrices_go_back() -> None:
+    model, _ = small_network()
+    for site in find_sites(model):
+        weight = weight_array(model, str(site.weight))
+        np.testing.assert_array_equal(from_matrix(site, to_matrix(site, weight)), weight)
+
+
+def test_groups_are_no_plain_matrix() -> None:
+    weight = np.ones((4, 2, 1, 1), np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "conv", group=2)
+    model = make_graph([node], {"w": weight}, {"x": ["n", 4, 3, 3]}, {"y": ["n", 4, 3, 3]})
+    assert reading_of(model, find_sites(model)[0]) is None
+    plan = weight_plan(model, QuantConfig(), precision="int4-weight")
+    assert plan.ops[0].why == "its weight is no plain matrix"
+
+
+def test_second_moments_in_parts(network: tuple[ir.Model, Batches]) -> None:
+    model, data = network
+    readings = [r for s in find_sites(model) if (r := reading_of(model, s)) is not None]
+    whole = dict(collect_hessians(model, data, readings))
+    parts = dict(collect_hessians(model, data, readings, budget_bytes=1))
+    assert whole.keys() == parts.keys() == set(readings)
+    for reading in readings:
+        np.testing.assert_allclose(whole[reading], parts[reading])
+    run = open_graph(model, expose=["r4"])
+    r4 = np.concatenate([run(f)["r4"] for f in data.feeds]).astype(np.float64)
+    found = next(h for r, h in whole.items() if r.value == "r4")
+    np.testing.assert_allclose(found, r4.T @ r4 / len(r4), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("rows", [64, 80])
+def test_packed_codes_are_what_onnx_runtime_reads(bits: int, rows: int, rng: np.random.Generator) -> None:
+    weight = rng.standard_normal((rows, 12)).astype(np.float32)
+    found = round_to_blocks("w", weight, GRIDS["int4" if bits == 4 else "int8"], 32)
+    node = helper.make_node(
+        "MatMulNBits", ["x", "b", "s"], ["y"], "m", domain="com.microsoft", K=rows, N=12, bits=bits, block_size=32
+    )
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", 1, ["n", rows])],
+        [helper.make_tensor_value_info("y", 1, ["n", 12])],
+        [
+            helper.make_tensor("b", 2, pack_nbits(found).shape, pack_nbits(found).tobytes(), raw=True),
+            helper.make_tensor("s", 1, [found.scales.size], found.scales.T.astype(np.float32).tobytes(), raw=True),
+        ],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    run = open_graph(ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10)))
+    x = rng.standard_normal((5, rows)).astype(np.float32)
+    np.testing.assert_allclose(run({"x": x})["y"], x @ found.dequantise(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["int8-weight", "int4-weight"])
+@pytest.mark.parametrize("form", list(FORMS))
+def test_every_stored_form_computes_with_the_same_weights(
+    precision: str, form: str, network: tuple[ir.Model, Batches]
+) -> None:
+    model, data = network
+    config = QuantConfig()
+    plan = weight_plan(model, config, precision=precision)  # type: ignore[arg-type]
+    weights = quantise_weights(model, plan, data, config)
+    assert plan.counts() == {precision: 5}
+    rounded = ir.from_proto(ir.to_proto(model))
+    for site in find_sites(model):
+        values = from_matrix(site, weights[str(site.weight)].dequantise())
+        rounded.graph.initializers[str(site.weight)].const_value = ir.tensor(values, name=site.weight)
+    emitted = emit(model, plan, weights, FORMS[form])
+    for feeds in data.feeds[:2]:
+        expected, actual = (open_graph(g)(feeds)["y"] for g in (rounded, emitted))
+        # MatMulNBits rounds its activations to 8 bits as well.
+        assert compare_arrays(expected, actual).sqnr_db > (35 if form == "ort-cpu" else 100)
+    sizes = {n: v.const_value.nbytes for n, v in emitted.graph.initializers.items()}
+    assert sizes["w4_quantized"] == 256 * 24 // (2 if precision == "int4-weight" else 1)
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq", "awq"])
+def test_the_whole(method: str, network: tuple[ir.Model, Batches]) -> None:
+    model, data = network
+    found = quantise(
+        model,
+        data,
+        QuantConfig(weight_method=method),
+        precision="int4-weight",  # type: ignore[arg-type]
+    )
+    assert found.coverage.missed == ()
+    macs = site_macs(model, data.feeds[0])
+    assert found.coverage.executed == pytest.approx((macs["matmul"] + macs["gemm"]) / sum(macs.values()))
+    errors = compare_arrays(open_graph(model)(data.feeds[0])["y"], open_graph(found.graph)(data.feeds[0])["y"])
+    assert errors.sqnr_db > 12
+
+
+def test_a_graph_of_convolutions_alone_is_stored_in_few_bits() -> None:
+    model, _, x = convolution()
+    data = Batches(({"x": x},))
+    found = quantise(model, data, QuantConfig(), precision="int8-weight")
+    assert check_executed(found.graph, found.plan, site_macs(model, {"x": x})).planned == 1.0
+
+
+def test_bad_configurations() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown weight method 'gptqq'\n.*Did you mean 'gptq'"):
+        QuantConfig(weight_method="gptqq")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"block is 48\nvalid: 32, 64, 128"):
+        QuantConfig(block=48)
