@@ -196,7 +196,8 @@ def test_every_stored_form_computes_with_the_same_weights(
         rounded.graph.initializers[str(site.weight)].const_value = ir.tensor(values, name=site.weight)
     emitted = emit(model, plan, weights, FORMS[form])
     for feeds in data.feeds[:2]:
-        expected, actual = (open_graph(g)(feeds)["y"] for g in (rounded, emitted))
+        # As they stand: optimised, ONNX Runtime makes MatMulNBits of a blocked DequantizeLinear, too.
+        expected, actual = (open_graph(g, optimise=False)(feeds)["y"] for g in (rounded, emitted))
         # MatMulNBits rounds its activations to 8 bits as well.
         assert compare_arrays(expected, actual).sqnr_db > (35 if form == "ort-cpu" else 100)
     sizes = {n: v.const_value.nbytes for n, v in emitted.graph.initializers.items()}
