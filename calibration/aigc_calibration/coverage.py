@@ -16,10 +16,14 @@ from aigc_calibration.sites import find_sites
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Coverage", "check_executed", "executed_sites", "site_macs"]
+__all__ = ["LEAST_EXECUTED", "Coverage", "check_executed", "executed_sites", "site_macs"]
 
 INTEGER_OPS = frozenset({"QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "MatMulNBits"})
 """What ONNX Runtime on a CPU makes of a quantised site."""
+
+
+LEAST_EXECUTED = 0.99
+"""Share of the planned work that an engine must run in low precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,7 @@ def executed_sites(model: ir.Model, plan: QuantizationPlan) -> set[str]:
 
 
 def check_executed(
-    model: ir.Model, plan: QuantizationPlan, macs: Mapping[str, int], *, least: float = 0.99
+    model: ir.Model, plan: QuantizationPlan, macs: Mapping[str, int], *, least: float = LEAST_EXECUTED
 ) -> Coverage:
     """Prove that the engine runs what the plan says.
 

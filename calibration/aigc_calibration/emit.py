@@ -42,6 +42,8 @@ class Form:
         quantised_results: operators whose result is quantised too, where the plan has a range for it.
         float_ops: operators that the engine cannot run in 8 bits, with the reason.
         nbits: whether it has MatMulNBits for weights in blocks.
+        half_arithmetic: whether it multiplies 16-bit numbers; else they are stored and rounded so, and computed with
+            in float.
     """
 
     unsigned: bool
@@ -49,7 +51,10 @@ class Form:
     quantised_results: frozenset[str]
     float_ops: Mapping[str, str]
     nbits: bool
+    half_arithmetic: bool
 
+
+HALVES = frozenset({"fp16", "bf16"})
 
 FORMS: Mapping[str, Form] = MappingProxyType(
     {
@@ -59,6 +64,7 @@ FORMS: Mapping[str, Form] = MappingProxyType(
             quantised_results=frozenset({"Conv", "MatMul"}),
             float_ops=MappingProxyType({"ConvTranspose": "ONNX Runtime has no 8-bit ConvTranspose on a CPU"}),
             nbits=True,
+            half_arithmetic=False,
         ),
         "tensorrt": Form(
             unsigned=False,
@@ -66,6 +72,7 @@ FORMS: Mapping[str, Form] = MappingProxyType(
             quantised_results=frozenset(),
             float_ops=MappingProxyType({}),
             nbits=False,
+            half_arithmetic=True,
         ),
     }
 )
@@ -141,7 +148,9 @@ class _Emitter:
             for index, value in enumerate(node.inputs[:2]):
                 if value is not None and value.name in op.activations:
                     node.replace_input_with(index, self.activation(str(value.name), op.precision))
-        if op.block is not None:
+        if op.precision in HALVES:
+            self.half(node, op)
+        elif op.block is not None:
             self.blocks(node, op)
         elif op.weight is not None:
             self.weight(node, op)
@@ -199,6 +208,64 @@ class _Emitter:
         if op.precision == "int8" and self.form.integer_bias and bias is not None and bias.const_value is not None:
             self.bias(node, bias, self.plan.ranges[op.activations[0]], found.scales)
 
+    def half(self, node: ir.Node, op: OpPlan) -> None:
+        """Operands rounded to 16 bits; the product in 16 bits where the engine has it, else in float.
+
+        A weight is stored in 16 bits; a result is float again, so that sums, norms and softmax stay so.
+        """
+        import onnx_ir as ir
+
+        kind = ir.DataType.FLOAT16 if op.precision == "fp16" else ir.DataType.BFLOAT16
+        for index, value in enumerate(node.inputs):
+            if value is None or (index > 1 and not self.form.half_arithmetic):
+                continue
+            constant = value.const_value
+            if constant is not None:
+                rounded = self.constant(f"{value.name}_{op.precision}", constant.numpy().astype(kind.numpy()))
+            else:
+                rounded = self.cast(value, kind, f"{value.name}_{op.precision}")
+            if not self.form.half_arithmetic:
+                rounded = self.cast(rounded, ir.DataType.FLOAT, f"{rounded.name}_float")
+            node.replace_input_with(index, rounded)
+        if self.form.half_arithmetic:
+            self.restore(node.outputs[0], kind)
+
+    def cast(self, value: ir.Value, kind: ir.DataType, name: str) -> ir.Value:
+        """`Cast`, shared by all readers of the value."""
+        import onnx_ir as ir
+
+        if name not in self.dequantised:
+            made = ir.node("Cast", [value], {"to": kind.value}, name=name)
+            made.outputs[0].name, made.outputs[0].shape = name, value.shape
+            made.outputs[0].type = ir.TensorType(kind)
+            producer = value.producer()
+            if producer is None:
+                self.graph.insert_before(next(iter(self.graph)), made)
+            else:
+                self.graph.insert_after(producer, made)
+            self.dequantised[name] = made.outputs[0]
+        return self.dequantised[name]
+
+    def restore(self, result: ir.Value, kind: ir.DataType) -> None:
+        """`Cast` of a 16-bit result to float, under the result's own name."""
+        import onnx_ir as ir
+
+        node, name = result.producer(), str(result.name)
+        assert node is not None
+        made = ir.node("Cast", [result], {"to": ir.DataType.FLOAT.value}, name=f"{name}_restore")
+        new = made.outputs[0]
+        new.shape, new.type = result.shape, ir.TensorType(ir.DataType.FLOAT)
+        for reader, index in list(result.uses()):
+            reader.replace_input_with(index, new)
+        made.replace_input_with(0, result)
+        for index, output in enumerate(self.graph.outputs):
+            if output is result:
+                self.graph.outputs[index] = new
+        result.name, new.name = f"{name}_half", name
+        result.type = ir.TensorType(kind)
+        self.graph.insert_after(node, made)
+        self.values[name] = new
+
     def blocks(self, node: ir.Node, op: OpPlan) -> None:
         """A weight in blocks: MatMulNBits where the engine has it, else DQ with a block size (opset 21)."""
         found = self.weights[str(op.weight)]
@@ -217,8 +284,8 @@ class _Emitter:
         inputs = [node.inputs[0], packed, scales]
         if len(node.inputs) > 2 and node.inputs[2] is not None:
             inputs += [None, None, node.inputs[2]]
-        # Level 4 multiplies in int8, with a scale per block of the activations made on the fly; without it 8-bit weights
-        # ran 8 times slower than float ones (onnxruntime 1.32, AVX-512).
+        # Level 4 multiplies in int8, with a scale per block of the activations made on the fly; without it 8-bit
+        # weights ran 8 times slower than float ones (onnxruntime 1.32, AVX-512).
         attributes = {"K": rows, "N": columns, "bits": found.grid.bits, "block_size": found.block, "accuracy_level": 4}
         product = ir.node("MatMulNBits", inputs, attributes, domain="com.microsoft", name=node.name)
         result, new = node.outputs[0], product.outputs[0]

@@ -21,7 +21,7 @@ from aigc_runtime.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["make_plan", "round_weights", "watched"]
+__all__ = ["half_plan", "make_plan", "round_weights", "watched"]
 
 
 def watched(model: ir.Model) -> set[str]:
@@ -168,6 +168,57 @@ def _decide(
         weight=site.weight,
         block=None,
         why=why or "within its calibrated range",
+    )
+
+
+HALF_LIMITS: dict[SitePrecision, float] = {"fp16": 65504.0, "bf16": 3.38e38}
+HALF_HEADROOM = 4.0
+"""How far below the largest number of the format the largest number seen must stay."""
+
+
+def half_plan(
+    model: ir.Model, statistics: Statistics, config: QuantConfig, *, precision: SitePrecision
+) -> QuantizationPlan:
+    """16-bit operands on every site whose numbers fit.
+
+    Args:
+        model: the prepared float graph.
+        statistics: of what enters and leaves every site.
+        config: for the modules that stay float.
+        precision: `fp16` or `bf16`.
+    """
+    limit = HALF_LIMITS[precision] / HALF_HEADROOM
+    ops = []
+    for site in find_sites(model):
+        seen = {name: statistics.tensors[name].histogram for name in (*site.activations, site.output)}
+        largest = max(seen, key=lambda name: seen[name].amax)
+        why = ""
+        if config.keeps(site.module):
+            why = "the configuration keeps it float"
+        elif masks := [name for name, histogram in seen.items() if histogram.huge]:
+            why = f"{masks[0]!r} holds a mask constant or infinity"
+        elif seen[largest].amax > limit:
+            why = f"{largest!r} reaches {seen[largest].amax:.3g}, too near the largest {precision} number"
+        ops.append(
+            OpPlan(
+                node=site.node,
+                op_type=site.op_type,
+                module=site.module,
+                precision="float" if why else precision,
+                activations=site.activations,
+                output=None,
+                weight=site.weight,
+                block=None,
+                why=why or f"its numbers stay below {limit:.3g}",
+            )
+        )
+    return QuantizationPlan(
+        version=PLAN_VERSION,
+        graph_sha256=graph_digest(model),
+        precision=precision,
+        transforms=(),
+        ops=tuple(ops),
+        tensors=(),
     )
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from aigc_calibration.collect import Statistics, collect
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.coverage import Coverage, check_executed, site_macs
+from aigc_calibration.coverage import LEAST_EXECUTED, Coverage, check_executed, site_macs
 from aigc_calibration.data import CalibrationData
-from aigc_calibration.emit import FORMS, emit, plan_for
+from aigc_calibration.emit import FORMS, HALVES, Form, emit, plan_for
 from aigc_calibration.plan import QuantizationPlan, SitePrecision
-from aigc_calibration.planner import make_plan, round_weights, watched
+from aigc_calibration.planner import half_plan, make_plan, round_weights, watched
 from aigc_calibration.prepare import prepare
+from aigc_calibration.sites import find_sites
 from aigc_calibration.smooth import smooth, smoothable
 from aigc_calibration.weight_only import apply_awq, quantise_weights, weight_plan
+from aigc_calibration.weights import QuantizedWeight
 from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
@@ -60,7 +62,8 @@ def quantise(
         model: the float graph; not changed.
         data: batches for every input of the graph.
         config: methods and exceptions.
-        precision: `int8` or `fp8` for activations and weights, `int8-weight` or `int4-weight` for weights alone.
+        precision: `fp16` or `bf16` for the operands of products, `int8` or `fp8` for activations and weights,
+            `int8-weight` or `int4-weight` for weights alone.
         target: key of `emit.FORMS`.
         threads: of the engine that calibrates.
         progress: called after every batch.
@@ -76,6 +79,13 @@ def quantise(
         return lambda seen: progress(what, seen) if progress is not None else None
 
     graph, transforms = prepare(model), []
+    form = FORMS[target]
+    if precision in HALVES:
+        everything = {n for s in find_sites(graph) for n in (*s.activations, s.output)}
+        statistics = collect(graph, data, everything, threads=threads, progress=watch("ranges"))
+        # Modules are kept float for the sake of 8 bits; 16 bits take them as well.
+        plan = half_plan(graph, statistics, replace(config, keep_float=()), precision=precision)
+        return _emitted(graph, data, plan, {}, statistics, form, threads)
     groups = [g for g in smoothable(graph) if g.source in config.smooth]
     if groups:
         amax: dict[str, Array] = {}
@@ -88,10 +98,24 @@ def quantise(
         graph = smooth(graph, amax, config.smooth)
         transforms.append(f"SmoothQuant on {len(groups)} values, {dict(sorted(config.smooth.items()))}")
     statistics = collect(graph, data, watched(graph), threads=threads, progress=watch("ranges"))
-    form = FORMS[target]
     plan = plan_for(make_plan(graph, statistics, config, precision=precision, transforms=tuple(transforms)), form)
-    emitted = emit(graph, plan, round_weights(graph, plan), form)
-    coverage = check_executed(emitted, plan, site_macs(graph, next(data.batches(graph, threads=threads))))
+    return _emitted(graph, data, plan, round_weights(graph, plan), statistics, form, threads)
+
+
+def _emitted(
+    graph: ir.Model,
+    data: CalibrationData,
+    plan: QuantizationPlan,
+    weights: Mapping[str, QuantizedWeight],
+    statistics: Statistics,
+    form: Form,
+    threads: int | None,
+) -> Quantised:
+    emitted = emit(graph, plan, weights, form)
+    macs = site_macs(graph, next(data.batches(graph, threads=threads)))
+    # A plan in a format that ONNX Runtime only stores and rounds to has nothing to be executed.
+    stored = plan.precision in {*HALVES, "fp8"} and not form.half_arithmetic
+    coverage = check_executed(emitted, plan, macs, least=0.0 if stored else LEAST_EXECUTED)
     return Quantised(graph=emitted, plan=plan, statistics=statistics, coverage=coverage)
 
 
@@ -108,7 +132,5 @@ def _quantise_weights(
         graph, scaled = apply_awq(graph, data, config, precision=precision, threads=threads)
         transforms = (f"AWQ on {scaled} values",)
     plan = weight_plan(graph, config, precision=precision, transforms=transforms)
-    emitted = emit(graph, plan, quantise_weights(graph, plan, data, config, threads=threads), FORMS[target])
-    coverage = check_executed(emitted, plan, site_macs(graph, next(data.batches(graph, threads=threads))))
-    seen = collect(graph, data, (), threads=threads)
-    return Quantised(graph=emitted, plan=plan, statistics=seen, coverage=coverage)
+    weights = quantise_weights(graph, plan, data, config, threads=threads)
+    return _emitted(graph, data, plan, weights, collect(graph, data, (), threads=threads), FORMS[target], threads)

@@ -1,9 +1,4 @@
-"""Full configurations of an export: one function call per model, target and precision; no other place holds limits.
-
-A tolerance is always named and explicit. The limits of a precision are set from what the arithmetic can do: fp32
-engines reorder sums, which moves a result by a few units in the last place per addition, some 100 dB below the
-signal; 80 dB leaves room for kernels that use fewer, larger blocks.
-"""
+"""Full configurations of an export: one function call per model, target and precision."""
 
 from __future__ import annotations
 
@@ -12,88 +7,11 @@ from typing import Any
 
 from aigc_calibration.config import DEFAULTS, QuantConfig
 from aigc_export.targets import get_target
-from aigc_runtime.compare import Tolerance
+from aigc_export.tolerances import TOLERANCES
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.manifest import Tolerances
 
-__all__ = ["TOLERANCES", "ExportRecipe", "check_quality_samples", "export_recipe"]
-
-
-TOLERANCES: dict[tuple[str, str], Tolerances] = {
-    ("text", "fp32"): Tolerances(
-        tensor=Tolerance(max_abs=2e-3, mean_abs=1e-4, min_cosine=0.999999, min_sqnr_db=80.0),
-        min_token_agreement=1.0,
-        min_psnr_db=None,
-        max_quality_drop=0.001,
-    ),
-    ("diffusion", "fp32"): Tolerances(
-        tensor=Tolerance(max_abs=1e-3, mean_abs=1e-4, min_cosine=0.999999, min_sqnr_db=80.0),
-        min_token_agreement=None,
-        min_psnr_db=60.0,
-        max_quality_drop=0.01,
-    ),
-    ("gan", "fp32"): Tolerances(
-        tensor=Tolerance(max_abs=1e-3, mean_abs=1e-4, min_cosine=0.999999, min_sqnr_db=80.0),
-        min_token_agreement=None,
-        min_psnr_db=70.0,
-        max_quality_drop=0.01,
-    ),
-    ("text", "int8"): Tolerances(
-        tensor=Tolerance(min_cosine=0.995, min_sqnr_db=20.0),
-        min_token_agreement=0.25,
-        min_psnr_db=None,
-        max_quality_drop=0.005,
-    ),
-    ("diffusion", "int8"): Tolerances(
-        tensor=Tolerance(min_cosine=0.995, min_sqnr_db=20.0),
-        min_token_agreement=None,
-        min_psnr_db=35.0,
-        max_quality_drop=0.05,
-    ),
-    ("gan", "int8"): Tolerances(
-        tensor=Tolerance(min_cosine=0.995, min_sqnr_db=30.0),
-        min_token_agreement=None,
-        min_psnr_db=40.0,
-        max_quality_drop=0.05,
-    ),
-    ("text", "int8-weight"): Tolerances(
-        tensor=Tolerance(min_cosine=0.999, min_sqnr_db=28.0),
-        min_token_agreement=0.25,
-        min_psnr_db=None,
-        max_quality_drop=0.002,
-    ),
-    ("diffusion", "int8-weight"): Tolerances(
-        tensor=Tolerance(min_cosine=0.999, min_sqnr_db=28.0),
-        min_token_agreement=None,
-        min_psnr_db=45.0,
-        max_quality_drop=0.05,
-    ),
-    ("gan", "int8-weight"): Tolerances(
-        tensor=Tolerance(min_cosine=0.999, min_sqnr_db=35.0),
-        min_token_agreement=None,
-        min_psnr_db=45.0,
-        max_quality_drop=0.05,
-    ),
-    ("text", "int4"): Tolerances(
-        tensor=Tolerance(min_cosine=0.98, min_sqnr_db=14.0),
-        min_token_agreement=0.1,
-        min_psnr_db=None,
-        max_quality_drop=0.01,
-    ),
-    ("diffusion", "int4"): Tolerances(
-        tensor=Tolerance(min_cosine=0.98, min_sqnr_db=14.0),
-        min_token_agreement=None,
-        min_psnr_db=25.0,
-        max_quality_drop=0.15,
-    ),
-    ("gan", "int4"): Tolerances(
-        tensor=Tolerance(min_cosine=0.98, min_sqnr_db=16.0),
-        min_token_agreement=None,
-        min_psnr_db=25.0,
-        max_quality_drop=0.15,
-    ),
-}
-"""(family, precision) -> limits. `max_quality_drop` is relative to the PyTorch model's own metric."""
+__all__ = ["ExportRecipe", "check_quality_samples", "export_recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aigc_export.cli import VERBS, run
-from aigc_export.recipes import TOLERANCES
+from aigc_export.tolerances import TOLERANCES
 from aigc_runtime.bundle import Bundle
 from aigc_runtime.compare import Tolerance
 

@@ -24,9 +24,10 @@ from aigc_export.graph import to_proto
 from aigc_export.package import make_bundle
 from aigc_export.parity import check_parity
 from aigc_export.passes import PASSES
-from aigc_export.recipes import TOLERANCES, export_recipe
+from aigc_export.recipes import export_recipe
 from aigc_export.reference import make_cases, make_generation
 from aigc_export.report import junit_xml, parity_table, write_json, write_junit
+from aigc_export.tolerances import TOLERANCES
 from aigc_export.verifier import load_original, verify_against_torch
 from aigc_models.checkpoint import save_checkpoint
 from aigc_models.zoo import load_model

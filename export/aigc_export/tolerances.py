@@ -1,0 +1,78 @@
+"""The limits of every family and precision; no other place holds any.
+
+A tolerance is always named and explicit. The limits of a precision follow from what its arithmetic can do. fp32 engines
+reorder sums, which moves a result by a few units in the last place per addition, some 100 dB below the signal; 80 dB
+leaves room for kernels that use fewer, larger blocks. The lower precisions are limited at about 10 dB below what the
+shipped models reach (docs/quantization.md), and by the model's own metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from aigc_runtime.compare import Tolerance
+from aigc_runtime.manifest import Tolerances
+
+__all__ = ["TOLERANCES"]
+
+
+def _text(sqnr_db: float, *, agreement: float, drop: float) -> Tolerances:
+    return Tolerances(
+        tensor=Tolerance(min_cosine=0.98, min_sqnr_db=sqnr_db),
+        min_token_agreement=agreement,
+        min_psnr_db=None,
+        max_quality_drop=drop,
+    )
+
+
+def _image(sqnr_db: float, *, psnr_db: float, drop: float) -> Tolerances:
+    return Tolerances(
+        tensor=Tolerance(min_cosine=0.98, min_sqnr_db=sqnr_db),
+        min_token_agreement=None,
+        min_psnr_db=psnr_db,
+        max_quality_drop=drop,
+    )
+
+
+TOLERANCES: Mapping[tuple[str, str], Tolerances] = MappingProxyType(
+    {
+        ("text", "fp32"): Tolerances(
+            tensor=Tolerance(max_abs=2e-3, mean_abs=1e-4, min_cosine=0.999999, min_sqnr_db=80.0),
+            min_token_agreement=1.0,
+            min_psnr_db=None,
+            max_quality_drop=0.001,
+        ),
+        ("diffusion", "fp32"): Tolerances(
+            tensor=Tolerance(max_abs=1e-3, mean_abs=1e-4, min_cosine=0.999999, min_sqnr_db=80.0),
+            min_token_agreement=None,
+            min_psnr_db=60.0,
+            max_quality_drop=0.01,
+        ),
+        ("gan", "fp32"): Tolerances(
+            tensor=Tolerance(max_abs=1e-3, mean_abs=1e-4, min_cosine=0.999999, min_sqnr_db=80.0),
+            min_token_agreement=None,
+            min_psnr_db=70.0,
+            max_quality_drop=0.01,
+        ),
+        ("text", "fp16"): _text(45.0, agreement=0.25, drop=0.001),
+        ("diffusion", "fp16"): _image(50.0, psnr_db=60.0, drop=0.02),
+        ("gan", "fp16"): _image(60.0, psnr_db=65.0, drop=0.02),
+        ("text", "bf16"): _text(30.0, agreement=0.25, drop=0.002),
+        ("diffusion", "bf16"): _image(35.0, psnr_db=45.0, drop=0.05),
+        ("gan", "bf16"): _image(42.0, psnr_db=48.0, drop=0.05),
+        ("text", "int8"): _text(24.0, agreement=0.25, drop=0.003),
+        ("diffusion", "int8"): _image(25.0, psnr_db=38.0, drop=0.05),
+        ("gan", "int8"): _image(32.0, psnr_db=42.0, drop=0.05),
+        ("text", "fp8"): _text(20.0, agreement=0.25, drop=0.01),
+        ("diffusion", "fp8"): _image(22.0, psnr_db=35.0, drop=0.15),
+        ("gan", "fp8"): _image(26.0, psnr_db=35.0, drop=0.15),
+        ("text", "int8-weight"): _text(30.0, agreement=0.25, drop=0.002),
+        ("diffusion", "int8-weight"): _image(40.0, psnr_db=50.0, drop=0.02),
+        ("gan", "int8-weight"): _image(45.0, psnr_db=50.0, drop=0.02),
+        ("text", "int4"): _text(18.0, agreement=0.1, drop=0.01),
+        ("diffusion", "int4"): _image(25.0, psnr_db=35.0, drop=0.15),
+        ("gan", "int4"): _image(28.0, psnr_db=35.0, drop=0.15),
+    }
+)
+"""(family, precision) -> limits. `max_quality_drop` is relative to the PyTorch model's own metric."""
