@@ -123,10 +123,12 @@ def check_executed(
         missed=tuple(op.node for op in plan.quantised() if op.node in planned - executed),
         float_sites={op.node: op.why for op in plan.ops if op.precision == "float"},
     )
-    if found.executed < least * found.planned or not planned:
-        shown = ", ".join(found.missed[:5]) or "none was planned"
+    if not planned:
+        reasons = "; ".join(sorted(set(found.float_sites.values())))
+        raise PlanError(f"nothing in the graph can be run in {plan.precision} by this engine", hint=reasons)
+    if found.executed < least * found.planned:
         raise PlanError(
             f"the engine runs {found.executed:.1%} of the work in low precision, the plan says {found.planned:.1%}",
-            hint=f"sites that stay float: {shown}; nothing was published",
+            hint=f"sites that stay float: {', '.join(found.missed[:5])}; nothing was published",
         )
     return found

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aigc_calibration.blocks import dequantise_blocks, to_matmul_nbits
+from aigc_calibration.edit import add_constant, insert_after
 from aigc_calibration.errors import PlanError
 from aigc_calibration.floatgraph import graph_digest
 from aigc_calibration.grids import GRIDS
@@ -29,7 +31,7 @@ from aigc_runtime.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["FORMS", "Form", "emit", "pack_nbits", "plan_for"]
+__all__ = ["FORMS", "Form", "emit", "plan_for"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class Form:
         quantised_results: operators whose result is quantised too, where the plan has a range for it.
         float_ops: operators that the engine cannot run in 8 bits, with the reason.
         nbits: whether it has MatMulNBits for weights in blocks.
+        fp8_arithmetic: whether it multiplies fp8 numbers; else they are stored and rounded so, and computed with in
+            float.
         half_arithmetic: whether it multiplies 16-bit numbers; else they are stored and rounded so, and computed with
             in float.
     """
@@ -52,6 +56,7 @@ class Form:
     float_ops: Mapping[str, str]
     nbits: bool
     half_arithmetic: bool
+    fp8_arithmetic: bool
 
 
 HALVES = frozenset({"fp16", "bf16"})
@@ -65,6 +70,7 @@ FORMS: Mapping[str, Form] = MappingProxyType(
             float_ops=MappingProxyType({"ConvTranspose": "ONNX Runtime has no 8-bit ConvTranspose on a CPU"}),
             nbits=True,
             half_arithmetic=False,
+            fp8_arithmetic=False,
         ),
         "tensorrt": Form(
             unsigned=False,
@@ -73,6 +79,7 @@ FORMS: Mapping[str, Form] = MappingProxyType(
             float_ops=MappingProxyType({}),
             nbits=False,
             half_arithmetic=True,
+            fp8_arithmetic=True,
         ),
     }
 )
@@ -84,7 +91,7 @@ def plan_for(plan: QuantizationPlan, form: Form) -> QuantizationPlan:
     missing = {
         op.node: form.float_ops[op.op_type]
         for op in plan.ops
-        if op.op_type in form.float_ops and op.precision in {"int8", "fp8"}
+        if op.op_type in form.float_ops and op.precision == "int8"
     }
     return plan.with_float(missing)
 
@@ -107,7 +114,7 @@ def emit(model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, Quantize
         )
     emitter = _Emitter(copy_graph(model), plan, weights, form)
     for op in plan.quantised():
-        if op.op_type in form.float_ops and op.precision in {"int8", "fp8"}:
+        if op.op_type in form.float_ops and op.precision == "int8":
             raise PlanError(f"{op.node!r} cannot be quantised: {form.float_ops[op.op_type]}", hint="use `plan_for`")
         emitter.site(op)
     return emitter.finish()
@@ -133,12 +140,7 @@ class _Emitter:
         return self.model
 
     def constant(self, name: str, array: Array) -> ir.Value:
-        import onnx_ir as ir
-
-        tensor = ir.Tensor(array, name=name)
-        value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
-        self.graph.initializers[name] = value
-        return value
+        return add_constant(self.graph, name, array)
 
     def site(self, op: OpPlan) -> None:
         node = self.nodes.get(op.node)
@@ -151,7 +153,11 @@ class _Emitter:
         if op.precision in HALVES:
             self.half(node, op)
         elif op.block is not None:
-            self.blocks(node, op)
+            found = self.weights[str(op.weight)]
+            if self.form.nbits and op.op_type in {"MatMul", "Gemm"}:
+                to_matmul_nbits(self.graph, node, found)
+            else:
+                dequantise_blocks(self.graph, node, found, self.shapes[found.name])
         elif op.weight is not None:
             self.weight(node, op)
         if op.precision == "int8" and op.op_type in self.form.quantised_results and op.output is not None:
@@ -168,19 +174,39 @@ class _Emitter:
 
         grid = GRIDS["fp8" if precision == "fp8" else "int8"]
         scale = self.constant(f"{value.name}_scale", np.array(grid.scale_for(amax), dtype=np.float32))
+        if precision == "fp8" and not self.form.fp8_arithmetic:
+            return self.round_to_fp8(value, scale)
         zero = self.constant(f"{value.name}_zero_point", self.zero_point(precision))
         quantised = ir.node("QuantizeLinear", [value, scale, zero], name=f"{value.name}_quantize")
         restored = ir.node("DequantizeLinear", [quantised.outputs[0], scale, zero], name=f"{value.name}_dequantize")
         quantised.outputs[0].name = f"{value.name}_quantized"
         restored.outputs[0].name = f"{value.name}_dequantized"
         restored.outputs[0].shape, restored.outputs[0].type = value.shape, value.type
-        producer = value.producer()
-        if producer is None:
-            first = next(iter(self.graph))
-            self.graph.insert_before(first, [quantised, restored])
-        else:
-            self.graph.insert_after(producer, [quantised, restored])
+        insert_after(self.graph, value, [quantised, restored])
         return restored.outputs[0]
+
+    def round_to_fp8(self, value: ir.Value, scale: ir.Value) -> ir.Value:
+        """`x / s` to 8 bits and back, times s: as plain casts.
+
+        ONNX Runtime takes the zero point of an fp8 QuantizeLinear for the smallest code and drops the Relu in front of
+        it (1.32), which changes the result.
+        """
+        import onnx_ir as ir
+
+        steps: list[ir.Node] = []
+        source = value
+        for op, operands, attributes in (
+            ("Div", [scale], {}),
+            ("Cast", [], {"to": ir.DataType.FLOAT8E4M3FN.value}),
+            ("Cast", [], {"to": ir.DataType.FLOAT.value}),
+            ("Mul", [scale], {}),
+        ):
+            steps.append(ir.node(op, [source, *operands], attributes, name=f"{value.name}_fp8_{len(steps)}"))
+            source = steps[-1].outputs[0]
+            source.name = f"{value.name}_fp8_{len(steps)}"
+        source.shape, source.type = value.shape, value.type
+        insert_after(self.graph, value, steps)
+        return source
 
     def zero_point(self, precision: str) -> Array:
         if precision == "fp8":
@@ -238,11 +264,7 @@ class _Emitter:
             made = ir.node("Cast", [value], {"to": kind.value}, name=name)
             made.outputs[0].name, made.outputs[0].shape = name, value.shape
             made.outputs[0].type = ir.TensorType(kind)
-            producer = value.producer()
-            if producer is None:
-                self.graph.insert_before(next(iter(self.graph)), made)
-            else:
-                self.graph.insert_after(producer, made)
+            insert_after(self.graph, value, [made])
             self.dequantised[name] = made.outputs[0]
         return self.dequantised[name]
 
@@ -265,66 +287,6 @@ class _Emitter:
         result.type = ir.TensorType(kind)
         self.graph.insert_after(node, made)
         self.values[name] = new
-
-    def blocks(self, node: ir.Node, op: OpPlan) -> None:
-        """A weight in blocks: MatMulNBits where the engine has it, else DQ with a block size (opset 21)."""
-        found = self.weights[str(op.weight)]
-        if self.form.nbits and op.op_type in {"MatMul", "Gemm"}:
-            self.nbits(node, op, found)
-        else:
-            self.blocked_dequantise(node, op, found)
-
-    def nbits(self, node: ir.Node, op: OpPlan, found: QuantizedWeight) -> None:
-        """`MatMul(x, W)` or `Gemm(x, W, b)` -> `com.microsoft::MatMulNBits`."""
-        import onnx_ir as ir
-
-        rows, columns = found.codes.shape
-        packed = self.constant(f"{op.weight}_quantized", pack_nbits(found))
-        scales = self.constant(f"{op.weight}_scale", np.ascontiguousarray(found.scales.T).reshape(-1))
-        inputs = [node.inputs[0], packed, scales]
-        if len(node.inputs) > 2 and node.inputs[2] is not None:
-            inputs += [None, None, node.inputs[2]]
-        # Level 4 multiplies in int8, with a scale per block of the activations made on the fly; without it 8-bit
-        # weights ran 8 times slower than float ones (onnxruntime 1.32, AVX-512).
-        attributes = {"K": rows, "N": columns, "bits": found.grid.bits, "block_size": found.block, "accuracy_level": 4}
-        product = ir.node("MatMulNBits", inputs, attributes, domain="com.microsoft", name=node.name)
-        result, new = node.outputs[0], product.outputs[0]
-        new.shape, new.type, name = result.shape, result.type, result.name
-        product.metadata_props.update(node.metadata_props)
-        self.graph.insert_before(node, product)
-        result.replace_all_uses_with(new, replace_graph_outputs=True)
-        self.graph.remove(node, safe=True)
-        new.name = name
-        self.graph.opset_imports["com.microsoft"] = 1
-
-    def blocked_dequantise(self, node: ir.Node, op: OpPlan, found: QuantizedWeight) -> None:
-        """Codes [in, out] -> DQ along `in` -> the weight's own layout."""
-        import ml_dtypes
-        import onnx_ir as ir
-
-        stored = self.constant(
-            f"{op.weight}_quantized", found.codes.astype(ml_dtypes.int4 if found.grid.bits == 4 else np.int8)
-        )
-        scale = self.constant(f"{op.weight}_scale", found.scales)
-        nodes = [
-            ir.node(
-                "DequantizeLinear",
-                [stored, scale],
-                {"axis": 0, "block_size": found.block},
-                name=f"{op.weight}_dequantize",
-            )
-        ]
-        shape = self.shapes[str(op.weight)]
-        if op.op_type == "Conv" or (op.op_type == "Gemm" and shape != found.codes.shape):
-            nodes.append(ir.node("Transpose", [nodes[-1].outputs[0]], {"perm": [1, 0]}, name=f"{op.weight}_transpose"))
-        if len(shape) != 2:
-            sizes = self.constant(f"{op.weight}_shape", np.array(shape, dtype=np.int64))
-            nodes.append(ir.node("Reshape", [nodes[-1].outputs[0], sizes], name=f"{op.weight}_reshape"))
-        for made in nodes:
-            made.outputs[0].name = f"{made.name}d"
-        self.graph.insert_before(node, nodes)
-        node.replace_input_with(1, nodes[-1].outputs[0])
-        self.graph.opset_imports[""] = max(self.graph.opset_imports[""], 21)
 
     def bias(self, node: ir.Node, bias: ir.Value, amax: float, scales: Array) -> None:
         """The bias in units of the products' own scale, int32."""
@@ -357,21 +319,6 @@ class _Emitter:
         for node, index in readers:
             if node.op_type != "QuantizeLinear":
                 node.replace_input_with(index, restored)
-
-
-def pack_nbits(weight: QuantizedWeight) -> Array:
-    """[out, blocks, bytes] uint8 as MatMulNBits reads it: codes plus half the range, two 4-bit codes in a byte.
-
-    The first of two codes is in the lower half; the last block is filled up with zeros of the grid.
-    """
-    rows, columns = weight.codes.shape
-    block, bits = weight.block or rows, weight.grid.bits
-    blocks = -(-rows // block)
-    offset = 1 << (bits - 1)
-    codes = np.full((columns, blocks * block), offset, dtype=np.uint8)
-    codes[:, :rows] = (weight.codes.T + offset).astype(np.uint8)
-    codes = codes.reshape(columns, blocks, block)
-    return codes if bits == 8 else codes[..., 0::2] | (codes[..., 1::2] << 4)
 
 
 def _storage(weight: QuantizedWeight) -> Any:

@@ -114,7 +114,9 @@ def _emitted(
     emitted = emit(graph, plan, weights, form)
     macs = site_macs(graph, next(data.batches(graph, threads=threads)))
     # A plan in a format that ONNX Runtime only stores and rounds to has nothing to be executed.
-    stored = plan.precision in {*HALVES, "fp8"} and not form.half_arithmetic
+    stored = (plan.precision in HALVES and not form.half_arithmetic) or (
+        plan.precision == "fp8" and not form.fp8_arithmetic
+    )
     coverage = check_executed(emitted, plan, macs, least=0.0 if stored else LEAST_EXECUTED)
     return Quantised(graph=emitted, plan=plan, statistics=statistics, coverage=coverage)
 

@@ -131,17 +131,16 @@ def test_a_plan_that_silently_runs_float_is_an_error(network: tuple[ir.Model, Ba
     with pytest.raises(PlanError, match=r"the engine runs .* in low precision, the plan says 100\.0%\nsites that stay"):
         check_executed(graph, plan, site_macs(model, data.feeds[0]))
     nothing = plan.with_float({op.node: "" for op in plan.ops})
-    with pytest.raises(PlanError, match="none was planned"):
+    with pytest.raises(PlanError, match=r"nothing in the graph can be run in int8"):
         check_executed(model, nothing, site_macs(model, data.feeds[0]))
 
 
 @pytest.mark.parametrize("form", list(FORMS))
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_results_stay_close(form: str, precision: str, network: tuple[ir.Model, Batches]) -> None:
-    if (form, precision) == ("ort-cpu", "fp8"):
-        pytest.skip("ONNX Runtime has no fp8 kernels on a CPU")
     model, data = network
-    quantised = open_graph(emitted(form, model, data, precision), optimise=precision == "int8")
+    # ONNX Runtime drops the Relu in front of an fp8 QuantizeLinear, so that form must run as it stands.
+    quantised = open_graph(emitted(form, model, data, precision), optimise=(form, precision) != ("tensorrt", "fp8"))
     floats = open_graph(model)
     for feeds in data.feeds:
         errors = compare_arrays(floats(feeds)["y"], quantised(feeds)["y"])

@@ -8,9 +8,10 @@ import pytest
 from onnx import helper
 
 from aigc_calibration.awq import awq_scales
+from aigc_calibration.blocks import pack_nbits
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import check_executed, site_macs
-from aigc_calibration.emit import FORMS, emit, pack_nbits
+from aigc_calibration.emit import FORMS, emit
 from aigc_calibration.floatgraph import open_graph
 from aigc_calibration.gptq import gptq
 from aigc_calibration.grids import GRIDS
