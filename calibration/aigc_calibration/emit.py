@@ -22,7 +22,7 @@ from aigc_calibration.edit import add_constant, insert_after
 from aigc_calibration.errors import PlanError
 from aigc_calibration.floatgraph import graph_digest
 from aigc_calibration.grids import GRIDS
-from aigc_calibration.plan import OpPlan, QuantizationPlan
+from aigc_calibration.plan import HALVES, OpPlan, QuantizationPlan
 from aigc_calibration.prepare import copy_graph
 from aigc_calibration.sites import find_sites
 from aigc_calibration.weights import QuantizedWeight
@@ -58,8 +58,6 @@ class Form:
     half_arithmetic: bool
     fp8_arithmetic: bool
 
-
-HALVES = frozenset({"fp16", "bf16"})
 
 FORMS: Mapping[str, Form] = MappingProxyType(
     {

@@ -17,12 +17,23 @@ from aigc_runtime.errors import UnknownNameError
 from aigc_runtime.settings import from_json, to_json
 from aigc_runtime.strict_json import loads_strict
 
-__all__ = ["PRECISIONS", "OpPlan", "QuantizationPlan", "SitePrecision", "TensorPlan", "as_site_precision", "parse_plan"]
+__all__ = [
+    "HALVES",
+    "PRECISIONS",
+    "OpPlan",
+    "QuantizationPlan",
+    "SitePrecision",
+    "TensorPlan",
+    "as_site_precision",
+    "parse_plan",
+]
 
 PLAN_VERSION = 1
 SitePrecision = Literal["float", "fp16", "bf16", "int8", "fp8", "int8-weight", "int4-weight"]
 PRECISIONS: tuple[SitePrecision, ...] = ("float", "fp16", "bf16", "int8", "fp8", "int8-weight", "int4-weight")
 """Of a site: kept as it is; operands in 16 bits; activations and weight in 8 bits; the weight alone."""
+
+HALVES = frozenset({"fp16", "bf16"})
 
 
 def as_site_precision(name: str) -> SitePrecision:

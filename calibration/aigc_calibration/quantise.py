@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from aigc_calibration.calibrate import CALIBRATED, Calibration, Progress, calibrate, smoothed
 from aigc_calibration.collect import Statistics, collect
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import LEAST_EXECUTED, Coverage, check_executed, site_macs
 from aigc_calibration.data import CalibrationData
-from aigc_calibration.emit import FORMS, HALVES, Form, emit, plan_for
-from aigc_calibration.plan import QuantizationPlan, SitePrecision
-from aigc_calibration.planner import half_plan, make_plan, round_weights, watched
+from aigc_calibration.emit import FORMS, Form, emit, plan_for
+from aigc_calibration.errors import CalibrationError
+from aigc_calibration.plan import HALVES, QuantizationPlan, SitePrecision
+from aigc_calibration.planner import half_plan, make_plan, round_weights
 from aigc_calibration.prepare import prepare
-from aigc_calibration.sites import find_sites
-from aigc_calibration.smooth import smooth, smoothable
 from aigc_calibration.weight_only import apply_awq, quantise_weights, weight_plan
 from aigc_calibration.weights import QuantizedWeight
-from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Quantised", "quantise"]
-
-Progress = Callable[[str, int], None]
-"""Called as progress(what is collected, samples seen)."""
+__all__ = ["Quantised", "plan_calibrated", "quantise"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +49,7 @@ def quantise(
     *,
     precision: SitePrecision,
     target: str = "ort-cpu",
+    calibration: Calibration | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Quantised:
@@ -65,41 +62,43 @@ def quantise(
         precision: `fp16` or `bf16` for the operands of products, `int8` or `fp8` for activations and weights,
             `int8-weight` or `int4-weight` for weights alone.
         target: key of `emit.FORMS`.
+        calibration: of an earlier run; None calibrates now.
         threads: of the engine that calibrates.
         progress: called after every batch.
 
     Raises:
-        CalibrationError: the data cannot be used.
+        CalibrationError: the data or the calibration cannot be used.
         PlanError: the engine would not run what the plan says.
     """
-    if precision in {"int8-weight", "int4-weight"}:
-        return _quantise_weights(prepare(model), data, config, precision, target, threads)
+    prepared, form = prepare(model), FORMS[target]
+    if precision not in CALIBRATED:
+        return _quantise_weights(prepared, data, config, precision, form, threads)
+    if calibration is None:
+        calibration = calibrate(prepared, data, config, precision=precision, threads=threads, progress=progress)
+    graph, plan = plan_calibrated(prepared, calibration, config, precision=precision, form=form)
+    weights = {} if precision in HALVES else round_weights(graph, plan)
+    return _emitted(graph, data, plan, weights, calibration.statistics, form, threads)
 
-    def watch(what: str) -> Callable[[int], None]:
-        return lambda seen: progress(what, seen) if progress is not None else None
 
-    graph, transforms = prepare(model), []
-    form = FORMS[target]
+def plan_calibrated(
+    prepared: ir.Model, calibration: Calibration, config: QuantConfig, *, precision: SitePrecision, form: Form
+) -> tuple[ir.Model, QuantizationPlan]:
+    """The smoothed graph and its plan.
+
+    Raises:
+        CalibrationError: the calibration is that of another graph, or for another precision.
+    """
+    graph, transforms = smoothed(prepared, calibration)
+    if calibration.halves != (precision in HALVES):
+        raise CalibrationError(
+            f"the calibration was not made for {precision}",
+            hint=f"run `aigc-export calibrate` with --precision {precision}",
+        )
     if precision in HALVES:
-        everything = {n for s in find_sites(graph) for n in (*s.activations, s.output)}
-        statistics = collect(graph, data, everything, threads=threads, progress=watch("ranges"))
         # Modules are kept float for the sake of 8 bits; 16 bits take them as well.
-        plan = half_plan(graph, statistics, replace(config, keep_float=()), precision=precision)
-        return _emitted(graph, data, plan, {}, statistics, form, threads)
-    groups = [g for g in smoothable(graph) if g.source in config.smooth]
-    if groups:
-        amax: dict[str, Array] = {}
-        for axis in sorted({g.channel_axis for g in groups}):
-            names = [g.value for g in groups if g.channel_axis == axis]
-            seen = collect(
-                graph, data, (), channels=names, channel_axis=axis, threads=threads, progress=watch("channels")
-            )
-            amax.update({name: t.channel_amax for name, t in seen.tensors.items() if t.channel_amax is not None})
-        graph = smooth(graph, amax, config.smooth)
-        transforms.append(f"SmoothQuant on {len(groups)} values, {dict(sorted(config.smooth.items()))}")
-    statistics = collect(graph, data, watched(graph), threads=threads, progress=watch("ranges"))
-    plan = plan_for(make_plan(graph, statistics, config, precision=precision, transforms=tuple(transforms)), form)
-    return _emitted(graph, data, plan, round_weights(graph, plan), statistics, form, threads)
+        return graph, half_plan(graph, calibration.statistics, replace(config, keep_float=()), precision=precision)
+    plan = make_plan(graph, calibration.statistics, config, precision=precision, transforms=transforms)
+    return graph, plan_for(plan, form)
 
 
 def _emitted(
@@ -126,7 +125,7 @@ def _quantise_weights(
     data: CalibrationData,
     config: QuantConfig,
     precision: SitePrecision,
-    target: str,
+    form: Form,
     threads: int | None,
 ) -> Quantised:
     transforms: tuple[str, ...] = ()
@@ -135,4 +134,4 @@ def _quantise_weights(
         transforms = (f"AWQ on {scaled} values",)
     plan = weight_plan(graph, config, precision=precision, transforms=transforms)
     weights = quantise_weights(graph, plan, data, config, threads=threads)
-    return _emitted(graph, data, plan, weights, collect(graph, data, (), threads=threads), FORMS[target], threads)
+    return _emitted(graph, data, plan, weights, collect(graph, data, (), threads=threads), form, threads)

@@ -1,0 +1,112 @@
+"""Calibration: run a float graph over data once, and keep all that a plan needs to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aigc_calibration.collect import Statistics, collect
+from aigc_calibration.config import QuantConfig
+from aigc_calibration.data import CalibrationData
+from aigc_calibration.errors import CalibrationError
+from aigc_calibration.floatgraph import graph_digest
+from aigc_calibration.plan import HALVES, SitePrecision
+from aigc_calibration.planner import watched
+from aigc_calibration.sites import find_sites
+from aigc_calibration.smooth import Source, smooth, smoothable
+from aigc_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["CALIBRATED", "Calibration", "Progress", "calibrate", "smoothed"]
+
+Progress = Callable[[str, int], None]
+"""Called as progress(what is collected, samples seen)."""
+
+CALIBRATED: tuple[SitePrecision, ...] = ("fp16", "bf16", "int8", "fp8")
+"""Precisions that need ranges."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What data said about a graph.
+
+    Attributes:
+        graph_sha256: digest of the prepared graph, before smoothing.
+        smoothing: strength of SmoothQuant by where it is folded to; empty for none.
+        channels: value -> [C] float32, largest magnitude of every channel, of the values that are smoothed.
+        statistics: of the smoothed graph.
+        halves: whether results of all sites were watched too, which 16-bit formats need.
+    """
+
+    graph_sha256: str
+    smoothing: Mapping[Source, float]
+    channels: Mapping[str, Array]
+    statistics: Statistics
+    halves: bool
+
+
+def calibrate(
+    graph: ir.Model,
+    data: CalibrationData,
+    config: QuantConfig,
+    *,
+    precision: SitePrecision,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Run a prepared graph over its data.
+
+    Args:
+        graph: of `prepare`.
+        data: batches for every input.
+        config: says what is smoothed.
+        precision: one of `CALIBRATED`.
+        threads: of the engine.
+        progress: called after every batch.
+
+    Raises:
+        CalibrationError: the data cannot be used.
+    """
+
+    def watch(what: str) -> Callable[[int], None]:
+        return lambda seen: progress(what, seen) if progress is not None else None
+
+    halves = precision in HALVES
+    smoothing = {} if halves else dict(config.smooth)
+    groups = [g for g in smoothable(graph) if g.source in smoothing]
+    channels: dict[str, Array] = {}
+    for axis in sorted({g.channel_axis for g in groups}):
+        names = [g.value for g in groups if g.channel_axis == axis]
+        seen = collect(graph, data, (), channels=names, channel_axis=axis, threads=threads, progress=watch("channels"))
+        channels.update({name: t.channel_amax for name, t in seen.tensors.items() if t.channel_amax is not None})
+    made = smooth(graph, channels, smoothing) if channels else graph
+    wanted = {n for s in find_sites(made) for n in (*s.activations, s.output)} if halves else watched(made)
+    statistics = collect(made, data, wanted, threads=threads, progress=watch("ranges"))
+    return Calibration(
+        graph_sha256=graph_digest(graph),
+        smoothing=smoothing if channels else {},
+        channels=channels,
+        statistics=statistics,
+        halves=halves,
+    )
+
+
+def smoothed(graph: ir.Model, calibration: Calibration) -> tuple[ir.Model, tuple[str, ...]]:
+    """The graph that the statistics belong to, and what was done to it.
+
+    Raises:
+        CalibrationError: the calibration is that of another graph.
+    """
+    if graph_digest(graph) != calibration.graph_sha256:
+        raise CalibrationError(
+            "the calibration belongs to another graph: the model, its weights or the passes have changed",
+            hint="run `aigc-export calibrate` again",
+        )
+    if not calibration.channels:
+        return graph, ()
+    strengths = dict(sorted(calibration.smoothing.items()))
+    made = smooth(graph, calibration.channels, calibration.smoothing)
+    return made, (f"SmoothQuant on {len(calibration.channels)} values, {strengths}",)
