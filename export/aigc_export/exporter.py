@@ -18,11 +18,12 @@ from aigc_export.calibration_data import calibration_data, interface_of
 from aigc_export.capture import Captured, capture, example_sizes
 from aigc_export.graph import to_proto
 from aigc_export.package import make_bundle
-from aigc_export.parity import check_parity, measure_quality
+from aigc_export.parity import check_parity
 from aigc_export.passes import PASSES, PassReport, run_passes
 from aigc_export.recipes import ExportRecipe
 from aigc_export.reference import make_cases, make_generation
 from aigc_export.targets import get_target
+from aigc_models.paired import make_judge
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
 from aigc_models.zoo import load_model
@@ -121,9 +122,8 @@ def export_model(
         generation = make_generation(reference, spec, seed=recipe.seed)
         tell("reference", f"{sum(len(c.steps) for c in cases)} steps in {len(cases)} cases, one generation")
         candidate = _open(engine, spec, recipe.threads)
-        quality = measure_quality(
-            reference, candidate, spec, samples=recipe.quality_samples if loaded.has_metric else 0, seed=recipe.seed
-        )
+        judge = make_judge(reference, spec.settings, samples=recipe.quality_samples, seed=recipe.seed)
+        judgement = judge(candidate)
         report = check_parity(
             candidate,
             spec,
@@ -132,7 +132,7 @@ def export_model(
             precision=recipe.precision,
             cases=cases,
             generation=generation,
-            quality=quality,
+            judgement=judgement,
             tolerances=recipe.tolerances,
         )
         if not report.passed:
@@ -147,7 +147,7 @@ def export_model(
             engine,
             cases=cases,
             generation=generation,
-            quality=quality,
+            quality=judgement.quality,
             extra={} if quantised is None else {PLAN_FILE: quantised.plan.dump()},
             provenance={} if quantised is None else _calibration_facts(quantised),
         )
@@ -221,6 +221,7 @@ class _Teller:
 
 def _shown(report: ParityReport) -> str:
     parts = [f"{report.generation.metric} {report.generation.value:.4g}"]
+    parts += [f"{c.metric.name} {c.metric.value:.4g}" for c in report.paired]
     parts += [f"{c.metric} {c.reference:.4g} -> {c.actual:.4g}" for c in report.quality]
     return ", ".join(parts)
 
