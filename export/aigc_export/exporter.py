@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,23 +13,20 @@ from aigc_calibration.plan import QuantizationPlan, as_site_precision
 from aigc_calibration.quantise import Quantised, quantise
 from aigc_export.bisect import Divergence, bisect
 from aigc_export.build.ort import BuiltEngine, build_ort
-from aigc_export.calibration_data import calibration_data, interface_of
-from aigc_export.capture import Captured, capture, example_sizes
+from aigc_export.capture import Captured, example_sizes
+from aigc_export.front import Stage, Teller, prepare_graph
 from aigc_export.graph import to_proto
 from aigc_export.package import make_bundle
 from aigc_export.parity import check_parity
-from aigc_export.passes import PASSES, PassReport, run_passes
+from aigc_export.passes import PassReport
 from aigc_export.recipes import ExportRecipe
 from aigc_export.reference import make_cases, make_generation
-from aigc_export.targets import get_target
 from aigc_models.paired import make_judge
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
-from aigc_models.zoo import load_model
 from aigc_runtime.backends.ort import OrtSession
 from aigc_runtime.bundle import Bundle, write_bundle
 from aigc_runtime.errors import ParityError
-from aigc_runtime.tensors import Array
 from aigc_runtime.verify import ParityReport
 
 if TYPE_CHECKING:
@@ -41,9 +37,6 @@ __all__ = ["ExportResult", "ParityFailedError", "Stage", "export_model", "find_d
 
 PLAN_FILE = "plan.json"
 """The quantisation plan's name in a bundle."""
-
-Stage = Callable[[str, str], None]
-"""Called as stage(name, what it did) when a stage is done."""
 
 
 class ParityFailedError(ParityError):
@@ -99,19 +92,10 @@ def export_model(
         AigcError: any stage failed; nothing is published.
     """
     started = time.perf_counter()
-    tell = _Teller(stage)
-    target = get_target(recipe.target)
-    loaded = load_model(recipe.model, checkpoint=recipe.checkpoint, options=recipe.spec_options)
-    spec = loaded.spec
-    parameters = sum(p.numel() for p in spec.module.parameters())
-    tell("load", f"{recipe.model}: {parameters:,} parameters, {loaded.checkpoint.sha256[:12]}")
-    data = _calibration_data(spec, recipe)  # bad data is refused before the work starts
-    captured = capture(spec, opset=recipe.opset or target.opset)
-    tell("capture", f"{len(list(captured.model.graph))} nodes, opset {captured.model.opset_imports['']}")
-    graph, passes = run_passes(captured.model, PASSES[recipe.target], feeds=_pass_feeds(spec, recipe.seed))
-    for done in passes:
-        tell(done.name, f"{done.nodes_before} -> {done.nodes_after} nodes, {done.worst.sqnr_db:.0f} dB")
-    quantised = None if data is None else _quantise(graph, data, recipe, tell)
+    tell = Teller(stage)
+    prepared = prepare_graph(recipe, tell)
+    spec, graph = prepared.spec, prepared.graph
+    quantised = None if prepared.data is None else _quantise(graph, prepared.data, recipe, tell)
     if quantised is not None:
         graph = quantised.graph
     with tempfile.TemporaryDirectory(prefix="aigc-export-") as folder:
@@ -136,13 +120,15 @@ def export_model(
             tolerances=recipe.tolerances,
         )
         if not report.passed:
-            divergence = find_divergence(to_proto(graph), captured, spec, recipe) if find_first_divergence else None
+            divergence = None
+            if find_first_divergence:
+                divergence = find_divergence(to_proto(graph), prepared.captured, spec, recipe)
             raise ParityFailedError(report, divergence)
         worst = report.worst().errors
         tell("parity", f"max error {worst.max_abs:.1e}, {worst.sqnr_db:.0f} dB, {_shown(report)}")
         candidate.close()
         manifest, files = make_bundle(
-            loaded,
+            prepared.loaded,
             recipe,
             engine,
             cases=cases,
@@ -154,17 +140,10 @@ def export_model(
         write_bundle(destination, manifest, files)
     bundle = Bundle.open(destination)
     tell("publish", f"{bundle.path}, manifest {bundle.manifest_sha256[:12]}")
-    return ExportResult(bundle=bundle, report=report, passes=tuple(passes), seconds=time.perf_counter() - started)
+    return ExportResult(bundle=bundle, report=report, passes=prepared.passes, seconds=time.perf_counter() - started)
 
 
-def _calibration_data(spec: ExportSpec, recipe: ExportRecipe) -> CalibrationData | None:
-    if recipe.quantisation is None:
-        return None
-    samples = recipe.quantisation.samples
-    return calibration_data(interface_of(spec), path=recipe.calibration_data, samples=samples, seed=recipe.seed)
-
-
-def _quantise(graph: ir.Model, data: CalibrationData, recipe: ExportRecipe, tell: _Teller) -> Quantised:
+def _quantise(graph: ir.Model, data: CalibrationData, recipe: ExportRecipe, tell: Stage) -> Quantised:
     config = recipe.quantisation
     assert config is not None
     found = quantise(
@@ -205,33 +184,11 @@ def _calibration_facts(quantised: Quantised) -> dict[str, str]:
     }
 
 
-class _Teller:
-    """Adds to each stage's line how long it took."""
-
-    def __init__(self, stage: Stage | None) -> None:
-        self.stage = stage
-        self.last = time.perf_counter()
-
-    def __call__(self, name: str, what: str) -> None:
-        now = time.perf_counter()
-        if self.stage is not None:
-            self.stage(name, f"{what} ({now - self.last:.1f} s)")
-        self.last = now
-
-
 def _shown(report: ParityReport) -> str:
     parts = [f"{report.generation.metric} {report.generation.value:.4g}"]
     parts += [f"{c.metric.name} {c.metric.value:.4g}" for c in report.paired]
     parts += [f"{c.metric} {c.reference:.4g} -> {c.actual:.4g}" for c in report.quality]
     return ", ".join(parts)
-
-
-def _pass_feeds(spec: ExportSpec, seed: int) -> list[dict[str, Array]]:
-    """Two sets of shapes: a rewrite that is right for one size only must not get through."""
-    sizes = example_sizes(spec)
-    units = {d.name: d for d in spec.dims}
-    larger = {name: size + units[name].multiple_of for name, size in sizes.items()}
-    return [example_feeds(spec, s, seed=seed) for s in (sizes, larger)]
 
 
 def _open(engine: BuiltEngine, spec: ExportSpec, threads: int | None) -> OrtSession:
