@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.plan import QuantizationPlan, as_site_precision
 from aigc_calibration.quantise import Quantised, quantise
+from aigc_export.auto.config import SearchConfig
+from aigc_export.auto.report import SearchReport
+from aigc_export.auto.search import BudgetError, search
 from aigc_export.bisect import Divergence, bisect
+from aigc_export.budget import holds, shown
 from aigc_export.build.ort import BuiltEngine, build_ort
 from aigc_export.capture import Captured, example_sizes
-from aigc_export.front import Stage, Teller, prepare_graph
+from aigc_export.front import PreparedModel, Stage, Teller, prepare_graph
 from aigc_export.graph import to_proto
 from aigc_export.package import make_bundle
 from aigc_export.parity import check_parity
 from aigc_export.passes import PassReport
 from aigc_export.recipes import ExportRecipe
 from aigc_export.reference import make_cases, make_generation
-from aigc_models.paired import make_judge
+from aigc_export.tolerances import TOLERANCES
+from aigc_models.paired import Judgement, make_judge
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.backends.ort import OrtSession
@@ -37,6 +42,8 @@ __all__ = ["ExportResult", "ParityFailedError", "Stage", "export_model", "find_d
 
 PLAN_FILE = "plan.json"
 """The quantisation plan's name in a bundle."""
+SEARCH_FILE = "search.json"
+"""The name of the report of a search in a bundle."""
 
 
 class ParityFailedError(ParityError):
@@ -67,12 +74,14 @@ class ExportResult:
         bundle: the published bundle.
         report: its parity with PyTorch.
         passes: what each pass did.
+        search: how `auto` found its mix; None for other precisions.
         seconds: of the whole line.
     """
 
     bundle: Bundle
     report: ParityReport
     passes: tuple[PassReport, ...]
+    search: SearchReport | None
     seconds: float
 
 
@@ -95,7 +104,12 @@ def export_model(
     tell = Teller(stage)
     prepared = prepare_graph(recipe, tell)
     spec, graph = prepared.spec, prepared.graph
-    quantised = None if prepared.data is None else _quantise(graph, prepared.data, recipe, tell)
+    quantised: Quantised | None = None
+    found: SearchReport | None = None
+    if recipe.search is not None:
+        recipe, quantised, found = _search(prepared, recipe, recipe.search, tell)
+    elif prepared.data is not None:
+        quantised = _quantise(graph, prepared.data, recipe, tell)
     if quantised is not None:
         graph = quantised.graph
     with tempfile.TemporaryDirectory(prefix="aigc-export-") as folder:
@@ -108,6 +122,8 @@ def export_model(
         candidate = _open(engine, spec, recipe.threads)
         judge = make_judge(reference, spec.settings, samples=recipe.quality_samples, seed=recipe.seed)
         judgement = judge(candidate)
+        if recipe.search is not None:
+            _check_budget(recipe.search, judgement)
         report = check_parity(
             candidate,
             spec,
@@ -134,13 +150,47 @@ def export_model(
             cases=cases,
             generation=generation,
             quality=judgement.quality,
-            extra={} if quantised is None else {PLAN_FILE: quantised.plan.dump()},
+            extra=_extra(quantised, found),
             provenance={} if quantised is None else _calibration_facts(quantised),
         )
         write_bundle(destination, manifest, files)
     bundle = Bundle.open(destination)
     tell("publish", f"{bundle.path}, manifest {bundle.manifest_sha256[:12]}")
-    return ExportResult(bundle=bundle, report=report, passes=prepared.passes, seconds=time.perf_counter() - started)
+    return ExportResult(
+        bundle=bundle, report=report, passes=prepared.passes, search=found, seconds=time.perf_counter() - started
+    )
+
+
+def _search(
+    prepared: PreparedModel, recipe: ExportRecipe, config: SearchConfig, tell: Stage
+) -> tuple[ExportRecipe, Quantised | None, SearchReport]:
+    """The recipe of what the search chose: its own precision, the limits of the lowest one in it, and the budget."""
+    found = search(prepared, recipe, config, tell)
+    built = found.built
+    limits = TOLERANCES[prepared.spec.family, built.base]
+    recipe = replace(recipe, precision=built.precision, tolerances=limits)
+    if built.plan is None or built.coverage is None:
+        return recipe, None, found.report
+    quantised = Quantised(
+        graph=built.graph, plan=built.plan, statistics=found.calibration.statistics, coverage=built.coverage
+    )
+    counts = ", ".join(f"{n} {precision}" for precision, n in sorted(built.plan.counts().items()))
+    tell("quantise", f"{counts}; {built.coverage}")
+    return recipe, quantised, found.report
+
+
+def _check_budget(config: SearchConfig, judgement: Judgement) -> None:
+    """The engine that is published must keep the budget too, wherever quality was measured on it."""
+    if judgement != Judgement() and not holds(config.budgets, judgement):
+        raise BudgetError(
+            f"the engine misses the budget that the search had met: {shown(config.budgets, judgement)}",
+            hint="it is judged on other samples than the search: ask for more --quality-samples; nothing was published",
+        )
+
+
+def _extra(quantised: Quantised | None, found: SearchReport | None) -> dict[str, bytes]:
+    extra = {} if quantised is None else {PLAN_FILE: quantised.plan.dump()}
+    return extra if found is None else {**extra, SEARCH_FILE: found.dump()}
 
 
 def _quantise(graph: ir.Model, data: CalibrationData, recipe: ExportRecipe, tell: Stage) -> Quantised:
