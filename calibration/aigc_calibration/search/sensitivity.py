@@ -16,6 +16,9 @@ from aigc_calibration.search.workers import Workers
 __all__ = ["Sensitivity", "decibels", "measure_sites", "raising_order"]
 
 EXACT_DB = 300.0
+SURE = 2.0
+"""Standard errors by which a loss of time must differ from zero to be believed."""
+TICK_MS = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +31,8 @@ class Sensitivity:
         module: the PyTorch module it came from.
         noise: of the outputs relative to their signal, with this site alone in low precision.
         share: of the sum over all sites.
-        low_ms: what the site takes in low precision, with its conversions.
-        high_ms: what it takes in high precision.
+        saved_ms: what low precision saves of a step, in its place in the whole graph; below 0 it is slower.
+        saved_ms_error: standard error of that.
         saved_bytes: of its weight.
     """
 
@@ -38,8 +41,8 @@ class Sensitivity:
     module: str
     noise: float
     share: float
-    low_ms: float
-    high_ms: float
+    saved_ms: float
+    saved_ms_error: float
     saved_bytes: int
 
     @property
@@ -47,14 +50,18 @@ class Sensitivity:
         """Signal to noise with this site alone in low precision."""
         return decibels(self.noise)
 
-    @property
-    def saved_ms(self) -> float:
-        """What low precision saves; below 0 it is slower."""
-        return self.high_ms - self.low_ms
-
     def gain(self, objective: str) -> float:
-        """What low precision saves, by `latency` (ms), `size` (bytes) or `ops` (one each)."""
-        return {"latency": self.saved_ms, "size": float(self.saved_bytes), "ops": 1.0}[objective]
+        """What low precision saves, by `latency` (ms), `size` (bytes) or `ops` (one each); 0 or less is no gain.
+
+        A time that is not told from zero counts as its own error: small, but not nothing.
+        """
+        if objective == "size":
+            return float(self.saved_bytes)
+        if objective == "ops":
+            return 1.0
+        if self.saved_ms < -SURE * self.saved_ms_error:
+            return self.saved_ms
+        return max(self.saved_ms, self.saved_ms_error, TICK_MS)
 
 
 def decibels(noise: float) -> float:

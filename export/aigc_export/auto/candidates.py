@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,11 @@ from aigc_runtime.settings import from_json, to_json
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Built", "Evaluator", "build_mix"]
+__all__ = ["Built", "Evaluator", "build_mix", "emit_mix"]
 
 RUNS_IN_FLOAT = "the engine runs it in float in this mix"
 ROUNDS = 9
+SITE_ROUNDS = 7
 RUNS = 20
 
 
@@ -72,38 +74,54 @@ class Built:
         return sum(1 for op in self.plan.ops if op.precision != self.plan.precision)
 
 
-def build_mix(ladder: Ladder, raised: Mapping[str, str], macs: Mapping[str, int], *, precision: str) -> Built:
+def emit_mix(ladder: Ladder, raised: Mapping[str, str]) -> Built:
+    """Emit a mix without a look at what the engine makes of it, to be timed.
+
+    Args:
+        ladder: both rungs.
+        raised: node -> why it stands on the high rung.
+    """
+    plan, weights = ladder.mix(raised)
+    used = {op.precision for op in plan.quantised()}
+    if ladder.high is None and raised:
+        used.add("float")
+    lowest = _bundle_name(next(iter(used)) if len(used) == 1 else plan.precision)
+    return Built(
+        name=f"all {lowest}" if len(used) == 1 else f"{ladder.name}, {len(raised)} raised",
+        precision=lowest if len(used) == 1 else "mixed",
+        base=lowest,
+        graph=emit(ladder.graph, plan, weights, ladder.form),
+        plan=plan,
+    )
+
+
+def _bundle_name(precision: str) -> str:
+    """A site's precision as a bundle calls it."""
+    return "int4" if precision == "int4-weight" else precision
+
+
+def build_mix(ladder: Ladder, raised: Mapping[str, str], macs: Mapping[str, int]) -> Built:
     """Emit a mix and prove that the engine runs it as planned; what it runs in float after all is raised too.
 
     Args:
         ladder: both rungs.
         raised: node -> why it stands on the high rung.
         macs: of every site.
-        precision: the manifest's name of the low rung.
 
     Raises:
         PlanError: nothing is left that the engine runs in low precision.
     """
     raised = dict(raised)
     while True:
-        plan, weights = ladder.mix(raised)
-        graph = emit(ladder.graph, plan, weights, ladder.form)
+        built = emit_mix(ladder, raised)
+        assert built.plan is not None
         try:
-            coverage = check_executed(graph, plan, macs)
-            break
+            return replace(built, coverage=check_executed(built.graph, built.plan, macs))
         except PlanError:
-            lost = {op.node for op in plan.quantised()} - executed_sites(graph, plan) - raised.keys()
+            lost = {op.node for op in built.plan.quantised()} - executed_sites(built.graph, built.plan) - raised.keys()
             if not lost or ladder.high is not None:
                 raise
             raised.update(dict.fromkeys(lost, RUNS_IN_FLOAT))
-    return Built(
-        name=f"{ladder.name}, {len(raised)} raised",
-        precision="mixed" if raised else precision,
-        base=precision,
-        graph=graph,
-        plan=plan,
-        coverage=coverage,
-    )
 
 
 class Evaluator:
@@ -148,22 +166,33 @@ class Evaluator:
 
     def time(self, built: Sequence[Built]) -> list[tuple[float, float]]:
         """(ms of a step at batch 1, how many times faster than the first) of each: medians of alternating rounds."""
+        rounds = self._rounds(built, ROUNDS)
+        return [
+            (statistics.median(r[i] for r in rounds), statistics.median(r[0] / r[i] for r in rounds))
+            for i in range(len(built))
+        ]
 
+    def slower(self, first: Built, second: Built) -> tuple[float, float]:
+        """How many ms longer than `first` a step of `second` takes, and the standard error, over alternating rounds."""
+        gaps = [b - a for a, b in self._rounds((first, second), SITE_ROUNDS)]
+        # The median and its error from the middle half of the rounds: a disturbed round is far off.
+        low, middle, high = statistics.quantiles(gaps, n=4)
+        return middle, (high - low) / 1.349 * 1.253 / math.sqrt(len(gaps))
+
+    def _rounds(self, built: Sequence[Built], rounds: int) -> list[list[float]]:
         def measure() -> list[list[float]]:
             sessions = [self._open(b) for b in built]
-            rounds = [
-                [bench_step(s, self.spec.settings, runs=RUNS, warmup=2).median_ms for s in sessions]
-                for _ in range(ROUNDS)
-            ]
-            for session in sessions:
-                session.close()
-            return [
-                [statistics.median(r[i] for r in rounds), statistics.median(r[0] / r[i] for r in rounds)]
-                for i in range(len(built))
-            ]
+            settings = self.spec.settings
+            try:
+                return [
+                    [bench_step(s, settings, runs=RUNS, warmup=2).median_ms for s in sessions] for _ in range(rounds)
+                ]
+            finally:
+                for session in sessions:
+                    session.close()
 
-        key = "latency " + " ".join(b.digest for b in built) + f" {self.threads}"
-        return [(float(ms), float(ratio)) for ms, ratio in self.journal.remember(key, measure)]
+        key = f"rounds {' '.join(b.digest for b in built)} {self.threads}"
+        return [[float(ms) for ms in row] for row in self.journal.remember(key, measure)]
 
     def _open(self, built: Built) -> OrtSession:
         spec = self.spec

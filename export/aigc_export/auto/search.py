@@ -25,13 +25,13 @@ from aigc_calibration.floatgraph import open_graph
 from aigc_calibration.prepare import prepare
 from aigc_calibration.quantise import quantise
 from aigc_calibration.search.journal import Journal
+from aigc_calibration.search.kinds import site_kinds
 from aigc_calibration.search.ladder import Ladder
-from aigc_calibration.search.latency import site_shapes, time_sites
 from aigc_calibration.search.probe import make_probe
 from aigc_calibration.search.sensitivity import Sensitivity, measure_sites, raising_order, total_noise
 from aigc_calibration.search.workers import make_workers
 from aigc_calibration.sites import find_sites
-from aigc_export.auto.candidates import Built, Evaluator, build_mix
+from aigc_export.auto.candidates import Built, Evaluator, build_mix, emit_mix
 from aigc_export.auto.config import SearchConfig
 from aigc_export.auto.descent import smallest
 from aigc_export.auto.ladders import build_ladder, everything, rungs_for
@@ -57,8 +57,6 @@ PROBE_BATCHES = {"text": 5, "diffusion": 3, "gan": 4}
 """Batches of calibration data on which noise is measured; for text a prompt and its decoded tokens."""
 LEAST_GAIN = 1.03
 """How many times faster a mix must be than a plain precision; less is within the noise of timing."""
-PLAIN_NAMES = {"int4-weight": "int4"}
-"""Precision of a site -> of a bundle, where they differ."""
 
 
 class BudgetError(ParityError):
@@ -126,18 +124,20 @@ def search(
     if calibration is None:
         calibration = calibrate(ready, prepared.data, every, precision="int8", threads=threads)
     tell("calibrate", f"{calibration.statistics.samples} samples, {len(calibration.statistics.tensors)} values")
+    tried += _plain(prepared, recipe, calibration, evaluator)
     for rungs in rungs_for(spec.family, config.objective):
         ladder = build_ladder(ready, prepared.data, every, rungs, FORMS[recipe.target], calibration, threads=threads)
-        sites = measure_ladder(ladder, prepared, config, journal)
+        sites = measure_ladder(ladder, prepared, config, evaluator, journal)
         ladders[ladder.name] = sites
         noisiest = sites[0]
         tell(
             "sensitivity",
-            f"{ladder.name}: {len(sites)} sites, noisiest {noisiest.module or noisiest.node} ({noisiest.sqnr_db:.1f} dB)",
+            f"{ladder.name}: {len(sites)} sites, noisiest {noisiest.module or noisiest.node} {noisiest.sqnr_db:.1f} dB",
         )
         macs = site_macs(ladder.graph, next(prepared.data.batches(ladder.graph, threads=recipe.threads)))
-        tried += _descend(ladder, sites, macs, config, evaluator, tell)
-    tried += _plain(prepared, recipe, calibration, evaluator, {b.digest for b, _ in tried})
+        known = {built.digest for built, _ in tried}
+        found = _descend(ladder, sites, macs, config, evaluator, tell)
+        tried += [(built, judgement) for built, judgement in found if built.digest not in known]
     timed = evaluator.time([built for built, _ in tried])
     chosen, verdict = _choose(tried, timed, config)
     tell("search", verdict)
@@ -161,7 +161,7 @@ def search(
 
 
 def measure_ladder(
-    ladder: Ladder, prepared: PreparedModel, config: SearchConfig, journal: Journal
+    ladder: Ladder, prepared: PreparedModel, config: SearchConfig, evaluator: Evaluator, journal: Journal
 ) -> tuple[Sensitivity, ...]:
     """Every site of a ladder: noise, milliseconds and bytes; the noisiest first.
 
@@ -169,7 +169,11 @@ def measure_ladder(
         ladder: both rungs.
         prepared: the model and its data.
         config: who measures.
+        evaluator: times graphs.
         journal: what is known already.
+
+    Raises:
+        PlanError: no site can run in low precision.
     """
     spec, data = prepared.spec, prepared.data
     assert data is not None
@@ -179,20 +183,7 @@ def measure_ladder(
     feeds = itertools.islice(data.batches(ladder.graph), PROBE_BATCHES[spec.family])
     probe = make_probe(ladder.toggled(), [op.node for op in low], list(feeds), [t.name for t in spec.outputs])
     noise = measure_sites(probe, make_workers(jobs=config.jobs, dask=config.dask), journal)
-
-    def remember(kind: str, measure: Callable[[], tuple[float, float]]) -> tuple[float, float]:
-        low_ms, high_ms = journal.remember(f"site {kind}", measure)
-        return float(low_ms), float(high_ms)
-
-    high = None if ladder.high is None else (ladder.high, ladder.high_weights)
-    times = time_sites(
-        ladder.graph,
-        (ladder.low, ladder.low_weights),
-        high,
-        ladder.form,
-        site_shapes(ladder.graph, _step_feeds(ladder.graph, prepared)),
-        remember=remember,
-    )
+    times = _time_sites(ladder, prepared, evaluator)
     sizes = {s.node: s.shape for s in find_sites(ladder.graph)}
     total = sum(noise.values()) or 1.0
     found = [
@@ -202,13 +193,24 @@ def measure_ladder(
             module=op.module,
             noise=noise[op.node],
             share=noise[op.node] / total,
-            low_ms=times[op.node][0],
-            high_ms=times[op.node][1],
+            saved_ms=times[op.node][0],
+            saved_ms_error=times[op.node][1],
             saved_bytes=_saved_bytes(sizes[op.node], ladder),
         )
         for op in low
     ]
     return tuple(sorted(found, key=lambda s: (-s.noise, s.node)))
+
+
+def _time_sites(ladder: Ladder, prepared: PreparedModel, evaluator: Evaluator) -> dict[str, tuple[float, float]]:
+    """Node -> (ms that low precision saves, standard error); all sites of a kind are raised together."""
+    lowest = emit_mix(ladder, {})
+    found = {}
+    for nodes in site_kinds(ladder, _step_feeds(ladder.graph, prepared)).values():
+        raised = emit_mix(ladder, dict.fromkeys(nodes, "timed"))
+        slower, error = evaluator.slower(lowest, raised)
+        found.update(dict.fromkeys(nodes, (slower / len(nodes), error / len(nodes))))
+    return found
 
 
 def _saved_bytes(shape: tuple[int, ...], ladder: Ladder) -> int:
@@ -243,14 +245,13 @@ def _descend(
     free, rest = raising_order(sites, config.objective)
     order, noise = (*free, *rest), {s.node: s.noise for s in sites}
     by_node = {s.node: s for s in sites}
-    base = PLAIN_NAMES.get(ladder.low.precision, ladder.low.precision)
     tried: dict[int, tuple[Built, Judgement]] = {}
 
     def keeps(count: int) -> bool:
         raised = {node: _why(by_node[node], node in free, config) for node in order[:count]}
         if count == len(order) and ladder.high is None:
             return True  # that is fp32
-        built = build_mix(ladder, raised, macs, precision=base)
+        built = build_mix(ladder, raised, macs)
         tried[count] = (built, evaluator.judge(built))
         kept = holds(config.budgets, tried[count][1])
         predicted = -10 * _log10(total_noise(noise, order[:count]))
@@ -270,6 +271,10 @@ def _descend(
         return next((k for k in counts if total_noise(noise, order[:k]) <= allowed), len(order))
 
     smallest(len(free), len(order), guess, keeps)
+    # Both ends are plain precisions, which a mix has to beat; the upper end of a ladder to float is fp32.
+    for end in (0, *(() if ladder.high is None else (len(order),))):
+        if end not in tried:
+            keeps(end)
     return [tried[count] for count in sorted(tried)]
 
 
@@ -280,7 +285,7 @@ def _log10(value: float) -> float:
 def _why(site: Sensitivity, free: bool, config: SearchConfig) -> str:
     noise = f"{site.share:.1%} of all noise ({site.sqnr_db:.1f} dB alone)"
     if free:
-        return f"low precision would take {site.low_ms:.3f} ms in place of {site.high_ms:.3f} ms, and make {noise}"
+        return f"low precision would take {-site.saved_ms:.3f} ms longer, and make {noise}"
     saved = {
         "latency": f"{site.saved_ms:.3f} ms",
         "size": f"{site.saved_bytes / 1e3:.1f} kB",
@@ -294,7 +299,6 @@ def _plain(
     recipe: ExportRecipe,
     calibration: Calibration,
     evaluator: Evaluator,
-    known: set[str],
 ) -> list[tuple[Built, Judgement]]:
     """The family's own int8 configuration, as `--precision int8` would ship it."""
     assert prepared.data is not None
@@ -314,7 +318,7 @@ def _plain(
     built = Built(
         name="int8", precision="int8", base="int8", graph=found.graph, plan=found.plan, coverage=found.coverage
     )
-    return [] if built.digest in known else [(built, evaluator.judge(built))]
+    return [(built, evaluator.judge(built))]
 
 
 def _choose(
