@@ -13,7 +13,7 @@ from aigc_calibration.search.journal import Journal
 from aigc_calibration.search.probe import Probe
 from aigc_calibration.search.workers import Workers
 
-__all__ = ["Sensitivity", "decibels", "measure_sites", "raising_order"]
+__all__ = ["SURE", "Sensitivity", "decibels", "measure_sites", "raising_order", "total_noise"]
 
 EXACT_DB = 300.0
 SURE = 2.0

@@ -85,7 +85,9 @@ def emit_mix(ladder: Ladder, raised: Mapping[str, str]) -> Built:
     used = {op.precision for op in plan.quantised()}
     if ladder.high is None and raised:
         used.add("float")
-    lowest = _bundle_name(next(iter(used)) if len(used) == 1 else plan.precision)
+    if len(used) == 1:
+        plan = replace(plan, precision=next(iter(used)))
+    lowest = _bundle_name(plan.precision)
     return Built(
         name=f"all {lowest}" if len(used) == 1 else f"{ladder.name}, {len(raised)} raised",
         precision=lowest if len(used) == 1 else "mixed",

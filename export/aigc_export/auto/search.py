@@ -28,7 +28,7 @@ from aigc_calibration.search.journal import Journal
 from aigc_calibration.search.kinds import site_kinds
 from aigc_calibration.search.ladder import Ladder
 from aigc_calibration.search.probe import make_probe
-from aigc_calibration.search.sensitivity import Sensitivity, measure_sites, raising_order, total_noise
+from aigc_calibration.search.sensitivity import SURE, Sensitivity, measure_sites, raising_order, total_noise
 from aigc_calibration.search.workers import make_workers
 from aigc_calibration.sites import find_sites
 from aigc_export.auto.candidates import Built, Evaluator, build_mix, emit_mix
@@ -286,12 +286,13 @@ def _why(site: Sensitivity, free: bool, config: SearchConfig) -> str:
     noise = f"{site.share:.1%} of all noise ({site.sqnr_db:.1f} dB alone)"
     if free:
         return f"low precision would take {-site.saved_ms:.3f} ms longer, and make {noise}"
+    told = site.saved_ms > SURE * site.saved_ms_error
     saved = {
-        "latency": f"{site.saved_ms:.3f} ms",
+        "latency": f"{site.saved_ms:.3f} ms" if told else "no time that can be told from none",
         "size": f"{site.saved_bytes / 1e3:.1f} kB",
         "ops": "one site",
     }[config.objective]
-    return f"low precision would make {noise} and save only {saved}"
+    return f"low precision would make {noise} and save {saved}"
 
 
 def _plain(
