@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aigc_calibration.data import CalibrationData
-from aigc_calibration.plan import QuantizationPlan, as_site_precision
+from aigc_calibration.calibrate import Progress
+from aigc_calibration.plan import as_site_precision
 from aigc_calibration.quantise import Quantised, quantise
 from aigc_export.bisect import Divergence, bisect
 from aigc_export.build.ort import BuiltEngine, build_ort
+from aigc_export.calibrator import instability_warning
 from aigc_export.capture import Captured, example_sizes
-from aigc_export.front import Stage, Teller, prepare_graph
+from aigc_export.front import PreparedModel, Stage, Teller, prepare_graph
 from aigc_export.graph import to_proto
 from aigc_export.package import make_bundle
 from aigc_export.parity import check_parity
@@ -31,7 +32,6 @@ from aigc_runtime.verify import ParityReport
 
 if TYPE_CHECKING:
     import onnx
-    import onnx_ir as ir
 
 __all__ = ["ExportResult", "ParityFailedError", "Stage", "export_model", "find_divergence"]
 
@@ -67,17 +67,24 @@ class ExportResult:
         bundle: the published bundle.
         report: its parity with PyTorch.
         passes: what each pass did.
+        warnings: what did not stop it.
         seconds: of the whole line.
     """
 
     bundle: Bundle
     report: ParityReport
     passes: tuple[PassReport, ...]
+    warnings: tuple[str, ...]
     seconds: float
 
 
 def export_model(
-    recipe: ExportRecipe, destination: Path | str, *, find_first_divergence: bool = False, stage: Stage | None = None
+    recipe: ExportRecipe,
+    destination: Path | str,
+    *,
+    find_first_divergence: bool = False,
+    stage: Stage | None = None,
+    progress: Progress | None = None,
 ) -> ExportResult:
     """Export a model and publish its bundle.
 
@@ -86,6 +93,7 @@ def export_model(
         destination: the bundle's folder; an old bundle there is replaced in one step, and only at the end.
         find_first_divergence: bisect the graph if parity is missed.
         stage: called after every stage.
+        progress: called after every batch of calibration.
 
     Raises:
         ParityFailedError: a tolerance is missed; nothing is published.
@@ -95,7 +103,7 @@ def export_model(
     tell = Teller(stage)
     prepared = prepare_graph(recipe, tell)
     spec, graph = prepared.spec, prepared.graph
-    quantised = None if prepared.data is None else _quantise(graph, prepared.data, recipe, tell)
+    quantised = None if prepared.data is None else _quantise(prepared, recipe, tell, progress)
     if quantised is not None:
         graph = quantised.graph
     with tempfile.TemporaryDirectory(prefix="aigc-export-") as folder:
@@ -140,40 +148,37 @@ def export_model(
         write_bundle(destination, manifest, files)
     bundle = Bundle.open(destination)
     tell("publish", f"{bundle.path}, manifest {bundle.manifest_sha256[:12]}")
-    return ExportResult(bundle=bundle, report=report, passes=prepared.passes, seconds=time.perf_counter() - started)
+    return ExportResult(
+        bundle=bundle,
+        report=report,
+        passes=prepared.passes,
+        warnings=tuple(tell.warnings),
+        seconds=time.perf_counter() - started,
+    )
 
 
-def _quantise(graph: ir.Model, data: CalibrationData, recipe: ExportRecipe, tell: Stage) -> Quantised:
-    config = recipe.quantisation
-    assert config is not None
+def _quantise(model: PreparedModel, recipe: ExportRecipe, tell: Teller, progress: Progress | None) -> Quantised:
+    assert recipe.quantisation is not None
+    assert model.data is not None
     found = quantise(
-        graph,
-        data,
-        config,
+        model.graph,
+        model.data,
+        recipe.quantisation,
         precision=as_site_precision(recipe.precision),
         target=recipe.target,
+        calibration=model.calibration,
         threads=recipe.threads,
+        progress=progress,
     )
     seen, plan = found.statistics, found.plan
-    tell("calibrate", f"{data.samples} samples, {seen.batches} runs, {len(seen.tensors)} values{_unstable(plan)}")
+    if model.calibration is None:
+        tell("calibrate", f"{model.data.samples} samples, {seen.batches} runs, {len(seen.tensors)} values")
+    else:
+        tell("calibrate", f"{recipe.calibration}: {seen.samples} rows, {len(seen.tensors)} values")
+    tell.warn(instability_warning(plan.tensors, seen))
     counts = ", ".join(f"{n} {precision}" for precision, n in sorted(plan.counts().items()))
     tell("quantise", f"{counts}; {found.coverage}")
     return found
-
-
-UNSTABLE = 0.15
-"""Ranges of the two halves of the samples that are further apart than this, relative to the range, are reported."""
-
-
-def _unstable(plan: QuantizationPlan) -> str:
-    """A warning about ranges that another draw of samples would change."""
-    loose = sorted((t for t in plan.tensors if t.instability > UNSTABLE), key=lambda t: -t.instability)
-    if not loose:
-        return ""
-    return (
-        f"; {len(loose)} ranges change by more than {UNSTABLE:.0%} from one half of the samples to the other "
-        f"({loose[0].name!r}: {loose[0].instability:.0%}): give more samples"
-    )
 
 
 def _calibration_facts(quantised: Quantised) -> dict[str, str]:
