@@ -25,6 +25,7 @@ VERBS = {
     "verify": ("aigc_export.cli.verify:verify", "Compare a bundle with PyTorch again."),
     "generate": ("aigc_export.cli.generate:generate", "Generate text or images from a bundle."),
     "bench": ("aigc_export.cli.bench:bench", "Time a bundle against PyTorch."),
+    "compare": ("aigc_export.cli.compare:compare", "Put two bundles of one model side by side."),
     "inspect": ("aigc_export.cli.inspect:inspect", "Show what is inside a bundle."),
     "demo": ("aigc_export.cli.demo:demo", "Export, verify and run the shipped models."),
 }
