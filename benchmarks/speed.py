@@ -73,8 +73,8 @@ def measure(
         whole = bench_generation(session, settings, runs=10)
     return {
         "model": " ".join([name, *options.values()]),
-        "torch_ms": found.torch_ms,
-        "runtime_ms": found.runtime_ms,
+        "torch_ms": found.reference_ms,
+        "runtime_ms": found.candidate_ms,
         "speedup": found.speedup,
         "speedup_limit": speedup,
         "python_share": whole.python_share,

@@ -1,13 +1,18 @@
-"""A calibration on disk: one `.npz` of plain arrays and a JSON header, nothing pickled.
+"""A calibration on disk: a zip of plain .npy arrays (an `.npz`) with a JSON header among them, nothing pickled.
 
-A run that finds the same graph takes its ranges from here; for any other graph the cache is refused.
+A run that finds the same graph takes its ranges from here; for any other graph the cache is refused. The same
+calibration always makes the same bytes.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
+import struct
+import typing
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,19 +21,25 @@ import numpy as np
 from aigc_calibration.calibrate import Calibration
 from aigc_calibration.collect import Statistics, TensorStatistics
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.histogram import HALF_BINS, Histogram
+from aigc_calibration.histogram import HALF_BINS, HUGE, Histogram
 from aigc_calibration.smooth import Source
+from aigc_runtime.errors import BundleError
+from aigc_runtime.npy import read_npy, write_npy
 from aigc_runtime.publish import atomic_write_bytes
 from aigc_runtime.settings import from_json, to_json
 from aigc_runtime.strict_json import loads_strict
 from aigc_runtime.tensors import Array
 
-__all__ = ["read_calibration", "write_calibration"]
+__all__ = ["CACHE_VERSION", "read_calibration", "write_calibration"]
 
 CACHE_VERSION = 1
+MAX_CACHE_BYTES = 2**31
+"""Of all arrays, unpacked: room for the histograms of 16,000 values."""
 _HEADER = "header"
 _COUNTS = "counts"
 _CHANNELS = "channels"
+_HINT = "write it with `aigc-export calibrate`"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +52,19 @@ class _Half:
     count: int
     zeros: int
     huge: int
+
+    def __post_init__(self) -> None:
+        low, high = self.low, self.high
+        bounded = low is None or high is None or -HUGE < low <= high < HUGE
+        seen = (low is not None, high is not None) == (bool(self.count), bool(self.count))
+        power = self.width == 0 or (self.width > 0 and math.frexp(self.width)[0] == 0.5)
+        if not (bounded and seen and power) or self.huge < 0 or not 0 <= self.zeros <= self.count:
+            raise CalibrationError(f"no histogram has {self}")
+
+    def counts(self, counts: Array) -> bool:
+        """Whether these are its counts."""
+        total = float(counts.sum(dtype=np.float64))  # of float64, so that no sum of integers can wrap around
+        return bool((counts >= 0).all()) and total == self.count - self.zeros and (self.width > 0 or total == 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +84,14 @@ class _Header:
     samples_sha256: str
     tensors: tuple[_Tensor, ...]
     channels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.smoothing.keys() <= set(typing.get_args(Source)):
+            raise CalibrationError(f"smoothing is {self.smoothing}", hint=f"valid: {typing.get_args(Source)}")
+        if not all(0 <= strength <= 1 for strength in self.smoothing.values()):
+            raise CalibrationError(f"smoothing is {self.smoothing}", hint="strengths lie between 0 and 1")
+        if self.samples < 1 or self.batches < 1:
+            raise CalibrationError(f"there are {self.samples} samples in {self.batches} batches")
 
 
 def write_calibration(path: Path | str, calibration: Calibration) -> None:
@@ -87,7 +119,11 @@ def write_calibration(path: Path | str, calibration: Calibration) -> None:
     for index, amax in enumerate(calibration.channels.values()):
         arrays[f"{_CHANNELS}.{index}"] = amax
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            archive.writestr(
+                zipfile.ZipInfo(f"{name}.npy", _EPOCH), write_npy(array), compress_type=zipfile.ZIP_DEFLATED
+            )
     atomic_write_bytes(path, buffer.getvalue())
 
 
@@ -110,30 +146,27 @@ def read_calibration(path: Path | str) -> Calibration:
         CalibrationError: no cache, a damaged one, or one of another version.
     """
     what = f"the calibration cache {str(path)!r}"
-    hint = "write it with `aigc-export calibrate`"
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: np.asarray(archive[name]) for name in archive.files}
-    except OSError as err:
-        raise CalibrationError(f"cannot read {what}: {err.strerror or err}", hint=hint) from err
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as err:
-        raise CalibrationError(f"{what} is damaged: {err}", hint=hint) from err
+    arrays = _read_arrays(Path(path), what)
     if _HEADER not in arrays or _COUNTS not in arrays:
-        raise CalibrationError(f"{what} is no calibration cache", hint=hint)
-    value = loads_strict(arrays[_HEADER].tobytes(), what=what)
-    if not isinstance(value, dict) or value.get("version") != CACHE_VERSION:
-        raise CalibrationError(f"{what} has another version than {CACHE_VERSION}", hint=hint)
-    header = from_json(_Header, value, error=CalibrationError)
+        raise CalibrationError(f"{what} is no calibration cache", hint=_HINT)
+    value = loads_strict(arrays[_HEADER].tobytes(), what=what, error=CalibrationError)
+    version = value.get("version") if isinstance(value, dict) else None
+    if version != CACHE_VERSION:
+        raise CalibrationError(f"{what} has version {version!r}, this is for version {CACHE_VERSION}", hint=_HINT)
+    header = from_json(_Header, value, where=what, error=CalibrationError)
     counts = arrays[_COUNTS]
     channels = {name: arrays.get(f"{_CHANNELS}.{i}") for i, name in enumerate(header.channels)}
+    halves = [half for t in header.tensors for half in t.halves]
     if (
         counts.shape != (len(header.tensors), 2, 2 * HALF_BINS)
         or counts.dtype != np.int64
-        or (counts < 0).any()
         or any(len(t.halves) != 2 for t in header.tensors)
-        or any(c is None or c.ndim != 1 or c.dtype != np.float32 for c in channels.values())
+        or len({t.name for t in header.tensors}) < len(header.tensors)
+        or len(channels) < len(header.channels)
+        or not all(half.counts(row) for half, row in zip(halves, counts.reshape(-1, 2 * HALF_BINS), strict=True))
+        or not all(_magnitudes(c) for c in channels.values())
     ):
-        raise CalibrationError(f"{what} is damaged: its arrays are not those of its header", hint=hint)
+        raise CalibrationError(f"{what} is damaged: its arrays are not those of its header", hint=_HINT)
     tensors = {
         t.name: TensorStatistics(halves=(_histogram(t.halves[0], rows[0]), _histogram(t.halves[1], rows[1])))
         for t, rows in zip(header.tensors, counts, strict=True)
@@ -147,6 +180,28 @@ def read_calibration(path: Path | str) -> Calibration:
         ),
         halves=header.halves,
     )
+
+
+def _read_arrays(path: Path, what: str) -> dict[str, Array]:
+    """Every array of the archive, its length and its checksum proven."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > MAX_CACHE_BYTES:
+                raise CalibrationError(f"{what} would unpack to more than {MAX_CACHE_BYTES:,} bytes", hint=_HINT)
+            return {e.filename.removesuffix(".npy"): read_npy(archive.read(e), what=e.filename) for e in entries}
+    except zipfile.BadZipFile as err:
+        raise CalibrationError(f"{what} is damaged, or no calibration cache: {err}", hint=_HINT) from err
+    except OSError as err:
+        raise CalibrationError(f"cannot read {what}: {err.strerror or err}", hint=_HINT) from err
+    except (BundleError, ValueError, RuntimeError, EOFError, struct.error, zlib.error, MemoryError) as err:
+        raise CalibrationError(f"{what} is damaged: {str(err) or type(err).__name__}", hint=_HINT) from err
+
+
+def _magnitudes(array: Array | None) -> bool:
+    if array is None or array.ndim != 1 or array.dtype != np.float32:
+        return False
+    return bool((np.isfinite(array) & (array >= 0)).all())
 
 
 def _histogram(half: _Half, counts: Array) -> Histogram:

@@ -20,10 +20,10 @@ from aigc_runtime.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["CALIBRATED", "Calibration", "Progress", "calibrate", "smoothed"]
+__all__ = ["CALIBRATED", "Calibration", "Progress", "calibrate", "check_kind", "smoothed"]
 
-Progress = Callable[[str, int], None]
-"""Called as progress(what is collected, samples seen)."""
+Progress = Callable[[str, int, int], None]
+"""Called as progress(what is collected, rows seen, rows in all)."""
 
 CALIBRATED: tuple[SitePrecision, ...] = ("fp16", "bf16", "int8", "fp8")
 """Precisions that need ranges."""
@@ -72,7 +72,7 @@ def calibrate(
     """
 
     def watch(what: str) -> Callable[[int], None]:
-        return lambda seen: progress(what, seen) if progress is not None else None
+        return lambda seen: progress(what, seen, data.rows) if progress is not None else None
 
     halves = precision in HALVES
     smoothing = {} if halves else dict(config.smooth)
@@ -83,8 +83,7 @@ def calibrate(
         seen = collect(graph, data, (), channels=names, channel_axis=axis, threads=threads, progress=watch("channels"))
         channels.update({name: t.channel_amax for name, t in seen.tensors.items() if t.channel_amax is not None})
     made = smooth(graph, channels, smoothing) if channels else graph
-    wanted = {n for s in find_sites(made) for n in (*s.activations, s.output)} if halves else watched(made)
-    statistics = collect(made, data, wanted, threads=threads, progress=watch("ranges"))
+    statistics = collect(made, data, _wanted(made, halves), threads=threads, progress=watch("ranges"))
     return Calibration(
         graph_sha256=graph_digest(graph),
         smoothing=smoothing if channels else {},
@@ -94,19 +93,49 @@ def calibrate(
     )
 
 
+def _wanted(graph: ir.Model, halves: bool) -> set[str]:
+    """The values that a plan needs to know."""
+    return {n for s in find_sites(graph) for n in (*s.activations, s.output)} if halves else watched(graph)
+
+
+def check_kind(calibration: Calibration, precision: SitePrecision) -> None:
+    """Refuse a calibration that was made for precisions of another kind: 16 bits, or 8.
+
+    Raises:
+        CalibrationError: it was.
+    """
+    if precision not in CALIBRATED or calibration.halves != (precision in HALVES):
+        raise CalibrationError(
+            f"the calibration was not made for {precision}",
+            hint=f"run `aigc-export calibrate` with --precision {precision}",
+        )
+
+
 def smoothed(graph: ir.Model, calibration: Calibration) -> tuple[ir.Model, tuple[str, ...]]:
     """The graph that the statistics belong to, and what was done to it.
 
     Raises:
-        CalibrationError: the calibration is that of another graph.
+        CalibrationError: the calibration is that of another graph, or lacks some of its values.
     """
     if graph_digest(graph) != calibration.graph_sha256:
         raise CalibrationError(
             "the calibration belongs to another graph: the model, its weights or the passes have changed",
             hint="run `aigc-export calibrate` again",
         )
-    if not calibration.channels:
-        return graph, ()
-    strengths = dict(sorted(calibration.smoothing.items()))
-    made = smooth(graph, calibration.channels, calibration.smoothing)
-    return made, (f"SmoothQuant on {len(calibration.channels)} values, {strengths}",)
+    groups = {g.value: g for g in smoothable(graph) if g.source in calibration.smoothing}
+    found = {name: array.shape for name, array in calibration.channels.items()}
+    made = graph
+    transforms: tuple[str, ...] = ()
+    if found != {name: (g.sites[0].shape[g.sites[0].input_axis],) for name, g in groups.items()}:
+        raise _incomplete("its channels are not those of the graph")
+    if found:
+        strengths = dict(sorted(calibration.smoothing.items()))
+        made = smooth(graph, calibration.channels, calibration.smoothing)
+        transforms = (f"SmoothQuant on {len(found)} values, {strengths}",)
+    if missing := sorted(_wanted(made, calibration.halves) - calibration.statistics.tensors.keys()):
+        raise _incomplete(f"it never saw {missing[0]!r}")
+    return made, transforms
+
+
+def _incomplete(why: str) -> CalibrationError:
+    return CalibrationError(f"the calibration is incomplete: {why}", hint="run `aigc-export calibrate` again")

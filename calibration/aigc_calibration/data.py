@@ -35,6 +35,11 @@ class CalibrationData(Protocol):
         """How many there are, over all batches."""
         ...
 
+    @property
+    def rows(self) -> int:
+        """Rows of all batches: more than samples where a sample is fed in several steps."""
+        ...
+
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         """Arrays for every input of `graph`, which is run where the next feeds follow from its results."""
         ...
@@ -103,6 +108,15 @@ class TextData:
             raise CalibrationError("the calibration text is one token over and over", hint="give real text")
 
     @property
+    def rows(self) -> int:
+        """Every window is one prompt, and one row for each token behind it."""
+        return self.samples * (1 + self._steps)
+
+    @property
+    def _steps(self) -> int:
+        return min(self.decode_steps, self.window - 1)
+
+    @property
     def window(self) -> int:
         """Tokens in a window."""
         dims = {d.name: d.max for d in self.interface.dims}
@@ -118,8 +132,7 @@ class TextData:
         # One window per stretch of the text, so that few windows already cover all of it.
         edges = np.linspace(0, len(self.tokens) - self.window, self.samples + 1)
         starts = rng.permutation((edges[:-1] + rng.random(self.samples) * np.diff(edges)).astype(np.int64))
-        steps = min(self.decode_steps, self.window - 1)
-        prompt = self.window - steps
+        prompt = self.window - self._steps
         for first in range(0, self.samples, self.batch):
             rows = starts[first : first + self.batch]
             ids = np.stack([self.tokens[s : s + self.window] for s in rows]).astype(np.int64)
@@ -159,6 +172,11 @@ class DiffusionData:
             raise CalibrationError(
                 "the model takes encoder_hidden_states", hint="give them as calibration data: an .npz of real prompts"
             )
+
+    @property
+    def rows(self) -> int:
+        """One for every point."""
+        return self.samples
 
     @property
     def _takes_context(self) -> bool:
@@ -240,6 +258,11 @@ class ImageData:
         if settings.num_classes is not None and (self.labels is None or len(self.labels) != len(self.images)):
             raise CalibrationError("the images have no class labels", hint="one sub-folder of images per class")
 
+    @property
+    def rows(self) -> int:
+        """One for every point."""
+        return self.samples
+
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         """Feeds of the graph."""
         from aigc_runtime.schedules import alphas_cumprod
@@ -298,6 +321,11 @@ class GanData:
         if not isinstance(self.interface.settings, GanSettings):
             raise CalibrationError("latents were asked for", hint="the model is not a GAN generator")
 
+    @property
+    def rows(self) -> int:
+        """One for every latent."""
+        return self.samples
+
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         """Feeds of the graph."""
         settings = self.interface.settings
@@ -351,6 +379,11 @@ class ArrayData:
         """Rows."""
         first = next(iter(self.arrays.values()), np.empty(0))
         return len(first) if first.ndim else 0
+
+    @property
+    def rows(self) -> int:
+        """One for every sample."""
+        return self.samples
 
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         """Feeds of the graph; carried state is empty."""

@@ -6,7 +6,7 @@ the data, so no sample is kept.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +32,7 @@ def collect_hessians(
     *,
     threads: int | None = None,
     budget_bytes: int = BUDGET_BYTES,
+    progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[Reading, Array]]:
     """Reading -> [width, width] float64, one after the other.
 
@@ -41,17 +42,22 @@ def collect_hessians(
         readings: what to collect.
         threads: of the engine.
         budget_bytes: for the matrices.
+        progress: called after every batch with the rows seen; it starts over where the matrices do not fit at once.
     """
     for part in _parts(readings, budget_bytes):
         run = open_graph(model, expose=sorted({r.value for r in part}), threads=threads)
         sums = {r: np.zeros((r.width, r.width)) for r in part}
         rows = dict.fromkeys(part, 0)
+        seen = 0
         for feeds in data.batches(model, threads=threads):
             values = {**feeds, **run(feeds)}
             for reading in part:
                 x = reading.rows(values[reading.value])
                 sums[reading] += x.T @ x
                 rows[reading] += len(x)
+            seen += len(next(iter(feeds.values())))
+            if progress is not None:
+                progress(seen)
         for reading in part:
             yield reading, sums[reading] / max(rows[reading], 1)
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from aigc_calibration.calibrate import CALIBRATED, Calibration, Progress, calibrate, smoothed
+from aigc_calibration.calibrate import CALIBRATED, Calibration, Progress, calibrate, check_kind, smoothed
 from aigc_calibration.collect import Statistics, collect
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import LEAST_EXECUTED, Coverage, check_executed, site_macs
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.emit import FORMS, Form, emit, plan_for
-from aigc_calibration.errors import CalibrationError
 from aigc_calibration.plan import HALVES, QuantizationPlan, SitePrecision
 from aigc_calibration.planner import half_plan, make_plan, round_weights
 from aigc_calibration.prepare import prepare
@@ -57,7 +56,7 @@ def quantise(
 
     Args:
         model: the float graph; not changed.
-        data: batches for every input of the graph.
+        data: batches for every input of the graph; with a `calibration`, one is enough, to count work on.
         config: methods and exceptions.
         precision: `fp16` or `bf16` for the operands of products, `int8` or `fp8` for activations and weights,
             `int8-weight` or `int4-weight` for weights alone.
@@ -72,7 +71,9 @@ def quantise(
     """
     prepared, form = prepare(model), FORMS[target]
     if precision not in CALIBRATED:
-        return _quantise_weights(prepared, data, config, precision, form, threads)
+        if calibration is not None:
+            check_kind(calibration, precision)
+        return _quantise_weights(prepared, data, config, precision, form, threads, progress)
     if calibration is None:
         calibration = calibrate(prepared, data, config, precision=precision, threads=threads, progress=progress)
     graph, plan = plan_calibrated(prepared, calibration, config, precision=precision, form=form)
@@ -89,11 +90,7 @@ def plan_calibrated(
         CalibrationError: the calibration is that of another graph, or for another precision.
     """
     graph, transforms = smoothed(prepared, calibration)
-    if calibration.halves != (precision in HALVES):
-        raise CalibrationError(
-            f"the calibration was not made for {precision}",
-            hint=f"run `aigc-export calibrate` with --precision {precision}",
-        )
+    check_kind(calibration, precision)
     if precision in HALVES:
         # Modules are kept float for the sake of 8 bits; 16 bits take them as well.
         return graph, half_plan(graph, calibration.statistics, replace(config, keep_float=()), precision=precision)
@@ -127,11 +124,17 @@ def _quantise_weights(
     precision: SitePrecision,
     form: Form,
     threads: int | None,
+    progress: Progress | None,
 ) -> Quantised:
+    def watch(what: str) -> Callable[[int], None]:
+        return lambda seen: progress(what, seen, data.rows) if progress is not None else None
+
     transforms: tuple[str, ...] = ()
     if config.weight_method == "awq":
-        graph, scaled = apply_awq(graph, data, config, precision=precision, threads=threads)
+        graph, scaled = apply_awq(
+            graph, data, config, precision=precision, threads=threads, progress=watch("second moments")
+        )
         transforms = (f"AWQ on {scaled} values",)
     plan = weight_plan(graph, config, precision=precision, transforms=transforms)
-    weights = quantise_weights(graph, plan, data, config, threads=threads)
+    weights = quantise_weights(graph, plan, data, config, threads=threads, progress=watch("second moments"))
     return _emitted(graph, data, plan, weights, collect(graph, data, (), threads=threads), form, threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,7 +64,13 @@ def _decide(model: ir.Model, site: Site, config: QuantConfig, precision: SitePre
 
 
 def apply_awq(
-    model: ir.Model, data: CalibrationData, config: QuantConfig, *, precision: SitePrecision, threads: int | None = None
+    model: ir.Model,
+    data: CalibrationData,
+    config: QuantConfig,
+    *,
+    precision: SitePrecision,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[ir.Model, int]:
     """Fold AWQ's scales into a copy of the graph; returns it and how many values were scaled."""
     grid = GRIDS["int4" if precision == "int4-weight" else "int8"]
@@ -74,7 +81,7 @@ def apply_awq(
         if reading is not None and reading.kind == "last":
             groups[reading] = group
     scaled = 0
-    for reading, hessian in collect_hessians(model, data, groups, threads=threads):
+    for reading, hessian in collect_hessians(model, data, groups, threads=threads, progress=progress):
         group = groups[reading]
         weights = [to_matrix(s, weight_array(model, str(s.weight))) for s in group.sites]
         s, alpha = awq_scales(
@@ -97,6 +104,7 @@ def quantise_weights(
     config: QuantConfig,
     *,
     threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, QuantizedWeight]:
     """The weights that a plan of `weight_plan` names, as matrices [in, out] in blocks."""
     sites = {s.node: s for s in find_sites(model)}
@@ -107,7 +115,7 @@ def quantise_weights(
         by_reading.setdefault(reading, []).append((sites[op.node], op))
     found: dict[str, QuantizedWeight] = {}
     hessians = (
-        collect_hessians(model, data, by_reading, threads=threads)
+        collect_hessians(model, data, by_reading, threads=threads, progress=progress)
         if config.weight_method != "rtn"
         else ((reading, np.empty(0)) for reading in by_reading)
     )

@@ -3,20 +3,57 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aigc_calibration.data import ArrayData, CalibrationData, DiffusionData, GanData, ImageData, TextData
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.floatgraph import Interface
-from aigc_models.spec import ExportSpec
+from aigc_export.capture import example_sizes
+from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.training.data import load_images, read_text, standard_library_text
 from aigc_runtime.manifest import DiffusionSettings, TextSettings
 from aigc_runtime.tensors import Array
 from aigc_runtime.tokenizers import make_tokenizer
 
-__all__ = ["calibration_data", "interface_of"]
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["ExampleData", "calibration_data", "interface_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleData:
+    """One batch of the model's example inputs: enough to count a graph's work on, not to calibrate it.
+
+    Attributes:
+        spec: of the model.
+        seed: of the numbers.
+    """
+
+    spec: ExportSpec
+    seed: int = 0
+
+    @property
+    def samples(self) -> int:
+        """Of the one batch."""
+        return len(next(iter(self._feeds().values())))
+
+    @property
+    def rows(self) -> int:
+        """One for every sample."""
+        return self.samples
+
+    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
+        """The batch."""
+        yield self._feeds()
+
+    def _feeds(self) -> dict[str, Array]:
+        return example_feeds(self.spec, example_sizes(self.spec), seed=self.seed)
 
 
 def interface_of(spec: ExportSpec) -> Interface:

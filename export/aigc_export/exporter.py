@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aigc_calibration.data import CalibrationData
-from aigc_calibration.plan import QuantizationPlan, as_site_precision
+from aigc_calibration.calibrate import Progress
+from aigc_calibration.plan import as_site_precision
 from aigc_calibration.quantise import Quantised, quantise
 from aigc_export.auto.config import SearchConfig
 from aigc_export.auto.report import SearchReport
@@ -17,6 +17,7 @@ from aigc_export.auto.search import BudgetError, search
 from aigc_export.bisect import Divergence, bisect
 from aigc_export.budget import holds, shown
 from aigc_export.build.ort import BuiltEngine, build_ort
+from aigc_export.calibrator import instability_warning
 from aigc_export.capture import Captured, example_sizes
 from aigc_export.front import PreparedModel, Stage, Teller, prepare_graph
 from aigc_export.graph import to_proto
@@ -36,7 +37,6 @@ from aigc_runtime.verify import ParityReport
 
 if TYPE_CHECKING:
     import onnx
-    import onnx_ir as ir
 
 __all__ = ["ExportResult", "ParityFailedError", "Stage", "export_model", "find_divergence"]
 
@@ -75,6 +75,7 @@ class ExportResult:
         report: its parity with PyTorch.
         passes: what each pass did.
         search: how `auto` found its mix; None for other precisions.
+        warnings: what did not stop it.
         seconds: of the whole line.
     """
 
@@ -82,11 +83,17 @@ class ExportResult:
     report: ParityReport
     passes: tuple[PassReport, ...]
     search: SearchReport | None
+    warnings: tuple[str, ...]
     seconds: float
 
 
 def export_model(
-    recipe: ExportRecipe, destination: Path | str, *, find_first_divergence: bool = False, stage: Stage | None = None
+    recipe: ExportRecipe,
+    destination: Path | str,
+    *,
+    find_first_divergence: bool = False,
+    stage: Stage | None = None,
+    progress: Progress | None = None,
 ) -> ExportResult:
     """Export a model and publish its bundle.
 
@@ -95,6 +102,7 @@ def export_model(
         destination: the bundle's folder; an old bundle there is replaced in one step, and only at the end.
         find_first_divergence: bisect the graph if parity is missed.
         stage: called after every stage.
+        progress: called after every batch of calibration.
 
     Raises:
         ParityFailedError: a tolerance is missed; nothing is published.
@@ -109,7 +117,7 @@ def export_model(
     if recipe.search is not None:
         recipe, quantised, found = _search(prepared, recipe, recipe.search, tell)
     elif prepared.data is not None:
-        quantised = _quantise(graph, prepared.data, recipe, tell)
+        quantised = _quantise(prepared, recipe, tell, progress)
     if quantised is not None:
         graph = quantised.graph
     with tempfile.TemporaryDirectory(prefix="aigc-export-") as folder:
@@ -157,7 +165,12 @@ def export_model(
     bundle = Bundle.open(destination)
     tell("publish", f"{bundle.path}, manifest {bundle.manifest_sha256[:12]}")
     return ExportResult(
-        bundle=bundle, report=report, passes=prepared.passes, search=found, seconds=time.perf_counter() - started
+        bundle=bundle,
+        report=report,
+        passes=prepared.passes,
+        search=found,
+        warnings=tuple(tell.warnings),
+        seconds=time.perf_counter() - started,
     )
 
 
@@ -165,7 +178,7 @@ def _search(
     prepared: PreparedModel, recipe: ExportRecipe, config: SearchConfig, tell: Stage
 ) -> tuple[ExportRecipe, Quantised | None, SearchReport]:
     """The recipe of what the search chose: its own precision, the limits of the lowest one in it, and the budget."""
-    found = search(prepared, recipe, config, tell)
+    found = search(prepared, recipe, config, tell, calibration=prepared.calibration)
     built = found.built
     limits = TOLERANCES[prepared.spec.family, built.base]
     recipe = replace(recipe, precision=built.precision, tolerances=limits)
@@ -193,37 +206,28 @@ def _extra(quantised: Quantised | None, found: SearchReport | None) -> dict[str,
     return extra if found is None else {**extra, SEARCH_FILE: found.dump()}
 
 
-def _quantise(graph: ir.Model, data: CalibrationData, recipe: ExportRecipe, tell: Stage) -> Quantised:
-    config = recipe.quantisation
-    assert config is not None
+def _quantise(model: PreparedModel, recipe: ExportRecipe, tell: Teller, progress: Progress | None) -> Quantised:
+    assert recipe.quantisation is not None
+    assert model.data is not None
     found = quantise(
-        graph,
-        data,
-        config,
+        model.graph,
+        model.data,
+        recipe.quantisation,
         precision=as_site_precision(recipe.precision),
         target=recipe.target,
+        calibration=model.calibration,
         threads=recipe.threads,
+        progress=progress,
     )
     seen, plan = found.statistics, found.plan
-    tell("calibrate", f"{data.samples} samples, {seen.batches} runs, {len(seen.tensors)} values{_unstable(plan)}")
+    if model.calibration is None:
+        tell("calibrate", f"{model.data.samples} samples, {seen.batches} runs, {len(seen.tensors)} values")
+    else:
+        tell("calibrate", f"{recipe.calibration}: {seen.samples} rows, {len(seen.tensors)} values")
+    tell.warn(instability_warning(plan.tensors, seen))
     counts = ", ".join(f"{n} {precision}" for precision, n in sorted(plan.counts().items()))
     tell("quantise", f"{counts}; {found.coverage}")
     return found
-
-
-UNSTABLE = 0.15
-"""Ranges of the two halves of the samples that are further apart than this, relative to the range, are reported."""
-
-
-def _unstable(plan: QuantizationPlan) -> str:
-    """A warning about ranges that another draw of samples would change."""
-    loose = sorted((t for t in plan.tensors if t.instability > UNSTABLE), key=lambda t: -t.instability)
-    if not loose:
-        return ""
-    return (
-        f"; {len(loose)} ranges change by more than {UNSTABLE:.0%} from one half of the samples to the other "
-        f"({loose[0].name!r}: {loose[0].instability:.0%}): give more samples"
-    )
 
 
 def _calibration_facts(quantised: Quantised) -> dict[str, str]:

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aigc_calibration.cache import read_calibration
+from aigc_calibration.calibrate import Calibration, check_kind
 from aigc_calibration.data import CalibrationData
-from aigc_export.calibration_data import calibration_data, interface_of
+from aigc_calibration.plan import as_site_precision
+from aigc_export.calibration_data import ExampleData, calibration_data, interface_of
 from aigc_export.capture import Captured, capture, example_sizes
 from aigc_export.passes import PASSES, PassReport, run_passes
 from aigc_export.recipes import ExportRecipe
@@ -20,7 +23,7 @@ from aigc_runtime.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["PreparedModel", "Stage", "Teller", "pass_feeds", "prepare_graph"]
+__all__ = ["WARNING", "PreparedModel", "Stage", "Teller", "pass_feeds", "prepare_graph"]
 
 Stage = Callable[[str, str], None]
 """Called as stage(name, what it did) when a stage is done."""
@@ -33,6 +36,7 @@ class PreparedModel:
     Attributes:
         loaded: the PyTorch model and its checkpoint.
         data: to calibrate on, already checked; None for fp32.
+        calibration: of the recipe's file, already checked, in which case `data` is one example; else None.
         captured: the graph as captured, and the program behind it, which bisection needs.
         graph: after the target's passes.
         passes: what each pass did.
@@ -40,6 +44,7 @@ class PreparedModel:
 
     loaded: LoadedModel
     data: CalibrationData | None
+    calibration: Calibration | None
     captured: Captured
     graph: ir.Model
     passes: tuple[PassReport, ...]
@@ -58,26 +63,40 @@ def prepare_graph(recipe: ExportRecipe, tell: Stage) -> PreparedModel:
         tell: called after every stage.
 
     Raises:
-        AigcError: the checkpoint or the calibration data cannot be used (said before the work starts), or a stage
-            failed.
+        AigcError: the checkpoint, the calibration data or the calibration cannot be used (said before the work
+            starts), or a stage failed.
     """
     target = get_target(recipe.target)
     loaded = load_model(recipe.model, checkpoint=recipe.checkpoint, options=recipe.spec_options)
     spec = loaded.spec
     parameters = sum(p.numel() for p in spec.module.parameters())
     tell("load", f"{recipe.model}: {parameters:,} parameters, {loaded.checkpoint.sha256[:12]}")
-    data = _calibration_data(spec, recipe)  # bad data is refused before the work starts
+    # What is bad is refused before the work starts.
+    calibration = _calibration(recipe)
+    data = _calibration_data(spec, recipe)
     captured = capture(spec, opset=recipe.opset or target.opset)
     tell("capture", f"{len(list(captured.model.graph))} nodes, opset {captured.model.opset_imports['']}")
     graph, passes = run_passes(captured.model, PASSES[recipe.target], feeds=pass_feeds(spec, recipe.seed))
     for done in passes:
         tell(done.name, f"{done.nodes_before} -> {done.nodes_after} nodes, {done.worst.sqnr_db:.0f} dB")
-    return PreparedModel(loaded=loaded, data=data, captured=captured, graph=graph, passes=tuple(passes))
+    return PreparedModel(
+        loaded=loaded, data=data, calibration=calibration, captured=captured, graph=graph, passes=tuple(passes)
+    )
+
+
+def _calibration(recipe: ExportRecipe) -> Calibration | None:
+    if recipe.calibration is None:
+        return None
+    calibration = read_calibration(recipe.calibration)
+    check_kind(calibration, as_site_precision(recipe.precision))
+    return calibration
 
 
 def _calibration_data(spec: ExportSpec, recipe: ExportRecipe) -> CalibrationData | None:
     if recipe.quantisation is None:
         return None
+    if recipe.calibration is not None:
+        return ExampleData(spec=spec, seed=recipe.seed)
     samples = recipe.quantisation.samples
     return calibration_data(interface_of(spec), path=recipe.calibration_data, samples=samples, seed=recipe.seed)
 
@@ -90,12 +109,25 @@ def pass_feeds(spec: ExportSpec, seed: int) -> list[dict[str, Array]]:
     return [example_feeds(spec, s, seed=seed) for s in (sizes, larger)]
 
 
+WARNING = "warning"
+"""The stage under which a warning is told."""
+
+
 class Teller:
-    """Adds to each stage's line how long it took."""
+    """Adds to each stage's line how long it took, and remembers warnings."""
 
     def __init__(self, stage: Stage | None) -> None:
         self.stage = stage
         self.last = time.perf_counter()
+        self.warnings: list[str] = []
+
+    def warn(self, what: str) -> None:
+        """Tell of something that did not stop the work; an empty text is nothing."""
+        if not what:
+            return
+        self.warnings.append(what)
+        if self.stage is not None:
+            self.stage(WARNING, what)
 
     def __call__(self, name: str, what: str) -> None:
         """Tell of a stage."""

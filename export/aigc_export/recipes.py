@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from aigc_calibration.calibrate import CALIBRATED
 from aigc_calibration.config import DEFAULTS, QuantConfig
+from aigc_calibration.plan import as_site_precision
 from aigc_export.auto.config import SearchConfig
 from aigc_export.budget import DEFAULT_BUDGETS, parse_budget
 from aigc_export.targets import get_target
@@ -34,6 +36,7 @@ class ExportRecipe:
         quantisation: how the graph is quantised; None for fp32.
         calibration_data: the user's own samples; None takes the model's.
         search: how `auto` looks for its mix; None for other precisions.
+        calibration: file of an earlier calibration, which takes the place of samples; None calibrates now.
     """
 
     model: str
@@ -49,6 +52,7 @@ class ExportRecipe:
     quantisation: QuantConfig | None = None
     calibration_data: str | None = None
     search: SearchConfig | None = None
+    calibration: str | None = None
 
     def __post_init__(self) -> None:
         check_quality_samples(self.quality_samples)
@@ -60,6 +64,24 @@ def check_quality_samples(count: int) -> None:
     """Raise ConfigError for a number of samples that measures nothing."""
     if count < 0 or count == 1:
         raise ConfigError(f"quality_samples is {count}", hint="at least 2 make a measure; 0 leaves quality out")
+
+
+def _check_calibration(precision: str, *, calibration: str | None, own_samples: bool) -> None:
+    """Raise ConfigError for samples or a calibration that nothing would read."""
+    if precision == "fp32" and (own_samples or calibration is not None):
+        raise ConfigError("calibration data for fp32, which needs none", hint="add --precision int8, or leave it out")
+    if calibration is None:
+        return
+    if own_samples:
+        raise ConfigError(
+            "a calibration and calibration samples were both given", hint="leave one out: the file holds its ranges"
+        )
+    if precision != "auto" and as_site_precision(precision) not in CALIBRATED:
+        raise ConfigError(
+            f"{precision} rounds weights by second moments of what they are multiplied with, "
+            "which a calibration file does not hold",
+            hint=f"leave --calibration out; it is for {', '.join(CALIBRATED)}",
+        )
 
 
 def export_recipe(
@@ -91,8 +113,8 @@ def export_recipe(
     if precision not in found.precisions:
         raise UnknownNameError(f"precision for target {target!r}", precision, found.precisions)
     quantisation = None if precision == "fp32" else DEFAULTS[MODELS[model].family]
-    if quantisation is None and (calibration_samples is not None or overrides.get("calibration_data") is not None):
-        raise ConfigError("calibration data for fp32, which needs none", hint="add --precision int8, or leave it out")
+    own_samples = calibration_samples is not None or overrides.get("calibration_data") is not None
+    _check_calibration(precision, calibration=overrides.get("calibration"), own_samples=own_samples)
     if quantisation is not None and calibration_samples is not None:
         quantisation = replace(quantisation, samples=calibration_samples)
     family = MODELS[model].family

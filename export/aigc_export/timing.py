@@ -19,13 +19,13 @@ class SideBySide:
     """Medians of one step at batch 1, and their ratio.
 
     Attributes:
-        torch_ms: PyTorch eager.
-        runtime_ms: the bundle's engine with the runtime's Python around it.
-        speedup: median over the rounds of torch / runtime.
+        reference_ms: of the one that is measured against: PyTorch eager, or another bundle.
+        candidate_ms: of the other; a bundle's engine with the runtime's Python around it.
+        speedup: median over the rounds of reference / candidate: above 1, the candidate is faster.
     """
 
-    torch_ms: float
-    runtime_ms: float
+    reference_ms: float
+    candidate_ms: float
     speedup: float
 
 
@@ -49,8 +49,8 @@ def time_side_by_side(
     """Alternate A B A B and take medians.
 
     Args:
-        reference: PyTorch's session.
-        candidate: the engine's.
+        reference: a session of PyTorch or of a bundle.
+        candidate: a session of the same model.
         settings: of the pipeline, which say what a step is.
         rounds: how often to alternate.
         runs: steps per round and side.
@@ -60,7 +60,7 @@ def time_side_by_side(
         for _ in range(rounds)
     ]
     return SideBySide(
-        torch_ms=statistics.median(a for a, _ in pairs),
-        runtime_ms=statistics.median(b for _, b in pairs),
+        reference_ms=statistics.median(a for a, _ in pairs),
+        candidate_ms=statistics.median(b for _, b in pairs),
         speedup=statistics.median(a / b for a, b in pairs),
     )

@@ -44,6 +44,10 @@ class Batches:
     def samples(self) -> int:
         return sum(len(next(iter(f.values()))) for f in self.feeds)
 
+    @property
+    def rows(self) -> int:
+        return self.samples
+
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         yield from self.feeds
 

@@ -20,10 +20,12 @@ __all__ = ["VERBS", "cli", "main"]
 VERBS = {
     "models": ("aigc_export.cli.models:models", "List the models and the quality of their checkpoints."),
     "train": ("aigc_export.cli.train:train", "Train a model and write a checkpoint."),
+    "calibrate": ("aigc_export.cli.calibrate:calibrate", "Keep the ranges that samples show, for later exports."),
     "export": ("aigc_export.cli.export:export", "Take a model from PyTorch to a verified bundle."),
     "verify": ("aigc_export.cli.verify:verify", "Compare a bundle with PyTorch again."),
     "generate": ("aigc_export.cli.generate:generate", "Generate text or images from a bundle."),
     "bench": ("aigc_export.cli.bench:bench", "Time a bundle against PyTorch."),
+    "compare": ("aigc_export.cli.compare:compare", "Put two bundles of one model side by side."),
     "inspect": ("aigc_export.cli.inspect:inspect", "Show what is inside a bundle."),
     "demo": ("aigc_export.cli.demo:demo", "Export, verify and run the shipped models."),
 }

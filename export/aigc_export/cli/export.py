@@ -23,6 +23,7 @@ from aigc_export.cli.search_options import print_search, search_options
 @click.option("--dynamic-size/--fixed-size", default=None, help="Let the sides of a UNet's sample vary.")
 @click.option("--calibration-data", type=click.Path(), help="Your text, images or .npz. Default: the model's own.")
 @click.option("--calibration-samples", type=click.IntRange(min=1), help="Default: what suits the family.")
+@click.option("--calibration", type=click.Path(), help="A file of `aigc-export calibrate`, in place of samples.")
 @click.option("--quality-samples", type=int, default=200, show_default=True, help="Text windows or images; 0: none.")
 @click.option("--budget", "budgets", multiple=True, help="Of --precision auto, such as 'psnr>=45'; may be repeated.")
 @click.option("--objective", help="Of --precision auto: latency (default), size or ops.")
@@ -45,6 +46,7 @@ def export(
     dynamic_size: bool | None,
     calibration_data: str | None,
     calibration_samples: int | None,
+    calibration: str | None,
     quality_samples: int,
     budgets: tuple[str, ...],
     objective: str | None,
@@ -62,6 +64,7 @@ def export(
 
     Nothing is published unless the engine is within every tolerance; exit code 3 says that it is not.
     """
+    from aigc_export.cli.reporting import Reporter
     from aigc_export.exporter import ParityFailedError, export_model
     from aigc_export.recipes import export_recipe
     from aigc_export.report import parity_table, write_json, write_junit
@@ -87,6 +90,7 @@ def export(
         threads=threads,
         calibration_data=calibration_data,
         calibration_samples=calibration_samples,
+        calibration=calibration,
         **search,
     )
     console = err_console() if as_json else out_console()
@@ -98,13 +102,14 @@ def export(
         if junit is not None:
             write_junit(parity, junit, seconds=time.perf_counter() - started)
 
-    with console.status(f"export {model}"):
+    with Reporter(console, f"export {model}", bar=not as_json) as shown:
         try:
             result = export_model(
                 recipe,
                 output,
                 find_first_divergence=bisect,
-                stage=lambda name, what: console.print(f"[bold]{name:<20}[/]{what}", soft_wrap=True),
+                stage=shown.stage,
+                progress=shown.progress,
             )
         except ParityFailedError as err:
             console.print(parity_table(err.report))
@@ -118,6 +123,7 @@ def export(
                 "manifest_sha256": result.bundle.manifest_sha256,
                 "size_bytes": result.bundle.size_bytes,
                 "seconds": round(result.seconds, 3),
+                "warnings": list(result.warnings),
                 "parity": result.report.to_dict(),
                 "search": None if result.search is None else to_json(result.search),
             }

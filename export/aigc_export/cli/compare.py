@@ -1,0 +1,126 @@
+"""`aigc-export compare`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from aigc_export.comparison import Comparison
+
+
+@click.command(context_settings=CONTEXT, epilog="Example: aigc-export compare out/unet out/unet-int8 --image both.png")
+@click.argument("first", metavar="A", type=click.Path())
+@click.argument("second", metavar="B", type=click.Path())
+@click.option("--quality-samples", type=int, default=200, show_default=True, help="Text windows or images; 0: none.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of what is generated.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Alternations A B A B.")
+@click.option("--runs", type=click.IntRange(min=1), default=30, show_default=True, help="Steps per round and side.")
+@click.option("--image", type=click.Path(path_type=Path), help="Write A over B over their amplified difference, a PNG.")
+@threads_option
+@json_option
+def compare(
+    first: str,
+    second: str,
+    quality_samples: int,
+    seed: int,
+    rounds: int,
+    runs: int,
+    image: Path | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Put bundles A and B of one model side by side: tensors, a picture, quality, size and speed.
+
+    A is the reference, such as fp32; B another export of it, such as int8. Nothing is judged and nothing fails.
+    """
+    from aigc_export.comparison import check_comparable, compare_bundles, picture_grid
+    from aigc_runtime.bundle import Bundle
+    from aigc_runtime.errors import ConfigError
+    from aigc_runtime.png import write_png
+
+    a, b = Bundle.open(first), Bundle.open(second)
+    check_comparable(a.manifest, b.manifest)
+    if image is not None and a.manifest.family == "text":
+        raise ConfigError("a language model makes no picture", hint="leave --image out")
+    with err_console().status(f"compare {first} {second}"):
+        found = compare_bundles(
+            a, b, quality_samples=quality_samples, seed=seed, threads=threads, rounds=rounds, runs=runs
+        )
+    amplification = None
+    if image is not None:
+        grid, amplification = picture_grid(found.picture)
+        write_png(image, grid)
+    if as_json:
+        emit_json({**_document(found), "image": None if image is None else str(image), "amplification": amplification})
+        return
+    console = out_console()
+    console.print(_table(found))
+    if found.first.checkpoint_sha256 != found.second.checkpoint_sha256:
+        console.print("[bold yellow]warning[/] the two were made from different weights", soft_wrap=True)
+    if image is not None:
+        console.print(f"wrote {image}: A, B, and their difference times {amplification}", soft_wrap=True, markup=False)
+
+
+def _document(found: Comparison) -> dict[str, Any]:
+    picture, timing = found.picture, found.timing
+    return {
+        "name": found.name,
+        "a": asdict(found.first),
+        "b": asdict(found.second),
+        "tensors": [asdict(t) for t in found.tensors],
+        "picture": {"metric": picture.metric, "value": picture.value},
+        "paired": [asdict(m) for m in found.judgement.paired],
+        "quality": [
+            {"metric": q.metric, "a": q.reference, "b": q.bundle, "higher_is_better": q.higher_is_better}
+            for q in found.judgement.quality
+        ],
+        "speed": {
+            "threads": found.threads,
+            "a_ms": timing.reference_ms,
+            "b_ms": timing.candidate_ms,
+            "speedup": timing.speedup,
+        },
+    }
+
+
+def _table(found: Comparison) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    a, b, timing = found.first, found.second, found.timing
+    table = Table(title=f"{found.name}: A is {a.path}, B is {b.path}", title_justify="left")
+    for heading in ("", f"A, {a.precision}", f"B, {b.precision}", "B beside A"):
+        table.add_column(heading, overflow="fold")
+    for t in found.tensors:
+        errors = t.errors.problem or f"{t.errors.sqnr_db:.1f} dB, max error {t.errors.max_abs:.1e}"
+        table.add_row(escape(f"tensor {t.output}, {t.case}"), "", "", escape(errors))
+    picture = found.picture
+    table.add_row("one generation", "", "", f"{picture.metric} {picture.value:.4g}")
+    for m in found.judgement.paired:
+        error = f" ± {m.standard_error:.2g}" if m.standard_error else ""
+        table.add_row(f"paired {m.name}", "", "", f"{m.value:.4g}{error} over {m.samples}")
+    for q in found.judgement.quality:
+        table.add_row(f"quality {q.metric}", f"{q.reference:.5g}", f"{q.bundle:.5g}", f"{q.bundle - q.reference:+.2g}")
+    for what, x, y in (("bundle", a.size_bytes, b.size_bytes), ("engine", a.engine_bytes, b.engine_bytes)):
+        table.add_row(f"size of the {what}", f"{x / 1e6:.2f} MB", f"{y / 1e6:.2f} MB", f"{y / x:.2f}x")
+    table.add_row(
+        f"one step, {found.threads} threads",
+        f"{timing.reference_ms:.3f} ms",
+        f"{timing.candidate_ms:.3f} ms",
+        f"{timing.speedup:.2f}x as fast",
+    )
+    if a.plan or b.plan:
+        table.add_row("operators by plan", _plan(a.plan), _plan(b.plan), "")
+    return table
+
+
+def _plan(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} {precision}" for precision, n in counts.items()) or "all as captured"
