@@ -88,14 +88,15 @@ def _calibration(recipe: ExportRecipe) -> Calibration | None:
     if recipe.calibration is None:
         return None
     calibration = read_calibration(recipe.calibration)
-    check_kind(calibration, as_site_precision(recipe.precision))
+    # A search calibrates in int8, the lowest rung that needs ranges.
+    check_kind(calibration, as_site_precision("int8" if recipe.search is not None else recipe.precision))
     return calibration
 
 
 def _calibration_data(spec: ExportSpec, recipe: ExportRecipe) -> CalibrationData | None:
     if recipe.quantisation is None:
         return None
-    if recipe.calibration is not None:
+    if recipe.calibration is not None and recipe.search is None:
         return ExampleData(spec=spec, seed=recipe.seed)
     samples = recipe.quantisation.samples
     return calibration_data(interface_of(spec), path=recipe.calibration_data, samples=samples, seed=recipe.seed)

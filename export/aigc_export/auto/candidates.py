@@ -131,7 +131,7 @@ class Evaluator:
 
     Args:
         spec: of the model.
-        judge: makes the judge when the first candidate needs it: PyTorch's side takes a while.
+        judge: makes the judge when the first candidate needs it: PyTorch's side takes a while. None: only times.
         key: names everything that the judge depends on.
         journal: of the search.
         threads: of the engine.
@@ -140,7 +140,7 @@ class Evaluator:
     def __init__(
         self,
         spec: ExportSpec,
-        judge: Callable[[], Judge],
+        judge: Callable[[], Judge] | None,
         *,
         key: str,
         journal: Journal,
@@ -156,6 +156,7 @@ class Evaluator:
 
         def measure() -> Any:
             if self._judge is None:
+                assert self._make_judge is not None, "this evaluator only times"
                 self._judge = self._make_judge()
             session = self._open(built)
             try:

@@ -10,51 +10,44 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aigc_calibration.calibrate import Calibration, calibrate
 from aigc_calibration.coverage import site_macs
 from aigc_calibration.emit import FORMS
 from aigc_calibration.errors import PlanError
-from aigc_calibration.floatgraph import open_graph
 from aigc_calibration.prepare import prepare
 from aigc_calibration.quantise import quantise
 from aigc_calibration.search.journal import Journal
-from aigc_calibration.search.kinds import site_kinds
 from aigc_calibration.search.ladder import Ladder
-from aigc_calibration.search.probe import make_probe
-from aigc_calibration.search.sensitivity import SURE, Sensitivity, measure_sites, raising_order, total_noise
+from aigc_calibration.search.sensitivity import SURE, Sensitivity, raising_order, total_noise
 from aigc_calibration.search.workers import make_workers
-from aigc_calibration.sites import find_sites
-from aigc_export.auto.candidates import Built, Evaluator, build_mix, emit_mix
+from aigc_export.auto.candidates import Built, Evaluator, build_mix
 from aigc_export.auto.config import SearchConfig
 from aigc_export.auto.descent import smallest
 from aigc_export.auto.ladders import build_ladder, everything, rungs_for
+from aigc_export.auto.plots import pareto_plot
 from aigc_export.auto.report import CandidateReport, SearchReport, pareto_front
+from aigc_export.auto.sites import measure_ladder
 from aigc_export.budget import allowed_noise, holds, shown
-from aigc_export.calibration_data import interface_of
 from aigc_export.front import PreparedModel, Stage
 from aigc_export.recipes import ExportRecipe
 from aigc_export.targets import get_target
 from aigc_models.paired import Judgement, make_judge
 from aigc_models.torch_session import TorchSession
-from aigc_runtime.bench import bench_step
-from aigc_runtime.errors import ConfigError, ParityError
+from aigc_runtime.errors import ConfigError, EngineMissingError, ParityError
 from aigc_runtime.publish import atomic_write_bytes
-from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    pass
 
-__all__ = ["BudgetError", "SearchResult", "measure_ladder", "search"]
+__all__ = ["BudgetError", "SearchResult", "search"]
 
-PROBE_BATCHES = {"text": 5, "diffusion": 3, "gan": 4}
-"""Batches of calibration data on which noise is measured; for text a prompt and its decoded tokens."""
 LEAST_GAIN = 1.03
 """How many times faster a mix must be than a plain precision; less is within the noise of timing."""
 
@@ -120,6 +113,7 @@ def search(
         )
     tell("budget", f"fp32: {shown(config.budgets, tried[0][1])}")
     ladders: dict[str, tuple[Sensitivity, ...]] = {}
+    workers = make_workers(jobs=config.jobs, dask=config.dask)
     ready, every, threads = prepare(graph), everything(quantisation), recipe.threads
     if calibration is None:
         calibration = calibrate(ready, prepared.data, every, precision="int8", threads=threads)
@@ -127,7 +121,7 @@ def search(
     tried += _plain(prepared, recipe, calibration, evaluator)
     for rungs in rungs_for(spec.family, config.objective):
         ladder = build_ladder(ready, prepared.data, every, rungs, FORMS[recipe.target], calibration, threads=threads)
-        sites = measure_ladder(ladder, prepared, config, evaluator, journal)
+        sites = measure_ladder(ladder, prepared, workers, evaluator, journal)
         ladders[ladder.name] = sites
         noisiest = sites[0]
         tell(
@@ -156,81 +150,17 @@ def search(
         seconds=round(time.perf_counter() - started, 3),
     )
     if config.folder is not None:
-        atomic_write_bytes(config.folder / "search.json", report.dump())
+        _write(report, config.folder, tell)
     return SearchResult(built=built, report=report, calibration=calibration)
 
 
-def measure_ladder(
-    ladder: Ladder, prepared: PreparedModel, config: SearchConfig, evaluator: Evaluator, journal: Journal
-) -> tuple[Sensitivity, ...]:
-    """Every site of a ladder: noise, milliseconds and bytes; the noisiest first.
-
-    Args:
-        ladder: both rungs.
-        prepared: the model and its data.
-        config: who measures.
-        evaluator: times graphs.
-        journal: what is known already.
-
-    Raises:
-        PlanError: no site can run in low precision.
-    """
-    spec, data = prepared.spec, prepared.data
-    assert data is not None
-    low = ladder.low.quantised()
-    if not low:
-        raise PlanError(f"no site of {ladder.name} can run in low precision", hint="export fp32")
-    feeds = itertools.islice(data.batches(ladder.graph), PROBE_BATCHES[spec.family])
-    probe = make_probe(ladder.toggled(), [op.node for op in low], list(feeds), [t.name for t in spec.outputs])
-    noise = measure_sites(probe, make_workers(jobs=config.jobs, dask=config.dask), journal)
-    times = _time_sites(ladder, prepared, evaluator)
-    sizes = {s.node: s.shape for s in find_sites(ladder.graph)}
-    total = sum(noise.values()) or 1.0
-    found = [
-        Sensitivity(
-            node=op.node,
-            op_type=op.op_type,
-            module=op.module,
-            noise=noise[op.node],
-            share=noise[op.node] / total,
-            saved_ms=times[op.node][0],
-            saved_ms_error=times[op.node][1],
-            saved_bytes=_saved_bytes(sizes[op.node], ladder),
-        )
-        for op in low
-    ]
-    return tuple(sorted(found, key=lambda s: (-s.noise, s.node)))
-
-
-def _time_sites(ladder: Ladder, prepared: PreparedModel, evaluator: Evaluator) -> dict[str, tuple[float, float]]:
-    """Node -> (ms that low precision saves, standard error); all sites of a kind are raised together."""
-    lowest = emit_mix(ladder, {})
-    found = {}
-    for nodes in site_kinds(ladder, _step_feeds(ladder.graph, prepared)).values():
-        raised = emit_mix(ladder, dict.fromkeys(nodes, "timed"))
-        slower, error = evaluator.slower(lowest, raised)
-        found.update(dict.fromkeys(nodes, (slower / len(nodes), error / len(nodes))))
-    return found
-
-
-def _saved_bytes(shape: tuple[int, ...], ladder: Ladder) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return 0 if not shape else int(count * (3 if ladder.high is None else 0.5))
-
-
-def _step_feeds(graph: ir.Model, prepared: PreparedModel) -> dict[str, Array]:
-    """What the engine is fed at one step of a generation at batch 1."""
-    seen: list[dict[str, Array]] = []
-    run = open_graph(graph)
-
-    def record(feeds: Mapping[str, Array]) -> dict[str, Array]:
-        seen.append({name: array.copy() for name, array in feeds.items()})
-        return run(feeds)
-
-    bench_step(interface_of(prepared.spec).session(record), prepared.spec.settings, runs=1, warmup=0)
-    return seen[-1]
+def _write(report: SearchReport, folder: Path, tell: Stage) -> None:
+    atomic_write_bytes(folder / "search.json", report.dump())
+    try:
+        atomic_write_bytes(folder / "pareto.svg", pareto_plot(report))
+        tell("report", f"{folder / 'search.json'}, {folder / 'pareto.svg'}")
+    except EngineMissingError as err:
+        tell("report", f"{folder / 'search.json'}; no plot: {err.hint}")
 
 
 def _descend(
@@ -338,6 +268,8 @@ def _choose(
     best_plain = min(plain, key=lambda i: (cost(i), tried[i][0].name))
     name, quality = tried[best][0].name, shown(config.budgets, tried[best][1])
     if best in plain:
+        if all(built.precision != "mixed" for built, _ in tried):
+            return best, f"{name} keeps the budget, so that no mix is needed: {quality}"
         if len(able) == len(plain):
             return best, f"{name}: no mix keeps the budget, which {name} does: {quality}"
         return best, f"{name}: no mix that keeps the budget is better in {config.objective} than {name}: {quality}"

@@ -21,6 +21,7 @@ VERBS = {
     "models": ("aigc_export.cli.models:models", "List the models and the quality of their checkpoints."),
     "train": ("aigc_export.cli.train:train", "Train a model and write a checkpoint."),
     "calibrate": ("aigc_export.cli.calibrate:calibrate", "Keep the ranges that samples show, for later exports."),
+    "sensitivity": ("aigc_export.cli.sensitivity:sensitivity", "Say what low precision costs and saves at every site."),
     "export": ("aigc_export.cli.export:export", "Take a model from PyTorch to a verified bundle."),
     "verify": ("aigc_export.cli.verify:verify", "Compare a bundle with PyTorch again."),
     "generate": ("aigc_export.cli.generate:generate", "Generate text or images from a bundle."),

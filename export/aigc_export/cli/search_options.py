@@ -19,7 +19,7 @@ KEPT_SHOWN = 12
 
 
 def search_options(
-    model: str, precision: str, asked: Mapping[str, Any], *, folder: Path, samples: int
+    model: str, precision: str, asked: Mapping[str, Any], *, folder: Path | None, samples: int
 ) -> dict[str, Any]:
     """The recipe's field `search`.
 
@@ -27,7 +27,7 @@ def search_options(
         model: name in the zoo.
         precision: as asked for.
         asked: option -> value, of those that were given.
-        folder: for the journal and the report.
+        folder: for the journal and the report; None keeps them in memory.
         samples: on which mixes are judged; 0 takes the default.
 
     Raises:

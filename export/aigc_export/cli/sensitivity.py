@@ -1,0 +1,119 @@
+"""`aigc-export sensitivity`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
+from aigc_export.cli.search_options import search_options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from aigc_export.auto.sensitivity import SensitivityReport
+
+
+@click.command(context_settings=CONTEXT, epilog="Example: aigc-export sensitivity unet --plot unet.svg")
+@click.argument("model")
+@click.option("--low", help="Low precision: int8 (default), or int4 against int8 weights.")
+@click.option("--target", default="ort-cpu", show_default=True, help="Engine and device; see `aigc-export models`.")
+@click.option("--checkpoint", type=click.Path(), help="Your own weights. Default: the shipped ones.")
+@click.option("--cache", help="KV cache of a language model: growing (default) or buffer.")
+@click.option("--dynamic-size/--fixed-size", default=None, help="Let the sides of a UNet's sample vary.")
+@click.option("--calibration-data", type=click.Path(), help="Your text, images or .npz. Default: the model's own.")
+@click.option("--calibration-samples", type=click.IntRange(min=1), help="Default: what suits the family.")
+@click.option("--calibration", type=click.Path(), help="A file of `aigc-export calibrate`, for the ranges.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Local processes. Default: 1.")
+@click.option("--dask", help="Address of a Dask scheduler, in place of --jobs.")
+@click.option("--search-dir", type=click.Path(path_type=Path), help="Journal, for a later search. Default: none.")
+@click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="Sites in the table.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw them: .svg, .png or .pdf.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of samples.")
+@threads_option
+@json_option
+def sensitivity(
+    model: str,
+    low: str | None,
+    target: str,
+    checkpoint: str | None,
+    cache: str | None,
+    dynamic_size: bool | None,
+    calibration_data: str | None,
+    calibration_samples: int | None,
+    calibration: str | None,
+    jobs: int | None,
+    dask: str | None,
+    search_dir: Path | None,
+    top: int,
+    plot: Path | None,
+    seed: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Say what low precision costs and saves at every site of MODEL, each alone: noise, milliseconds, bytes."""
+    from aigc_export.auto.plots import plot_format, sensitivity_plot
+    from aigc_export.auto.sensitivity import measure_sensitivity
+    from aigc_export.cli.reporting import Reporter
+    from aigc_export.recipes import export_recipe
+    from aigc_runtime.publish import atomic_write_bytes
+
+    kind = None if plot is None else plot_format(plot.suffix)
+    asked = {k: v for k, v in {"--jobs": jobs, "--dask": dask}.items() if v}
+    recipe = export_recipe(
+        model,
+        target=target,
+        precision="auto",
+        checkpoint=checkpoint,
+        spec_options={"cache": cache, "dynamic_size": dynamic_size},
+        seed=seed,
+        threads=threads,
+        calibration_data=calibration_data,
+        calibration_samples=calibration_samples,
+        calibration=calibration,
+        **search_options(model, "auto", asked, folder=search_dir, samples=0),
+    )
+    console = err_console() if as_json else out_console()
+    with Reporter(console, f"sensitivity {model}", bar=not as_json) as shown:
+        found = measure_sensitivity(
+            recipe,
+            low=low,
+            stage=shown.stage,
+            calibrating=shown.progress,
+            progress=lambda done, total: shown.progress("sites", done, total),
+        )
+    if plot is not None and kind is not None:
+        title = f"{model} on {target}, {found.ladder}: {found.total_db:.1f} dB together"
+        atomic_write_bytes(plot, sensitivity_plot(found.sites, title, kind=kind))
+    if as_json:
+        sites = [{**asdict(s), "sqnr_db": s.sqnr_db} for s in found.sites]
+        emit_json({**asdict(found), "sites": sites, "plot": None if plot is None else str(plot)})
+        return
+    console.print(_table(found, top))
+    console.print(f"all {len(found.sites)} sites together: {found.total_db:.1f} dB by the sum of their noise")
+    if plot is not None:
+        console.print(f"wrote {plot}", soft_wrap=True, markup=False)
+
+
+def _table(found: SensitivityReport, top: int) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = found.sites[:top]
+    title = f"{found.model} · {found.target} · {found.ladder}: the {len(shown)} noisiest of {len(found.sites)} sites"
+    table = Table(title=title, title_justify="left")
+    for heading in ("site", "operator", "alone, dB", "of all noise", "saves, ms a step", "saves, kB"):
+        table.add_column(heading, overflow="fold")
+    for s in shown:
+        table.add_row(
+            escape(s.module or s.node),
+            s.op_type,
+            f"{s.sqnr_db:.1f}",
+            f"{s.share:.1%}",
+            f"{s.saved_ms:.4f} ± {s.saved_ms_error:.4f}",
+            f"{s.saved_bytes / 1e3:.1f}",
+        )
+    return table
