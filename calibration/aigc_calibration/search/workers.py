@@ -137,7 +137,7 @@ class DaskWorkers:
                 )
             there = client.scatter(probe, broadcast=True)
             futures = {client.submit(measure_noise, there, mix, pure=False): mix for mix in mixes}
-            for future in distributed.as_completed(list(futures)):
+            for future in distributed.as_completed(list(futures), loop=client.loop):
                 yield futures[future], _result(future)
         finally:
             client.close()

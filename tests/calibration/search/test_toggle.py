@@ -1,0 +1,163 @@
+"""The toggle graph is every mix: switched off it is the float graph, switched on what the emitter makes of the mix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from aigc_calibration.calibrate import calibrate
+from aigc_calibration.config import QuantConfig
+from aigc_calibration.emit import FORMS, emit
+from aigc_calibration.errors import CalibrationError
+from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.planner import round_weights
+from aigc_calibration.prepare import prepare
+from aigc_calibration.quantise import plan_calibrated
+from aigc_calibration.search.kinds import site_kinds
+from aigc_calibration.search.ladder import Ladder
+from aigc_calibration.search.probe import Probe, make_probe, measure_noise
+from aigc_calibration.search.toggle import SWITCH
+from aigc_calibration.weight_only import quantise_weights, weight_plan
+
+from ..conftest import Batches, make_graph, small_network
+
+
+def int8_ladder(form: str = "ort-cpu", seed: int = 0) -> tuple[Ladder, Batches]:
+    model, data = small_network(seed)
+    ready, config = prepare(model), QuantConfig()
+    calibration = calibrate(ready, data, config, precision="int8")
+    graph, plan = plan_calibrated(ready, calibration, config, precision="int8", form=FORMS[form])
+    weights = round_weights(graph, plan)
+    ladder = Ladder(
+        name="int8 / float",
+        graph=graph,
+        low=plan,
+        low_weights=weights,
+        high=None,
+        high_weights={},
+        form=FORMS[form],
+    )
+    return ladder, data
+
+
+def weight_ladder() -> tuple[Ladder, Batches]:
+    model, data = small_network()
+    ready, config = prepare(model), QuantConfig()
+    plans = [weight_plan(ready, config, precision=p) for p in ("int4-weight", "int8-weight")]  # type: ignore[arg-type]
+    codes = [quantise_weights(ready, plan, data, config) for plan in plans]
+    return (
+        Ladder(
+            name="int4 / int8",
+            graph=ready,
+            low=plans[0],
+            low_weights=codes[0],
+            high=plans[1],
+            high_weights=codes[1],
+            form=FORMS["tensorrt"],  # the form without operators of its own: ORT's MatMulNBits rounds activations too
+        ),
+        data,
+    )
+
+
+def probe_of(ladder: Ladder, data: Batches) -> Probe:
+    return make_probe(ladder.toggled(), [op.node for op in ladder.low.quantised()], data.feeds[:2], ["y"])
+
+
+def emitted_noise(ladder: Ladder, data: Batches, low: set[str]) -> float:
+    """Independent of the toggle graph: the mix is emitted, and the exact graph of the upper rung is its reference."""
+    raised = {op.node: "raised" for op in ladder.low.quantised() if op.node not in low}
+    everything = {op.node: "raised" for op in ladder.low.quantised()}
+    outputs = []
+    for names in (raised, everything):
+        plan, weights = ladder.mix(names)
+        run = open_graph(emit(ladder.graph, plan, weights, ladder.form), optimise=False)
+        outputs.append([run(f)["y"].astype(np.float64) for f in data.feeds[:2]])
+    noise = sum(float(((a - b) ** 2).sum()) for a, b in zip(*outputs, strict=True))
+    return noise / sum(float((b**2).sum()) for b in outputs[1])
+
+
+@dataclass(frozen=True)
+class Case:
+    ladder: Ladder
+    data: Batches
+
+
+@pytest.fixture(params=["int8-ort", "int8-tensorrt", "weights"])
+def case(request: pytest.FixtureRequest) -> Case:
+    made = {
+        "int8-ort": lambda: int8_ladder("ort-cpu"),
+        "int8-tensorrt": lambda: int8_ladder("tensorrt"),
+        "weights": weight_ladder,
+    }[request.param]()
+    return Case(*made)
+
+
+def test_every_mix_is_the_emitted_graph(case: Case) -> None:
+    probe = probe_of(case.ladder, case.data)
+    rng = np.random.default_rng(0)
+    nodes = list(probe.nodes)
+    mixes = [set(), set(nodes)] + [set(rng.permutation(nodes)[: rng.integers(1, len(nodes))]) for _ in range(4)]
+    for low in mixes:
+        expected = emitted_noise(case.ladder, case.data, low)
+        assert measure_noise(probe, low) == pytest.approx(expected, rel=2e-3, abs=1e-12)
+    assert measure_noise(probe, set()) == 0.0
+    assert measure_noise(probe, nodes) > 1e-7
+
+
+def test_switched_off_it_is_the_float_graph() -> None:
+    ladder, data = int8_ladder()
+    model = ladder.toggled()
+    switches = {v.name: np.array(False) for v in model.graph.inputs if str(v.name).startswith(SWITCH)}
+    assert len(switches) == len(ladder.low.quantised()) >= 3
+    run, exact = open_graph(model, optimise=False), open_graph(ladder.graph, optimise=False)
+    np.testing.assert_array_equal(run({**data.feeds[0], **switches})["y"], exact(data.feeds[0])["y"])
+
+
+def test_the_noise_of_sites_adds_up_to_three_decibels() -> None:
+    ladder, data = int8_ladder()
+    probe = probe_of(ladder, data)
+    alone = sum(measure_noise(probe, [node]) for node in probe.nodes)
+    assert 0.5 < alone / measure_noise(probe, probe.nodes) < 2.0  # five sites; over many it is nearer
+
+
+def test_a_probe_says_what_it_was_made_of() -> None:
+    ladder, data = int8_ladder()
+    probe = probe_of(ladder, data)
+    assert probe.digest == probe_of(ladder, data).digest
+    assert probe.digest != probe_of(*int8_ladder(seed=1)).digest
+    assert make_probe(ladder.toggled(), probe.nodes, data.feeds[2:3], ["y"]).digest != probe.digest
+    with pytest.raises(KeyError, match="nothing"):
+        measure_noise(probe, ["nothing"])
+
+
+def test_an_output_of_zeros_tells_no_noise() -> None:
+    ladder, data = int8_ladder()
+    zeros = [{"x": np.zeros_like(data.feeds[0]["x"])}]
+    model = make_graph([], {}, {"x": ["n"]}, {"x": ["n"]})
+    with pytest.raises(CalibrationError, match="zero or not finite"):
+        make_probe(model, [], [{"x": np.zeros(3, np.float32)}], ["x"])
+    assert make_probe(ladder.toggled(), [op.node for op in ladder.low.quantised()], zeros, ["y"]).reference  # biases
+
+
+def test_a_mix_takes_each_site_from_its_rung() -> None:
+    ladder, _ = weight_ladder()
+    up = next(op for op in ladder.low.quantised() if op.op_type == "MatMul")
+    plan, weights = ladder.mix({up.node: "it must"})
+    by_node = {op.node: op for op in plan.ops}
+    assert by_node[up.node].precision == "int8-weight"
+    assert by_node[up.node].why == "it must"
+    assert weights[str(up.weight)].grid.name == "int8"
+    others = [op for op in plan.quantised() if op.node != up.node]
+    assert others
+    assert {op.precision for op in others} == {"int4-weight"}
+    assert {weights[str(op.weight)].grid.name for op in others} == {"int4"}
+
+
+def test_kinds_are_sites_of_one_size() -> None:
+    ladder, data = int8_ladder()
+    kinds = site_kinds(ladder, data.feeds[0])
+    assert sorted(n for nodes in kinds.values() for n in nodes) == sorted(op.node for op in ladder.low.quantised())
+    assert all(len(nodes) == 1 for nodes in kinds.values())  # no two sites of this network are alike
+    assert any("Conv" in kind and "[8, 2, 4, 4]" in kind for kind in kinds)

@@ -1,0 +1,151 @@
+"""The same noise from this process, from local processes and from a real Dask cluster; failures are one message."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aigc_calibration.search.journal import Journal
+from aigc_calibration.search.probe import Probe
+from aigc_calibration.search.sensitivity import Sensitivity, decibels, measure_sites, raising_order, total_noise
+from aigc_calibration.search.workers import DaskWorkers, HereWorkers, LocalWorkers, Mix, make_workers
+from aigc_runtime.errors import ConfigError, EngineError
+
+from .test_toggle import int8_ladder, probe_of
+
+
+@pytest.fixture(scope="module")
+def probe() -> Probe:
+    return probe_of(*int8_ladder())
+
+
+@pytest.fixture(scope="module")
+def here(probe: Probe) -> dict[Mix, float]:
+    return dict(HereWorkers().noises(probe, mixes(probe)))
+
+
+def mixes(probe: Probe) -> list[Mix]:
+    return [*((node,) for node in probe.nodes), probe.nodes]
+
+
+def test_local_processes(probe: Probe, here: dict[Mix, float]) -> None:
+    assert dict(make_workers(jobs=2).noises(probe, mixes(probe))) == here
+    assert list(LocalWorkers(2).noises(probe, [])) == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Dask's own, while it starts and stops servers
+def test_a_dask_cluster_of_two_workers(probe: Probe, here: dict[Mix, float]) -> None:
+    from distributed import LocalCluster
+
+    with (
+        warnings.catch_warnings(),
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+        ) as cluster,
+    ):
+        warnings.simplefilter("ignore")
+        workers = make_workers(dask=cluster.scheduler_address)
+        assert isinstance(workers, DaskWorkers)
+        assert dict(workers.noises(probe, mixes(probe))) == here
+        with pytest.raises(EngineError, match=r"a Dask worker failed: KeyError"):
+            list(workers.noises(probe, [("nothing",)]))
+        cluster.scale(0)
+        for _ in range(100):
+            if not cluster.scheduler.workers:
+                break
+            cluster.sync(_pause)
+        with pytest.raises(EngineError, match="has no workers"):
+            list(workers.noises(probe, mixes(probe)))
+
+
+async def _pause() -> None:
+    import asyncio
+
+    await asyncio.sleep(0.1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_scheduler(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aigc_calibration.search.workers.CONNECT_SECONDS", 0.5)
+    with pytest.raises(EngineError, match="no Dask scheduler answers at"):
+        list(DaskWorkers("tcp://127.0.0.1:9").noises(probe, mixes(probe)))
+    with pytest.raises(EngineError, match="no Dask scheduler answers at"):
+        list(DaskWorkers("nonsense://x").noises(probe, mixes(probe)))
+
+
+def test_options() -> None:
+    assert isinstance(make_workers(), HereWorkers)
+    with pytest.raises(ConfigError, match="jobs is 0"):
+        make_workers(jobs=0)
+    with pytest.raises(ConfigError, match="both jobs and a Dask address"):
+        make_workers(jobs=2, dask="tcp://127.0.0.1:1")
+
+
+class Counting:
+    """Workers that count, and stop after some."""
+
+    def __init__(self, stop_after: int = 10**6) -> None:
+        self.asked: list[Mix] = []
+        self.left = stop_after
+
+    def noises(self, probe: Probe, mixes: list[Mix]) -> Iterator[tuple[Mix, float]]:
+        for mix in mixes:
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left -= 1
+            self.asked.append(mix)
+            yield mix, len(self.asked) / 100
+
+
+def test_a_search_that_was_stopped_goes_on(probe: Probe, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "journal.jsonl"
+    first, second = Counting(stop_after=2), Counting()
+    with pytest.raises(KeyboardInterrupt):
+        measure_sites(probe, first, Journal(path))
+    seen: list[tuple[int, int]] = []
+    found = measure_sites(probe, second, Journal(path), progress=lambda *p: seen.append(p))
+    assert len(first.asked) == 2
+    assert first.asked + second.asked == [(n,) for n in probe.nodes]
+    assert list(found) == list(probe.nodes)
+    assert found[first.asked[0][0]] == 0.01
+    assert seen[-1] == (len(probe.nodes), len(probe.nodes))
+
+
+def site(node: str, noise: float, saved: float, *, error: float = 0.0, size: int = 10) -> Sensitivity:
+    return Sensitivity(
+        node=node,
+        op_type="Conv",
+        module=node,
+        noise=noise,
+        share=0.1,
+        saved_ms=saved,
+        saved_ms_error=error,
+        saved_bytes=size,
+    )
+
+
+def test_the_order_of_raising() -> None:
+    sites = [
+        site("loud", 1.0, 1.0),
+        site("cheap", 0.5, 0.1),  # five times the noise per millisecond of "loud"
+        site("slower", 0.01, -0.2),
+        site("quiet", 0.001, 1.0),
+        site("unsure", 0.02, -0.1, error=0.2),  # not told from zero: worth its error
+    ]
+    free, rest = raising_order(sites, "latency")
+    assert free == ("slower",)
+    assert rest == ("cheap", "loud", "unsure", "quiet")
+    assert raising_order(sites, "ops") == ((), ("loud", "cheap", "unsure", "slower", "quiet"))
+    assert raising_order([site("none", 1, 1, size=0), site("some", 1, 1)], "size") == (("none",), ("some",))
+    assert total_noise({s.node: s.noise for s in sites}, ["loud", "cheap"]) == pytest.approx(0.031)
+
+
+def test_decibels() -> None:
+    assert decibels(0.01) == pytest.approx(20.0)
+    assert decibels(0.0) == decibels(1e-99) == 300.0
+    assert math.isfinite(decibels(1e30))
