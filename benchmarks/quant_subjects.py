@@ -1,0 +1,139 @@
+"""What the quantisation benchmark quantises: the shipped models as float graphs, with judges that never saw them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aigc_calibration.config import DEFAULTS, QuantConfig
+from aigc_calibration.data import CalibrationData
+from aigc_export.calibration_data import calibration_data, interface_of
+from aigc_export.capture import capture
+from aigc_export.front import pass_feeds
+from aigc_export.passes import PASSES, run_passes
+from aigc_models.paired import Judge, make_judge
+from aigc_models.spec import ExportSpec
+from aigc_models.torch_session import TorchSession
+from aigc_models.zoo import load_model
+from aigc_runtime.backends.ort import OrtSession
+from aigc_runtime.session import Session
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from torch import nn
+
+__all__ = ["SUBJECTS", "Subject", "load_subject"]
+
+OPSET = 20
+EVALUATION_SEED = 1000
+"""Added to a seed for everything that judges, so that no judged sample was calibrated on."""
+OUTLIER_CHANNELS, OUTLIER_FACTOR = 4, 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model to quantise.
+
+    Attributes:
+        name: key of `SUBJECTS`.
+        model: name in the zoo.
+        spec: how it is exported.
+        graph: float, after the passes.
+        reference: PyTorch's session of the shipped weights.
+    """
+
+    name: str
+    model: str
+    spec: ExportSpec
+    graph: ir.Model
+    reference: Session
+    judges: dict[tuple[int, int], Judge] = field(default_factory=dict)
+
+    @property
+    def config(self) -> QuantConfig:
+        """The product's defaults for its family."""
+        return DEFAULTS[self.spec.family]
+
+    @property
+    def measure(self) -> str:
+        """What it is judged by."""
+        return "ppl_increase" if self.spec.family == "text" else "psnr_db"
+
+    def data(self, seed: int, samples: int | None = None) -> CalibrationData:
+        """Calibration samples: training text, or what the pipeline draws."""
+        count = samples or self.config.samples
+        return calibration_data(interface_of(self.spec), path=None, samples=count, seed=seed)
+
+    def open(self, model: bytes, *, threads: int | None = None) -> OrtSession:
+        """A session over a graph in bytes."""
+        return OrtSession(
+            model,
+            folder=None,
+            inputs=self.spec.inputs,
+            outputs=self.spec.outputs,
+            dims=self.spec.dims,
+            state=self.spec.state,
+            threads=threads,
+        )
+
+    def judge(self, seed: int, samples: int) -> Judge:
+        """Beside PyTorch, on held-out text or noise of its own; the reference's side is computed once."""
+        key = (seed, samples)
+        if key not in self.judges:
+            made = make_judge(self.reference, self.spec.settings, samples=samples, seed=EVALUATION_SEED + seed)
+            self.judges[key] = made
+        return self.judges[key]
+
+    def proto_bytes(self) -> bytes:
+        """The float graph."""
+        import onnx_ir as ir
+
+        data: bytes = ir.to_proto(self.graph).SerializeToString()
+        return data
+
+
+def load_subject(name: str) -> Subject:
+    """Load, capture and clean up."""
+    model, change = SUBJECTS[name]
+    reference = TorchSession(load_model(model).spec)
+    spec = load_model(model).spec
+    change(spec.module)
+    graph, _ = run_passes(capture(spec, opset=OPSET).model, PASSES["ort-cpu"], feeds=pass_feeds(spec, 0))
+    return Subject(name=name, model=model, spec=spec, graph=graph, reference=reference)
+
+
+def _unchanged(_module: nn.Module) -> None:
+    pass
+
+
+def _inject_outliers(module: nn.Module) -> None:
+    """The same function with outliers in the activations: a gain g -> g f in a few channels, the weights behind / f.
+
+    Large language models grow such channels in training (Dettmers et al. 2022, "LLM.int8()", section 4).
+    """
+    import torch
+
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for layer in module.model.layers:  # type: ignore[union-attr]
+            readers = {
+                layer.input_layernorm: (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
+                layer.post_attention_layernorm: (layer.mlp.gate_proj, layer.mlp.up_proj),
+            }
+            for norm, linears in readers.items():
+                channels = rng.choice(len(norm.weight), OUTLIER_CHANNELS, replace=False)
+                norm.weight[channels] *= OUTLIER_FACTOR
+                for linear in linears:
+                    linear.weight[:, channels] /= OUTLIER_FACTOR
+
+
+SUBJECTS: dict[str, tuple[str, Callable[[nn.Module], None]]] = {
+    "lm": ("lm", _unchanged),
+    "lm-outliers": ("lm", _inject_outliers),
+    "unet": ("unet", _unchanged),
+    "gan": ("gan", _unchanged),
+}
+"""name -> (model of the zoo, what is done to it)."""
