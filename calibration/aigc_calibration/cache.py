@@ -78,6 +78,7 @@ class _Header:
     version: int
     graph_sha256: str
     halves: bool
+    split: bool
     smoothing: dict[Source, float]
     samples: int
     batches: int
@@ -106,6 +107,7 @@ def write_calibration(path: Path | str, calibration: Calibration) -> None:
         version=CACHE_VERSION,
         graph_sha256=calibration.graph_sha256,
         halves=calibration.halves,
+        split=calibration.split,
         smoothing=dict(calibration.smoothing),
         samples=found.samples,
         batches=found.batches,
@@ -173,6 +175,7 @@ def read_calibration(path: Path | str) -> Calibration:
     }
     return Calibration(
         graph_sha256=header.graph_sha256,
+        split=header.split,
         smoothing=header.smoothing,
         channels={name: c for name, c in channels.items() if c is not None},
         statistics=Statistics(

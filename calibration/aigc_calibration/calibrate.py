@@ -15,6 +15,7 @@ from aigc_calibration.plan import HALVES, SitePrecision
 from aigc_calibration.planner import watched
 from aigc_calibration.sites import find_sites
 from aigc_calibration.smooth import Source, smooth, smoothable
+from aigc_calibration.split import split_concats
 from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
@@ -34,14 +35,16 @@ class Calibration:
     """What data said about a graph.
 
     Attributes:
-        graph_sha256: digest of the prepared graph, before smoothing.
+        graph_sha256: digest of the prepared graph, before it is split and smoothed.
+        split: whether sites behind a concatenation are split, one for each branch.
         smoothing: strength of SmoothQuant by where it is folded to; empty for none.
         channels: value -> [C] float32, largest magnitude of every channel, of the values that are smoothed.
-        statistics: of the smoothed graph.
+        statistics: of the graph after both.
         halves: whether results of all sites were watched too, which 16-bit formats need.
     """
 
     graph_sha256: str
+    split: bool
     smoothing: Mapping[Source, float]
     channels: Mapping[str, Array]
     statistics: Statistics
@@ -62,7 +65,7 @@ def calibrate(
     Args:
         graph: of `prepare`.
         data: batches for every input.
-        config: says what is smoothed.
+        config: says what is split and smoothed.
         precision: one of `CALIBRATED`.
         threads: of the engine.
         progress: called after every batch.
@@ -76,16 +79,18 @@ def calibrate(
 
     halves = precision in HALVES
     smoothing = {} if halves else dict(config.smooth)
-    groups = [g for g in smoothable(graph) if g.source in smoothing]
+    base, parts = (graph, 0) if halves or not config.split_concats else split_concats(graph)
+    groups = [g for g in smoothable(base) if g.source in smoothing]
     channels: dict[str, Array] = {}
     for axis in sorted({g.channel_axis for g in groups}):
         names = [g.value for g in groups if g.channel_axis == axis]
-        seen = collect(graph, data, (), channels=names, channel_axis=axis, threads=threads, progress=watch("channels"))
+        seen = collect(base, data, (), channels=names, channel_axis=axis, threads=threads, progress=watch("channels"))
         channels.update({name: t.channel_amax for name, t in seen.tensors.items() if t.channel_amax is not None})
-    made = smooth(graph, channels, smoothing) if channels else graph
+    made = smooth(base, channels, smoothing) if channels else base
     statistics = collect(made, data, _wanted(made, halves), threads=threads, progress=watch("ranges"))
     return Calibration(
         graph_sha256=graph_digest(graph),
+        split=parts > 0,
         smoothing=smoothing if channels else {},
         channels=channels,
         statistics=statistics,
@@ -122,16 +127,17 @@ def smoothed(graph: ir.Model, calibration: Calibration) -> tuple[ir.Model, tuple
             "the calibration belongs to another graph: the model, its weights or the passes have changed",
             hint="run `aigc-export calibrate` again",
         )
-    groups = {g.value: g for g in smoothable(graph) if g.source in calibration.smoothing}
+    base, parts = split_concats(graph) if calibration.split else (graph, 0)
+    groups = {g.value: g for g in smoothable(base) if g.source in calibration.smoothing}
     found = {name: array.shape for name, array in calibration.channels.items()}
-    made = graph
-    transforms: tuple[str, ...] = ()
+    made = base
+    transforms: tuple[str, ...] = (f"{parts} sites split by the branches of a concatenation",) if parts else ()
     if found != {name: (g.sites[0].shape[g.sites[0].input_axis],) for name, g in groups.items()}:
         raise _incomplete("its channels are not those of the graph")
     if found:
         strengths = dict(sorted(calibration.smoothing.items()))
-        made = smooth(graph, calibration.channels, calibration.smoothing)
-        transforms = (f"SmoothQuant on {len(found)} values, {strengths}",)
+        made = smooth(base, calibration.channels, calibration.smoothing)
+        transforms += (f"SmoothQuant on {len(found)} values, {strengths}",)
     if missing := sorted(_wanted(made, calibration.halves) - calibration.statistics.tensors.keys()):
         raise _incomplete(f"it never saw {missing[0]!r}")
     return made, transforms

@@ -26,6 +26,7 @@ class QuantConfig:
         method: how activation ranges are found; see `ranges.find_amax`.
         percentile: for that method.
         attention: quantise products of two activations too.
+        split_concats: give each branch of a concatenation a range of its own (`split`), in 8 bits.
         smooth: strength of SmoothQuant, 0 to 1, by where it is folded to; see `smooth.SmoothGroup.source`.
         keep_float: modules that stay float: a path, or the beginning of one up to a dot.
         samples: calibration samples.
@@ -36,6 +37,7 @@ class QuantConfig:
     method: Method = "mse"
     percentile: float = 99.99
     attention: bool = False
+    split_concats: bool = False
     smooth: Mapping[Source, float] = field(default_factory=dict)
     keep_float: tuple[str, ...] = ()
     samples: int = 256

@@ -90,6 +90,7 @@ def export_recipe(
     target: str = "ort-cpu",
     precision: str = "fp32",
     calibration_samples: int | None = None,
+    split_concats: bool = False,
     **overrides: Any,
 ) -> ExportRecipe:
     """The recipe of a model, target and precision, with a few fields overridden.
@@ -99,6 +100,7 @@ def export_recipe(
         target: name of the target.
         precision: one that it can run.
         calibration_samples: in place of the family's default.
+        split_concats: see `QuantConfig`.
         overrides: fields of `ExportRecipe`.
 
     Raises:
@@ -117,6 +119,8 @@ def export_recipe(
     _check_calibration(precision, calibration=overrides.get("calibration"), own_samples=own_samples)
     if quantisation is not None and calibration_samples is not None:
         quantisation = replace(quantisation, samples=calibration_samples)
+    if quantisation is not None and split_concats:
+        quantisation = replace(quantisation, split_concats=True)
     family = MODELS[model].family
     recipe = ExportRecipe(
         model=model,

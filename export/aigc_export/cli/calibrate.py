@@ -29,6 +29,7 @@ SHOWN = 8
 @click.option("--dynamic-size/--fixed-size", default=None, help="Let the sides of a UNet's sample vary.")
 @click.option("--calibration-data", type=click.Path(), help="Your text, images or .npz. Default: the model's own.")
 @click.option("--calibration-samples", type=click.IntRange(min=1), help="Default: what suits the family.")
+@click.option("--split-skips", is_flag=True, help="A range for each branch of a concatenation, in 8 bits.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of samples.")
 @threads_option
 @json_option
@@ -42,6 +43,7 @@ def calibrate(
     dynamic_size: bool | None,
     calibration_data: str | None,
     calibration_samples: int | None,
+    split_skips: bool,
     seed: int,
     threads: int | None,
     as_json: bool,
@@ -64,6 +66,7 @@ def calibrate(
         threads=threads,
         calibration_data=calibration_data,
         calibration_samples=calibration_samples,
+        split_concats=split_skips,
     )
     console = err_console() if as_json else out_console()
     with Reporter(console, f"calibrate {model}", bar=not as_json) as shown:

@@ -23,6 +23,7 @@ from aigc_export.cli.search_options import print_search, search_options
 @click.option("--dynamic-size/--fixed-size", default=None, help="Let the sides of a UNet's sample vary.")
 @click.option("--calibration-data", type=click.Path(), help="Your text, images or .npz. Default: the model's own.")
 @click.option("--calibration-samples", type=click.IntRange(min=1), help="Default: what suits the family.")
+@click.option("--split-skips", is_flag=True, help="A range for each branch of a concatenation, in 8 bits.")
 @click.option("--calibration", type=click.Path(), help="A file of `aigc-export calibrate`, in place of samples.")
 @click.option("--quality-samples", type=int, default=200, show_default=True, help="Text windows or images; 0: none.")
 @click.option("--budget", "budgets", multiple=True, help="Of --precision auto, such as 'psnr>=45'; may be repeated.")
@@ -46,6 +47,7 @@ def export(
     dynamic_size: bool | None,
     calibration_data: str | None,
     calibration_samples: int | None,
+    split_skips: bool,
     calibration: str | None,
     quality_samples: int,
     budgets: tuple[str, ...],
@@ -90,6 +92,7 @@ def export(
         threads=threads,
         calibration_data=calibration_data,
         calibration_samples=calibration_samples,
+        split_concats=split_skips,
         calibration=calibration,
         **search,
     )
