@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from aigc_export.graph import EXTERNAL_THRESHOLD, save_graph
 from aigc_models.spec import ExportSpec
 from aigc_runtime.backends.ort import OrtSession
+from aigc_runtime.engine_build import EngineBuild
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -28,12 +29,14 @@ class BuiltEngine:
         file: name of the file to open.
         files: name -> path of every file.
         seconds: what building took.
+        build: how it was compiled, for an engine that fits certain devices only.
     """
 
     kind: str
     file: str
     files: dict[str, Path]
     seconds: float
+    build: EngineBuild | None = None
 
     @property
     def size_bytes(self) -> int:
