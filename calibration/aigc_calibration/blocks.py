@@ -40,8 +40,8 @@ def to_matmul_nbits(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight) -> 
     graph.opset_imports["com.microsoft"] = 1
 
 
-def dequantise_blocks(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight, shape: tuple[int, ...]) -> None:
-    """Codes [in, out] -> DQ along `in` -> the layout that the node reads, of `shape` (opset 21)."""
+def dequantise_blocks(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight, shape: tuple[int, ...]) -> ir.Value:
+    """Codes [in, out] -> DQ along `in` -> the layout that the node reads, of `shape` (opset 21); the result."""
     import ml_dtypes
     import onnx_ir as ir
 
@@ -58,8 +58,8 @@ def dequantise_blocks(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight, s
     for made in nodes:
         made.outputs[0].name = f"{made.name}d"
     graph.insert_before(node, nodes)
-    node.replace_input_with(1, nodes[-1].outputs[0])
     graph.opset_imports[""] = max(graph.opset_imports[""], 21)
+    return nodes[-1].outputs[0]
 
 
 def pack_nbits(weight: QuantizedWeight) -> Array:

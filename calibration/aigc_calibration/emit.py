@@ -10,7 +10,7 @@ Both forms have the same codes: TensorRT's signed code c is ONNX Runtime's unsig
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["FORMS", "Form", "emit", "plan_for"]
+
+Swap = Callable[["ir.Node", int, "ir.Value", OpPlan], None]
+"""Called as swap(node, index, value, op) where `op` lets `node` read `value` as its input `index`."""
+
+
+def _replace(node: ir.Node, index: int, value: ir.Value, _op: OpPlan) -> None:
+    node.replace_input_with(index, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +101,14 @@ def plan_for(plan: QuantizationPlan, form: Form) -> QuantizationPlan:
     return plan.with_float(missing)
 
 
-def emit(model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, QuantizedWeight], form: Form) -> ir.Model:
+def emit(
+    model: ir.Model,
+    plan: QuantizationPlan,
+    weights: Mapping[str, QuantizedWeight],
+    form: Form,
+    *,
+    swap: Swap = _replace,
+) -> ir.Model:
     """Carry out a plan.
 
     Args:
@@ -102,6 +116,7 @@ def emit(model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, Quantize
         plan: what becomes of each site.
         weights: codes of every weight that the plan quantises, by name of the constant.
         form: of the engine.
+        swap: puts a quantised value in the place of a float one; see `search.toggle` for another use of it.
 
     Raises:
         PlanError: the plan is for another graph, or names what the graph has not.
@@ -110,7 +125,7 @@ def emit(model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, Quantize
         raise PlanError(
             "the plan was made for another graph", hint="calibrate again: the model, its weights or the passes changed"
         )
-    emitter = _Emitter(copy_graph(model), plan, weights, form)
+    emitter = _Emitter(copy_graph(model), plan, weights, form, swap)
     for op in plan.quantised():
         if op.op_type in form.float_ops and op.precision == "int8":
             raise PlanError(f"{op.node!r} cannot be quantised: {form.float_ops[op.op_type]}", hint="use `plan_for`")
@@ -120,14 +135,15 @@ def emit(model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, Quantize
 
 class _Emitter:
     def __init__(
-        self, model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, QuantizedWeight], form: Form
+        self, model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, QuantizedWeight], form: Form, swap: Swap
     ) -> None:
         self.model, self.graph = model, model.graph
-        self.plan, self.weights, self.form = plan, weights, form
+        self.plan, self.weights, self.form, self.swap = plan, weights, form, swap
         self.nodes = {str(n.name): n for n in model.graph}
         self.values = {str(v.name): v for n in model.graph for v in n.outputs}
         self.values.update({str(v.name): v for v in model.graph.inputs})
         self.shapes = {s.weight: s.shape for s in find_sites(model) if s.weight is not None}
+        self.reads = {str(n.name): [None if v is None else str(v.name) for v in n.inputs] for n in model.graph}
         self.dequantised: dict[str, ir.Value] = {}
 
     def finish(self) -> ir.Model:
@@ -145,9 +161,9 @@ class _Emitter:
         if node is None or node.op_type != op.op_type:
             raise PlanError(f"the plan names {op.node!r} ({op.op_type}), which the graph has not")
         if op.precision in {"int8", "fp8"}:
-            for index, value in enumerate(node.inputs[:2]):
-                if value is not None and value.name in op.activations:
-                    node.replace_input_with(index, self.activation(str(value.name), op.precision))
+            for index, name in enumerate(self.reads[op.node][:2]):
+                if name in op.activations:
+                    self.swap(node, index, self.activation(str(name), op.precision), op)
         if op.precision in HALVES:
             self.half(node, op)
         elif op.block is not None:
@@ -155,11 +171,11 @@ class _Emitter:
             if self.form.nbits and op.op_type in {"MatMul", "Gemm"}:
                 to_matmul_nbits(self.graph, node, found)
             else:
-                dequantise_blocks(self.graph, node, found, self.shapes[found.name])
+                self.swap(node, 1, dequantise_blocks(self.graph, node, found, self.shapes[found.name]), op)
         elif op.weight is not None:
             self.weight(node, op)
         if op.precision == "int8" and op.op_type in self.form.quantised_results and op.output is not None:
-            self.result(str(op.output))
+            self.result(str(op.output), op)
 
     def activation(self, name: str, precision: str) -> ir.Value:
         """Q and DQ behind a value; all sites share them."""
@@ -227,10 +243,10 @@ class _Emitter:
         )
         restored.outputs[0].name = f"{op.weight}_dequantized"
         self.graph.insert_before(node, restored)
-        node.replace_input_with(1, restored.outputs[0])
+        self.swap(node, 1, restored.outputs[0], op)
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         if op.precision == "int8" and self.form.integer_bias and bias is not None and bias.const_value is not None:
-            self.bias(node, bias, self.plan.ranges[op.activations[0]], found.scales)
+            self.bias(node, bias, op, found.scales)
 
     def half(self, node: ir.Node, op: OpPlan) -> None:
         """Operands rounded to 16 bits; the product in 16 bits where the engine has it, else in float.
@@ -250,7 +266,7 @@ class _Emitter:
                 rounded = self.cast(value, kind, f"{value.name}_{op.precision}")
             if not self.form.half_arithmetic:
                 rounded = self.cast(rounded, ir.DataType.FLOAT, f"{rounded.name}_float")
-            node.replace_input_with(index, rounded)
+            self.swap(node, index, rounded, op)
         if self.form.half_arithmetic:
             self.restore(node.outputs[0], kind)
 
@@ -286,12 +302,12 @@ class _Emitter:
         self.graph.insert_after(node, made)
         self.values[name] = new
 
-    def bias(self, node: ir.Node, bias: ir.Value, amax: float, scales: Array) -> None:
+    def bias(self, node: ir.Node, bias: ir.Value, op: OpPlan, scales: Array) -> None:
         """The bias in units of the products' own scale, int32."""
         import onnx_ir as ir
 
         values = bias.const_value.numpy()  # type: ignore[union-attr]
-        unit = (np.float32(GRIDS["int8"].scale_for(amax)) * scales).astype(np.float32)
+        unit = (np.float32(GRIDS["int8"].scale_for(self.plan.ranges[op.activations[0]])) * scales).astype(np.float32)
         codes = np.rint(values.astype(np.float64) / unit)
         if np.abs(codes).max(initial=0) >= 2**31:
             return  # a bias so far beyond the products stays float, which the engine takes as well
@@ -302,9 +318,9 @@ class _Emitter:
         restored = ir.node("DequantizeLinear", [stored, scale, zero], {"axis": 0}, name=f"{node.name}_bias_dequantize")
         restored.outputs[0].name = f"{node.name}_bias_dequantized"
         self.graph.insert_before(node, restored)
-        node.replace_input_with(2, restored.outputs[0])
+        self.swap(node, 2, restored.outputs[0], op)
 
-    def result(self, name: str) -> None:
+    def result(self, name: str, op: OpPlan) -> None:
         """Q and DQ on a site's result: every reader sees the quantised value, as does the next site."""
         value = self.values[name]
         readers = [(node, index) for node, index in value.uses()]
@@ -316,7 +332,7 @@ class _Emitter:
             restored = self.dequantised[name] = self.quantise(value, self.plan.ranges[name], "int8")
         for node, index in readers:
             if node.op_type != "QuantizeLinear":
-                node.replace_input_with(index, restored)
+                self.swap(node, index, restored, op)
 
 
 def _storage(weight: QuantizedWeight) -> Any:

@@ -15,7 +15,7 @@ from aigc_runtime.tensors import Array, DimSpec, StateSpec, TensorSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Feeds", "Interface", "graph_digest", "open_graph"]
+__all__ = ["Feeds", "Interface", "graph_digest", "open_bytes", "open_graph"]
 
 Feeds = Mapping[str, Array]
 
@@ -79,13 +79,31 @@ def open_graph(
         EngineError: the graph does not load.
     """
     import onnx_ir as ir
-    import onnxruntime
 
     proto = ir.to_proto(model)
     have = {o.name for o in proto.graph.output}
     for name in expose:
         if name not in have:
             proto.graph.output.add().name = name
+    return open_bytes(proto.SerializeToString(), threads=threads, optimise=optimise)
+
+
+def open_bytes(
+    model: bytes, *, outputs: Sequence[str] | None = None, threads: int | None = None, optimise: bool = True
+) -> Callable[[Feeds], dict[str, Array]]:
+    """`open_graph` for a serialised graph.
+
+    Args:
+        model: a protobuf message.
+        outputs: names of the results to return; None returns all.
+        threads: see `open_graph`.
+        optimise: see `open_graph`.
+
+    Raises:
+        EngineError: the graph does not load.
+    """
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
@@ -93,15 +111,13 @@ def open_graph(
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session: Any = onnxruntime.InferenceSession(
-            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as err:  # ONNX Runtime's own types share no base class
         raise EngineError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load the graph: {err}",
             hint="upgrade onnxruntime, or please report the model",
         ) from err
-    names = [o.name for o in session.get_outputs()]
+    names = [o.name for o in session.get_outputs()] if outputs is None else list(outputs)
     wanted = {i.name for i in session.get_inputs()}
 
     def run(feeds: Feeds) -> dict[str, Array]:

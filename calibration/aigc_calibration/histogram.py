@@ -62,7 +62,9 @@ class Histogram:
         if nonzero == 0:
             return
         self._widen(_width_for(max(abs(low), abs(high))))
-        indices = np.floor(flat * np.float32(1 / self.width)).astype(np.int64) + HALF_BINS
+        scaled = flat * np.float32(1 / self.width)
+        indices = np.floor(scaled).astype(np.int64) + HALF_BINS
+        indices[(scaled == 0) & (flat < 0)] -= 1  # underflow: so near zero, but below it
         self.counts += np.bincount(indices, minlength=2 * HALF_BINS)
         self.counts[HALF_BINS] -= flat.size - nonzero
 

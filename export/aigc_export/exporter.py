@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.plan import QuantizationPlan, as_site_precision
 from aigc_calibration.quantise import Quantised, quantise
+from aigc_export.auto.config import SearchConfig
+from aigc_export.auto.report import SearchReport
+from aigc_export.auto.search import BudgetError, search
 from aigc_export.bisect import Divergence, bisect
+from aigc_export.budget import holds, shown
 from aigc_export.build.ort import BuiltEngine, build_ort
-from aigc_export.calibration_data import calibration_data, interface_of
-from aigc_export.capture import Captured, capture, example_sizes
+from aigc_export.capture import Captured, example_sizes
+from aigc_export.front import PreparedModel, Stage, Teller, prepare_graph
 from aigc_export.graph import to_proto
 from aigc_export.package import make_bundle
-from aigc_export.parity import check_parity, measure_quality
-from aigc_export.passes import PASSES, PassReport, run_passes
+from aigc_export.parity import check_parity
+from aigc_export.passes import PassReport
 from aigc_export.recipes import ExportRecipe
 from aigc_export.reference import make_cases, make_generation
-from aigc_export.targets import get_target
+from aigc_export.tolerances import TOLERANCES
+from aigc_models.paired import Judgement, make_judge
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
-from aigc_models.zoo import load_model
 from aigc_runtime.backends.ort import OrtSession
 from aigc_runtime.bundle import Bundle, write_bundle
 from aigc_runtime.errors import ParityError
-from aigc_runtime.tensors import Array
 from aigc_runtime.verify import ParityReport
 
 if TYPE_CHECKING:
@@ -40,9 +42,8 @@ __all__ = ["ExportResult", "ParityFailedError", "Stage", "export_model", "find_d
 
 PLAN_FILE = "plan.json"
 """The quantisation plan's name in a bundle."""
-
-Stage = Callable[[str, str], None]
-"""Called as stage(name, what it did) when a stage is done."""
+SEARCH_FILE = "search.json"
+"""The name of the report of a search in a bundle."""
 
 
 class ParityFailedError(ParityError):
@@ -73,12 +74,14 @@ class ExportResult:
         bundle: the published bundle.
         report: its parity with PyTorch.
         passes: what each pass did.
+        search: how `auto` found its mix; None for other precisions.
         seconds: of the whole line.
     """
 
     bundle: Bundle
     report: ParityReport
     passes: tuple[PassReport, ...]
+    search: SearchReport | None
     seconds: float
 
 
@@ -98,19 +101,15 @@ def export_model(
         AigcError: any stage failed; nothing is published.
     """
     started = time.perf_counter()
-    tell = _Teller(stage)
-    target = get_target(recipe.target)
-    loaded = load_model(recipe.model, checkpoint=recipe.checkpoint, options=recipe.spec_options)
-    spec = loaded.spec
-    parameters = sum(p.numel() for p in spec.module.parameters())
-    tell("load", f"{recipe.model}: {parameters:,} parameters, {loaded.checkpoint.sha256[:12]}")
-    data = _calibration_data(spec, recipe)  # bad data is refused before the work starts
-    captured = capture(spec, opset=recipe.opset or target.opset)
-    tell("capture", f"{len(list(captured.model.graph))} nodes, opset {captured.model.opset_imports['']}")
-    graph, passes = run_passes(captured.model, PASSES[recipe.target], feeds=_pass_feeds(spec, recipe.seed))
-    for done in passes:
-        tell(done.name, f"{done.nodes_before} -> {done.nodes_after} nodes, {done.worst.sqnr_db:.0f} dB")
-    quantised = None if data is None else _quantise(graph, data, recipe, tell)
+    tell = Teller(stage)
+    prepared = prepare_graph(recipe, tell)
+    spec, graph = prepared.spec, prepared.graph
+    quantised: Quantised | None = None
+    found: SearchReport | None = None
+    if recipe.search is not None:
+        recipe, quantised, found = _search(prepared, recipe, recipe.search, tell)
+    elif prepared.data is not None:
+        quantised = _quantise(graph, prepared.data, recipe, tell)
     if quantised is not None:
         graph = quantised.graph
     with tempfile.TemporaryDirectory(prefix="aigc-export-") as folder:
@@ -121,9 +120,10 @@ def export_model(
         generation = make_generation(reference, spec, seed=recipe.seed)
         tell("reference", f"{sum(len(c.steps) for c in cases)} steps in {len(cases)} cases, one generation")
         candidate = _open(engine, spec, recipe.threads)
-        quality = measure_quality(
-            reference, candidate, spec, samples=recipe.quality_samples if loaded.has_metric else 0, seed=recipe.seed
-        )
+        judge = make_judge(reference, spec.settings, samples=recipe.quality_samples, seed=recipe.seed)
+        judgement = judge(candidate)
+        if recipe.search is not None:
+            _check_budget(recipe.search, judgement)
         report = check_parity(
             candidate,
             spec,
@@ -132,39 +132,68 @@ def export_model(
             precision=recipe.precision,
             cases=cases,
             generation=generation,
-            quality=quality,
+            judgement=judgement,
             tolerances=recipe.tolerances,
         )
         if not report.passed:
-            divergence = find_divergence(to_proto(graph), captured, spec, recipe) if find_first_divergence else None
+            divergence = None
+            if find_first_divergence:
+                divergence = find_divergence(to_proto(graph), prepared.captured, spec, recipe)
             raise ParityFailedError(report, divergence)
         worst = report.worst().errors
         tell("parity", f"max error {worst.max_abs:.1e}, {worst.sqnr_db:.0f} dB, {_shown(report)}")
         candidate.close()
         manifest, files = make_bundle(
-            loaded,
+            prepared.loaded,
             recipe,
             engine,
             cases=cases,
             generation=generation,
-            quality=quality,
-            extra={} if quantised is None else {PLAN_FILE: quantised.plan.dump()},
+            quality=judgement.quality,
+            extra=_extra(quantised, found),
             provenance={} if quantised is None else _calibration_facts(quantised),
         )
         write_bundle(destination, manifest, files)
     bundle = Bundle.open(destination)
     tell("publish", f"{bundle.path}, manifest {bundle.manifest_sha256[:12]}")
-    return ExportResult(bundle=bundle, report=report, passes=tuple(passes), seconds=time.perf_counter() - started)
+    return ExportResult(
+        bundle=bundle, report=report, passes=prepared.passes, search=found, seconds=time.perf_counter() - started
+    )
 
 
-def _calibration_data(spec: ExportSpec, recipe: ExportRecipe) -> CalibrationData | None:
-    if recipe.quantisation is None:
-        return None
-    samples = recipe.quantisation.samples
-    return calibration_data(interface_of(spec), path=recipe.calibration_data, samples=samples, seed=recipe.seed)
+def _search(
+    prepared: PreparedModel, recipe: ExportRecipe, config: SearchConfig, tell: Stage
+) -> tuple[ExportRecipe, Quantised | None, SearchReport]:
+    """The recipe of what the search chose: its own precision, the limits of the lowest one in it, and the budget."""
+    found = search(prepared, recipe, config, tell)
+    built = found.built
+    limits = TOLERANCES[prepared.spec.family, built.base]
+    recipe = replace(recipe, precision=built.precision, tolerances=limits)
+    if built.plan is None or built.coverage is None:
+        return recipe, None, found.report
+    quantised = Quantised(
+        graph=built.graph, plan=built.plan, statistics=found.calibration.statistics, coverage=built.coverage
+    )
+    counts = ", ".join(f"{n} {precision}" for precision, n in sorted(built.plan.counts().items()))
+    tell("quantise", f"{counts}; {built.coverage}")
+    return recipe, quantised, found.report
 
 
-def _quantise(graph: ir.Model, data: CalibrationData, recipe: ExportRecipe, tell: _Teller) -> Quantised:
+def _check_budget(config: SearchConfig, judgement: Judgement) -> None:
+    """The engine that is published must keep the budget too, wherever quality was measured on it."""
+    if judgement != Judgement() and not holds(config.budgets, judgement):
+        raise BudgetError(
+            f"the engine misses the budget that the search had met: {shown(config.budgets, judgement)}",
+            hint="it is judged on other samples than the search: ask for more --quality-samples; nothing was published",
+        )
+
+
+def _extra(quantised: Quantised | None, found: SearchReport | None) -> dict[str, bytes]:
+    extra = {} if quantised is None else {PLAN_FILE: quantised.plan.dump()}
+    return extra if found is None else {**extra, SEARCH_FILE: found.dump()}
+
+
+def _quantise(graph: ir.Model, data: CalibrationData, recipe: ExportRecipe, tell: Stage) -> Quantised:
     config = recipe.quantisation
     assert config is not None
     found = quantise(
@@ -205,32 +234,11 @@ def _calibration_facts(quantised: Quantised) -> dict[str, str]:
     }
 
 
-class _Teller:
-    """Adds to each stage's line how long it took."""
-
-    def __init__(self, stage: Stage | None) -> None:
-        self.stage = stage
-        self.last = time.perf_counter()
-
-    def __call__(self, name: str, what: str) -> None:
-        now = time.perf_counter()
-        if self.stage is not None:
-            self.stage(name, f"{what} ({now - self.last:.1f} s)")
-        self.last = now
-
-
 def _shown(report: ParityReport) -> str:
     parts = [f"{report.generation.metric} {report.generation.value:.4g}"]
+    parts += [f"{c.metric.name} {c.metric.value:.4g}" for c in report.paired]
     parts += [f"{c.metric} {c.reference:.4g} -> {c.actual:.4g}" for c in report.quality]
     return ", ".join(parts)
-
-
-def _pass_feeds(spec: ExportSpec, seed: int) -> list[dict[str, Array]]:
-    """Two sets of shapes: a rewrite that is right for one size only must not get through."""
-    sizes = example_sizes(spec)
-    units = {d.name: d for d in spec.dims}
-    larger = {name: size + units[name].multiple_of for name, size in sizes.items()}
-    return [example_feeds(spec, s, seed=seed) for s in (sizes, larger)]
 
 
 def _open(engine: BuiltEngine, spec: ExportSpec, threads: int | None) -> OrtSession:

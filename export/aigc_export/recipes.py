@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aigc_calibration.config import DEFAULTS, QuantConfig
+from aigc_export.auto.config import SearchConfig
+from aigc_export.budget import DEFAULT_BUDGETS, parse_budget
 from aigc_export.targets import get_target
 from aigc_export.tolerances import TOLERANCES
 from aigc_runtime.errors import ConfigError, UnknownNameError
@@ -31,6 +33,7 @@ class ExportRecipe:
         seed: of every random draw.
         quantisation: how the graph is quantised; None for fp32.
         calibration_data: the user's own samples; None takes the model's.
+        search: how `auto` looks for its mix; None for other precisions.
     """
 
     model: str
@@ -45,6 +48,7 @@ class ExportRecipe:
     seed: int = 0
     quantisation: QuantConfig | None = None
     calibration_data: str | None = None
+    search: SearchConfig | None = None
 
     def __post_init__(self) -> None:
         check_quality_samples(self.quality_samples)
@@ -91,11 +95,18 @@ def export_recipe(
         raise ConfigError("calibration data for fp32, which needs none", hint="add --precision int8, or leave it out")
     if quantisation is not None and calibration_samples is not None:
         quantisation = replace(quantisation, samples=calibration_samples)
+    family = MODELS[model].family
     recipe = ExportRecipe(
         model=model,
         target=target,
         precision=precision,
-        tolerances=TOLERANCES[MODELS[model].family, precision],
+        tolerances=TOLERANCES[family, "int8" if precision == "auto" else precision],
         quantisation=quantisation,
+        search=SearchConfig(budgets=(parse_budget(DEFAULT_BUDGETS[family]),)) if precision == "auto" else None,
     )
-    return replace(recipe, **overrides)
+    recipe = replace(recipe, **overrides)
+    if (recipe.search is not None) != (precision == "auto"):
+        raise ConfigError(
+            f"a search for a mix, and precision {precision!r}", hint="--budget and its like go with --precision auto"
+        )
+    return recipe

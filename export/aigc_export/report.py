@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
+from aigc_runtime.paired import PairedCheck
 from aigc_runtime.publish import atomic_write_bytes
 from aigc_runtime.verify import ParityReport, TensorCheck
 
@@ -28,6 +29,9 @@ def parity_table(report: ParityReport) -> Table:
         table.add_row(f"tensor {worst.output}, {case}", _errors(worst), "; ".join(worst.reasons), _mark(worst.passed))
     g = report.generation
     table.add_row("generation", f"{g.metric} {g.value:.4g}", f">= {g.limit:g}", _mark(g.passed))
+    for p in report.paired:
+        limit = "" if p.limit is None else f"{'>=' if p.metric.higher_is_better else '<='} {p.limit:g}"
+        table.add_row(f"paired {p.metric.name}", _paired(p), limit, _mark(p.passed))
     for q in report.quality:
         table.add_row(f"quality {q.metric}", f"{q.actual:.5g}", f"PyTorch {q.reference:.5g}", _mark(q.passed))
     return table
@@ -36,6 +40,12 @@ def parity_table(report: ParityReport) -> Table:
 def _errors(check: TensorCheck) -> str:
     e = check.errors
     return e.problem or f"max {e.max_abs:.1e}, mean {e.mean_abs:.1e}, cosine {e.cosine:.7f}, {e.sqnr_db:.0f} dB"
+
+
+def _paired(check: PairedCheck) -> str:
+    metric = check.metric
+    error = f" ± {metric.standard_error:.2g}" if metric.standard_error else ""
+    return f"{metric.value:.4g}{error} over {metric.samples}"
 
 
 def _mark(passed: bool) -> str:
@@ -53,6 +63,9 @@ def junit_xml(report: ParityReport, *, seconds: float) -> bytes:
     cases = [(f"tensor {c.case} step {c.step} {c.output}", _errors(c), c.reasons) for c in report.tensors]
     g = report.generation
     cases.append((f"generation {g.metric}", f"{g.value:.6g}", g.reasons))
+    for p in report.paired:
+        missed = () if p.passed else (f"{p.metric.value:.6g}, the limit is {p.limit:g}",)
+        cases.append((f"paired {p.metric.name}", _paired(p), missed))
     for q in report.quality:
         missed = () if q.passed else (f"{q.actual:.6g} against {q.reference:.6g}: {q.drop:.3%} worse",)
         cases.append((f"quality {q.metric}", f"{q.actual:.6g}", missed))

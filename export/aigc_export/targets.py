@@ -32,7 +32,7 @@ TARGETS: dict[str, Target] = {
     "ort-cpu": Target(
         name="ort-cpu",
         engine="onnxruntime",
-        precisions=("fp32", "fp16", "bf16", "int8", "fp8", "int8-weight", "int4"),
+        precisions=("fp32", "fp16", "bf16", "int8", "fp8", "int8-weight", "int4", "auto"),
         opset=20,
         summary="ONNX Runtime on a CPU",
     ),

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from aigc_export.bisect import Divergence, bisect
 from aigc_export.capture import capture, example_sizes
-from aigc_export.parity import check_parity, measure_quality
+from aigc_export.parity import check_parity
 from aigc_export.recipes import check_quality_samples
 from aigc_export.reference import make_cases, make_generation
+from aigc_models.paired import make_judge
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
 from aigc_models.zoo import MODELS, LoadedModel, load_model
@@ -95,9 +96,7 @@ def verify_against_torch(
         precision=manifest.precision,
         cases=make_cases(reference, spec, seed=seed),
         generation=make_generation(reference, spec, seed=seed),
-        quality=measure_quality(
-            reference, candidate, spec, samples=quality_samples if loaded.has_metric else 0, seed=seed
-        ),
+        judgement=make_judge(reference, spec.settings, samples=quality_samples, seed=seed)(candidate),
         tolerances=manifest.tolerances,
     )
     divergence = None

@@ -15,7 +15,14 @@ from aigc_models.classifier import Classifier
 from aigc_runtime.errors import EngineError, InputError
 from aigc_runtime.tensors import Array
 
-__all__ = ["bits_per_byte", "class_accuracy", "classifier_features", "frechet_distance", "text_windows"]
+__all__ = [
+    "bits_per_byte",
+    "class_accuracy",
+    "classifier_features",
+    "frechet_distance",
+    "score_windows",
+    "text_windows",
+]
 
 
 def text_windows(tokens: Array, *, count: int, length: int, seed: int) -> Array:
@@ -53,15 +60,31 @@ def bits_per_byte(logits: Callable[[Array], Array], windows: Array, *, batch: in
     Raises:
         EngineError: the logits hold NaN.
     """
-    total = 0.0
+    nats, _ = score_windows(logits, windows, batch=batch)
+    return _finite("bits per byte", float(nats.mean()) / math.log(2))
+
+
+def score_windows(logits: Callable[[Array], Array], windows: Array, *, batch: int = 16) -> tuple[Array, Array]:
+    """How surprising a model finds every window, and what it would have said.
+
+    Args:
+        logits: [B, S] int64 ids -> [B, S, V] float logits.
+        windows: [N, S + 1] int64, from `text_windows`.
+        batch: rows per call.
+
+    Returns:
+        Mean negative log likelihood of a token in nats, [N] float64, and the likeliest tokens, [N, S] int64.
+    """
+    nats, likeliest = [], []
     for start in range(0, len(windows), batch):
         rows = windows[start : start + batch]
         scores = np.asarray(logits(np.ascontiguousarray(rows[:, :-1])), dtype=np.float64)
         peak = scores.max(axis=-1, keepdims=True)
         log_z = np.log(np.exp(scores - peak).sum(axis=-1)) + peak[..., 0]
         chosen = np.take_along_axis(scores, rows[:, 1:, None], axis=-1)[..., 0]
-        total += float((log_z - chosen).sum())
-    return _finite("bits per byte", total / (windows[:, 1:].size * math.log(2)))
+        nats.append((log_z - chosen).mean(axis=1))
+        likeliest.append(scores.argmax(axis=-1))
+    return np.concatenate(nats), np.concatenate(likeliest)
 
 
 @torch.inference_mode()

@@ -14,6 +14,7 @@ from aigc_runtime.bundle import Bundle
 from aigc_runtime.compare import TensorErrors, Tolerance, compare_arrays, judge, psnr_db, token_agreement
 from aigc_runtime.errors import AigcError, ConfigError
 from aigc_runtime.manifest import Pipeline, QualityResult, TextSettings, Tolerances
+from aigc_runtime.paired import PairedCheck
 from aigc_runtime.pipelines import make_pipeline
 from aigc_runtime.replay import run_request
 from aigc_runtime.session import Session
@@ -81,6 +82,7 @@ class ParityReport:
         tensors: level 1.
         generation: level 2.
         quality: level 3; empty on a device, and for models that have no metric.
+        paired: level 3, sample by sample; empty on a device.
     """
 
     name: str
@@ -89,6 +91,7 @@ class ParityReport:
     tensors: tuple[TensorCheck, ...]
     generation: GenerationCheck
     quality: tuple[QualityCheck, ...] = ()
+    paired: tuple[PairedCheck, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -98,6 +101,7 @@ class ParityReport:
             and all(c.passed for c in self.tensors)
             and self.generation.passed
             and all(c.passed for c in self.quality)
+            and all(c.passed for c in self.paired)
         )
 
     @property
@@ -109,6 +113,11 @@ class ParityReport:
             f"quality: {c.metric} is {c.actual:.5g}, PyTorch has {c.reference:.5g}: {c.drop:.3%} worse, "
             f"at most {c.limit:.3%} is allowed"
             for c in self.quality
+            if not c.passed
+        ]
+        found += [
+            f"paired: {c.metric.name} is {c.metric.value:.5g} over {c.metric.samples} samples, the limit is {c.limit:g}"
+            for c in self.paired
             if not c.passed
         ]
         if not self.tensors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -39,6 +39,7 @@ def test_order_and_batches_do_not_matter(batches: list[Array], random: object) -
 
 
 @given(floats)
+@example(np.array([-1.5e-26, 9.6e24, 0.0, 1e-26], dtype=np.float32))
 @settings(max_examples=60, deadline=None)
 def test_every_value_lies_in_its_bin(values: Array) -> None:
     histogram = of(values)

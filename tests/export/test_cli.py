@@ -350,7 +350,7 @@ def test_what_nobody_foresaw_is_one_message(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("aigc_export.exporter.capture", fail)
+    monkeypatch.setattr("aigc_export.front.capture", fail)
     monkeypatch.delenv("AIGC_DEBUG", raising=False)
     code = run(export_arguments("gan", checkpoints, tmp_path / "out"))
     printed = capsys.readouterr()

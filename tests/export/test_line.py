@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -30,6 +31,7 @@ from aigc_export.report import junit_xml, parity_table, write_json, write_junit
 from aigc_export.tolerances import TOLERANCES
 from aigc_export.verifier import load_original, verify_against_torch
 from aigc_models.checkpoint import save_checkpoint
+from aigc_models.paired import Judgement
 from aigc_models.zoo import load_model
 from aigc_runtime.backends import open_session
 from aigc_runtime.backends.array_session import ArraySession
@@ -44,6 +46,7 @@ from aigc_runtime.errors import (
     UnknownNameError,
 )
 from aigc_runtime.manifest import QualityResult
+from aigc_runtime.paired import PairedMetric
 from aigc_runtime.tensors import Array
 from aigc_runtime.verify import ParityReport, verify_bundle
 
@@ -120,7 +123,12 @@ def damaged(session: ArraySession, change: Callable[[Mapping[str, Array]], dict[
     return session
 
 
-def parity_of(tiny: Tiny, candidate: ArraySession, quality: tuple[QualityResult, ...] = ()) -> ParityReport:
+def parity_of(
+    tiny: Tiny,
+    candidate: ArraySession,
+    quality: tuple[QualityResult, ...] = (),
+    paired: tuple[PairedMetric, ...] = (),
+) -> ParityReport:
     reference = tiny.session()
     return check_parity(
         candidate,
@@ -130,7 +138,7 @@ def parity_of(tiny: Tiny, candidate: ArraySession, quality: tuple[QualityResult,
         precision="fp32",
         cases=make_cases(reference, tiny.spec, seed=0),
         generation=make_generation(reference, tiny.spec, seed=0),
-        quality=quality,
+        judgement=Judgement(quality=quality, paired=paired),
         tolerances=TOLERANCES[tiny.spec.family, "fp32"],
     )
 
@@ -188,6 +196,26 @@ def test_quality_alone_can_fail(reference: float, bundle: float, higher: bool, p
     report = parity_of(tiny, tiny.session(), (result,))
     assert report.passed is passed
     assert any("quality: accuracy" in f for f in report.failures) is not passed
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "value", "passed"),
+    [
+        ("gan", "psnr_db", 70.1, True),
+        ("gan", "psnr_db", 69.9, False),
+        ("gan", "psnr_db", math.nan, False),
+        ("lm-growing", "ppl_increase", 0.0009, True),
+        ("lm-growing", "ppl_increase", 0.0011, False),
+        ("lm-growing", "top1_agreement", 0.1, True),  # told, not limited
+    ],
+)
+def test_paired_quality_alone_can_fail(family: str, name: str, value: float, passed: bool) -> None:
+    tiny = tiny_of(family)
+    metric = PairedMetric(name=name, value=value, standard_error=0.1, samples=20)
+    report = parity_of(tiny, tiny.session(), paired=(metric,))
+    assert report.passed is passed
+    assert any(f"paired: {name}" in f for f in report.failures) is not passed
+    assert f"paired {name}" in junit_xml(report, seconds=0.0).decode()
 
 
 # Reports
@@ -282,9 +310,7 @@ def test_a_missed_tolerance_publishes_nothing(bisect: bool, copies: Path, checkp
     assert contents(copies) == before
 
 
-@pytest.mark.parametrize(
-    "stage", ["capture", "run_passes", "build_ort", "make_cases", "measure_quality", "make_bundle"]
-)
+@pytest.mark.parametrize("stage", ["capture", "run_passes", "build_ort", "make_cases", "make_judge", "make_bundle"])
 def test_a_failure_in_any_stage_leaves_the_old_bundle(
     stage: str, copies: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

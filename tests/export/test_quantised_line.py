@@ -11,7 +11,7 @@ import pytest
 
 from aigc_calibration.errors import PlanError
 from aigc_calibration.plan import parse_plan
-from aigc_export import exporter
+from aigc_export import front
 from aigc_export.cli import run
 from aigc_export.exporter import PLAN_FILE, export_model
 from aigc_export.targets import TARGETS
@@ -62,7 +62,7 @@ def refuse(name: str, path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyP
     def too_late(*_: object, **__: object) -> None:
         raise AssertionError("the work has started")
 
-    monkeypatch.setattr(exporter, "capture", too_late)
+    monkeypatch.setattr(front, "capture", too_late)
     recipe = recipe_of(name, checkpoints / name, precision="int8", calibration_data=str(path))
     with pytest.raises(InputError) as caught:
         export_model(recipe, path.parent / "out")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
+from aigc_export.cli.search_options import print_search, search_options
 
 
 @click.command(
@@ -23,6 +24,11 @@ from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option
 @click.option("--calibration-data", type=click.Path(), help="Your text, images or .npz. Default: the model's own.")
 @click.option("--calibration-samples", type=click.IntRange(min=1), help="Default: what suits the family.")
 @click.option("--quality-samples", type=int, default=200, show_default=True, help="Text windows or images; 0: none.")
+@click.option("--budget", "budgets", multiple=True, help="Of --precision auto, such as 'psnr>=45'; may be repeated.")
+@click.option("--objective", help="Of --precision auto: latency (default), size or ops.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Of --precision auto: local processes. Default: 1.")
+@click.option("--dask", help="Of --precision auto: address of a Dask scheduler, in place of --jobs.")
+@click.option("--search-dir", type=click.Path(path_type=Path), help="Journal and report. Default: OUTPUT.search.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the reference inputs.")
 @click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the parity report as JSON.")
@@ -40,6 +46,11 @@ def export(
     calibration_data: str | None,
     calibration_samples: int | None,
     quality_samples: int,
+    budgets: tuple[str, ...],
+    objective: str | None,
+    jobs: int | None,
+    dask: str | None,
+    search_dir: Path | None,
     seed: int,
     bisect: bool,
     report: Path | None,
@@ -54,8 +65,17 @@ def export(
     from aigc_export.exporter import ParityFailedError, export_model
     from aigc_export.recipes import export_recipe
     from aigc_export.report import parity_table, write_json, write_junit
+    from aigc_runtime.settings import to_json
     from aigc_runtime.verify import ParityReport
 
+    asked = {"--budget": budgets, "--objective": objective, "--jobs": jobs, "--dask": dask, "--search-dir": search_dir}
+    search = search_options(
+        model,
+        precision,
+        {k: v for k, v in asked.items() if v},
+        folder=search_dir or output.with_name(f"{output.name}.search"),
+        samples=quality_samples,
+    )
     recipe = export_recipe(
         model,
         target=target,
@@ -67,6 +87,7 @@ def export(
         threads=threads,
         calibration_data=calibration_data,
         calibration_samples=calibration_samples,
+        **search,
     )
     console = err_console() if as_json else out_console()
     started = time.perf_counter()
@@ -98,8 +119,11 @@ def export(
                 "size_bytes": result.bundle.size_bytes,
                 "seconds": round(result.seconds, 3),
                 "parity": result.report.to_dict(),
+                "search": None if result.search is None else to_json(result.search),
             }
         )
         return
+    if result.search is not None:
+        print_search(console, result.search)
     console.print(parity_table(result.report))
     console.print(f"published {output}: {result.bundle.size_bytes / 1e6:.2f} MB in {result.seconds:.1f} s")

@@ -1,0 +1,46 @@
+"""Sites of one kind: the same operator on the same sizes, from the same precision to the same other one.
+
+What one of them gains by low precision, the others gain too, so that time is measured once per kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from aigc_calibration.floatgraph import Feeds, open_graph
+from aigc_calibration.search.ladder import Ladder
+from aigc_calibration.sites import find_sites
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["site_kinds"]
+
+
+def site_kinds(ladder: Ladder, feeds: Feeds) -> dict[str, tuple[str, ...]]:
+    """Kind -> its sites, of those that could run in low precision.
+
+    Args:
+        ladder: both rungs.
+        feeds: of one run, of the sizes that count.
+    """
+    model = ladder.graph
+    sites = {s.node: s for s in find_sites(model)}
+    low = ladder.low.quantised()
+    wanted = sorted({a for op in low for a in sites[op.node].activations})
+    values = {**feeds, **open_graph(model, expose=wanted)(feeds)}
+    nodes: Mapping[str, ir.Node] = {str(n.name): n for n in model.graph}
+    raised = {} if ladder.high is None else {op.node: op.precision for op in ladder.high.ops}
+    kinds: dict[str, list[str]] = {}
+    for op in low:
+        site = sites[op.node]
+        attributes = sorted(f"{k}={v.value!r}" for k, v in nodes[op.node].attributes.items())
+        shapes = [list(values[a].shape) for a in site.activations]
+        kind = (
+            f"{site.op_type} {' '.join(attributes)} {shapes} x {list(site.shape)}, "
+            f"bias {site.bias is not None}, result {op.output is not None}, "
+            f"{op.precision} / {raised.get(op.node, 'float')}"
+        )
+        kinds.setdefault(kind, []).append(op.node)
+    return {kind: tuple(names) for kind, names in kinds.items()}

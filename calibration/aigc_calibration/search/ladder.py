@@ -1,0 +1,75 @@
+"""A ladder of two precisions over one graph: every site stands on the low rung or on the high one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from aigc_calibration.emit import Form
+from aigc_calibration.floatgraph import graph_digest
+from aigc_calibration.matrices import from_matrix
+from aigc_calibration.plan import QuantizationPlan
+from aigc_calibration.prepare import copy_graph
+from aigc_calibration.search.toggle import toggle_graph
+from aigc_calibration.sites import find_sites
+from aigc_calibration.weights import QuantizedWeight
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["Ladder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """Two plans for one graph.
+
+    Attributes:
+        name: such as `int8 / float`.
+        graph: the float graph, transforms applied.
+        low: plan of the low rung.
+        low_weights: its codes.
+        high: plan of the high rung; None: float.
+        high_weights: its codes.
+        form: of the engine.
+    """
+
+    name: str
+    graph: ir.Model
+    low: QuantizationPlan
+    low_weights: Mapping[str, QuantizedWeight]
+    high: QuantizationPlan | None
+    high_weights: Mapping[str, QuantizedWeight]
+    form: Form
+
+    def mix(self, raised: Mapping[str, str]) -> tuple[QuantizationPlan, dict[str, QuantizedWeight]]:
+        """The plan with some sites on the high rung (node -> why), and the codes of all weights."""
+        if self.high is None:
+            return self.low.with_float(raised), dict(self.low_weights)
+        above = {op.node: op for op in self.high.ops}
+        ops, weights = [], dict(self.low_weights)
+        for op in self.low.ops:
+            if op.node not in raised or op.precision == "float":
+                ops.append(op)
+                continue
+            ops.append(replace(above[op.node], why=raised[op.node]))
+            if op.weight is not None and op.weight in self.high_weights:
+                weights[op.weight] = self.high_weights[op.weight]
+        return replace(self.low, ops=tuple(ops)), weights
+
+    def toggled(self) -> ir.Model:
+        """The toggle graph: every switch off is the high rung."""
+        if self.high is None:
+            return toggle_graph(self.graph, self.low, self.low_weights, self.form)
+        import onnx_ir as ir
+
+        base = copy_graph(self.graph)
+        sites = {s.weight: s for s in find_sites(base)}
+        for name, weight in self.high_weights.items():
+            site = sites[name]
+            values = weight.dequantise()
+            values = values if weight.block is None else from_matrix(site, values)
+            base.graph.initializers[name].const_value = ir.tensor(values, name=name)
+        low = replace(self.low, graph_sha256=graph_digest(base))
+        return toggle_graph(base, low, self.low_weights, self.form)

@@ -1,0 +1,118 @@
+"""What low precision costs and gains at every site: noise measured one site at a time, milliseconds and bytes.
+
+The noise of sites adds up: on the shipped UNet the sum over 75 sites was within 0.03 dB of all of them at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from aigc_calibration.search.journal import Journal
+from aigc_calibration.search.probe import Probe
+from aigc_calibration.search.workers import Workers
+
+__all__ = ["Sensitivity", "decibels", "measure_sites", "raising_order"]
+
+EXACT_DB = 300.0
+SURE = 2.0
+"""Standard errors by which a loss of time must differ from zero to be believed."""
+TICK_MS = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """One site.
+
+    Attributes:
+        node: its name.
+        op_type: its operator.
+        module: the PyTorch module it came from.
+        noise: of the outputs relative to their signal, with this site alone in low precision.
+        share: of the sum over all sites.
+        saved_ms: what low precision saves of a step, in its place in the whole graph; below 0 it is slower.
+        saved_ms_error: standard error of that.
+        saved_bytes: of its weight.
+    """
+
+    node: str
+    op_type: str
+    module: str
+    noise: float
+    share: float
+    saved_ms: float
+    saved_ms_error: float
+    saved_bytes: int
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal to noise with this site alone in low precision."""
+        return decibels(self.noise)
+
+    def gain(self, objective: str) -> float:
+        """What low precision saves, by `latency` (ms), `size` (bytes) or `ops` (one each); 0 or less is no gain.
+
+        A time that is not told from zero counts as its own error: small, but not nothing.
+        """
+        if objective == "size":
+            return float(self.saved_bytes)
+        if objective == "ops":
+            return 1.0
+        if self.saved_ms < -SURE * self.saved_ms_error:
+            return self.saved_ms
+        return max(self.saved_ms, self.saved_ms_error, TICK_MS)
+
+
+def decibels(noise: float) -> float:
+    """-10 log10 of a noise relative to the signal.
+
+    >>> decibels(0.001)
+    30.0
+    """
+    return EXACT_DB if noise <= 0 else min(EXACT_DB, -10 * math.log10(noise))
+
+
+def measure_sites(
+    probe: Probe, workers: Workers, journal: Journal, *, progress: Callable[[int, int], None] | None = None
+) -> dict[str, float]:
+    """Noise of every site alone: node -> noise.
+
+    Args:
+        probe: of the graph.
+        workers: who measures.
+        journal: what is known already, and where new results go.
+        progress: called as progress(sites done, sites).
+    """
+    keys = {node: f"noise {probe.digest} {node}" for node in probe.nodes}
+    found = {node: float(v) for node, key in keys.items() if (v := journal.get(key)) is not None}
+    missing = [(node,) for node in keys if node not in found]
+    for (node, *_), noise in workers.noises(probe, missing):
+        journal.put(keys[node], noise)
+        found[node] = noise
+        if progress is not None:
+            progress(len(found), len(keys))
+    return {node: found[node] for node in probe.nodes}
+
+
+def raising_order(sites: Sequence[Sensitivity], objective: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """In which order sites are raised to high precision.
+
+    Args:
+        sites: all that could run in low precision.
+        objective: see `Sensitivity.gain`.
+
+    Returns:
+        Those that low precision gains nothing for, which are raised in any case; then the others, by how much noise
+        goes for what is given up.
+    """
+    free = sorted((s for s in sites if s.gain(objective) <= 0), key=lambda s: (-s.noise, s.node))
+    rest = [s for s in sites if s.gain(objective) > 0]
+    rest.sort(key=lambda s: (-s.noise / s.gain(objective), s.node))
+    return tuple(s.node for s in free), tuple(s.node for s in rest)
+
+
+def total_noise(noise: Mapping[str, float], raised: Sequence[str]) -> float:
+    """The additive model: noise with these sites raised."""
+    gone = set(raised)
+    return sum(n for node, n in noise.items() if node not in gone)

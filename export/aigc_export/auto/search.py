@@ -1,0 +1,392 @@
+"""The search for a mix of precisions: measure every site alone, raise what costs most, and run what comes of it.
+
+1. Noise of every site alone, on the toggle graph; what it takes in either precision, in the engine.
+2. Sites in the order in which they are raised: those that low precision gains nothing for, then by noise per gain.
+3. The smallest number of raised sites whose mix keeps the budget: each try is emitted, run, and judged beside PyTorch
+   through the whole sampling loop.
+4. All that was tried is timed in turn with the plain precisions. The best that keeps the budget is the result; a mix
+   that is not faster than a plain precision gives way to it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aigc_calibration.calibrate import Calibration, calibrate
+from aigc_calibration.coverage import site_macs
+from aigc_calibration.emit import FORMS
+from aigc_calibration.errors import PlanError
+from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.prepare import prepare
+from aigc_calibration.quantise import quantise
+from aigc_calibration.search.journal import Journal
+from aigc_calibration.search.kinds import site_kinds
+from aigc_calibration.search.ladder import Ladder
+from aigc_calibration.search.probe import make_probe
+from aigc_calibration.search.sensitivity import Sensitivity, measure_sites, raising_order, total_noise
+from aigc_calibration.search.workers import make_workers
+from aigc_calibration.sites import find_sites
+from aigc_export.auto.candidates import Built, Evaluator, build_mix, emit_mix
+from aigc_export.auto.config import SearchConfig
+from aigc_export.auto.descent import smallest
+from aigc_export.auto.ladders import build_ladder, everything, rungs_for
+from aigc_export.auto.report import CandidateReport, SearchReport, pareto_front
+from aigc_export.budget import allowed_noise, holds, shown
+from aigc_export.calibration_data import interface_of
+from aigc_export.front import PreparedModel, Stage
+from aigc_export.recipes import ExportRecipe
+from aigc_export.targets import get_target
+from aigc_models.paired import Judgement, make_judge
+from aigc_models.torch_session import TorchSession
+from aigc_runtime.bench import bench_step
+from aigc_runtime.errors import ConfigError, ParityError
+from aigc_runtime.publish import atomic_write_bytes
+from aigc_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["BudgetError", "SearchResult", "measure_ladder", "search"]
+
+PROBE_BATCHES = {"text": 5, "diffusion": 3, "gan": 4}
+"""Batches of calibration data on which noise is measured; for text a prompt and its decoded tokens."""
+LEAST_GAIN = 1.03
+"""How many times faster a mix must be than a plain precision; less is within the noise of timing."""
+
+
+class BudgetError(ParityError):
+    """No candidate keeps the budget, not even fp32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """What to ship, and how it was found."""
+
+    built: Built
+    report: SearchReport
+    calibration: Calibration
+
+
+def search(
+    prepared: PreparedModel,
+    recipe: ExportRecipe,
+    config: SearchConfig,
+    tell: Stage,
+    *,
+    calibration: Calibration | None = None,
+) -> SearchResult:
+    """Find the mix.
+
+    Args:
+        prepared: the float graph and its data.
+        recipe: of the export.
+        config: budget and objective.
+        tell: called after every stage.
+        calibration: of an earlier run.
+
+    Raises:
+        BudgetError: no candidate keeps the budget; says which came nearest.
+        ConfigError: a target whose engine cannot run here, or a budget on what is not measured.
+        AigcError: any stage failed.
+    """
+    started = time.perf_counter()
+    if get_target(recipe.target).engine != "onnxruntime":
+        raise ConfigError(
+            f"a search needs an engine that runs here, and {recipe.target!r} does not",
+            hint="search with --target ort-cpu, or export a plain precision",
+        )
+    journal = Journal(None if config.folder is None else config.folder / "journal.jsonl")
+    spec, graph, quantisation = prepared.spec, prepared.graph, recipe.quantisation
+    assert prepared.data is not None
+    assert quantisation is not None
+    evaluator = Evaluator(
+        spec,
+        lambda: make_judge(TorchSession(spec), spec.settings, samples=config.samples, seed=recipe.seed),
+        key=f"{prepared.loaded.checkpoint.sha256} {config.samples} {recipe.seed}",
+        journal=journal,
+        threads=recipe.threads,
+    )
+    float_built = Built(name="fp32", precision="fp32", base="fp32", graph=graph)
+    tried: list[tuple[Built, Judgement]] = [(float_built, evaluator.judge(float_built))]
+    if not holds(config.budgets, tried[0][1]):
+        raise BudgetError(
+            f"not even fp32 keeps the budget: {shown(config.budgets, tried[0][1])}",
+            hint="the nearest result is fp32 itself; nothing was published: state a budget that it keeps",
+        )
+    tell("budget", f"fp32: {shown(config.budgets, tried[0][1])}")
+    ladders: dict[str, tuple[Sensitivity, ...]] = {}
+    ready, every, threads = prepare(graph), everything(quantisation), recipe.threads
+    if calibration is None:
+        calibration = calibrate(ready, prepared.data, every, precision="int8", threads=threads)
+    tell("calibrate", f"{calibration.statistics.samples} samples, {len(calibration.statistics.tensors)} values")
+    tried += _plain(prepared, recipe, calibration, evaluator)
+    for rungs in rungs_for(spec.family, config.objective):
+        ladder = build_ladder(ready, prepared.data, every, rungs, FORMS[recipe.target], calibration, threads=threads)
+        sites = measure_ladder(ladder, prepared, config, evaluator, journal)
+        ladders[ladder.name] = sites
+        noisiest = sites[0]
+        tell(
+            "sensitivity",
+            f"{ladder.name}: {len(sites)} sites, noisiest {noisiest.module or noisiest.node} {noisiest.sqnr_db:.1f} dB",
+        )
+        macs = site_macs(ladder.graph, next(prepared.data.batches(ladder.graph, threads=recipe.threads)))
+        known = {built.digest for built, _ in tried}
+        found = _descend(ladder, sites, macs, config, evaluator, tell)
+        tried += [(built, judgement) for built, judgement in found if built.digest not in known]
+    timed = evaluator.time([built for built, _ in tried])
+    chosen, verdict = _choose(tried, timed, config)
+    tell("search", verdict)
+    built = tried[chosen][0]
+    report = SearchReport(
+        model=recipe.model,
+        target=recipe.target,
+        objective=config.objective,
+        budgets=config.budgets,
+        verdict=verdict,
+        candidates=_reports(tried, timed, chosen, config),
+        ladders=ladders,
+        kept={} if built.plan is None else _kept(built),
+        judged=evaluator.judged,
+        reused=journal.reused,
+        seconds=round(time.perf_counter() - started, 3),
+    )
+    if config.folder is not None:
+        atomic_write_bytes(config.folder / "search.json", report.dump())
+    return SearchResult(built=built, report=report, calibration=calibration)
+
+
+def measure_ladder(
+    ladder: Ladder, prepared: PreparedModel, config: SearchConfig, evaluator: Evaluator, journal: Journal
+) -> tuple[Sensitivity, ...]:
+    """Every site of a ladder: noise, milliseconds and bytes; the noisiest first.
+
+    Args:
+        ladder: both rungs.
+        prepared: the model and its data.
+        config: who measures.
+        evaluator: times graphs.
+        journal: what is known already.
+
+    Raises:
+        PlanError: no site can run in low precision.
+    """
+    spec, data = prepared.spec, prepared.data
+    assert data is not None
+    low = ladder.low.quantised()
+    if not low:
+        raise PlanError(f"no site of {ladder.name} can run in low precision", hint="export fp32")
+    feeds = itertools.islice(data.batches(ladder.graph), PROBE_BATCHES[spec.family])
+    probe = make_probe(ladder.toggled(), [op.node for op in low], list(feeds), [t.name for t in spec.outputs])
+    noise = measure_sites(probe, make_workers(jobs=config.jobs, dask=config.dask), journal)
+    times = _time_sites(ladder, prepared, evaluator)
+    sizes = {s.node: s.shape for s in find_sites(ladder.graph)}
+    total = sum(noise.values()) or 1.0
+    found = [
+        Sensitivity(
+            node=op.node,
+            op_type=op.op_type,
+            module=op.module,
+            noise=noise[op.node],
+            share=noise[op.node] / total,
+            saved_ms=times[op.node][0],
+            saved_ms_error=times[op.node][1],
+            saved_bytes=_saved_bytes(sizes[op.node], ladder),
+        )
+        for op in low
+    ]
+    return tuple(sorted(found, key=lambda s: (-s.noise, s.node)))
+
+
+def _time_sites(ladder: Ladder, prepared: PreparedModel, evaluator: Evaluator) -> dict[str, tuple[float, float]]:
+    """Node -> (ms that low precision saves, standard error); all sites of a kind are raised together."""
+    lowest = emit_mix(ladder, {})
+    found = {}
+    for nodes in site_kinds(ladder, _step_feeds(ladder.graph, prepared)).values():
+        raised = emit_mix(ladder, dict.fromkeys(nodes, "timed"))
+        slower, error = evaluator.slower(lowest, raised)
+        found.update(dict.fromkeys(nodes, (slower / len(nodes), error / len(nodes))))
+    return found
+
+
+def _saved_bytes(shape: tuple[int, ...], ladder: Ladder) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return 0 if not shape else int(count * (3 if ladder.high is None else 0.5))
+
+
+def _step_feeds(graph: ir.Model, prepared: PreparedModel) -> dict[str, Array]:
+    """What the engine is fed at one step of a generation at batch 1."""
+    seen: list[dict[str, Array]] = []
+    run = open_graph(graph)
+
+    def record(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        seen.append({name: array.copy() for name, array in feeds.items()})
+        return run(feeds)
+
+    bench_step(interface_of(prepared.spec).session(record), prepared.spec.settings, runs=1, warmup=0)
+    return seen[-1]
+
+
+def _descend(
+    ladder: Ladder,
+    sites: Sequence[Sensitivity],
+    macs: Mapping[str, int],
+    config: SearchConfig,
+    evaluator: Evaluator,
+    tell: Stage,
+) -> list[tuple[Built, Judgement]]:
+    """Mixes that were run, down to the fewest raised sites that keep the budget."""
+    free, rest = raising_order(sites, config.objective)
+    order, noise = (*free, *rest), {s.node: s.noise for s in sites}
+    by_node = {s.node: s for s in sites}
+    tried: dict[int, tuple[Built, Judgement]] = {}
+
+    def keeps(count: int) -> bool:
+        raised = {node: _why(by_node[node], node in free, config) for node in order[:count]}
+        if count == len(order) and ladder.high is None:
+            return True  # that is fp32
+        built = build_mix(ladder, raised, macs)
+        tried[count] = (built, evaluator.judge(built))
+        kept = holds(config.budgets, tried[count][1])
+        predicted = -10 * _log10(total_noise(noise, order[:count]))
+        tell(
+            "try",
+            f"{built.name}: {shown(config.budgets, tried[count][1])}, model {predicted:.1f} dB, "
+            f"{'kept' if kept else 'missed'}",
+        )
+        return kept
+
+    def guess() -> int:
+        first = min(tried)
+        allowed = allowed_noise(config.budgets, tried[first][1], total_noise(noise, order[:first]))
+        if allowed is None:
+            return (first + len(order)) // 2
+        counts = range(first, len(order) + 1)
+        return next((k for k in counts if total_noise(noise, order[:k]) <= allowed), len(order))
+
+    smallest(len(free), len(order), guess, keeps)
+    # Both ends are plain precisions, which a mix has to beat; the upper end of a ladder to float is fp32.
+    for end in (0, *(() if ladder.high is None else (len(order),))):
+        if end not in tried:
+            keeps(end)
+    return [tried[count] for count in sorted(tried)]
+
+
+def _log10(value: float) -> float:
+    return math.log10(max(value, 1e-30))
+
+
+def _why(site: Sensitivity, free: bool, config: SearchConfig) -> str:
+    noise = f"{site.share:.1%} of all noise ({site.sqnr_db:.1f} dB alone)"
+    if free:
+        return f"low precision would take {-site.saved_ms:.3f} ms longer, and make {noise}"
+    saved = {
+        "latency": f"{site.saved_ms:.3f} ms",
+        "size": f"{site.saved_bytes / 1e3:.1f} kB",
+        "ops": "one site",
+    }[config.objective]
+    return f"low precision would make {noise} and save only {saved}"
+
+
+def _plain(
+    prepared: PreparedModel,
+    recipe: ExportRecipe,
+    calibration: Calibration,
+    evaluator: Evaluator,
+) -> list[tuple[Built, Judgement]]:
+    """The family's own int8 configuration, as `--precision int8` would ship it."""
+    assert prepared.data is not None
+    assert recipe.quantisation is not None
+    try:
+        found = quantise(
+            prepared.graph,
+            prepared.data,
+            recipe.quantisation,
+            precision="int8",
+            target=recipe.target,
+            calibration=calibration,
+            threads=recipe.threads,
+        )
+    except PlanError:
+        return []  # an engine that runs nothing of it in 8 bits offers no plain int8
+    built = Built(
+        name="int8", precision="int8", base="int8", graph=found.graph, plan=found.plan, coverage=found.coverage
+    )
+    return [(built, evaluator.judge(built))]
+
+
+def _choose(
+    tried: Sequence[tuple[Built, Judgement]], timed: Sequence[tuple[float, float]], config: SearchConfig
+) -> tuple[int, str]:
+    """The index of the result, and why."""
+    costs: dict[str, Callable[[int], float]] = {
+        "latency": lambda i: 1 / timed[i][1],
+        "size": lambda i: float(len(tried[i][0].model)),
+        "ops": lambda i: float("inf") if tried[i][0].plan is None else float(tried[i][0].raised),
+    }
+    cost = costs[config.objective]
+    able = [i for i, (_, judgement) in enumerate(tried) if holds(config.budgets, judgement)]
+    best = min(able, key=lambda i: (cost(i), tried[i][0].name))
+    plain = [i for i in able if tried[i][0].precision != "mixed"]
+    best_plain = min(plain, key=lambda i: (cost(i), tried[i][0].name))
+    name, quality = tried[best][0].name, shown(config.budgets, tried[best][1])
+    if best in plain:
+        if len(able) == len(plain):
+            return best, f"{name}: no mix keeps the budget, which {name} does: {quality}"
+        return best, f"{name}: no mix that keeps the budget is better in {config.objective} than {name}: {quality}"
+    other = tried[best_plain][0].name
+    if config.objective == "latency":
+        ratio = timed[best][1] / timed[best_plain][1]
+        if ratio < LEAST_GAIN:
+            told = f"the best mix ({name}) is {ratio:.2f}x as fast as {other}, which is no gain"
+            return best_plain, f"{other}: {told}"
+        return best, f"{name}: {ratio:.2f}x as fast as {other}, the best plain precision, with {quality}"
+    return best, f"{name}: better in {config.objective} than {other}, the best plain precision, with {quality}"
+
+
+def _reports(
+    tried: Sequence[tuple[Built, Judgement]],
+    timed: Sequence[tuple[float, float]],
+    chosen: int,
+    config: SearchConfig,
+) -> tuple[CandidateReport, ...]:
+    first = config.budgets[0]
+    sign = 1.0 if first.upper else -1.0
+    points = [
+        (sign * first.value(judgement), ms, float(len(built.model)))
+        for (built, judgement), (ms, _) in zip(tried, timed, strict=True)
+    ]
+    reports = [
+        CandidateReport(
+            name=built.name,
+            precision=built.precision,
+            counts={} if built.plan is None else built.plan.counts(),
+            judgement=judgement,
+            value=first.value(judgement),
+            holds=holds(config.budgets, judgement),
+            latency_ms=ms,
+            speedup=ratio,
+            size_bytes=len(built.model),
+            pareto=front,
+            chosen=i == chosen,
+        )
+        for i, ((built, judgement), (ms, ratio), front) in enumerate(
+            zip(tried, timed, pareto_front(points), strict=True)
+        )
+    ]
+    return tuple(sorted(reports, key=lambda r: (r.latency_ms, r.name)))
+
+
+def _kept(built: Built) -> dict[str, str]:
+    assert built.plan is not None
+    return {
+        f"{op.module or op.node} ({op.op_type})" if op.module else op.node: op.why
+        for op in built.plan.ops
+        if op.precision != built.plan.precision
+    }

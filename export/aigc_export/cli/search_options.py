@@ -1,0 +1,73 @@
+"""What `export` needs for `--precision auto`: its options as a configuration, its report on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aigc_runtime.errors import ConfigError, UnknownNameError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from aigc_export.auto.report import SearchReport
+
+__all__ = ["print_search", "search_options"]
+
+KEPT_SHOWN = 12
+
+
+def search_options(
+    model: str, precision: str, asked: Mapping[str, Any], *, folder: Path, samples: int
+) -> dict[str, Any]:
+    """The recipe's field `search`.
+
+    Args:
+        model: name in the zoo.
+        precision: as asked for.
+        asked: option -> value, of those that were given.
+        folder: for the journal and the report.
+        samples: on which mixes are judged; 0 takes the default.
+
+    Raises:
+        ConfigError: options of a search without a search.
+    """
+    from aigc_export.auto.config import OBJECTIVES, SearchConfig
+    from aigc_export.budget import DEFAULT_BUDGETS, parse_budget
+    from aigc_models.zoo import MODELS
+
+    if precision != "auto":
+        if asked:
+            raise ConfigError(f"{', '.join(asked)} without a search", hint="add --precision auto, or leave it out")
+        return {}
+    if model not in MODELS:
+        raise UnknownNameError("model", model, MODELS)
+    budgets = asked.get("--budget") or (DEFAULT_BUDGETS[MODELS[model].family],)
+    objective = asked.get("--objective", "latency")
+    if objective not in OBJECTIVES:
+        raise UnknownNameError("objective", objective, OBJECTIVES)
+    if "--jobs" in asked and "--dask" in asked:
+        raise ConfigError("both --jobs and --dask were given", hint="the cluster has its own workers: give one")
+    return {
+        "search": SearchConfig(
+            budgets=tuple(parse_budget(text) for text in budgets),
+            objective=objective,
+            jobs=asked.get("--jobs", 1),
+            dask=asked.get("--dask"),
+            folder=folder,
+            **({"samples": samples} if samples else {}),
+        )
+    }
+
+
+def print_search(console: Console, report: SearchReport) -> None:
+    """The Pareto table, the verdict, and a sentence for each site of the result in higher precision."""
+    from aigc_export.auto.report import pareto_table
+
+    console.print(pareto_table(report))
+    console.print(report.verdict, soft_wrap=True, markup=False)
+    for node, why in list(report.kept.items())[:KEPT_SHOWN]:
+        console.print(f"  {node}: {why}", soft_wrap=True, markup=False)
+    if len(report.kept) > KEPT_SHOWN:
+        console.print(f"  ... and {len(report.kept) - KEPT_SHOWN} more: see search.json", markup=False)

@@ -1,0 +1,105 @@
+"""The front of the line, which every verb that starts from PyTorch shares: load -> capture -> passes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aigc_calibration.data import CalibrationData
+from aigc_export.calibration_data import calibration_data, interface_of
+from aigc_export.capture import Captured, capture, example_sizes
+from aigc_export.passes import PASSES, PassReport, run_passes
+from aigc_export.recipes import ExportRecipe
+from aigc_export.targets import get_target
+from aigc_models.spec import ExportSpec, example_feeds
+from aigc_models.zoo import LoadedModel, load_model
+from aigc_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["PreparedModel", "Stage", "Teller", "pass_feeds", "prepare_graph"]
+
+Stage = Callable[[str, str], None]
+"""Called as stage(name, what it did) when a stage is done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedModel:
+    """A float graph in the form of its target, and all that it came from.
+
+    Attributes:
+        loaded: the PyTorch model and its checkpoint.
+        data: to calibrate on, already checked; None for fp32.
+        captured: the graph as captured, and the program behind it, which bisection needs.
+        graph: after the target's passes.
+        passes: what each pass did.
+    """
+
+    loaded: LoadedModel
+    data: CalibrationData | None
+    captured: Captured
+    graph: ir.Model
+    passes: tuple[PassReport, ...]
+
+    @property
+    def spec(self) -> ExportSpec:
+        """Of the model."""
+        return self.loaded.spec
+
+
+def prepare_graph(recipe: ExportRecipe, tell: Stage) -> PreparedModel:
+    """Load a model, capture it and run the passes of its target.
+
+    Args:
+        recipe: what to take, and for which target.
+        tell: called after every stage.
+
+    Raises:
+        AigcError: the checkpoint or the calibration data cannot be used (said before the work starts), or a stage
+            failed.
+    """
+    target = get_target(recipe.target)
+    loaded = load_model(recipe.model, checkpoint=recipe.checkpoint, options=recipe.spec_options)
+    spec = loaded.spec
+    parameters = sum(p.numel() for p in spec.module.parameters())
+    tell("load", f"{recipe.model}: {parameters:,} parameters, {loaded.checkpoint.sha256[:12]}")
+    data = _calibration_data(spec, recipe)  # bad data is refused before the work starts
+    captured = capture(spec, opset=recipe.opset or target.opset)
+    tell("capture", f"{len(list(captured.model.graph))} nodes, opset {captured.model.opset_imports['']}")
+    graph, passes = run_passes(captured.model, PASSES[recipe.target], feeds=pass_feeds(spec, recipe.seed))
+    for done in passes:
+        tell(done.name, f"{done.nodes_before} -> {done.nodes_after} nodes, {done.worst.sqnr_db:.0f} dB")
+    return PreparedModel(loaded=loaded, data=data, captured=captured, graph=graph, passes=tuple(passes))
+
+
+def _calibration_data(spec: ExportSpec, recipe: ExportRecipe) -> CalibrationData | None:
+    if recipe.quantisation is None:
+        return None
+    samples = recipe.quantisation.samples
+    return calibration_data(interface_of(spec), path=recipe.calibration_data, samples=samples, seed=recipe.seed)
+
+
+def pass_feeds(spec: ExportSpec, seed: int) -> list[dict[str, Array]]:
+    """Two sets of shapes: a rewrite that is right for one size only must not get through."""
+    sizes = example_sizes(spec)
+    units = {d.name: d for d in spec.dims}
+    larger = {name: size + units[name].multiple_of for name, size in sizes.items()}
+    return [example_feeds(spec, s, seed=seed) for s in (sizes, larger)]
+
+
+class Teller:
+    """Adds to each stage's line how long it took."""
+
+    def __init__(self, stage: Stage | None) -> None:
+        self.stage = stage
+        self.last = time.perf_counter()
+
+    def __call__(self, name: str, what: str) -> None:
+        """Tell of a stage."""
+        now = time.perf_counter()
+        if self.stage is not None:
+            self.stage(name, f"{what} ({now - self.last:.1f} s)")
+        self.last = now
