@@ -1,6 +1,7 @@
 """What a manifest says about an engine that was compiled for certain devices.
 
-It is enough to tell, without opening the engine, whether a device can run it and which shapes it takes. Work is counted in multiply-accumulates of matrix products and convolutions; sizes are in bytes.
+It is enough to tell, without opening the engine, whether a device can run it and which shapes it takes. Work is counted
+in multiply-accumulates of matrix products and convolutions; sizes are in bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a build needs of the host, estimated beforehand: a build that runs out half-way has cost its time for nothing."""
+"""What a build needs of the host, estimated beforehand: one that runs out half-way has cost its time for nothing."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def _check_attention(node: onnx.NodeProto) -> None:
         )
     if len(node.input) > _NONPAD_INPUT and node.input[_NONPAD_INPUT]:
         raise GraphRefusedError(
-            f"node {node.name!r}: TensorRT drops Attention's input nonpad_kv_seqlen, here {node.input[_NONPAD_INPUT]!r}",
+            f"node {node.name!r}: TensorRT drops Attention's nonpad_kv_seqlen, here {node.input[_NONPAD_INPUT]!r}",
             hint="export the mask as an input of Attention",
         )
 
