@@ -78,7 +78,7 @@ def make_bundle(
         precision=recipe.precision,
         engine=info,
         files=(),
-        dims=spec.dims,
+        dims=engine.dims if engine.dims is not None else spec.dims,
         inputs=spec.inputs,
         outputs=spec.outputs,
         state=spec.state,

@@ -8,6 +8,7 @@ from typing import Any
 from aigc_calibration.config import DEFAULTS, QuantConfig
 from aigc_export.auto.config import SearchConfig
 from aigc_export.budget import DEFAULT_BUDGETS, parse_budget
+from aigc_export.build.settings import BuildSettings
 from aigc_export.targets import get_target
 from aigc_export.tolerances import TOLERANCES
 from aigc_runtime.errors import ConfigError, UnknownNameError
@@ -34,6 +35,7 @@ class ExportRecipe:
         quantisation: how the graph is quantised; None for fp32.
         calibration_data: the user's own samples; None takes the model's.
         search: how `auto` looks for its mix; None for other precisions.
+        build: how the engine is compiled, for targets that compile one.
     """
 
     model: str
@@ -49,6 +51,7 @@ class ExportRecipe:
     quantisation: QuantConfig | None = None
     calibration_data: str | None = None
     search: SearchConfig | None = None
+    build: BuildSettings = field(default_factory=BuildSettings)
 
     def __post_init__(self) -> None:
         check_quality_samples(self.quality_samples)

@@ -138,7 +138,7 @@ def _build(
     # A parser keeps a pointer to its network: both stay referenced until the engine is written.
     network = builder.create_network(_network_flags(module))
     parser = module.OnnxParser(network, logger)
-    _parse(parser, source, log, graph)
+    _parse(parser, source, log)
     _let_attention_decompose(module, network)
     types = network_types(library, network)
     watch = Watch(progress)
@@ -149,6 +149,7 @@ def _build(
         raise watch.stopped
     if watch.cancelled:
         raise CancelledError("the build was cancelled", hint="nothing was written")
+    _refuse_unused(log, graph)
     unreachable = trt_log.unreachable_targets(log)
     if unreachable:
         devices, why = unreachable[0]
@@ -187,8 +188,8 @@ def _network_flags(module: Any) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _parse(parser: Any, source: Path, log: trt_log.Log, graph: onnx.GraphProto) -> None:
-    """Parse a file; what the parser drops is as bad as what it refuses."""
+def _parse(parser: Any, source: Path, log: trt_log.Log) -> None:
+    """Parse a file."""
     if not parser.parse_from_file(str(source)):
         found = [parser.get_error(i) for i in range(parser.num_errors)]
         reasons = "; ".join(f"{e.node_operator()} {e.node_name()!r}: {e.desc()}" for e in found)
@@ -196,6 +197,10 @@ def _parse(parser: Any, source: Path, log: trt_log.Log, graph: onnx.GraphProto) 
             f"TensorRT does not take the graph: {reasons or trt_log.errors(log)}",
             hint="the operator, or this form of it, has no TensorRT kernel",
         )
+
+
+def _refuse_unused(log: trt_log.Log, graph: onnx.GraphProto) -> None:
+    """The parser drops what it does not know, and the builder what nothing reads: either computes something else."""
     for value in trt_log.unused_inputs(log):
         readers = ", ".join(repr(name) for name in nodes_that_read(graph, value)) or "no node"
         raise GraphRefusedError(

@@ -6,9 +6,7 @@ No version is compared anywhere: `hasattr` says what a library can do.
 from __future__ import annotations
 
 import importlib
-import platform
 import re
-import sys
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -17,7 +15,7 @@ from aigc_export.build.trt_log import Log, make_logger
 from aigc_runtime.engine_build import Flavour, capability_number
 from aigc_runtime.errors import ConfigError, EngineMissingError
 
-__all__ = ["INSTALL", "MODULES", "Library", "build_platform", "load_library"]
+__all__ = ["INSTALL", "MODULES", "Library", "load_library"]
 
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """flavour -> module."""
@@ -128,8 +126,3 @@ def _cuda_major(module: str) -> int | None:
         if match:
             return int(match[1])
     return None
-
-
-def build_platform() -> str:
-    """Operating system and processor of this machine, as manifests write it: `linux-x86_64`."""
-    return f"{sys.platform}-{platform.machine().lower()}"

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from aigc_export.cli.engine_options import engine_options
 from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
 from aigc_export.cli.search_options import print_search, search_options
+
+if TYPE_CHECKING:
+    from aigc_export.build.settings import BuildSettings
 
 
 @click.command(
@@ -33,6 +38,7 @@ from aigc_export.cli.search_options import print_search, search_options
 @click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the parity report as JSON.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write the parity report as JUnit XML.")
+@engine_options
 @threads_option
 @json_option
 def export(
@@ -57,6 +63,7 @@ def export(
     junit: Path | None,
     threads: int | None,
     as_json: bool,
+    build: BuildSettings,
 ) -> None:
     """Take MODEL from PyTorch to a verified bundle, and say what each stage did.
 
@@ -87,6 +94,7 @@ def export(
         threads=threads,
         calibration_data=calibration_data,
         calibration_samples=calibration_samples,
+        build=build,
         **search,
     )
     console = err_console() if as_json else out_console()
