@@ -38,6 +38,7 @@ __all__ = [
     "Tolerances",
     "check_file_name",
     "dump_manifest",
+    "manifest_json",
     "parse_manifest",
 ]
 
@@ -362,12 +363,17 @@ class _Untyped(Manifest):
         """Checked once the pipeline is in place."""
 
 
-def dump_manifest(manifest: Manifest) -> bytes:
-    """Canonical JSON: two spaces, the order of the dataclasses' fields, UTF-8, a final newline."""
-    value = to_json(manifest)
+def manifest_json(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as plain JSON, with the fields of its format version."""
+    value: dict[str, Any] = to_json(manifest)
     if manifest.format_version == 1:
         del value["engine"]["build"]
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+    return value
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """Canonical JSON: two spaces, the order of the dataclasses' fields, UTF-8, a final newline."""
+    return (json.dumps(manifest_json(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
 
 
 def with_files(manifest: Manifest, files: tuple[FileInfo, ...]) -> Manifest:

@@ -1,7 +1,7 @@
 """Whether a device runs a bundle, from the manifest alone: nothing is opened, nothing is tried.
 
-An engine for another device is not always refused by its library with a reason that helps; some crash. What the manifest
-says is compared here first.
+An engine for another device is not always refused by its library with a reason that helps; some crash. What the
+manifest says is compared here first.
 """
 
 from __future__ import annotations
