@@ -32,7 +32,7 @@ $(READY): pyproject.toml runtime/pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or run 'make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)'" >&2; exit 1; }
 	@echo "Setting up $(VENV) (once; about two minutes) ..."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch --editable 'runtime[ort]' --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch --editable 'runtime[ort]' --editable '.[dev,rtx]'
 	@touch $@
 
 clean:

@@ -16,7 +16,7 @@ from aigc_calibration.sites import find_sites
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["LEAST_EXECUTED", "Coverage", "check_executed", "executed_sites", "site_macs"]
+__all__ = ["LEAST_EXECUTED", "Coverage", "check_executed", "executed_sites", "planned_coverage", "site_macs"]
 
 INTEGER_OPS = frozenset({"QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "MatMulNBits"})
 """What ONNX Runtime on a CPU makes of a quantised site."""
@@ -32,17 +32,19 @@ class Coverage:
 
     Attributes:
         planned: that the plan quantises.
-        executed: that the engine runs in low precision.
+        executed: that the engine runs in low precision; None where that is for the engine's builder to prove.
         missed: sites that the plan quantises and the engine does not.
         float_sites: node -> why, of those that the plan leaves float.
     """
 
     planned: float
-    executed: float
+    executed: float | None
     missed: tuple[str, ...]
     float_sites: Mapping[str, str]
 
     def __str__(self) -> str:
+        if self.executed is None:
+            return f"{self.planned:.1%} of the work planned in low precision"
         return f"{self.planned:.1%} of the work planned, {self.executed:.1%} run in low precision"
 
 
@@ -126,9 +128,28 @@ def check_executed(
     if not planned:
         reasons = "; ".join(sorted(set(found.float_sites.values())))
         raise PlanError(f"nothing in the graph can be run in {plan.precision} by this engine", hint=reasons)
-    if found.executed < least * found.planned:
+    runs = sum(macs[n] for n in executed) / total
+    if runs < least * found.planned:
         raise PlanError(
-            f"the engine runs {found.executed:.1%} of the work in low precision, the plan says {found.planned:.1%}",
+            f"the engine runs {runs:.1%} of the work in low precision, the plan says {found.planned:.1%}",
             hint=f"sites that stay float: {', '.join(found.missed[:5])}; nothing was published",
         )
     return found
+
+
+def planned_coverage(plan: QuantizationPlan, macs: Mapping[str, int]) -> Coverage:
+    """What a plan says, for an engine that is compiled elsewhere and proves itself there.
+
+    Raises:
+        PlanError: the plan quantises nothing.
+    """
+    float_sites = {op.node: op.why for op in plan.ops if op.precision == "float"}
+    if not plan.quantised():
+        reasons = "; ".join(sorted(set(float_sites.values())))
+        raise PlanError(f"nothing in the graph can be run in {plan.precision} by this engine", hint=reasons)
+    return Coverage(
+        planned=sum(macs[op.node] for op in plan.quantised()) / (sum(macs.values()) or 1),
+        executed=None,
+        missed=(),
+        float_sites=float_sites,
+    )

@@ -2,7 +2,8 @@
 
 Both forms have the same codes: TensorRT's signed code c is ONNX Runtime's unsigned code c + 128.
 
-1. TensorRT: symmetric s8 (or fp8) on the inputs of a site, float bias, nothing on its result.
+1. TensorRT: symmetric s8 (or fp8) on the inputs of a site, float bias, nothing on its result; ConvTranspose stays
+   float in 8 bits and bf16.
 2. ONNX Runtime on a CPU: u8 with zero point 128, since its kernels multiply u8 by s8; int32 bias; Q/DQ also on the
    result of Conv, and of MatMul in front of Relu, without which they stay float; ConvTranspose stays float, for which
    it has no kernel.
@@ -49,22 +50,38 @@ class Form:
         unsigned: activations as u8 with zero point 128 in place of s8.
         integer_bias: the bias of an int8 site as int32.
         quantised_results: operators whose result is quantised too, where the plan has a range for it.
-        float_ops: operators that the engine cannot run in 8 bits, with the reason.
+        float_ops: (operator, precision) that the engine has no kernel for, with the reason.
         nbits: whether it has MatMulNBits for weights in blocks.
         fp8_arithmetic: whether it multiplies fp8 numbers; else they are stored and rounded so, and computed with in
             float.
         half_arithmetic: whether it multiplies 16-bit numbers; else they are stored and rounded so, and computed with
             in float.
+        compiled: whether the engine is compiled ahead for other devices; its builder then proves what is built, and
+            ONNX Runtime, which takes the graph too, says nothing about it.
     """
 
     unsigned: bool
     integer_bias: bool
     quantised_results: frozenset[str]
-    float_ops: Mapping[str, str]
+    float_ops: Mapping[tuple[str, str], str]
     nbits: bool
     half_arithmetic: bool
     fp8_arithmetic: bool
+    compiled: bool = False
 
+
+_NO_KERNEL = "TensorRT computes ConvTranspose in float when its operands are of 8 bits, and has no bf16 kernel for it"
+# Read from compiled layers (TensorRT-RTX 1.7, devices 8.6 to 12.0): with Q/DQ it builds, and multiplies fp32.
+_TENSORRT = Form(
+    unsigned=False,
+    integer_bias=False,
+    quantised_results=frozenset(),
+    float_ops=MappingProxyType({("ConvTranspose", name): _NO_KERNEL for name in ("int8", "fp8", "bf16")}),
+    nbits=False,
+    half_arithmetic=True,
+    fp8_arithmetic=True,
+    compiled=True,
+)
 
 FORMS: Mapping[str, Form] = MappingProxyType(
     {
@@ -72,31 +89,24 @@ FORMS: Mapping[str, Form] = MappingProxyType(
             unsigned=True,
             integer_bias=True,
             quantised_results=frozenset({"Conv", "MatMul"}),
-            float_ops=MappingProxyType({"ConvTranspose": "ONNX Runtime has no 8-bit ConvTranspose on a CPU"}),
+            float_ops=MappingProxyType({("ConvTranspose", "int8"): "ONNX Runtime has no 8-bit ConvTranspose on a CPU"}),
             nbits=True,
             half_arithmetic=False,
             fp8_arithmetic=False,
         ),
-        "tensorrt": Form(
-            unsigned=False,
-            integer_bias=False,
-            quantised_results=frozenset(),
-            float_ops=MappingProxyType({}),
-            nbits=False,
-            half_arithmetic=True,
-            fp8_arithmetic=True,
-        ),
+        "tensorrt": _TENSORRT,
+        "tensorrt-rtx": _TENSORRT,
     }
 )
-"""Engine -> form."""
+"""Target -> form."""
 
 
 def plan_for(plan: QuantizationPlan, form: Form) -> QuantizationPlan:
     """The plan with the sites left float that the engine has no kernel for."""
     missing = {
-        op.node: form.float_ops[op.op_type]
+        op.node: form.float_ops[op.op_type, op.precision]
         for op in plan.ops
-        if op.op_type in form.float_ops and op.precision == "int8"
+        if (op.op_type, op.precision) in form.float_ops
     }
     return plan.with_float(missing)
 
@@ -127,8 +137,8 @@ def emit(
         )
     emitter = _Emitter(copy_graph(model), plan, weights, form, swap)
     for op in plan.quantised():
-        if op.op_type in form.float_ops and op.precision == "int8":
-            raise PlanError(f"{op.node!r} cannot be quantised: {form.float_ops[op.op_type]}", hint="use `plan_for`")
+        if (why := form.float_ops.get((op.op_type, op.precision))) is not None:
+            raise PlanError(f"{op.node!r} cannot be quantised: {why}", hint="use `plan_for`")
         emitter.site(op)
     return emitter.finish()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aigc_calibration.calibrate import CALIBRATED, Calibration, Progress, calibrate, check_kind, smoothed
 from aigc_calibration.collect import Statistics, collect
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.coverage import LEAST_EXECUTED, Coverage, check_executed, site_macs
+from aigc_calibration.coverage import LEAST_EXECUTED, Coverage, check_executed, planned_coverage, site_macs
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.emit import FORMS, Form, emit, plan_for
 from aigc_calibration.plan import HALVES, QuantizationPlan, SitePrecision
@@ -93,7 +93,8 @@ def plan_calibrated(
     check_kind(calibration, precision)
     if precision in HALVES:
         # Modules are kept float for the sake of 8 bits; 16 bits take them as well.
-        return graph, half_plan(graph, calibration.statistics, replace(config, keep_float=()), precision=precision)
+        halves = half_plan(graph, calibration.statistics, replace(config, keep_float=()), precision=precision)
+        return graph, plan_for(halves, form)
     plan = make_plan(graph, calibration.statistics, config, precision=precision, transforms=transforms)
     return graph, plan_for(plan, form)
 
@@ -109,6 +110,8 @@ def _emitted(
 ) -> Quantised:
     emitted = emit(graph, plan, weights, form)
     macs = site_macs(graph, next(data.batches(graph, threads=threads)))
+    if form.compiled:
+        return Quantised(graph=emitted, plan=plan, statistics=statistics, coverage=planned_coverage(plan, macs))
     # A plan in a format that ONNX Runtime only stores and rounds to has nothing to be executed.
     stored = (plan.precision in HALVES and not form.half_arithmetic) or (
         plan.precision == "fp8" and not form.fp8_arithmetic

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from aigc_runtime.errors import AigcError
+from aigc_runtime.errors import AigcError, EngineError, ParityError
 
-__all__ = ["CaptureError", "PassError"]
+__all__ = ["CaptureError", "GraphRefusedError", "PassError", "PrecisionError"]
 
 
 class CaptureError(AigcError):
@@ -15,3 +15,11 @@ class PassError(AigcError):
     """A rewrite made the graph invalid, or changed what it computes."""
 
     exit_code = 3
+
+
+class GraphRefusedError(EngineError):
+    """An engine's compiler does not take a graph, or would take it and compute something else."""
+
+
+class PrecisionError(ParityError):
+    """An engine was built in another precision than was asked for. Nothing is published."""

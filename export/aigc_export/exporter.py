@@ -16,9 +16,9 @@ from aigc_export.auto.report import SearchReport
 from aigc_export.auto.search import BudgetError, search
 from aigc_export.bisect import Divergence, bisect
 from aigc_export.budget import holds, shown
-from aigc_export.build.ort import BuiltEngine, build_ort
 from aigc_export.calibrator import instability_warning
 from aigc_export.capture import Captured, example_sizes
+from aigc_export.engines import build_engine, check_build
 from aigc_export.front import PreparedModel, Stage, Teller, prepare_graph
 from aigc_export.graph import to_proto
 from aigc_export.package import make_bundle
@@ -30,7 +30,6 @@ from aigc_export.tolerances import TOLERANCES
 from aigc_models.paired import Judgement, make_judge
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
-from aigc_runtime.backends.ort import OrtSession
 from aigc_runtime.bundle import Bundle, write_bundle
 from aigc_runtime.errors import ParityError
 from aigc_runtime.verify import ParityReport
@@ -110,6 +109,7 @@ def export_model(
     """
     started = time.perf_counter()
     tell = Teller(stage)
+    check_build(recipe)
     prepared = prepare_graph(recipe, tell)
     spec, graph = prepared.spec, prepared.graph
     quantised: Quantised | None = None
@@ -121,15 +121,15 @@ def export_model(
     if quantised is not None:
         graph = quantised.graph
     with tempfile.TemporaryDirectory(prefix="aigc-export-") as folder:
-        engine = build_ort(graph, spec, Path(folder))
-        tell("build", f"{engine.kind}, {engine.size_bytes / 1e6:.2f} MB")
+        built = build_engine(prepared, graph, None if quantised is None else quantised.plan, recipe, Path(folder))
+        engine, candidate = built.engine, built.candidate
+        tell("build", f"{engine.kind}, {engine.size_bytes / 1e6:.2f} MB{built.told}")
         reference = TorchSession(spec)
         cases = make_cases(reference, spec, seed=recipe.seed)
         generation = make_generation(reference, spec, seed=recipe.seed)
         tell("reference", f"{sum(len(c.steps) for c in cases)} steps in {len(cases)} cases, one generation")
-        candidate = _open(engine, spec, recipe.threads)
         judge = make_judge(reference, spec.settings, samples=recipe.quality_samples, seed=recipe.seed)
-        judgement = judge(candidate)
+        judgement = judge(built.unbounded)
         if recipe.search is not None:
             _check_budget(recipe.search, judgement)
         report = check_parity(
@@ -146,7 +146,7 @@ def export_model(
         if not report.passed:
             divergence = None
             if find_first_divergence:
-                divergence = find_divergence(to_proto(graph), prepared.captured, spec, recipe)
+                divergence = find_divergence(to_proto(built.graph), prepared.captured, spec, recipe)
             raise ParityFailedError(report, divergence)
         worst = report.worst().errors
         tell("parity", f"max error {worst.max_abs:.1e}, {worst.sqnr_db:.0f} dB, {_shown(report)}")
@@ -159,7 +159,7 @@ def export_model(
             generation=generation,
             quality=judgement.quality,
             extra=_extra(quantised, found),
-            provenance={} if quantised is None else _calibration_facts(quantised),
+            provenance={**({} if quantised is None else _calibration_facts(quantised)), **built.provenance},
         )
         write_bundle(destination, manifest, files)
     bundle = Bundle.open(destination)
@@ -243,19 +243,6 @@ def _shown(report: ParityReport) -> str:
     parts += [f"{c.metric.name} {c.metric.value:.4g}" for c in report.paired]
     parts += [f"{c.metric} {c.reference:.4g} -> {c.actual:.4g}" for c in report.quality]
     return ", ".join(parts)
-
-
-def _open(engine: BuiltEngine, spec: ExportSpec, threads: int | None) -> OrtSession:
-    path = engine.files[engine.file]
-    return OrtSession(
-        path.read_bytes(),
-        folder=str(path.parent.absolute()),
-        inputs=spec.inputs,
-        outputs=spec.outputs,
-        dims=spec.dims,
-        state=spec.state,
-        threads=threads,
-    )
 
 
 def find_divergence(proto: onnx.ModelProto, captured: Captured, spec: ExportSpec, recipe: ExportRecipe) -> Divergence:

@@ -13,7 +13,6 @@ from aigc_export.recipes import ExportRecipe
 from aigc_export.reference import Case, Generation
 from aigc_models.zoo import LoadedModel
 from aigc_runtime.manifest import (
-    FORMAT_VERSION,
     EngineInfo,
     Manifest,
     QualityResult,
@@ -69,16 +68,17 @@ def make_bundle(
         for case in cases
     )
     output = _store(files, "ref.generation", {"output": generation.output})["output"]
+    info = EngineInfo(kind=engine.kind, file=engine.file, build=engine.build)
     manifest = Manifest(
         format="aigc-bundle",
-        format_version=FORMAT_VERSION,
+        format_version=info.format_version,
         name=recipe.model,
         family=spec.family,
         target=recipe.target,
         precision=recipe.precision,
-        engine=EngineInfo(kind=engine.kind, file=engine.file),
+        engine=info,
         files=(),
-        dims=spec.dims,
+        dims=engine.dims if engine.dims is not None else spec.dims,
         inputs=spec.inputs,
         outputs=spec.outputs,
         state=spec.state,

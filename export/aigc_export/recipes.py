@@ -10,6 +10,7 @@ from aigc_calibration.config import DEFAULTS, QuantConfig
 from aigc_calibration.plan import as_site_precision
 from aigc_export.auto.config import SearchConfig
 from aigc_export.budget import DEFAULT_BUDGETS, parse_budget
+from aigc_export.build.settings import BuildSettings
 from aigc_export.targets import get_target
 from aigc_export.tolerances import TOLERANCES
 from aigc_runtime.errors import ConfigError, UnknownNameError
@@ -37,6 +38,7 @@ class ExportRecipe:
         calibration_data: the user's own samples; None takes the model's.
         search: how `auto` looks for its mix; None for other precisions.
         calibration: file of an earlier calibration, which takes the place of samples; None calibrates now.
+        build: how the engine is compiled, for targets that compile one.
     """
 
     model: str
@@ -53,6 +55,7 @@ class ExportRecipe:
     calibration_data: str | None = None
     search: SearchConfig | None = None
     calibration: str | None = None
+    build: BuildSettings = field(default_factory=BuildSettings)
 
     def __post_init__(self) -> None:
         check_quality_samples(self.quality_samples)

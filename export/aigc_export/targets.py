@@ -36,6 +36,20 @@ TARGETS: dict[str, Target] = {
         opset=20,
         summary="ONNX Runtime on a CPU",
     ),
+    "tensorrt-rtx": Target(
+        name="tensorrt-rtx",
+        engine="tensorrt-rtx",
+        precisions=("fp32", "fp16", "bf16", "int8", "fp8"),
+        opset=20,
+        summary="TensorRT-RTX, built here for named devices",
+    ),
+    "tensorrt": Target(
+        name="tensorrt",
+        engine="tensorrt",
+        precisions=("fp32", "fp16", "bf16", "int8", "fp8"),
+        opset=20,
+        summary="TensorRT 10.3 or later, built on the device",
+    ),
 }
 
 

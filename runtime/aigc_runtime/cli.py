@@ -29,7 +29,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser(prog: str = "aigc-run") -> argparse.ArgumentParser:
-    """The parser with its four verbs."""
+    """The parser with its verbs."""
     parser = _Parser(
         prog=prog,
         description="Run an aigc-export bundle on this device.",
@@ -42,14 +42,18 @@ def build_parser(prog: str = "aigc-run") -> argparse.ArgumentParser:
         ("verify", "prove the bundle's engine on this device against PyTorch's reference", "verify out/lm --json"),
         ("generate", "generate text or images", "generate out/unet --class 3 --count 4 -o threes.png"),
         ("bench", "time the bundle", "bench out/gan --runs 100"),
+        ("doctor", "say what this device has, and whether a bundle runs on it", "doctor out/unet"),
     ):
         sub = verbs.add_parser(
             verb, help=text, description=text.capitalize() + ".", epilog=f"example: {prog} {example}"
         )
-        sub.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
+        # Only doctor has something to say without a bundle.
+        sub.add_argument(
+            "bundle", metavar="BUNDLE", help="folder of the bundle", nargs="?" if verb == "doctor" else None
+        )
         sub.add_argument("--json", action="store_true", help="print one JSON document")
         sub.add_argument("--expect-manifest-sha256", metavar="HEX", help="refuse any other manifest")
-        if verb != "info":
+        if verb not in {"info", "doctor"}:
             sub.add_argument("--threads", type=int, help="threads of the engine (default: every processor)")
         if verb == "bench":
             sub.add_argument("--runs", type=int, default=50, help="timed runs (default: 50)")
@@ -84,13 +88,14 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _verbs() -> dict[str, Callable[[argparse.Namespace], int]]:
-    from aigc_runtime import cli_generate, cli_verbs
+    from aigc_runtime import cli_doctor, cli_generate, cli_verbs
 
     return {
         "info": cli_verbs.info,
         "verify": cli_verbs.verify,
         "generate": cli_generate.generate,
         "bench": cli_verbs.bench,
+        "doctor": cli_doctor.doctor,
     }
 
 

@@ -10,7 +10,7 @@ from aigc_runtime.backends import open_session
 from aigc_runtime.bench import bench_generation, bench_step
 from aigc_runtime.bundle import Bundle
 from aigc_runtime.cli import emit_json
-from aigc_runtime.settings import to_json
+from aigc_runtime.manifest import manifest_json
 from aigc_runtime.verify import verify_bundle
 
 __all__ = ["bench", "info", "verify"]
@@ -29,10 +29,15 @@ def info(arguments: argparse.Namespace) -> int:
     bundle = _open(arguments)
     manifest = bundle.manifest
     if arguments.json:
-        emit_json({"manifest_sha256": bundle.manifest_sha256, "manifest": to_json(manifest)})
+        emit_json({"manifest_sha256": bundle.manifest_sha256, "manifest": manifest_json(manifest)})
         return 0
     _say(f"{manifest.name}: {manifest.family}, {manifest.target}, {manifest.precision}")
     _say(f"engine     {manifest.engine.kind} ({manifest.engine.file}), {bundle.size_bytes / 1e6:.2f} MB in all")
+    build = manifest.engine.build
+    if build is not None:
+        shares = ", ".join(f"{share:.1%} {kind}" for kind, share in build.work.items())
+        _say(f"built by   {build.flavour} {build.version} for {', '.join(build.compute_capabilities)}: {shares}")
+        _say(f"proven     {'the engine itself' if build.parity == 'engine' else 'its graph; the engine was not run'}")
     _say(f"manifest   sha256 {bundle.manifest_sha256}")
     for word, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
         for spec in specs:

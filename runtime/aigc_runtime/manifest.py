@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from aigc_runtime.compare import Tolerance
+from aigc_runtime.engine_build import EngineBuild
 from aigc_runtime.errors import BundleError, ConfigError
 from aigc_runtime.schedules import ScheduleConfig
 from aigc_runtime.settings import from_json, to_json
@@ -37,11 +38,13 @@ __all__ = [
     "Tolerances",
     "check_file_name",
     "dump_manifest",
+    "manifest_json",
     "parse_manifest",
 ]
 
 FORMAT = "aigc-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest version that this module reads; it writes the oldest one that can say what there is to say."""
 MAX_MANIFEST_BYTES = 1024 * 1024
 MAX_FILE_BYTES = 2**50
 MAX_SAMPLE = 2**28
@@ -84,10 +87,16 @@ class FileInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineInfo:
-    """Which back-end opens which file."""
+    """Which back-end opens which file, and for an engine compiled for certain devices, which (format version 2)."""
 
     kind: str
     file: str
+    build: EngineBuild | None = None
+
+    @property
+    def format_version(self) -> int:
+        """The oldest format version that can describe it."""
+        return 1 if self.build is None else 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +263,11 @@ class Manifest:
     def __post_init__(self) -> None:
         if not isinstance(self.pipeline, PIPELINES[self.family]):
             raise ConfigError(f"family {self.family!r} with {type(self.pipeline).__name__}")
+        if self.format_version != self.engine.format_version:
+            raise ConfigError(
+                f"format_version is {self.format_version}, its engine is described as in {self.engine.format_version}",
+                hint="version 1 has no engine.build; version 2 has one",
+            )
         names = [f.path for f in self.files]
         folded = [n.casefold() for n in names]
         if len(set(folded)) != len(folded):
@@ -326,6 +340,11 @@ def parse_manifest(data: bytes) -> Manifest:
     if not isinstance(family, str) or family not in PIPELINES:
         raise BundleError(f"$.family is {family!r}", hint=f"valid: {', '.join(PIPELINES)}")
     pipeline = from_json(PIPELINES[family], value.get("pipeline"), where="$.pipeline")
+    engine = value.get("engine")
+    if version == 1 and isinstance(engine, dict):
+        if "build" in engine:
+            raise BundleError("$.engine.build is not a known field", hint="format version 1 has none")
+        value = {**value, "engine": {**engine, "build": None}}
     # The pipeline's type follows from the family, which a type hint alone cannot say: it is read first, by its type.
     manifest = from_json(_Untyped, {**value, "pipeline": None})
     if not manifest.files:
@@ -344,9 +363,17 @@ class _Untyped(Manifest):
         """Checked once the pipeline is in place."""
 
 
+def manifest_json(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as plain JSON, with the fields of its format version."""
+    value: dict[str, Any] = to_json(manifest)
+    if manifest.format_version == 1:
+        del value["engine"]["build"]
+    return value
+
+
 def dump_manifest(manifest: Manifest) -> bytes:
     """Canonical JSON: two spaces, the order of the dataclasses' fields, UTF-8, a final newline."""
-    return (json.dumps(to_json(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+    return (json.dumps(manifest_json(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
 
 
 def with_files(manifest: Manifest, files: tuple[FileInfo, ...]) -> Manifest:

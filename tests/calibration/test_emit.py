@@ -70,7 +70,7 @@ def test_both_forms_hold_the_same_codes(network: tuple[ir.Model, Batches]) -> No
     plan, weights = plan_of(model, data)
     # Only what both forms quantise: one ConvTranspose less.
     plan = plan_for(plan, FORMS["ort-cpu"])
-    graphs = {name: emit(model, plan, weights, form) for name, form in FORMS.items()}
+    graphs = {name: emit(model, plan, weights, FORMS[name]) for name in ("ort-cpu", "tensorrt")}
     names = [f"{a}_quantized" for op in plan.quantised() for a in op.activations]
     codes = {
         name: open_graph(graph, expose=[n for n in names if n == "x_quantized"], optimise=False)(data.feeds[0])
@@ -102,7 +102,9 @@ def test_the_tensorrt_form(network: tuple[ir.Model, Batches]) -> None:
             zero = constants[node.input[2]]
             assert zero.dtype == np.int8
             assert not zero.any()
-        if node.op_type in {"Conv", "ConvTranspose", "MatMul", "Gemm"}:
+        if node.op_type == "ConvTranspose":  # computed in float, whatever stands around it
+            assert constants[node.input[1]].dtype == np.float32
+        if node.op_type in {"Conv", "MatMul", "Gemm"}:
             for value in node.input[:2]:
                 assert producers[value].op_type == "DequantizeLinear"
             assert producers[producers[node.input[0]].input[0]].op_type == "QuantizeLinear"
@@ -127,8 +129,9 @@ def test_onnx_runtime_runs_its_form_in_integers(network: tuple[ir.Model, Batches
 def test_a_plan_that_silently_runs_float_is_an_error(network: tuple[ir.Model, Batches]) -> None:
     model, data = network
     plan, weights = plan_of(model, data)
+    plan = plan_for(plan, FORMS["tensorrt"])
     graph = emit(model, plan, weights, FORMS["tensorrt"])  # not the form for this engine
-    with pytest.raises(PlanError, match=r"the engine runs .* in low precision, the plan says 100\.0%\nsites that stay"):
+    with pytest.raises(PlanError, match=r"the engine runs .*, the plan says \d\d\.\d%\nsites that stay"):
         check_executed(graph, plan, site_macs(model, data.feeds[0]))
     nothing = plan.with_float({op.node: "" for op in plan.ops})
     with pytest.raises(PlanError, match=r"nothing in the graph can be run in int8"):
@@ -140,7 +143,7 @@ def test_a_plan_that_silently_runs_float_is_an_error(network: tuple[ir.Model, Ba
 def test_results_stay_close(form: str, precision: str, network: tuple[ir.Model, Batches]) -> None:
     model, data = network
     # ONNX Runtime drops the Relu in front of an fp8 QuantizeLinear, so that form must run as it stands.
-    quantised = open_graph(emitted(form, model, data, precision), optimise=(form, precision) != ("tensorrt", "fp8"))
+    quantised = open_graph(emitted(form, model, data, precision), optimise=form == "ort-cpu" or precision == "int8")
     floats = open_graph(model)
     for feeds in data.feeds:
         errors = compare_arrays(floats(feeds)["y"], quantised(feeds)["y"])

@@ -118,3 +118,11 @@ def test_fp8_codes_are_ml_dtypes(rng: np.random.Generator) -> None:
     expected = rounded @ (stored.astype(np.float32) * initializers["w_scale"].const_value.numpy())
     np.testing.assert_allclose(open_graph(found.graph)({"x": x})["y"], expected, rtol=1e-4, atol=1e-4)
     assert len(find_sites(model)) == 1
+
+
+def test_the_tensorrt_form_has_no_bf16_conv_transpose(network: tuple[ir.Model, Batches]) -> None:
+    model, data = network
+    found = quantise(model, data, CONFIG, precision="bf16", target="tensorrt-rtx")
+    assert {op.op_type for op in found.plan.ops if op.precision == "float"} == {"ConvTranspose"}
+    assert found.coverage.executed is None  # ONNX Runtime has no say in it
+    assert "planned in low precision" in str(found.coverage)

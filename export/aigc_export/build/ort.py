@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from aigc_export.graph import EXTERNAL_THRESHOLD, save_graph
 from aigc_models.spec import ExportSpec
 from aigc_runtime.backends.ort import OrtSession
+from aigc_runtime.engine_build import EngineBuild
+from aigc_runtime.tensors import DimSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -28,12 +30,16 @@ class BuiltEngine:
         file: name of the file to open.
         files: name -> path of every file.
         seconds: what building took.
+        build: how it was compiled, for an engine that fits certain devices only.
+        dims: the named dimensions with the ranges that the engine takes; None: all that the model takes.
     """
 
     kind: str
     file: str
     files: dict[str, Path]
     seconds: float
+    build: EngineBuild | None = None
+    dims: tuple[DimSpec, ...] | None = None
 
     @property
     def size_bytes(self) -> int:

@@ -28,6 +28,8 @@ VERBS = {
     "bench": ("aigc_export.cli.bench:bench", "Time a bundle against PyTorch."),
     "compare": ("aigc_export.cli.compare:compare", "Put two bundles of one model side by side."),
     "inspect": ("aigc_export.cli.inspect:inspect", "Show what is inside a bundle."),
+    "doctor": ("aigc_export.cli.doctor:doctor", "Say what this machine can build and run."),
+    "check": ("aigc_export.cli.check:check", "Say whether a bundle runs on a device."),
     "demo": ("aigc_export.cli.demo:demo", "Export, verify and run the shipped models."),
 }
 """verb -> (where it is, one line of help)."""

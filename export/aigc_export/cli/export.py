@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from aigc_export.cli.engine_options import engine_options
 from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
 from aigc_export.cli.search_options import print_search, search_options
+
+if TYPE_CHECKING:
+    from aigc_export.build.settings import BuildSettings
 
 
 @click.command(
@@ -35,6 +40,7 @@ from aigc_export.cli.search_options import print_search, search_options
 @click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the parity report as JSON.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write the parity report as JUnit XML.")
+@engine_options
 @threads_option
 @json_option
 def export(
@@ -61,6 +67,7 @@ def export(
     junit: Path | None,
     threads: int | None,
     as_json: bool,
+    build: BuildSettings,
 ) -> None:
     """Take MODEL from PyTorch to a verified bundle, and say what each stage did.
 
@@ -94,6 +101,7 @@ def export(
         calibration_samples=calibration_samples,
         split_concats=split_skips,
         calibration=calibration,
+        build=build,
         **search,
     )
     console = err_console() if as_json else out_console()

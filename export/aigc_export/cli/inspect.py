@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console
+
+if TYPE_CHECKING:
+    from aigc_runtime.engine_build import EngineBuild
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export inspect out/unet")
@@ -14,25 +18,18 @@ from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_op
 @json_option
 def inspect(bundle_path: str, as_json: bool) -> None:
     """Show what is inside BUNDLE: interface, provenance, quality, and the graph's operators and weights."""
-    import onnx
-
     from aigc_runtime.bundle import Bundle
-    from aigc_runtime.settings import to_json
+    from aigc_runtime.manifest import manifest_json
 
     bundle = Bundle.open(bundle_path)
     manifest = bundle.manifest
-    graph = onnx.load_model_from_string(bundle.read(manifest.engine.file)).graph
-    operators = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in graph.node)
-    weights = sorted(((t.name, list(t.dims)) for t in graph.initializer), key=lambda w: -_count(w[1]))
     found = {
         "manifest_sha256": bundle.manifest_sha256,
         "size_bytes": bundle.size_bytes,
-        "nodes": len(graph.node),
-        "operators": dict(operators.most_common()),
-        "parameters": sum(_count(shape) for _, shape in weights),
-        "largest_weights": [{"name": n, "shape": s} for n, s in weights[:10]],
-        "manifest": to_json(manifest),
+        "manifest": manifest_json(manifest),
     }
+    if manifest.engine.build is None:  # a compiled engine holds no graph that could be read
+        found |= _graph_facts(bundle.read(manifest.engine.file))
     if as_json:
         emit_json(found)
         return
@@ -52,12 +49,44 @@ def inspect(bundle_path: str, as_json: bool) -> None:
     for file in manifest.files:
         table.add_row("file", file.path, f"{file.size:,} B", file.sha256[:16])
     console.print(table)
-    console.print(f"{found['nodes']} nodes: " + ", ".join(f"{n} {op}" for op, n in operators.most_common(12)))
-    console.print(f"{found['parameters']:,} parameters, the largest {weights[0][0]} {weights[0][1]}")
+    for line in _graph_lines(found) if manifest.engine.build is None else _build_lines(manifest.engine.build):
+        console.print(line, soft_wrap=True, markup=False)
     for quality in manifest.quality:
         console.print(f"{quality.metric}: {quality.bundle:.5g} (PyTorch {quality.reference:.5g})")
     for key, value in manifest.provenance.items():
         console.print(f"{key}: {value}")
+
+
+def _graph_facts(data: bytes) -> dict[str, Any]:
+    import onnx
+
+    graph = onnx.load_model_from_string(data).graph
+    operators = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in graph.node)
+    weights = sorted(((t.name, list(t.dims)) for t in graph.initializer), key=lambda w: -_count(w[1]))
+    return {
+        "nodes": len(graph.node),
+        "operators": dict(operators.most_common()),
+        "parameters": sum(_count(shape) for _, shape in weights),
+        "largest_weights": [{"name": n, "shape": s} for n, s in weights[:10]],
+    }
+
+
+def _graph_lines(found: dict[str, Any]) -> list[str]:
+    operators, largest = list(found["operators"].items()), found["largest_weights"][0]
+    return [
+        f"{found['nodes']} nodes: " + ", ".join(f"{n} {op}" for op, n in operators[:12]),
+        f"{found['parameters']:,} parameters, the largest {largest['name']} {largest['shape']}",
+    ]
+
+
+def _build_lines(build: EngineBuild) -> list[str]:
+    shares = ", ".join(f"{share:.1%} {kind}" for kind, share in build.work.items())
+    run = "run and compared" if build.parity == "engine" else "built, not run: parity is that of its graph"
+    return [
+        f"{build.flavour} {build.version} for compute capability {', '.join(build.compute_capabilities)}, {run}",
+        f"{shares} of the work, read from the {build.work_source}",
+        *(f"profile {profile}" for profile in build.profiles),
+    ]
 
 
 def _count(shape: list[int]) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aigc_runtime.bundle import Bundle
-from aigc_runtime.errors import InputError, UnknownNameError
+from aigc_runtime.device import probe_device
+from aigc_runtime.errors import EngineError, InputError, UnknownNameError
+from aigc_runtime.preflight import require_device
 from aigc_runtime.session import Session
 
 __all__ = ["ENGINES", "open_session"]
@@ -28,7 +30,23 @@ def _open_ort(bundle: Bundle, threads: int | None) -> Session:
     )
 
 
-ENGINES: dict[str, Callable[[Bundle, int | None], Session]] = {"onnxruntime": _open_ort}
+def _refuse_trt(bundle: Bundle, _threads: int | None) -> Session:
+    """No session for TensorRT yet: say whether the device is to blame as well, and never fall back to another engine.
+
+    The engine's file is code: it is not opened, whatever it holds.
+    """
+    require_device(bundle.manifest, probe_device())
+    raise EngineError(
+        f"this version of aigc-runtime cannot run {bundle.manifest.engine.kind} engines yet",
+        hint="export for --target ort-cpu, or run the engine file with TensorRT's own tools",
+    )
+
+
+ENGINES: dict[str, Callable[[Bundle, int | None], Session]] = {
+    "onnxruntime": _open_ort,
+    "tensorrt": _refuse_trt,
+    "tensorrt-rtx": _refuse_trt,
+}
 """`engine.kind` of a manifest -> how to open it. A manifest cannot name code."""
 
 

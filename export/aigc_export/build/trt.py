@@ -1,0 +1,220 @@
+"""One builder for TensorRT 10, TensorRT 11 and TensorRT-RTX: an ONNX file in, an engine file and its facts out.
+
+Networks are strongly typed: the precision of every operator is that of the graph, and no builder flag changes it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aigc_export.build import trt_log
+from aigc_export.build.needs import available_memory, check_needs, estimate_needs
+from aigc_export.build.settings import BuildSettings
+from aigc_export.build.trt_checks import check_graph, nodes_that_read
+from aigc_export.build.trt_config import make_config
+from aigc_export.build.trt_layers import built_types
+from aigc_export.build.trt_library import Library
+from aigc_export.build.trt_precision import PrecisionProof, network_types, prove
+from aigc_export.build.trt_progress import Progress, Watch, make_monitor
+from aigc_export.build.trt_write import write_engine
+from aigc_export.errors import GraphRefusedError
+from aigc_runtime.errors import CancelledError, EngineError
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["BuiltTrt", "Shapes", "build_trt"]
+
+Shapes = Mapping[str, tuple[tuple[int, ...], ...]]
+"""Graph input -> smallest, best and largest shape: one optimisation profile."""
+
+_ONE_BUILD = threading.Lock()
+"""The library has one logger in a process, and the facts of a build are read from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltTrt:
+    """A built engine.
+
+    Attributes:
+        path: of the engine.
+        seconds: of the whole build.
+        proof: of its precision.
+        device_memory_bytes: weights and activations; None where the builder did not say.
+        layers: of the compiled engine, one line each; empty where the builder did not say.
+        warnings: of the library, each once.
+    """
+
+    path: Path
+    seconds: float
+    proof: PrecisionProof
+    device_memory_bytes: int | None
+    layers: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the engine file."""
+        return self.path.stat().st_size
+
+
+def build_trt(
+    library: Library,
+    source: Path,
+    destination: Path,
+    settings: BuildSettings,
+    *,
+    profiles: Sequence[Shapes],
+    asked: Mapping[str, str],
+    macs: Mapping[str, int],
+    progress: Progress | None = None,
+) -> BuiltTrt:
+    """Build an engine and prove its precision.
+
+    Args:
+        library: that builds.
+        source: the ONNX file; external data beside it.
+        destination: the engine file; whatever fails, nothing is left there.
+        settings: the user's choices.
+        profiles: one or more, each with every input of the graph that has a dynamic shape.
+        asked: product of the graph (MatMul, Gemm, Conv, ConvTranspose) -> type that it should be computed in.
+        macs: multiply-accumulates of every one of them.
+        progress: called as progress(phase, step, steps); returning False cancels.
+
+    Raises:
+        ConfigError: settings that this library cannot follow.
+        InputError, OutputError: not enough memory or disk.
+        GraphRefusedError: the graph cannot be built, or would be built wrong; names the node.
+        PrecisionError: it was built in another precision.
+        CancelledError: `progress` said so.
+        EngineError: the library failed.
+    """
+    import onnx
+
+    library.check_capabilities(settings.compute_capabilities)
+    graph = onnx.load(str(source), load_external_data=False).graph
+    check_graph(graph, settings.compute_capabilities)
+    weights = sum(path.stat().st_size for path in source.parent.glob(f"{source.name}*"))
+    needs = estimate_needs(weight_bytes=weights, nodes=len(graph.node))
+    check_needs(needs, destination.parent, memory=available_memory())
+    with _ONE_BUILD:
+        logger, log = library.logger()
+        log.messages.clear()
+        try:
+            return _build(library, logger, log, source, destination, settings, graph, profiles, asked, macs, progress)
+        except BaseException:
+            destination.unlink(missing_ok=True)
+            raise
+        finally:
+            log.messages.clear()
+
+
+def _build(
+    library: Library,
+    logger: Any,
+    log: trt_log.Log,
+    source: Path,
+    destination: Path,
+    settings: BuildSettings,
+    graph: onnx.GraphProto,
+    profiles: Sequence[Shapes],
+    asked: Mapping[str, str],
+    macs: Mapping[str, int],
+    progress: Progress | None,
+) -> BuiltTrt:
+    started = time.perf_counter()
+    module = library.module
+    builder = module.Builder(logger)
+    if not builder:
+        raise EngineError(
+            f"{module.__name__} {library.version} cannot build here: {trt_log.errors(log) or 'no reason given'}",
+            hint="TensorRT needs an NVIDIA device and driver to build; TensorRT-RTX (--target tensorrt-rtx) needs none",
+        )
+    # A parser keeps a pointer to its network: both stay referenced until the engine is written.
+    network = builder.create_network(_network_flags(module))
+    parser = module.OnnxParser(network, logger)
+    _parse(parser, source, log)
+    _let_attention_decompose(module, network)
+    types = network_types(library, network)
+    watch = Watch(progress)
+    config = make_config(library, builder, settings, profiles)
+    config.progress_monitor = make_monitor(module, watch)
+    built = write_engine(library, builder, network, config, destination)
+    if watch.stopped is not None:
+        raise watch.stopped
+    if watch.cancelled:
+        raise CancelledError("the build was cancelled", hint="nothing was written")
+    _refuse_unused(log, graph)
+    unreachable = trt_log.unreachable_targets(log)
+    if unreachable:
+        devices, why = unreachable[0]
+        raise GraphRefusedError(
+            f"the engine would not run on compute capability {', '.join(devices)}, which was asked for: {why}",
+            hint="leave it out, or choose another precision",
+        )
+    if not built:
+        raise GraphRefusedError(
+            f"{module.__name__} {library.version} cannot build the graph: {trt_log.errors(log) or 'no reason given'}",
+            hint="the message names the node where the library knows it; AIGC_DEBUG=1 shows the whole trace",
+        )
+    if not library.ahead_of_time and settings.timing_cache is not None:
+        settings.timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+    layers = tuple(trt_log.layer_dump(log))
+    proof = prove(asked, macs, types, built_types(layers, asked) if layers else None)
+    if library.ahead_of_time and proof.source != "engine":
+        raise EngineError(
+            f"{module.__name__} {library.version} did not list the layers it compiled, so its precision is unproven",
+            hint="use the version in constraints.txt",
+        )
+    del parser
+    return BuiltTrt(
+        path=destination,
+        seconds=time.perf_counter() - started,
+        proof=proof,
+        device_memory_bytes=trt_log.memory_need(log).total,
+        layers=layers,
+        warnings=tuple(dict.fromkeys(text for severity, text in log.messages if severity == "WARNING")),
+    )
+
+
+def _network_flags(module: Any) -> int:
+    """Strongly typed: a flag in TensorRT 10, the only kind in TensorRT 11 and RTX, which may have no flag for it."""
+    flag = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _parse(parser: Any, source: Path, log: trt_log.Log) -> None:
+    """Parse a file."""
+    if not parser.parse_from_file(str(source)):
+        found = [parser.get_error(i) for i in range(parser.num_errors)]
+        reasons = "; ".join(f"{e.node_operator()} {e.node_name()!r}: {e.desc()}" for e in found)
+        raise GraphRefusedError(
+            f"TensorRT does not take the graph: {reasons or trt_log.errors(log)}",
+            hint="the operator, or this form of it, has no TensorRT kernel",
+        )
+
+
+def _refuse_unused(log: trt_log.Log, graph: onnx.GraphProto) -> None:
+    """The parser drops what it does not know, and the builder what nothing reads: either computes something else."""
+    for value in trt_log.unused_inputs(log):
+        readers = ", ".join(repr(name) for name in nodes_that_read(graph, value)) or "no node"
+        raise GraphRefusedError(
+            f"TensorRT drops the input {value!r} of {readers}, and would compute something else",
+            hint="export the model without it",
+        )
+
+
+def _let_attention_decompose(module: Any, network: Any) -> None:
+    """Attention without a fused kernel (fp32, or a head of 8) may be split into its parts, in place of failing."""
+    if not hasattr(module, "IAttentionInputLayer"):
+        return
+    for i in range(network.num_layers):
+        layer = network.get_layer(i)
+        if layer.type == module.LayerType.ATTENTION_INPUT:
+            layer.__class__ = module.IAttentionInputLayer
+            layer.attention.decomposable = True

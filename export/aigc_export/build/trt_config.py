@@ -1,0 +1,97 @@
+"""The user's settings as a builder's configuration; a setting that a library cannot follow is an error, not a no-op."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aigc_export.build.settings import BuildSettings
+from aigc_export.build.trt_library import Library
+from aigc_runtime.errors import ConfigError
+
+__all__ = ["make_config"]
+
+
+def make_config(
+    library: Library,
+    builder: Any,
+    settings: BuildSettings,
+    profiles: Sequence[Mapping[str, tuple[tuple[int, ...], ...]]],
+) -> Any:
+    """A configuration of one build.
+
+    Raises:
+        ConfigError: the library cannot follow a setting, or refuses a profile.
+    """
+    module, config = library.module, builder.create_builder_config()
+    if library.ahead_of_time:
+        _devices(library, config, settings)
+    else:
+        _compatibility(library, config, settings)
+    if settings.weight_streaming:
+        _flag(library, config, "WEIGHT_STREAMING", "weight streaming")
+    if not settings.tf32 and library.has_flag("TF32"):
+        config.clear_flag(module.BuilderFlag.TF32)
+    if settings.workspace_bytes is not None:
+        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
+    if settings.optimisation_level is not None:
+        config.builder_optimization_level = settings.optimisation_level
+    # Only then does the builder list the layers that it compiled, with the ONNX nodes in each.
+    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
+    for number, shapes in enumerate(profiles):
+        _profile(builder, config, number, shapes)
+    return config
+
+
+def _flag(library: Library, config: Any, name: str, what: str) -> None:
+    if not library.has_flag(name):
+        raise ConfigError(f"{library.module.__name__} {library.version} has no {what}", hint="leave the option out")
+    config.set_flag(getattr(library.module.BuilderFlag, name))
+
+
+def _devices(library: Library, config: Any, settings: BuildSettings) -> None:
+    """Named devices, of TensorRT-RTX."""
+    for given, what in (
+        (settings.version_compatible, "version compatibility"),
+        (settings.hardware_compatibility != "none", "hardware compatibility levels (it takes --compute-capability)"),
+        # The calls are there, deprecated, and do nothing.
+        (settings.timing_cache is not None, "timing cache"),
+    ):
+        if given:
+            raise ConfigError(f"TensorRT-RTX has no {what}", hint="leave the option out, or use --target tensorrt")
+    members = library.module.ComputeCapability
+    config.num_compute_capabilities = len(settings.compute_capabilities)
+    for i, text in enumerate(settings.compute_capabilities):
+        if not config.set_compute_capability(getattr(members, f"SM{text.replace('.', '')}"), i):
+            raise ConfigError(f"TensorRT-RTX {library.version} refuses compute capability {text} in this combination")
+
+
+def _compatibility(library: Library, config: Any, settings: BuildSettings) -> None:
+    """The device at hand and those like it, of TensorRT."""
+    module = library.module
+    if settings.hardware_compatibility != "none":
+        name = settings.hardware_compatibility.upper()
+        level = getattr(module.HardwareCompatibilityLevel, name, None)
+        if level is None:
+            raise ConfigError(f"TensorRT {library.version} has no hardware compatibility level {name}")
+        config.hardware_compatibility_level = level
+    if settings.version_compatible:
+        _flag(library, config, "VERSION_COMPATIBLE", "version compatibility")
+        # The device brings the lean runtime itself: one inside the engine would be code that nobody hashed apart.
+        _flag(library, config, "EXCLUDE_LEAN_RUNTIME", "exclusion of the lean runtime")
+    if settings.timing_cache is not None:
+        held = settings.timing_cache.read_bytes() if settings.timing_cache.exists() else b""
+        cache = config.create_timing_cache(held)
+        if cache is None or not config.set_timing_cache(cache, False):
+            raise ConfigError(
+                f"TensorRT {library.version} does not take the timing cache {str(settings.timing_cache)!r}",
+                hint="remove the file: it was measured on another device or by another version",
+            )
+
+
+def _profile(builder: Any, config: Any, number: int, shapes: Mapping[str, tuple[tuple[int, ...], ...]]) -> None:
+    profile = builder.create_optimization_profile()
+    for name, (low, best, high) in shapes.items():
+        profile.set_shape(name, low, best, high)
+    if config.add_optimization_profile(profile) < 0:
+        raise ConfigError(f"TensorRT refuses profile {number}: {dict(shapes)}")

@@ -1,0 +1,49 @@
+"""`aigc-export doctor`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from aigc_export.cli.options import CONTEXT, emit_json, json_option, out_console
+
+
+@click.command(context_settings=CONTEXT, epilog="Example: aigc-export doctor --json")
+@json_option
+def doctor(as_json: bool) -> None:
+    """Say what this machine can build and run: libraries, memory, GPUs, and per target what is missing."""
+    from aigc_export.build.needs import available_memory
+    from aigc_export.build.trt_library import INSTALL, MODULES, load_library
+    from aigc_runtime.cli_doctor import device_lines
+    from aigc_runtime.device import probe_device
+    from aigc_runtime.errors import EngineMissingError
+    from aigc_runtime.settings import to_json
+
+    device, memory = probe_device(), available_memory()
+    targets: dict[str, Any] = {"ort-cpu": {"builds": True, "told": "needs no more than is installed"}}
+    for flavour in MODULES:
+        try:
+            library = load_library(flavour)
+        except EngineMissingError as err:
+            targets[flavour] = {"builds": False, "told": f"{err.message}: {INSTALL[flavour]}"}
+            continue
+        if library.ahead_of_time:
+            told = f"{library.version}, for compute capability {', '.join(library.capabilities)}"
+            targets[flavour] = {"builds": True, "told": told}
+        else:
+            builds = bool(device.gpus)
+            told = f"{library.version}, {'for the GPU here' if builds else 'needs a GPU to build, and none is here'}"
+            targets[flavour] = {"builds": builds, "told": told}
+    if as_json:
+        emit_json({"device": to_json(device), "available_memory_bytes": memory, "targets": targets})
+        return
+    console = out_console()
+    for line in device_lines(device):
+        console.print(line, soft_wrap=True, markup=False)
+    if memory is not None:
+        console.print(f"memory    {memory / 1e9:.1f} GB free")
+    for name, found in targets.items():
+        console.print(
+            f"{'builds' if found['builds'] else 'CANNOT'}    {name}: {found['told']}", soft_wrap=True, markup=False
+        )

@@ -1,0 +1,59 @@
+"""Options of `export` that say how an engine is compiled; they travel as one `BuildSettings`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["engine_options"]
+
+_OPTIONS = (
+    click.option("--compute-capability", multiple=True, help="Device to build for, such as 8.6; may be repeated."),
+    click.option("--profile", multiple=True, help="Shapes in place of the derived: batch=1:4:8,...; may be repeated."),
+    click.option("--workspace-mib", type=click.IntRange(min=1), help="Scratch memory of one layer on the device."),
+    click.option("--optimisation-level", type=click.IntRange(0, 5), help="0 builds quickly, 5 runs quickly."),
+    click.option("--timing-cache", type=click.Path(path_type=Path), help="Measured kernels, kept (tensorrt)."),
+    click.option("--version-compatible", is_flag=True, help="Let later versions run the engine (tensorrt)."),
+    click.option("--weight-streaming", is_flag=True, help="Let weights stay in host memory."),
+    click.option("--tf32", is_flag=True, help="Let fp32 products round their operands to 10 bits of mantissa."),
+)
+
+
+def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options; the command gets their sum as `build`."""
+
+    @functools.wraps(function)
+    def command(
+        *arguments: Any,
+        compute_capability: tuple[str, ...],
+        profile: tuple[str, ...],
+        workspace_mib: int | None,
+        optimisation_level: int | None,
+        timing_cache: Path | None,
+        version_compatible: bool,
+        weight_streaming: bool,
+        tf32: bool,
+        **named: Any,
+    ) -> Any:
+        from aigc_export.build.profiles import parse_profile
+        from aigc_export.build.settings import BuildSettings
+
+        build = BuildSettings(
+            compute_capabilities=compute_capability,
+            profiles=tuple(parse_profile(text, number=i) for i, text in enumerate(profile)),
+            workspace_bytes=None if workspace_mib is None else workspace_mib << 20,
+            optimisation_level=optimisation_level,
+            timing_cache=timing_cache,
+            version_compatible=version_compatible,
+            weight_streaming=weight_streaming,
+            tf32=tf32,
+        )
+        return function(*arguments, build=build, **named)
+
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command

@@ -1,0 +1,208 @@
+"""From a graph to the engine of its target, and to the session that parity judges."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+from aigc_calibration.coverage import site_macs
+from aigc_calibration.plan import QuantizationPlan
+from aigc_calibration.prepare import prepare
+from aigc_export.build.ort import BuiltEngine, build_ort
+from aigc_export.build.profiles import derive_profiles, input_shapes, narrowed_dims
+from aigc_export.build.settings import BuildSettings
+from aigc_export.build.trt import BuiltTrt, build_trt
+from aigc_export.build.trt_checks import LEAST_CAPABILITY
+from aigc_export.build.trt_library import Library, load_library
+from aigc_export.front import PreparedModel, pass_feeds
+from aigc_export.graph import save_graph
+from aigc_export.graph_session import bf16_products_in_float, bounded, graph_session, open_file
+from aigc_export.recipes import ExportRecipe
+from aigc_export.targets import get_target
+from aigc_models.spec import ExportSpec
+from aigc_runtime.backends.ort import OrtSession
+from aigc_runtime.device import host_platform, probe_device
+from aigc_runtime.engine_build import EngineBuild, Flavour, ShapeProfile, capability_number
+from aigc_runtime.errors import ConfigError
+from aigc_runtime.session import Session
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["EngineUnderTest", "build_engine", "check_build"]
+
+ENGINE_FILE = "model.engine"
+_TYPE_OF = {"float": "fp32"}
+_NEEDED = {"bf16": LEAST_CAPABILITY["BFLOAT16"], "fp8": LEAST_CAPABILITY["FLOAT8E4M3FN"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineUnderTest:
+    """A built engine and what stands for it in parity.
+
+    Attributes:
+        engine: its files.
+        candidate: session that takes the shapes that the engine takes.
+        unbounded: session that takes all shapes that the model takes, for measuring quality on large batches.
+        graph: that ONNX Runtime can run, for bisection.
+        told: what building said, for the stage's line.
+        provenance: facts for the manifest.
+    """
+
+    engine: BuiltEngine
+    candidate: Session
+    unbounded: Session
+    graph: ir.Model
+    told: str = ""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_build(recipe: ExportRecipe) -> None:
+    """Refuse what cannot be built before the work starts.
+
+    Raises:
+        EngineMissingError: the library is not installed; the hint is the install line.
+        ConfigError: settings that the target, or a device, cannot follow.
+    """
+    engine = get_target(recipe.target).engine
+    if engine == "onnxruntime":
+        if recipe.build != BuildSettings():
+            raise ConfigError(
+                f"target {recipe.target!r} compiles nothing, so it takes no compute capability, profile or the like",
+                hint="leave these options out, or choose --target tensorrt-rtx",
+            )
+        return
+    load_library(cast(Flavour, engine)).check_capabilities(recipe.build.compute_capabilities)
+    if recipe.opset is not None and recipe.opset > get_target(recipe.target).opset:
+        raise ConfigError(f"opset {recipe.opset}", hint=f"TensorRT 10.3 reads up to {get_target(recipe.target).opset}")
+    least = _NEEDED.get(recipe.precision)
+    for text in recipe.build.compute_capabilities:
+        if least is not None and capability_number(text) < capability_number(least):
+            raise ConfigError(
+                f"devices of compute capability {text} do not multiply {recipe.precision} numbers",
+                hint=f"build for {least} and later, or choose another --precision",
+            )
+
+
+def build_engine(
+    prepared: PreparedModel, graph: ir.Model, plan: QuantizationPlan | None, recipe: ExportRecipe, folder: Path
+) -> EngineUnderTest:
+    """Build the engine of the recipe's target.
+
+    Args:
+        prepared: the model and its float graph.
+        graph: to build, quantised or not.
+        plan: that it was quantised by; None for fp32.
+        recipe: target and settings.
+        folder: where the files go.
+
+    Raises:
+        AigcError: it cannot be built, or was built in another precision than was asked for.
+    """
+    return _BUILDERS[get_target(recipe.target).engine](prepared, graph, plan, recipe, folder)
+
+
+def _build_ort(
+    prepared: PreparedModel, graph: ir.Model, _plan: QuantizationPlan | None, recipe: ExportRecipe, folder: Path
+) -> EngineUnderTest:
+    spec = prepared.spec
+    engine = build_ort(graph, spec, folder)
+    path = engine.files[engine.file]
+    session = OrtSession(
+        path.read_bytes(),
+        folder=str(path.parent.absolute()),
+        inputs=spec.inputs,
+        outputs=spec.outputs,
+        dims=spec.dims,
+        state=spec.state,
+        threads=recipe.threads,
+    )
+    return EngineUnderTest(engine=engine, candidate=session, unbounded=session, graph=graph)
+
+
+def _build_trt(
+    prepared: PreparedModel, graph: ir.Model, plan: QuantizationPlan | None, recipe: ExportRecipe, folder: Path
+) -> EngineUnderTest:
+    spec, library = prepared.spec, load_library(cast(Flavour, get_target(recipe.target).engine))
+    profiles = derive_profiles(spec, recipe.build.profiles)
+    source = save_graph(graph, folder / "source.onnx")[0]
+    macs = site_macs(prepare(prepared.graph), pass_feeds(spec, recipe.seed)[0])
+    low = {} if plan is None else {op.node: _TYPE_OF.get(op.precision, op.precision) for op in plan.ops}
+    built = build_trt(
+        library,
+        source,
+        folder / ENGINE_FILE,
+        recipe.build,
+        profiles=[input_shapes(spec, profile) for profile in profiles],
+        asked={node: low.get(node, "fp32") for node in macs},
+        macs=macs,
+    )
+    # Parity runs the very file that was built; only bf16, for which ONNX Runtime has no kernels, is spelled out first.
+    runnable = bf16_products_in_float(graph) if recipe.precision == "bf16" else graph
+    judged = save_graph(runnable, folder / "judged.onnx")[0] if runnable is not graph else source
+    function = open_file(judged, threads=recipe.threads)
+    engine = BuiltEngine(
+        kind=library.flavour,
+        file=ENGINE_FILE,
+        files={ENGINE_FILE: built.path},
+        seconds=built.seconds,
+        build=_facts(library, built, recipe.build, profiles),
+        dims=narrowed_dims(spec.dims, profiles),
+    )
+    return EngineUnderTest(
+        engine=engine,
+        candidate=graph_session(bounded(function, spec, profiles), spec),
+        unbounded=graph_session(function, spec),
+        graph=runnable,
+        told=f"; {built.proof}; built, not run here: parity is that of its graph",
+        provenance=_provenance(library, source, spec),
+    )
+
+
+def _facts(
+    library: Library, built: BuiltTrt, settings: BuildSettings, profiles: tuple[ShapeProfile, ...]
+) -> EngineBuild:
+    capabilities = settings.compute_capabilities or (_own_capability(),)
+    parity: Literal["engine", "graph"] = "graph"
+    return EngineBuild(
+        flavour=library.flavour,
+        version=library.version,
+        cuda_major=library.cuda_major,
+        platform=host_platform(),
+        compute_capabilities=capabilities,
+        hardware_compatibility=settings.hardware_compatibility,
+        version_compatible=settings.version_compatible,
+        weight_streaming=settings.weight_streaming,
+        device_memory_bytes=built.device_memory_bytes,
+        profiles=profiles,
+        work={kind: round(share, 6) for kind, share in built.proof.work.items()},
+        work_source=built.proof.source,
+        parity=parity,
+    )
+
+
+def _own_capability() -> str:
+    """The device that TensorRT has just built for: the first one."""
+    gpus = probe_device().gpus
+    if not gpus:
+        raise ConfigError("the device that the engine was built for cannot be told", hint="run `aigc-run doctor`")
+    return gpus[0].compute_capability
+
+
+def _provenance(library: Library, source: Path, spec: ExportSpec) -> dict[str, str]:
+    digest = hashlib.sha256()
+    for path in sorted(source.parent.glob(f"{source.name}*")):
+        digest.update(path.read_bytes())
+    return {
+        "built_graph_sha256": digest.hexdigest(),
+        library.module.__name__: library.version,
+        "parity_of": f"the graph of the {spec.family} engine, run by ONNX Runtime on a CPU; the engine was not run",
+    }
+
+
+_Builder = Callable[[PreparedModel, "ir.Model", "QuantizationPlan | None", ExportRecipe, Path], EngineUnderTest]
+_BUILDERS: dict[str, _Builder] = {"onnxruntime": _build_ort, "tensorrt": _build_trt, "tensorrt-rtx": _build_trt}
+"""Kind of engine -> builder."""

@@ -1,0 +1,57 @@
+"""`aigc-run doctor`: what this device has, and whether a bundle runs on it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from aigc_runtime.bundle import Bundle
+from aigc_runtime.cli import emit_json
+from aigc_runtime.device import Device, probe_device
+from aigc_runtime.preflight import Preflight, check_device
+from aigc_runtime.settings import to_json
+
+__all__ = ["device_lines", "doctor", "finding_lines"]
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Print what the device has; with a bundle, exit code 5 if it does not run here."""
+    device = probe_device()
+    judged: Preflight | None = None
+    if arguments.bundle is not None:
+        bundle = Bundle.open(arguments.bundle, expect_manifest_sha256=arguments.expect_manifest_sha256)
+        judged = check_device(bundle.manifest, device)
+    if arguments.json:
+        told: dict[str, Any] = to_json(device)
+        if judged is not None:
+            told = {"device": told, "runs": judged.runs, **asdict(judged)}
+        emit_json(told)
+    else:
+        for line in (*device_lines(device), *(() if judged is None else finding_lines(judged))):
+            sys.stdout.write(line + "\n")
+    return 0 if judged is None or judged.runs else 5
+
+
+def device_lines(device: Device) -> list[str]:
+    """A device in words, one fact a line."""
+    lines = [f"platform  {device.platform}, Python {device.python}, aigc-runtime {device.runtime}"]
+    driver = "none found" if device.driver_cuda is None else f"runs CUDA up to {device.driver_cuda}"
+    lines.append(f"driver    {driver}")
+    for gpu in device.gpus:
+        lines.append(
+            f"GPU       {gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory_bytes / 1e9:.1f} GB"
+        )
+    for name, version in (device.packages or {}).items():
+        lines.append(f"engine    {name} {version}")
+    return lines
+
+
+def finding_lines(judged: Preflight) -> list[str]:
+    """What was compared, one line each, what to do below it, and the verdict."""
+    lines = []
+    for finding in judged.findings:
+        lines.append(f"{'pass' if finding.passed else 'FAIL'}  {finding.subject}: {finding.found}")
+        lines += [f"      {finding.fix}"] if finding.fix else []
+    return [*lines, "runs here, as far as the manifest tells" if judged.runs else "does NOT run here"]

@@ -1,0 +1,119 @@
+"""Every shipped model in every precision, built for real by TensorRT-RTX on a machine without a GPU."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from aigc_calibration.calibrate import Calibration, calibrate
+from aigc_calibration.coverage import site_macs
+from aigc_calibration.emit import FORMS, emit
+from aigc_calibration.plan import HALVES, SitePrecision
+from aigc_calibration.planner import round_weights
+from aigc_calibration.prepare import prepare
+from aigc_calibration.quantise import plan_calibrated
+from aigc_export.build.profiles import derive_profiles, input_shapes
+from aigc_export.build.settings import BuildSettings
+from aigc_export.build.trt import BuiltTrt, build_trt
+from aigc_export.build.trt_library import Library
+from aigc_export.front import PreparedModel, Teller, pass_feeds, prepare_graph
+from aigc_export.graph import save_graph
+from aigc_export.passes import PASSES, run_passes
+from aigc_export.recipes import export_recipe
+
+from ..conftest import SPECS, tiny_of
+
+MODELS = ("lm", "unet", "gan")
+LEAST_LOW = {"lm": 0.75, "unet": 0.9, "gan": 0.85}
+"""Share of the work in 8 bits: attention's products, first and last convolutions stay float."""
+
+
+@cache
+def prepared_model(name: str) -> PreparedModel:
+    recipe = export_recipe(name, target="tensorrt-rtx", precision="int8", calibration_samples=8)
+    return prepare_graph(recipe, Teller(None))
+
+
+@cache
+def calibrated(name: str, precision: SitePrecision) -> Calibration:
+    """One calibration for each of: halves, 8 bits."""
+    ready = prepared_model(name)
+    config = export_recipe(name, target="tensorrt-rtx", precision="int8", calibration_samples=8).quantisation
+    assert config is not None
+    assert ready.data is not None
+    return calibrate(prepare(ready.graph), ready.data, config, precision=precision, threads=2)
+
+
+@cache
+def macs_of(name: str) -> dict[str, int]:
+    ready = prepared_model(name)
+    return site_macs(prepare(ready.graph), pass_feeds(ready.spec, 0)[0])
+
+
+def build_model(rtx: Library, name: str, precision: str, capability: str, folder: Path) -> BuiltTrt:
+    ready, asked = prepared_model(name), {}
+    graph = ready.graph
+    if precision != "fp32":
+        kind: SitePrecision = precision  # type: ignore[assignment]
+        config = export_recipe(name, target="tensorrt-rtx", precision="int8").quantisation
+        assert config is not None
+        calibration = calibrated(name, "fp16" if kind in HALVES else "int8")
+        float_graph, plan = plan_calibrated(
+            prepare(ready.graph), calibration, config, precision=kind, form=FORMS["tensorrt-rtx"]
+        )
+        weights = {} if kind in HALVES else round_weights(float_graph, plan)
+        graph = emit(float_graph, plan, weights, FORMS["tensorrt-rtx"])
+        asked = {op.node: "fp32" if op.precision == "float" else op.precision for op in plan.ops}
+    macs = macs_of(name)
+    return build_trt(
+        rtx,
+        save_graph(graph, folder / "graph.onnx")[0],
+        folder / "model.engine",
+        BuildSettings(compute_capabilities=(capability,), optimisation_level=0),
+        profiles=[input_shapes(ready.spec, p) for p in derive_profiles(ready.spec)],
+        asked={node: asked.get(node, "fp32") for node in macs},
+        macs=macs,
+    )
+
+
+CASES = [(m, p, c) for m in MODELS for p in ("fp32", "fp16", "bf16", "int8") for c in ("8.6", "12.0")]
+CASES += [(m, "fp8", "8.9") for m in MODELS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "precision", "capability"), CASES)
+def test_a_shipped_model(rtx: Library, name: str, precision: str, capability: str, tmp_path: Path) -> None:
+    built = build_model(rtx, name, precision, capability, tmp_path)
+    shares = built.proof.work
+    assert built.proof.source == "engine"
+    assert "unknown" not in shares
+    if precision in {"int8", "fp8"}:
+        assert shares[precision] >= LEAST_LOW[name]
+        assert shares.keys() == {precision, "fp32"}
+    else:
+        assert shares == {precision: pytest.approx(1.0)}
+    assert built.size_bytes > 100_000
+    print(f"{name} {precision} {capability}: {built.proof}; {built.size_bytes / 1e6:.2f} MB, {built.seconds:.1f} s")
+
+
+@pytest.mark.parametrize("name", list(SPECS))
+def test_every_kind_of_model_is_taken_whole(rtx: Library, name: str, tmp_path: Path) -> None:
+    """Both cache forms, sizes that vary, cross-attention: parsed and built with the profiles derived for them."""
+    import onnx_ir as ir
+
+    tiny = tiny_of(name)
+    model = ir.from_proto(ir.to_proto(tiny.captured.model))
+    graph, _ = run_passes(model, PASSES["tensorrt-rtx"], feeds=[tiny.feeds()])
+    macs = site_macs(prepare(graph), tiny.feeds())
+    built = build_trt(
+        rtx,
+        save_graph(graph, tmp_path / "graph.onnx")[0],
+        tmp_path / "model.engine",
+        BuildSettings(compute_capabilities=("8.6",), optimisation_level=0),
+        profiles=[input_shapes(tiny.spec, p) for p in derive_profiles(tiny.spec)],
+        asked=dict.fromkeys(macs, "fp32"),
+        macs=macs,
+    )
+    assert built.proof.work == {"fp32": pytest.approx(1.0)}
