@@ -82,6 +82,8 @@ def calibrate_model(
         AigcError: a stage failed; nothing is written.
     """
     started = time.perf_counter()
+    if recipe.search is not None:
+        raise ConfigError("a search reads a calibration for int8", hint="calibrate with --precision int8")
     if recipe.quantisation is None or as_site_precision(recipe.precision) not in CALIBRATED:
         raise ConfigError(
             f"{recipe.precision} needs no ranges, so there is nothing to keep",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import warnings
 from collections.abc import Callable
@@ -11,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 
+from aigc_export import front
 from aigc_export.capture import Captured, capture, example_sizes
 from aigc_export.exporter import ExportResult, export_model
+from aigc_export.graph import to_proto
+from aigc_export.passes import PASSES, PassReport, run_passes
 from aigc_export.recipes import ExportRecipe, export_recipe
 from aigc_models.checkpoint import save_checkpoint
 from aigc_models.gan import Generator, GeneratorConfig
@@ -73,10 +78,9 @@ def tiny_cross_unet() -> UNet:
     )
 
 
-def tiny_gan() -> Generator:
-    generator = Generator(
-        GeneratorConfig(image_size=8, latent_size=6, num_classes=10, class_embedding_size=3, base_channels=4)
-    )
+def tiny_gan(**changes: Any) -> Generator:
+    config = {"image_size": 8, "latent_size": 6, "num_classes": 10, "class_embedding_size": 3, "base_channels": 4}
+    generator = Generator(GeneratorConfig(**{**config, **changes}))
     generator.train()
     for _ in range(3):  # BatchNorm statistics other than the initial ones
         generator(torch.randn(8, 6), torch.randint(10, (8,)))
@@ -163,6 +167,35 @@ def family(request: pytest.FixtureRequest) -> Tiny:
     return tiny_of(request.param)
 
 
+_CAPTURED: dict[str, tuple[Captured, ir.Model, list[PassReport]]] = {}
+
+
+@pytest.fixture
+def capture_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every graph is captured and rewritten once for all tests of what comes behind that."""
+    found: dict[int, tuple[Captured, ir.Model, list[PassReport]]] = {}
+
+    def captured(spec: ExportSpec, *, opset: int) -> Captured:
+        digest = hashlib.sha256(repr((spec.inputs, spec.state, spec.settings, opset)).encode())
+        for tensor in spec.module.state_dict().values():
+            digest.update(tensor.numpy().tobytes())
+        key = digest.hexdigest()
+        if key not in _CAPTURED:
+            fresh = capture(spec, opset=opset)
+            original = ir.from_proto(to_proto(fresh.model))
+            graph, reports = run_passes(fresh.model, PASSES["ort-cpu"], feeds=front.pass_feeds(spec, 0))
+            _CAPTURED[key] = replace(fresh, model=original), graph, reports
+        found[id(_CAPTURED[key][0].model)] = _CAPTURED[key]
+        return _CAPTURED[key][0]
+
+    def rewritten(model: ir.Model, _passes: object, *, feeds: object) -> tuple[ir.Model, list[PassReport]]:
+        _, graph, reports = found[id(model)]
+        return ir.from_proto(to_proto(graph)), reports
+
+    monkeypatch.setattr(front, "capture", captured)
+    monkeypatch.setattr(front, "run_passes", rewritten)
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
@@ -171,10 +204,10 @@ def rng() -> np.random.Generator:
 TINY: dict[str, Callable[[], Any]] = {"lm": lambda: tiny_lm(), "unet": tiny_unet, "gan": tiny_gan}
 
 
-def write_checkpoint(folder: Path, name: str, seed: int = 0) -> Path:
+def write_checkpoint(folder: Path, name: str, seed: int = 0, make: Callable[[], Any] | None = None) -> Path:
     """A tiny untrained model of the family, as the user's own checkpoint."""
     torch.manual_seed(seed)
-    module = TINY[name]()
+    module = (make or TINY[name])()
     record = {"family": name, "model": module.config.to_dict()}
     if name == "unet":
         record["schedule"] = to_json(SCHEDULE)

@@ -12,6 +12,7 @@ import pytest
 from aigc_calibration.errors import PlanError
 from aigc_calibration.plan import parse_plan
 from aigc_export import front
+from aigc_export.calibrator import calibrate_model
 from aigc_export.cli import run
 from aigc_export.exporter import PLAN_FILE, export_model
 from aigc_export.targets import TARGETS
@@ -64,9 +65,14 @@ def refuse(name: str, path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(front, "capture", too_late)
     recipe = recipe_of(name, checkpoints / name, precision="int8", calibration_data=str(path))
-    with pytest.raises(InputError) as caught:
-        export_model(recipe, path.parent / "out")
-    return caught.value
+    found = []
+    for work in (export_model, calibrate_model):
+        with pytest.raises(InputError) as caught:
+            work(recipe, path.parent / "out")
+        found.append(caught.value)
+    assert str(found[0]) == str(found[1])
+    assert not (path.parent / "out").exists()
+    return found[0]
 
 
 GOOD = {"latents": np.random.default_rng(0).standard_normal((8, 6), dtype=np.float32), "class_labels": np.arange(8)}
@@ -78,6 +84,11 @@ GOOD = {"latents": np.random.default_rng(0).standard_normal((8, 6), dtype=np.flo
         ({"latents": None}, r"expected exactly: latents float32 \['batch', 6\], class_labels int64"),
         ({"extra": np.zeros(8)}, "the calibration arrays are"),
         ({"latents": np.ones((8, 6), np.float32)}, "'latents' is one constant"),
+        # Its standard deviation, in float32, is not zero.
+        (
+            {"latents": np.full((100, 6), 0.1, np.float32), "class_labels": np.arange(100) % 10},
+            "'latents' is one constant",
+        ),
         ({"latents": np.full((8, 6), np.nan, np.float32)}, "'latents' holds NaN"),
         ({"latents": GOOD["latents"][:, :5]}, "5"),
         ({"latents": GOOD["latents"].astype(np.float64)}, "float64"),
