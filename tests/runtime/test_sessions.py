@@ -176,8 +176,7 @@ def test_threads_below_one_and_unknown_engines_are_refused(toy_bundles: Path) ->
     other = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, engine=engine))
     with pytest.raises(
         UnknownNameError,
-        message = r"unknown engine 'onnxruntimes'\nvalid: onnxruntime, tensorrt, tensorrt-rtx\. Did you mean"
-        with pytest.raises(UnknownNameError, match=message):
+        match=r"unknown engine 'onnxruntimes'\nvalid: onnxruntime, tensorrt, tensorrt-rtx\. Did you mean",
     ):
         open_session(other)
 
