@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from rich.table import Table
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.quantise import quantise
 
+SUBJECTS = ("gan", "unet", "lm", "lm-outliers")
 PRECISIONS = ("fp16", "bf16", "int8", "fp8", "int8-weight", "int4")
 TARGETS: Mapping[tuple[str, str], float] = {
     ("lm", "int8"): 0.001,
@@ -156,13 +157,13 @@ def rival(
     return over_seeds(subject, precision, tool, chosen, lambda s: variants(s)[chosen](), seeds, samples)
 
 
-def quality(seeds: int, samples: int) -> Iterator[Row]:
+def quality(seeds: int, samples: int, subjects: Sequence[str] = SUBJECTS) -> Iterator[Row]:
     rivals: list[tuple[str, Callable[[Subject, str, int], Mapping[str, Variant]]]] = [("ONNX Runtime", ort_variants)]
     if nncf_version() is None:
         say(NNCF_MISSING)
     else:
         rivals.append(("NNCF", nncf_variants))
-    for name in ("gan", "unet", "lm", "lm-outliers"):
+    for name in subjects:
         subject = load_subject(name)
         for precision in ("int8",) if name == "lm-outliers" else PRECISIONS:
             yield from _rows(subject, precision, rivals, seeds, samples)
@@ -347,6 +348,7 @@ def memory(name: str = "gan") -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", choices=("quality", "auto", "speed", "memory"), action="append")
+    parser.add_argument("--subject", choices=SUBJECTS, action="append", help="of the quality rows")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--json", action="store_true")
@@ -354,7 +356,7 @@ def main() -> None:
     wanted = arguments.rows or ["quality", "auto", "speed", "memory"]
     found: dict[str, Any] = {"nncf": nncf_version()}
     if "quality" in wanted:
-        found["quality"] = list(quality(arguments.seeds, arguments.samples))
+        found["quality"] = list(quality(arguments.seeds, arguments.samples, arguments.subject or SUBJECTS))
     if "auto" in wanted:
         found["auto"] = auto()
     if "speed" in wanted:

@@ -310,7 +310,7 @@ def test_a_missed_tolerance_publishes_nothing(bisect: bool, copies: Path, checkp
     assert contents(copies) == before
 
 
-@pytest.mark.parametrize("stage", ["capture", "run_passes", "build_ort", "make_cases", "make_judge", "make_bundle"])
+@pytest.mark.parametrize("stage", ["capture", "run_passes", "build_engine", "make_cases", "make_judge", "make_bundle"])
 def test_a_failure_in_any_stage_leaves_the_old_bundle(
     stage: str, copies: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

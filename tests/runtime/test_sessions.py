@@ -174,7 +174,10 @@ def test_threads_below_one_and_unknown_engines_are_refused(toy_bundles: Path) ->
 
     engine = dataclasses.replace(bundle.manifest.engine, kind="onnxruntimes")
     other = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, engine=engine))
-    with pytest.raises(UnknownNameError, match=r"unknown engine 'onnxruntimes'\nvalid: onnxruntime\. Did you mean"):
+    with pytest.raises(
+        UnknownNameError,
+        match=r"unknown engine 'onnxruntimes'\nvalid: onnxruntime, tensorrt, tensorrt-rtx\. Did you mean",
+    ):
         open_session(other)
 
 

@@ -181,7 +181,11 @@ def _descend(
         raised = {node: _why(by_node[node], node in free, config) for node in order[:count]}
         if count == len(order) and ladder.high is None:
             return True  # that is fp32
-        built = build_mix(ladder, raised, macs)
+        try:
+            built = build_mix(ladder, raised, macs)
+        except PlanError as err:  # the few sites that are left are none that the engine runs in low precision
+            tell("try", f"{ladder.name}, {count} raised: {err.message}")
+            return False
         tried[count] = (built, evaluator.judge(built))
         kept = holds(config.budgets, tried[count][1])
         predicted = -10 * _log10(total_noise(noise, order[:count]))
@@ -193,7 +197,9 @@ def _descend(
         return kept
 
     def guess() -> int:
-        first = min(tried)
+        first = min(tried, default=None)
+        if first is None:
+            return len(order)
         allowed = allowed_noise(config.budgets, tried[first][1], total_noise(noise, order[:first]))
         if allowed is None:
             return (first + len(order)) // 2
@@ -319,7 +325,7 @@ def _reports(
 def _kept(built: Built) -> dict[str, str]:
     assert built.plan is not None
     return {
-        f"{op.module or op.node} ({op.op_type})" if op.module else op.node: op.why
+        f"{op.module} ({op.op_type} {op.node})" if op.module else f"{op.op_type} {op.node}": op.why
         for op in built.plan.ops
         if op.precision != built.plan.precision
     }
