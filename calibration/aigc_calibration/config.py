@@ -32,6 +32,7 @@ class QuantConfig:
         samples: calibration samples.
         weight_method: how weights alone are rounded: `rtn` (to nearest), `gptq`, or `awq` (AWQ's scales, then GPTQ).
         block: numbers of such a weight that share a scale: 32, 64 or 128.
+        wide: modules, as in `keep_float`, whose weight takes 8 bits where the others take 4.
     """
 
     method: Method = "mse"
@@ -43,6 +44,7 @@ class QuantConfig:
     samples: int = 256
     weight_method: WeightMethod = "gptq"
     block: int = 32
+    wide: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -60,11 +62,19 @@ class QuantConfig:
 
     def keeps(self, module: str) -> bool:
         """Whether a module stays float."""
-        return any(module == kept or module.startswith(f"{kept}.") for kept in self.keep_float)
+        return _among(module, self.keep_float)
+
+    def widens(self, module: str) -> bool:
+        """Whether a module's weight takes 8 bits where the others take 4."""
+        return _among(module, self.wide)
+
+
+def _among(module: str, paths: tuple[str, ...]) -> bool:
+    return any(module == path or module.startswith(f"{path}.") for path in paths)
 
 
 DEFAULTS: dict[str, QuantConfig] = {
-    "text": QuantConfig(smooth=MappingProxyType({"gain": 0.5, "product": 0.75})),
+    "text": QuantConfig(smooth=MappingProxyType({"gain": 0.5, "product": 0.75}), wide=("lm_head",)),
     "diffusion": QuantConfig(keep_float=("conv_in", "conv_out")),
     "gan": QuantConfig(keep_float=("project", "to_image")),
 }

@@ -108,6 +108,9 @@ def plan_for(plan: QuantizationPlan, form: Form) -> QuantizationPlan:
         for op in plan.ops
         if (op.op_type, op.precision) in form.float_ops
     }
+    if not form.half_arithmetic:
+        why = "it has no weight to store in 16 bits, and the engine computes in float"
+        missing |= {op.node: why for op in plan.ops if op.weight is None and op.precision in HALVES}
     return plan.with_float(missing)
 
 
@@ -259,17 +262,20 @@ class _Emitter:
             self.bias(node, bias, op, found.scales)
 
     def half(self, node: ir.Node, op: OpPlan) -> None:
-        """Operands rounded to 16 bits; the product in 16 bits where the engine has it, else in float.
+        """Operands and product in 16 bits; a result is float again, so that sums, norms and softmax stay so.
 
-        A weight is stored in 16 bits; a result is float again, so that sums, norms and softmax stay so.
+        An engine that computes in float has nothing to gain from rounded activations: it gets the weight alone, in
+        half the size.
         """
         import onnx_ir as ir
 
         kind = ir.DataType.FLOAT16 if op.precision == "fp16" else ir.DataType.BFLOAT16
         for index, value in enumerate(node.inputs):
-            if value is None or (index > 1 and not self.form.half_arithmetic):
+            if value is None:
                 continue
             constant = value.const_value
+            if not self.form.half_arithmetic and (index > 1 or constant is None):
+                continue
             if constant is not None:
                 rounded = self.constant(f"{value.name}_{op.precision}", constant.numpy().astype(kind.numpy()))
             else:

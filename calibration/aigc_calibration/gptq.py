@@ -33,6 +33,7 @@ def gptq(name: str, matrix: Array, hessian: Array, grid: Grid, *, block: int | N
     w = matrix.astype(np.float64).copy()
     rows = len(w)
     upper = _inverse_factor(hessian)
+    importance = np.diag(hessian)
     codes = np.zeros_like(w)
     size = block or rows
     scales = np.zeros((-(-rows // size), w.shape[1]), dtype=np.float32)
@@ -41,10 +42,13 @@ def gptq(name: str, matrix: Array, hessian: Array, grid: Grid, *, block: int | N
         errors = np.zeros((last - first, w.shape[1]))
         for i in range(first, last):
             if i % size == 0:
-                # The scale of a block fits the weights as the rows before it have left them.
+                # The scale of a block fits the weights as the rows before it have left them; an error counts as much
+                # as its row is used.
                 part = w[i : i + size].astype(np.float32)
                 scales[i // size] = (
-                    channel_scales(part, 1, grid) if block is None else block_scales(part, grid, size)[0]
+                    channel_scales(part, 1, grid)
+                    if block is None
+                    else block_scales(part, grid, size, importance=importance[i : i + size])[0]
                 )
             scale = scales[i // size].astype(np.float64)
             codes[i] = grid.round_codes(w[i] / scale)

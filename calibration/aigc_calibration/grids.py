@@ -1,6 +1,6 @@
 """The sets of numbers that a quantised tensor can hold: signed integers and eight-bit floating point.
 
-A code c of scale s stands for the number c * s. All grids are symmetric about zero, so zero is always exact.
+A code c of scale s stands for the number c * s, so zero is always exact.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Grid:
     Attributes:
         name: key of `GRIDS`.
         bits: of a code.
-        qmax: the largest magnitude of a code that is used; -128 is left out, so that both signs reach equally far.
+        qmax: the code that a range is fitted to. int8 leaves out -128, so that both signs reach equally far; with its
+            few codes int4 cannot spare -8 (one code in sixteen).
         round_codes: numbers in units of the scale -> the nearest codes, saturating, as float32.
     """
 
@@ -55,9 +56,9 @@ class Grid:
         return result
 
 
-def _integers(qmax: int) -> Callable[[Array], Array]:
+def _integers(low: int, high: int) -> Callable[[Array], Array]:
     def round_codes(x: Array) -> Array:
-        result: Array = np.clip(np.rint(x), -qmax, qmax)  # half to even, as QuantizeLinear does
+        result: Array = np.clip(np.rint(x), low, high)  # half to even, as QuantizeLinear does
         return result
 
     return round_codes
@@ -72,8 +73,8 @@ def _e4m3(x: Array) -> Array:
 
 GRIDS: Mapping[GridName, Grid] = MappingProxyType(
     {
-        "int8": Grid(name="int8", bits=8, qmax=127.0, round_codes=_integers(127)),
-        "int4": Grid(name="int4", bits=4, qmax=7.0, round_codes=_integers(7)),
+        "int8": Grid(name="int8", bits=8, qmax=127.0, round_codes=_integers(-127, 127)),
+        "int4": Grid(name="int4", bits=4, qmax=7.0, round_codes=_integers(-8, 7)),
         "fp8": Grid(name="fp8", bits=8, qmax=448.0, round_codes=_e4m3),
     }
 )

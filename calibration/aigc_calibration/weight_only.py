@@ -12,7 +12,7 @@ from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.floatgraph import graph_digest
 from aigc_calibration.gptq import gptq
-from aigc_calibration.grids import GRIDS
+from aigc_calibration.grids import GRIDS, Grid
 from aigc_calibration.hessian import collect_hessians
 from aigc_calibration.matrices import Reading, reading_of, to_matrix
 from aigc_calibration.plan import PLAN_VERSION, OpPlan, QuantizationPlan, SitePrecision
@@ -50,17 +50,32 @@ def _decide(model: ir.Model, site: Site, config: QuantConfig, precision: SitePre
         why = "the configuration keeps it float"
     elif reading_of(model, site) is None:
         why = "its weight is no plain matrix"
+    given, wider = _site_precision(site, config, precision), ""
+    if given != precision:
+        wider = "; the configuration gives it 8 bits"
     return OpPlan(
         node=site.node,
         op_type=site.op_type,
         module=site.module,
-        precision="float" if why else precision,
+        precision="float" if why else given,
         activations=(),
         output=None,
         weight=site.weight,
         block=None if why else config.block,
-        why=why or f"blocks of {config.block}, {config.weight_method}",
+        why=why or f"blocks of {config.block}, {config.weight_method}{wider}",
     )
+
+
+def _site_precision(site: Site, config: QuantConfig, precision: SitePrecision) -> SitePrecision:
+    return "int8-weight" if precision == "int4-weight" and config.widens(site.module) else precision
+
+
+def _grid(precision: SitePrecision) -> Grid:
+    return GRIDS["int4" if precision == "int4-weight" else "int8"]
+
+
+def _rounding(grid: Grid, block: int) -> Callable[[Array], Array]:
+    return lambda weight: round_to_blocks("", weight, grid, block, search=False).dequantise()
 
 
 def apply_awq(
@@ -73,7 +88,6 @@ def apply_awq(
     progress: Callable[[int], None] | None = None,
 ) -> tuple[ir.Model, int]:
     """Fold AWQ's scales into a copy of the graph; returns it and how many values were scaled."""
-    grid = GRIDS["int4" if precision == "int4-weight" else "int8"]
     model = copy_graph(model)
     groups = {}
     for group in smoothable(model):
@@ -83,10 +97,9 @@ def apply_awq(
     scaled = 0
     for reading, hessian in collect_hessians(model, data, groups, threads=threads, progress=progress):
         group = groups[reading]
+        own = _site_precision(group.sites[0], config, precision)
         weights = [to_matrix(s, weight_array(model, str(s.weight))) for s in group.sites]
-        s, alpha = awq_scales(
-            weights, hessian, lambda w: round_to_blocks("", w, grid, config.block, search=False).dequantise()
-        )
+        s, alpha = awq_scales(weights, hessian, _rounding(_grid(own), config.block))
         if alpha == 0:
             continue
         for name, axis in group.folds:
@@ -126,7 +139,7 @@ def quantise_weights(
 
 
 def _round(model: ir.Model, site: Site, op: OpPlan, hessian: Array, config: QuantConfig) -> QuantizedWeight:
-    name, grid = str(op.weight), GRIDS["int4" if op.precision == "int4-weight" else "int8"]
+    name, grid = str(op.weight), _grid(op.precision)
     matrix = to_matrix(site, weight_array(model, name))
     assert op.block is not None
     if config.weight_method == "rtn":

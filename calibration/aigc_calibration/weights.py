@@ -56,11 +56,11 @@ def channel_scales(weight: Array, axis: int, grid: Grid, *, search: bool = True)
     return _least_error(rows, amax, grid, np.linspace(0.6, 1.0, 41) if search else np.ones(1))
 
 
-def _least_error(rows: Array, amax: Array, grid: Grid, shares: Array) -> Array:
+def _least_error(rows: Array, amax: Array, grid: Grid, shares: Array, weights: Array | float = 1.0) -> Array:
     best, scales = np.full(len(rows), np.inf), (amax / np.float32(grid.qmax)).astype(np.float32)
     for share in shares:
         scale = (amax * np.float32(share) / np.float32(grid.qmax)).astype(np.float32)
-        error = ((grid.round_trip(rows, scale[:, None]) - rows) ** 2).sum(axis=1)
+        error = (weights * (grid.round_trip(rows, scale[:, None]) - rows) ** 2).sum(axis=1)
         better = error <= best
         best, scales = np.where(better, error, best), np.where(better, scale, scales)
     return scales
@@ -77,8 +77,18 @@ def round_to_channels(
     return QuantizedWeight(name=name, codes=codes, scales=scales, axis=axis, block=None, grid=grid)
 
 
-def block_scales(matrix: Array, grid: Grid, block: int, *, search: bool = True) -> Array:
-    """One scale per `block` rows and column of a matrix [in, out]: [blocks, out] float32."""
+def block_scales(
+    matrix: Array, grid: Grid, block: int, *, search: bool = True, importance: Array | None = None
+) -> Array:
+    """One scale per `block` rows and column of a matrix [in, out]: [blocks, out] float32.
+
+    Args:
+        matrix: the weight.
+        grid: what it is quantised to.
+        block: rows that share a scale.
+        search: as in `channel_scales`.
+        importance: [in], what a squared error of a row counts; None: all alike.
+    """
     rows, columns = matrix.shape
     blocks = -(-rows // block)
     padded = np.zeros((blocks * block, columns), dtype=np.float32)
@@ -86,7 +96,12 @@ def block_scales(matrix: Array, grid: Grid, block: int, *, search: bool = True) 
     groups = padded.reshape(blocks, block, columns).transpose(0, 2, 1).reshape(-1, block)
     amax = np.maximum(np.abs(groups).max(axis=1), np.finfo(np.float32).tiny * grid.qmax)
     shares = np.linspace(0.6, 1.0, 41) if search else np.ones(1)
-    return _least_error(groups, amax, grid, shares).reshape(blocks, columns)
+    weights: Array | float = 1.0
+    if importance is not None:
+        wide = np.zeros(blocks * block)
+        wide[:rows] = importance
+        weights = np.repeat(wide.reshape(blocks, block), columns, axis=0)
+    return _least_error(groups, amax, grid, shares, weights).reshape(blocks, columns)
 
 
 def round_to_blocks(name: str, matrix: Array, grid: Grid, block: int, *, search: bool = True) -> QuantizedWeight:

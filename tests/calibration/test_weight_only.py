@@ -20,7 +20,7 @@ from aigc_calibration.matrices import from_matrix, reading_of, to_matrix
 from aigc_calibration.quantise import quantise
 from aigc_calibration.sites import find_sites, weight_array
 from aigc_calibration.weight_only import quantise_weights, weight_plan
-from aigc_calibration.weights import channel_scales, round_to_blocks, round_to_channels
+from aigc_calibration.weights import block_scales, channel_scales, round_to_blocks, round_to_channels
 from aigc_runtime.compare import compare_arrays
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.tensors import Array
@@ -46,7 +46,8 @@ def test_gptq_lowers_the_error_of_the_product(block: int | None, rng: np.random.
     exact = x @ weight
     errors = [float(((x @ q.dequantise() - exact) ** 2).mean()) for q in (found, nearest)]
     assert errors[0] < 0.5 * errors[1]
-    assert np.abs(found.codes).max() <= 7
+    assert found.codes.min() >= -8
+    assert found.codes.max() <= 7
     np.testing.assert_array_equal(found.codes, np.rint(found.codes))
 
 
@@ -68,11 +69,47 @@ def test_gptq_is_the_papers_update(rng: np.random.Generator) -> None:
     w, codes = weight.astype(np.float64).copy(), np.zeros_like(weight)
     inverse = np.linalg.inv(damped)
     for i in range(rows):
-        codes[i] = np.clip(np.rint(w[i] / scales), -7, 7)
+        codes[i] = np.clip(np.rint(w[i] / scales), -8, 7)
         error = (w[i] - codes[i] * scales) / inverse[0, 0]
         w[i:] -= np.outer(inverse[:, 0], error)
         inverse = (inverse - np.outer(inverse[:, 0], inverse[0]) / inverse[0, 0])[1:, 1:]
     np.testing.assert_array_equal(gptq("w", weight, hessian, INT4, block=None).codes, codes)
+
+
+def test_block_scales_fit_the_rows_that_matter(rng: np.random.Generator) -> None:
+    weight = rng.standard_normal((32, 6)).astype(np.float32)
+    weight[0] = 5.0  # would take most of the range
+    importance = np.ones(32)
+    importance[0] = 1e-6
+    plain, weighted = (block_scales(weight, INT4, 32, importance=i) for i in (None, importance))
+    assert (weighted < plain).all()
+    errors = [((INT4.round_trip(weight, s) - weight) ** 2 * importance[:, None]).sum() for s in (weighted, plain)]
+    assert errors[0] < errors[1]
+    np.testing.assert_array_equal(plain, block_scales(weight, INT4, 32, importance=np.ones(32)))
+
+
+def test_int4_uses_all_sixteen_codes() -> None:
+    np.testing.assert_array_equal(INT4.round_codes(np.array([-9.0, -8.2, 7.4, 8.0])), [-8, -8, 7, 7])
+    # Whole numbers down to -8 come out to within the steps in which scales are searched; codes that stop at -7 would be
+    # off by a twelfth and more.
+    weight = -np.arange(9, dtype=np.float32)[:, None]
+    found = round_to_blocks("w", weight, INT4, 32)
+    assert found.codes.min() == -8
+    np.testing.assert_allclose(found.dequantise(), weight, rtol=0.01)
+
+
+def test_a_module_can_be_widened(network: tuple[ir.Model, Batches]) -> None:
+    model, data = network
+    for node in model.graph:
+        node.metadata_props["pkg.torch.onnx.name_scopes"] = repr(["", "model", f"model.net.{node.name}", node.name])
+    config = QuantConfig(wide=("net.gemm",))
+    found = quantise(model, data, config, precision="int4-weight")
+    assert {o.node: o.precision for o in found.plan.ops if o.precision != "int4-weight"} == {"gemm": "int8-weight"}
+    (gemm,) = (o for o in found.plan.ops if o.node == "gemm")
+    assert gemm.why == "blocks of 32, gptq; the configuration gives it 8 bits"
+    assert found.graph.graph.initializers["w5_quantized"].const_value.nbytes == 24 / 32 * 32 * 7 + 8 * 7
+    eight = weight_plan(model, config, precision="int8-weight")
+    assert eight.counts() == {"int8-weight": 5}
 
 
 def test_gptq_with_channels_that_are_never_used(rng: np.random.Generator) -> None:
