@@ -83,7 +83,9 @@ class Subject:
         """Beside PyTorch, on held-out text or noise of its own; the reference's side is computed once."""
         key = (seed, samples)
         if key not in self.judges:
-            made = make_judge(self.reference, self.spec.settings, samples=samples, seed=EVALUATION_SEED + seed)
+            made = make_judge(
+                self.reference, self.spec.settings, own_metric=True, samples=samples, seed=EVALUATION_SEED + seed
+            )
             self.judges[key] = made
         return self.judges[key]
 

@@ -128,7 +128,13 @@ def export_model(
         cases = make_cases(reference, spec, seed=recipe.seed)
         generation = make_generation(reference, spec, seed=recipe.seed)
         tell("reference", f"{sum(len(c.steps) for c in cases)} steps in {len(cases)} cases, one generation")
-        judge = make_judge(reference, spec.settings, samples=recipe.quality_samples, seed=recipe.seed)
+        judge = make_judge(
+            reference,
+            spec.settings,
+            own_metric=prepared.loaded.has_metric,
+            samples=recipe.quality_samples,
+            seed=recipe.seed,
+        )
         judgement = judge(built.unbounded)
         if recipe.search is not None:
             _check_budget(recipe.search, judgement)

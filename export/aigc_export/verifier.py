@@ -96,7 +96,9 @@ def verify_against_torch(
         precision=manifest.precision,
         cases=make_cases(reference, spec, seed=seed),
         generation=make_generation(reference, spec, seed=seed),
-        judgement=make_judge(reference, spec.settings, samples=quality_samples, seed=seed)(candidate),
+        judgement=make_judge(
+            reference, spec.settings, own_metric=loaded.has_metric, samples=quality_samples, seed=seed
+        )(candidate),
         tolerances=manifest.tolerances,
     )
     divergence = None

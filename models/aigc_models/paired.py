@@ -48,12 +48,14 @@ class Judgement:
 Judge = Callable[[Session], Judgement]
 
 
-def make_judge(reference: Session, settings: Pipeline, *, samples: int, seed: int = 0) -> Judge:
+def make_judge(reference: Session, settings: Pipeline, *, own_metric: bool, samples: int, seed: int = 0) -> Judge:
     """A function that judges sessions against `reference`.
 
     Args:
         reference: PyTorch's.
         settings: of the pipeline.
+        own_metric: whether the model's own metric fits it, too (`LoadedModel.has_metric`): to the settings alone, ten
+            classes of something else look like digits.
         samples: windows of text, or images; 0 judges nothing.
         seed: of windows or noise.
 
@@ -65,11 +67,11 @@ def make_judge(reference: Session, settings: Pipeline, *, samples: int, seed: in
     if samples == 0:
         return lambda candidate: Judgement()
     if isinstance(settings, TextSettings):
-        return _text_judge(reference, settings, samples, seed)
-    return _image_judge(reference, settings, samples, seed)
+        return _text_judge(reference, settings, own_metric, samples, seed)
+    return _image_judge(reference, settings, own_metric, samples, seed)
 
 
-def _text_judge(reference: Session, settings: TextSettings, samples: int, seed: int) -> Judge:
+def _text_judge(reference: Session, settings: TextSettings, own_metric: bool, samples: int, seed: int) -> Judge:
     text = standard_library_text().held_out.tobytes().decode("utf-8", errors="replace")
     longest = reference.dims["sequence"].max
     length = min(WINDOW, settings.context_length, longest or WINDOW)
@@ -90,7 +92,7 @@ def _text_judge(reference: Session, settings: TextSettings, samples: int, seed: 
                 samples=samples,
             ),
         )
-        if not can_measure(settings):
+        if not (own_metric and can_measure(settings)):
             return Judgement(paired=paired)
         return Judgement(paired=paired, quality=(_result(_bits(nats), _bits(its_nats)),))
 
@@ -118,12 +120,14 @@ def _logits(session: Session) -> Callable[[Array], Array]:
     return logits
 
 
-def _image_judge(reference: Session, settings: DiffusionSettings | GanSettings, samples: int, seed: int) -> Judge:
+def _image_judge(
+    reference: Session, settings: DiffusionSettings | GanSettings, own_metric: bool, samples: int, seed: int
+) -> Judge:
     request = _image_request(reference, settings, samples, seed)
     recorder = _Recorder(session=reference)
     images = _draw(recorder, settings, request)
     labels = np.asarray(request.get("class_labels", ()), dtype=np.int64)
-    measured = image_quality(images, labels) if can_measure(settings) else ()
+    measured = image_quality(images, labels) if own_metric and can_measure(settings) else ()
 
     def judge(candidate: Session) -> Judgement:
         drawn = _draw(candidate, settings, request)

@@ -31,6 +31,7 @@ from aigc_export.report import junit_xml, parity_table, write_json, write_junit
 from aigc_export.tolerances import TOLERANCES
 from aigc_export.verifier import load_original, verify_against_torch
 from aigc_models.checkpoint import save_checkpoint
+from aigc_models.gan import Generator, GeneratorConfig
 from aigc_models.paired import Judgement
 from aigc_models.zoo import load_model
 from aigc_runtime.backends import open_session
@@ -450,3 +451,16 @@ def test_every_family_and_precision_has_limits() -> None:
             for precision in target.precisions:
                 # A search ends in a plain precision, or in a mix that has the limits of the lowest one in it.
                 assert precision == "auto" or (entry.family, precision) in TOLERANCES
+
+
+def test_ten_classes_of_something_else_are_not_judged_as_digits(tmp_path: Path) -> None:
+    shape = GeneratorConfig(image_size=16, latent_size=6, num_classes=10, class_embedding_size=3, base_channels=4)
+    for names, measured in ((None, 2), ([f"kind-{i}" for i in range(10)], 0)):
+        record = {"family": "gan", "model": shape.to_dict(), **({"class_names": names} if names else {})}
+        save_checkpoint(tmp_path / "mine", Generator(shape).eval(), record)
+        recipe = export_recipe("gan", checkpoint=str(tmp_path / "mine"), quality_samples=4, threads=1)
+        result = export_model(recipe, tmp_path / "out")
+        assert len(result.report.quality) == len(result.bundle.manifest.quality) == measured
+        assert [c.metric.name for c in result.report.paired] == ["psnr_db"]
+        again = verify_against_torch(result.bundle, checkpoint=tmp_path / "mine", quality_samples=4, threads=1)
+        assert len(again.report.quality) == measured

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from aigc_calibration.prepare import prepare
 from aigc_calibration.quantise import quantise
 from aigc_calibration.search.journal import Journal
 from aigc_calibration.search.ladder import Ladder
-from aigc_calibration.search.sensitivity import SURE, Sensitivity, raising_order, total_noise
+from aigc_calibration.search.sensitivity import SURE, Sensitivity, decibels, raising_order, total_noise
 from aigc_calibration.search.workers import make_workers
 from aigc_export.auto.candidates import Built, Evaluator, build_mix
 from aigc_export.auto.config import SearchConfig
@@ -99,7 +98,13 @@ def search(
     assert quantisation is not None
     evaluator = Evaluator(
         spec,
-        lambda: make_judge(TorchSession(spec), spec.settings, samples=config.samples, seed=recipe.seed),
+        lambda: make_judge(
+            TorchSession(spec),
+            spec.settings,
+            own_metric=prepared.loaded.has_metric,
+            samples=config.samples,
+            seed=recipe.seed,
+        ),
         key=f"{prepared.loaded.checkpoint.sha256} {config.samples} {recipe.seed}",
         journal=journal,
         threads=recipe.threads,
@@ -188,7 +193,7 @@ def _descend(
             return False
         tried[count] = (built, evaluator.judge(built))
         kept = holds(config.budgets, tried[count][1])
-        predicted = -10 * _log10(total_noise(noise, order[:count]))
+        predicted = decibels(total_noise(noise, order[:count]))
         tell(
             "try",
             f"{built.name}: {shown(config.budgets, tried[count][1])}, model {predicted:.1f} dB, "
@@ -212,10 +217,6 @@ def _descend(
         if end not in tried:
             keeps(end)
     return [tried[count] for count in sorted(tried)]
-
-
-def _log10(value: float) -> float:
-    return math.log10(max(value, 1e-30))
 
 
 def _why(site: Sensitivity, free: bool, config: SearchConfig) -> str:
