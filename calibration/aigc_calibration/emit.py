@@ -56,8 +56,8 @@ class Form:
             float.
         half_arithmetic: whether it multiplies 16-bit numbers; else they are stored and rounded so, and computed with
             in float.
-        compiled: whether the engine is compiled ahead for other devices; its builder then proves what is built, and
-            ONNX Runtime, which takes the graph too, says nothing about it.
+        compiled: whether the engine runs on another device than this one; its builder or its session then proves what
+            is run, and ONNX Runtime's CPU kernels, which take the graph too, say nothing about it.
     """
 
     unsigned: bool
@@ -93,6 +93,17 @@ FORMS: Mapping[str, Form] = MappingProxyType(
             nbits=True,
             half_arithmetic=False,
             fp8_arithmetic=False,
+        ),
+        # For 16 bits alone: with 8 it would restore the numbers and multiply floats.
+        "ort-cuda": Form(
+            unsigned=False,
+            integer_bias=False,
+            quantised_results=frozenset(),
+            float_ops=MappingProxyType({}),
+            nbits=False,
+            half_arithmetic=True,
+            fp8_arithmetic=False,
+            compiled=True,
         ),
         "tensorrt": _TENSORRT,
         "tensorrt-rtx": _TENSORRT,

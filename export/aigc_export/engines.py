@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -24,9 +24,11 @@ from aigc_export.recipes import ExportRecipe
 from aigc_export.targets import get_target
 from aigc_models.spec import ExportSpec
 from aigc_runtime.backends.ort import OrtSession
+from aigc_runtime.backends.ort_open import import_onnxruntime, placement_line, unavailable
 from aigc_runtime.device import host_platform, probe_device
 from aigc_runtime.engine_build import EngineBuild, Flavour, ShapeProfile, capability_number
 from aigc_runtime.errors import ConfigError
+from aigc_runtime.providers import PROVIDERS, EngineProvider
 from aigc_runtime.session import Session
 
 if TYPE_CHECKING:
@@ -108,10 +110,40 @@ def build_engine(
 def _build_ort(
     prepared: PreparedModel, graph: ir.Model, _plan: QuantizationPlan | None, recipe: ExportRecipe, folder: Path
 ) -> EngineUnderTest:
-    spec = prepared.spec
-    engine = build_ort(graph, spec, folder)
+    engine = build_ort(graph, prepared.spec, folder)
+    if get_target(recipe.target).provider != "cpu":
+        return _build_for_provider(prepared.spec, graph, engine, recipe)
+    session = _ort_session(prepared.spec, engine, recipe, "cpu")
+    return EngineUnderTest(engine=engine, candidate=session, unbounded=session, graph=graph)
+
+
+def _build_for_provider(
+    spec: ExportSpec, graph: ir.Model, engine: BuiltEngine, recipe: ExportRecipe
+) -> EngineUnderTest:
+    """Parity is that of the provider where it runs; elsewhere the same file is judged, every node as it stands."""
+    provider = PROVIDERS[get_target(recipe.target).provider]
+    why = unavailable(import_onnxruntime(provider), provider)
+    session: Session
+    parity: Literal["engine", "graph"]
+    provenance: dict[str, str] = {}
+    if why is None:
+        opened = _ort_session(spec, engine, recipe, provider.name)
+        session, parity, told = opened, "engine", f"; {placement_line(opened.placement, provider)}"
+    else:
+        session = graph_session(open_file(engine.files[engine.file], threads=recipe.threads), spec)
+        parity, told = "graph", f"; {provider.name} was not tried here: parity is that of its graph on a CPU"
+        provenance["parity_of"] = (
+            f"the graph, run by ONNX Runtime on a CPU; {provider.ort_name} was not tried: {why.message}"
+        )
+    built = replace(engine, provider=EngineProvider(name="cuda", parity=parity))
+    return EngineUnderTest(
+        engine=built, candidate=session, unbounded=session, graph=graph, told=told, provenance=provenance
+    )
+
+
+def _ort_session(spec: ExportSpec, engine: BuiltEngine, recipe: ExportRecipe, device: str) -> OrtSession:
     path = engine.files[engine.file]
-    session = OrtSession(
+    return OrtSession(
         path.read_bytes(),
         folder=str(path.parent.absolute()),
         inputs=spec.inputs,
@@ -119,8 +151,8 @@ def _build_ort(
         dims=spec.dims,
         state=spec.state,
         threads=recipe.threads,
+        device=device,
     )
-    return EngineUnderTest(engine=engine, candidate=session, unbounded=session, graph=graph)
 
 
 def _build_trt(

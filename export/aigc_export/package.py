@@ -68,7 +68,7 @@ def make_bundle(
         for case in cases
     )
     output = _store(files, "ref.generation", {"output": generation.output})["output"]
-    info = EngineInfo(kind=engine.kind, file=engine.file, build=engine.build)
+    info = EngineInfo(kind=engine.kind, file=engine.file, build=engine.build, provider=engine.provider)
     manifest = Manifest(
         format="aigc-bundle",
         format_version=info.format_version,

@@ -11,7 +11,7 @@ from aigc_calibration.plan import as_site_precision
 from aigc_export.auto.config import SearchConfig
 from aigc_export.budget import DEFAULT_BUDGETS, parse_budget
 from aigc_export.build.settings import BuildSettings
-from aigc_export.targets import get_target
+from aigc_export.targets import check_precision, get_target
 from aigc_export.tolerances import TOLERANCES
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.manifest import Tolerances
@@ -107,16 +107,14 @@ def export_recipe(
         overrides: fields of `ExportRecipe`.
 
     Raises:
-        UnknownNameError: an unknown model, target, or a precision that the target cannot run.
-        ConfigError: an override outside what is allowed.
+        UnknownNameError: an unknown model, target or precision.
+        ConfigError: a precision that the target cannot run, or an override outside what is allowed.
     """
     from aigc_models.zoo import MODELS
 
     if model not in MODELS:
         raise UnknownNameError("model", model, MODELS)
-    found = get_target(target)
-    if precision not in found.precisions:
-        raise UnknownNameError(f"precision for target {target!r}", precision, found.precisions)
+    check_precision(get_target(target), precision)
     quantisation = None if precision == "fp32" else DEFAULTS[MODELS[model].family]
     own_samples = calibration_samples is not None or overrides.get("calibration_data") is not None
     _check_calibration(precision, calibration=overrides.get("calibration"), own_samples=own_samples)

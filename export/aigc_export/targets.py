@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from aigc_runtime.errors import UnknownNameError
+from aigc_runtime.errors import ConfigError, UnknownNameError
 
-__all__ = ["TARGETS", "Target", "get_target"]
+__all__ = ["TARGETS", "Target", "check_precision", "get_target"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,8 @@ class Target:
         precisions: what it can run.
         opset: ONNX operator set that its graphs use.
         summary: one line.
+        provider: of ONNX Runtime, for an engine that is run by it.
+        refused: precision that others run -> why this one does not, and what does.
     """
 
     name: str
@@ -26,7 +29,23 @@ class Target:
     precisions: tuple[str, ...]
     opset: int
     summary: str
+    provider: str = "cpu"
+    refused: Mapping[str, str] = field(default_factory=dict)
 
+
+_8_BITS = "8-bit graphs are served by --target tensorrt-rtx or tensorrt, and by ort-cpu on a CPU"
+# Kernels of the CUDA provider: docs/OperatorKernels.md of ONNX Runtime.
+_NOT_ON_CUDA = {
+    "bf16": "ONNX Runtime's CUDA provider has no bf16 convolution before opset 22, and would run it on the CPU: use "
+    "fp16, or --target tensorrt-rtx",
+    "int8": f"ONNX Runtime's CUDA provider restores 8-bit numbers and multiplies floats: {_8_BITS}",
+    "fp8": "ONNX Runtime's CUDA provider restores 8-bit numbers and multiplies floats: fp8 graphs are served by "
+    "--target tensorrt-rtx",
+    "int8-weight": f"ONNX Runtime's CUDA provider restores the weights for every run, and gains nothing: {_8_BITS}",
+    "int4": "ONNX Runtime's CUDA provider multiplies 4-bit weights by kernels that this line has not been proven on: "
+    "use --target ort-cpu",
+    "auto": "a search times its candidates where they run, and was never tried on a GPU: use --target ort-cpu",
+}
 
 TARGETS: dict[str, Target] = {
     "ort-cpu": Target(
@@ -35,6 +54,15 @@ TARGETS: dict[str, Target] = {
         precisions=("fp32", "fp16", "bf16", "int8", "fp8", "int8-weight", "int4", "auto"),
         opset=20,
         summary="ONNX Runtime on a CPU",
+    ),
+    "ort-cuda": Target(
+        name="ort-cuda",
+        engine="onnxruntime",
+        precisions=("fp32", "fp16"),
+        opset=20,
+        summary="ONNX Runtime on an NVIDIA GPU",
+        provider="cuda",
+        refused=_NOT_ON_CUDA,
     ),
     "tensorrt-rtx": Target(
         name="tensorrt-rtx",
@@ -62,3 +90,20 @@ def get_target(name: str) -> Target:
     if name not in TARGETS:
         raise UnknownNameError("target", name, TARGETS)
     return TARGETS[name]
+
+
+def check_precision(target: Target, precision: str) -> None:
+    """Refuse a precision that a target does not run.
+
+    Raises:
+        ConfigError: another target does; says why this one does not.
+        UnknownNameError: no target does; lists those of this one and the nearest.
+    """
+    if precision in target.precisions:
+        return
+    if precision in target.refused:
+        raise ConfigError(
+            f"target {target.name!r} does not run {precision}",
+            hint=f"{target.refused[precision]}\nvalid here: {', '.join(target.precisions)}",
+        )
+    raise UnknownNameError(f"precision for target {target.name!r}", precision, target.precisions)

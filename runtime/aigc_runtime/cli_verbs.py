@@ -38,6 +38,11 @@ def info(arguments: argparse.Namespace) -> int:
         shares = ", ".join(f"{share:.1%} {kind}" for kind, share in build.work.items())
         _say(f"built by   {build.flavour} {build.version} for {', '.join(build.compute_capabilities)}: {shares}")
         _say(f"proven     {'the engine itself' if build.parity == 'engine' else 'its graph; the engine was not run'}")
+    provider = manifest.engine.provider
+    if provider is not None:
+        told = "by that provider" if provider.parity == "engine" else "its graph, on a CPU; that provider was not tried"
+        _say(f"runs on    {provider.name}")
+        _say(f"proven     {told}")
     _say(f"manifest   sha256 {bundle.manifest_sha256}")
     for word, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
         for spec in specs:

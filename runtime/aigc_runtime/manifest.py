@@ -14,6 +14,7 @@ from typing import Any, Literal
 from aigc_runtime.compare import Tolerance
 from aigc_runtime.engine_build import EngineBuild
 from aigc_runtime.errors import BundleError, ConfigError
+from aigc_runtime.providers import EngineProvider
 from aigc_runtime.schedules import ScheduleConfig
 from aigc_runtime.settings import from_json, to_json
 from aigc_runtime.strict_json import loads_strict
@@ -43,7 +44,7 @@ __all__ = [
 ]
 
 FORMAT = "aigc-bundle"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """The newest version that this module reads; it writes the oldest one that can say what there is to say."""
 MAX_MANIFEST_BYTES = 1024 * 1024
 MAX_FILE_BYTES = 2**50
@@ -87,15 +88,32 @@ class FileInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineInfo:
-    """Which back-end opens which file, and for an engine compiled for certain devices, which (format version 2)."""
+    """Which back-end opens which file.
+
+    Attributes:
+        kind: of the back-end.
+        file: that it opens.
+        build: for an engine compiled for certain devices, which (format version 2).
+        provider: for a graph that something else than the CPU runs, what (format version 3).
+    """
 
     kind: str
     file: str
     build: EngineBuild | None = None
+    provider: EngineProvider | None = None
+
+    def __post_init__(self) -> None:
+        if self.provider is not None and (self.kind != "onnxruntime" or self.build is not None):
+            raise ConfigError(
+                f"engine {self.kind!r} with provider {self.provider.name!r}",
+                hint="only a graph of ONNX Runtime has one",
+            )
 
     @property
     def format_version(self) -> int:
         """The oldest format version that can describe it."""
+        if self.provider is not None:
+            return 3
         return 1 if self.build is None else 2
 
 
@@ -266,7 +284,7 @@ class Manifest:
         if self.format_version != self.engine.format_version:
             raise ConfigError(
                 f"format_version is {self.format_version}, its engine is described as in {self.engine.format_version}",
-                hint="version 1 has no engine.build; version 2 has one",
+                hint="version 1 has no engine.build; version 2 has one; version 3 has an engine.provider",
             )
         names = [f.path for f in self.files]
         folded = [n.casefold() for n in names]
@@ -317,6 +335,10 @@ def _check_interface(
         raise ConfigError(f"state steps along {state[0].step_dim!r}, which no input has")
 
 
+_ENGINE_FIELDS = {"build": 2, "provider": 3}
+"""Field of `engine` -> the format version that has it first; later ones have it too."""
+
+
 def parse_manifest(data: bytes) -> Manifest:
     """Read manifest.json strictly.
 
@@ -341,10 +363,12 @@ def parse_manifest(data: bytes) -> Manifest:
         raise BundleError(f"$.family is {family!r}", hint=f"valid: {', '.join(PIPELINES)}")
     pipeline = from_json(PIPELINES[family], value.get("pipeline"), where="$.pipeline")
     engine = value.get("engine")
-    if version == 1 and isinstance(engine, dict):
-        if "build" in engine:
-            raise BundleError("$.engine.build is not a known field", hint="format version 1 has none")
-        value = {**value, "engine": {**engine, "build": None}}
+    if isinstance(engine, dict):
+        for name, since in _ENGINE_FIELDS.items():
+            if version < since and name in engine:
+                raise BundleError(f"$.engine.{name} is not a known field", hint=f"format version {version} has none")
+            engine = engine if version >= since else {**engine, name: None}
+        value = {**value, "engine": engine}
     # The pipeline's type follows from the family, which a type hint alone cannot say: it is read first, by its type.
     manifest = from_json(_Untyped, {**value, "pipeline": None})
     if not manifest.files:
@@ -366,8 +390,9 @@ class _Untyped(Manifest):
 def manifest_json(manifest: Manifest) -> dict[str, Any]:
     """The manifest as plain JSON, with the fields of its format version."""
     value: dict[str, Any] = to_json(manifest)
-    if manifest.format_version == 1:
-        del value["engine"]["build"]
+    for name, since in _ENGINE_FIELDS.items():
+        if manifest.format_version < since:
+            del value["engine"][name]
     return value
 
 

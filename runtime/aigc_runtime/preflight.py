@@ -12,11 +12,12 @@ from aigc_runtime.device import Device, Gpu
 from aigc_runtime.engine_build import EngineBuild, capability_number
 from aigc_runtime.errors import EngineError
 from aigc_runtime.manifest import Manifest
+from aigc_runtime.providers import PROVIDERS
 
 __all__ = ["Finding", "Preflight", "check_device", "require_device"]
 
 _PACKAGES = {
-    "onnxruntime": (("onnxruntime", "onnxruntime-gpu"), "pip install 'aigc-runtime[ort]'"),
+    "onnxruntime": (PROVIDERS["cpu"].packages, PROVIDERS["cpu"].install),
     "tensorrt-rtx": (("tensorrt_rtx",), "pip install tensorrt-rtx=={version}"),
     "tensorrt": (("tensorrt", "tensorrt_lean"), "install the TensorRT of your system, version {version}"),
 }
@@ -57,18 +58,25 @@ def check_device(manifest: Manifest, device: Device) -> Preflight:
         device: probed, or described by name.
 
     Returns:
-        Findings on packages, and for a compiled engine on platform, capability, arithmetic, driver and memory. Of
-        several GPUs the first that runs it is judged, or the first of all.
+        Findings on packages, for a provider of ONNX Runtime on its device, and for a compiled engine on platform,
+        capability, arithmetic, driver and memory. Of several GPUs the first that runs it is judged, or the first of
+        all.
     """
-    build = manifest.engine.build
+    build, provider = manifest.engine.build, manifest.engine.provider
     package = _package(manifest, device)
-    if build is None:
+    if build is None and provider is None:
         return Preflight(gpu=None, findings=package)
     if not device.gpus:
         missing = Finding(
             subject="GPU", passed=False, found="none that a driver knows", fix="install the driver, or export for a CPU"
         )
         return Preflight(gpu=None, findings=(*package, missing))
+    if build is None:
+        first = device.gpus[0]
+        found = Finding(
+            subject="GPU", passed=True, found=f"{first.name}, compute capability {first.compute_capability}"
+        )
+        return Preflight(gpu=first.name, findings=(*package, found))
     judged = [
         Preflight(gpu=gpu.name, findings=(*package, *_machine(build, device), *_gpu(manifest, build, gpu)))
         for gpu in device.gpus
@@ -95,6 +103,9 @@ def _package(manifest: Manifest, device: Device) -> tuple[Finding, ...]:
     if device.packages is None:
         return ()  # a device that is known by name only
     names, line = _PACKAGES.get(kind, ((kind,), "upgrade aigc-runtime"))
+    if manifest.engine.provider is not None:
+        provider = PROVIDERS[manifest.engine.provider.name]
+        names, line = provider.packages, provider.install
     fix = line.format(version=build.version if build is not None else "")
     installed = {name: device.packages[name] for name in names if name in device.packages}
     if not installed:

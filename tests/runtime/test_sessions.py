@@ -21,11 +21,20 @@ from aigc_runtime.session import Session
 Open = Callable[[str], Session]
 
 
-@pytest.fixture(params=["numpy", "onnxruntime"])
+def bound_session(bundle: Bundle) -> OrtSession:
+    """The way that values take to another device and back, on the CPU."""
+    manifest = bundle.manifest
+    interface = {"inputs": manifest.inputs, "outputs": manifest.outputs, "dims": manifest.dims, "state": manifest.state}
+    return OrtSession(bundle.read(manifest.engine.file), threads=1, bound=True, **interface)
+
+
+@pytest.fixture(params=["numpy", "onnxruntime", "onnxruntime, bound"])
 def open_lm(request: pytest.FixtureRequest, toy_bundles: Path) -> Open:
-    """How to open the toy language model of a cache kind, on either side."""
+    """How to open the toy language model of a cache kind, on every side."""
     if request.param == "numpy":
         return toys.lm_session
+    if request.param == "onnxruntime, bound":
+        return lambda kind: bound_session(Bundle.open(toy_bundles / f"toy_lm_{kind}"))
     return lambda kind: open_session(Bundle.open(toy_bundles / f"toy_lm_{kind}"), threads=1)
 
 
@@ -155,10 +164,11 @@ def test_engine_seconds_grow(open_lm: Open) -> None:
     assert session.engine_seconds > 0
 
 
+@pytest.mark.parametrize("bound", [False, True])
 @pytest.mark.parametrize("name", ["toy_unet", "toy_gan"])
-def test_stateless_engines_agree_with_arithmetic(name: str, toy_bundles: Path) -> None:
+def test_stateless_engines_agree_with_arithmetic(name: str, bound: bool, toy_bundles: Path) -> None:
     bundle = Bundle.open(toy_bundles / name)
-    session = open_session(bundle, threads=1)
+    session = bound_session(bundle) if bound else open_session(bundle, threads=1)
     step = bundle.manifest.reference.cases[0].steps[0]
     given = {key: bundle.array(file) for key, file in step.inputs.items()}
     function = toys.unet_function if name == "toy_unet" else toys.gan_function

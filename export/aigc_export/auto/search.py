@@ -87,7 +87,7 @@ def search(
         AigcError: any stage failed.
     """
     started = time.perf_counter()
-    if get_target(recipe.target).engine != "onnxruntime":
+    if "auto" not in get_target(recipe.target).precisions:
         raise ConfigError(
             f"a search needs an engine that runs here, and {recipe.target!r} does not",
             hint="search with --target ort-cpu, or export a plain precision",

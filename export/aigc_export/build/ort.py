@@ -11,6 +11,7 @@ from aigc_export.graph import EXTERNAL_THRESHOLD, save_graph
 from aigc_models.spec import ExportSpec
 from aigc_runtime.backends.ort import OrtSession
 from aigc_runtime.engine_build import EngineBuild
+from aigc_runtime.providers import EngineProvider
 from aigc_runtime.tensors import DimSpec
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class BuiltEngine:
         seconds: what building took.
         build: how it was compiled, for an engine that fits certain devices only.
         dims: the named dimensions with the ranges that the engine takes; None: all that the model takes.
+        provider: that runs it, for a graph that is not for a CPU.
     """
 
     kind: str
@@ -40,6 +42,7 @@ class BuiltEngine:
     seconds: float
     build: EngineBuild | None = None
     dims: tuple[DimSpec, ...] | None = None
+    provider: EngineProvider | None = None
 
     @property
     def size_bytes(self) -> int:

@@ -21,7 +21,10 @@ def doctor(as_json: bool) -> None:
     from aigc_runtime.settings import to_json
 
     device, memory = probe_device(), available_memory()
-    targets: dict[str, Any] = {"ort-cpu": {"builds": True, "told": "needs no more than is installed"}}
+    targets: dict[str, Any] = {
+        "ort-cpu": {"builds": True, "told": "needs no more than is installed"},
+        "ort-cuda": {"builds": True, "told": _ort_cuda()},
+    }
     for flavour in MODULES:
         try:
             library = load_library(flavour)
@@ -47,3 +50,12 @@ def doctor(as_json: bool) -> None:
         console.print(
             f"{'builds' if found['builds'] else 'CANNOT'}    {name}: {found['told']}", soft_wrap=True, markup=False
         )
+
+
+def _ort_cuda() -> str:
+    from aigc_runtime.backends.ort_open import import_onnxruntime, unavailable
+    from aigc_runtime.providers import PROVIDERS
+
+    provider = PROVIDERS["cuda"]
+    why = unavailable(import_onnxruntime(provider), provider)
+    return "and runs here" if why is None else f"but does not run here, so parity is that of its graph: {why.message}"

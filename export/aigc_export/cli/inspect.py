@@ -51,6 +51,10 @@ def inspect(bundle_path: str, as_json: bool) -> None:
     console.print(table)
     for line in _graph_lines(found) if manifest.engine.build is None else _build_lines(manifest.engine.build):
         console.print(line, soft_wrap=True, markup=False)
+    if manifest.engine.provider is not None:
+        provider = manifest.engine.provider
+        run = "run and compared" if provider.parity == "engine" else "not tried: parity is that of its graph on a CPU"
+        console.print(f"provider {provider.name}, {run}")
     for quality in manifest.quality:
         console.print(f"{quality.metric}: {quality.bundle:.5g} (PyTorch {quality.reference:.5g})")
     for key, value in manifest.provenance.items():

@@ -31,6 +31,7 @@ Pass = Callable[["ir.Model"], "ir.Model"]
 _CLEAN_UP: tuple[tuple[str, Pass], ...] = (("onnxscript-optimize", onnxscript_optimize), ("onnxslim", slim))
 PASSES: dict[str, tuple[tuple[str, Pass], ...]] = {
     "ort-cpu": _CLEAN_UP,
+    "ort-cuda": _CLEAN_UP,
     # What a model spells out (masks, norms, grouped heads) TensorRT takes whole as it stands: see docs/tensorrt.md.
     "tensorrt-rtx": _CLEAN_UP,
     "tensorrt": _CLEAN_UP,

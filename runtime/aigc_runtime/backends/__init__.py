@@ -16,7 +16,7 @@ __all__ = ["ENGINES", "open_session"]
 def _open_ort(bundle: Bundle, threads: int | None) -> Session:
     from aigc_runtime.backends.ort import OrtSession
 
-    manifest = bundle.manifest
+    manifest, provider = bundle.manifest, bundle.manifest.engine.provider
     # The graph comes from the very bytes that were hashed. External data is read from the bundle's folder and nowhere
     # else; those files were hashed when the bundle was opened.
     return OrtSession(
@@ -27,6 +27,7 @@ def _open_ort(bundle: Bundle, threads: int | None) -> Session:
         dims=manifest.dims,
         state=manifest.state,
         threads=threads,
+        device="cpu" if provider is None else provider.name,
     )
 
 

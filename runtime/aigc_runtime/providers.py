@@ -1,0 +1,61 @@
+"""Providers of ONNX Runtime: the part of it that runs a graph, on which device, and how to get it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = ["PROVIDERS", "EngineProvider", "Provider"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provider:
+    """A provider.
+
+    Attributes:
+        name: in manifests; also ONNX Runtime's name of the device that its values lie on.
+        ort_name: as ONNX Runtime calls it.
+        packages: of which one brings it.
+        install: how to get one.
+        options: that it is always opened with.
+    """
+
+    name: str
+    ort_name: str
+    packages: tuple[str, ...]
+    install: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+PROVIDERS: dict[str, Provider] = {
+    "cpu": Provider(
+        name="cpu",
+        ort_name="CPUExecutionProvider",
+        packages=("onnxruntime", "onnxruntime-gpu"),
+        install="pip install 'aigc-runtime[ort]'",
+    ),
+    "cuda": Provider(
+        name="cuda",
+        ort_name="CUDAExecutionProvider",
+        packages=("onnxruntime-gpu",),
+        # Both packages write to one folder: with both installed, the one without CUDA may win.
+        install="pip uninstall -y onnxruntime && pip install 'aigc-runtime[ort-gpu]'",
+        # fp32 means fp32: by default it rounds the operands of fp32 products to 10 bits of mantissa.
+        options={"use_tf32": "0"},
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineProvider:
+    """What a manifest says about the provider that a graph was exported for; without one, it is the CPU's.
+
+    Attributes:
+        name: key of `PROVIDERS`.
+        parity: `engine`: the graph was run by that very provider and compared with PyTorch; `graph`: by ONNX Runtime on
+            a CPU, and that provider was not tried.
+    """
+
+    name: Literal["cuda"]
+    parity: Literal["engine", "graph"]
