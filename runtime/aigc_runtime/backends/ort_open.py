@@ -77,13 +77,12 @@ def unavailable(ort: Any, provider: Provider) -> EngineError | None:
     built_with = list(ort.get_available_providers())
     if provider.ort_name not in built_with:
         return EngineMissingError(
-            f"this bundle runs on {provider.name}; the installed ONNX Runtime {ort.__version__} has no "
-            f"{provider.ort_name}, only {', '.join(built_with)}",
+            f"the installed ONNX Runtime {ort.__version__} has no {provider.ort_name}, only {', '.join(built_with)}",
             hint=provider.install,
         )
     if not probe_device().gpus:
         return EngineError(
-            f"this bundle runs on {provider.name}, and no driver here knows a CUDA device",
+            f"no driver here knows a CUDA device, which {provider.ort_name} needs",
             hint="install the driver (`aigc-run doctor` says what is found), or export for --target ort-cpu",
         )
     return None

@@ -1,0 +1,225 @@
+"""PyTorch eager against `ort-cuda` and `tensorrt-rtx` on a GPU: the shipped models, one step at batch 1, as ratios.
+
+    .venv/bin/python benchmarks/gpu.py --rounds 7 > table.md
+
+Every bundle is exported here and its engine run on this device. The two sides alternate; inputs start and results end
+on the host, and carried state stays on the device, on both sides. Prints one markdown table for docs/gpu.md, with the
+device and all versions; a bundle that cannot be exported or run has its reason in the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aigc_runtime.device import Device, probe_device
+
+if TYPE_CHECKING:
+    from aigc_models.spec import ExportSpec
+    from aigc_runtime.tensors import Array, DimSpec, TensorSpec
+
+MODELS = ("lm", "unet", "gan")
+BUNDLES = (("ort-cuda", "fp32"), ("ort-cuda", "fp16"), ("tensorrt-rtx", "fp32"), ("tensorrt-rtx", "fp16"))
+TOOLS = ("torch", "onnxruntime", "onnxruntime-gpu", "tensorrt_rtx")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One engine beside PyTorch eager in fp32: medians, and the median of the ratios; or why there are none."""
+
+    model: str
+    engine: str
+    precision: str
+    torch_ms: float | None = None
+    engine_ms: float | None = None
+    speedup: float | None = None
+    reason: str = ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--rounds", type=int, default=7, help="Alternations A B A B.")
+    parser.add_argument("--runs", type=int, default=50, help="Steps per round and side.")
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args(arguments)
+    device = probe_device()
+    if (missing := why_not(device)) is not None:
+        sys.stderr.write(f"error: {missing}\n")
+        return 2
+    rows = [row for name in asked.models for row in measure(name, device, rounds=asked.rounds, runs=asked.runs)]
+    print(json.dumps([asdict(r) for r in rows], indent=2) if asked.json else markdown(rows, device, versions()))
+    return 0
+
+
+def why_not(device: Device) -> str | None:
+    """What is missing for a measurement here, or None."""
+    if not device.gpus:
+        return "no CUDA device that a driver knows: run this on a machine with an NVIDIA GPU"
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"PyTorch {torch.__version__} does not reach the GPU: install a CUDA build of it, to compare with"
+    return None
+
+
+class TorchDeviceState:
+    """Carried state as tensors on the device, by input name."""
+
+    def __init__(self, spec: ExportSpec, device: str, batch: int) -> None:
+        import torch
+
+        self.batch = batch
+        self.length = 0
+        self.tensors = {
+            s.input: torch.zeros(s.empty_shape(batch), dtype=getattr(torch, s.dtype), device=device) for s in spec.state
+        }
+
+
+class TorchDeviceSession:
+    """PyTorch eager on a device as a `Session`: inputs from the host, results to the host, state stays.
+
+    Args:
+        spec: the model; its module is moved to the device.
+        device: PyTorch's name of it.
+        half: compute products in fp16 by autocast, which is what the fp16 graphs do by casts.
+    """
+
+    def __init__(self, spec: ExportSpec, device: str, *, half: bool) -> None:
+        from aigc_runtime.tensors import FeedChecker
+
+        self._spec, self._device, self._half = spec, device, half
+        self._module = spec.module.eval().to(device)
+        self._dims = {d.name: d for d in spec.dims}
+        self._checker = FeedChecker(spec.inputs, self._dims)
+        self.engine_seconds = 0.0
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self._spec.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self._spec.outputs
+
+    @property
+    def dims(self) -> Mapping[str, DimSpec]:
+        return self._dims
+
+    def new_state(self, batch: int) -> TorchDeviceState:
+        return TorchDeviceState(self._spec, self._device, batch)
+
+    def run(self, feeds: Mapping[str, Array], state: Any = None) -> dict[str, Array]:
+        import torch
+
+        bound = self._checker.check(feeds)
+        started = time.perf_counter()
+        tensors: dict[str, Any] = {k: torch.from_numpy(v.copy()).to(self._device) for k, v in feeds.items()}
+        if self._spec.state:
+            tensors.update(state.tensors)
+            length = torch.tensor([state.length], dtype=torch.int64, device=self._device)
+            tensors.update({s.length_input: length for s in self._spec.state if s.length_input})
+        cast = torch.autocast(torch.device(self._device).type, dtype=torch.float16) if self._half else nullcontext()
+        with torch.inference_mode(), cast:
+            results = self._module(*(tensors[t.name] for t in self._spec.graph_inputs))
+        named = dict(zip(self._spec.graph_outputs, results, strict=True))
+        if self._spec.state:
+            state.tensors = {s.input: named[s.output].to(getattr(torch, s.dtype)) for s in self._spec.state}
+            state.length += bound[self._spec.state[0].step_dim]
+        arrays = {t.name: named[t.name].float().cpu().numpy() for t in self._spec.outputs}  # waits for the device
+        self.engine_seconds += time.perf_counter() - started
+        return arrays
+
+    def close(self) -> None:
+        self._module = self._module.to("cpu")
+
+
+def measure(name: str, device: Device, *, rounds: int, runs: int) -> list[Row]:
+    import torch
+
+    from aigc_export.timing import time_side_by_side
+    from aigc_models.zoo import load_model
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32 on every side
+    eager = TorchDeviceSession(load_model(name).spec, "cuda", half=False)
+    settings = load_model(name).spec.settings
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for target, precision in (("PyTorch eager", "fp16"), *BUNDLES):
+            candidate, reason = open_candidate(name, target, precision, device, Path(folder))
+            if candidate is None:
+                rows.append(Row(model=name, engine=target, precision=precision, reason=reason))
+                continue
+            found = time_side_by_side(eager, candidate, settings, rounds=rounds, runs=runs)
+            candidate.close()
+            rows.append(
+                Row(
+                    model=name,
+                    engine=target,
+                    precision=precision,
+                    torch_ms=found.reference_ms,
+                    engine_ms=found.candidate_ms,
+                    speedup=found.speedup,
+                )
+            )
+    return rows
+
+
+def open_candidate(name: str, target: str, precision: str, device: Device, folder: Path) -> tuple[Any, str]:
+    """A session, or None and why there is none: that is a result too, and goes into the table."""
+    from aigc_export.build.settings import BuildSettings
+    from aigc_export.exporter import export_model
+    from aigc_export.recipes import export_recipe
+    from aigc_models.zoo import load_model
+    from aigc_runtime.backends import open_session
+    from aigc_runtime.errors import AigcError
+
+    if target == "PyTorch eager":
+        return TorchDeviceSession(load_model(name).spec, "cuda", half=precision == "fp16"), ""
+    compiled = target == "tensorrt-rtx"
+    capabilities = (device.gpus[0].compute_capability,) if compiled else ()
+    build = BuildSettings(compute_capabilities=capabilities)
+    try:
+        recipe = export_recipe(name, target=target, precision=precision, quality_samples=0, build=build)
+        return open_session(export_model(recipe, folder / f"{target}-{precision}").bundle), ""
+    except AigcError as err:
+        return None, err.message
+
+
+def versions() -> dict[str, str]:
+    from importlib import metadata
+
+    installed = {d.metadata["Name"]: d.version for d in metadata.distributions()}
+    return {name: installed[name] for name in TOOLS if name in installed}
+
+
+def markdown(rows: Sequence[Row], device: Device, tools: Mapping[str, str]) -> str:
+    """The table, with what it was measured on above it."""
+    gpu = device.gpus[0]
+    lines = [
+        f"{gpu.name} (compute capability {gpu.compute_capability}), driver for CUDA {device.driver_cuda}, "
+        f"{device.platform}, Python {device.python}, {', '.join(f'{k} {v}' for k, v in tools.items())}.",
+        "One step at batch 1, medians; ratio: how many times as fast as PyTorch eager in fp32.",
+        "",
+        "| model | engine | precision | PyTorch fp32, ms | engine, ms | ratio |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in rows:
+        if r.speedup is None:
+            shown = f"| - | - | {' '.join(r.reason.split()).replace('|', '/')} |"
+        else:
+            shown = f"| {r.torch_ms:.3f} | {r.engine_ms:.3f} | {r.speedup:.2f}x |"
+        lines.append(f"| {r.model} | {r.engine} | {r.precision} {shown}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""`ort-cuda` on a real device: exported, proven, run, its state on the device, and for a while."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from aigc_export.exporter import export_model
+from aigc_export.recipes import export_recipe
+from aigc_export.verifier import verify_against_torch
+from aigc_runtime.backends import open_session
+from aigc_runtime.backends.ort import OrtSession
+from aigc_runtime.bundle import Bundle
+from aigc_runtime.device import probe_device
+from aigc_runtime.pipelines import make_pipeline
+from aigc_runtime.preflight import check_device
+from aigc_runtime.providers import EngineProvider
+from aigc_runtime.replay import run_request
+from aigc_runtime.verify import verify_bundle
+
+CUDA = "CUDAExecutionProvider"
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.slow,
+    pytest.mark.skipif(not probe_device().gpus, reason="no CUDA device that a driver knows"),
+    pytest.mark.skipif(
+        CUDA not in onnxruntime.get_available_providers(),
+        reason="ONNX Runtime was built without CUDA: pip uninstall onnxruntime; pip install 'aigc-runtime[ort-gpu]'",
+    ),
+]
+
+EXPORTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lm-growing": ("lm", {"cache": "growing"}),
+    "lm-buffer": ("lm", {"cache": "buffer"}),
+    "unet": ("unet", {}),
+    "unet-any-size": ("unet", {"dynamic_size": True}),
+    "gan": ("gan", {}),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ort-cuda")
+
+
+def exported(folder: Path, key: str, precision: str) -> Bundle:
+    """The shipped model, exported once."""
+    path = folder / f"{key}-{precision}"
+    if not path.exists():
+        name, options = EXPORTS[key]
+        samples = {} if precision == "fp32" else {"calibration_samples": 32}
+        recipe = export_recipe(
+            name, target="ort-cuda", precision=precision, spec_options=options, quality_samples=0, **samples
+        )
+        export_model(recipe, path)
+    return Bundle.open(path)
+
+
+def opened(bundle: Bundle) -> OrtSession:
+    session = open_session(bundle)
+    assert isinstance(session, OrtSession)
+    return session
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("key", list(EXPORTS))
+def test_every_model_runs_and_is_what_pytorch_computes(key: str, precision: str, folder: Path) -> None:
+    bundle = exported(folder, key, precision)
+    # The engine itself was judged when it was exported, and is again here on its own reference and on fresh inputs.
+    assert bundle.manifest.engine.provider == EngineProvider(name="cuda", parity="engine")
+    report = verify_bundle(bundle, opened(bundle))
+    assert report.passed, report.failures
+    fresh = verify_against_torch(bundle, quality_samples=0, seed=5).report
+    assert fresh.passed, fresh.failures
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("key", list(EXPORTS))
+def test_the_provider_is_proven(key: str, precision: str, folder: Path) -> None:
+    bundle = exported(folder, key, precision)
+    session = opened(bundle)
+    assert session.native.get_providers()[0] == CUDA
+    # What is not on the device computes shapes: anything else refuses to open.
+    assert session.placement[CUDA] > 0.5 * sum(session.placement.values()), session.placement
+    assert check_device(bundle.manifest, probe_device()).runs
+
+
+@pytest.mark.parametrize("key", ["lm-growing", "lm-buffer"])
+def test_state_stays_on_the_device(key: str, folder: Path) -> None:
+    session = opened(exported(folder, key, "fp32"))
+    state = session.new_state(2)
+    places = []
+    for token in (65, 66, 67):
+        feeds = {"input_ids": np.full((2, 1), token, np.int64), "pad_length": np.zeros(2, np.int64)}
+        session.run(feeds, state)
+        assert {value.device_name() for value in state.values.values()} == {"cuda"}
+        places.append({name: value.data_ptr() for name, value in state.values.items()})
+    if key == "lm-buffer":
+        assert places[0] == places[1] == places[2]  # in place
+    else:
+        assert {value.shape()[2] for value in state.values.values()} == {3}
+
+
+def test_both_caches_say_the_same(folder: Path) -> None:
+    sessions = [opened(exported(folder, key, "fp32")) for key in ("lm-growing", "lm-buffer")]
+    states = [session.new_state(2) for session in sessions]
+    rng = np.random.default_rng(0)
+    for length in (7, 1, 1, 5, 1):
+        ids = rng.integers(0, 256, (2, length), dtype=np.int64)
+        feeds = {"input_ids": ids, "pad_length": np.array([0, 3], np.int64)}
+        growing, buffer = (s.run(feeds, state)["logits"] for s, state in zip(sessions, states, strict=True))
+        np.testing.assert_allclose(growing, buffer, atol=2e-3)
+
+
+def test_a_prompt_in_one_step_and_in_many_agree(folder: Path) -> None:
+    """A length that the engine read once and kept, or a buffer that was copied, would show here."""
+    session = opened(exported(folder, "lm-buffer", "fp32"))
+    ids = np.random.default_rng(1).integers(0, 256, (1, 24), dtype=np.int64)
+    pad = np.zeros(1, np.int64)
+    whole = session.run({"input_ids": ids, "pad_length": pad}, session.new_state(1))["logits"]
+    state = session.new_state(1)
+    single = [session.run({"input_ids": ids[:, i : i + 1], "pad_length": pad}, state)["logits"] for i in range(24)]
+    np.testing.assert_allclose(np.concatenate(single, axis=1), whole, atol=2e-3)
+
+
+@pytest.mark.parametrize("key", ["lm-growing", "lm-buffer", "unet", "gan"])
+def test_soak(key: str, folder: Path) -> None:
+    """The same result every time, and no memory that is never given back."""
+    bundle = exported(folder, key, "fp16")
+    pipeline = make_pipeline(opened(bundle), bundle.manifest.pipeline)
+    request = bundle.manifest.reference.generation.request
+    first = run_request(pipeline, request)
+    for _ in range(5):
+        run_request(pipeline, request)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(40):
+        np.testing.assert_allclose(run_request(pipeline, request), first, atol=1e-3)
+    grown_bytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert grown_bytes < 64 * 2**20
