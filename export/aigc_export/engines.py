@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
+from aigc_calibration.calibrate import Progress
 from aigc_calibration.coverage import site_macs
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.prepare import prepare
@@ -16,6 +17,7 @@ from aigc_export.build.profiles import derive_profiles, input_shapes, narrowed_d
 from aigc_export.build.settings import BuildSettings
 from aigc_export.build.trt import BuiltTrt, build_trt
 from aigc_export.build.trt_checks import LEAST_CAPABILITY
+from aigc_export.build.trt_config import check_settings
 from aigc_export.build.trt_library import Library, load_library
 from aigc_export.front import PreparedModel, pass_feeds
 from aigc_export.graph import save_graph
@@ -77,7 +79,9 @@ def check_build(recipe: ExportRecipe) -> None:
                 hint="leave these options out, or choose --target tensorrt-rtx",
             )
         return
-    load_library(cast(Flavour, engine)).check_capabilities(recipe.build.compute_capabilities)
+    library = load_library(cast(Flavour, engine))
+    library.check_capabilities(recipe.build.compute_capabilities)
+    check_settings(library, recipe.build)
     if recipe.opset is not None and recipe.opset > get_target(recipe.target).opset:
         raise ConfigError(f"opset {recipe.opset}", hint=f"TensorRT 10.3 reads up to {get_target(recipe.target).opset}")
     least = _NEEDED.get(recipe.precision)
@@ -90,7 +94,13 @@ def check_build(recipe: ExportRecipe) -> None:
 
 
 def build_engine(
-    prepared: PreparedModel, graph: ir.Model, plan: QuantizationPlan | None, recipe: ExportRecipe, folder: Path
+    prepared: PreparedModel,
+    graph: ir.Model,
+    plan: QuantizationPlan | None,
+    recipe: ExportRecipe,
+    folder: Path,
+    *,
+    progress: Progress | None = None,
 ) -> EngineUnderTest:
     """Build the engine of the recipe's target.
 
@@ -100,15 +110,21 @@ def build_engine(
         plan: that it was quantised by; None for fp32.
         recipe: target and settings.
         folder: where the files go.
+        progress: called as progress(phase, step, steps) while an engine is compiled; what it raises ends the build.
 
     Raises:
         AigcError: it cannot be built, or was built in another precision than was asked for.
     """
-    return _BUILDERS[get_target(recipe.target).engine](prepared, graph, plan, recipe, folder)
+    return _BUILDERS[get_target(recipe.target).engine](prepared, graph, plan, recipe, folder, progress)
 
 
 def _build_ort(
-    prepared: PreparedModel, graph: ir.Model, _plan: QuantizationPlan | None, recipe: ExportRecipe, folder: Path
+    prepared: PreparedModel,
+    graph: ir.Model,
+    _plan: QuantizationPlan | None,
+    recipe: ExportRecipe,
+    folder: Path,
+    _progress: Progress | None,
 ) -> EngineUnderTest:
     engine = build_ort(graph, prepared.spec, folder)
     if get_target(recipe.target).provider != "cpu":
@@ -156,7 +172,12 @@ def _ort_session(spec: ExportSpec, engine: BuiltEngine, recipe: ExportRecipe, de
 
 
 def _build_trt(
-    prepared: PreparedModel, graph: ir.Model, plan: QuantizationPlan | None, recipe: ExportRecipe, folder: Path
+    prepared: PreparedModel,
+    graph: ir.Model,
+    plan: QuantizationPlan | None,
+    recipe: ExportRecipe,
+    folder: Path,
+    progress: Progress | None,
 ) -> EngineUnderTest:
     spec, library = prepared.spec, load_library(cast(Flavour, get_target(recipe.target).engine))
     profiles = derive_profiles(spec, recipe.build.profiles)
@@ -171,6 +192,7 @@ def _build_trt(
         profiles=[input_shapes(spec, profile) for profile in profiles],
         asked={node: low.get(node, "fp32") for node in macs},
         macs=macs,
+        progress=None if progress is None else _going_on(progress),
     )
     # Parity runs the very file that was built; only bf16, for which ONNX Runtime has no kernels, is spelled out first.
     runnable = bf16_products_in_float(graph) if recipe.precision == "bf16" else graph
@@ -192,6 +214,16 @@ def _build_trt(
         told=f"; {built.proof}; built, not run here: parity is that of its graph",
         provenance=_provenance(library, source, spec),
     )
+
+
+def _going_on(progress: Progress) -> Callable[[str, int, int], bool]:
+    """The builder asks after every step whether to go on."""
+
+    def step(phase: str, done: int, steps: int) -> bool:
+        progress(phase, done, steps)
+        return True
+
+    return step
 
 
 def _facts(
@@ -235,6 +267,8 @@ def _provenance(library: Library, source: Path, spec: ExportSpec) -> dict[str, s
     }
 
 
-_Builder = Callable[[PreparedModel, "ir.Model", "QuantizationPlan | None", ExportRecipe, Path], EngineUnderTest]
+_Builder = Callable[
+    [PreparedModel, "ir.Model", "QuantizationPlan | None", ExportRecipe, Path, "Progress | None"], EngineUnderTest
+]
 _BUILDERS: dict[str, _Builder] = {"onnxruntime": _build_ort, "tensorrt": _build_trt, "tensorrt-rtx": _build_trt}
 """Kind of engine -> builder."""

@@ -101,7 +101,7 @@ def export_model(
         destination: the bundle's folder; an old bundle there is replaced in one step, and only at the end.
         find_first_divergence: bisect the graph if parity is missed.
         stage: called after every stage.
-        progress: called after every batch of calibration.
+        progress: called after every batch of calibration, and after every step of an engine's compilation.
 
     Raises:
         ParityFailedError: a tolerance is missed; nothing is published.
@@ -115,13 +115,14 @@ def export_model(
     quantised: Quantised | None = None
     found: SearchReport | None = None
     if recipe.search is not None:
-        recipe, quantised, found = _search(prepared, recipe, recipe.search, tell)
+        recipe, quantised, found = _search(prepared, recipe, recipe.search, tell, progress)
     elif prepared.data is not None:
         quantised = _quantise(prepared, recipe, tell, progress)
     if quantised is not None:
         graph = quantised.graph
     with tempfile.TemporaryDirectory(prefix="aigc-export-") as folder:
-        built = build_engine(prepared, graph, None if quantised is None else quantised.plan, recipe, Path(folder))
+        plan = None if quantised is None else quantised.plan
+        built = build_engine(prepared, graph, plan, recipe, Path(folder), progress=progress)
         engine, candidate = built.engine, built.candidate
         tell("build", f"{engine.kind}, {engine.size_bytes / 1e6:.2f} MB{built.told}")
         reference = TorchSession(spec)
@@ -181,10 +182,10 @@ def export_model(
 
 
 def _search(
-    prepared: PreparedModel, recipe: ExportRecipe, config: SearchConfig, tell: Stage
+    prepared: PreparedModel, recipe: ExportRecipe, config: SearchConfig, tell: Stage, progress: Progress | None
 ) -> tuple[ExportRecipe, Quantised | None, SearchReport]:
     """The recipe of what the search chose: its own precision, the limits of the lowest one in it, and the budget."""
-    found = search(prepared, recipe, config, tell, calibration=prepared.calibration)
+    found = search(prepared, recipe, config, tell, calibration=prepared.calibration, progress=progress)
     built = found.built
     limits = TOLERANCES[prepared.spec.family, built.base]
     recipe = replace(recipe, precision=built.precision, tolerances=limits)

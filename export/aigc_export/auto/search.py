@@ -14,9 +14,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from aigc_calibration.calibrate import Calibration, calibrate
+from aigc_calibration.calibrate import Calibration, Progress, calibrate
 from aigc_calibration.coverage import site_macs
 from aigc_calibration.emit import FORMS
 from aigc_calibration.errors import PlanError
@@ -41,9 +40,6 @@ from aigc_models.paired import Judgement, make_judge
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.errors import ConfigError, EngineMissingError, ParityError
 from aigc_runtime.publish import atomic_write_bytes
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["BudgetError", "SearchResult", "search"]
 
@@ -71,6 +67,7 @@ def search(
     tell: Stage,
     *,
     calibration: Calibration | None = None,
+    progress: Progress | None = None,
 ) -> SearchResult:
     """Find the mix.
 
@@ -80,6 +77,7 @@ def search(
         config: budget and objective.
         tell: called after every stage.
         calibration: of an earlier run.
+        progress: called after every batch of calibration.
 
     Raises:
         BudgetError: no candidate keeps the budget; says which came nearest.
@@ -121,7 +119,7 @@ def search(
     workers = make_workers(jobs=config.jobs, dask=config.dask)
     ready, every, threads = prepare(graph), everything(quantisation), recipe.threads
     if calibration is None:
-        calibration = calibrate(ready, prepared.data, every, precision="int8", threads=threads)
+        calibration = calibrate(ready, prepared.data, every, precision="int8", threads=threads, progress=progress)
     tell("calibrate", f"{calibration.statistics.samples} samples, {len(calibration.statistics.tensors)} values")
     tried += _plain(prepared, recipe, calibration, evaluator)
     for rungs in rungs_for(spec.family, config.objective):

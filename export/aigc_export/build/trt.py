@@ -17,9 +17,10 @@ from aigc_export.build.needs import available_memory, check_needs, estimate_need
 from aigc_export.build.settings import BuildSettings
 from aigc_export.build.trt_checks import check_graph, nodes_that_read
 from aigc_export.build.trt_config import make_config
-from aigc_export.build.trt_layers import built_types
+from aigc_export.build.trt_inspector import inspect_engine, parse_inspector
+from aigc_export.build.trt_layers import built_types, types_of
 from aigc_export.build.trt_library import Library
-from aigc_export.build.trt_precision import PrecisionProof, network_types, prove
+from aigc_export.build.trt_precision import PrecisionProof, network_types, prove, telling
 from aigc_export.build.trt_progress import Progress, Watch, make_monitor
 from aigc_export.build.trt_write import write_engine
 from aigc_export.errors import GraphRefusedError
@@ -46,7 +47,7 @@ class BuiltTrt:
         seconds: of the whole build.
         proof: of its precision.
         device_memory_bytes: weights and activations; None where the builder did not say.
-        layers: of the compiled engine, one line each; empty where the builder did not say.
+        layers: of the compiled engine, one line each; empty where neither builder nor engine did say.
         warnings: of the library, each once.
     """
 
@@ -165,7 +166,12 @@ def _build(
     if not library.ahead_of_time and settings.timing_cache is not None:
         settings.timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
     layers = tuple(trt_log.layer_dump(log))
-    proof = prove(asked, macs, types, built_types(layers, asked) if layers else None)
+    found: Mapping[str, str] | None = built_types(layers, asked) if layers else None
+    if not library.ahead_of_time:  # it was built for this device, so that the engine itself can be asked
+        best = {name: shapes[1] for name, shapes in profiles[0].items()}
+        inspected = parse_inspector(inspect_engine(library, logger, destination, best))
+        layers, found = tuple(layer.name for layer in inspected), telling(asked, macs, types_of(inspected, asked))
+    proof = prove(asked, macs, types, found)
     if library.ahead_of_time and proof.source != "engine":
         raise EngineError(
             f"{module.__name__} {library.version} did not list the layers it compiled, so its precision is unproven",

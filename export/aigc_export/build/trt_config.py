@@ -9,7 +9,32 @@ from aigc_export.build.settings import BuildSettings
 from aigc_export.build.trt_library import Library
 from aigc_runtime.errors import ConfigError
 
-__all__ = ["make_config"]
+__all__ = ["check_settings", "make_config"]
+
+
+def check_settings(library: Library, settings: BuildSettings) -> None:
+    """Refuse, before anything is built, what the library would ignore.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    level = settings.hardware_compatibility
+    if not library.ahead_of_time:
+        levels = getattr(library.module, "HardwareCompatibilityLevel", None)
+        if level != "none" and not hasattr(levels, level.upper()):
+            raise ConfigError(
+                f"TensorRT {library.version} has no hardware compatibility level {level.upper()}",
+                hint="leave the option out, and build on every kind of device",
+            )
+        return
+    for given, what in (
+        (settings.version_compatible, "version compatibility"),
+        (level != "none", "hardware compatibility levels (it takes --compute-capability)"),
+        # The calls are there, deprecated, and do nothing.
+        (settings.timing_cache is not None, "timing cache"),
+    ):
+        if given:
+            raise ConfigError(f"TensorRT-RTX has no {what}", hint="leave the option out, or use --target tensorrt")
 
 
 def make_config(
@@ -23,6 +48,7 @@ def make_config(
     Raises:
         ConfigError: the library cannot follow a setting, or refuses a profile.
     """
+    check_settings(library, settings)
     module, config = library.module, builder.create_builder_config()
     if library.ahead_of_time:
         _devices(library, config, settings)
@@ -51,14 +77,6 @@ def _flag(library: Library, config: Any, name: str, what: str) -> None:
 
 def _devices(library: Library, config: Any, settings: BuildSettings) -> None:
     """Named devices, of TensorRT-RTX."""
-    for given, what in (
-        (settings.version_compatible, "version compatibility"),
-        (settings.hardware_compatibility != "none", "hardware compatibility levels (it takes --compute-capability)"),
-        # The calls are there, deprecated, and do nothing.
-        (settings.timing_cache is not None, "timing cache"),
-    ):
-        if given:
-            raise ConfigError(f"TensorRT-RTX has no {what}", hint="leave the option out, or use --target tensorrt")
     members = library.module.ComputeCapability
     config.num_compute_capabilities = len(settings.compute_capabilities)
     for i, text in enumerate(settings.compute_capabilities):
@@ -70,11 +88,8 @@ def _compatibility(library: Library, config: Any, settings: BuildSettings) -> No
     """The device at hand and those like it, of TensorRT."""
     module = library.module
     if settings.hardware_compatibility != "none":
-        name = settings.hardware_compatibility.upper()
-        level = getattr(module.HardwareCompatibilityLevel, name, None)
-        if level is None:
-            raise ConfigError(f"TensorRT {library.version} has no hardware compatibility level {name}")
-        config.hardware_compatibility_level = level
+        levels = module.HardwareCompatibilityLevel
+        config.hardware_compatibility_level = getattr(levels, settings.hardware_compatibility.upper())
     if settings.version_compatible:
         _flag(library, config, "VERSION_COMPATIBLE", "version compatibility")
         # The device brings the lean runtime itself: one inside the engine would be code that nobody hashed apart.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["EngineLayer", "built_types", "parse_layer"]
+__all__ = ["EngineLayer", "built_types", "nodes_in", "parse_layer", "types_of"]
 
 TYPE_NAMES: Mapping[str, str] = {
     "Float": "fp32",
@@ -58,6 +58,15 @@ _TYPE = re.compile(r"Datatype: (\w+)")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 
 
+def nodes_in(metadata: str) -> tuple[str, ...]:
+    """The ONNX nodes that a layer's metadata names.
+
+    >>> nodes_in("[ONNX Layer: a][ONNX Layer: b]")
+    ('a', 'b')
+    """
+    return tuple(_NODE.findall(metadata))
+
+
 def parse_layer(line: str) -> EngineLayer | None:
     """One line of the builder's list of layers; None for a line of another form."""
     match = _FIELDS.match(line)
@@ -69,21 +78,25 @@ def parse_layer(line: str) -> EngineLayer | None:
         name=match["name"],
         kind=match["kind"],
         operands=tuple(t for t in types if t is not None),
-        nodes=tuple(_NODE.findall(match["rest"])),
+        nodes=nodes_in(match["rest"]),
     )
 
 
 def built_types(lines: Sequence[str], nodes: Iterable[str]) -> dict[str, str]:
+    """`types_of` the builder's list of layers, one line each."""
+    return types_of([layer for layer in map(parse_layer, lines) if layer is not None], nodes)
+
+
+def types_of(layers: Sequence[EngineLayer], nodes: Iterable[str]) -> dict[str, str]:
     """ONNX node -> the type its product is computed in.
 
     Several layers may list a node: the one that multiplies is told by its kind, and of equals the widest type counts.
     A node that no layer lists, or only layers that multiply nothing, is left out.
 
     Args:
-        lines: the builder's list of layers.
+        layers: of the engine.
         nodes: products of the graph.
     """
-    layers = [layer for layer in map(parse_layer, lines) if layer is not None]
     listed: dict[str, list[EngineLayer]] = {}
     for layer in layers:
         for node in layer.nodes:

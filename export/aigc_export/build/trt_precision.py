@@ -11,7 +11,7 @@ from aigc_export.build.trt_layers import NARROW_TO_WIDE
 from aigc_export.build.trt_library import Library
 from aigc_export.errors import PrecisionError
 
-__all__ = ["LEAST_PROVEN", "PrecisionProof", "network_types", "prove"]
+__all__ = ["LEAST_PROVEN", "PrecisionProof", "network_types", "prove", "telling"]
 
 LEAST_PROVEN = 0.99
 """Share of the work asked for in a type that must be built in it."""
@@ -86,6 +86,22 @@ def _operand_type(library: Library, tensor: Any, producers: Mapping[str, Any]) -
 def _type_name(dtype: Any) -> str:
     name = str(dtype).rpartition(".")[2]
     return _TYPES.get(name, name.lower())
+
+
+def telling(asked: Mapping[str, str], macs: Mapping[str, int], engine: Mapping[str, str]) -> Mapping[str, str] | None:
+    """What an engine says of its products, or None where that is too little to prove anything by.
+
+    An engine may show a subgraph as one layer. What it does say must not contradict what was asked for: then it counts,
+    however little it is.
+
+    Args:
+        asked: product of the graph -> type that it should be computed in.
+        macs: its multiply-accumulates.
+        engine: product -> type, of those that the engine says something about.
+    """
+    said = sum(macs[node] for node in asked if node in engine)
+    contradicts = any(engine.get(node, kind) != kind for node, kind in asked.items())
+    return engine if contradicts or said >= LEAST_PROVEN * sum(macs[node] for node in asked) else None
 
 
 def prove(

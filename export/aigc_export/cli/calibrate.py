@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from aigc_export.cli.model_options import model_options, seed_option, target_option
 from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
 
 if TYPE_CHECKING:
@@ -23,14 +24,9 @@ SHOWN = 8
 @click.argument("model")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write.")
 @click.option("--precision", default="int8", show_default=True, help="int8, fp8, fp16 or bf16.")
-@click.option("--target", default="ort-cpu", show_default=True, help="Engine and device; see `aigc-export models`.")
-@click.option("--checkpoint", type=click.Path(), help="Your own weights. Default: the shipped ones.")
-@click.option("--cache", help="KV cache of a language model: growing (default) or buffer.")
-@click.option("--dynamic-size/--fixed-size", default=None, help="Let the sides of a UNet's sample vary.")
-@click.option("--calibration-data", type=click.Path(), help="Your text, images or .npz. Default: the model's own.")
-@click.option("--calibration-samples", type=click.IntRange(min=1), help="Default: what suits the family.")
-@click.option("--split-skips", is_flag=True, help="A range for each branch of a concatenation, in 8 bits.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of samples.")
+@target_option
+@model_options
+@seed_option("choice of samples")
 @threads_option
 @json_option
 def calibrate(
@@ -38,15 +34,10 @@ def calibrate(
     output: Path,
     precision: str,
     target: str,
-    checkpoint: str | None,
-    cache: str | None,
-    dynamic_size: bool | None,
-    calibration_data: str | None,
-    calibration_samples: int | None,
-    split_skips: bool,
     seed: int,
     threads: int | None,
     as_json: bool,
+    asked: dict[str, Any],
 ) -> None:
     """Run samples through MODEL and keep the ranges of its values in a file, for `export --calibration`.
 
@@ -60,13 +51,9 @@ def calibrate(
         model,
         target=target,
         precision=precision,
-        checkpoint=checkpoint,
-        spec_options={"cache": cache, "dynamic_size": dynamic_size},
         seed=seed,
         threads=threads,
-        calibration_data=calibration_data,
-        calibration_samples=calibration_samples,
-        split_concats=split_skips,
+        **asked,
     )
     console = err_console() if as_json else out_console()
     with Reporter(console, f"calibrate {model}", bar=not as_json) as shown:

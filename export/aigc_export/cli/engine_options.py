@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -18,6 +18,13 @@ _OPTIONS = (
     click.option("--optimisation-level", type=click.IntRange(0, 5), help="0 builds quickly, 5 runs quickly."),
     click.option("--timing-cache", type=click.Path(path_type=Path), help="Measured kernels, kept (tensorrt)."),
     click.option("--version-compatible", is_flag=True, help="Let later versions run the engine (tensorrt)."),
+    click.option(
+        "--hardware-compatibility",
+        type=click.Choice(("none", "ampere_plus", "same_compute_capability")),
+        default="none",
+        show_default=True,
+        help="Devices beside the building one (tensorrt).",
+    ),
     click.option("--weight-streaming", is_flag=True, help="Let weights stay in host memory."),
     click.option("--tf32", is_flag=True, help="Let fp32 products round their operands to 10 bits of mantissa."),
 )
@@ -35,6 +42,7 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
         optimisation_level: int | None,
         timing_cache: Path | None,
         version_compatible: bool,
+        hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"],
         weight_streaming: bool,
         tf32: bool,
         **named: Any,
@@ -49,6 +57,7 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
             optimisation_level=optimisation_level,
             timing_cache=timing_cache,
             version_compatible=version_compatible,
+            hardware_compatibility=hardware_compatibility,
             weight_streaming=weight_streaming,
             tf32=tf32,
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aigc_export.cli.engine_options import engine_options
+from aigc_export.cli.model_options import calibration_option, model_options, seed_option, target_option
 from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
 from aigc_export.cli.search_options import print_search, search_options
 
@@ -21,22 +22,17 @@ if TYPE_CHECKING:
 )
 @click.argument("model")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Bundle folder to write.")
-@click.option("--target", default="ort-cpu", show_default=True, help="Engine and device; see `aigc-export models`.")
+@target_option
 @click.option("--precision", default="fp32", show_default=True, help="Of weights and arithmetic.")
-@click.option("--checkpoint", type=click.Path(), help="Your own weights. Default: the shipped ones.")
-@click.option("--cache", help="KV cache of a language model: growing (default) or buffer.")
-@click.option("--dynamic-size/--fixed-size", default=None, help="Let the sides of a UNet's sample vary.")
-@click.option("--calibration-data", type=click.Path(), help="Your text, images or .npz. Default: the model's own.")
-@click.option("--calibration-samples", type=click.IntRange(min=1), help="Default: what suits the family.")
-@click.option("--split-skips", is_flag=True, help="A range for each branch of a concatenation, in 8 bits.")
-@click.option("--calibration", type=click.Path(), help="A file of `aigc-export calibrate`, in place of samples.")
+@model_options
+@calibration_option("in place of samples")
 @click.option("--quality-samples", type=int, default=200, show_default=True, help="Text windows or images; 0: none.")
 @click.option("--budget", "budgets", multiple=True, help="Of --precision auto, such as 'psnr>=45'; may be repeated.")
 @click.option("--objective", help="Of --precision auto: latency (default), size or ops.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Of --precision auto: local processes. Default: 1.")
 @click.option("--dask", help="Of --precision auto: address of a Dask scheduler, in place of --jobs.")
 @click.option("--search-dir", type=click.Path(path_type=Path), help="Journal and report. Default: OUTPUT.search.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the reference inputs.")
+@seed_option("reference inputs")
 @click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the parity report as JSON.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write the parity report as JUnit XML.")
@@ -48,12 +44,6 @@ def export(
     output: Path,
     target: str,
     precision: str,
-    checkpoint: str | None,
-    cache: str | None,
-    dynamic_size: bool | None,
-    calibration_data: str | None,
-    calibration_samples: int | None,
-    split_skips: bool,
     calibration: str | None,
     quality_samples: int,
     budgets: tuple[str, ...],
@@ -68,6 +58,7 @@ def export(
     threads: int | None,
     as_json: bool,
     build: BuildSettings,
+    asked: dict[str, Any],
 ) -> None:
     """Take MODEL from PyTorch to a verified bundle, and say what each stage did.
 
@@ -80,11 +71,17 @@ def export(
     from aigc_runtime.settings import to_json
     from aigc_runtime.verify import ParityReport
 
-    asked = {"--budget": budgets, "--objective": objective, "--jobs": jobs, "--dask": dask, "--search-dir": search_dir}
+    searched = {
+        "--budget": budgets,
+        "--objective": objective,
+        "--jobs": jobs,
+        "--dask": dask,
+        "--search-dir": search_dir,
+    }
     search = search_options(
         model,
         precision,
-        {k: v for k, v in asked.items() if v},
+        {k: v for k, v in searched.items() if v},
         folder=search_dir or output.with_name(f"{output.name}.search"),
         samples=quality_samples,
     )
@@ -92,16 +89,12 @@ def export(
         model,
         target=target,
         precision=precision,
-        checkpoint=checkpoint,
-        spec_options={"cache": cache, "dynamic_size": dynamic_size},
         quality_samples=quality_samples,
         seed=seed,
         threads=threads,
-        calibration_data=calibration_data,
-        calibration_samples=calibration_samples,
-        split_concats=split_skips,
         calibration=calibration,
         build=build,
+        **asked,
         **search,
     )
     console = err_console() if as_json else out_console()

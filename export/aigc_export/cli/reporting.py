@@ -1,4 +1,4 @@
-"""What long verbs show while they work: a line per stage, a spinner, and a bar while samples go through.
+"""What long verbs show while they work: a line per stage, a spinner, and a bar where steps are counted.
 
 Lines go to the verb's console, the spinner and the bar to standard error and to a terminal only. They take turns: two
 live displays on one terminal would write over each other.
@@ -6,6 +6,7 @@ live displays on one terminal would write over each other.
 
 from __future__ import annotations
 
+import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ class Reporter:
         self._bar_wanted = bar and self._live.is_terminal
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Reporter:
         self._status.start()
@@ -59,16 +61,17 @@ class Reporter:
         self._status.start()
 
     def progress(self, what: str, seen: int, total: int) -> None:
-        """A step of the bar of one phase: `calibrate.Progress`."""
+        """A step of the bar of one phase: `calibrate.Progress`. A builder calls from threads of its own."""
         if not self._bar_wanted:
             return
-        if self._bar is None:
-            self._status.stop()
-            self._bar = _make_bar(self._live)
-            self._bar.start()
-        if what not in self._tasks:
-            self._tasks[what] = self._bar.add_task(what, total=total)
-        self._bar.update(self._tasks[what], completed=seen, total=total)
+        with self._lock:
+            if self._bar is None:
+                self._status.stop()
+                self._bar = _make_bar(self._live)
+                self._bar.start()
+            if what not in self._tasks:
+                self._tasks[what] = self._bar.add_task(what, total=total)
+            self._bar.update(self._tasks[what], completed=seen, total=total)
 
     def _drop_bar(self) -> None:
         if self._bar is not None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from aigc_export.cli.model_options import calibration_option, model_options, seed_option, target_option
 from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
 from aigc_export.cli.search_options import search_options
 
@@ -20,30 +21,21 @@ if TYPE_CHECKING:
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export sensitivity unet --plot unet.svg")
 @click.argument("model")
 @click.option("--low", help="Low precision: int8 (default), or int4 against int8 weights.")
-@click.option("--target", default="ort-cpu", show_default=True, help="Engine and device; see `aigc-export models`.")
-@click.option("--checkpoint", type=click.Path(), help="Your own weights. Default: the shipped ones.")
-@click.option("--cache", help="KV cache of a language model: growing (default) or buffer.")
-@click.option("--dynamic-size/--fixed-size", default=None, help="Let the sides of a UNet's sample vary.")
-@click.option("--calibration-data", type=click.Path(), help="Your text, images or .npz. Default: the model's own.")
-@click.option("--calibration-samples", type=click.IntRange(min=1), help="Default: what suits the family.")
-@click.option("--calibration", type=click.Path(), help="A file of `aigc-export calibrate`, for the ranges.")
+@target_option
+@model_options
+@calibration_option("for the ranges")
 @click.option("--jobs", type=click.IntRange(min=1), help="Local processes. Default: 1.")
 @click.option("--dask", help="Address of a Dask scheduler, in place of --jobs.")
 @click.option("--search-dir", type=click.Path(path_type=Path), help="Journal, for a later search. Default: none.")
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="Sites in the table.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw them: .svg, .png or .pdf.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of samples.")
+@seed_option("choice of samples")
 @threads_option
 @json_option
 def sensitivity(
     model: str,
     low: str | None,
     target: str,
-    checkpoint: str | None,
-    cache: str | None,
-    dynamic_size: bool | None,
-    calibration_data: str | None,
-    calibration_samples: int | None,
     calibration: str | None,
     jobs: int | None,
     dask: str | None,
@@ -53,6 +45,7 @@ def sensitivity(
     seed: int,
     threads: int | None,
     as_json: bool,
+    asked: dict[str, Any],
 ) -> None:
     """Say what low precision costs and saves at every site of MODEL, each alone: noise, milliseconds, bytes."""
     from aigc_export.auto.plots import plot_format, sensitivity_plot
@@ -62,19 +55,16 @@ def sensitivity(
     from aigc_runtime.publish import atomic_write_bytes
 
     kind = None if plot is None else plot_format(plot.suffix)
-    asked = {k: v for k, v in {"--jobs": jobs, "--dask": dask}.items() if v}
+    workers = {k: v for k, v in {"--jobs": jobs, "--dask": dask}.items() if v}
     recipe = export_recipe(
         model,
         target=target,
         precision="auto",
-        checkpoint=checkpoint,
-        spec_options={"cache": cache, "dynamic_size": dynamic_size},
         seed=seed,
         threads=threads,
-        calibration_data=calibration_data,
-        calibration_samples=calibration_samples,
         calibration=calibration,
-        **search_options(model, "auto", asked, folder=search_dir, samples=0),
+        **asked,
+        **search_options(model, "auto", workers, folder=search_dir, samples=0),
     )
     console = err_console() if as_json else out_console()
     with Reporter(console, f"sensitivity {model}", bar=not as_json) as shown:

@@ -52,6 +52,13 @@ def test_the_fewest_sites_in_float(tmp_path: Path) -> None:
     assert bundle.manifest.precision in {"mixed", "int8"}
 
 
+def test_a_search_counts_the_samples_it_calibrates_on(tmp_path: Path) -> None:
+    steps: list[tuple[str, int, int]] = []
+    export_model(auto("psnr>=30"), tmp_path / "out", progress=lambda *step: steps.append(step))
+    assert {total for _, _, total in steps} == {64}
+    assert ("ranges", 64, 64) in steps
+
+
 def test_a_search_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = export_model(auto("psnr>=50", tmp_path / "s"), tmp_path / "a")
 
@@ -184,5 +191,8 @@ def test_sensitivity_on_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture
     found = json.loads(capsys.readouterr().out)
     assert found["ladder"] == "int4-weight / int8-weight"
     assert {s["op_type"] for s in found["sites"]} == {"Conv", "Gemm"}
+    assert run([*common, "--json", "--split-skips"]) == 0
+    split = json.loads(capsys.readouterr().out)
+    assert split["ladder"] == "int8 / float"
     assert run([*common, "--plot", str(tmp_path / "s.bmp")]) == 2
     assert "no plot in format" in capsys.readouterr().err

@@ -68,6 +68,22 @@ def test_a_bundle_that_says_what_was_and_was_not_done(
         open_session(result.bundle)
 
 
+def test_the_build_tells_its_progress(rtx: Library, checkpoints: Path, tmp_path: Path) -> None:
+    steps: list[tuple[str, int, int]] = []
+    export_model(rtx_recipe("gan", checkpoints, "fp32"), tmp_path / "out", progress=lambda *step: steps.append(step))
+    assert {phase for phase, _, _ in steps} >= {"Building engine", "Optimizing graph"}
+    assert all(1 <= step <= total for _, step, total in steps)
+
+
+def test_an_interrupt_while_it_builds_publishes_nothing(rtx: Library, checkpoints: Path, tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_model(rtx_recipe("gan", checkpoints, "fp32"), tmp_path / "out", progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["lm", "unet"])
 def test_the_other_families(rtx: Library, name: str, checkpoints: Path, tmp_path: Path) -> None:
     result = export_model(rtx_recipe(name, checkpoints, "fp16"), tmp_path / "out")
@@ -132,6 +148,13 @@ def test_the_same_from_the_command_line(rtx: Library, checkpoints: Path, tmp_pat
     assert "valid: 7.5, 8.0, 8.6, 8.9, 12.0, 12.1" in capsys.readouterr().err
     assert run([*command[:4], "--compute-capability", "8.6", "--precision", "fp8", "-o", str(output)]) == 2
     assert "devices of compute capability 8.6 do not multiply fp8 numbers" in capsys.readouterr().err
+    compatible = ["--hardware-compatibility", "ampere_plus"]
+    assert run([*command, "--compute-capability", "8.6", *compatible]) == 2
+    assert "TensorRT-RTX has no hardware compatibility levels" in capsys.readouterr().err
+    assert run(["export", "gan", "-o", str(output), *compatible]) == 2
+    assert "target 'ort-cpu' compiles nothing" in capsys.readouterr().err
+    assert run([*command, "--hardware-compatibility", "all"]) == 2
+    assert "'all' is not one of 'none', 'ampere_plus'" in capsys.readouterr().err
 
 
 def test_a_device_from_the_file_that_doctor_wrote(tmp_path: Path, capsys: Capture) -> None:

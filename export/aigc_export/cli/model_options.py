@@ -1,0 +1,67 @@
+"""Options that say which model is meant and what it is calibrated on; verbs that make a recipe share them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+__all__ = ["calibration_option", "model_options", "seed_option", "target_option"]
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+_OPTIONS = (
+    click.option("--checkpoint", type=click.Path(), help="Your own weights. Default: the shipped ones."),
+    click.option("--cache", help="KV cache of a language model: growing (default) or buffer."),
+    click.option("--dynamic-size/--fixed-size", default=None, help="Let the sides of a UNet's sample vary."),
+    click.option("--calibration-data", type=click.Path(), help="Your text, images or .npz. Default: the model's own."),
+    click.option("--calibration-samples", type=click.IntRange(min=1), help="Default: what suits the family."),
+    click.option("--split-skips", is_flag=True, help="A range for each branch of a concatenation, in 8 bits."),
+)
+
+
+def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options; the command gets them as `asked`, keyword arguments of `export_recipe`."""
+
+    @functools.wraps(function)
+    def command(
+        *arguments: Any,
+        checkpoint: str | None,
+        cache: str | None,
+        dynamic_size: bool | None,
+        calibration_data: str | None,
+        calibration_samples: int | None,
+        split_skips: bool,
+        **named: Any,
+    ) -> Any:
+        asked = {
+            "checkpoint": checkpoint,
+            "spec_options": {"cache": cache, "dynamic_size": dynamic_size},
+            "calibration_data": calibration_data,
+            "calibration_samples": calibration_samples,
+            "split_concats": split_skips,
+        }
+        return function(*arguments, asked=asked, **named)
+
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def target_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--target`."""
+    return click.option(
+        "--target", default="ort-cpu", show_default=True, help="Engine and device; see `aigc-export models`."
+    )(function)
+
+
+def calibration_option(what_for: str) -> Decorator:
+    """`--calibration`: a file, and what it is read for."""
+    return click.option("--calibration", type=click.Path(), help=f"A file of `aigc-export calibrate`, {what_for}.")
+
+
+def seed_option(of: str) -> Decorator:
+    """`--seed` of something."""
+    return click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help=f"Of the {of}.")
