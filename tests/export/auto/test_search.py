@@ -191,8 +191,18 @@ def test_sensitivity_on_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture
     found = json.loads(capsys.readouterr().out)
     assert found["ladder"] == "int4-weight / int8-weight"
     assert {s["op_type"] for s in found["sites"]} == {"Conv", "Gemm"}
-    assert run([*common, "--json", "--split-skips"]) == 0
-    split = json.loads(capsys.readouterr().out)
-    assert split["ladder"] == "int8 / float"
     assert run([*common, "--plot", str(tmp_path / "s.bmp")]) == 2
     assert "no plot in format" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_sensitivity_of_branches_each_with_a_range(split: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[ExportRecipe] = []
+
+    def stop(recipe: ExportRecipe, **_: object) -> None:
+        seen.append(recipe)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("aigc_export.auto.sensitivity.measure_sensitivity", stop)
+    assert run(["sensitivity", "unet", *(["--split-skips"] if split else [])]) == 2
+    assert [r.quantisation is not None and r.quantisation.split_concats for r in seen] == [split]
