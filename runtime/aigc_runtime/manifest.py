@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from aigc_runtime.compare import Tolerance
-from aigc_runtime.engine_build import EngineBuild
+from aigc_runtime.engine_info import EngineInfo, with_later_fields, without_later_fields
 from aigc_runtime.errors import BundleError, ConfigError
-from aigc_runtime.providers import EngineProvider
 from aigc_runtime.schedules import ScheduleConfig
 from aigc_runtime.settings import from_json, to_json
 from aigc_runtime.strict_json import loads_strict
@@ -84,37 +83,6 @@ class FileInfo:
             raise ConfigError(f"file {self.path!r} has size {self.size}")
         if not _DIGEST.fullmatch(self.sha256):
             raise ConfigError(f"file {self.path!r} has digest {self.sha256!r}", hint="64 lower-case hexadecimal digits")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineInfo:
-    """Which back-end opens which file.
-
-    Attributes:
-        kind: of the back-end.
-        file: that it opens.
-        build: for an engine compiled for certain devices, which (format version 2).
-        provider: for a graph that something else than the CPU runs, what (format version 3).
-    """
-
-    kind: str
-    file: str
-    build: EngineBuild | None = None
-    provider: EngineProvider | None = None
-
-    def __post_init__(self) -> None:
-        if self.provider is not None and (self.kind != "onnxruntime" or self.build is not None):
-            raise ConfigError(
-                f"engine {self.kind!r} with provider {self.provider.name!r}",
-                hint="only a graph of ONNX Runtime has one",
-            )
-
-    @property
-    def format_version(self) -> int:
-        """The oldest format version that can describe it."""
-        if self.provider is not None:
-            return 3
-        return 1 if self.build is None else 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,10 +303,6 @@ def _check_interface(
         raise ConfigError(f"state steps along {state[0].step_dim!r}, which no input has")
 
 
-_ENGINE_FIELDS = {"build": 2, "provider": 3}
-"""Field of `engine` -> the format version that has it first; later ones have it too."""
-
-
 def parse_manifest(data: bytes) -> Manifest:
     """Read manifest.json strictly.
 
@@ -364,11 +328,7 @@ def parse_manifest(data: bytes) -> Manifest:
     pipeline = from_json(PIPELINES[family], value.get("pipeline"), where="$.pipeline")
     engine = value.get("engine")
     if isinstance(engine, dict):
-        for name, since in _ENGINE_FIELDS.items():
-            if version < since and name in engine:
-                raise BundleError(f"$.engine.{name} is not a known field", hint=f"format version {version} has none")
-            engine = engine if version >= since else {**engine, name: None}
-        value = {**value, "engine": engine}
+        value = {**value, "engine": with_later_fields(engine, version)}
     # The pipeline's type follows from the family, which a type hint alone cannot say: it is read first, by its type.
     manifest = from_json(_Untyped, {**value, "pipeline": None})
     if not manifest.files:
@@ -390,9 +350,7 @@ class _Untyped(Manifest):
 def manifest_json(manifest: Manifest) -> dict[str, Any]:
     """The manifest as plain JSON, with the fields of its format version."""
     value: dict[str, Any] = to_json(manifest)
-    for name, since in _ENGINE_FIELDS.items():
-        if manifest.format_version < since:
-            del value["engine"][name]
+    value["engine"] = without_later_fields(value["engine"], manifest.format_version)
     return value
 
 
