@@ -44,6 +44,12 @@ DEVICE = Device(
 NO_GPU = replace(DEVICE, gpus=(), driver_cuda=None, packages={"onnxruntime": "1.32.0"})
 
 
+tells_placement = pytest.mark.skipif(
+    not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"),
+    reason=f"ONNX Runtime {onnxruntime.__version__} does not tell where nodes run",
+)
+
+
 def graph(name: str) -> bytes:
     return (toys.DATA / f"{name}.onnx").read_bytes()
 
@@ -279,12 +285,14 @@ def test_a_provider_that_is_dropped_in_silence(
     assert (printed.out, printed.err) == ("", "Failed to load libcudnn.so.9\n")
 
 
+@tells_placement
 def test_nodes_that_run_on_the_cpu(pretend: Callable[..., FakeOrt]) -> None:
     pretend(lambda session: Placed(session, ["Tanh", "Add"]))
     with pytest.raises(EngineError, match=rf"{CUDA} was asked for and runs 4 of 6 nodes; elsewhere: Tanh ''"):
         gan_session(device="cuda")
 
 
+@tells_placement
 def test_shapes_may_be_computed_on_the_host(pretend: Callable[..., FakeOrt]) -> None:
     pretend(lambda session: Placed(session, ["Shape", "Squeeze", "Concat"]))
     kind = "growing"
@@ -293,6 +301,7 @@ def test_shapes_may_be_computed_on_the_host(pretend: Callable[..., FakeOrt]) -> 
     assert session.placement == {CUDA: 16, CPU: 4}
 
 
+@tells_placement
 def test_a_graph_wholly_on_the_device(pretend: Callable[..., FakeOrt]) -> None:
     pretend(Placed)
     assert gan_session(device="cuda").placement == {CUDA: 6}
@@ -316,6 +325,7 @@ def test_an_unknown_device() -> None:
         gan_session(device="cdua")
 
 
+@tells_placement
 @pytest.mark.parametrize("name", ["toy_lm_growing", "toy_lm_buffer", "toy_unet", "toy_gan"])
 def test_a_provider_without_kernels_is_refused_for_real(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The session of such a provider lists it first, and runs all on the CPU: ONNX Runtime's own silent fallback."""
@@ -353,6 +363,7 @@ def test_the_option_that_onnxruntime_has_for_it_refuses_shapes_too() -> None:
         onnxruntime.InferenceSession(graph("toy_lm_growing"), options, providers=["AzureExecutionProvider"])
 
 
+@tells_placement
 def test_the_placement_check_passes_on_the_cpu_itself() -> None:
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")

@@ -32,7 +32,8 @@ class Binder:
         device: its name of the device: `cpu`, `cuda`.
         device_id: which of several.
         rebind: bind inputs again for every run of a plan. ONNX Runtime copies an input to where its first reader runs,
-            and does so when it is bound: one that is read on the host would keep the number of the first run.
+            and does so when it is bound: one that is read on the host would keep the number of the first run
+            (onnxruntime issue 5857).
     """
 
     ort: Any
@@ -67,6 +68,7 @@ class Binder:
             binding.bind_output(name, "cpu")
         for name in kept:
             binding.bind_output(name, self.device, self.device_id)
+        binding.synchronize_inputs()  # copies that binding began may still be under way
         native.run_with_iobinding(binding)
         results = binding.get_outputs()
         arrays = {name: value.numpy() for name, value in zip(outputs, results, strict=False)}
@@ -131,6 +133,7 @@ class Plan:
             value.update_inplace(np.array([held], dtype=np.int64))
         if self._rebind:
             self._bind_inputs()
+            self._binding.synchronize_inputs()  # copies that binding began may still be under way
         self._native.run_with_iobinding(self._binding)
         return {name: array.copy() for name, array in self._arrays.items()}
 
