@@ -10,10 +10,14 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
+from aigc_export.capture import example_sizes
 from aigc_export.reference import make_cases
+from aigc_models.spec import example_feeds
 from aigc_models.torch_session import TorchSession
 from aigc_models.zoo import load_model
+from aigc_runtime.compare import compare_arrays
 from aigc_runtime.device import Device, Gpu, probe_device
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu.py"
@@ -59,6 +63,18 @@ def test_pytorch_on_a_device_is_what_it_is_on_the_host(script: ModuleType, name:
     assert session.engine_seconds > 0
 
 
+@pytest.mark.parametrize("name", ["lm", "gan"])
+def test_pytorch_in_half_precision_stays_close(script: ModuleType, name: str) -> None:
+    spec = load_model(name).spec
+    case = make_cases(TorchSession(spec), spec, seed=0)[0]
+    session = script.TorchDeviceSession(spec, "cpu", half=True)
+    state = session.new_state(1)
+    for step in case.steps:
+        for key, value in session.run(step.inputs, state).items():
+            assert value.dtype == np.float32
+            assert 40 < compare_arrays(step.outputs[key], value).sqnr_db < 100
+
+
 def test_the_table(script: ModuleType) -> None:
     rows = [
         script.Row(model="lm", engine="ort-cuda", precision="fp16", torch_ms=4.0, engine_ms=1.0, speedup=4.0),
@@ -73,3 +89,23 @@ def test_the_table(script: ModuleType) -> None:
         "| lm | tensorrt-rtx | fp32 | - | - | no engine / here, sorry |",
     ]
     assert {line.count("|") for line in lines[3:]} == {7}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("lm", {"cache": "growing"}),
+        ("lm", {"cache": "buffer"}),
+        ("unet", {}),
+        ("unet", {"dynamic_size": True}),
+        ("gan", {}),
+    ],
+)
+def test_models_make_their_tensors_where_their_inputs_are(name: str, options: dict[str, object]) -> None:
+    """On PyTorch's device without memory: a tensor made on the CPU instead fails there, as it would on a GPU."""
+    spec = load_model(name, options=options).spec
+    feeds = example_feeds(spec, example_sizes(spec), seed=0)
+    module = spec.module.eval().to("meta")
+    with torch.inference_mode():
+        results = module(*(torch.from_numpy(feeds[t.name]).to("meta") for t in spec.graph_inputs))
+    assert {result.device.type for result in results} == {"meta"}

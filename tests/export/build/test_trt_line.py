@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
+from rich.console import Console
 
 from aigc_calibration.errors import PlanError
 from aigc_export import engines
@@ -21,6 +23,7 @@ from aigc_export.build.trt_layers import built_types, parse_layer
 from aigc_export.build.trt_library import INSTALL, Library, load_library
 from aigc_export.build.trt_precision import prove
 from aigc_export.cli import run
+from aigc_export.cli.reporting import Reporter
 from aigc_export.errors import PrecisionError
 from aigc_export.exporter import ParityFailedError, export_model
 from aigc_export.graph_session import bf16_products_in_float, open_file
@@ -70,9 +73,19 @@ def test_a_bundle_that_says_what_was_and_was_not_done(
 
 def test_the_build_tells_its_progress(rtx: Library, checkpoints: Path, tmp_path: Path) -> None:
     steps: list[tuple[str, int, int]] = []
-    export_model(rtx_recipe("gan", checkpoints, "fp32"), tmp_path / "out", progress=lambda *step: steps.append(step))
+    live = Console(file=io.StringIO(), force_terminal=True, width=100)
+
+    with Reporter(Console(file=io.StringIO()), "export gan", live=live) as shown:
+
+        def progress(phase: str, step: int, total: int) -> None:
+            steps.append((phase, step, total))
+            shown.progress(phase, step, total)
+
+        export_model(rtx_recipe("gan", checkpoints, "fp32"), tmp_path / "out", progress=progress)
     assert {phase for phase, _, _ in steps} >= {"Building engine", "Optimizing graph"}
     assert all(1 <= step <= total for _, step, total in steps)
+    assert isinstance(live.file, io.StringIO)
+    assert "Building engine" in live.file.getvalue()
 
 
 def test_an_interrupt_while_it_builds_publishes_nothing(rtx: Library, checkpoints: Path, tmp_path: Path) -> None:
