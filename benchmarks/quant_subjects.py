@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +43,7 @@ class Subject:
         spec: how it is exported.
         graph: float, after the passes.
         reference: PyTorch's session of the shipped weights.
+        config: the product's defaults for its family, or what the subject changes about them.
     """
 
     name: str
@@ -50,12 +51,8 @@ class Subject:
     spec: ExportSpec
     graph: ir.Model
     reference: Session
+    config: QuantConfig
     judges: dict[tuple[int, int], Judge] = field(default_factory=dict)
-
-    @property
-    def config(self) -> QuantConfig:
-        """The product's defaults for its family."""
-        return DEFAULTS[self.spec.family]
 
     @property
     def measure(self) -> str:
@@ -104,7 +101,9 @@ def load_subject(name: str) -> Subject:
     spec = load_model(model).spec
     change(spec.module)
     graph, _ = run_passes(capture(spec, opset=OPSET).model, PASSES["ort-cpu"], feeds=pass_feeds(spec, 0))
-    return Subject(name=name, model=model, spec=spec, graph=graph, reference=reference)
+    kept = {} if name not in KEPT_FLOAT else {"keep_float": KEPT_FLOAT[name]}
+    config = replace(DEFAULTS[spec.family], **kept)
+    return Subject(name=name, model=model, spec=spec, graph=graph, reference=reference, config=config)
 
 
 def _unchanged(_module: nn.Module) -> None:
@@ -137,5 +136,8 @@ SUBJECTS: dict[str, tuple[str, Callable[[nn.Module], None]]] = {
     "lm-outliers": ("lm", _inject_outliers),
     "unet": ("unet", _unchanged),
     "gan": ("gan", _unchanged),
+    "gan-float-image": ("gan", _unchanged),
 }
 """name -> (model of the zoo, what is done to it)."""
+KEPT_FLOAT = {"gan-float-image": ("project", "to_image")}
+"""name -> modules that stay float in 8 bits, in place of the family's own."""

@@ -25,6 +25,7 @@ class QuantConfig:
     Attributes:
         method: how activation ranges are found; see `ranges.find_amax`.
         percentile: for that method.
+        affine: find ranges with a zero point too, for engines whose 8-bit activations have one.
         attention: quantise products of two activations too.
         split_concats: give each branch of a concatenation a range of its own (`split`), in 8 bits.
         smooth: strength of SmoothQuant, 0 to 1, by where it is folded to; see `smooth.SmoothGroup.source`.
@@ -37,6 +38,7 @@ class QuantConfig:
 
     method: Method = "mse"
     percentile: float = 99.99
+    affine: bool = True
     attention: bool = False
     split_concats: bool = False
     smooth: Mapping[Source, float] = field(default_factory=dict)
@@ -74,8 +76,12 @@ def _among(module: str, paths: tuple[str, ...]) -> bool:
 
 
 DEFAULTS: dict[str, QuantConfig] = {
-    "text": QuantConfig(smooth=MappingProxyType({"gain": 0.5, "product": 0.75}), wide=("lm_head",)),
+    "text": QuantConfig(
+        smooth=MappingProxyType({"gain": 0.5, "product": 0.75}),
+        keep_float=("layers.0.mlp.down_proj",),
+        wide=("lm_head",),
+    ),
     "diffusion": QuantConfig(keep_float=("conv_in", "conv_out")),
-    "gan": QuantConfig(keep_float=("project", "to_image")),
+    "gan": QuantConfig(keep_float=("project",)),
 }
 """family -> configuration. Where each choice comes from: docs/quantization.md."""
