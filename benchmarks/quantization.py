@@ -79,8 +79,9 @@ def say(text: str) -> None:
 
 
 def ours(subject: Subject, precision: str, seed: int) -> bytes:
+    config = subject.config(precision)
     found = quantise(
-        subject.graph, subject.data(seed), subject.config, precision=as_site_precision(precision), target="ort-cpu"
+        subject.graph, subject.data(seed), config, precision=as_site_precision(precision), target="ort-cpu"
     )
     data: bytes = ir.to_proto(found.graph).SerializeToString()
     return data
@@ -328,7 +329,7 @@ from aigc_calibration.calibrate import calibrate
 from aigc_calibration.prepare import prepare
 from quant_subjects import load_subject
 subject = load_subject(sys.argv[1])
-calibrate(prepare(subject.graph), subject.data(0, int(sys.argv[2])), subject.config, precision="int8")
+calibrate(prepare(subject.graph), subject.data(0, int(sys.argv[2])), subject.config("int8"), precision="int8")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
