@@ -88,10 +88,11 @@ def ort_variants(subject: Subject, precision: str, seed: int) -> dict[str, Varia
 
 
 def _float_nodes(subject: Subject) -> list[str]:
-    """Nodes that our configuration keeps float."""
+    """Nodes that our configuration keeps float in int8."""
     from aigc_calibration.sites import find_sites
 
-    return [s.node for s in find_sites(subject.graph) if s.weight is not None and subject.config.keeps(s.module)]
+    config = subject.config("int8")
+    return [s.node for s in find_sites(subject.graph) if s.weight is not None and config.keeps(s.module)]
 
 
 def _ort_static(subject: Subject, seed: int, method: str, scope: str) -> bytes:

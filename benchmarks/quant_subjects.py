@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aigc_calibration.config import DEFAULTS, QuantConfig
+from aigc_calibration.config import QuantConfig, default_config
 from aigc_calibration.data import CalibrationData
 from aigc_export.calibration_data import calibration_data, interface_of
 from aigc_export.capture import capture
@@ -43,6 +43,7 @@ class Subject:
         spec: how it is exported.
         graph: float, after the passes.
         reference: PyTorch's session of the shipped weights.
+        keep_float: modules that stay float, in place of the product's own choice; None for that.
     """
 
     name: str
@@ -50,12 +51,13 @@ class Subject:
     spec: ExportSpec
     graph: ir.Model
     reference: Session
+    keep_float: tuple[str, ...] | None
     judges: dict[tuple[int, int], Judge] = field(default_factory=dict)
 
-    @property
-    def config(self) -> QuantConfig:
-        """The product's defaults for its family."""
-        return DEFAULTS[self.spec.family]
+    def config(self, precision: str) -> QuantConfig:
+        """The product's defaults for its family and a precision, or what the subject changes about them."""
+        made = default_config(self.spec.family, precision)
+        return made if self.keep_float is None else replace(made, keep_float=self.keep_float)
 
     @property
     def measure(self) -> str:
@@ -64,7 +66,7 @@ class Subject:
 
     def data(self, seed: int, samples: int | None = None) -> CalibrationData:
         """Calibration samples: training text, or what the pipeline draws."""
-        count = samples or self.config.samples
+        count = samples or self.config("int8").samples
         return calibration_data(interface_of(self.spec), path=None, samples=count, seed=seed)
 
     def open(self, model: bytes, *, threads: int | None = None) -> OrtSession:
@@ -104,7 +106,7 @@ def load_subject(name: str) -> Subject:
     spec = load_model(model).spec
     change(spec.module)
     graph, _ = run_passes(capture(spec, opset=OPSET).model, PASSES["ort-cpu"], feeds=pass_feeds(spec, 0))
-    return Subject(name=name, model=model, spec=spec, graph=graph, reference=reference)
+    return Subject(name=name, model=model, spec=spec, graph=graph, reference=reference, keep_float=KEPT_FLOAT.get(name))
 
 
 def _unchanged(_module: nn.Module) -> None:
@@ -137,5 +139,8 @@ SUBJECTS: dict[str, tuple[str, Callable[[nn.Module], None]]] = {
     "lm-outliers": ("lm", _inject_outliers),
     "unet": ("unet", _unchanged),
     "gan": ("gan", _unchanged),
+    "gan-float-image": ("gan", _unchanged),
 }
 """name -> (model of the zoo, what is done to it)."""
+KEPT_FLOAT = {"gan-float-image": ("project", "to_image")}
+"""name -> modules that stay float in 8 bits, in place of the family's own."""

@@ -28,14 +28,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from quant_baselines import NNCF_MISSING, Variant, nncf_variants, nncf_version, ort_variants
-from quant_subjects import Subject, load_subject
+from quant_subjects import SUBJECTS, Subject, load_subject
 from rich.console import Console
 from rich.table import Table
 
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.quantise import quantise
 
-SUBJECTS = ("gan", "unet", "lm", "lm-outliers")
 PRECISIONS = ("fp16", "bf16", "int8", "fp8", "int8-weight", "int4")
 TARGETS: Mapping[tuple[str, str], float] = {
     ("lm", "int8"): 0.001,
@@ -80,8 +79,9 @@ def say(text: str) -> None:
 
 
 def ours(subject: Subject, precision: str, seed: int) -> bytes:
+    config = subject.config(precision)
     found = quantise(
-        subject.graph, subject.data(seed), subject.config, precision=as_site_precision(precision), target="ort-cpu"
+        subject.graph, subject.data(seed), config, precision=as_site_precision(precision), target="ort-cpu"
     )
     data: bytes = ir.to_proto(found.graph).SerializeToString()
     return data
@@ -157,7 +157,7 @@ def rival(
     return over_seeds(subject, precision, tool, chosen, lambda s: variants(s)[chosen](), seeds, samples)
 
 
-def quality(seeds: int, samples: int, subjects: Sequence[str] = SUBJECTS) -> Iterator[Row]:
+def quality(seeds: int, samples: int, subjects: Sequence[str] = tuple(SUBJECTS)) -> Iterator[Row]:
     rivals: list[tuple[str, Callable[[Subject, str, int], Mapping[str, Variant]]]] = [("ONNX Runtime", ort_variants)]
     if nncf_version() is None:
         say(NNCF_MISSING)
@@ -165,7 +165,7 @@ def quality(seeds: int, samples: int, subjects: Sequence[str] = SUBJECTS) -> Ite
         rivals.append(("NNCF", nncf_variants))
     for name in subjects:
         subject = load_subject(name)
-        for precision in ("int8",) if name == "lm-outliers" else PRECISIONS:
+        for precision in ("int8",) if name in {"lm-outliers", "gan-float-image"} else PRECISIONS:
             yield from _rows(subject, precision, rivals, seeds, samples)
 
 
@@ -329,7 +329,7 @@ from aigc_calibration.calibrate import calibrate
 from aigc_calibration.prepare import prepare
 from quant_subjects import load_subject
 subject = load_subject(sys.argv[1])
-calibrate(prepare(subject.graph), subject.data(0, int(sys.argv[2])), subject.config, precision="int8")
+calibrate(prepare(subject.graph), subject.data(0, int(sys.argv[2])), subject.config("int8"), precision="int8")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -348,7 +348,7 @@ def memory(name: str = "gan") -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", choices=("quality", "auto", "speed", "memory"), action="append")
-    parser.add_argument("--subject", choices=SUBJECTS, action="append", help="of the quality rows")
+    parser.add_argument("--subject", choices=tuple(SUBJECTS), action="append", help="of the quality rows")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--json", action="store_true")
@@ -356,7 +356,7 @@ def main() -> None:
     wanted = arguments.rows or ["quality", "auto", "speed", "memory"]
     found: dict[str, Any] = {"nncf": nncf_version()}
     if "quality" in wanted:
-        found["quality"] = list(quality(arguments.seeds, arguments.samples, arguments.subject or SUBJECTS))
+        found["quality"] = list(quality(arguments.seeds, arguments.samples, arguments.subject or tuple(SUBJECTS)))
     if "auto" in wanted:
         found["auto"] = auto()
     if "speed" in wanted:

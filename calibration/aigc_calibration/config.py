@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -15,7 +15,7 @@ WeightMethod = Literal["rtn", "gptq", "awq"]
 WEIGHT_METHODS: tuple[WeightMethod, ...] = ("rtn", "gptq", "awq")
 BLOCKS = (32, 64, 128)
 
-__all__ = ["BLOCKS", "DEFAULTS", "WEIGHT_METHODS", "QuantConfig", "WeightMethod"]
+__all__ = ["BLOCKS", "DEFAULTS", "WEIGHT_METHODS", "QuantConfig", "WeightMethod", "default_config"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class QuantConfig:
     Attributes:
         method: how activation ranges are found; see `ranges.find_amax`.
         percentile: for that method.
+        affine: find ranges with a zero point too, for engines whose 8-bit activations have one.
         attention: quantise products of two activations too.
         split_concats: give each branch of a concatenation a range of its own (`split`), in 8 bits.
         smooth: strength of SmoothQuant, 0 to 1, by where it is folded to; see `smooth.SmoothGroup.source`.
@@ -37,6 +38,7 @@ class QuantConfig:
 
     method: Method = "mse"
     percentile: float = 99.99
+    affine: bool = True
     attention: bool = False
     split_concats: bool = False
     smooth: Mapping[Source, float] = field(default_factory=dict)
@@ -73,9 +75,32 @@ def _among(module: str, paths: tuple[str, ...]) -> bool:
     return any(module == path or module.startswith(f"{path}.") for path in paths)
 
 
-DEFAULTS: dict[str, QuantConfig] = {
-    "text": QuantConfig(smooth=MappingProxyType({"gain": 0.5, "product": 0.75}), wide=("lm_head",)),
-    "diffusion": QuantConfig(keep_float=("conv_in", "conv_out")),
-    "gan": QuantConfig(keep_float=("project", "to_image")),
-}
-"""family -> configuration. Where each choice comes from: docs/quantization.md."""
+def default_config(family: str, precision: str) -> QuantConfig:
+    """The configuration of a family for a precision. Where each choice comes from: docs/quantization.md.
+
+    Args:
+        family: key of `DEFAULTS`.
+        precision: as in a recipe; `auto` starts from that of `int8`.
+    """
+    chosen = _INT8 if precision in {"int8", "auto"} else {}
+    return chosen.get(family, DEFAULTS[family])
+
+
+_TEXT = QuantConfig(smooth=MappingProxyType({"gain": 0.5, "product": 0.75}), wide=("lm_head",))
+DEFAULTS: Mapping[str, QuantConfig] = MappingProxyType(
+    {
+        "text": _TEXT,
+        "diffusion": QuantConfig(keep_float=("conv_in", "conv_out")),
+        "gan": QuantConfig(keep_float=("project", "to_image")),
+    }
+)
+"""family -> configuration."""
+_INT8: Mapping[str, QuantConfig] = MappingProxyType(
+    {
+        # What enters the first down projection has heavy tails, and little stands beside it in the residual yet.
+        "text": replace(_TEXT, keep_float=("layers.0.mlp.down_proj",)),
+        # Integer convolutions are worth it even for the image; rounded weights alone would gain nothing there.
+        "gan": QuantConfig(keep_float=("project",)),
+    }
+)
+"""family -> configuration where it differs for activations of 8 integer bits."""

@@ -1,12 +1,14 @@
 """A plan carried out on a graph: QuantizeLinear and DequantizeLinear in the form that an engine turns into 8 bits.
 
-Both forms have the same codes: TensorRT's signed code c is ONNX Runtime's unsigned code c + 128.
+Weights have the same codes in both forms. So have activations whose plan holds a symmetric range alone: TensorRT's
+signed code c is ONNX Runtime's unsigned code c + 128. Where the plan also holds the two ends of the range, ONNX
+Runtime's 256 codes lie between them.
 
 1. TensorRT: symmetric s8 (or fp8) on the inputs of a site, float bias, nothing on its result; ConvTranspose stays
    float in 8 bits and bf16.
-2. ONNX Runtime on a CPU: u8 with zero point 128, since its kernels multiply u8 by s8; int32 bias; Q/DQ also on the
-   result of Conv, and of MatMul in front of Relu, without which they stay float; ConvTranspose stays float, for which
-   it has no kernel.
+2. ONNX Runtime on a CPU: u8 with a zero point, since its kernels multiply u8 by s8; int32 bias; Q/DQ also on the
+   result of Conv, and of MatMul in front of Relu, without which they stay float, and in front of operators that copy
+   numbers; ConvTranspose stays float, for which it has no kernel.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from aigc_calibration.edit import add_constant, insert_after
 from aigc_calibration.errors import PlanError
 from aigc_calibration.floatgraph import graph_digest
 from aigc_calibration.grids import GRIDS
-from aigc_calibration.plan import HALVES, OpPlan, QuantizationPlan
+from aigc_calibration.plan import HALVES, OpPlan, QuantizationPlan, TensorPlan
 from aigc_calibration.prepare import copy_graph
-from aigc_calibration.sites import find_sites
+from aigc_calibration.ranges import affine_scale
+from aigc_calibration.sites import copies, find_sites
 from aigc_calibration.weights import QuantizedWeight
 from aigc_runtime.tensors import Array
 
@@ -47,7 +50,8 @@ class Form:
     """How an engine wants its quantised graph.
 
     Attributes:
-        unsigned: activations as u8 with zero point 128 in place of s8.
+        unsigned: activations as u8 with a zero point (128 for a symmetric range) in place of s8.
+        moves_codes: whether operators that only copy numbers copy codes, with Q and DQ on both sides of them.
         integer_bias: the bias of an int8 site as int32.
         quantised_results: operators whose result is quantised too, where the plan has a range for it.
         float_ops: (operator, precision) that the engine has no kernel for, with the reason.
@@ -61,6 +65,7 @@ class Form:
     """
 
     unsigned: bool
+    moves_codes: bool
     integer_bias: bool
     quantised_results: frozenset[str]
     float_ops: Mapping[tuple[str, str], str]
@@ -74,6 +79,7 @@ _NO_KERNEL = "TensorRT computes ConvTranspose in float when its operands are of 
 # Read from compiled layers (TensorRT-RTX 1.7, devices 8.6 to 12.0): with Q/DQ it builds, and multiplies fp32.
 _TENSORRT = Form(
     unsigned=False,
+    moves_codes=False,
     integer_bias=False,
     quantised_results=frozenset(),
     float_ops=MappingProxyType({("ConvTranspose", name): _NO_KERNEL for name in ("int8", "fp8", "bf16")}),
@@ -87,6 +93,7 @@ FORMS: Mapping[str, Form] = MappingProxyType(
     {
         "ort-cpu": Form(
             unsigned=True,
+            moves_codes=True,
             integer_bias=True,
             quantised_results=frozenset({"Conv", "MatMul"}),
             float_ops=MappingProxyType({("ConvTranspose", "int8"): "ONNX Runtime has no 8-bit ConvTranspose on a CPU"}),
@@ -97,6 +104,7 @@ FORMS: Mapping[str, Form] = MappingProxyType(
         # For 16 bits alone: with 8 it would restore the numbers and multiply floats.
         "ort-cuda": Form(
             unsigned=False,
+            moves_codes=False,
             integer_bias=False,
             quantised_results=frozenset(),
             float_ops=MappingProxyType({}),
@@ -168,6 +176,7 @@ class _Emitter:
         self.values.update({str(v.name): v for v in model.graph.inputs})
         self.shapes = {s.weight: s.shape for s in find_sites(model) if s.weight is not None}
         self.reads = {str(n.name): [None if v is None else str(v.name) for v in n.inputs] for n in model.graph}
+        self.ranges = plan.ranges
         self.dequantised: dict[str, ir.Value] = {}
 
     def finish(self) -> ir.Model:
@@ -204,17 +213,36 @@ class _Emitter:
     def activation(self, name: str, precision: str) -> ir.Value:
         """Q and DQ behind a value; all sites share them."""
         if name not in self.dequantised:
-            self.dequantised[name] = self.quantise(self.values[name], self.plan.ranges[name], precision)
+            found = self.ranges[name]
+            if precision == "int8" and self.form.moves_codes:
+                self.quantise_before_copies(self.values[name], found)
+            self.dequantised[name] = self.quantise(self.values[name], found, precision)
         return self.dequantised[name]
 
-    def quantise(self, value: ir.Value, amax: float, precision: str) -> ir.Value:
+    def quantise_before_copies(self, value: ir.Value, found: TensorPlan) -> None:
+        """Q and DQ also in front of an operator that only copies numbers: it then moves codes, not floats.
+
+        `Relu -> Resize -> Q -> DQ` becomes `Relu -> Q -> DQ -> Resize -> Q -> DQ` with the same codes: ONNX Runtime
+        drops the inner pair, upsamples 8-bit numbers, and drops the Relu where the grid has no code below zero.
+        """
+        node = value.producer()
+        source = None if node is None or not copies(node) else node.inputs[0]
+        if node is None or source is None or source.const_value is not None or source.is_graph_output():
+            return
+        before = source.producer()
+        if len(list(source.uses())) > 1 or (before is not None and before.op_type == "DequantizeLinear"):
+            return  # its other readers want floats, or it holds codes already
+        self.quantise_before_copies(source, found)
+        node.replace_input_with(0, self.quantise(source, found, "int8"))
+
+    def quantise(self, value: ir.Value, found: TensorPlan, precision: str) -> ir.Value:
         import onnx_ir as ir
 
-        grid = GRIDS["fp8" if precision == "fp8" else "int8"]
-        scale = self.constant(f"{value.name}_scale", np.array(grid.scale_for(amax), dtype=np.float32))
+        number, code = self.grid(found, precision)
+        scale = self.constant(f"{value.name}_scale", np.array(number, dtype=np.float32))
         if precision == "fp8" and not self.form.fp8_arithmetic:
             return self.round_to_fp8(value, scale)
-        zero = self.constant(f"{value.name}_zero_point", self.zero_point(precision))
+        zero = self.constant(f"{value.name}_zero_point", code)
         quantised = ir.node("QuantizeLinear", [value, scale, zero], name=f"{value.name}_quantize")
         restored = ir.node("DequantizeLinear", [quantised.outputs[0], scale, zero], name=f"{value.name}_dequantize")
         quantised.outputs[0].name = f"{value.name}_quantized"
@@ -246,12 +274,17 @@ class _Emitter:
         insert_after(self.graph, value, steps)
         return source
 
-    def zero_point(self, precision: str) -> Array:
+    def grid(self, found: TensorPlan, precision: str) -> tuple[float, Array]:
+        """(scale, zero point) of an activation."""
         if precision == "fp8":
             import ml_dtypes
 
-            return np.array(0, dtype=ml_dtypes.float8_e4m3fn)
-        return np.array(128, dtype=np.uint8) if self.form.unsigned else np.array(0, dtype=np.int8)
+            return GRIDS["fp8"].scale_for(found.amax), np.array(0, dtype=ml_dtypes.float8_e4m3fn)
+        if self.form.unsigned and found.bounds is not None:
+            scale, zero = affine_scale(*found.bounds)
+            return scale, np.array(zero, dtype=np.uint8)
+        zero_point = np.array(128, dtype=np.uint8) if self.form.unsigned else np.array(0, dtype=np.int8)
+        return GRIDS["int8"].scale_for(found.amax), zero_point
 
     def weight(self, node: ir.Node, op: OpPlan) -> None:
         """DQ in front of the weight, whose codes become the constant."""
@@ -334,7 +367,8 @@ class _Emitter:
         import onnx_ir as ir
 
         values = bias.const_value.numpy()  # type: ignore[union-attr]
-        unit = (np.float32(GRIDS["int8"].scale_for(self.plan.ranges[op.activations[0]])) * scales).astype(np.float32)
+        number, _ = self.grid(self.ranges[op.activations[0]], op.precision)
+        unit = (np.float32(number) * scales).astype(np.float32)
         codes = np.rint(values.astype(np.float64) / unit)
         if np.abs(codes).max(initial=0) >= 2**31:
             return  # a bias so far beyond the products stays float, which the engine takes as well
@@ -356,7 +390,7 @@ class _Emitter:
         if name in self.dequantised:
             restored = self.dequantised[name]
         else:
-            restored = self.dequantised[name] = self.quantise(value, self.plan.ranges[name], "int8")
+            restored = self.dequantised[name] = self.quantise(value, self.ranges[name], "int8")
         for node, index in readers:
             if node.op_type != "QuantizeLinear":
                 self.swap(node, index, restored, op)

@@ -7,6 +7,7 @@ may be large, travel beside it (`weights.QuantizedWeight`).
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ __all__ = [
     "parse_plan",
 ]
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 SitePrecision = Literal["float", "fp16", "bf16", "int8", "fp8", "int8-weight", "int4-weight"]
 PRECISIONS: tuple[SitePrecision, ...] = ("float", "fp16", "bf16", "int8", "fp8", "int8-weight", "int4-weight")
 """Of a site: kept as it is; operands in 16 bits; activations and weight in 8 bits; the weight alone."""
@@ -56,15 +57,23 @@ class TensorPlan:
 
     Attributes:
         name: of the value in the float graph.
-        amax: magnitude of the largest code.
+        amax: magnitude of the largest code of a symmetric grid.
         method: how it was found.
         instability: how far the ranges of the two halves of the samples are apart, relative to `amax`.
+        bounds: (low, high) of a grid of 256 codes with a zero point, low <= 0 <= high, for engines that take one; None:
+            such engines take the symmetric grid as well.
     """
 
     name: str
     amax: float
     method: str
     instability: float
+    bounds: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        low, high = self.bounds or (-1.0, 1.0)
+        if not (math.isfinite(self.amax) and self.amax >= 0 and -math.inf < low <= 0 <= high < math.inf):
+            raise PlanError(f"the range of {self.name!r} is {self.amax}, {self.bounds}", hint="calibrate again")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +131,9 @@ class QuantizationPlan:
                 raise PlanError(f"the plan has no range for {missing[0]!r}, which {op.node!r} reads")
 
     @property
-    def ranges(self) -> Mapping[str, float]:
-        """Value -> amax."""
-        return {t.name: t.amax for t in self.tensors}
+    def ranges(self) -> Mapping[str, TensorPlan]:
+        """Value -> its range."""
+        return {t.name: t for t in self.tensors}
 
     def quantised(self) -> tuple[OpPlan, ...]:
         """The sites that do not stay float."""
@@ -151,11 +160,14 @@ def parse_plan(data: bytes, *, what: str = "the plan") -> QuantizationPlan:
     """Read a plan strictly.
 
     Raises:
-        PlanError: not a plan, or of a newer version; names the field.
+        PlanError: not a plan, or of another version; names the field.
     """
     value = loads_strict(data, what=what)
     if not isinstance(value, dict) or not isinstance(value.get("version"), int):
         raise PlanError(f"{what} is not a quantisation plan")
-    if value["version"] > PLAN_VERSION:
-        raise PlanError(f"{what} has version {value['version']}, this is for version {PLAN_VERSION}", hint="upgrade")
+    if value["version"] != PLAN_VERSION:
+        raise PlanError(
+            f"{what} has version {value['version']}, this is for version {PLAN_VERSION}",
+            hint="upgrade" if value["version"] > PLAN_VERSION else "calibrate and export again",
+        )
     return from_json(QuantizationPlan, value, error=PlanError)

@@ -13,8 +13,8 @@ from aigc_calibration.config import QuantConfig
 from aigc_calibration.floatgraph import graph_digest
 from aigc_calibration.grids import GRIDS, Grid
 from aigc_calibration.plan import PLAN_VERSION, OpPlan, QuantizationPlan, SitePrecision, TensorPlan
-from aigc_calibration.ranges import Method, find_amax
-from aigc_calibration.sites import Site, find_sites, weight_array
+from aigc_calibration.ranges import Method, find_amax, find_bounds
+from aigc_calibration.sites import Site, copies, find_sites, weight_array
 from aigc_calibration.weights import QuantizedWeight, round_to_channels
 from aigc_runtime.tensors import Array
 
@@ -112,11 +112,14 @@ def _range(
         find_amax(h, method, grid, percentile=config.percentile, through=through)
         for h in (found.histogram, *found.halves)
     )
-    return TensorPlan(name=name, amax=whole, method=method, instability=abs(first - second) / whole if whole else 0.0)
-
-
-TRANSPARENT = frozenset({"Relu", "Resize", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten"})
-"""Operators whose result holds no number that their input did not hold (Resize: of the nearest neighbour), but zero."""
+    affine = config.affine and grid.name == "int8"
+    return TensorPlan(
+        name=name,
+        amax=whole,
+        bounds=find_bounds(found.histogram, method, percentile=config.percentile, through=through) if affine else None,
+        method=method,
+        instability=abs(first - second) / whole if whole else 0.0,
+    )
 
 
 def _share_ranges(model: ir.Model, sites: tuple[Site, ...], tensors: dict[str, TensorPlan]) -> None:
@@ -131,9 +134,7 @@ def _share_ranges(model: ir.Model, sites: tuple[Site, ...], tensors: dict[str, T
         value = values[site.output]
         while True:
             readers = {node for node, _ in value.uses()}
-            if len(readers) != 1 or (node := readers.pop()).op_type not in TRANSPARENT:
-                break
-            if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
+            if len(readers) != 1 or not ((node := readers.pop()).op_type == "Relu" or copies(node)):
                 break
             value = node.outputs[0]
         if site.output in tensors and str(value.name) in activations & tensors.keys() and value.name != site.output:

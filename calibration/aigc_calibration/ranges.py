@@ -1,7 +1,8 @@
-"""How far a grid shall reach: from the histogram of a tensor to the magnitude of the largest code.
+"""How far a grid shall reach: from the histogram of a tensor to the numbers that its outermost codes stand for.
 
-A wider range clips less and rounds more coarsely. All methods return `amax`, the magnitude that the largest code
-stands for; both engines quantise activations symmetrically.
+A wider range clips less and rounds more coarsely. Symmetric grids (TensorRT's) take `find_amax`, the magnitude of the
+largest code; grids with a zero point (ONNX Runtime's) take `find_bounds`, which spends no code on numbers that never
+occur: behind Relu or SiLU that is nearly one bit.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ from typing import Literal
 
 import numpy as np
 
-from aigc_calibration.grids import Grid
+from aigc_calibration.grids import GRIDS, Grid
 from aigc_calibration.histogram import Histogram
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.tensors import Array
 
-__all__ = ["METHODS", "Method", "find_amax"]
+__all__ = ["METHODS", "Method", "affine_scale", "find_amax", "find_bounds"]
 
 Method = Literal["minmax", "percentile", "mse", "kl"]
 
 _CANDIDATES = 120
 _KL_BINS = 2048
+_AFFINE_STEPS = 255
+"""Steps between the outermost of 256 codes."""
+_AFFINE_ROUNDS = 4
 
 
 def find_amax(
@@ -61,6 +65,76 @@ def find_amax(
     if through is not None:
         return _least_error(histogram, *histogram.signed(), grid, through)
     return METHODS[method](histogram, grid, percentile)
+
+
+def find_bounds(
+    histogram: Histogram,
+    method: Method,
+    *,
+    percentile: float = 99.99,
+    through: Callable[[Array], Array] | None = None,
+) -> tuple[float, float]:
+    """The range of one tensor for a grid of 256 codes with a zero point (Jacob et al. 2018, equation 1).
+
+    Args:
+        histogram: its values.
+        method: as in `find_amax`; `kl` is defined for magnitudes, so its range is cut to what was seen.
+        percentile: of the magnitudes.
+        through: as in `find_amax`.
+
+    Returns:
+        (low, high), low <= 0 <= high, since zero must be a code; both 0 for a tensor that is zero throughout.
+
+    Raises:
+        UnknownNameError: an unknown method.
+        ConfigError: a percentile outside its range.
+    """
+    amax = find_amax(histogram, method, GRIDS["int8"], percentile=percentile, through=through)
+    seen = (min(histogram.low, 0.0), max(histogram.high, 0.0)) if amax else (0.0, 0.0)
+    low, high = max(seen[0], -amax), min(seen[1], amax)
+    if through is None and method != "mse":
+        return low, high
+    return _least_affine_error(histogram, seen, (low, high), through or (lambda x: x))
+
+
+def affine_scale(low: float, high: float) -> tuple[float, int]:
+    """(scale, zero point) of 256 unsigned codes from `low` to `high`, zero being exactly one of them.
+
+    >>> affine_scale(-1.0, 254.0)
+    (1.0, 1)
+    """
+    scale = max(np.float32((high - low) / _AFFINE_STEPS), np.finfo(np.float32).tiny)
+    return float(scale), int(np.clip(np.rint(-low / float(scale)), 0, _AFFINE_STEPS))
+
+
+def _least_affine_error(
+    histogram: Histogram, seen: tuple[float, float], start: tuple[float, float], through: Callable[[Array], Array]
+) -> tuple[float, float]:
+    """Least squared error: one end is moved, then the other, until neither moves.
+
+    Starting from the best symmetric range, cut to what was seen, it can only get better than that.
+    """
+    centres, counts = histogram.signed()
+    used = np.flatnonzero(counts)
+    centres, counts = np.clip(centres[used], *seen), counts[used]
+    exact = through(centres)
+
+    def error(low: float, high: float) -> float:
+        scale, zero = affine_scale(low, high)
+        codes = np.clip(np.rint(centres / scale) + zero, 0, _AFFINE_STEPS)
+        difference = through((codes - zero) * scale) - exact
+        return float(np.dot(counts, difference * difference))
+
+    best = (error(*start), *start)
+    for _ in range(_AFFINE_ROUNDS):
+        before = best
+        for fraction in np.linspace(0.05, 1.0, _CANDIDATES):
+            best = min(best, (error(best[1], seen[1] * fraction), best[1], seen[1] * fraction))
+        for fraction in np.linspace(0.05, 1.0, _CANDIDATES):
+            best = min(best, (error(seen[0] * fraction, best[2]), seen[0] * fraction, best[2]))
+        if best == before:
+            break
+    return float(best[1]), float(best[2])
 
 
 def _minmax(histogram: Histogram, _grid: Grid, _percentile: float) -> float:

@@ -16,9 +16,10 @@ from aigc_runtime.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["SITE_OPS", "Site", "find_sites", "module_path", "output_channel_axis", "weight_array"]
+__all__ = ["SITE_OPS", "Site", "copies", "find_sites", "module_path", "output_channel_axis", "weight_array"]
 
 SITE_OPS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
+_COPYING = frozenset({"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten"})
 _WEIGHT = 1
 """All four operators take the weight as their second input and the bias as their third."""
 
@@ -80,6 +81,13 @@ def _sites(model: ir.Model) -> Iterator[Site]:
             bias=None if bias is None else str(bias.name),
             output=str(node.outputs[0].name),
         )
+
+
+def copies(node: ir.Node) -> bool:
+    """Whether every number of a node's result is one of its first input's."""
+    if node.op_type == "Resize":
+        return node.attributes.get_string("mode", "nearest") == "nearest"
+    return node.op_type in _COPYING
 
 
 def output_channel_axis(node: ir.Node) -> int:

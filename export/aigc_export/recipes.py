@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aigc_calibration.calibrate import CALIBRATED
-from aigc_calibration.config import DEFAULTS, QuantConfig
+from aigc_calibration.config import QuantConfig, default_config
 from aigc_calibration.plan import as_site_precision
 from aigc_export.auto.config import SearchConfig
 from aigc_export.budget import DEFAULT_BUDGETS, parse_budget
@@ -115,7 +115,7 @@ def export_recipe(
     if model not in MODELS:
         raise UnknownNameError("model", model, MODELS)
     check_precision(get_target(target), precision)
-    quantisation = None if precision == "fp32" else DEFAULTS[MODELS[model].family]
+    quantisation = None if precision == "fp32" else default_config(MODELS[model].family, precision)
     own_samples = calibration_samples is not None or overrides.get("calibration_data") is not None
     _check_calibration(precision, calibration=overrides.get("calibration"), own_samples=own_samples)
     if quantisation is not None and calibration_samples is not None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,8 +53,8 @@ def test_known_answer() -> None:
         [helper.make_node("MatMul", ["x", "w"], ["y"], "m")], {"w": weight}, {"x": [1, 3]}, {"y": [1, 2]}
     )
     x = np.array([[1.0, 2.0, 4.0]], dtype=np.float32)
-    plan, _ = plan_of(model, Batches(({"x": x}, {"x": x})), QuantConfig(method="minmax"))
-    assert plan.ranges == {"x": 4.0}
+    plan, _ = plan_of(model, Batches(({"x": x}, {"x": x})), QuantConfig(method="minmax", affine=False))
+    assert {t.name: (t.amax, t.bounds) for t in plan.tensors} == {"x": (4.0, None)}
     from aigc_calibration.grids import GRIDS
     from aigc_calibration.weights import channel_scales, round_to_channels
 
@@ -65,9 +69,27 @@ def test_known_answer() -> None:
         np.testing.assert_allclose(actual[0], expected, rtol=1e-6)
 
 
+def test_known_answer_with_a_zero_point() -> None:
+    """x = [-1, 2, 4] spans 5 in 255 steps of 1/51: the codes are round(51 x) + 51, TensorRT's round(x * 127 / 4)."""
+    weight = np.array([[1.0], [-1.0], [0.5]], dtype=np.float32)
+    model = make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "m")], {"w": weight}, {"x": [1, 3]}, {"y": [1, 1]}
+    )
+    x = np.array([[-1.0, 2.01, 4.0]], dtype=np.float32)
+    plan, weights = plan_of(model, Batches(({"x": x}, {"x": x})), QuantConfig(method="minmax"))
+    assert plan.ranges["x"].bounds == (-1.0, 4.0)
+    codes = {"ort-cpu": np.array([0, 154, 255]), "tensorrt": np.array([-32, 64, 127])}  # 51 * 2.01 = 102.5, 63.8
+    for name, expected in codes.items():
+        graph = emit(model, plan, weights, FORMS[name])
+        actual = open_graph(graph, expose=["x_quantized"], optimise=False)({"x": x})["x_quantized"]
+        np.testing.assert_array_equal(actual[0], expected)
+    np.testing.assert_allclose(graph.graph.initializers["x_scale"].const_value.numpy(), 4 / 127, rtol=1e-6)
+
+
 def test_both_forms_hold_the_same_codes(network: tuple[ir.Model, Batches]) -> None:
+    """Where ranges are symmetric; zero points of their own are ONNX Runtime's alone."""
     model, data = network
-    plan, weights = plan_of(model, data)
+    plan, weights = plan_of(model, data, QuantConfig(affine=False))
     # Only what both forms quantise: one ConvTranspose less.
     plan = plan_for(plan, FORMS["ort-cpu"])
     graphs = {name: emit(model, plan, weights, FORMS[name]) for name in ("ort-cpu", "tensorrt")}
@@ -167,10 +189,13 @@ def test_the_error_of_a_product_is_within_what_the_scales_imply(seed: int) -> No
 
     scales = channel_scales(weight, 1, GRIDS["int8"], search=False)
     weights = {"w": round_to_channels("w", weight, 1, GRIDS["int8"], scales=scales)}
-    dx, dw = 0.5 * plan.ranges["x"] / 127, 0.5 * scales
-    bound = np.abs(x).sum(axis=1, keepdims=True) * dw + dx * np.abs(weight).sum(axis=0) + k * dx * dw
+    low, high = plan.ranges["x"].bounds or (0.0, 0.0)
     exact = x.astype(np.float64) @ weight.astype(np.float64)
     for form in FORMS.values():
+        # A zero point is a whole code, so the ends of a range may lie half a step outside the codes.
+        dx = (high - low) / 255 if form.unsigned else 0.5 * plan.ranges["x"].amax / 127
+        dw = 0.5 * scales
+        bound = np.abs(x).sum(axis=1, keepdims=True) * dw + dx * np.abs(weight).sum(axis=0) + k * dx * dw
         actual = open_graph(emit(model, plan, weights, form))({"x": x})["y"]
         assert (np.abs(actual - exact) <= bound * (1 + 1e-4) + 1e-6 * np.abs(exact).max()).all()
 
@@ -219,7 +244,10 @@ def test_plans_are_json(network: tuple[ir.Model, Batches]) -> None:
     assert parse_plan(plan.dump()) == plan
     text = plan.dump().decode()
     for bad, message in (
-        (text.replace('"version": 1', '"version": 2'), "has version 2"),
+        (text.replace('"version": 2', '"version": 3'), r"(?s)has version 3.*upgrade"),
+        (text.replace('"version": 2', '"version": 1'), r"(?s)has version 1.*export again"),
+        (re.sub(r'"bounds": \[\s*(-?[0-9.]+)', '"bounds": [ 1.0', text, count=1), r"the range of .* is .*\(1\.0, "),
+        (re.sub(r'"amax": [0-9.]+', '"amax": -2.0', text, count=1), r"the range of .* is -2\.0"),
         (text.replace('"precision": "int8"', '"precision": "int9"', 2), r"\.precision is 'int9'"),
         (text.replace('"why"', '"because"', 1), "because is not a known field"),
         ("[]", "is not a quantisation plan"),
@@ -247,6 +275,45 @@ def test_equal_ranges_for_what_is_quantised_twice(rng: np.random.Generator) -> N
     constants = {"w1": normal(4, 2, 3, 3), "w2": normal(1, 4, 3, 3), "sizes": np.array([1, 1, 2, 2], np.float32)}
     model = make_graph(nodes, constants, {"x": ["n", 2, 4, 4]}, {"y": ["n", 1, 8, 8]})
     plan, _ = plan_of(model, Batches(tuple({"x": normal(4, 2, 4, 4)} for _ in range(4))))
-    assert plan.ranges["c"] == plan.ranges["u"]
+    shared = plan.ranges["u"]
+    assert (plan.ranges["c"].amax, plan.ranges["c"].bounds) == (shared.amax, shared.bounds)
+    assert shared.bounds is not None
+    assert shared.bounds[0] == 0  # nothing is negative behind Relu
     # Behind tanh nothing beyond a few units matters, so the range stops there.
-    assert plan.ranges["t"] < 5
+    assert plan.ranges["t"].amax < 5
+
+
+def optimised_ops(model: ir.Model, folder: Path) -> Counter[str]:
+    """Operators of the graph that ONNX Runtime makes of a graph."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return Counter(n.op_type for n in onnx.load(options.optimized_model_filepath).graph.node)
+
+
+def test_codes_are_copied_where_floats_were(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Conv -> Relu -> Resize -> Conv: in the engine nothing is left between the convolutions but a Resize of codes."""
+
+    def normal(*shape: int) -> Array:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c"], "first", pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("Resize", ["r", "", "sizes"], ["u"], "resize", mode="nearest"),
+        helper.make_node("Conv", ["u", "w2"], ["y"], "second", pads=[1] * 4),
+    ]
+    constants = {"w1": normal(4, 2, 3, 3), "w2": normal(3, 4, 3, 3), "sizes": np.array([1, 1, 2, 2], np.float32)}
+    model = make_graph(nodes, constants, {"x": ["n", 2, 4, 4]}, {"y": ["n", 3, 8, 8]})
+    data = Batches(tuple({"x": normal(4, 2, 4, 4)} for _ in range(4)))
+    plan, weights = plan_of(model, data)
+    form = FORMS["ort-cpu"]
+    copied, floats = (emit(model, plan, weights, replace(form, moves_codes=moves)) for moves in (True, False))
+    for feeds in data.feeds:  # the same numbers, whoever copies
+        expected = open_graph(floats, optimise=False)(feeds)["y"]
+        np.testing.assert_array_equal(open_graph(copied, optimise=False)(feeds)["y"], expected)
+    run = {name: optimised_ops(graph, tmp_path) for name, graph in (("codes", copied), ("floats", floats))}
+    assert run["codes"]["QuantizeLinear"] == 1  # of the input
+    assert run["codes"]["Relu"] == 0
+    assert run["floats"]["Relu"] == 1

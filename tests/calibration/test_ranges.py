@@ -8,7 +8,7 @@ from scipy import optimize
 
 from aigc_calibration.grids import GRIDS
 from aigc_calibration.histogram import Histogram
-from aigc_calibration.ranges import METHODS, Method, find_amax
+from aigc_calibration.ranges import METHODS, Method, affine_scale, find_amax, find_bounds
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.tensors import Array
 
@@ -87,6 +87,77 @@ def test_ranges_scale_with_the_values(method: Method, rng: np.random.Generator) 
     values = rng.laplace(size=20_000)
     one, eight = (find_amax(histogram_of(values * s), method, INT8) for s in (1.0, 8.0))
     assert eight == pytest.approx(8 * one, rel=1e-6)
+
+
+# With a zero point
+
+
+def affine_error(values: Array, low: float, high: float) -> float:
+    """Independent of the code under test: QuantizeLinear and DequantizeLinear of ONNX (opset 20), u8."""
+    scale, zero = affine_scale(low, high)
+    codes = np.clip(np.rint(values / scale) + zero, 0, 255)
+    return float((((codes - zero) * scale - values) ** 2).mean())
+
+
+def silu(x: Array) -> Array:
+    return np.asarray(x / (1 + np.exp(-x)))
+
+
+def test_bounds_of_minmax_are_the_ends(rng: np.random.Generator) -> None:
+    values = rng.normal(0.3, 1, 1000)
+    assert find_bounds(histogram_of(values), "minmax") == pytest.approx((values.min(), values.max()), rel=1e-6)
+    # Zero is always among the codes.
+    assert find_bounds(histogram_of(np.abs(values) + 1), "minmax")[0] == 0.0
+    assert find_bounds(histogram_of(-np.abs(values) - 1), "minmax")[1] == 0.0
+
+
+@pytest.mark.parametrize("low", [-7.0, -0.3, -0.001, 0.0])
+def test_zero_is_a_code(low: float) -> None:
+    scale, zero = affine_scale(low, 4.0)
+    assert scale * 255 == pytest.approx(4.0 - low)
+    assert (0 - zero) * scale == pytest.approx(low, abs=scale / 2)
+
+
+@pytest.mark.parametrize("draw", ["normal", "silu", "laplace", "relu", "shifted"])
+def test_bounds_of_mse_are_as_good_as_a_search_on_the_values_themselves(draw: str, rng: np.random.Generator) -> None:
+    noise = rng.standard_normal(8_000)
+    values = {
+        "normal": noise,
+        "silu": silu(2 * noise),
+        "laplace": rng.laplace(size=8_000),
+        "relu": np.maximum(noise, 0),
+        "shifted": noise - 1.5,
+    }[draw].astype(np.float32)
+    low, high = find_bounds(histogram_of(values), "mse")
+    ends = (min(float(values.min()), 0.0), max(float(values.max()), 0.0))
+    best = min(
+        affine_error(values, ends[0] * a, ends[1] * b) for a in np.linspace(0.2, 1, 41) for b in np.linspace(0.2, 1, 41)
+    )
+    assert affine_error(values, low, high) <= best * 1.02
+    symmetric = error_of(values, find_amax(histogram_of(values), "mse", INT8))
+    assert affine_error(values, low, high) <= symmetric * 1.01
+
+
+def test_a_zero_point_gains_most_of_a_bit_behind_silu(rng: np.random.Generator) -> None:
+    values = silu(2 * rng.standard_normal(30_000)).astype(np.float32)
+    symmetric = error_of(values, find_amax(histogram_of(values), "mse", INT8))
+    assert affine_error(values, *find_bounds(histogram_of(values), "mse")) < symmetric / 2.5  # 4 dB
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_bounds_of_zeros_and_of_one_sign(method: Method) -> None:
+    assert find_bounds(Histogram(), method) == (0.0, 0.0)
+    assert find_bounds(histogram_of(np.zeros(10)), method) == (0.0, 0.0)
+    low, high = find_bounds(histogram_of(np.full(10, -3.0)), method)
+    assert (low, high) == (pytest.approx(-3.0, rel=0.02), 0.0)
+
+
+def test_bounds_see_what_a_saturating_function_flattens(rng: np.random.Generator) -> None:
+    values = np.concatenate([rng.uniform(-30, 0, 5000), rng.normal(0, 1, 5000)])
+    low, high = find_bounds(histogram_of(values), "mse", through=np.tanh)
+    assert low > -6
+    assert find_bounds(histogram_of(values), "mse")[0] < -25
+    assert high > 1
 
 
 def test_bad_arguments() -> None:

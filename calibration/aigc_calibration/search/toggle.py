@@ -57,7 +57,8 @@ def toggle_graph(
         graph.insert_before(node, chosen)
         node.replace_input_with(index, chosen.outputs[0])
 
-    # A block of codes inside an operator of its own cannot be switched off; its dequantised form can.
-    made = emit(model, plan, weights, replace(form, nbits=False), swap=swap)
+    # A block of codes inside an operator of its own cannot be switched off, nor can codes that are copied; what is
+    # dequantised first has the same numbers.
+    made = emit(model, plan, weights, replace(form, nbits=False, moves_codes=False), swap=swap)
     made.graph.inputs.extend(switches.values())
     return made
