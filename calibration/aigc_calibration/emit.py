@@ -14,7 +14,7 @@ Runtime's 256 codes lie between them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -101,18 +101,8 @@ FORMS: Mapping[str, Form] = MappingProxyType(
             half_arithmetic=False,
             fp8_arithmetic=False,
         ),
-        # For 16 bits alone: with 8 it would restore the numbers and multiply floats.
-        "ort-cuda": Form(
-            unsigned=False,
-            moves_codes=False,
-            integer_bias=False,
-            quantised_results=frozenset(),
-            float_ops=MappingProxyType({}),
-            nbits=False,
-            half_arithmetic=True,
-            fp8_arithmetic=False,
-            compiled=True,
-        ),
+        # For 16 bits alone, of which it multiplies all: with 8 it would restore the numbers and multiply floats.
+        "ort-cuda": replace(_TENSORRT, float_ops=MappingProxyType({}), fp8_arithmetic=False),
         "tensorrt": _TENSORRT,
         "tensorrt-rtx": _TENSORRT,
     }
