@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aigc_runtime.bundle import Bundle
-from aigc_runtime.device import probe_device
-from aigc_runtime.errors import EngineError, InputError, UnknownNameError
-from aigc_runtime.preflight import require_device
+from aigc_runtime.errors import InputError, UnknownNameError
 from aigc_runtime.session import Session
 
 __all__ = ["ENGINES", "open_session"]
@@ -30,22 +28,21 @@ def _open_ort(bundle: Bundle, threads: int | None) -> Session:
     )
 
 
-def _refuse_trt(bundle: Bundle, _threads: int | None) -> Session:
-    """No session for TensorRT yet: say whether the device is to blame as well, and never fall back to another engine.
+def _open_trt(bundle: Bundle, threads: int | None) -> Session:
+    from aigc_runtime.backends.trt import open_trt
 
-    The engine's file is code: it is not opened, whatever it holds.
-    """
-    require_device(bundle.manifest, probe_device())
-    raise EngineError(
-        f"this version of aigc-runtime cannot run {bundle.manifest.engine.kind} engines yet",
-        hint="export for --target ort-cpu, or run the engine file with TensorRT's own tools",
-    )
+    if threads is not None:
+        raise InputError(
+            f"threads is {threads}, and a {bundle.manifest.engine.kind} engine runs on a GPU",
+            hint="leave it out; it is for engines that run on a CPU",
+        )
+    return open_trt(bundle)
 
 
 ENGINES: dict[str, Callable[[Bundle, int | None], Session]] = {
     "onnxruntime": _open_ort,
-    "tensorrt": _refuse_trt,
-    "tensorrt-rtx": _refuse_trt,
+    "tensorrt": _open_trt,
+    "tensorrt-rtx": _open_trt,
 }
 """`engine.kind` of a manifest -> how to open it. A manifest cannot name code."""
 
@@ -61,7 +58,7 @@ def open_session(bundle: Bundle, *, threads: int | None = None) -> Session:
         UnknownNameError: an engine that this runtime does not know.
         EngineMissingError: its package is not installed; the hint is the install line.
         EngineError: it does not load.
-        InputError: `threads` below 1.
+        InputError: `threads` below 1, or given for an engine that runs on a GPU.
     """
     if threads is not None and (isinstance(threads, bool) or threads < 1):
         raise InputError(f"threads is {threads!r}", hint="must be at least 1")
