@@ -145,11 +145,15 @@ class Cuda:
             self._rt.cudaGraphDestroy(graph)  # the first failure is the one to report
             raise
         try:
-            self._call("destroy a recorded graph", self._rt.cudaGraphDestroy(graph))
+            self.destroy_recorded(graph)
         except CudaError:
             self._rt.cudaGraphExecDestroy(ready)
             raise
         return ready
+
+    def destroy_recorded(self, graph: Any) -> None:
+        """Destroy a graph that was only recorded."""
+        self._call("destroy a recorded graph", self._rt.cudaGraphDestroy(graph))
 
     def launch(self, graph: Any, stream: int) -> None:
         """Queue a graph."""

@@ -89,7 +89,7 @@ class GraphStore:
             queued = context.execute_async_v3(self._stream)
         except BaseException:
             with contextlib.suppress(CudaError):
-                self._cuda.end_capture(self._stream)
+                self._cuda.destroy_recorded(self._cuda.end_capture(self._stream))
             raise
         try:
             graph = self._cuda.end_capture(self._stream)

@@ -88,11 +88,14 @@ class Lane:
         """
         try:
             return self._run(profile, feeds, state, steps, wanted)
-        except BaseException:
+        except BaseException as err:
             # What is queued still uses the buffers; the failure above is the one to report.
             with contextlib.suppress(EngineError):
                 self._cuda.synchronize(self._stream)
-            raise
+            if isinstance(err, AigcError) or not isinstance(err, Exception):
+                raise
+            # The binding's own types share no base class.
+            raise self._engine.library.fail(f"failed ({err})", hint="run `aigc-run verify` on the bundle") from err
 
     def _run(
         self, profile: int, feeds: Mapping[str, Array], state: TrtState | None, steps: int, wanted: Sequence[str]
@@ -218,12 +221,7 @@ class Lane:
                 context.set_output_allocator(port.name, self._allocator)
             else:
                 self._set_address(context, port.name, addresses[port.name])
-        try:
-            done = context.execute_async_v3(self._stream)
-        except AigcError:
-            raise
-        except Exception as err:  # the binding's own types share no base class
-            raise self._engine.library.fail(f"failed ({err})", hint="run `aigc-run verify` on the bundle") from err
+        done = context.execute_async_v3(self._stream)
         if self._asked.failure is not None:
             raise self._asked.failure
         if not done:

@@ -94,6 +94,8 @@ class Plan:
     diagnostics: int = 0
     scratch: int = 1024
     capturable: bool = True
+    says_capturable: bool = True
+    captured_run: Callable[[], bool] | None = None
     streamable: int = 0
     fail_after: int | None = None
 
@@ -187,6 +189,10 @@ class Context:
         self._allocators[name] = allocator
         return True
 
+    def is_stream_capturable(self, stream: int) -> bool:
+        self._gpu.is_capturing(stream)
+        return self._plan.says_capturable
+
     def infer_shapes(self) -> list[str]:
         missing = [name for name in self._plan.inputs if name not in self._shapes]
         missing += [name for name in self._plan.host if name in self._plan.inputs and name not in self._addresses]
@@ -234,6 +240,8 @@ class Context:
             return False
         capturing = self._gpu.is_capturing(stream)
         if capturing:
+            if self._plan.captured_run is not None:
+                return self._plan.captured_run()
             if not self._plan.capturable:
                 self._gpu.streams[stream].invalidated = True
                 return False
@@ -378,6 +386,7 @@ class Engine:
         self.sim_gpu, self.sim_plan, self.sim_log = gpu, plan, say
         self.sim_runs = 0
         self.sim_calls: list[str] = []
+        self.sim_device = gpu.named()
         self.sim_caches: list[RuntimeCache] = []
         self.num_io_tensors = len(plan.inputs) + len(plan.outputs)
         self.num_optimization_profiles = len(plan.profiles)
@@ -416,6 +425,8 @@ class Engine:
         if self.sim_refuse_contexts:
             self.sim_log("no memory for activations")
             return None
+        if self.sim_gpu.named() != self.sim_device:
+            raise SimulatedFault("a context on another device than its engine")
         if isinstance(strategy, RuntimeConfig):
             graphs = strategy.cuda_graph_strategy == CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             return Context(self, ExecutionContextAllocationStrategy.STATIC, graphs)

@@ -142,9 +142,47 @@ def test_an_engine_that_cannot_be_captured_runs_without_and_says_why() -> None:
         run(rig, 2, seed)
     assert rig.count("cudaStreamBeginCapture") == 1
     assert rig.count("cudaGraphLaunch") == 0
+    assert "cudaErrorStreamCaptureInvalidated" in refused(rig)
+    rig.session.close()
+    assert leaks(rig.gpu) == []
+
+
+def test_an_engine_that_says_it_cannot_be_captured_is_believed() -> None:
+    rig = Rig(UNET, says_capturable=False)
+    for seed in range(4):
+        run(rig, 2, seed)
+    assert rig.count("cudaStreamBeginCapture") == 0
+    assert refused(rig) == "TensorRT cannot capture this engine"
+
+
+def refused(rig: Rig) -> str:
     with rig.session._resources.pool.lease() as lane:
         assert lane.graphs is not None
-        assert "cudaErrorStreamCaptureInvalidated" in lane.graphs.refused
+        return lane.graphs.refused
+
+
+def test_a_captured_run_that_fails_leaves_no_graph() -> None:
+    rig = Rig(UNET, captured_run=lambda: False)
+    for seed in range(4):
+        run(rig, 2, seed)
+    assert rig.count("cudaGraphLaunch") == 0
+    assert refused(rig) == "no reason given"
+    rig.session.close()
+    assert leaks(rig.gpu) == []
+
+
+def test_a_captured_run_that_raises_ends_the_capture() -> None:
+    def broken() -> bool:
+        raise RuntimeError("inside the library")
+
+    rig = Rig(UNET, captured_run=broken)
+    run(rig, 2)
+    with pytest.raises(EngineError, match="inside the library"):
+        run(rig, 2)
+    rig.plan.captured_run = None
+    for seed in range(4):
+        run(rig, 2, seed)
+    assert rig.count("cudaGraphLaunch") > 0
     rig.session.close()
     assert leaks(rig.gpu) == []
 

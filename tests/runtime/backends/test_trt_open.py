@@ -223,9 +223,12 @@ def test_compiled_kernels_are_kept_beside_the_bundle_and_read_again(
     assert file.name == f"{digest}-nvidia-simulated-1-8.6.cache"
     session.close()
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
-    session, _ = opened(folder)
+    session, feeds = opened(folder)
     assert machine.module.sim_engines[-1].sim_caches[0].sim_blob == b"kernels for True"
+    written = file.stat().st_mtime_ns, file.stat().st_ino
+    session.run(feeds)
     session.close()
+    assert (file.stat().st_mtime_ns, file.stat().st_ino) == written, "nothing new, nothing written"
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,10 @@ def test_a_shape_outside_every_profile_names_the_ranges_and_never_reaches_the_en
     assert "export again with --profile" in str(e.value)
     assert rig.runs == 0
     assert rig.session.run(lm_feeds([1], [2], [3], [4]), state)["logits"].shape == (4, 1, 256)
+    state = rig.session.new_state(1)
+    rig.session.run(lm_feeds([1, 2]), state)
+    with pytest.raises(FeedError, match="no profile of the engine takes batch 1, sequence 2, past 2"):
+        rig.session.run(lm_feeds([1, 2]), state)
 
 
 @every_lm
@@ -147,12 +151,14 @@ def test_threads_share_a_session_each_with_its_state(kind: str, plan: dict[str, 
 
 def test_a_session_lives_on_its_own_device() -> None:
     gpu = SimulatedGpu(devices=2)
+    gpu.cudaSetDevice(0)
     rig = Rig(lm("buffer"), gpu=gpu, ordinal=1)
     gpu.cudaSetDevice(0)
     state = rig.session.new_state(1)
     gpu.cudaSetDevice(0)
     assert rig.session.run(lm_feeds([5]), state)["logits"][0, 0].argmax() == 5
     assert {block.device for block in gpu.blocks.values()} == {1}
+    assert rig.engine.sim_device == 1
     with pytest.raises(EngineError, match="there is no CUDA device 2"):
         Rig(UNET, gpu=gpu, ordinal=2)
 
@@ -182,9 +188,8 @@ def test_closing_waits_for_the_runs_that_are_under_way() -> None:
     began, go, order = threading.Event(), threading.Event(), list[str]()
 
     def slow(values: Any) -> Any:
-        if began.is_set() or values["sample"].any():
-            began.set()
-            go.wait(10)
+        began.set()
+        assert go.wait(10)
         return toys.unet_function(values)
 
     rig = Rig(replace(UNET, function=slow))
@@ -207,6 +212,8 @@ def test_closing_waits_for_the_runs_that_are_under_way() -> None:
     for thread in threads:
         thread.join()
     assert sorted(order) == ["close", "run"]
+    with pytest.raises(EngineError, match="the session is closed"):
+        rig.session.run(unet_feeds(1))
     assert leaks(rig.gpu) == []
 
 
@@ -244,6 +251,14 @@ def test_an_engine_that_writes_over_the_wrong_input_is_refused(alias: dict[str, 
         Rig(lm("buffer"), alias=alias)
     with pytest.raises(EngineError, match="the engine writes 'present_value_0' into 'past_value_0'"):
         Rig(lm("growing"), alias=ALIAS)
+
+
+def test_an_engine_that_gives_the_state_in_another_form_is_refused() -> None:
+    toy = lm("growing")
+    inputs = dict(toy.plan().inputs)
+    inputs["past_value_0"] = (DataType.BF16, inputs["past_value_0"][1])
+    with pytest.raises(EngineError, match="takes 'past_value_0' in another form than it gives 'present_value_0'"):
+        _rig_with(toy, inputs)
 
 
 def test_an_engine_that_grows_the_state_wrongly_is_refused() -> None:
@@ -326,6 +341,13 @@ def test_tensors_without_elements_have_an_address() -> None:
     np.testing.assert_array_equal(rig.session.run({"x": np.ones((2, 3), np.float32)})["y"], np.full((2, 3), 2.0))
 
 
+def test_an_output_that_is_written_over_an_input_comes_from_there() -> None:
+    rig = Rig(PLAIN, alias={"y": "x"})
+    for n in range(5):
+        x = np.full((2, 3), n, np.float32)
+        np.testing.assert_array_equal(rig.session.run({"x": x})["y"], 2 * x)
+
+
 @flavours
 def test_outputs_whose_size_depends_on_the_data(rtx: bool) -> None:
     keep = replace(PLAIN, function=lambda v: {"y": v["x"][v["x"][:, 0] > 0]})
@@ -339,10 +361,11 @@ def test_outputs_whose_size_depends_on_the_data(rtx: bool) -> None:
 
 
 def test_no_memory_for_such_an_output_is_told() -> None:
-    keep = replace(PLAIN, function=lambda v: {"y": np.zeros((10**6, 3), np.float32)})
+    keep = replace(PLAIN, function=lambda v: {"y": np.zeros((10 ** int(v["x"][0, 0]), 3), np.float32)})
     rig = Rig(keep, gpu=SimulatedGpu(limit=10**6), data_dependent={"y"})
     with pytest.raises(EngineError, match=r"cannot allocate 12,000,000 bytes on the device: cudaErrorMemoryAllocation"):
-        rig.session.run({"x": np.ones((1, 3), np.float32)})
+        rig.session.run({"x": np.full((1, 3), 6, np.float32)})
+    assert rig.session.run({"x": np.ones((1, 3), np.float32)})["y"].shape == (10, 3)
 
 
 def test_values_that_decide_shapes_stay_on_the_host() -> None:
