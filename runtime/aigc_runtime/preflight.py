@@ -17,7 +17,7 @@ __all__ = ["Finding", "Preflight", "check_device", "require_device"]
 
 _PACKAGES = {
     "onnxruntime": (("onnxruntime", "onnxruntime-gpu"), "pip install 'aigc-runtime[ort]'"),
-    "tensorrt-rtx": (("tensorrt_rtx",), "pip install tensorrt-rtx=={version}"),
+    "tensorrt-rtx": (("tensorrt_rtx",), "pip install 'aigc-runtime[rtx]' tensorrt-rtx=={version}"),
     "tensorrt": (("tensorrt", "tensorrt_lean"), "install the TensorRT of your system, version {version}"),
 }
 """Kind of engine -> (packages of which one is needed, how to get it)."""
