@@ -28,14 +28,9 @@ def _open_ort(bundle: Bundle, threads: int | None) -> Session:
     )
 
 
-def _open_trt(bundle: Bundle, threads: int | None) -> Session:
+def _open_trt(bundle: Bundle, _threads: int | None) -> Session:
     from aigc_runtime.backends.trt import open_trt
 
-    if threads is not None:
-        raise InputError(
-            f"threads is {threads}, and a {bundle.manifest.engine.kind} engine runs on a GPU",
-            hint="leave it out; it is for engines that run on a CPU",
-        )
     return open_trt(bundle)
 
 
@@ -52,13 +47,14 @@ def open_session(bundle: Bundle, *, threads: int | None = None) -> Session:
 
     Args:
         bundle: an opened bundle.
-        threads: threads inside an operator; None takes all processors that the process may use.
+        threads: threads inside an operator, for engines that run on processors; None takes all that the process may
+            use. An engine on a GPU has none to set.
 
     Raises:
         UnknownNameError: an engine that this runtime does not know.
         EngineMissingError: its package is not installed; the hint is the install line.
         EngineError: it does not load.
-        InputError: `threads` below 1, or given for an engine that runs on a GPU.
+        InputError: `threads` below 1.
     """
     if threads is not None and (isinstance(threads, bool) or threads < 1):
         raise InputError(f"threads is {threads!r}", hint="must be at least 1")

@@ -158,10 +158,11 @@ class TrtSession:
         tensors = [Carried(spec, mine.engine.ports, self._dims, mine.cuda) for spec in self._state]
         state = TrtState(self, batch, tensors)
         weakref.finalize(state, mine.memory.add(tensors)).atexit = False
+        # Within a lease, which `close` waits for: nothing is allocated after everything was freed.
         with mine.pool.lease() as lane:
             for tensor in tensors:
-                size = tensor.allocate(batch)
-                lane.clear(tensor.past.address, size)
+                if size := tensor.allocate(batch):
+                    lane.clear(tensor.past.address, size)
         return state
 
     def run(self, feeds: Mapping[str, Array], state: State | None = None) -> dict[str, Array]:

@@ -64,9 +64,8 @@ class Lane:
 
     def clear(self, address: int, size: int) -> None:
         """Write zeros to device memory, and wait for it."""
-        if size:
-            self._cuda.fill_zero(address, size, self._stream)
-            self._cuda.synchronize(self._stream)
+        self._cuda.fill_zero(address, size, self._stream)
+        self._cuda.synchronize(self._stream)
 
     def run(
         self, profile: int, feeds: Mapping[str, Array], state: TrtState | None, steps: int, wanted: Sequence[str]

@@ -95,7 +95,10 @@ RELEASING = {"cudaFree", "cudaFreeHost", "cudaStreamDestroy", "cudaGraphDestroy"
 
 
 class SimulatedGpu:
-    """Stands for the module. `calls` lists what was called; `fail_at` makes the n-th call of all fail."""
+    """Stands for the module. `calls` lists what was called.
+
+    `fail_at` makes the n-th call of all fail, `fail_from` that one and every later one.
+    """
 
     cudaError_t, cudaMemcpyKind, cudaStreamCaptureMode = cudaError_t, cudaMemcpyKind, cudaStreamCaptureMode
     cudaStreamNonBlocking = 1
@@ -104,6 +107,7 @@ class SimulatedGpu:
         self.devices, self.limit, self.reuse = devices, limit, reuse_addresses
         self.calls: list[str] = []
         self.fail_at: int | None = None
+        self.fail_from: int | None = None
         self.error = cudaError_t.cudaErrorLaunchFailure
         self.lost: set[int] = set()
         self.blocks: dict[int, Block] = {}
@@ -123,7 +127,8 @@ class SimulatedGpu:
         def counted(*arguments: Any) -> Any:
             with self._lock:
                 self.calls.append(name)
-                if self.fail_at is not None and len(self.calls) == self.fail_at:
+                gone = self.fail_from is not None and len(self.calls) >= self.fail_from
+                if gone or len(self.calls) == self.fail_at:
                     if name in RELEASING:
                         self.lost.add(id(arguments[0]) if isinstance(arguments[0], Graph) else int(arguments[0]))
                     if name == "cudaStreamEndCapture":  # a failed capture ends all the same

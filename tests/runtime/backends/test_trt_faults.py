@@ -72,6 +72,18 @@ def test_every_call_may_fail(name: str) -> None:
     assert met == set(whole.calls)
 
 
+@pytest.mark.parametrize("name", WORKS)
+def test_a_device_that_is_lost_ends_in_a_typed_error(name: str) -> None:
+    whole = SimulatedGpu()
+    attempt(name, whole)
+    for call in range(1, len(whole.calls) + 1, 3):
+        gpu = SimulatedGpu()
+        gpu.fail_from = call
+        failure = attempt(name, gpu)
+        assert isinstance(failure, CudaError), f"call {call}, {gpu.calls[call - 1]}: {failure!r}"
+        assert [block for block in gpu.blocks.values() if not block.freed and block.address not in gpu.lost] == []
+
+
 def test_the_works_make_every_call_there_is() -> None:
     met: set[str] = set()
     for name in WORKS:
