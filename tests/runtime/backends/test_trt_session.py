@@ -280,12 +280,12 @@ def test_a_type_that_cannot_be_passed_is_named() -> None:
         _rig_with(toy, inputs)
 
 
-def _rig_with(toy: Toy, inputs: dict[str, Any], **plan: Any) -> Rig:
+def _rig_with(toy: Toy, inputs: dict[str, Any], **changed: Any) -> Rig:
     class Changed(Toy):
         def plan(self, **changes: Any) -> Any:
-            return replace(super().plan(**changes), inputs=inputs)
+            return replace(super().plan(**changes), inputs=inputs, **changed)
 
-    return Rig(Changed(**{name: getattr(toy, name) for name in toy.__dataclass_fields__}), **plan)
+    return Rig(Changed(**{name: getattr(toy, name) for name in toy.__dataclass_fields__}))
 
 
 def test_tensorrt_rtx_says_why_an_engine_is_invalid() -> None:
@@ -333,6 +333,21 @@ def test_bfloat16_is_passed_as_float32() -> None:
     x = np.array([[1, -2.5, 3.140625]], np.float32)
     np.testing.assert_array_equal(rig.session.run({"x": x})["y"], 2 * x)
     assert [b for b in rig.gpu.blocks.values() if len(b.data) == 6], "the input takes two bytes per element"
+
+
+def test_carried_state_of_bfloat16_stays_as_it_is_on_the_device() -> None:
+    toy = lm("growing")
+    plan = toy.plan()
+    kind = (DataType.BF16, plan.inputs["past_value_0"][1])
+    inputs = {**plan.inputs, "past_value_0": kind}
+    rig = _rig_with(toy, inputs, outputs={**plan.outputs, "present_value_0": kind})
+    reference = toy.reference()
+    state, expected = rig.session.new_state(2), reference.new_state(2)
+    for n in range(12):
+        feeds = lm_feeds([n], [n + 100])
+        np.testing.assert_array_equal(rig.session.run(feeds, state)["logits"], reference.run(feeds, expected)["logits"])
+    (tensor,) = state.tensors
+    assert max(tensor.past.size, tensor.present.size) <= 2 * 32 * 2, "two bytes per element"
 
 
 def test_tensors_without_elements_have_an_address() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import doctest
+
 import numpy as np
 import pytest
 
+from aigc_runtime.backends import trt_types
 from aigc_runtime.backends.trt_types import bf16_bits, bf16_values, fp8_bits, fp8_values, host_type
 from aigc_runtime.errors import EngineError
 
@@ -70,3 +73,8 @@ def test_a_type_that_is_unknown_lists_those_that_are() -> None:
     assert host_type("x", "BF16").itemsize == 2
     with pytest.raises(EngineError, match=r"'x' has type FP4.*\nvalid: FLOAT, HALF, BF16"):
         host_type("x", "FP4")
+
+
+def test_doctests() -> None:
+    results = doctest.testmod(trt_types)
+    assert (results.failed, results.attempted) == (0, 2)
