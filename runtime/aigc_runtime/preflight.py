@@ -18,7 +18,7 @@ __all__ = ["Finding", "Preflight", "check_device", "require_device"]
 
 _PACKAGES = {
     "onnxruntime": (PROVIDERS["cpu"].packages, PROVIDERS["cpu"].install),
-    "tensorrt-rtx": (("tensorrt_rtx",), "pip install tensorrt-rtx=={version}"),
+    "tensorrt-rtx": (("tensorrt_rtx",), "pip install 'aigc-runtime[rtx]' tensorrt-rtx=={version}"),
     "tensorrt": (("tensorrt", "tensorrt_lean"), "install the TensorRT of your system, version {version}"),
 }
 """Kind of engine -> (packages of which one is needed, how to get it)."""
@@ -39,10 +39,14 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """All findings; `gpu` is the one of the device's GPUs that was judged, None where the engine needs none."""
+    """All findings; `gpu` is the one of the device's GPUs that was judged, None where the engine needs none.
+
+    `ordinal` is its place in the driver's order.
+    """
 
     gpu: str | None
     findings: tuple[Finding, ...]
+    ordinal: int | None = None
 
     @property
     def runs(self) -> bool:
@@ -76,26 +80,31 @@ def check_device(manifest: Manifest, device: Device) -> Preflight:
         found = Finding(
             subject="GPU", passed=True, found=f"{first.name}, compute capability {first.compute_capability}"
         )
-        return Preflight(gpu=first.name, findings=(*package, found))
+        return Preflight(gpu=first.name, ordinal=0, findings=(*package, found))
     judged = [
-        Preflight(gpu=gpu.name, findings=(*package, *_machine(build, device), *_gpu(manifest, build, gpu)))
-        for gpu in device.gpus
+        Preflight(gpu=gpu.name, ordinal=i, findings=(*package, *_machine(build, device), *_gpu(manifest, build, gpu)))
+        for i, gpu in enumerate(device.gpus)
     ]
     return next((found for found in judged if found.runs), judged[0])
 
 
-def require_device(manifest: Manifest, device: Device) -> None:
+def require_device(manifest: Manifest, device: Device) -> Preflight:
     """Refuse an engine that cannot run here, before anything of it is opened.
+
+    Returns:
+        What was found; nothing of it speaks against running.
 
     Raises:
         EngineError: says what is in the way and what to rebuild.
     """
-    wrong = [finding for finding in check_device(manifest, device).findings if not finding.passed]
+    found = check_device(manifest, device)
+    wrong = [finding for finding in found.findings if not finding.passed]
     if wrong:
         raise EngineError(
             f"the engine does not run here: {'; '.join(f'{f.subject}: {f.found}' for f in wrong)}",
             hint="\n".join(dict.fromkeys(f.fix for f in wrong if f.fix)),
         )
+    return found
 
 
 def _package(manifest: Manifest, device: Device) -> tuple[Finding, ...]:

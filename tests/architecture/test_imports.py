@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "click", "rich", "safetensors", "scipy", "sklearn", "tensorrt")
+HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "click", "rich", "safetensors", "scipy", "sklearn")
+HEAVY += ("tensorrt", "tensorrt_lean", "tensorrt_rtx", "cuda")
 BUDGET_MS = 150.0
 
 

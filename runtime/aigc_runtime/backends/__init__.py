@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aigc_runtime.bundle import Bundle
-from aigc_runtime.device import probe_device
-from aigc_runtime.errors import EngineError, InputError, UnknownNameError
-from aigc_runtime.preflight import require_device
+from aigc_runtime.errors import InputError, UnknownNameError
 from aigc_runtime.session import Session
 
 __all__ = ["ENGINES", "open_session"]
@@ -31,22 +29,16 @@ def _open_ort(bundle: Bundle, threads: int | None) -> Session:
     )
 
 
-def _refuse_trt(bundle: Bundle, _threads: int | None) -> Session:
-    """No session for TensorRT yet: say whether the device is to blame as well, and never fall back to another engine.
+def _open_trt(bundle: Bundle, _threads: int | None) -> Session:
+    from aigc_runtime.backends.trt import open_trt
 
-    The engine's file is code: it is not opened, whatever it holds.
-    """
-    require_device(bundle.manifest, probe_device())
-    raise EngineError(
-        f"this version of aigc-runtime cannot run {bundle.manifest.engine.kind} engines yet",
-        hint="export for --target ort-cpu, or run the engine file with TensorRT's own tools",
-    )
+    return open_trt(bundle)
 
 
 ENGINES: dict[str, Callable[[Bundle, int | None], Session]] = {
     "onnxruntime": _open_ort,
-    "tensorrt": _refuse_trt,
-    "tensorrt-rtx": _refuse_trt,
+    "tensorrt": _open_trt,
+    "tensorrt-rtx": _open_trt,
 }
 """`engine.kind` of a manifest -> how to open it. A manifest cannot name code."""
 
@@ -56,7 +48,8 @@ def open_session(bundle: Bundle, *, threads: int | None = None) -> Session:
 
     Args:
         bundle: an opened bundle.
-        threads: threads inside an operator; None takes all processors that the process may use.
+        threads: threads inside an operator, for engines that run on processors; None takes all that the process may
+            use. An engine on a GPU has none to set.
 
     Raises:
         UnknownNameError: an engine that this runtime does not know.
