@@ -215,6 +215,15 @@ def nncf_variants(subject: Subject, precision: str, seed: int) -> dict[str, Vari
     return {}
 
 
+def _constant_weights(subject: Subject) -> onnx.ModelProto:
+    """The float graph with weights in place of transposed weights, behind which NNCF 3.4 finds none and fails."""
+    import onnx_ir as ir
+
+    from aigc_calibration.prepare import prepare
+
+    return ir.to_proto(prepare(subject.graph))
+
+
 def _nncf_static(subject: Subject, seed: int, preset: str, correction: str, kept: bool) -> bytes:
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
@@ -223,7 +232,7 @@ def _nncf_static(subject: Subject, seed: int, preset: str, correction: str, kept
         feeds = feeds_of(subject, subject.data(seed))
         names = _float_nodes(subject) if kept else []
         made = nncf.quantize(
-            onnx.load_from_string(subject.proto_bytes()),
+            _constant_weights(subject),
             nncf.Dataset(feeds),
             preset=nncf.QuantizationPreset(preset),
             subset_size=len(feeds),
@@ -239,7 +248,7 @@ def _nncf_weights(subject: Subject, seed: int, bits: int, options: Mapping[str, 
     import nncf
 
     with quiet():
-        model = onnx.load_from_string(subject.proto_bytes())
+        model = _constant_weights(subject)
         model = onnx.version_converter.convert_version(model, 21) if bits == 4 else model
         feeds = feeds_of(subject, subject.data(seed))
         # What it makes of convolutions, ONNX Runtime refuses to load: scales of more than one axis (NNCF 3.4).
