@@ -12,8 +12,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-@pytest.fixture(autouse=True)
-def only_what_a_test_made_is_collected() -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def only_what_these_tests_made_is_collected() -> Iterator[None]:
     """These tests collect garbage hundreds of times; all that other tests left behind would make it take minutes."""
     gc.collect()
     gc.freeze()
