@@ -124,7 +124,9 @@ def test_what_cross_attention_does_not_allow(changes: dict[str, Any], message: s
 def test_head_sizes_only_count_where_blocks_attend() -> None:
     without_attention = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
     # 12 channels at the upper level are no multiple of 8; only the middle block, with 16, attends.
-    UNet(UNetConfig(**{**SMALL, **without_attention, "block_out_channels": (12, 16), "attention_head_dim": 8}))
+    model = UNet(UNetConfig(**{**SMALL, **without_attention, "block_out_channels": (12, 16), "attention_head_dim": 8}))
+    attending = {name.split(".")[0] for name, _ in model.named_modules() if name.endswith("to_q")}
+    assert attending == {"mid_block"}
 
 
 def test_settings_per_level() -> None:

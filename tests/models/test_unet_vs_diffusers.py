@@ -151,7 +151,11 @@ def test_their_weights_load_as_they_are_and_give_their_output(name: str) -> None
 @pytest.mark.parametrize("name", ALL)
 def test_our_weights_load_into_theirs(name: str) -> None:
     state = our_model(name).state_dict()
-    their_model(name).load_state_dict(state, strict=True)
+    theirs = their_model(name)
+    theirs.load_state_dict(state, strict=True)
+    loaded = theirs.state_dict()
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in state.items())
 
 
 @pytest.mark.parametrize("name", ["as in the DDPM checkpoints", "several Transformer blocks per level, and classes"])
