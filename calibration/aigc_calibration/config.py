@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
@@ -29,7 +30,8 @@ class QuantConfig:
         attention: quantise products of two activations too.
         split_concats: give each branch of a concatenation a range of its own (`split`), in 8 bits.
         smooth: strength of SmoothQuant, 0 to 1, by where it is folded to; see `smooth.SmoothGroup.source`.
-        keep_float: modules that stay float: a path, or the beginning of one up to a dot.
+        keep_float: modules that stay float for the sake of precision: a path, or the beginning of one up to a dot.
+        asked_float: the same, by the user's own wish: in every precision and in every mix.
         samples: calibration samples.
         weight_method: how weights alone are rounded: `rtn` (to nearest), `gptq`, or `awq` (AWQ's scales, then GPTQ).
         block: numbers of such a weight that share a scale: 32, 64 or 128.
@@ -43,6 +45,7 @@ class QuantConfig:
     split_concats: bool = False
     smooth: Mapping[Source, float] = field(default_factory=dict)
     keep_float: tuple[str, ...] = ()
+    asked_float: tuple[str, ...] = ()
     samples: int = 256
     weight_method: WeightMethod = "gptq"
     block: int = 32
@@ -62,9 +65,26 @@ class QuantConfig:
         if self.samples < 1:
             raise ConfigError(f"samples is {self.samples}", hint="must be at least 1")
 
-    def keeps(self, module: str) -> bool:
-        """Whether a module stays float."""
-        return _among(module, self.keep_float)
+    def why_float(self, module: str) -> str:
+        """Why a module stays float; empty if it need not."""
+        if _among(module, self.asked_float):
+            return "asked to stay float"
+        return "the configuration keeps it float" if _among(module, self.keep_float) else ""
+
+    def check_modules(self, modules: Collection[str]) -> None:
+        """Raise ConfigError for a module that was asked to stay float, and that a model has not.
+
+        Args:
+            modules: paths of all modules that could be quantised.
+        """
+        known = sorted(module for module in set(modules) if module)
+        for path in self.asked_float:
+            if not any(_among(module, (path,)) for module in known):
+                near = difflib.get_close_matches(path, known, n=3, cutoff=0.4) or known[:8]
+                raise ConfigError(
+                    f"no module {path!r} could be quantised, so that none can be kept float",
+                    hint=f"nearest: {', '.join(near)}; `aigc-export sensitivity` lists all of a model",
+                )
 
     def widens(self, module: str) -> bool:
         """Whether a module's weight takes 8 bits where the others take 4."""

@@ -151,8 +151,8 @@ def _decide(
     results: Set[str],
 ) -> OpPlan:
     why = ""
-    if config.keeps(site.module):
-        why = "the configuration keeps it float"
+    if kept := config.why_float(site.module):
+        why = kept
     elif site.weight is None and not config.attention:
         why = "the configuration keeps products of activations float"
     elif masks := [a for a in site.activations if statistics.tensors[a].histogram.huge]:
@@ -194,8 +194,8 @@ def half_plan(
         seen = {name: statistics.tensors[name].histogram for name in (*site.activations, site.output)}
         largest = max(seen, key=lambda name: seen[name].amax)
         why = ""
-        if config.keeps(site.module):
-            why = "the configuration keeps it float"
+        if kept := config.why_float(site.module):
+            why = kept
         elif masks := [name for name, histogram in seen.items() if histogram.huge]:
             why = f"{masks[0]!r} holds a mask constant or infinity"
         elif seen[largest].amax > limit:

@@ -46,8 +46,8 @@ def _decide(model: ir.Model, site: Site, config: QuantConfig, precision: SitePre
     why = ""
     if site.weight is None:
         why = "it has no weight"
-    elif config.keeps(site.module):
-        why = "the configuration keeps it float"
+    elif kept := config.why_float(site.module):
+        why = kept
     elif reading_of(model, site) is None:
         why = "its weight is no plain matrix"
     given, wider = _site_precision(site, config, precision), ""

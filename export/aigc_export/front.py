@@ -11,6 +11,7 @@ from aigc_calibration.cache import read_calibration
 from aigc_calibration.calibrate import Calibration, check_kind
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.plan import as_site_precision
+from aigc_calibration.sites import find_sites
 from aigc_export.calibration_data import ExampleData, calibration_data, interface_of
 from aigc_export.capture import Captured, capture, example_sizes
 from aigc_export.passes import PASSES, PassReport, run_passes
@@ -77,6 +78,8 @@ def prepare_graph(recipe: ExportRecipe, tell: Stage) -> PreparedModel:
     captured = capture(spec, opset=recipe.opset or target.opset)
     tell("capture", f"{len(list(captured.model.graph))} nodes, opset {captured.model.opset_imports['']}")
     graph, passes = run_passes(captured.model, PASSES[recipe.target], feeds=pass_feeds(spec, recipe.seed))
+    if recipe.quantisation is not None:
+        recipe.quantisation.check_modules([site.module for site in find_sites(graph)])
     for done in passes:
         tell(done.name, f"{done.nodes_before} -> {done.nodes_after} nodes, {done.worst.sqnr_db:.0f} dB")
     return PreparedModel(

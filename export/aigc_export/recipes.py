@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -94,6 +95,7 @@ def export_recipe(
     precision: str = "fp32",
     calibration_samples: int | None = None,
     split_concats: bool = False,
+    keep_float: Sequence[str] = (),
     **overrides: Any,
 ) -> ExportRecipe:
     """The recipe of a model, target and precision, with a few fields overridden.
@@ -104,6 +106,7 @@ def export_recipe(
         precision: one that it can run.
         calibration_samples: in place of the family's default.
         split_concats: see `QuantConfig`.
+        keep_float: modules that stay float, besides those of the family: `QuantConfig.asked_float`.
         overrides: fields of `ExportRecipe`.
 
     Raises:
@@ -118,10 +121,15 @@ def export_recipe(
     quantisation = None if precision == "fp32" else default_config(MODELS[model].family, precision)
     own_samples = calibration_samples is not None or overrides.get("calibration_data") is not None
     _check_calibration(precision, calibration=overrides.get("calibration"), own_samples=own_samples)
-    if quantisation is not None and calibration_samples is not None:
-        quantisation = replace(quantisation, samples=calibration_samples)
-    if quantisation is not None and split_concats:
-        quantisation = replace(quantisation, split_concats=True)
+    if quantisation is None and keep_float:
+        raise ConfigError("modules to keep float in fp32, where all are", hint="add --precision int8, or leave it out")
+    if quantisation is not None:
+        quantisation = replace(
+            quantisation,
+            samples=quantisation.samples if calibration_samples is None else calibration_samples,
+            split_concats=split_concats or quantisation.split_concats,
+            asked_float=tuple(keep_float),
+        )
     family = MODELS[model].family
     recipe = ExportRecipe(
         model=model,

@@ -21,7 +21,7 @@ def make_graph(
     outputs: dict[str, Sequence[int | str]],
     opset: int = 20,
 ) -> ir.Model:
-    """A checked graph of float inputs and outputs."""
+    """A checked graph of float inputs and outputs, with the shapes of all values, as the exporter records them."""
     graph = helper.make_graph(
         list(nodes),
         "toy",
@@ -31,7 +31,7 @@ def make_graph(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     onnx.checker.check_model(model, full_check=True)
-    return ir.from_proto(model)
+    return ir.from_proto(onnx.shape_inference.infer_shapes(model))
 
 
 @dataclass(frozen=True)

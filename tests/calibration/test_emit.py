@@ -25,12 +25,17 @@ from aigc_calibration.floatgraph import open_graph
 from aigc_calibration.plan import QuantizationPlan, parse_plan
 from aigc_calibration.planner import make_plan, round_weights, watched
 from aigc_calibration.prepare import prepare
+from aigc_calibration.quantise import quantise
 from aigc_calibration.weights import QuantizedWeight
 from aigc_runtime.compare import compare_arrays
 from aigc_runtime.errors import AigcError
 from aigc_runtime.tensors import Array
 
 from .conftest import Batches, make_graph, small_network
+
+
+def sqnr(expected: Array, actual: Array) -> float:
+    return compare_arrays(expected, actual).sqnr_db
 
 
 def plan_of(
@@ -229,6 +234,21 @@ def test_what_the_configuration_keeps(network: tuple[ir.Model, Batches]) -> None
     assert {o.module for o in plan.ops if o.precision == "float"} == {"net.conv1"}
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8", "fp8", "int8-weight", "int4-weight"])
+def test_what_is_asked_to_stay_float_does_so_in_every_precision(
+    precision: str, network: tuple[ir.Model, Batches]
+) -> None:
+    model, data = network
+    for node in model.graph:
+        node.metadata_props["pkg.torch.onnx.name_scopes"] = repr(["", "model", f"model.net.{node.name}", node.name])
+    config = QuantConfig(keep_float=("net.conv1",), asked_float=("net.gemm",))
+    plan = quantise(model, data, config, precision=precision).plan  # type: ignore[arg-type]
+    why = {op.module: op.why for op in plan.ops if op.precision == "float"}
+    assert why["net.gemm"] == "asked to stay float"
+    # What a family keeps float for the sake of 8 bits, 16 bits take.
+    assert ("net.conv1" in why) == (precision != "fp16")
+
+
 def test_plans_are_for_one_graph(network: tuple[ir.Model, Batches]) -> None:
     model, data = network
     plan, weights = plan_of(model, data)
@@ -293,7 +313,7 @@ def optimised_ops(model: ir.Model, folder: Path) -> Counter[str]:
 
 
 def test_codes_are_copied_where_floats_were(tmp_path: Path, rng: np.random.Generator) -> None:
-    """Conv -> Relu -> Resize -> Conv: in the engine nothing is left between the convolutions but a Resize of codes."""
+    """Conv -> Relu -> Resize -> Conv: in the engine nothing is left between them but a choice of rows and columns."""
 
     def normal(*shape: int) -> Array:
         return rng.standard_normal(shape).astype(np.float32)
@@ -315,5 +335,48 @@ def test_codes_are_copied_where_floats_were(tmp_path: Path, rng: np.random.Gener
         np.testing.assert_array_equal(open_graph(copied, optimise=False)(feeds)["y"], expected)
     run = {name: optimised_ops(graph, tmp_path) for name, graph in (("codes", copied), ("floats", floats))}
     assert run["codes"]["QuantizeLinear"] == 1  # of the input
-    assert run["codes"]["Relu"] == 0
-    assert run["floats"]["Relu"] == 1
+    assert run["codes"]["Relu"] == run["codes"]["Resize"] == 0
+    assert run["codes"]["Gather"] == 2
+    assert run["codes"]["Transpose"] <= 2  # of the whole graph's input and output; none around the Gathers
+    assert run["floats"]["Relu"] == run["floats"]["Resize"] == 1
+
+
+def test_upsampling_that_is_read_by_floats_too(rng: np.random.Generator) -> None:
+    """A Tanh beside the convolution: both read the upsampled value, one of them as codes."""
+
+    def normal(*shape: int) -> Array:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], "relu"),
+        helper.make_node("Resize", ["r", "", "sizes"], ["u"], "resize", mode="nearest"),
+        helper.make_node("Conv", ["u", "w"], ["c"], "conv", pads=[1] * 4),
+        helper.make_node("Tanh", ["u"], ["t"], "tanh"),
+        helper.make_node("Add", ["c", "t"], ["y"], "add"),
+    ]
+    constants = {"w": normal(2, 2, 3, 3), "sizes": np.array([1, 1, 2, 3], np.float32)}
+    model = make_graph(nodes, constants, {"x": ["n", 2, 4, 5]}, {"y": ["n", 2, 8, 15]})
+    data = Batches(tuple({"x": normal(4, 2, 4, 5)} for _ in range(4)))
+    plan, weights = plan_of(model, data)
+    graph = emit(model, plan, weights, FORMS["ort-cpu"])
+    assert "Resize" not in {node.op_type for node in graph.graph}
+    for feeds in data.feeds:
+        expected = open_graph(model)(feeds)["y"]
+        assert sqnr(expected, open_graph(graph)(feeds)["y"]) > 35
+
+
+def test_upsampling_by_a_size_or_of_an_unknown_one_stays_a_resize(rng: np.random.Generator) -> None:
+    w = rng.standard_normal((2, 2, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Resize", ["x", "", "sizes"], ["u"], "resize", mode="nearest"),
+        helper.make_node("Conv", ["u", "w"], ["y"], "conv", pads=[1] * 4),
+    ]
+    for shape, sizes in ((["n", 2, "h", "w"], [1, 1, 2, 2]), (["n", 2, 4, 4], [1, 1, 1.5, 1.5])):
+        constants = {"w": w, "sizes": np.array(sizes, np.float32)}
+        model = make_graph(nodes, constants, {"x": shape}, {"y": ["n", 2, None, None]})
+        data = Batches(({"x": rng.standard_normal((4, 2, 4, 4)).astype(np.float32)},))
+        plan, weights = plan_of(model, data)
+        graph = emit(model, plan, weights, FORMS["ort-cpu"])
+        assert "Resize" in {node.op_type for node in graph.graph}
+        expected = open_graph(model)(data.feeds[0])["y"]
+        assert sqnr(expected, open_graph(graph)(data.feeds[0])["y"]) > 35

@@ -75,7 +75,7 @@ def test_what_a_calibration_tells(name: str, files: Path, models: Path, tmp_path
     assert told == sorted(told, reverse=True)
     assert len(told) > 1
     assert all(r.amax > 0 for r in result.ranges)
-    assert [p.name for p in result.passes] == ["onnxscript-optimize", "onnxslim"]
+    assert [p.name for p in result.passes] == ["onnxscript-optimize", "onnxslim", "fold-batch-norm"]
     assert {"load", "capture", "onnxslim", "calibrate", "write"} <= stages.keys()
     assert stages["calibrate"].startswith(f"{SAMPLES} samples, {seen.batches} runs, {len(seen.tensors)} values")
     phases = list(dict.fromkeys(what for what, _, _ in steps))

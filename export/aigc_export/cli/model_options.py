@@ -18,6 +18,7 @@ _OPTIONS = (
     click.option("--dynamic-size/--fixed-size", default=None, help="Let the sides of a UNet's sample vary."),
     click.option("--calibration-data", type=click.Path(), help="Your text, images or .npz. Default: the model's own."),
     click.option("--calibration-samples", type=click.IntRange(min=1), help="Default: what suits the family."),
+    click.option("--keep-float", multiple=True, metavar="MODULE", help="Not quantised; may be repeated."),
     click.option("--split-skips", is_flag=True, help="A range for each branch of a concatenation, in 8 bits."),
 )
 
@@ -33,6 +34,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
         dynamic_size: bool | None,
         calibration_data: str | None,
         calibration_samples: int | None,
+        keep_float: tuple[str, ...],
         split_skips: bool,
         **named: Any,
     ) -> Any:
@@ -41,6 +43,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "spec_options": {"cache": cache, "dynamic_size": dynamic_size},
             "calibration_data": calibration_data,
             "calibration_samples": calibration_samples,
+            "keep_float": keep_float,
             "split_concats": split_skips,
         }
         return function(*arguments, asked=asked, **named)

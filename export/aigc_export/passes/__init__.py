@@ -16,6 +16,7 @@ import numpy as np
 
 from aigc_export.errors import PassError
 from aigc_export.graph import save_graph
+from aigc_export.passes.batch_norm import fold_batch_norm
 from aigc_export.passes.onnxscript_optimize import onnxscript_optimize
 from aigc_export.passes.slim import slim
 from aigc_runtime.compare import TensorErrors, Tolerance, compare_arrays, judge
@@ -28,7 +29,11 @@ __all__ = ["PASSES", "Pass", "PassReport", "check_and_run", "run_passes"]
 
 Pass = Callable[["ir.Model"], "ir.Model"]
 
-_CLEAN_UP: tuple[tuple[str, Pass], ...] = (("onnxscript-optimize", onnxscript_optimize), ("onnxslim", slim))
+_CLEAN_UP: tuple[tuple[str, Pass], ...] = (
+    ("onnxscript-optimize", onnxscript_optimize),
+    ("onnxslim", slim),
+    ("fold-batch-norm", fold_batch_norm),
+)
 PASSES: dict[str, tuple[tuple[str, Pass], ...]] = {
     "ort-cpu": _CLEAN_UP,
     "ort-cuda": _CLEAN_UP,
