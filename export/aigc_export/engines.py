@@ -25,6 +25,7 @@ from aigc_export.graph_session import bf16_products_in_float, bounded, graph_ses
 from aigc_export.recipes import ExportRecipe
 from aigc_export.targets import get_target
 from aigc_models.spec import ExportSpec
+from aigc_models.torch_session import TorchSession
 from aigc_runtime.backends.ort import OrtSession
 from aigc_runtime.backends.ort_open import import_onnxruntime, placement_line, unavailable
 from aigc_runtime.device import host_platform, probe_device
@@ -36,7 +37,7 @@ from aigc_runtime.session import Session
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["EngineUnderTest", "build_engine", "check_build"]
+__all__ = ["EngineUnderTest", "build_engine", "check_build", "reference_session"]
 
 ENGINE_FILE = "model.engine"
 _TYPE_OF = {"float": "fp32"}
@@ -91,6 +92,19 @@ def check_build(recipe: ExportRecipe) -> None:
                 f"devices of compute capability {text} do not multiply {recipe.precision} numbers",
                 hint=f"build for {least} and later, or choose another --precision",
             )
+
+
+def reference_session(spec: ExportSpec, recipe: ExportRecipe) -> Session:
+    """PyTorch as a session that takes the shapes that the engine will take, and refuses the others.
+
+    Raises:
+        ConfigError: profiles that the model cannot follow.
+    """
+    reference = TorchSession(spec)
+    if get_target(recipe.target).engine == "onnxruntime":
+        return reference
+    profiles = derive_profiles(spec, recipe.build.profiles)
+    return graph_session(bounded(reference.call, spec, profiles), spec, dims=narrowed_dims(spec.dims, profiles))
 
 
 def build_engine(
@@ -208,7 +222,7 @@ def _build_trt(
     )
     return EngineUnderTest(
         engine=engine,
-        candidate=graph_session(bounded(function, spec, profiles), spec),
+        candidate=graph_session(bounded(function, spec, profiles), spec, dims=engine.dims),
         unbounded=graph_session(function, spec),
         graph=runnable,
         told=f"; {built.proof}; built, not run here: parity is that of its graph",

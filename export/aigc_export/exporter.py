@@ -18,20 +18,20 @@ from aigc_export.bisect import Divergence, bisect
 from aigc_export.budget import holds, shown
 from aigc_export.calibrator import instability_warning
 from aigc_export.capture import Captured, example_sizes
-from aigc_export.engines import build_engine, check_build
+from aigc_export.engines import build_engine, check_build, reference_session
 from aigc_export.front import PreparedModel, Stage, Teller, prepare_graph
 from aigc_export.graph import to_proto
 from aigc_export.package import make_bundle
 from aigc_export.parity import check_parity
 from aigc_export.passes import PassReport
 from aigc_export.recipes import ExportRecipe
-from aigc_export.reference import make_cases, make_generation
+from aigc_export.reference import Case, Generation, make_cases, make_generation
 from aigc_export.tolerances import TOLERANCES
 from aigc_models.paired import Judgement, make_judge
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.bundle import Bundle, write_bundle
-from aigc_runtime.errors import ParityError
+from aigc_runtime.errors import ConfigError, FeedError, ParityError
 from aigc_runtime.verify import ParityReport
 
 if TYPE_CHECKING:
@@ -112,6 +112,8 @@ def export_model(
     check_build(recipe)
     prepared = prepare_graph(recipe, tell)
     spec, graph = prepared.spec, prepared.graph
+    cases, generation = _references(spec, recipe)
+    tell("reference", f"{sum(len(c.steps) for c in cases)} steps in {len(cases)} cases, one generation")
     quantised: Quantised | None = None
     found: SearchReport | None = None
     if recipe.search is not None:
@@ -125,12 +127,8 @@ def export_model(
         built = build_engine(prepared, graph, plan, recipe, Path(folder), progress=progress)
         engine, candidate = built.engine, built.candidate
         tell("build", f"{engine.kind}, {engine.size_bytes / 1e6:.2f} MB{built.told}")
-        reference = TorchSession(spec)
-        cases = make_cases(reference, spec, seed=recipe.seed)
-        generation = make_generation(reference, spec, seed=recipe.seed)
-        tell("reference", f"{sum(len(c.steps) for c in cases)} steps in {len(cases)} cases, one generation")
         judge = make_judge(
-            reference,
+            TorchSession(spec),
             spec.settings,
             own_metric=prepared.loaded.has_metric,
             samples=recipe.quality_samples,
@@ -179,6 +177,18 @@ def export_model(
         warnings=tuple(tell.warnings),
         seconds=time.perf_counter() - started,
     )
+
+
+def _references(spec: ExportSpec, recipe: ExportRecipe) -> tuple[tuple[Case, ...], Generation]:
+    """What PyTorch computes, within the shapes of the engine: before any work that would be for nothing."""
+    session = reference_session(spec, recipe)
+    try:
+        return make_cases(session, spec, seed=recipe.seed), make_generation(session, spec, seed=recipe.seed)
+    except FeedError as err:
+        raise ConfigError(
+            f"no engine of these profiles can be proven, since each must take a whole generation: {err.message}",
+            hint=f"{err.hint}\na language model needs a profile for prompts beside one for single tokens",
+        ) from err
 
 
 def _search(

@@ -11,7 +11,7 @@ from aigc_models.spec import ExportSpec
 from aigc_runtime.backends.array_session import ArraySession
 from aigc_runtime.engine_build import ShapeProfile, choose_profile
 from aigc_runtime.errors import EngineError
-from aigc_runtime.tensors import Array, bind_dims
+from aigc_runtime.tensors import Array, DimSpec, bind_dims
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -108,6 +108,12 @@ def bounded(function: Function, spec: ExportSpec, profiles: Sequence[ShapeProfil
     return run
 
 
-def graph_session(function: Function, spec: ExportSpec) -> ArraySession:
-    """A session over a function of all graph inputs."""
-    return ArraySession(function, inputs=spec.inputs, outputs=spec.outputs, dims=spec.dims, state=spec.state)
+def graph_session(function: Function, spec: ExportSpec, *, dims: Sequence[DimSpec] | None = None) -> ArraySession:
+    """A session over a function of all graph inputs, of the model's dimensions or of those of its engine."""
+    return ArraySession(
+        function,
+        inputs=spec.inputs,
+        outputs=spec.outputs,
+        dims=spec.dims if dims is None else dims,
+        state=spec.state,
+    )

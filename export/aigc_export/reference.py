@@ -19,6 +19,9 @@ from aigc_runtime.tokenizers import make_tokenizer
 
 __all__ = ["Case", "Generation", "Step", "make_cases", "make_generation"]
 
+CONTEXT_TOKENS = 7
+"""Of a reference's context: every token is stored in the manifest."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -48,17 +51,17 @@ def make_cases(session: Session, spec: ExportSpec, *, seed: int) -> tuple[Case, 
     """Run seeded inputs through PyTorch: several shapes, and for carried state several steps.
 
     Args:
-        session: PyTorch's.
+        session: PyTorch's; its dimensions bound the shapes, so that an engine for fewer of them can be proven.
         spec: the model.
         seed: of the inputs.
     """
     rng = np.random.default_rng(seed)
     if isinstance(spec.settings, TextSettings):
-        plans = _text_inputs(spec.settings, rng)
+        plans = _text_inputs(session, spec.settings, rng)
     elif isinstance(spec.settings, DiffusionSettings):
-        plans = _diffusion_inputs(spec, spec.settings, rng)
+        plans = _diffusion_inputs(session, spec.settings, rng)
     else:
-        plans = _gan_inputs(spec.settings, rng)
+        plans = _gan_inputs(session, spec.settings, rng)
     cases = []
     for name, inputs in plans:
         state = session.new_state(len(next(iter(inputs[0].values()))))
@@ -70,15 +73,38 @@ def make_cases(session: Session, spec: ExportSpec, *, seed: int) -> tuple[Case, 
 Plan = tuple[str, list[dict[str, Array]]]
 
 
-def _text_inputs(settings: TextSettings, rng: np.random.Generator) -> Iterator[Plan]:
+def _fit(session: Session, dim: str, size: int) -> int:
+    """The size nearest to `size` that the session takes."""
+    found = session.dims.get(dim)
+    if found is None:
+        return size
+    return max(found.min, size if found.max is None else min(size, found.max))
+
+
+def _batches(session: Session, *rows: int) -> tuple[int, ...]:
+    """Numbers of rows that the session takes, each once."""
+    return tuple(dict.fromkeys(_fit(session, "batch", n) for n in rows))
+
+
+def _images(session: Session, count: int) -> int:
+    """How many images to ask for: pipelines cut them into runs, of which the last may be of one row."""
+    return count if _fit(session, "batch", 1) == 1 else _fit(session, "batch", count)
+
+
+def _text_inputs(session: Session, settings: TextSettings, rng: np.random.Generator) -> Iterator[Plan]:
     """A prompt alone and a left-padded pair, each with tokens decoded one by one after it.
 
     The tokens are those of a real text: on noise a language model computes what nobody will ask of it, and an engine
     of lower precision would be judged by that.
     """
     text = make_tokenizer(settings.tokenizer).encode(standard_library_text().held_out.tobytes().decode("utf-8"))
-    longest, decoded = min(48, settings.context_length // 2), 3
-    for name, pad in (("single", [0]), ("ragged", [0, longest // 3])):
+    decoded = 3
+    longest = _fit(session, "sequence", min(48, settings.context_length // 2))
+    longest = max(1, min(longest, _fit(session, "past", longest + decoded) - decoded))
+    for name, rows in zip(("single", "ragged"), _batches(session, 1, 2), strict=False):
+        pad = [0] * rows
+        if name == "ragged":
+            pad[-1] = longest // 3
         starts = rng.integers(0, len(text) - longest - decoded, size=len(pad))
         ids = np.stack([text[s : s + longest + decoded] for s in starts]).astype(np.int64)
         pad_length = np.array(pad, dtype=np.int64)
@@ -87,29 +113,32 @@ def _text_inputs(settings: TextSettings, rng: np.random.Generator) -> Iterator[P
         yield name, steps
 
 
-def _diffusion_inputs(spec: ExportSpec, settings: DiffusionSettings, rng: np.random.Generator) -> Iterator[Plan]:
+def _diffusion_inputs(session: Session, settings: DiffusionSettings, rng: np.random.Generator) -> Iterator[Plan]:
     """Batches at the noisiest, a middle and the cleanest step; a second size where the model takes several."""
     c, h, w = settings.sample_shape
-    dims = {d.name: d for d in spec.dims}
-    sizes = [(1, h, w), (3, h, w)]
-    if "height" in dims:
-        sizes.append((1, h + dims["height"].multiple_of, w))
+    h, w = _fit(session, "height", h), _fit(session, "width", w)
+    batches = _batches(session, 1, 3)
+    sizes = [(rows, h, w) for rows in batches]
+    if "height" in session.dims:
+        sizes.append((batches[0], _fit(session, "height", h + session.dims["height"].multiple_of), w))
     last = settings.schedule.num_train_timesteps - 1
-    for rows, height, width in sizes:
+    for rows, height, width in dict.fromkeys(sizes):
         feeds: dict[str, Array] = {
             "sample": rng.standard_normal((rows, c, height, width), dtype=np.float32),
             "timestep": np.linspace(last, 0, rows).round().astype(np.float32),
         }
-        for tensor in spec.inputs:
+        for tensor in session.inputs:
             if tensor.name == "class_labels":
                 feeds[tensor.name] = rng.integers(0, tensor.high or 1, size=rows, dtype=np.int64)
             elif tensor.name == "encoder_hidden_states":
-                feeds[tensor.name] = rng.standard_normal((rows, 7, int(tensor.shape[2])), dtype=np.float32)
+                feeds[tensor.name] = rng.standard_normal(
+                    (rows, _fit(session, "tokens", CONTEXT_TOKENS), int(tensor.shape[2])), dtype=np.float32
+                )
         yield f"batch{rows}-{height}x{width}", [feeds]
 
 
-def _gan_inputs(settings: GanSettings, rng: np.random.Generator) -> Iterator[Plan]:
-    for rows in (1, 4):
+def _gan_inputs(session: Session, settings: GanSettings, rng: np.random.Generator) -> Iterator[Plan]:
+    for rows in _batches(session, 1, 4):
         feeds: dict[str, Array] = {
             "latents": rng.standard_normal((rows, settings.latent_size), dtype=np.float32),
             "class_labels": rng.integers(0, settings.num_classes, size=rows, dtype=np.int64),
@@ -121,19 +150,38 @@ def make_generation(session: Session, spec: ExportSpec, *, seed: int) -> Generat
     """Let PyTorch generate once, through the same pipeline as the bundle will.
 
     Args:
-        session: PyTorch's.
+        session: PyTorch's; its dimensions bound the request.
         spec: the model.
         seed: of the request.
     """
     request: dict[str, Any]
     if isinstance(spec.settings, TextSettings):
-        request = {"prompts": ["def main(", "import "], "max_new_tokens": 48, "seed": seed}
+        prompts = [("def main(", "import ")[i % 2] for i in range(_fit(session, "batch", 2))]
+        request = {"prompts": prompts, "max_new_tokens": 48, "seed": seed}
     elif isinstance(spec.settings, DiffusionSettings):
-        request = {"seed": seed, "steps": min(10, spec.settings.schedule.num_train_timesteps)}
-        if spec.settings.num_classes is not None:
-            request["class_labels"] = [i % spec.settings.num_classes for i in range(4)]
-        else:
-            request["batch"] = 2
+        request = _diffusion_request(session, spec.settings, seed)
     else:
-        request = {"seed": seed, "class_labels": [i % spec.settings.num_classes for i in range(8)]}
+        request = {"seed": seed, "class_labels": [i % spec.settings.num_classes for i in range(_images(session, 8))]}
     return Generation(request=request, output=run_request(make_pipeline(session, spec.settings), request))
+
+
+def _diffusion_request(session: Session, settings: DiffusionSettings, seed: int) -> dict[str, Any]:
+    """Few steps of the default sampler, with a context drawn at random where the model takes one."""
+    request: dict[str, Any] = {"seed": seed, "steps": min(10, settings.schedule.num_train_timesteps)}
+    if settings.num_classes is not None:
+        request["class_labels"] = [i % settings.num_classes for i in range(_images(session, 4))]
+    else:
+        request["batch"] = _images(session, 2)
+    _, h, w = settings.sample_shape
+    size = [_fit(session, "height", h), _fit(session, "width", w)]
+    if size != [h, w]:
+        request["size"] = size
+    for tensor in session.inputs:
+        if tensor.name == "encoder_hidden_states":
+            rows = len(request.get("class_labels", ())) or request["batch"]
+            shape = (rows, _fit(session, "tokens", CONTEXT_TOKENS), int(tensor.shape[2]))
+            context = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+            request[tensor.name] = context.tolist()
+            if settings.default_guidance_scale != 1:
+                request[f"null_{tensor.name}"] = np.zeros((1, *shape[1:])).tolist()
+    return request

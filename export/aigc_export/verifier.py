@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aigc_export.bisect import Divergence, bisect
 from aigc_export.capture import capture, example_sizes
+from aigc_export.graph_session import graph_session
 from aigc_export.parity import check_parity
 from aigc_export.recipes import check_quality_samples
 from aigc_export.reference import make_cases, make_generation
@@ -88,14 +89,15 @@ def verify_against_torch(
     loaded = load_original(bundle, checkpoint)
     spec = loaded.spec
     reference, candidate = TorchSession(spec), open_session(bundle, threads=threads)
+    bounded = graph_session(reference.call, spec, dims=tuple(candidate.dims.values()))
     report = check_parity(
         candidate,
         spec,
         name=manifest.name,
         target=manifest.target,
         precision=manifest.precision,
-        cases=make_cases(reference, spec, seed=seed),
-        generation=make_generation(reference, spec, seed=seed),
+        cases=make_cases(bounded, spec, seed=seed),
+        generation=make_generation(bounded, spec, seed=seed),
         judgement=make_judge(
             reference, spec.settings, own_metric=loaded.has_metric, samples=quality_samples, seed=seed
         )(candidate),

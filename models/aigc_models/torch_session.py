@@ -29,9 +29,14 @@ class TorchSession(ArraySession):
     def __init__(self, spec: ExportSpec) -> None:
         self._spec = spec
         spec.module.eval()
-        super().__init__(self._call, inputs=spec.inputs, outputs=spec.outputs, dims=spec.dims, state=spec.state)
+        super().__init__(self.call, inputs=spec.inputs, outputs=spec.outputs, dims=spec.dims, state=spec.state)
 
-    def _call(self, values: Mapping[str, Array]) -> dict[str, Array]:
+    def call(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """All graph inputs by name -> all graph outputs by name.
+
+        Raises:
+            EngineError: PyTorch failed.
+        """
         # PyTorch warns about memory that it may not write, and an array that was mapped from a file is such.
         arrays = [np.require(values[t.name], requirements=["C", "W"]) for t in self._spec.graph_inputs]
         try:
