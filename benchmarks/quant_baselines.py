@@ -92,7 +92,7 @@ def _float_nodes(subject: Subject) -> list[str]:
     from aigc_calibration.sites import find_sites
 
     config = subject.config("int8")
-    return [s.node for s in find_sites(subject.graph) if s.weight is not None and config.keeps(s.module)]
+    return [s.node for s in find_sites(subject.graph) if s.weight is not None and config.why_float(s.module)]
 
 
 def _ort_static(subject: Subject, seed: int, method: str, scope: str) -> bytes:

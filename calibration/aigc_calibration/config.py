@@ -26,6 +26,7 @@ class QuantConfig:
     Attributes:
         method: how activation ranges are found; see `ranges.find_amax`.
         percentile: for that method.
+        weight_ranges: how the range of each output channel of a weight is found, with the activations in 8 bits.
         affine: find ranges with a zero point too, for engines whose 8-bit activations have one.
         attention: quantise products of two activations too.
         split_concats: give each branch of a concatenation a range of its own (`split`), in 8 bits.
@@ -40,6 +41,7 @@ class QuantConfig:
 
     method: Method = "mse"
     percentile: float = 99.99
+    weight_ranges: Method = "mse"
     affine: bool = True
     attention: bool = False
     split_concats: bool = False
@@ -52,8 +54,9 @@ class QuantConfig:
     wide: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UnknownNameError("range method", self.method, METHODS)
+        for method in (self.method, self.weight_ranges):
+            if method not in METHODS:
+                raise UnknownNameError("range method", method, METHODS)
         if not 0 < self.percentile <= 100:
             raise ConfigError(f"percentile is {self.percentile}", hint="must be above 0, at most 100")
         if not all(0 <= alpha <= 1 for alpha in self.smooth.values()):

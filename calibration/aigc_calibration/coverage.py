@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,9 @@ class Coverage:
     Attributes:
         planned: that the plan quantises.
         executed: that the engine runs in low precision; None where that is for the engine's builder to prove.
-        missed: sites that the plan quantises and the engine does not.
-        float_sites: node -> why, of those that the plan leaves float.
+        missed: sites that the plan quantises, and the engine should run so and does not.
+        float_sites: site -> why, of those that the plan leaves float; a site is called by its module where that is
+            the only one of it.
     """
 
     planned: float
@@ -45,7 +47,17 @@ class Coverage:
     def __str__(self) -> str:
         if self.executed is None:
             return f"{self.planned:.1%} of the work planned in low precision"
-        return f"{self.planned:.1%} of the work planned, {self.executed:.1%} run in low precision"
+        told = f"{self.planned:.1%} of the work planned, {self.executed:.1%} run in low precision"
+        if self.executed >= LEAST_EXECUTED * self.planned:
+            return told
+        return f"{told}, the rest stored so and computed with in float"
+
+    def reasons(self) -> dict[str, tuple[str, ...]]:
+        """Why -> the sites that the plan leaves float for it."""
+        found: dict[str, tuple[str, ...]] = {}
+        for node, why in self.float_sites.items():
+            found[why] = (*found.get(why, ()), node)
+        return found
 
 
 def site_macs(model: ir.Model, feeds: Feeds) -> dict[str, int]:
@@ -113,26 +125,25 @@ def check_executed(
     Raises:
         PlanError: it runs less; names the sites.
     """
-    executed = executed_sites(model, plan)
+    executed, planned = executed_sites(model, plan), {op.node for op in plan.quantised()}
     # A convolution whose weight alone is quantised is stored in few bits and computed in float, as meant.
-    planned = {op.node for op in plan.quantised() if op.block is None or not op.op_type.startswith("Conv")}
-    if not planned:
-        executed = planned = {op.node for op in plan.quantised()}
+    wanted = {op.node for op in plan.quantised() if op.block is None or not op.op_type.startswith("Conv")}
     total = sum(macs.values()) or 1
     found = Coverage(
         planned=sum(macs[n] for n in planned) / total,
         executed=sum(macs[n] for n in executed) / total,
-        missed=tuple(op.node for op in plan.quantised() if op.node in planned - executed),
-        float_sites={op.node: op.why for op in plan.ops if op.precision == "float"},
+        missed=tuple(op.node for op in plan.quantised() if op.node in wanted - executed),
+        float_sites=_float_sites(plan),
     )
     if not planned:
         reasons = "; ".join(sorted(set(found.float_sites.values())))
         raise PlanError(f"nothing in the graph can be run in {plan.precision} by this engine", hint=reasons)
-    runs = sum(macs[n] for n in executed) / total
-    if runs < least * found.planned:
+    asked, runs = (sum(macs[n] for n in nodes) / total for nodes in (wanted, executed & wanted))
+    if runs < least * asked:
         raise PlanError(
-            f"the engine runs {runs:.1%} of the work in low precision, the plan says {found.planned:.1%}",
-            hint=f"sites that stay float: {', '.join(found.missed[:5])}; nothing was published",
+            f"the engine runs {runs:.1%} of the work in low precision, the plan says {asked:.1%}",
+            hint=f"sites that stay float: {', '.join(found.missed[:5])}; nothing was published: "
+            "name their modules with --keep-float if that will do",
         )
     return found
 
@@ -143,7 +154,7 @@ def planned_coverage(plan: QuantizationPlan, macs: Mapping[str, int]) -> Coverag
     Raises:
         PlanError: the plan quantises nothing.
     """
-    float_sites = {op.node: op.why for op in plan.ops if op.precision == "float"}
+    float_sites = _float_sites(plan)
     if not plan.quantised():
         reasons = "; ".join(sorted(set(float_sites.values())))
         raise PlanError(f"nothing in the graph can be run in {plan.precision} by this engine", hint=reasons)
@@ -153,3 +164,12 @@ def planned_coverage(plan: QuantizationPlan, macs: Mapping[str, int]) -> Coverag
         missed=(),
         float_sites=float_sites,
     )
+
+
+def _float_sites(plan: QuantizationPlan) -> dict[str, str]:
+    modules = Counter(op.module for op in plan.ops)
+    return {
+        op.module if op.module and modules[op.module] == 1 else f"{op.module} {op.node}".strip(): op.why
+        for op in plan.ops
+        if op.precision == "float"
+    }

@@ -12,6 +12,7 @@ from aigc_calibration.collect import Statistics, TensorStatistics
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.floatgraph import graph_digest
 from aigc_calibration.grids import GRIDS, Grid
+from aigc_calibration.limits import constant_problem
 from aigc_calibration.plan import PLAN_VERSION, OpPlan, QuantizationPlan, SitePrecision, TensorPlan
 from aigc_calibration.ranges import Method, find_amax, find_bounds
 from aigc_calibration.sites import Site, copies, find_sites, weight_array
@@ -73,7 +74,7 @@ def make_plan(
     }
     _share_ranges(model, sites, tensors)
     results = _results(model, sites) & tensors.keys()
-    ops = [_decide(site, config, precision, statistics, tensors, results) for site in sites]
+    ops = [_decide(model, site, config, precision, statistics, tensors, results) for site in sites]
     used = {name for op in ops if op.precision != "float" for name in (*op.activations, op.output)}
     return QuantizationPlan(
         version=PLAN_VERSION,
@@ -143,6 +144,7 @@ def _share_ranges(model: ir.Model, sites: tuple[Site, ...], tensors: dict[str, T
 
 
 def _decide(
+    model: ir.Model,
     site: Site,
     config: QuantConfig,
     precision: SitePrecision,
@@ -157,6 +159,8 @@ def _decide(
         why = "the configuration keeps products of activations float"
     elif masks := [a for a in site.activations if statistics.tensors[a].histogram.huge]:
         why = f"{masks[0]!r} holds a mask constant or infinity"
+    elif problem := constant_problem(model, site):
+        why = problem
     elif zeros := [a for a in site.activations if not tensors[a].amax]:
         why = f"{zeros[0]!r} was zero in every sample"
     return OpPlan(
@@ -200,6 +204,8 @@ def half_plan(
             why = f"{masks[0]!r} holds a mask constant or infinity"
         elif seen[largest].amax > limit:
             why = f"{largest!r} reaches {seen[largest].amax:.3g}, too near the largest {precision} number"
+        elif problem := constant_problem(model, site, largest=limit, bias=True):
+            why = problem
         ops.append(
             OpPlan(
                 node=site.node,
@@ -223,8 +229,17 @@ def half_plan(
     )
 
 
-def round_weights(model: ir.Model, plan: QuantizationPlan) -> dict[str, QuantizedWeight]:
-    """The weights of all sites in 8 bits, rounded to nearest."""
+def round_weights(
+    model: ir.Model, plan: QuantizationPlan, config: QuantConfig | None = None
+) -> dict[str, QuantizedWeight]:
+    """The weights of all sites in 8 bits, rounded to nearest.
+
+    Args:
+        model: the float graph.
+        plan: says which.
+        config: says how the range of a channel is found; None takes the default.
+    """
+    chosen = config or QuantConfig()
     sites = {s.node: s for s in find_sites(model)}
     return {
         str(op.weight): round_to_channels(
@@ -232,6 +247,8 @@ def round_weights(model: ir.Model, plan: QuantizationPlan) -> dict[str, Quantize
             weight_array(model, str(op.weight)),
             sites[op.node].channel_axis,
             GRIDS["fp8" if op.precision == "fp8" else "int8"],
+            method=chosen.weight_ranges,
+            percentile=chosen.percentile,
         )
         for op in plan.quantised()
         if op.weight is not None

@@ -77,7 +77,7 @@ def quantise(
     if calibration is None:
         calibration = calibrate(prepared, data, config, precision=precision, threads=threads, progress=progress)
     graph, plan = plan_calibrated(prepared, calibration, config, precision=precision, form=form)
-    weights = {} if precision in HALVES else round_weights(graph, plan)
+    weights = {} if precision in HALVES else round_weights(graph, plan, config)
     return _emitted(graph, data, plan, weights, calibration.statistics, form, threads)
 
 

@@ -14,6 +14,7 @@ from aigc_calibration.floatgraph import graph_digest
 from aigc_calibration.gptq import gptq
 from aigc_calibration.grids import GRIDS, Grid
 from aigc_calibration.hessian import collect_hessians
+from aigc_calibration.limits import constant_problem
 from aigc_calibration.matrices import Reading, reading_of, to_matrix
 from aigc_calibration.plan import PLAN_VERSION, OpPlan, QuantizationPlan, SitePrecision
 from aigc_calibration.prepare import copy_graph
@@ -48,6 +49,8 @@ def _decide(model: ir.Model, site: Site, config: QuantConfig, precision: SitePre
         why = "it has no weight"
     elif kept := config.why_float(site.module):
         why = kept
+    elif problem := constant_problem(model, site):
+        why = problem
     elif reading_of(model, site) is None:
         why = "its weight is no plain matrix"
     given, wider = _site_precision(site, config, precision), ""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from aigc_calibration.grids import Grid
+from aigc_calibration.histogram import Histogram
+from aigc_calibration.ranges import Method, find_amax
 from aigc_runtime.tensors import Array
 
 __all__ = ["QuantizedWeight", "block_scales", "channel_scales", "round_to_blocks", "round_to_channels"]
@@ -42,18 +44,33 @@ class QuantizedWeight:
         return np.asarray(self.codes * wide, dtype=np.float32)
 
 
-def channel_scales(weight: Array, axis: int, grid: Grid, *, search: bool = True) -> Array:
+def channel_scales(weight: Array, axis: int, grid: Grid, *, method: Method = "mse", percentile: float = 99.99) -> Array:
     """One scale per output channel, [channels] float32.
 
     Args:
         weight: any shape.
         axis: of the output channels.
         grid: what it is quantised to.
-        search: try narrower ranges down to 0.6 of the largest magnitude, and take that of the least squared error.
+        method: as in `ranges.find_amax`; `mse` tries ranges down to 0.6 of the largest magnitude.
+        percentile: for that method.
     """
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float32)
-    amax = np.maximum(np.abs(rows).max(axis=1), np.finfo(np.float32).tiny * grid.qmax)
-    return _least_error(rows, amax, grid, np.linspace(0.6, 1.0, 41) if search else np.ones(1))
+    least = np.finfo(np.float32).tiny * grid.qmax
+    amax = np.maximum(np.abs(rows).max(axis=1), least)
+    if method == "mse":
+        return _least_error(rows, amax, grid, np.linspace(0.6, 1.0, 41))
+    if method == "percentile":
+        amax = np.maximum(np.percentile(np.abs(rows), percentile, axis=1).astype(np.float32), least)
+    elif method == "kl":
+        amax = np.maximum([find_amax(_histogram(row), "kl", grid) for row in rows], least).astype(np.float32)
+    scales: Array = (amax / np.float32(grid.qmax)).astype(np.float32)
+    return scales
+
+
+def _histogram(row: Array) -> Histogram:
+    made = Histogram()
+    made.update(row)
+    return made
 
 
 def _least_error(rows: Array, amax: Array, grid: Grid, shares: Array, weights: Array | float = 1.0) -> Array:
@@ -67,10 +84,18 @@ def _least_error(rows: Array, amax: Array, grid: Grid, shares: Array, weights: A
 
 
 def round_to_channels(
-    name: str, weight: Array, axis: int, grid: Grid, *, scales: Array | None = None
+    name: str,
+    weight: Array,
+    axis: int,
+    grid: Grid,
+    *,
+    scales: Array | None = None,
+    method: Method = "mse",
+    percentile: float = 99.99,
 ) -> QuantizedWeight:
-    """Round a weight to the nearest codes, one scale per output channel."""
-    scales = channel_scales(weight, axis, grid) if scales is None else scales
+    """Round a weight to the nearest codes, one scale per output channel: those given, or by `channel_scales`."""
+    if scales is None:
+        scales = channel_scales(weight, axis, grid, method=method, percentile=percentile)
     shape = [1] * weight.ndim
     shape[axis] = -1
     codes = grid.round_codes(weight.astype(np.float32) / scales.reshape(shape))
@@ -86,7 +111,7 @@ def block_scales(
         matrix: the weight.
         grid: what it is quantised to.
         block: rows that share a scale.
-        search: as in `channel_scales`.
+        search: try narrower ranges, as `mse` does in `channel_scales`.
         importance: [in], what a squared error of a row counts; None: all alike.
     """
     rows, columns = matrix.shape

@@ -1,7 +1,7 @@
 """Quality budgets: how much worse than PyTorch a mix of precisions may be.
 
 `ppl<=+0.5%`, `psnr>=45`, `class_accuracy>=-1%`: a measure, a direction, a limit. A limit with a sign and a percent
-sign is relative to PyTorch's own value.
+sign is relative to PyTorch's own value; one with a percent sign alone is a share (`class_accuracy>=95%` is 0.95).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aigc_models.paired import Judgement
 from aigc_models.quality import HIGHER_IS_BETTER
 from aigc_runtime.errors import ConfigError, UnknownNameError
 
-__all__ = ["DEFAULT_BUDGETS", "Budget", "allowed_noise", "holds", "parse_budget", "shown"]
+__all__ = ["DEFAULT_BUDGETS", "Budget", "allowed_noise", "check_family", "holds", "parse_budget", "shown"]
 
 PAIRED_NAMES: Mapping[str, str] = MappingProxyType(
     {"ppl": "ppl_increase", "top1": "top1_agreement", "psnr": "psnr_db", "step_sqnr": "step_sqnr_db"}
@@ -28,8 +28,20 @@ DEFAULT_BUDGETS: Mapping[str, str] = MappingProxyType(
 )
 """family -> budget of `--precision auto`."""
 
+FAMILY_MEASURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "text": ("ppl_increase", "top1_agreement", "bits_per_byte"),
+        "diffusion": ("psnr_db", "step_sqnr_db", "class_accuracy", "frechet_distance"),
+        "gan": ("psnr_db", "class_accuracy", "frechet_distance"),
+    }
+)
+"""family -> what can be measured on it; the models' own metrics only where one knows their data."""
+
+_SHARES = frozenset({"class_accuracy"})
+"""Measures of a model's own that are shares of one."""
+
 _FORM = re.compile(
-    r"(?P<name>[a-z0-9_]+)\s*(?P<sign><=|>=)\s*(?P<value>[+-]?\d+(\.\d*)?([eE][+-]?\d+)?)\s*(?P<percent>%?)"
+    r"(?P<name>[a-z0-9_]+)\s*(?P<sign><=|>=)\s*(?P<value>[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?)\s*(?P<percent>%?)"
 )
 
 
@@ -108,6 +120,11 @@ def parse_budget(text: str) -> Budget:
         )
     if name in {"psnr", "step_sqnr"} and percent:
         raise ConfigError(f"budget {text!r} is in decibels", hint=f"write it without the percent sign: '{name}>=45'")
+    signed = match["value"][0] in "+-"
+    if percent and not signed and name in HIGHER_IS_BETTER and name not in _SHARES:
+        raise ConfigError(
+            f"budget {text!r}: {name} is no share", hint=f"write '{name}{match['sign']}+5%' for 5 % of PyTorch's own"
+        )
     limit = float(match["value"]) / (100 if percent else 1)
     if not math.isfinite(limit):
         raise ConfigError(f"budget {text!r} has a limit that is not finite")
@@ -116,8 +133,23 @@ def parse_budget(text: str) -> Budget:
         measure=measure,
         upper=upper,
         limit=limit,
-        relative=percent and name in HIGHER_IS_BETTER,
+        relative=percent and signed and name in HIGHER_IS_BETTER,
     )
+
+
+def check_family(budgets: Iterable[Budget], family: str) -> None:
+    """Refuse a budget on what no model of a family has.
+
+    Raises:
+        ConfigError: lists what it has.
+    """
+    measures, written = FAMILY_MEASURES[family], {measure: name for name, measure in PAIRED_NAMES.items()}
+    for budget in budgets:
+        if budget.measure not in measures:
+            raise ConfigError(
+                f"the budget {budget.text!r} is about {budget.measure!r}, which this model has not",
+                hint=f"measured for it: {', '.join(written.get(m, m) for m in measures)}",
+            )
 
 
 def holds(budgets: Iterable[Budget], judgement: Judgement) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aigc_calibration.calibrate import Progress
+from aigc_calibration.coverage import Coverage
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.quantise import Quantised, quantise
 from aigc_export.auto.config import SearchConfig
@@ -26,11 +27,11 @@ from aigc_export.parity import check_parity
 from aigc_export.passes import PassReport
 from aigc_export.recipes import ExportRecipe
 from aigc_export.reference import Case, Generation, make_cases, make_generation
-from aigc_export.tolerances import TOLERANCES
+from aigc_export.tolerances import TOLERANCES, loosened
 from aigc_models.paired import Judgement, make_judge
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
-from aigc_runtime.bundle import Bundle, write_bundle
+from aigc_runtime.bundle import Bundle, check_destination, write_bundle
 from aigc_runtime.errors import ConfigError, FeedError, ParityError
 from aigc_runtime.verify import ParityReport
 
@@ -74,6 +75,7 @@ class ExportResult:
         report: its parity with PyTorch.
         passes: what each pass did.
         search: how `auto` found its mix; None for other precisions.
+        coverage: what runs in low precision, and why the rest does not; None for fp32.
         warnings: what did not stop it.
         seconds: of the whole line.
     """
@@ -82,6 +84,7 @@ class ExportResult:
     report: ParityReport
     passes: tuple[PassReport, ...]
     search: SearchReport | None
+    coverage: Coverage | None
     warnings: tuple[str, ...]
     seconds: float
 
@@ -109,6 +112,7 @@ def export_model(
     """
     started = time.perf_counter()
     tell = Teller(stage)
+    check_destination(destination)
     check_build(recipe)
     prepared = prepare_graph(recipe, tell)
     spec, graph = prepared.spec, prepared.graph
@@ -174,6 +178,7 @@ def export_model(
         report=report,
         passes=prepared.passes,
         search=found,
+        coverage=None if quantised is None else quantised.coverage,
         warnings=tuple(tell.warnings),
         seconds=time.perf_counter() - started,
     )
@@ -197,16 +202,28 @@ def _search(
     """The recipe of what the search chose: its own precision, the limits of the lowest one in it, and the budget."""
     found = search(prepared, recipe, config, tell, calibration=prepared.calibration, progress=progress)
     built = found.built
-    limits = TOLERANCES[prepared.spec.family, built.base]
+    limits = loosened(TOLERANCES[prepared.spec.family, built.base], config.budgets)
     recipe = replace(recipe, precision=built.precision, tolerances=limits)
     if built.plan is None or built.coverage is None:
         return recipe, None, found.report
     quantised = Quantised(
         graph=built.graph, plan=built.plan, statistics=found.calibration.statistics, coverage=built.coverage
     )
-    counts = ", ".join(f"{n} {precision}" for precision, n in sorted(built.plan.counts().items()))
-    tell("quantise", f"{counts}; {built.coverage}")
+    _tell_quantised(quantised, tell)
     return recipe, quantised, found.report
+
+
+SHOWN_SITES = 3
+"""Names of sites in a line that says why they stay float."""
+
+
+def _tell_quantised(quantised: Quantised, tell: Stage) -> None:
+    """How many sites of which precision; then a line for each reason why some stay float."""
+    counts = ", ".join(f"{n} {precision}" for precision, n in sorted(quantised.plan.counts().items()))
+    tell("quantise", f"{counts}; {quantised.coverage}")
+    for why, sites in quantised.coverage.reasons().items():
+        more = f" and {len(sites) - SHOWN_SITES} more" if len(sites) > SHOWN_SITES else ""
+        tell("left float", f"{', '.join(sites[:SHOWN_SITES])}{more}: {why}")
 
 
 def _check_budget(config: SearchConfig, judgement: Judgement) -> None:
@@ -236,14 +253,13 @@ def _quantise(model: PreparedModel, recipe: ExportRecipe, tell: Teller, progress
         threads=recipe.threads,
         progress=progress,
     )
-    seen, plan = found.statistics, found.plan
+    seen = found.statistics
     if model.calibration is None:
         tell("calibrate", f"{model.data.samples} samples, {seen.batches} runs, {len(seen.tensors)} values")
     else:
         tell("calibrate", f"{recipe.calibration}: {seen.samples} rows, {len(seen.tensors)} values")
-    tell.warn(instability_warning(plan.tensors, seen))
-    counts = ", ".join(f"{n} {precision}" for precision, n in sorted(plan.counts().items()))
-    tell("quantise", f"{counts}; {found.coverage}")
+    tell.warn(instability_warning(found.plan.tensors, seen))
+    _tell_quantised(found, tell)
     return found
 
 
@@ -252,6 +268,7 @@ def _calibration_facts(quantised: Quantised) -> dict[str, str]:
         "calibration_samples": str(quantised.statistics.samples),
         "calibration_samples_sha256": quantised.statistics.samples_sha256,
         "float_graph_sha256": quantised.plan.graph_sha256,
+        "low_precision": str(quantised.coverage),
     }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aigc_calibration.calibrate import CALIBRATED
-from aigc_calibration.config import QuantConfig, default_config
+from aigc_calibration.config import QuantConfig, WeightMethod, default_config
 from aigc_calibration.plan import as_site_precision
+from aigc_calibration.ranges import Method
 from aigc_export.auto.config import SearchConfig
 from aigc_export.budget import DEFAULT_BUDGETS, parse_budget
 from aigc_export.build.settings import BuildSettings
@@ -88,6 +89,34 @@ def _check_calibration(precision: str, *, calibration: str | None, own_samples: 
         )
 
 
+_EIGHT_BITS, _WEIGHTS = ("int8", "fp8", "auto"), ("int8-weight", "int4", "auto")
+_READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
+    "asked_float": ("--keep-float", ("int8", "fp8", "fp16", "bf16", "int8-weight", "int4", "auto")),
+    "split_concats": ("--split-skips", _EIGHT_BITS),
+    "method": ("--ranges", ("int8", "auto")),
+    "weight_ranges": ("--weight-ranges", _EIGHT_BITS),
+    "weight_method": ("--weight-method", _WEIGHTS),
+    "block": ("--block", _WEIGHTS),
+}
+"""Field of a quantisation -> its option, and the precisions that read it."""
+
+
+def _check_asked(asked: Mapping[str, Any], precision: str, *, calibration: str | None) -> None:
+    """Raise ConfigError for a choice that nothing would read."""
+    for name in asked.keys() & _READ_BY.keys():
+        option, read_by = _READ_BY[name]
+        if precision not in read_by:
+            raise ConfigError(
+                f"{option} changes nothing in {precision}",
+                hint=f"leave it out, or choose --precision {', '.join(read_by)}",
+            )
+    if "split_concats" in asked and calibration is not None:
+        raise ConfigError(
+            "--split-skips with a calibration file, which was made with it or without",
+            hint="leave it out; `aigc-export calibrate --split-skips` makes a file with it",
+        )
+
+
 def export_recipe(
     model: str,
     *,
@@ -96,6 +125,10 @@ def export_recipe(
     calibration_samples: int | None = None,
     split_concats: bool = False,
     keep_float: Sequence[str] = (),
+    ranges: Method | None = None,
+    weight_ranges: Method | None = None,
+    weight_method: WeightMethod | None = None,
+    block: int | None = None,
     **overrides: Any,
 ) -> ExportRecipe:
     """The recipe of a model, target and precision, with a few fields overridden.
@@ -107,6 +140,10 @@ def export_recipe(
         calibration_samples: in place of the family's default.
         split_concats: see `QuantConfig`.
         keep_float: modules that stay float, besides those of the family: `QuantConfig.asked_float`.
+        ranges: `QuantConfig.method`, in place of the family's.
+        weight_ranges: see `QuantConfig`, as for the next two.
+        weight_method: how weights alone are rounded.
+        block: numbers of such a weight that share a scale.
         overrides: fields of `ExportRecipe`.
 
     Raises:
@@ -121,15 +158,19 @@ def export_recipe(
     quantisation = None if precision == "fp32" else default_config(MODELS[model].family, precision)
     own_samples = calibration_samples is not None or overrides.get("calibration_data") is not None
     _check_calibration(precision, calibration=overrides.get("calibration"), own_samples=own_samples)
-    if quantisation is None and keep_float:
-        raise ConfigError("modules to keep float in fp32, where all are", hint="add --precision int8, or leave it out")
+    asked: dict[str, Any] = {
+        "samples": calibration_samples,
+        "asked_float": tuple(keep_float) or None,
+        "split_concats": split_concats or None,
+        "method": ranges,
+        "weight_ranges": weight_ranges,
+        "weight_method": weight_method,
+        "block": block,
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    _check_asked(asked, precision, calibration=overrides.get("calibration"))
     if quantisation is not None:
-        quantisation = replace(
-            quantisation,
-            samples=quantisation.samples if calibration_samples is None else calibration_samples,
-            split_concats=split_concats or quantisation.split_concats,
-            asked_float=tuple(keep_float),
-        )
+        quantisation = replace(quantisation, **asked)
     family = MODELS[model].family
     recipe = ExportRecipe(
         model=model,

@@ -47,6 +47,13 @@ _NOT_ON_CUDA = {
     "auto": "a search times its candidates where they run, and was never tried on a GPU: use --target ort-cpu",
 }
 
+_WEIGHTS_ALONE = "weights alone in few bits were not tried on TensorRT: use int8 or fp8, or --target ort-cpu"
+_NOT_ON_TENSORRT = {
+    "auto": "a search runs and times its candidates, and such an engine does not run here: use --target ort-cpu",
+    "int8-weight": _WEIGHTS_ALONE,
+    "int4": _WEIGHTS_ALONE,
+}
+
 TARGETS: dict[str, Target] = {
     "ort-cpu": Target(
         name="ort-cpu",
@@ -70,6 +77,7 @@ TARGETS: dict[str, Target] = {
         precisions=("fp32", "fp16", "bf16", "int8", "fp8"),
         opset=20,
         summary="TensorRT-RTX, built here for named devices",
+        refused=_NOT_ON_TENSORRT,
     ),
     "tensorrt": Target(
         name="tensorrt",
@@ -77,6 +85,7 @@ TARGETS: dict[str, Target] = {
         precisions=("fp32", "fp16", "bf16", "int8", "fp8"),
         opset=20,
         summary="TensorRT 10.3 or later, built on the device",
+        refused=_NOT_ON_TENSORRT,
     ),
 }
 

@@ -8,13 +8,16 @@ shipped models reach (docs/quantization.md), and by the model's own metric.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
+from aigc_export.budget import Budget
 from aigc_runtime.compare import Tolerance
 from aigc_runtime.manifest import Tolerances
 
-__all__ = ["TOLERANCES"]
+__all__ = ["TOLERANCES", "loosened"]
 
 
 def _text(sqnr_db: float, *, agreement: float, drop: float) -> Tolerances:
@@ -76,3 +79,30 @@ TOLERANCES: Mapping[tuple[str, str], Tolerances] = MappingProxyType(
     }
 )
 """(family, precision) -> limits. `max_quality_drop` is relative to the PyTorch model's own metric."""
+
+
+def loosened(tolerances: Tolerances, budgets: Iterable[Budget]) -> Tolerances:
+    """The limits for a mix that was searched under budgets: what the user allows, no limit forbids.
+
+    Where a budget is looser than the limit of its measure, all limits give way by as much noise: decibels fall by it,
+    relative losses grow with it, as in `budget.allowed_noise`. Stricter budgets change nothing here: they are checked
+    themselves.
+    """
+    noise = 1.0
+    for budget in budgets:
+        if budget.measure == "psnr_db" and tolerances.min_psnr_db is not None:
+            noise = max(noise, 10 ** ((tolerances.min_psnr_db - budget.limit) / 10))
+        elif tolerances.max_quality_drop is not None and (budget.relative or budget.measure == "ppl_increase"):
+            noise = max(noise, abs(budget.limit) / tolerances.max_quality_drop)
+    if noise == 1.0:
+        return tolerances
+    slack, tensor = 10 * math.log10(noise), tolerances.tensor
+    sqnr, psnr = tensor.min_sqnr_db, tolerances.min_psnr_db
+    agreement, drop = tolerances.min_token_agreement, tolerances.max_quality_drop
+    return Tolerances(
+        # A cosine says the same as a ratio of signal to noise, which stays.
+        tensor=replace(tensor, min_cosine=None, min_sqnr_db=None if sqnr is None else sqnr - slack),
+        min_token_agreement=None if agreement is None else agreement / noise,
+        min_psnr_db=None if psnr is None else psnr - slack,
+        max_quality_drop=None if drop is None else drop * noise,
+    )

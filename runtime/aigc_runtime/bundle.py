@@ -20,10 +20,10 @@ from aigc_runtime.manifest import (
     with_files,
 )
 from aigc_runtime.npy import read_npy
-from aigc_runtime.publish import atomic_directory
+from aigc_runtime.publish import atomic_directory, check_directory
 from aigc_runtime.tensors import Array
 
-__all__ = ["MANIFEST", "Bundle", "fill_bundle", "write_bundle"]
+__all__ = ["MANIFEST", "Bundle", "check_destination", "fill_bundle", "write_bundle"]
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
@@ -123,6 +123,15 @@ def write_bundle(destination: Path | str, manifest: Manifest, files: Mapping[str
     needed = sum(len(c) if isinstance(c, bytes) else c.stat().st_size for c in files.values())
     with atomic_directory(destination, marker=MANIFEST, needed_bytes=needed) as staging:
         fill_bundle(staging, manifest, files)
+
+
+def check_destination(destination: Path | str) -> None:
+    """Refuse a folder that no bundle may be written to, before any work is done for it.
+
+    Raises:
+        OutputError: somebody else's folder or file, or a parent that cannot be written to.
+    """
+    check_directory(destination, marker=MANIFEST)
 
 
 def fill_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Manifest:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from aigc_runtime.errors import OutputError
 
-__all__ = ["atomic_directory", "atomic_write_bytes"]
+__all__ = ["atomic_directory", "atomic_write_bytes", "check_directory"]
 
 _STAGING = ".aigc-staging-"
 _ASIDE = ".aigc-old-"
@@ -118,6 +118,24 @@ def _output_error(target: Path, err: OSError) -> OutputError:
     return OutputError(
         f"cannot write {str(target)!r}: {err.strerror or err}", hint=f"{advice}; what was there before is unchanged"
     )
+
+
+def check_directory(destination: Path | str, *, marker: str) -> None:
+    """Refuse what `atomic_directory` would refuse, and create nothing.
+
+    Raises:
+        OutputError: a destination that is not ours, or a place that cannot be written to.
+    """
+    target = Path(os.path.abspath(destination))  # noqa: PTH100 - as above
+    try:
+        _refuse_foreign(target, marker)
+        nearest = next(parent for parent in target.parents if parent.exists())
+        if not nearest.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(nearest))
+    except OSError as err:
+        raise _output_error(target, err) from err
 
 
 def _refuse_foreign(target: Path, marker: str) -> None:

@@ -63,7 +63,7 @@ def test_known_answer() -> None:
     from aigc_calibration.grids import GRIDS
     from aigc_calibration.weights import channel_scales, round_to_channels
 
-    scales = channel_scales(weight, 1, GRIDS["int8"], search=False)
+    scales = channel_scales(weight, 1, GRIDS["int8"], method="minmax")
     np.testing.assert_allclose(scales, [2 / 127, 1 / 127], rtol=1e-7)
     weights = {"w": round_to_channels("w", weight, 1, GRIDS["int8"], scales=scales)}
     np.testing.assert_array_equal(weights["w"].codes, [[127, 64], [-64, 127], [16, -38]])
@@ -192,7 +192,7 @@ def test_the_error_of_a_product_is_within_what_the_scales_imply(seed: int) -> No
     from aigc_calibration.grids import GRIDS
     from aigc_calibration.weights import channel_scales, round_to_channels
 
-    scales = channel_scales(weight, 1, GRIDS["int8"], search=False)
+    scales = channel_scales(weight, 1, GRIDS["int8"], method="minmax")
     weights = {"w": round_to_channels("w", weight, 1, GRIDS["int8"], scales=scales)}
     low, high = plan.ranges["x"].bounds or (0.0, 0.0)
     exact = x.astype(np.float64) @ weight.astype(np.float64)

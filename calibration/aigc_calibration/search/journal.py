@@ -1,12 +1,15 @@
 """What a search has measured so far, on disk: a search that was stopped goes on where it was.
 
-A file of JSON lines, one measurement each, only ever appended to. Keys hold the digests of all that decides a result,
-so that a journal may be used for any model: what does not belong is never asked for.
+A file of JSON lines, one measurement each, only ever appended to. Keys hold the digests of the graphs and the samples,
+and the engine and the machine that measured, so that a journal may be used for any model: what does not belong is never
+asked for.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,25 @@ from aigc_calibration.errors import CalibrationError
 from aigc_runtime.errors import OutputError
 from aigc_runtime.strict_json import loads_strict
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "measuring_environment"]
 
 JOURNAL_VERSION = 1
+
+
+def measuring_environment() -> str:
+    """The engine and the machine: another version has other kernels, another processor other times and roundings."""
+    import onnxruntime
+
+    return f"onnxruntime {onnxruntime.__version__}, {_processor()}, {os.cpu_count()} cores"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 class Journal:
@@ -25,14 +44,15 @@ class Journal:
 
     Args:
         path: of the file; None keeps them in memory only.
+        environment: what measured, such as `measuring_environment()`; measurements of another one are not found.
 
     Raises:
         CalibrationError: the file is no journal, or one of another version.
         OutputError: it cannot be read or written.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path
+    def __init__(self, path: Path | None = None, *, environment: str = "") -> None:
+        self.path, self.environment = path, environment
         self.values: dict[str, Any] = {}
         self.reused = 0
         if path is None:
@@ -67,7 +87,7 @@ class Journal:
 
     def get(self, key: str) -> Any:
         """A value, or None."""
-        value = self.values.get(key)
+        value = self.values.get(self._full(key))
         self.reused += value is not None
         return value
 
@@ -77,6 +97,7 @@ class Journal:
         Raises:
             OutputError: it cannot be written.
         """
+        key = self._full(key)
         self.values[key] = value
         if self.path is None:
             return
@@ -87,6 +108,9 @@ class Journal:
             raise OutputError(
                 f"cannot write to {str(self.path)!r}: {err.strerror or err}", hint="free some space and run again"
             ) from err
+
+    def _full(self, key: str) -> str:
+        return f"{self.environment} | {key}" if self.environment else key
 
     def remember(self, key: str, measure: Callable[[], Any]) -> Any:
         """The value of a key, measured only if it is not there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 from aigc_calibration.search.probe import Probe, measure_noise
 from aigc_runtime.errors import ConfigError, EngineError, EngineMissingError
 
-__all__ = ["DaskWorkers", "HereWorkers", "LocalWorkers", "Mix", "Workers", "make_workers"]
+__all__ = ["DaskWorkers", "HereWorkers", "LocalWorkers", "Mix", "Workers", "check_dask_address", "make_workers"]
 
 Mix = tuple[str, ...]
 """The sites that run in low precision."""
@@ -40,7 +41,7 @@ def make_workers(*, jobs: int = 1, dask: str | None = None) -> Workers:
         dask: address of a Dask scheduler, such as `tcp://10.0.0.1:8786`, in place of local processes.
 
     Raises:
-        ConfigError: no jobs, or both.
+        ConfigError: no jobs, both, or what is no address.
     """
     if jobs < 1:
         raise ConfigError(f"jobs is {jobs}", hint="must be at least 1")
@@ -48,7 +49,23 @@ def make_workers(*, jobs: int = 1, dask: str | None = None) -> Workers:
         return HereWorkers() if jobs == 1 else LocalWorkers(jobs)
     if jobs != 1:
         raise ConfigError("both jobs and a Dask address were given", hint="the cluster has its own workers: give one")
+    check_dask_address(dask)
     return DaskWorkers(dask)
+
+
+_ADDRESS = re.compile(r"[a-z]+://\S+|[^\s:/]+:\d+|inproc://\S+")
+
+
+def check_dask_address(address: str) -> None:
+    """Refuse what cannot be the address of a scheduler, before any work.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if _ADDRESS.fullmatch(address) is None:
+        raise ConfigError(
+            f"{address!r} is no address of a Dask scheduler", hint="it reads like tcp://10.0.0.1:8786 or HOST:8786"
+        )
 
 
 class HereWorkers:

@@ -68,7 +68,7 @@ def build_ladder(
     name = f"{low} / {high}"
     if high == "float":
         graph, plan = plan_calibrated(prepared, calibration, config, precision=low, form=form)
-        weights = round_weights(graph, plan)
+        weights = round_weights(graph, plan, config)
         return Ladder(name=name, graph=graph, low=plan, low_weights=weights, high=None, high_weights={}, form=form)
     plans = [weight_plan(prepared, config, precision=p) for p in rungs]
     codes = [quantise_weights(prepared, plan, data, config, threads=threads) for plan in plans]

@@ -20,8 +20,7 @@ from aigc_calibration.coverage import site_macs
 from aigc_calibration.emit import FORMS
 from aigc_calibration.errors import PlanError
 from aigc_calibration.prepare import prepare
-from aigc_calibration.quantise import quantise
-from aigc_calibration.search.journal import Journal
+from aigc_calibration.search.journal import Journal, measuring_environment
 from aigc_calibration.search.ladder import Ladder
 from aigc_calibration.search.sensitivity import SURE, Sensitivity, decibels, raising_order, total_noise
 from aigc_calibration.search.workers import make_workers
@@ -29,6 +28,7 @@ from aigc_export.auto.candidates import Built, Evaluator, build_mix
 from aigc_export.auto.config import SearchConfig
 from aigc_export.auto.descent import smallest
 from aigc_export.auto.ladders import build_ladder, everything, rungs_for
+from aigc_export.auto.plain import plain_builds
 from aigc_export.auto.plots import pareto_plot
 from aigc_export.auto.report import CandidateReport, SearchReport, pareto_front
 from aigc_export.auto.sites import measure_ladder
@@ -90,7 +90,9 @@ def search(
             f"a search needs an engine that runs here, and {recipe.target!r} does not",
             hint="search with --target ort-cpu, or export a plain precision",
         )
-    journal = Journal(None if config.folder is None else config.folder / "journal.jsonl")
+    journal = Journal(
+        None if config.folder is None else config.folder / "journal.jsonl", environment=measuring_environment()
+    )
     spec, graph, quantisation = prepared.spec, prepared.graph, recipe.quantisation
     assert prepared.data is not None
     assert quantisation is not None
@@ -121,7 +123,10 @@ def search(
     if calibration is None:
         calibration = calibrate(ready, prepared.data, every, precision="int8", threads=threads, progress=progress)
     tell("calibrate", f"{calibration.statistics.samples} samples, {len(calibration.statistics.tensors)} values")
-    tried += _plain(prepared, recipe, calibration, evaluator)
+    tried += [
+        (built, evaluator.judge(built))
+        for built in plain_builds(prepared, recipe, calibration, objective=config.objective)
+    ]
     for rungs in rungs_for(spec.family, config.objective):
         ladder = build_ladder(ready, prepared.data, every, rungs, FORMS[recipe.target], calibration, threads=threads)
         sites = measure_ladder(ladder, prepared, workers, evaluator, journal)
@@ -147,7 +152,7 @@ def search(
         verdict=verdict,
         candidates=_reports(tried, timed, chosen, config),
         ladders=ladders,
-        kept={} if built.plan is None else _kept(built),
+        kept=_kept(built, ladders),
         judged=evaluator.judged,
         reused=journal.reused,
         seconds=round(time.perf_counter() - started, 3),
@@ -230,33 +235,6 @@ def _why(site: Sensitivity, free: bool, config: SearchConfig) -> str:
     return f"low precision would make {noise} and save {saved}"
 
 
-def _plain(
-    prepared: PreparedModel,
-    recipe: ExportRecipe,
-    calibration: Calibration,
-    evaluator: Evaluator,
-) -> list[tuple[Built, Judgement]]:
-    """The family's own int8 configuration, as `--precision int8` would ship it."""
-    assert prepared.data is not None
-    assert recipe.quantisation is not None
-    try:
-        found = quantise(
-            prepared.graph,
-            prepared.data,
-            recipe.quantisation,
-            precision="int8",
-            target=recipe.target,
-            calibration=calibration,
-            threads=recipe.threads,
-        )
-    except PlanError:
-        return []  # an engine that runs nothing of it in 8 bits offers no plain int8
-    built = Built(
-        name="int8", precision="int8", base="int8", graph=found.graph, plan=found.plan, coverage=found.coverage
-    )
-    return [(built, evaluator.judge(built))]
-
-
 def _choose(
     tried: Sequence[tuple[Built, Judgement]], timed: Sequence[tuple[float, float]], config: SearchConfig
 ) -> tuple[int, str]:
@@ -321,8 +299,15 @@ def _reports(
     return tuple(sorted(reports, key=lambda r: (r.latency_ms, r.name)))
 
 
-def _kept(built: Built) -> dict[str, str]:
-    assert built.plan is not None
+def _kept(built: Built, ladders: Mapping[str, tuple[Sensitivity, ...]]) -> dict[str, str]:
+    """Site of the result in higher precision -> why."""
+    if built.plan is None:
+        noise = {s.module or s.node: s for sites in ladders.values() for s in sites}
+        return {
+            name: f"nothing in lower precision was chosen; it alone would make {s.share:.1%} of all noise "
+            f"({s.sqnr_db:.1f} dB)"
+            for name, s in noise.items()
+        }
     return {
         f"{op.module} ({op.op_type} {op.node})" if op.module else f"{op.op_type} {op.node}": op.why
         for op in built.plan.ops

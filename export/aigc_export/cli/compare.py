@@ -50,6 +50,8 @@ def compare(
     check_comparable(a.manifest, b.manifest)
     if image is not None and a.manifest.family == "text":
         raise ConfigError("a language model makes no picture", hint="leave --image out")
+    if image is not None and image.suffix.lower() != ".png":
+        raise ConfigError(f"{str(image)!r} is not named as a PNG", hint="pictures are written as .png")
     with err_console().status(f"compare {first} {second}"):
         found = compare_bundles(
             a, b, quality_samples=quality_samples, seed=seed, threads=threads, rounds=rounds, runs=runs

@@ -129,6 +129,7 @@ def export(
                 "seconds": round(result.seconds, 3),
                 "warnings": list(result.warnings),
                 "parity": result.report.to_dict(),
+                "coverage": None if result.coverage is None else to_json(result.coverage),
                 "search": None if result.search is None else to_json(result.search),
             }
         )

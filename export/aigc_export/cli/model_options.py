@@ -12,6 +12,7 @@ __all__ = ["calibration_option", "model_options", "seed_option", "target_option"
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+_METHODS = click.Choice(["minmax", "percentile", "mse", "kl"])
 _OPTIONS = (
     click.option("--checkpoint", type=click.Path(), help="Your own weights. Default: the shipped ones."),
     click.option("--cache", help="KV cache of a language model: growing (default) or buffer."),
@@ -19,6 +20,10 @@ _OPTIONS = (
     click.option("--calibration-data", type=click.Path(), help="Your text, images or .npz. Default: the model's own."),
     click.option("--calibration-samples", type=click.IntRange(min=1), help="Default: what suits the family."),
     click.option("--keep-float", multiple=True, metavar="MODULE", help="Not quantised; may be repeated."),
+    click.option("--ranges", type=_METHODS, help="Of activations. Default: mse."),
+    click.option("--weight-ranges", type=_METHODS, help="Of weights' channels."),
+    click.option("--weight-method", type=click.Choice(["rtn", "gptq", "awq"]), help="Of weights alone. Default: gptq."),
+    click.option("--block", type=click.Choice(["32", "64", "128"]), help="Weights alone: numbers that share a scale."),
     click.option("--split-skips", is_flag=True, help="A range for each branch of a concatenation, in 8 bits."),
 )
 
@@ -36,6 +41,10 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
         calibration_samples: int | None,
         keep_float: tuple[str, ...],
         split_skips: bool,
+        ranges: str | None,
+        weight_ranges: str | None,
+        weight_method: str | None,
+        block: str | None,
         **named: Any,
     ) -> Any:
         asked = {
@@ -45,6 +54,10 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "calibration_samples": calibration_samples,
             "keep_float": keep_float,
             "split_concats": split_skips,
+            "ranges": ranges,
+            "weight_ranges": weight_ranges,
+            "weight_method": weight_method,
+            "block": None if block is None else int(block),
         }
         return function(*arguments, asked=asked, **named)
 

@@ -33,8 +33,9 @@ def search_options(
     Raises:
         ConfigError: options of a search without a search.
     """
+    from aigc_calibration.search.workers import check_dask_address
     from aigc_export.auto.config import OBJECTIVES, SearchConfig
-    from aigc_export.budget import DEFAULT_BUDGETS, parse_budget
+    from aigc_export.budget import DEFAULT_BUDGETS, check_family, parse_budget
     from aigc_models.zoo import MODELS
 
     if precision != "auto":
@@ -49,9 +50,13 @@ def search_options(
         raise UnknownNameError("objective", objective, OBJECTIVES)
     if "--jobs" in asked and "--dask" in asked:
         raise ConfigError("both --jobs and --dask were given", hint="the cluster has its own workers: give one")
+    parsed = tuple(parse_budget(text) for text in budgets)
+    check_family(parsed, MODELS[model].family)
+    if "--dask" in asked:
+        check_dask_address(asked["--dask"])
     return {
         "search": SearchConfig(
-            budgets=tuple(parse_budget(text) for text in budgets),
+            budgets=parsed,
             objective=objective,
             jobs=asked.get("--jobs", 1),
             dask=asked.get("--dask"),
