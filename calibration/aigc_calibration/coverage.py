@@ -17,7 +17,15 @@ from aigc_calibration.sites import find_sites
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["LEAST_EXECUTED", "Coverage", "check_executed", "executed_sites", "planned_coverage", "site_macs"]
+__all__ = [
+    "LEAST_EXECUTED",
+    "Coverage",
+    "check_executed",
+    "executed_sites",
+    "float_sites",
+    "planned_coverage",
+    "site_macs",
+]
 
 INTEGER_OPS = frozenset({"QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "MatMulNBits"})
 """What ONNX Runtime on a CPU makes of a quantised site."""
@@ -133,7 +141,7 @@ def check_executed(
         planned=sum(macs[n] for n in planned) / total,
         executed=sum(macs[n] for n in executed) / total,
         missed=tuple(op.node for op in plan.quantised() if op.node in wanted - executed),
-        float_sites=_float_sites(plan),
+        float_sites=float_sites(plan),
     )
     if not planned:
         reasons = "; ".join(sorted(set(found.float_sites.values())))
@@ -154,19 +162,20 @@ def planned_coverage(plan: QuantizationPlan, macs: Mapping[str, int]) -> Coverag
     Raises:
         PlanError: the plan quantises nothing.
     """
-    float_sites = _float_sites(plan)
+    left = float_sites(plan)
     if not plan.quantised():
-        reasons = "; ".join(sorted(set(float_sites.values())))
+        reasons = "; ".join(sorted(set(left.values())))
         raise PlanError(f"nothing in the graph can be run in {plan.precision} by this engine", hint=reasons)
     return Coverage(
         planned=sum(macs[op.node] for op in plan.quantised()) / (sum(macs.values()) or 1),
         executed=None,
         missed=(),
-        float_sites=float_sites,
+        float_sites=left,
     )
 
 
-def _float_sites(plan: QuantizationPlan) -> dict[str, str]:
+def float_sites(plan: QuantizationPlan) -> dict[str, str]:
+    """Site -> why, of those that a plan leaves float; see `Coverage`."""
     modules = Counter(op.module for op in plan.ops)
     return {
         op.module if op.module and modules[op.module] == 1 else f"{op.module} {op.node}".strip(): op.why

@@ -25,7 +25,7 @@ from aigc_calibration.edit import add_constant, insert_after
 from aigc_calibration.errors import PlanError
 from aigc_calibration.floatgraph import graph_digest
 from aigc_calibration.grids import GRIDS
-from aigc_calibration.nearest import nearest_indices
+from aigc_calibration.nearest import by_index
 from aigc_calibration.plan import HALVES, OpPlan, QuantizationPlan, TensorPlan
 from aigc_calibration.prepare import copy_graph
 from aigc_calibration.ranges import affine_scale
@@ -226,42 +226,9 @@ class _Emitter:
         if len(list(source.uses())) > 1 or (before is not None and before.op_type == "DequantizeLinear"):
             return value  # its other readers want floats, or it holds codes already
         node.replace_input_with(0, self.quantise(self.quantise_before_copies(source, found), found, "int8"))
-        return self.upsample_by_index(node, found)
-
-    def upsample_by_index(self, node: ir.Node, found: TensorPlan) -> ir.Value:
-        """Nearest-neighbour `Resize` -> `Transpose -> Gather -> Gather -> Transpose`, with Q and DQ between them.
-
-        ONNX Runtime keeps codes in channels-last order between 8-bit convolutions: there its Resize takes 3 to 18 times
-        as long as two Gathers, columns first, which copy whole pixels (1.32; benchmarks/upsampling.py). The Transposes
-        say that order, and it drops them against those of the convolutions. Returns the node's result.
-        """
-        import onnx_ir as ir
-
-        result, source = node.outputs[0], node.inputs[0]
-        indices = nearest_indices(node)
-        if not indices or 1 in indices or source is None or source.shape is None or result.is_graph_output():
-            return result
-        rank = len(source.shape)
-        to_last, to_second = [0, *range(2, rank), 1], [0, rank - 1, *range(1, rank - 1)]
-        steps: list[tuple[str, list[ir.Value], dict[str, Any]]] = [("Transpose", [], {"perm": to_last})]
-        for axis in sorted(indices, reverse=True):
-            chosen = self.constant(f"{node.name}_axis{axis}", indices[axis])
-            steps.append(("Gather", [chosen], {"axis": to_last.index(axis)}))
-        steps.append(("Transpose", [], {"perm": to_second}))
-        value = source
-        for number, (op, operands, attributes) in enumerate(steps):
-            if number:
-                value = self.quantise(value, found, "int8")
-            made = ir.node(op, [value, *operands], attributes, name=f"{node.name}_step{number}")
-            made.metadata_props.update(node.metadata_props)
-            self.graph.insert_before(node, made)
-            value = made.outputs[0]
-            value.name, value.type = f"{result.name}_step{number}", result.type
-        result.replace_all_uses_with(value)
-        self.graph.remove(node, safe=True)
-        value.name, value.shape = result.name, result.shape
-        self.values[str(result.name)] = value
-        return value
+        result = by_index(self.graph, node, lambda codes: self.quantise(codes, found, "int8"))
+        self.values[str(result.name)] = result
+        return result
 
     def quantise(self, value: ir.Value, found: TensorPlan, precision: str) -> ir.Value:
         import onnx_ir as ir

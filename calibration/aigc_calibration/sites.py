@@ -7,6 +7,7 @@ A *site* is one such node with its activations and, where it has one, its weight
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ __all__ = ["SITE_OPS", "Site", "copies", "find_sites", "module_path", "output_ch
 
 SITE_OPS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 _COPYING = frozenset({"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten"})
+_PARAMETER = re.compile(r"model\.(.+)\.weight")
+"""What the exporter calls a parameter of the wrapped model."""
 _WEIGHT = 1
 """All four operators take the weight as their second input and the bias as their third."""
 
@@ -106,7 +109,16 @@ def _axes(node: ir.Node, rank: int) -> tuple[int, int]:
 
 
 def module_path(node: ir.Node) -> str:
-    """The path of the PyTorch module that a node came from, as the exporter recorded it."""
+    """The path of the PyTorch module that a node came from, as the exporter recorded it.
+
+    A convolution that a batch normalisation was folded into carries the scopes of the normalisation; the name of its
+    weight says whose it is.
+    """
+    weight = node.inputs[_WEIGHT] if len(node.inputs) > _WEIGHT else None
+    if node.op_type.startswith("Conv") and weight is not None and weight.const_value is not None:
+        named = _PARAMETER.fullmatch(str(weight.name))
+        if named is not None:
+            return named[1]
     try:
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
     except (ValueError, SyntaxError):

@@ -81,28 +81,36 @@ TOLERANCES: Mapping[tuple[str, str], Tolerances] = MappingProxyType(
 """(family, precision) -> limits. `max_quality_drop` is relative to the PyTorch model's own metric."""
 
 
+CASE_HEADROOM = {"psnr_db": 10.0, "loss": 3.0}
+"""How much noisier a single case may be than an average that is just within a budget: tenfold by decibels of images, as
+the limits above lie below what they were set for; threefold by a relative loss."""
+
+
 def loosened(tolerances: Tolerances, budgets: Iterable[Budget]) -> Tolerances:
     """The limits for a mix that was searched under budgets: what the user allows, no limit forbids.
 
-    Where a budget is looser than the limit of its measure, all limits give way by as much noise: decibels fall by it,
-    relative losses grow with it, as in `budget.allowed_noise`. Stricter budgets change nothing here: they are checked
-    themselves.
+    The budgets themselves are checked beside these. Where one is looser than the limit of its measure, or nearer to it
+    than a single case may lie from the average, the limits give way by as much noise: decibels fall by it, relative
+    losses grow with it, as in `budget.allowed_noise`.
     """
-    noise = 1.0
+    average = case = 1.0
     for budget in budgets:
         if budget.measure == "psnr_db" and tolerances.min_psnr_db is not None:
-            noise = max(noise, 10 ** ((tolerances.min_psnr_db - budget.limit) / 10))
+            noise, headroom = 10 ** ((tolerances.min_psnr_db - budget.limit) / 10), CASE_HEADROOM["psnr_db"]
         elif tolerances.max_quality_drop is not None and (budget.relative or budget.measure == "ppl_increase"):
-            noise = max(noise, abs(budget.limit) / tolerances.max_quality_drop)
-    if noise == 1.0:
+            noise, headroom = abs(budget.limit) / tolerances.max_quality_drop, CASE_HEADROOM["loss"]
+        else:
+            continue
+        average, case = max(average, noise), max(case, noise * headroom)
+    if case == 1.0:
         return tolerances
-    slack, tensor = 10 * math.log10(noise), tolerances.tensor
+    slack, tensor = 10 * math.log10(case), tolerances.tensor
     sqnr, psnr = tensor.min_sqnr_db, tolerances.min_psnr_db
     agreement, drop = tolerances.min_token_agreement, tolerances.max_quality_drop
     return Tolerances(
         # A cosine says the same as a ratio of signal to noise, which stays.
         tensor=replace(tensor, min_cosine=None, min_sqnr_db=None if sqnr is None else sqnr - slack),
-        min_token_agreement=None if agreement is None else agreement / noise,
+        min_token_agreement=None if agreement is None else agreement / case,
         min_psnr_db=None if psnr is None else psnr - slack,
-        max_quality_drop=None if drop is None else drop * noise,
+        max_quality_drop=None if drop is None else drop * average,
     )

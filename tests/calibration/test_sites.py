@@ -99,3 +99,16 @@ def test_the_digest_sees_one_changed_number(name: str) -> None:
     changed = copy_graph(model)
     changed.graph.initializers[weight].const_value = ir.tensor(values, name=weight)
     assert graph_digest(changed) != graph_digest(model)
+
+
+def test_a_folded_convolution_is_called_by_its_weight() -> None:
+    """onnxscript leaves the scopes of the batch normalisation on it."""
+    constants = {"model.up.0.weight": np.zeros((3, 2, 3, 3), np.float32), "w": np.zeros((3, 3, 1, 1), np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "model.up.0.weight"], ["c"], "folded", pads=[1] * 4),
+        helper.make_node("Conv", ["c", "w"], ["y"], "plain"),
+    ]
+    model = make_graph(nodes, constants, {"x": ["n", 2, 4, 4]}, {"y": ["n", 3, 4, 4]})
+    for node in model.graph:
+        node.metadata_props["pkg.torch.onnx.name_scopes"] = repr(["", "model", "model.up.1", str(node.name)])
+    assert [site.module for site in find_sites(model)] == ["up.0", "up.1"]

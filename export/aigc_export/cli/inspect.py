@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +11,8 @@ import click
 from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console
 
 if TYPE_CHECKING:
+    from aigc_calibration.plan import QuantizationPlan
+    from aigc_runtime.bundle import Bundle
     from aigc_runtime.engine_build import EngineBuild
 
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 @json_option
 def inspect(bundle_path: str, as_json: bool) -> None:
     """Show what is inside BUNDLE: interface, provenance, quality, and the graph's operators and weights."""
+    from aigc_calibration.coverage import float_sites
     from aigc_runtime.bundle import Bundle
     from aigc_runtime.manifest import manifest_json
 
@@ -30,6 +34,9 @@ def inspect(bundle_path: str, as_json: bool) -> None:
     }
     if manifest.engine.build is None:  # a compiled engine holds no graph that could be read
         found |= _graph_facts(bundle.read(manifest.engine.file))
+    plan = _plan(bundle)
+    if plan is not None:
+        found["plan"] = {"sites": plan.counts(), "float": float_sites(plan)}
     if as_json:
         emit_json(found)
         return
@@ -55,10 +62,27 @@ def inspect(bundle_path: str, as_json: bool) -> None:
         provider = manifest.engine.provider
         run = "run and compared" if provider.parity == "engine" else "not tried: parity is that of its graph on a CPU"
         console.print(f"provider {provider.name}, {run}")
-    for quality in manifest.quality:
-        console.print(f"{quality.metric}: {quality.bundle:.5g} (PyTorch {quality.reference:.5g})")
-    for key, value in manifest.provenance.items():
+    for line in () if plan is None else _plan_lines(plan):
+        console.print(line, soft_wrap=True, markup=False)
+    measured = {q.metric: f"{q.bundle:.5g} (PyTorch {q.reference:.5g})" for q in manifest.quality}
+    for key, value in {**measured, **manifest.provenance}.items():
         console.print(f"{key}: {value}")
+
+
+def _plan(bundle: Bundle) -> QuantizationPlan | None:
+    from aigc_calibration.plan import parse_plan
+    from aigc_export.exporter import PLAN_FILE
+
+    held = any(info.path == PLAN_FILE for info in bundle.manifest.files)
+    return parse_plan(bundle.read(PLAN_FILE)) if held else None
+
+
+def _plan_lines(plan: QuantizationPlan) -> Iterator[str]:
+    from aigc_calibration.coverage import float_sites
+
+    yield "plan: " + ", ".join(f"{n} {precision}" for precision, n in sorted(plan.counts().items()))
+    for site, why in float_sites(plan).items():
+        yield f"  {site}: {why}"
 
 
 def _graph_facts(data: bytes) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.search.journal import Journal
+from aigc_calibration.search.journal import Journal, measuring_environment
 from aigc_runtime.errors import OutputError
 
 
@@ -66,3 +66,19 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     path.mkdir()
     with pytest.raises(OutputError, match="cannot write"):
         journal.put("x", 1)
+
+
+def test_measurements_of_another_machine_or_engine_are_not_found(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    Journal(path, environment="onnxruntime 1, A").put("rounds", 1.0)
+    assert Journal(path, environment="onnxruntime 1, A").get("rounds") == 1.0
+    assert Journal(path, environment="onnxruntime 2, A").get("rounds") is None
+    assert Journal(path).get("rounds") is None
+
+
+def test_the_environment_names_the_engine_and_the_machine() -> None:
+    import onnxruntime
+
+    found = measuring_environment()
+    assert found.startswith(f"onnxruntime {onnxruntime.__version__}, ")
+    assert found == measuring_environment()

@@ -149,3 +149,14 @@ def test_decibels() -> None:
     assert decibels(0.01) == pytest.approx(20.0)
     assert decibels(0.0) == decibels(1e-99) == 300.0
     assert math.isfinite(decibels(1e30))
+
+
+@pytest.mark.parametrize("address", ["junk", "", "tcp://", "10.0.0.1", "host:port", "tcp:// a:1"])
+def test_what_is_no_address(address: str) -> None:
+    with pytest.raises(ConfigError, match="is no address of a Dask scheduler"):
+        make_workers(dask=address)
+
+
+@pytest.mark.parametrize("address", ["tcp://10.0.0.1:8786", "cluster.local:8786", "tls://a:1", "inproc://1/2"])
+def test_addresses(address: str) -> None:
+    assert isinstance(make_workers(dask=address), DaskWorkers)

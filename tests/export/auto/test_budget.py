@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from aigc_export.budget import DEFAULT_BUDGETS, allowed_noise, holds, parse_budget, shown
+from aigc_export.budget import DEFAULT_BUDGETS, allowed_noise, check_family, holds, parse_budget, shown
+from aigc_export.tolerances import TOLERANCES, loosened
 from aigc_models.paired import Judgement
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.manifest import QualityResult
@@ -40,6 +41,8 @@ def quality(metric: str, reference: float, bundle: float) -> Judgement:
         ("class_accuracy>=-1%", quality("class_accuracy", 0.99, 0.97), False),
         ("class_accuracy>=0.98", quality("class_accuracy", 0.99, 0.97), False),
         ("frechet_distance<=+5%", quality("frechet_distance", 10.0, 10.4), True),
+        ("class_accuracy>=95%", quality("class_accuracy", 0.99, 0.96), True),
+        ("class_accuracy>=95%", quality("class_accuracy", 0.99, 0.94), False),
         ("frechet_distance<=12", quality("frechet_distance", 10.0, 12.1), False),
     ],
 )
@@ -52,7 +55,19 @@ def test_what_holds(text: str, made: Judgement, kept: bool) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "psnr", "psnr=45", "psnr>45", "psnr>=", "psnr>=much", "psnr>=45dB", "psnr>=nan", "45<=psnr", "psnr>=1e999"],
+    [
+        "",
+        "psnr",
+        "psnr=45",
+        "psnr>45",
+        "psnr>=",
+        "psnr>=much",
+        "psnr>=45dB",
+        "psnr>=nan",
+        "45<=psnr",
+        "psnr>=1e999",
+        "psnr>=\uff14\uff15",
+    ],
 )
 def test_what_cannot_be_read(text: str) -> None:
     with pytest.raises(ConfigError):
@@ -91,3 +106,35 @@ def test_defaults_can_be_read() -> None:
         "diffusion": "psnr_db",
         "gan": "psnr_db",
     }
+
+
+def test_a_percent_sign_alone_is_a_share_and_not_of_everything() -> None:
+    with pytest.raises(ConfigError, match="is no share") as err:
+        parse_budget("frechet_distance<=5%")
+    assert "frechet_distance<=+5%" in str(err.value.hint)
+
+
+@pytest.mark.parametrize(("family", "text"), [("gan", "ppl<=+1%"), ("gan", "step_sqnr>=20"), ("text", "psnr>=40")])
+def test_a_measure_that_the_family_has_not(family: str, text: str) -> None:
+    with pytest.raises(ConfigError, match="which this model has not"):
+        check_family([parse_budget(text)], family)
+    check_family([parse_budget(DEFAULT_BUDGETS[family])], family)
+
+
+def test_a_looser_budget_loosens_every_limit_by_as_much_noise() -> None:
+    limits = TOLERANCES["gan", "int8"]
+    assert limits.min_psnr_db == 42
+    found = loosened(limits, [parse_budget("psnr>=32")])
+    assert found.min_psnr_db == pytest.approx(22)  # of a few pictures; the average is held against the budget
+    assert found.tensor.min_sqnr_db == pytest.approx(12)
+    assert found.max_quality_drop == pytest.approx(0.5)
+    assert loosened(limits, [parse_budget("psnr>=52")]) is limits
+    near = loosened(limits, [parse_budget("psnr>=43")])
+    assert (near.min_psnr_db, near.max_quality_drop) == (pytest.approx(33), limits.max_quality_drop)
+    text = TOLERANCES["text", "int8"]
+    assert text.max_quality_drop == 0.003
+    found = loosened(text, [parse_budget("ppl<=+3%")])
+    assert found.max_quality_drop == pytest.approx(0.03)
+    assert found.min_token_agreement == pytest.approx(0.25 / 30)
+    assert found.tensor.min_sqnr_db == pytest.approx(24 - 14.77, abs=0.01)
+    assert loosened(text, [parse_budget(DEFAULT_BUDGETS["text"])]) is text

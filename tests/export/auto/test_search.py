@@ -85,11 +85,38 @@ def test_two_processes_find_the_same(tmp_path: Path) -> None:
 
 
 def test_a_budget_that_only_fp32_keeps(tmp_path: Path) -> None:
+    """Then a sentence says of every site what low precision would have cost."""
     result = export_model(auto("psnr>=100"), tmp_path / "out")
     assert result.search is not None
     assert result.bundle.manifest.precision == "fp32"
     assert "fp32" in result.search.verdict
     assert "no mix" in result.search.verdict
+    assert {"project", "to_image", "blocks.0.1", "blocks.1.1"} == result.search.kept.keys()
+    assert all("of all noise" in why for why in result.search.kept.values())
+
+
+def test_a_loose_budget_can_be_shipped(tmp_path: Path) -> None:
+    """Below the limit of a plain int8 bundle, 42 dB: the user allows it."""
+    recipe = auto("psnr>=20")
+    assert recipe.quantisation is not None
+    rough = replace(recipe.quantisation, method="percentile", percentile=80.0, affine=False)
+    result = export_model(replace(recipe, quantisation=rough), tmp_path / "out")
+    assert result.search is not None
+    chosen = next(c for c in result.search.candidates if c.chosen)
+    assert result.bundle.manifest.tolerances.min_psnr_db == pytest.approx(10)
+    assert 20 <= chosen.value < 42
+
+
+def test_a_search_by_size_tries_the_plain_small_precisions(tmp_path: Path) -> None:
+    result = export_model(auto("psnr>=80", objective="size"), tmp_path / "out")
+    found = result.search
+    assert found is not None
+    sizes = {c.name: c.size_bytes for c in found.candidates}
+    assert {"fp32", "int8", "fp16", "int8-weight", "int4"} <= sizes.keys()
+    chosen = next(c for c in found.candidates if c.chosen)
+    assert chosen.name == "fp16"  # 88 dB in half the bytes
+    assert chosen.size_bytes < 0.6 * sizes["fp32"]
+    assert result.bundle.manifest.precision == "fp16"
 
 
 def test_a_budget_that_nothing_keeps(tmp_path: Path) -> None:
