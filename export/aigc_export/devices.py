@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aigc_runtime.device import Device, Gpu, host_platform
+from aigc_runtime.device import Device, Gpu
 from aigc_runtime.engine_build import capability_number
 from aigc_runtime.errors import AigcError, ConfigError, InputError, UnknownNameError
 from aigc_runtime.settings import from_json
@@ -40,16 +40,16 @@ def find_device(text: str) -> Device:
         return _read(Path(text))
     if text[:1].isdigit():
         capability_number(text)
-        return _named(f"a device of compute capability {text}", text, None, host_platform())
+        return _named(f"a device of compute capability {text}", text, None, None)
     if text not in KNOWN:
         raise UnknownNameError("device", text, KNOWN)
     name, capability, memory_gb, platform = KNOWN[text]
     return _named(name, capability, memory_gb * 10**9, platform)
 
 
-def _named(name: str, capability: str, memory_bytes: int | None, platform: str) -> Device:
-    # Nothing is known of its packages and driver, and of a bare capability no memory either: they are not judged.
-    gpu = Gpu(name=name, compute_capability=capability, memory_bytes=2**62 if memory_bytes is None else memory_bytes)
+def _named(name: str, capability: str, memory_bytes: int | None, platform: str | None) -> Device:
+    # Nothing is known of its packages and driver, and of a bare capability no memory or platform either.
+    gpu = Gpu(name=name, compute_capability=capability, memory_bytes=memory_bytes)
     return Device(runtime="", platform=platform, python="", driver_cuda=None, gpus=(gpu,), packages=None)
 
 

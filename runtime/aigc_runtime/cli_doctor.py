@@ -40,18 +40,28 @@ def device_lines(device: Device) -> list[str]:
     driver = "none found" if device.driver_cuda is None else f"runs CUDA up to {device.driver_cuda}"
     lines.append(f"driver    {driver}")
     for gpu in device.gpus:
-        lines.append(
-            f"GPU       {gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory_bytes / 1e9:.1f} GB"
-        )
+        memory = "" if gpu.memory_bytes is None else f", {gpu.memory_bytes / 1e9:.1f} GB"
+        lines.append(f"GPU       {gpu.name}, compute capability {gpu.compute_capability}{memory}")
     for name, version in (device.packages or {}).items():
         lines.append(f"engine    {name} {version}")
     return lines
+
+
+_MARKS = {True: "pass  ", False: "FAIL  ", None: "?     "}
 
 
 def finding_lines(judged: Preflight) -> list[str]:
     """What was compared, one line each, what to do below it, and the verdict."""
     lines = []
     for finding in judged.findings:
-        lines.append(f"{'pass' if finding.passed else 'FAIL'}  {finding.subject}: {finding.found}")
+        lines.append(f"{_MARKS[finding.passed]}{finding.subject}: {finding.found}")
         lines += [f"      {finding.fix}"] if finding.fix else []
-    return [*lines, "runs here, as far as the manifest tells" if judged.runs else "does NOT run here"]
+    return [*lines, _verdict(judged)]
+
+
+def _verdict(judged: Preflight) -> str:
+    if not judged.runs:
+        return "does NOT run here"
+    open_points = sum(finding.passed is None for finding in judged.findings)
+    left = f"; {open_points} of {len(judged.findings)} not judged (?)" if open_points else ""
+    return f"runs here, as far as the manifest tells{left}"

@@ -18,7 +18,7 @@ from aigc_models.zoo import load_model
 from aigc_runtime.backends import open_session
 from aigc_runtime.bundle import Bundle
 from aigc_runtime.device import Gpu, probe_device
-from aigc_runtime.preflight import RTX_CAPABILITIES
+from aigc_runtime.rebuild import RTX_CAPABILITIES
 from aigc_runtime.session import Session
 
 

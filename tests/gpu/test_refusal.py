@@ -12,7 +12,7 @@ from aigc_export.recipes import export_recipe
 from aigc_runtime.backends import open_session
 from aigc_runtime.device import Gpu
 from aigc_runtime.errors import EngineError
-from aigc_runtime.preflight import RTX_CAPABILITIES
+from aigc_runtime.rebuild import RTX_CAPABILITIES
 
 from .conftest import require_package
 

@@ -2,78 +2,45 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from compiled import BUILD, DEVICE, GPU, NAMED, gpu, manifest_of, refused, unknown
 
-from aigc_runtime import cli, device
+from aigc_runtime import cli
 from aigc_runtime.backends import open_session
 from aigc_runtime.bundle import Bundle
 from aigc_runtime.cli import run
-from aigc_runtime.device import Device, Gpu, probe_device
-from aigc_runtime.engine_build import EngineBuild, ShapeProfile, capability_number, choose_profile
+from aigc_runtime.cli_doctor import finding_lines
+from aigc_runtime.device import Device
+from aigc_runtime.engine_build import ShapeProfile, capability_number, choose_profile
 from aigc_runtime.errors import BundleError, ConfigError, EngineError, FeedError
-from aigc_runtime.manifest import EngineInfo, Manifest, dump_manifest, parse_manifest
+from aigc_runtime.manifest import dump_manifest, parse_manifest
 from aigc_runtime.preflight import check_device, require_device
-
-BUILD = EngineBuild(
-    flavour="tensorrt-rtx",
-    version="1.7.1.116",
-    cuda_major=13,
-    platform="linux-x86_64",
-    compute_capabilities=("8.6", "12.0"),
-    hardware_compatibility="none",
-    version_compatible=False,
-    weight_streaming=False,
-    device_memory_bytes=2 * 10**9,
-    profiles=(
-        ShapeProfile(name="prefill", dims={"batch": (1, 1, 8), "sequence": (1, 64, 256), "past": (0, 0, 256)}),
-        ShapeProfile(name="decode", dims={"batch": (1, 1, 8), "sequence": (1, 1, 1), "past": (0, 128, 256)}),
-    ),
-    work={"int8": 0.9, "fp32": 0.1},
-    work_source="engine",
-    parity="graph",
-)
-GPU = Gpu(name="some GPU", compute_capability="8.6", memory_bytes=12 * 10**9)
-DEVICE = Device(
-    runtime="0.1.0",
-    platform="linux-x86_64",
-    python="3.10.12",
-    driver_cuda="13.0",
-    gpus=(GPU,),
-    packages={"tensorrt_rtx": "1.7.1.116"},
-)
-
-
-def manifest_of(toy_bundles: Path, build: EngineBuild = BUILD) -> Manifest:
-    manifest = Bundle.open(toy_bundles / "toy_unet").manifest
-    info = EngineInfo(kind=build.flavour, file=manifest.engine.file, build=build)
-    return replace(manifest, engine=info, format_version=2, precision="int8")
 
 
 def test_a_device_that_will_do(toy_bundles: Path) -> None:
     found = check_device(manifest_of(toy_bundles), DEVICE)
     assert found.runs
     assert found.gpu == "some GPU"
-    assert {f.subject for f in found.findings} == {"engine", "platform", "driver", "compute capability", "memory"}
+    assert {f.subject for f in found.findings} == {
+        "engine",
+        "cuda-bindings",
+        "platform",
+        "driver",
+        "compute capability",
+        "memory",
+    }
     require_device(manifest_of(toy_bundles), DEVICE)
-
-
-def gpu(**changes: Any) -> Device:
-    return replace(DEVICE, gpus=(replace(GPU, **changes),))
 
 
 @pytest.mark.parametrize(
     ("changed", "subject", "message"),
     [
         (replace(DEVICE, gpus=()), "GPU", "none that a driver knows"),
-        (replace(DEVICE, packages={}), "engine", "tensorrt_rtx is not installed"),
-        (replace(DEVICE, packages={"tensorrt": "1.7.1.116"}), "engine", "tensorrt_rtx is not installed"),
-        (replace(DEVICE, packages={"tensorrt_rtx": "1.8.0"}), "engine", "needs exactly 1.7.1.116"),
         (replace(DEVICE, platform="linux-aarch64"), "platform", "built for linux-x86_64"),
         (replace(DEVICE, driver_cuda="12.8"), "driver", "up to 12.8, the engine needs 13"),
         (gpu(compute_capability="8.9"), "compute capability", "8.9, built for 8.6, 12.0"),
@@ -82,7 +49,7 @@ def gpu(**changes: Any) -> Device:
 )
 def test_devices_that_will_not(changed: Device, subject: str, message: str, toy_bundles: Path) -> None:
     manifest = manifest_of(toy_bundles)
-    wrong = [f for f in check_device(manifest, changed).findings if not f.passed]
+    wrong = refused(check_device(manifest, changed))
     assert [f.subject for f in wrong] == [subject]
     assert message in wrong[0].found
     assert wrong[0].fix
@@ -90,30 +57,71 @@ def test_devices_that_will_not(changed: Device, subject: str, message: str, toy_
         require_device(manifest, changed)
 
 
-def test_what_to_rebuild(toy_bundles: Path) -> None:
-    manifest = manifest_of(toy_bundles)
-    fixes = {c: check_device(manifest, gpu(compute_capability=c)).findings[-2].fix for c in ("8.9", "9.0")}
-    assert "--target tensorrt-rtx --compute-capability 8.9 --precision int8" in fixes["8.9"]
-    assert "TensorRT-RTX does not serve it; on the device: " in fixes["9.0"]
+@pytest.mark.parametrize(
+    ("precision", "capability", "why", "command"),
+    [
+        ("int8", "8.9", "again: ", "--target tensorrt-rtx --compute-capability 8.9 --precision int8"),
+        ("fp8", "8.9", "again: ", "--target tensorrt-rtx --compute-capability 8.9 --precision fp8"),
+        ("fp16", "7.5", "again: ", "--target tensorrt-rtx --compute-capability 7.5 --precision fp16"),
+        ("int8", "7.5", "in fp16 because 7.5 is not built in int8: ", "--compute-capability 7.5 --precision fp16"),
+        ("fp32", "7.5", "in fp16 because 7.5 is not built in fp32: ", "--compute-capability 7.5 --precision fp16"),
+        ("fp8", "8.0", "in fp16 because 8.0 is not built in fp8: ", "--compute-capability 8.0 --precision fp16"),
+        ("int8", "9.0", "TensorRT-RTX does not serve it; on the device: ", "--target tensorrt --precision int8"),
+        ("fp8", "8.7", "on the device, in fp16 because 8.7 is ", "--target tensorrt --precision fp16"),
+    ],
+)
+def test_what_to_rebuild(precision: str, capability: str, why: str, command: str, toy_bundles: Path) -> None:
+    manifest = manifest_of(toy_bundles, replace(BUILD, compute_capabilities=("12.1",)), precision)
+    (fix,) = (f.fix for f in refused(check_device(manifest, gpu(compute_capability=capability))))
+    assert why in fix
+    assert f"{command} -o DIR" in fix
 
 
 def test_arithmetic_that_a_device_lacks(toy_bundles: Path) -> None:
     build = replace(BUILD, work={"fp8": 1.0}, compute_capabilities=("8.6",))
-    wrong = [f for f in check_device(manifest_of(toy_bundles, build), DEVICE).findings if not f.passed]
+    wrong = refused(check_device(manifest_of(toy_bundles, build), DEVICE))
     assert [f.found for f in wrong] == ["has no fp8, which 100% of the work is in"]
 
 
-def test_compatibility_that_was_built_in(toy_bundles: Path) -> None:
-    build = replace(
-        BUILD, flavour="tensorrt", version="10.3.0", version_compatible=True, hardware_compatibility="ampere_plus"
-    )
-    newer = replace(gpu(compute_capability="9.0"), packages={"tensorrt_lean": "10.13.1"})
-    assert check_device(manifest_of(toy_bundles, build), newer).runs
-    older = replace(newer, packages={"tensorrt_lean": "10.2.0"})
-    assert not check_device(manifest_of(toy_bundles, build), older).runs
-    assert not check_device(
-        manifest_of(toy_bundles, build), replace(newer, gpus=gpu(compute_capability="7.5").gpus)
-    ).runs
+def test_hardware_compatibility_that_was_built_in(toy_bundles: Path) -> None:
+    build = replace(BUILD, flavour="tensorrt", version="10.3.0", hardware_compatibility="ampere_plus")
+    device = replace(DEVICE, packages={"tensorrt": "10.3.0", "cuda-bindings": "13.0.1"})
+    manifest = manifest_of(toy_bundles, build)
+    assert check_device(manifest, gpu(device, compute_capability="9.0")).runs
+    assert not check_device(manifest, gpu(device, compute_capability="7.5")).runs
+
+
+# What is not known
+
+
+def test_what_a_named_device_does_not_tell_is_neither_passed_nor_failed(toy_bundles: Path) -> None:
+    bare = replace(gpu(NAMED, memory_bytes=None), platform=None)
+    found = check_device(manifest_of(toy_bundles), bare)
+    assert unknown(found) == {
+        "engine": "needs tensorrt_rtx exactly 1.7.1.116; not known of this device",
+        "cuda-bindings": "needs cuda-bindings; not known of this device",
+        "platform": "built for linux-x86_64; not known of this device",
+        "driver": "needs one that runs CUDA 13; not known of this device",
+        "memory": "needs 2.00 GB; not known of this device",
+    }
+    assert found.runs
+    lines = finding_lines(found)
+    assert "?     engine: needs tensorrt_rtx exactly 1.7.1.116; not known of this device" in lines
+    assert "pass  compute capability: 8.6, built for 8.6, 12.0" in lines
+    assert lines[-1] == "runs here, as far as the manifest tells; 5 of 6 not judged (?)"
+    require_device(manifest_of(toy_bundles), bare)
+    old = check_device(manifest_of(toy_bundles), gpu(bare, compute_capability="7.5", memory_bytes=None))
+    assert not old.runs
+    assert [f.subject for f in refused(old)] == ["compute capability"]
+
+
+def test_streamed_weights_need_not_fit(toy_bundles: Path) -> None:
+    build = replace(BUILD, weight_streaming=True)
+    small = check_device(manifest_of(toy_bundles, build), gpu(memory_bytes=10**9))
+    assert small.runs
+    assert unknown(small)["memory"].startswith("1.0 GB, the engine needs 2.00 GB with all weights; they are streamed")
+    assert unknown(check_device(manifest_of(toy_bundles, build), DEVICE)) == {}
+    assert [f.subject for f in refused(check_device(manifest_of(toy_bundles), gpu(memory_bytes=10**9)))] == ["memory"]
 
 
 def test_the_first_gpu_that_runs_it_is_named(toy_bundles: Path) -> None:
@@ -127,6 +135,9 @@ def test_a_portable_engine_needs_its_package_alone(toy_bundles: Path) -> None:
     plain = replace(DEVICE, gpus=(), packages={"onnxruntime": "1.20"})
     assert check_device(manifest, plain).runs
     assert not check_device(manifest, replace(plain, packages={})).runs
+    named = check_device(manifest, replace(NAMED, gpus=()))
+    assert named.runs
+    assert unknown(named) == {"engine": "needs onnxruntime or onnxruntime-gpu; not known of this device"}
 
 
 # The manifest
@@ -192,48 +203,7 @@ def test_capabilities_sort_as_numbers() -> None:
             capability_number(text)
 
 
-# The device
-
-
-class FakeDriver:
-    """The driver's library with two GPUs, the second of which fails."""
-
-    def cuInit(self, _flags: int) -> int:
-        return 0
-
-    def cuDriverGetVersion(self, out: Any) -> int:
-        out._obj.value = 13010
-        return 0
-
-    def cuDeviceGetCount(self, out: Any) -> int:
-        out._obj.value = 2
-        return 0
-
-    def cuDeviceGet(self, out: Any, ordinal: int) -> int:
-        out._obj.value = ordinal
-        return ordinal  # not 0 is an error
-
-    def cuDeviceGetName(self, out: Any, _size: int, _handle: Any) -> int:
-        out.value = b"Fake GPU"
-        return 0
-
-    def cuDeviceGetAttribute(self, out: Any, attribute: int, _handle: Any) -> int:
-        out._obj.value = {75: 8, 76: 6}[attribute]
-        return 0
-
-    def cuDeviceTotalMem_v2(self, out: Any, _handle: Any) -> int:
-        assert isinstance(out._obj, ctypes.c_size_t)
-        out._obj.value = 8 * 10**9
-        return 0
-
-
-def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_load_driver", FakeDriver)
-    found = probe_device()
-    assert found.driver_cuda == "13.1"
-    assert found.gpus == (Gpu(name="Fake GPU", compute_capability="8.6", memory_bytes=8 * 10**9),)
-    monkeypatch.setattr(FakeDriver, "cuInit", lambda self, flags: 100)
-    assert (probe_device().driver_cuda, probe_device().gpus) == (None, ())
+# From the bundle to the command line
 
 
 def trt_bundle(toy_bundles: Path, tmp_path: Path) -> Path:
@@ -275,7 +245,7 @@ def test_doctor(
     assert run(["doctor", folder, "--json"]) == 5
     told = json.loads(capsys.readouterr().out)
     assert told["runs"] is False
-    assert [f["subject"] for f in told["findings"] if not f["passed"]] == ["driver"]
+    assert [f["subject"] for f in told["findings"] if f["passed"] is False] == ["driver"]
     assert run(["doctor", folder]) == 5
     assert "FAIL  driver" in capsys.readouterr().out
     assert cli.run(["doctor", str(tmp_path / "nothing")]) == 4
