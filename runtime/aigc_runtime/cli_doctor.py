@@ -15,6 +15,11 @@ from aigc_runtime.settings import to_json
 
 __all__ = ["device_lines", "doctor", "finding_lines"]
 
+_UNPINNED = (
+    "note  the bundle is whole, but not signed: who made it, or edited its manifest, is not known\n"
+    "      --expect-manifest-sha256 DIGEST takes that very bundle alone; `aigc-run info` prints the digest"
+)
+
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Print what the device has; with a bundle, exit code 5 if it does not run here."""
@@ -26,10 +31,14 @@ def doctor(arguments: argparse.Namespace) -> int:
     if arguments.json:
         told: dict[str, Any] = to_json(device)
         if judged is not None:
-            told = {"device": told, "runs": judged.runs, **asdict(judged)}
+            pinned = arguments.expect_manifest_sha256 is not None
+            told = {"device": told, "runs": judged.runs, "manifest_pinned": pinned, **asdict(judged)}
         emit_json(told)
     else:
-        for line in (*device_lines(device), *(() if judged is None else finding_lines(judged))):
+        lines = [*device_lines(device), *([] if judged is None else finding_lines(judged))]
+        if judged is not None and arguments.expect_manifest_sha256 is None:
+            lines.append(_UNPINNED)
+        for line in lines:
             sys.stdout.write(line + "\n")
     return 0 if judged is None or judged.runs else 5
 

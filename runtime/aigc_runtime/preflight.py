@@ -27,8 +27,8 @@ def check_device(manifest: Manifest, device: Device) -> Preflight:
 
     Returns:
         Findings on packages, for a provider of ONNX Runtime on its device, and for a compiled engine on platform,
-        capability, arithmetic, driver and memory. Of several GPUs the first that runs it is judged, or the first of
-        all.
+        capability, model, arithmetic, driver and memory. Of several GPUs the first that runs it is judged, or the
+        first of all.
     """
     build, provider = manifest.engine.build, manifest.engine.provider
     packages = check_packages(manifest, device.packages)
@@ -46,8 +46,9 @@ def check_device(manifest: Manifest, device: Device) -> Preflight:
         )
         return Preflight(gpu=first.name, ordinal=0, findings=(*packages, found))
     machine = (_platform(build, device), *_driver(build, device))
+    named = device.packages is None
     judged = [
-        Preflight(gpu=gpu.name, ordinal=i, findings=(*packages, *machine, *_gpu(manifest, build, gpu)))
+        Preflight(gpu=gpu.name, ordinal=i, findings=(*packages, *machine, *_gpu(manifest, build, gpu, named=named)))
         for i, gpu in enumerate(device.gpus)
     ]
     return next((found for found in judged if found.runs), judged[0])
@@ -99,8 +100,10 @@ def _driver(build: EngineBuild, device: Device) -> tuple[Finding, ...]:
     return (found,)
 
 
-def _gpu(manifest: Manifest, build: EngineBuild, gpu: Gpu) -> tuple[Finding, ...]:
-    return (_capability(manifest, build, gpu), *_arithmetic(build, gpu), *_memory(build, gpu))
+def _gpu(manifest: Manifest, build: EngineBuild, gpu: Gpu, *, named: bool) -> tuple[Finding, ...]:
+    capability = _capability(manifest, build, gpu)
+    model = _model(build, gpu, named=named) if capability.passed else ()
+    return (capability, *model, *_arithmetic(build, gpu), *_memory(build, gpu))
 
 
 def _capability(manifest: Manifest, build: EngineBuild, gpu: Gpu) -> Finding:
@@ -113,6 +116,29 @@ def _capability(manifest: Manifest, build: EngineBuild, gpu: Gpu) -> Finding:
         found=f"{gpu.compute_capability}, built for {', '.join(build.compute_capabilities)}",
         fix="" if fits else rebuild_line(manifest, gpu.compute_capability),
     )
+
+
+def _model(build: EngineBuild, gpu: Gpu, *, named: bool) -> tuple[Finding, ...]:
+    """TensorRT documents its engines as bound to the model that they were built on, unless built for others as well.
+
+    A data sheet's name is not the driver's, so that a device that is `named` cannot be told from another.
+    """
+    if build.flavour != "tensorrt" or build.hardware_compatibility != "none":
+        return ()
+    if build.gpu is None:
+        told = "runs on the model that it was built on alone, which its manifest does not name"
+        return (Finding(subject="GPU model", passed=None, found=told),)
+    if named:
+        return (not_known("GPU model", f"runs on {build.gpu} alone, on which it was built"),)
+    fits = _bare(gpu.name) == _bare(build.gpu)
+    fix = "export on this device, or again with --hardware-compatibility same_compute_capability"
+    told = f"{gpu.name}, built on {build.gpu} for that model alone"
+    return (Finding(subject="GPU model", passed=fits, found=told, fix="" if fits else fix),)
+
+
+def _bare(name: str) -> str:
+    """A GPU's name without the maker's, which newer drivers put in front."""
+    return name.strip().casefold().removeprefix("nvidia ")
 
 
 def _arithmetic(build: EngineBuild, gpu: Gpu) -> tuple[Finding, ...]:

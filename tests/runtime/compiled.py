@@ -30,6 +30,9 @@ BUILD = EngineBuild(
     work_source="engine",
     parity="graph",
 )
+CLASSIC = replace(
+    BUILD, flavour="tensorrt", version="10.3.0", gpu="NVIDIA A100-SXM4-40GB", compute_capabilities=("8.0",)
+)
 GPU = Gpu(name="some GPU", compute_capability="8.6", memory_bytes=12 * 10**9)
 DEVICE = Device(
     runtime="0.1.0",

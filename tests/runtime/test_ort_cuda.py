@@ -121,6 +121,7 @@ def test_a_compiled_engine_has_no_provider(cuda_bundle: Path) -> None:
     )
     value = json.loads((cuda_bundle / "manifest.json").read_bytes())
     value["engine"]["build"] = json.loads(json.dumps(build.__dict__, default=lambda o: o.__dict__))
+    del value["engine"]["build"]["gpu"]  # of a later version of the format
     with pytest.raises(BundleError, match="only a graph of ONNX Runtime has one"):
         parse_manifest(json.dumps(value).encode())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compiled import BUILD, DEVICE, GPU, NAMED, gpu, manifest_of, refused, unknown
+from compiled import BUILD, CLASSIC, DEVICE, GPU, NAMED, gpu, manifest_of, refused, unknown
 
 from aigc_runtime import cli
 from aigc_runtime.backends import open_session
@@ -16,9 +16,8 @@ from aigc_runtime.bundle import Bundle
 from aigc_runtime.cli import run
 from aigc_runtime.cli_doctor import finding_lines
 from aigc_runtime.device import Device
-from aigc_runtime.engine_build import ShapeProfile, capability_number, choose_profile
-from aigc_runtime.errors import BundleError, ConfigError, EngineError, FeedError
-from aigc_runtime.manifest import dump_manifest, parse_manifest
+from aigc_runtime.errors import BundleError, EngineError
+from aigc_runtime.manifest import dump_manifest
 from aigc_runtime.preflight import check_device, require_device
 
 
@@ -91,6 +90,46 @@ def test_hardware_compatibility_that_was_built_in(toy_bundles: Path) -> None:
     assert not check_device(manifest, gpu(device, compute_capability="7.5")).runs
 
 
+CLASSIC_DEVICE = replace(DEVICE, packages={"tensorrt": "10.3.0", "cuda-bindings": "13.0.1"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "passed"),
+    [
+        ({}, "NVIDIA A100-SXM4-40GB", True),
+        ({}, "A100-SXM4-40GB", True),  # as older drivers say it
+        ({}, "NVIDIA A30", False),
+        ({}, "NVIDIA A100-SXM4-40GB MIG 1g.5gb", False),
+        ({"gpu": None}, "NVIDIA A30", None),
+    ],
+)
+def test_a_tensorrt_engine_is_for_the_model_it_was_built_on(
+    changes: dict[str, Any], name: str, passed: bool | None, toy_bundles: Path
+) -> None:
+    device = gpu(CLASSIC_DEVICE, name=name, compute_capability="8.0")
+    found = check_device(manifest_of(toy_bundles, replace(CLASSIC, **changes)), device)
+    assert {f.subject: f.passed for f in found.findings}["GPU model"] is passed
+    assert found.runs == (passed is not False)
+    if passed is False:
+        (wrong,) = refused(found)
+        assert wrong.found == f"{name}, built on NVIDIA A100-SXM4-40GB for that model alone"
+        assert "--hardware-compatibility same_compute_capability" in wrong.fix
+    levels = ("ampere_plus", "same_compute_capability")
+    for level in levels:
+        build = replace(CLASSIC, hardware_compatibility=level, **changes)
+        assert check_device(manifest_of(toy_bundles, build), device).runs
+
+
+def test_the_model_is_judged_where_it_says_something(toy_bundles: Path) -> None:
+    manifest = manifest_of(toy_bundles, CLASSIC)
+    other = check_device(manifest, gpu(CLASSIC_DEVICE, name="other", compute_capability="8.6"))
+    assert [f.subject for f in refused(other)] == ["compute capability"]
+    by_name = check_device(manifest, gpu(NAMED, name="A100", compute_capability="8.0"))
+    assert by_name.runs
+    assert "runs on NVIDIA A100-SXM4-40GB alone, on which it was built" in unknown(by_name)["GPU model"]
+    assert "GPU model" not in {f.subject for f in check_device(manifest_of(toy_bundles), DEVICE).findings}
+
+
 # What is not known
 
 
@@ -140,69 +179,6 @@ def test_a_portable_engine_needs_its_package_alone(toy_bundles: Path) -> None:
     assert unknown(named) == {"engine": "needs onnxruntime or onnxruntime-gpu; not known of this device"}
 
 
-# The manifest
-
-
-def test_a_compiled_engine_in_the_manifest(toy_bundles: Path) -> None:
-    manifest = manifest_of(toy_bundles)
-    data = dump_manifest(manifest)
-    assert parse_manifest(data) == manifest
-    assert dump_manifest(parse_manifest(data)) == data
-    for name in json.loads(data)["engine"]["build"]:
-        changed = json.loads(data)
-        del changed["engine"]["build"][name]
-        with pytest.raises(BundleError, match=f"{name} is missing"):
-            parse_manifest(json.dumps(changed).encode())
-    changed = {**json.loads(data), "format_version": 1}
-    with pytest.raises(BundleError, match=r"engine\.build is not a known field"):
-        parse_manifest(json.dumps(changed).encode())
-    with pytest.raises(ConfigError, match="format_version is 1"):
-        replace(manifest, format_version=1)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"compute_capabilities": ()}, "names no compute capability"),
-        ({"compute_capabilities": ("86",)}, "'86' is not a compute capability"),
-        ({"profiles": ()}, "no profile of shapes"),
-        ({"work": {"int7": 1.0}}, "counted in 'int7'"),
-        ({"work": {"int8": 0.5}}, "shares of one whole"),
-        ({"work": {"int8": float("nan")}}, "shares of one whole"),
-        ({"work": {}}, "shares of one whole"),
-        ({"device_memory_bytes": -1}, "device_memory_bytes is -1"),
-    ],
-)
-def test_builds_that_say_nothing_or_nonsense(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        replace(BUILD, **changes)
-
-
-# Profiles
-
-
-def test_the_narrowest_profile_is_chosen() -> None:
-    assert choose_profile(BUILD.profiles, {"batch": 1, "sequence": 40, "past": 0}) == 0
-    assert choose_profile(BUILD.profiles, {"batch": 1, "sequence": 1, "past": 40}) == 1
-    assert choose_profile(BUILD.profiles[::-1], {"batch": 1, "sequence": 1, "past": 40}) == 0
-
-
-def test_a_shape_outside_every_profile() -> None:
-    with pytest.raises(FeedError, match="no profile of the engine takes batch 9, sequence 1, past 0") as caught:
-        choose_profile(BUILD.profiles, {"batch": 9, "sequence": 1, "past": 0})
-    assert "prefill: batch 1 to 8, sequence 1 to 256, past 0 to 256" in caught.value.hint
-    assert "--profile batch=1:9:9,sequence=1:1:1,past=0:0:0" in caught.value.hint
-    with pytest.raises(ConfigError, match="batch is 2:1:4"):
-        ShapeProfile(name="bad", dims={"batch": (2, 1, 4)})
-
-
-def test_capabilities_sort_as_numbers() -> None:
-    assert capability_number("12.0") > capability_number("9.0") > capability_number("8.9")
-    for text in ("", "8", "8.", "8.66", "sm_86", "0.1", "8.6\n"):
-        with pytest.raises(ConfigError, match="is not a compute capability"):
-            capability_number(text)
-
-
 # From the bundle to the command line
 
 
@@ -240,11 +216,18 @@ def test_doctor(
     assert "some GPU, compute capability 8.6, 12.0 GB" in capsys.readouterr().out
     folder = str(trt_bundle(toy_bundles, tmp_path))
     assert run(["doctor", folder]) == 0
-    assert "runs here, as far as the manifest tells" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "runs here, as far as the manifest tells\n" in text
+    assert "not signed" in text
+    pin = ["--expect-manifest-sha256", Bundle.open(folder).manifest_sha256]
+    assert run(["doctor", folder, *pin]) == 0
+    assert "not signed" not in capsys.readouterr().out
+    assert run(["doctor", folder, *pin, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["manifest_pinned"] is True
     monkeypatch.setattr("aigc_runtime.cli_doctor.probe_device", lambda: replace(DEVICE, driver_cuda="12.0"))
     assert run(["doctor", folder, "--json"]) == 5
     told = json.loads(capsys.readouterr().out)
-    assert told["runs"] is False
+    assert (told["runs"], told["manifest_pinned"]) == (False, False)
     assert [f["subject"] for f in told["findings"] if f["passed"] is False] == ["driver"]
     assert run(["doctor", folder]) == 5
     assert "FAIL  driver" in capsys.readouterr().out
