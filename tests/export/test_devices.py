@@ -172,8 +172,10 @@ def test_a_file_with_a_wrong_field_is_one_message(
     assert message in capsys.readouterr().err
 
 
+# No subnormal numbers: ONNX Runtime leaves the processor flushing them to zero in the thread that opened a session.
+FLOATS = st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none() | st.booleans() | st.integers() | FLOATS | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=5,
 )
