@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aigc_runtime.device import Device, Gpu, host_platform
-from aigc_runtime.engine_build import capability_number
+from aigc_runtime.device import Device, Gpu
+from aigc_runtime.engine_build import capability_number, read_capability
 from aigc_runtime.errors import AigcError, ConfigError, InputError, UnknownNameError
 from aigc_runtime.settings import from_json
 from aigc_runtime.strict_json import loads_strict
@@ -27,29 +27,31 @@ KNOWN: dict[str, tuple[str, str, int, str]] = {
 
 
 def find_device(text: str) -> Device:
-    """A device by its name, its compute capability, or the file that `aigc-run doctor --json` wrote on it.
+    """A device by its name, its compute capability, or the file that `doctor --json` wrote on it.
 
     Args:
-        text: `orin-nano`, `8.6`, or a path ending with `.json`.
+        text: `orin-nano`, `8.6` (also `86`, `sm_86`), or a path ending with `.json`.
 
     Raises:
         UnknownNameError: no such name; lists them.
+        ConfigError: no capability, or the file describes no device.
         InputError: the file cannot be read, or is not what doctor wrote.
     """
     if text.endswith(".json"):
         return _read(Path(text))
-    if text[:1].isdigit():
-        capability_number(text)
-        return _named(f"a device of compute capability {text}", text, None, host_platform())
+    capability = read_capability(text)
+    if capability[:1].isdigit():
+        capability_number(capability)
+        return _named(f"a device of compute capability {capability}", capability, None, None)
     if text not in KNOWN:
         raise UnknownNameError("device", text, KNOWN)
     name, capability, memory_gb, platform = KNOWN[text]
     return _named(name, capability, memory_gb * 10**9, platform)
 
 
-def _named(name: str, capability: str, memory_bytes: int | None, platform: str) -> Device:
-    # Nothing is known of its packages and driver, and of a bare capability no memory either: they are not judged.
-    gpu = Gpu(name=name, compute_capability=capability, memory_bytes=2**62 if memory_bytes is None else memory_bytes)
+def _named(name: str, capability: str, memory_bytes: int | None, platform: str | None) -> Device:
+    # Nothing is known of its packages and driver, and of a bare capability no memory or platform either.
+    gpu = Gpu(name=name, compute_capability=capability, memory_bytes=memory_bytes)
     return Device(runtime="", platform=platform, python="", driver_cuda=None, gpus=(gpu,), packages=None)
 
 
@@ -60,4 +62,6 @@ def _read(path: Path) -> Device:
         raise InputError(f"{str(path)!r} cannot be read: {err.strerror}", hint="name a file or a device") from err
     except AigcError as err:
         raise InputError(err.message, hint="write it with `aigc-run doctor --json` on the device") from err
+    if isinstance(value, dict) and isinstance(value.get("device"), dict):
+        value = value["device"]  # `aigc-run doctor BUNDLE` and `aigc-export doctor` tell more than the device
     return from_json(Device, value, where=path.name, error=ConfigError)

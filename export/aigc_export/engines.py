@@ -28,7 +28,7 @@ from aigc_models.spec import ExportSpec
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.backends.ort import OrtSession
 from aigc_runtime.backends.ort_open import import_onnxruntime, placement_line, unavailable
-from aigc_runtime.device import host_platform, probe_device
+from aigc_runtime.device import Gpu, host_platform, probe_device
 from aigc_runtime.engine_build import EngineBuild, Flavour, ShapeProfile, capability_number
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.providers import PROVIDERS, EngineProvider
@@ -243,7 +243,8 @@ def _going_on(progress: Progress) -> Callable[[str, int, int], bool]:
 def _facts(
     library: Library, built: BuiltTrt, settings: BuildSettings, profiles: tuple[ShapeProfile, ...]
 ) -> EngineBuild:
-    capabilities = settings.compute_capabilities or (_own_capability(),)
+    own = None if settings.compute_capabilities else _own_gpu()
+    capabilities = settings.compute_capabilities if own is None else (own.compute_capability,)
     parity: Literal["engine", "graph"] = "graph"
     return EngineBuild(
         flavour=library.flavour,
@@ -259,15 +260,16 @@ def _facts(
         work={kind: round(share, 6) for kind, share in built.proof.work.items()},
         work_source=built.proof.source,
         parity=parity,
+        gpu=None if own is None else own.name,
     )
 
 
-def _own_capability() -> str:
+def _own_gpu() -> Gpu:
     """The device that TensorRT has just built for: the first one."""
     gpus = probe_device().gpus
     if not gpus:
         raise ConfigError("the device that the engine was built for cannot be told", hint="run `aigc-run doctor`")
-    return gpus[0].compute_capability
+    return gpus[0]
 
 
 def _provenance(library: Library, source: Path, spec: ExportSpec) -> dict[str, str]:

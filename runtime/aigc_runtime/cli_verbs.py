@@ -37,6 +37,8 @@ def info(arguments: argparse.Namespace) -> int:
     if build is not None:
         shares = ", ".join(f"{share:.1%} {kind}" for kind, share in build.work.items())
         _say(f"built by   {build.flavour} {build.version} for {', '.join(build.compute_capabilities)}: {shares}")
+        if build.gpu is not None:
+            _say(f"built on   {build.gpu}")
         _say(f"proven     {'the engine itself' if build.parity == 'engine' else 'its graph; the engine was not run'}")
     provider = manifest.engine.provider
     if provider is not None:

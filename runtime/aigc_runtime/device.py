@@ -7,27 +7,50 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import re
 import sys
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 from aigc_runtime import __version__
+from aigc_runtime.engine_build import capability_number
+from aigc_runtime.errors import ConfigError
+from aigc_runtime.providers import PROVIDERS
+from aigc_runtime.requirements import CUDA_BINDINGS
 
 __all__ = ["Device", "Gpu", "host_platform", "probe_device"]
 
-ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_lean", "tensorrt_rtx", "cuda-bindings")
+_TENSORRT_PACKAGES = ("tensorrt", "tensorrt_lean", "tensorrt_rtx")
+ENGINE_PACKAGES = (
+    *PROVIDERS["cpu"].packages,
+    *_TENSORRT_PACKAGES,
+    CUDA_BINDINGS,
+    *(name for provider in PROVIDERS.values() for name in provider.libraries),
+)
+_CUDA_MAJORS = (13, 12, 11)
+"""TensorRT's packages may be installed by the name of their CUDA version, as in `tensorrt_cu12`."""
+
+_DRIVER_CUDA = re.compile(r"[0-9]{1,3}\.[0-9]{1,2}")
+_VERSION = re.compile(r"[0-9][A-Za-z0-9.+_!-]{0,63}")
+_MAX_TEXT = 200
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 """CUdevice_attribute numbers, which the driver's interface fixes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU: its name, its compute capability such as "8.6", its memory in bytes."""
+    """One GPU: its name, its compute capability such as "8.6", its memory in bytes, None where that is not known."""
 
     name: str
     compute_capability: str
-    memory_bytes: int
+    memory_bytes: int | None
+
+    def __post_init__(self) -> None:
+        _check_text("a GPU's name", self.name)
+        capability_number(self.compute_capability)
+        if self.memory_bytes is not None and self.memory_bytes < 0:
+            raise ConfigError(f"memory_bytes is {self.memory_bytes}", hint="must be at least 0, or null if not known")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,20 +58,42 @@ class Device:
     """A machine as a bundle sees it.
 
     Attributes:
-        runtime: version of this package on it.
-        platform: operating system and processor, such as `linux-x86_64`.
-        python: its version.
-        driver_cuda: newest CUDA version that the driver runs, such as "13.0"; None without a driver.
+        runtime: version of this package on it; empty for a device that is only known by name.
+        platform: operating system and processor, such as `linux-x86_64`; None where it is not known.
+        python: its version; empty for a device that is only known by name.
+        driver_cuda: newest CUDA version that the driver runs, such as "13.0"; None without a driver, or if not known.
         gpus: in the driver's order.
         packages: installed engine packages -> version; None for a device that is only known by name.
     """
 
     runtime: str
-    platform: str
+    platform: str | None
     python: str
     driver_cuda: str | None
     gpus: tuple[Gpu, ...]
     packages: dict[str, str] | None
+
+    def __post_init__(self) -> None:
+        if self.platform is not None:
+            _check_text("platform", self.platform)
+        for what, version in (("runtime", self.runtime), ("python", self.python)):
+            if version:
+                _check_version(what, version)
+        if self.driver_cuda is not None and not _DRIVER_CUDA.fullmatch(self.driver_cuda):
+            raise ConfigError(f"driver_cuda is {self.driver_cuda!r}", hint="it reads like 13.0, or is null")
+        for name, version in (self.packages or {}).items():
+            _check_text("a package's name", name)
+            _check_version(f"package {name!r}", version)
+
+
+def _check_text(what: str, text: str) -> None:
+    if not 0 < len(text) <= _MAX_TEXT or not text.isprintable():
+        raise ConfigError(f"{what} is {text[:_MAX_TEXT]!r}", hint=f"1 to {_MAX_TEXT} printable characters")
+
+
+def _check_version(what: str, text: str) -> None:
+    if not _VERSION.fullmatch(text):
+        raise ConfigError(f"{what} has version {text[:_MAX_TEXT]!r}", hint="it begins with a number, as in 1.20.0")
 
 
 def host_platform() -> str:
@@ -70,10 +115,13 @@ def probe_device() -> Device:
 
 
 def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    names = [name, *(f"{name}_cu{major}" for major in _CUDA_MAJORS if name in _TENSORRT_PACKAGES)]
+    for each in names:
+        try:
+            return metadata.version(each)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def _load_driver() -> Any:

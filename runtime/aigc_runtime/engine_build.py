@@ -13,13 +13,23 @@ from typing import Literal
 
 from aigc_runtime.errors import ConfigError, FeedError
 
-__all__ = ["WORK_TYPES", "EngineBuild", "Flavour", "ShapeProfile", "capability_number", "choose_profile"]
+__all__ = [
+    "WORK_TYPES",
+    "EngineBuild",
+    "Flavour",
+    "ShapeProfile",
+    "capability_number",
+    "choose_profile",
+    "read_capability",
+]
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 WORK_TYPES = ("fp32", "fp16", "bf16", "int8", "fp8", "int4", "unknown")
 """Types that products are computed in; `unknown` is work that no layer of the engine could be held for."""
 
 _CAPABILITY = re.compile(r"[1-9][0-9]?\.[0-9]")
+_SPELLED = re.compile(r"(?:sm_?)?([1-9][0-9]?)\.?([0-9])", re.IGNORECASE)
+_MAX_NAME = 200
 
 
 def capability_number(text: str) -> int:
@@ -32,8 +42,21 @@ def capability_number(text: str) -> int:
         ConfigError: not of the form MAJOR.MINOR.
     """
     if not _CAPABILITY.fullmatch(text):
-        raise ConfigError(f"{text!r} is not a compute capability", hint="it reads like 8.6, as `aigc-run doctor` says")
+        like = read_capability(text) if _SPELLED.fullmatch(text) else "8.6"
+        raise ConfigError(
+            f"{text!r} is not a compute capability", hint=f"it reads like {like}, as `aigc-run doctor` says"
+        )
     return int(text.replace(".", ""))
+
+
+def read_capability(text: str) -> str:
+    """A compute capability as people type it, in the form of manifests; anything else as it is.
+
+    >>> [read_capability(text) for text in ("8.7", "87", "sm_87", "SM120", "orin")]
+    ['8.7', '8.7', '8.7', '12.0', 'orin']
+    """
+    spelled = _SPELLED.fullmatch(text)
+    return text if spelled is None else f"{spelled[1]}.{spelled[2]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +109,8 @@ class EngineBuild:
             compiler, which may still choose otherwise.
         parity: `engine`: the engine itself was run and compared with PyTorch; `graph`: the graph that it was built
             from was, by another engine, and the engine itself was built but not run.
+        gpu: model that classic TensorRT built it on, as its driver names it, and with `hardware_compatibility` `none`
+            the only one that runs it; None for TensorRT-RTX, and in bundles from before format version 4.
     """
 
     flavour: Flavour
@@ -101,6 +126,7 @@ class EngineBuild:
     work: dict[str, float]
     work_source: Literal["engine", "network"]
     parity: Literal["engine", "graph"]
+    gpu: str | None = None
 
     def __post_init__(self) -> None:
         if not self.compute_capabilities:
@@ -115,6 +141,17 @@ class EngineBuild:
             raise ConfigError(f"work is {self.work}", hint="shares of one whole, none below 0")
         if self.device_memory_bytes is not None and self.device_memory_bytes < 0:
             raise ConfigError(f"device_memory_bytes is {self.device_memory_bytes}", hint="must be at least 0")
+        self._check_gpu()
+
+    def _check_gpu(self) -> None:
+        if self.gpu is None:
+            return
+        if self.flavour != "tensorrt":
+            raise ConfigError(f"a {self.flavour} engine names the GPU {self.gpu!r}", hint="it is for every model")
+        if not 0 < len(self.gpu) <= _MAX_NAME or not self.gpu.isprintable():
+            raise ConfigError(
+                f"gpu is {self.gpu[:_MAX_NAME]!r}", hint=f"1 to {_MAX_NAME} printable characters, or null"
+            )
 
 
 def choose_profile(profiles: Iterable[ShapeProfile], sizes: Mapping[str, int]) -> int:

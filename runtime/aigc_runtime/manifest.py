@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 FORMAT = "aigc-bundle"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """The newest version that this module reads; it writes the oldest one that can say what there is to say."""
 MAX_MANIFEST_BYTES = 1024 * 1024
 MAX_FILE_BYTES = 2**50
@@ -252,7 +252,8 @@ class Manifest:
         if self.format_version != self.engine.format_version:
             raise ConfigError(
                 f"format_version is {self.format_version}, its engine is described as in {self.engine.format_version}",
-                hint="version 1 has no engine.build; version 2 has one; version 3 has an engine.provider",
+                hint="version 1 has no engine.build, version 2 has one, version 3 an engine.provider, version 4 an "
+                "engine.build.gpu",
             )
         names = [f.path for f in self.files]
         folded = [n.casefold() for n in names]

@@ -1,57 +1,21 @@
 """Whether a device runs a bundle, from the manifest alone: nothing is opened, nothing is tried.
 
 An engine for another device is not always refused by its library with a reason that helps; some crash. What the
-manifest says is compared here first.
+manifest says is compared here first. What a device does not tell, one that is known by name above all, is neither
+passed nor failed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from aigc_runtime.device import Device, Gpu
 from aigc_runtime.engine_build import EngineBuild, capability_number
 from aigc_runtime.errors import EngineError
+from aigc_runtime.findings import Finding, Preflight, not_known
 from aigc_runtime.manifest import Manifest
-from aigc_runtime.providers import PROVIDERS
+from aigc_runtime.preflight_packages import check_packages
+from aigc_runtime.rebuild import LEAST_CAPABILITY, rebuild_line
 
 __all__ = ["Finding", "Preflight", "check_device", "require_device"]
-
-_PACKAGES = {
-    "onnxruntime": (PROVIDERS["cpu"].packages, PROVIDERS["cpu"].install),
-    "tensorrt-rtx": (("tensorrt_rtx",), "pip install 'aigc-runtime[rtx]' tensorrt-rtx=={version}"),
-    "tensorrt": (("tensorrt", "tensorrt_lean"), "install the TensorRT of your system, version {version}"),
-}
-"""Kind of engine -> (packages of which one is needed, how to get it)."""
-
-_LEAST = {"bf16": "8.0", "fp8": "8.9"}
-"""Type of arithmetic -> the first device that has it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing that was compared: what the device has, whether that will do, and if not, what to do."""
-
-    subject: str
-    passed: bool
-    found: str
-    fix: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preflight:
-    """All findings; `gpu` is the one of the device's GPUs that was judged, None where the engine needs none.
-
-    `ordinal` is its place in the driver's order.
-    """
-
-    gpu: str | None
-    findings: tuple[Finding, ...]
-    ordinal: int | None = None
-
-    @property
-    def runs(self) -> bool:
-        """Whether nothing speaks against running."""
-        return all(finding.passed for finding in self.findings)
 
 
 def check_device(manifest: Manifest, device: Device) -> Preflight:
@@ -63,26 +27,28 @@ def check_device(manifest: Manifest, device: Device) -> Preflight:
 
     Returns:
         Findings on packages, for a provider of ONNX Runtime on its device, and for a compiled engine on platform,
-        capability, arithmetic, driver and memory. Of several GPUs the first that runs it is judged, or the first of
-        all.
+        capability, model, arithmetic, driver and memory. Of several GPUs the first that runs it is judged, or the
+        first of all.
     """
     build, provider = manifest.engine.build, manifest.engine.provider
-    package = _package(manifest, device)
+    packages = check_packages(manifest, device.packages)
     if build is None and provider is None:
-        return Preflight(gpu=None, findings=package)
+        return Preflight(gpu=None, findings=packages)
     if not device.gpus:
         missing = Finding(
             subject="GPU", passed=False, found="none that a driver knows", fix="install the driver, or export for a CPU"
         )
-        return Preflight(gpu=None, findings=(*package, missing))
+        return Preflight(gpu=None, findings=(*packages, missing))
     if build is None:
         first = device.gpus[0]
         found = Finding(
             subject="GPU", passed=True, found=f"{first.name}, compute capability {first.compute_capability}"
         )
-        return Preflight(gpu=first.name, ordinal=0, findings=(*package, found))
+        return Preflight(gpu=first.name, ordinal=0, findings=(*packages, found))
+    machine = (_platform(build, device), *_driver(build, device))
+    named = device.packages is None
     judged = [
-        Preflight(gpu=gpu.name, ordinal=i, findings=(*package, *_machine(build, device), *_gpu(manifest, build, gpu)))
+        Preflight(gpu=gpu.name, ordinal=i, findings=(*packages, *machine, *_gpu(manifest, build, gpu, named=named)))
         for i, gpu in enumerate(device.gpus)
     ]
     return next((found for found in judged if found.runs), judged[0])
@@ -98,7 +64,7 @@ def require_device(manifest: Manifest, device: Device) -> Preflight:
         EngineError: says what is in the way and what to rebuild.
     """
     found = check_device(manifest, device)
-    wrong = [finding for finding in found.findings if not finding.passed]
+    wrong = [finding for finding in found.findings if finding.passed is False]
     if wrong:
         raise EngineError(
             f"the engine does not run here: {'; '.join(f'{f.subject}: {f.found}' for f in wrong)}",
@@ -107,103 +73,97 @@ def require_device(manifest: Manifest, device: Device) -> Preflight:
     return found
 
 
-def _package(manifest: Manifest, device: Device) -> tuple[Finding, ...]:
-    kind, build = manifest.engine.kind, manifest.engine.build
-    if device.packages is None:
-        return ()  # a device that is known by name only
-    names, line = _PACKAGES.get(kind, ((kind,), "upgrade aigc-runtime"))
-    if manifest.engine.provider is not None:
-        provider = PROVIDERS[manifest.engine.provider.name]
-        names, line = provider.packages, provider.install
-    fix = line.format(version=build.version if build is not None else "")
-    installed = {name: device.packages[name] for name in names if name in device.packages}
-    if not installed:
-        return (Finding(subject="engine", passed=False, found=f"{names[0]} is not installed", fix=fix),)
-    name, version = next(iter(installed.items()))
-    if build is None:
-        return (Finding(subject="engine", passed=True, found=f"{name} {version}"),)
-    if build.version_compatible:
-        fits = _numbers(version) >= _numbers(build.version)
-        needs = f"{build.version} or later"
-    else:
-        fits, needs = version == build.version, f"exactly {build.version}"
-    found = f"{name} {version}, the engine needs {needs}"
-    return (Finding(subject="engine", passed=fits, found=found, fix="" if fits else fix),)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
-
-
-def _machine(build: EngineBuild, device: Device) -> tuple[Finding, ...]:
+def _platform(build: EngineBuild, device: Device) -> Finding:
+    if device.platform is None:
+        return not_known("platform", f"built for {build.platform}")
     fits = device.platform == build.platform
-    findings = [
-        Finding(
-            subject="platform",
-            passed=fits,
-            found=f"{device.platform}, built for {build.platform}",
-            fix="" if fits else f"export on {device.platform}",
-        )
-    ]
-    if build.cuda_major is not None and device.driver_cuda is not None:
-        enough = int(device.driver_cuda.split(".")[0]) >= build.cuda_major
-        findings.append(
-            Finding(
-                subject="driver",
-                passed=enough,
-                found=f"runs CUDA up to {device.driver_cuda}, the engine needs {build.cuda_major}",
-                fix="" if enough else f"install a driver for CUDA {build.cuda_major}",
-            )
-        )
-    return tuple(findings)
+    return Finding(
+        subject="platform",
+        passed=fits,
+        found=f"{device.platform}, built for {build.platform}",
+        fix="" if fits else f"export on {device.platform}",
+    )
 
 
-def _gpu(manifest: Manifest, build: EngineBuild, gpu: Gpu) -> tuple[Finding, ...]:
-    own = capability_number(gpu.compute_capability)
-    built = ", ".join(build.compute_capabilities)
+def _driver(build: EngineBuild, device: Device) -> tuple[Finding, ...]:
+    if build.cuda_major is None:
+        return ()
+    if device.driver_cuda is None:
+        return (not_known("driver", f"needs one that runs CUDA {build.cuda_major}"),)
+    enough = int(device.driver_cuda.split(".")[0]) >= build.cuda_major
+    found = Finding(
+        subject="driver",
+        passed=enough,
+        found=f"runs CUDA up to {device.driver_cuda}, the engine needs {build.cuda_major}",
+        fix="" if enough else f"install a driver for CUDA {build.cuda_major}",
+    )
+    return (found,)
+
+
+def _gpu(manifest: Manifest, build: EngineBuild, gpu: Gpu, *, named: bool) -> tuple[Finding, ...]:
+    capability = _capability(manifest, build, gpu)
+    model = _model(build, gpu, named=named) if capability.passed else ()
+    return (capability, *model, *_arithmetic(build, gpu), *_memory(build, gpu))
+
+
+def _capability(manifest: Manifest, build: EngineBuild, gpu: Gpu) -> Finding:
     fits = gpu.compute_capability in build.compute_capabilities
     if build.hardware_compatibility == "ampere_plus":
-        fits = own >= capability_number("8.0")
-    findings = [
-        Finding(
-            subject="compute capability",
-            passed=fits,
-            found=f"{gpu.compute_capability}, built for {built}",
-            fix="" if fits else rebuild_line(manifest, gpu.compute_capability),
-        )
-    ]
-    for kind, least in _LEAST.items():
+        fits = capability_number(gpu.compute_capability) >= capability_number("8.0")
+    return Finding(
+        subject="compute capability",
+        passed=fits,
+        found=f"{gpu.compute_capability}, built for {', '.join(build.compute_capabilities)}",
+        fix="" if fits else rebuild_line(manifest, gpu.compute_capability),
+    )
+
+
+def _model(build: EngineBuild, gpu: Gpu, *, named: bool) -> tuple[Finding, ...]:
+    """TensorRT documents its engines as bound to the model that they were built on, unless built for others as well.
+
+    A data sheet's name is not the driver's, so that a device that is `named` cannot be told from another.
+    """
+    if build.flavour != "tensorrt" or build.hardware_compatibility != "none":
+        return ()
+    if build.gpu is None:
+        told = "runs on the model that it was built on alone, which its manifest does not name"
+        return (Finding(subject="GPU model", passed=None, found=told),)
+    if named:
+        return (not_known("GPU model", f"runs on {build.gpu} alone, on which it was built"),)
+    fits = _bare(gpu.name) == _bare(build.gpu)
+    fix = "export on this device, or again with --hardware-compatibility same_compute_capability"
+    told = f"{gpu.name}, built on {build.gpu} for that model alone"
+    return (Finding(subject="GPU model", passed=fits, found=told, fix="" if fits else fix),)
+
+
+def _bare(name: str) -> str:
+    """A GPU's name without the maker's, which newer drivers put in front."""
+    return name.strip().casefold().removeprefix("nvidia ")
+
+
+def _arithmetic(build: EngineBuild, gpu: Gpu) -> tuple[Finding, ...]:
+    findings = []
+    for kind, least in LEAST_CAPABILITY.items():
         if kind in build.work:
-            has = own >= capability_number(least)
-            findings.append(
-                Finding(
-                    subject="arithmetic",
-                    passed=has,
-                    found=f"{'has' if has else 'has no'} {kind}, which {build.work[kind]:.0%} of the work is in",
-                    fix="" if has else "export in another --precision",
-                )
-            )
-    if build.device_memory_bytes is not None:
-        enough = gpu.memory_bytes >= build.device_memory_bytes
-        findings.append(
-            Finding(
-                subject="memory",
-                passed=enough,
-                found=f"{gpu.memory_bytes / 1e9:.1f} GB, the engine needs {build.device_memory_bytes / 1e9:.2f} GB",
-                fix="" if enough else "export with a --profile of smaller shapes, or with --weight-streaming",
-            )
-        )
+            has = capability_number(gpu.compute_capability) >= capability_number(least)
+            told = f"{'has' if has else 'has no'} {kind}, which {build.work[kind]:.0%} of the work is in"
+            fix = "" if has else "export in another --precision"
+            findings.append(Finding(subject="arithmetic", passed=has, found=told, fix=fix))
     return tuple(findings)
 
 
-RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-"""Devices that TensorRT-RTX 1.7 builds for."""
-
-
-def rebuild_line(manifest: Manifest, capability: str) -> str:
-    """The command that exports the same model for another device."""
-    rest = f"--precision {manifest.precision} -o DIR"
-    if capability in RTX_CAPABILITIES:
-        command = f"aigc-export export {manifest.name} --target tensorrt-rtx --compute-capability {capability} {rest}"
-        return f"export again: {command}"
-    return f"TensorRT-RTX does not serve it; on the device: aigc-export export {manifest.name} --target tensorrt {rest}"
+def _memory(build: EngineBuild, gpu: Gpu) -> tuple[Finding, ...]:
+    """The manifest holds one sum, of weights and activations: streamed weights cannot be told apart from it."""
+    if build.device_memory_bytes is None:
+        return ()
+    needed = f"needs {build.device_memory_bytes / 1e9:.2f} GB"
+    if gpu.memory_bytes is None:
+        return (not_known("memory", needed),)
+    told = f"{gpu.memory_bytes / 1e9:.1f} GB, the engine {needed}"
+    if gpu.memory_bytes >= build.device_memory_bytes:
+        return (Finding(subject="memory", passed=True, found=told),)
+    if build.weight_streaming:
+        told += " with all weights; they are streamed and need not fit, what the rest needs is not known"
+        return (Finding(subject="memory", passed=None, found=told),)
+    fix = "export with a --profile of smaller shapes, or with --weight-streaming"
+    return (Finding(subject="memory", passed=False, found=told, fix=fix),)

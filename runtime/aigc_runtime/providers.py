@@ -18,6 +18,10 @@ class Provider:
         ort_name: as ONNX Runtime calls it.
         packages: of which one brings it.
         install: how to get one.
+        hides: packages that write to the same folder, so that the one without the provider may be imported.
+        needs: libraries beside the package, in words; empty for none.
+        libraries: packages that tell that these are there; the system may have them as well.
+        needs_install: how to get them.
         options: that it is always opened with.
     """
 
@@ -25,6 +29,10 @@ class Provider:
     ort_name: str
     packages: tuple[str, ...]
     install: str
+    hides: tuple[str, ...] = ()
+    needs: str = ""
+    libraries: tuple[str, ...] = ()
+    needs_install: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -41,6 +49,10 @@ PROVIDERS: dict[str, Provider] = {
         packages=("onnxruntime-gpu",),
         # Both packages write to one folder: with both installed, the one without CUDA may win.
         install="pip uninstall -y onnxruntime && pip install 'aigc-runtime[ort-gpu]'",
+        hides=("onnxruntime",),
+        needs="CUDA and cuDNN",
+        libraries=("nvidia-cudnn-cu13", "nvidia-cudnn-cu12"),
+        needs_install="pip install 'aigc-runtime[ort-gpu]'",
         # fp32 means fp32: by default it rounds the operands of fp32 products to 10 bits of mantissa.
         options={"use_tf32": "0"},
     ),

@@ -18,7 +18,8 @@ from aigc_models.zoo import load_model
 from aigc_runtime.backends import open_session
 from aigc_runtime.bundle import Bundle
 from aigc_runtime.device import Gpu, probe_device
-from aigc_runtime.preflight import RTX_CAPABILITIES
+from aigc_runtime.engine_build import capability_number
+from aigc_runtime.rebuild import LEAST_CAPABILITY, RTX_CAPABILITIES
 from aigc_runtime.session import Session
 
 
@@ -54,6 +55,16 @@ def target(request: pytest.FixtureRequest, gpu: Gpu) -> str:
     return str(request.param)
 
 
+def lacks(gpu: Gpu, target: str, precision: str) -> str | None:
+    """Why a precision is not built for a GPU, or None."""
+    least = LEAST_CAPABILITY.get(precision, "1.0")
+    if capability_number(gpu.compute_capability) < capability_number(least):
+        return f"{precision} needs compute capability {least}, {gpu.name} has {gpu.compute_capability}"
+    if target == "tensorrt-rtx" and gpu.compute_capability == "7.5" and precision != "fp16":
+        return f"TensorRT-RTX multiplies matrices in fp16 alone on compute capability 7.5 ({gpu.name})"
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Exported:
     """A bundle that was built for this GPU, and the model that it was made from."""
@@ -75,6 +86,8 @@ def export(target: str, gpu: Gpu, tmp_path_factory: pytest.TempPathFactory) -> E
     made: dict[Any, Exported] = {}
 
     def build(model: str, precision: str = "fp32", **options: Any) -> Exported:
+        if (why := lacks(gpu, target, precision)) is not None:
+            pytest.skip(why)
         key = (model, precision, *sorted(options.items()))
         if key not in made:
             capabilities = (gpu.compute_capability,) if target == "tensorrt-rtx" else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,16 +13,21 @@ from aigc_export.recipes import export_recipe
 from aigc_runtime.backends import open_session
 from aigc_runtime.device import Gpu
 from aigc_runtime.errors import EngineError
-from aigc_runtime.preflight import RTX_CAPABILITIES
+from aigc_runtime.rebuild import RTX_CAPABILITIES
 
-from .conftest import require_package
+from .conftest import lacks, require_package
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_an_engine_for_another_gpu_is_refused_from_the_manifest(gpu: Gpu, tmp_path: Path) -> None:
     require_package("tensorrt_rtx", "pip install 'aigc-export[rtx]'")
-    other = next(text for text in RTX_CAPABILITIES if text != gpu.compute_capability)
+    others = [
+        text
+        for text in RTX_CAPABILITIES
+        if lacks(replace(gpu, compute_capability=text), "tensorrt-rtx", "fp32") is None
+    ]
+    other = next(text for text in others if text != gpu.compute_capability)
     build = BuildSettings(compute_capabilities=(other,), optimisation_level=0)
     recipe = export_recipe("gan", target="tensorrt-rtx", quality_samples=0, build=build)
     bundle = export_model(recipe, tmp_path / "gan").bundle

@@ -46,7 +46,7 @@ def assert_near(made: Exported, got: dict[str, Array], want: dict[str, Array]) -
         assert verdict.passed, f"{name}: {verdict}"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "fp8"])
 @pytest.mark.parametrize("model", ["lm", "unet", "gan"])
 def test_a_bundle_proves_itself_on_this_gpu(export: Export, model: str, precision: str) -> None:
     made = export(model, precision)

@@ -79,9 +79,10 @@ def test_every_field_is_required_and_no_other_is_taken(plain: Json) -> None:
 
 EDITS: list[tuple[Callable[[Json], object], str]] = [
     (lambda m: m.update(format="other"), "not that of an aigc-export bundle"),
-    (lambda m: m.update(format_version=4), r"format version 4, this runtime reads up to 3\nupgrade it: pip install"),
+    (lambda m: m.update(format_version=5), r"format version 5, this runtime reads up to 4\nupgrade it: pip install"),
     (lambda m: m.update(format_version=2), r"engine.build is missing"),
     (lambda m: m.update(format_version=3), r"engine.build is missing"),
+    (lambda m: m.update(format_version=4), r"engine.build is missing"),
     (lambda m: m["engine"].update(build=None), r"engine.build is not a known field\nformat version 1 has none"),
     (lambda m: m["engine"].update(provider=None), r"engine.provider is not a known field\nformat version 1 has none"),
     (lambda m: m.update(format_version=0), "has format_version 0"),

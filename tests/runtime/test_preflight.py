@@ -2,78 +2,44 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from compiled import BUILD, CLASSIC, DEVICE, GPU, NAMED, gpu, manifest_of, refused, unknown
 
-from aigc_runtime import cli, device
+from aigc_runtime import cli
 from aigc_runtime.backends import open_session
 from aigc_runtime.bundle import Bundle
 from aigc_runtime.cli import run
-from aigc_runtime.device import Device, Gpu, probe_device
-from aigc_runtime.engine_build import EngineBuild, ShapeProfile, capability_number, choose_profile
-from aigc_runtime.errors import BundleError, ConfigError, EngineError, FeedError
-from aigc_runtime.manifest import EngineInfo, Manifest, dump_manifest, parse_manifest
+from aigc_runtime.cli_doctor import finding_lines
+from aigc_runtime.device import Device
+from aigc_runtime.errors import BundleError, EngineError
+from aigc_runtime.manifest import dump_manifest
 from aigc_runtime.preflight import check_device, require_device
-
-BUILD = EngineBuild(
-    flavour="tensorrt-rtx",
-    version="1.7.1.116",
-    cuda_major=13,
-    platform="linux-x86_64",
-    compute_capabilities=("8.6", "12.0"),
-    hardware_compatibility="none",
-    version_compatible=False,
-    weight_streaming=False,
-    device_memory_bytes=2 * 10**9,
-    profiles=(
-        ShapeProfile(name="prefill", dims={"batch": (1, 1, 8), "sequence": (1, 64, 256), "past": (0, 0, 256)}),
-        ShapeProfile(name="decode", dims={"batch": (1, 1, 8), "sequence": (1, 1, 1), "past": (0, 128, 256)}),
-    ),
-    work={"int8": 0.9, "fp32": 0.1},
-    work_source="engine",
-    parity="graph",
-)
-GPU = Gpu(name="some GPU", compute_capability="8.6", memory_bytes=12 * 10**9)
-DEVICE = Device(
-    runtime="0.1.0",
-    platform="linux-x86_64",
-    python="3.10.12",
-    driver_cuda="13.0",
-    gpus=(GPU,),
-    packages={"tensorrt_rtx": "1.7.1.116"},
-)
-
-
-def manifest_of(toy_bundles: Path, build: EngineBuild = BUILD) -> Manifest:
-    manifest = Bundle.open(toy_bundles / "toy_unet").manifest
-    info = EngineInfo(kind=build.flavour, file=manifest.engine.file, build=build)
-    return replace(manifest, engine=info, format_version=2, precision="int8")
 
 
 def test_a_device_that_will_do(toy_bundles: Path) -> None:
     found = check_device(manifest_of(toy_bundles), DEVICE)
     assert found.runs
     assert found.gpu == "some GPU"
-    assert {f.subject for f in found.findings} == {"engine", "platform", "driver", "compute capability", "memory"}
+    assert {f.subject for f in found.findings} == {
+        "engine",
+        "cuda-bindings",
+        "platform",
+        "driver",
+        "compute capability",
+        "memory",
+    }
     require_device(manifest_of(toy_bundles), DEVICE)
-
-
-def gpu(**changes: Any) -> Device:
-    return replace(DEVICE, gpus=(replace(GPU, **changes),))
 
 
 @pytest.mark.parametrize(
     ("changed", "subject", "message"),
     [
         (replace(DEVICE, gpus=()), "GPU", "none that a driver knows"),
-        (replace(DEVICE, packages={}), "engine", "tensorrt_rtx is not installed"),
-        (replace(DEVICE, packages={"tensorrt": "1.7.1.116"}), "engine", "tensorrt_rtx is not installed"),
-        (replace(DEVICE, packages={"tensorrt_rtx": "1.8.0"}), "engine", "needs exactly 1.7.1.116"),
         (replace(DEVICE, platform="linux-aarch64"), "platform", "built for linux-x86_64"),
         (replace(DEVICE, driver_cuda="12.8"), "driver", "up to 12.8, the engine needs 13"),
         (gpu(compute_capability="8.9"), "compute capability", "8.9, built for 8.6, 12.0"),
@@ -82,7 +48,7 @@ def gpu(**changes: Any) -> Device:
 )
 def test_devices_that_will_not(changed: Device, subject: str, message: str, toy_bundles: Path) -> None:
     manifest = manifest_of(toy_bundles)
-    wrong = [f for f in check_device(manifest, changed).findings if not f.passed]
+    wrong = refused(check_device(manifest, changed))
     assert [f.subject for f in wrong] == [subject]
     assert message in wrong[0].found
     assert wrong[0].fix
@@ -90,30 +56,111 @@ def test_devices_that_will_not(changed: Device, subject: str, message: str, toy_
         require_device(manifest, changed)
 
 
-def test_what_to_rebuild(toy_bundles: Path) -> None:
-    manifest = manifest_of(toy_bundles)
-    fixes = {c: check_device(manifest, gpu(compute_capability=c)).findings[-2].fix for c in ("8.9", "9.0")}
-    assert "--target tensorrt-rtx --compute-capability 8.9 --precision int8" in fixes["8.9"]
-    assert "TensorRT-RTX does not serve it; on the device: " in fixes["9.0"]
+@pytest.mark.parametrize(
+    ("precision", "capability", "why", "command"),
+    [
+        ("int8", "8.9", "again: ", "--target tensorrt-rtx --compute-capability 8.9 --precision int8"),
+        ("fp8", "8.9", "again: ", "--target tensorrt-rtx --compute-capability 8.9 --precision fp8"),
+        ("fp16", "7.5", "again: ", "--target tensorrt-rtx --compute-capability 7.5 --precision fp16"),
+        ("int8", "7.5", "in fp16 because 7.5 is not built in int8: ", "--compute-capability 7.5 --precision fp16"),
+        ("fp32", "7.5", "in fp16 because 7.5 is not built in fp32: ", "--compute-capability 7.5 --precision fp16"),
+        ("fp8", "8.0", "in fp16 because 8.0 is not built in fp8: ", "--compute-capability 8.0 --precision fp16"),
+        ("int8", "9.0", "TensorRT-RTX does not serve it; on the device: ", "--target tensorrt --precision int8"),
+        ("fp8", "8.7", "on the device, in fp16 because 8.7 is ", "--target tensorrt --precision fp16"),
+    ],
+)
+def test_what_to_rebuild(precision: str, capability: str, why: str, command: str, toy_bundles: Path) -> None:
+    manifest = manifest_of(toy_bundles, replace(BUILD, compute_capabilities=("12.1",)), precision)
+    (fix,) = (f.fix for f in refused(check_device(manifest, gpu(compute_capability=capability))))
+    assert why in fix
+    assert f"{command} -o DIR" in fix
 
 
 def test_arithmetic_that_a_device_lacks(toy_bundles: Path) -> None:
     build = replace(BUILD, work={"fp8": 1.0}, compute_capabilities=("8.6",))
-    wrong = [f for f in check_device(manifest_of(toy_bundles, build), DEVICE).findings if not f.passed]
+    wrong = refused(check_device(manifest_of(toy_bundles, build), DEVICE))
     assert [f.found for f in wrong] == ["has no fp8, which 100% of the work is in"]
 
 
-def test_compatibility_that_was_built_in(toy_bundles: Path) -> None:
-    build = replace(
-        BUILD, flavour="tensorrt", version="10.3.0", version_compatible=True, hardware_compatibility="ampere_plus"
-    )
-    newer = replace(gpu(compute_capability="9.0"), packages={"tensorrt_lean": "10.13.1"})
-    assert check_device(manifest_of(toy_bundles, build), newer).runs
-    older = replace(newer, packages={"tensorrt_lean": "10.2.0"})
-    assert not check_device(manifest_of(toy_bundles, build), older).runs
-    assert not check_device(
-        manifest_of(toy_bundles, build), replace(newer, gpus=gpu(compute_capability="7.5").gpus)
-    ).runs
+def test_hardware_compatibility_that_was_built_in(toy_bundles: Path) -> None:
+    build = replace(BUILD, flavour="tensorrt", version="10.3.0", hardware_compatibility="ampere_plus")
+    device = replace(DEVICE, packages={"tensorrt": "10.3.0", "cuda-bindings": "13.0.1"})
+    manifest = manifest_of(toy_bundles, build)
+    assert check_device(manifest, gpu(device, compute_capability="9.0")).runs
+    assert not check_device(manifest, gpu(device, compute_capability="7.5")).runs
+
+
+CLASSIC_DEVICE = replace(DEVICE, packages={"tensorrt": "10.3.0", "cuda-bindings": "13.0.1"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "passed"),
+    [
+        ({}, "NVIDIA A100-SXM4-40GB", True),
+        ({}, "A100-SXM4-40GB", True),  # as older drivers say it
+        ({}, "NVIDIA A30", False),
+        ({}, "NVIDIA A100-SXM4-40GB MIG 1g.5gb", False),
+        ({"gpu": None}, "NVIDIA A30", None),
+    ],
+)
+def test_a_tensorrt_engine_is_for_the_model_it_was_built_on(
+    changes: dict[str, Any], name: str, passed: bool | None, toy_bundles: Path
+) -> None:
+    device = gpu(CLASSIC_DEVICE, name=name, compute_capability="8.0")
+    found = check_device(manifest_of(toy_bundles, replace(CLASSIC, **changes)), device)
+    assert {f.subject: f.passed for f in found.findings}["GPU model"] is passed
+    assert found.runs == (passed is not False)
+    if passed is False:
+        (wrong,) = refused(found)
+        assert wrong.found == f"{name}, built on NVIDIA A100-SXM4-40GB for that model alone"
+        assert "--hardware-compatibility same_compute_capability" in wrong.fix
+    levels = ("ampere_plus", "same_compute_capability")
+    for level in levels:
+        build = replace(CLASSIC, hardware_compatibility=level, **changes)
+        assert check_device(manifest_of(toy_bundles, build), device).runs
+
+
+def test_the_model_is_judged_where_it_says_something(toy_bundles: Path) -> None:
+    manifest = manifest_of(toy_bundles, CLASSIC)
+    other = check_device(manifest, gpu(CLASSIC_DEVICE, name="other", compute_capability="8.6"))
+    assert [f.subject for f in refused(other)] == ["compute capability"]
+    by_name = check_device(manifest, gpu(NAMED, name="A100", compute_capability="8.0"))
+    assert by_name.runs
+    assert "runs on NVIDIA A100-SXM4-40GB alone, on which it was built" in unknown(by_name)["GPU model"]
+    assert "GPU model" not in {f.subject for f in check_device(manifest_of(toy_bundles), DEVICE).findings}
+
+
+# What is not known
+
+
+def test_what_a_named_device_does_not_tell_is_neither_passed_nor_failed(toy_bundles: Path) -> None:
+    bare = replace(gpu(NAMED, memory_bytes=None), platform=None)
+    found = check_device(manifest_of(toy_bundles), bare)
+    assert unknown(found) == {
+        "engine": "needs tensorrt_rtx exactly 1.7.1.116; not known of this device",
+        "cuda-bindings": "needs cuda-bindings; not known of this device",
+        "platform": "built for linux-x86_64; not known of this device",
+        "driver": "needs one that runs CUDA 13; not known of this device",
+        "memory": "needs 2.00 GB; not known of this device",
+    }
+    assert found.runs
+    lines = finding_lines(found)
+    assert "?     engine: needs tensorrt_rtx exactly 1.7.1.116; not known of this device" in lines
+    assert "pass  compute capability: 8.6, built for 8.6, 12.0" in lines
+    assert lines[-1] == "runs here, as far as the manifest tells; 5 of 6 not judged (?)"
+    require_device(manifest_of(toy_bundles), bare)
+    old = check_device(manifest_of(toy_bundles), gpu(bare, compute_capability="7.5", memory_bytes=None))
+    assert not old.runs
+    assert [f.subject for f in refused(old)] == ["compute capability"]
+
+
+def test_streamed_weights_need_not_fit(toy_bundles: Path) -> None:
+    build = replace(BUILD, weight_streaming=True)
+    small = check_device(manifest_of(toy_bundles, build), gpu(memory_bytes=10**9))
+    assert small.runs
+    assert unknown(small)["memory"].startswith("1.0 GB, the engine needs 2.00 GB with all weights; they are streamed")
+    assert unknown(check_device(manifest_of(toy_bundles, build), DEVICE)) == {}
+    assert [f.subject for f in refused(check_device(manifest_of(toy_bundles), gpu(memory_bytes=10**9)))] == ["memory"]
 
 
 def test_the_first_gpu_that_runs_it_is_named(toy_bundles: Path) -> None:
@@ -127,113 +174,12 @@ def test_a_portable_engine_needs_its_package_alone(toy_bundles: Path) -> None:
     plain = replace(DEVICE, gpus=(), packages={"onnxruntime": "1.20"})
     assert check_device(manifest, plain).runs
     assert not check_device(manifest, replace(plain, packages={})).runs
+    named = check_device(manifest, replace(NAMED, gpus=()))
+    assert named.runs
+    assert unknown(named) == {"engine": "needs onnxruntime or onnxruntime-gpu; not known of this device"}
 
 
-# The manifest
-
-
-def test_a_compiled_engine_in_the_manifest(toy_bundles: Path) -> None:
-    manifest = manifest_of(toy_bundles)
-    data = dump_manifest(manifest)
-    assert parse_manifest(data) == manifest
-    assert dump_manifest(parse_manifest(data)) == data
-    for name in json.loads(data)["engine"]["build"]:
-        changed = json.loads(data)
-        del changed["engine"]["build"][name]
-        with pytest.raises(BundleError, match=f"{name} is missing"):
-            parse_manifest(json.dumps(changed).encode())
-    changed = {**json.loads(data), "format_version": 1}
-    with pytest.raises(BundleError, match=r"engine\.build is not a known field"):
-        parse_manifest(json.dumps(changed).encode())
-    with pytest.raises(ConfigError, match="format_version is 1"):
-        replace(manifest, format_version=1)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"compute_capabilities": ()}, "names no compute capability"),
-        ({"compute_capabilities": ("86",)}, "'86' is not a compute capability"),
-        ({"profiles": ()}, "no profile of shapes"),
-        ({"work": {"int7": 1.0}}, "counted in 'int7'"),
-        ({"work": {"int8": 0.5}}, "shares of one whole"),
-        ({"work": {"int8": float("nan")}}, "shares of one whole"),
-        ({"work": {}}, "shares of one whole"),
-        ({"device_memory_bytes": -1}, "device_memory_bytes is -1"),
-    ],
-)
-def test_builds_that_say_nothing_or_nonsense(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        replace(BUILD, **changes)
-
-
-# Profiles
-
-
-def test_the_narrowest_profile_is_chosen() -> None:
-    assert choose_profile(BUILD.profiles, {"batch": 1, "sequence": 40, "past": 0}) == 0
-    assert choose_profile(BUILD.profiles, {"batch": 1, "sequence": 1, "past": 40}) == 1
-    assert choose_profile(BUILD.profiles[::-1], {"batch": 1, "sequence": 1, "past": 40}) == 0
-
-
-def test_a_shape_outside_every_profile() -> None:
-    with pytest.raises(FeedError, match="no profile of the engine takes batch 9, sequence 1, past 0") as caught:
-        choose_profile(BUILD.profiles, {"batch": 9, "sequence": 1, "past": 0})
-    assert "prefill: batch 1 to 8, sequence 1 to 256, past 0 to 256" in caught.value.hint
-    assert "--profile batch=1:9:9,sequence=1:1:1,past=0:0:0" in caught.value.hint
-    with pytest.raises(ConfigError, match="batch is 2:1:4"):
-        ShapeProfile(name="bad", dims={"batch": (2, 1, 4)})
-
-
-def test_capabilities_sort_as_numbers() -> None:
-    assert capability_number("12.0") > capability_number("9.0") > capability_number("8.9")
-    for text in ("", "8", "8.", "8.66", "sm_86", "0.1", "8.6\n"):
-        with pytest.raises(ConfigError, match="is not a compute capability"):
-            capability_number(text)
-
-
-# The device
-
-
-class FakeDriver:
-    """The driver's library with two GPUs, the second of which fails."""
-
-    def cuInit(self, _flags: int) -> int:
-        return 0
-
-    def cuDriverGetVersion(self, out: Any) -> int:
-        out._obj.value = 13010
-        return 0
-
-    def cuDeviceGetCount(self, out: Any) -> int:
-        out._obj.value = 2
-        return 0
-
-    def cuDeviceGet(self, out: Any, ordinal: int) -> int:
-        out._obj.value = ordinal
-        return ordinal  # not 0 is an error
-
-    def cuDeviceGetName(self, out: Any, _size: int, _handle: Any) -> int:
-        out.value = b"Fake GPU"
-        return 0
-
-    def cuDeviceGetAttribute(self, out: Any, attribute: int, _handle: Any) -> int:
-        out._obj.value = {75: 8, 76: 6}[attribute]
-        return 0
-
-    def cuDeviceTotalMem_v2(self, out: Any, _handle: Any) -> int:
-        assert isinstance(out._obj, ctypes.c_size_t)
-        out._obj.value = 8 * 10**9
-        return 0
-
-
-def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_load_driver", FakeDriver)
-    found = probe_device()
-    assert found.driver_cuda == "13.1"
-    assert found.gpus == (Gpu(name="Fake GPU", compute_capability="8.6", memory_bytes=8 * 10**9),)
-    monkeypatch.setattr(FakeDriver, "cuInit", lambda self, flags: 100)
-    assert (probe_device().driver_cuda, probe_device().gpus) == (None, ())
+# From the bundle to the command line
 
 
 def trt_bundle(toy_bundles: Path, tmp_path: Path) -> Path:
@@ -270,12 +216,19 @@ def test_doctor(
     assert "some GPU, compute capability 8.6, 12.0 GB" in capsys.readouterr().out
     folder = str(trt_bundle(toy_bundles, tmp_path))
     assert run(["doctor", folder]) == 0
-    assert "runs here, as far as the manifest tells" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "runs here, as far as the manifest tells\n" in text
+    assert "not signed" in text
+    pin = ["--expect-manifest-sha256", Bundle.open(folder).manifest_sha256]
+    assert run(["doctor", folder, *pin]) == 0
+    assert "not signed" not in capsys.readouterr().out
+    assert run(["doctor", folder, *pin, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["manifest_pinned"] is True
     monkeypatch.setattr("aigc_runtime.cli_doctor.probe_device", lambda: replace(DEVICE, driver_cuda="12.0"))
     assert run(["doctor", folder, "--json"]) == 5
     told = json.loads(capsys.readouterr().out)
-    assert told["runs"] is False
-    assert [f["subject"] for f in told["findings"] if not f["passed"]] == ["driver"]
+    assert (told["runs"], told["manifest_pinned"]) == (False, False)
+    assert [f["subject"] for f in told["findings"] if f["passed"] is False] == ["driver"]
     assert run(["doctor", folder]) == 5
     assert "FAIL  driver" in capsys.readouterr().out
     assert cli.run(["doctor", str(tmp_path / "nothing")]) == 4

@@ -49,9 +49,10 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         from aigc_export.build.profiles import parse_profile
         from aigc_export.build.settings import BuildSettings
+        from aigc_runtime.engine_build import read_capability
 
         build = BuildSettings(
-            compute_capabilities=compute_capability,
+            compute_capabilities=tuple(map(read_capability, compute_capability)),
             profiles=tuple(parse_profile(text, number=i) for i, text in enumerate(profile)),
             workspace_bytes=None if workspace_mib is None else workspace_mib << 20,
             optimisation_level=optimisation_level,

@@ -110,8 +110,9 @@ def _graph_lines(found: dict[str, Any]) -> list[str]:
 def _build_lines(build: EngineBuild) -> list[str]:
     shares = ", ".join(f"{share:.1%} {kind}" for kind, share in build.work.items())
     run = "run and compared" if build.parity == "engine" else "built, not run: parity is that of its graph"
+    where = "" if build.gpu is None else f", built on {build.gpu}"
     return [
-        f"{build.flavour} {build.version} for compute capability {', '.join(build.compute_capabilities)}, {run}",
+        f"{build.flavour} {build.version} for compute capability {', '.join(build.compute_capabilities)}{where}, {run}",
         f"{shares} of the work, read from the {build.work_source}",
         *(f"profile {profile}" for profile in build.profiles),
     ]

@@ -10,6 +10,7 @@ import importlib
 from typing import Any
 
 from aigc_runtime.errors import EngineError, EngineMissingError
+from aigc_runtime.requirements import CUDA_BINDINGS, CUDA_BINDINGS_INSTALL
 
 __all__ = ["Cuda", "CudaError", "load_cuda"]
 
@@ -50,7 +51,7 @@ def load_cuda(ordinal: int = 0) -> Cuda:
         binding = importlib.import_module("cuda.bindings.runtime")
     except (ImportError, OSError) as err:
         raise EngineMissingError(
-            f"this engine needs the package cuda-bindings: {err}", hint="pip install cuda-bindings"
+            f"this engine needs the package {CUDA_BINDINGS}: {err}", hint=CUDA_BINDINGS_INSTALL
         ) from err
     return Cuda(binding, ordinal)
 

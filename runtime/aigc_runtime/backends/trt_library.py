@@ -1,6 +1,6 @@
 """TensorRT, TensorRT-RTX or TensorRT's lean runtime as one module, and what it says while it works.
 
-No version is compared: `hasattr` says what a library can do.
+A version is compared with the one that built the engine, never to tell what a library can do: `hasattr` does.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any
 
 from aigc_runtime.engine_build import EngineBuild
 from aigc_runtime.errors import EngineError, EngineMissingError
+from aigc_runtime.requirements import install_line, modules_for, runs_version, version_needed
 
-__all__ = ["Library", "Log", "load_library", "modules_for"]
+__all__ = ["Library", "Log", "load_library"]
 
 _MOST_MESSAGES = 64
 _LOGS: dict[str, tuple[Any, Log]] = {}
@@ -51,32 +52,25 @@ class Library:
         return EngineError(f"{self.module.__name__} {version} {what}: {self.log.take()}", hint=hint)
 
 
-def modules_for(build: EngineBuild) -> tuple[str, ...]:
-    """The modules that can run an engine, in the order in which they are tried.
-
-    The lean runtime runs version-compatible engines of classic TensorRT and nothing else.
-    """
-    if build.flavour == "tensorrt-rtx":
-        return ("tensorrt_rtx",)
-    return ("tensorrt", "tensorrt_lean") if build.version_compatible else ("tensorrt",)
-
-
 def load_library(build: EngineBuild) -> Library:
-    """Import the library that runs an engine.
+    """Import the library that runs an engine: the first that is here in a version that does.
 
     Raises:
-        EngineMissingError: it is not installed, or cannot be loaded; the hint is the install line.
+        EngineMissingError: none is installed, can be loaded and has the version; the hint is the install line.
     """
     reasons = []
     for name in modules_for(build):
         try:
-            return library_of(importlib.import_module(name))
+            module = importlib.import_module(name)
         except (ImportError, OSError) as err:
             reasons.append(f"{name}: {err}")
-    extra, package = ("rtx", "tensorrt-rtx") if build.flavour == "tensorrt-rtx" else ("tensorrt", "tensorrt")
+            continue
+        version = str(getattr(module, "__version__", build.version))
+        if runs_version(build, version):
+            return library_of(module)
+        reasons.append(f"{name} is {version}, the engine needs {version_needed(build)}")
     raise EngineMissingError(
-        f"this bundle needs a library that cannot be imported ({'; '.join(reasons)})",
-        hint=f"pip install 'aigc-runtime[{extra}]' {package}=={build.version}",
+        f"this bundle needs a library that is not here ({'; '.join(reasons)})", hint=install_line(build)
     )
 
 

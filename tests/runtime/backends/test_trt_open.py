@@ -32,7 +32,7 @@ DEVICE = Device(
     python="3.11.7",
     driver_cuda="13.0",
     gpus=(Gpu(name="NVIDIA Simulated 1", compute_capability="8.6", memory_bytes=10**10),),
-    packages={"tensorrt_rtx": "1.7.1.116"},
+    packages={"tensorrt_rtx": "1.7.1.116", "cuda-bindings": "13.0.1"},
 )
 
 

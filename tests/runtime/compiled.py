@@ -1,0 +1,68 @@
+"""A compiled engine in a toy's manifest, and a device that runs it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from aigc_runtime.bundle import Bundle
+from aigc_runtime.device import Device, Gpu
+from aigc_runtime.engine_build import EngineBuild, ShapeProfile
+from aigc_runtime.findings import Finding, Preflight
+from aigc_runtime.manifest import EngineInfo, Manifest
+
+BUILD = EngineBuild(
+    flavour="tensorrt-rtx",
+    version="1.7.1.116",
+    cuda_major=13,
+    platform="linux-x86_64",
+    compute_capabilities=("8.6", "12.0"),
+    hardware_compatibility="none",
+    version_compatible=False,
+    weight_streaming=False,
+    device_memory_bytes=2 * 10**9,
+    profiles=(
+        ShapeProfile(name="prefill", dims={"batch": (1, 1, 8), "sequence": (1, 64, 256), "past": (0, 0, 256)}),
+        ShapeProfile(name="decode", dims={"batch": (1, 1, 8), "sequence": (1, 1, 1), "past": (0, 128, 256)}),
+    ),
+    work={"int8": 0.9, "fp32": 0.1},
+    work_source="engine",
+    parity="graph",
+)
+CLASSIC = replace(
+    BUILD, flavour="tensorrt", version="10.3.0", gpu="NVIDIA A100-SXM4-40GB", compute_capabilities=("8.0",)
+)
+GPU = Gpu(name="some GPU", compute_capability="8.6", memory_bytes=12 * 10**9)
+DEVICE = Device(
+    runtime="0.1.0",
+    platform="linux-x86_64",
+    python="3.10.12",
+    driver_cuda="13.0",
+    gpus=(GPU,),
+    packages={"tensorrt_rtx": "1.7.1.116", "cuda-bindings": "13.0.1"},
+)
+NAMED = Device(runtime="", platform="linux-x86_64", python="", driver_cuda=None, gpus=(GPU,), packages=None)
+"""A device of which no more is known than a data sheet says."""
+
+
+def manifest_of(toy_bundles: Path, build: EngineBuild = BUILD, precision: str = "int8") -> Manifest:
+    """A toy's manifest around a compiled engine."""
+    manifest = Bundle.open(toy_bundles / "toy_unet").manifest
+    info = EngineInfo(kind=build.flavour, file=manifest.engine.file, build=build)
+    return replace(manifest, engine=info, format_version=info.format_version, precision=precision)
+
+
+def gpu(device: Device = DEVICE, **changes: Any) -> Device:
+    """A device with another GPU."""
+    return replace(device, gpus=(replace(GPU, **changes),))
+
+
+def refused(found: Preflight) -> list[Finding]:
+    """What speaks against running."""
+    return [finding for finding in found.findings if finding.passed is False]
+
+
+def unknown(found: Preflight) -> dict[str, str]:
+    """What could not be judged: subject -> text."""
+    return {finding.subject: finding.found for finding in found.findings if finding.passed is None}
