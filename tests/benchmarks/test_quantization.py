@@ -1,0 +1,56 @@
+"""The outlier fixture: a language model whose activations grow outliers as those of large ones do."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from quant_subjects import Subject, load_subject
+
+from aigc_calibration.config import QuantConfig
+from aigc_calibration.quantise import quantise
+from aigc_models.spec import example_feeds
+from aigc_models.torch_session import TorchSession
+
+SAMPLES, WINDOWS = 48, 60
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return load_subject("lm-outliers")
+
+
+def increase(subject: Subject, config: QuantConfig) -> float:
+    """Relative increase of perplexity over the model without outliers, which computes the same function."""
+    found = quantise(subject.graph, subject.data(0, SAMPLES), config, precision="int8", target="ort-cpu")
+    session = subject.open(ir.to_proto(found.graph).SerializeToString())
+    try:
+        paired = subject.judge(0, WINDOWS)(session).paired
+    finally:
+        session.close()
+    return next(m.value for m in paired if m.name == "ppl_increase")
+
+
+def test_the_fixture_is_the_same_function(subject: Subject) -> None:
+    spec = subject.spec
+    feeds = example_feeds(spec, {"batch": 2, "sequence": 24, "past": 0}, seed=0)
+    feeds["pad_length"] = np.zeros_like(feeds["pad_length"])
+    function = TorchSession(spec).call
+    original = subject.reference.call  # type: ignore[attr-defined]
+    np.testing.assert_allclose(function(feeds)["logits"], original(feeds)["logits"], rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_outliers_cost_little_with_smoothing_and_much_without(subject: Subject) -> None:
+    own = subject.config("int8")
+    assert own.smooth
+    smoothed, plain = increase(subject, own), increase(subject, replace(own, smooth={}))
+    assert smoothed <= 0.002
+    assert plain >= 5 * max(smoothed, 0.0005)
