@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--jobs", type=click.IntRange(min=1), help="Of --precision auto: local processes. Default: 1.")
 @click.option("--dask", help="Of --precision auto: address of a Dask scheduler, in place of --jobs.")
 @click.option("--search-dir", type=click.Path(path_type=Path), help="Journal and report. Default: OUTPUT.search.")
-@seed_option("reference inputs")
+@seed_option("inputs, calibration and judging")
 @click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the parity report as JSON.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write the parity report as JUnit XML.")
