@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aigc_export.build import trt_log
-from aigc_export.build.needs import available_memory, check_needs, estimate_needs
+from aigc_export.build.host_memory import available_memory
+from aigc_export.build.needs import check_needs, estimate_needs
 from aigc_export.build.settings import BuildSettings
 from aigc_export.build.trt_checks import check_graph, check_turing, nodes_that_read, target_capabilities
 from aigc_export.build.trt_config import keep_timing_cache, make_config
@@ -106,7 +107,7 @@ def build_trt(
     if library.ahead_of_time:
         check_turing(model, capabilities)
     weights = sum(path.stat().st_size for path in source.parent.glob(f"{source.name}*"))
-    needs = estimate_needs(weight_bytes=weights, nodes=len(graph.node))
+    needs = estimate_needs(weight_bytes=weights, nodes=len(graph.node), profiles=len(profiles))
     check_needs(needs, destination.parent, memory=available_memory())
     watch = Watch(progress)
     with _ONE_BUILD:
