@@ -1,8 +1,8 @@
 """How much memory this process may still take: what the machine has, and what its control group leaves of it.
 
 A container, a batch job or a service may be limited to a part of the machine; going beyond ends the process without a
-word. Both versions of control groups are read (Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst),
-for the group of this process and for every one above it.
+word. Both versions of control groups are read, for the group of this process and for every one above it (Linux,
+Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst).
 """
 
 from __future__ import annotations
