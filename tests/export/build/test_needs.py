@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from aigc_export.build import needs
 from aigc_export.build.host_memory import available_memory
 from aigc_export.build.needs import BuildNeeds, check_needs, estimate_needs
 from aigc_export.build.trt_library import Library
 from aigc_runtime.errors import InputError, OutputError
 
 from .conftest import BATCH, build
+from .fake_trt import FakeTensorRT
 
 MIB = 1 << 20
 
@@ -81,12 +83,12 @@ def test_this_machine_says_something_likely() -> None:
 
 
 def test_memory_that_does_not_suffice(tmp_path: Path) -> None:
-    needs = BuildNeeds(memory_bytes=3_000_000_000, disk_bytes=1)
+    wanted = BuildNeeds(memory_bytes=3_000_000_000, disk_bytes=1)
     with pytest.raises(InputError, match=r"about 3\.0 GB of memory, 2\.0 GB are free") as caught:
-        check_needs(needs, tmp_path, memory=2_000_000_000)
+        check_needs(wanted, tmp_path, memory=2_000_000_000)
     assert "limit of the container" in caught.value.hint
-    check_needs(needs, tmp_path, memory=3_000_000_000)
-    check_needs(needs, tmp_path, memory=None)
+    check_needs(wanted, tmp_path, memory=3_000_000_000)
+    check_needs(wanted, tmp_path, memory=None)
 
 
 def test_disk_that_does_not_suffice(tmp_path: Path) -> None:
@@ -105,3 +107,10 @@ def test_every_profile_adds_and_devices_do_not(rtx: Library, conv: Path) -> None
     alone, both = (estimate_needs(weight_bytes=size, nodes=10, profiles=n) for n in (1, 2))
     assert both.disk_bytes - alone.disk_bytes >= 10 * 43_000
     assert both.memory_bytes > alone.memory_bytes
+
+
+def test_a_build_counts_its_profiles(conv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "PROFILE_BYTES", 1 << 60)
+    build(FakeTensorRT().library, conv)
+    with pytest.raises(InputError, match="building needs about"):
+        build(FakeTensorRT().library, conv, profiles=[BATCH, BATCH])
