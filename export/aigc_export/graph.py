@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from aigc_runtime.errors import OutputError
 
 if TYPE_CHECKING:
     import onnx
@@ -38,12 +41,25 @@ def save_graph(model: ir.Model, path: Path, *, threshold: int = EXTERNAL_THRESHO
 
     Returns:
         The files written.
+
+    Raises:
+        OutputError: no space, no permission; nothing is left there.
     """
     import onnx_ir as ir
 
-    if weight_bytes(model) < threshold:
-        ir.save(model, path)
-        return [path]
-    data = f"{path.name}.data"
-    ir.save(model, path, external_data=data, size_threshold_bytes=1024)
-    return [path, path.parent / data]
+    data = None if weight_bytes(model) < threshold else path.with_name(f"{path.name}.data")
+    paths = [path] if data is None else [path, data]
+    try:
+        if data is None:
+            ir.save(model, path)
+        else:
+            ir.save(model, path, external_data=data.name, size_threshold_bytes=1024)
+    except OSError as err:
+        for written in paths:
+            with contextlib.suppress(OSError):
+                written.unlink()
+        raise OutputError(
+            f"the graph {str(path)!r} cannot be written: {err.strerror or err}",
+            hint="make room there, or set TMPDIR to a larger disk; nothing was published",
+        ) from err
+    return paths

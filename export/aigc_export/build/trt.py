@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aigc_export.build import trt_log
-from aigc_export.build.needs import available_memory, check_needs, estimate_needs
+from aigc_export.build.host_memory import available_memory
+from aigc_export.build.needs import check_needs, estimate_needs
 from aigc_export.build.settings import BuildSettings
-from aigc_export.build.trt_checks import check_graph, nodes_that_read
-from aigc_export.build.trt_config import make_config
+from aigc_export.build.trt_checks import check_graph, check_turing, nodes_that_read, target_capabilities
+from aigc_export.build.trt_config import keep_timing_cache, make_config
 from aigc_export.build.trt_inspector import inspect_engine, parse_inspector
 from aigc_export.build.trt_layers import built_types, types_of
 from aigc_export.build.trt_library import Library
@@ -24,7 +25,7 @@ from aigc_export.build.trt_precision import PrecisionProof, network_types, prove
 from aigc_export.build.trt_progress import Progress, Watch, make_monitor
 from aigc_export.build.trt_write import write_engine
 from aigc_export.errors import GraphRefusedError
-from aigc_runtime.errors import CancelledError, EngineError
+from aigc_runtime.errors import EngineError
 
 if TYPE_CHECKING:
     import onnx
@@ -93,26 +94,35 @@ def build_trt(
         GraphRefusedError: the graph cannot be built, or would be built wrong; names the node.
         PrecisionError: it was built in another precision.
         CancelledError: `progress` said so.
+        KeyboardInterrupt: Ctrl-C, at the library's next step that it can be stopped at.
         EngineError: the library failed.
     """
     import onnx
 
     library.check_capabilities(settings.compute_capabilities)
-    graph = onnx.load(str(source), load_external_data=False).graph
-    check_graph(graph, settings.compute_capabilities)
+    model = onnx.load(str(source), load_external_data=False)
+    graph = model.graph
+    capabilities = target_capabilities(library, settings.compute_capabilities)
+    check_graph(graph, capabilities)
+    if library.ahead_of_time:
+        check_turing(model, capabilities)
     weights = sum(path.stat().st_size for path in source.parent.glob(f"{source.name}*"))
-    needs = estimate_needs(weight_bytes=weights, nodes=len(graph.node))
+    needs = estimate_needs(weight_bytes=weights, nodes=len(graph.node), profiles=len(profiles))
     check_needs(needs, destination.parent, memory=available_memory())
+    watch = Watch(progress)
     with _ONE_BUILD:
         logger, log = library.logger()
         log.messages.clear()
+        log.keep = watch.keep
         try:
-            return _build(library, logger, log, source, destination, settings, graph, profiles, asked, macs, progress)
+            with watch.listening():
+                return _build(library, logger, log, source, destination, settings, graph, profiles, asked, macs, watch)
         except BaseException:
             destination.unlink(missing_ok=True)
             raise
         finally:
             log.messages.clear()
+            log.keep = None
 
 
 def _build(
@@ -126,7 +136,7 @@ def _build(
     profiles: Sequence[Shapes],
     asked: Mapping[str, str],
     macs: Mapping[str, int],
-    progress: Progress | None,
+    watch: Watch,
 ) -> BuiltTrt:
     started = time.perf_counter()
     module = library.module
@@ -139,32 +149,17 @@ def _build(
     # A parser keeps a pointer to its network: both stay referenced until the engine is written.
     network = builder.create_network(_network_flags(module))
     parser = module.OnnxParser(network, logger)
-    _parse(parser, source, log)
+    _parse(library, parser, source, log)
+    watch.check()
     _let_attention_decompose(module, network)
     types = network_types(library, network)
-    watch = Watch(progress)
     config = make_config(library, builder, settings, profiles)
     config.progress_monitor = make_monitor(module, watch)
-    built = write_engine(library, builder, network, config, destination)
-    if watch.stopped is not None:
-        raise watch.stopped
-    if watch.cancelled:
-        raise CancelledError("the build was cancelled", hint="nothing was written")
+    built = write_engine(library, builder, network, config, destination, watch)
     _refuse_unused(log, graph)
-    unreachable = trt_log.unreachable_targets(log)
-    if unreachable:
-        devices, why = unreachable[0]
-        raise GraphRefusedError(
-            f"the engine would not run on compute capability {', '.join(devices)}, which was asked for: {why}",
-            hint="leave it out, or choose another precision",
-        )
+    _refuse_unreachable(log)
     if not built:
-        raise GraphRefusedError(
-            f"{module.__name__} {library.version} cannot build the graph: {trt_log.errors(log) or 'no reason given'}",
-            hint="the message names the node where the library knows it; AIGC_DEBUG=1 shows the whole trace",
-        )
-    if not library.ahead_of_time and settings.timing_cache is not None:
-        settings.timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+        raise _cannot_build(library, log, settings)
     layers = tuple(trt_log.layer_dump(log))
     found: Mapping[str, str] | None = built_types(layers, asked) if layers else None
     if not library.ahead_of_time:  # it was built for this device, so that the engine itself can be asked
@@ -177,6 +172,7 @@ def _build(
             f"{module.__name__} {library.version} did not list the layers it compiled, so its precision is unproven",
             hint="use the version in constraints.txt",
         )
+    keep_timing_cache(library, config, settings)
     del parser
     return BuiltTrt(
         path=destination,
@@ -194,13 +190,13 @@ def _network_flags(module: Any) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _parse(parser: Any, source: Path, log: trt_log.Log) -> None:
+def _parse(library: Library, parser: Any, source: Path, log: trt_log.Log) -> None:
     """Parse a file."""
     if not parser.parse_from_file(str(source)):
         found = [parser.get_error(i) for i in range(parser.num_errors)]
         reasons = "; ".join(f"{e.node_operator()} {e.node_name()!r}: {e.desc()}" for e in found)
         raise GraphRefusedError(
-            f"TensorRT does not take the graph: {reasons or trt_log.errors(log)}",
+            f"TensorRT does not take the graph: {reasons or trt_log.errors(log, ahead_of_time=library.ahead_of_time)}",
             hint="the operator, or this form of it, has no TensorRT kernel",
         )
 
@@ -213,6 +209,25 @@ def _refuse_unused(log: trt_log.Log, graph: onnx.GraphProto) -> None:
             f"TensorRT drops the input {value!r} of {readers}, and would compute something else",
             hint="export the model without it",
         )
+
+
+def _refuse_unreachable(log: trt_log.Log) -> None:
+    """The builder leaves out devices that a layer does not run on."""
+    for devices, why in trt_log.unreachable_targets(log):
+        raise GraphRefusedError(
+            f"the engine would not run on compute capability {', '.join(devices)}, which was asked for: {why}",
+            hint="leave it out, or choose another precision",
+        )
+
+
+def _cannot_build(library: Library, log: trt_log.Log, settings: BuildSettings) -> GraphRefusedError:
+    reasons = trt_log.errors(log, ahead_of_time=library.ahead_of_time) or "no reason given"
+    hint = "the message names the node where the library knows it; AIGC_DEBUG=1 shows the whole trace"
+    if settings.workspace_bytes is not None and trt_log.lacks_workspace(log):
+        hint = f"--workspace-mib is {settings.workspace_bytes >> 20}: give it more, or leave it out"
+    return GraphRefusedError(
+        f"{library.module.__name__} {library.version} cannot build the graph: {reasons}", hint=hint
+    )
 
 
 def _let_attention_decompose(module: Any, network: Any) -> None:

@@ -5,19 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from aigc_export.build.trt_library import Library
 from aigc_export.errors import GraphRefusedError
+from aigc_runtime.device import probe_device
 from aigc_runtime.engine_build import capability_number
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["LEAST_CAPABILITY", "check_graph", "nodes_that_read"]
+__all__ = ["LEAST_CAPABILITY", "check_graph", "check_turing", "nodes_that_read", "target_capabilities"]
 
 LEAST_CAPABILITY = {"BFLOAT16": "8.0", "FLOAT8E4M3FN": "8.9"}
 """ONNX type -> the first device that multiplies such numbers."""
 
 _NONPAD_INPUT = 6
 """Position of `nonpad_kv_seqlen` among the inputs of Attention (opset 24)."""
+
+
+_TURING = "7.5"
+_TURING_PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum"})
+"""Operators whose fp32 products TensorRT-RTX 1.7 does not compile for Turing; convolutions and Attention it does."""
+
+
+def target_capabilities(library: Library, named: tuple[str, ...]) -> tuple[str, ...]:
+    """Devices that an engine is for: those that are named, or the one here that the library builds for.
+
+    Args:
+        library: that builds.
+        named: by the user; none for a library that builds for the device at hand.
+
+    Returns:
+        Compute capabilities; empty where no driver tells the device.
+    """
+    if named or library.ahead_of_time:
+        return named
+    return tuple(gpu.compute_capability for gpu in probe_device().gpus[:1])
 
 
 def check_graph(graph: onnx.GraphProto, capabilities: Iterable[str]) -> None:
@@ -30,7 +52,7 @@ def check_graph(graph: onnx.GraphProto, capabilities: Iterable[str]) -> None:
 
     Args:
         graph: as it will be parsed.
-        capabilities: devices to build for; empty for the device at hand.
+        capabilities: devices to build for, where they are known.
 
     Raises:
         GraphRefusedError: names the node.
@@ -45,7 +67,35 @@ def check_graph(graph: onnx.GraphProto, capabilities: Iterable[str]) -> None:
             raise GraphRefusedError(
                 f"node {node_name!r} holds {name} numbers, which devices of compute capability "
                 f"{', '.join(too_old)} cannot multiply",
-                hint=f"build for {least} and later, or choose another precision",
+                hint=f"choose another precision, or devices of {least} and later",
+            )
+
+
+def check_turing(model: onnx.ModelProto, capabilities: Iterable[str]) -> None:
+    """Refuse fp32 products for devices of capability 7.5, which TensorRT-RTX does not compile.
+
+    A product of 8 bits counts too: its operands are fp32 numbers behind a DequantizeLinear, and it ends the same way.
+
+    Args:
+        model: as it will be parsed.
+        capabilities: devices to build for.
+
+    Raises:
+        GraphRefusedError: names the first such node.
+    """
+    import onnx
+
+    if _TURING not in capabilities:
+        return
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = [*graph.input, *graph.value_info, *graph.output]
+    types = {v.name: v.type.tensor_type.elem_type for v in values} | {t.name: t.data_type for t in graph.initializer}
+    for node in _walk(graph):
+        if node.op_type in _TURING_PRODUCTS and types.get(node.input[0]) == onnx.TensorProto.FLOAT:
+            raise GraphRefusedError(
+                f"node {node.name!r}: TensorRT-RTX has no fp32 {node.op_type} for devices of compute capability "
+                f"{_TURING}, nor one of 8 bits between fp32 numbers",
+                hint=f"--precision fp16 builds for {_TURING}; or leave --compute-capability {_TURING} out",
             )
 
 

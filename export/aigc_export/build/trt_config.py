@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from aigc_export.build.settings import BuildSettings
 from aigc_export.build.trt_library import Library
-from aigc_runtime.errors import ConfigError
+from aigc_runtime.errors import ConfigError, InputError
+from aigc_runtime.publish import atomic_write_bytes
 
-__all__ = ["check_settings", "make_config"]
+__all__ = ["check_settings", "keep_timing_cache", "make_config"]
 
 
 def check_settings(library: Library, settings: BuildSettings) -> None:
@@ -47,6 +49,7 @@ def make_config(
 
     Raises:
         ConfigError: the library cannot follow a setting, or refuses a profile.
+        InputError: the timing cache cannot be read.
     """
     check_settings(library, settings)
     module, config = library.module, builder.create_builder_config()
@@ -95,13 +98,35 @@ def _compatibility(library: Library, config: Any, settings: BuildSettings) -> No
         # The device brings the lean runtime itself: one inside the engine would be code that nobody hashed apart.
         _flag(library, config, "EXCLUDE_LEAN_RUNTIME", "exclusion of the lean runtime")
     if settings.timing_cache is not None:
-        held = settings.timing_cache.read_bytes() if settings.timing_cache.exists() else b""
-        cache = config.create_timing_cache(held)
+        cache = config.create_timing_cache(_held_timing_cache(settings.timing_cache))
         if cache is None or not config.set_timing_cache(cache, False):
             raise ConfigError(
                 f"TensorRT {library.version} does not take the timing cache {str(settings.timing_cache)!r}",
                 hint="remove the file: it was measured on another device or by another version",
             )
+
+
+def _held_timing_cache(path: Path) -> bytes:
+    """What earlier builds have left there; nothing before the first."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as err:
+        raise InputError(
+            f"the timing cache {str(path)!r} cannot be read: {err.strerror or err}",
+            hint="name a file that you may read, or leave the option out",
+        ) from err
+
+
+def keep_timing_cache(library: Library, config: Any, settings: BuildSettings) -> None:
+    """Write what a build has measured, whole or not at all; called once that build is proven.
+
+    Raises:
+        OutputError: it cannot be written; an older file stays as it was.
+    """
+    if settings.timing_cache is not None and not library.ahead_of_time:
+        atomic_write_bytes(settings.timing_cache, bytes(config.get_timing_cache().serialize()))
 
 
 def _profile(builder: Any, config: Any, number: int, shapes: Mapping[str, tuple[tuple[int, ...], ...]]) -> None:

@@ -8,18 +8,42 @@ here treats as "not proven", never as "all is well".
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Log", "MemoryNeed", "errors", "layer_dump", "memory_need", "unreachable_targets", "unused_inputs"]
+__all__ = [
+    "Log",
+    "MemoryNeed",
+    "errors",
+    "lacks_workspace",
+    "layer_dump",
+    "memory_need",
+    "unreachable_targets",
+    "unused_inputs",
+]
 
 
 @dataclass
 class Log:
-    """Messages of one build, as (severity, text)."""
+    """Messages of one build, as (severity, text).
+
+    Attributes:
+        messages: in order.
+        keep: gets what goes wrong while the library speaks, for it must not cross C++ frames; None between builds.
+    """
 
     messages: list[tuple[str, str]] = field(default_factory=list)
+    keep: Callable[[BaseException], None] | None = None
+
+    def hear(self, severity: Any, text: str) -> None:
+        """One message of a severity of the library's own kind."""
+        try:
+            self.messages.append((str(severity).rpartition(".")[2], text))
+        except BaseException as err:
+            if self.keep is None:
+                raise
+            self.keep(err)
 
     def texts(self) -> list[str]:
         """The texts alone."""
@@ -35,15 +59,29 @@ def make_logger(module: Any) -> tuple[Any, Log]:
             module.ILogger.__init__(self)
 
         def log(self, severity: Any, text: str) -> None:
-            log.messages.append((str(severity).rpartition(".")[2], text))
+            log.hear(severity, text)
 
     return Collector(), log
 
 
-def errors(log: Log) -> str:
-    """Everything of severity error, each once, in order."""
+_NO_DRIVER = re.compile(r"cudaError 35\b|CUDA driver version is insufficient")
+
+
+def errors(log: Log, *, ahead_of_time: bool = False) -> str:
+    """Everything of severity error, each once, in order.
+
+    Args:
+        log: of the build.
+        ahead_of_time: the library needs no driver to build: that there is none is told only if nothing else is.
+    """
     found = dict.fromkeys(text for severity, text in log.messages if severity in {"ERROR", "INTERNAL_ERROR"})
-    return "; ".join(found)
+    telling = [text for text in found if not (ahead_of_time and _NO_DRIVER.search(text))]
+    return "; ".join(telling or found)
+
+
+def lacks_workspace(log: Log) -> bool:
+    """Whether some operator had no kernel that does with the scratch memory it was given."""
+    return "workspace limit" in errors(log)
 
 
 _UNUSED = re.compile(r"Unused Input: (\S+)")

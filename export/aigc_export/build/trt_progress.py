@@ -1,9 +1,15 @@
-"""Progress of a build, and its cancellation."""
+"""Progress of a build, its cancellation, and everything else that ends it from within a callback."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
+
+from aigc_runtime.errors import CancelledError
 
 __all__ = ["Progress", "Watch", "make_monitor"]
 
@@ -12,10 +18,11 @@ Progress = Callable[[str, int, int], bool]
 
 
 class Watch:
-    """What the user's callback said.
+    """What must end a build.
 
-    An exception must not cross the library's C++ frames: it is kept, the build is cancelled, and the builder raises it
-    afterwards. That is how an interrupt from the keyboard ends a build.
+    The library calls back from C++: an exception that Python raises there is lost, and the build goes on. So every
+    callback hands what it catches to `keep`; the first is kept, the library is asked to stop at its next step, and
+    `check` raises it once the library has returned.
 
     Args:
         progress: the user's callback.
@@ -27,15 +34,70 @@ class Watch:
         self.stopped: BaseException | None = None
         self.steps: dict[str, int] = {}
 
+    def keep(self, error: BaseException) -> None:
+        """Stop the build for this reason, unless it has one already."""
+        if self.stopped is None:
+            self.stopped = error
+        self.cancelled = True
+
+    def check(self) -> None:
+        """Raise what was kept.
+
+        Raises:
+            BaseException: the first one that was kept.
+            CancelledError: the user's callback said so.
+        """
+        if self.stopped is not None:
+            raise self.stopped
+        if self.cancelled:
+            raise CancelledError("the build was cancelled", hint="nothing was written")
+
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Around all that a callback does."""
+        try:
+            yield
+        except BaseException as err:  # noqa: BLE001 - raised again by `check`
+            self.keep(err)
+
     def step(self, phase: str, step: int) -> bool:
         """Whether to go on."""
-        if self.progress is None or self.cancelled:
-            return not self.cancelled
-        try:
-            self.cancelled = not self.progress(phase, step + 1, self.steps.get(phase, 1))
-        except BaseException as err:  # noqa: BLE001 - raised again by the builder
-            self.stopped, self.cancelled = err, True
+        with self.keeping():
+            if self.progress is not None and not self.cancelled:
+                self.cancelled = not self.progress(phase, step + 1, self.steps.get(phase, 1)) or self.cancelled
         return not self.cancelled
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Keep what Ctrl-C raises while this lasts, and raise it at the end, before any failure that it led to.
+
+        Python raises KeyboardInterrupt wherever the main thread is, which may be within a callback. Other threads hear
+        no signals; a signal that is ignored, or that ends the process at once, stays so.
+        """
+        try:
+            with self._deferred_interrupt():
+                yield
+        except BaseException:
+            self.check()
+            raise
+        self.check()
+
+    @contextlib.contextmanager
+    def _deferred_interrupt(self) -> Iterator[None]:
+        before = signal.getsignal(signal.SIGINT)
+        if not callable(before) or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def interrupted(number: int, frame: FrameType | None) -> None:
+            with self.keeping():
+                before(number, frame)
+
+        signal.signal(signal.SIGINT, interrupted)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def make_monitor(module: Any, watch: Watch) -> Any:
@@ -46,12 +108,14 @@ def make_monitor(module: Any, watch: Watch) -> Any:
             module.IProgressMonitor.__init__(self)
 
         def phase_start(self, name: str, _parent: str | None, steps: int) -> None:
-            watch.steps[name] = steps
+            with watch.keeping():
+                watch.steps[name] = steps
 
         def step_complete(self, name: str, step: int) -> bool:
             return watch.step(name, step)
 
         def phase_finish(self, name: str) -> None:
-            watch.steps.pop(name, None)
+            with watch.keeping():
+                watch.steps.pop(name, None)
 
     return Monitor()

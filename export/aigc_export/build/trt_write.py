@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from aigc_export.build.trt_library import Library
-from aigc_runtime.errors import OutputError
+from aigc_export.build.trt_progress import Watch
+from aigc_runtime.errors import EngineError, OutputError
 
 __all__ = ["write_engine"]
 
 
-def write_engine(library: Library, builder: Any, network: Any, config: Any, destination: Path) -> bool:
+def write_engine(library: Library, builder: Any, network: Any, config: Any, destination: Path, watch: Watch) -> bool:
     """Build and write.
 
     Args:
@@ -20,51 +21,75 @@ def write_engine(library: Library, builder: Any, network: Any, config: Any, dest
         network: parsed.
         config: of the build.
         destination: the file.
+        watch: of the build; what it has kept by the end is raised.
 
     Returns:
         Whether the library built an engine; if not, it said why in its log, and there is no file.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or not all of it.
+        EngineError: the library built an engine without a byte.
     """
-    if not hasattr(builder, "build_serialized_network_to_stream"):  # TensorRT before 10.13
-        plan = builder.build_serialized_network(network, config)
-        if plan is None:
-            return False
-        try:
-            destination.write_bytes(plan)
-        except OSError as err:
-            raise _cannot_write(destination, err) from err
-        return True
     staged = destination.with_name(f"{destination.name}.part")
-    failed: list[OSError] = []
     try:
         with staged.open("wb") as file:
-            built = builder.build_serialized_network_to_stream(network, config, _stream(library.module, file, failed))
-        if failed:
-            raise failed[0]
+            built, size = _build_into(library.module, file, destination, builder, network, config, watch)
+        watch.check()
         if built:
+            _check_size(staged, size, destination)
             staged.replace(destination)
     except OSError as err:
         raise _cannot_write(destination, err) from err
     finally:
         staged.unlink(missing_ok=True)
-    return bool(built)
+    return built
 
 
-def _stream(module: Any, file: Any, failed: list[OSError]) -> Any:
+def _build_into(
+    module: Any, file: BinaryIO, destination: Path, builder: Any, network: Any, config: Any, watch: Watch
+) -> tuple[bool, int]:
+    """Whether it was built, and how many bytes the library gave for it."""
+    if hasattr(builder, "build_serialized_network_to_stream"):
+        stream = _stream(module, file, destination, watch)
+        return bool(builder.build_serialized_network_to_stream(network, config, stream)), stream.taken
+    plan = builder.build_serialized_network(network, config)  # TensorRT before 10.13
+    if plan is None:
+        return False, 0
+    file.write(plan)
+    return True, memoryview(plan).nbytes
+
+
+def _check_size(staged: Path, size: int, destination: Path) -> None:
+    found = staged.stat().st_size
+    if found != size:
+        raise OutputError(
+            f"the engine {str(destination)!r} has {size:,} bytes, {found:,} of them were written",
+            hint="check the disk, or choose another folder; nothing was left there",
+        )
+    if not size:
+        raise EngineError(
+            "the library says that it built an engine, and gave no byte of it",
+            hint="nothing was written; please report the model and the version of the library",
+        )
+
+
+def _stream(module: Any, file: BinaryIO, destination: Path, watch: Watch) -> Any:
     """A stream of that library over a file; what goes wrong is kept, for it must not cross C++ frames."""
 
     class Stream(module.IStreamWriter):  # type: ignore[misc]
         def __init__(self) -> None:
             module.IStreamWriter.__init__(self)
+            self.taken = 0
 
         def write(self, data: Any) -> int:
-            try:
-                return int(file.write(data))
-            except OSError as err:
-                failed.append(err)
-                return 0
+            written = 0
+            with watch.keeping():
+                try:
+                    self.taken += memoryview(data).nbytes
+                    written = file.write(data)
+                except OSError as err:
+                    raise _cannot_write(destination, err) from err
+            return written
 
     return Stream()
 

@@ -20,6 +20,7 @@ from aigc_export.passes.batch_norm import fold_batch_norm
 from aigc_export.passes.onnxscript_optimize import onnxscript_optimize
 from aigc_export.passes.slim import slim
 from aigc_runtime.compare import TensorErrors, Tolerance, compare_arrays, judge
+from aigc_runtime.errors import OutputError
 from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def run_passes(
 
     Raises:
         PassError: a pass failed, made the graph invalid, or changed an output; names the pass and the output.
+        OutputError: no room for the graph while it is checked.
     """
     reports: list[PassReport] = []
     expected = check_and_run(model, feeds)
@@ -93,6 +95,8 @@ def run_passes(
             model = rewrite(model)
             seconds = time.perf_counter() - started
             actual = check_and_run(model, feeds)
+        except OutputError:  # a full disk is no fault of the pass
+            raise
         except Exception as err:
             raise PassError(
                 f"pass {name!r} failed: {err}", hint="please report it; AIGC_DEBUG=1 shows the whole trace"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,50 @@ from aigc_export.build.settings import BuildSettings
 from aigc_export.build.trt import BuiltTrt, build_trt
 from aigc_export.build.trt_library import Library, load_library
 from aigc_runtime.tensors import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixRow:
+    """One engine of the matrix, for the summary."""
+
+    name: str
+    precision: str
+    capability: str
+    proven: str
+    size_bytes: int
+    seconds: float
+
+
+_ENGINES = pytest.StashKey[list[MatrixRow]]()
+_PARITY = pytest.StashKey[dict[tuple[str, str], float]]()
+
+
+@pytest.fixture
+def engine_row(pytestconfig: pytest.Config) -> Callable[[MatrixRow], None]:
+    """Takes a row of the table at the end of the run."""
+    return pytestconfig.stash.setdefault(_ENGINES, []).append
+
+
+@pytest.fixture
+def graph_parity(pytestconfig: pytest.Config) -> dict[tuple[str, str], float]:
+    """(model, precision) -> worst dB of the graph against PyTorch, for the same table."""
+    return pytestconfig.stash.setdefault(_PARITY, {})
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The table of what was built, where the matrix ran."""
+    rows, parity = config.stash.get(_ENGINES, []), config.stash.get(_PARITY, {})
+    if not rows:
+        return
+    terminalreporter.section("TensorRT-RTX engines, optimisation level 0; dB: their graph against PyTorch")
+    for row in rows:
+        worst = parity.get((row.name, row.precision))
+        shown = "   -" if worst is None else f"{worst:4.0f}"
+        terminalreporter.write_line(
+            f"{row.name:<5}{row.precision:<5}{row.capability:>5}{row.size_bytes / 1e6:8.2f} MB{row.seconds:6.1f} s"
+            f"{shown} dB  {row.proven}"
+        )
+
 
 FLOAT, HALF, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
 

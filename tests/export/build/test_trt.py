@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from aigc_export.build import needs, trt
+from aigc_export.build import needs, trt, trt_write
 from aigc_export.build.trt_library import Library
 from aigc_export.errors import GraphRefusedError, PrecisionError
 from aigc_runtime.errors import CancelledError, ConfigError, InputError, OutputError
@@ -228,10 +228,8 @@ def test_a_full_disk(rtx: Library, conv: Path, monkeypatch: pytest.MonkeyPatch) 
         def write(self, data: Any) -> int:
             raise OSError(28, "No space left on device")
 
-    stream = trt.write_engine.__globals__["_stream"]
-    monkeypatch.setitem(
-        trt.write_engine.__globals__, "_stream", lambda module, file, failed: stream(module, Full(file), failed)
-    )
+    stream = trt_write._stream
+    monkeypatch.setattr(trt_write, "_stream", lambda module, file, *rest: stream(module, Full(file), *rest))
     with pytest.raises(OutputError, match="No space left"):
         build(rtx, conv, **ONE)
     assert left(conv) == ["graph.onnx"]

@@ -1,10 +1,15 @@
-"""Every shipped model in every precision, built for real by TensorRT-RTX on a machine without a GPU."""
+"""Every shipped model in every precision, built for real by TensorRT-RTX on a machine without a GPU.
+
+What stands for an engine's numbers is the very graph that it is built from, compared with PyTorch in ONNX Runtime.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 
 from aigc_calibration.calibrate import Calibration, calibrate
@@ -20,12 +25,19 @@ from aigc_export.build.trt import BuiltTrt, build_trt
 from aigc_export.build.trt_library import Library
 from aigc_export.front import PreparedModel, Teller, pass_feeds, prepare_graph
 from aigc_export.graph import save_graph
+from aigc_export.graph_session import bf16_products_in_float, bounded, graph_session, open_file
 from aigc_export.passes import PASSES, run_passes
 from aigc_export.recipes import export_recipe
+from aigc_export.reference import Case, make_cases
+from aigc_export.tolerances import TOLERANCES
+from aigc_models.torch_session import TorchSession
+from aigc_runtime.verify import TensorCheck, check_tensors
 
 from ..conftest import SPECS, tiny_of
+from .conftest import MatrixRow
 
 MODELS = ("lm", "unet", "gan")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 LEAST_LOW = {"lm": 0.75, "unet": 0.9, "gan": 0.85}
 """Share of the work in 8 bits: attention's products, first and last convolutions stay float."""
 
@@ -52,39 +64,93 @@ def macs_of(name: str) -> dict[str, int]:
     return site_macs(prepare(ready.graph), pass_feeds(ready.spec, 0)[0])
 
 
+@cache
+def graph_of(name: str, precision: str) -> tuple[ir.Model, dict[str, str]]:
+    """The graph that is built, and the type that is asked of each of its products."""
+    ready = prepared_model(name)
+    if precision == "fp32":
+        return ready.graph, {}
+    kind: SitePrecision = precision  # type: ignore[assignment]
+    config = export_recipe(name, target="tensorrt-rtx", precision="int8").quantisation
+    assert config is not None
+    calibration = calibrated(name, "fp16" if kind in HALVES else "int8")
+    float_graph, plan = plan_calibrated(
+        prepare(ready.graph), calibration, config, precision=kind, form=FORMS["tensorrt-rtx"]
+    )
+    weights = {} if kind in HALVES else round_weights(float_graph, plan)
+    asked = {op.node: "fp32" if op.precision == "float" else op.precision for op in plan.ops}
+    return emit(float_graph, plan, weights, FORMS["tensorrt-rtx"]), asked
+
+
 def build_model(rtx: Library, name: str, precision: str, capability: str, folder: Path) -> BuiltTrt:
-    ready, asked = prepared_model(name), {}
-    graph = ready.graph
-    if precision != "fp32":
-        kind: SitePrecision = precision  # type: ignore[assignment]
-        config = export_recipe(name, target="tensorrt-rtx", precision="int8").quantisation
-        assert config is not None
-        calibration = calibrated(name, "fp16" if kind in HALVES else "int8")
-        float_graph, plan = plan_calibrated(
-            prepare(ready.graph), calibration, config, precision=kind, form=FORMS["tensorrt-rtx"]
-        )
-        weights = {} if kind in HALVES else round_weights(float_graph, plan)
-        graph = emit(float_graph, plan, weights, FORMS["tensorrt-rtx"])
-        asked = {op.node: "fp32" if op.precision == "float" else op.precision for op in plan.ops}
-    macs = macs_of(name)
+    spec, macs = prepared_model(name).spec, macs_of(name)
+    graph, asked = graph_of(name, precision)
     return build_trt(
         rtx,
         save_graph(graph, folder / "graph.onnx")[0],
         folder / "model.engine",
         BuildSettings(compute_capabilities=(capability,), optimisation_level=0),
-        profiles=[input_shapes(ready.spec, p) for p in derive_profiles(ready.spec)],
+        profiles=[input_shapes(spec, p) for p in derive_profiles(spec)],
         asked={node: asked.get(node, "fp32") for node in macs},
         macs=macs,
     )
 
 
-CASES = [(m, p, c) for m in MODELS for p in ("fp32", "fp16", "bf16", "int8") for c in ("8.6", "12.0")]
+# Parity of the graphs, once for all devices
+
+
+@cache
+def reference_of(name: str) -> tuple[Case, ...]:
+    spec = prepared_model(name).spec
+    return make_cases(TorchSession(spec), spec, seed=0)[-1:]
+
+
+def compared(name: str, precision: str, limits: str, folder: Path) -> tuple[TensorCheck, ...]:
+    """The graph as it is built, against PyTorch under the limits of a precision."""
+    spec = prepared_model(name).spec
+    graph, _ = graph_of(name, precision)
+    runnable = bf16_products_in_float(graph) if precision == "bf16" else graph
+    function = open_file(save_graph(runnable, folder / "graph.onnx")[0], threads=2)
+    steps = [(c.name, [(s.inputs, s.outputs) for s in c.steps]) for c in reference_of(name)]
+    tolerance = TOLERANCES[spec.family, limits].tensor
+    return check_tensors(graph_session(bounded(function, spec, derive_profiles(spec)), spec), steps, tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", MODELS)
+def test_the_graph_computes_what_pytorch_does(
+    name: str, precision: str, tmp_path: Path, graph_parity: dict[tuple[str, str], float]
+) -> None:
+    found = compared(name, precision, precision, tmp_path)
+    assert found
+    assert all(check.passed for check in found), [check.reasons for check in found]
+    graph_parity[name, precision] = min(check.errors.sqnr_db for check in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_that_comparison_can_fail(name: str, tmp_path: Path) -> None:
+    assert not any(check.passed for check in compared(name, "int8", "fp16", tmp_path))
+
+
+# Engines
+
+
+CASES = [(m, p, c) for m in MODELS for p in PRECISIONS if p != "fp8" for c in ("8.6", "12.0")]
 CASES += [(m, "fp8", "8.9") for m in MODELS]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "precision", "capability"), CASES)
-def test_a_shipped_model(rtx: Library, name: str, precision: str, capability: str, tmp_path: Path) -> None:
+def test_a_shipped_model(
+    rtx: Library,
+    name: str,
+    precision: str,
+    capability: str,
+    tmp_path: Path,
+    engine_row: Callable[[MatrixRow], None],
+) -> None:
     built = build_model(rtx, name, precision, capability, tmp_path)
     shares = built.proof.work
     assert built.proof.source == "engine"
@@ -95,14 +161,21 @@ def test_a_shipped_model(rtx: Library, name: str, precision: str, capability: st
     else:
         assert shares == {precision: pytest.approx(1.0)}
     assert built.size_bytes > 100_000
-    print(f"{name} {precision} {capability}: {built.proof}; {built.size_bytes / 1e6:.2f} MB, {built.seconds:.1f} s")
+    engine_row(
+        MatrixRow(
+            name=name,
+            precision=precision,
+            capability=capability,
+            proven=str(built.proof),
+            size_bytes=built.size_bytes,
+            seconds=built.seconds,
+        )
+    )
 
 
 @pytest.mark.parametrize("name", list(SPECS))
 def test_every_kind_of_model_is_taken_whole(rtx: Library, name: str, tmp_path: Path) -> None:
     """Both cache forms, sizes that vary, cross-attention: parsed and built with the profiles derived for them."""
-    import onnx_ir as ir
-
     tiny = tiny_of(name)
     model = ir.from_proto(ir.to_proto(tiny.captured.model))
     graph, _ = run_passes(model, PASSES["tensorrt-rtx"], feeds=[tiny.feeds()])
