@@ -4,6 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 OUT    ?= out/demo
+# A file's tests stay in one process, which makes their models once.
+WORKERS ?= -n auto --maxprocesses=4 --dist loadfile
 
 .PHONY: demo test test-fast lint wheels clean
 .DEFAULT_GOAL := demo
@@ -12,10 +14,10 @@ demo: $(READY)
 	$(BIN)/aigc-export demo -o $(OUT)
 
 test: $(READY) lint
-	$(BIN)/pytest -q --durations=10
+	$(BIN)/pytest -q --durations=10 $(WORKERS)
 
 test-fast: $(READY)
-	$(BIN)/pytest -q -m "not slow"
+	$(BIN)/pytest -q -m "not slow" $(WORKERS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -54,12 +54,12 @@ class Interval:
 
 def grid_of(plan: QuantizationPlan, name: str, form: Form) -> tuple[tuple[int, int], float, int]:
     """(codes, scale, zero point) by the definition of each form."""
-    found = plan.ranges[name]
+    found, least = plan.ranges[name], float(np.finfo(np.float32).tiny)
     if form.unsigned and found.bounds is not None:
         low, high = found.bounds
-        scale = float(np.float32((high - low) / 255))
+        scale = max(float(np.float32((high - low) / 255)), least)
         return (0, 255), scale, int(np.clip(np.rint(-low / scale), 0, 255))
-    scale = float(np.float32(found.amax / 127))
+    scale = max(float(np.float32(found.amax / 127)), least)
     return ((0, 255), scale, 128) if form.unsigned else ((-128, 127), scale, 0)
 
 

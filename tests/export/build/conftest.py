@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +17,23 @@ from aigc_export.build.trt_library import Library, load_library
 from aigc_runtime.tensors import Array
 
 
-@dataclass(frozen=True, kw_only=True)
-class MatrixRow:
-    """One engine of the matrix, for the summary."""
-
-    name: str
-    precision: str
-    capability: str
-    proven: str
-    size_bytes: int
-    seconds: float
+ENGINE_ROW, GRAPH_DB = "engine of the matrix", "graph of the matrix"
+"""What a test records of itself for the table, with `record_property`: it reaches the summary from other processes too."""
 
 
-_ENGINES = pytest.StashKey[list[MatrixRow]]()
-_PARITY = pytest.StashKey[dict[tuple[str, str], float]]()
-
-
-@pytest.fixture
-def engine_row(pytestconfig: pytest.Config) -> Callable[[MatrixRow], None]:
-    """Takes a row of the table at the end of the run."""
-    return pytestconfig.stash.setdefault(_ENGINES, []).append
-
-
-@pytest.fixture
-def graph_parity(pytestconfig: pytest.Config) -> dict[tuple[str, str], float]:
-    """(model, precision) -> worst dB of the graph against PyTorch, for the same table."""
-    return pytestconfig.stash.setdefault(_PARITY, {})
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The table of what was built, where the matrix ran."""
-    rows, parity = config.stash.get(_ENGINES, []), config.stash.get(_PARITY, {})
+    properties = [p for report in terminalreporter.stats.get("passed", ()) for p in report.user_properties]
+    rows = [value for name, value in properties if name == ENGINE_ROW]
+    decibels = {(value[0], value[1]): value[2] for name, value in properties if name == GRAPH_DB}
     if not rows:
         return
     terminalreporter.section("TensorRT-RTX engines, optimisation level 0; dB: their graph against PyTorch")
-    for row in rows:
-        worst = parity.get((row.name, row.precision))
+    for model, precision, capability, size_bytes, seconds, proven in sorted(rows):
+        worst = decibels.get((model, precision))
         shown = "   -" if worst is None else f"{worst:4.0f}"
         terminalreporter.write_line(
-            f"{row.name:<5}{row.precision:<5}{row.capability:>5}{row.size_bytes / 1e6:8.2f} MB{row.seconds:6.1f} s"
-            f"{shown} dB  {row.proven}"
+            f"{model:<5}{precision:<5}{capability:>5}{size_bytes / 1e6:8.2f} MB{seconds:6.1f} s{shown} dB  {proven}"
         )
 
 

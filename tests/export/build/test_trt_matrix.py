@@ -34,7 +34,7 @@ from aigc_models.torch_session import TorchSession
 from aigc_runtime.verify import TensorCheck, check_tensors
 
 from ..conftest import SPECS, tiny_of
-from .conftest import MatrixRow
+from .conftest import ENGINE_ROW, GRAPH_DB
 
 MODELS = ("lm", "unet", "gan")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
@@ -120,12 +120,12 @@ def compared(name: str, precision: str, limits: str, folder: Path) -> tuple[Tens
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", MODELS)
 def test_the_graph_computes_what_pytorch_does(
-    name: str, precision: str, tmp_path: Path, graph_parity: dict[tuple[str, str], float]
+    name: str, precision: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     found = compared(name, precision, precision, tmp_path)
     assert found
     assert all(check.passed for check in found), [check.reasons for check in found]
-    graph_parity[name, precision] = min(check.errors.sqnr_db for check in found)
+    record_property(GRAPH_DB, [name, precision, min(check.errors.sqnr_db for check in found)])
 
 
 @pytest.mark.slow
@@ -149,7 +149,7 @@ def test_a_shipped_model(
     precision: str,
     capability: str,
     tmp_path: Path,
-    engine_row: Callable[[MatrixRow], None],
+    record_property: Callable[[str, object], None],
 ) -> None:
     built = build_model(rtx, name, precision, capability, tmp_path)
     shares = built.proof.work
@@ -161,15 +161,8 @@ def test_a_shipped_model(
     else:
         assert shares == {precision: pytest.approx(1.0)}
     assert built.size_bytes > 100_000
-    engine_row(
-        MatrixRow(
-            name=name,
-            precision=precision,
-            capability=capability,
-            proven=str(built.proof),
-            size_bytes=built.size_bytes,
-            seconds=built.seconds,
-        )
+    row = [name, precision, capability, built.size_bytes, built.seconds, str(built.proof)]
+    record_property(ENGINE_ROW, row)
     )
 
 
