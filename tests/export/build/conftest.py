@@ -16,9 +16,8 @@ from aigc_export.build.trt import BuiltTrt, build_trt
 from aigc_export.build.trt_library import Library, load_library
 from aigc_runtime.tensors import Array
 
-
 ENGINE_ROW, GRAPH_DB = "engine of the matrix", "graph of the matrix"
-"""What a test records of itself for the table, with `record_property`: it reaches the summary from other processes too."""
+"""What a test records of itself for the table: `record_property` reaches the summary from other processes too."""
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

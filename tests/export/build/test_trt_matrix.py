@@ -163,7 +163,6 @@ def test_a_shipped_model(
     assert built.size_bytes > 100_000
     row = [name, precision, capability, built.size_bytes, built.seconds, str(built.proof)]
     record_property(ENGINE_ROW, row)
-    )
 
 
 @pytest.mark.parametrize("name", list(SPECS))
