@@ -32,7 +32,8 @@ class TensorStatistics:
     """What one value looked like.
 
     Attributes:
-        halves: histograms of every other batch, so that the two can be compared with each other.
+        halves: histograms of every other sample, so that the two can be compared with each other; a value that does
+            not depend on the samples is in both.
         channel_amax: [C] float32, largest magnitude per channel, where it was asked for.
         channel_mean: [C] float64, mean magnitude per channel, where it was asked for.
     """
@@ -109,12 +110,14 @@ def collect(
     run = open_graph(model, expose=wanted, threads=threads)
     found = {name: TensorStatistics() for name in wanted}
     digest = hashlib.sha256()
-    samples = batches = 0
+    samples = batches = first = 0
+    steps = max(data.rows // max(data.samples, 1), 1)
     for feeds in data.batches(model, threads=threads):
         for name in sorted(feeds):
             digest.update(f"{name}:{feeds[name].dtype}:{feeds[name].shape}".encode())
             digest.update(np.ascontiguousarray(feeds[name]).tobytes())
         values = run(feeds) if wanted else {}
+        rows = len(next(iter(feeds.values())))
         for name in wanted:
             value = values[name]
             if np.isnan(value).any():
@@ -122,13 +125,26 @@ def collect(
                     f"value {name!r} of the graph is NaN in batch {batches}",
                     hint="the float model itself fails on this sample: check the calibration data and the checkpoint",
                 )
-            found[name].halves[batches % 2].update(value)
+            for half, part in zip(found[name].halves, _halves(value, rows, first), strict=True):
+                half.update(part)
             if name in channels:
                 found[name].watch_channels(value, channel_axis)
         batches += 1
-        samples += len(next(iter(feeds.values())))
+        samples += rows
+        first += rows if batches % steps == 0 else 0
         if progress is not None:
             progress(samples)
     if not batches:
         raise CalibrationError("there are no calibration samples", hint="ask for one or more")
     return Statistics(tensors=found, samples=samples, batches=batches, samples_sha256=digest.hexdigest())
+
+
+def _halves(value: Array, rows: int, first: int) -> tuple[Array, Array]:
+    """What samples in even and in odd places make of a value; `first` is the place of the batch's first row.
+
+    A value whose first axis is not the batch's, or a multiple of it, does not depend on the samples.
+    """
+    if value.ndim == 0 or len(value) % rows:
+        return value, value
+    by_row = value.reshape(rows, -1)
+    return by_row[first % 2 :: 2], by_row[1 - first % 2 :: 2]

@@ -15,6 +15,7 @@ from aigc_calibration.emit import FORMS, Form, emit, plan_for
 from aigc_calibration.plan import HALVES, QuantizationPlan, SitePrecision
 from aigc_calibration.planner import half_plan, make_plan, round_weights
 from aigc_calibration.prepare import prepare
+from aigc_calibration.sites import find_sites
 from aigc_calibration.weight_only import apply_awq, quantise_weights, weight_plan
 from aigc_calibration.weights import QuantizedWeight
 
@@ -140,4 +141,7 @@ def _quantise_weights(
         transforms = (f"AWQ on {scaled} values",)
     plan = weight_plan(graph, config, precision=precision, transforms=transforms)
     weights = quantise_weights(graph, plan, data, config, threads=threads, progress=watch("second moments"))
-    return _emitted(graph, data, plan, weights, collect(graph, data, (), threads=threads), form, threads)
+    # Watched so that the two halves of what the weights are fitted to can be compared.
+    nodes = set() if config.weight_method == "rtn" else {op.node for op in plan.quantised()}
+    fitted = {value for site in find_sites(graph) if site.node in nodes for value in site.activations}
+    return _emitted(graph, data, plan, weights, collect(graph, data, fitted, threads=threads), form, threads)

@@ -17,7 +17,7 @@ from aigc_export.auto.report import SearchReport
 from aigc_export.auto.search import BudgetError, search
 from aigc_export.bisect import Divergence, bisect
 from aigc_export.budget import holds, shown
-from aigc_export.calibrator import instability_warning
+from aigc_export.calibration_data import described
 from aigc_export.capture import Captured, example_sizes
 from aigc_export.engines import build_engine, check_build, reference_session
 from aigc_export.front import PreparedModel, Stage, Teller, prepare_graph
@@ -27,6 +27,7 @@ from aigc_export.parity import check_parity
 from aigc_export.passes import PassReport
 from aigc_export.recipes import ExportRecipe
 from aigc_export.reference import Case, Generation, make_cases, make_generation
+from aigc_export.stability import instability_warning
 from aigc_export.tolerances import TOLERANCES, loosened
 from aigc_models.paired import Judgement, make_judge
 from aigc_models.spec import ExportSpec, example_feeds
@@ -197,7 +198,7 @@ def _references(spec: ExportSpec, recipe: ExportRecipe) -> tuple[tuple[Case, ...
 
 
 def _search(
-    prepared: PreparedModel, recipe: ExportRecipe, config: SearchConfig, tell: Stage, progress: Progress | None
+    prepared: PreparedModel, recipe: ExportRecipe, config: SearchConfig, tell: Teller, progress: Progress | None
 ) -> tuple[ExportRecipe, Quantised | None, SearchReport]:
     """The recipe of what the search chose: its own precision, the limits of the lowest one in it, and the budget."""
     found = search(prepared, recipe, config, tell, calibration=prepared.calibration, progress=progress)
@@ -209,6 +210,7 @@ def _search(
     quantised = Quantised(
         graph=built.graph, plan=built.plan, statistics=found.calibration.statistics, coverage=built.coverage
     )
+    tell.warn(instability_warning(built.plan, found.calibration.statistics))
     _tell_quantised(quantised, tell)
     return recipe, quantised, found.report
 
@@ -255,10 +257,10 @@ def _quantise(model: PreparedModel, recipe: ExportRecipe, tell: Teller, progress
     )
     seen = found.statistics
     if model.calibration is None:
-        tell("calibrate", f"{model.data.samples} samples, {seen.batches} runs, {len(seen.tensors)} values")
+        tell("calibrate", f"{described(model.data)}, {seen.batches} runs, {len(seen.tensors)} values")
     else:
         tell("calibrate", f"{recipe.calibration}: {seen.samples} rows, {len(seen.tensors)} values")
-    tell.warn(instability_warning(found.plan.tensors, seen))
+    tell.warn(instability_warning(found.plan, seen))
     _tell_quantised(found, tell)
     return found
 

@@ -1,0 +1,79 @@
+"""The user's own arrays, one for every input of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aigc_calibration.data.draws import stratified, stream
+from aigc_calibration.data.expected import ArrayCheck
+from aigc_calibration.data.npz import NpzRows
+from aigc_calibration.data.protocol import check_samples
+from aigc_calibration.data.text import Recorder
+from aigc_calibration.floatgraph import Interface, open_graph
+from aigc_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["ArrayData", "choose_rows"]
+
+
+def choose_rows(total: int, samples: int, seed: int) -> Array:
+    """Places of `samples` of `total` rows, ascending: one from each of as many stretches; all if there are no more."""
+    return stratified(min(samples, total), total, stream(seed, "rows"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayData:
+    """Rows of an `.npz` with one array for every input, drawn without replacement and read in the file's order.
+
+    Attributes:
+        interface: of the model.
+        source: the file; all rows that are drawn are checked once, before any work starts.
+        most: rows to draw; all where the file has no more.
+        batch: rows at a time.
+        seed: of the draw.
+    """
+
+    interface: Interface
+    source: NpzRows
+    most: int = 256
+    batch: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_samples(self.most, self.batch)
+        check = ArrayCheck(self.interface)
+        check.shapes({name: column.stand_in() for name, column in self.source.columns.items()})
+        for arrays in self.source.batches(self._chosen(), self.batch, whole=True):
+            check.add(arrays)
+        check.finish()
+
+    def _chosen(self) -> Array:
+        return choose_rows(self.total, self.most, self.seed)
+
+    @property
+    def total(self) -> int:
+        """Rows of the file."""
+        return next(iter(self.source.columns.values())).shape[0]
+
+    @property
+    def samples(self) -> int:
+        """Rows that are drawn."""
+        return min(self.most, self.total)
+
+    @property
+    def rows(self) -> int:
+        """One for every sample."""
+        return self.samples
+
+    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
+        """Feeds of the graph; carried state is empty."""
+        recorder = Recorder(open_graph(graph, threads=threads))
+        session = self.interface.session(recorder)
+        for feeds in self.source.batches(self._chosen(), self.batch):
+            rows = len(next(iter(feeds.values())))
+            session.run(feeds, session.new_state(rows) if self.interface.state else None)
+            yield from recorder.take()

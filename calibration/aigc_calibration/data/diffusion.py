@@ -1,0 +1,152 @@
+"""Points of a diffusion model's own sampling trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aigc_calibration.data.chunks import Chunk, make_chunks
+from aigc_calibration.data.draws import paired_order, stream
+from aigc_calibration.data.expected import ArrayCheck, expected_arrays, takes
+from aigc_calibration.data.protocol import check_samples
+from aigc_calibration.data.trajectory import walk
+from aigc_calibration.errors import CalibrationError
+from aigc_calibration.floatgraph import Interface, open_graph
+from aigc_runtime.manifest import DiffusionSettings
+from aigc_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["CONTEXT", "NULL_CONTEXT", "DiffusionData"]
+
+CONTEXT, NULL_CONTEXT = "encoder_hidden_states", "null_encoder_hidden_states"
+STEPS = 50
+LEAST_GUIDANCE = 1.5
+"""Where a model can be guided, its trajectories are guided at least so much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionData:
+    """Points of the model's own DDIM trajectories, spread over steps, classes or prompts, and guidance branches.
+
+    A point is a row of what the model is fed at one step of a trajectory, with its condition or without. The numbers
+    of points of any two steps differ by at most one; so do those of any two classes, of both branches, and of any two
+    cells of steps x classes x branches. Prompts take the place of classes; a model that has both takes its prompts in
+    turn.
+
+    The schedule is cut into as many stretches as a trajectory has steps, and every step visits one timestep of its
+    stretch: up to eight trajectories the same one, the next ones others. So every timestep can occur, and all do with
+    enough samples.
+
+    Attributes:
+        interface: of the UNet.
+        samples: points.
+        steps: of the trajectories; None takes 50, or as many as the schedule has.
+        batch: points at a time.
+        seed: of noise and choice; no pipeline's seed gives the same noise (`draws.stream`).
+        context: [N, T, X] float32, prompts' embeddings for a model with cross-attention.
+        null_context: [1, T, X] float32, the embedding of no prompt, which a guided model is fed, too; None takes zeros.
+    """
+
+    interface: Interface
+    samples: int = 256
+    steps: int | None = None
+    batch: int = 16
+    seed: int = 0
+    context: Array | None = None
+    null_context: Array | None = None
+
+    def __post_init__(self) -> None:
+        check_samples(self.samples, self.batch)
+        settings = self.interface.settings
+        if not isinstance(settings, DiffusionSettings):
+            raise CalibrationError("a sampling trajectory was asked for", hint="the model is not a diffusion model")
+        total = settings.schedule.num_train_timesteps
+        if self.steps is not None and not 1 <= self.steps <= total:
+            raise CalibrationError(f"steps is {self.steps}", hint=f"must be from 1 to {total}")
+        if takes(self.interface, CONTEXT):
+            self._check_context()
+        elif self.context is not None or self.null_context is not None:
+            raise CalibrationError(f"the model takes no {CONTEXT}", hint=expected_arrays(self.interface))
+
+    def _check_context(self) -> None:
+        expected = expected_arrays(self.interface, (CONTEXT,))
+        if self.context is None:
+            raise CalibrationError(
+                f"the model takes {CONTEXT}, which follow from prompts",
+                hint=f"give those of real prompts as calibration data, in an .npz: {expected}",
+            )
+        check = ArrayCheck(self.interface, (CONTEXT,))
+        check.shapes({CONTEXT: self.context})
+        check.add({CONTEXT: self.context})
+        check.finish()
+        if self.null_context is None:
+            return
+        if self.null_context.shape != (1, *self.context.shape[1:]):
+            raise CalibrationError(
+                f"{NULL_CONTEXT} has shape {list(self.null_context.shape)}",
+                hint=f"expected {[1, *self.context.shape[1:]]}, one row as long as a prompt's; beside it, {expected}",
+            )
+        ArrayCheck(self.interface, (CONTEXT,), named=NULL_CONTEXT).add({CONTEXT: self.null_context})
+
+    @property
+    def rows(self) -> int:
+        """One for every point."""
+        return self.samples
+
+    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
+        """Feeds of the graph."""
+        points: list[dict[str, Array]] = []
+        for point in self._points(graph, threads):
+            points.append(point)
+            if len(points) == self.batch:
+                yield _stacked(points)
+                points = []
+        if points:
+            yield _stacked(points)
+
+    def _points(self, graph: ir.Model, threads: int | None) -> Iterator[dict[str, Array]]:
+        settings = self.interface.settings
+        assert isinstance(settings, DiffusionSettings)
+        run, rng = open_graph(graph, threads=threads), stream(self.seed, "diffusion")
+        total, guided = settings.schedule.num_train_timesteps, self._guided(settings)
+        steps = self.steps or min(STEPS, total)
+        conditions = settings.num_classes or (1 if self.context is None else len(self.context))
+        scale = max(settings.default_guidance_scale, LEAST_GUIDANCE) if guided else 1.0
+        for chunk in make_chunks(self.samples, steps, conditions, 2 if guided else 1, rng):
+            x = rng.standard_normal((len(chunk.conditions), *settings.sample_shape), dtype=np.float32)
+            branches = self._branches(settings, chunk, guided)
+            found = []
+            for step, fed in enumerate(
+                walk(run, settings.schedule, x, chunk.timesteps(steps, total), branches, scale), start=1
+            ):
+                for row, branch in chunk.points.get(steps - step, ()):
+                    found.append({name: value[row].copy() for name, value in fed[branch].items()})
+            yield from (found[i] for i in paired_order(len(found), rng))
+
+    def _guided(self, settings: DiffusionSettings) -> bool:
+        if settings.null_class is not None:
+            return True
+        return self.context is not None and (self.null_context is not None or settings.default_guidance_scale != 1.0)
+
+    def _branches(self, settings: DiffusionSettings, chunk: Chunk, guided: bool) -> list[dict[str, Array]]:
+        """What the rows of a chunk are fed beside sample and timestep: with their condition, and without."""
+        given: dict[str, Array] = {}
+        null: dict[str, Array] = {}
+        if settings.num_classes is not None:
+            given["class_labels"] = chunk.conditions
+            null["class_labels"] = np.full_like(chunk.conditions, settings.null_class or 0)
+        if self.context is not None:
+            turn = chunk.conditions if settings.num_classes is None else chunk.first + np.arange(len(chunk.conditions))
+            given[CONTEXT] = self.context[turn % len(self.context)]
+            nothing = np.zeros_like(self.context[:1]) if self.null_context is None else self.null_context
+            null[CONTEXT] = np.repeat(nothing, len(turn), axis=0)
+        return [given, null] if guided else [given]
+
+
+def _stacked(points: list[dict[str, Array]]) -> dict[str, Array]:
+    return {name: np.stack([p[name] for p in points]) for name in points[0]}

@@ -1,0 +1,75 @@
+"""How samples are drawn: seeded streams of their own, and orders that keep both halves of the samples alike.
+
+The halves of the samples, whose ranges are compared with each other, are those in even and in odd places. Neighbours
+in what the samples are stratified over (time, text, rows of a file) therefore go to places beside each other.
+"""
+
+from __future__ import annotations
+
+import math
+from types import MappingProxyType
+
+import numpy as np
+
+from aigc_runtime.tensors import Array
+
+__all__ = ["balanced_cells", "paired_order", "stratified", "stream"]
+
+_KEYS = MappingProxyType({"text": 1, "diffusion": 2, "images": 3, "gan": 4, "rows": 5})
+
+
+def stream(seed: int, what: str) -> np.random.Generator:
+    """A generator that nothing else draws from.
+
+    Pipelines, and so the judges of quality, draw noise from PyTorch's Mersenne Twister. This is numpy's PCG64 under a
+    key of its own: no seed of one gives numbers of the other, so that no judged sample was calibrated on.
+
+    Args:
+        seed: 0 or more.
+        what: key of `_KEYS`.
+    """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_KEYS[what],)))
+
+
+def stratified(count: int, total: int, rng: np.random.Generator) -> Array:
+    """One integer from each of `count` stretches of 0 to `total` - 1, ascending; distinct if `count` <= `total`.
+
+    >>> stratified(4, 4, np.random.default_rng(0)).tolist()
+    [0, 1, 2, 3]
+    """
+    edges = np.arange(count + 1) * total // count
+    return edges[:-1] + (rng.random(count) * np.maximum(np.diff(edges), 1)).astype(np.int64)
+
+
+def paired_order(count: int, rng: np.random.Generator) -> Array:
+    """A random order of 0 to `count` - 1 in which 2i and 2i + 1 stay beside each other, whichever comes first."""
+    pairs = np.arange(count - count % 2).reshape(-1, 2)
+    mixed = rng.permuted(pairs[rng.permutation(len(pairs))], axis=1).reshape(-1)
+    return mixed if count % 2 == 0 else np.append(mixed, count - 1)
+
+
+def balanced_cells(
+    count: int, steps: int, conditions: int, branches: int, rng: np.random.Generator
+) -> tuple[Array, Array, Array]:
+    """Spread `count` points over steps x conditions x branches.
+
+    In every prefix the numbers of points of any two cells, steps, conditions, branches, or pairs of condition and
+    branch differ by at most one. Both go round in circles of coprime parts: after lcm(steps, conditions x branches)
+    points, when they would meet as before, the steps are shifted by one.
+
+    Args:
+        count: points.
+        steps: of a trajectory.
+        conditions: classes or prompts; 1 for none.
+        branches: 2 with and without the condition, or 1.
+        rng: of the names of steps and conditions.
+
+    Returns:
+        step, condition and branch, [count] each; branch 0 is that with the condition.
+    """
+    point, width = np.arange(count), conditions * branches
+    step = (point + point // math.lcm(steps, width)) % steps
+    place = point % width
+    # The branch alternates, and each condition has the other branch in the second half of the circle.
+    branch = (place + (place // conditions if conditions % 2 == 0 else 0)) % branches
+    return rng.permutation(steps)[step], rng.permutation(conditions)[place % conditions], branch

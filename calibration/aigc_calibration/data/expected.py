@@ -1,0 +1,140 @@
+"""What arrays a model takes: how to say it, and how to refuse others before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from aigc_calibration.errors import CalibrationError
+from aigc_calibration.floatgraph import Interface
+from aigc_runtime.errors import FeedError
+from aigc_runtime.manifest import DiffusionSettings
+from aigc_runtime.tensors import Array, FeedChecker, TensorSpec
+
+__all__ = ["ArrayCheck", "expected_arrays", "takes"]
+
+LIMITS = MappingProxyType({"latents": 100.0, "sample": 1e4, "encoder_hidden_states": 1e6})
+"""Input -> largest magnitude. No float32 normal number comes near 100; the others leave room for odd models."""
+
+
+def takes(interface: Interface, name: str) -> bool:
+    """Whether a model has an input of this name."""
+    return any(tensor.name == name for tensor in interface.inputs)
+
+
+def expected_arrays(interface: Interface, names: Collection[str] | None = None) -> str:
+    """Names, types, shapes and ranges of a model's inputs, or of some of them, in one line."""
+    told = [_expected(interface, t) for t in interface.inputs if names is None or t.name in names]
+    return f"expected exactly: {'; '.join(told)}; the same number of rows in each, one or more"
+
+
+def _expected(interface: Interface, tensor: TensorSpec) -> str:
+    shape = ", ".join(map(str, tensor.shape))
+    if tensor.name == "pad_length":
+        span = "0 to sequence - 1"
+    elif (limits := _limits(interface, tensor)) is None:
+        span = "any finite numbers"
+    else:
+        span = f"{limits[0]:g} to {limits[1]:g}"
+    return f"{tensor.name} {tensor.dtype} [{shape}] {span}"
+
+
+def _limits(interface: Interface, tensor: TensorSpec) -> tuple[float, float] | None:
+    """Smallest and largest number of an input, both allowed; None where nothing is known."""
+    if tensor.name == "timestep" and isinstance(interface.settings, DiffusionSettings):
+        return 0, interface.settings.schedule.num_train_timesteps - 1
+    if tensor.name in LIMITS:
+        return -LIMITS[tensor.name], LIMITS[tensor.name]
+    if tensor.high is not None:
+        return tensor.low or 0, tensor.high - 1
+    return None
+
+
+class ArrayCheck:
+    """Checks arrays for a model's inputs, piece by piece.
+
+    Args:
+        interface: of the model.
+        names: the inputs to check; None takes all.
+        named: what to call the one input in messages, where the user calls it something else.
+    """
+
+    def __init__(self, interface: Interface, names: Collection[str] | None = None, *, named: str = "") -> None:
+        self._interface = interface
+        self._specs = tuple(t for t in interface.inputs if names is None or t.name in names)
+        self._checker = FeedChecker(self._specs, {d.name: d for d in interface.dims if d.name != "batch"})
+        self._hint = expected_arrays(interface, names)
+        self._named = named
+        self._spans: dict[str, tuple[float, float]] = {}
+        self._rows = 0
+
+    def refuse(self, what: str, why: str = "") -> CalibrationError:
+        """An error that says what is expected, to be raised."""
+        return CalibrationError(what, hint=f"{why}; {self._hint}" if why else self._hint)
+
+    def shapes(self, arrays: Mapping[str, Array]) -> None:
+        """Check names and shapes alone; the numbers may be stand-ins.
+
+        Raises:
+            CalibrationError: other inputs, no rows, or not as many in each.
+        """
+        if arrays.keys() != {t.name for t in self._specs}:
+            raise self.refuse(f"the calibration arrays are {', '.join(sorted(arrays)) or 'none'}")
+        shapes = {name: list(array.shape) for name, array in arrays.items()}
+        lengths = {shape[0] if shape else 0 for shape in shapes.values()}
+        if len(lengths) > 1 or 0 in lengths:
+            raise self.refuse(f"the calibration arrays have shapes {shapes}")
+        if empty := sorted(name for name, array in arrays.items() if not array.size):
+            raise self.refuse(f"calibration array {empty[0]!r} is empty: shape {shapes[empty[0]]}")
+        self._feed({name: array[:1] for name, array in arrays.items()})
+
+    def add(self, arrays: Mapping[str, Array]) -> None:
+        """Check the next rows.
+
+        Raises:
+            CalibrationError: another type or shape, NaN, infinity, or numbers outside what the input takes.
+        """
+        self._feed(arrays)
+        for spec in self._specs:
+            array, name = arrays[spec.name], self._named or spec.name
+            if not np.isfinite(array).all():
+                raise self.refuse(f"calibration array {name!r} holds NaN or infinity", "check where it comes from")
+            low, high = array.min().item(), array.max().item()
+            limits = _limits(self._interface, spec)
+            if limits is not None and not limits[0] <= low <= high <= limits[1]:
+                raise self.refuse(f"calibration array {name!r} holds values from {low:g} to {high:g}")
+            before = self._spans.get(spec.name, (low, high))
+            self._spans[spec.name] = min(before[0], low), max(before[1], high)
+        self._check_padding(arrays)
+        self._rows += len(arrays[self._specs[0].name])
+
+    def finish(self) -> None:
+        """Check what only all rows together tell.
+
+        Raises:
+            CalibrationError: an array that is one constant.
+        """
+        for spec in self._specs:
+            low, high = self._spans[spec.name]
+            # One class, or no padding, is what the data may be like; one token or one number everywhere is no data.
+            told = np.dtype(spec.dtype).kind == "f" or spec.name == "input_ids"
+            if spec.name == "timestep" and self._rows == 1:
+                told = False
+            if told and low == high:
+                raise self.refuse(f"calibration array {spec.name!r} is one constant, {low:g}", "give real samples")
+
+    def _feed(self, arrays: Mapping[str, Array]) -> None:
+        try:
+            self._checker.check(arrays)
+        except FeedError as err:
+            told = err.message if not self._named else f"{self._named!r}: {err.message}"
+            raise self.refuse(told, err.hint) from err
+
+    def _check_padding(self, arrays: Mapping[str, Array]) -> None:
+        if "pad_length" not in arrays or "input_ids" not in arrays:
+            return
+        length, most = arrays["input_ids"].shape[1], int(arrays["pad_length"].max())
+        if most >= length:
+            raise self.refuse(f"calibration array 'pad_length' reaches {most}, and a row of 'input_ids' has {length}")

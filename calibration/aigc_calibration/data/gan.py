@@ -1,0 +1,61 @@
+"""Latents and classes as a GAN's pipeline draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aigc_calibration.data.draws import stream
+from aigc_calibration.data.protocol import check_samples
+from aigc_calibration.errors import CalibrationError
+from aigc_calibration.floatgraph import Interface
+from aigc_runtime.manifest import GanSettings
+from aigc_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["GanData"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GanData:
+    """Standard normal latents, and the same number of each class, give or take one.
+
+    Attributes:
+        interface: of the generator.
+        samples: latents.
+        batch: latents at a time.
+        seed: of latents and the order of classes; no pipeline's seed gives the same latents (`draws.stream`).
+    """
+
+    interface: Interface
+    samples: int = 256
+    batch: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_samples(self.samples, self.batch)
+        if not isinstance(self.interface.settings, GanSettings):
+            raise CalibrationError("latents were asked for", hint="the model is not a GAN generator")
+
+    @property
+    def rows(self) -> int:
+        """One for every latent."""
+        return self.samples
+
+    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
+        """Feeds of the graph."""
+        settings = self.interface.settings
+        assert isinstance(settings, GanSettings)
+        rng = stream(self.seed, "gan")
+        names = rng.permutation(settings.num_classes)
+        # In the second round each class is in a place of the other parity, so that both halves have all classes.
+        labels = np.concatenate([names, np.roll(names, 1 - len(names) % 2)])
+        for first in range(0, self.samples, self.batch):
+            count = min(self.batch, self.samples - first)
+            latents = rng.standard_normal((count, settings.latent_size), dtype=np.float32)
+            yield {"latents": latents, "class_labels": labels[np.arange(first, first + count) % len(labels)]}

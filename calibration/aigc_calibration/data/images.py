@@ -1,0 +1,116 @@
+"""Real images with noise, for a diffusion model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aigc_calibration.data.draws import paired_order, stratified, stream
+from aigc_calibration.data.expected import expected_arrays, takes
+from aigc_calibration.data.protocol import check_samples
+from aigc_calibration.errors import CalibrationError
+from aigc_calibration.floatgraph import Interface
+from aigc_runtime.manifest import DiffusionSettings
+from aigc_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["ImageData"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageData:
+    """Images with noise: x_t ~ q(x_t | x_0) (Ho et al. 2020, eq. 4), the timesteps stratified over all there are.
+
+    Where the model has a class for none, every other point of a class is fed without it.
+
+    Attributes:
+        interface: of the UNet.
+        images: [N, C, H, W] float32 in [-1, 1].
+        labels: [N] int64, for a model with classes.
+        samples: points; images are taken in turn.
+        batch: points at a time.
+        seed: of noise, timesteps and order.
+    """
+
+    interface: Interface
+    images: Array
+    labels: Array | None = None
+    samples: int = 256
+    batch: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_samples(self.samples, self.batch)
+        settings = self.interface.settings
+        if not isinstance(settings, DiffusionSettings):
+            raise CalibrationError(
+                "images were given for a model that reads none", hint="give text for a language model; a GAN needs none"
+            )
+        if takes(self.interface, "encoder_hidden_states"):
+            raise CalibrationError(
+                "the model takes encoder_hidden_states, which images do not have",
+                hint=f"give an .npz: {expected_arrays(self.interface)}",
+            )
+        _check_images(self.images, settings.sample_shape)
+        if settings.num_classes is not None:
+            _check_labels(self.labels, len(self.images), settings.num_classes)
+
+    @property
+    def rows(self) -> int:
+        """One for every point."""
+        return self.samples
+
+    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
+        """Feeds of the graph."""
+        from aigc_runtime.schedules import alphas_cumprod
+
+        settings = self.interface.settings
+        assert isinstance(settings, DiffusionSettings)
+        alpha_bar, rng = alphas_cumprod(settings.schedule), stream(self.seed, "images")
+        times = stratified(self.samples, len(alpha_bar), rng)
+        picks, without = self._picks(rng)
+        order = paired_order(self.samples, rng)
+        times, picks, without = times[order], picks[order], without[order]
+        for first in range(0, self.samples, self.batch):
+            some = slice(first, first + self.batch)
+            t, pick = times[some], picks[some]
+            a = alpha_bar[t][:, None, None, None]
+            noise = rng.standard_normal(self.images[pick].shape)
+            x = np.sqrt(a) * self.images[pick] + np.sqrt(1 - a) * noise
+            feeds = {"sample": x.astype(np.float32), "timestep": t.astype(np.float32)}
+            if self.labels is not None and settings.num_classes is not None:
+                feeds["class_labels"] = self.labels[pick].astype(np.int64)
+                if settings.null_class is not None:
+                    feeds["class_labels"][without[some]] = settings.null_class
+            yield feeds
+
+    def _picks(self, rng: np.random.Generator) -> tuple[Array, Array]:
+        """The image of every point in random order, and whether it is fed without its class."""
+        picks = rng.permutation(len(self.images))[np.arange(self.samples) % len(self.images)]
+        if self.labels is not None:
+            picks = picks[np.argsort(self.labels[picks], kind="stable")]
+        order = rng.permutation(self.samples)
+        return picks[order], (np.arange(self.samples) % 2 == 1)[order]
+
+
+def _check_images(images: Array, shape: tuple[int, ...]) -> None:
+    expected = f"expected [N, {', '.join(map(str, shape))}] float32 from -1 to 1, one or more"
+    if images.ndim != 4 or images.shape[1:] != shape or not len(images) or images.dtype.kind != "f":
+        raise CalibrationError(f"the images are {images.dtype} {list(images.shape)}", hint=expected)
+    if not np.isfinite(images).all():
+        raise CalibrationError("the images hold NaN or infinity", hint=f"check the files; {expected}")
+    if images.min() == images.max():
+        raise CalibrationError("the images are one constant", hint=f"give real images; {expected}")
+
+
+def _check_labels(labels: Array | None, count: int, num_classes: int) -> None:
+    expected = f"expected one for every image, from 0 to {num_classes - 1}"
+    if labels is None or labels.shape != (count,):
+        raise CalibrationError("the images have no class labels", hint=f"{expected}: one sub-folder per class")
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= num_classes:
+        raise CalibrationError(f"the images' labels are {labels.min()} to {labels.max()}", hint=expected)

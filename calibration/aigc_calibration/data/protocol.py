@@ -1,0 +1,38 @@
+"""What calibration asks of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from aigc_calibration.errors import CalibrationError
+from aigc_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["CalibrationData", "check_samples"]
+
+
+class CalibrationData(Protocol):
+    """Batches of arrays for every input of a graph. Asking again gives the same batches again."""
+
+    @property
+    def samples(self) -> int:
+        """How many there are, over all batches."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """Rows of all batches: a multiple of `samples` where each is fed in that many steps, one batch a step."""
+        ...
+
+    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
+        """Arrays for every input of `graph`, which is run where the next feeds follow from its results."""
+        ...
+
+
+def check_samples(samples: int, batch: int) -> None:
+    """Raise CalibrationError for no samples, or batches of none."""
+    if samples < 1 or batch < 1:
+        raise CalibrationError(f"samples is {samples}, batch is {batch}", hint="both must be at least 1")

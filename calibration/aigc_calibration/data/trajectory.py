@@ -1,0 +1,64 @@
+"""A sampling trajectory, and what the model is fed at every step of it.
+
+The pipeline's own loop draws its noise from the stream that quality is judged with, and visits one grid of timesteps;
+calibration needs other noise, and other grids. Sampler and predictions are the pipeline's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from aigc_calibration.errors import CalibrationError
+from aigc_calibration.floatgraph import Feeds
+from aigc_runtime.samplers import Prediction, ddim, predict
+from aigc_runtime.schedules import Levels, ScheduleConfig, alphas_cumprod
+from aigc_runtime.tensors import Array
+
+__all__ = ["walk"]
+
+
+def walk(
+    run: Callable[[Feeds], dict[str, Array]],
+    schedule: ScheduleConfig,
+    x: Array,
+    timesteps: Array,
+    branches: Sequence[Feeds],
+    scale: float,
+) -> Iterator[list[dict[str, Array]]]:
+    """Sample by DDIM; after every step, the feeds of each branch.
+
+    Args:
+        run: the model, as a function of all its inputs.
+        schedule: of the noise.
+        x: [N, C, H, W] float32, x_T.
+        timesteps: int64, descending.
+        branches: conditions of the N rows; where there are two, the second is that without condition.
+        scale: w of classifier-free guidance, eps = eps_null + w (eps_cond - eps_null) (Ho & Salimans 2022, eq. 6).
+
+    Raises:
+        CalibrationError: the model gives NaN or infinity.
+    """
+    a = np.append(alphas_cumprod(schedule)[timesteps], 1.0)
+    levels = Levels(timesteps=timesteps, alpha=np.sqrt(a), sigma=np.sqrt(1 - a))
+    fed: list[dict[str, Array]] = []
+
+    def denoise(x: Array, step: int) -> Prediction:
+        t = np.full(len(x), timesteps[step], dtype=np.float32)
+        fed[:] = [{"sample": x, "timestep": t, **branch} for branch in branches]
+        outputs = [run(feeds)["model_output"] for feeds in fed]
+        out = outputs[0] if len(outputs) == 1 else outputs[1] + np.float32(scale) * (outputs[0] - outputs[1])
+        if not np.isfinite(out).all():
+            raise CalibrationError(
+                f"the float model gives NaN or infinity at timestep {timesteps[step]} of its own trajectory",
+                hint="check the checkpoint and its noise schedule",
+            )
+        return predict(out, x, float(levels.alpha[step]), float(levels.sigma[step]), schedule)
+
+    for _ in ddim(denoise, x, levels, _no_noise, 0.0):
+        yield list(fed)
+
+
+def _no_noise(shape: tuple[int, ...]) -> Array:
+    raise AssertionError(f"DDIM with eta 0 draws no noise, and {shape} was asked for")
