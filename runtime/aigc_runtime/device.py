@@ -140,8 +140,13 @@ def _ask_driver(cuda: Any) -> tuple[str | None, tuple[Gpu, ...]]:
     if cuda.cuDriverGetVersion(ctypes.byref(number)) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return None, ()
     version = f"{number.value // 1000}.{number.value % 1000 // 10}"
-    found = (_ask_gpu(cuda, ordinal) for ordinal in range(count.value))
-    return version, tuple(gpu for gpu in found if gpu is not None)
+    gpus: list[Gpu] = []
+    for ordinal in range(count.value):
+        gpu = _ask_gpu(cuda, ordinal)
+        if gpu is None:
+            break  # a later one would be taken for this one: places count
+        gpus.append(gpu)
+    return version, tuple(gpus)
 
 
 def _ask_gpu(cuda: Any, ordinal: int) -> Gpu | None:

@@ -54,6 +54,13 @@ def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (probe_device().driver_cuda, probe_device().gpus) == (None, ())
 
 
+def test_devices_behind_one_that_cannot_be_read_are_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The place in the list is the place in the driver's order, by which a session opens a device."""
+    monkeypatch.setattr(device, "_load_driver", FakeDriver)
+    monkeypatch.setattr(FakeDriver, "cuDeviceGet", lambda self, out, ordinal: 1 - ordinal)
+    assert probe_device().gpus == ()
+
+
 # Packages
 
 

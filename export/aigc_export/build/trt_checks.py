@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from aigc_export.build.trt_library import Library
 from aigc_export.errors import GraphRefusedError
+from aigc_runtime import rebuild
 from aigc_runtime.device import probe_device
 from aigc_runtime.engine_build import capability_number
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LEAST_CAPABILITY", "check_graph", "check_turing", "nodes_that_read", "target_capabilities"]
 
-LEAST_CAPABILITY = {"BFLOAT16": "8.0", "FLOAT8E4M3FN": "8.9"}
+LEAST_CAPABILITY = {"BFLOAT16": rebuild.LEAST_CAPABILITY["bf16"], "FLOAT8E4M3FN": rebuild.LEAST_CAPABILITY["fp8"]}
 """ONNX type -> the first device that multiplies such numbers."""
 
 _NONPAD_INPUT = 6
