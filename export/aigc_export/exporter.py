@@ -206,7 +206,8 @@ def _search(
         graph=built.graph, plan=built.plan, statistics=found.calibration.statistics, coverage=built.coverage
     )
     counts = ", ".join(f"{n} {precision}" for precision, n in sorted(built.plan.counts().items()))
-    tell.warn(instability_warning(built.plan, found.calibration.statistics))
+    assert recipe.quantisation is not None
+    tell.warn(instability_warning(built.plan, found.calibration.statistics, recipe.quantisation))
     tell("quantise", f"{counts}; {built.coverage}")
     return recipe, quantised, found.report
 
@@ -243,7 +244,7 @@ def _quantise(model: PreparedModel, recipe: ExportRecipe, tell: Teller, progress
         tell("calibrate", f"{described(model.data)}, {seen.batches} runs, {len(seen.tensors)} values")
     else:
         tell("calibrate", f"{recipe.calibration}: {seen.samples} rows, {len(seen.tensors)} values")
-    tell.warn(instability_warning(plan, seen))
+    tell.warn(instability_warning(plan, seen, recipe.quantisation))
     counts = ", ".join(f"{n} {precision}" for precision, n in sorted(plan.counts().items()))
     tell("quantise", f"{counts}; {found.coverage}")
     return found
