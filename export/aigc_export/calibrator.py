@@ -84,7 +84,7 @@ def calibrate_model(
     seen = found.statistics
     tell("calibrate", f"{described(model.data)}, {seen.batches} runs, {len(seen.tensors)} values")
     _, plan = plan_calibrated(graph, found, recipe.quantisation, precision=precision, form=FORMS[recipe.target])
-    tell.warn(instability_warning(plan, seen))
+    tell.warn(instability_warning(plan, seen, recipe.quantisation))
     write_calibration(destination, found)
     tell("write", str(destination))
     return CalibrationResult(

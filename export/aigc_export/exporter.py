@@ -210,7 +210,8 @@ def _search(
     quantised = Quantised(
         graph=built.graph, plan=built.plan, statistics=found.calibration.statistics, coverage=built.coverage
     )
-    tell.warn(instability_warning(built.plan, found.calibration.statistics))
+    assert recipe.quantisation is not None
+    tell.warn(instability_warning(built.plan, found.calibration.statistics, recipe.quantisation))
     _tell_quantised(quantised, tell)
     return recipe, quantised, found.report
 
@@ -260,7 +261,7 @@ def _quantise(model: PreparedModel, recipe: ExportRecipe, tell: Teller, progress
         tell("calibrate", f"{described(model.data)}, {seen.batches} runs, {len(seen.tensors)} values")
     else:
         tell("calibrate", f"{recipe.calibration}: {seen.samples} rows, {len(seen.tensors)} values")
-    tell.warn(instability_warning(found.plan, seen))
+    tell.warn(instability_warning(found.plan, seen, recipe.quantisation))
     _tell_quantised(found, tell)
     return found
 

@@ -3,6 +3,10 @@
 Samples in even and in odd places make the halves (`aigc_calibration.data.draws`). What is compared is what a precision
 goes by: the ranges of 8-bit activations; the largest magnitudes for 16 bits, which only have to fit; for weights alone
 the root mean square of what they are multiplied with, whose second moments they are fitted to.
+
+A range that differs is no harm by itself: behind SiLU the squared error has several minima that are nearly as deep as
+each other, and ranges of equally good samples are 20 % apart. So 8-bit ranges are warned of by what they cost: how much
+more error all samples would be rounded with if the range came from one half alone.
 """
 
 from __future__ import annotations
@@ -11,19 +15,25 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from aigc_calibration.collect import Statistics
+from aigc_calibration.collect import Statistics, TensorStatistics
+from aigc_calibration.config import QuantConfig
+from aigc_calibration.grids import GRIDS, Grid
 from aigc_calibration.histogram import Histogram
 from aigc_calibration.plan import HALVES, QuantizationPlan
 from aigc_calibration.planner import HALF_HEADROOM
+from aigc_calibration.ranges import Method, find_amax
 
 __all__ = ["LEAST_ROWS", "UNSTABLE", "UNSTABLE_EXTREME", "RangeStability", "instability_warning", "stability"]
 
 UNSTABLE = 0.15
-"""Ranges, or root mean squares, of the two halves that are further apart than this, relative to both together."""
+"""Most that one half's range may add to the root mean squared error, and that root mean squares may be apart."""
 UNSTABLE_EXTREME = 1 - 1 / HALF_HEADROOM
-"""The same for largest magnitudes in 16 bits: from here on another sample may reach beyond what is left free."""
+"""Most that largest magnitudes in 16 bits may be apart: beyond it another sample may need more than is left free."""
 LEAST_ROWS = 40
 """Fewer rows are warned of whatever the halves say: two small halves can agree by chance. See docs/quantization.md."""
+
+
+_METHODS: dict[str, Method] = {"minmax": "minmax", "percentile": "percentile", "mse": "mse", "kl": "kl"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,24 +78,63 @@ def _root_mean_square(histogram: Histogram) -> float:
     return math.sqrt(float((centres**2) @ counts) / histogram.count) if histogram.count else 0.0
 
 
-def instability_warning(plan: QuantizationPlan, seen: Statistics) -> str:
-    """What to say where another draw of samples would change the result; empty if it would not."""
+def instability_warning(plan: QuantizationPlan, seen: Statistics, config: QuantConfig) -> str:
+    """What to say where another draw of samples would change the result; empty if it would not.
+
+    Args:
+        plan: that was made from the samples.
+        seen: of the samples; empty where the plan needed none.
+        config: that the plan was made by.
+    """
     found = stability(plan, seen)
-    if not found:
+    if not found or not seen.tensors:
         return ""
     if not any(tensor.halves[1].count for tensor in seen.tensors.values()):
         return "there is one sample, so that nothing tells how stable its ranges are: give more samples"
-    limit = UNSTABLE_EXTREME if not plan.tensors and plan.precision in HALVES else UNSTABLE
-    loose = [r for r in found if r.instability > limit]
     worst = f"{found[0].name!r} by {found[0].instability:.0%}"
-    if loose:
-        return (
-            f"{len(loose)} of {len(found)} ranges change by more than {limit:.0%} from one half of the samples to the "
-            f"other, {worst}: give more samples"
-        )
+    told = f"ranges change from one half of the samples to the other, {worst}"
+    if plan.tensors:
+        costs = _costs(plan, seen, config)
+        loose = [name for name in costs if costs[name] > UNSTABLE]
+        if loose:
+            name = max(costs, key=lambda n: costs[n])
+            return (
+                f"{told}: for {len(loose)} of {len(found)} one half alone would give over {UNSTABLE:.0%} more rounding "
+                f"error, for {name!r} {costs[name]:.0%} more: give more samples"
+            )
+    else:
+        limit = UNSTABLE_EXTREME if plan.precision in HALVES else UNSTABLE
+        if loose := [r.name for r in found if r.instability > limit]:
+            return f"{told}, {len(loose)} of {len(found)} by more than {limit:.0%}: give more samples"
     if seen.samples < LEAST_ROWS:
-        return (
-            f"{seen.samples} rows of samples are few; from one half of them to the other the least stable of "
-            f"{len(found)} ranges changes, {worst}: give at least {LEAST_ROWS}"
-        )
+        return f"{seen.samples} rows of samples are few; {told}: give at least {LEAST_ROWS}"
     return ""
+
+
+def _costs(plan: QuantizationPlan, seen: Statistics, config: QuantConfig) -> dict[str, float]:
+    """Value -> how much more root mean squared error the range of the worse half alone makes, relative."""
+    grid = GRIDS["fp8" if plan.precision == "fp8" else "int8"]
+    # A range that is shared with another value has no method of its own.
+    methods = {t.name: _METHODS[t.method] for t in plan.tensors if t.method in _METHODS}
+    return {
+        name: _cost(seen.tensors[name], method, grid, config.percentile)
+        for name, method in methods.items()
+        if name in seen.tensors
+    }
+
+
+def _cost(tensor: TensorStatistics, method: Method, grid: Grid, percentile: float) -> float:
+    whole, first, second = (
+        _squared_error(tensor.histogram, find_amax(h, method, grid, percentile=percentile), grid)
+        for h in (tensor.histogram, *tensor.halves)
+    )
+    # Numbers that the whole range holds exactly: any error is infinitely more than none.
+    if not whole:
+        return math.inf if max(first, second) else 0.0
+    return math.sqrt(max(first, second) / whole) - 1
+
+
+def _squared_error(histogram: Histogram, amax: float, grid: Grid) -> float:
+    centres, counts = histogram.magnitudes()
+    difference = grid.round_trip(centres, grid.scale_for(amax)) - centres
+    return float(counts @ difference**2)

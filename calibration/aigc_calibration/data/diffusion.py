@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aigc_calibration.data.chunks import Chunk, make_chunks
-from aigc_calibration.data.draws import paired_order, stream
+from aigc_calibration.data.draws import stream
 from aigc_calibration.data.expected import ArrayCheck, expected_arrays, takes
 from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.data.trajectory import walk
@@ -25,6 +25,7 @@ __all__ = ["CONTEXT", "NULL_CONTEXT", "DiffusionData"]
 
 CONTEXT, NULL_CONTEXT = "encoder_hidden_states", "null_encoder_hidden_states"
 STEPS = 50
+Halves = tuple[list[dict[str, Array]], list[dict[str, Array]]]
 LEAST_GUIDANCE = 1.5
 """Where a model can be guided, its trajectories are guided at least so much."""
 
@@ -117,16 +118,24 @@ class DiffusionData:
         steps = self.steps or min(STEPS, total)
         conditions = settings.num_classes or (1 if self.context is None else len(self.context))
         scale = max(settings.default_guidance_scale, LEAST_GUIDANCE) if guided else 1.0
+        waiting: Halves = ([], [])
         for chunk in make_chunks(self.samples, steps, conditions, 2 if guided else 1, rng):
             x = rng.standard_normal((len(chunk.conditions), *settings.sample_shape), dtype=np.float32)
             branches = self._branches(settings, chunk, guided)
-            found = []
-            for step, fed in enumerate(
-                walk(run, settings.schedule, x, chunk.timesteps(steps, total), branches, scale), start=1
-            ):
-                for row, branch in chunk.points.get(steps - step, ()):
-                    found.append({name: value[row].copy() for name, value in fed[branch].items()})
-            yield from (found[i] for i in paired_order(len(found), rng))
+            taken: Halves = ([], [])
+            times = chunk.timesteps(steps, total)
+            for step, fed in enumerate(walk(run, settings.schedule, x, times, branches, scale), start=1):
+                for point in chunk.points.get(steps - step, ()):
+                    feeds = fed[point.branch]
+                    taken[point.half].append({name: value[point.row].copy() for name, value in feeds.items()})
+            for one, half in zip(taken, waiting, strict=True):
+                half += [one[i] for i in rng.permutation(len(one))]
+            # Samples in even and in odd places are the halves; what has no partner yet waits for the next chunk.
+            ready = min(map(len, waiting))
+            for i in range(ready):
+                yield from (half[i] for half in waiting)
+            waiting = (waiting[0][ready:], waiting[1][ready:])
+        yield from waiting[0]
 
     def _guided(self, settings: DiffusionSettings) -> bool:
         if settings.null_class is not None:

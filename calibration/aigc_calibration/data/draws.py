@@ -13,7 +13,7 @@ import numpy as np
 
 from aigc_runtime.tensors import Array
 
-__all__ = ["balanced_cells", "paired_order", "stratified", "stream"]
+__all__ = ["balanced_cells", "halves", "paired_order", "stratified", "stream"]
 
 _KEYS = MappingProxyType({"text": 1, "diffusion": 2, "images": 3, "gan": 4, "rows": 5})
 
@@ -41,11 +41,23 @@ def stratified(count: int, total: int, rng: np.random.Generator) -> Array:
     return edges[:-1] + (rng.random(count) * np.maximum(np.diff(edges), 1)).astype(np.int64)
 
 
+def halves(order: Array, rng: np.random.Generator) -> Array:
+    """The half of every sample, 0 or 1: of two neighbours in `order` one goes to each half; [N] int64.
+
+    Of an odd number of samples the last in order goes to half 0.
+    """
+    half = np.zeros(len(order), dtype=np.int64)
+    pairs = order[: len(order) - len(order) % 2].reshape(-1, 2)
+    half[rng.permuted(pairs, axis=1)[:, 1]] = 1
+    return half
+
+
 def paired_order(count: int, rng: np.random.Generator) -> Array:
-    """A random order of 0 to `count` - 1 in which 2i and 2i + 1 stay beside each other, whichever comes first."""
-    pairs = np.arange(count - count % 2).reshape(-1, 2)
-    mixed = rng.permuted(pairs[rng.permutation(len(pairs))], axis=1).reshape(-1)
-    return mixed if count % 2 == 0 else np.append(mixed, count - 1)
+    """A random order of 0 to `count` - 1 in which of 2i and 2i + 1 one is in an even and one in an odd place."""
+    half = halves(np.arange(count), rng)
+    order = np.empty(count, dtype=np.int64)
+    order[::2], order[1::2] = (rng.permutation(np.flatnonzero(half == one)) for one in (0, 1))
+    return order
 
 
 def balanced_cells(
