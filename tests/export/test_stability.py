@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from aigc_calibration.config import QuantConfig
 from aigc_calibration.histogram import Histogram
 from aigc_calibration.plan import PLAN_VERSION, QuantizationPlan, SitePrecision, TensorPlan
 from aigc_export import front
+from aigc_export.auto.config import SearchConfig
+from aigc_export.budget import parse_budget
 from aigc_export.calibrator import calibrate_model
 from aigc_export.exporter import export_model
 from aigc_export.stability import LEAST_ROWS, UNSTABLE, UNSTABLE_EXTREME, instability_warning, stability
@@ -165,11 +168,6 @@ def test_every_precision_warns_of_two_samples(precision: str, models: Path, tmp_
 
 def test_a_search_warns_too(models: Path, tmp_path: Path) -> None:
     recipe = recipe_of("gan", models / "gan", precision="auto", calibration_samples=2)
-    from dataclasses import replace
-
-    from aigc_export.auto.config import SearchConfig
-    from aigc_export.budget import parse_budget
-
     search = SearchConfig(budgets=(parse_budget("psnr>=1"),), objective="size", samples=4)
     recipe = replace(recipe, search=search, tolerances=LOOSE)
     (told,) = export_model(recipe, tmp_path / "out").warnings
