@@ -19,7 +19,7 @@ from aigc_calibration.collect import Statistics, TensorStatistics
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.grids import GRIDS, Grid
 from aigc_calibration.histogram import Histogram
-from aigc_calibration.plan import HALVES, QuantizationPlan
+from aigc_calibration.plan import HALVES, QuantizationPlan, TensorPlan
 from aigc_calibration.planner import HALF_HEADROOM
 from aigc_calibration.ranges import Method, find_amax
 
@@ -115,19 +115,19 @@ def _costs(plan: QuantizationPlan, seen: Statistics, config: QuantConfig) -> dic
     """Value -> how much more root mean squared error the range of the worse half alone makes, relative."""
     grid = GRIDS["fp8" if plan.precision == "fp8" else "int8"]
     # A range that is shared with another value has no method of its own.
-    methods = {t.name: _METHODS[t.method] for t in plan.tensors if t.method in _METHODS}
     return {
-        name: _cost(seen.tensors[name], method, grid, config.percentile)
-        for name, method in methods.items()
-        if name in seen.tensors
+        t.name: _cost(t, _METHODS[t.method], seen.tensors[t.name], grid, config.percentile)
+        for t in plan.tensors
+        if t.method in _METHODS and t.name in seen.tensors
     }
 
 
-def _cost(tensor: TensorStatistics, method: Method, grid: Grid, percentile: float) -> float:
-    whole, first, second = (
-        _squared_error(tensor.histogram, find_amax(h, method, grid, percentile=percentile), grid)
-        for h in (tensor.histogram, *tensor.halves)
-    )
+def _cost(plan: TensorPlan, method: Method, tensor: TensorStatistics, grid: Grid, percentile: float) -> float:
+    histograms = (tensor.histogram, *tensor.halves)
+    ranges = [find_amax(h, method, grid, percentile=percentile) for h in histograms]
+    if not math.isclose(ranges[0], plan.amax, rel_tol=1e-6):
+        return plan.instability  # found behind a saturating function, whose error is another
+    whole, first, second = (_squared_error(tensor.histogram, amax, grid) for amax in ranges)
     # Numbers that the whole range holds exactly: any error is infinitely more than none.
     if not whole:
         return math.inf if max(first, second) else 0.0

@@ -6,15 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from aigc_calibration.cache import read_calibration
-from aigc_calibration.collect import Statistics
-from aigc_calibration.plan import TensorPlan
 from aigc_export import front
 from aigc_export.calibration_data import ExampleData
-from aigc_export.calibrator import UNSTABLE, calibrate_model, instability_warning
+from aigc_export.calibrator import calibrate_model
 from aigc_export.exporter import PLAN_FILE, export_model
 from aigc_runtime.compare import Tolerance
 from aigc_runtime.errors import AigcError, ConfigError, OutputError
@@ -200,61 +197,6 @@ def test_a_place_that_cannot_be_written(models: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError):
         calibrate_model(recipe_of("gan", models / "gan", precision="int8"), tmp_path / "file" / "c.npz")
     assert (tmp_path / "file").read_text() == "mine"
-
-
-# Too few samples
-
-
-def uneven(path: Path, loud: float) -> dict[str, str]:
-    """Latents of which every other batch of 16 is `loud` times as large."""
-    latents = np.random.default_rng(0).standard_normal((64, 6), dtype=np.float32)
-    latents[16:32] *= np.float32(loud)
-    latents[48:64] *= np.float32(loud)
-    np.savez(path, latents=latents, class_labels=np.arange(64) % 10)
-    return {"precision": "int8", "calibration_data": str(path)}
-
-
-def test_unstable_ranges_are_warned_of_and_measured(models: Path, tmp_path: Path) -> None:
-    def tell(name: str, what: str) -> None:
-        stages.append((name, what))
-
-    stages: list[tuple[str, str]] = []
-    recipe = recipe_of("gan", models / "gan", tolerances=LOOSE, **uneven(tmp_path / "uneven.npz", 8.0))
-    found = calibrate_model(recipe, tmp_path / FILE, stage=tell)
-    worst = found.ranges[0]
-    assert worst.instability > UNSTABLE
-    assert found.warnings == tuple(what for name, what in stages if name == front.WARNING)
-    assert f"{worst.name!r} by {worst.instability:.0%}: give more samples" in found.warnings[0]
-    stages.clear()
-    exported = export_model(recipe, tmp_path / "out", stage=tell)
-    assert [what for name, what in stages if name == front.WARNING] == list(found.warnings) == list(exported.warnings)
-
-
-def test_enough_samples_are_not_warned_of(models: Path, tmp_path: Path) -> None:
-    recipe = recipe_of("gan", models / "gan", precision="int8", calibration_samples=2000)
-    found = calibrate_model(recipe, tmp_path / FILE)
-    assert found.ranges[0].instability <= UNSTABLE
-    assert found.warnings == ()
-
-
-def test_one_batch_tells_nothing_of_stability(models: Path, tmp_path: Path) -> None:
-    recipe = recipe_of("gan", models / "gan", precision="int8", calibration_samples=8)
-    found = calibrate_model(recipe, tmp_path / FILE)
-    assert found.warnings == (
-        "all samples went through in one batch, so nothing tells how stable the ranges are: give more samples",
-    )
-
-
-def test_the_limit_of_the_warning() -> None:
-    def plan(name: str, instability: float) -> TensorPlan:
-        return TensorPlan(name=name, amax=1.0, method="mse", instability=instability)
-
-    seen = Statistics(tensors={}, samples=32, batches=2, samples_sha256="")
-    assert instability_warning([], seen) == ""
-    assert instability_warning([plan("a", UNSTABLE)], seen) == ""
-    told = instability_warning([plan("a", 0.2), plan("b", 0.5), plan("c", 0.0)], seen)
-    assert told.startswith("2 of 3 ranges change by more than 15%")
-    assert "'b' by 50%" in told
 
 
 def test_an_example_is_one_batch_for_every_input() -> None:

@@ -19,7 +19,7 @@ from aigc_runtime.tensors import Array
 
 __all__ = ["Column", "NpzRows"]
 
-SKIP_BYTES = 2**20
+SKIP_BYTES = 2**16
 """Read at a time on the way to the next row."""
 _HINT = "write it with numpy.savez, from plain arrays of numbers in C order (numpy.ascontiguousarray)"
 

@@ -48,7 +48,8 @@ def walk(
         t = np.full(len(x), timesteps[step], dtype=np.float32)
         fed[:] = [{"sample": x, "timestep": t, **branch} for branch in branches]
         outputs = [run(feeds)["model_output"] for feeds in fed]
-        out = outputs[0] if len(outputs) == 1 else outputs[1] + np.float32(scale) * (outputs[0] - outputs[1])
+        with np.errstate(over="ignore", invalid="ignore"):  # reported below
+            out = outputs[0] if len(outputs) == 1 else outputs[1] + np.float32(scale) * (outputs[0] - outputs[1])
         if not np.isfinite(out).all():
             raise CalibrationError(
                 f"the float model gives NaN or infinity at timestep {timesteps[step]} of its own trajectory",
