@@ -176,9 +176,8 @@ def export_model(
         write_bundle(destination, manifest, files, sign=sign)
     # Whom this machine trusts does not matter here: the bundle was made a moment ago.
     bundle = load_bundle(destination)
-    tell(
-        "publish", f"{bundle.path}, manifest {bundle.manifest_sha256[:12]}{', signed' if bundle.has_signature else ''}"
-    )
+    signed = ", signed" if bundle.has_signature else ""
+    tell("publish", f"{bundle.path}, manifest {bundle.manifest_sha256[:12]}{signed}")
     return ExportResult(
         bundle=bundle,
         report=report,

@@ -17,8 +17,9 @@ from aigc_runtime.settings import to_json
 __all__ = ["device_lines", "doctor", "finding_lines"]
 
 _UNKNOWN_ORIGIN = (
-    "note      the bundle is whole, but who made it, or edited its manifest, is not known: --trusted-key FILE takes\n"
-    "          bundles that this key signed, --expect-manifest-sha256 DIGEST that very bundle (`aigc-run info` prints it)"
+    "note      the bundle is whole, but who made it, or edited its manifest, is not known\n"
+    "          --trusted-key FILE takes only what this key signed; --expect-manifest-sha256 DIGEST only that very bundle,\n"
+    "          and `aigc-run info` prints the digest"
 )
 
 

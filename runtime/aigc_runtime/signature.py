@@ -70,6 +70,8 @@ class Signature:
     signature: str
 
     def __post_init__(self) -> None:
+        if self.format_version != FORMAT_VERSION:
+            raise ConfigError(f"format_version is {self.format_version}", hint=f"known: {FORMAT_VERSION}")
         if not _KEY_ID.fullmatch(self.key_id):
             raise ConfigError(f"key_id is {self.key_id!r}", hint="16 lower-case hexadecimal digits")
         if not _HEX.fullmatch(self.signature):

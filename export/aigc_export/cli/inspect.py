@@ -46,9 +46,8 @@ def inspect(bundle_path: str, as_json: bool) -> None:
 
     console = out_console()
     console.print(f"[bold]{manifest.name}[/] {manifest.family}, {manifest.target}, {manifest.precision}")
-    console.print(
-        f"manifest sha256 {bundle.manifest_sha256}, {bundle.size_bytes / 1e6:.2f} MB, {bundle.signature_told}"
-    )
+    console.print(f"manifest sha256 {bundle.manifest_sha256}, {bundle.size_bytes / 1e6:.2f} MB")
+    console.print(bundle.signature_told)
     table = Table()
     for heading in ("", "name", "type", "shape"):
         table.add_column(heading, overflow="fold")

@@ -47,7 +47,7 @@ def open_pipeline(
     if isinstance(bundle, Bundle):
         if trusted_keys is not None:
             raise ConfigError(
-                "the bundle is open already, so its signature is too late", hint="give trusted_keys to Bundle.open"
+                "trusted_keys come too late: the bundle is open already", hint="give trusted_keys to Bundle.open"
             )
         opened = bundle
     else:
