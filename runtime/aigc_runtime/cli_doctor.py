@@ -18,8 +18,8 @@ __all__ = ["device_lines", "doctor", "finding_lines"]
 
 _UNKNOWN_ORIGIN = (
     "note      the bundle is whole, but who made it, or edited its manifest, is not known\n"
-    "          --trusted-key FILE takes only what this key signed; --expect-manifest-sha256 DIGEST only that very bundle,\n"
-    "          and `aigc-run info` prints the digest"
+    "          --trusted-key FILE takes only what this key signed, --expect-manifest-sha256 DIGEST that bundle alone\n"
+    "          (`aigc-run info` prints the digest)"
 )
 
 
