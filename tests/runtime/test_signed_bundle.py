@@ -105,6 +105,10 @@ def test_nothing_is_parsed_or_hashed_before_the_signature(
         Bundle.open(signed, trusted_keys=[pair.public])
     assert caught.value.exit_code == 4
     assert seen == []
+    pair.sign_bundle(signed)
+    with pytest.raises(AttributeError):  # the spy parses nothing
+        Bundle.open(signed, trusted_keys=[pair.public])
+    assert seen == ["parsed"], "the spy sees what does arrive"
 
 
 def test_no_changed_byte_of_manifest_or_signature_opens(signed: Path, pair: Pair) -> None:
