@@ -32,7 +32,7 @@ from aigc_export.tolerances import TOLERANCES, loosened
 from aigc_models.paired import Judgement, make_judge
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
-from aigc_runtime.bundle import Bundle, check_destination, write_bundle
+from aigc_runtime.bundle import Bundle, Sign, check_destination, load_bundle, write_bundle
 from aigc_runtime.errors import ConfigError, FeedError, ParityError
 from aigc_runtime.verify import ParityReport
 
@@ -97,6 +97,7 @@ def export_model(
     find_first_divergence: bool = False,
     stage: Stage | None = None,
     progress: Progress | None = None,
+    sign: Sign | None = None,
 ) -> ExportResult:
     """Export a model and publish its bundle.
 
@@ -106,6 +107,7 @@ def export_model(
         find_first_divergence: bisect the graph if parity is missed.
         stage: called after every stage.
         progress: called after every batch of calibration, and after every step of an engine's compilation.
+        sign: signs the manifest, such as `signing.load_signer(key)`; the bundle appears signed. None: unsigned.
 
     Raises:
         ParityFailedError: a tolerance is missed; nothing is published.
@@ -171,9 +173,11 @@ def export_model(
             extra=_extra(quantised, found),
             provenance={**({} if quantised is None else _calibration_facts(quantised)), **built.provenance},
         )
-        write_bundle(destination, manifest, files)
-    bundle = Bundle.open(destination)
-    tell("publish", f"{bundle.path}, manifest {bundle.manifest_sha256[:12]}")
+        write_bundle(destination, manifest, files, sign=sign)
+    # Whom this machine trusts does not matter here: the bundle was made a moment ago.
+    bundle = load_bundle(destination)
+    signed = ", signed" if bundle.has_signature else ""
+    tell("publish", f"{bundle.path}, manifest {bundle.manifest_sha256[:12]}{signed}")
     return ExportResult(
         bundle=bundle,
         report=report,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from aigc_runtime.png import image_grid, write_png
     from aigc_runtime.rng import TorchGenerator
     from aigc_runtime.sampling import SamplingParams
+    from aigc_runtime.trusted_keys import read_trusted_keys
     from aigc_runtime.verify import verify_bundle
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "image_grid",
     "open_pipeline",
     "open_session",
+    "read_trusted_keys",
     "verify_bundle",
     "write_png",
 ]
@@ -55,6 +57,7 @@ _HOMES = {
     "image_grid": "png",
     "open_pipeline": "pipelines",
     "open_session": "backends",
+    "read_trusted_keys": "trusted_keys",
     "verify_bundle": "verify",
     "write_png": "png",
 }

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +19,19 @@ from aigc_runtime.manifest import (
     with_files,
 )
 from aigc_runtime.npy import read_npy
+from aigc_runtime.plain_file import open_regular, read_regular
 from aigc_runtime.publish import atomic_directory, check_directory
+from aigc_runtime.signature import MAX_SIGNATURE_BYTES, SIGNATURE, PublicKey, check_keys, verify_signature
 from aigc_runtime.tensors import Array
+from aigc_runtime.trusted_keys import environment_keys
 
-__all__ = ["MANIFEST", "Bundle", "check_destination", "fill_bundle", "write_bundle"]
+__all__ = ["MANIFEST", "Bundle", "Sign", "check_destination", "fill_bundle", "load_bundle", "write_bundle"]
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
+
+Sign = Callable[[bytes], bytes]
+"""The bytes of manifest.json -> those of manifest.sig."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,39 +42,43 @@ class Bundle:
         path: the folder.
         manifest: its manifest.
         manifest_sha256: digest of manifest.json; pin it to pin the whole bundle.
+        has_signature: whether there is a manifest.sig, right or wrong.
+        signed_by: id of the trusted key whose signature was verified; None where no signature was checked.
     """
 
     path: Path
     manifest: Manifest
     manifest_sha256: str
+    has_signature: bool = False
+    signed_by: str | None = None
 
     @staticmethod
-    def open(path: Path | str, *, expect_manifest_sha256: str | None = None) -> Bundle:
+    def open(
+        path: Path | str,
+        *,
+        expect_manifest_sha256: str | None = None,
+        trusted_keys: Sequence[PublicKey] | None = None,
+    ) -> Bundle:
         """Open and verify a bundle.
 
         Args:
             path: the folder.
             expect_manifest_sha256: refuse any other manifest. Hashes in the bundle prove that it is whole; only a
-                digest from somewhere else proves which one it is.
+                digest from somewhere else, or a signature, proves which one it is.
+            trusted_keys: refuse a bundle that none of these keys signed, before anything in it is parsed. None takes
+                the keys that the environment variable AIGC_TRUSTED_KEYS names; where it is not set, no signature is
+                checked.
 
         Raises:
-            BundleError: a missing, extra, linked, cut, changed or special file; names it.
+            BundleError: a missing, extra, linked, cut, changed or special file; a signature that is missing, wrong or
+                by another key; names it.
+            ConfigError: an empty list of keys, or a key that cannot be read.
+            EngineMissingError: keys were given, and the package `cryptography` is not installed.
         """
-        folder = Path(path)
-        if not folder.is_dir():
-            raise BundleError(f"{str(folder)!r} is not a folder", hint="a bundle is the folder that `export -o` wrote")
-        raw = _read_regular(folder / MANIFEST, MAX_MANIFEST_BYTES)
-        digest = hashlib.sha256(raw).hexdigest()
-        if expect_manifest_sha256 is not None and digest != expect_manifest_sha256:
-            raise BundleError(
-                f"manifest.json has SHA-256 {digest}, expected {expect_manifest_sha256}",
-                hint="this is not the bundle you pinned: get it again from where the digest came from",
-            )
-        manifest = parse_manifest(raw)
-        _check_listing(folder, manifest)
-        for info in manifest.files:
-            _check_file(folder / info.path, info)
-        return Bundle(path=folder, manifest=manifest, manifest_sha256=digest)
+        keys = environment_keys() if trusted_keys is None else trusted_keys
+        if keys is not None:
+            check_keys(keys)
+        return load_bundle(path, expect_manifest_sha256=expect_manifest_sha256, keys=keys)
 
     def file(self, name: str) -> FileInfo:
         """The manifest's entry of a file.
@@ -89,7 +98,7 @@ class Bundle:
             BundleError: no such file, or it changed since the bundle was opened.
         """
         info = self.file(name)
-        data = _read_regular(self.path / name, info.size)
+        data = read_regular(self.path / name, info.size)
         if len(data) != info.size or hashlib.sha256(data).hexdigest() != info.sha256:
             raise BundleError(f"file {name!r} changed after the bundle was opened", hint="bundles are immutable")
         return data
@@ -104,17 +113,71 @@ class Bundle:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all files but the manifest."""
+        """Bytes of all files but the manifest and its signature."""
         return sum(info.size for info in self.manifest.files)
 
+    @property
+    def signature_told(self) -> str:
+        """Whether the bundle is signed, in words."""
+        if self.signed_by is not None:
+            return f"signed by {self.signed_by}, verified"
+        return "signed, not checked" if self.has_signature else "not signed"
 
-def write_bundle(destination: Path | str, manifest: Manifest, files: Mapping[str, bytes | Path]) -> None:
-    """Publish a bundle in one step.
+
+def load_bundle(
+    path: Path | str, *, expect_manifest_sha256: str | None = None, keys: Sequence[PublicKey] | None = None
+) -> Bundle:
+    """`Bundle.open` without the environment's say, for who makes and signs bundles: None checks no signature."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise BundleError(f"{str(folder)!r} is not a folder", hint="a bundle is the folder that `export -o` wrote")
+    raw = read_regular(folder / MANIFEST, MAX_MANIFEST_BYTES)
+    digest = hashlib.sha256(raw).hexdigest()
+    if expect_manifest_sha256 is not None and digest != expect_manifest_sha256:
+        raise BundleError(
+            f"manifest.json has SHA-256 {digest}, expected {expect_manifest_sha256}",
+            hint="this is not the bundle you pinned: get it again from where the digest came from",
+        )
+    signature = _read_signature(folder)
+    signed_by = None if keys is None else _verified(raw, signature, keys)
+    manifest = parse_manifest(raw)
+    _check_listing(folder, manifest, signed=signature is not None)
+    for info in manifest.files:
+        _check_file(folder / info.path, info)
+    return Bundle(
+        path=folder,
+        manifest=manifest,
+        manifest_sha256=digest,
+        has_signature=signature is not None,
+        signed_by=signed_by,
+    )
+
+
+def _read_signature(folder: Path) -> bytes | None:
+    path = folder / SIGNATURE
+    # A link to nothing is there, too.
+    return read_regular(path, MAX_SIGNATURE_BYTES) if os.path.lexists(path) else None
+
+
+def _verified(manifest: bytes, signature: bytes | None, keys: Sequence[PublicKey]) -> str:
+    if signature is None:
+        raise BundleError(
+            "the bundle is not signed, and only signed ones are trusted here",
+            hint="have its maker sign it: `aigc-export sign BUNDLE --key private.pem`",
+        )
+    return verify_signature(manifest, signature, keys)
+
+
+def write_bundle(
+    destination: Path | str, manifest: Manifest, files: Mapping[str, bytes | Path], *, sign: Sign | None = None
+) -> None:
+    """Publish a bundle in one step; a signature that an old one had goes with it.
 
     Args:
         destination: the folder to create, or the bundle to replace.
         manifest: without its list of files, which is made here.
         files: name -> content, or a file to copy.
+        sign: signs the manifest, so that the bundle appears with its signature; None publishes an unsigned one.
 
     Raises:
         OutputError: it could not be written; an old bundle stays as it was.
@@ -123,6 +186,8 @@ def write_bundle(destination: Path | str, manifest: Manifest, files: Mapping[str
     needed = sum(len(c) if isinstance(c, bytes) else c.stat().st_size for c in files.values())
     with atomic_directory(destination, marker=MANIFEST, needed_bytes=needed) as staging:
         fill_bundle(staging, manifest, files)
+        if sign is not None:
+            (staging / SIGNATURE).write_bytes(sign((staging / MANIFEST).read_bytes()))
 
 
 def check_destination(destination: Path | str) -> None:
@@ -160,8 +225,8 @@ def _chunks(content: bytes | Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _check_listing(folder: Path, manifest: Manifest) -> None:
-    expected = {info.path for info in manifest.files} | {MANIFEST}
+def _check_listing(folder: Path, manifest: Manifest, *, signed: bool) -> None:
+    expected = {info.path for info in manifest.files} | {MANIFEST} | ({SIGNATURE} if signed else set())
     found = {entry.name for entry in folder.iterdir()}
     if missing := sorted(expected - found):
         raise BundleError(f"the bundle lacks {missing[0]!r}", hint="copy it again, with every file")
@@ -172,40 +237,8 @@ def _check_listing(folder: Path, manifest: Manifest) -> None:
         )
 
 
-def _open_regular(path: Path) -> int:
-    """Open a plain file that has no other name; never follows a link, never waits on a pipe.
-
-    Raises:
-        BundleError: it is something else, or cannot be read.
-    """
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        handle = os.open(path, flags)
-    except OSError as err:
-        kind = "a symbolic link" if path.is_symlink() else f"not readable ({err.strerror})"
-        raise BundleError(f"{path.name!r} is {kind}", hint="a bundle holds plain files only") from err
-    status = os.fstat(handle)
-    problem = ""
-    if not stat.S_ISREG(status.st_mode):
-        problem = "not a plain file"
-    elif status.st_nlink > 1:
-        problem = "a hard link, so another name could change it"
-    if problem:
-        os.close(handle)
-        raise BundleError(f"{path.name!r} is {problem}", hint="a bundle holds plain files only: copy it again")
-    return handle
-
-
-def _read_regular(path: Path, limit: int) -> bytes:
-    with os.fdopen(_open_regular(path), "rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise BundleError(f"{path.name!r} is larger than {limit:,} bytes", hint="the file was changed: get it again")
-    return data
-
-
 def _check_file(path: Path, info: FileInfo) -> None:
-    with os.fdopen(_open_regular(path), "rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size != info.size:
             raise BundleError(

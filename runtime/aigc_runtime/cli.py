@@ -53,6 +53,13 @@ def build_parser(prog: str = "aigc-run") -> argparse.ArgumentParser:
         )
         sub.add_argument("--json", action="store_true", help="print one JSON document")
         sub.add_argument("--expect-manifest-sha256", metavar="HEX", help="refuse any other manifest")
+        sub.add_argument(
+            "--trusted-key",
+            action="append",
+            metavar="FILE",
+            help="refuse a bundle that this public key (PEM, or a folder of them) did not sign; may be repeated "
+            "(default: AIGC_TRUSTED_KEYS)",
+        )
         if verb not in {"info", "doctor"}:
             sub.add_argument("--threads", type=int, help="threads of the engine (default: every processor)")
         if verb == "bench":

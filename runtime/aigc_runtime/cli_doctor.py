@@ -9,38 +9,46 @@ from typing import Any
 
 from aigc_runtime.bundle import Bundle
 from aigc_runtime.cli import emit_json
+from aigc_runtime.cli_bundle import open_bundle
 from aigc_runtime.device import Device, probe_device
 from aigc_runtime.preflight import Preflight, check_device
 from aigc_runtime.settings import to_json
 
 __all__ = ["device_lines", "doctor", "finding_lines"]
 
-_UNPINNED = (
-    "note  the bundle is whole, but not signed: who made it, or edited its manifest, is not known\n"
-    "      --expect-manifest-sha256 DIGEST takes that very bundle alone; `aigc-run info` prints the digest"
+_UNKNOWN_ORIGIN = (
+    "note      the bundle is whole, but who made it, or edited its manifest, is not known\n"
+    "          --trusted-key FILE takes only what this key signed, --expect-manifest-sha256 DIGEST that bundle alone\n"
+    "          (`aigc-run info` prints the digest)"
 )
 
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Print what the device has; with a bundle, exit code 5 if it does not run here."""
     device = probe_device()
-    judged: Preflight | None = None
+    bundle, judged = None, None
     if arguments.bundle is not None:
-        bundle = Bundle.open(arguments.bundle, expect_manifest_sha256=arguments.expect_manifest_sha256)
+        bundle = open_bundle(arguments)
         judged = check_device(bundle.manifest, device)
+    pinned = arguments.expect_manifest_sha256 is not None
     if arguments.json:
         told: dict[str, Any] = to_json(device)
-        if judged is not None:
-            pinned = arguments.expect_manifest_sha256 is not None
-            told = {"device": told, "runs": judged.runs, "manifest_pinned": pinned, **asdict(judged)}
+        if bundle is not None and judged is not None:
+            origin = {"manifest_pinned": pinned, "has_signature": bundle.has_signature, "signed_by": bundle.signed_by}
+            told = {"device": told, "runs": judged.runs, **origin, **asdict(judged)}
         emit_json(told)
     else:
-        lines = [*device_lines(device), *([] if judged is None else finding_lines(judged))]
-        if judged is not None and arguments.expect_manifest_sha256 is None:
-            lines.append(_UNPINNED)
+        lines = device_lines(device)
+        if bundle is not None and judged is not None:
+            lines += [*finding_lines(judged), *_origin_lines(bundle, pinned)]
         for line in lines:
             sys.stdout.write(line + "\n")
     return 0 if judged is None or judged.runs else 5
+
+
+def _origin_lines(bundle: Bundle, pinned: bool) -> list[str]:
+    known = pinned or bundle.signed_by is not None
+    return [f"origin    {bundle.signature_told}", *([] if known else [_UNKNOWN_ORIGIN])]
 
 
 def device_lines(device: Device) -> list[str]:

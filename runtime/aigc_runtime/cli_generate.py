@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from aigc_runtime.bundle import Bundle
 from aigc_runtime.cli import emit_json
+from aigc_runtime.cli_bundle import open_bundle
 from aigc_runtime.errors import InputError
 from aigc_runtime.manifest import DiffusionSettings, GanSettings
 from aigc_runtime.pipelines import open_pipeline
@@ -31,7 +31,7 @@ _FLAGS = {"classes": "--class", "output": "--output"}
 
 def generate(arguments: argparse.Namespace) -> int:
     """Generate with whatever family the bundle is of."""
-    bundle = Bundle.open(arguments.bundle, expect_manifest_sha256=arguments.expect_manifest_sha256)
+    bundle = open_bundle(arguments)
     family = bundle.manifest.family
     _refuse_foreign_options(arguments, family)
     # Said before the engine is loaded: a user who forgot it should not wait.

@@ -8,16 +8,12 @@ from dataclasses import asdict
 
 from aigc_runtime.backends import open_session
 from aigc_runtime.bench import bench_generation, bench_step
-from aigc_runtime.bundle import Bundle
 from aigc_runtime.cli import emit_json
+from aigc_runtime.cli_bundle import open_bundle
 from aigc_runtime.manifest import manifest_json
 from aigc_runtime.verify import verify_bundle
 
 __all__ = ["bench", "info", "verify"]
-
-
-def _open(arguments: argparse.Namespace) -> Bundle:
-    return Bundle.open(arguments.bundle, expect_manifest_sha256=arguments.expect_manifest_sha256)
 
 
 def _say(line: str = "") -> None:
@@ -26,10 +22,17 @@ def _say(line: str = "") -> None:
 
 def info(arguments: argparse.Namespace) -> int:
     """Print what the bundle holds; loads no engine."""
-    bundle = _open(arguments)
+    bundle = open_bundle(arguments)
     manifest = bundle.manifest
     if arguments.json:
-        emit_json({"manifest_sha256": bundle.manifest_sha256, "manifest": manifest_json(manifest)})
+        emit_json(
+            {
+                "manifest_sha256": bundle.manifest_sha256,
+                "has_signature": bundle.has_signature,
+                "signed_by": bundle.signed_by,
+                "manifest": manifest_json(manifest),
+            }
+        )
         return 0
     _say(f"{manifest.name}: {manifest.family}, {manifest.target}, {manifest.precision}")
     _say(f"engine     {manifest.engine.kind} ({manifest.engine.file}), {bundle.size_bytes / 1e6:.2f} MB in all")
@@ -46,6 +49,7 @@ def info(arguments: argparse.Namespace) -> int:
         _say(f"runs on    {provider.name}")
         _say(f"proven     {told}")
     _say(f"manifest   sha256 {bundle.manifest_sha256}")
+    _say(f"origin     {bundle.signature_told}")
     for word, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
         for spec in specs:
             _say(f"{word:<10} {spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]")
@@ -64,7 +68,7 @@ def info(arguments: argparse.Namespace) -> int:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Prove the engine on this device; exit code 3 if it misses a limit."""
-    bundle = _open(arguments)
+    bundle = open_bundle(arguments)
     session = open_session(bundle, threads=arguments.threads)
     report = verify_bundle(bundle, session)
     if arguments.json:
@@ -85,7 +89,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
 def bench(arguments: argparse.Namespace) -> int:
     """Time one step and whole generations at batch 1."""
-    bundle = _open(arguments)
+    bundle = open_bundle(arguments)
     session, settings = open_session(bundle, threads=arguments.threads), bundle.manifest.pipeline
     step = bench_step(session, settings, runs=arguments.runs)
     whole = bench_generation(session, settings, runs=max(1, arguments.runs // 10))

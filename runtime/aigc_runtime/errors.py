@@ -106,7 +106,7 @@ class EngineError(AigcError):
 
 
 class EngineMissingError(EngineError):
-    """The package that provides an engine is not installed; the hint is the exact install line."""
+    """A package that provides an engine, or checks signatures, is not installed; the hint is the exact install line."""
 
 
 class OutputError(AigcError):

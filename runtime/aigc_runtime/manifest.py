@@ -52,6 +52,7 @@ MAX_SAMPLE = 2**28
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_OWN = ("manifest.json", "manifest.sig")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
@@ -60,9 +61,9 @@ def check_file_name(name: str) -> None:
 
     Raises:
         ConfigError: anything but letters, digits, `.`, `_` and `-`; a leading `.` or `-`; a trailing `.`; a name that
-            Windows reserves; more than 128 characters; `manifest.json` itself.
+            Windows reserves; more than 128 characters; `manifest.json` itself, or its signature.
     """
-    if not _NAME.fullmatch(name) or name.endswith(".") or _RESERVED.fullmatch(name) or name.lower() == "manifest.json":
+    if not _NAME.fullmatch(name) or name.endswith(".") or _RESERVED.fullmatch(name) or name.lower() in _OWN:
         raise ConfigError(
             f"file name {name!r} is not allowed in a bundle",
             hint="letters, digits, '.', '_' and '-', at most 128, not a reserved name",

@@ -73,8 +73,13 @@ def atomic_directory(destination: Path | str, *, marker: str, needed_bytes: int 
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def atomic_write_bytes(path: Path | str, data: bytes) -> None:
+def atomic_write_bytes(path: Path | str, data: bytes, *, staging: Path | str | None = None) -> None:
     """Write a file whole or not at all.
+
+    Args:
+        path: the file to create or replace.
+        data: its content.
+        staging: folder for the temporary file, on the same file system; None takes the file's own.
 
     Raises:
         OutputError: no permission, no space. A file that was there stays as it was.
@@ -85,7 +90,7 @@ def atomic_write_bytes(path: Path | str, data: bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=staging or target.parent)
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             file.write(data)

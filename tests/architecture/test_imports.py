@@ -7,7 +7,7 @@ import sys
 import pytest
 
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "click", "rich", "safetensors", "scipy", "sklearn")
-HEAVY += ("tensorrt", "tensorrt_lean", "tensorrt_rtx", "cuda")
+HEAVY += ("tensorrt", "tensorrt_lean", "tensorrt_rtx", "cuda", "cryptography")
 BUDGET_MS = 150.0
 
 
@@ -31,7 +31,7 @@ def test_the_import_check_can_fail() -> None:
 def test_the_toolchains_help_imports_no_torch() -> None:
     code = "import io, sys; from aigc_export.cli import run; sys.stdout = io.StringIO(); run(['-h'])"
     code += "; sys.stdout = sys.__stdout__"
-    assert not loaded_modules(code) & {"torch", "onnx", "onnxruntime", "sklearn", "scipy"}
+    assert not loaded_modules(code) & {"torch", "onnx", "onnxruntime", "sklearn", "scipy", "cryptography"}
 
 
 def import_ms(module: str) -> float:

@@ -196,3 +196,17 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         atomic_write_bytes(path, b"three")
     assert path.read_bytes() == b"two"
     assert names(path.parent) == ["file"]
+
+
+def test_a_file_may_be_staged_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    seen: list[list[str]] = []
+
+    def watch(_: int) -> None:
+        seen.append([p.name for p in (tmp_path / "folder").iterdir()])
+
+    monkeypatch.setattr("os.fsync", watch)
+    atomic_write_bytes(tmp_path / "folder" / "file", b"new", staging=tmp_path)
+    assert seen == [[], ["file"]], "a reader of the folder sees no temporary file"
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+    assert (tmp_path / "folder" / "file").read_bytes() == b"new"

@@ -23,6 +23,8 @@ VERBS = {
     "calibrate": ("aigc_export.cli.calibrate:calibrate", "Keep the ranges that samples show, for later exports."),
     "sensitivity": ("aigc_export.cli.sensitivity:sensitivity", "Say what low precision costs and saves at every site."),
     "export": ("aigc_export.cli.export:export", "Take a model from PyTorch to a verified bundle."),
+    "keygen": ("aigc_export.cli.keygen:keygen", "Make a pair of keys for signing bundles."),
+    "sign": ("aigc_export.cli.sign:sign", "Sign a bundle."),
     "verify": ("aigc_export.cli.verify:verify", "Compare a bundle with PyTorch again."),
     "generate": ("aigc_export.cli.generate:generate", "Generate text or images from a bundle."),
     "bench": ("aigc_export.cli.bench:bench", "Time a bundle against PyTorch."),

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the parity report as JSON.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write the parity report as JUnit XML.")
+@click.option("--sign-key", type=click.Path(path_type=Path), help="Sign the bundle with this private key (PEM).")
 @engine_options
 @threads_option
 @json_option
@@ -55,6 +56,7 @@ def export(
     bisect: bool,
     report: Path | None,
     junit: Path | None,
+    sign_key: Path | None,
     threads: int | None,
     as_json: bool,
     build: BuildSettings,
@@ -68,9 +70,11 @@ def export(
     from aigc_export.exporter import ParityFailedError, export_model
     from aigc_export.recipes import export_recipe
     from aigc_export.report import parity_table, write_json, write_junit
+    from aigc_export.signing import load_signer
     from aigc_runtime.settings import to_json
     from aigc_runtime.verify import ParityReport
 
+    signer = None if sign_key is None else load_signer(sign_key)
     searched = {
         "--budget": budgets,
         "--objective": objective,
@@ -114,6 +118,7 @@ def export(
                 find_first_divergence=bisect,
                 stage=shown.stage,
                 progress=shown.progress,
+                sign=signer,
             )
         except ParityFailedError as err:
             console.print(parity_table(err.report))
@@ -125,6 +130,7 @@ def export(
             {
                 "bundle": str(output),
                 "manifest_sha256": result.bundle.manifest_sha256,
+                "signed_by": None if signer is None else signer.key_id,
                 "size_bytes": result.bundle.size_bytes,
                 "seconds": round(result.seconds, 3),
                 "warnings": list(result.warnings),
@@ -138,3 +144,5 @@ def export(
         print_search(console, result.search)
     console.print(parity_table(result.report))
     console.print(f"published {output}: {result.bundle.size_bytes / 1e6:.2f} MB in {result.seconds:.1f} s")
+    if signer is not None:
+        console.print(f"signed by {signer.key_id}")

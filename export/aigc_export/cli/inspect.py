@@ -29,6 +29,8 @@ def inspect(bundle_path: str, as_json: bool) -> None:
     manifest = bundle.manifest
     found = {
         "manifest_sha256": bundle.manifest_sha256,
+        "has_signature": bundle.has_signature,
+        "signed_by": bundle.signed_by,
         "size_bytes": bundle.size_bytes,
         "manifest": manifest_json(manifest),
     }
@@ -45,6 +47,7 @@ def inspect(bundle_path: str, as_json: bool) -> None:
     console = out_console()
     console.print(f"[bold]{manifest.name}[/] {manifest.family}, {manifest.target}, {manifest.precision}")
     console.print(f"manifest sha256 {bundle.manifest_sha256}, {bundle.size_bytes / 1e6:.2f} MB")
+    console.print(bundle.signature_told)
     table = Table()
     for heading in ("", "name", "type", "shape"):
         table.add_column(heading, overflow="fold")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import toys
 from harness import IMAGE_PROFILES, LM_PROFILES, UNET, engine_build, leaks, lm
+from keys import Pair
 from simulated_gpu import SimulatedGpu
 from simulated_tensorrt import Plan, simulated_tensorrt
 
@@ -23,6 +24,7 @@ from aigc_runtime.device import Device, Gpu, probe_device
 from aigc_runtime.engine_build import EngineBuild, ShapeProfile
 from aigc_runtime.errors import BundleError, EngineError, EngineMissingError, InputError
 from aigc_runtime.manifest import EngineInfo
+from aigc_runtime.pipelines import open_pipeline
 from aigc_runtime.verify import verify_bundle
 
 ENGINE = b"ftrt simulated engine of a toy"
@@ -104,6 +106,30 @@ def test_an_engine_that_changed_after_opening_never_reaches_the_library(
     assert machine.module.sim_deserialized == []
     (folder / "model.engine").write_bytes(ENGINE)
     open_session(bundle).close()
+    assert machine.module.sim_deserialized == [ENGINE], "the spy sees what does arrive"
+
+
+def test_only_engines_of_a_trusted_key_reach_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, stranger = Pair(1), Pair(2)
+    machine = Machine(monkeypatch, UNET.plan())
+    folder = write_rtx(tmp_path, "toy_unet")
+    monkeypatch.setenv("AIGC_TRUSTED_KEYS", str(ours.write_pem(tmp_path / "public.pem")))
+    for spoil, message in (
+        (lambda: None, "the bundle is not signed"),
+        (lambda: stranger.sign_bundle(folder), "which is not trusted here"),
+        (lambda: (folder / "manifest.sig").write_bytes(ours.sign(b"{}\n")), "does not belong to this manifest"),
+    ):
+        spoil()
+        with pytest.raises(BundleError, match=message):
+            open_session(Bundle.open(folder))
+        with pytest.raises(BundleError, match=message):
+            open_session(Bundle.open(folder, trusted_keys=[ours.public]))
+        with pytest.raises(BundleError, match=message):
+            open_pipeline(folder, trusted_keys=[ours.public])
+    assert machine.module.sim_deserialized == []
+    assert machine.gpu.calls == []
+    ours.sign_bundle(folder)
+    open_session(Bundle.open(folder)).close()
     assert machine.module.sim_deserialized == [ENGINE], "the spy sees what does arrive"
 
 

@@ -1,0 +1,29 @@
+"""`aigc-export keygen`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from aigc_export.cli.options import CONTEXT, emit_json, json_option, out_console
+
+
+@click.command(context_settings=CONTEXT, epilog="Example: aigc-export keygen -o keys")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the two files.")
+@json_option
+def keygen(output: Path, as_json: bool) -> None:
+    """Make a pair of Ed25519 keys: private.pem signs and stays here, public.pem goes to the devices.
+
+    With AIGC_KEY_PASSPHRASE in the environment, the private key is encrypted. No file is overwritten.
+    """
+    from aigc_export.signing import PRIVATE_KEY, PUBLIC_KEY, make_keys
+
+    public = make_keys(output)
+    if as_json:
+        emit_json({"key_id": public.key_id, "private": str(output / PRIVATE_KEY), "public": str(output / PUBLIC_KEY)})
+        return
+    console = out_console()
+    console.print(f"key {public.key_id}", markup=False)
+    console.print(f"{output / PRIVATE_KEY}  signs: keep it secret, and a copy of it safe", soft_wrap=True, markup=False)
+    console.print(f"{output / PUBLIC_KEY}   for the devices: aigc-run --trusted-key", soft_wrap=True, markup=False)

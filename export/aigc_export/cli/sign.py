@@ -1,0 +1,27 @@
+"""`aigc-export sign`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console
+
+
+@click.command(context_settings=CONTEXT, epilog="Example: aigc-export sign out/lm --key keys/private.pem")
+@bundle_argument
+@click.option("--key", required=True, type=click.Path(path_type=Path), help="Private key, PEM, of `keygen`.")
+@json_option
+def sign(bundle_path: str, key: Path, as_json: bool) -> None:
+    """Verify BUNDLE's hashes, and sign it: add manifest.sig, or replace the one that is there.
+
+    An encrypted key takes its passphrase from AIGC_KEY_PASSPHRASE.
+    """
+    from aigc_export.signing import load_signer, sign_bundle
+
+    bundle = sign_bundle(bundle_path, load_signer(key))
+    if as_json:
+        emit_json({"bundle": bundle_path, "manifest_sha256": bundle.manifest_sha256, "signed_by": bundle.signed_by})
+        return
+    out_console().print(f"{bundle_path}: signed by {bundle.signed_by}", soft_wrap=True, markup=False)
