@@ -114,7 +114,7 @@ def test_text_must_be_text(tmp_path: Path) -> None:
     path.write_bytes(rng.integers(0, 128, 10_000, dtype=np.uint8).tobytes())
     with pytest.raises(CalibrationError, match=r"is binary: 2,\d\d\d of 10,000 characters are control characters"):
         calibration_data(LM, path=path, samples=8, seed=0)
-    path.write_text("Grüße an alle, ganz ohne\tKummer.\r\n\x1b[0m" + "Guten Tag auch.\n" * 500, encoding="utf-8")
+    path.write_text("Grüße an Zoë, ganz ohne\tKummer.\r\n\x1b[0m" + "Guten Tag auch.\n" * 500, encoding="utf-8")
     assert isinstance(calibration_data(LM, path=path, samples=8, seed=0), TextData)
 
 
