@@ -11,6 +11,7 @@ from onnx import helper
 
 from aigc_export.build import trt
 from aigc_export.build.settings import MOST_WORKSPACE, BuildSettings
+from aigc_export.build.trt import BuiltTrt
 from aigc_export.build.trt_library import Library
 from aigc_export.cli import run
 from aigc_export.errors import GraphRefusedError
@@ -46,8 +47,8 @@ def int8_product(save: Any) -> Path:
     return source
 
 
-def for_turing(library: Library, source: Path, *more: str) -> None:
-    build(library, source, profiles=[], settings={"compute_capabilities": ("7.5", *more)})
+def for_turing(library: Library, source: Path, *more: str) -> BuiltTrt:
+    return build(library, source, profiles=[], settings={"compute_capabilities": ("7.5", *more)})
 
 
 @pytest.mark.parametrize("op", ["MatMul", "Gemm", "Einsum", "int8"])
@@ -63,10 +64,12 @@ def test_float_products_on_turing(rtx: Library, save: Any, op: str, monkeypatch:
 
 
 def test_what_turing_does_take(rtx: Library, save: Any, conv: Path) -> None:
-    build(rtx, conv, settings={"compute_capabilities": ("7.5",)})
-    for_turing(rtx, product(save, "MatMul", HALF))
+    assert build(rtx, conv, settings={"compute_capabilities": ("7.5",)}).size_bytes > 0
+    assert for_turing(rtx, product(save, "MatMul", HALF)).size_bytes > 0
     attend = helper.make_node("Attention", ["q", "k", "v"], ["y"], name="attend")
-    for_turing(rtx, save([attend], {}, {n: (FLOAT, [2, 2, 6, 16]) for n in "qkv"}, ["y"], opset=23))
+    assert (
+        for_turing(rtx, save([attend], {}, {n: (FLOAT, [2, 2, 6, 16]) for n in "qkv"}, ["y"], opset=23)).size_bytes > 0
+    )
 
 
 # Scratch memory
@@ -91,7 +94,7 @@ def test_limits_of_the_limit(size: int) -> None:
 
 
 def test_the_largest_limit_is_taken(rtx: Library, conv: Path) -> None:
-    build(rtx, conv, profiles=[BATCH], settings={"workspace_bytes": MOST_WORKSPACE})
+    assert build(rtx, conv, profiles=[BATCH], settings={"workspace_bytes": MOST_WORKSPACE}).size_bytes > 0
 
 
 def test_a_limit_beyond_all_memory_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
