@@ -17,23 +17,7 @@ from aigc_export.build.trt_library import Library, load_library
 from aigc_runtime.tensors import Array
 
 ENGINE_ROW, GRAPH_DB = "engine of the matrix", "graph of the matrix"
-"""What a test records of itself for the table: `record_property` reaches the summary from other processes too."""
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of what was built, where the matrix ran."""
-    properties = [p for report in terminalreporter.stats.get("passed", ()) for p in report.user_properties]
-    rows = [value for name, value in properties if name == ENGINE_ROW]
-    decibels = {(value[0], value[1]): value[2] for name, value in properties if name == GRAPH_DB}
-    if not rows:
-        return
-    terminalreporter.section("TensorRT-RTX engines, optimisation level 0; dB: their graph against PyTorch")
-    for model, precision, capability, size_bytes, seconds, proven in sorted(rows):
-        worst = decibels.get((model, precision))
-        shown = "   -" if worst is None else f"{worst:4.0f}"
-        terminalreporter.write_line(
-            f"{model:<5}{precision:<5}{capability:>5}{size_bytes / 1e6:8.2f} MB{seconds:6.1f} s{shown} dB  {proven}"
-        )
+"""What a test records of itself for the table: `record_property` reaches tests/conftest.py from other processes too."""
 
 
 FLOAT, HALF, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
