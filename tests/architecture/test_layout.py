@@ -2,6 +2,7 @@
 
 import ast
 import subprocess
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,19 @@ def test_no_large_file_is_tracked() -> None:
 def test_the_shipped_checkpoints_stay_small() -> None:
     folder = ROOT / "models" / "aigc_models" / "checkpoints"
     assert 0 < sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= MAX_CHECKPOINTS_BYTES
+
+
+def passed_over(folders: list[Path], patterns: list[str]) -> list[Path]:
+    """The folders of tests that pytest does not look into."""
+    return [p for p in folders if any(fnmatch(part, pattern) for pattern in patterns for part in p.parts)]
+
+
+def test_every_folder_of_tests_is_collected(pytestconfig: pytest.Config) -> None:
+    folders = sorted({p.parent.relative_to(ROOT) for p in (ROOT / "tests").rglob("test_*.py")})
+    assert Path("tests/export/build") in folders
+    assert passed_over(folders, pytestconfig.getini("norecursedirs")) == []
+    assert {str(path) for path in pytestconfig.getini("testpaths")} == {"tests"}
+
+
+def test_the_collection_check_can_fail() -> None:
+    assert passed_over([Path("tests/export/build")], ["build"]) == [Path("tests/export/build")]
