@@ -224,7 +224,7 @@ def test_every_operator_is_drawn() -> None:
     """A generator that never made a residual sum or an upsampling would show nothing of them."""
     seen: set[str] = set()
 
-    @settings(max_examples=80, deadline=None, database=None)
+    @settings(max_examples=200, deadline=None, database=None, derandomize=True)
     @given(networks())
     def look(network: tuple[ir.Model, Batches]) -> None:
         seen.update(node.op_type for node in network[0].graph)
