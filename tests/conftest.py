@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 
 ENGINE_ROW, GRAPH_DB = "engine of the matrix", "graph of the matrix"
-"""As in tests/export/build/conftest.py."""
+"""Properties of a test: they reach the end of the run from other processes too."""
+
+
+@pytest.fixture
+def record_engine(record_property: Callable[[str, object], None]) -> Callable[[object], None]:
+    """record_engine([model, precision, capability, bytes, seconds, proven]): a row of the table."""
+    return partial(record_property, ENGINE_ROW)
+
+
+@pytest.fixture
+def record_graph(record_property: Callable[[str, object], None]) -> Callable[[object], None]:
+    """record_graph([model, precision, dB]): how near the graph of those rows is to PyTorch."""
+    return partial(record_property, GRAPH_DB)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,7 +2,7 @@
 
 import ast
 import subprocess
-from fnmatch import fnmatch
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -51,17 +51,21 @@ def test_the_shipped_checkpoints_stay_small() -> None:
     assert 0 < sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= MAX_CHECKPOINTS_BYTES
 
 
-def passed_over(folders: list[Path], patterns: list[str]) -> list[Path]:
-    """The folders of tests that pytest does not look into."""
-    return [p for p in folders if any(fnmatch(part, pattern) for pattern in patterns for part in p.parts)]
+def passed_over(paths: Iterable[Path], config: pytest.Config) -> list[Path]:
+    """What pytest itself does not look into when it is given a folder above."""
+    ignored = config.hook.pytest_ignore_collect
+    return [p for p in paths if ignored(collection_path=p, config=config)]
 
 
-def test_every_folder_of_tests_is_collected(pytestconfig: pytest.Config) -> None:
-    folders = sorted({p.parent.relative_to(ROOT) for p in (ROOT / "tests").rglob("test_*.py")})
-    assert Path("tests/export/build") in folders
-    assert passed_over(folders, pytestconfig.getini("norecursedirs")) == []
+def test_every_file_of_tests_is_collected(pytestconfig: pytest.Config) -> None:
+    files = set((ROOT / "tests").rglob("test_*.py"))
+    assert ROOT / "tests" / "export" / "build" / "test_trt_matrix.py" in files
+    folders = {folder for p in files for folder in p.parents if folder.is_relative_to(ROOT / "tests")}
+    assert passed_over(sorted(files | folders), pytestconfig) == []
     assert {str(path) for path in pytestconfig.getini("testpaths")} == {"tests"}
 
 
-def test_the_collection_check_can_fail() -> None:
-    assert passed_over([Path("tests/export/build")], ["build"]) == [Path("tests/export/build")]
+def test_the_collection_check_can_fail(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    hidden = tmp_path / ".hidden"
+    hidden.mkdir()
+    assert passed_over([tmp_path, hidden], pytestconfig) == [hidden]

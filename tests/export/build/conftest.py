@@ -16,10 +16,6 @@ from aigc_export.build.trt import BuiltTrt, build_trt
 from aigc_export.build.trt_library import Library, load_library
 from aigc_runtime.tensors import Array
 
-ENGINE_ROW, GRAPH_DB = "engine of the matrix", "graph of the matrix"
-"""What a test records of itself for the table: `record_property` reaches tests/conftest.py from other processes too."""
-
-
 FLOAT, HALF, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
 
 

@@ -34,7 +34,6 @@ from aigc_models.torch_session import TorchSession
 from aigc_runtime.verify import TensorCheck, check_tensors
 
 from ..conftest import SPECS, tiny_of
-from .conftest import ENGINE_ROW, GRAPH_DB
 
 MODELS = ("lm", "unet", "gan")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
@@ -120,21 +119,20 @@ def compared(name: str, precision: str, limits: str, folder: Path) -> tuple[Tens
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", MODELS)
 def test_the_graph_computes_what_pytorch_does(
-    name: str, precision: str, tmp_path: Path, record_property: Callable[[str, object], None]
+    name: str, precision: str, tmp_path: Path, record_graph: Callable[[object], None]
 ) -> None:
     found = compared(name, precision, precision, tmp_path)
     assert found
     assert all(check.passed for check in found), [check.reasons for check in found]
-    record_property(GRAPH_DB, [name, precision, min(check.errors.sqnr_db for check in found)])
+    record_graph([name, precision, min(check.errors.sqnr_db for check in found)])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_that_comparison_can_fail(name: str, tmp_path: Path) -> None:
-    found = compared(name, "int8", "fp16", tmp_path)
-    assert not all(check.passed for check in found)
-    worst = min(found, key=lambda check: check.errors.sqnr_db)
-    assert worst.reasons
+    # Half of the language model's tensors are near enough in 8 bits for fp16's limits; none is for fp32's.
+    assert not all(check.passed for check in compared(name, "int8", "fp16", tmp_path))
+    assert not any(check.passed for check in compared(name, "int8", "fp32", tmp_path))
 
 
 # Engines
@@ -152,7 +150,7 @@ def test_a_shipped_model(
     precision: str,
     capability: str,
     tmp_path: Path,
-    record_property: Callable[[str, object], None],
+    record_engine: Callable[[object], None],
 ) -> None:
     built = build_model(rtx, name, precision, capability, tmp_path)
     shares = built.proof.work
@@ -164,8 +162,7 @@ def test_a_shipped_model(
     else:
         assert shares == {precision: pytest.approx(1.0)}
     assert built.size_bytes > 100_000
-    row = [name, precision, capability, built.size_bytes, built.seconds, str(built.proof)]
-    record_property(ENGINE_ROW, row)
+    record_engine([name, precision, capability, built.size_bytes, built.seconds, str(built.proof)])
 
 
 @pytest.mark.parametrize("name", list(SPECS))
