@@ -7,7 +7,7 @@ OUT    ?= out/demo
 # A file's tests stay in one process, which makes their models once.
 WORKERS ?= -n auto --maxprocesses=4 --dist loadfile
 
-.PHONY: demo test test-fast lint wheels clean
+.PHONY: demo test test-fast test-emulated test-stress lint wheels clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -17,7 +17,13 @@ test: $(READY) lint
 	$(BIN)/pytest -q --durations=10 $(WORKERS)
 
 test-fast: $(READY)
-	$(BIN)/pytest -q -m "not slow" $(WORKERS)
+	$(BIN)/pytest -q -m "not slow and not emulated and not stress" $(WORKERS)
+
+test-emulated: $(READY)
+	$(BIN)/pytest -q -m emulated --durations=10 $(WORKERS)
+
+test-stress: $(READY)
+	$(BIN)/pytest -q -m stress --durations=10 $(WORKERS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
