@@ -28,7 +28,7 @@ from aigc_calibration.floatgraph import Interface
 from aigc_export.capture import example_sizes
 from aigc_export.image_folder import find_images, read_images
 from aigc_models.spec import ExportSpec, example_feeds
-from aigc_models.training.data import read_text, standard_library_text
+from aigc_models.training.text_data import read_text, standard_library_text
 from aigc_runtime.manifest import DiffusionSettings, TextSettings
 from aigc_runtime.tensors import Array
 from aigc_runtime.tokenizers import make_tokenizer

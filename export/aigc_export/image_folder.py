@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from aigc_calibration.errors import CalibrationError
-from aigc_models.training.data import IMAGE_SUFFIXES
+from aigc_models.training.image_data import IMAGE_SUFFIXES
 from aigc_runtime.tensors import Array
 
 __all__ = ["FoundImages", "find_images", "read_images"]

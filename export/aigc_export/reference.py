@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from aigc_models.spec import ExportSpec
-from aigc_models.training.data import standard_library_text
+from aigc_models.training.text_data import standard_library_text
 from aigc_runtime.manifest import DiffusionSettings, GanSettings, TextSettings
 from aigc_runtime.pipelines import make_pipeline
 from aigc_runtime.replay import run_request

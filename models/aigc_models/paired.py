@@ -15,7 +15,7 @@ import numpy as np
 
 from aigc_models.metrics import score_windows, text_windows
 from aigc_models.quality import HIGHER_IS_BETTER, WINDOW, Metric, can_measure, image_quality
-from aigc_models.training.data import standard_library_text
+from aigc_models.training.text_data import standard_library_text
 from aigc_runtime.compare import compare_arrays, psnr_db
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.manifest import DiffusionSettings, GanSettings, Pipeline, QualityResult, TextSettings

@@ -13,7 +13,8 @@ import numpy as np
 
 from aigc_models.classifier import Classifier, ClassifierConfig
 from aigc_models.metrics import bits_per_byte, class_accuracy, classifier_features, frechet_distance, text_windows
-from aigc_models.training.data import digits, standard_library_text
+from aigc_models.training.image_data import digits
+from aigc_models.training.text_data import standard_library_text
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.manifest import DiffusionSettings, GanSettings, Pipeline, TextSettings
 from aigc_runtime.pipelines.diffusion import DiffusionPipeline

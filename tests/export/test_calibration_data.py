@@ -15,7 +15,7 @@ from aigc_export import front
 from aigc_export.calibration_data import calibration_data, described, interface_of
 from aigc_export.cli import run
 from aigc_export.image_folder import find_images
-from aigc_models.training.data import standard_library_text
+from aigc_models.training.text_data import standard_library_text
 from aigc_runtime.errors import InputError
 
 from .conftest import make_spec

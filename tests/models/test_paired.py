@@ -44,7 +44,7 @@ def test_perplexity_is_pytorchs(lm: ExportSpec) -> None:
     found = values(judgement)
     # The same windows, scored by PyTorch's own cross entropy.
     from aigc_models.metrics import text_windows
-    from aigc_models.training.data import standard_library_text
+    from aigc_models.training.text_data import standard_library_text
 
     windows = torch.from_numpy(text_windows(standard_library_text().held_out, count=6, length=256, seed=3))
     session = TorchSession(lm)

@@ -17,7 +17,7 @@ from aigc_models.lm_config import LMConfig
 from aigc_models.quality import HIGHER_IS_BETTER, can_measure, image_quality, judge_classifier, measure, text_quality
 from aigc_models.specs import gan_spec, lm_spec
 from aigc_models.torch_session import TorchSession
-from aigc_models.training.data import digits
+from aigc_models.training.image_data import digits
 from aigc_models.zoo import load_model
 from aigc_runtime.backends.array_session import ArraySession
 from aigc_runtime.errors import CheckpointError, EngineError

@@ -12,8 +12,8 @@ from aigc_models.checkpoint import load_checkpoint, load_into
 from aigc_models.classifier import Classifier, ClassifierConfig
 from aigc_models.metrics import class_accuracy
 from aigc_models.training import families, recipes
-from aigc_models.training.data import digits
 from aigc_models.training.families import FAMILIES, train_family
+from aigc_models.training.image_data import digits
 from aigc_models.zoo import MODELS, load_model, shipped_checkpoint
 from aigc_runtime.errors import CheckpointError, InputError, UnknownNameError
 

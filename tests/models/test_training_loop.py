@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from aigc_models.gan import DiscriminatorConfig, GeneratorConfig, hinge_loss
-from aigc_models.training.data import ImageData
+from aigc_models.training.image_data import ImageData
 from aigc_models.training.loop import STATE_FILE, STATE_JSON, LoopConfig, TrainingError, learning_rate, train
 from aigc_models.training.tasks import GanTask, reestimate_batch_norm
 from aigc_runtime.errors import CheckpointError, ConfigError, OutputError

@@ -23,9 +23,10 @@ from aigc_models.spec import ExportSpec
 from aigc_models.specs import gan_spec, lm_spec, unet_spec
 from aigc_models.torch_session import TorchSession
 from aigc_models.training import recipes
-from aigc_models.training.data import ImageData, TextData, digits, load_images, load_text, standard_library_text
+from aigc_models.training.image_data import ImageData, digits, load_images
 from aigc_models.training.loop import LoopConfig, Progress, train
 from aigc_models.training.tasks import ClassifierTask, GanTask, LMTask, UNetTask, reestimate_batch_norm
+from aigc_models.training.text_data import TextData, load_text, standard_library_text
 from aigc_models.unet import UNet
 from aigc_runtime.errors import InputError, UnknownNameError
 from aigc_runtime.settings import to_json

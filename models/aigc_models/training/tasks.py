@@ -10,7 +10,7 @@ from aigc_models.diffusion import Conditions, PredictionType, diffusion_loss
 from aigc_models.gan import Discriminator, DiscriminatorConfig, GanLoss, Generator, GeneratorConfig, min_max_step
 from aigc_models.lm import TransformerLM, next_token_loss
 from aigc_models.lm_config import LMConfig
-from aigc_models.training.data import ImageData
+from aigc_models.training.image_data import ImageData
 from aigc_models.training.loop import LoopConfig
 from aigc_models.unet import UNet, UNetConfig
 from aigc_runtime.schedules import ScheduleConfig, alphas_cumprod
