@@ -13,6 +13,7 @@ from aigc_export.recipes import ExportRecipe
 from aigc_export.reference import Case, Generation
 from aigc_models.zoo import LoadedModel
 from aigc_runtime.manifest import (
+    FORMAT_VERSION,
     EngineInfo,
     Manifest,
     QualityResult,
@@ -71,7 +72,7 @@ def make_bundle(
     info = EngineInfo(kind=engine.kind, file=engine.file, build=engine.build, provider=engine.provider)
     manifest = Manifest(
         format="aigc-bundle",
-        format_version=info.format_version,
+        format_version=FORMAT_VERSION,
         name=recipe.model,
         family=spec.family,
         target=recipe.target,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from aigc_runtime.compare import Tolerance
-from aigc_runtime.engine_info import EngineInfo, with_later_fields, without_later_fields
+from aigc_runtime.engine_info import EngineInfo
 from aigc_runtime.errors import BundleError, ConfigError
 from aigc_runtime.schedules import ScheduleConfig
 from aigc_runtime.settings import from_json, to_json
@@ -43,8 +43,7 @@ __all__ = [
 ]
 
 FORMAT = "aigc-bundle"
-FORMAT_VERSION = 4
-"""The newest version that this module reads; it writes the oldest one that can say what there is to say."""
+FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 1024 * 1024
 MAX_FILE_BYTES = 2**50
 MAX_SAMPLE = 2**28
@@ -250,12 +249,8 @@ class Manifest:
     def __post_init__(self) -> None:
         if not isinstance(self.pipeline, PIPELINES[self.family]):
             raise ConfigError(f"family {self.family!r} with {type(self.pipeline).__name__}")
-        if self.format_version != self.engine.format_version:
-            raise ConfigError(
-                f"format_version is {self.format_version}, its engine is described as in {self.engine.format_version}",
-                hint="version 1 has no engine.build, version 2 has one, version 3 an engine.provider, version 4 an "
-                "engine.build.gpu",
-            )
+        if self.format_version != FORMAT_VERSION:
+            raise ConfigError(f"format_version is {self.format_version}", hint=f"known: {FORMAT_VERSION}")
         names = [f.path for f in self.files]
         folded = [n.casefold() for n in names]
         if len(set(folded)) != len(folded):
@@ -318,19 +313,20 @@ def parse_manifest(data: bytes) -> Manifest:
         raise BundleError("manifest.json is not that of an aigc-export bundle", hint=f"its format must be {FORMAT!r}")
     version = value.get("format_version")
     if type(version) is not int or version < 1:
-        raise BundleError(f"manifest.json has format_version {version!r}")
-    if version > FORMAT_VERSION:
         raise BundleError(
-            f"the bundle has format version {version}, this runtime reads up to {FORMAT_VERSION}",
-            hint="upgrade it: pip install --upgrade aigc-runtime",
+            f"manifest.json has format_version {version!r}, this runtime reads {FORMAT_VERSION}",
+            hint="the file is damaged or was edited: get it again",
+        )
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"the bundle has format version {version}, this runtime reads {FORMAT_VERSION}",
+            hint="upgrade the runtime (pip install --upgrade aigc-runtime), or export the bundle again with the "
+            "aigc-export that goes with it",
         )
     family = value.get("family")
     if not isinstance(family, str) or family not in PIPELINES:
         raise BundleError(f"$.family is {family!r}", hint=f"valid: {', '.join(PIPELINES)}")
     pipeline = from_json(PIPELINES[family], value.get("pipeline"), where="$.pipeline")
-    engine = value.get("engine")
-    if isinstance(engine, dict):
-        value = {**value, "engine": with_later_fields(engine, version)}
     # The pipeline's type follows from the family, which a type hint alone cannot say: it is read first, by its type.
     manifest = from_json(_Untyped, {**value, "pipeline": None})
     if not manifest.files:
@@ -350,9 +346,8 @@ class _Untyped(Manifest):
 
 
 def manifest_json(manifest: Manifest) -> dict[str, Any]:
-    """The manifest as plain JSON, with the fields of its format version."""
+    """The manifest as plain JSON."""
     value: dict[str, Any] = to_json(manifest)
-    value["engine"] = without_later_fields(value["engine"], manifest.format_version)
     return value
 
 

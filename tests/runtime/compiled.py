@@ -50,7 +50,7 @@ def manifest_of(toy_bundles: Path, build: EngineBuild = BUILD, precision: str = 
     """A toy's manifest around a compiled engine."""
     manifest = Bundle.open(toy_bundles / "toy_unet").manifest
     info = EngineInfo(kind=build.flavour, file=manifest.engine.file, build=build)
-    return replace(manifest, engine=info, format_version=info.format_version, precision=precision)
+    return replace(manifest, engine=info, precision=precision)
 
 
 def gpu(device: Device = DEVICE, **changes: Any) -> Device:

@@ -67,7 +67,7 @@ def cuda_bundle(tmp_path: Path) -> Path:
     """A whole bundle that asks for CUDA."""
     manifest, files = toys.toy_manifest("toy_gan")
     info = replace(manifest.engine, provider=EngineProvider(name="cuda", parity="graph"))
-    manifest = replace(manifest, engine=info, format_version=3, target="ort-cuda")
+    manifest = replace(manifest, engine=info, target="ort-cuda")
     write_bundle(tmp_path / "cuda", manifest, files)
     return tmp_path / "cuda"
 
@@ -78,8 +78,6 @@ def test_a_provider_in_the_manifest(cuda_bundle: Path) -> None:
     assert dump_manifest(manifest) == data
     assert json.loads(data)["engine"]["provider"] == {"name": "cuda", "parity": "graph"}
     assert json.loads(data)["engine"]["build"] is None
-    with pytest.raises(ConfigError, match="format_version is 2"):
-        replace(manifest, format_version=2)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +88,6 @@ def test_a_provider_in_the_manifest(cuda_bundle: Path) -> None:
         ({"name": "cuda", "parity": "none"}, r"engine\.provider\.parity is 'none'"),
         ({"name": "cuda"}, r"provider\.parity is missing"),
         ("cuda", "expected an object"),
-        (None, "format_version is 3"),
     ],
 )
 def test_providers_that_no_reader_takes(provider: object, message: str, cuda_bundle: Path) -> None:
@@ -121,7 +118,6 @@ def test_a_compiled_engine_has_no_provider(cuda_bundle: Path) -> None:
     )
     value = json.loads((cuda_bundle / "manifest.json").read_bytes())
     value["engine"]["build"] = json.loads(json.dumps(build.__dict__, default=lambda o: o.__dict__))
-    del value["engine"]["build"]["gpu"]  # of a later version of the format
     with pytest.raises(BundleError, match="only a graph of ONNX Runtime has one"):
         parse_manifest(json.dumps(value).encode())
 

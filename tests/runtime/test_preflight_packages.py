@@ -128,7 +128,7 @@ def test_engines_that_no_package_brings(toy_bundles: Path) -> None:
 def for_cuda(toy_bundles: Path) -> Manifest:
     manifest = Bundle.open(toy_bundles / "toy_unet").manifest
     engine = replace(manifest.engine, provider=EngineProvider(name="cuda", parity="graph"))
-    return replace(manifest, engine=engine, format_version=3)
+    return replace(manifest, engine=engine)
 
 
 def test_what_the_cuda_provider_needs(toy_bundles: Path) -> None:

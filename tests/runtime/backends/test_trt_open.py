@@ -45,7 +45,7 @@ def write_rtx(folder: Path, name: str, build: EngineBuild | None = None, kind: s
     profiles = tuple(ShapeProfile(name=f"profile-{i}", dims=d) for i, d in enumerate(dims))
     info = EngineInfo(kind=kind, file="model.engine", build=build or engine_build(profiles, rtx=True))
     del files["model.onnx"]
-    manifest = replace(manifest, engine=info, format_version=2, target="tensorrt-rtx")
+    manifest = replace(manifest, engine=info, target="tensorrt-rtx")
     write_bundle(folder / name, manifest, {**files, "model.engine": ENGINE})
     return folder / name
 
