@@ -20,10 +20,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from aigc_runtime.errors import OutputError
 
-__all__ = ["atomic_directory", "atomic_write_bytes", "check_directory"]
+__all__ = ["atomic_directory", "atomic_file", "atomic_write_bytes", "check_directory"]
 
 _STAGING = ".aigc-staging-"
 _ASIDE = ".aigc-old-"
@@ -84,16 +85,36 @@ def atomic_write_bytes(path: Path | str, data: bytes, *, staging: Path | str | N
     Raises:
         OutputError: no permission, no space. A file that was there stays as it was.
     """
+    with atomic_file(path, staging=staging) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path | str, *, staging: Path | str | None = None, needed_bytes: int = 0) -> Iterator[BinaryIO]:
+    """Write a file piece by piece; on a clean exit it becomes `path` in one step.
+
+    Args:
+        path: the file to create or replace.
+        staging: folder for the temporary file, on the same file system; None takes the file's own.
+        needed_bytes: refused at once if the file system has less than this free.
+
+    Yields:
+        The temporary file, to be written to.
+
+    Raises:
+        OutputError: no permission, no space. A file that was there stays as it was.
+    """
     target = Path(path).absolute()
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _require_space(target.parent, needed_bytes)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=staging or target.parent)
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)

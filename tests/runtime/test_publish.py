@@ -11,7 +11,7 @@ import pytest
 
 from aigc_runtime import publish
 from aigc_runtime.errors import InputError, OutputError
-from aigc_runtime.publish import atomic_directory, atomic_write_bytes
+from aigc_runtime.publish import atomic_directory, atomic_file, atomic_write_bytes
 
 DEAD_PID = 2**22 + 1  # above Linux' largest
 
@@ -210,3 +210,20 @@ def test_a_file_may_be_staged_elsewhere(tmp_path: Path, monkeypatch: pytest.Monk
     assert seen == [[], ["file"]], "a reader of the folder sees no temporary file"
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
     assert (tmp_path / "folder" / "file").read_bytes() == b"new"
+
+
+def test_a_file_that_is_written_piece_by_piece(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "file"
+    with atomic_file(target) as file:
+        file.write(b"one")
+        assert not target.exists()
+        file.write(b"two")
+    assert target.read_bytes() == b"onetwo"
+    with pytest.raises(KeyboardInterrupt), atomic_file(target) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    with pytest.raises(OutputError, match=r"bytes free, 1,152,921,504,606,846,976 are needed"):
+        with atomic_file(target, needed_bytes=2**60):
+            raise AssertionError("the body must not run")
+    assert target.read_bytes() == b"onetwo"
+    assert names(target.parent) == ["file"]
