@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aigc_runtime.backends.array_session import ArraySession
+from aigc_runtime.backends.denormals import isolated
 from aigc_runtime.errors import EngineError
 from aigc_runtime.manifest import Pipeline
 from aigc_runtime.tensors import Array, DimSpec, StateSpec, TensorSpec
@@ -111,7 +112,9 @@ def open_bytes(
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session: Any = isolated(
+            lambda: onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        )
     except Exception as err:  # ONNX Runtime's own types share no base class
         raise EngineError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load the graph: {err}",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aigc_calibration.sites import SITE_OPS
 from aigc_models.spec import ExportSpec
 from aigc_runtime.backends.array_session import ArraySession
+from aigc_runtime.backends.denormals import isolated
 from aigc_runtime.engine_build import ShapeProfile, choose_profile
 from aigc_runtime.errors import EngineError
 from aigc_runtime.tensors import Array, DimSpec, bind_dims
@@ -75,7 +76,9 @@ def open_file(path: Path, *, threads: int | None) -> Function:
     options.intra_op_num_threads = threads or 0
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session: Any = isolated(
+            lambda: onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        )
     except Exception as err:  # ONNX Runtime's own types share no base class
         raise EngineError(
             f"ONNX Runtime {onnxruntime.__version__} cannot run the graph that was built, to judge it: {err}",

@@ -19,6 +19,7 @@ from aigc_export.graph import save_graph
 from aigc_export.passes.batch_norm import fold_batch_norm
 from aigc_export.passes.onnxscript_optimize import onnxscript_optimize
 from aigc_export.passes.slim import slim
+from aigc_runtime.backends.denormals import isolated
 from aigc_runtime.compare import TensorErrors, Tolerance, compare_arrays, judge
 from aigc_runtime.errors import OutputError
 from aigc_runtime.tensors import Array
@@ -151,7 +152,7 @@ def check_and_run(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> list
     with tempfile.TemporaryDirectory(prefix="aigc-pass-") as folder:
         path = str(save_graph(model, Path(folder) / "model.onnx")[0])
         onnx.checker.check_model(path, full_check=True)
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = isolated(lambda: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]))
         names = [o.name for o in session.get_outputs()]
         return [
             {name: np.asarray(value) for name, value in zip(names, session.run(names, dict(f)), strict=True)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from aigc_runtime.backends.denormals import flushed
 from aigc_runtime.backends.ort_binding import Binder, OrtState, Plan
 from aigc_runtime.backends.ort_open import available_threads, import_onnxruntime, open_native
 from aigc_runtime.backends.state import check_batch, check_rows, new_steps, require_state
@@ -109,12 +110,14 @@ class OrtSession:
         require_state(state, OrtState, self.state)
         try:
             if not self.state:
-                return self._run_stateless(feeds)
+                with flushed():
+                    return self._run_stateless(feeds)
             assert isinstance(state, OrtState)
             check_batch(bound, state.batch)
             steps = new_steps(self.state, bound, state.length, self._dims)
             run = self._run_growing if self.state[0].kind == "growing" else self._run_buffer
-            results = run(feeds, state, bound)
+            with flushed():
+                results = run(feeds, state, bound)
         except AigcError:
             raise
         except Exception as err:  # ONNX Runtime's own types share no base class

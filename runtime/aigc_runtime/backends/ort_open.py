@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from aigc_runtime.backends.denormals import CAN_FLUSH, flushed, isolated
 from aigc_runtime.device import probe_device
 from aigc_runtime.errors import EngineError, EngineMissingError, InputError
 from aigc_runtime.providers import PROVIDERS, Provider
@@ -125,7 +126,7 @@ def open_native(
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         _preload(ort)
     try:
-        session = ort.InferenceSession(model, options, providers=asked, enable_fallback=0)
+        session = isolated(lambda: _make(ort, model, options, asked))
     except Exception as err:  # ONNX Runtime's own types share no base class
         raise EngineError(
             f"ONNX Runtime {ort.__version__} cannot load the graph: {err}",
@@ -142,6 +143,11 @@ def open_native(
     return session, {} if provider is _CPU else check_placement(ort, session, provider)
 
 
+def _make(ort: Any, model: bytes, options: Any, providers: list[Any]) -> Any:
+    with flushed():  # what is folded into constants here is computed as it would be in a run
+        return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
+
+
 def _options(ort: Any, folder: str | None, threads: int | None) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or available_threads()
@@ -150,7 +156,8 @@ def _options(ort: Any, folder: str | None, threads: int | None) -> Any:
     options.log_severity_level = 3
     # Spinning threads steal time from everything else on the device.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    # In the pool's threads; the caller's own flushes for the length of a run (`OrtSession.run`).
+    options.add_session_config_entry("session.set_denormal_as_zero", "1" if CAN_FLUSH else "0")
     if folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     return options
