@@ -219,11 +219,16 @@ def test_a_file_that_is_written_piece_by_piece(tmp_path: Path) -> None:
         assert not target.exists()
         file.write(b"two")
     assert target.read_bytes() == b"onetwo"
-    with pytest.raises(KeyboardInterrupt), atomic_file(target) as file:
-        file.write(b"half")
-        raise KeyboardInterrupt
-    with pytest.raises(OutputError, match=r"bytes free, 1,152,921,504,606,846,976 are needed"):
-        with atomic_file(target, needed_bytes=2**60):
-            raise AssertionError("the body must not run")
+
+    def interrupted() -> None:
+        with atomic_file(target) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    needed = r"bytes free, 1,152,921,504,606,846,976 are needed"
+    with pytest.raises(OutputError, match=needed), atomic_file(target, needed_bytes=2**60):
+        raise AssertionError("the body must not run")
     assert target.read_bytes() == b"onetwo"
     assert names(target.parent) == ["file"]

@@ -54,7 +54,7 @@ def _works(fenv: tuple[Any, Any] | None) -> bool:
     if get(before) != 0:
         return False
     (denormal,) = struct.unpack("<d", (2**40).to_bytes(8, "little"))  # no arithmetic, which may be flushed already
-    products = []
+    products: list[float] = []
     for register in (before[_MXCSR] | _FLUSH, before[_MXCSR] & ~_FLUSH):
         put(_Environment(*before[:_MXCSR], register))
         products.append(denormal * 1.5)
