@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from aigc_models.gan import Generator
 from aigc_models.lm import TransformerLM
 from aigc_models.spec import ExportSpec
-from aigc_models.unet import UNet
+from aigc_models.unet import UNet, UNetConfig
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.manifest import DiffusionSettings, GanSettings, TextSettings
 from aigc_runtime.schedules import ScheduleConfig
 from aigc_runtime.tensors import DimSpec, StateSpec, TensorSpec
 from aigc_runtime.tokenizers import make_tokenizer
 
-__all__ = ["gan_spec", "lm_spec", "unet_spec"]
+__all__ = ["gan_spec", "lm_spec", "unet_classes", "unet_spec"]
 
 CacheKind = Literal["growing", "buffer"]
 MAX_BATCH = 64
@@ -135,6 +135,7 @@ def unet_spec(
     default_sampler: str = "ddim",
     default_steps: int = 20,
     default_guidance_scale: float = 1.0,
+    class_names: tuple[str, ...] | None = None,
 ) -> ExportSpec:
     """A diffusion UNet.
 
@@ -146,6 +147,7 @@ def unet_spec(
         default_sampler: of the bundle.
         default_steps: of the bundle.
         default_guidance_scale: of the bundle.
+        class_names: one per class.
     """
     config = model.config
     dynamic = config.sample_size >= 32 if dynamic_size is None else dynamic_size
@@ -168,9 +170,6 @@ def unet_spec(
         dims.append(DimSpec(name="tokens"))
         context = ("batch", "tokens", config.cross_attention_dim)
         inputs.append(TensorSpec(name="encoder_hidden_states", dtype="float32", shape=context))
-    classes = config.num_class_embeds
-    if classes is not None and config.null_class == classes - 1:
-        classes -= 1
     return ExportSpec(
         module=module.eval(),
         family="diffusion",
@@ -180,19 +179,31 @@ def unet_spec(
         settings=DiffusionSettings(
             schedule=schedule,
             sample_shape=(config.in_channels, config.sample_size, config.sample_size),
-            num_classes=classes,
+            num_classes=unet_classes(config),
             null_class=config.null_class,
             default_sampler=default_sampler,
             default_steps=default_steps,
             default_guidance_scale=default_guidance_scale,
+            class_names=class_names,
         ),
         model_config=config.to_dict(),
         example_ranges={"timestep": (0, schedule.num_train_timesteps)},
     )
 
 
-def gan_spec(model: Generator) -> ExportSpec:
-    """A GAN's generator."""
+def unet_classes(config: UNetConfig) -> int | None:
+    """Classes that may be asked for: without the null class where it is the last."""
+    classes = config.num_class_embeds
+    return classes - 1 if classes is not None and config.null_class == classes - 1 else classes
+
+
+def gan_spec(model: Generator, *, class_names: tuple[str, ...] | None = None) -> ExportSpec:
+    """A GAN's generator.
+
+    Args:
+        model: the model.
+        class_names: one per class.
+    """
     config = model.config
     shape = (config.image_channels, config.image_size, config.image_size)
     return ExportSpec(
@@ -204,6 +215,11 @@ def gan_spec(model: Generator) -> ExportSpec:
         ),
         outputs=(TensorSpec(name="image", dtype="float32", shape=("batch", *shape)),),
         dims=(DimSpec(name="batch", max=2 * MAX_BATCH),),
-        settings=GanSettings(latent_size=config.latent_size, sample_shape=shape, num_classes=config.num_classes),
+        settings=GanSettings(
+            latent_size=config.latent_size,
+            sample_shape=shape,
+            num_classes=config.num_classes,
+            class_names=class_names,
+        ),
         model_config=config.to_dict(),
     )

@@ -15,8 +15,9 @@ from aigc_models.lm import TransformerLM
 from aigc_models.lm_config import LMConfig
 from aigc_models.quality import DIGIT_NAMES, can_measure
 from aigc_models.spec import ExportSpec
-from aigc_models.specs import gan_spec, lm_spec, unet_spec
+from aigc_models.specs import gan_spec, lm_spec, unet_classes, unet_spec
 from aigc_models.unet import UNet, UNetConfig
+from aigc_runtime.class_names import check_class_names
 from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
 from aigc_runtime.schedules import ScheduleConfig
 from aigc_runtime.settings import from_json
@@ -71,12 +72,24 @@ def _lm_spec(module: nn.Module, _record: Mapping[str, Any], options: Mapping[str
 def _unet_spec(module: nn.Module, record: Mapping[str, Any], options: Mapping[str, Any]) -> ExportSpec:
     assert isinstance(module, UNet)
     schedule = from_json(ScheduleConfig, record.get("schedule"), where="config.json: schedule", error=ConfigError)
-    return unet_spec(module, schedule, dynamic_size=options.get("dynamic_size"))
+    names = _class_names(record, unet_classes(module.config))
+    return unet_spec(module, schedule, dynamic_size=options.get("dynamic_size"), class_names=names)
 
 
-def _gan_spec(module: nn.Module, _record: Mapping[str, Any], _options: Mapping[str, Any]) -> ExportSpec:
+def _gan_spec(module: nn.Module, record: Mapping[str, Any], _options: Mapping[str, Any]) -> ExportSpec:
     assert isinstance(module, Generator)
-    return gan_spec(module)
+    return gan_spec(module, class_names=_class_names(record, module.config.num_classes))
+
+
+def _class_names(record: Mapping[str, Any], num_classes: int | None) -> tuple[str, ...] | None:
+    """The names that training wrote."""
+    names = record.get("class_names")
+    if names is not None and (not isinstance(names, list) or not all(isinstance(name, str) for name in names)):
+        raise CheckpointError(
+            "config.json: class_names is not a list of names", hint="one name for each class, or null"
+        )
+    check_class_names(names, num_classes, what="config.json: class_names")
+    return None if names is None else tuple(names)
 
 
 MODELS: dict[str, ModelEntry] = {

@@ -82,7 +82,7 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
     text.add_argument("--stop", action="append", metavar="TEXT", help="end before this text; may be repeated")
     images = parser.add_argument_group("images")
     images.add_argument("-o", "--output", metavar="FILE", help="PNG file to write")
-    images.add_argument("--class", dest="classes", metavar="N[,N...]", help="classes (default: each once)")
+    images.add_argument("--class", dest="classes", metavar="CLASS[,...]", help="names or numbers (default: each once)")
     images.add_argument("--count", type=int, help="images per class (default: 1)")
     images.add_argument("--scale", type=int, help="pixels per pixel in the file (default: 4)")
     diffusion = parser.add_argument_group("diffusion")

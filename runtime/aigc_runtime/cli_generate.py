@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aigc_runtime.class_names import parse_classes
 from aigc_runtime.cli import emit_json
 from aigc_runtime.cli_bundle import open_bundle
 from aigc_runtime.errors import InputError
@@ -26,6 +28,8 @@ _IMAGES = ("output", "classes", "count", "scale")
 _DIFFUSION = ("steps", "sampler", "eta", "guidance_scale")
 _GAN = ("truncation",)
 _ALLOWED = {"text": _TEXT, "diffusion": (*_IMAGES, *_DIFFUSION), "gan": (*_IMAGES, *_GAN)}
+MAX_LEGEND = 100
+"""Images whose classes fit into a line."""
 _FLAGS = {"classes": "--class", "output": "--output"}
 
 
@@ -103,15 +107,12 @@ def _labels(arguments: argparse.Namespace, settings: DiffusionSettings | GanSett
     if count < 1:
         raise InputError(f"--count is {count}", hint="must be at least 1")
     if settings.num_classes is None:
+        if arguments.classes is not None:
+            raise InputError(f"--class is {arguments.classes!r}", hint="this model has no classes: leave it out")
         return None
-    if arguments.classes is None:
-        return [label for _ in range(count) for label in range(settings.num_classes)]
-    try:
-        asked = [int(part) for part in arguments.classes.split(",")]
-    except ValueError as err:
-        raise InputError(
-            f"--class is {arguments.classes!r}", hint=f"numbers from 0 to {settings.num_classes - 1}, commas between"
-        ) from err
+    asked: Sequence[int] = range(settings.num_classes)
+    if arguments.classes is not None:
+        asked = parse_classes(arguments.classes, settings.class_names, settings.num_classes)
     return [label for _ in range(count) for label in asked]
 
 
@@ -130,13 +131,23 @@ def _images(arguments: argparse.Namespace, pipeline: DiffusionPipeline | GanPipe
     grid = image_grid(images, columns=columns, scale=4 if arguments.scale is None else arguments.scale)
     write_png(arguments.output, grid)
     told = {"output": str(arguments.output), "images": len(images), "width": grid.shape[1], "height": grid.shape[0]}
+    names = pipeline.settings.class_names
+    shown = labels if labels is None or names is None else [names[label] for label in labels]
     if arguments.json:
-        emit_json({**told, "class_labels": labels})
+        emit_json({**told, "class_labels": labels, "class_names": None if names is None else shown})
     else:
-        sys.stdout.write(
-            f"wrote {told['output']}: {told['images']} images, {told['width']} x {told['height']} pixels\n"
-        )
+        size = f"{told['images']} images, {told['width']} x {told['height']} pixels"
+        sys.stdout.write(f"wrote {told['output']}: {size}{_legend(shown, columns)}\n")
     return 0
+
+
+def _legend(shown: Sequence[int | str] | None, columns: int | None) -> str:
+    """Which class stands where in the grid."""
+    if shown is None or len(shown) > MAX_LEGEND:
+        return ""
+    if columns is not None and columns < len(shown):
+        return f"; columns: {', '.join(map(str, shown[:columns]))}"
+    return f"; {'class' if len(shown) == 1 else 'classes row by row'}: {', '.join(map(str, shown))}"
 
 
 def _show_progress(step: int, total: int) -> None:

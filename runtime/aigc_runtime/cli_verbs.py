@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from aigc_runtime.backends import open_session
 from aigc_runtime.bench import bench_generation, bench_step
+from aigc_runtime.class_names import class_table
 from aigc_runtime.cli import emit_json
 from aigc_runtime.cli_bundle import open_bundle
 from aigc_runtime.manifest import manifest_json
@@ -53,6 +54,9 @@ def info(arguments: argparse.Namespace) -> int:
     for word, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
         for spec in specs:
             _say(f"{word:<10} {spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]")
+    names = getattr(manifest.pipeline, "class_names", None)
+    if names is not None:
+        _say(f"classes    {class_table(names)}")
     if manifest.state:
         first = manifest.state[0]
         shape = ", ".join(map(str, first.shape))

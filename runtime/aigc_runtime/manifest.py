@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from aigc_runtime.class_names import check_class_names
 from aigc_runtime.compare import Tolerance
 from aigc_runtime.engine_info import EngineInfo
 from aigc_runtime.errors import BundleError, ConfigError
@@ -118,6 +119,7 @@ class DiffusionSettings:
         sample_shape: (C, H, W).
         num_classes: classes that may be asked for, 0 to num_classes - 1; None for a model without classes.
         null_class: the label that means "no class", for classifier-free guidance.
+        class_names: one per class; None where they have none.
         default_sampler: one of `samplers.SAMPLERS`.
         default_steps: sampling steps.
         default_guidance_scale: 1 means no guidance.
@@ -130,9 +132,11 @@ class DiffusionSettings:
     default_sampler: str
     default_steps: int
     default_guidance_scale: float
+    class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         _check_sizes("sample_shape", self.sample_shape)
+        check_class_names(self.class_names, self.num_classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,15 +147,18 @@ class GanSettings:
         latent_size: Z.
         sample_shape: (C, H, W) of the images.
         num_classes: classes that may be asked for.
+        class_names: one per class; None where they have none.
     """
 
     latent_size: int
     sample_shape: tuple[int, int, int]
     num_classes: int
+    class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         _check_sizes("sample_shape", self.sample_shape)
         _check_sizes("latent_size", (self.latent_size,))
+        check_class_names(self.class_names, self.num_classes)
 
 
 Pipeline = TextSettings | DiffusionSettings | GanSettings

@@ -146,14 +146,37 @@ def test_a_unet_without_a_right_schedule(tmp_path: Path, schedule: Any, message:
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("names", [["a"] * 10, 5, "0123456789", {}, ["0", "1"]])
-def test_ten_classes_of_something_else_are_not_judged_as_digits(tmp_path: Path, names: Any) -> None:
+def test_ten_classes_of_something_else_are_not_judged_as_digits(tmp_path: Path) -> None:
     config = GeneratorConfig(image_size=16, latent_size=4, base_channels=4)
     record: dict[str, Any] = {"family": "gan", "model": config.to_dict()}
     save_checkpoint(tmp_path / "mine", Generator(config), record)
-    assert load_model("gan", checkpoint=tmp_path / "mine").has_metric
-    save_checkpoint(tmp_path / "mine", Generator(config), {**record, "class_names": names})
-    assert not load_model("gan", checkpoint=tmp_path / "mine").has_metric
+    loaded = load_model("gan", checkpoint=tmp_path / "mine")
+    assert loaded.has_metric
+    assert loaded.spec.settings.class_names is None
+    save_checkpoint(tmp_path / "mine", Generator(config), {**record, "class_names": list("abcdefghij")})
+    loaded = load_model("gan", checkpoint=tmp_path / "mine")
+    assert not loaded.has_metric
+    assert loaded.spec.settings.class_names == tuple("abcdefghij")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a"] * 10, "config.json: class_names holds 'a' twice"),
+        (5, "config.json: class_names is not a list of names"),
+        ("0123456789", "config.json: class_names is not a list of names"),
+        ({}, "config.json: class_names is not a list of names"),
+        (["0", 1], "config.json: class_names is not a list of names"),
+        (["0", "1"], "config.json: class_names has 2 entries, num_classes is 10"),
+    ],
+)
+def test_names_that_do_not_fit_the_classes(tmp_path: Path, names: Any, message: str) -> None:
+    config = GeneratorConfig(image_size=16, latent_size=4, base_channels=4)
+    record = {"family": "gan", "model": config.to_dict(), "class_names": names}
+    save_checkpoint(tmp_path / "mine", Generator(config), record)
+    with pytest.raises((CheckpointError, ConfigError)) as caught:
+        load_model("gan", checkpoint=tmp_path / "mine")
+    assert message in str(caught.value)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -70,6 +70,41 @@ def test_diffusion_images_go_to_a_file(
     assert output.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("options", "labels", "line"),
+    [
+        (["--class", "honey bee"], [1], "; class: honey bee\n"),
+        (["--class", "cat, wild"], [2], "; class: cat, wild\n"),
+        (["--class", "2,ant"], [2, 0], "; classes row by row: cat, wild, ant\n"),
+        (["--class", "ant,2", "--count", "2"], [0, 2, 0, 2], "; columns: ant, cat, wild\n"),
+        ([], [0, 1, 2], "; classes row by row: ant, honey bee, cat, wild\n"),
+    ],
+)
+def test_classes_go_by_name_or_number(
+    toy_bundles: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    labels: list[int],
+    line: str,
+) -> None:
+    arguments = ["generate", str(toy_bundles / "toy_unet"), *options, "-o"]
+    assert run([*arguments, str(tmp_path / "a.png"), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["class_labels"] == labels
+    assert printed["class_names"] == [("ant", "honey bee", "cat, wild")[label] for label in labels]
+    assert run([*arguments, str(tmp_path / "b.png")]) == 0
+    assert capsys.readouterr().out.endswith(line)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_info_names_the_classes(toy_bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["info", str(toy_bundles / "toy_unet")]) == 0
+    assert "classes    0 ant, 1 honey bee, 2 cat, wild\n" in capsys.readouterr().out
+    assert run(["info", str(toy_bundles / "toy_gan")]) == 0
+    assert "classes" not in capsys.readouterr().out
+
+
 def test_gan_images_go_to_a_file(toy_bundles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["generate", str(toy_bundles / "toy_gan"), "--truncation", "1", "--scale", "2", "--json"]
     assert run([*arguments, "-o", str(tmp_path / "a.png")]) == 0
@@ -84,12 +119,14 @@ def test_gan_images_go_to_a_file(toy_bundles: Path, tmp_path: Path, capsys: pyte
         ("toy_gan", ["--prompt", "a", "-o", "x.png"], 2, "--prompt means nothing to a gan bundle"),
         ("toy_gan", ["--steps", "3", "-o", "x.png"], 2, "--steps means nothing to a gan bundle"),
         ("toy_gan", [], 2, "images need a file"),
-        ("toy_gan", ["-o", "x.png", "--class", "3"], 2, "class labels from 3 to 3"),
-        ("toy_gan", ["-o", "x.png", "--class", "one"], 2, "--class is 'one'"),
+        ("toy_gan", ["-o", "x.png", "--class", "3"], 2, "no class '3'\n  classes are numbers, 0 to 2"),
+        ("toy_gan", ["-o", "x.png", "--class", "one"], 2, "no class 'one'"),
         ("toy_gan", ["-o", "x.png", "--count", "0"], 2, "--count is 0"),
         ("toy_gan", ["-o", "x.png", "--scale", "0"], 2, "scale=0"),
         ("toy_gan", ["-o", "x.png", "--seed", "-1"], 2, "seed is -1"),
         ("toy_gan", ["-o", "x.png", "--truncation", "0"], 2, "truncation is 0.0"),
+        ("toy_unet", ["-o", "x.png", "--class", "aunt"], 2, "classes: 0 ant, 1 honey bee, 2 cat, wild; give names"),
+        ("toy_unet", ["-o", "x.png", "--class", "ant,cat"], 2, "no class 'cat'"),
         ("toy_unet", ["-o", "x.png", "--steps", "0"], 2, "steps is 0"),
         ("toy_unet", ["-o", "x.png", "--sampler", "dim"], 2, "Did you mean 'ddim'?"),
         ("toy_unet", ["-o", "x.png", "--threads", "0"], 2, "threads is 0"),

@@ -108,6 +108,7 @@ DIFFUSION = DiffusionSettings(
     default_sampler="ddim",
     default_steps=4,
     default_guidance_scale=1.0,
+    class_names=("ant", "honey bee", "cat, wild"),
 )
 
 

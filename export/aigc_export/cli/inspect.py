@@ -23,6 +23,7 @@ def inspect(bundle_path: str, as_json: bool) -> None:
     """Show what is inside BUNDLE: interface, provenance, quality, and the graph's operators and weights."""
     from aigc_calibration.coverage import float_sites
     from aigc_runtime.bundle import Bundle
+    from aigc_runtime.class_names import class_table
     from aigc_runtime.manifest import manifest_json
 
     bundle = Bundle.open(bundle_path)
@@ -48,6 +49,9 @@ def inspect(bundle_path: str, as_json: bool) -> None:
     console.print(f"[bold]{manifest.name}[/] {manifest.family}, {manifest.target}, {manifest.precision}")
     console.print(f"manifest sha256 {bundle.manifest_sha256}, {bundle.size_bytes / 1e6:.2f} MB")
     console.print(bundle.signature_told)
+    names = getattr(manifest.pipeline, "class_names", None)
+    if names is not None:
+        console.print(f"classes: {class_table(names)}", soft_wrap=True, markup=False)
     table = Table()
     for heading in ("", "name", "type", "shape"):
         table.add_column(heading, overflow="fold")

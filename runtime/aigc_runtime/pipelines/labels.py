@@ -85,7 +85,8 @@ def check_labels(labels: Sequence[int] | None, num_classes: int | None) -> Array
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise InputError(f"class labels {labels!r}", hint=f"must be a list of integers{span}")
     if array.min() < 0 or (num_classes is not None and array.max() >= num_classes):
-        raise InputError(f"class labels from {array.min()} to {array.max()}", hint=f"must be{span or ' 0 or more'}")
+        bad = array[(array < 0) | (array >= (np.inf if num_classes is None else num_classes))][0]
+        raise InputError(f"class label {bad}", hint=f"must be{span or ' 0 or more'}")
     return array.astype(np.int64)
 
 
