@@ -9,9 +9,11 @@ from aigc_runtime.engine_build import capability_number, read_capability
 from aigc_runtime.errors import AigcError, ConfigError, InputError, UnknownNameError
 from aigc_runtime.settings import from_json
 from aigc_runtime.strict_json import loads_strict
+from aigc_runtime.user_file import read_file
 
 __all__ = ["KNOWN", "find_device"]
 
+MAX_FILE_BYTES = 1 << 20
 KNOWN: dict[str, tuple[str, str, int, str]] = {
     "rtx-3060": ("GeForce RTX 3060", "8.6", 12, "linux-x86_64"),
     "rtx-4090": ("GeForce RTX 4090", "8.9", 24, "linux-x86_64"),
@@ -57,11 +59,11 @@ def _named(name: str, capability: str, memory_bytes: int | None, platform: str |
 
 def _read(path: Path) -> Device:
     try:
-        value = loads_strict(path.read_bytes(), what=path.name)
-    except OSError as err:
-        raise InputError(f"{str(path)!r} cannot be read: {err.strerror}", hint="name a file or a device") from err
+        value = loads_strict(read_file(path, limit=MAX_FILE_BYTES), what=path.name, written_by_hand=True)
     except AigcError as err:
-        raise InputError(err.message, hint="write it with `aigc-run doctor --json` on the device") from err
+        raise InputError(
+            err.message, hint=f"{err.hint}; `aigc-run doctor --json` on the device writes such a file"
+        ) from err
     if isinstance(value, dict) and isinstance(value.get("device"), dict):
         value = value["device"]  # `aigc-run doctor BUNDLE` and `aigc-export doctor` tell more than the device
     return from_json(Device, value, where=path.name, error=ConfigError)

@@ -56,7 +56,7 @@ class PreparedModel:
         return self.loaded.spec
 
 
-def prepare_graph(recipe: ExportRecipe, tell: Stage) -> PreparedModel:
+def prepare_graph(recipe: ExportRecipe, tell: Teller) -> PreparedModel:
     """Load a model, capture it and run the passes of its target.
 
     Args:
@@ -72,6 +72,8 @@ def prepare_graph(recipe: ExportRecipe, tell: Stage) -> PreparedModel:
     spec = loaded.spec
     parameters = sum(p.numel() for p in spec.module.parameters())
     tell("load", f"{recipe.model}: {parameters:,} parameters, {loaded.checkpoint.sha256[:12]}")
+    for note in loaded.notes:
+        tell.warn(note)
     # What is bad is refused before the work starts.
     calibration = _calibration(recipe)
     data = _calibration_data(spec, recipe)

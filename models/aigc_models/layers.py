@@ -8,9 +8,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from aigc_runtime.errors import ConfigError
+from aigc_runtime.settings import convert
 
 __all__ = ["config_from_dict", "config_to_dict", "require_one_of", "require_positive"]
 
@@ -51,11 +52,12 @@ def config_from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
     missing = [n for n, f in known.items() if n not in values and f.default is MISSING and f.default_factory is MISSING]
     if missing:
         raise ConfigError(f"{cls.__name__} lacks {', '.join(missing)}", hint="add them to config.json")
+    hints = get_type_hints(cls)
     for name, value in values.items():
         # `type` is the annotation's text: these modules postpone the evaluation of annotations.
         if value is None and "None" not in str(known[name].type):
             raise ConfigError(f"{cls.__name__}.{name} is null", hint="give it a value, or leave it out")
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return cls(**{k: convert(hints[k], v, f"{cls.__name__}.{k}", ConfigError) for k, v in values.items()})
 
 
 def require_one_of(owner: str, field: str, value: object, valid: Iterable[object]) -> None:

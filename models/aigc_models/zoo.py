@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from aigc_models.checkpoint import Checkpoint, load_checkpoint, load_into
+from aigc_models.config_file import check_record
 from aigc_models.gan import Generator, GeneratorConfig
 from aigc_models.lm import TransformerLM
 from aigc_models.lm_config import LMConfig
@@ -24,6 +25,9 @@ from aigc_runtime.settings import from_json
 
 __all__ = ["MODELS", "LoadedModel", "ModelEntry", "load_model", "shipped_checkpoint"]
 
+BYTES: dict[str, str | int] = {"kind": "bytes"}
+"""The tokenizer of every language model here."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
@@ -35,6 +39,7 @@ class ModelEntry:
         build: config.json of a checkpoint -> module with random weights.
         spec: (module, config.json, options of the export) -> how it is exported.
         options: names of the options that `spec` takes.
+        fields: of config.json beside `family` and `model`.
     """
 
     family: Literal["text", "diffusion", "gan"]
@@ -42,6 +47,7 @@ class ModelEntry:
     build: Callable[[Mapping[str, Any]], nn.Module]
     spec: Callable[[nn.Module, Mapping[str, Any], Mapping[str, Any]], ExportSpec]
     options: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +58,13 @@ class LoadedModel:
         name: in the zoo.
         spec: how it is exported; holds the module.
         checkpoint: where the weights came from.
+        notes: what to tell the user: what was converted, what lies beside the weights and was not read.
     """
 
     name: str
     spec: ExportSpec
     checkpoint: Checkpoint
+    notes: tuple[str, ...] = ()
 
     @property
     def has_metric(self) -> bool:
@@ -64,9 +72,14 @@ class LoadedModel:
         return can_measure(self.spec.settings) and self.checkpoint.config.get("class_names") in (None, [*DIGIT_NAMES])
 
 
-def _lm_spec(module: nn.Module, _record: Mapping[str, Any], options: Mapping[str, Any]) -> ExportSpec:
+def _lm_spec(module: nn.Module, record: Mapping[str, Any], options: Mapping[str, Any]) -> ExportSpec:
     assert isinstance(module, TransformerLM)
-    return lm_spec(module, tokenizer={"kind": "bytes"}, cache=options.get("cache", "growing"))
+    tokenizer = record.get("tokenizer", BYTES)
+    if tokenizer != BYTES:
+        raise CheckpointError(
+            f"config.json: tokenizer is {tokenizer!r}, which is not read", hint=f"valid: {BYTES}, or leave it out"
+        )
+    return lm_spec(module, tokenizer=BYTES, cache=options.get("cache", "growing"))
 
 
 def _unet_spec(module: nn.Module, record: Mapping[str, Any], options: Mapping[str, Any]) -> ExportSpec:
@@ -96,39 +109,27 @@ MODELS: dict[str, ModelEntry] = {
     "lm": ModelEntry(
         family="text",
         summary="Transformer language model over bytes, trained on the standard library's sources",
-        build=lambda record: TransformerLM(LMConfig.from_dict(_part(record, "lm"))),
+        build=lambda record: TransformerLM(LMConfig.from_dict(record["model"])),
         spec=_lm_spec,
         options=("cache",),
+        fields=("tokenizer",),
     ),
     "unet": ModelEntry(
         family="diffusion",
         summary="class-conditional diffusion UNet, trained on hand-written digits",
-        build=lambda record: UNet(UNetConfig.from_dict(_part(record, "unet"))),
+        build=lambda record: UNet(UNetConfig.from_dict(record["model"])),
         spec=_unet_spec,
         options=("dynamic_size",),
+        fields=("schedule", "class_names"),
     ),
     "gan": ModelEntry(
         family="gan",
         summary="class-conditional GAN generator, trained on hand-written digits",
-        build=lambda record: Generator(GeneratorConfig.from_dict(_part(record, "gan"))),
+        build=lambda record: Generator(GeneratorConfig.from_dict(record["model"])),
         spec=_gan_spec,
+        fields=("class_names",),
     ),
 }
-
-
-def _part(record: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """The model's part of config.json; refuses that of another family."""
-    if record.get("family") != family:
-        raise CheckpointError(
-            f"config.json is of family {record.get('family')!r}, expected {family!r}",
-            hint="name the model that the checkpoint was trained as",
-        )
-    if not isinstance(record.get("model"), dict):
-        raise CheckpointError(
-            f"config.json holds {type(record.get('model')).__name__} as 'model', expected the model's configuration",
-            hint="see the config.json of a folder that `aigc-export train` wrote",
-        )
-    return dict(record["model"])
 
 
 def shipped_checkpoint(name: str) -> Path:
@@ -159,6 +160,8 @@ def load_model(
         if option not in entry.options:
             raise UnknownNameError(f"export option of {name!r}", option, entry.options)
     found = load_checkpoint(shipped_checkpoint(name) if checkpoint is None else checkpoint)
+    check_record(found.config, name, entry.fields)
     module = entry.build(found.config)
-    load_into(module, found.tensors, source=str(found.path))
-    return LoadedModel(name=name, spec=entry.spec(module.eval(), found.config, given), checkpoint=found)
+    converted = load_into(module, found.tensors, source=str(found.path))
+    spec = entry.spec(module.eval(), found.config, given)
+    return LoadedModel(name=name, spec=spec, checkpoint=found, notes=(*found.notes, *converted))

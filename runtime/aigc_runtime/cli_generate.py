@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from aigc_runtime.class_names import parse_classes
@@ -18,6 +17,7 @@ from aigc_runtime.pipelines.diffusion import DiffusionPipeline
 from aigc_runtime.pipelines.gan import GanPipeline
 from aigc_runtime.pipelines.text import TextPipeline
 from aigc_runtime.png import image_grid, write_png
+from aigc_runtime.prompt_file import read_prompt
 from aigc_runtime.sampling import SamplingParams
 
 __all__ = ["generate"]
@@ -67,12 +67,7 @@ def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
 def _read_prompt(arguments: argparse.Namespace) -> str:
     if arguments.prompt is not None:
         return str(arguments.prompt)
-    try:
-        if arguments.prompt_file == "-":
-            return sys.stdin.read()
-        return Path(arguments.prompt_file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as err:
-        raise InputError(f"cannot read the prompt from {arguments.prompt_file!r}: {err}") from err
+    return read_prompt(arguments.prompt_file)
 
 
 def _text(arguments: argparse.Namespace, pipeline: TextPipeline) -> int:

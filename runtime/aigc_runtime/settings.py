@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, Union
 
 from aigc_runtime.errors import AigcError, BundleError
 
-__all__ = ["from_json", "to_json"]
+__all__ = ["convert", "from_json", "to_json"]
 
 T = TypeVar("T")
 MAX_INTEGER = 2**53
@@ -50,14 +50,25 @@ def from_json(cls: type[T], value: Any, *, where: str = "$", error: type[AigcErr
     for name in names:
         if name not in value:
             raise error(f"{where}.{name} is missing")
-    fields = {name: _convert(hints[name], value[name], f"{where}.{name}", error) for name in names}
+    fields = {name: convert(hints[name], value[name], f"{where}.{name}", error) for name in names}
     try:
         return cls(**fields)
     except AigcError as err:
         raise error(f"{where}: {err.message}", hint=err.hint) from err
 
 
-def _convert(hint: Any, value: Any, where: str, error: type[AigcError]) -> Any:
+def convert(hint: Any, value: Any, where: str, error: type[AigcError]) -> Any:
+    """One value by a type hint, as `from_json` takes it for a field.
+
+    Args:
+        hint: see `from_json`.
+        value: the parsed JSON.
+        where: JSON path of `value`, for messages.
+        error: the type to raise.
+
+    Raises:
+        AigcError: of type `error`; names the path, what was found and what is expected.
+    """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
@@ -71,14 +82,14 @@ def _convert(hint: Any, value: Any, where: str, error: type[AigcError]) -> Any:
         if not isinstance(value, list):
             raise error(f"{where} is {_kind(value)}, expected a list")
         if args[-1] is Ellipsis:
-            return tuple(_convert(args[0], v, f"{where}[{i}]", error) for i, v in enumerate(value))
+            return tuple(convert(args[0], v, f"{where}[{i}]", error) for i, v in enumerate(value))
         if len(value) != len(args):
             raise error(f"{where} has {len(value)} entries, expected {len(args)}")
-        return tuple(_convert(a, v, f"{where}[{i}]", error) for i, (a, v) in enumerate(zip(args, value, strict=True)))
+        return tuple(convert(a, v, f"{where}[{i}]", error) for i, (a, v) in enumerate(zip(args, value, strict=True)))
     if origin is dict:
         if not isinstance(value, dict):
             raise error(f"{where} is {_kind(value)}, expected an object")
-        return {k: _convert(args[1], v, f"{where}.{k}", error) for k, v in value.items()}
+        return {k: convert(args[1], v, f"{where}.{k}", error) for k, v in value.items()}
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_json(hint, value, where=where, error=error)
     return _convert_scalar(hint, value, where, error)
@@ -89,11 +100,11 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str, error: type
         return None
     rest = [o for o in options if o is not type(None)]
     if len(rest) == 1:
-        return _convert(rest[0], value, where, error)
+        return convert(rest[0], value, where, error)
     # Scalars only: the first alternative that takes the value wins.
     for option in rest:
         try:
-            return _convert(option, value, where, error)
+            return convert(option, value, where, error)
         except AigcError:
             continue
     raise error(f"{where} is {_kind(value)}, expected one of {[getattr(o, '__name__', str(o)) for o in rest]}")

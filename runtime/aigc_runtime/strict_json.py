@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from typing import Any
 
 from aigc_runtime.errors import AigcError, BundleError
 
-__all__ = ["MAX_DEPTH", "loads_strict"]
+__all__ = ["MAX_DEPTH", "loads_strict", "wide_encoding"]
 
 MAX_DEPTH = 32
 MAX_INTEGER_DIGITS = 19
 
 
-def loads_strict(data: bytes, *, what: str, error: type[AigcError] = BundleError) -> Any:
+_WIDE = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+"""Byte order marks of encodings that are not read, the longer first: one begins with another."""
+_WIDE_ZEROS = {
+    "x000": "UTF-32",
+    "000x": "UTF-32",
+    "x0x0": "UTF-16",
+    "0x0x": "UTF-16",
+}
+"""Which of the first four bytes are zero, where the first characters are ASCII."""
+
+
+def loads_strict(data: bytes, *, what: str, error: type[AigcError] = BundleError, written_by_hand: bool = False) -> Any:
     """Parse JSON strictly.
 
     Args:
         data: UTF-8 bytes.
         what: what the bytes are, for the message.
         error: the type to raise.
+        written_by_hand: a file that users write: it may begin with the byte order mark that Windows tools put there.
 
     Returns:
         The parsed value.
@@ -30,7 +48,9 @@ def loads_strict(data: bytes, *, what: str, error: type[AigcError] = BundleError
             19 digits, nesting deeper than 32.
     """
     try:
-        text = data.decode("utf-8")
+        if encoding := wide_encoding(data):
+            raise ValueError(f"it is in {encoding}")
+        text = data.removeprefix(codecs.BOM_UTF8 if written_by_hand else b"").decode("utf-8")
         _check_depth(text)
         return json.loads(
             text,
@@ -40,7 +60,22 @@ def loads_strict(data: bytes, *, what: str, error: type[AigcError] = BundleError
             parse_float=_finite_float,
         )
     except (UnicodeDecodeError, ValueError, RecursionError) as err:
-        raise error(f"{what} is not valid: {err}", hint="the file is damaged or was edited: get it again") from err
+        hint = "save it as JSON in UTF-8" if written_by_hand else "the file is damaged or was edited: get it again"
+        raise error(f"{what} is not valid: {err}", hint=hint) from err
+
+
+def wide_encoding(data: bytes) -> str:
+    """`UTF-16` or `UTF-32`, where a text begins with its byte order mark or with an ASCII character in it; else ``.
+
+    >>> wide_encoding('{"a": 1}'.encode("utf-16"))
+    'UTF-16'
+    >>> wide_encoding(b'{"a": 1}')
+    ''
+    """
+    for mark, name in _WIDE:
+        if data.startswith(mark):
+            return name
+    return _WIDE_ZEROS.get("".join("x0"[byte == 0] for byte in data[:4]), "")
 
 
 def _check_depth(text: str) -> None:

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from aigc_runtime.errors import BundleError, ConfigError
-from aigc_runtime.strict_json import MAX_DEPTH, loads_strict
+from aigc_runtime.strict_json import MAX_DEPTH, loads_strict, wide_encoding
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,8 @@ def test_plain_json_reads_as_the_standard_library_reads_it(text: str) -> None:
         (b"-" + b"9" * 5000, "an integer of 5001 digits"),
         (b"[" * (MAX_DEPTH + 1), "nested deeper than 32"),
         (b'{"a":' * 100_000, "nested deeper than 32"),
-        (b"\xff\xfe", "codec can't decode"),
+        (b"\xff\xfe", "it is in UTF-16"),
+        (b"\xff\xfd", "codec can't decode"),
         (b"\xef\xbb\xbf{}", "not valid"),
         (b"", "Expecting value"),
         (b"{} {}", "Extra data"),
@@ -64,3 +65,21 @@ def test_random_bytes_never_raise_anything_else() -> None:
         except BundleError:
             continue
         assert value == json.loads(data)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+def test_wide_encodings_are_named(encoding: str) -> None:
+    data = '{"a": "é"}'.encode(encoding)
+    for by_hand in (False, True):
+        with pytest.raises(BundleError, match=f"thing is not valid: it is in {encoding[:6].upper()}"):
+            loads_strict(data, what="thing", written_by_hand=by_hand)
+    assert wide_encoding('{"a": "é"}'.encode()) == ""
+
+
+def test_a_byte_order_mark_is_taken_from_what_users_write_alone() -> None:
+    data = b'\xef\xbb\xbf{"a": 1}'
+    assert loads_strict(data, what="config.json", written_by_hand=True) == {"a": 1}
+    with pytest.raises(BundleError, match=r"manifest\.json is not valid"):
+        loads_strict(data, what="manifest.json")
+    with pytest.raises(BundleError, match="save it as JSON in UTF-8"):
+        loads_strict(b"\xef\xbb\xbf\xef\xbb\xbf{}", what="config.json", written_by_hand=True)
