@@ -14,6 +14,7 @@ from aigc_calibration.floatgraph import Feeds, open_graph
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.sites import find_sites
 from aigc_runtime.backends.denormals import isolated
+from aigc_runtime.backends.rewrites import leave_out_rewrites
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -106,6 +107,7 @@ def executed_sites(model: ir.Model, plan: QuantizationPlan) -> set[str]:
         options.log_severity_level = 4  # it warns that an optimised graph fits this machine only, which is what we want
         options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        leave_out_rewrites(options)
         data = ir.to_proto(model).SerializeToString()
         isolated(lambda: onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]))
         nodes = onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from aigc_runtime.backends.array_session import ArraySession
 from aigc_runtime.backends.denormals import isolated
+from aigc_runtime.backends.rewrites import leave_out_rewrites
 from aigc_runtime.errors import EngineError
 from aigc_runtime.manifest import Pipeline
 from aigc_runtime.tensors import Array, DimSpec, StateSpec, TensorSpec
@@ -108,6 +109,7 @@ def open_bytes(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
+    leave_out_rewrites(options)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

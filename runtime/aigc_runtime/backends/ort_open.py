@@ -23,6 +23,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aigc_runtime.backends.denormals import CAN_FLUSH, flushed, isolated
+from aigc_runtime.backends.rewrites import leave_out_rewrites
 from aigc_runtime.device import probe_device
 from aigc_runtime.errors import EngineError, EngineMissingError, InputError
 from aigc_runtime.providers import PROVIDERS, Provider
@@ -154,6 +155,7 @@ def _options(ort: Any, folder: str | None, threads: int | None) -> Any:
     options.inter_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
+    leave_out_rewrites(options)
     # Spinning threads steal time from everything else on the device.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # In the pool's threads; the caller's own flushes for the length of a run (`OrtSession.run`).
