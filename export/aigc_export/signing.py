@@ -18,6 +18,7 @@ from aigc_runtime.errors import BundleError, ConfigError, OutputError
 from aigc_runtime.manifest import MAX_MANIFEST_BYTES
 from aigc_runtime.plain_file import read_regular
 from aigc_runtime.publish import atomic_write_bytes
+from aigc_runtime.publish_lock import destination_lock
 from aigc_runtime.signature import (
     SIGNATURE,
     PublicKey,
@@ -129,13 +130,23 @@ def sign_bundle(path: Path | str, signer: Signer) -> Bundle:
         BundleError: the bundle is damaged; it is left as it was.
         OutputError: the signature cannot be written.
     """
-    bundle = load_bundle(path)
-    manifest = read_regular(bundle.path / MANIFEST, MAX_MANIFEST_BYTES)
-    if hashlib.sha256(manifest).hexdigest() != bundle.manifest_sha256:
-        raise BundleError("manifest.json changed while it was being signed", hint="sign a bundle that nobody writes to")
-    # Staged beside the bundle: a file that a killed run leaves must not be one that the manifest does not list.
-    atomic_write_bytes(bundle.path / SIGNATURE, signer(manifest), staging=bundle.path.absolute().parent)
-    return load_bundle(path, keys=[signer.public])
+    folder = Path(os.path.abspath(path))  # noqa: PTH100 - as it is published
+    with contextlib.ExitStack() as stack:
+        if folder.is_dir():
+            # Otherwise an export could replace the bundle under our hands, and the signature end up in the new one.
+            try:
+                stack.enter_context(destination_lock(folder))
+            except OSError as err:
+                raise _not_written(folder / SIGNATURE, err) from err
+        bundle = load_bundle(path)
+        manifest = read_regular(folder / MANIFEST, MAX_MANIFEST_BYTES)
+        if hashlib.sha256(manifest).hexdigest() != bundle.manifest_sha256:
+            raise BundleError(
+                "manifest.json changed while it was being signed", hint="sign a bundle that nobody writes to"
+            )
+        # Staged beside the bundle: a file that a killed run leaves must not be one that the manifest does not list.
+        atomic_write_bytes(folder / SIGNATURE, signer(manifest), staging=folder.parent)
+        return load_bundle(path, keys=[signer.public])
 
 
 @contextlib.contextmanager

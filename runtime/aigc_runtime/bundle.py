@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aigc_runtime.errors import BundleError
+from aigc_runtime.errors import BundleError, OutputError
 from aigc_runtime.manifest import (
     MAX_MANIFEST_BYTES,
     FileInfo,
@@ -180,7 +180,7 @@ def write_bundle(
         sign: signs the manifest, so that the bundle appears with its signature; None publishes an unsigned one.
 
     Raises:
-        OutputError: it could not be written; an old bundle stays as it was.
+        OutputError: it could not be written, or is not there as it was written; an old bundle stays as it was.
         ConfigError: a file name that is not allowed.
     """
     needed = sum(len(c) if isinstance(c, bytes) else c.stat().st_size for c in files.values())
@@ -188,6 +188,18 @@ def write_bundle(
         fill_bundle(staging, manifest, files)
         if sign is not None:
             (staging / SIGNATURE).write_bytes(sign((staging / MANIFEST).read_bytes()))
+        _check_written(staging)
+
+
+def _check_written(staging: Path) -> None:
+    """Read every file again, by hash, before the bundle is published."""
+    try:
+        load_bundle(staging)
+    except BundleError as err:
+        raise OutputError(
+            f"what was written is not there as it was written: {err.message}",
+            hint="the disk fails, or something else changes the files in that folder; nothing was published",
+        ) from err
 
 
 def check_destination(destination: Path | str) -> None:

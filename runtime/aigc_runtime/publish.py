@@ -7,6 +7,11 @@ fsync the files, fsync the directory, rename, fsync the parent.
 Where that call does not exist (other systems, some network file systems), the old directory is renamed aside and the
 new one renamed in. Between those two calls the destination does not exist; a kill there leaves the old directory
 under its temporary name, and the next publish puts it back.
+
+One writer at a time holds the destination's lock (`publish_lock`). What is found under the destination's temporary
+names while the lock is held was left by a run that died, and is cleared; these names are a fixed beginning and the
+whole name of the destination, so that none belongs to two. Where there are no locks, temporary names are random ones
+that nobody clears, since nothing would say whose they are.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import ctypes
 import errno
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,18 +29,27 @@ from pathlib import Path
 from typing import BinaryIO
 
 from aigc_runtime.errors import OutputError
+from aigc_runtime.publish_lock import destination_lock, lock_handle, same_file
 
 __all__ = ["atomic_directory", "atomic_file", "atomic_write_bytes", "check_directory"]
 
-_STAGING = ".aigc-staging-"
-_ASIDE = ".aigc-old-"
+OWN_NAMES = ".aigc-"
+"""What every temporary name begins with; no destination may."""
+_STAGING = f"{OWN_NAMES}staging-"
+_ASIDE = f"{OWN_NAMES}old-"
+_FILE = f"{OWN_NAMES}file-"
+_UNLOCKED = f"{OWN_NAMES}unlocked-"
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
+_SWAPS = 8
+"""Tries, where a destination comes and goes while it is replaced: only somebody without the lock does that."""
 
 
 @contextlib.contextmanager
 def atomic_directory(destination: Path | str, *, marker: str, needed_bytes: int = 0) -> Iterator[Path]:
     """Build a directory in a staging folder; on a clean exit it becomes `destination` in one step.
+
+    A second writer of the same destination waits until the first is done.
 
     Args:
         destination: the directory to create or replace. Its parent is created.
@@ -46,32 +61,65 @@ def atomic_directory(destination: Path | str, *, marker: str, needed_bytes: int 
         The staging folder, to be filled with plain files.
 
     Raises:
-        OutputError: no permission, no space, a destination that is not ours. The old directory stays as it was.
+        OutputError: no permission, no space, a destination that is not ours, or that another process keeps writing.
+            The old directory stays as it was.
     """
     target = Path(os.path.abspath(destination))  # noqa: PTH100 - resolve() would follow a symlink in the way
-    staging: Path | None = None
     try:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _refuse_foreign(target, marker)
-            _clean_stale(target)
-            _require_space(target.parent, needed_bytes)
-            staging = Path(tempfile.mkdtemp(prefix=f"{_STAGING}{target.name}-{os.getpid()}-", dir=target.parent))
-            staging.chmod(0o755)
-        except OSError as err:
-            raise _output_error(target, err) from err
-        yield staging
-        try:
-            _sync_tree(staging)
-            _swap_in(staging, target)
-        except OSError as err:
-            raise _output_error(target, err) from err
+        _refuse_foreign(target, marker)
+        made = _make_parents(target)
+        with destination_lock(target) as locked:
+            staging = _begin(target, needed_bytes, locked=locked)
+            try:
+                yield staging
+                _sync_tree(staging)
+                _swap_in(staging, target, marker)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+        for folder in made:
+            _sync_directory(folder.parent)
     except OSError as err:
-        # Raised by the caller's own writing into the staging folder: a full disk, say.
+        # Raised here or by the caller's own writing into the staging folder: a full disk, say.
         raise _output_error(target, err) from err
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _make_parents(target: Path) -> list[Path]:
+    """Create the folders above a destination; returns those that were not there."""
+    made = [parent for parent in target.parents if not parent.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def _begin(target: Path, needed_bytes: int, *, locked: bool) -> Path:
+    """Clear what dead runs left, and make the staging folder."""
+    if locked:
+        _clear_left(target)
+    _require_space(target.parent, needed_bytes)
+    if locked:
+        staging = target.with_name(f"{_STAGING}{target.name}")
+        staging.mkdir()
+    else:
+        staging = Path(tempfile.mkdtemp(prefix=_UNLOCKED, dir=target.parent))
+    staging.chmod(0o755)
+    return staging
+
+
+def _clear_left(target: Path) -> None:
+    """Remove what a dead run left beside `target`; put an old directory back that was renamed aside."""
+    aside = target.with_name(f"{_ASIDE}{target.name}")
+    if os.path.lexists(aside):
+        if os.path.lexists(target):
+            _remove(aside)
+        else:
+            aside.rename(target)
+    _remove(target.with_name(f"{_STAGING}{target.name}"))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def atomic_write_bytes(path: Path | str, data: bytes, *, staging: Path | str | None = None) -> None:
@@ -105,28 +153,66 @@ def atomic_file(path: Path | str, *, staging: Path | str | None = None, needed_b
         OutputError: no permission, no space. A file that was there stays as it was.
     """
     target = Path(path).absolute()
-    temporary: Path | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        made = _make_parents(target)
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         _require_space(target.parent, needed_bytes)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=staging or target.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
+        with _temporary_file(Path(staging or target.parent), target.name) as (file, temporary):
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(target)
-        temporary = None
-        _sync_directory(target.parent)
+            if not same_file(temporary, file.fileno()):
+                raise FileNotFoundError(errno.ENOENT, "the temporary file was removed or replaced meanwhile")
+            temporary.chmod(0o644)
+            if os.name == "nt":
+                file.close()  # what is open there cannot be renamed
+            temporary.replace(target)
+        for folder in (target, *made):
+            _sync_directory(folder.parent)
     except OSError as err:
         raise _output_error(target, err) from err
-    finally:
-        if temporary is not None:
+
+
+@contextlib.contextmanager
+def _temporary_file(folder: Path, name: str) -> Iterator[tuple[BinaryIO, Path]]:
+    """A file to write to, removed if the block fails.
+
+    Its name is a fixed one for `name`, so that what a killed run left is written over by the next; who writes it holds
+    its lock. Where there is no lock to be had, or somebody has it, the name is a random one.
+    """
+    handle, path = _claim(folder / f"{_FILE}{name}")
+    if handle < 0:
+        handle, random_path = tempfile.mkstemp(prefix=_UNLOCKED, dir=folder)
+        path = Path(random_path)
+    with os.fdopen(handle, "wb") as file:
+        try:
+            yield file, path
+        except BaseException:
+            if os.name == "nt":
+                file.close()
             with contextlib.suppress(OSError):
-                temporary.unlink()
+                path.unlink()  # while its lock is held: the next writer's file may have the same name
+            raise
+
+
+def _claim(path: Path) -> tuple[int, Path]:
+    """Open a file and take its lock, emptied; the handle is -1 if it cannot be had."""
+    try:
+        handle = os.open(
+            path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o600
+        )
+    except OSError:
+        return -1, path
+    status = os.fstat(handle)
+    locked = lock_handle(handle) if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 else False
+    if locked and same_file(path, handle):
+        os.ftruncate(handle, 0)
+        return handle, path
+    if locked is None and status.st_size == 0:
+        path.unlink(missing_ok=True)  # made above
+    os.close(handle)
+    return -1, path
 
 
 def _output_error(target: Path, err: OSError) -> OutputError:
@@ -140,6 +226,10 @@ def _output_error(target: Path, err: OSError) -> OutputError:
         errno.EEXIST: "a file of that name is in the way: choose another place",
         errno.ENOTDIR: "part of the path is a file: choose another place",
         errno.EISDIR: "a directory of that name is in the way: choose another place",
+        errno.ENOTEMPTY: "somebody else writes to it at the same time: try again",
+        errno.EXDEV: "it is a mount point of its own: choose a place inside it",
+        errno.EBUSY: "it is a mount point, or in use: choose a place inside it",
+        errno.ENAMETOOLONG: "choose a shorter name",
     }.get(err.errno or 0, "check the path and the disk")
     return OutputError(
         f"cannot write {str(target)!r}: {err.strerror or err}", hint=f"{advice}; what was there before is unchanged"
@@ -165,15 +255,25 @@ def check_directory(destination: Path | str, *, marker: str) -> None:
 
 
 def _refuse_foreign(target: Path, marker: str) -> None:
+    if target.name.startswith(OWN_NAMES):
+        raise OutputError(
+            f"cannot write {str(target)!r}: names that begin with {OWN_NAMES} are for temporary folders, which are "
+            "cleared",
+            hint="choose another name",
+        )
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise OutputError(
             f"cannot write {str(target)!r}: it exists and is not a directory", hint="choose another place, or remove it"
         )
-    if target.is_dir() and any(target.iterdir()) and not (target / marker).is_file():
+    if target.is_dir() and _is_foreign(target, marker):
         raise OutputError(
             f"cannot replace {str(target)!r}: it holds files but no {marker}, so it was not written by this tool",
             hint="choose an empty or new directory",
         )
+
+
+def _is_foreign(folder: Path, marker: str) -> bool:
+    return any(folder.iterdir()) and not (folder / marker).is_file()
 
 
 def _require_space(parent: Path, needed_bytes: int) -> None:
@@ -183,34 +283,6 @@ def _require_space(parent: Path, needed_bytes: int) -> None:
             f"{str(parent)!r} has {free:,} bytes free, {needed_bytes:,} are needed",
             hint="free some space, or choose another place; what was there before is unchanged",
         )
-
-
-def _clean_stale(target: Path) -> None:
-    """Remove what killed runs left beside `target`; put an old directory back that was renamed aside."""
-    for left in target.parent.glob(f"{_STAGING}{target.name}-*"):
-        if not _is_alive(left.name.removeprefix(f"{_STAGING}{target.name}-")):
-            shutil.rmtree(left, ignore_errors=True)
-    for old in target.parent.glob(f"{_ASIDE}{target.name}-*"):
-        if _is_alive(old.name.removeprefix(f"{_ASIDE}{target.name}-")):
-            continue
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            old.rename(target)
-
-
-def _is_alive(suffix: str) -> bool:
-    """Whether the process `suffix` starts with (`1234-abcd`) runs; what is not of this form is left alone."""
-    pid = suffix.partition("-")[0]
-    if not pid.isdigit():
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _sync_tree(folder: Path) -> None:
@@ -233,20 +305,38 @@ def _sync_directory(folder: Path) -> None:
         os.close(handle)
 
 
-def _swap_in(staging: Path, target: Path) -> None:
+def _swap_in(staging: Path, target: Path, marker: str) -> None:
     """Make `staging` the destination; the old one ends up under the staging name, or is removed."""
-    if not target.exists():
-        staging.rename(target)
-    elif not _exchange(staging, target):
-        aside = target.parent / f"{_ASIDE}{target.name}-{os.getpid()}-"
-        target.rename(aside)
+    for _ in range(_SWAPS):
         try:
-            staging.rename(target)
-        except OSError:
-            aside.rename(target)
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
+            if not os.path.lexists(target):
+                staging.rename(target)
+                break
+            _refuse_foreign(target, marker)
+            if not _exchange(staging, target):
+                _rename_twice(staging, target)
+                break
+            if not _is_foreign(staging, marker):
+                break
+            _exchange(staging, target)  # it took the destination's place a moment ago, and is refused above
+        except OSError as err:
+            if err.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT) or not staging.is_dir():
+                raise
+    else:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
     _sync_directory(target.parent)
+
+
+def _rename_twice(staging: Path, target: Path) -> None:
+    locked = staging.name == f"{_STAGING}{target.name}"
+    aside = target.with_name(f"{_ASIDE}{target.name}") if locked else staging.with_name(f"{staging.name}-old")
+    target.rename(aside)
+    try:
+        staging.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _exchange(a: Path, b: Path) -> bool:

@@ -11,9 +11,7 @@ import pytest
 
 from aigc_runtime import publish
 from aigc_runtime.errors import InputError, OutputError
-from aigc_runtime.publish import atomic_directory, atomic_file, atomic_write_bytes
-
-DEAD_PID = 2**22 + 1  # above Linux' largest
+from aigc_runtime.publish import atomic_directory, atomic_file, atomic_write_bytes, check_directory
 
 
 def fill(target: Path, text: str) -> None:
@@ -114,23 +112,68 @@ def test_without_exchange_a_failed_second_rename_puts_the_old_one_back(
     assert names(tmp_path) == ["out"]
 
 
-def test_what_dead_runs_left_is_cleared_and_what_live_ones_hold_is_not(tmp_path: Path) -> None:
+def test_what_dead_runs_left_is_cleared(tmp_path: Path) -> None:
     fill(tmp_path / "out", "one")
-    for name in (
-        f".aigc-staging-out-{DEAD_PID}-x",
-        f".aigc-staging-out-{os.getpid()}-x",
-        ".aigc-staging-out-other-1-x",
-    ):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "half").write_text("")
-    (tmp_path / f".aigc-old-out-{DEAD_PID}-").mkdir()
+    for left in (".aigc-staging-out", ".aigc-old-out"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "half").write_text("")
+    (tmp_path / ".aigc-lock-out").write_text("")  # a killed run leaves it: the lock itself went with the run
     fill(tmp_path / "out", "two")
-    assert names(tmp_path) == [f".aigc-staging-out-{os.getpid()}-x", ".aigc-staging-out-other-1-x", "out"]
+    assert names(tmp_path) == ["out"]
+    (tmp_path / ".aigc-staging-out").symlink_to(tmp_path / "out")
+    (tmp_path / ".aigc-old-out").write_text("")
+    fill(tmp_path / "out", "three")
+    assert (tmp_path / "out" / "mark").read_text() == "three"
+    assert names(tmp_path) == ["out"]
+
+
+def test_names_of_our_own_are_refused(tmp_path: Path) -> None:
+    for name in (".aigc-staging-out", ".aigc-lock-out", ".aigc-old-out", ".aigc-"):
+        with pytest.raises(OutputError, match=r"names that begin with \.aigc- are for temporary folders"):
+            fill(tmp_path / name, "x")
+        with pytest.raises(OutputError, match=r"names that begin with \.aigc- are for temporary folders"):
+            check_directory(tmp_path / name, marker="mark")
+    assert names(tmp_path) == []
+
+
+def test_a_destination_that_becomes_somebody_elses_is_not_replaced(tmp_path: Path) -> None:
+    fill(tmp_path / "out", "one")
+
+    def publish_over_photos() -> None:
+        with atomic_directory(tmp_path / "out", marker="mark") as staging:
+            (staging / "mark").write_text("two")
+            (tmp_path / "out").rename(tmp_path / "moved")
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "cat.png").write_text("cat")
+
+    with pytest.raises(OutputError, match="it holds files but no mark"):
+        publish_over_photos()
+    assert (tmp_path / "out" / "cat.png").read_text() == "cat"
+    assert names(tmp_path) == ["moved", "out"]
+
+
+def test_a_destination_that_becomes_somebody_elses_in_the_last_moment_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "out", "one")
+    exchange, calls = publish._exchange, []
+
+    def swapped_under_us(a: Path, b: Path) -> bool:
+        if not calls:
+            (b / "mark").rename(b / "cat.png")
+        calls.append(a)
+        return exchange(a, b)
+
+    monkeypatch.setattr(publish, "_exchange", swapped_under_us)
+    with pytest.raises(OutputError, match="it holds files but no mark"):
+        fill(tmp_path / "out", "two")
+    assert names(tmp_path / "out") == ["cat.png"]
+    assert names(tmp_path) == ["out"]
 
 
 def test_a_directory_that_was_set_aside_comes_back(tmp_path: Path) -> None:
     fill(tmp_path / "out", "one")
-    (tmp_path / "out").rename(tmp_path / f".aigc-old-out-{DEAD_PID}-")
+    (tmp_path / "out").rename(tmp_path / ".aigc-old-out")
 
     def publish_and_fail() -> None:
         with atomic_directory(tmp_path / "out", marker="mark"):

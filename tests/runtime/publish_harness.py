@@ -1,0 +1,189 @@
+"""Many writers and readers of bundles at once, and writers that are killed; run as a script, in a process of its own.
+
+    publish_harness.py writers FOLDER PUBLISHES SEED   8 writers over names that begin alike
+    publish_harness.py kills FOLDER KILLS SEED         a writer killed at a random moment, again and again
+    publish_harness.py readers FOLDER SWAPS SEED       readers of one bundle while it is replaced
+
+Each prints one JSON document of counts. Only what forks without threads is imported here.
+"""
+
+# ruff: noqa: BLE001 - whatever goes wrong in a child is counted
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import toys
+
+from aigc_runtime.bundle import Bundle, write_bundle
+
+NAMES = ("lm", "lm-2026", "lm-2026-11", "lm-2026-11-26", "lm-2026-11-26-1", "lm-", "l", f"lm-{2**22 + 1}-x")
+WRITERS = 8
+MANIFEST, FILES = toys.toy_manifest("toy_gan")
+
+
+def publish(target: Path, made_by: str, rng: random.Random) -> None:
+    """One bundle; who made it stands in its manifest and, by hash, in a file of its own."""
+    manifest = replace(MANIFEST, provenance={"made_by": made_by})
+    weights = rng.randbytes(rng.randrange(200_000))
+    write_bundle(target, manifest, {**FILES, "weights.bin": weights, "made_by.bin": made_by.encode()})
+
+
+def made_by(target: Path) -> str:
+    """Who made a bundle; every file of it is hashed on the way."""
+    bundle = Bundle.open(target)
+    told = bundle.manifest.provenance["made_by"]
+    if bundle.read("made_by.bin") != told.encode():
+        raise RuntimeError(f"{target} is of two writers")
+    return told
+
+
+def fork(work: Callable[[], object], log: Path) -> int:
+    """Run `work` in a child; what it raises is written to `log` and makes its exit status 1."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work()
+    except BaseException:
+        log.write_text(traceback.format_exc())
+        os._exit(1)
+    os._exit(0)
+
+
+def listed(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def errors(logs: Path) -> list[str]:
+    return [log.read_text().strip().splitlines()[-1] for log in sorted(logs.glob("*.txt"))]
+
+
+def writers(folder: Path, publishes: int, seed: int) -> dict[str, object]:
+    """Torn: a bundle that does not open. Lost: one that a writer replaced itself. Spurious: a publish that failed."""
+    out, logs = folder / "out", folder / "logs"
+    out.mkdir()
+    logs.mkdir()
+
+    def write(number: int) -> None:
+        rng, last, failed = random.Random(f"{seed} {number}"), {}, []
+        for i in range(publishes // WRITERS):
+            name = rng.choice(NAMES)
+            try:
+                publish(out / name, f"{number}:{i}", rng)
+            except Exception as err:
+                failed.append(repr(err))
+            else:
+                last[name] = f"{number}:{i}"
+        (logs / f"{number}.json").write_text(json.dumps({"last": last, "failed": failed}))
+
+    for pid in [fork(lambda n=n: write(n), logs / f"{n}.txt") for n in range(WRITERS)]:
+        os.waitpid(pid, 0)
+    told = [json.loads((logs / f"{n}.json").read_text()) for n in range(WRITERS)]
+    torn, lost = [], []
+    for name in {name for one in told for name in one["last"]}:
+        try:
+            found = made_by(out / name)
+        except Exception as err:
+            torn.append(f"{name}: {err!r}")
+        else:
+            if told[int(found.partition(":")[0])]["last"].get(name) != found:
+                lost.append(f"{name}: {found}")
+    return {
+        "publishes": publishes // WRITERS * WRITERS,
+        "torn": torn,
+        "lost": lost,
+        "spurious": errors(logs) + [error for one in told for error in one["failed"]],
+        "left": sorted(name for name in listed(out) if name not in NAMES),
+    }
+
+
+def kills(folder: Path, count: int, seed: int) -> dict[str, object]:
+    """Corrupt: what is there after a kill does not open. Lost: nothing is there. Left: what the last publish kept."""
+    out, logs, rng = folder / "out", folder / "logs", random.Random(seed)
+    out.mkdir()
+    logs.mkdir()
+    for name in NAMES:
+        publish(out / name, "first", rng)
+
+    def write(number: int) -> None:
+        own = random.Random(f"{seed} {number}")
+        for i in range(1_000_000):
+            publish(out / own.choice(NAMES[:3]), f"{number}:{i}", own)
+
+    corrupt, lost, held = [], [], Counter[str]()
+    for number in range(count):
+        pid = fork(lambda n=number: write(n), logs / f"{number}.txt")
+        time.sleep(rng.uniform(0.0, 0.08))
+        os.kill(pid, signal.SIGKILL)
+        if os.waitpid(pid, 0)[1] != signal.SIGKILL:
+            corrupt.append(f"writer {number} ended before it was killed")
+        held.update(name.split("-")[1] for name in listed(out) if name.startswith(".aigc-"))
+        for name in NAMES:
+            try:
+                made_by(out / name)
+            except Exception as err:
+                (corrupt if (out / name).exists() else lost).append(f"{number} {name}: {err!r}")
+        if number % 10 == 9:  # in between, what one kill left meets the next
+            for name in NAMES[:3]:
+                publish(out / name, "again", rng)
+    for name in NAMES[:3]:
+        publish(out / name, "last", rng)
+    return {
+        "kills": count,
+        "corrupt": corrupt,
+        "lost": lost,
+        "spurious": errors(logs),
+        "found_after_kills": dict(held),
+        "left": sorted(name for name in listed(out) if name not in NAMES),
+    }
+
+
+def readers(folder: Path, swaps: int, seed: int) -> dict[str, object]:
+    """False alarms: an open or a read of a bundle that was whole all the time, only replaced."""
+    target, logs, rng = folder / "out", folder / "logs", random.Random(seed)
+    logs.mkdir()
+    publish(target, "0", rng)
+    done = folder / "done"
+
+    def read(number: int) -> None:
+        opens, alarms, seen = 0, [], set()
+        while not done.exists():
+            try:
+                seen.add(made_by(target))
+                opens += 1
+            except Exception as err:
+                alarms.append(repr(err))
+        (logs / f"{number}.json").write_text(json.dumps({"opens": opens, "alarms": alarms, "seen": len(seen)}))
+
+    pids = [fork(lambda n=n: read(n), logs / f"{n}.txt") for n in range(2)]
+    for i in range(swaps):
+        publish(target, str(i + 1), rng)
+    done.touch()
+    for pid in pids:
+        os.waitpid(pid, 0)
+    told = [json.loads((logs / f"{n}.json").read_text()) for n in range(2)]
+    return {
+        "swaps": swaps,
+        "opens": sum(one["opens"] for one in told),
+        "bundles_seen": max(one["seen"] for one in told),
+        "false_alarms": [alarm for one in told for alarm in one["alarms"]] + errors(logs),
+    }
+
+
+if __name__ == "__main__":
+    mode, where, number, seed_text = sys.argv[1:5]
+    work = {"writers": writers, "kills": kills, "readers": readers}[mode]
+    print(json.dumps(work(Path(where), int(number), int(seed_text)), indent=1))
