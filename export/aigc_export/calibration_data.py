@@ -100,9 +100,17 @@ def calibration_data(interface: Interface, *, path: Path | str | None, samples: 
     if isinstance(settings, DiffusionSettings):
         if path is None:
             return DiffusionData(interface=interface, samples=samples, seed=seed)
-        found = find_images(path, settings.num_classes).draw(samples, np.random.default_rng(seed))
-        images = read_images(found.files, settings.sample_shape)
-        return ImageData(interface=interface, images=images, labels=found.labels, samples=samples, seed=seed)
+        found = find_images(path, settings.num_classes, settings.class_names)
+        found = found.draw(samples, np.random.default_rng(seed))
+        images = read_images(found, settings.sample_shape)
+        return ImageData(
+            interface=interface,
+            images=images.pixels,
+            labels=found.labels,
+            samples=samples,
+            seed=seed,
+            told=images.told,
+        )
     if path is not None:
         raise CalibrationError(
             f"{str(path)!r} was given for a GAN, which draws its own latents",
@@ -115,7 +123,8 @@ def described(data: CalibrationData) -> str:
     """How many samples there are, for a stage's line."""
     if isinstance(data, ArrayData) and data.samples < data.total:
         return f"{data.samples} of {data.total} rows"
-    return f"{data.samples} samples"
+    told = f" of {'; '.join(data.told)}" if isinstance(data, ImageData) and data.told else ""
+    return f"{data.samples} samples{told}"
 
 
 def _from_arrays(interface: Interface, source: NpzRows, samples: int, seed: int) -> CalibrationData:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,13 @@ from PIL import Image
 
 from aigc_calibration.data import ArrayData, DiffusionData, ImageData, TextData
 from aigc_calibration.errors import CalibrationError
+from aigc_calibration.floatgraph import Interface
 from aigc_export import front
 from aigc_export.calibration_data import calibration_data, described, interface_of
 from aigc_export.cli import run
 from aigc_export.image_folder import find_images
+from aigc_models.images import ImageError
+from aigc_models.training.image_data import load_images
 from aigc_models.training.text_data import standard_library_text
 from aigc_runtime.errors import InputError
 
@@ -24,12 +28,12 @@ LM, UNET, CROSS, GAN = (interface_of(make_spec(n)) for n in ("lm-growing", "unet
 
 
 def make_images(root: Path, folders: Sequence[str], each: int = 2) -> Path:
-    """Grey images: folder i holds images of the grey level 20 i + 5 and a black corner."""
+    """Grey images: folder i holds images of the grey level 20 i + 5 and a black spot."""
     for i, name in enumerate(folders):
         (root / name).mkdir(parents=True)
         for k in range(each):
             pixels = np.full((9, 7), 20 * i + 5, np.uint8)
-            pixels[0, 0] = 0
+            pixels[4, 0] = 0
             Image.fromarray(pixels).save(root / name / f"{k}.png")
     return root
 
@@ -62,7 +66,7 @@ def test_folders_of_other_names_are_sorted(tmp_path: Path) -> None:
     [
         ([f"class-{i:02}" for i in range(12)], "holds 12 class folders, the model has 10 classes"),
         (["cat", "dog"], "holds 2 class folders, the model has 10 classes"),
-        ([str(i) for i in range(1, 11)], "1, 10, 2, 3"),
+        ([str(i) for i in range(1, 11)], "1, 2, 3, 4"),
         (["3", "03"], "03, 3, whose names are numbers"),
         (["3", "cat"], "holds folders named by numbers, which are labels, and others: 3, cat"),
         ([], "holds no class folders"),
@@ -90,7 +94,7 @@ def test_images_are_drawn_over_all_classes_and_seeds_differ(tmp_path: Path) -> N
 def test_images_that_cannot_be_read(tmp_path: Path) -> None:
     root = make_images(tmp_path / "x", ["0"])
     (root / "0" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
-    with pytest.raises(CalibrationError, match=r"cannot read image .*bad\.png"):
+    with pytest.raises(ImageError, match=r"cannot read picture .*bad\.png"):
         calibration_data(UNET, path=root, samples=8, seed=0)
     with pytest.raises(CalibrationError, match="is not a folder"):
         calibration_data(UNET, path=root / "0" / "0.png", samples=8, seed=0)
@@ -99,6 +103,51 @@ def test_images_that_cannot_be_read(tmp_path: Path) -> None:
         calibration_data(UNET, path=tmp_path / "y", samples=8, seed=0)
     with pytest.raises(CalibrationError, match="takes encoder_hidden_states"):
         calibration_data(CROSS, path=make_images(tmp_path / "z", ["a"]), samples=8, seed=0)
+
+
+def named(*names: str) -> Interface:
+    return replace(UNET, settings=replace(UNET.settings, num_classes=len(names), class_names=names))
+
+
+def labels_and_levels(interface: Interface, root: Path) -> dict[int, int]:
+    """label -> number of the folder that its images lie in."""
+    data = calibration_data(interface, path=root, samples=256, seed=0)
+    levels = np.rint((data.images[:, 0, 4, 4] + 1) * 127.5).astype(int) // 20
+    return dict(zip(map(int, data.labels), map(int, levels), strict=True))
+
+
+def test_folders_are_labels_by_the_names_of_the_models_classes(tmp_path: Path) -> None:
+    make_images(tmp_path / "x", ["1", "2"])
+    # Trained on these very folders, class "1" has the label 0: its images must not become those of label 1.
+    assert labels_and_levels(named("1", "2"), tmp_path / "x") == {0: 0, 1: 1}
+    assert labels_and_levels(named("bee", "ant", "cat"), make_images(tmp_path / "y", ["ant", "bee"])) == {1: 0, 0: 1}
+    assert labels_and_levels(named("bee", "ant", "cat"), make_images(tmp_path / "z", ["2", "0"])) == {2: 0, 0: 1}
+    with pytest.raises(CalibrationError, match="the folder 'dog', which is no class") as caught:
+        calibration_data(named("bee", "ant"), path=make_images(tmp_path / "w", ["ant", "dog"]), samples=8, seed=0)
+    assert "0 bee, 1 ant" in caught.value.hint
+
+
+def test_images_beside_class_folders_or_of_one_class(tmp_path: Path) -> None:
+    root = make_images(tmp_path / "x", ["0", "1"])
+    (root / "0" / "0.png").rename(root / "lost.png")
+    with pytest.raises(CalibrationError, match=r"holds 1 images beside its class folders, such as 'lost\.png'"):
+        calibration_data(UNET, path=root, samples=8, seed=0)
+    flat = make_images(tmp_path / "y", ["."])
+    assert set(calibration_data(named("y"), path=flat, samples=8, seed=0).labels) == {0}
+
+
+def test_images_become_the_numbers_that_training_saw(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        pixels = rng.integers(0, 256, (13, 21, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "a" / f"{i}.png")
+    trained = load_images(tmp_path, size=8, channels=1)
+    data = calibration_data(named("a"), path=tmp_path, samples=64, seed=0)
+    seen = {image.tobytes() for image in (*trained.train.numpy(), *trained.held_out.numpy())}
+    assert {image.tobytes() for image in data.images} == seen
+    assert described(data).startswith("64 samples of 12 pictures, 21x13 RGB; cut to the middle, resized to 8x8 by area")
+    assert "turned to grey" in described(data)
 
 
 # Text
