@@ -34,6 +34,7 @@ from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.bundle import Bundle, Sign, check_destination, load_bundle, write_bundle
 from aigc_runtime.errors import ConfigError, FeedError, ParityError
+from aigc_runtime.interrupts import check_interrupted
 from aigc_runtime.verify import ParityReport
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ def export_model(
             extra=_extra(quantised, found),
             provenance={**({} if quantised is None else _calibration_facts(quantised)), **built.provenance},
         )
+        check_interrupted()
         write_bundle(destination, manifest, files, sign=sign)
     # Whom this machine trusts does not matter here: the bundle was made a moment ago.
     bundle = load_bundle(destination)

@@ -19,6 +19,7 @@ from aigc_runtime.pipelines.text import TextPipeline
 from aigc_runtime.png import image_grid, write_png
 from aigc_runtime.prompt_file import read_prompt
 from aigc_runtime.sampling import SamplingParams
+from aigc_runtime.streams import output_lost
 
 __all__ = ["generate"]
 
@@ -93,6 +94,8 @@ def _text(arguments: argparse.Namespace, pipeline: TextPipeline) -> int:
     for piece in pieces:
         sys.stdout.write(piece)
         sys.stdout.flush()
+        if output_lost():
+            return 0
     sys.stdout.write("\n")
     return 0
 
