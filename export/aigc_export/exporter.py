@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -130,10 +131,10 @@ def export_model(
         quantised = _quantise(prepared, recipe, tell, progress)
     if quantised is not None:
         graph = quantised.graph
-    with tempfile.TemporaryDirectory(prefix="aigc-export-") as folder:
+    with tempfile.TemporaryDirectory(prefix="aigc-export-") as folder, contextlib.ExitStack() as stack:
         plan = None if quantised is None else quantised.plan
         built = build_engine(prepared, graph, plan, recipe, Path(folder), progress=progress)
-        engine, candidate = built.engine, built.candidate
+        engine, candidate = built.engine, stack.enter_context(built.candidate)
         tell("build", f"{engine.kind}, {engine.size_bytes / 1e6:.2f} MB{built.told}")
         judge = make_judge(
             TorchSession(spec),

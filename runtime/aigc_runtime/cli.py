@@ -120,11 +120,19 @@ def _verbs() -> dict[str, Callable[[argparse.Namespace], int]]:
     }
 
 
+def _verb(parsed: argparse.Namespace) -> int:
+    from aigc_runtime.bundle import retry_replaced
+
+    verb = _verbs()[parsed.verb]
+    # A bundle may be published to at any time; no verb has printed anything before it has read its bundle.
+    return retry_replaced(lambda: verb(parsed))
+
+
 def run(arguments: Sequence[str], *, prog: str = "aigc-run") -> int:
     """Run the command line and return its exit code; every failure is one message on standard error."""
     try:
         parsed = build_parser(prog).parse_args(list(arguments))
-        return _verbs()[parsed.verb](parsed)
+        return _verb(parsed)
     except SystemExit as done:  # argparse has printed the help or the version
         return int(done.code or 0)
     except (Exception, KeyboardInterrupt) as err:  # noqa: BLE001 - whatever it is, it ends as a message and a code

@@ -44,10 +44,10 @@ def generate(arguments: argparse.Namespace) -> int:
         raise InputError("text needs a prompt", hint="give either --prompt TEXT or --prompt-file FILE")
     if family != "text" and arguments.output is None:
         raise InputError("images need a file", hint="give -o FILE.png")
-    pipeline = open_pipeline(bundle, threads=arguments.threads)
-    if isinstance(pipeline, TextPipeline):
-        return _text(arguments, pipeline)
-    return _images(arguments, pipeline)
+    with open_pipeline(bundle, threads=arguments.threads) as pipeline:
+        if isinstance(pipeline, TextPipeline):
+            return _text(arguments, pipeline)
+        return _images(arguments, pipeline)
 
 
 def _refuse_foreign_options(arguments: argparse.Namespace, family: str) -> None:
