@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import toys
-from processes import FULL, clean, command, interrupt, run_into
 
 from aigc_runtime.bundle import write_bundle
 from aigc_runtime.npy import read_npy, write_npy
+from processes import FULL, clean, command, interrupt, run_into
 
 pytestmark = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 TEXT = ["--prompt", "ab", "--max-new-tokens", "20"]

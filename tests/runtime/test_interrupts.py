@@ -30,10 +30,14 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+def given(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(5)
+
+
 def test_a_signal_raises_where_the_program_stands() -> None:
     with pytest.raises(Interrupted), handled_signals():
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
+        given(signal.SIGTERM)
     assert interrupt_code() == 143
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
 
@@ -45,18 +49,16 @@ def test_what_a_library_made_of_it() -> None:
         except KeyboardInterrupt as err:
             raise ImportError("numpy failed to import") from err
 
-    try:
+    with pytest.raises(ImportError) as caught:
         failing()
-    except ImportError as err:
-        assert interrupted_by(err)
+    assert interrupted_by(caught.value)
     assert not interrupted_by(ImportError("no module named numpy"))
 
 
 def test_the_code_of_a_failure_after_a_signal(capsys: pytest.CaptureFixture[str]) -> None:
     def run(_arguments: list[str]) -> int:
         try:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(5)
+            given(signal.SIGINT)
         except KeyboardInterrupt:
             pass  # a library drops it, and fails for it later
         return entry.failure_code(EngineError("the engine gave nothing"))
@@ -69,8 +71,7 @@ def test_a_dropped_one_is_told_at_the_next_stage() -> None:
     check_interrupted()
     with handled_signals():
         try:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(5)
+            given(signal.SIGINT)
         except KeyboardInterrupt:
             pass
         with pytest.raises(Interrupted):
@@ -88,9 +89,13 @@ def test_one_that_a_callback_drops_comes_again() -> None:
         for _number in range(10**6):
             pass
 
-    thing = Thing()
-    reference = weakref.ref(thing, interrupted)
-    with pytest.raises(Interrupted), handled_signals():
-        del thing
+    things = [Thing()]
+    reference = weakref.ref(things[0], interrupted)
+
+    def drop() -> None:
+        things.clear()
         time.sleep(5)
+
+    with pytest.raises(Interrupted), handled_signals():
+        drop()
     assert reference() is None
