@@ -23,7 +23,7 @@ from aigc_runtime.errors import ConfigError
 
 __all__ = ["Conditions", "diffusion_loss", "drop_conditions", "q_sample", "velocity"]
 
-PredictionType = Literal["epsilon", "v_prediction"]
+PredictionType = Literal["epsilon", "sample", "v_prediction"]
 
 
 class Conditions(NamedTuple):
@@ -121,7 +121,7 @@ def diffusion_loss(
     condition_dropout: float = 0.0,
     null_encoder_hidden_states: Tensor | None = None,
 ) -> Tensor:
-    """Mean squared error of the predicted noise (Ho 2020, eq. 14) or velocity at random steps.
+    """Mean squared error of the predicted noise (Ho 2020, eq. 14), x_0 or velocity at random steps.
 
     Args:
         model: the UNet.
@@ -140,7 +140,7 @@ def diffusion_loss(
     Raises:
         ConfigError: an unknown prediction type, or conditions that cannot be dropped.
     """
-    require_one_of("diffusion_loss", "prediction_type", prediction_type, ("epsilon", "v_prediction"))
+    require_one_of("diffusion_loss", "prediction_type", prediction_type, ("epsilon", "sample", "v_prediction"))
     t = torch.randint(len(alphas_cumprod), (x0.shape[0],), generator=rng, device=rng.device).to(x0.device)
     noise = torch.randn(x0.shape, generator=rng, dtype=x0.dtype, device=rng.device).to(x0.device)
     kept = drop_conditions(
@@ -151,5 +151,8 @@ def diffusion_loss(
         rng=rng,
     )
     xt = q_sample(x0, noise, alphas_cumprod, t)
-    target = noise if prediction_type == "epsilon" else velocity(x0, noise, alphas_cumprod, t)
+    if prediction_type == "v_prediction":
+        target = velocity(x0, noise, alphas_cumprod, t)
+    else:
+        target = noise if prediction_type == "epsilon" else x0
     return F.mse_loss(model(xt, t.float(), kept.class_labels, kept.encoder_hidden_states), target)

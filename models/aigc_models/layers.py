@@ -36,10 +36,10 @@ def _plain(value: Any) -> Any:
 
 
 def config_from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
-    """Build a configuration from JSON, refusing unknown and missing fields.
+    """Build a configuration from JSON, refusing unknown and missing fields; null means a field's default.
 
     Raises:
-        ConfigError: names the field, and for an unknown one the nearest valid name; or a null where none may be.
+        ConfigError: names the field, and for an unknown one the nearest valid name; or a null without a default.
     """
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     for key in values:
@@ -52,12 +52,15 @@ def config_from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
     missing = [n for n, f in known.items() if n not in values and f.default is MISSING and f.default_factory is MISSING]
     if missing:
         raise ConfigError(f"{cls.__name__} lacks {', '.join(missing)}", hint="add them to config.json")
-    hints = get_type_hints(cls)
+    hints, given = get_type_hints(cls), {}
     for name, value in values.items():
         # `type` is the annotation's text: these modules postpone the evaluation of annotations.
         if value is None and "None" not in str(known[name].type):
-            raise ConfigError(f"{cls.__name__}.{name} is null", hint="give it a value, or leave it out")
-    return cls(**{k: convert(hints[k], v, f"{cls.__name__}.{k}", ConfigError) for k, v in values.items()})
+            if known[name].default is MISSING and known[name].default_factory is MISSING:
+                raise ConfigError(f"{cls.__name__}.{name} is null", hint="give it a value")
+            continue
+        given[name] = convert(hints[name], value, f"{cls.__name__}.{name}", ConfigError)
+    return cls(**given)
 
 
 def require_one_of(owner: str, field: str, value: object, valid: Iterable[object]) -> None:

@@ -96,7 +96,11 @@ def text_quality(session: Session, held_out: Array, *, samples: int, seed: int) 
 
 
 def image_quality(images: Array, labels: Array) -> tuple[Metric, ...]:
-    """Class accuracy and Fréchet distance of digits [N, 1, 16, 16] against the asked labels [N]."""
+    """Class accuracy and Fréchet distance of digits [N, 1, 16, 16] against the asked labels [N].
+
+    Images are judged as they are written: clipped to [-1, 1].
+    """
+    images = np.clip(images, -1.0, 1.0)
     judge = judge_classifier()
     return (
         Metric(name="class_accuracy", value=class_accuracy(judge, images, labels)),

@@ -132,7 +132,7 @@ def unet_spec(
     schedule: ScheduleConfig,
     *,
     dynamic_size: bool | None = None,
-    default_sampler: str = "ddim",
+    default_sampler: str | None = None,
     default_steps: int = 20,
     default_guidance_scale: float = 1.0,
     class_names: tuple[str, ...] | None = None,
@@ -144,12 +144,17 @@ def unet_spec(
         schedule: what it was trained with.
         dynamic_size: let the sides of the sample vary in multiples of `config.multiple_of`; None does so where the
             sample is at least 32 wide (a smaller model has only ever seen its own size).
-        default_sampler: of the bundle.
+        default_sampler: of the bundle; None takes DDIM, or DDPM where the variance is learned, which no other uses.
         default_steps: of the bundle.
         default_guidance_scale: of the bundle.
         class_names: one per class.
+
+    Raises:
+        ConfigError: channels that no sampler could use, or a schedule whose variance is learned for a model that gives
+            none, or the other way round.
     """
     config = model.config
+    _check_variance(config, schedule)
     dynamic = config.sample_size >= 32 if dynamic_size is None else dynamic_size
     sides: tuple[int | str, int | str] = ("height", "width") if dynamic else (config.sample_size, config.sample_size)
     dims = [DimSpec(name="batch", max=2 * MAX_BATCH)]
@@ -181,7 +186,7 @@ def unet_spec(
             sample_shape=(config.in_channels, config.sample_size, config.sample_size),
             num_classes=unet_classes(config),
             null_class=config.null_class,
-            default_sampler=default_sampler,
+            default_sampler=default_sampler or ("ddpm" if schedule.learns_variance else "ddim"),
             default_steps=default_steps,
             default_guidance_scale=default_guidance_scale,
             class_names=class_names,
@@ -189,6 +194,24 @@ def unet_spec(
         model_config=config.to_dict(),
         example_ranges={"timestep": (0, schedule.num_train_timesteps)},
     )
+
+
+def _check_variance(config: UNetConfig, schedule: ScheduleConfig) -> None:
+    config.require_supported_channels()
+    twice = 2 * config.in_channels
+    if schedule.learns_variance and config.out_channels != twice:
+        raise ConfigError(
+            f"UNetConfig.out_channels is {config.out_channels}, "
+            f"the schedule's variance_type {schedule.variance_type!r}",
+            hint=f"a learned variance takes out_channels of 2 * in_channels = {twice}; or set variance_type to "
+            "'fixed_small'",
+        )
+    if not schedule.learns_variance and config.out_channels != config.in_channels:
+        raise ConfigError(
+            f"UNetConfig.out_channels is {config.out_channels}, in_channels is {config.in_channels}, "
+            f"the schedule's variance_type {schedule.variance_type!r}",
+            hint="set the schedule's variance_type to what the model was trained with: 'learned_range' or 'learned'",
+        )
 
 
 def unet_classes(config: UNetConfig) -> int | None:

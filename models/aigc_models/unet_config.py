@@ -36,7 +36,8 @@ class UNetConfig:
     Attributes:
         sample_size: side of the square sample.
         in_channels: channels of the sample.
-        out_channels: channels of the output.
+        out_channels: channels of the output: as many as of the sample, or twice as many where the second half is about
+            the variance (`ScheduleConfig.variance_type`).
         block_out_channels: channels per resolution level.
         layers_per_block: residual blocks per level on the way down (one more on the way up).
         down_block_types: per level, `DownBlock2D`, `AttnDownBlock2D` or `CrossAttnDownBlock2D`.
@@ -194,14 +195,40 @@ class UNetConfig:
         """What both sides of a sample must be divisible by."""
         return 1 << (len(self.block_out_channels) - 1)
 
+    def require_supported_channels(self) -> None:
+        """Refuse a model whose output is no prediction about its sample: channels that no sampler could use.
+
+        Raises:
+            ConfigError: out_channels is neither in_channels nor twice as many.
+        """
+        if self.out_channels not in (self.in_channels, 2 * self.in_channels):
+            raise ConfigError(
+                f"UNetConfig.out_channels is {self.out_channels}, in_channels is {self.in_channels}",
+                hint="must be as many, or twice as many for a learned variance; a model that takes more channels than "
+                "it gives, as for inpainting, is not supported",
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
         return config_to_dict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> UNetConfig:
-        """From plain JSON; raises ConfigError on an unknown or missing field."""
-        return config_from_dict(cls, values)
+        """From plain JSON, where null means the default; raises ConfigError on an unknown or missing field.
+
+        In a configuration of `UNet2DConditionModel` num_attention_heads is null and `attention_head_dim` the number of
+        heads; it is the width of a head here, so one that says something else than the default is refused.
+        """
+        config = config_from_dict(cls, values)
+        config.require_supported_channels()
+        width = values.get("attention_head_dim")
+        if config.cross_attention_dim and values.get("num_attention_heads", 0) is None and width not in (None, 8):
+            raise ConfigError(
+                f"UNetConfig.num_attention_heads is null, attention_head_dim is {width}",
+                hint="set num_attention_heads: UNet2DConditionModel reads its number from attention_head_dim, which is "
+                "the width of a head here",
+            )
+        return config
 
 
 def _error(field: str, value: object, allowed: str) -> ConfigError:

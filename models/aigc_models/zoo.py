@@ -15,13 +15,12 @@ from aigc_models.gan import Generator, GeneratorConfig
 from aigc_models.lm import TransformerLM
 from aigc_models.lm_config import LMConfig
 from aigc_models.quality import DIGIT_NAMES, can_measure
+from aigc_models.schedule_config import read_schedule
 from aigc_models.spec import ExportSpec
 from aigc_models.specs import gan_spec, lm_spec, unet_classes, unet_spec
 from aigc_models.unet import UNet, UNetConfig
 from aigc_runtime.class_names import check_class_names
-from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
-from aigc_runtime.schedules import ScheduleConfig
-from aigc_runtime.settings import from_json
+from aigc_runtime.errors import CheckpointError, UnknownNameError
 
 __all__ = ["MODELS", "LoadedModel", "ModelEntry", "load_model", "shipped_checkpoint"]
 
@@ -84,7 +83,7 @@ def _lm_spec(module: nn.Module, record: Mapping[str, Any], options: Mapping[str,
 
 def _unet_spec(module: nn.Module, record: Mapping[str, Any], options: Mapping[str, Any]) -> ExportSpec:
     assert isinstance(module, UNet)
-    schedule = from_json(ScheduleConfig, record.get("schedule"), where="config.json: schedule", error=ConfigError)
+    schedule = read_schedule(record.get("schedule"))
     names = _class_names(record, unet_classes(module.config))
     return unet_spec(module, schedule, dynamic_size=options.get("dynamic_size"), class_names=names)
 

@@ -193,7 +193,7 @@ def psnr_db(reference: Array, actual: Array, *, data_range: float = 2.0) -> floa
     Args:
         reference: images.
         actual: images of the same shape.
-        data_range: largest minus smallest possible value; 2 for images in [-1, 1].
+        data_range: largest minus smallest possible value; 2 for images in [-1, 1], see `sample_range`.
 
     Returns:
         Minus `EXACT_DB` for arrays that cannot be compared, so that no limit is met.

@@ -20,6 +20,7 @@ tests/runtime/test_rng_vs_torch.py holds all three bounds.
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 
@@ -28,7 +29,7 @@ import numpy as np
 from aigc_runtime.errors import InputError
 from aigc_runtime.tensors import Array
 
-__all__ = ["RANDN_MAX_ERROR", "RANDN_MAX_ULPS", "TorchGenerator", "check_seed"]
+__all__ = ["BLOCK", "RANDN_MAX_ERROR", "RANDN_MAX_ULPS", "TorchGenerator", "check_seed"]
 
 RANDN_MAX_ULPS = 5
 """Largest distance of `randn` from PyTorch's where PyTorch runs on AVX2 or AVX-512, in float32 ulps."""
@@ -36,8 +37,10 @@ RANDN_MAX_ULPS = 5
 RANDN_MAX_ERROR = 2.8e-6
 """Largest distance of `randn` from PyTorch's on any instruction set, absolute."""
 
-_BLOCK = 16
+BLOCK = 16
+"""Numbers that `randn` makes together; fewer are made one pair at a time."""
 _WIDE_RANGE = 2**28
+_SKIPPED = 2**20
 
 
 def check_seed(seed: object) -> int:
@@ -110,8 +113,19 @@ class TorchGenerator:
     def randn(self, shape: tuple[int, ...]) -> Array:
         """Standard normal float32: `torch.randn(shape, generator=g)`, within the bound of this module's docstring."""
         n = _count(shape)
-        out = self._normal_few(n) if n < _BLOCK else self._normal_many(n)
+        out = self._normal_few(n) if n < BLOCK else self._normal_many(n)
         return out.reshape(shape)
+
+    def clone(self) -> TorchGenerator:
+        """Another generator that stands where this one does."""
+        return copy.deepcopy(self)
+
+    def skip_randn(self, n: int) -> None:
+        """Go on as `randn` of `n` numbers would, `BLOCK` at least, without making them."""
+        words = n + (BLOCK if n % BLOCK else 0)
+        while words > 0:
+            self._words32(min(words, _SKIPPED))
+            words -= _SKIPPED
 
     def _normal_few(self, n: int) -> Array:
         out = np.empty(n, dtype=np.float32)
@@ -127,11 +141,11 @@ class TorchGenerator:
 
     def _normal_many(self, n: int) -> Array:
         uniform = self.rand((n,))
-        whole = n - n % _BLOCK
+        whole = n - n % BLOCK
         out = np.empty(n, dtype=np.float32)
         out[:whole] = _box_muller(uniform[:whole])
         if whole < n:
-            out[n - _BLOCK :] = _box_muller(self.rand((_BLOCK,)))
+            out[n - BLOCK :] = _box_muller(self.rand((BLOCK,)))
         return out
 
     def _words32(self, n: int) -> Array:
@@ -154,7 +168,7 @@ def _box_muller(uniform: Array) -> Array:
     The angle is rounded to float32 as PyTorch does; the functions are evaluated in float64 and rounded once, so that
     what remains is PyTorch's own error.
     """
-    blocks = uniform.reshape(-1, 2, _BLOCK // 2)
+    blocks = uniform.reshape(-1, 2, BLOCK // 2)
     u1, u2 = np.float32(1) - blocks[:, 0], blocks[:, 1]
     log = np.log(u1.astype(np.float64)).astype(np.float32)
     radius = np.sqrt(np.float32(-2) * log)

@@ -14,8 +14,9 @@ noisy from step to step, a first level without signal and a last one without noi
 
 Conventions, where libraries differ: x_T is standard normal for every algorithm; the level after the last visited step
 is clean data (diffusers: `set_alpha_to_one=True`, `final_sigmas_type="zero"`); all algorithms visit the same steps; a
-clipped x_0 is used wherever x_0 is, epsilon stays as the model gave it. tests/runtime/test_samplers_vs_diffusers.py
-holds the agreement with diffusers' schedulers.
+clipped or thresholded x_0 is used wherever x_0 is, epsilon stays as the model gave it; no noise is added after the last
+step (Ho 2020, algorithm 2), where diffusers' DDPM adds some unless that step is t = 0.
+tests/runtime/test_samplers_vs_diffusers.py and test_pipeline_vs_diffusers.py hold the agreement with diffusers.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from aigc_runtime.errors import EngineError
 from aigc_runtime.schedules import Levels, ScheduleConfig
 from aigc_runtime.tensors import Array
 
@@ -38,10 +40,12 @@ class Prediction(NamedTuple):
     Attributes:
         x0: the clean sample, float32, shape of the sample.
         eps: the noise, float32, shape of the sample.
+        variance: what a model that learns it says about the variance, in the terms of its `variance_type`; else None.
     """
 
     x0: Array
     eps: Array
+    variance: Array | None = None
 
 
 Denoise = Callable[[Array, int], Prediction]
@@ -58,41 +62,79 @@ def predict(output: Array, x: Array, alpha: float, sigma: float, config: Schedul
     """Turn a model's output into x_0 and epsilon.
 
     epsilon: x_0 = (x - sigma eps) / alpha (Ho 2020, eq. 15). v: x_0 = alpha x - sigma v, eps = alpha v + sigma x
-    (Salimans & Ho 2022, appendix D).
+    (Salimans & Ho 2022, appendix D). sample: x_0 is the output, eps = (x - alpha x_0) / sigma.
     """
     a, s = np.float32(alpha), np.float32(sigma)
+    variance = None
+    if config.learns_variance:
+        output, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]
     if config.prediction_type == "epsilon":
         x0, eps = (x - s * output) / a, output
+    elif config.prediction_type == "sample":
+        x0, eps = output, (x - a * output) / s
     else:
         x0, eps = a * x - s * output, a * output + s * x
-    if config.clip_sample:
+    if config.thresholding:
+        x0 = _threshold(x0, config.dynamic_thresholding_ratio, config.sample_max_value)
+    elif config.clip_sample:
         x0 = np.clip(x0, -config.clip_sample_range, config.clip_sample_range)
-    return Prediction(x0, eps)
+    return Prediction(x0, eps, variance)
+
+
+def _threshold(x0: Array, ratio: float, most: float) -> Array:
+    """Dynamic thresholding (Saharia et al. 2022, section 2.3): s of an image is that quantile of |x_0|, 1 to `most`."""
+    flat = x0.reshape(len(x0), -1)
+    s = np.clip(np.quantile(np.abs(flat), ratio, axis=1), 1.0, most).astype(np.float32)[:, None]
+    scaled: Array = (np.clip(flat, -s, s) / s).reshape(x0.shape)
+    return scaled
 
 
 def ddpm(denoise: Denoise, x: Array, levels: Levels, noise: Noise, eta: float = 1.0) -> Iterator[Array]:
     """Ancestral sampling (Ho 2020, algorithm 2) with the posterior of eq. 6 and 7, over any subset of steps.
 
-    The variance is the posterior's own (beta-tilde, "fixed small"). `eta` is not used.
+    The variance is that of `levels.variance_type`; after the last step there is none, whatever its type. `eta` is not
+    used.
+
+    Raises:
+        EngineError: a learned variance below zero.
     """
     for i in range(len(levels.timesteps)):
         a, a_prev = levels.alpha[i] ** 2, levels.alpha[i + 1] ** 2
         b, b_prev = levels.sigma[i] ** 2, levels.sigma[i + 1] ** 2
         step_alpha, step_beta = a / a_prev, 1 - a / a_prev
-        x0, _ = denoise(x, i)
+        prediction = denoise(x, i)
         c_x0, c_x = math.sqrt(a_prev) * step_beta / b, math.sqrt(step_alpha) * b_prev / b
-        x = np.float32(c_x0) * x0 + np.float32(c_x) * x
-        variance = b_prev / b * step_beta
-        if variance > 0:
-            x = x + np.float32(math.sqrt(variance)) * noise(x.shape)
+        x = np.float32(c_x0) * prediction.x0 + np.float32(c_x) * x
+        if b_prev > 0:
+            deviation = _deviation(levels.variance_type, b_prev / b * step_beta, step_beta, prediction.variance, i)
+            x = x + deviation * noise(x.shape)
         yield x
+
+
+def _deviation(kind: str, small: float, large: float, learned: Array | None, step: int) -> Array | np.float32:
+    """Standard deviation of the noise of one step; `small` is beta-tilde, `large` beta."""
+    if kind == "fixed_large":
+        return np.float32(math.sqrt(large))
+    if learned is None or not kind.startswith("learned"):
+        return np.float32(math.sqrt(small))
+    if kind == "learned":
+        if learned.min() < 0:
+            raise EngineError(
+                f"the model gives a variance below zero at step {step + 1}: {learned.min():.3g}",
+                hint="with variance_type 'learned' the second half of its output is the variance; check the schedule",
+            )
+        return np.asarray(np.sqrt(learned))
+    # Nichol & Dhariwal 2021, eq. 15: the variance's logarithm lies between those of the two, v being (1 + output) / 2.
+    v = (learned + np.float32(1)) / np.float32(2)
+    log_large, log_small = np.float32(math.log(large)), np.float32(math.log(small))
+    return np.asarray(np.exp(np.float32(0.5) * (v * log_large + (np.float32(1) - v) * log_small)))
 
 
 def ddim(denoise: Denoise, x: Array, levels: Levels, noise: Noise, eta: float = 0.0) -> Iterator[Array]:
     """Denoising diffusion implicit models (Song et al. 2021, eq. 12 and 16); eta 0 is deterministic."""
     for i in range(len(levels.timesteps)):
         a, a_prev = levels.alpha[i] ** 2, levels.alpha[i + 1] ** 2
-        x0, eps = denoise(x, i)
+        x0, eps, _ = denoise(x, i)
         deviation = eta * levels.sigma[i + 1] / levels.sigma[i] * math.sqrt(1 - a / a_prev)
         direction = math.sqrt(max(0.0, levels.sigma[i + 1] ** 2 - deviation**2))
         x = np.float32(levels.alpha[i + 1]) * x0 + np.float32(direction) * eps
@@ -111,7 +153,7 @@ def dpmpp_2m(denoise: Denoise, x: Array, levels: Levels, noise: Noise, eta: floa
         lam = np.log(levels.alpha) - np.log(levels.sigma)  # -inf where there is no signal, +inf at the clean end
     before: Array | None = None
     for i in range(len(levels.timesteps)):
-        x0, _ = denoise(x, i)
+        x0 = denoise(x, i).x0
         h = lam[i + 1] - lam[i]
         d = x0
         if before is not None and levels.sigma[i + 1] > 0:
@@ -133,7 +175,7 @@ def euler(denoise: Denoise, x: Array, levels: Levels, noise: Noise, eta: float =
     and `eta` are not used.
     """
     for i in range(len(levels.timesteps)):
-        x0, _ = denoise(x, i)
+        x0 = denoise(x, i).x0
         shrink = levels.sigma[i + 1] / levels.sigma[i]
         x = np.float32(levels.alpha[i + 1]) * x0 + np.float32(shrink) * (x - np.float32(levels.alpha[i]) * x0)
         yield x

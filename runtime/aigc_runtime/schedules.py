@@ -25,13 +25,20 @@ MAX_BETA = 0.999
 MAX_TRAIN_TIMESTEPS = 1_000_000
 """More is a mistake, or a manifest that wants to fill the memory."""
 
+MAX_SAMPLE_VALUE = 1e6
+"""Far beyond any picture or latent; a larger bound is a mistake."""
+
 MIN_EPSILON_ALPHA = float(np.finfo(np.float32).tiny)
 """Least signal sqrt(alpha-bar) from which x_0 can be told by its noise: x_0 = (x - sigma eps) / alpha in float32."""
 
 
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
+VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """A noise schedule, with diffusers' field names.
+    """A noise schedule, with diffusers' field names and their meaning there.
 
     Attributes:
         num_train_timesteps: T, at most 1,000,000.
@@ -39,12 +46,20 @@ class ScheduleConfig:
             `squaredcos_cap_v2` (Nichol & Dhariwal 2021, eq. 17).
         beta_start: of the linear ones.
         beta_end: of the linear ones.
-        prediction_type: what the model predicts.
+        prediction_type: what the model predicts: the noise, x_0 (`sample`) or v.
         timestep_spacing: which steps a sampler visits (Lin et al. 2023, table 2).
         steps_offset: added to the steps of `leading`.
         rescale_betas_zero_snr: no signal at all at the last step (Lin 2023, algorithm 1).
         clip_sample: clip the predicted x_0.
         clip_sample_range: to [-range, range].
+        variance_type: of the noise that DDPM adds. `fixed_small` is the posterior's own (beta-tilde), of which
+            `fixed_small_log` is another way to compute; `fixed_large` is beta. With `learned_range` the model gives
+            twice the channels, the second half being where the variance lies between the two (Nichol & Dhariwal 2021,
+            eq. 15); with `learned` that half is the variance itself.
+        thresholding: scale each image's predicted x_0 into [-1, 1] by a quantile of its own magnitudes, in place of
+            clipping (Saharia et al. 2022, section 2.3).
+        dynamic_thresholding_ratio: which quantile.
+        sample_max_value: the largest scale.
 
     Raises:
         ConfigError: a value of the wrong type or outside its range, or a schedule that cannot be sampled from: one
@@ -55,20 +70,26 @@ class ScheduleConfig:
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
     beta_start: float = 0.0001
     beta_end: float = 0.02
-    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     timestep_spacing: Literal["leading", "linspace", "trailing"] = "leading"
     steps_offset: int = 0
     rescale_betas_zero_snr: bool = False
     clip_sample: bool = True
     clip_sample_range: float = 1.0
+    variance_type: Literal["fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range"] = "fixed_small"
+    thresholding: bool = False
+    dynamic_thresholding_ratio: float = 0.995
+    sample_max_value: float = 1.0
 
     def __post_init__(self) -> None:
         for field, value, valid in (
             ("beta_schedule", self.beta_schedule, ("linear", "scaled_linear", "squaredcos_cap_v2")),
-            ("prediction_type", self.prediction_type, ("epsilon", "v_prediction")),
+            ("prediction_type", self.prediction_type, PREDICTIONS),
             ("timestep_spacing", self.timestep_spacing, ("leading", "linspace", "trailing")),
             ("rescale_betas_zero_snr", self.rescale_betas_zero_snr, (True, False)),
             ("clip_sample", self.clip_sample, (True, False)),
+            ("variance_type", self.variance_type, VARIANCES),
+            ("thresholding", self.thresholding, (True, False)),
         ):
             if value not in valid or (valid == (True, False) and not isinstance(value, bool)):
                 raise ConfigError(f"ScheduleConfig.{field} is {value!r}", hint=f"valid: {', '.join(map(str, valid))}")
@@ -85,17 +106,37 @@ class ScheduleConfig:
                 f"ScheduleConfig: beta_start={self.beta_start}, beta_end={self.beta_end}",
                 hint="need 0 < beta_start <= beta_end < 1",
             )
-        if not 0 < self.clip_sample_range < math.inf:
-            raise ConfigError(
-                f"ScheduleConfig.clip_sample_range is {self.clip_sample_range}", hint="must be positive and finite"
-            )
+        for field, real, most, allowed in (
+            ("clip_sample_range", self.clip_sample_range, MAX_SAMPLE_VALUE, "above 0 and at most 1e6"),
+            ("dynamic_thresholding_ratio", self.dynamic_thresholding_ratio, 1.0, "above 0 and at most 1"),
+        ):
+            if isinstance(real, bool) or not isinstance(real, (int, float)) or not 0 < real <= most:
+                raise ConfigError(f"ScheduleConfig.{field} is {real!r}", hint=f"must be {allowed}")
+        scale = self.sample_max_value
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 1 <= scale <= MAX_SAMPLE_VALUE:
+            raise ConfigError(f"ScheduleConfig.sample_max_value is {scale!r}", hint="must be from 1 to 1e6")
         self._check_signal()
+
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the model's output holds a second half of channels, about the variance."""
+        return self.variance_type in ("learned", "learned_range")
+
+    @property
+    def sample_bound(self) -> float | None:
+        """Largest magnitude of a finished sample; None where nothing bounds it, as in latents.
+
+        Every sampler ends with the predicted x_0 itself, so what bounds that bounds the result.
+        """
+        if self.thresholding:
+            return 1.0
+        return self.clip_sample_range if self.clip_sample else None
 
     def _check_signal(self) -> None:
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise ConfigError(
                 "ScheduleConfig: rescale_betas_zero_snr with prediction_type 'epsilon'",
-                hint="noise alone says nothing about x_0 where there is no signal: train with 'v_prediction'",
+                hint="noise alone says nothing about x_0 where there is no signal: train with 'v_prediction', 'sample'",
             )
         if self.rescale_betas_zero_snr and self.num_train_timesteps == 1:
             raise ConfigError(
@@ -115,7 +156,7 @@ class ScheduleConfig:
             raise ConfigError(
                 f"ScheduleConfig: hardly any signal is left at the last step (alpha = {least:.3g}), "
                 "and the model predicts epsilon",
-                hint="use fewer steps or smaller betas, or train with 'v_prediction'",
+                hint="use fewer steps or smaller betas, or train with 'v_prediction' or 'sample'",
             )
 
 
@@ -180,11 +221,13 @@ class Levels:
         timesteps: int64 [N], descending.
         alpha: float64 [N + 1], signal: sqrt(alpha-bar) at each step, and 1 at the end.
         sigma: float64 [N + 1], noise: sqrt(1 - alpha-bar), and 0 at the end.
+        variance_type: of the noise that DDPM adds, see `ScheduleConfig`.
     """
 
     timesteps: Array
     alpha: Array
     sigma: Array
+    variance_type: str = "fixed_small"
 
 
 def make_levels(config: ScheduleConfig, steps: int) -> Levels:
@@ -195,4 +238,4 @@ def make_levels(config: ScheduleConfig, steps: int) -> Levels:
     """
     t = timesteps(config, steps)
     a = np.append(alphas_cumprod(config)[t], 1.0)
-    return Levels(timesteps=t, alpha=np.sqrt(a), sigma=np.sqrt(1 - a))
+    return Levels(timesteps=t, alpha=np.sqrt(a), sigma=np.sqrt(1 - a), variance_type=config.variance_type)

@@ -23,10 +23,7 @@ class State(Protocol):
 
 
 class Session(Protocol):
-    """A loaded engine. Safe to call from several threads as long as each has its own `State`.
-
-    A context manager: `with open_session(bundle) as session` closes it at the end.
-    """
+    """A loaded engine. Safe to call from several threads as long as each has its own `State`."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -67,12 +64,4 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Release the engine. A closed session raises EngineError."""
-        ...
-
-    def __enter__(self) -> Session:
-        """The session, closed at the end of the block."""
-        ...
-
-    def __exit__(self, *_: object) -> None:
-        """Close it."""
         ...

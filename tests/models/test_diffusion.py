@@ -113,7 +113,7 @@ def test_forward_process_and_velocity_are_those_of_diffusers(schedule: str) -> N
 # --- loss
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
 def test_a_perfect_prediction_costs_nothing_and_an_error_its_square(kind: str) -> None:
     x0, _, _ = pair()
 
@@ -121,14 +121,14 @@ def test_a_perfect_prediction_costs_nothing_and_an_error_its_square(kind: str) -
         # Solves x_t = alpha x_0 + sigma epsilon for epsilon, knowing x_0.
         a = ALPHAS_CUMPROD[timestep.long()].view(-1, 1, 1, 1)
         noise = (sample - a.sqrt() * x0) / (1 - a).sqrt()
-        return noise if kind == "epsilon" else a.sqrt() * noise - (1 - a).sqrt() * x0
+        return {"epsilon": noise, "sample": x0, "v_prediction": a.sqrt() * noise - (1 - a).sqrt() * x0}[kind]
 
     assert loss_of(Recorder(oracle), x0, prediction_type=kind).item() == pytest.approx(0.0, abs=EXACT)
     off = Recorder(lambda *given: oracle(*given) + 0.5)
     assert loss_of(off, x0, prediction_type=kind).item() == pytest.approx(0.25, rel=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
 def test_predicting_nothing_costs_the_variance_of_the_target(kind: str) -> None:
     x0 = torch.randn(4096, 1, 4, 4, generator=rng(7))  # unit variance, so that v has it too: a + (1 - a) = 1
     # 65,536 squares of a standard normal: their mean has a standard error of sqrt(2 / 65536) = 0.0055
@@ -182,8 +182,8 @@ def test_a_context_reaches_the_model() -> None:
 
 def test_an_unknown_prediction_type() -> None:
     x0, _, _ = pair()
-    with pytest.raises(ConfigError, match=r"prediction_type is 'sample'\nvalid: epsilon, v_prediction"):
-        loss_of(Recorder(silent), x0, prediction_type="sample")
+    with pytest.raises(ConfigError, match=r"prediction_type is 'flow'\nvalid: epsilon, sample, v_prediction"):
+        loss_of(Recorder(silent), x0, prediction_type="flow")
 
 
 def small_unet() -> UNet:

@@ -15,8 +15,11 @@ from aigc_models.lm import TransformerLM
 from aigc_models.lm_config import LMConfig
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.specs import gan_spec, lm_spec, unet_spec
+from aigc_models.torch_session import TorchSession
 from aigc_models.unet import UNet, UNetConfig
 from aigc_runtime.errors import ConfigError, UnknownNameError
+from aigc_runtime.manifest import DiffusionSettings
+from aigc_runtime.pipelines.diffusion import DiffusionPipeline
 from aigc_runtime.schedules import ScheduleConfig
 from aigc_runtime.tensors import FeedChecker
 
@@ -211,3 +214,34 @@ def test_the_flat_generator_is_the_generator_in_evaluation_mode() -> None:
         ("latents", ("batch", 6), None),
         ("class_labels", ("batch",), 3),
     ]
+
+
+@pytest.mark.parametrize("kind", ["learned", "learned_range"])
+def test_a_learned_variance_doubles_the_output_and_asks_for_ddpm(kind: Any) -> None:
+    learned = ScheduleConfig(num_train_timesteps=400, variance_type=kind)
+    twice = dataclasses.replace(UNET, out_channels=4)
+    spec = unet_spec(UNet(twice), learned)
+    assert isinstance(spec.settings, DiffusionSettings)
+    assert spec.settings.sample_shape == (2, 8, 8)
+    assert spec.settings.default_sampler == "ddpm"
+    assert spec.outputs[0].shape == ("batch", 4, 8, 8)
+    images = DiffusionPipeline(TorchSession(spec), spec.settings).generate(batch=2, steps=1)
+    assert images.shape == (2, 2, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kind", "message"),
+    [
+        (
+            (2, 4),
+            "fixed_small",
+            r"out_channels is 4, in_channels is 2, .* variance_type 'fixed_small'\nset",
+        ),
+        ((2, 2), "learned_range", r"out_channels is 2, the schedule's variance_type 'learned_range'\n.* = 4"),
+        ((9, 4), "fixed_small", r"out_channels is 4, in_channels is 9\nmust be as many"),
+    ],
+)
+def test_channels_and_variance_belong_together(channels: tuple[int, int], kind: Any, message: str) -> None:
+    config = dataclasses.replace(UNET, in_channels=channels[0], out_channels=channels[1])
+    with pytest.raises(ConfigError, match=message):
+        unet_spec(UNet(config), ScheduleConfig(variance_type=kind))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -157,3 +158,29 @@ def test_the_digits_configuration() -> None:
     assert config.down_block_types == ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D")
     assert config.up_block_types == ("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")
     assert sum(p.numel() for p in UNet(config).parameters()) <= 1_200_000
+
+
+@pytest.mark.parametrize("optional", sorted(f.name for f in dataclasses.fields(UNetConfig) if f.name != "sample_size"))
+def test_null_means_the_default(optional: str) -> None:
+    default = getattr(UNetConfig(sample_size=16), optional)
+    found = getattr(UNetConfig.from_dict({"sample_size": 16, optional: None}), optional)
+    # Where a field may be None, that is a value of its own.
+    assert found == default or found is None
+    assert found == default or "None" in str(UNetConfig.__dataclass_fields__[optional].type)
+    with pytest.raises(ConfigError, match="sample_size is null"):
+        UNetConfig.from_dict({"sample_size": None})
+
+
+def test_heads_that_a_condition_unet_calls_otherwise_are_not_taken_for_the_default() -> None:
+    plain = UNetConfig(**CROSS, attention_head_dim=4).to_dict()
+    assert UNetConfig.from_dict({**plain, "num_attention_heads": None, "attention_head_dim": 8}).heads(0) == 8
+    with pytest.raises(ConfigError, match=r"num_attention_heads is null, attention_head_dim is 4\nset num_attention"):
+        UNetConfig.from_dict({**plain, "num_attention_heads": None})
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(9, 4), (3, 4), (4, 2), (1, 3)])
+def test_channels_that_no_sampler_can_use_are_refused_when_the_file_is_read(given: int, wanted: int) -> None:
+    config = UNetConfig(**SMALL, in_channels=given, out_channels=wanted).to_dict()
+    with pytest.raises(ConfigError, match=f"out_channels is {wanted}, in_channels is {given}\nmust be as many"):
+        UNetConfig.from_dict(config)
+    assert UNetConfig.from_dict({**config, "out_channels": 2 * given}).out_channels == 2 * given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,11 +13,15 @@ import toys
 
 from aigc_runtime.backends.array_session import ArraySession
 from aigc_runtime.errors import CancelledError, ConfigError, EngineError, InputError, UnknownNameError
+from aigc_runtime.pipelines import limits
 from aigc_runtime.pipelines.diffusion import DiffusionPipeline
 from aigc_runtime.pipelines.gan import GanPipeline, draw_latents
 from aigc_runtime.rng import TorchGenerator
 from aigc_runtime.samplers import SAMPLERS
+from aigc_runtime.schedules import ScheduleConfig
 from aigc_runtime.tensors import Array, DimSpec, TensorSpec
+
+NO_CLASSES = replace(toys.DIFFUSION, num_classes=None, null_class=None, class_names=None)
 
 
 class Recorder:
@@ -253,3 +258,92 @@ def test_a_wide_truncation_keeps_the_draw() -> None:
     np.testing.assert_array_equal(
         draw_latents((8, 8), seed=1, truncation=50.0), draw_latents((8, 8), seed=1, truncation=None)
     )
+
+
+def test_a_session_whose_output_has_other_channels_is_refused_by_what_differs() -> None:
+    learned = replace(toys.DIFFUSION, schedule=replace(toys.DIFFUSION.schedule, variance_type="learned_range"))
+    with pytest.raises(
+        ConfigError, match=r"'model_output' has shape .*, the settings say \['any', 2, 4, 4\]"
+    ) as caught:
+        DiffusionPipeline(toys.unet_session(), learned)
+    assert "export" not in str(caught.value)
+
+
+def test_a_variance_below_zero_and_a_sample_that_overflows_are_named() -> None:
+    outputs = (TensorSpec(name="model_output", dtype="float32", shape=("batch", 2, 4, 4)),)
+    schedule = ScheduleConfig(variance_type="learned", clip_sample=False, timestep_spacing="trailing")
+    settings = replace(toys.DIFFUSION, schedule=schedule)
+
+    def session(mean: float, variance: float) -> ArraySession:
+        def function(values: Mapping[str, Array]) -> dict[str, Array]:
+            ones = np.ones_like(values["sample"])
+            return {"model_output": np.concatenate([ones * np.float32(mean), ones * np.float32(variance)], axis=1)}
+
+        return ArraySession(function, inputs=toys.UNET_INPUTS, outputs=outputs, dims=toys.IMAGE_DIMS)
+
+    with pytest.raises(EngineError, match=r"a variance below zero at step 1: -0\.5"):
+        DiffusionPipeline(session(0.0, -0.5), settings).generate([0], sampler="ddpm")
+    DiffusionPipeline(session(0.0, -0.5), settings).generate([0], sampler="ddim")  # which does not use it
+    with pytest.raises(EngineError, match="the sample holds NaN or infinity after step 1"):
+        DiffusionPipeline(session(3e38, 0.0), settings).generate([0], sampler="ddim", steps=1)
+
+
+def test_what_is_too_large_is_refused_before_anything_is_made() -> None:
+    recorder = Recorder()
+    pipeline = DiffusionPipeline(recorder.session, toys.DIFFUSION)
+    labels = np.zeros(1_000_001, dtype=np.int64)
+    for ask in (pipeline.generate, pipeline.stream):
+        with pytest.raises(InputError, match=r"1,000,001 images are requested\nat most 1,000,000 at once"):
+            ask(labels)
+    with pytest.raises(InputError, match=r"of shape \[1000000, 3, 64, 64\] .* 12,288,000,000 .*\nat most 268,435,456"):
+        limits.check_numbers("the result", (1_000_000, 3, 64, 64))
+    gan = GanPipeline(toys.gan_session(), toys.GAN)
+    for ask in (gan.generate, gan.stream):
+        with pytest.raises(InputError, match="1,000,001 images are requested"):
+            ask(labels)
+    wide = DiffusionPipeline(wide_session(), NO_CLASSES)
+    with pytest.raises(InputError, match=r"a sample of shape \[1, 65536, 65536\] would hold 4,294,967,296 numbers"):
+        wide.generate(size=(65536, 65536))
+    with pytest.raises(InputError, match=r"the result of shape \[10, 1, 8192, 8192\] .*\n.*stream\(\) gives"):
+        wide.generate(batch=10, size=(8192, 8192))
+    assert recorder.calls == []
+
+
+def wide_session() -> ArraySession:
+    inputs = (
+        TensorSpec(name="sample", dtype="float32", shape=("batch", 1, "height", "width")),
+        TensorSpec(name="timestep", dtype="float32", shape=("batch",)),
+    )
+    return ArraySession(
+        lambda v: {"model_output": v["sample"]},
+        inputs=inputs,
+        outputs=(TensorSpec(name="model_output", dtype="float32", shape=("batch", 1, "height", "width")),),
+        dims=[DimSpec(name=name, min=2) for name in ("batch", "height", "width")],
+    )
+
+
+@pytest.mark.parametrize("truncation", [None, 0.7])
+@pytest.mark.parametrize("most", [1, 3, None])
+def test_a_gans_images_come_one_by_one_as_they_come_together(most: int | None, truncation: float | None) -> None:
+    labels = [i % 3 for i in range(2100)]  # three pieces of latents
+    dims = (DimSpec(name="batch", max=most),)
+    session = ArraySession(toys.gan_function, inputs=toys.GAN_INPUTS, outputs=toys.GAN_OUTPUTS, dims=dims)
+    pipeline = GanPipeline(session, toys.GAN)
+    latents = draw_latents((2100, 4), seed=6, truncation=truncation)
+    expected = toys.gan_function({"latents": latents, "class_labels": np.array(labels)})["image"]
+    one_by_one = np.stack(list(pipeline.stream(labels, seed=6, truncation=truncation)))
+    np.testing.assert_array_equal(one_by_one, pipeline.generate(labels, seed=6, truncation=truncation))
+    np.testing.assert_allclose(one_by_one, expected, atol=1e-6)
+    if truncation is None:
+        np.testing.assert_array_equal(latents, TorchGenerator(6).randn((2100, 4)))
+
+
+def test_a_stream_takes_memory_for_a_few_images_only() -> None:
+    session, settings = wide_session(), NO_CLASSES
+    stream = DiffusionPipeline(session, settings).stream(batch=200_000, size=(16, 16), steps=1)
+    tracemalloc.start()
+    first = [next(stream) for _ in range(200)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(first) == 200
+    assert peak < 8e6  # all of them would be 205 MB

@@ -1,8 +1,7 @@
 """The samplers against diffusers' schedulers, side by side: the same model, the same steps, the same noise.
 
-diffusers computes its tables and the update of a sample in float32, which loses up to three digits where little signal
-is left. The reference here is the same code in float64: its modules see `torch` and `np` whose float32 is float64.
-What then remains is this product's own float32 rounding. One test runs diffusers as it is, with its own steps.
+The reference computes in float64 (`diffusers_reference`), so that what remains is this product's own float32 rounding.
+One test runs diffusers as it is, with its own steps.
 
 Differences that a comparison has to step over:
 
@@ -16,19 +15,16 @@ Differences that a comparison has to step over:
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from diffusers_reference import VisitedPredecessor, make_scheduler, torch, use_double
 
 from aigc_runtime.samplers import SAMPLERS, Prediction, predict
 from aigc_runtime.schedules import Levels, ScheduleConfig, alphas_cumprod, make_levels
 from aigc_runtime.tensors import Array
-
-torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
 
 # diffusers turns tensors into arrays in a way that numpy 2 announces the end of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -40,35 +36,14 @@ STOCK_TOLERANCE = 5e-5  # diffusers in float32, as it is
 SHAPE = (2, 1, 4, 4)
 MEAN, DEVIATION = 0.4, 0.7  # of the data that the model knows; wide enough that x_0 is clipped in places
 STEPS = (1, 2, 7, 20, 50)
-CLASSES = {
-    "ddim": "DDIMScheduler",
-    "ddpm": "DDPMScheduler",
-    "dpmpp_2m": "DPMSolverMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-}
-MODULES = ("ddim", "ddpm", "dpmsolver_multistep", "euler_discrete")
 
 Model = Callable[[Any, float, float], Any]
 Noise = Callable[[tuple[int, ...]], Array]
 
 
-class Doubled:
-    """A module whose float32 is float64."""
-
-    def __init__(self, module: Any) -> None:
-        self.module = module
-        self.float32 = module.float64
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.module, name)
-
-
 @pytest.fixture
 def in_double(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in MODULES:
-        module = importlib.import_module(f"diffusers.schedulers.scheduling_{name}")
-        monkeypatch.setattr(module, "torch", Doubled(torch))
-        monkeypatch.setattr(module, "np", Doubled(np))
+    use_double(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
@@ -114,24 +89,6 @@ def run_ours(name: str, config: ScheduleConfig, levels: Levels, eta: float) -> A
         assert x.dtype == np.float32
         assert np.isfinite(x).all()
     return x
-
-
-class VisitedPredecessor:
-    """Stands for DDIM's number of steps: whatever is divided by it gives the distance to the next visited step."""
-
-    def __init__(self, distance: int) -> None:
-        self.distance = distance
-
-    def __rfloordiv__(self, total: int) -> int:
-        return self.distance
-
-
-def make_scheduler(name: str, config: ScheduleConfig, **options: Any) -> Any:
-    fields = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "prediction_type", "timestep_spacing")
-    fields += ("steps_offset", "rescale_betas_zero_snr")
-    if name in ("ddim", "ddpm"):
-        fields += ("clip_sample", "clip_sample_range")
-    return getattr(diffusers, CLASSES[name])(**{field: getattr(config, field) for field in fields}, **options)
 
 
 def run_theirs(

@@ -69,7 +69,7 @@ class Watch:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Keep what Ctrl-C or SIGTERM raises while this lasts; raise it at the end, before a failure that it led to.
+        """Keep what Ctrl-C raises while this lasts, and raise it at the end, before any failure that it led to.
 
         Python raises KeyboardInterrupt wherever the main thread is, which may be within a callback. Other threads hear
         no signals; a signal that is ignored, or that ends the process at once, stays so.
@@ -84,23 +84,20 @@ class Watch:
 
     @contextlib.contextmanager
     def _deferred_interrupt(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
+        before = signal.getsignal(signal.SIGINT)
+        if not callable(before) or threading.current_thread() is not threading.main_thread():
             yield
             return
-        found = ((number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM))
-        before = {int(number): handler for number, handler in found if callable(handler)}
 
         def interrupted(number: int, frame: FrameType | None) -> None:
             with self.keeping():
-                before[number](number, frame)
+                before(number, frame)
 
-        for number in before:
-            signal.signal(number, interrupted)
+        signal.signal(signal.SIGINT, interrupted)
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            signal.signal(signal.SIGINT, before)
 
 
 def make_monitor(module: Any, watch: Watch) -> Any:

@@ -8,13 +8,19 @@ same noise as `torch.randn(..., generator=torch.Generator().manual_seed(seed))`.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from aigc_runtime.errors import CancelledError, EngineError, InputError, UnknownNameError
 from aigc_runtime.manifest import DiffusionSettings
+from aigc_runtime.noise import NoiseStream
+from aigc_runtime.pipelines.denoiser import Denoiser
 from aigc_runtime.pipelines.labels import (
     batch_limit,
     check_count,
@@ -23,8 +29,9 @@ from aigc_runtime.pipelines.labels import (
     chunks,
     require_tensors,
 )
-from aigc_runtime.rng import TorchGenerator
-from aigc_runtime.samplers import SAMPLERS, Prediction, predict
+from aigc_runtime.pipelines.limits import check_image_count, check_numbers, check_size, rows_at_once
+from aigc_runtime.rng import check_seed
+from aigc_runtime.samplers import SAMPLERS, Sampler
 from aigc_runtime.schedules import Levels, make_levels
 from aigc_runtime.session import Session
 from aigc_runtime.tensors import Array
@@ -40,12 +47,40 @@ MAX_GUIDANCE_SCALE = 1e4
 _CONDITIONS = {"class_labels": (None,), "encoder_hidden_states": (None, None, None)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What `generate` was asked for, checked.
+
+    Attributes:
+        count: N.
+        shape: (C, H, W).
+        conditions: of the N images, by input name.
+        null: the same for "no condition"; None without guidance.
+        scale: of the guidance.
+        sampler: which.
+        eta: of the sampler.
+        levels: that it visits.
+        seed: of all noise.
+    """
+
+    count: int
+    shape: tuple[int, int, int]
+    conditions: dict[str, Array]
+    null: dict[str, Array] | None
+    scale: float
+    sampler: Sampler
+    eta: float
+    levels: Levels
+    seed: int
+
+
 class DiffusionPipeline:
     """Generates images with a diffusion UNet.
 
     Args:
         session: inputs `sample` [N, C, H, W], `timestep` [N] and, where the model takes them, `class_labels` [N] and
-            `encoder_hidden_states` [N, T, X]; output `model_output` [N, C, H, W].
+            `encoder_hidden_states` [N, T, X]; output `model_output` [N, C, H, W], or [N, 2 C, H, W] where the
+            schedule's variance is learned.
         settings: schedule, shape and defaults.
 
     Raises:
@@ -54,25 +89,16 @@ class DiffusionPipeline:
 
     def __init__(self, session: Session, settings: DiffusionSettings) -> None:
         self._names = {spec.name for spec in session.inputs}
-        image = (None, *settings.sample_shape)
+        c, h, w = settings.sample_shape
         taken = {name: sizes for name, sizes in _CONDITIONS.items() if name in self._names}
+        given = 2 * c if settings.schedule.learns_variance else c
         require_tensors(
-            session, inputs={"sample": image, "timestep": (None,), **taken}, outputs={"model_output": image}
+            session,
+            inputs={"sample": (None, c, h, w), "timestep": (None,), **taken},
+            outputs={"model_output": (None, given, h, w)},
         )
         self.session = session
         self.settings = settings
-
-    def close(self) -> None:
-        """Close the session."""
-        self.session.close()
-
-    def __enter__(self) -> DiffusionPipeline:
-        """The pipeline, its session closed at the end of the block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the session."""
-        self.close()
 
     def generate(
         self,
@@ -104,17 +130,78 @@ class DiffusionPipeline:
             size: (H, W), where the engine takes several.
             encoder_hidden_states: [N, T, X] float32, for a model with cross-attention.
             null_encoder_hidden_states: [N, T, X] or [1, T, X], the same for "no condition", needed for guidance.
-            progress: called as progress(step, steps) after every step.
+            progress: called as progress(step, steps) after every step; images beyond what the engine takes at once
+                are made one group after the other, and the steps of all groups are counted.
             cancel: asked before every step.
 
         Returns:
-            [N, C, H, W] float32 in [-1, 1].
+            [N, C, H, W] float32, the samples as the sampler ends with them: within `schedule.sample_bound` where the
+            schedule clips its prediction, as that of a pixel model in [-1, 1] does, and unbounded where it does not,
+            as for latents. What writes pictures clips to [-1, 1].
 
         Raises:
-            InputError: a bad argument; says which and what is allowed.
+            InputError: a bad argument, or a result that is too large; says which and what is allowed.
             CancelledError: `cancel` said so.
             EngineError: the engine failed, or gave NaN.
         """
+        request = self._request(
+            class_labels,
+            batch=batch,
+            steps=steps,
+            sampler=sampler,
+            eta=eta,
+            guidance_scale=guidance_scale,
+            seed=seed,
+            size=size,
+            encoder_hidden_states=encoder_hidden_states,
+            null_encoder_hidden_states=null_encoder_hidden_states,
+        )
+        whole = (request.count, *request.shape)
+        check_numbers(
+            "the result", whole, hint="stream() gives the images one by one, and `-o FILE.npy` writes them so"
+        )
+        result: Array = np.empty(whole, dtype=np.float32)
+        for rows, images in self._groups(request, progress, cancel):
+            result[rows] = images
+        return result
+
+    def stream(
+        self,
+        class_labels: Sequence[int] | None = None,
+        *,
+        progress: Progress | None = None,
+        cancel: Cancel | None = None,
+        **arguments: Any,
+    ) -> Iterator[Array]:
+        """Draw images, of which only a few are in memory at once; takes the arguments of `generate`.
+
+        Yields:
+            [C, H, W] float32: the very images of `generate`, in their order.
+
+        Raises:
+            InputError: as `generate` does, at once.
+        """
+        request = self._request(class_labels, **arguments)
+        return self._stream(request, progress, cancel)
+
+    def _stream(self, request: _Request, progress: Progress | None, cancel: Cancel | None) -> Iterator[Array]:
+        for _, images in self._groups(request, progress, cancel):
+            yield from images
+
+    def _request(
+        self,
+        class_labels: Sequence[int] | None,
+        *,
+        batch: int | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        eta: float = 0.0,
+        guidance_scale: float | None = None,
+        seed: int = 0,
+        size: tuple[int, int] | None = None,
+        encoder_hidden_states: Array | None = None,
+        null_encoder_hidden_states: Array | None = None,
+    ) -> _Request:
         settings = self.settings
         name = settings.default_sampler if sampler is None else sampler
         if not isinstance(name, str) or name not in SAMPLERS:
@@ -127,39 +214,57 @@ class DiffusionPipeline:
         conditions = self._conditions(class_labels, encoder_hidden_states)
         null = self._null_conditions(conditions, scale, null_encoder_hidden_states)
         count = _count(batch, conditions)
-        levels = make_levels(settings.schedule, settings.default_steps if steps is None else steps)
-        generator = TorchGenerator(seed)
-        x = generator.randn((count, *self._shape(size)))
-        denoise = _Denoiser(self.session, settings, levels, count, conditions, null, scale)
-        total = len(levels.timesteps)
-        run = SAMPLERS[name](denoise, x, levels, generator.randn, eta)
-        for step in range(total):
-            if cancel is not None and cancel():
-                raise CancelledError(f"cancelled after {step} of {total} steps")
-            x = next(run)
-            if progress is not None:
-                progress(step + 1, total)
-        result: Array = np.clip(x, -1.0, 1.0)
-        return result
+        check_image_count(count)
+        shape = check_size(settings, self.session.dims, size)
+        return _Request(
+            count=count,
+            shape=shape,
+            conditions=conditions,
+            null=null,
+            scale=scale,
+            sampler=SAMPLERS[name],
+            eta=eta,
+            levels=make_levels(settings.schedule, settings.default_steps if steps is None else steps),
+            seed=check_seed(seed),
+        )
 
-    def _shape(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
-        c, h, w = self.settings.sample_shape
-        if size is None:
-            return c, h, w
-        if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
-            raise InputError(f"size is {size!r}", hint="must be (height, width)")
-        height, width = check_count("height", size[0]), check_count("width", size[1])
-        if (height, width) == (h, w):
-            return c, h, w
-        dims = self.session.dims
-        if "height" not in dims or "width" not in dims:
-            raise InputError(f"size is {height} x {width}", hint=f"this engine makes images of {h} x {w} only")
-        for name, n in (("height", height), ("width", width)):
-            dim = dims[name]
-            if n < dim.min or n % dim.multiple_of or (dim.max is not None and n > dim.max):
-                bound = f"at least {dim.min}" if dim.max is None else f"{dim.min} to {dim.max}"
-                raise InputError(f"{name} is {n}", hint=f"must be {bound}, a multiple of {dim.multiple_of}")
-        return c, height, width
+    def _groups(
+        self, request: _Request, progress: Progress | None, cancel: Cancel | None
+    ) -> Iterator[tuple[slice, Array]]:
+        """Images in groups that the engine takes at once, each with its rows."""
+        most, levels = batch_limit(self.session, "sample"), request.levels
+        rows = rows_at_once(math.prod(request.shape), most, runs=1 if request.null is None else 2)
+        groups = list(chunks(request.count, rows))
+        noise = NoiseStream(request.seed, request.count * math.prod(request.shape))
+        steps, done = len(levels.timesteps), 0
+        for group in groups:
+            denoise = Denoiser(
+                self.session,
+                self.settings.schedule,
+                levels,
+                count=group.stop - group.start,
+                conditions=_rows(request.conditions, group),
+                null=None if request.null is None else _rows(request.null, group),
+                scale=request.scale,
+                most=most,
+            )
+            draws = itertools.count()
+            fresh = partial(_next_draw, noise, draws)
+            x = fresh((group.stop - group.start, *request.shape))
+            run = request.sampler(denoise, x, levels, fresh, request.eta)
+            for _ in range(steps):
+                if cancel is not None and cancel():
+                    raise CancelledError(f"cancelled after {done} of {len(groups) * steps} steps")
+                with np.errstate(over="ignore", invalid="ignore"):  # reported below, or at the next step
+                    x = next(run)
+                done += 1
+                if progress is not None:
+                    progress(done, len(groups) * steps)
+            if not np.isfinite(x).all():
+                raise EngineError(
+                    f"the sample holds NaN or infinity after step {steps}", hint="run `aigc-run verify` on the bundle"
+                )
+            yield group, x
 
     def _conditions(self, labels: Sequence[int] | None, context: Array | None) -> dict[str, Array]:
         conditions: dict[str, Array] = {}
@@ -196,77 +301,12 @@ class DiffusionPipeline:
         return null
 
 
-class _Denoiser:
-    """The model as the samplers see it: x_t and a step in, x_0 and epsilon out; guidance happens here."""
-
-    def __init__(
-        self,
-        session: Session,
-        settings: DiffusionSettings,
-        levels: Levels,
-        count: int,
-        conditions: dict[str, Array],
-        null: dict[str, Array] | None,
-        scale: float,
-    ) -> None:
-        self.session, self.config, self.levels = session, settings.schedule, levels
-        self.scale = np.float32(scale)
-        most = batch_limit(session, "sample")
-        # Both branches of the guidance in one run where the engine's batch allows it: half the calls.
-        self.joined = null is not None and (most is None or 2 * count <= most)
-        if null is None:
-            self.plans = [_plan(count, most, conditions)]
-        elif self.joined:
-            both = {name: np.concatenate([values, null[name]]) for name, values in conditions.items()}
-            self.plans = [_plan(2 * count, most, both)]
-        else:
-            self.plans = [_plan(count, most, conditions), _plan(count, most, null)]
-
-    def __call__(self, x: Array, step: int) -> Prediction:
-        t = np.float32(self.levels.timesteps[step])
-        sample = np.concatenate([x, x]) if self.joined else x
-        outputs = [self._run(sample, t, plan) for plan in self.plans]
-        if self.joined:
-            outputs = [outputs[0][: len(x)], outputs[0][len(x) :]]
-        # What overflows here is reported below, as an error instead of a warning.
-        with np.errstate(over="ignore", invalid="ignore"):
-            out = outputs[0] if len(outputs) == 1 else outputs[1] + self.scale * (outputs[0] - outputs[1])
-            total = out.sum()
-        if out.shape != x.shape:
-            raise EngineError(
-                f"the engine gave shape {out.shape} for a sample of shape {x.shape}",
-                hint="the bundle is inconsistent: export it again",
-            )
-        # A sum is NaN or infinite if any element is: one pass instead of two.
-        if not math.isfinite(total) and not np.isfinite(out).all():
-            raise EngineError(
-                f"the engine gave NaN or infinity at step {step + 1}", hint="run `aigc-run verify` on the bundle"
-            )
-        return predict(out, x, float(self.levels.alpha[step]), float(self.levels.sigma[step]), self.config)
-
-    def _run(self, x: Array, t: np.float32, plan: list[tuple[slice, dict[str, Array]]]) -> Array:
-        if len(plan) == 1:
-            return self._feed(x, t, plan[0][1])
-        return np.concatenate([self._feed(np.ascontiguousarray(x[rows]), t, feeds) for rows, feeds in plan])
-
-    def _feed(self, x: Array, t: np.float32, feeds: dict[str, Array]) -> Array:
-        feeds["sample"] = x
-        feeds["timestep"].fill(t)
-        return self.session.run(feeds)["model_output"]
+def _next_draw(noise: NoiseStream, draws: Iterator[int], shape: tuple[int, ...]) -> Array:
+    return noise.take(next(draws), shape)
 
 
-def _plan(count: int, most: int | None, conditions: dict[str, Array]) -> list[tuple[slice, dict[str, Array]]]:
-    """The runs that cover `count` rows: which rows, and the feeds that stay the same at every step."""
-    return [
-        (
-            rows,
-            {
-                "timestep": np.empty(rows.stop - rows.start, dtype=np.float32),
-                **{name: np.ascontiguousarray(values[rows]) for name, values in conditions.items()},
-            },
-        )
-        for rows in chunks(count, most)
-    ]
+def _rows(conditions: Mapping[str, Array], rows: slice) -> dict[str, Array]:
+    return {name: values[rows] for name, values in conditions.items()}
 
 
 def _count(batch: int | None, conditions: dict[str, Array]) -> int:
@@ -297,4 +337,4 @@ def _match_context(null_context: Array, shape: tuple[int, ...]) -> Array:
             f"null_encoder_hidden_states has shape {list(null.shape)}, encoder_hidden_states has {list(shape)}",
             hint="must be equal, or 1 in front",
         )
-    return np.ascontiguousarray(np.broadcast_to(null, shape))
+    return np.broadcast_to(null, shape)

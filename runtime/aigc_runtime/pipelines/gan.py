@@ -5,18 +5,24 @@ Shapes: N images, Z latent size, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from aigc_runtime.errors import EngineError, InputError
 from aigc_runtime.manifest import GanSettings
+from aigc_runtime.noise import PiecewiseNormal
 from aigc_runtime.pipelines.labels import batch_limit, check_labels, check_number, chunks, require_tensors
-from aigc_runtime.rng import TorchGenerator
+from aigc_runtime.pipelines.limits import check_image_count, check_numbers, rows_at_once
+from aigc_runtime.rng import TorchGenerator, check_seed
 from aigc_runtime.session import Session
 from aigc_runtime.tensors import Array
 
 __all__ = ["GanPipeline", "draw_latents"]
+
+LATENT_ROWS = 1024
+"""Images whose latents are drawn together."""
 
 
 class GanPipeline:
@@ -36,20 +42,9 @@ class GanPipeline:
             inputs={"latents": (None, settings.latent_size), "class_labels": (None,)},
             outputs={"image": (None, *settings.sample_shape)},
         )
+        self._most = batch_limit(session, "latents")
         self.session = session
         self.settings = settings
-
-    def close(self) -> None:
-        """Close the session."""
-        self.session.close()
-
-    def __enter__(self) -> GanPipeline:
-        """The pipeline, its session closed at the end of the block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the session."""
-        self.close()
 
     def generate(self, class_labels: Sequence[int], *, seed: int = 0, truncation: float | None = None) -> Array:
         """Draw images.
@@ -64,38 +59,85 @@ class GanPipeline:
             [N, C, H, W] float32 in [-1, 1].
 
         Raises:
-            InputError: a bad label, seed or truncation.
+            InputError: a bad label, seed or truncation, or a result that is too large.
             EngineError: the engine failed, or gave NaN.
         """
+        labels = self._labels(class_labels)
+        whole = (len(labels), *self.settings.sample_shape)
+        check_numbers(
+            "the result", whole, hint="stream() gives the images one by one, and `-o FILE.npy` writes them so"
+        )
+        result: Array = np.empty(whole, dtype=np.float32)
+        for rows, images in self._groups(labels, check_seed(seed), _check_truncation(truncation)):
+            result[rows] = images
+        return result
+
+    def stream(self, class_labels: Sequence[int], *, seed: int = 0, truncation: float | None = None) -> Iterator[Array]:
+        """Draw images, of which only a few are in memory at once; arguments and errors as in `generate`.
+
+        Yields:
+            [C, H, W] float32: the very images of `generate`, in their order.
+        """
+        groups = self._groups(self._labels(class_labels), check_seed(seed), _check_truncation(truncation))
+        return (image for _, images in groups for image in images)
+
+    def _labels(self, class_labels: Sequence[int]) -> Array:
         labels = check_labels(class_labels, self.settings.num_classes)
-        latents = draw_latents((len(labels), self.settings.latent_size), seed=seed, truncation=truncation)
-        images = [
-            self.session.run({"latents": latents[rows], "class_labels": labels[rows]})["image"]
-            for rows in chunks(len(labels), batch_limit(self.session, "latents"))
-        ]
-        image: Array = images[0] if len(images) == 1 else np.concatenate(images)
-        if not np.isfinite(image).all():
-            raise EngineError("the engine gave NaN or infinity", hint="run `aigc-run verify` on the bundle")
-        return image
+        check_image_count(len(labels))
+        return labels
+
+    def _groups(self, labels: Array, seed: int, limit: float | None) -> Iterator[tuple[slice, Array]]:
+        """Images in groups that the engine takes at once, each with its rows."""
+        settings = self.settings
+        most = rows_at_once(max(settings.latent_size, math.prod(settings.sample_shape)), self._most)
+        for first, latents in _latents(len(labels), settings.latent_size, seed, limit):
+            for part in chunks(len(latents), most):
+                rows = slice(first + part.start, first + part.stop)
+                feeds = {"latents": np.ascontiguousarray(latents[part]), "class_labels": labels[rows]}
+                images = self.session.run(feeds)["image"]
+                if not np.isfinite(images).all():
+                    raise EngineError("the engine gave NaN or infinity", hint="run `aigc-run verify` on the bundle")
+                yield rows, images
+
+
+def _check_truncation(truncation: float | None) -> float | None:
+    if truncation is None:
+        return None
+    # No float32 normal number comes near 100, and beyond float32's range the comparison with it would overflow.
+    limit = min(check_number("truncation", truncation, 0.0), 100.0)
+    if limit < float(np.finfo(np.float32).tiny):
+        raise InputError(f"truncation is {truncation!r}", hint="must be a positive number; 1 to 2 is usual")
+    return limit
+
+
+def _latents(count: int, size: int, seed: int, limit: float | None) -> Iterator[tuple[int, Array]]:
+    """Latents of `count` images in pieces of `LATENT_ROWS`, each with its first row.
+
+    A piece is drawn, and then what lies outside the limit drawn again: so the pieces do not depend on the engine, and
+    without a limit they are `randn(count, size)`.
+    """
+    generator = TorchGenerator(seed)
+    whole = None if limit is not None else PiecewiseNormal(generator, count * size)
+    for rows in chunks(count, LATENT_ROWS):
+        shape = (rows.stop - rows.start, size)
+        if whole is not None:
+            yield rows.start, whole.take(math.prod(shape)).reshape(shape)
+            continue
+        latents = generator.randn(shape)
+        assert limit is not None
+        outside = np.abs(latents) > limit
+        latents[outside] = _truncated_normal(generator, int(outside.sum()), limit)
+        yield rows.start, latents
 
 
 def draw_latents(shape: tuple[int, int], *, seed: int, truncation: float | None) -> Array:
-    """Standard normal float32 latents, truncated by drawing again what lies outside.
+    """Standard normal float32 latents [N, Z], truncated by drawing again what lies outside.
 
     Raises:
         InputError: a bad seed, or a truncation that is not positive and finite.
     """
-    generator = TorchGenerator(seed)
-    if truncation is None:
-        return generator.randn(shape)
-    # No float32 normal number comes near 100, and beyond float32's range the comparison below would overflow.
-    limit = min(check_number("truncation", truncation, 0.0), 100.0)
-    if limit < float(np.finfo(np.float32).tiny):
-        raise InputError(f"truncation is {truncation!r}", hint="must be a positive number; 1 to 2 is usual")
-    latents = generator.randn(shape)
-    outside = np.abs(latents) > limit
-    latents[outside] = _truncated_normal(generator, int(outside.sum()), limit)
-    return latents
+    drawn = _latents(*shape, check_seed(seed), _check_truncation(truncation))
+    return np.concatenate([np.empty((0, shape[1]), dtype=np.float32), *(latents for _, latents in drawn)])
 
 
 def _truncated_normal(generator: TorchGenerator, count: int, limit: float) -> Array:

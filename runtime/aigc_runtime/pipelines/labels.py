@@ -43,7 +43,7 @@ def require_tensors(session: Session, *, inputs: Mapping[str, Sized], outputs: M
                 shown = ["any" if m is None else m for m in sizes]
                 raise ConfigError(
                     f"the engine's {name!r} has shape {list(found[name])}, the settings say {shown}",
-                    hint="the bundle is inconsistent: export it again",
+                    hint="the engine and the settings do not belong together",
                 )
 
 

@@ -1,0 +1,100 @@
+"""The model as the samplers see it, guidance included.
+
+Shapes: N images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from aigc_runtime.errors import EngineError
+from aigc_runtime.samplers import Prediction, predict
+from aigc_runtime.schedules import Levels, ScheduleConfig
+from aigc_runtime.session import Session
+from aigc_runtime.tensors import Array
+
+__all__ = ["Denoiser"]
+
+
+class Denoiser:
+    """x_t and a step in, x_0 and epsilon out.
+
+    Args:
+        session: of a diffusion model.
+        schedule: what it was trained with.
+        levels: of this run.
+        conditions: of the N images, by input name.
+        null: the same for "no condition", for guidance; None for none.
+        scale: w of classifier-free guidance, eps = eps_null + w (eps_cond - eps_null).
+        most: rows that the session takes in one run, if it says.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        schedule: ScheduleConfig,
+        levels: Levels,
+        *,
+        count: int,
+        conditions: Mapping[str, Array],
+        null: Mapping[str, Array] | None,
+        scale: float,
+        most: int | None,
+    ) -> None:
+        self._session, self._schedule, self._levels = session, schedule, levels
+        self._scale = np.float32(scale)
+        # Both branches of the guidance in one run where the engine's batch allows it: half the calls.
+        self._joined = null is not None and (most is None or 2 * count <= most)
+        if null is None:
+            branches = [conditions]
+        elif self._joined:
+            branches = [{name: np.concatenate([values, null[name]]) for name, values in conditions.items()}]
+        else:
+            branches = [conditions, null]
+        rows = 2 * count if self._joined else count
+        self._feeds: list[dict[str, Array]] = [
+            {"timestep": np.empty(rows, dtype=np.float32), **{k: np.ascontiguousarray(v) for k, v in branch.items()}}
+            for branch in branches
+        ]
+
+    def __call__(self, x: Array, step: int) -> Prediction:
+        """What the model says about the samples [N, C, H, W] at a step of the run.
+
+        Raises:
+            EngineError: the engine failed, or gave another shape, NaN or infinity.
+        """
+        t = np.float32(self._levels.timesteps[step])
+        sample = np.concatenate([x, x]) if self._joined else x
+        outputs = [self._run(sample, t, feeds) for feeds in self._feeds]
+        channels = x.shape[1] * (2 if self._schedule.learns_variance else 1)
+        wanted = (sample.shape[0], channels, *x.shape[2:])
+        if outputs[0].shape != wanted:
+            raise EngineError(
+                f"the engine gave shape {outputs[0].shape} for a sample of shape {sample.shape}, expected {wanted}",
+                hint="the engine and the schedule do not belong together",
+            )
+        if self._joined:
+            outputs = [outputs[0][: len(x)], outputs[0][len(x) :]]
+        # What overflows here is reported below, as an error instead of a warning.
+        with np.errstate(over="ignore", invalid="ignore"):
+            out = outputs[0] if len(outputs) == 1 else self._guided(outputs[0], outputs[1], x.shape[1])
+            total = out.sum()
+        # A sum is NaN or infinite if any element is: one pass instead of two.
+        if not math.isfinite(total) and not np.isfinite(out).all():
+            raise EngineError(
+                f"the engine gave NaN or infinity at step {step + 1}", hint="run `aigc-run verify` on the bundle"
+            )
+        return predict(out, x, float(self._levels.alpha[step]), float(self._levels.sigma[step]), self._schedule)
+
+    def _guided(self, given: Array, null: Array, channels: int) -> Array:
+        """Guidance moves the mean alone: a learned variance stays that of the condition, as in diffusers and DiT."""
+        mean = null[:, :channels] + self._scale * (given[:, :channels] - null[:, :channels])
+        return mean if given.shape[1] == channels else np.concatenate([mean, given[:, channels:]], axis=1)
+
+    def _run(self, x: Array, t: np.float32, feeds: dict[str, Array]) -> Array:
+        feeds["sample"] = x
+        feeds["timestep"].fill(t)
+        return self._session.run(feeds)["model_output"]

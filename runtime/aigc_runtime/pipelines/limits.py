@@ -1,0 +1,97 @@
+"""How much one request may ask for; everything is checked before memory is taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from aigc_runtime.errors import InputError
+from aigc_runtime.manifest import DiffusionSettings
+from aigc_runtime.pipelines.labels import check_count
+from aigc_runtime.tensors import DimSpec
+
+__all__ = ["MAX_IMAGES", "MAX_NUMBERS", "check_image_count", "check_numbers", "check_size", "rows_at_once"]
+
+MAX_IMAGES = 1_000_000
+"""Images of one request."""
+
+MAX_NUMBERS = 2**28
+"""Numbers in one array: 1 GiB of float32."""
+
+MAX_ROWS = 128
+"""Images that are made together where the engine sets no limit."""
+
+_CHUNK_NUMBERS = 2**24
+"""Numbers that are made together, as far as single images allow: 64 MiB of float32."""
+
+
+def check_image_count(count: int) -> None:
+    """Refuse more images than one request may ask for.
+
+    Raises:
+        InputError: with the limit.
+    """
+    if count > MAX_IMAGES:
+        raise InputError(
+            f"{count:,} images are requested", hint=f"at most {MAX_IMAGES:,} at once: ask again with another seed"
+        )
+
+
+def check_numbers(what: str, shape: tuple[int, ...], *, hint: str = "") -> None:
+    """Refuse an array that is too large to be held.
+
+    Raises:
+        InputError: with its size and the limit.
+    """
+    if (numbers := math.prod(shape)) > MAX_NUMBERS:
+        raise InputError(
+            f"{what} of shape {list(shape)} would hold {numbers:,} numbers",
+            hint=f"at most {MAX_NUMBERS:,} (1 GiB) are allowed{hint and '; ' + hint}",
+        )
+
+
+def rows_at_once(numbers_per_row: int, most: int | None, *, runs: int = 1) -> int:
+    """How many images are made together.
+
+    Args:
+        numbers_per_row: in one image.
+        most: rows that the engine takes in one run, if it says.
+        runs: rows of a run that one image takes, where they fit.
+
+    >>> rows_at_once(256, 128), rows_at_once(256, 128, runs=2), rows_at_once(2**25, None)
+    (128, 64, 1)
+    """
+    rows = MAX_ROWS if most is None else most
+    return max(1, min(rows // runs, _CHUNK_NUMBERS // numbers_per_row))
+
+
+def check_size(
+    settings: DiffusionSettings, dims: Mapping[str, DimSpec], size: tuple[int, int] | None
+) -> tuple[int, int, int]:
+    """The shape (C, H, W) of samples of a size (H, W); None means the model's own.
+
+    Args:
+        settings: of the model.
+        dims: of its engine.
+        size: that is asked for.
+
+    Raises:
+        InputError: a size that the engine does not take, or that is too large.
+    """
+    c, h, w = settings.sample_shape
+    if size is None:
+        return c, h, w
+    if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
+        raise InputError(f"size is {size!r}", hint="must be (height, width)")
+    height, width = check_count("height", size[0]), check_count("width", size[1])
+    if (height, width) == (h, w):
+        return c, h, w
+    if "height" not in dims or "width" not in dims:
+        raise InputError(f"size is {height} x {width}", hint=f"this engine makes images of {h} x {w} only")
+    for name, n in (("height", height), ("width", width)):
+        dim = dims[name]
+        if n < dim.min or n % dim.multiple_of or (dim.max is not None and n > dim.max):
+            bound = f"at least {dim.min}" if dim.max is None else f"{dim.min} to {dim.max}"
+            raise InputError(f"{name} is {n}", hint=f"must be {bound}, a multiple of {dim.multiple_of}")
+    check_numbers("a sample", (c, height, width))
+    return c, height, width
