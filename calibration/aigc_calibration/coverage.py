@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aigc_calibration.errors import PlanError
 from aigc_calibration.floatgraph import Feeds, open_graph
+from aigc_calibration.integer_products import EXACT_SUFFIX, optimised, saturating
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.sites import find_sites
-from aigc_runtime.backends.denormals import isolated
-from aigc_runtime.backends.rewrites import leave_out_rewrites
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -97,22 +94,20 @@ def executed_sites(model: ir.Model, plan: QuantizationPlan) -> set[str]:
     """The quantised sites that ONNX Runtime runs as integer operators, read from the graph that it optimised.
 
     A site is known again by the constant that holds its codes; a product of activations by its name.
-    """
-    import onnx
-    import onnx_ir as ir
-    import onnxruntime
 
-    with tempfile.TemporaryDirectory(prefix="aigc-optimised-") as folder:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # it warns that an optimised graph fits this machine only, which is what we want
-        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        leave_out_rewrites(options)
-        data = ir.to_proto(model).SerializeToString()
-        isolated(lambda: onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]))
-        nodes = onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node
-    integer = [n for n in nodes if n.op_type in INTEGER_OPS]
-    constants = {name for node in integer for name in node.input}
+    Raises:
+        PlanError: a product is not the same on every processor; names it.
+    """
+    import onnx_ir as ir
+
+    graph = optimised(ir.to_proto(model)).graph
+    if wrong := saturating(graph):
+        raise PlanError(
+            f"{len(wrong)} products of 8-bit numbers would saturate on processors without VNNI: {', '.join(wrong[:5])}",
+            hint="nothing was published: name their modules with --keep-float",
+        )
+    integer = [n for n in graph.node if n.op_type in INTEGER_OPS]
+    constants = {name.removesuffix(EXACT_SUFFIX) for node in integer for name in node.input}
     names = {node.name for node in integer}
     return {
         op.node

@@ -23,6 +23,7 @@ from aigc_runtime.manifest import (
     ReferenceStep,
 )
 from aigc_runtime.npy import write_npy
+from aigc_runtime.processor import instruction_set
 from aigc_runtime.tensors import Array
 
 __all__ = ["make_bundle", "tool_versions"]
@@ -69,7 +70,13 @@ def make_bundle(
         for case in cases
     )
     output = _store(files, "ref.generation", {"output": generation.output})["output"]
-    info = EngineInfo(kind=engine.kind, file=engine.file, build=engine.build, provider=engine.provider)
+    info = EngineInfo(
+        kind=engine.kind,
+        file=engine.file,
+        build=engine.build,
+        provider=engine.provider,
+        proven_on=_proven_on(engine),
+    )
     manifest = Manifest(
         format="aigc-bundle",
         format_version=FORMAT_VERSION,
@@ -93,6 +100,13 @@ def make_bundle(
         provenance={**tool_versions(loaded), **(provenance or {})},
     )
     return manifest, files
+
+
+def _proven_on(engine: BuiltEngine) -> tuple[str, ...]:
+    """This processor's instruction set, where it is this processor that has run the engine for parity."""
+    here = instruction_set()
+    on_cpu = engine.build is None and engine.provider is None
+    return (here,) if on_cpu and here is not None else ()
 
 
 def _store(files: dict[str, bytes | Path], prefix: str, arrays: dict[str, Array]) -> dict[str, str]:

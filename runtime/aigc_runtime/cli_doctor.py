@@ -54,6 +54,8 @@ def _origin_lines(bundle: Bundle, pinned: bool) -> list[str]:
 def device_lines(device: Device) -> list[str]:
     """A device in words, one fact a line."""
     lines = [f"platform  {device.platform}, Python {device.python}, aigc-runtime {device.runtime}"]
+    if device.instruction_set is not None:
+        lines.append(f"processor {device.instruction_set}")
     driver = "none found" if device.driver_cuda is None else f"runs CUDA up to {device.driver_cuda}"
     lines.append(f"driver    {driver}")
     for gpu in device.gpus:

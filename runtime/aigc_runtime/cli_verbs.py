@@ -12,6 +12,7 @@ from aigc_runtime.class_names import class_table
 from aigc_runtime.cli import emit_json
 from aigc_runtime.cli_bundle import open_bundle
 from aigc_runtime.manifest import manifest_json
+from aigc_runtime.processor import instruction_set
 from aigc_runtime.verify import verify_bundle
 
 __all__ = ["bench", "info", "verify"]
@@ -49,6 +50,8 @@ def info(arguments: argparse.Namespace) -> int:
         told = "by that provider" if provider.parity == "engine" else "its graph, on a CPU; that provider was not tried"
         _say(f"runs on    {provider.name}")
         _say(f"proven     {told}")
+    if manifest.engine.proven_on:
+        _say(f"proven on  {', '.join(manifest.engine.proven_on)}")
     _say(f"manifest   sha256 {bundle.manifest_sha256}")
     _say(f"origin     {bundle.signature_told}")
     for word, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
@@ -75,8 +78,9 @@ def verify(arguments: argparse.Namespace) -> int:
     bundle = open_bundle(arguments)
     session = open_session(bundle, threads=arguments.threads)
     report = verify_bundle(bundle, session)
+    here = instruction_set() if bundle.manifest.engine.proven_on else None
     if arguments.json:
-        emit_json(report.to_dict())
+        emit_json({**report.to_dict(), "instruction_set": here})
     else:
         for check in report.tensors:
             e = check.errors
@@ -86,9 +90,19 @@ def verify(arguments: argparse.Namespace) -> int:
         _say(f"{'pass' if g.passed else 'FAIL'}  generation: {g.metric} {g.value:.4g} (at least {g.limit:g})")
         for failure in report.failures:
             _say(f"missed  {failure}")
-        _say("verified" if report.passed else "NOT verified")
+        _say(_verdict(report.passed, here, bundle.manifest.engine.proven_on))
     session.close()
     return 0 if report.passed else 3
+
+
+def _verdict(passed: bool, here: str | None, proven_on: tuple[str, ...]) -> str:
+    if not passed or here is None:
+        return "verified" if passed else "NOT verified"
+    return (
+        f"verified on {here}"
+        if here in proven_on
+        else f"verified on {here}; the export proved it on {', '.join(proven_on)}"
+    )
 
 
 def bench(arguments: argparse.Namespace) -> int:

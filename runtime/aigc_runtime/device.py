@@ -16,6 +16,7 @@ from typing import Any
 from aigc_runtime import __version__
 from aigc_runtime.engine_build import capability_number
 from aigc_runtime.errors import ConfigError
+from aigc_runtime.processor import check_instruction_set, instruction_set
 from aigc_runtime.providers import PROVIDERS
 from aigc_runtime.requirements import CUDA_BINDINGS
 
@@ -64,6 +65,7 @@ class Device:
         driver_cuda: newest CUDA version that the driver runs, such as "13.0"; None without a driver, or if not known.
         gpus: in the driver's order.
         packages: installed engine packages -> version; None for a device that is only known by name.
+        instruction_set: of the processor, a key of `processor.INSTRUCTION_SETS`; None where it is not known.
     """
 
     runtime: str
@@ -72,10 +74,13 @@ class Device:
     driver_cuda: str | None
     gpus: tuple[Gpu, ...]
     packages: dict[str, str] | None
+    instruction_set: str | None = None
 
     def __post_init__(self) -> None:
         if self.platform is not None:
             _check_text("platform", self.platform)
+        if self.instruction_set is not None:
+            check_instruction_set(self.instruction_set)
         for what, version in (("runtime", self.runtime), ("python", self.python)):
             if version:
                 _check_version(what, version)
@@ -111,6 +116,7 @@ def probe_device() -> Device:
         driver_cuda=driver,
         gpus=gpus,
         packages={name: found for name in ENGINE_PACKAGES if (found := _version(name)) is not None},
+        instruction_set=instruction_set(),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from aigc_runtime.engine_build import EngineBuild
 from aigc_runtime.errors import ConfigError
+from aigc_runtime.processor import check_instruction_set
 from aigc_runtime.providers import EngineProvider
 
 __all__ = ["EngineInfo"]
@@ -20,16 +21,28 @@ class EngineInfo:
         file: that it opens.
         build: for an engine compiled for certain devices, which.
         provider: for a graph that something else than the CPU runs, what.
+        proven_on: instruction sets of the processors on which the engine itself passed parity, keys of
+            `processor.INSTRUCTION_SETS`; empty for one that does not run on processors, or was not run.
     """
 
     kind: str
     file: str
     build: EngineBuild | None = None
     provider: EngineProvider | None = None
+    proven_on: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.provider is not None and (self.kind != "onnxruntime" or self.build is not None):
             raise ConfigError(
                 f"engine {self.kind!r} with provider {self.provider.name!r}",
                 hint="only a graph of ONNX Runtime has one",
+            )
+        for name in self.proven_on:
+            check_instruction_set(name)
+        if len(set(self.proven_on)) < len(self.proven_on):
+            raise ConfigError(f"proven_on names an instruction set twice: {', '.join(self.proven_on)}")
+        if self.proven_on and (self.build is not None or self.provider is not None):
+            raise ConfigError(
+                f"an engine that no processor runs is proven on {', '.join(self.proven_on)}",
+                hint="proven_on belongs to graphs that run on a CPU",
             )

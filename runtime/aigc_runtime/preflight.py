@@ -18,6 +18,10 @@ from aigc_runtime.rebuild import LEAST_CAPABILITY, rebuild_line
 __all__ = ["Finding", "Preflight", "check_device", "require_device"]
 
 
+_COMPUTED_IN_FLOAT = frozenset({"fp32", "fp16", "bf16", "fp8"})
+"""Precisions that ONNX Runtime's CPU kernels compute in float, whatever the numbers are stored in."""
+
+
 def check_device(manifest: Manifest, device: Device) -> Preflight:
     """Compare a manifest with a device.
 
@@ -26,14 +30,14 @@ def check_device(manifest: Manifest, device: Device) -> Preflight:
         device: probed, or described by name.
 
     Returns:
-        Findings on packages, for a provider of ONNX Runtime on its device, and for a compiled engine on platform,
-        capability, model, arithmetic, driver and memory. Of several GPUs the first that runs it is judged, or the
-        first of all.
+        Findings on packages, for a quantized graph on the processor that runs it, for a provider of ONNX Runtime on
+        its device, and for a compiled engine on platform, capability, model, arithmetic, driver and memory. Of several
+        GPUs the first that runs it is judged, or the first of all.
     """
     build, provider = manifest.engine.build, manifest.engine.provider
     packages = check_packages(manifest, device.packages)
     if build is None and provider is None:
-        return Preflight(gpu=None, findings=packages)
+        return Preflight(gpu=None, findings=(*packages, *_processor(manifest, device)))
     if not device.gpus:
         missing = Finding(
             subject="GPU", passed=False, found="none that a driver knows", fix="install the driver, or export for a CPU"
@@ -71,6 +75,23 @@ def require_device(manifest: Manifest, device: Device) -> Preflight:
             hint="\n".join(dict.fromkeys(f.fix for f in wrong if f.fix)),
         )
     return found
+
+
+def _processor(manifest: Manifest, device: Device) -> tuple[Finding, ...]:
+    """Kernels for few bits differ from processor to processor; those for floats differ in their last bits alone."""
+    if manifest.engine.kind != "onnxruntime" or manifest.precision in _COMPUTED_IN_FLOAT:
+        return ()
+    proven = f"proven on {' and '.join(manifest.engine.proven_on) or 'no processor'}"
+    if device.instruction_set is None:
+        return (not_known("instruction set", proven),)
+    if device.instruction_set in manifest.engine.proven_on:
+        return (Finding(subject="instruction set", passed=True, found=f"{device.instruction_set}, {proven}"),)
+    told = f"{device.instruction_set}; {proven}, not on this one"
+    return (
+        Finding(
+            subject="instruction set", passed=None, found=told, fix="`aigc-run verify` on the device proves it there"
+        ),
+    )
 
 
 def _platform(build: EngineBuild, device: Device) -> Finding:

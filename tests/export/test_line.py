@@ -48,6 +48,7 @@ from aigc_runtime.errors import (
 )
 from aigc_runtime.manifest import QualityResult
 from aigc_runtime.paired import PairedMetric
+from aigc_runtime.processor import instruction_set
 from aigc_runtime.tensors import Array
 from aigc_runtime.verify import ParityReport, verify_bundle
 
@@ -275,6 +276,7 @@ def test_an_export_is_a_verified_bundle(name: str, results: dict[str, ExportResu
     assert manifest.name == name
     assert manifest.provenance["checkpoint_sha256"] == load_model(name, checkpoint=checkpoints / name).checkpoint.sha256
     assert manifest.provenance["torch"] == torch.__version__
+    assert manifest.engine.proven_on == (instruction_set(),)
     assert verify_bundle(result.bundle, open_session(result.bundle, threads=1)).passed
     again = verify_against_torch(result.bundle, checkpoint=checkpoints / name, quality_samples=0, threads=1)
     assert again.report.passed

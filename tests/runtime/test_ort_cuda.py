@@ -299,9 +299,15 @@ def test_shapes_may_be_computed_on_the_host(pretend: Callable[..., FakeOrt]) -> 
 
 
 @tells_placement
-def test_a_graph_wholly_on_the_device(pretend: Callable[..., FakeOrt]) -> None:
-    pretend(Placed)
+def test_a_graph_wholly_on_the_device(pretend: Callable[..., FakeOrt], monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = pretend(Placed)
+
+    def asked(_ort: Any) -> bool:
+        raise AssertionError("the CPU's kernels for 8 bits do not concern another device")
+
+    monkeypatch.setattr("aigc_runtime.backends.ort_open.products_saturate", asked)
     assert gan_session(device="cuda").placement == {CUDA: 6}
+    assert fake.asked == [[(CUDA, {"use_tf32": "0", "device_id": "0"})], 0]
 
 
 def test_an_onnxruntime_that_does_not_say_is_not_believed(pretend: Callable[..., FakeOrt]) -> None:

@@ -23,6 +23,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aigc_runtime.backends.denormals import CAN_FLUSH, flushed, isolated
+from aigc_runtime.backends.exact_products import EXACT_PRODUCTS, products_saturate
 from aigc_runtime.backends.rewrites import leave_out_rewrites
 from aigc_runtime.device import probe_device
 from aigc_runtime.errors import EngineError, EngineMissingError, InputError
@@ -126,6 +127,8 @@ def open_native(
         asked = [(provider.ort_name, {**provider.options, "device_id": str(device_id)})]
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         _preload(ort)
+    elif products_saturate(ort):
+        options.add_session_config_entry(EXACT_PRODUCTS, "1")
     try:
         session = isolated(lambda: _make(ort, model, options, asked))
     except Exception as err:  # ONNX Runtime's own types share no base class

@@ -1,0 +1,86 @@
+"""Products of 8-bit numbers in the graph that ONNX Runtime runs, and whether they are the same on every processor.
+
+Where a processor multiplies u8 by s8 numbers with saturation, a session asks ONNX Runtime for exact products
+(`backends.exact_products`). That moves the codes of constant weights from s8 to u8, where they go beyond 64: two
+products of 255 x 64 do fit into 16 bits. What it does not reach is found here, on any x86 machine: the graph is
+optimised as on such a processor.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aigc_runtime.backends.denormals import isolated
+from aigc_runtime.backends.exact_products import EXACT_PRODUCTS
+from aigc_runtime.backends.rewrites import leave_out_rewrites
+from aigc_runtime.processor import instruction_set
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["EXACT_SUFFIX", "LARGEST_EXACT", "optimised", "saturating"]
+
+EXACT_SUFFIX = "_s8_2_u8"
+"""What ONNX Runtime puts behind the name of a constant that it moved to u8."""
+
+LARGEST_EXACT = 64
+"""Magnitude of codes of which no pair saturates: 2 x 255 x 64 < 2^15."""
+
+_SECOND = {
+    "QLinearConv": (3, 5),
+    "QLinearMatMul": (3, 5),
+    "QGemm": (3, 5),
+    "MatMulInteger": (1, 3),
+    "MatMulIntegerToFloat": (1, 5),
+    "DynamicQuantizeMatMul": (1, 3),
+}
+"""Operator -> its inputs: the second factor, and the zero point of it, which is of the same type.
+
+MatMulNBits is not among them: its codes are small enough.
+"""
+
+_MOVES = frozenset({"amx_int8", "avx512_vnni", "avx512", "avx_vnni", "avx2"})
+"""Instruction sets with kernels of their own for u8 by s8, where ONNX Runtime moves codes when it is asked to."""
+
+
+def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph as ONNX Runtime runs it, with exact products."""
+    import onnx
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory(prefix="aigc-optimised-") as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # it warns that an optimised graph fits this machine only, which is what we want
+        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.add_session_config_entry(EXACT_PRODUCTS, "1")
+        leave_out_rewrites(options)
+        data = model.SerializeToString()
+        isolated(lambda: onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]))
+        return onnx.load(options.optimized_model_filepath, load_external_data=False)
+
+
+def saturating(graph: onnx.GraphProto) -> tuple[str, ...]:
+    """Names of the products in an optimised graph whose second factor is left with signed codes beyond `LARGEST_EXACT`.
+
+    Nothing is found on a processor where ONNX Runtime has nothing to move, so there it says nothing.
+    """
+    from onnx import numpy_helper
+
+    if instruction_set() not in _MOVES:
+        return ()
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+
+    def signed(node: onnx.NodeProto) -> bool:
+        factor, zero_point = (node.input[i] if i < len(node.input) else "" for i in _SECOND[node.op_type])
+        if factor in constants:
+            codes = numpy_helper.to_array(constants[factor])
+            return codes.dtype == np.int8 and bool(np.abs(codes.astype(np.int16)).max(initial=0) > LARGEST_EXACT)
+        # Of what is computed, only the zero point tells the type.
+        return zero_point not in constants or numpy_helper.to_array(constants[zero_point]).dtype == np.int8
+
+    return tuple(node.name for node in graph.node if node.op_type in _SECOND and signed(node))
