@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
+
+# For helpers that tests of several folders share.
+sys.path.insert(0, str(Path(__file__).parent))
 
 ENGINE_ROW, GRAPH_DB = "engine of the matrix", "graph of the matrix"
 """Properties of a test: they reach the end of the run from other processes too."""

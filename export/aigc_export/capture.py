@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from aigc_export.errors import CaptureError
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_runtime.errors import CheckpointError
+from aigc_runtime.interrupts import interrupted_by
 from aigc_runtime.tensors import DimSpec
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def capture(spec: ExportSpec, *, opset: int = 20) -> Captured:
                 verbose=False,
             )
     except Exception as err:
+        if interrupted_by(err):
+            raise KeyboardInterrupt from err
         cause = err.__cause__ or err
         raise CaptureError(
             f"PyTorch cannot export {type(spec.module).__name__}: {_first_lines(str(cause))}",

@@ -155,8 +155,7 @@ def compare_bundles(
     check_quality_samples(quality_samples)
     check_comparable(first.manifest, second.manifest)
     settings, count = first.manifest.pipeline, threads or available_threads()
-    a, b = open_session(first, threads=count), open_session(second, threads=count)
-    try:
+    with open_session(first, threads=count) as a, open_session(second, threads=count) as b:
         return Comparison(
             name=first.manifest.name,
             first=_facts(first),
@@ -174,9 +173,6 @@ def compare_bundles(
             timing=time_side_by_side(a, b, settings, rounds=rounds, runs=runs),
             threads=count,
         )
-    finally:
-        a.close()
-        b.close()
 
 
 def _facts(bundle: Bundle) -> BundleFacts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.bundle import Bundle, Sign, check_destination, load_bundle, write_bundle
 from aigc_runtime.errors import ConfigError, FeedError, ParityError
+from aigc_runtime.interrupts import check_interrupted
 from aigc_runtime.verify import ParityReport
 
 if TYPE_CHECKING:
@@ -129,10 +131,10 @@ def export_model(
         quantised = _quantise(prepared, recipe, tell, progress)
     if quantised is not None:
         graph = quantised.graph
-    with tempfile.TemporaryDirectory(prefix="aigc-export-") as folder:
+    with tempfile.TemporaryDirectory(prefix="aigc-export-") as folder, contextlib.ExitStack() as stack:
         plan = None if quantised is None else quantised.plan
         built = build_engine(prepared, graph, plan, recipe, Path(folder), progress=progress)
-        engine, candidate = built.engine, built.candidate
+        engine, candidate = built.engine, stack.enter_context(built.candidate)
         tell("build", f"{engine.kind}, {engine.size_bytes / 1e6:.2f} MB{built.told}")
         judge = make_judge(
             TorchSession(spec),
@@ -173,6 +175,7 @@ def export_model(
             extra=_extra(quantised, found),
             provenance={**({} if quantised is None else _calibration_facts(quantised)), **built.provenance},
         )
+        check_interrupted()
         write_bundle(destination, manifest, files, sign=sign)
     # Whom this machine trusts does not matter here: the bundle was made a moment ago.
     bundle = load_bundle(destination)

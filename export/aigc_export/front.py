@@ -19,6 +19,7 @@ from aigc_export.recipes import ExportRecipe
 from aigc_export.targets import get_target
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.zoo import LoadedModel, load_model
+from aigc_runtime.interrupts import check_interrupted
 from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ class Teller:
             self.stage(WARNING, what)
 
     def __call__(self, name: str, what: str) -> None:
-        """Tell of a stage."""
+        """Tell of a stage, and end there if a signal came whose exception was dropped."""
+        check_interrupted()
         now = time.perf_counter()
         if self.stage is not None:
             self.stage(name, f"{what} ({now - self.last:.1f} s)")

@@ -88,21 +88,22 @@ def verify_against_torch(
     manifest = bundle.manifest
     loaded = load_original(bundle, checkpoint)
     spec = loaded.spec
-    reference, candidate = TorchSession(spec), open_session(bundle, threads=threads)
-    bounded = graph_session(reference.call, spec, dims=tuple(candidate.dims.values()))
-    report = check_parity(
-        candidate,
-        spec,
-        name=manifest.name,
-        target=manifest.target,
-        precision=manifest.precision,
-        cases=make_cases(bounded, spec, seed=seed),
-        generation=make_generation(bounded, spec, seed=seed),
-        judgement=make_judge(
-            reference, spec.settings, own_metric=loaded.has_metric, samples=quality_samples, seed=seed
-        )(candidate),
-        tolerances=manifest.tolerances,
-    )
+    reference = TorchSession(spec)
+    with open_session(bundle, threads=threads) as candidate:
+        bounded = graph_session(reference.call, spec, dims=tuple(candidate.dims.values()))
+        report = check_parity(
+            candidate,
+            spec,
+            name=manifest.name,
+            target=manifest.target,
+            precision=manifest.precision,
+            cases=make_cases(bounded, spec, seed=seed),
+            generation=make_generation(bounded, spec, seed=seed),
+            judgement=make_judge(
+                reference, spec.settings, own_metric=loaded.has_metric, samples=quality_samples, seed=seed
+            )(candidate),
+            tolerances=manifest.tolerances,
+        )
     divergence = None
     if find_first_divergence and not report.passed:
         divergence = _bisect(bundle, spec, seed)

@@ -218,3 +218,9 @@ class _Recorder:
 
     def close(self) -> None:
         self.session.close()
+
+    def __enter__(self) -> _Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

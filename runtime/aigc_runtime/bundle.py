@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
-from aigc_runtime.errors import BundleError, OutputError
+from aigc_runtime.bundle_folder import BundleFolder
+from aigc_runtime.errors import AigcError, BundleError, BundleReplacedError, EngineError, OutputError
 from aigc_runtime.manifest import (
     MAX_MANIFEST_BYTES,
     FileInfo,
@@ -19,16 +22,28 @@ from aigc_runtime.manifest import (
     with_files,
 )
 from aigc_runtime.npy import read_npy
-from aigc_runtime.plain_file import open_regular, read_regular
 from aigc_runtime.publish import atomic_directory, check_directory
 from aigc_runtime.signature import MAX_SIGNATURE_BYTES, SIGNATURE, PublicKey, check_keys, verify_signature
 from aigc_runtime.tensors import Array
 from aigc_runtime.trusted_keys import environment_keys
 
-__all__ = ["MANIFEST", "Bundle", "Sign", "check_destination", "fill_bundle", "load_bundle", "write_bundle"]
+__all__ = [
+    "MANIFEST",
+    "Bundle",
+    "Sign",
+    "check_destination",
+    "fill_bundle",
+    "load_bundle",
+    "retry_replaced",
+    "write_bundle",
+]
+
+T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
+_ATTEMPTS = 100
+"""How often a bundle is opened that is replaced while it is opened: far more than a writer can do in that time."""
 
 Sign = Callable[[bytes], bytes]
 """The bytes of manifest.json -> those of manifest.sig."""
@@ -44,6 +59,7 @@ class Bundle:
         manifest_sha256: digest of manifest.json; pin it to pin the whole bundle.
         has_signature: whether there is a manifest.sig, right or wrong.
         signed_by: id of the trusted key whose signature was verified; None where no signature was checked.
+        folder: the open folder that everything is read from; closed with the bundle, or when nothing refers to it.
     """
 
     path: Path
@@ -51,6 +67,7 @@ class Bundle:
     manifest_sha256: str
     has_signature: bool = False
     signed_by: str | None = None
+    folder: BundleFolder = field(repr=False, compare=False)
 
     @staticmethod
     def open(
@@ -72,6 +89,7 @@ class Bundle:
         Raises:
             BundleError: a missing, extra, linked, cut, changed or special file; a signature that is missing, wrong or
                 by another key; names it.
+            BundleReplacedError: it was replaced again and again while it was opened.
             ConfigError: an empty list of keys, or a key that cannot be read.
             EngineMissingError: keys were given, and the package `cryptography` is not installed.
         """
@@ -96,12 +114,49 @@ class Bundle:
 
         Raises:
             BundleError: no such file, or it changed since the bundle was opened.
+            BundleReplacedError: it went with the bundle, which was replaced since it was opened.
         """
         info = self.file(name)
-        data = read_regular(self.path / name, info.size)
-        if len(data) != info.size or hashlib.sha256(data).hexdigest() != info.sha256:
-            raise BundleError(f"file {name!r} changed after the bundle was opened", hint="bundles are immutable")
+        with self.unless_replaced():
+            data = self.folder.read(name, info.size)
+            if len(data) != info.size or hashlib.sha256(data).hexdigest() != info.sha256:
+                raise BundleError(f"file {name!r} changed after the bundle was opened", hint="bundles are immutable")
         return data
+
+    @contextlib.contextmanager
+    def unless_replaced(self, *, opened_by_path: bool = False) -> Iterator[None]:
+        """Tell a bundle that was replaced from one that is damaged, where a file of it is not as it should be.
+
+        Args:
+            opened_by_path: the block lets a library open files of `folder.location`.
+
+        Raises:
+            BundleReplacedError: in place of an error of the block, if another bundle has taken this one's place; or
+                the library may have opened that one's files.
+        """
+        cause: AigcError | None = None
+        try:
+            yield
+        except (BundleError, EngineError) as err:
+            if not self.folder.replaced():
+                raise
+            cause = err
+        if cause is not None or (opened_by_path and not self.folder.is_pinned and self.folder.replaced()):
+            raise BundleReplacedError(
+                f"the bundle {str(self.path)!r} was replaced by another after it was opened", hint="open it again"
+            ) from cause
+
+    def close(self) -> None:
+        """Give the folder's handle back; a closed bundle reads no more files."""
+        self.folder.close()
+
+    def __enter__(self) -> Bundle:
+        """The bundle, closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
 
     def array(self, name: str) -> Array:
         """The array in a .npy file.
@@ -124,39 +179,60 @@ class Bundle:
         return "signed, not checked" if self.has_signature else "not signed"
 
 
+def retry_replaced(work: Callable[[], T]) -> T:
+    """Do something with a bundle that it opens by path, again if another bundle took its place meanwhile.
+
+    Raises:
+        BundleReplacedError: that happened again and again.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(BundleReplacedError):
+            return work()
+    return work()
+
+
 def load_bundle(
     path: Path | str, *, expect_manifest_sha256: str | None = None, keys: Sequence[PublicKey] | None = None
 ) -> Bundle:
     """`Bundle.open` without the environment's say, for who makes and signs bundles: None checks no signature."""
-    folder = Path(path)
-    if not folder.is_dir():
-        raise BundleError(f"{str(folder)!r} is not a folder", hint="a bundle is the folder that `export -o` wrote")
-    raw = read_regular(folder / MANIFEST, MAX_MANIFEST_BYTES)
+    for _ in range(_ATTEMPTS):
+        folder = BundleFolder(Path(path))
+        try:
+            return _load(folder, expect_manifest_sha256, keys)
+        except BundleError:
+            if not folder.replaced():
+                folder.close()
+                raise
+        folder.close()
+    raise BundleReplacedError(
+        f"{str(path)!r} was replaced again and again while it was opened", hint="try again when nothing writes it"
+    )
+
+
+def _load(folder: BundleFolder, expect_manifest_sha256: str | None, keys: Sequence[PublicKey] | None) -> Bundle:
+    found = folder.names()
+    raw = folder.read(MANIFEST, MAX_MANIFEST_BYTES)
     digest = hashlib.sha256(raw).hexdigest()
     if expect_manifest_sha256 is not None and digest != expect_manifest_sha256:
         raise BundleError(
             f"manifest.json has SHA-256 {digest}, expected {expect_manifest_sha256}",
             hint="this is not the bundle you pinned: get it again from where the digest came from",
         )
-    signature = _read_signature(folder)
+    # A link to nothing is there, too. One that is written a moment later is not looked at.
+    signature = folder.read(SIGNATURE, MAX_SIGNATURE_BYTES) if SIGNATURE in found else None
     signed_by = None if keys is None else _verified(raw, signature, keys)
     manifest = parse_manifest(raw)
-    _check_listing(folder, manifest, signed=signature is not None)
+    _check_listing(found, manifest, signed=signature is not None)
     for info in manifest.files:
-        _check_file(folder / info.path, info)
+        _check_file(folder, info)
     return Bundle(
-        path=folder,
+        path=folder.path,
         manifest=manifest,
         manifest_sha256=digest,
         has_signature=signature is not None,
         signed_by=signed_by,
+        folder=folder,
     )
-
-
-def _read_signature(folder: Path) -> bytes | None:
-    path = folder / SIGNATURE
-    # A link to nothing is there, too.
-    return read_regular(path, MAX_SIGNATURE_BYTES) if os.path.lexists(path) else None
 
 
 def _verified(manifest: bytes, signature: bytes | None, keys: Sequence[PublicKey]) -> str:
@@ -237,9 +313,8 @@ def _chunks(content: bytes | Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _check_listing(folder: Path, manifest: Manifest, *, signed: bool) -> None:
+def _check_listing(found: set[str], manifest: Manifest, *, signed: bool) -> None:
     expected = {info.path for info in manifest.files} | {MANIFEST} | ({SIGNATURE} if signed else set())
-    found = {entry.name for entry in folder.iterdir()}
     if missing := sorted(expected - found):
         raise BundleError(f"the bundle lacks {missing[0]!r}", hint="copy it again, with every file")
     if extra := sorted(found - expected):
@@ -249,8 +324,8 @@ def _check_listing(folder: Path, manifest: Manifest, *, signed: bool) -> None:
         )
 
 
-def _check_file(path: Path, info: FileInfo) -> None:
-    with os.fdopen(open_regular(path), "rb") as file:
+def _check_file(folder: BundleFolder, info: FileInfo) -> None:
+    with os.fdopen(folder.open(info.path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size != info.size:
             raise BundleError(

@@ -8,14 +8,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from aigc_runtime import __version__
-from aigc_runtime.errors import AigcError, InputError
+from aigc_runtime.entry import failure_code, run_program
+from aigc_runtime.errors import InputError
 
 __all__ = ["build_parser", "main", "run"]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,17 +73,27 @@ def build_parser(prog: str = "aigc-run") -> argparse.ArgumentParser:
     return parser
 
 
+def _text(argument: str) -> str:
+    """Text from the command line; bytes that the locale does not know (Python kept them apart) are read as UTF-8."""
+    try:
+        return os.fsencode(argument).decode("utf-8") if _SURROGATE.search(argument) else argument
+    except UnicodeError as err:
+        raise argparse.ArgumentTypeError(f"{argument!r} is not UTF-8: {err}") from err
+
+
 def _add_generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of all random draws (default: 0)")
     text = parser.add_argument_group("text")
-    text.add_argument("--prompt", help="text to continue")
+    text.add_argument("--prompt", type=_text, help="text to continue")
     text.add_argument("--prompt-file", metavar="FILE", help="the same from a file, - for standard input")
     text.add_argument("--max-new-tokens", type=int, help="(default: 128)")
     text.add_argument("--temperature", type=float, help="0 is greedy (default: 0)")
     text.add_argument("--top-k", type=int, help="keep the k most likely tokens")
     text.add_argument("--top-p", type=float, help="keep the most likely tokens that reach this probability")
     text.add_argument("--repetition-penalty", type=float, help="above 1 discourages repetition")
-    text.add_argument("--stop", action="append", metavar="TEXT", help="end before this text; may be repeated")
+    text.add_argument(
+        "--stop", type=_text, action="append", metavar="TEXT", help="end before this text; may be repeated"
+    )
     images = parser.add_argument_group("images")
     images.add_argument("-o", "--output", metavar="FILE", help="PNG file to write")
     images.add_argument("--class", dest="classes", metavar="CLASS[,...]", help="names or numbers (default: each once)")
@@ -106,44 +120,23 @@ def _verbs() -> dict[str, Callable[[argparse.Namespace], int]]:
     }
 
 
+def _verb(parsed: argparse.Namespace) -> int:
+    from aigc_runtime.bundle import retry_replaced
+
+    verb = _verbs()[parsed.verb]
+    # A bundle may be published to at any time; no verb has printed anything before it has read its bundle.
+    return retry_replaced(lambda: verb(parsed))
+
+
 def run(arguments: Sequence[str], *, prog: str = "aigc-run") -> int:
     """Run the command line and return its exit code; every failure is one message on standard error."""
-    debug = bool(os.environ.get("AIGC_DEBUG"))
     try:
         parsed = build_parser(prog).parse_args(list(arguments))
-        return _verbs()[parsed.verb](parsed)
-    except AigcError as err:
-        if debug:
-            raise
-        complain(err)
-        return err.exit_code
+        return _verb(parsed)
     except SystemExit as done:  # argparse has printed the help or the version
         return int(done.code or 0)
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted\n")
-        return 130
-    except MemoryError as err:
-        if debug:
-            raise
-        lacking = InputError(f"not enough memory: {err}", hint="ask for fewer or shorter results at once")
-        complain(lacking)
-        return lacking.exit_code
-    except BrokenPipeError:
-        # Whoever read our output went away (`| head`); keep Python from complaining when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as err:
-        if debug:
-            raise
-        sys.stderr.write(f"error: internal: {type(err).__name__}: {err}\n  set AIGC_DEBUG=1 for the traceback\n")
-        return 1
-
-
-def complain(err: AigcError) -> None:
-    """Print an error and its hint on standard error."""
-    sys.stderr.write(f"error: {err.message}\n")
-    for line in err.hint.splitlines():
-        sys.stderr.write(f"  {line}\n")
+    except (Exception, KeyboardInterrupt) as err:  # noqa: BLE001 - whatever it is, it ends as a message and a code
+        return failure_code(err)
 
 
 def emit_json(value: Any) -> None:
@@ -153,4 +146,4 @@ def emit_json(value: Any) -> None:
 
 def main() -> None:
     """Entry point of `aigc-run`."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run_program(run, sys.argv[1:]))

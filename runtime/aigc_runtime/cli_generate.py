@@ -19,6 +19,7 @@ from aigc_runtime.pipelines.text import TextPipeline
 from aigc_runtime.png import image_grid, write_png
 from aigc_runtime.prompt_file import read_prompt
 from aigc_runtime.sampling import SamplingParams
+from aigc_runtime.streams import output_lost
 
 __all__ = ["generate"]
 
@@ -43,10 +44,10 @@ def generate(arguments: argparse.Namespace) -> int:
         raise InputError("text needs a prompt", hint="give either --prompt TEXT or --prompt-file FILE")
     if family != "text" and arguments.output is None:
         raise InputError("images need a file", hint="give -o FILE.png")
-    pipeline = open_pipeline(bundle, threads=arguments.threads)
-    if isinstance(pipeline, TextPipeline):
-        return _text(arguments, pipeline)
-    return _images(arguments, pipeline)
+    with open_pipeline(bundle, threads=arguments.threads) as pipeline:
+        if isinstance(pipeline, TextPipeline):
+            return _text(arguments, pipeline)
+        return _images(arguments, pipeline)
 
 
 def _refuse_foreign_options(arguments: argparse.Namespace, family: str) -> None:
@@ -93,6 +94,8 @@ def _text(arguments: argparse.Namespace, pipeline: TextPipeline) -> int:
     for piece in pieces:
         sys.stdout.write(piece)
         sys.stdout.flush()
+        if output_lost():
+            return 0
     sys.stdout.write("\n")
     return 0
 

@@ -76,8 +76,8 @@ def info(arguments: argparse.Namespace) -> int:
 def verify(arguments: argparse.Namespace) -> int:
     """Prove the engine on this device; exit code 3 if it misses a limit."""
     bundle = open_bundle(arguments)
-    session = open_session(bundle, threads=arguments.threads)
-    report = verify_bundle(bundle, session)
+    with open_session(bundle, threads=arguments.threads) as session:
+        report = verify_bundle(bundle, session)
     here = instruction_set() if bundle.manifest.engine.proven_on else None
     if arguments.json:
         emit_json({**report.to_dict(), "instruction_set": here})
@@ -91,7 +91,6 @@ def verify(arguments: argparse.Namespace) -> int:
         for failure in report.failures:
             _say(f"missed  {failure}")
         _say(_verdict(report.passed, here, bundle.manifest.engine.proven_on))
-    session.close()
     return 0 if report.passed else 3
 
 
@@ -108,9 +107,10 @@ def _verdict(passed: bool, here: str | None, proven_on: tuple[str, ...]) -> str:
 def bench(arguments: argparse.Namespace) -> int:
     """Time one step and whole generations at batch 1."""
     bundle = open_bundle(arguments)
-    session, settings = open_session(bundle, threads=arguments.threads), bundle.manifest.pipeline
-    step = bench_step(session, settings, runs=arguments.runs)
-    whole = bench_generation(session, settings, runs=max(1, arguments.runs // 10))
+    with open_session(bundle, threads=arguments.threads) as session:
+        settings = bundle.manifest.pipeline
+        step = bench_step(session, settings, runs=arguments.runs)
+        whole = bench_generation(session, settings, runs=max(1, arguments.runs // 10))
     if arguments.json:
         emit_json({"step": asdict(step), "generation": asdict(whole)})
         return 0
@@ -118,5 +118,4 @@ def bench(arguments: argparse.Namespace) -> int:
     unit = whole.per_unit
     _say(f"generation  {unit.median_ms:.3f} ms a {whole.unit} = {1e3 / unit.median_ms:.1f} a second")
     _say(f"python      {whole.python_share:.1%} of the time is spent around the engine")
-    session.close()
     return 0

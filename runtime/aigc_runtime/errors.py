@@ -12,6 +12,7 @@ from collections.abc import Iterable
 __all__ = [
     "AigcError",
     "BundleError",
+    "BundleReplacedError",
     "CancelledError",
     "CheckpointError",
     "ConfigError",
@@ -97,6 +98,10 @@ class BundleError(AigcError):
     """A bundle that is missing, damaged, tampered with or of an unknown format version."""
 
     exit_code = 4
+
+
+class BundleReplacedError(BundleError):
+    """A bundle that another one took the place of while it was read; opening it again gives the new one."""
 
 
 class EngineError(AigcError):

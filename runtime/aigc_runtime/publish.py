@@ -31,7 +31,7 @@ from typing import BinaryIO
 from aigc_runtime.errors import OutputError
 from aigc_runtime.publish_lock import destination_lock, lock_handle, same_file
 
-__all__ = ["atomic_directory", "atomic_file", "atomic_write_bytes", "check_directory"]
+__all__ = ["aside_of", "atomic_directory", "atomic_file", "atomic_write_bytes", "check_directory"]
 
 OWN_NAMES = ".aigc-"
 """What every temporary name begins with; no destination may."""
@@ -104,9 +104,15 @@ def _begin(target: Path, needed_bytes: int, *, locked: bool) -> Path:
     return staging
 
 
+def aside_of(destination: Path) -> Path:
+    """Where the old directory is for a moment, while it is replaced where directories cannot be exchanged."""
+    target = Path(os.path.abspath(destination))  # noqa: PTH100 - as in `atomic_directory`
+    return target.parent / f"{_ASIDE}{target.name}"
+
+
 def _clear_left(target: Path) -> None:
     """Remove what a dead run left beside `target`; put an old directory back that was renamed aside."""
-    aside = target.with_name(f"{_ASIDE}{target.name}")
+    aside = aside_of(target)
     if os.path.lexists(aside):
         if os.path.lexists(target):
             _remove(aside)
@@ -329,7 +335,7 @@ def _swap_in(staging: Path, target: Path, marker: str) -> None:
 
 def _rename_twice(staging: Path, target: Path) -> None:
     locked = staging.name == f"{_STAGING}{target.name}"
-    aside = target.with_name(f"{_ASIDE}{target.name}") if locked else staging.with_name(f"{staging.name}-old")
+    aside = aside_of(target) if locked else staging.with_name(f"{staging.name}-old")
     target.rename(aside)
     try:
         staging.rename(target)

@@ -23,7 +23,10 @@ class State(Protocol):
 
 
 class Session(Protocol):
-    """A loaded engine. Safe to call from several threads as long as each has its own `State`."""
+    """A loaded engine. Safe to call from several threads as long as each has its own `State`.
+
+    A context manager: `with open_session(bundle) as session` closes it at the end.
+    """
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -64,4 +67,12 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Release the engine. A closed session raises EngineError."""
+        ...
+
+    def __enter__(self) -> Session:
+        """The session, closed at the end of the block."""
+        ...
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
         ...

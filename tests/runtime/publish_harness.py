@@ -25,13 +25,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import numpy as np
 import toys
 
-from aigc_runtime.bundle import Bundle, write_bundle
+from aigc_runtime import open_pipeline
+from aigc_runtime.bundle import Bundle, retry_replaced, write_bundle
+from aigc_runtime.manifest import Manifest
 
 NAMES = ("lm", "lm-2026", "lm-2026-11", "lm-2026-11-26", "lm-2026-11-26-1", "lm-", "l", f"lm-{2**22 + 1}-x")
 WRITERS = 8
 MANIFEST, FILES = toys.toy_manifest("toy_gan")
+EXTERNAL = (toys.DATA / "toy_gan_external.onnx").read_bytes()
+SHIFT = 2.0**-12
+"""Small enough that tanh of the largest is far from 1, large enough to be told from its neighbors."""
 
 
 def publish(target: Path, made_by: str, rng: random.Random) -> None:
@@ -151,26 +157,42 @@ def kills(folder: Path, count: int, seed: int) -> dict[str, object]:
     }
 
 
-def readers(folder: Path, swaps: int, seed: int) -> dict[str, object]:
-    """False alarms: an open or a read of a bundle that was whole all the time, only replaced."""
-    target, logs, rng = folder / "out", folder / "logs", random.Random(seed)
+def with_weights(number: int) -> tuple[Manifest, dict[str, bytes | Path]]:
+    """A bundle whose weights lie in a file of their own, which ONNX Runtime opens by path; they add up to `number`."""
+    weights = np.full(4096, number * SHIFT / 4096, np.float32)
+    files = {**FILES, "model.onnx": EXTERNAL, "model.onnx.data": weights.tobytes(), "made_by.bin": str(number).encode()}
+    return replace(MANIFEST, provenance={"made_by": str(number)}), files
+
+
+def readers(folder: Path, swaps: int, _seed: int) -> dict[str, object]:
+    """False alarms: an open, a read or a session of a bundle that was whole all the time, only replaced."""
+    target, logs = folder / "out", folder / "logs"
     logs.mkdir()
-    publish(target, "0", rng)
+    write_bundle(target, *with_weights(0))
     done = folder / "done"
+
+    def run() -> str:
+        with open_pipeline(target, threads=1) as pipeline:
+            zero = np.zeros((1, 4), np.float32)
+            image = pipeline.session.run({"latents": zero, "class_labels": np.zeros(1, np.int64)})["image"]
+        return str(round(float(np.arctanh(image[0, 0, 0, 0])) / SHIFT))
 
     def read(number: int) -> None:
         opens, alarms, seen = 0, [], set()
         while not done.exists():
             try:
-                seen.add(made_by(target))
+                # What an application does that opens a bundle itself and goes on reading from it.
+                seen.add(run() if number else retry_replaced(lambda: made_by(target)))
                 opens += 1
             except Exception as err:
                 alarms.append(repr(err))
-        (logs / f"{number}.json").write_text(json.dumps({"opens": opens, "alarms": alarms, "seen": len(seen)}))
+        (logs / f"{number}.json").write_text(
+            json.dumps({"opens": opens, "alarms": alarms, "seen": len(seen), "values": sorted(seen)})
+        )
 
     pids = [fork(lambda n=n: read(n), logs / f"{n}.txt") for n in range(2)]
     for i in range(swaps):
-        publish(target, str(i + 1), rng)
+        write_bundle(target, *with_weights(i + 1))
     done.touch()
     for pid in pids:
         os.waitpid(pid, 0)
@@ -178,7 +200,8 @@ def readers(folder: Path, swaps: int, seed: int) -> dict[str, object]:
     return {
         "swaps": swaps,
         "opens": sum(one["opens"] for one in told),
-        "bundles_seen": max(one["seen"] for one in told),
+        "bundles_seen": [one["seen"] for one in told],
+        "unknown": sorted(set().union(*(one["values"] for one in told)) - {str(i) for i in range(swaps + 1)}),
         "false_alarms": [alarm for one in told for alarm in one["alarms"]] + errors(logs),
     }
 

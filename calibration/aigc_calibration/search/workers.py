@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, Protocol
 
 from aigc_calibration.search.probe import Probe, measure_noise
@@ -83,6 +87,28 @@ _PROBE: list[Probe] = []
 
 def _start(probe: Probe) -> None:
     _PROBE[:] = [probe]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot tell its workers, which would wait for more work for ever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Children that start here never see Ctrl-C, which a terminal sends to all: it is the parent's to act on."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _measure(mix: Mix) -> float:
@@ -108,7 +134,8 @@ class LocalWorkers:
             min(self.jobs, len(mixes)), mp_context=get_context("spawn"), initializer=_start, initargs=(probe,)
         )
         try:
-            futures = {pool.submit(_measure, mix): mix for mix in mixes}
+            with _interrupts_held():
+                futures = {pool.submit(_measure, mix): mix for mix in mixes}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool as err:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import statistics
@@ -158,11 +159,8 @@ class Evaluator:
             if self._judge is None:
                 assert self._make_judge is not None, "this evaluator only times"
                 self._judge = self._make_judge()
-            session = self._open(built)
-            try:
+            with self._open(built) as session:
                 return to_json(self._judge(session))
-            finally:
-                session.close()
 
         self.judged += 1
         return from_json(Judgement, self.journal.remember(f"judgement {built.digest} {self.key}", measure))
@@ -184,15 +182,12 @@ class Evaluator:
 
     def _rounds(self, built: Sequence[Built], rounds: int) -> list[list[float]]:
         def measure() -> list[list[float]]:
-            sessions = [self._open(b) for b in built]
             settings = self.spec.settings
-            try:
+            with contextlib.ExitStack() as stack:
+                sessions = [stack.enter_context(self._open(b)) for b in built]
                 return [
                     [bench_step(s, settings, runs=RUNS, warmup=2).median_ms for s in sessions] for _ in range(rounds)
                 ]
-            finally:
-                for session in sessions:
-                    session.close()
 
         key = f"rounds {' '.join(b.digest for b in built)} {self.threads}"
         return [[float(ms) for ms in row] for row in self.journal.remember(key, measure)]

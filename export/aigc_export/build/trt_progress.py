@@ -69,7 +69,7 @@ class Watch:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Keep what Ctrl-C raises while this lasts, and raise it at the end, before any failure that it led to.
+        """Keep what Ctrl-C or SIGTERM raises while this lasts; raise it at the end, before a failure that it led to.
 
         Python raises KeyboardInterrupt wherever the main thread is, which may be within a callback. Other threads hear
         no signals; a signal that is ignored, or that ends the process at once, stays so.
@@ -84,20 +84,23 @@ class Watch:
 
     @contextlib.contextmanager
     def _deferred_interrupt(self) -> Iterator[None]:
-        before = signal.getsignal(signal.SIGINT)
-        if not callable(before) or threading.current_thread() is not threading.main_thread():
+        if threading.current_thread() is not threading.main_thread():
             yield
             return
+        found = ((number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM))
+        before = {int(number): handler for number, handler in found if callable(handler)}
 
         def interrupted(number: int, frame: FrameType | None) -> None:
             with self.keeping():
-                before(number, frame)
+                before[number](number, frame)
 
-        signal.signal(signal.SIGINT, interrupted)
+        for number in before:
+            signal.signal(number, interrupted)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def make_monitor(module: Any, watch: Watch) -> Any:

@@ -28,11 +28,11 @@ def bench(bundle_path: str, checkpoint: str | None, rounds: int, runs: int, thre
 
     bundle = Bundle.open(bundle_path)
     settings, count = bundle.manifest.pipeline, threads or available_threads()
-    candidate = open_session(bundle, threads=count)
-    with torch_threads(count):
-        reference = TorchSession(load_original(bundle, checkpoint).spec)
-        found = time_side_by_side(reference, candidate, settings, rounds=rounds, runs=runs)
-    whole = bench_generation(candidate, settings)
+    with open_session(bundle, threads=count) as candidate:
+        with torch_threads(count):
+            reference = TorchSession(load_original(bundle, checkpoint).spec)
+            found = time_side_by_side(reference, candidate, settings, rounds=rounds, runs=runs)
+        whole = bench_generation(candidate, settings)
     if as_json:
         timed = {"torch_ms": found.reference_ms, "runtime_ms": found.candidate_ms, "speedup": found.speedup}
         emit_json({"threads": count, **timed, "generation": asdict(whole)})

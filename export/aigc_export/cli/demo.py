@@ -54,15 +54,15 @@ def _one(name: str, output: Path, quality_samples: int, console: Console) -> dic
             stage=lambda stage, what: console.print(f"[bold]{stage:<20}[/]{what}", soft_wrap=True),
         )
     bundle, settings = result.bundle, result.bundle.manifest.pipeline
-    session = open_session(bundle)
-    on_device = verify_bundle(bundle, session)
-    if not on_device.passed:
-        raise ParityError(f"{name}: the published bundle does not verify", hint="\n".join(on_device.failures))
-    console.print(
-        f"[bold]{'verify':<20}[/]the published bundle, as a device does: {len(on_device.tensors)} tensors, ok"
-    )
-    with torch_threads(available_threads()):
-        timing = time_side_by_side(TorchSession(load_original(bundle, None).spec), session, settings, rounds=3)
+    with open_session(bundle) as session:
+        on_device = verify_bundle(bundle, session)
+        if not on_device.passed:
+            raise ParityError(f"{name}: the published bundle does not verify", hint="\n".join(on_device.failures))
+        console.print(
+            f"[bold]{'verify':<20}[/]the published bundle, as a device does: {len(on_device.tensors)} tensors, ok"
+        )
+        with torch_threads(available_threads()):
+            timing = time_side_by_side(TorchSession(load_original(bundle, None).spec), session, settings, rounds=3)
     worst = result.report.worst().errors
     return {
         "model": name,
@@ -86,18 +86,18 @@ def _generate(name: str, bundle: Path, output: Path, console: Console) -> str:
     from aigc_runtime.publish import atomic_write_bytes
     from aigc_runtime.sampling import SamplingParams
 
-    pipeline = open_pipeline(bundle)
-    if isinstance(pipeline, TextPipeline):
-        sampling = SamplingParams(temperature=0.7, top_p=0.9)
-        text = PROMPT + pipeline.generate(PROMPT, max_new_tokens=200, sampling=sampling, seed=1)[0].text
-        path = output / f"{name}.txt"
-        atomic_write_bytes(path, text.encode("utf-8"))
-        console.print(text, markup=False, style="dim")
+    with open_pipeline(bundle) as pipeline:
+        if isinstance(pipeline, TextPipeline):
+            sampling = SamplingParams(temperature=0.7, top_p=0.9)
+            text = PROMPT + pipeline.generate(PROMPT, max_new_tokens=200, sampling=sampling, seed=1)[0].text
+            path = output / f"{name}.txt"
+            atomic_write_bytes(path, text.encode("utf-8"))
+            console.print(text, markup=False, style="dim")
+            return str(path)
+        labels = [label for _ in range(PER_CLASS) for label in range(10)]
+        path = output / f"{name}.png"
+        write_png(path, image_grid(pipeline.generate(labels, seed=1), columns=10, scale=4))
         return str(path)
-    labels = [label for _ in range(PER_CLASS) for label in range(10)]
-    path = output / f"{name}.png"
-    write_png(path, image_grid(pipeline.generate(labels, seed=1), columns=10, scale=4))
-    return str(path)
 
 
 def _table(rows: list[dict[str, Any]]) -> Any:

@@ -12,6 +12,7 @@ from aigc_export.cli.engine_options import engine_options
 from aigc_export.cli.model_options import calibration_option, model_options, seed_option, target_option
 from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
 from aigc_export.cli.search_options import print_search, search_options
+from aigc_runtime.bundle import MANIFEST
 
 if TYPE_CHECKING:
     from aigc_export.build.settings import BuildSettings
@@ -102,7 +103,7 @@ def export(
         **search,
     )
     console = err_console() if as_json else out_console()
-    started = time.perf_counter()
+    started, before = time.perf_counter(), _identity(output)
 
     def write_reports(parity: ParityReport) -> None:
         if report is not None:
@@ -123,6 +124,10 @@ def export(
         except ParityFailedError as err:
             console.print(parity_table(err.report))
             write_reports(err.report)
+            raise
+        except KeyboardInterrupt as err:
+            published = _identity(output) != before
+            err.add_note(f"{output} was published before that" if published else "nothing was published")
             raise
     write_reports(result.report)
     if as_json:
@@ -146,3 +151,12 @@ def export(
     console.print(f"published {output}: {result.bundle.size_bytes / 1e6:.2f} MB in {result.seconds:.1f} s")
     if signer is not None:
         console.print(f"signed by {signer.key_id}")
+
+
+def _identity(bundle: Path) -> tuple[int, int] | None:
+    """Which manifest lies there, if one does: every export writes a new file."""
+    try:
+        status = (bundle / MANIFEST).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns

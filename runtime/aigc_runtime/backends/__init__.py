@@ -17,16 +17,17 @@ def _open_ort(bundle: Bundle, threads: int | None) -> Session:
     manifest, provider = bundle.manifest, bundle.manifest.engine.provider
     # The graph comes from the very bytes that were hashed. External data is read from the bundle's folder and nowhere
     # else; those files were hashed when the bundle was opened.
-    return OrtSession(
-        bundle.read(manifest.engine.file),
-        folder=str(bundle.path.absolute()),
-        inputs=manifest.inputs,
-        outputs=manifest.outputs,
-        dims=manifest.dims,
-        state=manifest.state,
-        threads=threads,
-        device="cpu" if provider is None else provider.name,
-    )
+    with bundle.unless_replaced(opened_by_path=True):
+        return OrtSession(
+            bundle.read(manifest.engine.file),
+            folder=bundle.folder.location,
+            inputs=manifest.inputs,
+            outputs=manifest.outputs,
+            dims=manifest.dims,
+            state=manifest.state,
+            threads=threads,
+            device="cpu" if provider is None else provider.name,
+        )
 
 
 def _open_trt(bundle: Bundle, _threads: int | None) -> Session:

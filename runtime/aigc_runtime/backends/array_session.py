@@ -97,3 +97,11 @@ class ArraySession:
     def close(self) -> None:
         """Release the function."""
         self._function = None
+
+    def __enter__(self) -> ArraySession:
+        """The session, closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()

@@ -166,3 +166,11 @@ class OrtSession:
     def close(self) -> None:
         """Release the engine."""
         self.native = None
+
+    def __enter__(self) -> OrtSession:
+        """The session, closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()

@@ -157,7 +157,7 @@ def _options(ort: Any, folder: str | None, threads: int | None) -> Any:
     options.intra_op_num_threads = threads or available_threads()
     options.inter_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised as well, and an error that is tried again is none
     leave_out_rewrites(options)
     # Spinning threads steal time from everything else on the device.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

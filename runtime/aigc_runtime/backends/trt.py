@@ -203,3 +203,11 @@ class TrtSession:
     def close(self) -> None:
         """Release the engine and all states; waits for runs in other threads."""
         self._end()
+
+    def __enter__(self) -> TrtSession:
+        """The session, closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()

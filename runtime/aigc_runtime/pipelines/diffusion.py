@@ -100,6 +100,18 @@ class DiffusionPipeline:
         self.session = session
         self.settings = settings
 
+    def close(self) -> None:
+        """Close the session."""
+        self.session.close()
+
+    def __enter__(self) -> DiffusionPipeline:
+        """The pipeline, its session closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the session."""
+        self.close()
+
     def generate(
         self,
         class_labels: Sequence[int] | None = None,

@@ -46,6 +46,18 @@ class GanPipeline:
         self.session = session
         self.settings = settings
 
+    def close(self) -> None:
+        """Close the session."""
+        self.session.close()
+
+    def __enter__(self) -> GanPipeline:
+        """The pipeline, its session closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the session."""
+        self.close()
+
     def generate(self, class_labels: Sequence[int], *, seed: int = 0, truncation: float | None = None) -> Array:
         """Draw images.
 

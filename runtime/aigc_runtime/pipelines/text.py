@@ -87,6 +87,18 @@ class TextPipeline:
                 hint="export the model again with the tokenizer that it was trained with",
             )
 
+    def close(self) -> None:
+        """Close the session."""
+        self.session.close()
+
+    def __enter__(self) -> TextPipeline:
+        """The pipeline, its session closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the session."""
+        self.close()
+
     def generate(
         self,
         prompts: str | Sequence[str],

@@ -144,8 +144,28 @@ def toy_gan() -> None:
     save("toy_gan", nodes, inputs, [h.make_tensor_value_info("image", T.FLOAT, ["batch", 1, 2, 2])], constants)
 
 
+def toy_gan_external() -> None:
+    """toy_gan, its latents shifted by the sum of weights [4096] in a file of their own: model.onnx.data.
+
+    Only the graph is kept here; the weights are what a test writes.
+    """
+    toy_gan()
+    model = onnx.load(HERE / "toy_gan.onnx")
+    add = next(node for node in model.graph.node if node.op_type == "Add")
+    model.graph.node.insert(0, h.make_node("ReduceSum", ["weights"], ["shift"], keepdims=0))
+    model.graph.node.insert(1, h.make_node("Add", [add.input[0], "shift"], ["shifted"]))
+    add.input[0] = "shifted"
+    weights = numpy_helper.from_array(np.zeros(4096, np.float32), "weights")
+    weights.ClearField("raw_data")
+    weights.data_location = T.EXTERNAL
+    for key, value in (("location", "model.onnx.data"), ("offset", "0"), ("length", str(4 * 4096))):
+        weights.external_data.add(key=key, value=value)
+    model.graph.initializer.append(weights)
+    (HERE / "toy_gan_external.onnx").write_bytes(model.SerializeToString())
+
+
 if __name__ == "__main__":
     toy_lm("growing")
     toy_lm("buffer")
     toy_unet()
-    toy_gan()
+    toy_gan_external()

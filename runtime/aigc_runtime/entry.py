@@ -1,0 +1,94 @@
+"""What both command lines do around their verbs: signals, standard streams, and the exit code of every failure.
+
+The verdict decides the exit code, whatever becomes of the output. Only a success whose result could not be written is
+no success; a reader that went away (`| head`) had what it wanted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+from aigc_runtime.errors import AigcError, InputError, OutputError
+from aigc_runtime.interrupts import handled_signals, interrupt_code, interrupted_by
+from aigc_runtime.streams import guarded_streams
+
+__all__ = ["complain", "failure_code", "run_program"]
+
+_NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
+
+
+def run_program(run: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """Run a command line in a process of its own.
+
+    Args:
+        run: takes the arguments and returns the exit code.
+        arguments: those after the program's name.
+
+    Returns:
+        The exit code.
+    """
+    code = 1
+    with handled_signals():
+        try:
+            with guarded_streams() as out:
+                code = run(arguments)
+                out.flush()
+                if code == 0 and out.failure is not None and out.failure.errno != errno.EPIPE:
+                    code = failure_code(_lost(out.failure))
+        except KeyboardInterrupt:  # between the verb and here
+            code = interrupt_code()
+    return code
+
+
+def _lost(failure: OSError) -> OutputError:
+    return OutputError(
+        f"cannot write to standard output: {failure.strerror or failure}",
+        hint="the result was lost; what the command wrote to files is there",
+    )
+
+
+def failure_code(err: BaseException, *, tell: Callable[[AigcError], None] | None = None) -> int:
+    """Tell what went wrong, and return the exit code.
+
+    Args:
+        err: what a verb raised. With AIGC_DEBUG in the environment, its traceback is shown, too.
+        tell: shows a message and its hint; None takes `complain`.
+    """
+    tell = complain if tell is None else tell
+    if os.environ.get("AIGC_DEBUG"):
+        import traceback
+
+        traceback.print_exception(err, file=sys.stderr)
+    if interrupted_by(err):
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")  # after the ^C that a terminal shows
+        tell(AigcError("interrupted" + "".join(f"; {note}" for note in getattr(err, "__notes__", ()))))
+        return interrupt_code()
+    shown = err if isinstance(err, AigcError) else _as_ours(err)
+    tell(shown)
+    return shown.exit_code
+
+
+def _as_ours(err: BaseException) -> AigcError:
+    if isinstance(err, MemoryError):
+        return InputError(f"not enough memory: {err}", hint="ask for less at once, or use a machine with more memory")
+    if isinstance(err, OSError) and err.errno in _NO_SPACE:
+        where = f" {err.filename!r}" if err.filename else ""
+        return OutputError(
+            f"cannot write{where}: {err.strerror}",
+            hint="free some space; temporary files go where the environment variable TMPDIR says",
+        )
+    return AigcError(
+        f"internal error: {type(err).__name__}: {err}",
+        hint="set AIGC_DEBUG=1 for the traceback, and please report it",
+    )
+
+
+def complain(err: AigcError) -> None:
+    """Print an error and its hint on standard error."""
+    sys.stderr.write(f"error: {err.message}\n")
+    for line in err.hint.splitlines():
+        sys.stderr.write(f"  {line}\n")

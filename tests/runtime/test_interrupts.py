@@ -1,0 +1,101 @@
+"""An interruption is recognised through what libraries make of it, and comes back when it was dropped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from aigc_runtime import entry
+from aigc_runtime.errors import EngineError
+from aigc_runtime.interrupts import Interrupted, check_interrupted, handled_signals, interrupt_code, interrupted_by
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Those of the test run, put back: a program would end here."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {n: signal.getsignal(n) for n in numbers}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    with handled_signals():
+        pass
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def given(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(5)
+
+
+def test_a_signal_raises_where_the_program_stands() -> None:
+    with pytest.raises(Interrupted), handled_signals():
+        given(signal.SIGTERM)
+    assert interrupt_code() == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+
+
+def test_what_a_library_made_of_it() -> None:
+    def failing() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as err:
+            raise ImportError("numpy failed to import") from err
+
+    with pytest.raises(ImportError) as caught:
+        failing()
+    assert interrupted_by(caught.value)
+    assert not interrupted_by(ImportError("no module named numpy"))
+
+
+def test_the_code_of_a_failure_after_a_signal(capsys: pytest.CaptureFixture[str]) -> None:
+    def run(_arguments: list[str]) -> int:
+        try:
+            given(signal.SIGINT)
+        except KeyboardInterrupt:
+            pass  # a library drops it, and fails for it later
+        return entry.failure_code(EngineError("the engine gave nothing"))
+
+    assert entry.run_program(run, []) == 130
+    assert capsys.readouterr().err.endswith("error: interrupted\n")
+
+
+def test_a_dropped_one_is_told_at_the_next_stage() -> None:
+    check_interrupted()
+    with handled_signals():
+        try:
+            given(signal.SIGINT)
+        except KeyboardInterrupt:
+            pass
+        with pytest.raises(Interrupted):
+            check_interrupted()
+
+
+def test_one_that_a_callback_drops_comes_again() -> None:
+    """Python drops what a callback of a weak reference raises."""
+
+    class Thing:
+        pass
+
+    def interrupted(_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        for _number in range(10**6):
+            pass
+
+    things = [Thing()]
+    reference = weakref.ref(things[0], interrupted)
+
+    def drop() -> None:
+        things.clear()
+        time.sleep(5)
+
+    with pytest.raises(Interrupted), handled_signals():
+        drop()
+    assert reference() is None
