@@ -29,7 +29,7 @@ from aigc_export.passes import PassReport
 from aigc_export.recipes import ExportRecipe
 from aigc_export.reference import Case, Generation, make_cases, make_generation
 from aigc_export.stability import instability_warning
-from aigc_export.tolerances import TOLERANCES, loosened
+from aigc_export.tolerances import TOLERANCES, loosened, with_user_limits
 from aigc_models.paired import Judgement, make_judge
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
@@ -163,7 +163,7 @@ def export_model(
                 divergence = find_divergence(to_proto(built.graph), prepared.captured, spec, recipe)
             raise ParityFailedError(report, divergence)
         worst = report.worst().errors
-        tell("parity", f"max error {worst.max_abs:.1e}, {worst.sqnr_db:.0f} dB, {_shown(report)}")
+        tell("parity", f"max error {worst.max_over_rms:.1e} of the RMS, {worst.sqnr_db:.0f} dB, {_shown(report)}")
         candidate.close()
         manifest, files = make_bundle(
             prepared.loaded,
@@ -210,7 +210,9 @@ def _search(
     """The recipe of what the search chose: its own precision, the limits of the lowest one in it, and the budget."""
     found = search(prepared, recipe, config, tell, calibration=prepared.calibration, progress=progress)
     built = found.built
-    limits = loosened(TOLERANCES[prepared.spec.family, built.base], config.budgets)
+    family = prepared.spec.family
+    limits = loosened(TOLERANCES[family, built.base], config.budgets)
+    limits = with_user_limits(limits, recipe.tolerance, family=family)
     recipe = replace(recipe, precision=built.precision, tolerances=limits)
     if built.plan is None or built.coverage is None:
         return recipe, None, found.report

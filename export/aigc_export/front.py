@@ -84,10 +84,16 @@ def prepare_graph(recipe: ExportRecipe, tell: Teller) -> PreparedModel:
     if recipe.quantisation is not None:
         recipe.quantisation.check_modules([site.module for site in find_sites(graph)])
     for done in passes:
-        tell(done.name, f"{done.nodes_before} -> {done.nodes_after} nodes, {done.worst.sqnr_db:.0f} dB")
+        tell(
+            done.name, f"{done.nodes_before} -> {done.nodes_after} nodes, {done.worst.sqnr_db:.0f} dB{_rounding(done)}"
+        )
     return PreparedModel(
         loaded=loaded, data=data, calibration=calibration, captured=captured, graph=graph, passes=tuple(passes)
     )
+
+
+def _rounding(done: PassReport) -> str:
+    return "" if done.rounding_db is None else f" (fp32 itself {done.rounding_db:.0f} dB)"
 
 
 def _calibration(recipe: ExportRecipe) -> Calibration | None:

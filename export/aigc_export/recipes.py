@@ -14,7 +14,7 @@ from aigc_export.auto.config import SearchConfig
 from aigc_export.budget import DEFAULT_BUDGETS, parse_budget
 from aigc_export.build.settings import BuildSettings
 from aigc_export.targets import check_precision, get_target
-from aigc_export.tolerances import TOLERANCES
+from aigc_export.tolerances import TOLERANCES, with_user_limits
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.manifest import Tolerances
 
@@ -41,6 +41,7 @@ class ExportRecipe:
         search: how `auto` looks for its mix; None for other precisions.
         calibration: file of an earlier calibration, which takes the place of samples; None calibrates now.
         build: how the engine is compiled, for targets that compile one.
+        tolerance: limits that the user chose in place of the family's, by name; `tolerances` has them already.
     """
 
     model: str
@@ -58,6 +59,7 @@ class ExportRecipe:
     search: SearchConfig | None = None
     calibration: str | None = None
     build: BuildSettings = field(default_factory=BuildSettings)
+    tolerance: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_quality_samples(self.quality_samples)
@@ -129,6 +131,7 @@ def export_recipe(
     weight_ranges: Method | None = None,
     weight_method: WeightMethod | None = None,
     block: int | None = None,
+    tolerance: Mapping[str, float] | None = None,
     **overrides: Any,
 ) -> ExportRecipe:
     """The recipe of a model, target and precision, with a few fields overridden.
@@ -144,11 +147,13 @@ def export_recipe(
         weight_ranges: see `QuantConfig`, as for the next two.
         weight_method: how weights alone are rounded.
         block: numbers of such a weight that share a scale.
+        tolerance: limits of your own by name, such as `{"min_sqnr_db": 60}`; the manifest says that you set them.
         overrides: fields of `ExportRecipe`.
 
     Raises:
         UnknownNameError: an unknown model, target or precision.
-        ConfigError: a precision that the target cannot run, or an override outside what is allowed.
+        ConfigError: a precision that the target cannot run, a limit that can never fail, or an override outside what
+            is allowed.
     """
     from aigc_models.zoo import MODELS
 
@@ -181,6 +186,9 @@ def export_recipe(
         search=SearchConfig(budgets=(parse_budget(DEFAULT_BUDGETS[family]),)) if precision == "auto" else None,
     )
     recipe = replace(recipe, **overrides)
+    if tolerance:
+        limits = with_user_limits(recipe.tolerances, tolerance, family=family)
+        recipe = replace(recipe, tolerances=limits, tolerance=dict(tolerance))
     if (recipe.search is not None) != (precision == "auto"):
         raise ConfigError(
             f"a search for a mix, and precision {precision!r}", hint="--budget and its like go with --precision auto"

@@ -39,7 +39,9 @@ def parity_table(report: ParityReport) -> Table:
 
 def _errors(check: TensorCheck) -> str:
     e = check.errors
-    return e.problem or f"max {e.max_abs:.1e}, mean {e.mean_abs:.1e}, cosine {e.cosine:.7f}, {e.sqnr_db:.0f} dB"
+    return (
+        e.problem or f"max {e.max_abs:.1e} ({e.max_over_rms:.1e} of the RMS), cosine {e.cosine:.7f}, {e.sqnr_db:.0f} dB"
+    )
 
 
 def _paired(check: PairedCheck) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +12,16 @@ from aigc_export.graph_session import graph_session
 from aigc_export.parity import check_parity
 from aigc_export.recipes import check_quality_samples
 from aigc_export.reference import make_cases, make_generation
+from aigc_export.tolerances import with_user_limits
 from aigc_models.paired import make_judge
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
 from aigc_models.zoo import MODELS, LoadedModel, load_model
 from aigc_runtime.backends import open_session
 from aigc_runtime.bundle import Bundle
+from aigc_runtime.compare import Tolerance
 from aigc_runtime.errors import BundleError
+from aigc_runtime.manifest import Tolerances
 from aigc_runtime.verify import ParityReport
 
 __all__ = ["Verification", "load_original", "verify_against_torch"]
@@ -25,10 +29,11 @@ __all__ = ["Verification", "load_original", "verify_against_torch"]
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """The report, and what bisection found if it was asked for and parity is missed."""
+    """The report, what bisection found if it was asked for and parity is missed, and the limits that were applied."""
 
     report: ParityReport
     divergence: Divergence | None
+    tolerances: Tolerances
 
 
 def load_original(bundle: Bundle, checkpoint: Path | str | None) -> LoadedModel:
@@ -68,6 +73,7 @@ def verify_against_torch(
     quality_samples: int = 200,
     seed: int = 1,
     threads: int | None = None,
+    tolerance: Mapping[str, float] | None = None,
 ) -> Verification:
     """Run all levels of parity on a bundle, with fresh inputs, under the limits in its manifest.
 
@@ -78,14 +84,17 @@ def verify_against_torch(
         quality_samples: see `ExportRecipe`.
         seed: of the inputs; another one than the export's tries inputs that it has not seen.
         threads: of the engine.
+        tolerance: limits in place of the manifest's, by name.
 
     Raises:
-        ConfigError: one quality sample, or fewer than none.
+        ConfigError: one quality sample, or fewer than none, or a limit that can never fail.
+        UnknownNameError: no such limit.
         AigcError: the bundle, the checkpoint or the engine cannot be used. Missed parity is not raised: see the
             report.
     """
     check_quality_samples(quality_samples)
     manifest = bundle.manifest
+    tolerances = with_user_limits(manifest.tolerances, tolerance or {}, family=manifest.family)
     loaded = load_original(bundle, checkpoint)
     spec = loaded.spec
     reference = TorchSession(spec)
@@ -102,15 +111,15 @@ def verify_against_torch(
             judgement=make_judge(
                 reference, spec.settings, own_metric=loaded.has_metric, samples=quality_samples, seed=seed
             )(candidate),
-            tolerances=manifest.tolerances,
+            tolerances=tolerances,
         )
     divergence = None
     if find_first_divergence and not report.passed:
-        divergence = _bisect(bundle, spec, seed)
-    return Verification(report=report, divergence=divergence)
+        divergence = _bisect(bundle, spec, seed, tolerances.tensor)
+    return Verification(report=report, divergence=divergence, tolerances=tolerances)
 
 
-def _bisect(bundle: Bundle, spec: ExportSpec, seed: int) -> Divergence:
+def _bisect(bundle: Bundle, spec: ExportSpec, seed: int, tolerance: Tolerance) -> Divergence:
     import onnx
 
     graph = onnx.load(str(bundle.path / bundle.manifest.engine.file))
@@ -119,5 +128,5 @@ def _bisect(bundle: Bundle, spec: ExportSpec, seed: int) -> Divergence:
         capture(spec).program,
         example_feeds(spec, example_sizes(spec), seed=seed),
         output_names=spec.graph_outputs,
-        tolerance=bundle.manifest.tolerances.tensor,
+        tolerance=tolerance,
     )

@@ -21,7 +21,6 @@ from aigc_runtime.errors import ConfigError
 from aigc_runtime.manifest import DiffusionSettings, GanSettings, Pipeline, QualityResult, TextSettings
 from aigc_runtime.paired import PairedMetric
 from aigc_runtime.pipelines import make_pipeline
-from aigc_runtime.sample_range import sample_range
 from aigc_runtime.session import Session, State
 from aigc_runtime.tensors import Array, DimSpec, TensorSpec
 from aigc_runtime.tokenizers import make_tokenizer
@@ -132,7 +131,7 @@ def _image_judge(
 
     def judge(candidate: Session) -> Judgement:
         drawn = _draw(candidate, settings, request)
-        paired = [_image_psnr(images, drawn, sample_range(settings, images))]
+        paired = [_image_psnr(images, drawn)]
         if isinstance(settings, DiffusionSettings):
             paired.append(_step_sqnr(candidate, recorder))
         quality = (
@@ -165,14 +164,14 @@ def _draw(session: Session, settings: Pipeline, request: Mapping[str, Any]) -> A
     return images
 
 
-def _image_psnr(reference: Array, actual: Array, data_range: float) -> PairedMetric:
+def _image_psnr(reference: Array, actual: Array) -> PairedMetric:
     """PSNR of the mean squared error, its standard error by the delta method over images."""
     errors = ((reference.astype(np.float64) - actual) ** 2).reshape(len(reference), -1).mean(axis=1)
     mean = float(errors.mean())
     spread = float(errors.std(ddof=1)) / math.sqrt(len(errors))
     return PairedMetric(
         name="psnr_db",
-        value=psnr_db(reference, actual, data_range=data_range),
+        value=psnr_db(reference, actual),
         standard_error=0.0 if mean == 0 else 10 / math.log(10) * spread / mean,
         samples=len(errors),
     )

@@ -64,6 +64,7 @@ def info(arguments: argparse.Namespace) -> int:
         first = manifest.state[0]
         shape = ", ".join(map(str, first.shape))
         _say(f"state      {len(manifest.state)} tensors, {first.kind}, {first.dtype} [{shape}]")
+    _say(f"limits     {manifest.tolerances}")
     for quality in manifest.quality:
         _say(f"quality    {quality.metric} {quality.bundle:.5g} (PyTorch {quality.reference:.5g})")
     _say(
@@ -84,12 +85,14 @@ def verify(arguments: argparse.Namespace) -> int:
     else:
         for check in report.tensors:
             e = check.errors
-            told = e.problem or f"max {e.max_abs:.1e}, {e.sqnr_db:.0f} dB"
+            told = e.problem or f"max {e.max_over_rms:.1e} of the RMS, {e.sqnr_db:.0f} dB"
             _say(f"{'pass' if check.passed else 'FAIL'}  {check.case} step {check.step} {check.output}: {told}")
         g = report.generation
         _say(f"{'pass' if g.passed else 'FAIL'}  generation: {g.metric} {g.value:.4g} (at least {g.limit:g})")
         for failure in report.failures:
             _say(f"missed  {failure}")
+        if set_by_user := bundle.manifest.tolerances.set_by_user:
+            _say(f"limits set by the user: {', '.join(set_by_user)}")
         _say(_verdict(report.passed, here, bundle.manifest.engine.proven_on))
     return 0 if report.passed else 3
 

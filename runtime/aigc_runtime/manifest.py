@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from aigc_runtime.class_names import check_class_names
-from aigc_runtime.compare import Tolerance
 from aigc_runtime.engine_info import EngineInfo
 from aigc_runtime.errors import BundleError, ConfigError
 from aigc_runtime.schedules import ScheduleConfig
 from aigc_runtime.settings import from_json, to_json
 from aigc_runtime.strict_json import loads_strict
 from aigc_runtime.tensors import DimSpec, StateSpec, TensorSpec
+from aigc_runtime.tolerances import Tolerances
 
 __all__ = [
     "FORMAT",
@@ -169,23 +169,6 @@ PIPELINES: dict[str, type[TextSettings] | type[DiffusionSettings] | type[GanSett
     "gan": GanSettings,
 }
 """family -> type of `Manifest.pipeline`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tolerances:
-    """The limits that the bundle was published under.
-
-    Attributes:
-        tensor: of every output tensor.
-        min_token_agreement: of generated tokens, for text.
-        min_psnr_db: of generated images.
-        max_quality_drop: how much worse the model's own metric may be, relative to PyTorch's.
-    """
-
-    tensor: Tolerance
-    min_token_agreement: float | None
-    min_psnr_db: float | None
-    max_quality_drop: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,6 @@ from aigc_runtime.manifest import Pipeline, QualityResult, TextSettings, Toleran
 from aigc_runtime.paired import PairedCheck
 from aigc_runtime.pipelines import make_pipeline
 from aigc_runtime.replay import run_request
-from aigc_runtime.sample_range import sample_range
 from aigc_runtime.session import Session
 from aigc_runtime.tensors import Array
 
@@ -181,10 +180,7 @@ def check_generation(
         actual = run_request(make_pipeline(session, settings), request)
     except AigcError as err:
         return GenerationCheck(metric=metric, value=0.0, limit=limit, passed=False, reasons=(err.message,))
-    if isinstance(settings, TextSettings):
-        value = token_agreement(reference, actual)
-    else:
-        value = psnr_db(reference, actual, data_range=sample_range(settings, reference))
+    value = token_agreement(reference, actual) if text else psnr_db(reference, actual)
     passed = value >= limit
     reasons = () if passed else (f"{metric} is {value:.4g}, at least {limit:g} is needed",)
     return GenerationCheck(metric=metric, value=value, limit=limit, passed=passed, reasons=reasons)

@@ -21,7 +21,9 @@ from .conftest import TINY, make_spec, recipe_of, tiny_gan, write_checkpoint
 
 FILE = "c.npz"
 SAMPLES = 32
-LOOSE = Tolerances(tensor=Tolerance(min_sqnr_db=10.0), min_token_agreement=0.0, min_psnr_db=10.0, max_quality_drop=None)
+LOOSE = Tolerances(
+    tensor=Tolerance(min_sqnr_db=10.0), min_token_agreement=1e-9, min_psnr_db=10.0, max_quality_drop=None
+)
 """Tiny untrained models on few samples: how good they are is not the question here."""
 Steps = list[tuple[str, int, int]]
 

@@ -25,7 +25,7 @@ from aigc_runtime.tensors import Array
 from .conftest import recipe_of, tiny_gan, write_checkpoint
 
 pytestmark = pytest.mark.usefixtures("capture_once")
-LOOSE = Tolerances(tensor=Tolerance(min_sqnr_db=5.0), min_token_agreement=0.0, min_psnr_db=5.0, max_quality_drop=None)
+LOOSE = Tolerances(tensor=Tolerance(min_sqnr_db=5.0), min_token_agreement=1e-9, min_psnr_db=5.0, max_quality_drop=None)
 """Tiny untrained models on few samples: how good they are is not the question here."""
 CONFIG = QuantConfig()
 

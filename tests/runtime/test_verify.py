@@ -49,7 +49,7 @@ def wrong_session(name: str, worsen: object) -> toys.ArraySession:
 @pytest.mark.parametrize(
     ("worsen", "reason"),
     [
-        (lambda v: (v * 1.01).astype(np.float32), "max_abs is"),
+        (lambda v: (v * 1.01).astype(np.float32), "max_over_rms is"),
         (lambda v: np.where(v == v.max(), np.float32(np.nan), v), "NaN or infinity"),
         (lambda v: v[..., :-1], "shape"),
         (lambda v: v.astype(np.int64), "dtype int64, expected float32"),

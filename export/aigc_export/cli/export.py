@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aigc_export.cli.engine_options import engine_options
-from aigc_export.cli.model_options import calibration_option, model_options, seed_option, target_option
+from aigc_export.cli.model_options import (
+    calibration_option,
+    model_options,
+    seed_option,
+    target_option,
+    tolerance_option,
+)
 from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
 from aigc_export.cli.search_options import print_search, search_options
 from aigc_runtime.bundle import MANIFEST
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
 @click.option("--jobs", type=click.IntRange(min=1), help="Of --precision auto: local processes. Default: 1.")
 @click.option("--dask", help="Of --precision auto: address of a Dask scheduler, in place of --jobs.")
 @click.option("--search-dir", type=click.Path(path_type=Path), help="Journal and report. Default: OUTPUT.search.")
+@tolerance_option("in place of the family's")
 @seed_option("inputs, calibration and judging")
 @click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the parity report as JSON.")
@@ -53,6 +60,7 @@ def export(
     jobs: int | None,
     dask: str | None,
     search_dir: Path | None,
+    tolerance: tuple[str, ...],
     seed: int,
     bisect: bool,
     report: Path | None,
@@ -72,6 +80,7 @@ def export(
     from aigc_export.recipes import export_recipe
     from aigc_export.report import parity_table, write_json, write_junit
     from aigc_export.signing import load_signer
+    from aigc_export.tolerances import parse_limits
     from aigc_runtime.settings import to_json
     from aigc_runtime.verify import ParityReport
 
@@ -99,6 +108,7 @@ def export(
         threads=threads,
         calibration=calibration,
         build=build,
+        tolerance=parse_limits(tolerance),
         **asked,
         **search,
     )

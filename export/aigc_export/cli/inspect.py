@@ -71,6 +71,7 @@ def inspect(bundle_path: str, as_json: bool) -> None:
         console.print(f"provider {provider.name}, {run}")
     for line in () if plan is None else _plan_lines(plan):
         console.print(line, soft_wrap=True, markup=False)
+    console.print(f"limits: {manifest.tolerances}", soft_wrap=True)
     measured = {q.metric: f"{q.bundle:.5g} (PyTorch {q.reference:.5g})" for q in manifest.quality}
     for key, value in {**measured, **manifest.provenance}.items():
         console.print(f"{key}: {value}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-__all__ = ["calibration_option", "model_options", "seed_option", "target_option"]
+__all__ = ["calibration_option", "model_options", "seed_option", "target_option", "tolerance_option"]
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -81,3 +81,10 @@ def calibration_option(what_for: str) -> Decorator:
 def seed_option(of: str) -> Decorator:
     """`--seed` of something."""
     return click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help=f"Of the {of}.")
+
+
+def tolerance_option(instead: str) -> Decorator:
+    """`--tolerance`: limits of the user's own, and what they replace."""
+    return click.option(
+        "--tolerance", multiple=True, metavar="NAME=VALUE", help=f"A limit {instead}: min_sqnr_db=60; may be repeated."
+    )

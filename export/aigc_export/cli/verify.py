@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from aigc_export.cli.model_options import tolerance_option
 from aigc_export.cli.options import (
     CONTEXT,
     bundle_argument,
@@ -22,6 +23,7 @@ from aigc_export.cli.options import (
 @bundle_argument
 @click.option("--checkpoint", type=click.Path(), help="The weights to compare with. Default: the shipped ones.")
 @click.option("--quality-samples", type=click.IntRange(min=0), default=200, show_default=True, help="0: none.")
+@tolerance_option("in place of the manifest's")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the fresh inputs.")
 @click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the parity report as JSON.")
@@ -32,6 +34,7 @@ def verify(
     bundle_path: str,
     checkpoint: str | None,
     quality_samples: int,
+    tolerance: tuple[str, ...],
     seed: int,
     bisect: bool,
     report: Path | None,
@@ -44,8 +47,10 @@ def verify(
     On a device without PyTorch, `aigc-run verify` compares with the reference stored in the bundle.
     """
     from aigc_export.report import parity_table, write_json, write_junit
+    from aigc_export.tolerances import parse_limits
     from aigc_export.verifier import verify_against_torch
     from aigc_runtime.bundle import Bundle
+    from aigc_runtime.settings import to_json
 
     started = time.perf_counter()
     with err_console().status(f"verify {bundle_path}"):
@@ -56,6 +61,7 @@ def verify(
             quality_samples=quality_samples,
             seed=seed,
             threads=threads,
+            tolerance=parse_limits(tolerance),
         )
     if report is not None:
         write_json(found.report, report)
@@ -64,10 +70,11 @@ def verify(
     code = 0 if found.report.passed else 3
     if as_json:
         divergence = None if found.divergence is None else found.divergence.to_dict()
-        emit_json({**found.report.to_dict(), "divergence": divergence})
+        emit_json({**found.report.to_dict(), "divergence": divergence, "tolerances": to_json(found.tolerances)})
         return code
     console = out_console()
     console.print(parity_table(found.report))
+    console.print(f"limits: {found.tolerances}", soft_wrap=True)
     for failure in found.report.failures[:10]:
         console.print(f"[red]missed[/] {failure}", soft_wrap=True)
     if found.divergence is not None:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aigc_export.errors import PassError
+from aigc_export.errors import CaptureError, PassError
 from aigc_export.graph import save_graph
 from aigc_export.passes.batch_norm import fold_batch_norm
 from aigc_export.passes.onnxscript_optimize import onnxscript_optimize
+from aigc_export.passes.rounding import evaluate_in_double, rounding_tolerance
 from aigc_export.passes.slim import slim
 from aigc_runtime.backends.denormals import isolated
 from aigc_runtime.compare import TensorErrors, Tolerance, compare_arrays, judge
@@ -45,8 +46,8 @@ PASSES: dict[str, tuple[tuple[str, Pass], ...]] = {
 }
 """target -> (name, pass) in order."""
 
-PASS_TOLERANCE = Tolerance(max_abs=1e-3, min_cosine=0.999999, min_sqnr_db=90.0)
-"""What a rewrite may change: the order of additions, nothing else."""
+PASS_TOLERANCE = Tolerance(max_over_rms=1e-3, min_cosine=0.999999, min_sqnr_db=90.0)
+"""What a rewrite may change, where the rounding of the graph cannot be measured: the order of additions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,9 @@ class PassReport:
         nodes_before: number of nodes.
         nodes_after: number of nodes.
         seconds: of the pass alone, without its check.
-        worst: errors of the output that moved most.
+        worst: errors of the output that moved most, beside the graph before the pass.
+        rounding_db: the captured graph's own ratio of signal to rounding, of that output, by which the pass was judged;
+            None where float64 could not be had.
     """
 
     name: str
@@ -66,6 +69,7 @@ class PassReport:
     nodes_after: int
     seconds: float
     worst: TensorErrors
+    rounding_db: float | None = None
 
 
 def run_passes(
@@ -73,22 +77,29 @@ def run_passes(
     passes: Sequence[tuple[str, Pass]],
     *,
     feeds: Sequence[Mapping[str, Array]],
-    tolerance: Tolerance = PASS_TOLERANCE,
+    tolerance: Tolerance | None = None,
 ) -> tuple[ir.Model, list[PassReport]]:
-    """Run passes in order; after each, check the graph and compare it with the one before.
+    """Run passes in order; after each, check the graph and compare its outputs.
+
+    A rewritten graph may be a few times as far from its float64 copy as the captured graph is, and no further
+    (`rounding`). Where float64 cannot be had, it is compared with the graph before the pass (`PASS_TOLERANCE`).
 
     Args:
         model: the captured graph; not changed.
         passes: names and functions.
         feeds: sets of arrays for every graph input, of different shapes.
-        tolerance: of every output.
+        tolerance: of every output beside the graph before the pass, in place of what its rounding allows.
 
     Raises:
+        CaptureError: the captured graph itself gives NaN or infinity.
         PassError: a pass failed, made the graph invalid, or changed an output; names the pass and the output.
         OutputError: no room for the graph while it is checked.
     """
     reports: list[PassReport] = []
     expected = check_and_run(model, feeds)
+    _check_finite(expected)
+    exact = evaluate_in_double(model, feeds) if tolerance is None else None
+    own = None if exact is None else _errors(exact, expected)
     for name, rewrite in passes:
         nodes_before = len(model.graph)
         started = time.perf_counter()
@@ -102,40 +113,85 @@ def run_passes(
             raise PassError(
                 f"pass {name!r} failed: {err}", hint="please report it; AIGC_DEBUG=1 shows the whole trace"
             ) from err
-        worst = _compare(name, expected, actual, tolerance)
+        worst = _compare(name, expected, actual, tolerance or PASS_TOLERANCE if own is None else None)
+        if exact is not None and own is not None:
+            _compare_rounding(name, own, exact, actual)
         reports.append(
             PassReport(
                 name=name,
                 nodes_before=nodes_before,
                 nodes_after=len(model.graph),
                 seconds=seconds,
-                worst=worst,
+                worst=worst[1],
+                rounding_db=None if own is None else own[worst[0]].sqnr_db,
             )
         )
         expected = actual
     return model, reports
 
 
+Place = tuple[int, str]
+"""Number of a set of feeds, and an output's name."""
+
+
+def _errors(
+    reference: Sequence[Mapping[str, Array]], actual: Sequence[Mapping[str, Array]]
+) -> dict[Place, TensorErrors]:
+    return {
+        (i, output): compare_arrays(before[output], after[output])
+        for i, (before, after) in enumerate(zip(reference, actual, strict=True))
+        for output in before
+    }
+
+
+def _check_finite(outputs: Sequence[Mapping[str, Array]]) -> None:
+    for one in outputs:
+        for output, value in one.items():
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise CaptureError(
+                    f"the model's output {output!r} holds NaN or infinity on example inputs",
+                    hint="nothing can be compared with that; look for weights or activations beyond fp32's range",
+                )
+
+
 def _compare(
-    name: str, expected: Sequence[Mapping[str, Array]], actual: Sequence[Mapping[str, Array]], tolerance: Tolerance
-) -> TensorErrors:
-    worst: TensorErrors | None = None
+    name: str,
+    expected: Sequence[Mapping[str, Array]],
+    actual: Sequence[Mapping[str, Array]],
+    tolerance: Tolerance | None,
+) -> tuple[Place, TensorErrors]:
+    """The errors of the output that moved most; without a tolerance, only what cannot be compared is refused."""
     for before, after in zip(expected, actual, strict=True):
         if before.keys() != after.keys():
             raise PassError(f"pass {name!r} changed the outputs from {sorted(before)} to {sorted(after)}")
-        for output, reference in before.items():
-            errors = compare_arrays(reference, after[output])
-            verdict = judge(errors, tolerance)
-            if not verdict.passed:
-                raise PassError(
-                    f"pass {name!r} changed output {output!r}: {'; '.join(verdict.reasons)}",
-                    hint="the graph before it is sound: please report the model",
-                )
-            if worst is None or errors.sqnr_db < worst.sqnr_db:
-                worst = errors
-    if worst is None:
+    errors = _errors(expected, actual)
+    for (_, output), found in errors.items():
+        reasons = (found.problem,) if tolerance is None else judge(found, tolerance).reasons
+        if any(reasons):
+            raise _changed(name, output, reasons)
+    if not errors:
         raise PassError(f"pass {name!r} was not checked: there were no feeds or no outputs")
-    return worst
+    return min(errors.items(), key=lambda item: item[1].sqnr_db)
+
+
+def _compare_rounding(
+    name: str,
+    own: Mapping[Place, TensorErrors],
+    exact: Sequence[Mapping[str, Array]],
+    actual: Sequence[Mapping[str, Array]],
+) -> None:
+    for place, errors in _errors(exact, actual).items():
+        verdict = judge(errors, rounding_tolerance(own[place]))
+        if not verdict.passed:
+            raise _changed(name, place[1], verdict.reasons, own=own[place])
+
+
+def _changed(name: str, output: str, reasons: Sequence[str], own: TensorErrors | None = None) -> PassError:
+    beside = "" if own is None else f" (beside the graph in float64, from which it was {own.sqnr_db:.1f} dB before)"
+    return PassError(
+        f"pass {name!r} changed output {output!r}: {'; '.join(reasons)}{beside}",
+        hint="the graph before it is sound: please report the model",
+    )
 
 
 def check_and_run(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
