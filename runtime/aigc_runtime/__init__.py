@@ -4,7 +4,8 @@ Names are loaded when first used, so that importing this package costs next to n
 
     from aigc_runtime import open_pipeline
 
-    print(open_pipeline("out/lm").generate("def main(")[0].text)
+    with open_pipeline("out/lm") as pipeline:
+        print(pipeline.generate("def main(")[0].text)
 """
 
 from __future__ import annotations
@@ -15,7 +16,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aigc_runtime.backends import open_session
     from aigc_runtime.bundle import Bundle
-    from aigc_runtime.errors import AigcError
+    from aigc_runtime.errors import (
+        AigcError,
+        BundleError,
+        BundleReplacedError,
+        CancelledError,
+        CheckpointError,
+        ConfigError,
+        EngineError,
+        EngineMissingError,
+        FeedError,
+        InputError,
+        OutputError,
+        ParityError,
+        UnknownNameError,
+    )
     from aigc_runtime.pipelines import open_pipeline
     from aigc_runtime.pipelines.diffusion import DiffusionPipeline
     from aigc_runtime.pipelines.gan import GanPipeline
@@ -29,12 +44,24 @@ if TYPE_CHECKING:
 __all__ = [
     "AigcError",
     "Bundle",
+    "BundleError",
+    "BundleReplacedError",
+    "CancelledError",
+    "CheckpointError",
+    "ConfigError",
     "DiffusionPipeline",
+    "EngineError",
+    "EngineMissingError",
+    "FeedError",
     "GanPipeline",
+    "InputError",
+    "OutputError",
+    "ParityError",
     "SamplingParams",
     "TextPipeline",
     "TextResult",
     "TorchGenerator",
+    "UnknownNameError",
     "image_grid",
     "open_pipeline",
     "open_session",
@@ -48,12 +75,24 @@ __version__ = "0.1.0"
 _HOMES = {
     "AigcError": "errors",
     "Bundle": "bundle",
+    "BundleError": "errors",
+    "BundleReplacedError": "errors",
+    "CancelledError": "errors",
+    "CheckpointError": "errors",
+    "ConfigError": "errors",
     "DiffusionPipeline": "pipelines.diffusion",
+    "EngineError": "errors",
+    "EngineMissingError": "errors",
+    "FeedError": "errors",
     "GanPipeline": "pipelines.gan",
+    "InputError": "errors",
+    "OutputError": "errors",
+    "ParityError": "errors",
     "SamplingParams": "sampling",
     "TextPipeline": "pipelines.text",
     "TextResult": "pipelines.text",
     "TorchGenerator": "rng",
+    "UnknownNameError": "errors",
     "image_grid": "png",
     "open_pipeline": "pipelines",
     "open_session": "backends",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aigc_runtime.errors import InputError
+from aigc_runtime.integers import as_integer
 from aigc_runtime.manifest import DiffusionSettings, Pipeline, TextSettings
 from aigc_runtime.pipelines.diffusion import DiffusionPipeline
 from aigc_runtime.pipelines.gan import GanPipeline
@@ -60,8 +61,9 @@ def _summary(seconds: list[float]) -> Latency:
 
 
 def _check_runs(runs: int) -> None:
-    if isinstance(runs, bool) or runs < 1:
-        raise InputError(f"runs is {runs!r}", hint="must be at least 1")
+    count = as_integer(runs)
+    if count is None or count < 1:
+        raise InputError(f"runs is {runs!r}", hint="must be an integer of at least 1")
 
 
 def bench_step(session: Session, settings: Pipeline, *, runs: int = 50, warmup: int = 5) -> Latency:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from aigc_runtime.errors import EngineError, InputError
+from aigc_runtime.integers import as_integer
 from aigc_runtime.publish import atomic_write_bytes
 from aigc_runtime.tensors import Array
 
@@ -55,13 +56,15 @@ def image_grid(images: Array, *, columns: int | None = None, scale: int = 1, pad
     """
     if images.ndim != 4 or 0 in images.shape or images.shape[1] not in (1, 3):
         raise InputError(f"images of shape {images.shape}", hint="need [N, C, H, W], none of them 0, and C of 1 or 3")
-    counts = ((1 if columns is None else columns, 1), (scale, 1), (pad, 0))
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < least for n, least in counts):
+    n, c, h, w = images.shape
+    square = int(np.ceil(np.sqrt(n)))
+    counts = [as_integer(value) for value in (square if columns is None else columns, scale, pad)]
+    if any(count is None or count < least for count, least in zip(counts, (1, 1, 0), strict=True)):
         raise InputError(
             f"columns={columns}, scale={scale}, pad={pad}", hint="need integers: columns, scale >= 1 and pad >= 0"
         )
-    n, c, h, w = images.shape
-    across = min(n, columns or int(np.ceil(np.sqrt(n))))
+    across, scale, pad = (count or 0 for count in counts)
+    across = min(n, across)
     down = -(-n // across)
     height, width = down * (h + pad) + pad, across * (w + pad) + pad
     _require_size(height * scale, width * scale, c)

@@ -22,11 +22,11 @@ from __future__ import annotations
 
 import copy
 import math
-import operator
 
 import numpy as np
 
 from aigc_runtime.errors import InputError
+from aigc_runtime.integers import as_integer
 from aigc_runtime.tensors import Array
 
 __all__ = ["BLOCK", "RANDN_MAX_ERROR", "RANDN_MAX_ULPS", "TorchGenerator", "check_seed"]
@@ -49,11 +49,8 @@ def check_seed(seed: object) -> int:
     Raises:
         InputError: anything else, booleans included.
     """
-    try:
-        value = -1 if isinstance(seed, (bool, np.bool_)) else operator.index(seed)  # type: ignore[arg-type]
-    except TypeError:
-        value = -1
-    if not 0 <= value < 2**64:
+    value = as_integer(seed)
+    if value is None or not 0 <= value < 2**64:
         raise InputError(f"seed is {seed!r}", hint="must be an integer from 0 to 2**64 - 1")
     return value
 

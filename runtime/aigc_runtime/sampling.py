@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
 from aigc_runtime.errors import EngineError, InputError
+from aigc_runtime.integers import as_integer
 from aigc_runtime.rng import TorchGenerator
 from aigc_runtime.tensors import Array
 
@@ -39,14 +41,16 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         _require("temperature", self.temperature, low=_SMALLEST, high=_LARGEST, also=0.0)
-        if isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 0:
+        top_k = as_integer(self.top_k)
+        if top_k is None or top_k < 0:
             raise InputError(f"top_k is {self.top_k!r}", hint="must be an integer of at least 0 (0 keeps all)")
+        object.__setattr__(self, "top_k", top_k)  # arithmetic in a type of eight bits would wrap
         _require("top_p", self.top_p, low=_SMALLEST, high=1.0)
         _require("repetition_penalty", self.repetition_penalty, low=_SMALLEST, high=_LARGEST)
 
 
 def _require(name: str, value: object, *, low: float, high: float, also: float | None = None) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, Real) and not isinstance(value, bool)
     # NaN compares as false.
     if not number or not (value == also or low <= value <= high):  # type: ignore[operator]
         either = "" if also is None else f"{also:g} or "

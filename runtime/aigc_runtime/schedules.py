@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from aigc_runtime.errors import ConfigError, InputError
+from aigc_runtime.integers import as_integer
 from aigc_runtime.tensors import Array
 
 __all__ = ["Levels", "ScheduleConfig", "alphas_cumprod", "make_levels", "timesteps"]
@@ -194,8 +195,10 @@ def timesteps(config: ScheduleConfig, steps: int) -> Array:
         InputError: `steps` is not an integer from 1 to T, or `steps_offset` moves a step beyond T - 1.
     """
     total = config.num_train_timesteps
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= total:
+    count = as_integer(steps)
+    if count is None or not 1 <= count <= total:
         raise InputError(f"steps is {steps!r}", hint=f"must be an integer from 1 to {total}")
+    steps = count
     t: Array
     if config.timestep_spacing == "linspace":
         t = np.round(np.linspace(0, total - 1, steps))[::-1]

@@ -44,17 +44,24 @@ def from_json(cls: type[T], value: Any, *, where: str = "$", error: type[AigcErr
         raise error(f"{where} is {_kind(value)}, expected an object")
     hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    for key in value:
-        if key not in names:
-            raise error(f"{where}.{key} is not a known field", hint=f"known: {', '.join(names)}")
-    for name in names:
-        if name not in value:
-            raise error(f"{where}.{name} is missing")
+    if unknown := [key for key in value if key not in names]:
+        raise error(f"{where}.{_listed(unknown, 'is not a known field', 'are not known fields')}", hint=_known(names))
+    if missing := [name for name in names if name not in value]:
+        raise error(f"{where}.{_listed(missing, 'is missing', 'are missing')}", hint=_known(names))
     fields = {name: convert(hints[name], value[name], f"{where}.{name}", error) for name in names}
     try:
         return cls(**fields)
     except AigcError as err:
         raise error(f"{where}: {err.message}", hint=err.hint) from err
+
+
+def _listed(names: list[str], one: str, many: str) -> str:
+    """All of them at once: who mends a file should not hear of one at a time."""
+    return f"{names[0]} {one}" if len(names) == 1 else f"{', '.join(names)} {many}"
+
+
+def _known(names: list[str]) -> str:
+    return f"known: {', '.join(names)}"
 
 
 def convert(hint: Any, value: Any, where: str, error: type[AigcError]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from aigc_runtime.errors import BundleError, InputError, UnknownNameError
+from aigc_runtime.integers import as_integer
 from aigc_runtime.tensors import Array
 
 __all__ = ["TOKENIZERS", "ByteTokenizer", "StreamDecoder", "Tokenizer", "make_tokenizer"]
@@ -70,7 +71,7 @@ class ByteTokenizer:
     def __init__(self, *, bos: int | None = None, eos: int | None = None, pad: int | None = None) -> None:
         special = {name: i for name, i in (("bos", bos), ("eos", eos), ("pad", pad)) if i is not None}
         for name, i in special.items():
-            if isinstance(i, bool) or not isinstance(i, int) or not _BYTES <= i < _MAX_ID:
+            if (number := as_integer(i)) is None or not _BYTES <= number < _MAX_ID:
                 raise InputError(f"{name} is {i!r}", hint=f"must be an integer from {_BYTES} to {_MAX_ID - 1}")
         self._bos = bos
         self._special = sorted(set(special.values()))

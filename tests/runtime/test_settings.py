@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from aigc_runtime.errors import BundleError, ConfigError
+from aigc_runtime.schedules import ScheduleConfig
 from aigc_runtime.settings import from_json, to_json
 
 
@@ -83,7 +84,22 @@ def test_missing_and_unknown_fields() -> None:
     with pytest.raises(BundleError, match=r"\$\.extra is not a known field"):
         from_json(Outer, {**plain, "extra": 1})
     del plain["flag"]
-    with pytest.raises(BundleError, match=r"\$\.flag is missing"):
+    with pytest.raises(BundleError, match=r"\$\.flag is missing\nknown: "):
         from_json(Outer, plain)
     with pytest.raises(ConfigError, match=r"config is a list, expected an object"):
         from_json(Outer, [], where="config", error=ConfigError)
+
+
+def test_all_missing_and_all_unknown_fields_are_told_at_once() -> None:
+    plain = to_json(VALUE)
+    for name in ("flag", "kind", "many"):
+        del plain[name]
+    with pytest.raises(BundleError, match=r"^\$\.(flag|kind|many), \w+, \w+ are missing\nknown: .*flag"):
+        from_json(Outer, plain)
+    with pytest.raises(BundleError, match=r"^\$\.extra, other are not known fields\nknown: "):
+        from_json(Outer, {**to_json(VALUE), "extra": 1, "other": 2})
+    schedule = to_json(ScheduleConfig())
+    for name in ("beta_start", "beta_end", "prediction_type"):
+        del schedule[name]
+    with pytest.raises(ConfigError, match=r"^schedule\.beta_start, beta_end, prediction_type are missing\nknown: num_"):
+        from_json(ScheduleConfig, schedule, where="schedule", error=ConfigError)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from aigc_runtime.bundle import Bundle
 from aigc_runtime.errors import InputError, UnknownNameError
+from aigc_runtime.integers import as_integer
 from aigc_runtime.session import Session
 
 __all__ = ["ENGINES", "open_session"]
@@ -58,8 +59,11 @@ def open_session(bundle: Bundle, *, threads: int | None = None) -> Session:
         EngineError: it does not load.
         InputError: `threads` below 1.
     """
-    if threads is not None and (isinstance(threads, bool) or threads < 1):
-        raise InputError(f"threads is {threads!r}", hint="must be at least 1")
+    if threads is not None:
+        count = as_integer(threads)
+        if count is None or count < 1:
+            raise InputError(f"threads is {threads!r}", hint="must be an integer of at least 1")
+        threads = count
     kind = bundle.manifest.engine.kind
     if kind not in ENGINES:
         raise UnknownNameError("engine", kind, ENGINES)

@@ -70,7 +70,7 @@ class ArraySession:
 
     def new_state(self, batch: int) -> ArrayState:
         """Empty carried state for `batch` rows."""
-        check_rows(batch, self._dims)
+        batch = check_rows(batch, self._dims)
         return ArrayState(self._state, batch)
 
     def run(self, feeds: Mapping[str, Array], state: State | None = None) -> dict[str, Array]:

@@ -96,7 +96,7 @@ class OrtSession:
 
     def new_state(self, batch: int) -> OrtState:
         """Empty carried state for `batch` rows."""
-        check_rows(batch, self._dims)
+        batch = check_rows(batch, self._dims)
         try:
             return OrtState(self._binder, self.state, batch)
         except Exception as err:  # ONNX Runtime's own types share no base class

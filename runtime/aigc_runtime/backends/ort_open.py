@@ -27,6 +27,7 @@ from aigc_runtime.backends.exact_products import EXACT_PRODUCTS, products_satura
 from aigc_runtime.backends.rewrites import leave_out_rewrites
 from aigc_runtime.device import probe_device
 from aigc_runtime.errors import EngineError, EngineMissingError, InputError
+from aigc_runtime.integers import as_integer
 from aigc_runtime.providers import PROVIDERS, Provider
 
 __all__ = [
@@ -170,7 +171,8 @@ def _options(ort: Any, folder: str | None, threads: int | None) -> Any:
 
 def _check_device_id(device_id: int) -> None:
     gpus = probe_device().gpus
-    if isinstance(device_id, bool) or not 0 <= device_id < len(gpus):
+    number = as_integer(device_id)
+    if number is None or not 0 <= number < len(gpus):
         found = ", ".join(f"{i}: {gpu.name}" for i, gpu in enumerate(gpus))
         raise InputError(f"there is no CUDA device {device_id!r}", hint=f"valid: {found}")
 

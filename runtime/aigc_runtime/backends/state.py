@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from aigc_runtime.errors import FeedError
+from aigc_runtime.integers import as_integer
 from aigc_runtime.tensors import DimSpec, StateSpec
 
 __all__ = ["check_batch", "check_rows", "new_steps", "require_state"]
@@ -35,13 +36,15 @@ def new_steps(
     return steps
 
 
-def check_rows(batch: int, dims: Mapping[str, DimSpec]) -> None:
-    """Raise FeedError if no state can be made for `batch` rows."""
+def check_rows(batch: int, dims: Mapping[str, DimSpec]) -> int:
+    """The number of rows, or a FeedError if no state can be made for so many."""
     dim = dims.get("batch", DimSpec(name="batch"))
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < max(1, dim.min):
+    rows = as_integer(batch)
+    if rows is None or rows < max(1, dim.min):
         raise FeedError(f"a state for {batch!r} rows", hint=f"must be an integer of at least {max(1, dim.min)}")
-    if dim.max is not None and batch > dim.max:
-        raise FeedError(f"a state for {batch} rows", hint=f"this engine takes at most {dim.max}")
+    if dim.max is not None and rows > dim.max:
+        raise FeedError(f"a state for {rows} rows", hint=f"this engine takes at most {dim.max}")
+    return rows
 
 
 def check_batch(dims: Mapping[str, int], batch: int) -> None:

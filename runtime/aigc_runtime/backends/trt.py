@@ -150,7 +150,7 @@ class TrtSession:
 
     def new_state(self, batch: int) -> TrtState:
         """Empty carried state for `batch` rows, in device memory until nobody holds it."""
-        check_rows(batch, self._dims)
+        batch = check_rows(batch, self._dims)
         self._require_open()
         mine = self._resources
         mine.cuda.use()

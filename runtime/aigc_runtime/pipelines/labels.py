@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 
 import numpy as np
 
 from aigc_runtime.errors import ConfigError, InputError
+from aigc_runtime.integers import as_integer
 from aigc_runtime.session import Session
 from aigc_runtime.tensors import Array
 
@@ -96,11 +96,8 @@ def check_count(name: str, value: object) -> int:
     Raises:
         InputError: anything else, booleans included.
     """
-    try:
-        count = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        count = 0
-    if count < 1:
+    count = as_integer(value)
+    if count is None or count < 1:
         raise InputError(f"{name} is {value!r}", hint="must be an integer of at least 1")
     return count
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from aigc_runtime.errors import BundleError, InputError
 from aigc_runtime.manifest import TextSettings
-from aigc_runtime.pipelines.labels import require_tensors
+from aigc_runtime.pipelines.labels import check_count, require_tensors
 from aigc_runtime.rng import TorchGenerator, check_seed
 from aigc_runtime.sampling import SamplingParams, sample_tokens
 from aigc_runtime.session import Session
@@ -217,9 +217,7 @@ class TextPipeline:
     def _steps(
         self, rows: list[_Row], max_new_tokens: int, sampling: SamplingParams, cancel: Cancel | None
     ) -> Iterator[Array]:
-        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is {max_new_tokens!r}", hint="must be an integer of at least 1")
-        return self._generate_steps(rows, max_new_tokens, sampling, cancel)
+        return self._generate_steps(rows, check_count("max_new_tokens", max_new_tokens), sampling, cancel)
 
     def _generate_steps(
         self, rows: list[_Row], max_new_tokens: int, sampling: SamplingParams, cancel: Cancel | None
