@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -57,10 +58,8 @@ def test_what_a_library_made_of_it() -> None:
 
 def test_the_code_of_a_failure_after_a_signal(capsys: pytest.CaptureFixture[str]) -> None:
     def run(_arguments: list[str]) -> int:
-        try:
+        with contextlib.suppress(KeyboardInterrupt):  # a library drops it, and fails for it later
             given(signal.SIGINT)
-        except KeyboardInterrupt:
-            pass  # a library drops it, and fails for it later
         return entry.failure_code(EngineError("the engine gave nothing"))
 
     assert entry.run_program(run, []) == 130
@@ -70,10 +69,8 @@ def test_the_code_of_a_failure_after_a_signal(capsys: pytest.CaptureFixture[str]
 def test_a_dropped_one_is_told_at_the_next_stage() -> None:
     check_interrupted()
     with handled_signals():
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             given(signal.SIGINT)
-        except KeyboardInterrupt:
-            pass
         with pytest.raises(Interrupted):
             check_interrupted()
 
