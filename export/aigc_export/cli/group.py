@@ -6,6 +6,7 @@ So `aigc-export -h` does not pay for torch.
 from __future__ import annotations
 
 from importlib import import_module, metadata
+from typing import Any
 
 import click
 
@@ -39,6 +40,13 @@ class LazyGroup(click.Group):
         if args and not args[0].startswith("-") and args[0] not in VERBS:
             raise UnknownNameError("command", args[0], VERBS)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Like click's, without the empty line that it prints where it is interrupted."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as err:
+            raise click.exceptions.Abort from err
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs from the table alone, importing none of them."""
