@@ -62,6 +62,7 @@ def save_checkpoint(
     *,
     extra_json: Mapping[str, Any] | None = None,
     extra_tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
+    extra_files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a checkpoint folder atomically.
 
@@ -71,6 +72,7 @@ def save_checkpoint(
         config: written as config.json.
         extra_json: file name -> JSON content, such as quality.json.
         extra_tensors: file name -> tensors, such as the training state.
+        extra_files: file name -> content, such as a loss curve.
 
     Raises:
         OutputError: the folder could not be written; the old one stays.
@@ -89,6 +91,8 @@ def save_checkpoint(
         for name, content in {CONFIG_FILE: config, **(extra_json or {})}.items():
             text = json.dumps(content, indent=2, allow_nan=False)
             (staging / name).write_text(text + "\n", encoding="utf-8")
+        for name, data in (extra_files or {}).items():
+            (staging / name).write_bytes(data)
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

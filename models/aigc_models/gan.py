@@ -260,7 +260,7 @@ def min_max_step(
         images: [B, C, H, W] real images in [-1, 1].
         class_labels: [B] their classes.
         loss: the two sides of the game.
-        rng: source of latents and classes.
+        rng: source of latents and classes; on the CPU whatever the device is, so that every device trains alike.
         max_grad_norm: each side's gradient is clipped to this norm.
 
     Returns:
@@ -270,7 +270,8 @@ def min_max_step(
 
     def draw() -> tuple[Tensor, Tensor]:
         latents = torch.randn(batch, config.latent_size, generator=rng)
-        return latents, torch.randint(config.num_classes, (batch,), generator=rng)
+        labels = torch.randint(config.num_classes, (batch,), generator=rng)
+        return latents.to(images.device), labels.to(images.device)
 
     latents, labels = draw()
     with torch.no_grad():

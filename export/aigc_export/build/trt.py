@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aigc_export.build import trt_log
-from aigc_export.build.host_memory import available_memory
 from aigc_export.build.needs import check_needs, estimate_needs
 from aigc_export.build.settings import BuildSettings
 from aigc_export.build.trt_checks import check_graph, check_turing, nodes_that_read, target_capabilities
@@ -25,6 +24,7 @@ from aigc_export.build.trt_precision import PrecisionProof, network_types, prove
 from aigc_export.build.trt_progress import Progress, Watch, make_monitor
 from aigc_export.build.trt_write import write_engine
 from aigc_export.errors import GraphRefusedError
+from aigc_models.host_memory import available_memory
 from aigc_runtime.errors import EngineError
 
 if TYPE_CHECKING:

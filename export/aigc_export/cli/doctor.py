@@ -13,8 +13,8 @@ from aigc_export.cli.options import CONTEXT, emit_json, json_option, out_console
 @json_option
 def doctor(as_json: bool) -> None:
     """Say what this machine can build and run: libraries, memory, GPUs, and per target what is missing."""
-    from aigc_export.build.host_memory import available_memory
     from aigc_export.build.trt_library import INSTALL, MODULES, load_library
+    from aigc_models.host_memory import available_memory
     from aigc_runtime.cli_doctor import device_lines
     from aigc_runtime.device import probe_device
     from aigc_runtime.errors import EngineMissingError

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,36 +13,63 @@ from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option
 
 @click.command(
     context_settings=CONTEXT,
-    epilog="Example: aigc-export train lm --data my-texts/ --steps 2000 -o checkpoints/my-lm",
+    epilog="Example: aigc-export train unet --data photos/ --size 32 -o checkpoints/photos",
 )
 @click.argument("model")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to write.")
-@click.option("--data", type=click.Path(), help="Your text (file or folder) or images (a folder per class).")
+@click.option(
+    "--data",
+    type=click.Path(),
+    help="Your text (file or folder), or a folder of pictures: one class, or a sub-folder per class.",
+)
 @click.option("--steps", type=int, help="Updates in all. Default: the recipe's own.")
-@click.option("--resume", is_flag=True, help="Go on from an interrupted run in the output folder.")
+@click.option("--batch-size", type=int, help="Rows per step. Default: the recipe's own.")
+@click.option("--learning-rate", type=float, help="Its peak. Default: the recipe's own.")
+@click.option("--size", type=int, help="Side of the square pictures. Default: the pictures' own.")
+@click.option("--channels", type=int, help="1 (grey) or 3 (RGB). Default: the pictures' own.")
+@click.option("--background", help="Put transparent pixels on white, black or #rrggbb. Default: refuse them.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights, data order and noise.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option(
+    "--save-every",
+    default="5min",
+    show_default=True,
+    help="Save the state every so many steps (100) or so often (30s, 5min, 1h).",
+)
+@click.option("--sample-every", help="Draw samples every so many steps, or so often. Default: never.")
+@click.option("--resume", is_flag=True, help="Go on from an interrupted run in the output folder.")
 @json_option
-def train(
-    model: str, output: Path, data: str | None, steps: int | None, resume: bool, seed: int, as_json: bool
-) -> None:
-    """Train MODEL (lm, unet, gan or classifier) and write a checkpoint with its measured quality."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def train(model: str, output: Path, data: str | None, as_json: bool, **options: Any) -> None:
+    """Train MODEL (lm, unet, gan or classifier) and write a checkpoint with its measured quality.
 
+    Ctrl-C and SIGTERM save the state: the same command with --resume goes on from it, bit for bit.
+    """
+    from aigc_export.cli.train_progress import TrainProgress
+    from aigc_export.cli.train_stop import SignalStop
+    from aigc_models.training.curve import CURVE_FILE, PLOT_FILE
+    from aigc_models.training.every import parse_every
     from aigc_models.training.families import train_family
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err_console()) as bar:
-        task = bar.add_task(f"train {model}", total=None)
+    console, err = err_console() if as_json else out_console(), err_console()
 
-        def progress(step: int, total: int, losses: dict[str, float]) -> None:
-            shown = " ".join(f"{k} {v:.3f}" for k, v in losses.items())
-            bar.update(task, completed=step, total=total, description=f"train {model}: {shown}")
+    def tell(sentence: str) -> None:
+        console.print(sentence, markup=False, soft_wrap=True)
 
-        report = train_family(model, output=output, data=data, steps=steps, resume=resume, seed=seed, progress=progress)
+    for name in ("save_every", "sample_every"):
+        if options[name] is not None:
+            options[name] = parse_every(name, options[name])
+    with (
+        SignalStop(output, lambda text: err.print(text, markup=False, soft_wrap=True)) as stop,
+        TrainProgress(err, f"train {model}") as progress,
+    ):
+        report = train_family(model, output=output, data=data, progress=progress, tell=tell, stop=stop, **options)
     if as_json:
         emit_json({"output": str(output), **report})
         return
-    console = out_console()
     for name, value in report["quality"].items():
-        console.print(f"{name}: {value:.4g}")
-    console.print(f"wrote {output}")
+        tell(f"{name}: {value:.4g} ({report['samples']:,} samples)")
+    tell(f"wrote {output}")
+    if find_spec("matplotlib") is None:
+        tell(
+            f"the loss curve is in {output / CURVE_FILE}; {PLOT_FILE} needs matplotlib: pip install 'aigc-export[plot]'"
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib import metadata
@@ -11,30 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from aigc_models.checkpoint import save_checkpoint
-from aigc_models.classifier import Classifier
-from aigc_models.gan import Generator, hinge_loss
-from aigc_models.lm import TransformerLM
-from aigc_models.metrics import class_accuracy
-from aigc_models.quality import Metric, measure, text_quality
-from aigc_models.spec import ExportSpec
-from aigc_models.specs import gan_spec, lm_spec, unet_spec
-from aigc_models.torch_session import TorchSession
-from aigc_models.training import recipes
-from aigc_models.training.image_data import ImageData, digits, load_images
-from aigc_models.training.loop import LoopConfig, Progress, train
-from aigc_models.training.tasks import ClassifierTask, GanTask, LMTask, UNetTask, reestimate_batch_norm
-from aigc_models.training.text_data import TextData, load_text, standard_library_text
-from aigc_models.unet import UNet
+from aigc_models.training.curve import PLOT_FILE
+from aigc_models.training.estimate import check_cost
+from aigc_models.training.image_families import prepare_classifier, prepare_gan, prepare_unet
+from aigc_models.training.loop import Progress, Stop, Watch, train
+from aigc_models.training.options import TrainOptions
+from aigc_models.training.prepared import Prepared
+from aigc_models.training.state import check_output
+from aigc_models.training.text_family import prepare_lm
 from aigc_runtime.errors import InputError, UnknownNameError
-from aigc_runtime.settings import to_json
 
 __all__ = ["FAMILIES", "SAMPLES", "train_family"]
 
 SAMPLES = 1000
 """Windows or images on which a checkpoint's quality is measured."""
+
+Tell = Callable[[str], None]
+"""Called with a sentence about the data before the first step."""
 
 
 def train_family(
@@ -42,150 +36,90 @@ def train_family(
     *,
     output: Path | str,
     data: Path | str | None = None,
-    steps: int | None = None,
-    resume: bool = False,
-    seed: int = 0,
     progress: Progress | None = None,
+    tell: Tell | None = None,
+    stop: Stop | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train one of `FAMILIES` and write its checkpoint with the measured quality beside it.
 
     Args:
         name: `lm`, `unet`, `gan` or `classifier`.
         output: checkpoint folder.
-        data: the user's text (file or folder) or images (a folder per class); None takes the built-in data.
-        steps: None takes the recipe's own.
-        resume: go on from an interrupted run's state in `output`.
-        seed: of weights, data order and noise.
+        data: the user's text (file or folder) or pictures (a folder, or one with a folder per class); None takes the
+            built-in data.
         progress: called after every step.
+        tell: called with what the data are, what was done to them and what the training costs.
+        stop: asked after every step; where it has a signal, the state is saved and the run ends.
+        options: of `TrainOptions`.
 
     Returns:
         What was written to quality.json.
 
     Raises:
         UnknownNameError: no such family.
-        InputError: unusable data, steps or seed.
-        TrainingError, CheckpointError, OutputError: see `loop.train` and `save_checkpoint`.
+        InputError: unusable data or options; said before the first step.
+        TrainingError, TrainingInterruptedError, CheckpointError, OutputError: see `loop.train` and `save_checkpoint`.
     """
     if name not in FAMILIES:
         raise UnknownNameError("model to train", name, FAMILIES)
-    if steps is not None and steps < 1:
-        raise InputError(f"steps is {steps}", hint="must be at least 1")
-    if not 0 <= seed < 2**63:
-        raise InputError(f"seed is {seed}", hint="must be from 0 to 2**63 - 1")
+    chosen, folder = TrainOptions(**options), Path(output)
     if data is not None and not Path(data).exists():
-        raise InputError(f"no such file or folder: {str(data)!r}", hint="--data takes a text file or folder, or images")
-    torch.manual_seed(seed)
-    wall, cpu = time.perf_counter(), time.process_time()
-    module, config, measured, judged, loop = FAMILIES[name](data, steps, seed, Path(output), resume, progress)
+        raise InputError(
+            f"no such file or folder: {str(data)!r}", hint="data takes a text file or folder, or a folder of pictures"
+        )
+    check_output(folder, resume=chosen.resume)
+    torch.manual_seed(chosen.seed)
+    prepared = FAMILIES[name](data, chosen, SAMPLES)
+    if chosen.sample_every is not None and prepared.sample is None:
+        raise InputError(f"sample_every is {chosen.sample_every}", hint=f"a {name} draws nothing: leave it out")
+    cost = check_cost(prepared, chosen.device)
+    for sentence in (*prepared.told, cost):
+        if tell is not None:
+            tell(sentence)
+    watch = Watch(
+        save_every=chosen.save_every,
+        sample_every=chosen.sample_every,
+        sample=prepared.sample,
+        progress=progress,
+        stop=stop,
+    )
+    shown = "built-in" if data is None else Path(data).name
+    run = {"data": shown, "data_sha256": prepared.data_sha256, "device": chosen.device, **chosen.of_images()}
+    state = train(
+        prepared.task,
+        prepared.loop,
+        record=prepared.record,
+        output=folder,
+        resume=chosen.resume,
+        run=run,
+        watch=watch,
+    )
+    module = state.result.cpu()
+    measured = prepared.finish(module)
     report = {
-        "quality": measured,
-        "samples": judged if measured else 0,
+        "quality": {metric.name: metric.value for metric in measured.metrics},
+        "samples": measured.samples,
         "training": {
-            **asdict(loop),
-            "data": str(Path(data).name) if data is not None else "built-in",
-            "wall_seconds": round(time.perf_counter() - wall, 1),
-            "cpu_seconds": round(time.process_time() - cpu, 1),
+            **asdict(prepared.loop),
+            **run,
+            "told": list(prepared.told),
+            "wall_seconds": round(state.seconds, 1),
+            "cpu_seconds": round(state.cpu_seconds, 1),
             "parameters": sum(p.numel() for p in module.parameters()),
             "torch": metadata.version("torch"),
             "python": platform.python_version(),
         },
     }
-    save_checkpoint(output, module, config, extra_json={"quality.json": report})
+    drawn = state.curve.png()
+    files = state.files() if drawn is None else {**state.files(), PLOT_FILE: drawn}
+    save_checkpoint(folder, module, prepared.record, extra_json={"quality.json": report}, extra_files=files)
     return report
 
 
-Trained = tuple[nn.Module, dict[str, Any], dict[str, float], int, LoopConfig]
-"""Module, config.json, metrics, the number of windows or images they were measured on, loop."""
-Family = Callable[[Path | str | None, int | None, int, Path, bool, Progress | None], Trained]
-
-
-def _values(metrics: tuple[Metric, ...]) -> dict[str, float]:
-    return {metric.name: metric.value for metric in metrics}
-
-
-def _quality(spec: ExportSpec, data: Path | str | None) -> dict[str, float]:
-    """The digits' metrics; a user's own images have no judge here."""
-    return _values(measure(TorchSession(spec), spec.settings, samples=SAMPLES)) if data is None else {}
-
-
-def _loop(make: Callable[..., LoopConfig], steps: int | None, seed: int) -> LoopConfig:
-    default = make()
-    return LoopConfig(**{**asdict(default), "steps": steps or default.steps, "seed": seed})
-
-
-def _train_lm(
-    data: Path | str | None, steps: int | None, seed: int, output: Path, resume: bool, progress: Progress | None
-) -> Trained:
-    text: TextData = standard_library_text() if data is None else load_text(data)
-    config, loop = recipes.lm_model(), _loop(recipes.lm_loop, steps, seed)
-    task = LMTask(config, loop, text.train, recipes.WINDOW)
-    record = {"family": "lm", "model": config.to_dict()}
-    model = train(task, loop, model_config=record, output=output, resume=resume, progress=progress)
-    assert isinstance(model, TransformerLM)
-    session = TorchSession(lm_spec(model, tokenizer={"kind": "bytes"}))
-    return model, record, _values(text_quality(session, text.held_out, samples=SAMPLES, seed=0)), SAMPLES, loop
-
-
-def _images(data: Path | str | None, size: int, channels: int) -> ImageData:
-    return digits(size) if data is None else load_images(data, size=size, channels=channels)
-
-
-def _train_unet(
-    data: Path | str | None, steps: int | None, seed: int, output: Path, resume: bool, progress: Progress | None
-) -> Trained:
-    base = recipes.unet_model()
-    images = _images(data, base.sample_size, base.in_channels)
-    classes = len(images.class_names)
-    config = type(base)(**{**asdict(base), "num_class_embeds": classes + 1, "null_class": classes})
-    schedule, loop = recipes.digits_schedule(), _loop(recipes.unet_loop, steps, seed)
-    task = UNetTask(config, loop, images, schedule, recipes.CONDITION_DROPOUT)
-    record = {
-        "family": "unet",
-        "model": config.to_dict(),
-        "schedule": to_json(schedule),
-        "class_names": list(images.class_names),
-    }
-    model = train(task, loop, model_config=record, output=output, resume=resume, progress=progress)
-    assert isinstance(model, UNet)
-    return model, record, _quality(unet_spec(model, schedule), data), SAMPLES, loop
-
-
-def _train_gan(
-    data: Path | str | None, steps: int | None, seed: int, output: Path, resume: bool, progress: Progress | None
-) -> Trained:
-    base = recipes.gan_model()
-    images = _images(data, base.image_size, base.image_channels)
-    classes = len(images.class_names)
-    config = type(base)(**{**asdict(base), "num_classes": classes})
-    judge = recipes.discriminator_model()
-    judge = type(judge)(**{**asdict(judge), "num_classes": classes})
-    loop = _loop(recipes.gan_loop, steps, seed)
-    task = GanTask(config, judge, loop, images, hinge_loss)
-    record = {"family": "gan", "model": config.to_dict(), "class_names": list(images.class_names)}
-    model = train(task, loop, model_config=record, output=output, resume=resume, progress=progress)
-    assert isinstance(model, Generator)
-    reestimate_batch_norm(model, batches=50, seed=seed)
-    return model, record, _quality(gan_spec(model), data), SAMPLES, loop
-
-
-def _train_classifier(
-    data: Path | str | None, steps: int | None, seed: int, output: Path, resume: bool, progress: Progress | None
-) -> Trained:
-    base = recipes.classifier_model()
-    images = _images(data, base.image_size, base.image_channels)
-    config = type(base)(**{**asdict(base), "num_classes": len(images.class_names)})
-    loop = _loop(recipes.classifier_loop, steps, seed)
-    record = {"family": "classifier", "model": config.to_dict(), "class_names": list(images.class_names)}
-    task = ClassifierTask(config, loop, images)
-    model = train(task, loop, model_config=record, output=output, resume=resume, progress=progress)
-    assert isinstance(model, Classifier)
-    accuracy = class_accuracy(model, images.held_out.numpy(), images.held_out_labels.numpy())
-    return model, record, {"held_out_accuracy": accuracy}, len(images.held_out), loop
-
-
-FAMILIES: dict[str, Family] = {
-    "lm": _train_lm,
-    "unet": _train_unet,
-    "gan": _train_gan,
-    "classifier": _train_classifier,
+FAMILIES: dict[str, Callable[[Path | str | None, TrainOptions, int], Prepared]] = {
+    "lm": prepare_lm,
+    "unet": prepare_unet,
+    "gan": prepare_gan,
+    "classifier": prepare_classifier,
 }

@@ -6,33 +6,55 @@ A `Task` says what one step does; the loop owns everything around it.
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from aigc_models.checkpoint import CONFIG_FILE, load_into, save_checkpoint
 from aigc_models.layers import require_positive
-from aigc_runtime.errors import CheckpointError, ConfigError
-from aigc_runtime.strict_json import loads_strict
+from aigc_models.training.curve import Curve
+from aigc_models.training.every import Clock, Every
+from aigc_models.training.state import SAMPLES_PREFIX, RunState, check_output, unfinished
+from aigc_runtime.errors import AigcError, ConfigError
 
-__all__ = ["LoopConfig", "Progress", "Task", "TrainingError", "learning_rate", "train"]
+__all__ = [
+    "LoopConfig",
+    "Progress",
+    "Stop",
+    "Task",
+    "TrainingError",
+    "TrainingInterruptedError",
+    "Watch",
+    "interruption",
+    "learning_rate",
+    "train",
+]
 
-STATE_FILE = "training.safetensors"
-STATE_JSON = "training.json"
+EVALUATIONS = 20
+"""Times that the loss on held-out data is measured in a run."""
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called as progress(step, steps, losses)."""
+Sampler = Callable[[nn.Module], dict[str, bytes]]
+"""A copy of the module -> suffix of a file's name -> its content."""
 
 
 class TrainingError(ConfigError):
     """The training diverged."""
+
+
+class TrainingInterruptedError(AigcError):
+    """A signal ended the training; the exit code is 128 and the signal's number."""
+
+    def __init__(self, message: str, *, hint: str = "", signum: int = 2) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = 128 + signum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,32 +63,30 @@ class LoopConfig:
 
     Attributes:
         steps: updates in all.
-        batch: rows per step.
+        batch_size: rows per step.
         learning_rate: peak.
         final_rate: share of the peak at the end of the cosine.
         warmup: steps of linear warm-up.
         max_grad_norm: gradients are clipped to this norm.
         ema: decay of the moving average of the weights; 0 keeps none.
-        save_every: steps between checkpoints of a run that can be resumed; 0 saves only at the end.
         seed: of weights, data order and noise.
     """
 
     steps: int
-    batch: int
+    batch_size: int
     learning_rate: float
     final_rate: float = 0.02
     warmup: int = 50
     max_grad_norm: float = 1.0
     ema: float = 0.0
-    save_every: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_positive("LoopConfig", steps=self.steps, batch=self.batch)
-        if not 0 <= self.ema < 1 or not self.learning_rate > 0 or self.save_every < 0:
+        require_positive("LoopConfig", steps=self.steps, batch_size=self.batch_size)
+        if not 0 <= self.ema < 1 or not 0 < self.learning_rate < math.inf:
             raise ConfigError(
-                f"LoopConfig: ema={self.ema}, learning_rate={self.learning_rate}, save_every={self.save_every}",
-                hint="need 0 <= ema < 1, learning_rate > 0, save_every >= 0",
+                f"LoopConfig: ema={self.ema}, learning_rate={self.learning_rate}",
+                hint="need 0 <= ema < 1 and a finite learning_rate > 0",
             )
 
 
@@ -87,13 +107,52 @@ class Task(Protocol):
         """One update of every optimiser; returns the losses."""
         ...
 
+    def held_out_loss(self, model: nn.Module) -> float | None:
+        """The loss of a module in evaluation mode on data that training never sees; None where there is no such.
+
+        Draws nothing from the generators of the training.
+        """
+        ...
+
+
+class Stop(Protocol):
+    """Asked after every step whether the run is to end there."""
+
+    @property
+    def signum(self) -> int | None:
+        """The signal that asked for it."""
+        ...
+
+    def listening(self) -> AbstractContextManager[object]:
+        """While in it, a signal is kept for the end of the step; outside of it, it acts at once."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Watch:
+    """What goes on beside the steps, none of which changes the weights.
+
+    Attributes:
+        save_every: how often the state is saved.
+        sample_every: how often samples are drawn; None never.
+        sample: draws them.
+        progress: called after every step.
+        stop: asked after every step.
+    """
+
+    save_every: Every = field(default_factory=lambda: Every(seconds=300))
+    sample_every: Every | None = None
+    sample: Sampler | None = None
+    progress: Progress | None = None
+    stop: Stop | None = None
+
 
 def learning_rate(step: int, config: LoopConfig) -> float:
     """Share of the peak at `step`: linear warm-up, then half a cosine (Loshchilov & Hutter 2017, eq. 5).
 
-    >>> learning_rate(0, LoopConfig(steps=100, batch=1, learning_rate=1.0, warmup=10))
+    >>> learning_rate(0, LoopConfig(steps=100, batch_size=1, learning_rate=1.0, warmup=10))
     0.1
-    >>> learning_rate(99, LoopConfig(steps=100, batch=1, learning_rate=1.0, warmup=10, final_rate=0.5)) < 0.51
+    >>> learning_rate(99, LoopConfig(steps=100, batch_size=1, learning_rate=1.0, warmup=10, final_rate=0.5)) < 0.51
     True
     """
     warm = min(1.0, (step + 1) / max(1, config.warmup))
@@ -105,52 +164,133 @@ def train(
     task: Task,
     config: LoopConfig,
     *,
-    model_config: dict[str, Any],
+    record: Mapping[str, Any],
     output: Path,
     resume: bool,
-    progress: Progress | None = None,
-) -> nn.Module:
-    """Run the loop to its end.
+    run: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
+) -> RunState:
+    """Run the loop to its end and leave its state in `output`: what is measured afterwards can be interrupted, too.
 
     Args:
         task: what is trained.
         config: how.
-        model_config: written as the checkpoint's config.json.
-        output: checkpoint folder; with `resume`, where an interrupted run of the same recipe left its state.
+        record: written as the checkpoint's config.json.
+        output: checkpoint folder; with `resume`, where an interrupted run of the same settings left its state.
         resume: go on from that state.
-        progress: called after every step.
+        run: what else makes two runs the same, such as a digest of the data; a resumed one must agree.
+        watch: what goes on beside the steps.
 
     Returns:
-        The model with its averaged weights (its own, where no average is kept), in evaluation mode.
+        The state; `result` is the model with its averaged weights (its own, where no average is kept), in evaluation
+        mode.
 
     Raises:
         TrainingError: a loss is NaN or infinite.
-        CheckpointError: nothing to resume from, or the state of another recipe.
+        TrainingInterruptedError: `watch.stop` asked for it; the state is saved.
+        CheckpointError: nothing to resume from, other settings, or an unfinished run in `output` without `resume`.
     """
-    rng = torch.Generator().manual_seed(config.seed)
+    check_output(output, resume=resume)
+    watch, run = watch or Watch(), run or {}
     average = copy.deepcopy(task.model).requires_grad_(False) if config.ema else None
+    rng = torch.Generator().manual_seed(config.seed)
+    state = RunState(task=task, average=average, rng=rng, curve=Curve(config.steps))
     peaks = {name: [g["lr"] for g in o.param_groups] for name, o in task.optimizers.items()}
-    first = _restore(task, average, rng, config, model_config, output) if resume else 0
+    if resume:
+        state.restore(output, config, record, run)
     task.model.train()
-    started = time.process_time()
-    for step in range(first, config.steps):
-        share = learning_rate(step, config)
+    with nullcontext() if watch.stop is None else watch.stop.listening():
+        _steps(state, config, peaks, watch, output, lambda: state.save(output, config, record, run))
+    state.result.eval()
+    return state
+
+
+def _steps(
+    state: RunState,
+    config: LoopConfig,
+    peaks: Mapping[str, list[float]],
+    watch: Watch,
+    output: Path,
+    save: Callable[[], None],
+) -> None:
+    """All steps that are left."""
+    task, saving, sampling = state.task, Clock(watch.save_every), Clock(watch.sample_every)
+    clock = _Stopwatch(state)
+    while state.step < config.steps:
+        share = learning_rate(state.step, config)
         for name, optimizer in task.optimizers.items():
             for group, peak in zip(optimizer.param_groups, peaks[name], strict=True):
                 group["lr"] = peak * share
-        losses = task.step(rng)
+        losses = task.step(state.rng)
         if not all(math.isfinite(v) for v in losses.values()):
-            raise TrainingError(
-                f"the loss became {losses} at step {step + 1}",
-                hint="lower the learning rate, or --resume earlier weights",
-            )
-        if average is not None:
-            _update_average(average, task.model, config.ema, step)
-        if progress is not None:
-            progress(step + 1, config.steps, losses)
-        if config.save_every and (step + 1) % config.save_every == 0 and step + 1 < config.steps:
-            _save_state(task, average, rng, config, model_config, output, step + 1, time.process_time() - started)
-    return (average if average is not None else task.model).eval()
+            raise _diverged(losses, state.step + 1, output)
+        if state.average is not None:
+            _update_average(state.average, task.model, config.ema, state.step)
+        state.step += 1
+        is_last = state.step == config.steps
+        if state.step % max(1, config.steps // EVALUATIONS) == 0 or is_last:
+            losses |= _held_out(task, state.result)
+        clock.update()
+        state.curve.add(state.step, losses, learning_rate=config.learning_rate * share, seconds=state.seconds)
+        if watch.progress is not None:
+            watch.progress(state.step, config.steps, losses)
+        if watch.sample is not None and watch.sample_every is not None and (is_last or sampling.is_due(state.step)):
+            drawn = watch.sample(copy.deepcopy(state.result).cpu().eval())
+            state.samples |= {f"{SAMPLES_PREFIX}{state.step:07d}{suffix}": data for suffix, data in drawn.items()}
+            sampling.restart()
+            clock.update()
+            save()
+            saving.restart()
+        elif is_last or saving.is_due(state.step):
+            save()
+            saving.restart()
+        if watch.stop is not None and (signum := watch.stop.signum) is not None:
+            save()
+            raise interruption(signum, output, step=state.step, steps=config.steps)
+
+
+class _Stopwatch:
+    """Adds the time that passes to a state, whose earlier parts took some already."""
+
+    def __init__(self, state: RunState) -> None:
+        self.state = state
+        self.before = (state.seconds, state.cpu_seconds)
+        self.started = (time.perf_counter(), time.process_time())
+
+    def update(self) -> None:
+        self.state.seconds = self.before[0] + time.perf_counter() - self.started[0]
+        self.state.cpu_seconds = self.before[1] + time.process_time() - self.started[1]
+
+
+def _held_out(task: Task, model: nn.Module) -> dict[str, float]:
+    was_training = model.training
+    with torch.no_grad():
+        loss = task.held_out_loss(model.eval())
+    model.train(was_training)
+    return {} if loss is None else {"held_out_loss": loss}
+
+
+def _diverged(losses: Mapping[str, float], step: int, output: Path) -> TrainingError:
+    hint = "start again with a lower --learning-rate"
+    if (left := unfinished(output)) is not None:
+        hint += f", into another folder: the weights of step {left[0]:,} are in {str(output)!r}"
+    return TrainingError(f"the loss became {losses} at step {step:,}", hint=hint)
+
+
+def interruption(
+    signum: int, output: Path, *, step: int | None = None, steps: int | None = None
+) -> TrainingInterruptedError:
+    """The error that a signal ends a run with: says what is there, by what is there."""
+    at = "" if step is None else f" at step {step:,} of {steps:,}"
+    left = unfinished(output)
+    if left is None:
+        return TrainingInterruptedError(f"interrupted{at}: no state was saved", signum=signum)
+    which = "" if left[0] == step else f" of step {left[0]:,} of {left[1]:,}"
+    return TrainingInterruptedError(
+        f"interrupted{at}: the state{which} is in {str(output)!r}",
+        hint="go on with the same command and --resume",
+        signum=signum,
+    )
 
 
 def _update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
@@ -162,92 +302,3 @@ def _update_average(average: nn.Module, model: nn.Module, decay: float, step: in
                 mine.lerp_(theirs, weight)
             else:
                 mine.copy_(theirs)
-
-
-def _modules(task: Task, average: nn.Module | None) -> dict[str, nn.Module]:
-    modules = {"model": task.model, **task.extra}
-    return modules if average is None else {**modules, "average": average}
-
-
-def _save_state(
-    task: Task,
-    average: nn.Module | None,
-    rng: torch.Generator,
-    config: LoopConfig,
-    model_config: dict[str, Any],
-    output: Path,
-    step: int,
-    cpu_seconds: float,
-) -> None:
-    tensors: dict[str, Tensor] = {"rng": rng.get_state()}
-    for owner, module in _modules(task, average).items():
-        tensors.update({f"module/{owner}/{k}": v for k, v in module.state_dict().items()})
-    for name, optimizer in task.optimizers.items():
-        for index, values in optimizer.state_dict()["state"].items():
-            tensors.update({f"optimizer/{name}/{index}/{k}": v for k, v in values.items()})
-    save_checkpoint(
-        output,
-        average if average is not None else task.model,
-        model_config,
-        extra_json={STATE_JSON: {"step": step, "cpu_seconds": cpu_seconds, "loop": config.__dict__}},
-        extra_tensors={STATE_FILE: tensors},
-    )
-
-
-def _restore(
-    task: Task,
-    average: nn.Module | None,
-    rng: torch.Generator,
-    config: LoopConfig,
-    model_config: dict[str, Any],
-    output: Path,
-) -> int:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    told, used = (_read_json(output, name) for name in (STATE_JSON, CONFIG_FILE))
-    try:
-        _require_same_settings(output, told["loop"], config.__dict__)
-        _require_same_settings(output, used, json.loads(json.dumps(model_config)))
-        tensors = load(_read_state(output, STATE_FILE))
-        rng.set_state(tensors["rng"])
-        for owner, module in _modules(task, average).items():
-            load_into(module, _below(f"module/{owner}/", tensors), source=f"{STATE_FILE}: {owner}")
-        for name, optimizer in task.optimizers.items():
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in _below(f"optimizer/{name}/", tensors).items():
-                index, field = key.split("/")
-                state.setdefault(int(index), {})[field] = value
-            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        return int(told["step"])
-    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError, AttributeError) as err:
-        raise CheckpointError(
-            f"the training state in {str(output)!r} is damaged: {err}", hint="run without --resume to start again"
-        ) from err
-
-
-def _read_state(output: Path, name: str) -> bytes:
-    try:
-        return (output / name).read_bytes()
-    except OSError as err:
-        raise CheckpointError(
-            f"nothing to resume in {str(output)!r}: no readable {name}",
-            hint="run without --resume; interrupted runs leave their state there",
-        ) from err
-
-
-def _read_json(output: Path, name: str) -> Any:
-    return loads_strict(_read_state(output, name), what=str(output / name), error=CheckpointError)
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def _require_same_settings(output: Path, told: dict[str, Any], asked: dict[str, Any]) -> None:
-    changed = sorted(k for k in told.keys() | asked.keys() if told.get(k) != asked.get(k))
-    if changed:
-        raise CheckpointError(
-            f"the run in {str(output)!r} used other settings: {', '.join(changed)}",
-            hint="resume with the settings and the data it was started with",
-        )

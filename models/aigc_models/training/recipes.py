@@ -1,12 +1,19 @@
-"""The default recipes: Python functions that return full configurations. Each ends within ten minutes on two cores."""
+"""The recipes: Python functions that return full configurations.
+
+Without arguments they are those of the shipped models, each of which ends within a quarter of an hour on two cores.
+Those of images follow from the data: size, channels, classes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aigc_models.classifier import ClassifierConfig
-from aigc_models.gan import DiscriminatorConfig, GeneratorConfig
+from aigc_models.gan import BASE_SIZE, DiscriminatorConfig, GeneratorConfig
 from aigc_models.lm_config import LMConfig
 from aigc_models.training.loop import LoopConfig
-from aigc_models.unet import UNetConfig, digits_unet_config
+from aigc_models.unet_config import UNetConfig
+from aigc_runtime.errors import InputError
 from aigc_runtime.schedules import ScheduleConfig
 
 __all__ = [
@@ -27,6 +34,11 @@ __all__ = [
 WINDOW = 192
 """Bytes that the language model sees per training row."""
 
+MAX_LOWEST = 15
+"""Side of a UNet's lowest level, at most: it attends there from every pixel to every other."""
+MAX_WIDTH = 384
+"""Channels of a GAN's widest layer."""
+
 CONDITION_DROPOUT = 0.1
 """Rows trained without their class (Ho & Salimans 2022, section 4 uses 0.1 and 0.2)."""
 
@@ -45,14 +57,60 @@ def lm_model() -> LMConfig:
     )
 
 
-def lm_loop(steps: int = 3000) -> LoopConfig:
+def lm_loop() -> LoopConfig:
     """AdamW on rows of `WINDOW` bytes."""
-    return LoopConfig(steps=steps, batch=16, learning_rate=2.5e-3, final_rate=0.05, save_every=250)
+    return LoopConfig(steps=3000, batch_size=16, learning_rate=2.5e-3, final_rate=0.05)
 
 
-def unet_model() -> UNetConfig:
-    """The digits' UNet."""
-    return digits_unet_config()
+def unet_model(size: int = 16, channels: int = 1, classes: int = 10) -> UNetConfig:
+    """The digits' UNet, with more levels for larger images and more channels for colors.
+
+    The lowest level is 4 to 15 wide, and attention is where a side is at most 8. One class is none: the model is
+    unconditional.
+
+    Raises:
+        InputError: a size that cannot be halved down to such a level; names the nearest that can.
+    """
+    levels = _levels(size, _unet_levels, "the UNet")
+    width = 24 if channels == 1 else 32
+    attends = [size >> level <= 8 or level == levels - 1 for level in range(levels)]
+    return UNetConfig(
+        sample_size=size,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=tuple(width * min(level + 1, 4) for level in range(levels)),
+        layers_per_block=1,
+        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        attention_head_dim=width,
+        num_class_embeds=classes + 1 if classes > 1 else None,
+        null_class=classes if classes > 1 else None,
+        norm_num_groups=8,
+    )
+
+
+def _unet_levels(size: int) -> int | None:
+    deep = (n for n in range(8, 1, -1) if size % (1 << (n - 1)) == 0 and 4 <= size >> (n - 1) <= MAX_LOWEST)
+    return next(deep, None)
+
+
+def _gan_levels(size: int) -> int | None:
+    levels = size.bit_length() - BASE_SIZE.bit_length()
+    return levels if levels >= 1 and BASE_SIZE << levels == size else None
+
+
+def _classifier_levels(size: int) -> int | None:
+    return 2 if size % 4 == 0 and size >= 8 else None
+
+
+def _levels(size: int, levels: Callable[[int], int | None], what: str) -> int:
+    """The levels of a model, or the sizes nearest to `size` that it has."""
+    if (found := levels(size)) is not None:
+        return found
+    smaller = next((n for n in range(size - 1, 7, -1) if levels(n)), None)
+    larger = next((n for n in range(max(size, 7) + 1, 2 * max(size, 8) + 1) if levels(n)), None)
+    nearest = " or ".join(f"--size {n}" for n in (smaller, larger) if n is not None)
+    raise InputError(f"size is {size}, which {what} cannot have", hint=f"the nearest that it can: {nearest}")
 
 
 def digits_schedule() -> ScheduleConfig:
@@ -70,31 +128,58 @@ def digits_schedule() -> ScheduleConfig:
     )
 
 
-def unet_loop(steps: int = 3000) -> LoopConfig:
-    """AdamW with a moving average."""
-    return LoopConfig(steps=steps, batch=64, learning_rate=2e-3, ema=0.995, save_every=250)
+def unet_loop(size: int = 16) -> LoopConfig:
+    """AdamW with a moving average; larger images in smaller batches, at a lower rate."""
+    rate = 2e-3 if size < 24 else 1e-3 if size < 48 else 5e-4
+    return LoopConfig(steps=3000, batch_size=_image_batch(size), learning_rate=rate, ema=0.995)
 
 
-def gan_model() -> GeneratorConfig:
-    """The digits' generator; upsampling before a convolution also has 8-bit kernels where ConvTranspose has none."""
-    return GeneratorConfig(base_channels=24, upsampling="upsample_conv")
+def _image_batch(size: int) -> int:
+    return 64 if size < 24 else 32 if size < 48 else 16
 
 
-def discriminator_model() -> DiscriminatorConfig:
-    """The digits' discriminator."""
-    return DiscriminatorConfig()
+def gan_model(size: int = 16, channels: int = 1, classes: int = 10) -> GeneratorConfig:
+    """The digits' generator; upsampling before a convolution also has 8-bit kernels where ConvTranspose has none.
+
+    Every doubling of the size adds a block with twice the channels, up to `MAX_WIDTH`.
+
+    Raises:
+        InputError: a size that is no power of two of at least 8; names the nearest.
+    """
+    levels = _levels(size, _gan_levels, "the GAN")
+    return GeneratorConfig(
+        image_size=size,
+        image_channels=channels,
+        num_classes=classes,
+        base_channels=min(24 if channels == 1 else 32, MAX_WIDTH >> levels),
+        upsampling="upsample_conv",
+    )
 
 
-def gan_loop(steps: int = 4000) -> LoopConfig:
+def discriminator_model(size: int = 16, channels: int = 1, classes: int = 10) -> DiscriminatorConfig:
+    """The digits' discriminator, grown like the generator."""
+    levels = _levels(size, _gan_levels, "the GAN")
+    return DiscriminatorConfig(
+        image_size=size, image_channels=channels, num_classes=classes, base_channels=min(48, MAX_WIDTH >> levels)
+    )
+
+
+def gan_loop(size: int = 16) -> LoopConfig:
     """Adam(0, 0.9) on both sides, hinge loss, a moving average of the generator."""
-    return LoopConfig(steps=steps, batch=64, learning_rate=2e-4, final_rate=0.1, warmup=1, ema=0.995, save_every=500)
+    batch = _image_batch(size)
+    return LoopConfig(steps=4000, batch_size=batch, learning_rate=2e-4, final_rate=0.1, warmup=1, ema=0.995)
 
 
-def classifier_model() -> ClassifierConfig:
-    """The digits' judge."""
-    return ClassifierConfig()
+def classifier_model(size: int = 16, channels: int = 1, classes: int = 10) -> ClassifierConfig:
+    """The digits' judge.
+
+    Raises:
+        InputError: a size that is no multiple of 4.
+    """
+    _levels(size, _classifier_levels, "the classifier")
+    return ClassifierConfig(image_size=size, image_channels=channels, num_classes=classes)
 
 
-def classifier_loop(steps: int = 1200) -> LoopConfig:
+def classifier_loop() -> LoopConfig:
     """AdamW with a little noise on the images."""
-    return LoopConfig(steps=steps, batch=64, learning_rate=2e-3)
+    return LoopConfig(steps=1200, batch_size=64, learning_rate=2e-3)

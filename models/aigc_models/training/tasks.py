@@ -12,21 +12,31 @@ from aigc_models.lm import TransformerLM, next_token_loss
 from aigc_models.lm_config import LMConfig
 from aigc_models.training.image_data import ImageData
 from aigc_models.training.loop import LoopConfig
+from aigc_models.training.text_data import TextData
 from aigc_models.unet import UNet, UNetConfig
 from aigc_runtime.schedules import ScheduleConfig, alphas_cumprod
-from aigc_runtime.tensors import Array
 
 __all__ = ["ClassifierTask", "GanTask", "LMTask", "UNetTask", "reestimate_batch_norm"]
 
 
-class _SingleModelTask:
-    """One module, one optimiser, one loss."""
+HELD_OUT_ROWS = 64
+"""Images that the loss on held-out data is measured on, at most."""
+HELD_OUT_WINDOWS = 16
+"""Windows of text that it is measured on."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, loop: LoopConfig) -> None:
-        self.model = model
+
+class _SingleModelTask:
+    """One module, one optimiser, one loss.
+
+    All random numbers are drawn on the processor, so that every device trains on the same ones.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, loop: LoopConfig, device: str) -> None:
+        self.model = model.to(device)  # in place: the optimiser holds the same parameters
         self.optimizers = {"model": optimizer}
         self.extra: dict[str, nn.Module] = {}
         self.loop = loop
+        self.device = torch.device(device)
 
     def _descend(self, loss: Tensor) -> dict[str, float]:
         optimizer = self.optimizers["model"]
@@ -40,54 +50,83 @@ class _SingleModelTask:
 class LMTask(_SingleModelTask):
     """Next-token prediction on random windows of a text (AdamW, betas 0.9 and 0.95)."""
 
-    def __init__(self, config: LMConfig, loop: LoopConfig, text: Array, window: int) -> None:
+    def __init__(self, config: LMConfig, loop: LoopConfig, text: TextData, window: int, *, device: str = "cpu") -> None:
         model = TransformerLM(config)
         decayed = [p for p in model.parameters() if p.dim() > 1]
         rest = [p for p in model.parameters() if p.dim() <= 1]
         groups = [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-        super().__init__(model, torch.optim.AdamW(groups, lr=loop.learning_rate, betas=(0.9, 0.95)), loop)
-        self.lm = model
-        self.text = torch.from_numpy(text.copy())
+        super().__init__(model, torch.optim.AdamW(groups, lr=loop.learning_rate, betas=(0.9, 0.95)), loop, device)
+        self.text = torch.from_numpy(text.train.copy())
+        self.held_out = torch.from_numpy(text.held_out.copy())
         self.window = window
 
     def step(self, rng: torch.Generator) -> dict[str, float]:
         """One update."""
-        starts = torch.randint(len(self.text) - self.window, (self.loop.batch,), generator=rng)
-        ids = torch.stack([self.text[s : s + self.window] for s in starts.tolist()]).long()
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = self.lm(ids).logits
-        return self._descend(next_token_loss(logits.float(), ids))
+        starts = torch.randint(len(self.text) - self.window, (self.loop.batch_size,), generator=rng)
+        return self._descend(self._loss(self.model, self.text, starts))
+
+    def held_out_loss(self, model: nn.Module) -> float | None:
+        """On windows spread over the held-out text."""
+        last = len(self.held_out) - self.window
+        if last < 0:
+            return None
+        return self._loss(model, self.held_out, torch.linspace(0, last, HELD_OUT_WINDOWS).long()).item()
+
+    def _loss(self, model: nn.Module, text: Tensor, starts: Tensor) -> Tensor:
+        ids = torch.stack([text[s : s + self.window] for s in starts.tolist()]).long().to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            logits = model(ids).logits
+        return next_token_loss(logits.float(), ids)
 
 
 class UNetTask(_SingleModelTask):
     """Noise (or velocity) prediction with dropped conditions."""
 
     def __init__(
-        self, config: UNetConfig, loop: LoopConfig, data: ImageData, schedule: ScheduleConfig, condition_dropout: float
+        self,
+        config: UNetConfig,
+        loop: LoopConfig,
+        data: ImageData,
+        schedule: ScheduleConfig,
+        condition_dropout: float,
+        *,
+        device: str = "cpu",
     ) -> None:
         model = UNet(config)
         # A zero last layer starts from the prediction "no noise" instead of random noise (Ho 2020's code).
         nn.init.zeros_(model.conv_out.weight)
-        super().__init__(model, torch.optim.AdamW(model.parameters(), lr=loop.learning_rate, weight_decay=1e-4), loop)
-        self.unet = model
+        optimizer = torch.optim.AdamW(model.parameters(), lr=loop.learning_rate, weight_decay=1e-4)
+        super().__init__(model, optimizer, loop, device)
+        self.config = config
         self.data = data
         self.prediction_type: PredictionType = schedule.prediction_type
-        self.alphas_cumprod = torch.from_numpy(alphas_cumprod(schedule)).float()
+        self.alphas_cumprod = torch.from_numpy(alphas_cumprod(schedule)).float().to(self.device)
         self.condition_dropout = condition_dropout
 
     def step(self, rng: torch.Generator) -> dict[str, float]:
         """One update."""
-        rows = torch.randint(len(self.data.train), (self.loop.batch,), generator=rng)
-        loss = diffusion_loss(
-            self.unet,
-            self.data.train[rows],
-            Conditions(self.data.train_labels[rows]),
+        rows = torch.randint(len(self.data.train), (self.loop.batch_size,), generator=rng)
+        images, labels = self.data.train[rows], self.data.train_labels[rows]
+        return self._descend(self._loss(self.model, images, labels, rng, self.condition_dropout))
+
+    def held_out_loss(self, model: nn.Module) -> float | None:
+        """With the same noise every time."""
+        images, labels = self.data.held_out[:HELD_OUT_ROWS], self.data.held_out_labels[:HELD_OUT_ROWS]
+        if not len(images):
+            return None
+        return self._loss(model, images, labels, torch.Generator().manual_seed(0), 0.0).item()
+
+    def _loss(self, model: nn.Module, images: Tensor, labels: Tensor, rng: torch.Generator, dropout: float) -> Tensor:
+        assert isinstance(model, UNet)
+        return diffusion_loss(
+            model,
+            images.to(self.device),
+            Conditions(labels.to(self.device) if self.config.num_class_embeds is not None else None),
             alphas_cumprod=self.alphas_cumprod,
             prediction_type=self.prediction_type,
             rng=rng,
-            condition_dropout=self.condition_dropout,
+            condition_dropout=dropout,
         )
-        return self._descend(loss)
 
 
 class GanTask:
@@ -100,9 +139,12 @@ class GanTask:
         loop: LoopConfig,
         data: ImageData,
         loss: GanLoss,
+        *,
+        device: str = "cpu",
     ) -> None:
-        self.generator = Generator(config)
-        self.discriminator = Discriminator(discriminator)
+        self.device = torch.device(device)
+        self.generator = Generator(config).to(self.device)
+        self.discriminator = Discriminator(discriminator).to(self.device)
         self.model: nn.Module = self.generator
         self.extra: dict[str, nn.Module] = {"discriminator": self.discriminator}
         # Two time scales (Heusel et al. 2017): the discriminator learns twice as fast.
@@ -117,19 +159,23 @@ class GanTask:
     def step(self, rng: torch.Generator) -> dict[str, float]:
         """One update of each side."""
         self.discriminator.train()
-        rows = torch.randint(len(self.data.train), (self.loop.batch,), generator=rng)
+        rows = torch.randint(len(self.data.train), (self.loop.batch_size,), generator=rng)
         d_loss, g_loss = min_max_step(
             self.generator,
             self.discriminator,
             self.optimizers["generator"],
             self.optimizers["discriminator"],
-            images=self.data.train[rows],
-            class_labels=self.data.train_labels[rows],
+            images=self.data.train[rows].to(self.device),
+            class_labels=self.data.train_labels[rows].to(self.device),
             loss=self.loss,
             rng=rng,
             max_grad_norm=self.loop.max_grad_norm,
         )
         return {"discriminator": d_loss, "generator": g_loss}
+
+    def held_out_loss(self, model: nn.Module) -> float | None:
+        """None: the two losses say how the game stands, not how good the images are."""
+        return None
 
 
 @torch.no_grad()
@@ -139,6 +185,7 @@ def reestimate_batch_norm(generator: Generator, *, batches: int, seed: int) -> N
     (Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima", section 3.2.)
     """
     rng = torch.Generator().manual_seed(seed)
+    device = next(generator.parameters()).device
     norms = [m for m in generator.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [m.momentum for m in norms]
     for norm in norms:
@@ -147,7 +194,8 @@ def reestimate_batch_norm(generator: Generator, *, batches: int, seed: int) -> N
     generator.train()
     for _ in range(batches):
         latents = torch.randn(128, generator.config.latent_size, generator=rng)
-        generator(latents, torch.randint(generator.config.num_classes, (128,), generator=rng))
+        labels = torch.randint(generator.config.num_classes, (128,), generator=rng)
+        generator(latents.to(device), labels.to(device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     generator.eval()
@@ -156,14 +204,23 @@ def reestimate_batch_norm(generator: Generator, *, batches: int, seed: int) -> N
 class ClassifierTask(_SingleModelTask):
     """Cross-entropy on slightly noisy images, so that the judge does not hang on single grey levels."""
 
-    def __init__(self, config: ClassifierConfig, loop: LoopConfig, data: ImageData) -> None:
+    def __init__(self, config: ClassifierConfig, loop: LoopConfig, data: ImageData, *, device: str = "cpu") -> None:
         model = Classifier(config)
-        super().__init__(model, torch.optim.AdamW(model.parameters(), lr=loop.learning_rate, weight_decay=1e-2), loop)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=loop.learning_rate, weight_decay=1e-2)
+        super().__init__(model, optimizer, loop, device)
         self.data = data
 
     def step(self, rng: torch.Generator) -> dict[str, float]:
         """One update."""
-        rows = torch.randint(len(self.data.train), (self.loop.batch,), generator=rng)
+        rows = torch.randint(len(self.data.train), (self.loop.batch_size,), generator=rng)
         clean = self.data.train[rows]
         images = clean + 0.1 * torch.randn(clean.shape, generator=rng)
-        return self._descend(classification_loss(self.model(images), self.data.train_labels[rows]))
+        return self._descend(self._loss(self.model, images, self.data.train_labels[rows]))
+
+    def held_out_loss(self, model: nn.Module) -> float | None:
+        """On clean images."""
+        images, labels = self.data.held_out[:HELD_OUT_ROWS], self.data.held_out_labels[:HELD_OUT_ROWS]
+        return self._loss(model, images, labels).item() if len(images) else None
+
+    def _loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return classification_loss(model(images.to(self.device)), labels.to(self.device))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from aigc_export.build import needs
-from aigc_export.build.host_memory import available_memory
 from aigc_export.build.needs import BuildNeeds, check_needs, estimate_needs
 from aigc_export.build.trt_library import Library
+from aigc_models.host_memory import available_memory
 from aigc_runtime.errors import InputError, OutputError
 
 from .conftest import BATCH, build

@@ -1,0 +1,65 @@
+"""Signals while training: the first ends the run after its step, with the state saved; the second ends it at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from aigc_models.training.loop import interruption
+
+__all__ = ["SignalStop"]
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+class SignalStop:
+    """A `loop.Stop` that listens to Ctrl-C, SIGTERM and a terminal that goes away.
+
+    A signal that the process ignores stays ignored, as under nohup. The handlers that were there come back at the end.
+
+    Args:
+        output: of the training, to say what is there.
+        tell: called when a signal came that is kept for the end of the step.
+    """
+
+    def __init__(self, output: Path, tell: Callable[[str], None]) -> None:
+        self.signum: int | None = None
+        self._output = output
+        self._tell = tell
+        self._listening = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> SignalStop:
+        if threading.current_thread() is threading.main_thread():
+            for name in SIGNALS:
+                number = getattr(signal, name, None)
+                if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While in it, the first signal is kept for the end of the step."""
+        self._listening = True
+        try:
+            yield
+        finally:
+            self._listening = False
+
+    def _handle(self, signum: int, _frame: FrameType | None) -> None:
+        if not self._listening or self.signum is not None:
+            raise interruption(signum, self._output)
+        self.signum = signum
+        self._tell(f"{signal.Signals(signum).name}: ending after this step and saving; once more ends at once")

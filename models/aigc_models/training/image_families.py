@@ -1,0 +1,169 @@
+"""The trainings on images: diffusion UNet, GAN and classifier, in the size and channels of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from aigc_models.classifier import Classifier
+from aigc_models.gan import Generator, hinge_loss
+from aigc_models.images import parse_background
+from aigc_models.metrics import class_accuracy
+from aigc_models.quality import Metric, measure
+from aigc_models.spec import ExportSpec
+from aigc_models.specs import gan_spec, unet_spec
+from aigc_models.torch_session import TorchSession
+from aigc_models.training import recipes
+from aigc_models.training.image_data import ImageData, digits, load_images
+from aigc_models.training.options import TrainOptions
+from aigc_models.training.prepared import Measured, Prepared, loop_of
+from aigc_models.training.tasks import ClassifierTask, GanTask, UNetTask, reestimate_batch_norm
+from aigc_models.unet import UNet
+from aigc_runtime.errors import InputError
+from aigc_runtime.pipelines import make_pipeline
+from aigc_runtime.png import encode_png, image_grid
+from aigc_runtime.settings import to_json
+
+__all__ = ["prepare_classifier", "prepare_gan", "prepare_unet"]
+
+SAMPLED_CLASSES = 10
+SAMPLED_EACH = 4
+SAMPLE_WIDTH = 64
+"""Pixels that a sample has in the grid, at least."""
+SAMPLE_BATCHES, FINAL_BATCHES = 5, 50
+"""Of 128 images, on which BatchNorm statistics are measured again."""
+
+
+def prepare_unet(data: Path | str | None, options: TrainOptions, samples: int) -> Prepared:
+    """Class-conditional, or unconditional for one class.
+
+    Raises:
+        InputError: unusable data or options.
+    """
+    images = _images(data, options, recipes.unet_model)
+    config = recipes.unet_model(*_shape(images))
+    schedule, loop = recipes.digits_schedule(), loop_of(recipes.unet_loop(config.sample_size), options)
+    names = images.class_names if config.num_class_embeds is not None else None
+    task = UNetTask(config, loop, images, schedule, recipes.CONDITION_DROPOUT, device=options.device)
+    record: dict[str, Any] = {"family": "unet", "model": config.to_dict(), "schedule": to_json(schedule)}
+
+    def spec(model: nn.Module) -> ExportSpec:
+        assert isinstance(model, UNet)
+        return unet_spec(model, schedule, class_names=names)
+
+    return Prepared(
+        task=task,
+        loop=loop,
+        record={**record, "class_names": None if names is None else list(names)},
+        told=images.told,
+        data_sha256=images.digest(),
+        finish=lambda model: _quality(spec(model), data, samples),
+        sample=lambda model: _samples(spec(model)),
+    )
+
+
+def prepare_gan(data: Path | str | None, options: TrainOptions, samples: int) -> Prepared:
+    """Class-conditional, if only on one class.
+
+    Raises:
+        InputError: unusable data or options.
+    """
+    images = _images(data, options, recipes.gan_model)
+    config, judge = recipes.gan_model(*_shape(images)), recipes.discriminator_model(*_shape(images))
+    loop = loop_of(recipes.gan_loop(config.image_size), options)
+    task = GanTask(config, judge, loop, images, hinge_loss, device=options.device)
+
+    def spec(model: nn.Module, batches: int) -> ExportSpec:
+        assert isinstance(model, Generator)
+        reestimate_batch_norm(model, batches=batches, seed=options.seed)
+        return gan_spec(model, class_names=images.class_names)
+
+    return Prepared(
+        task=task,
+        loop=loop,
+        record={"family": "gan", "model": config.to_dict(), "class_names": list(images.class_names)},
+        told=images.told,
+        data_sha256=images.digest(),
+        finish=lambda model: _quality(spec(model, FINAL_BATCHES), data, samples),
+        sample=lambda model: _samples(spec(model, SAMPLE_BATCHES)),
+    )
+
+
+def prepare_classifier(data: Path | str | None, options: TrainOptions, _samples: int) -> Prepared:
+    """Judged on the images held out.
+
+    Raises:
+        InputError: unusable data or options, one class, or nothing held out.
+    """
+    images = _images(data, options, recipes.classifier_model)
+    if len(images.class_names) < 2 or not len(images.held_out):
+        raise InputError(
+            f"the data have {len(images.class_names)} classes and {len(images.held_out)} pictures held out",
+            hint="need two classes or more, one of them with at least 5 different pictures",
+        )
+    config = recipes.classifier_model(*_shape(images))
+    loop = loop_of(recipes.classifier_loop(), options)
+    record = {"family": "classifier", "model": config.to_dict(), "class_names": list(images.class_names)}
+
+    def finish(model: nn.Module) -> Measured:
+        assert isinstance(model, Classifier)
+        accuracy = class_accuracy(model, images.held_out.numpy(), images.held_out_labels.numpy())
+        return Measured(metrics=(Metric(name="held_out_accuracy", value=accuracy),), samples=len(images.held_out))
+
+    return Prepared(
+        task=ClassifierTask(config, loop, images, device=options.device),
+        loop=loop,
+        record=record,
+        told=images.told,
+        data_sha256=images.digest(),
+        finish=finish,
+    )
+
+
+def _images(data: Path | str | None, options: TrainOptions, model: Callable[[int], object]) -> ImageData:
+    if options.size is not None:
+        model(options.size)  # what no model can have is refused before anything is read
+    if data is None:
+        if options.background is not None:
+            raise InputError(
+                f"background is {options.background!r}", hint="the built-in digits have none: leave it out"
+            )
+        size, channels = options.size or 16, options.channels or 1
+        kind = "" if channels == 1 else ", repeated as red, green and blue"
+        images = digits(size, channels)
+        return replace(images, told=(f"1,797 built-in digits, 8x8 grey; enlarged to {size}x{size} (linear){kind}",))
+    return load_images(
+        data,
+        size=options.size,
+        channels=options.channels,
+        background=None if options.background is None else parse_background(options.background),
+    )
+
+
+def _shape(images: ImageData) -> tuple[int, int, int]:
+    """Size, channels and classes of a model for them."""
+    return images.train.shape[-1], images.train.shape[1], len(images.class_names)
+
+
+def _quality(spec: ExportSpec, data: Path | str | None, samples: int) -> Measured:
+    """The digits' metrics; a user's own images have no judge here."""
+    metrics = measure(TorchSession(spec), spec.settings, samples=samples) if data is None else ()
+    return Measured(metrics=metrics, samples=samples if metrics else 0)
+
+
+def _samples(spec: ExportSpec) -> dict[str, bytes]:
+    """A grid with a column for each of the first classes; the runtime's own pipeline draws it."""
+    pipeline: Any = make_pipeline(TorchSession(spec), spec.settings)
+    classes = getattr(spec.settings, "num_classes", None)
+    if classes is None:
+        images, columns = pipeline.generate(batch=2 * SAMPLED_EACH, seed=0), SAMPLED_EACH
+    else:
+        columns = min(classes, SAMPLED_CLASSES) if classes > 1 else SAMPLED_EACH
+        labels = [column % classes for _ in range(SAMPLED_EACH) for column in range(columns)]
+        images = pipeline.generate(labels, seed=0)
+    scale = max(1, SAMPLE_WIDTH // images.shape[-1])
+    return {".png": encode_png(image_grid(images, columns=columns, scale=scale))}

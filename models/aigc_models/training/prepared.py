@@ -1,0 +1,57 @@
+"""What a family hands to `train_family`: a task with its data, and what is done with its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from aigc_models.quality import Metric
+from aigc_models.training.loop import LoopConfig, Sampler, Task
+from aigc_models.training.options import TrainOptions
+
+__all__ = ["Measured", "Prepared", "loop_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """How good a trained model is.
+
+    Attributes:
+        metrics: none where a user's own data have no judge here.
+        samples: windows or images that they were measured on.
+    """
+
+    metrics: tuple[Metric, ...] = ()
+    samples: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A training that could begin.
+
+    Attributes:
+        task: what is trained.
+        loop: how.
+        record: the checkpoint's config.json.
+        told: what the data are and what was done to them, a sentence each.
+        data_sha256: of all that training sees.
+        finish: changes the result where it needs it, and measures it.
+        sample: draws samples of a module; None where there is nothing to draw.
+    """
+
+    task: Task
+    loop: LoopConfig
+    record: dict[str, Any]
+    told: tuple[str, ...]
+    data_sha256: str
+    finish: Callable[[nn.Module], Measured]
+    sample: Sampler | None = None
+
+
+def loop_of(default: LoopConfig, options: TrainOptions) -> LoopConfig:
+    """A recipe's loop with what the user set."""
+    given = {name: getattr(options, name) for name in ("steps", "batch_size", "learning_rate")}
+    return LoopConfig(**{**asdict(default), **{k: v for k, v in given.items() if v is not None}, "seed": options.seed})

@@ -1,0 +1,195 @@
+"""The state of an unfinished training: written with the weights so far, in one step, and read back bit for bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from aigc_models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_into, save_checkpoint
+from aigc_models.training.curve import CURVE_FILE, Curve
+from aigc_models.weights_file import STATE_FILE
+from aigc_runtime.errors import CheckpointError
+from aigc_runtime.publish import check_directory
+from aigc_runtime.strict_json import loads_strict
+from aigc_runtime.user_file import read_file
+
+if TYPE_CHECKING:
+    from aigc_models.training.loop import LoopConfig, Task
+
+__all__ = ["SAMPLES_PREFIX", "STATE_FILE", "STATE_JSON", "RunState", "check_output", "unfinished"]
+
+STATE_JSON = "training.json"
+SAMPLES_PREFIX = "samples-"
+MAX_STATE_BYTES = 2**40
+MAX_SMALL_BYTES = 2**28
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """All that a run has besides its configuration.
+
+    Attributes:
+        task: what is trained.
+        average: the moving average of its weights, if one is kept.
+        rng: of data order and noise.
+        curve: the losses so far.
+        step: steps done.
+        seconds: they took, earlier parts of the run included.
+        cpu_seconds: the same on the processors.
+        samples: file name -> content of the samples so far.
+    """
+
+    task: Task
+    average: nn.Module | None
+    rng: torch.Generator
+    curve: Curve
+    step: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    samples: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def result(self) -> nn.Module:
+        """The module whose weights are the result."""
+        return self.average if self.average is not None else self.task.model
+
+    def files(self) -> dict[str, bytes]:
+        """What lies beside the weights, finished or not."""
+        return {CURVE_FILE: self.curve.csv(), **self.samples}
+
+    def save(self, output: Path, config: LoopConfig, record: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+        """Write weights and state, whole or not at all."""
+        tensors: dict[str, Tensor] = {"rng": self.rng.get_state(), "torch_rng": torch.get_rng_state()}
+        for owner, module in self._modules().items():
+            tensors.update({f"module/{owner}/{k}": v for k, v in module.state_dict().items()})
+        for name, optimizer in self.task.optimizers.items():
+            for index, values in optimizer.state_dict()["state"].items():
+                tensors.update({f"optimizer/{name}/{index}/{k}": v for k, v in values.items()})
+        told = {"step": self.step, "steps": config.steps, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+        save_checkpoint(
+            output,
+            self.result,
+            record,
+            extra_json={STATE_JSON: {**told, "loop": asdict(config), "run": dict(run)}},
+            extra_tensors={STATE_FILE: tensors},
+            extra_files=self.files(),
+        )
+
+    def restore(self, output: Path, config: LoopConfig, record: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+        """Read the state that a run of the same settings left.
+
+        Raises:
+            CheckpointError: nothing to resume, a finished run, other settings (by name and value), or damage.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        told = _read_told(output)
+        try:
+            _require_same(output, {**told["run"], **told["loop"]}, _plain({**run, **asdict(config)}))
+            _require_same(output, _read_json(output / CONFIG_FILE), _plain(record))
+            tensors = load(read_file(output / STATE_FILE, limit=MAX_STATE_BYTES, error=CheckpointError))
+            self.rng.set_state(tensors["rng"])
+            torch.set_rng_state(tensors["torch_rng"])
+            for owner, module in self._modules().items():
+                load_into(module, _below(f"module/{owner}/", tensors), source=f"{STATE_FILE}: {owner}")
+            for name, optimizer in self.task.optimizers.items():
+                state: dict[int, dict[str, Tensor]] = {}
+                for key, value in _below(f"optimizer/{name}/", tensors).items():
+                    index, entry = key.split("/")
+                    state.setdefault(int(index), {})[entry] = value
+                optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            self.step, self.seconds = int(told["step"]), float(told["seconds"])
+            self.cpu_seconds = float(told["cpu_seconds"])
+        except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError, AttributeError) as err:
+            raise CheckpointError(
+                f"the training state in {str(output)!r} is damaged: {err}",
+                hint="remove the folder to start again without --resume",
+            ) from err
+        if (output / CURVE_FILE).exists():
+            self.curve.read(_read_small(output / CURVE_FILE), step=self.step)
+        self.samples = {file.name: _read_small(file) for file in sorted(output.glob(f"{SAMPLES_PREFIX}*"))}
+
+    def _modules(self) -> dict[str, nn.Module]:
+        modules = {"model": self.task.model, **self.task.extra}
+        return modules if self.average is None else {**modules, "average": self.average}
+
+
+def unfinished(output: Path) -> tuple[int, int] | None:
+    """(step, steps) of the unfinished run whose state is in a folder; None where there is none that can be read."""
+    try:
+        told = _read_told(output)
+        return int(told["step"]), int(told["steps"])
+    except (CheckpointError, LookupError, TypeError, ValueError):
+        return None
+
+
+def check_output(output: Path, *, resume: bool) -> None:
+    """Refuse a folder before anything is done: somebody else's, or one with a state that a new run would replace.
+
+    Raises:
+        OutputError: it cannot be written, or was not written by this tool.
+        CheckpointError: it holds an unfinished run, or with `resume` none.
+    """
+    check_directory(output, marker=CONFIG_FILE)
+    if resume:
+        _read_told(output)
+    elif (state := unfinished(output)) is not None:
+        raise CheckpointError(
+            f"{str(output)!r} holds a training that stopped at step {state[0]:,} of {state[1]:,}",
+            hint="go on with --resume, choose another folder, or remove this one",
+        )
+
+
+def _read_told(output: Path) -> dict[str, Any]:
+    missing = [name for name in (STATE_JSON, STATE_FILE) if not (output / name).is_file()]
+    if missing:
+        finished = len(missing) == 2 and (output / WEIGHTS_FILE).is_file()
+        why = "its training is finished" if finished else f"no {' and no '.join(missing)}"
+        raise CheckpointError(
+            f"nothing to resume in {str(output)!r}: {why}",
+            hint="run without --resume; a run that is interrupted leaves its state in its output folder",
+        )
+    told = _read_json(output / STATE_JSON)
+    if not isinstance(told, dict) or not isinstance(told.get("run"), dict) or not isinstance(told.get("loop"), dict):
+        raise CheckpointError(
+            f"{str(output / STATE_JSON)!r} is no training state", hint="remove the folder to start again"
+        )
+    return told
+
+
+def _read_json(path: Path) -> Any:
+    return loads_strict(_read_small(path), what=str(path), error=CheckpointError)
+
+
+def _read_small(path: Path) -> bytes:
+    return read_file(path, limit=MAX_SMALL_BYTES, error=CheckpointError)
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _require_same(output: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    if changed:
+        told = "; ".join(f"{k} was {_shown(before.get(k))}, is {_shown(now.get(k))}" for k in changed)
+        raise CheckpointError(
+            f"the run in {str(output)!r} used other settings: {told}",
+            hint="resume with the data and options that it was started with",
+        )
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,74 @@
+"""The language model's training."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from torch import nn
+
+from aigc_models.lm import TransformerLM
+from aigc_models.quality import text_quality
+from aigc_models.specs import lm_spec
+from aigc_models.torch_session import TorchSession
+from aigc_models.training import recipes
+from aigc_models.training.options import TrainOptions
+from aigc_models.training.prepared import Measured, Prepared, loop_of
+from aigc_models.training.tasks import LMTask
+from aigc_models.training.text_data import TextData, load_text, standard_library_text
+from aigc_runtime.errors import InputError
+from aigc_runtime.pipelines import make_pipeline
+from aigc_runtime.pipelines.text import TextPipeline
+from aigc_runtime.sampling import SamplingParams
+
+__all__ = ["prepare_lm"]
+
+BYTES: dict[str, str | int] = {"kind": "bytes"}
+SAMPLE_TOKENS = 200
+PROMPT_BYTES = 32
+
+
+def prepare_lm(data: Path | str | None, options: TrainOptions, samples: int) -> Prepared:
+    """Byte-level text: the standard library's sources, or the user's own.
+
+    Raises:
+        InputError: options of images, or unusable text.
+    """
+    for name, value in options.of_images().items():
+        raise InputError(f"{name} is {value!r}", hint="means nothing to a language model: leave it out")
+    text = standard_library_text() if data is None else load_text(data)
+    config, loop = recipes.lm_model(), loop_of(recipes.lm_loop(), options)
+    task = LMTask(config, loop, text, recipes.WINDOW, device=options.device)
+
+    def finish(model: nn.Module) -> Measured:
+        session = TorchSession(lm_spec(_lm(model), tokenizer=BYTES))
+        return Measured(metrics=text_quality(session, text.held_out, samples=samples, seed=0), samples=samples)
+
+    def sample(model: nn.Module) -> dict[str, bytes]:
+        return {".txt": _continued(_lm(model), text).encode("utf-8", errors="replace")}
+
+    return Prepared(
+        task=task,
+        loop=loop,
+        record={"family": "lm", "model": config.to_dict()},
+        told=(f"{len(text.train):,} bytes of text, {len(text.held_out):,} more held out",),
+        data_sha256=hashlib.sha256(text.train.tobytes() + b"|" + text.held_out.tobytes()).hexdigest(),
+        finish=finish,
+        sample=sample,
+    )
+
+
+def _lm(model: nn.Module) -> TransformerLM:
+    assert isinstance(model, TransformerLM)
+    return model
+
+
+def _continued(model: TransformerLM, text: TextData) -> str:
+    """The start of the held-out text, continued."""
+    spec = lm_spec(model, tokenizer=BYTES)
+    pipeline = make_pipeline(TorchSession(spec), spec.settings)
+    assert isinstance(pipeline, TextPipeline)
+    prompt = text.held_out[:PROMPT_BYTES].tobytes().decode("utf-8", errors="ignore") or " "
+    sampling = SamplingParams(temperature=0.8)
+    (result,) = pipeline.generate(prompt, max_new_tokens=SAMPLE_TOKENS, sampling=sampling, seed=0)
+    return prompt + result.text + "\n"
