@@ -25,6 +25,7 @@ from aigc_models.training.loop import TrainingInterruptedError
 from aigc_models.training.state import unfinished
 
 SMALL = {
+    "classifier": ["--batch-size", "8", "--steps", "100"],
     "lm": ["--batch-size", "2", "--steps", "40"],
     "unet": ["--batch-size", "2", "--steps", "40", "--size", "8"],
     "gan": ["--batch-size", "2", "--steps", "60", "--size", "8"],
@@ -72,7 +73,8 @@ def interrupt(arguments: list[str], number: signal.Signals, delay: float) -> tup
 @pytest.mark.parametrize(
     ("name", "number"),
     [
-        ("unet", signal.SIGINT),
+        ("classifier", signal.SIGTERM),
+        pytest.param("unet", signal.SIGINT, marks=pytest.mark.slow),
         pytest.param("gan", signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param("lm", signal.SIGINT, marks=pytest.mark.slow),
     ],
