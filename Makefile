@@ -7,7 +7,7 @@ OUT    ?= out/demo
 # A file's tests stay in one process, which makes their models once.
 WORKERS ?= -n auto --maxprocesses=4 --dist loadfile
 
-.PHONY: demo test test-fast test-emulated test-stress lint wheels clean
+.PHONY: demo test test-fast test-emulated test-aarch64 test-stress lint wheels clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -21,6 +21,10 @@ test-fast: $(READY)
 
 test-emulated: $(READY)
 	$(BIN)/pytest -q -m emulated --durations=10 $(WORKERS)
+
+# A bare aarch64 machine in .cache/: Debian's packages and wheels, unpacked there and run by qemu-user.
+test-aarch64: $(READY)
+	$(BIN)/pytest -q -m emulated -k "arm" --durations=10 tests/emulation
 
 test-stress: $(READY)
 	$(BIN)/pytest -q -m stress --durations=10 $(WORKERS)

@@ -1,0 +1,29 @@
+"""Runs on the emulated machine: `run_products.py FOLDER RESULTS.npz [--default]`.
+
+Every graph of the folder on its input, as a session would; with `--default`, as ONNX Runtime would by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from aigc_runtime.backends import ort_open
+from aigc_runtime.backends.exact_products import products_saturate
+from aigc_runtime.processor import instruction_set
+from aigc_runtime.providers import PROVIDERS
+
+folder, target = Path(sys.argv[1]), Path(sys.argv[2])
+saturate = products_saturate(onnxruntime)
+if "--default" in sys.argv:
+    ort_open.products_saturate = lambda _ort: False  # type: ignore[assignment]
+results = {}
+for path in sorted(folder.glob("*.onnx")):
+    session, _ = ort_open.open_native(onnxruntime, path.read_bytes(), provider=PROVIDERS["cpu"], threads=1)
+    results[path.stem] = session.run(None, dict(np.load(path.with_suffix(".npz"))))[0]
+np.savez(target, **results)
+print(json.dumps({"instruction_set": instruction_set(), "saturate": saturate}))
