@@ -191,7 +191,13 @@ def _temporary_file(folder: Path, name: str) -> Iterator[tuple[BinaryIO, Path]]:
     if handle < 0:
         handle, random_path = tempfile.mkstemp(prefix=_UNLOCKED, dir=folder)
         path = Path(random_path)
-    with os.fdopen(handle, "wb") as file:
+    try:
+        file = os.fdopen(handle, "wb")
+    except BaseException:
+        path.unlink()
+        os.close(handle)
+        raise
+    with file:
         try:
             yield file, path
         except BaseException:

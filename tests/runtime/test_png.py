@@ -194,7 +194,7 @@ def fail(code: int) -> Callable[..., Any]:
     [
         ("os.fsync", errno.ENOSPC, "free some space"),
         ("os.fdopen", errno.EIO, "check the path and the disk"),
-        ("tempfile.mkstemp", errno.EACCES, "you may not write there"),
+        ("os.open", errno.EACCES, "you may not write there"),
         ("pathlib.Path.replace", errno.EROFS, "the file system is read-only"),
     ],
 )
