@@ -20,8 +20,6 @@ pictures; more than one frame; damaged and cut files; what is no plain file.
 from __future__ import annotations
 
 import io
-import os
-import stat
 import struct
 import warnings
 import zlib
@@ -35,6 +33,7 @@ import numpy as np
 
 from aigc_runtime.errors import InputError
 from aigc_runtime.tensors import Array
+from aigc_runtime.user_file import read_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -113,7 +112,9 @@ def read_picture(path: Path | str, *, background: tuple[float, float, float] | N
         ImageError: the file cannot be read exactly; names it and says why.
     """
     file = Path(path)
-    data = _read_plain(file)
+    data = read_file(file, limit=MAX_FILE_BYTES, error=ImageError)
+    if not data:
+        raise ImageError(f"picture {str(file)!r} is empty", hint="take it out, or save it again")
     with _refusals(file):
         image = _open(data)
         _check_frames(image, file)
@@ -138,24 +139,6 @@ def read_picture(path: Path | str, *, background: tuple[float, float, float] | N
     if before > 1:
         notes.append("turned as the EXIF orientation says")
     return Picture(pixels=np.ascontiguousarray(_turned(values, after), dtype=np.float32), notes=tuple(notes))
-
-
-def _read_plain(file: Path) -> bytes:
-    """All of a plain file; never waits on a pipe."""
-    try:
-        handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(handle, "rb") as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError(f"{str(file)!r} is no plain file", hint="give pictures as files, or take it out")
-            if not 0 < status.st_size <= MAX_FILE_BYTES:
-                size = "is empty" if status.st_size == 0 else f"has {status.st_size:,} bytes"
-                raise ImageError(f"picture {str(file)!r} {size}", hint="take it out, or save it again")
-            return stream.read()
-    except OSError as err:
-        raise ImageError(
-            f"cannot read picture {str(file)!r}: {err.strerror or err}", hint="check its permissions, or take it out"
-        ) from err
 
 
 @contextmanager

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from aigc_runtime.errors import CheckpointError
+from aigc_runtime.errors import AigcError, CheckpointError
+from aigc_runtime.user_file import read_file
 
-__all__ = ["CONFIG_FILE", "STATE_FILE", "WEIGHTS_FILE", "WeightsPlace", "find_weights"]
+__all__ = ["CONFIG_FILE", "STATE_FILE", "STATE_JSON", "WEIGHTS_FILE", "WeightsPlace", "find_weights", "unfinished"]
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 STATE_FILE = "training.safetensors"
 """The state of an unfinished training, which lies beside the weights that it had come to."""
+STATE_JSON = "training.json"
+"""What is said of that state."""
+MAX_STATE_JSON_BYTES = 2**20
 _SAFETENSORS = ".safetensors"
 _OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".npz", ".onnx")
 _FORM = f"a checkpoint is a folder with {WEIGHTS_FILE} and {CONFIG_FILE}: docs/checkpoint.md shows one"
@@ -59,7 +64,16 @@ def find_weights(path: Path | str) -> WeightsPlace:
             f"checkpoint {str(path)!r} holds {WEIGHTS_FILE} and {', '.join([*index, *others])}: which is meant?",
             hint=f"name the file itself ({given / WEIGHTS_FILE}), or move the others away: nothing is merged",
         )
-    return WeightsPlace(weights=given / WEIGHTS_FILE, notes=_notes(names))
+    return WeightsPlace(weights=given / WEIGHTS_FILE, notes=_notes(given, names))
+
+
+def unfinished(folder: Path) -> tuple[int, int] | None:
+    """(step, steps) of the training whose state is in a folder; None where there is none that can be read."""
+    try:
+        told = json.loads(read_file(folder / STATE_JSON, limit=MAX_STATE_JSON_BYTES))
+        return int(told["step"]), int(told["steps"])
+    except (AigcError, LookupError, TypeError, ValueError):
+        return None
 
 
 def _refuse_shard(weights: Path) -> None:
@@ -92,10 +106,11 @@ def _missing(folder: Path, names: list[str]) -> CheckpointError:
     return CheckpointError(start, hint=_FORM)
 
 
-def _notes(names: list[str]) -> tuple[str, ...]:
+def _notes(folder: Path, names: list[str]) -> tuple[str, ...]:
     notes = []
     if ignored := [name for name in names if name.endswith(_OTHER_FORMATS)]:
         notes.append(f"read {WEIGHTS_FILE}; not read: {', '.join(ignored)}")
     if STATE_FILE in names:
-        notes.append("this training was not finished: the folder still holds the state to resume it from")
+        at = f" (stopped at step {state[0]:,} of {state[1]:,})" if (state := unfinished(folder)) is not None else ""
+        notes.append(f"this training was not finished{at}: `aigc-export train` goes on from there with --resume")
     return tuple(notes)

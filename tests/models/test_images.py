@@ -331,14 +331,14 @@ def test_a_png_with_a_flipped_bit_is_refused_wherever_it_is(tmp_path: Path) -> N
 
 def test_what_is_no_plain_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(ImageError, match=r"pipe\.png' is no plain file"):
+    with pytest.raises(ImageError, match=r"pipe\.png' is a named pipe, expected a plain file"):
         read_picture(tmp_path / "pipe.png")
     (tmp_path / "loop.png").symlink_to("loop.png")
-    with pytest.raises(ImageError, match=r"cannot read picture .*loop\.png': Too many levels of symbolic links"):
+    with pytest.raises(ImageError, match=r"cannot read .*loop\.png': Too many levels of symbolic links"):
         read_picture(tmp_path / "loop.png")
-    with pytest.raises(ImageError, match=r"gone\.png': No such file"):
+    with pytest.raises(ImageError, match=r"no such file: .*gone\.png"):
         read_picture(tmp_path / "gone.png")
-    with pytest.raises(ImageError, match=r"is no plain file|Is a directory"):
+    with pytest.raises(ImageError, match="is a folder, expected a plain file"):
         read_picture(tmp_path)
 
 

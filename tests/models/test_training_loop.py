@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from aigc_models.checkpoint import save_checkpoint
+from aigc_models.checkpoint import load_checkpoint, save_checkpoint
 from aigc_models.gan import DiscriminatorConfig, GeneratorConfig, hinge_loss
 from aigc_models.training.curve import Curve
 from aigc_models.training.every import Every, parse_every
@@ -272,6 +272,7 @@ def test_a_run_that_is_asked_to_stop_leaves_its_state_and_goes_on_bit_for_bit(
     assert caught.value.message == f"interrupted at step {after} of 8: the state is in '{tmp_path / 'run'}'"
     assert caught.value.hint == "go on with the same command and --resume"
     assert unfinished(tmp_path / "run") == (after, 8)
+    assert f"not finished (stopped at step {after} of 8)" in load_checkpoint(tmp_path / "run").notes[0]
     task = Line()
     assert_same(run(tmp_path / "whole"), run(tmp_path / "run", resume=True, task=task))
     assert len(task.rates) == 8 - after

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from aigc_models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_into, save_checkpoint
 from aigc_models.training.curve import CURVE_FILE, Curve
-from aigc_models.weights_file import STATE_FILE
+from aigc_models.weights_file import STATE_FILE, STATE_JSON, unfinished
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.publish import check_directory
 from aigc_runtime.strict_json import loads_strict
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SAMPLES_PREFIX", "STATE_FILE", "STATE_JSON", "RunState", "check_output", "unfinished"]
 
-STATE_JSON = "training.json"
 SAMPLES_PREFIX = "samples-"
 MAX_STATE_BYTES = 2**40
 MAX_SMALL_BYTES = 2**28
@@ -119,15 +118,6 @@ class RunState:
     def _modules(self) -> dict[str, nn.Module]:
         modules = {"model": self.task.model, **self.task.extra}
         return modules if self.average is None else {**modules, "average": self.average}
-
-
-def unfinished(output: Path) -> tuple[int, int] | None:
-    """(step, steps) of the unfinished run whose state is in a folder; None where there is none that can be read."""
-    try:
-        told = _read_told(output)
-        return int(told["step"]), int(told["steps"])
-    except (CheckpointError, LookupError, TypeError, ValueError):
-        return None
 
 
 def check_output(output: Path, *, resume: bool) -> None:

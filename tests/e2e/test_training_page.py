@@ -1,0 +1,27 @@
+"""Every console block of docs/training.md runs as it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from .test_readme import run_blocks
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_page_on_training_does_what_it_says(root: Path, tmp_path: Path) -> None:
+    for name, pixels in zip(("china", "flower"), load_sample_images().images, strict=True):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(8):
+            Image.fromarray(pixels[40 * i : 40 * i + 100, 50 * i : 50 * i + 120]).save(
+                tmp_path / "photos" / name / f"{i}.png"
+            )
+    assert run_blocks((root / "docs" / "training.md").read_text(), tmp_path) == 5
+    assert (tmp_path / "out" / "gan" / "quality.json").is_file()
+    assert len(list((tmp_path / "out" / "unet").glob("samples-*.png"))) == 2
+    with Image.open(tmp_path / "out" / "flowers.png") as grid:
+        assert grid.mode == "RGB"
