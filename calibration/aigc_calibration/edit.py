@@ -1,26 +1,47 @@
-"""Two small changes to a graph that every emitter makes."""
+"""Small changes to a graph that every emitter makes."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 from typing import TYPE_CHECKING
 
+from aigc_calibration.errors import PlanError
 from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["add_constant", "insert_after"]
+__all__ = ["add_constant", "finish", "insert_after"]
 
 
 def add_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """Add an initialiser, or replace the one of that name."""
+    """Add an initialiser; one of the model's own that has its name gets another."""
     import onnx_ir as ir
 
     tensor = ir.Tensor(array, name=name)
+    present = graph.initializers.get(name)
+    if present is not None and present.const_value is not None:
+        if _same(present.const_value, tensor):
+            return present
+        del graph.initializers[name]
+        present.name = present.const_value.name = _free_name(graph, name)
+        graph.initializers[str(present.name)] = present
     value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
     graph.initializers[name] = value
     return value
+
+
+def _same(one: ir.TensorProtocol, other: ir.TensorProtocol) -> bool:
+    alike = one.dtype == other.dtype and tuple(one.shape) == tuple(other.shape)
+    return alike and one.tobytes() == other.tobytes()
+
+
+def _free_name(graph: ir.Graph, name: str) -> str:
+    taken = {str(v.name) for v in (*graph.inputs, *graph.initializers.values())}
+    taken |= {str(v.name) for node in graph for v in node.outputs}
+    return next(n for n in (f"{name}_{i}" for i in count(2)) if n not in taken)
 
 
 def insert_after(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) -> None:
@@ -30,3 +51,21 @@ def insert_after(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) -> 
         graph.insert_before(next(iter(graph)), nodes)
     else:
         graph.insert_after(producer, nodes)
+
+
+def finish(graph: ir.Graph) -> None:
+    """Drop constants that nothing reads any more.
+
+    Raises:
+        PlanError: two values have the same name: one is the model's own.
+    """
+    for name, value in list(graph.initializers.items()):
+        if not list(value.uses()) and not value.is_graph_output():
+            del graph.initializers[name]
+    names = Counter(str(v.name) for node in graph for v in node.outputs)
+    names.update({*(str(v.name) for v in graph.inputs), *graph.initializers})
+    if twice := [name for name, times in names.items() if times > 1]:
+        raise PlanError(
+            f"the model has a value named {twice[0]!r}, which its quantized graph needs for another one",
+            hint="rename it in the PyTorch module",
+        )

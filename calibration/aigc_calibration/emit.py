@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aigc_calibration.accumulators import fits
 from aigc_calibration.blocks import dequantise_blocks, to_matmul_nbits
-from aigc_calibration.edit import add_constant, insert_after
+from aigc_calibration.edit import add_constant, finish, insert_after
 from aigc_calibration.errors import PlanError
 from aigc_calibration.floatgraph import graph_digest
 from aigc_calibration.grids import GRIDS
@@ -143,7 +144,8 @@ def emit(
         swap: puts a quantised value in the place of a float one; see `search.toggle` for another use of it.
 
     Raises:
-        PlanError: the plan is for another graph, or names what the graph has not.
+        PlanError: the plan is for another graph, or names what the graph has not; or a value of the model has a name
+            that one of the emitted graph needs.
     """
     if graph_digest(model) != plan.graph_sha256:
         raise PlanError(
@@ -154,7 +156,8 @@ def emit(
         if (why := form.float_ops.get((op.op_type, op.precision))) is not None:
             raise PlanError(f"{op.node!r} cannot be quantised: {why}", hint="use `plan_for`")
         emitter.site(op)
-    return emitter.finish()
+    finish(emitter.graph)
+    return emitter.model
 
 
 class _Emitter:
@@ -170,13 +173,6 @@ class _Emitter:
         self.reads = {str(n.name): [None if v is None else str(v.name) for v in n.inputs] for n in model.graph}
         self.ranges = plan.ranges
         self.dequantised: dict[str, ir.Value] = {}
-
-    def finish(self) -> ir.Model:
-        """Drop constants that nothing reads any more, and what was inferred about the float graph."""
-        for name, value in list(self.graph.initializers.items()):
-            if not list(value.uses()) and not value.is_graph_output():
-                del self.graph.initializers[name]
-        return self.model
 
     def constant(self, name: str, array: Array) -> ir.Value:
         return add_constant(self.graph, name, array)
@@ -297,7 +293,9 @@ class _Emitter:
         self.graph.insert_before(node, restored)
         self.swap(node, 1, restored.outputs[0], op)
         bias = node.inputs[2] if len(node.inputs) > 2 else None
-        if op.precision == "int8" and self.form.integer_bias and bias is not None and bias.const_value is not None:
+        constant = None if bias is None else bias.const_value
+        vector = constant is not None and tuple(constant.shape) == found.scales.shape
+        if op.precision == "int8" and self.form.integer_bias and bias is not None and vector:
             self.bias(node, bias, op, found.scales)
 
     def half(self, node: ir.Node, op: OpPlan) -> None:
@@ -365,12 +363,13 @@ class _Emitter:
         number, _ = self.grid(self.ranges[op.activations[0]], op.precision)
         unit = (np.float32(number) * scales).astype(np.float32)
         codes = np.rint(values.astype(np.float64) / unit)
-        if np.abs(codes).max(initial=0) >= 2**31:
-            return  # a bias so far beyond the products stays float, which the engine takes as well
-        name = str(bias.name)
+        found = self.weights[str(op.weight)]
+        if not fits(found.codes, found.axis, codes):
+            why = f"the bias of {op.node!r} and its products do not fit in 32 bits"
+            raise PlanError(why, hint="round its weight by `round_weights`, whose scales leave room for them")
         scale = self.constant(f"{node.name}_bias_scale", unit)
         zero = self.constant(f"{node.name}_bias_zero_point", np.zeros(unit.shape, dtype=np.int32))
-        stored = self.constant(f"{name}_quantized", codes.astype(np.int32))
+        stored = self.constant(f"{node.name}_bias_quantized", codes.astype(np.int32))
         restored = ir.node("DequantizeLinear", [stored, scale, zero], {"axis": 0}, name=f"{node.name}_bias_dequantize")
         restored.outputs[0].name = f"{node.name}_bias_dequantized"
         self.graph.insert_before(node, restored)

@@ -66,10 +66,11 @@ def gptq(name: str, matrix: Array, hessian: Array, grid: Grid, *, block: int | N
 
 
 def _inverse_factor(hessian: Array) -> Array:
-    """U with U^T U = H^-1, upper triangular; a channel that is always zero counts as one of its own."""
+    """U with U^T U = H^-1, upper triangular; a channel that is always zero counts as one of its own, of mean size."""
     h = hessian.astype(np.float64).copy()
-    dead = np.flatnonzero(np.diag(h) <= 0)
-    h[dead, dead] = 1.0
+    used = np.diag(h) > 0
+    dead = np.flatnonzero(~used)
+    h[dead, dead] = np.diag(h)[used].mean() if used.any() else 1.0
     h[np.diag_indices_from(h)] += DAMPING * np.mean(np.diag(h))
     factor: Array = np.linalg.cholesky(np.linalg.inv(h)).T
     return factor

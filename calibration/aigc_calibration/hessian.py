@@ -53,13 +53,26 @@ def collect_hessians(
             values = {**feeds, **run(feeds)}
             for reading in part:
                 x = reading.rows(values[reading.value])
-                sums[reading] += x.T @ x
+                sums[reading] += _second_moments(x)
                 rows[reading] += len(x)
             seen += len(next(iter(feeds.values())))
             if progress is not None:
                 progress(seen)
         for reading in part:
             yield reading, sums[reading] / max(rows[reading], 1)
+
+
+def _second_moments(x: Array) -> Array:
+    """x^T x, float64; numbers whose squares float32 cannot hold are scaled by a power of two."""
+    peak = float(np.abs(x).max(initial=0.0))
+    if not np.isfinite(peak):
+        return np.full((x.shape[1], x.shape[1]), np.nan)
+    if peak == 0 or 1e-12 < peak < 1e12:
+        return np.asarray(x.T @ x, dtype=np.float64)
+    _, exponent = np.frexp(peak)
+    scaled = np.ldexp(x, -exponent)
+    result: Array = np.ldexp((scaled.T @ scaled).astype(np.float64), 2 * exponent)
+    return result
 
 
 def _parts(readings: Collection[Reading], budget_bytes: int) -> Iterator[list[Reading]]:

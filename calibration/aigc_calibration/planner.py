@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aigc_calibration.accumulators import least_scales
 from aigc_calibration.collect import Statistics, TensorStatistics
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.floatgraph import graph_digest
 from aigc_calibration.grids import GRIDS, Grid
-from aigc_calibration.limits import constant_problem
+from aigc_calibration.histogram import Histogram
+from aigc_calibration.limits import LEAST, constant_problem, value_problem
 from aigc_calibration.plan import PLAN_VERSION, OpPlan, QuantizationPlan, SitePrecision, TensorPlan
-from aigc_calibration.ranges import Method, find_amax, find_bounds
+from aigc_calibration.ranges import Method, affine_scale, find_amax, find_bounds
 from aigc_calibration.sites import Site, copies, find_sites, weight_array
-from aigc_calibration.weights import QuantizedWeight, round_to_channels
+from aigc_calibration.weights import QuantizedWeight, channel_scales, round_to_channels
 from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def make_plan(
         if not found.histogram.huge
     }
     _share_ranges(model, sites, tensors)
-    results = _results(model, sites) & tensors.keys()
+    results = _results(model, sites)
     ops = [_decide(model, site, config, precision, statistics, tensors, results) for site in sites]
     used = {name for op in ops if op.precision != "float" for name in (*op.activations, op.output)}
     return QuantizationPlan(
@@ -86,7 +88,7 @@ def make_plan(
     )
 
 
-SATURATING: dict[str, Callable[[Array], Array]] = {"Tanh": np.tanh, "Sigmoid": lambda x: 1 / (1 + np.exp(-x))}
+SATURATING: dict[str, Callable[[Array], Array]] = {"Tanh": np.tanh, "Sigmoid": lambda x: (1 + np.tanh(x / 2)) / 2}
 """Operators that flatten large numbers."""
 
 
@@ -153,16 +155,21 @@ def _decide(
     results: Set[str],
 ) -> OpPlan:
     why = ""
+    # The result too, where an engine quantises it.
+    values = (*site.activations, *([site.output] if site.output in results else []))
+    seen = {v: statistics.tensors[v].histogram for v in values}
     if kept := config.why_float(site.module):
         why = kept
     elif site.weight is None and not config.attention:
         why = "the configuration keeps products of activations float"
-    elif masks := [a for a in site.activations if statistics.tensors[a].histogram.huge]:
-        why = f"{masks[0]!r} holds a mask constant or infinity"
-    elif problem := constant_problem(model, site):
+    elif len(site.shape) > 2 and site.op_type == "MatMul" and precision == "int8":
+        why = "its weight is a stack of matrices"
+    elif problem := value_problem(values, seen) or constant_problem(model, site, bias=True):
         why = problem
-    elif zeros := [a for a in site.activations if not tensors[a].amax]:
+    elif zeros := [v for v in values if not tensors[v].amax]:
         why = f"{zeros[0]!r} was zero in every sample"
+    elif 0 < (reach := _reach(model, site, seen)) < LEAST:
+        why = f"its products reach {reach:.3g} at most, too near zero for the format"
     return OpPlan(
         node=site.node,
         op_type=site.op_type,
@@ -176,7 +183,17 @@ def _decide(
     )
 
 
+def _reach(model: ir.Model, site: Site, seen: Mapping[str, Histogram]) -> float:
+    """Magnitude that one product of a site can have."""
+    reach = 1.0 if site.weight is None else float(np.abs(weight_array(model, site.weight)).max(initial=0.0))
+    for name in site.activations:
+        reach *= seen[name].amax
+    return reach
+
+
 HALF_LIMITS: dict[SitePrecision, float] = {"fp16": 65504.0, "bf16": 3.38e38}
+HALF_LEAST: dict[SitePrecision, float] = {"fp16": 2.0**-13, "bf16": LEAST}
+"""Where the largest number is smaller, fp16's steps of 2^-24 round it more coarsely than its 11 bits would."""
 HALF_HEADROOM = 4.0
 """How far below the largest number of the format the largest number seen must stay."""
 
@@ -192,7 +209,7 @@ def half_plan(
         config: for the modules that stay float.
         precision: `fp16` or `bf16`.
     """
-    limit = HALF_LIMITS[precision] / HALF_HEADROOM
+    limit, least = HALF_LIMITS[precision] / HALF_HEADROOM, HALF_LEAST[precision]
     ops = []
     for site in find_sites(model):
         seen = {name: statistics.tensors[name].histogram for name in (*site.activations, site.output)}
@@ -200,11 +217,11 @@ def half_plan(
         why = ""
         if kept := config.why_float(site.module):
             why = kept
-        elif masks := [name for name, histogram in seen.items() if histogram.huge]:
-            why = f"{masks[0]!r} holds a mask constant or infinity"
+        elif problem := value_problem(seen, seen, least=least):
+            why = problem
         elif seen[largest].amax > limit:
             why = f"{largest!r} reaches {seen[largest].amax:.3g}, too near the largest {precision} number"
-        elif problem := constant_problem(model, site, largest=limit, bias=True):
+        elif problem := constant_problem(model, site, largest=limit, least=least, bias=True):
             why = problem
         ops.append(
             OpPlan(
@@ -242,14 +259,26 @@ def round_weights(
     chosen = config or QuantConfig()
     sites = {s.node: s for s in find_sites(model)}
     return {
-        str(op.weight): round_to_channels(
-            str(op.weight),
-            weight_array(model, str(op.weight)),
-            sites[op.node].channel_axis,
-            GRIDS["fp8" if op.precision == "fp8" else "int8"],
-            method=chosen.weight_ranges,
-            percentile=chosen.percentile,
-        )
+        str(op.weight): _rounded(model, sites[op.node], op, plan, chosen)
         for op in plan.quantised()
         if op.weight is not None
     }
+
+
+def _rounded(model: ir.Model, site: Site, op: OpPlan, plan: QuantizationPlan, config: QuantConfig) -> QuantizedWeight:
+    name, grid = str(op.weight), GRIDS["fp8" if op.precision == "fp8" else "int8"]
+    weight, axis = weight_array(model, name), site.channel_axis
+    scales = channel_scales(weight, axis, grid, method=config.weight_ranges, percentile=config.percentile)
+    if op.precision == "int8":
+        constant = None if site.bias is None else model.graph.initializers.get(site.bias)
+        bias = None if constant is None or constant.const_value is None else constant.const_value.numpy()
+        step = _least_step(plan.ranges[op.activations[0]])
+        least = least_scales(weight, axis, bias if bias is not None and bias.shape == scales.shape else None, step)
+        scales = np.maximum(scales, least).astype(np.float32)
+    return round_to_channels(name, weight, axis, grid, scales=scales)
+
+
+def _least_step(found: TensorPlan) -> float:
+    """Of the forms that a plan is emitted in: weights have the same codes in all."""
+    symmetric = GRIDS["int8"].scale_for(found.amax)
+    return symmetric if found.bounds is None else min(symmetric, affine_scale(*found.bounds)[0])

@@ -12,6 +12,7 @@ from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import LEAST_EXECUTED, Coverage, check_executed, planned_coverage, site_macs
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.emit import FORMS, Form, emit, plan_for
+from aigc_calibration.limits import value_problem
 from aigc_calibration.plan import HALVES, QuantizationPlan, SitePrecision
 from aigc_calibration.planner import half_plan, make_plan, round_weights
 from aigc_calibration.prepare import prepare
@@ -140,8 +141,13 @@ def _quantise_weights(
         )
         transforms = (f"AWQ on {scaled} values",)
     plan = weight_plan(graph, config, precision=precision, transforms=transforms)
-    weights = quantise_weights(graph, plan, data, config, threads=threads, progress=watch("second moments"))
-    # Watched so that the two halves of what the weights are fitted to can be compared.
+    # Watched for what no weight can be fitted to, and so that the two halves of the samples can be compared.
     nodes = set() if config.weight_method == "rtn" else {op.node for op in plan.quantised()}
-    fitted = {value for site in find_sites(graph) if site.node in nodes for value in site.activations}
-    return _emitted(graph, data, plan, weights, collect(graph, data, fitted, threads=threads), form, threads)
+    fitted = {site.node: site.activations for site in find_sites(graph) if site.node in nodes}
+    watched = {value for values in fitted.values() for value in values}
+    statistics = collect(graph, data, watched, threads=threads)
+    seen = {name: found.histogram for name, found in statistics.tensors.items()}
+    problems = {node: value_problem(values, seen, least=0.0) for node, values in fitted.items()}
+    plan = plan.with_float({node: why for node, why in problems.items() if why})
+    weights = quantise_weights(graph, plan, data, config, threads=threads, progress=watch("second moments"))
+    return _emitted(graph, data, plan, weights, statistics, form, threads)

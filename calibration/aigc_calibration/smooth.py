@@ -91,7 +91,7 @@ def smooth(model: ir.Model, channel_amax: Mapping[str, Array], alphas: Mapping[S
     """
     model = copy_graph(model)
     for group in smoothable(model):
-        if group.source not in alphas:
+        if group.source not in alphas or not np.isfinite(channel_amax[group.value]).all():
             continue
         weights = [(str(s.weight), s.input_axis) for s in group.sites]
         rows = np.max([_row_amax(weight_array(model, name), axis) for name, axis in weights], axis=0)

@@ -99,6 +99,8 @@ def apply_awq(
             groups[reading] = group
     scaled = 0
     for reading, hessian in collect_hessians(model, data, groups, threads=threads, progress=progress):
+        if not np.isfinite(hessian).all():
+            continue
         group = groups[reading]
         own = _site_precision(group.sites[0], config, precision)
         weights = [to_matrix(s, weight_array(model, str(s.weight))) for s in group.sites]

@@ -77,13 +77,17 @@ def _histogram(row: Array) -> Histogram:
 
 
 def _least_error(rows: Array, amax: Array, grid: Grid, shares: Array, weights: Array | float = 1.0) -> Array:
+    # In units of a power of two near the largest magnitude, which changes no code: squares neither vanish nor overflow.
+    _, exponents = np.frexp(amax)
+    rows, amax = np.ldexp(rows, -exponents[:, None]), np.ldexp(amax, -exponents)
     best, scales = np.full(len(rows), np.inf), (amax / np.float32(grid.qmax)).astype(np.float32)
     for share in shares:
         scale = (amax * np.float32(share) / np.float32(grid.qmax)).astype(np.float32)
         error = (weights * (grid.round_trip(rows, scale[:, None]) - rows) ** 2).sum(axis=1)
         better = error <= best
         best, scales = np.where(better, error, best), np.where(better, scale, scales)
-    return scales
+    result: Array = np.ldexp(scales, exponents)
+    return result
 
 
 def round_to_channels(

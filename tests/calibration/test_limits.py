@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -85,3 +87,73 @@ def test_the_bias_counts_where_it_is_brought_to_the_format() -> None:
     first, _ = find_sites(model)
     assert constant_problem(model, first, largest=16376) == ""
     assert constant_problem(model, first, largest=16376, bias=True).startswith("'b' reaches 1e+05")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_weight_too_near_zero(precision: str) -> None:
+    """1e-31 has no scale that float32 holds well, and its products have none at all; a zero weight has no problem."""
+    for factor, stays in ((1e-31, True), (0.0, False)):
+        model, data = two_products(0.0)
+        tiny = model.graph.initializers["a"].const_value.numpy() * np.float32(factor)  # type: ignore[union-attr]
+        model.graph.initializers["a"].const_value = ir.tensor(tiny, name="a")
+        plan = quantise(model, data, QuantConfig(), precision=precision).plan  # type: ignore[arg-type]
+        first = plan.ops[0]
+        assert (first.precision == "float") == stays
+        if stays:
+            assert re.fullmatch(r"'a' reaches \S+e-3\d at most, too near zero for the format", first.why)
+
+
+def test_numbers_below_what_fp16_rounds_well() -> None:
+    """1e-5 has 8 of 11 bits in fp16 and 1e-8 none."""
+    for factor, stays in ((1e-8, True), (1e-5, True), (1e-2, False)):
+        model, data = two_products(0.0)
+        small = model.graph.initializers["a"].const_value.numpy() * np.float32(factor)  # type: ignore[union-attr]
+        model.graph.initializers["a"].const_value = ir.tensor(small, name="a")
+        for precision in ("fp16", "bf16"):
+            first = quantise(model, data, QuantConfig(), precision=precision).plan.ops[0]  # type: ignore[arg-type]
+            assert (first.precision == "float") == (stays and precision == "fp16")
+
+
+@pytest.mark.parametrize("precision", ["int8-weight", "int4-weight"])
+@pytest.mark.parametrize("bad", [np.inf, 1e31])
+def test_no_weight_is_fitted_to_a_mask(bad: float, precision: str) -> None:
+    model, data = two_products(0.0)
+    next(n for n in model.graph if n.op_type == "Relu").op_type = "Tanh"
+    feeds = {"x": data.feeds[0]["x"].copy()}
+    feeds["x"][0, 0] = bad
+    weight = model.graph.initializers["a"].const_value.numpy().copy()  # type: ignore[union-attr]
+    weight[0] = np.abs(weight[0]) + 0.1
+    model.graph.initializers["a"].const_value = ir.tensor(weight, name="a")
+    plan = quantise(model, Batches((feeds,)), QuantConfig(), precision=precision).plan  # type: ignore[arg-type]
+    assert plan.ops[0].why == "'x' holds a mask constant or infinity"
+
+
+def test_second_moments_of_any_magnitude() -> None:
+    """Squares of 1e25 and of 1e-25 are no float32 numbers: GPTQ ends in the same codes as for 1."""
+    model, data = two_products(0.0)
+    found = {}
+    for factor in (1.0, 2.0**83, 2.0**-83):
+        scaled = tuple({"x": f["x"] * np.float32(factor)} for f in data.feeds)
+        graph = quantise(model, Batches(scaled), QuantConfig(), precision="int4-weight").graph
+        found[factor] = graph.graph.initializers["a_quantized"].const_value.numpy()  # type: ignore[union-attr]
+    for codes in found.values():
+        np.testing.assert_array_equal(codes, found[1.0])
+
+
+def test_a_result_that_was_zero_in_every_sample(rng: np.random.Generator) -> None:
+    """Its range would be nothing at all, and whatever comes later would be cut to it."""
+    weight, bias = rng.standard_normal((3, 2, 3, 3)).astype(np.float32), np.full(3, -1e3, np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c"], "first", pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("Conv", ["r", "w2"], ["t"], "second", pads=[1] * 4),
+        helper.make_node("Tanh", ["t"], ["y"], "tanh"),
+        helper.make_node("Conv", ["x", "w3"], ["u"], "third", pads=[1] * 4),
+        helper.make_node("Tanh", ["u"], ["z"], "tanh2"),
+    ]
+    constants = {"w1": weight, "b1": bias, "w2": np.ones((2, 3, 3, 3), np.float32), "w3": weight}
+    model = make_graph(nodes, constants, {"x": ["n", 2, 4, 4]}, {"y": ["n", 2, 4, 4], "z": ["n", 3, 4, 4]})
+    data = Batches(({"x": rng.standard_normal((4, 2, 4, 4)).astype(np.float32)},))
+    plan = quantise(model, data, QuantConfig(), precision="int8").plan
+    why = {op.node: op.why for op in plan.ops if op.precision == "float"}
+    assert why == {"first": "'c' was zero in every sample", "second": "'r' was zero in every sample"}

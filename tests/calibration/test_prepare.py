@@ -1,0 +1,88 @@
+"""A prepared graph computes the same, and its Gemms are plain ones that every precision can take."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx import helper
+
+from aigc_calibration.config import QuantConfig
+from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.prepare import prepare
+from aigc_calibration.quantise import quantise
+from aigc_runtime.compare import compare_arrays
+from aigc_runtime.tensors import Array
+
+from .conftest import Batches, make_graph
+
+ROWS, IN, OUT = 8, 32, 6
+
+
+def gemm(
+    shape: tuple[int, ...], alpha: float, beta: float, *, transposed: bool = False, computed: bool = False
+) -> ir.Model:
+    """Gemm -> Identity; the bias is a constant, or the Tanh of one."""
+    rng = np.random.default_rng(0)
+
+    def normal(*sizes: int) -> Array:
+        return rng.standard_normal(sizes).astype(np.float32)
+
+    constants = {
+        "w": normal(OUT, IN) if transposed else normal(IN, OUT),
+        "b": np.asarray(4 * normal(*shape), np.float32),
+    }
+    bias = "t" if computed else "b"
+    nodes = [helper.make_node("Add", ["one", "b"], ["t"], "add")] if computed else []
+    nodes += [
+        helper.make_node("Gemm", ["x", "w", bias], ["g"], "gemm", alpha=alpha, beta=beta, transB=int(transposed)),
+        helper.make_node("Identity", ["g"], ["y"], "id"),
+    ]
+    inputs: dict[str, list[int | str]] = {"x": [ROWS, IN]}
+    if computed:
+        inputs["one"] = [1]
+    return make_graph(nodes, constants, inputs, {"y": [ROWS, OUT]})  # type: ignore[arg-type]
+
+
+def feeds(model: ir.Model) -> dict[str, Array]:
+    values = {"x": np.random.default_rng(1).standard_normal((ROWS, IN)).astype(np.float32)}
+    if len(model.graph.inputs) > 1:
+        values["one"] = np.ones(1, np.float32)
+    return values
+
+
+SHAPES = [(OUT,), (1, OUT), (1,), (), (ROWS, OUT), (ROWS, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("factors", [(1.0, 1.0), (3.0, 0.25)])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_gemm_becomes_a_plain_one(shape: tuple[int, ...], factors: tuple[float, float], transposed: bool) -> None:
+    model = gemm(shape, *factors, transposed=transposed)
+    prepared = prepare(model)
+    expected, actual = (open_graph(m)(feeds(model))["y"] for m in (model, prepared))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+    node = next(n for n in prepared.graph if n.op_type == "Gemm")
+    assert not {"alpha", "beta"} & set(node.attributes)
+    assert len(node.inputs) == 2 or tuple(node.inputs[2].const_value.shape) == (OUT,)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.25])
+def test_a_bias_that_is_computed(beta: float) -> None:
+    model = gemm((OUT,), 3.0, beta, computed=True)
+    expected, actual = (open_graph(m)(feeds(model))["y"] for m in (model, prepare(model)))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+LEAST_DB = {"int8": 30.0, "int8-weight": 30.0, "int4-weight": 15.0, "fp16": 60.0, "bf16": 40.0, "fp8": 20.0}
+
+
+@pytest.mark.parametrize("precision", LEAST_DB)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_precision_takes_it(shape: tuple[int, ...], precision: str) -> None:
+    """Factors and biases as PyTorch's `addmm` has them: in blocks they were ignored, or the graph did not load."""
+    model = gemm(shape, 3.0, 0.25)
+    found = quantise(model, Batches((feeds(model),)), QuantConfig(), precision=precision)  # type: ignore[arg-type]
+    expected, actual = (open_graph(m)(feeds(model))["y"] for m in (model, found.graph))
+    assert compare_arrays(expected, actual).sqnr_db > LEAST_DB[precision]
+    assert found.coverage.planned == 1.0
