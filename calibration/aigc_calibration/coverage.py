@@ -11,6 +11,7 @@ from aigc_calibration.errors import PlanError
 from aigc_calibration.floatgraph import Feeds, open_graph
 from aigc_calibration.integer_products import EXACT_SUFFIX, optimised, saturating
 from aigc_calibration.plan import QuantizationPlan
+from aigc_calibration.rewritten import silent_changes
 from aigc_calibration.sites import find_sites
 
 if TYPE_CHECKING:
@@ -96,17 +97,24 @@ def executed_sites(model: ir.Model, plan: QuantizationPlan) -> set[str]:
     A site is known again by the constant that holds its codes; a product of activations by its name.
 
     Raises:
-        PlanError: a product is not the same on every processor; names it.
+        PlanError: the engine would run more in low precision than the plan says, or other codes; or a product is not
+            the same on every processor. Names the sites.
     """
     import onnx_ir as ir
 
-    graph = optimised(ir.to_proto(model)).graph
-    if wrong := saturating(graph):
+    emitted = ir.to_proto(model)
+    runs = optimised(emitted)
+    if wrong := saturating(runs.graph):
         raise PlanError(
             f"{len(wrong)} products of 8-bit numbers would saturate on processors without VNNI: {', '.join(wrong[:5])}",
             hint="nothing was published: name their modules with --keep-float",
         )
-    integer = [n for n in graph.node if n.op_type in INTEGER_OPS]
+    if changes := silent_changes(emitted, runs, plan):
+        raise PlanError(
+            f"the engine would not compute what the plan says: {'; '.join(changes[:5])}",
+            hint="nothing was published: please report the model, or name the module with --keep-float",
+        )
+    integer = [n for n in runs.graph.node if n.op_type in INTEGER_OPS]
     constants = {name.removesuffix(EXACT_SUFFIX) for node in integer for name in node.input}
     names = {node.name for node in integer}
     return {

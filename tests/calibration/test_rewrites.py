@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,13 @@ from onnx import helper
 
 from aigc_calibration.collect import collect
 from aigc_calibration.config import QuantConfig
+from aigc_calibration.coverage import executed_sites
 from aigc_calibration.emit import FORMS, emit
+from aigc_calibration.errors import PlanError
 from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.planner import make_plan, round_weights, watched
+from aigc_calibration.rewritten import silent_changes
 from aigc_runtime.backends.ort_open import import_onnxruntime, open_native
 from aigc_runtime.compare import compare_arrays
 from aigc_runtime.providers import PROVIDERS
@@ -62,3 +67,69 @@ def test_a_float_layer_between_quantised_ones_stays_float(op: str, rng: np.rando
     onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     made = {name for node in onnx.load(tmp_path / "optimised.onnx").graph.node for name in node.input}
     assert any(name.startswith("second_weight_q") for name in made)  # what would happen without the option
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_an_engine_that_rounds_what_the_plan_leaves_float_is_an_error(
+    op: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = chain(op, rng)
+    plan = make_plan(model, collect(model, data, watched(model)), QuantConfig(), precision="int8")
+    plan = plan.with_float({"second": "kept"})
+    graph = emit(model, plan, round_weights(model, plan), FORMS["ort-cpu"])
+    assert executed_sites(graph, plan) == {"first", "third"}
+    monkeypatch.setattr("aigc_calibration.integer_products.leave_out_rewrites", lambda options: None)
+    with pytest.raises(PlanError, match=r"would not compute what the plan says: .*'second' has a constant in low prec"):
+        executed_sites(graph, plan)
+
+
+def integer_graphs(rng: np.random.Generator) -> tuple[onnx.ModelProto, onnx.ModelProto, QuantizationPlan]:
+    """A Gemm as it is emitted, and as ONNX Runtime writes it: by hand, with the same constants."""
+    weight, bias = rng.standard_normal((4, 3)).astype(np.float32), rng.standard_normal(3).astype(np.float32)
+    gemm = helper.make_node("Gemm", ["x", "w", "b"], ["y"], "gemm")
+    model = make_graph([gemm], {"w": weight, "b": bias}, {"x": ["n", 4]}, {"y": ["n", 3]})
+    data = Batches(({"x": rng.standard_normal((8, 4)).astype(np.float32)},))
+    plan = make_plan(model, collect(model, data, watched(model)), QuantConfig(), precision="int8")
+    emitted = ir.to_proto(emit(model, plan, round_weights(model, plan), FORMS["ort-cpu"]))
+    optimised = onnx.ModelProto()
+    optimised.CopyFrom(emitted)
+    del optimised.graph.node[:]
+    names = ["x_quantized", "x_scale", "x_zero_point", "w_quantized", "w_scale", "w_zero_point", "gemm_bias_quantized"]
+    optimised.graph.node.extend(
+        [
+            helper.make_node("QuantizeLinear", ["x", "x_scale", "x_zero_point"], ["x_quantized"], "x_quantize"),
+            helper.make_node("QGemm", names, ["y"], "gemm_token_1", domain="com.microsoft"),
+        ]
+    )
+    return emitted, optimised, plan
+
+
+@pytest.mark.parametrize(
+    ("constant", "found"),
+    [
+        ("w_quantized", "'gemm' has a constant in low precision that the plan has not"),
+        ("w_scale", "'gemm' has a constant in low precision that the plan has not"),
+        ("gemm_bias_quantized", "the bias of 'gemm' has other codes"),
+        ("x_scale", "'gemm' rounds to steps of .*, unplanned"),
+        ("x_zero_point", "'gemm' rounds to steps of .*, unplanned"),
+    ],
+)
+def test_every_quantised_constant_is_compared(constant: str, found: str, rng: np.random.Generator) -> None:
+    emitted, optimised, plan = integer_graphs(rng)
+    assert silent_changes(emitted, optimised, plan) == ()
+    tensor = next(t for t in optimised.graph.initializer if t.name == constant)
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values.flat[0] += 1
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, constant))
+    changes = silent_changes(emitted, optimised, plan)
+    assert any(re.fullmatch(found, change) for change in changes), changes
+
+
+def test_codes_moved_to_unsigned_numbers_are_the_same(rng: np.random.Generator) -> None:
+    """As ONNX Runtime moves them for exact products, with a zero point of 128."""
+    emitted, optimised, plan = integer_graphs(rng)
+    for tensor in optimised.graph.initializer:
+        if tensor.name in {"w_quantized", "w_zero_point"}:
+            moved = (onnx.numpy_helper.to_array(tensor).astype(np.int16) + 128).astype(np.uint8)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(moved, tensor.name))
+    assert silent_changes(emitted, optimised, plan) == ()

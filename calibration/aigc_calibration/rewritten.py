@@ -1,0 +1,153 @@
+"""What ONNX Runtime made of a quantized graph, held against what was emitted: no more in low precision, no other codes.
+
+Its optimizer replaces, joins and moves operators. Whatever it did, in the graph that it runs
+
+1. every constant of 8 or 4 bits stands for numbers that the emitted graph holds, as does every integer bias;
+2. every scale and zero point of an activation is a pair of the emitted graph;
+3. every integer product has such a constant, or is a product of activations that the plan quantizes.
+
+What breaks one of these is a site that the plan leaves float, or one that was given other codes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aigc_calibration.plan import QuantizationPlan
+from aigc_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["silent_changes"]
+
+_FACTORS: Mapping[str, tuple[tuple[int, int, int], ...]] = MappingProxyType(
+    {
+        "QuantizeLinear": ((0, 1, 2),),
+        "DequantizeLinear": ((0, 1, 2),),
+        "QLinearConv": ((0, 1, 2), (3, 4, 5)),
+        "QLinearMatMul": ((0, 1, 2), (3, 4, 5)),
+        "QGemm": ((0, 1, 2), (3, 4, 5)),
+        "MatMulIntegerToFloat": ((0, 2, 4), (1, 3, 5)),
+    }
+)
+"""Operator -> (numbers, scale, zero point) among its inputs, for each of its operands."""
+_RESULTS = MappingProxyType({"QLinearConv": (6, 7), "QLinearMatMul": (6, 7), "QGemm": (7, 8)})
+"""Operator -> (scale, zero point) of its result among its inputs."""
+_PRODUCTS = frozenset({"QLinearMatMul", "QGemm", "MatMulIntegerToFloat"})
+_BIASES = MappingProxyType({"QLinearConv": 8, "QGemm": 6})
+_UNKNOWN = frozenset({"MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "DynamicQuantizeLinear", "QAttention"})
+"""Integer operators that no emitted graph leads to."""
+
+
+def silent_changes(emitted: onnx.ModelProto, optimised: onnx.ModelProto, plan: QuantizationPlan) -> tuple[str, ...]:
+    """What the engine's graph holds that the emitted one does not, a sentence for each node; empty if nothing.
+
+    Args:
+        emitted: the graph that ONNX Runtime was given.
+        optimised: the graph that it runs.
+        plan: that the graph was emitted from.
+    """
+    meant, found = _Constants(emitted.graph), _Constants(optimised.graph)
+    pairs = {pair for _, pair in meant.activations()}
+    numbers = {key for _, key in meant.operands()}
+    biases = {_key(array) for array in meant.arrays.values() if array.dtype == np.int32}
+    products = {op.node for op in plan.quantised() if op.weight is None}
+    wrong: dict[str, str] = {}
+
+    def site(name: str) -> str:
+        """The site that a node was made from: the optimizer puts something behind its name."""
+        return max((op.node for op in plan.ops if name.startswith(op.node)), key=len, default=name)
+
+    for node in optimised.graph.node:
+        if node.op_type in _UNKNOWN:
+            wrong[node.name] = f"{site(node.name)!r} became {node.op_type}"
+        if node.op_type in _PRODUCTS and not {*node.input[:5]} & found.weights and node.name not in products:
+            wrong[node.name] = f"{site(node.name)!r} multiplies activations in 8 bits"
+        bias = _BIASES.get(node.op_type, len(node.input))
+        if bias < len(node.input) and node.input[bias] and _key(found.arrays[node.input[bias]]) not in biases:
+            wrong[node.name] = f"the bias of {site(node.name)!r} has other codes"
+    for name, key in found.operands():
+        if key not in numbers:
+            wrong[name] = f"{site(name)!r} has a constant in low precision that the plan has not"
+    for name, pair in found.activations():
+        if pair not in pairs:
+            wrong[name] = f"{site(name)!r} rounds to steps of {pair[0]:.4g} with zero at code {pair[1]}, unplanned"
+    return tuple(dict.fromkeys(wrong.values()))
+
+
+def _key(values: Array) -> bytes:
+    """The same for the same numbers in any order: layouts differ between operators."""
+    return hashlib.sha256(np.sort(values, axis=None).tobytes()).digest()
+
+
+class _Constants:
+    """The constants of a graph, and what its nodes read of them."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        from onnx import numpy_helper
+
+        self.graph = graph
+        self.arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        self.weights = {name for name, array in self.arrays.items() if array.ndim > 1 and array.dtype.itemsize == 1}
+
+    def _read(self, node: onnx.NodeProto, index: int) -> Array | None:
+        return self.arrays.get(node.input[index]) if index < len(node.input) else None
+
+    def operands(self) -> Iterator[tuple[str, bytes]]:
+        """(node, what the numbers stand for) of every quantized constant but biases."""
+        for node in self.graph.node:
+            if node.op_type == "MatMulNBits":
+                yield node.name, b"".join(_key(self.arrays[node.input[index]]) for index in (1, 2))
+            for number, scale, zero in _FACTORS.get(node.op_type, ()):
+                codes, scales, zeros = (self._read(node, i) for i in (number, scale, zero))
+                if codes is not None and scales is not None and codes.dtype != np.int32:
+                    yield node.name, _key(_real(node, codes, scales, zeros))
+
+    def activations(self) -> Iterator[tuple[str, tuple[float, int]]]:
+        """(node, (scale, place of zero among the codes)) of every activation and result."""
+        for node in self.graph.node:
+            operands = [(s, z) for n, s, z in _FACTORS.get(node.op_type, ()) if self._read(node, n) is None]
+            for scale, zero in (*operands, *([_RESULTS[node.op_type]] if node.op_type in _RESULTS else [])):
+                scales, zeros = self._read(node, scale), self._read(node, zero)
+                if scales is not None and scales.size == 1:
+                    yield node.name, (float(scales.item()), _place(zeros))
+
+
+def _place(zero: Array | None) -> int:
+    """Which of the codes a zero point is: the same for s8 codes and for those moved to u8."""
+    if zero is None or zero.dtype.kind not in "iu":
+        return 0
+    return int(zero.item()) - int(np.iinfo(zero.dtype).min)
+
+
+def _real(node: onnx.NodeProto, codes: Array, scales: Array, zeros: Array | None) -> Array:
+    """What codes stand for, float64; scales of one axis or of blocks along one are only multiplied where they fit."""
+    from onnx import helper
+
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    axis, block = attributes.get("axis", 1), attributes.get("block_size", 0)
+    wide = codes.astype(np.float64)
+    scale, zero = (None if a is None else a.astype(np.float64) for a in (scales, zeros))
+    if node.op_type == "QLinearConv":
+        axis = 0
+    elif node.op_type == "QGemm":
+        axis = 0 if attributes.get("transB", 0) else 1
+    elif node.op_type in {"QLinearMatMul", "MatMulIntegerToFloat"}:
+        axis = codes.ndim - 1
+
+    def spread(values: Array) -> Array:
+        if values.size == 1:
+            return values.reshape(())
+        if block:
+            return np.repeat(values, block, axis=axis).take(range(codes.shape[axis]), axis=axis)
+        return values.reshape([-1 if i == axis % codes.ndim else 1 for i in range(codes.ndim)])
+
+    assert scale is not None
+    centred = wide if zero is None else wide - spread(zero)
+    return np.asarray(centred * spread(scale))
