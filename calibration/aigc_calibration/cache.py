@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import struct
 import typing
 import zipfile
@@ -29,6 +30,7 @@ from aigc_runtime.publish import atomic_write_bytes
 from aigc_runtime.settings import from_json, to_json
 from aigc_runtime.strict_json import loads_strict
 from aigc_runtime.tensors import Array
+from aigc_runtime.user_file import open_plain
 
 __all__ = ["CACHE_VERSION", "read_calibration", "write_calibration"]
 
@@ -188,7 +190,7 @@ def read_calibration(path: Path | str) -> Calibration:
 def _read_arrays(path: Path, what: str) -> dict[str, Array]:
     """Every array of the archive, its length and its checksum proven."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with os.fdopen(_open(path), "rb") as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             if sum(entry.file_size for entry in entries) > MAX_CACHE_BYTES:
                 raise CalibrationError(f"{what} would unpack to more than {MAX_CACHE_BYTES:,} bytes", hint=_HINT)
@@ -199,6 +201,13 @@ def _read_arrays(path: Path, what: str) -> dict[str, Array]:
         raise CalibrationError(f"cannot read {what}: {err.strerror or err}", hint=_HINT) from err
     except (BundleError, ValueError, RuntimeError, EOFError, struct.error, zlib.error, MemoryError) as err:
         raise CalibrationError(f"{what} is damaged: {str(err) or type(err).__name__}", hint=_HINT) from err
+
+
+def _open(path: Path) -> int:
+    try:
+        return open_plain(path, error=CalibrationError)
+    except CalibrationError as err:
+        raise CalibrationError(err.message, hint=f"{err.hint}; {_HINT}") from err
 
 
 def _magnitudes(array: Array | None) -> bool:

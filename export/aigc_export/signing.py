@@ -28,6 +28,7 @@ from aigc_runtime.signature import (
     signed_message,
     verify_signature,
 )
+from aigc_runtime.user_file import read_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -169,13 +170,10 @@ def _passphrase() -> bytes | None:
 
 
 def _read_key_file(path: Path) -> bytes:
-    if not path.is_file():
-        raise ConfigError(f"the key {str(path)!r} is not a file", hint="`aigc-export keygen -o DIR` makes a key")
     try:
-        with path.open("rb") as file:
-            return file.read(MAX_KEY_BYTES)
-    except OSError as err:
-        raise ConfigError(f"cannot read the key {str(path)!r}: {err.strerror or err}") from err
+        return read_file(path, limit=MAX_KEY_BYTES, error=ConfigError)
+    except ConfigError as err:
+        raise ConfigError(err.message, hint=f"{err.hint}; `aigc-export keygen -o DIR` makes a key") from err
 
 
 def _write_new(path: Path, data: bytes, *, mode: int) -> None:

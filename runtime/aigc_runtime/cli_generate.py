@@ -10,6 +10,7 @@ from typing import Any
 from aigc_runtime.class_names import parse_classes
 from aigc_runtime.cli import emit_json
 from aigc_runtime.cli_bundle import open_bundle
+from aigc_runtime.cli_output import check_outputs, say_written
 from aigc_runtime.errors import InputError
 from aigc_runtime.manifest import DiffusionSettings, GanSettings
 from aigc_runtime.pipelines import open_pipeline
@@ -44,6 +45,8 @@ def generate(arguments: argparse.Namespace) -> int:
         raise InputError("text needs a prompt", hint="give either --prompt TEXT or --prompt-file FILE")
     if family != "text" and arguments.output is None:
         raise InputError("images need a file", hint="give -o FILE.png")
+    if arguments.output is not None:
+        check_outputs(arguments.output)
     with open_pipeline(bundle, threads=arguments.threads) as pipeline:
         if isinstance(pipeline, TextPipeline):
             return _text(arguments, pipeline)
@@ -135,7 +138,7 @@ def _images(arguments: argparse.Namespace, pipeline: DiffusionPipeline | GanPipe
         emit_json({**told, "class_labels": labels, "class_names": None if names is None else shown})
     else:
         size = f"{told['images']} images, {told['width']} x {told['height']} pixels"
-        sys.stdout.write(f"wrote {told['output']}: {size}{_legend(shown, columns)}\n")
+        say_written(arguments.output, f"wrote {told['output']}: {size}{_legend(shown, columns)}")
     return 0
 
 

@@ -20,18 +20,19 @@ import contextlib
 import ctypes
 import errno
 import os
+import secrets
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from aigc_runtime.errors import OutputError
+from aigc_runtime.output_file import is_stream, replaced_file, spooled_to
 from aigc_runtime.publish_lock import destination_lock, lock_handle, same_file
 
-__all__ = ["aside_of", "atomic_directory", "atomic_file", "atomic_write_bytes", "check_directory"]
+__all__ = ["aside_of", "atomic_directory", "atomic_file", "atomic_write_bytes", "check_directory", "check_file"]
 
 OWN_NAMES = ".aigc-"
 """What every temporary name begins with; no destination may."""
@@ -97,10 +98,9 @@ def _begin(target: Path, needed_bytes: int, *, locked: bool) -> Path:
     _require_space(target.parent, needed_bytes)
     if locked:
         staging = target.with_name(f"{_STAGING}{target.name}")
-        staging.mkdir()
     else:
-        staging = Path(tempfile.mkdtemp(prefix=_UNLOCKED, dir=target.parent))
-    staging.chmod(0o755)
+        staging = target.with_name(f"{_UNLOCKED}{secrets.token_hex(8)}")
+    staging.mkdir()
     return staging
 
 
@@ -148,7 +148,7 @@ def atomic_file(path: Path | str, *, staging: Path | str | None = None, needed_b
     """Write a file piece by piece; on a clean exit it becomes `path` in one step.
 
     Args:
-        path: the file to create or replace.
+        path: the file to create or replace; `output_file` says what becomes of links, pipes and devices.
         staging: folder for the temporary file, on the same file system; None takes the file's own.
         needed_bytes: refused at once if the file system has less than this free.
 
@@ -158,40 +158,65 @@ def atomic_file(path: Path | str, *, staging: Path | str | None = None, needed_b
     Raises:
         OutputError: no permission, no space. A file that was there stays as it was.
     """
-    target = Path(path).absolute()
+    named = target = Path(path).absolute()
     try:
+        if is_stream(target):
+            with spooled_to(target) as stream:
+                yield stream
+            return
+        target, mode = replaced_file(target)
         made = _make_parents(target)
-        if target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         _require_space(target.parent, needed_bytes)
-        with _temporary_file(Path(staging or target.parent), target.name) as (file, temporary):
+        with _temporary_file(Path(staging or target.parent), target.name, mode) as (file, temporary):
             yield file
             file.flush()
             os.fsync(file.fileno())
             if not same_file(temporary, file.fileno()):
                 raise FileNotFoundError(errno.ENOENT, "the temporary file was removed or replaced meanwhile")
-            temporary.chmod(0o644)
             if os.name == "nt":
                 file.close()  # what is open there cannot be renamed
             temporary.replace(target)
         for folder in (target, *made):
             _sync_directory(folder.parent)
     except OSError as err:
-        raise _output_error(target, err) from err
+        raise _output_error(named, err) from err
+
+
+def check_file(path: Path | str) -> tuple[Path, ...]:
+    """Refuse what `atomic_file` would refuse, and create nothing.
+
+    Returns:
+        The folders that will be made for it, the outermost first.
+
+    Raises:
+        OutputError: something else is there, or a place that cannot be written to.
+    """
+    target = Path(path).absolute()
+    try:
+        if is_stream(target):
+            return ()
+        target, _ = replaced_file(target)
+        _check_nearest(target)
+    except OSError as err:
+        raise _output_error(Path(path).absolute(), err) from err
+    return tuple(reversed([parent for parent in target.parents if not parent.exists()]))
 
 
 @contextlib.contextmanager
-def _temporary_file(folder: Path, name: str) -> Iterator[tuple[BinaryIO, Path]]:
-    """A file to write to, removed if the block fails.
+def _temporary_file(folder: Path, name: str, mode: int | None) -> Iterator[tuple[BinaryIO, Path]]:
+    """A file to write to, of that mode or of what the umask leaves, removed if the block fails.
 
     Its name is a fixed one for `name`, so that what a killed run left is written over by the next; who writes it holds
     its lock. Where there is no lock to be had, or somebody has it, the name is a random one.
     """
-    handle, path = _claim(folder / f"{_FILE}{name}")
+    allowed = 0o666 if mode is None else mode
+    handle, path = _claim(folder / f"{_FILE}{name}", allowed)
     if handle < 0:
-        handle, random_path = tempfile.mkstemp(prefix=_UNLOCKED, dir=folder)
-        path = Path(random_path)
+        path = folder / f"{_UNLOCKED}{secrets.token_hex(8)}"
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), allowed)
     try:
+        if mode is not None and hasattr(os, "fchmod"):
+            os.fchmod(handle, mode)
         file = os.fdopen(handle, "wb")
     except BaseException:
         path.unlink()
@@ -208,12 +233,10 @@ def _temporary_file(folder: Path, name: str) -> Iterator[tuple[BinaryIO, Path]]:
             raise
 
 
-def _claim(path: Path) -> tuple[int, Path]:
+def _claim(path: Path, mode: int) -> tuple[int, Path]:
     """Open a file and take its lock, emptied; the handle is -1 if it cannot be had."""
     try:
-        handle = os.open(
-            path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o600
-        )
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), mode)
     except OSError:
         return -1, path
     status = os.fstat(handle)
@@ -234,6 +257,8 @@ def _output_error(target: Path, err: OSError) -> OutputError:
         errno.EFBIG: "the file system or a limit refuses a file of this size",
         errno.EACCES: "you may not write there: choose another place",
         errno.EPERM: "you may not write there: choose another place",
+        errno.ENXIO: "nothing reads from it: start the reader first",
+        errno.EPIPE: "its reader went away",
         errno.EROFS: "the file system is read-only: choose another place",
         errno.EEXIST: "a file of that name is in the way: choose another place",
         errno.ENOTDIR: "part of the path is a file: choose another place",
@@ -257,13 +282,18 @@ def check_directory(destination: Path | str, *, marker: str) -> None:
     target = Path(os.path.abspath(destination))  # noqa: PTH100 - as above
     try:
         _refuse_foreign(target, marker)
-        nearest = next(parent for parent in target.parents if parent.exists())
-        if not nearest.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(nearest))
+        _check_nearest(target)
     except OSError as err:
         raise _output_error(target, err) from err
+
+
+def _check_nearest(target: Path) -> None:
+    """Raise OSError if the nearest folder above that exists cannot be written to."""
+    nearest = next(parent for parent in target.parents if parent.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(nearest))
 
 
 def _refuse_foreign(target: Path, marker: str) -> None:

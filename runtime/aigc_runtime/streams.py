@@ -97,7 +97,7 @@ def guarded_streams() -> Iterator[GuardedText]:
     err = GuardedText(sys.stderr, errors="backslashreplace", line_buffering=True)
     sys.stdout, sys.stderr = out, err
     if sys.stdin is None:
-        sys.stdin = io.StringIO()
+        sys.stdin = io.TextIOWrapper(io.BytesIO())
     try:
         yield out
     finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.signature import PublicKey, missing_cryptography
+from aigc_runtime.user_file import read_file
 
 __all__ = ["TRUSTED_KEYS_VARIABLE", "environment_keys", "read_trusted_keys"]
 
@@ -70,7 +71,7 @@ def _read_key(path: Path) -> PublicKey:
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
     except ImportError as err:
         raise missing_cryptography() from err
-    data = _read_file(path)
+    data = read_file(path, limit=MAX_KEY_BYTES, error=ConfigError)
     try:
         # A second key in a file would be dropped without a word.
         key = load_pem_public_key(data) if data.count(b"-----BEGIN ") == 1 else None
@@ -82,18 +83,3 @@ def _read_key(path: Path) -> PublicKey:
             hint="`aigc-export keygen` writes one as public.pem; a folder of trusted keys holds nothing else",
         )
     return PublicKey(raw=key.public_bytes_raw())
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        if not path.is_file():  # never waits on a pipe
-            raise ConfigError(
-                f"the trusted key {str(path)!r} is not a file", hint="name a PEM file, or a folder of them"
-            )
-        with path.open("rb") as file:
-            data = file.read(MAX_KEY_BYTES + 1)
-    except OSError as err:
-        raise ConfigError(f"cannot read the trusted key {str(path)!r}: {err.strerror or err}") from err
-    if len(data) > MAX_KEY_BYTES:
-        raise ConfigError(f"{str(path)!r} is too large for a key", hint="a PEM file has about 120 bytes")
-    return data

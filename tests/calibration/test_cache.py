@@ -285,8 +285,8 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
         ("arrays.npz", "is no calibration cache"),
         ("objects.npz", "element type '|O'"),
         ("text", "or no calibration cache"),
-        ("nowhere.npz", "cannot read"),
-        ("", "cannot read"),
+        ("nowhere.npz", "no such file"),
+        ("", "is a folder"),
     ):
         with pytest.raises(CalibrationError) as caught:
             read_calibration(tmp_path / name)

@@ -84,8 +84,8 @@ def test_what_is_no_private_key(keys: Path, tmp_path: Path) -> None:
     (tmp_path / "ec.pem").write_bytes(ec.generate_private_key(ec.SECP256R1()).private_bytes(*pem))
     (tmp_path / "noise.pem").write_bytes(b"\x00\xff")
     for path, message in (
-        (tmp_path / "gone.pem", "is not a file"),
-        (tmp_path, "is not a file"),
+        (tmp_path / "gone.pem", "no such file"),
+        (tmp_path, "is a folder"),
         (keys / "public.pem", "cannot be read as a private key in PEM"),
         (tmp_path / "noise.pem", "cannot be read as a private key in PEM"),
         (tmp_path / "ec.pem", "is not an Ed25519 key"),
@@ -153,7 +153,7 @@ def test_a_key_that_is_no_use_is_refused_before_the_work(
 ) -> None:
     monkeypatch.setattr("aigc_export.exporter.export_model", lambda *_, **__: pytest.fail("the work began"))
     assert run(export_arguments("gan", checkpoints, tmp_path / "out", "--sign-key", str(tmp_path / "gone.pem"))) == 2
-    assert "gone.pem' is not a file" in capsys.readouterr().err
+    assert "error: no such file: " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -47,7 +47,7 @@ def test_files_and_folders(tmp_path: Path) -> None:
 def test_anything_else_is_refused_by_name(name: str, tmp_path: Path) -> None:
     Pair(1).write_pem(tmp_path / "good.pem")
     (tmp_path / f"{name}.pem").write_bytes(other_pem(name))
-    with pytest.raises(ConfigError, match=rf"{name}\.pem' is (not one Ed25519 public key|too large)"):
+    with pytest.raises(ConfigError, match=rf"{name}\.pem' is (not one Ed25519 public key|larger than)"):
         read_trusted_keys(tmp_path / f"{name}.pem")
     with pytest.raises(ConfigError, match=rf"{name}\.pem"):
         read_trusted_keys([tmp_path])
@@ -59,7 +59,7 @@ def test_places_that_hold_no_key(tmp_path: Path) -> None:
         read_trusted_keys([])
     with pytest.raises(ConfigError, match=r"the folder '.*' holds no \*\.pem file"):
         read_trusted_keys(tmp_path)
-    with pytest.raises(ConfigError, match=r"gone\.pem' is not a file"):
+    with pytest.raises(ConfigError, match=r"no such file: '.*gone\.pem'"):
         read_trusted_keys(tmp_path / "gone.pem")
 
 
@@ -68,7 +68,7 @@ def test_places_that_hold_no_key(tmp_path: Path) -> None:
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     pytest.importorskip("cryptography")
     os.mkfifo(tmp_path / "pipe.pem")
-    with pytest.raises(ConfigError, match=r"pipe\.pem' is not a file"):
+    with pytest.raises(ConfigError, match=r"pipe\.pem' is a named pipe"):
         read_trusted_keys(tmp_path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import struct
 import zipfile
 import zlib
@@ -16,6 +17,7 @@ import numpy as np
 
 from aigc_calibration.errors import CalibrationError
 from aigc_runtime.tensors import Array
+from aigc_runtime.user_file import open_plain
 
 __all__ = ["Column", "NpzRows"]
 
@@ -61,7 +63,7 @@ class NpzRows:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.columns: dict[str, Column] = {}
-        with self._reading(), zipfile.ZipFile(path) as archive:
+        with self._archive() as archive:
             for entry in archive.infolist():
                 name = entry.filename.removesuffix(".npy")
                 if name in self.columns:
@@ -81,7 +83,7 @@ class NpzRows:
             CalibrationError: the file is damaged.
         """
         column = self.columns[name]
-        with self._reading(), zipfile.ZipFile(self.path) as archive, archive.open(column.member) as stream:
+        with self._archive() as archive, archive.open(column.member) as stream:
             if _read_header(stream, column.member, archive.getinfo(column.member).file_size) != column:
                 raise ValueError(f"{name!r} has changed since it was opened")
             at = 0
@@ -106,6 +108,12 @@ class NpzRows:
                 yield {name: np.stack([next(rows) for _ in range(count)]) for name, rows in streams.items()}
             for rows in streams.values():
                 next(rows, None)  # on to the end, where there is one to be read
+
+    @contextlib.contextmanager
+    def _archive(self) -> Iterator[zipfile.ZipFile]:
+        handle = open_plain(self.path, error=CalibrationError)
+        with os.fdopen(handle, "rb") as file, self._reading(), zipfile.ZipFile(file) as archive:
+            yield archive
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:

@@ -17,10 +17,12 @@ from typing import Any
 from aigc_calibration.errors import CalibrationError
 from aigc_runtime.errors import OutputError
 from aigc_runtime.strict_json import loads_strict
+from aigc_runtime.user_file import read_file
 
 __all__ = ["Journal", "measuring_environment"]
 
 JOURNAL_VERSION = 1
+MAX_JOURNAL_BYTES = 2**28
 
 
 def measuring_environment() -> str:
@@ -59,7 +61,8 @@ class Journal:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lines = path.read_bytes().split(b"\n") if path.exists() else []
+            held = read_file(path, limit=MAX_JOURNAL_BYTES, error=CalibrationError) if path.exists() else b""
+            lines = held.split(b"\n") if held else []
             # A process that was killed may have left half a line; what was whole before it counts.
             whole = [line for line in lines[:-1] if line]
             for number, line in enumerate(whole):

@@ -8,10 +8,13 @@ from typing import Any
 
 from aigc_export.build.settings import BuildSettings
 from aigc_export.build.trt_library import Library
-from aigc_runtime.errors import ConfigError, InputError
+from aigc_runtime.errors import ConfigError
 from aigc_runtime.publish import atomic_write_bytes
+from aigc_runtime.user_file import read_file
 
 __all__ = ["check_settings", "keep_timing_cache", "make_config"]
+
+MAX_TIMING_CACHE_BYTES = 2**31
 
 
 def check_settings(library: Library, settings: BuildSettings) -> None:
@@ -108,15 +111,7 @@ def _compatibility(library: Library, config: Any, settings: BuildSettings) -> No
 
 def _held_timing_cache(path: Path) -> bytes:
     """What earlier builds have left there; nothing before the first."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    except OSError as err:
-        raise InputError(
-            f"the timing cache {str(path)!r} cannot be read: {err.strerror or err}",
-            hint="name a file that you may read, or leave the option out",
-        ) from err
+    return read_file(path, limit=MAX_TIMING_CACHE_BYTES) if path.exists() else b""
 
 
 def keep_timing_cache(library: Library, config: Any, settings: BuildSettings) -> None:

@@ -46,7 +46,9 @@ def calibrate(
     from aigc_export.calibrator import calibrate_model
     from aigc_export.cli.reporting import Reporter
     from aigc_export.recipes import export_recipe
+    from aigc_runtime.cli_output import check_outputs
 
+    check_outputs(output)
     recipe = export_recipe(
         model,
         target=target,

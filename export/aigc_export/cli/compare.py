@@ -43,6 +43,7 @@ def compare(
     """
     from aigc_export.comparison import check_comparable, compare_bundles, picture_grid
     from aigc_runtime.bundle import Bundle
+    from aigc_runtime.cli_output import check_outputs
     from aigc_runtime.errors import ConfigError
     from aigc_runtime.png import write_png
 
@@ -52,6 +53,7 @@ def compare(
         raise ConfigError("a language model makes no picture", hint="leave --image out")
     if image is not None and image.suffix.lower() != ".png":
         raise ConfigError(f"{str(image)!r} is not named as a PNG", hint="pictures are written as .png")
+    check_outputs(image)
     with err_console().status(f"compare {first} {second}"):
         found = compare_bundles(
             a, b, quality_samples=quality_samples, seed=seed, threads=threads, rounds=rounds, runs=runs

@@ -52,8 +52,10 @@ def sensitivity(
     from aigc_export.auto.sensitivity import measure_sensitivity
     from aigc_export.cli.reporting import Reporter
     from aigc_export.recipes import export_recipe
+    from aigc_runtime.cli_output import check_outputs
     from aigc_runtime.publish import atomic_write_bytes
 
+    check_outputs(plot)
     kind = None if plot is None else plot_format(plot.suffix)
     workers = {k: v for k, v in {"--jobs": jobs, "--dask": dask}.items() if v}
     recipe = export_recipe(
