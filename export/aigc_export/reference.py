@@ -10,6 +10,7 @@ import numpy as np
 
 from aigc_models.spec import ExportSpec
 from aigc_models.training.text_data import standard_library_text
+from aigc_runtime.errors import CheckpointError, EngineError
 from aigc_runtime.manifest import DiffusionSettings, GanSettings, TextSettings
 from aigc_runtime.pipelines import make_pipeline
 from aigc_runtime.replay import run_request
@@ -153,6 +154,9 @@ def make_generation(session: Session, spec: ExportSpec, *, seed: int) -> Generat
         session: PyTorch's; its dimensions bound the request.
         spec: the model.
         seed: of the request.
+
+    Raises:
+        CheckpointError: the model gives NaN or infinity.
     """
     request: dict[str, Any]
     if isinstance(spec.settings, TextSettings):
@@ -162,7 +166,14 @@ def make_generation(session: Session, spec: ExportSpec, *, seed: int) -> Generat
         request = _diffusion_request(session, spec.settings, seed)
     else:
         request = {"seed": seed, "class_labels": [i % spec.settings.num_classes for i in range(_images(session, 8))]}
-    return Generation(request=request, output=run_request(make_pipeline(session, spec.settings), request))
+    try:
+        output = run_request(make_pipeline(session, spec.settings), request)
+    except EngineError as err:
+        raise CheckpointError(
+            f"PyTorch cannot generate with this model: {err.message}",
+            hint="check the weights, and the noise schedule in config.json",
+        ) from err
+    return Generation(request=request, output=output)
 
 
 def _diffusion_request(session: Session, settings: DiffusionSettings, seed: int) -> dict[str, Any]:

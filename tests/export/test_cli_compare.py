@@ -6,6 +6,7 @@ import json
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -128,3 +129,14 @@ def test_a_damaged_bundle(copies: Path, capsys: Capture) -> None:
     path.write_bytes(raw)
     assert run(["compare", str(copies / "gan"), str(copies / "gan")]) == 4
     assert "'model.onnx' has SHA-256" in capsys.readouterr().err
+
+
+def test_samples_that_no_picture_holds_are_refused_before_they_are_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    latents = SimpleNamespace(family="diffusion", pipeline=SimpleNamespace(sample_shape=(4, 8, 8)))
+    monkeypatch.setattr("aigc_runtime.bundle.Bundle.open", lambda _path: SimpleNamespace(manifest=latents))
+    monkeypatch.setattr("aigc_export.comparison.check_comparable", lambda *_: None)
+    monkeypatch.setattr("aigc_export.comparison.compare_bundles", None)  # must not be called
+    assert run(["compare", "a", "b", "--image", "both.png"]) == 2
+    assert "a PNG holds 1 or 3 channels, these samples have 4" in capsys.readouterr().err

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from aigc_export import exporter
@@ -15,11 +16,12 @@ from aigc_export.engines import reference_session
 from aigc_export.exporter import export_model
 from aigc_export.graph_session import graph_session
 from aigc_export.reference import make_cases, make_generation
-from aigc_runtime.errors import ConfigError, FeedError
+from aigc_models.torch_session import TorchSession
+from aigc_runtime.errors import CheckpointError, ConfigError, FeedError
 from aigc_runtime.session import Session
 from aigc_runtime.tensors import DimSpec
 
-from .conftest import Tiny, recipe_of, tiny_of
+from .conftest import Tiny, make_spec, recipe_of, tiny_of
 
 Bounds = dict[str, tuple[int, int | None]]
 
@@ -102,3 +104,17 @@ def test_shapes_between_two_profiles_are_refused(checkpoints: Path) -> None:
     assert [(d.min, d.max) for d in dims] == [(1, 6)]
     with pytest.raises(FeedError, match="no profile of the engine takes batch 3"):
         session.run(tiny_of("gan").feeds(batch=3))
+
+
+@pytest.mark.parametrize("name", ["unet", "gan", "lm-buffer"])
+def test_a_model_that_gives_nan_is_refused_as_a_checkpoint_and_not_as_a_bundle(name: str) -> None:
+    spec = make_spec(name)
+    call = TorchSession(spec).call
+
+    def broken(values: Any) -> Any:
+        return {key: array * np.float32("nan") for key, array in call(values).items()}
+
+    session = graph_session(broken, spec, dims=spec.dims)
+    with pytest.raises(CheckpointError, match=r"PyTorch cannot generate with this model: .*NaN") as caught:
+        make_generation(session, spec, seed=0)
+    assert "bundle" not in str(caught.value)

@@ -45,12 +45,17 @@ def compare(
     from aigc_runtime.bundle import Bundle
     from aigc_runtime.cli_output import check_outputs
     from aigc_runtime.errors import ConfigError
+    from aigc_runtime.manifest import TextSettings
     from aigc_runtime.png import write_png
 
     a, b = Bundle.open(first), Bundle.open(second)
     check_comparable(a.manifest, b.manifest)
     if image is not None and a.manifest.family == "text":
         raise ConfigError("a language model makes no picture", hint="leave --image out")
+    if image is not None and not isinstance(a.manifest.pipeline, TextSettings):
+        channels = a.manifest.pipeline.sample_shape[0]
+        if channels not in (1, 3):
+            raise ConfigError(f"a PNG holds 1 or 3 channels, these samples have {channels}", hint="leave --image out")
     if image is not None and image.suffix.lower() != ".png":
         raise ConfigError(f"{str(image)!r} is not named as a PNG", hint="pictures are written as .png")
     check_outputs(image)

@@ -85,7 +85,7 @@ class Denoiser:
         # A sum is NaN or infinite if any element is: one pass instead of two.
         if not math.isfinite(total) and not np.isfinite(out).all():
             raise EngineError(
-                f"the engine gave NaN or infinity at step {step + 1}", hint="run `aigc-run verify` on the bundle"
+                f"the model gave NaN or infinity at step {step + 1}", hint="run `aigc-run verify` on the bundle"
             )
         return predict(out, x, float(self._levels.alpha[step]), float(self._levels.sigma[step]), self._schedule)
 

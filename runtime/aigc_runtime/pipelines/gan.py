@@ -108,7 +108,7 @@ class GanPipeline:
                 feeds = {"latents": np.ascontiguousarray(latents[part]), "class_labels": labels[rows]}
                 images = self.session.run(feeds)["image"]
                 if not np.isfinite(images).all():
-                    raise EngineError("the engine gave NaN or infinity", hint="run `aigc-run verify` on the bundle")
+                    raise EngineError("the model gave NaN or infinity", hint="run `aigc-run verify` on the bundle")
                 yield rows, images
 
 
