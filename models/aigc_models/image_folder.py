@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aigc_models.host_memory import available_memory
 from aigc_models.image_resize import as_channels, cut_to_aspect, resize
 from aigc_models.images import IMAGE_SUFFIXES, ImageError, Picture, read_picture
 from aigc_runtime.errors import InputError
@@ -136,12 +137,24 @@ def read_pictures(
         picture = read_picture(file, background=background)
         log.add(file, picture)
         height, width = _wanted(file, picture, size, files[0], log)
+        if not arrays:
+            _check_memory(len(files), height, width, channels or 3)
         fitted = resize(cut_to_aspect(picture.pixels, height, width), height, width)
         arrays.append(fitted if channels is None else as_channels(fitted, channels))
     wanted = channels or max(len(array) for array in arrays)
     pixels = np.stack([as_channels(array, wanted) for array in arrays])
     told = (log.summary(pixels.shape), *log.details(wanted), *_others(passed_over))
     return PictureSet(pixels=pixels, digests=tuple(log.digests), told=told)
+
+
+def _check_memory(count: int, height: int, width: int, channels: int) -> None:
+    needed, free = 2 * 4 * count * height * width * channels, available_memory()
+    if free is not None and needed > free:
+        raise ImageError(
+            f"{count:,} pictures of {width}x{height} need up to {needed / 2**30:.1f} GiB of memory, "
+            f"{free / 2**30:.1f} GiB are free",
+            hint="give fewer, or a smaller size",
+        )
 
 
 def _wanted(file: Path, picture: Picture, size: tuple[int, int] | None, first: Path, log: _Log) -> tuple[int, int]:

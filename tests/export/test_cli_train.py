@@ -47,8 +47,8 @@ def digests(folder: Path) -> dict[str, str]:
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in WEIGHTS}
 
 
-def interrupt(arguments: list[str], number: signal.Signals, delay: float) -> tuple[int, str]:
-    """Run the command line as a process of its own and send it a signal some time after its first step."""
+def interrupt(arguments: list[str], number: signal.Signals, delay: float, first: int = 1) -> tuple[int, str]:
+    """Run the command line as a process of its own and send it a signal some time after its step `first`."""
     code = "import sys; from aigc_export.cli import main; main(sys.argv[1:])"
     lines = []
     with subprocess.Popen(
@@ -61,7 +61,7 @@ def interrupt(arguments: list[str], number: signal.Signals, delay: float) -> tup
         assert process.stderr is not None
         for line in process.stderr:
             lines.append(line)
-            if line.startswith("step 1/"):
+            if line.startswith(f"step {first}/"):
                 time.sleep(delay)
                 process.send_signal(number)
                 break
@@ -98,10 +98,33 @@ def test_a_real_signal_loses_nothing(tmp_path: Path, name: str, number: signal.S
     assert rows == ["step", *map(str, range(1, steps + 1))]
 
 
-def test_signals_act_at_once_outside_of_the_steps_and_the_second_time(tmp_path: Path) -> None:
-    told: list[str] = []
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_a_killed_run_goes_on_from_its_last_save_bit_for_bit(tmp_path: Path) -> None:
+    arguments = ["train", "classifier", *SMALL["classifier"], "--save-every", "3", "-o"]
+    resume: list[str] = []
+    for _ in range(2):
+        first = 1 if not resume else unfinished(tmp_path / "run")[0] + 1
+        code, _ = interrupt(
+            [*arguments, str(tmp_path / "run"), *resume], signal.SIGKILL, random.uniform(0, 0.3), first=first
+        )
+        assert code == -signal.SIGKILL
+        resume = ["--resume"]
+    step, steps = unfinished(tmp_path / "run")
+    assert 0 < step < steps
+    assert run([*arguments, str(tmp_path / "whole")]) == 0
+    assert run([*arguments, str(tmp_path / "run"), "--resume"]) == 0
+    assert digests(tmp_path / "run") == digests(tmp_path / "whole")
+    assert not [
+        p.name for p in tmp_path.iterdir() if p.is_dir() and p.name not in ("run", "whole")
+    ]  # nothing is left over
+
+
+def test_signals_act_at_once_outside_of_the_steps_and_the_second_time(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with SignalStop(tmp_path, told.append) as stop:
+    with SignalStop(tmp_path) as stop:
         with pytest.raises(TrainingInterruptedError, match=r"^interrupted: no state was saved$") as caught:
             signal.raise_signal(signal.SIGTERM)
         assert caught.value.exit_code == 143
@@ -111,14 +134,14 @@ def test_signals_act_at_once_outside_of_the_steps_and_the_second_time(tmp_path: 
             with pytest.raises(TrainingInterruptedError) as caught:
                 signal.raise_signal(signal.SIGINT)
         assert caught.value.exit_code == 130
-    assert told == ["SIGINT: ending after this step and saving; once more ends at once"]
+    assert "SIGINT: ending after this step and saving; once more ends at once" in capfd.readouterr().err
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        with SignalStop(tmp_path, print):
+        with SignalStop(tmp_path):
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -170,9 +193,10 @@ def test_what_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     arguments = ["train", "classifier", "--steps", "3", "-o", str(tmp_path / "run")]
     assert run(arguments) == 0
     printed = capsys.readouterr()
-    first, cost, quality, end = printed.out.splitlines()
+    first, cost, trained, quality, end = printed.out.splitlines()
     assert first == "1,797 built-in digits, 8x8 grey; enlarged to 16x16 (linear)"
     assert re.fullmatch(r"3 steps of 64 rows, a minute or less on this machine, about \d+ MiB of memory", cost)
+    assert re.fullmatch(r"3 steps took \d+ s; measuring the result", trained)
     assert re.fullmatch(r"held_out_accuracy: 0\.\d+ \(359 samples\)", quality)
     assert end == f"wrote {tmp_path / 'run'}"
     assert re.match(r"step 1/3 loss \d\.\d+ held_out_loss \d\.\d+\n", printed.err)

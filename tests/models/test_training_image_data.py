@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from aigc_models import image_folder
 from aigc_models.image_folder import list_pictures
 from aigc_models.images import ImageError
 from aigc_models.training.image_data import digits, load_images
@@ -187,6 +188,15 @@ def test_what_is_refused_by_its_name(tmp_path: Path) -> None:
     write(tmp_path / "a" / "broken.png", b"not a picture")
     with pytest.raises(ImageError, match=r"cannot read picture .*broken\.png"):
         load_images(tmp_path)
+
+
+def test_pictures_beyond_the_memory_are_refused_after_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, {"a": 10})
+    monkeypatch.setattr(image_folder, "available_memory", lambda: 2**20)
+    with pytest.raises(ImageError, match=r"10 pictures of 512x512 need up to 0.1 GiB of memory, 0.0 GiB are free"):
+        load_images(tmp_path, size=512)
 
 
 def test_folders_are_walked_with_care(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ def train(model: str, output: Path, data: str | None, as_json: bool, **options: 
         if options[name] is not None:
             options[name] = parse_every(name, options[name])
     with (
-        SignalStop(output, lambda text: err.print(text, markup=False, soft_wrap=True)) as stop,
+        SignalStop(output) as stop,
         TrainProgress(err, f"train {model}") as progress,
     ):
         report = train_family(model, output=output, data=data, progress=progress, tell=tell, stop=stop, **options)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -24,13 +27,11 @@ class SignalStop:
 
     Args:
         output: of the training, to say what is there.
-        tell: called when a signal came that is kept for the end of the step.
     """
 
-    def __init__(self, output: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, output: Path) -> None:
         self.signum: int | None = None
         self._output = output
-        self._tell = tell
         self._listening = False
         self._before: dict[int, Any] = {}
 
@@ -62,4 +63,10 @@ class SignalStop:
         if not self._listening or self.signum is not None:
             raise interruption(signum, self._output)
         self.signum = signum
-        self._tell(f"{signal.Signals(signum).name}: ending after this step and saving; once more ends at once")
+        _say(f"{signal.Signals(signum).name}: ending after this step and saving; once more ends at once")
+
+
+def _say(text: str) -> None:
+    """Write a line past Python's buffers: a handler may have come in the middle of a write to them."""
+    with contextlib.suppress(OSError, ValueError):
+        os.write(sys.stderr.fileno(), f"\r{text}\n".encode())

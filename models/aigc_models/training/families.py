@@ -74,9 +74,9 @@ def train_family(
     if chosen.sample_every is not None and prepared.sample is None:
         raise InputError(f"sample_every is {chosen.sample_every}", hint=f"a {name} draws nothing: leave it out")
     cost = check_cost(prepared, chosen.device)
+    say = tell if tell is not None else _nothing
     for sentence in (*prepared.told, cost):
-        if tell is not None:
-            tell(sentence)
+        say(sentence)
     watch = Watch(
         save_every=chosen.save_every,
         sample_every=chosen.sample_every,
@@ -95,6 +95,7 @@ def train_family(
         run=run,
         watch=watch,
     )
+    say(f"{state.step:,} steps took {state.seconds:.0f} s; measuring the result")
     module = state.result.cpu()
     measured = prepared.finish(module)
     report = {
@@ -115,6 +116,10 @@ def train_family(
     files = state.files() if drawn is None else {**state.files(), PLOT_FILE: drawn}
     save_checkpoint(folder, module, prepared.record, extra_json={"quality.json": report}, extra_files=files)
     return report
+
+
+def _nothing(_sentence: str) -> None:
+    """Nobody listens."""
 
 
 FAMILIES: dict[str, Callable[[Path | str | None, TrainOptions, int], Prepared]] = {

@@ -35,7 +35,7 @@ SAMPLED_EACH = 4
 SAMPLE_WIDTH = 64
 """Pixels that a sample has in the grid, at least."""
 SAMPLE_BATCHES, FINAL_BATCHES = 5, 50
-"""Of 128 images, on which BatchNorm statistics are measured again."""
+"""Of 128 images, on which BatchNorm statistics are measured again; fewer of images larger than the digits."""
 
 
 def prepare_unet(data: Path | str | None, options: TrainOptions, samples: int) -> Prepared:
@@ -77,6 +77,8 @@ def prepare_gan(data: Path | str | None, options: TrainOptions, samples: int) ->
     loop = loop_of(recipes.gan_loop(config.image_size), options)
     task = GanTask(config, judge, loop, images, hinge_loss, device=options.device)
 
+    batches = max(SAMPLE_BATCHES, FINAL_BATCHES * 16**2 // max(16, config.image_size) ** 2)
+
     def spec(model: nn.Module, batches: int) -> ExportSpec:
         assert isinstance(model, Generator)
         reestimate_batch_norm(model, batches=batches, seed=options.seed)
@@ -88,7 +90,7 @@ def prepare_gan(data: Path | str | None, options: TrainOptions, samples: int) ->
         record={"family": "gan", "model": config.to_dict(), "class_names": list(images.class_names)},
         told=images.told,
         data_sha256=images.digest(),
-        finish=lambda model: _quality(spec(model, FINAL_BATCHES), data, samples),
+        finish=lambda model: _quality(spec(model, batches), data, samples),
         sample=lambda model: _samples(spec(model, SAMPLE_BATCHES)),
     )
 
