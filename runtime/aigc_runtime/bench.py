@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aigc_runtime.embeddings import CONTEXT
 from aigc_runtime.errors import InputError
 from aigc_runtime.integers import as_integer
 from aigc_runtime.manifest import DiffusionSettings, Pipeline, TextSettings
@@ -16,12 +17,14 @@ from aigc_runtime.pipelines.diffusion import DiffusionPipeline
 from aigc_runtime.pipelines.gan import GanPipeline
 from aigc_runtime.pipelines.text import TextPipeline
 from aigc_runtime.session import Session
-from aigc_runtime.tensors import Array
+from aigc_runtime.tensors import Array, TensorSpec
 
 __all__ = ["BenchResult", "Latency", "bench_generation", "bench_step", "generate_once"]
 
 PROMPT_TOKENS = 64
 DECODE_TOKENS = 64
+CONTEXT_TOKENS = 77
+"""As CLIP has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,14 +113,23 @@ def _stepper(session: Session, settings: Pipeline) -> Callable[[], object]:
         for spec in session.inputs:
             if spec.name == "class_labels":
                 feeds[spec.name] = np.zeros(1, dtype=np.int64)
-            elif spec.name == "encoder_hidden_states":
-                feeds[spec.name] = np.zeros((1, 77, int(spec.shape[2])), dtype=np.float32)
+            elif spec.name == CONTEXT:
+                feeds[spec.name] = _context(session, spec)
         return lambda: session.run(feeds)
     latents: dict[str, Array] = {
         "latents": np.zeros((1, settings.latent_size), np.float32),
         "class_labels": np.zeros(1, np.int64),
     }
     return lambda: session.run(latents)
+
+
+def _context(session: Session, spec: TensorSpec) -> Array:
+    """Zeros for one prompt of 77 tokens, or of as many as the engine takes."""
+    tokens = spec.shape[1]
+    if isinstance(tokens, str):
+        dim = session.dims[tokens]
+        tokens = max(dim.min, CONTEXT_TOKENS if dim.max is None else min(CONTEXT_TOKENS, dim.max))
+    return np.zeros((1, tokens, int(spec.shape[2])), dtype=np.float32)
 
 
 def bench_generation(session: Session, settings: Pipeline, *, runs: int = 5) -> BenchResult:
@@ -154,6 +166,11 @@ def generate_once(session: Session, settings: Pipeline) -> None:
     if isinstance(settings, TextSettings):
         TextPipeline(session, settings).generate("a", max_new_tokens=_units(settings)[1])
     elif isinstance(settings, DiffusionSettings):
-        DiffusionPipeline(session, settings).generate(None if settings.num_classes is None else [0])
+        context = next((_context(session, spec) for spec in session.inputs if spec.name == CONTEXT), None)
+        DiffusionPipeline(session, settings).generate(
+            None if settings.num_classes is None else [0],
+            encoder_hidden_states=context,
+            null_encoder_hidden_states=None if settings.default_guidance_scale == 1 else context,
+        )
     else:
         GanPipeline(session, settings).generate([0])

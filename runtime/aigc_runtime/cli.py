@@ -95,15 +95,21 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
         "--stop", type=_text, action="append", metavar="TEXT", help="end before this text; may be repeated"
     )
     images = parser.add_argument_group("images")
-    images.add_argument("-o", "--output", metavar="FILE", help="PNG file to write")
+    images.add_argument("-o", "--output", metavar="FILE", help="file to write: .png for a picture, .npy for numbers")
     images.add_argument("--class", dest="classes", metavar="CLASS[,...]", help="names or numbers (default: each once)")
-    images.add_argument("--count", type=int, help="images per class (default: 1)")
-    images.add_argument("--scale", type=int, help="pixels per pixel in the file (default: 4)")
+    images.add_argument("--count", type=int, help="images per class or embedding (default: 1)")
+    images.add_argument("--scale", type=int, help="pixels per pixel in the picture (default: 4)")
     diffusion = parser.add_argument_group("diffusion")
     diffusion.add_argument("--steps", type=int, help="sampling steps")
     diffusion.add_argument("--sampler", help="ddim, ddpm, dpmpp_2m or euler")
     diffusion.add_argument("--eta", type=float, help="share of fresh noise in DDIM, 0 to 1")
     diffusion.add_argument("--guidance-scale", type=float, help="classifier-free guidance; 1 is none")
+    diffusion.add_argument("--size", metavar="HxW", help="sides of an image, for an engine that takes several")
+    diffusion.add_argument(
+        "--embeddings",
+        metavar="FILE.npz",
+        help="encoder_hidden_states [N, T, X], and null_encoder_hidden_states for guidance",
+    )
     gan = parser.add_argument_group("GAN")
     gan.add_argument("--truncation", type=float, help="redraw latents beyond this magnitude")
 

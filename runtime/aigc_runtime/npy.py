@@ -8,13 +8,16 @@ from __future__ import annotations
 import ast
 import io
 import math
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
-from aigc_runtime.errors import BundleError
+from aigc_runtime.errors import AigcError, BundleError
+from aigc_runtime.publish import atomic_file
 from aigc_runtime.tensors import DTYPES, Array
 
-__all__ = ["read_npy", "write_npy"]
+__all__ = ["read_npy", "write_npy", "write_npy_rows"]
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 _MAX_HEADER = 4096
@@ -31,37 +34,56 @@ def write_npy(array: Array) -> bytes:
     return out.getvalue()
 
 
-def read_npy(data: bytes, *, what: str = "array") -> Array:
+def write_npy_rows(path: Path | str, rows: Iterable[Array], shape: tuple[int, ...]) -> None:
+    """Write an array of float32 row by row, as the rows come; the file appears whole or not at all.
+
+    Args:
+        path: the file to create or replace.
+        rows: of `shape[1:]` each.
+        shape: of the whole array.
+
+    Raises:
+        OutputError: no permission, no space for the whole. A file that was there stays as it was.
+    """
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with atomic_file(path, needed_bytes=header.tell() + 4 * math.prod(shape)) as file:
+        file.write(header.getvalue())
+        for row in rows:
+            file.write(np.ascontiguousarray(row, dtype="<f4").tobytes())
+
+
+def read_npy(data: bytes, *, what: str = "array", error: type[AigcError] = BundleError) -> Array:
     """Read .npy version 1.0 bytes.
 
     Args:
         data: the whole file.
         what: its name, for messages.
+        error: the type to raise.
 
     Raises:
-        BundleError: not this format, an element type outside `DTYPES`, or a size that disagrees with the header.
+        AigcError: of type `error`; not this format, an element type outside `DTYPES`, or a size that disagrees with the
+            header.
     """
     if data[: len(_MAGIC)] != _MAGIC or len(data) < len(_MAGIC) + 2:
-        raise BundleError(f"{what} is not a .npy file of version 1.0")
+        raise error(f"{what} is not a .npy file of version 1.0")
     start = len(_MAGIC) + 2
     length = int.from_bytes(data[len(_MAGIC) : start], "little")
     if length > min(_MAX_HEADER, len(data) - start):
-        raise BundleError(
-            f"{what} has a header of {length} bytes", hint=f"at most {_MAX_HEADER}, and not beyond the file"
-        )
+        raise error(f"{what} has a header of {length} bytes", hint=f"at most {_MAX_HEADER}, and not beyond the file")
     try:
         header = ast.literal_eval(data[start : start + length].decode("ascii"))
         dtype_text, fortran, shape = header["descr"], header["fortran_order"], header["shape"]
     except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError) as err:
-        raise BundleError(f"{what} has a header that cannot be read: {err}") from err
+        raise error(f"{what} has a header that cannot be read: {err}") from err
     allowed = {np.dtype(name).newbyteorder("<").str: name for name in DTYPES}
     if not isinstance(dtype_text, str) or dtype_text not in allowed or not isinstance(fortran, bool):
-        raise BundleError(f"{what} has element type {dtype_text!r}", hint=f"valid: {', '.join(sorted(allowed))}")
+        raise error(f"{what} has element type {dtype_text!r}", hint=f"valid: {', '.join(sorted(allowed))}")
     if not isinstance(shape, tuple) or len(shape) > _MAX_RANK or not all(type(n) is int and n >= 0 for n in shape):
-        raise BundleError(f"{what} has shape {shape!r}")
+        raise error(f"{what} has shape {shape!r}")
     dtype, body = np.dtype(dtype_text), data[start + length :]
     expected = math.prod(shape) * dtype.itemsize
     if len(body) != expected:
-        raise BundleError(f"{what} holds {len(body):,} bytes, its header announces {expected:,}")
+        raise error(f"{what} holds {len(body):,} bytes, its header announces {expected:,}")
     array = np.frombuffer(body, dtype=dtype).reshape(shape, order="F" if fortran else "C")
     return array.astype(np.dtype(allowed[dtype_text]))

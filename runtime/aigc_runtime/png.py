@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +16,14 @@ from aigc_runtime.integers import as_integer
 from aigc_runtime.publish import atomic_write_bytes
 from aigc_runtime.tensors import Array
 
-__all__ = ["encode_png", "image_grid", "to_uint8", "write_png"]
+__all__ = ["Grid", "encode_png", "image_grid", "to_uint8", "write_png"]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"  # section 5.2
 _GREY, _RGB = 0, 2  # section 11.2.1, colour type
-_MAX_BYTES = 2**30
-"""Of pixels, before compression: so a chunk stays below the 2**31 bytes of section 5.3 even if nothing compresses."""
+_MAX_BYTES = 2**28
+"""Of pixels, before compression: five times as much memory is needed while a file is made. A chunk of section 5.3 may
+have 2**31 bytes, even if nothing compresses.
+"""
 
 
 def to_uint8(images: Array) -> Array:
@@ -38,6 +43,74 @@ def to_uint8(images: Array) -> Array:
     return np.clip(np.rint((images.astype(np.float64) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Where images stand in one picture.
+
+    Attributes:
+        count: images.
+        shape: (C, H, W) of each, C of 1 or 3.
+        columns: images per row; None makes the grid about square.
+        scale: every pixel becomes scale x scale pixels.
+        pad: pixels between images and around them, before scaling.
+
+    Raises:
+        InputError: no images, another number of channels, counts below 1, or a grid that is too large for a file.
+    """
+
+    count: int
+    shape: tuple[int, ...]
+    columns: int | None = None
+    scale: int = 1
+    pad: int = 2
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != 3 or 0 in (self.count, *self.shape) or self.shape[0] not in (1, 3):
+            raise InputError(
+                f"images of shape {(self.count, *self.shape)}",
+                hint="need [N, C, H, W], none of them 0, and C of 1 or 3",
+            )
+        for name, least in (("columns", 1), ("scale", 1), ("pad", 0)):
+            count = self.across if name == "columns" and self.columns is None else as_integer(getattr(self, name))
+            if count is None or count < least:
+                raise InputError(
+                    f"columns={self.columns}, scale={self.scale}, pad={self.pad}",
+                    hint="need integers: columns, scale >= 1 and pad >= 0",
+                )
+            object.__setattr__(self, name, count)
+        height, width = self.sides
+        _require_size(height * self.scale, width * self.scale, self.shape[0])
+
+    @property
+    def across(self) -> int:
+        """Images in a row."""
+        return min(self.count, self.columns or math.isqrt(self.count - 1) + 1)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width before scaling."""
+        _, h, w = self.shape
+        down = -(-self.count // self.across)
+        return down * (h + self.pad) + self.pad, self.across * (w + self.pad) + self.pad
+
+    def draw(self, images: Iterable[Array]) -> Array:
+        """Lay `count` images [C, H, W] out as they come.
+
+        Returns:
+            [height, width] or [height, width, 3] uint8, white between the images.
+
+        Raises:
+            EngineError: NaN or infinity.
+        """
+        c, h, w = self.shape
+        grid = np.full((*self.sides, c), 255, dtype=np.uint8)
+        for i, image in enumerate(images):
+            top, left = self.pad + (i // self.across) * (h + self.pad), self.pad + (i % self.across) * (w + self.pad)
+            grid[top : top + h, left : left + w] = to_uint8(image).transpose(1, 2, 0)
+        large = grid.repeat(self.scale, axis=0).repeat(self.scale, axis=1)
+        return large[:, :, 0] if c == 1 else large
+
+
 def image_grid(images: Array, *, columns: int | None = None, scale: int = 1, pad: int = 2) -> Array:
     """Lay images out in rows.
 
@@ -51,29 +124,12 @@ def image_grid(images: Array, *, columns: int | None = None, scale: int = 1, pad
         [height, width] or [height, width, 3] uint8, white between the images.
 
     Raises:
-        InputError: no images, another number of channels, counts below 1, or a grid that is too large for a file.
+        InputError: see `Grid`.
         EngineError: NaN or infinity.
     """
-    if images.ndim != 4 or 0 in images.shape or images.shape[1] not in (1, 3):
-        raise InputError(f"images of shape {images.shape}", hint="need [N, C, H, W], none of them 0, and C of 1 or 3")
-    n, c, h, w = images.shape
-    square = int(np.ceil(np.sqrt(n)))
-    counts = [as_integer(value) for value in (square if columns is None else columns, scale, pad)]
-    if any(count is None or count < least for count, least in zip(counts, (1, 1, 0), strict=True)):
-        raise InputError(
-            f"columns={columns}, scale={scale}, pad={pad}", hint="need integers: columns, scale >= 1 and pad >= 0"
-        )
-    across, scale, pad = (count or 0 for count in counts)
-    across = min(n, across)
-    down = -(-n // across)
-    height, width = down * (h + pad) + pad, across * (w + pad) + pad
-    _require_size(height * scale, width * scale, c)
-    grid = np.full((height, width, c), 255, dtype=np.uint8)
-    for i, image in enumerate(to_uint8(images)):
-        top, left = pad + (i // across) * (h + pad), pad + (i % across) * (w + pad)
-        grid[top : top + h, left : left + w] = image.transpose(1, 2, 0)
-    large = grid.repeat(scale, axis=0).repeat(scale, axis=1)
-    return large[:, :, 0] if c == 1 else large
+    count = images.shape[0] if images.ndim == 4 else 0
+    grid = Grid(count=count, shape=images.shape[1:], columns=columns, scale=scale, pad=pad)
+    return grid.draw(images)
 
 
 def encode_png(image: Array) -> bytes:
@@ -83,7 +139,7 @@ def encode_png(image: Array) -> bytes:
     one version of zlib.
 
     Raises:
-        InputError: another type or shape, or more than 1 GiB.
+        InputError: another type or shape, or more than 256 MiB of pixels.
     """
     channels = image.shape[2] if image.ndim == 3 else 1
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3) or 0 in image.shape:

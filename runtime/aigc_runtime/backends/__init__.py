@@ -37,6 +37,9 @@ def _open_trt(bundle: Bundle, _threads: int | None) -> Session:
     return open_trt(bundle)
 
 
+MAX_THREADS = 1024
+"""More than any machine gains from: each thread takes memory of its own."""
+
 ENGINES: dict[str, Callable[[Bundle, int | None], Session]] = {
     "onnxruntime": _open_ort,
     "tensorrt": _open_trt,
@@ -57,12 +60,12 @@ def open_session(bundle: Bundle, *, threads: int | None = None) -> Session:
         UnknownNameError: an engine that this runtime does not know.
         EngineMissingError: its package is not installed; the hint is the install line.
         EngineError: it does not load.
-        InputError: `threads` below 1.
+        InputError: `threads` below 1, or above `MAX_THREADS`.
     """
     if threads is not None:
         count = as_integer(threads)
-        if count is None or count < 1:
-            raise InputError(f"threads is {threads!r}", hint="must be an integer of at least 1")
+        if count is None or not 1 <= count <= MAX_THREADS:
+            raise InputError(f"threads is {threads!r}", hint=f"must be an integer from 1 to {MAX_THREADS}")
         threads = count
     kind = bundle.manifest.engine.kind
     if kind not in ENGINES:
