@@ -10,12 +10,15 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from aigc_runtime.errors import AigcError, InputError, OutputError
+# Whatever else this needs is imported once signals are handled.
 from aigc_runtime.interrupts import handled_signals, interrupt_code, interrupted_by
-from aigc_runtime.streams import guarded_streams
 
-__all__ = ["complain", "failure_code", "run_program"]
+if TYPE_CHECKING:
+    from aigc_runtime.errors import AigcError, OutputError
+
+__all__ = ["as_failure", "complain", "failure_code", "run_program"]
 
 _NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 
@@ -33,6 +36,8 @@ def run_program(run: Callable[[list[str]], int], arguments: list[str]) -> int:
     code = 1
     with handled_signals():
         try:
+            from aigc_runtime.streams import guarded_streams
+
             with guarded_streams() as out:
                 code = run(arguments)
                 out.flush()
@@ -44,6 +49,8 @@ def run_program(run: Callable[[list[str]], int], arguments: list[str]) -> int:
 
 
 def _lost(failure: OSError) -> OutputError:
+    from aigc_runtime.errors import OutputError
+
     return OutputError(
         f"cannot write to standard output: {failure.strerror or failure}",
         hint="the result was lost; what the command wrote to files is there",
@@ -57,22 +64,29 @@ def failure_code(err: BaseException, *, tell: Callable[[AigcError], None] | None
         err: what a verb raised. With AIGC_DEBUG in the environment, its traceback is shown, too.
         tell: shows a message and its hint; None takes `complain`.
     """
-    tell = complain if tell is None else tell
     if os.environ.get("AIGC_DEBUG"):
         import traceback
 
         traceback.print_exception(err, file=sys.stderr)
+    failure = as_failure(err)
+    if interrupted_by(err) and sys.stderr.isatty():
+        sys.stderr.write("\n")  # after the ^C that a terminal shows
+    (complain if tell is None else tell)(failure)
+    return failure.exit_code
+
+
+def as_failure(err: BaseException) -> AigcError:
+    """What an exception is to the user: one of ours as it is, all others as a message with an exit code."""
+    from aigc_runtime.errors import AigcError, CancelledError, InputError, OutputError
+
     if interrupted_by(err):
-        if sys.stderr.isatty():
-            sys.stderr.write("\n")  # after the ^C that a terminal shows
-        tell(AigcError("interrupted" + "".join(f"; {note}" for note in getattr(err, "__notes__", ()))))
-        return interrupt_code()
-    shown = err if isinstance(err, AigcError) else _as_ours(err)
-    tell(shown)
-    return shown.exit_code
-
-
-def _as_ours(err: BaseException) -> AigcError:
+        found: AigcError = CancelledError(
+            "interrupted" + "".join(f"; {note}" for note in getattr(err, "__notes__", ()))
+        )
+        found.exit_code = interrupt_code()
+        return found
+    if isinstance(err, AigcError):
+        return err
     if isinstance(err, MemoryError):
         return InputError(f"not enough memory: {err}", hint="ask for less at once, or use a machine with more memory")
     if isinstance(err, OSError) and err.errno in _NO_SPACE:

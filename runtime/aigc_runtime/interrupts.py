@@ -1,17 +1,23 @@
 """Signals that end a command line: an exception where the program stands, so that it cleans up, and the exit code.
 
-A library may turn that exception into one of its own (an extension module whose import is interrupted raises
-ImportError). So the signal is remembered, and `interrupted_by` tells what a failure really was. Python itself drops an
-exception that is raised in a callback of its garbage collector, of which PyTorch's capture has many: then the signal is
-given again. What drops it in silence all the same meets `check_interrupted` at the next stage.
+A library may turn that exception into one of its own. So the signal is remembered, and `interrupted_by` tells what a
+failure really was. What drops it in silence meets `check_interrupted` at the next stage.
+
+The signal is given again a little later where an exception would be lost, or do harm:
+
+- Python drops what is raised in a callback of a weak reference, of which PyTorch's capture has many.
+- While a module is imported nothing is raised: an extension module may abort the process, and one that is half imported
+  is of no use to those who clean up.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -20,7 +26,8 @@ __all__ = ["Interrupted", "check_interrupted", "handled_signals", "interrupt_cod
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 """The last is Windows' Ctrl-Break; a system has some of them."""
 
-_AGAIN_SECONDS = 0.01
+_AGAIN_SECONDS = 0.02
+_IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
 
 _received: list[int] = []
 
@@ -29,17 +36,37 @@ class Interrupted(KeyboardInterrupt):
     """A signal asked the program to end."""
 
 
-def _note(number: int, _frame: FrameType | None) -> None:
-    _received.append(number)
+def _note(number: int, frame: FrameType | None) -> None:
+    if not _received:
+        _received.append(number)
+    if _is_importing(frame):
+        _give_later()
+        return
     raise Interrupted
 
 
-def _give_again() -> None:
-    main = threading.main_thread().ident
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORT_SYSTEM:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _give_later() -> None:
+    # Not of `threading`, whose locks the interrupted code may hold.
+    _thread.start_new_thread(_give, ())
+
+
+def _give() -> None:
+    time.sleep(_AGAIN_SECONDS)
+    main, number = threading.main_thread().ident, _received[0]
+    if signal.getsignal(number) is not _note:
+        return  # the program has ended meanwhile
     if main is None or not hasattr(signal, "pthread_kill"):
-        signal.raise_signal(_received[0])
+        signal.raise_signal(number)
     else:
-        signal.pthread_kill(main, _received[0])  # which wakes it where it waits
+        signal.pthread_kill(main, number)  # which wakes it where it waits
 
 
 @contextlib.contextmanager
@@ -56,8 +83,7 @@ def handled_signals() -> Iterator[None]:
         if not isinstance(dropped.exc_value, Interrupted):
             hook(dropped)
         elif _received:
-            # By another thread, a little later: here it would be dropped again.
-            threading.Timer(_AGAIN_SECONDS, _give_again).start()
+            _give_later()  # here it would be dropped again
 
     numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
     ours = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +98,22 @@ def test_one_that_a_callback_drops_comes_again() -> None:
     with pytest.raises(Interrupted), handled_signals():
         drop()
     assert reference() is None
+
+
+def test_an_import_is_not_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_module.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(0.2)\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def load() -> None:
+        import slow_module  # type: ignore[import-not-found]
+
+        seen.append(slow_module.whole)
+        time.sleep(5)
+
+    seen: list[bool] = []
+    with pytest.raises(Interrupted), handled_signals():
+        load()
+    assert sys.modules["slow_module"].whole is True
+    assert interrupt_code() == 130

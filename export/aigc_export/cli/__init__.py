@@ -7,9 +7,12 @@ Exit codes are documented in docs/cli.md and come from `aigc_runtime.errors`.
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from aigc_runtime.entry import failure_code, run_program
-from aigc_runtime.errors import AigcError
+
+if TYPE_CHECKING:
+    from aigc_runtime.errors import AigcError
 
 __all__ = ["VERBS", "main", "run"]
 
