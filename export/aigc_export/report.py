@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+from aigc_runtime.errors import AigcError
 from aigc_runtime.paired import PairedCheck
-from aigc_runtime.publish import atomic_write_bytes
 from aigc_runtime.verify import ParityReport, TensorCheck
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["junit_xml", "parity_table", "write_json", "write_junit"]
+__all__ = ["REPORT_SCHEMA", "junit_xml", "parity_table", "report_json"]
+
+REPORT_SCHEMA = "aigc-export-report/1"
 
 
 def parity_table(report: ParityReport) -> Table:
@@ -54,14 +56,56 @@ def _mark(passed: bool) -> str:
     return "[green]pass[/]" if passed else "[red]FAIL[/]"
 
 
-def write_json(report: ParityReport, path: Path | str) -> None:
-    """The whole report as JSON; raises OutputError if it cannot be written."""
-    atomic_write_bytes(path, (json.dumps(report.to_dict(), indent=2, allow_nan=False) + "\n").encode())
+def report_json(report: ParityReport | None, error: AigcError | None = None) -> bytes:
+    """What a verb found, as JSON: the parity report if it came to one, and the error that ended it if one did."""
+    found: dict[str, Any] = {"schema": REPORT_SCHEMA}
+    if report is not None:
+        found |= report.to_dict()
+    # A report of parity that passed is no success where the verb failed after it.
+    found["passed"] = report is not None and report.passed and error is None
+    found["error"] = None if error is None else _error(error)
+    return (json.dumps(found, indent=2, allow_nan=False) + "\n").encode()
 
 
-def junit_xml(report: ParityReport, *, seconds: float) -> bytes:
-    """The report as JUnit XML: one test case per check."""
-    suite = ET.Element("testsuite", name=f"parity {report.name} {report.target} {report.precision}")
+def _error(error: AigcError) -> dict[str, Any]:
+    kind = type(error).__name__
+    return {"kind": kind, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+
+
+def junit_xml(
+    report: ParityReport | None, error: AigcError | None = None, *, subject: str = "", seconds: float
+) -> bytes:
+    """The same as JUnit XML: one test case per check, and one with an error for what ended the verb.
+
+    Args:
+        report: of parity, or None.
+        error: what ended the verb, or None.
+        subject: what the verb did, for a report without parity.
+        seconds: that it took.
+    """
+    name = subject if report is None else f"parity {report.name} {report.target} {report.precision}"
+    suite = ET.Element("testsuite", name=_plain(name))
+    cases = [] if report is None else _cases(report)
+    class_name = "aigc" if report is None else f"aigc.{report.name}"
+    for check, measured, reasons in cases:
+        case = ET.SubElement(suite, "testcase", classname=_plain(class_name), name=_plain(check))
+        if reasons:
+            ET.SubElement(case, "failure", message=_plain("; ".join(reasons))).text = _plain(measured)
+        else:
+            ET.SubElement(case, "system-out").text = _plain(measured)
+    if error is not None:
+        case = ET.SubElement(suite, "testcase", classname=_plain(class_name), name=_plain(subject))
+        told = ET.SubElement(case, "error", type=type(error).__name__, message=_plain(error.message))
+        told.text = _plain(f"exit code {error.exit_code}\n{error.hint}")
+    suite.set("tests", str(len(cases) + (error is not None)))
+    suite.set("failures", str(sum(1 for _, _, reasons in cases if reasons)))
+    suite.set("errors", str(int(error is not None)))
+    suite.set("time", f"{seconds:.3f}")
+    return b'<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(suite)
+
+
+def _cases(report: ParityReport) -> list[tuple[str, str, tuple[str, ...]]]:
+    """(name, what was measured, why it is missed) of every check."""
     cases = [(f"tensor {c.case} step {c.step} {c.output}", _errors(c), c.reasons) for c in report.tensors]
     g = report.generation
     cases.append((f"generation {g.metric}", f"{g.value:.6g}", g.reasons))
@@ -73,19 +117,12 @@ def junit_xml(report: ParityReport, *, seconds: float) -> bytes:
         cases.append((f"quality {q.metric}", f"{q.actual:.6g}", missed))
     if not report.tensors:
         cases.append(("tensors", "", ("no tensor was compared",)))
-    for name, measured, reasons in cases:
-        case = ET.SubElement(suite, "testcase", classname=f"aigc.{report.name}", name=name)
-        if reasons:
-            ET.SubElement(case, "failure", message="; ".join(reasons)).text = measured
-        else:
-            ET.SubElement(case, "system-out").text = measured
-    suite.set("tests", str(len(cases)))
-    suite.set("failures", str(sum(1 for _, _, reasons in cases if reasons)))
-    suite.set("errors", "0")
-    suite.set("time", f"{seconds:.3f}")
-    return b'<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(suite)
+    return cases
 
 
-def write_junit(report: ParityReport, path: Path | str, *, seconds: float) -> None:
-    """`junit_xml` to a file; raises OutputError if it cannot be written."""
-    atomic_write_bytes(path, junit_xml(report, seconds=seconds))
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 cannot hold, not even escaped (section 2.2)."""
+
+
+def _plain(text: str) -> str:
+    return _NOT_XML.sub(lambda found: ascii(found[0])[1:-1], text)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from aigc_runtime import __version__
-from aigc_runtime.entry import failure_code, run_program
+from aigc_runtime.entry import end_program, failure_code, run_program
 from aigc_runtime.errors import InputError
 
 __all__ = ["build_parser", "main", "run"]
@@ -152,4 +152,4 @@ def emit_json(value: Any) -> None:
 
 def main() -> None:
     """Entry point of `aigc-run`."""
-    sys.exit(run_program(run, sys.argv[1:]))
+    end_program(run_program(run, sys.argv[1:]))

@@ -10,15 +10,15 @@ import errno
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 # Whatever else this needs is imported once signals are handled.
-from aigc_runtime.interrupts import handled_signals, interrupt_code, interrupted_by
+from aigc_runtime.interrupts import handled_signals, interrupt_code, interrupted_by, was_interrupted
 
 if TYPE_CHECKING:
     from aigc_runtime.errors import AigcError, OutputError
 
-__all__ = ["as_failure", "complain", "failure_code", "run_program"]
+__all__ = ["as_failure", "complain", "end_program", "failure_code", "run_program"]
 
 _NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 
@@ -46,6 +46,15 @@ def run_program(run: Callable[[list[str]], int], arguments: list[str]) -> int:
         except KeyboardInterrupt:  # between the verb and here
             code = interrupt_code()
     return code
+
+
+def end_program(code: int) -> NoReturn:
+    """End the process with an exit code."""
+    if was_interrupted():
+        # All that this product holds has been cleaned up. Libraries that were broken off while they started threads of
+        # their own may wait for these for ever.
+        os._exit(code)
+    sys.exit(code)
 
 
 def _lost(failure: OSError) -> OutputError:

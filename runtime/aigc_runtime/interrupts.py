@@ -6,8 +6,8 @@ failure really was. What drops it in silence meets `check_interrupted` at the ne
 The signal is given again a little later where an exception would be lost, or do harm:
 
 - Python drops what is raised in a callback of a weak reference, of which PyTorch's capture has many.
-- While a module is imported nothing is raised: an extension module may abort the process, and one that is half imported
-  is of no use to those who clean up.
+- While an extension module starts nothing is raised, nor while PyTorch is imported, whose start calls Python from
+  C++: an exception there can abort the process.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 
-__all__ = ["Interrupted", "check_interrupted", "handled_signals", "interrupt_code", "interrupted_by"]
+__all__ = ["Interrupted", "check_interrupted", "handled_signals", "interrupt_code", "interrupted_by", "was_interrupted"]
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 """The last is Windows' Ctrl-Break; a system has some of them."""
 
 _AGAIN_SECONDS = 0.02
-_IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
 
 _received: list[int] = []
 
@@ -39,15 +39,19 @@ class Interrupted(KeyboardInterrupt):
 def _note(number: int, frame: FrameType | None) -> None:
     if not _received:
         _received.append(number)
-    if _is_importing(frame):
+    if _is_delicate(frame):
         _give_later()
         return
     raise Interrupted
 
 
-def _is_importing(frame: FrameType | None) -> bool:
+def _is_delicate(frame: FrameType | None) -> bool:
+    """Whether compiled code is starting somewhere below."""
     while frame is not None:
-        if frame.f_code.co_filename == _IMPORT_SYSTEM:
+        name, module = frame.f_code.co_name, frame.f_globals.get("__name__")
+        if name == "<module>" and module == "torch":
+            return True
+        if module == ExtensionFileLoader.__module__ and isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
             return True
         frame = frame.f_back
     return False
@@ -117,6 +121,11 @@ def interrupted_by(err: BaseException) -> bool:
             return True
         seen.add(id(cause))
         cause = cause.__cause__ or cause.__context__
+    return bool(_received)
+
+
+def was_interrupted() -> bool:
+    """Whether a signal has been received."""
     return bool(_received)
 
 

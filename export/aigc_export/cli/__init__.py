@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from aigc_runtime.entry import failure_code, run_program
+from aigc_runtime.entry import end_program, failure_code, run_program
 
 if TYPE_CHECKING:
     from aigc_runtime.errors import AigcError
@@ -38,7 +38,7 @@ VERBS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the documented code."""
-    sys.exit(run_program(run, sys.argv[1:] if arguments is None else arguments))
+    end_program(run_program(run, sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: list[str]) -> int:
@@ -54,7 +54,10 @@ def run(arguments: list[str]) -> int:
         try:
             result = cli.main(args=arguments, prog_name="aigc-export", standalone_mode=False)
         except click.ClickException as err:
+            from aigc_export.cli.report_options import report_usage
+
             err.show(sys.stderr)
+            report_usage(err)
             return 2
         except click.exceptions.Abort as err:
             raise (err.__cause__ or KeyboardInterrupt) from err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from aigc_export.cli.model_options import (
     tolerance_option,
 )
 from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
+from aigc_export.cli.report_options import Reports, report_options
 from aigc_export.cli.search_options import print_search, search_options
 from aigc_runtime.bundle import MANIFEST
 
@@ -42,12 +42,11 @@ if TYPE_CHECKING:
 @tolerance_option("in place of the family's")
 @seed_option("inputs, calibration and judging")
 @click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write the parity report as JSON.")
-@click.option("--junit", type=click.Path(path_type=Path), help="Write the parity report as JUnit XML.")
 @click.option("--sign-key", type=click.Path(path_type=Path), help="Sign the bundle with this private key (PEM).")
 @engine_options
 @threads_option
 @json_option
+@report_options("export", "model")
 def export(
     model: str,
     output: Path,
@@ -63,13 +62,12 @@ def export(
     tolerance: tuple[str, ...],
     seed: int,
     bisect: bool,
-    report: Path | None,
-    junit: Path | None,
     sign_key: Path | None,
     threads: int | None,
     as_json: bool,
     build: BuildSettings,
     asked: dict[str, Any],
+    reports: Reports,
 ) -> None:
     """Take MODEL from PyTorch to a verified bundle, and say what each stage did.
 
@@ -78,11 +76,10 @@ def export(
     from aigc_export.cli.reporting import Reporter
     from aigc_export.exporter import ParityFailedError, export_model
     from aigc_export.recipes import export_recipe
-    from aigc_export.report import parity_table, write_json, write_junit
+    from aigc_export.report import parity_table
     from aigc_export.signing import load_signer
     from aigc_export.tolerances import parse_limits
     from aigc_runtime.settings import to_json
-    from aigc_runtime.verify import ParityReport
 
     signer = None if sign_key is None else load_signer(sign_key)
     searched = {
@@ -113,13 +110,7 @@ def export(
         **search,
     )
     console = err_console() if as_json else out_console()
-    started, before = time.perf_counter(), _identity(output)
-
-    def write_reports(parity: ParityReport) -> None:
-        if report is not None:
-            write_json(parity, report)
-        if junit is not None:
-            write_junit(parity, junit, seconds=time.perf_counter() - started)
+    before = _identity(output)
 
     with Reporter(console, f"export {model}", bar=not as_json) as shown:
         try:
@@ -133,13 +124,13 @@ def export(
             )
         except ParityFailedError as err:
             console.print(parity_table(err.report))
-            write_reports(err.report)
+            reports.parity = err.report
             raise
         except KeyboardInterrupt as err:
             published = _identity(output) != before
             err.add_note(f"{output} was published before that" if published else "nothing was published")
             raise
-    write_reports(result.report)
+    reports.parity = result.report
     if as_json:
         emit_json(
             {

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
-
 import click
 
 from aigc_export.cli.model_options import tolerance_option
@@ -17,6 +14,7 @@ from aigc_export.cli.options import (
     out_console,
     threads_option,
 )
+from aigc_export.cli.report_options import Reports, report_options
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export verify out/lm --junit parity.xml")
@@ -26,10 +24,9 @@ from aigc_export.cli.options import (
 @tolerance_option("in place of the manifest's")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the fresh inputs.")
 @click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write the parity report as JSON.")
-@click.option("--junit", type=click.Path(path_type=Path), help="Write the parity report as JUnit XML.")
 @threads_option
 @json_option
+@report_options("verify", "bundle_path")
 def verify(
     bundle_path: str,
     checkpoint: str | None,
@@ -37,22 +34,20 @@ def verify(
     tolerance: tuple[str, ...],
     seed: int,
     bisect: bool,
-    report: Path | None,
-    junit: Path | None,
     threads: int | None,
     as_json: bool,
+    reports: Reports,
 ) -> int:
     """Compare BUNDLE with PyTorch on fresh inputs: tensors, a generation, quality. Exit code 3 if it misses a limit.
 
     On a device without PyTorch, `aigc-run verify` compares with the reference stored in the bundle.
     """
-    from aigc_export.report import parity_table, write_json, write_junit
+    from aigc_export.report import parity_table
     from aigc_export.tolerances import parse_limits
     from aigc_export.verifier import verify_against_torch
     from aigc_runtime.bundle import Bundle
     from aigc_runtime.settings import to_json
 
-    started = time.perf_counter()
     with err_console().status(f"verify {bundle_path}"):
         found = verify_against_torch(
             Bundle.open(bundle_path),
@@ -63,10 +58,7 @@ def verify(
             threads=threads,
             tolerance=parse_limits(tolerance),
         )
-    if report is not None:
-        write_json(found.report, report)
-    if junit is not None:
-        write_junit(found.report, junit, seconds=time.perf_counter() - started)
+    reports.parity = found.report
     code = 0 if found.report.passed else 3
     if as_json:
         divergence = None if found.divergence is None else found.divergence.to_dict()

@@ -1,0 +1,126 @@
+"""`--report` and `--junit`: files for CI, written on every exit code."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from aigc_runtime.errors import AigcError
+    from aigc_runtime.verify import ParityReport
+
+__all__ = ["Reports", "report_options", "report_usage"]
+
+
+@dataclass(kw_only=True)
+class Reports:
+    """What the files will hold.
+
+    Attributes:
+        subject: what the verb does, for a report of an error.
+        report: the JSON file, or None.
+        junit: the JUnit XML file, or None.
+        parity: set by the verb, once there is one.
+        started: when the verb began.
+    """
+
+    subject: str
+    report: Path | None
+    junit: Path | None
+    parity: ParityReport | None = None
+    started: float = field(default_factory=time.perf_counter)
+
+    def write(self, error: AigcError | None) -> None:
+        """Write the files.
+
+        Args:
+            error: what ended the verb, if it is not parity that was missed.
+
+        Raises:
+            OutputError: one of them cannot be written.
+        """
+        from aigc_export.report import junit_xml, report_json
+        from aigc_runtime.publish import atomic_write_bytes
+
+        seconds = time.perf_counter() - self.started
+        if self.report is not None:
+            atomic_write_bytes(self.report, report_json(self.parity, error))
+        if self.junit is not None:
+            data = junit_xml(self.parity, error, subject=self.subject, seconds=seconds)
+            atomic_write_bytes(self.junit, data)
+
+
+def report_options(verb: str, subject: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the two options; the command gets them as `reports`, whose files are written whatever becomes of it.
+
+    Args:
+        verb: its name.
+        subject: the parameter that says what it is about.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def command(*arguments: Any, report: Path | None, junit: Path | None, **named: Any) -> Any:
+            from aigc_runtime.cli_output import check_outputs
+            from aigc_runtime.errors import OutputError, ParityError
+
+            check_outputs(report, junit)
+            reports = Reports(subject=f"{verb} {named[subject]}", report=report, junit=junit)
+            try:
+                code = function(*arguments, reports=reports, **named)
+            except BaseException as err:
+                missed = reports.parity is not None and isinstance(err, ParityError)
+                _write_despite(reports, None if missed else err)
+                raise
+            try:
+                reports.write(None)
+            except OutputError as err:
+                if not code:
+                    raise
+                _complain(err)  # the verdict stays
+            return code
+
+        for option in (
+            click.option(
+                "--junit", is_eager=True, type=click.Path(path_type=Path), help="Write a report as JUnit XML."
+            ),
+            click.option("--report", is_eager=True, type=click.Path(path_type=Path), help="Write a report as JSON."),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def report_usage(err: click.ClickException) -> None:
+    """Write the reports that a command line asks for which is refused before its verb runs."""
+    context: click.Context | None = getattr(err, "ctx", None)
+    report, junit = (None if context is None else context.params.get(name) for name in ("report", "junit"))
+    if context is not None and (report or junit):
+        from aigc_runtime.errors import InputError
+
+        reports = Reports(subject=str(context.info_name), report=report, junit=junit)
+        _write_despite(reports, InputError(err.format_message()))
+
+
+def _write_despite(reports: Reports, err: BaseException | None) -> None:
+    """Write the reports of a failure, which stays the failure it is."""
+    from aigc_runtime.entry import as_failure
+    from aigc_runtime.errors import OutputError
+
+    try:
+        reports.write(None if err is None else as_failure(err))
+    except OutputError as lost:
+        _complain(lost)
+
+
+def _complain(err: AigcError) -> None:
+    from aigc_runtime.entry import complain
+
+    complain(err)
