@@ -21,6 +21,7 @@ from aigc_runtime.bundle import write_bundle
 from aigc_runtime.cli import run
 from aigc_runtime.errors import InputError
 from aigc_runtime.pipelines import make_pipeline
+from aigc_runtime.schedules import ScheduleConfig
 from aigc_runtime.tensors import Array, DimSpec, TensorSpec
 
 NO_CLASSES = replace(toys.DIFFUSION, num_classes=None, null_class=None, class_names=None)
@@ -321,3 +322,29 @@ def test_a_model_with_cross_attention_can_be_timed(guidance: float) -> None:
     settings = replace(NO_CLASSES, default_guidance_scale=guidance)
     assert bench_step(made, settings, runs=2, warmup=1).runs == 2
     assert bench_generation(made, settings, runs=1).units == 4
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_holds_the_array_as_a_png_reader_reads_it(
+    channels: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pillow: Any = pytest.importorskip("PIL.Image")
+    bundle(folder, monkeypatch, channels=channels)
+    free = replace(NO_CLASSES, sample_shape=(channels, 4, 4), schedule=ScheduleConfig(clip_sample=False))
+
+    def opened(*_: Any, **__: Any) -> Any:
+        return make_pipeline(session(channels, context=False), free)
+
+    monkeypatch.setattr(cli_images, "open_pipeline", opened)
+    for name in ("x.npy", "x.png"):
+        more = ["--scale", "1"] if name == "x.png" else []
+        assert run(["generate", "b", "--count", "5", "--seed", "3", "-o", name, *more]) == 0
+    numbers = np.load("x.npy")
+    assert np.abs(numbers).max() > 1.5  # beyond what a picture holds
+    expected = np.rint(np.clip((numbers.astype(np.float64) + 1) * 127.5, 0, 255)).astype(np.uint8)
+    with pillow.open("x.png") as image:
+        grid = np.atleast_3d(np.asarray(image))
+    assert grid.shape == (14, 20, channels)  # two rows of three, two pixels around each
+    for i in range(5):
+        top, left = 2 + 6 * (i // 3), 2 + 6 * (i % 3)
+        np.testing.assert_array_equal(grid[top : top + 4, left : left + 4], expected[i].transpose(1, 2, 0))

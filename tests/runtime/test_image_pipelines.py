@@ -347,3 +347,37 @@ def test_a_stream_takes_memory_for_a_few_images_only() -> None:
     tracemalloc.stop()
     assert len(first) == 200
     assert peak < 8e6  # all of them would be 205 MB
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_an_engine_of_one_batch_size_gets_that_many_rows(guidance: float) -> None:
+    inputs = tuple(replace(spec, shape=(8, *spec.shape[1:])) for spec in toys.UNET_INPUTS)
+    outputs = tuple(replace(spec, shape=(8, *spec.shape[1:])) for spec in toys.UNET_OUTPUTS)
+    rows: list[int] = []
+
+    def function(values: Mapping[str, Array]) -> dict[str, Array]:
+        rows.append(len(values["sample"]))
+        return toys.unet_function(values)
+
+    fixed = DiffusionPipeline(ArraySession(function, inputs=inputs, outputs=outputs), toys.DIFFUSION)
+    labels = [i % 3 for i in range(16)]
+    found = fixed.generate(labels, steps=2, guidance_scale=guidance)
+    assert set(rows) == {8}
+    expected = DiffusionPipeline(toys.unet_session(), toys.DIFFUSION).generate(labels, steps=2, guidance_scale=guidance)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_large_samples_go_through_the_engine_a_few_at_a_time() -> None:
+    rows: list[int] = []
+
+    def function(values: Mapping[str, Array]) -> dict[str, Array]:
+        rows.append(len(values["sample"]))
+        return {"model_output": values["sample"]}
+
+    wide = wide_session()
+    session = ArraySession(function, inputs=wide.inputs, outputs=wide.outputs, dims=list(wide.dims.values()))
+    pipeline = DiffusionPipeline(session, NO_CLASSES)
+    for side, wanted in ((16, 20), (256, 8), (2048, 2)):  # an engine that takes two rows at least
+        rows.clear()
+        next(pipeline.stream(batch=20, size=(side, side), steps=1))
+        assert rows == [wanted]

@@ -22,7 +22,7 @@ from aigc_runtime.manifest import DiffusionSettings
 from aigc_runtime.noise import NoiseStream
 from aigc_runtime.pipelines.denoiser import Denoiser
 from aigc_runtime.pipelines.labels import (
-    batch_limit,
+    batch_bounds,
     check_count,
     check_labels,
     check_number,
@@ -244,8 +244,8 @@ class DiffusionPipeline:
         self, request: _Request, progress: Progress | None, cancel: Cancel | None
     ) -> Iterator[tuple[slice, Array]]:
         """Images in groups that the engine takes at once, each with its rows."""
-        most, levels = batch_limit(self.session, "sample"), request.levels
-        rows = rows_at_once(math.prod(request.shape), most, runs=1 if request.null is None else 2)
+        (least, most), levels = batch_bounds(self.session, "sample"), request.levels
+        rows = rows_at_once(math.prod(request.shape), least, most, runs=1 if request.null is None else 2)
         groups = list(chunks(request.count, rows))
         noise = NoiseStream(request.seed, request.count * math.prod(request.shape))
         steps, done = len(levels.timesteps), 0

@@ -13,7 +13,7 @@ import numpy as np
 from aigc_runtime.errors import EngineError, InputError
 from aigc_runtime.manifest import GanSettings
 from aigc_runtime.noise import PiecewiseNormal
-from aigc_runtime.pipelines.labels import batch_limit, check_labels, check_number, chunks, require_tensors
+from aigc_runtime.pipelines.labels import batch_bounds, check_labels, check_number, chunks, require_tensors
 from aigc_runtime.pipelines.limits import check_image_count, check_numbers, rows_at_once
 from aigc_runtime.rng import TorchGenerator, check_seed
 from aigc_runtime.session import Session
@@ -42,7 +42,7 @@ class GanPipeline:
             inputs={"latents": (None, settings.latent_size), "class_labels": (None,)},
             outputs={"image": (None, *settings.sample_shape)},
         )
-        self._most = batch_limit(session, "latents")
+        self._bounds = batch_bounds(session, "latents")
         self.session = session
         self.settings = settings
 
@@ -101,9 +101,9 @@ class GanPipeline:
     def _groups(self, labels: Array, seed: int, limit: float | None) -> Iterator[tuple[slice, Array]]:
         """Images in groups that the engine takes at once, each with its rows."""
         settings = self.settings
-        most = rows_at_once(max(settings.latent_size, math.prod(settings.sample_shape)), self._most)
+        rows_each = rows_at_once(max(settings.latent_size, math.prod(settings.sample_shape)), *self._bounds)
         for first, latents in _latents(len(labels), settings.latent_size, seed, limit):
-            for part in chunks(len(latents), most):
+            for part in chunks(len(latents), rows_each):
                 rows = slice(first + part.start, first + part.stop)
                 feeds = {"latents": np.ascontiguousarray(latents[part]), "class_labels": labels[rows]}
                 images = self.session.run(feeds)["image"]

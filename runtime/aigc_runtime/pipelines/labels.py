@@ -13,7 +13,7 @@ from aigc_runtime.integers import as_integer
 from aigc_runtime.session import Session
 from aigc_runtime.tensors import Array
 
-__all__ = ["batch_limit", "check_count", "check_labels", "check_number", "chunks", "require_tensors"]
+__all__ = ["batch_bounds", "check_count", "check_labels", "check_number", "chunks", "require_tensors"]
 
 Sized = Sequence[int | None]
 
@@ -47,13 +47,13 @@ def require_tensors(session: Session, *, inputs: Mapping[str, Sized], outputs: M
                 )
 
 
-def batch_limit(session: Session, name: str) -> int | None:
-    """Most rows of the input `name` in one run, or None where there is no limit."""
+def batch_bounds(session: Session, name: str) -> tuple[int, int | None]:
+    """Fewest and most rows of the input `name` in one run; None where there is no limit."""
     (size,) = (spec.shape[0] for spec in session.inputs if spec.name == name)
     if isinstance(size, int):
-        return size
+        return size, size
     dim = session.dims.get(size)
-    return None if dim is None else dim.max
+    return (1, None) if dim is None else (dim.min, dim.max)
 
 
 def chunks(count: int, most: int | None) -> Iterator[slice]:

@@ -21,8 +21,10 @@ MAX_NUMBERS = 2**28
 MAX_ROWS = 128
 """Images that are made together where the engine sets no limit."""
 
-_CHUNK_NUMBERS = 2**24
-"""Numbers that are made together, as far as single images allow: 64 MiB of float32."""
+_GROUP_NUMBERS = 2**19
+"""Numbers in the samples that go through the engine together, as far as single images allow. The engine's own memory is
+a large multiple of it: activations have a hundred times the channels, and attention grows with the square of the area.
+"""
 
 
 def check_image_count(count: int) -> None:
@@ -50,19 +52,22 @@ def check_numbers(what: str, shape: tuple[int, ...], *, hint: str = "") -> None:
         )
 
 
-def rows_at_once(numbers_per_row: int, most: int | None, *, runs: int = 1) -> int:
+def rows_at_once(numbers: int, least: int, most: int | None, *, runs: int = 1) -> int:
     """How many images are made together.
 
     Args:
-        numbers_per_row: in one image.
-        most: rows that the engine takes in one run, if it says.
-        runs: rows of a run that one image takes, where they fit.
+        numbers: in one image.
+        least: rows that the engine takes at least in one run.
+        most: rows that it takes at most; None where it does not say.
+        runs: rows that one image takes.
 
-    >>> rows_at_once(256, 128), rows_at_once(256, 128, runs=2), rows_at_once(2**25, None)
-    (128, 64, 1)
+    >>> rows_at_once(256, 1, 64), rows_at_once(256, 1, 64, runs=2), rows_at_once(2**25, 1, None)
+    (64, 32, 1)
+    >>> rows_at_once(2**18, 8, 8)
+    8
     """
-    rows = MAX_ROWS if most is None else most
-    return max(1, min(rows // runs, _CHUNK_NUMBERS // numbers_per_row))
+    rows = min(MAX_ROWS if most is None else most, _GROUP_NUMBERS // numbers)
+    return max(1, max(least, rows) // runs)
 
 
 def check_size(
