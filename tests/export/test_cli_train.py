@@ -21,7 +21,6 @@ from aigc_export.cli import run
 from aigc_export.cli.train_progress import TrainProgress
 from aigc_export.cli.train_stop import SignalStop
 from aigc_models.training import families
-from aigc_models.training.loop import TrainingInterruptedError
 from aigc_models.training.state import unfinished
 
 SMALL = {
@@ -47,21 +46,21 @@ def digests(folder: Path) -> dict[str, str]:
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in WEIGHTS}
 
 
-def interrupt(arguments: list[str], number: signal.Signals, delay: float, first: int = 1) -> tuple[int, str]:
-    """Run the command line as a process of its own and send it a signal some time after its step `first`."""
+def interrupt(arguments: list[str], number: signal.Signals, delay: float, until: str = "step 1/") -> tuple[int, str]:
+    """Run the command line as a process of its own and send it a signal some time after a line."""
     code = "import sys; from aigc_export.cli import main; main(sys.argv[1:])"
     lines = []
     with subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        stderr=subprocess.PIPE,
+        [sys.executable, "-c", code, *arguments, "--json"],  # all is said on standard error
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             lines.append(line)
-            if line.startswith(f"step {first}/"):
+            if line.startswith(until):
                 time.sleep(delay)
                 process.send_signal(number)
                 break
@@ -104,9 +103,9 @@ def test_a_killed_run_goes_on_from_its_last_save_bit_for_bit(tmp_path: Path) -> 
     arguments = ["train", "classifier", *SMALL["classifier"], "--save-every", "3", "-o"]
     resume: list[str] = []
     for _ in range(2):
-        first = 1 if not resume else unfinished(tmp_path / "run")[0] + 1
+        until = f"step {1 if not resume else unfinished(tmp_path / 'run')[0] + 1}/"
         code, _ = interrupt(
-            [*arguments, str(tmp_path / "run"), *resume], signal.SIGKILL, random.uniform(0, 0.3), first=first
+            [*arguments, str(tmp_path / "run"), *resume], signal.SIGKILL, random.uniform(0, 0.3), until=until
         )
         assert code == -signal.SIGKILL
         resume = ["--resume"]
@@ -124,18 +123,26 @@ def test_signals_act_at_once_outside_of_the_steps_and_the_second_time(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with SignalStop(tmp_path) as stop:
-        with pytest.raises(TrainingInterruptedError, match=r"^interrupted: no state was saved$") as caught:
-            signal.raise_signal(signal.SIGTERM)
-        assert caught.value.exit_code == 143
-        with stop.listening():
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with pytest.raises(KeyboardInterrupt) as caught, SignalStop(tmp_path):
+            signal.raise_signal(number)
+        assert caught.value.__notes__ == ["no state was saved"]
+    with SignalStop(tmp_path) as stop, stop.listening():
+        signal.raise_signal(signal.SIGINT)
+        assert stop.signum == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-            assert stop.signum == signal.SIGINT
-            with pytest.raises(TrainingInterruptedError) as caught:
-                signal.raise_signal(signal.SIGINT)
-        assert caught.value.exit_code == 130
     assert "SIGINT: ending after this step and saving; once more ends at once" in capfd.readouterr().err
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+@pytest.mark.slow
+def test_a_signal_before_the_first_step_has_the_code_of_every_verb(tmp_path: Path) -> None:
+    code, told = interrupt(["train", "lm", "-o", str(tmp_path / "run")], signal.SIGTERM, 0, until="6,")
+    assert code == 143
+    # Where the first step has begun by then, it is ended and saved: what is said is what is there.
+    assert ("error: interrupted; no state was saved" in told) != (tmp_path / "run").exists()
+    assert ("the state is in" in told) == (tmp_path / "run").exists()
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
@@ -179,10 +186,10 @@ def test_an_interruption_while_quality_is_measured_loses_no_step(
     from aigc_models.training import image_families
 
     measure = image_families.class_accuracy
-    monkeypatch.setattr(image_families, "class_accuracy", lambda *_: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(image_families, "class_accuracy", lambda *_: signal.raise_signal(signal.SIGINT))
     arguments = ["train", "classifier", "--steps", "2", "-o", str(tmp_path / "run")]
-    assert run(arguments) == 143
-    assert "interrupted: the state of step 2 of 2 is in" in capsys.readouterr().err
+    assert run(arguments) == 130
+    assert "interrupted; the state of step 2 of 2 is in" in capsys.readouterr().err
     monkeypatch.setattr(image_families, "class_accuracy", measure)
     assert run([*arguments, "--resume"]) == 0
     assert (tmp_path / "run" / "quality.json").is_file()

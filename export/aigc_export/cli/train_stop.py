@@ -1,4 +1,7 @@
-"""Signals while training: the first ends the run after its step, with the state saved; the second ends it at once."""
+"""Signals while training: the first ends the run after its step, with the state saved; the second ends it at once.
+
+At once means as in every other verb (`aigc_runtime.interrupts`), with a word on what is there.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from aigc_models.training.loop import interruption
+from aigc_models.training.loop import what_is_left
+from aigc_runtime.interrupts import Interrupted
 
 __all__ = ["SignalStop"]
 
@@ -49,6 +53,8 @@ class SignalStop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+        if isinstance(error, KeyboardInterrupt):
+            error.add_note(what_is_left(self._output))
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -59,9 +65,12 @@ class SignalStop:
         finally:
             self._listening = False
 
-    def _handle(self, signum: int, _frame: FrameType | None) -> None:
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
         if not self._listening or self.signum is not None:
-            raise interruption(signum, self._output)
+            before = self._before[signum]
+            if callable(before):
+                before(signum, frame)
+            raise Interrupted
         self.signum = signum
         _say(f"{signal.Signals(signum).name}: ending after this step and saving; once more ends at once")
 

@@ -21,6 +21,7 @@ from aigc_models.training.prepared import Prepared
 from aigc_models.training.state import check_output
 from aigc_models.training.text_family import prepare_lm
 from aigc_runtime.errors import InputError, UnknownNameError
+from aigc_runtime.interrupts import check_interrupted
 
 __all__ = ["FAMILIES", "SAMPLES", "train_family"]
 
@@ -73,10 +74,11 @@ def train_family(
     prepared = FAMILIES[name](data, chosen, SAMPLES)
     if chosen.sample_every is not None and prepared.sample is None:
         raise InputError(f"sample_every is {chosen.sample_every}", hint=f"a {name} draws nothing: leave it out")
-    cost = check_cost(prepared, chosen.device)
     say = tell if tell is not None else _nothing
-    for sentence in (*prepared.told, cost):
+    for sentence in prepared.told:
         say(sentence)
+    check_interrupted()
+    say(check_cost(prepared, chosen.device))
     watch = Watch(
         save_every=chosen.save_every,
         sample_every=chosen.sample_every,
@@ -98,6 +100,7 @@ def train_family(
     say(f"{state.step:,} steps took {state.seconds:.0f} s; measuring the result")
     module = state.result.cpu()
     measured = prepared.finish(module)
+    check_interrupted()
     report = {
         "quality": {metric.name: metric.value for metric in measured.metrics},
         "samples": measured.samples,

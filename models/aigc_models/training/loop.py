@@ -31,9 +31,9 @@ __all__ = [
     "TrainingError",
     "TrainingInterruptedError",
     "Watch",
-    "interruption",
     "learning_rate",
     "train",
+    "what_is_left",
 ]
 
 EVALUATIONS = 20
@@ -52,7 +52,7 @@ class TrainingError(ConfigError):
 class TrainingInterruptedError(AigcError):
     """A signal ended the training; the exit code is 128 and the signal's number."""
 
-    def __init__(self, message: str, *, hint: str = "", signum: int = 2) -> None:
+    def __init__(self, message: str, *, hint: str, signum: int) -> None:
         super().__init__(message, hint=hint)
         self.exit_code = 128 + signum
 
@@ -246,7 +246,11 @@ def _steps(
             saving.restart()
         if watch.stop is not None and (signum := watch.stop.signum) is not None:
             save()
-            raise interruption(signum, output, step=state.step, steps=config.steps)
+            raise TrainingInterruptedError(
+                f"interrupted at step {state.step:,} of {config.steps:,}: the state is in {str(output)!r}",
+                hint="go on with the same command and --resume",
+                signum=signum,
+            )
 
 
 class _Stopwatch:
@@ -277,19 +281,12 @@ def _diverged(losses: Mapping[str, float], step: int, output: Path) -> TrainingE
     return TrainingError(f"the loss became {losses} at step {step:,}", hint=hint)
 
 
-def interruption(
-    signum: int, output: Path, *, step: int | None = None, steps: int | None = None
-) -> TrainingInterruptedError:
-    """The error that a signal ends a run with: says what is there, by what is there."""
-    at = "" if step is None else f" at step {step:,} of {steps:,}"
-    left = unfinished(output)
-    if left is None:
-        return TrainingInterruptedError(f"interrupted{at}: no state was saved", signum=signum)
-    which = "" if left[0] == step else f" of step {left[0]:,} of {left[1]:,}"
-    return TrainingInterruptedError(
-        f"interrupted{at}: the state{which} is in {str(output)!r}",
-        hint="go on with the same command and --resume",
-        signum=signum,
+def what_is_left(output: Path) -> str:
+    """What an interrupted run can be gone on with, by what is there."""
+    if (left := unfinished(output)) is None:
+        return "no state was saved"
+    return (
+        f"the state of step {left[0]:,} of {left[1]:,} is in {str(output)!r}: go on with the same command and --resume"
     )
 
 
