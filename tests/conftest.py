@@ -18,6 +18,7 @@ for variable in ("AIGC_TRUSTED_KEYS", "AIGC_KEY_PASSPHRASE", "AIGC_DEBUG", "SOUR
 sys.path.insert(0, str(Path(__file__).parent))
 
 ENGINE_ROW, GRAPH_DB = "engine of the matrix", "graph of the matrix"
+PROCESSOR_ROW = "bundle on a processor"
 """Properties of a test: they reach the end of the run from other processes too."""
 
 
@@ -33,9 +34,22 @@ def record_graph(record_property: Callable[[str, object], None]) -> Callable[[ob
     return partial(record_property, GRAPH_DB)
 
 
+@pytest.fixture
+def record_processor(record_property: Callable[[str, object], None]) -> Callable[[object], None]:
+    """record_processor([bundle, processor, instruction set, worst dB, metric, value]): a row of that table."""
+    return partial(record_property, PROCESSOR_ROW)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of what was built, where the matrix ran."""
+    """The tables of what was built, where the matrix ran, and of bundles on other processors."""
     properties = [p for report in terminalreporter.stats.get("passed", ()) for p in report.user_properties]
+    processors = sorted(value for name, value in properties if name == PROCESSOR_ROW)
+    if processors:
+        terminalreporter.section("bundles on other processors; dB: the worst tensor against PyTorch")
+    for bundle, processor, instructions, worst_db, metric, value in processors:
+        terminalreporter.write_line(
+            f"{bundle:<14}{processor:<12}{instructions:<14}{worst_db:7.2f} dB  {metric} {value:.4g}"
+        )
     rows = [value for name, value in properties if name == ENGINE_ROW]
     decibels = {(value[0], value[1]): value[2] for name, value in properties if name == GRAPH_DB}
     if not rows:

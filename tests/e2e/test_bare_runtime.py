@@ -54,7 +54,15 @@ def test_the_runtimes_own_tests_pass_in_a_bare_environment(version: str, root: P
     bare = bare_environment(python, version, root)
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(root / "runtime"), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [str(bare / "bin" / "python"), "-m", "pytest", "-q", "-c", str(root / "tests" / "runtime" / "bare.ini")]
-    command += ["-m", "not slow", "-p", "no:cacheprovider", "--rootdir", str(root), str(root / "tests" / "runtime")]
+    command += [
+        "-m",
+        "not slow and not stress",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(root),
+        str(root / "tests" / "runtime"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

@@ -1,0 +1,112 @@
+"""Bundles made here keep their proof on other processors: `aigc-run verify` on each, every family in few bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aigc_export.exporter import export_model
+from aigc_export.recipes import export_recipe
+from aigc_models.checkpoint import save_checkpoint
+from aigc_models.lm import TransformerLM
+from aigc_models.lm_config import LMConfig
+
+from .machines import HERE, X86, Machine, arm_machine, x86_machine
+
+FAMILIES = ("gan", "lm", "unet")
+QUANTISED = ("int8", "int4")
+TOLD_DB = 1.5
+"""How much nearer or farther from PyTorch another processor may be: floats between the products round otherwise."""
+
+pytestmark = [pytest.mark.emulated, pytest.mark.timeout(3600)]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """bundle(model, precision): exported once; `lm-signs` is a language model whose weights have one magnitude."""
+    folder = tmp_path_factory.mktemp("bundles")
+
+    def made(model: str, precision: str) -> Path:
+        path = folder / f"{model}-{precision}"
+        if not path.exists():
+            checkpoint = None if model in FAMILIES else write_signs(folder / "checkpoint")
+            recipe = export_recipe(
+                "lm" if checkpoint else model,
+                precision=precision,
+                checkpoint=checkpoint,
+                quality_samples=0,
+                threads=1,
+            )
+            export_model(recipe, path)
+        return path
+
+    return made
+
+
+def write_signs(folder: Path) -> str:
+    """Every matrix holds plus or minus one number: all codes are 127 or -127, so that most pairs overflow."""
+    torch.manual_seed(0)
+    config = LMConfig(vocab_size=256, context_length=64, d_model=64, n_layers=2, n_heads=4, d_ff=128)
+    module = TransformerLM(config)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim == 2:
+                parameter.copy_(torch.where(torch.rand_like(parameter) < 0.8, 0.02, -0.02))
+    record = {"family": "lm", "model": config.to_dict(), "tokenizer": {"kind": "bytes"}}
+    save_checkpoint(folder, module, record)
+    return str(folder)
+
+
+def worst_db(report: dict[str, Any]) -> float:
+    return float(min(check["errors"]["sqnr_db"] for check in report["tensors"]))
+
+
+def check(machine: Machine, path: Path, record: Callable[[object], None]) -> None:
+    """The bundle is proven on the machine, and is as near to PyTorch as here."""
+    here, there = x86_machine("this one").verify(path), machine.verify(path)
+    generation = there["generation"]
+    record(
+        [path.name, machine.name, there["instruction_set"], worst_db(there), generation["metric"], generation["value"]]
+    )
+    assert there["instruction_set"] == machine.instruction_set
+    assert there["passed"]
+    if not path.name.endswith("fp32"):
+        assert abs(worst_db(there) - worst_db(here)) < TOLD_DB
+
+
+@pytest.mark.parametrize("cpu", ["this one", *X86])
+@pytest.mark.parametrize("precision", QUANTISED)
+@pytest.mark.parametrize("model", FAMILIES)
+def test_x86_processors(
+    model: str, precision: str, cpu: str, bundle: Callable[[str, str], Path], record_processor: Callable[[object], None]
+) -> None:
+    check(x86_machine(cpu), bundle(model, precision), record_processor)
+
+
+@pytest.mark.parametrize("cpu", ["Haswell", "Nehalem"])
+def test_weights_of_one_magnitude(
+    cpu: str, bundle: Callable[[str, str], Path], record_processor: Callable[[object], None]
+) -> None:
+    check(x86_machine(cpu), bundle("lm-signs", "int8"), record_processor)
+
+
+@pytest.mark.parametrize("cpu", ["cortex-a72", "cortex-a76"])
+@pytest.mark.parametrize("precision", ["fp32", *QUANTISED])
+@pytest.mark.parametrize("model", FAMILIES)
+def test_arm_processors(
+    model: str, precision: str, cpu: str, bundle: Callable[[str, str], Path], record_processor: Callable[[object], None]
+) -> None:
+    check(arm_machine(cpu), bundle(model, precision), record_processor)
+
+
+def test_a_device_says_what_is_not_proven_and_what_it_has_proven(bundle: Callable[[str, str], Path]) -> None:
+    machine, path = x86_machine("Haswell"), bundle("gan", "int8")
+    told = machine.run("-m", "aigc_runtime", "doctor", path)
+    assert told.returncode == 0, told.stderr
+    assert f"?     instruction set: avx2; proven on {HERE}, not on this one\n" in told.stdout
+    told = machine.run("-m", "aigc_runtime", "verify", path, "--threads", "1")
+    assert told.stdout.endswith(f"verified on avx2; the export proved it on {HERE}\n")
