@@ -20,21 +20,25 @@ from aigc_export.bisect import Divergence, bisect
 from aigc_export.budget import holds, shown
 from aigc_export.calibration_data import described
 from aigc_export.capture import Captured, example_sizes
+from aigc_export.disk_space import check_space, engine_bytes
 from aigc_export.engines import build_engine, check_build, reference_session
 from aigc_export.front import PreparedModel, Stage, Teller, prepare_graph
 from aigc_export.graph import to_proto
-from aigc_export.package import make_bundle
+from aigc_export.package import creation_time, make_bundle
 from aigc_export.parity import check_parity
 from aigc_export.passes import PassReport
 from aigc_export.recipes import ExportRecipe
 from aigc_export.reference import Case, Generation, make_cases, make_generation
+from aigc_export.signing import signature_warnings
 from aigc_export.stability import instability_warning
 from aigc_export.tolerances import TOLERANCES, loosened, with_user_limits
 from aigc_models.paired import Judgement, make_judge
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
+from aigc_models.weights_file import find_weights
+from aigc_models.zoo import shipped_checkpoint
 from aigc_runtime.bundle import Bundle, Sign, check_destination, load_bundle, write_bundle
-from aigc_runtime.errors import ConfigError, FeedError, ParityError
+from aigc_runtime.errors import AigcError, ConfigError, FeedError, ParityError
 from aigc_runtime.interrupts import check_interrupted
 from aigc_runtime.verify import ParityReport
 
@@ -119,6 +123,10 @@ def export_model(
     tell = Teller(stage)
     check_destination(destination)
     check_build(recipe)
+    creation_time()
+    check_space(destination, engine_bytes(_weights_bytes(recipe), recipe.precision))
+    for warning in signature_warnings(destination, sign):
+        tell.warn(warning)
     prepared = prepare_graph(recipe, tell)
     spec, graph = prepared.spec, prepared.graph
     cases, generation = _references(spec, recipe)
@@ -190,6 +198,15 @@ def export_model(
         warnings=tuple(tell.warnings),
         seconds=time.perf_counter() - started,
     )
+
+
+def _weights_bytes(recipe: ExportRecipe) -> int:
+    """Size of the weights file; one that cannot be found is told of where it is loaded."""
+    try:
+        folder = shipped_checkpoint(recipe.model) if recipe.checkpoint is None else recipe.checkpoint
+        return find_weights(folder).weights.stat().st_size
+    except (AigcError, OSError):
+        return 0
 
 
 def _references(spec: ExportSpec, recipe: ExportRecipe) -> tuple[tuple[Case, ...], Generation]:

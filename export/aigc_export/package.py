@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -12,6 +13,7 @@ from aigc_export.build.ort import BuiltEngine
 from aigc_export.recipes import ExportRecipe
 from aigc_export.reference import Case, Generation
 from aigc_models.zoo import LoadedModel
+from aigc_runtime.errors import ConfigError
 from aigc_runtime.manifest import (
     FORMAT_VERSION,
     EngineInfo,
@@ -26,7 +28,9 @@ from aigc_runtime.npy import write_npy
 from aigc_runtime.processor import instruction_set
 from aigc_runtime.tensors import Array
 
-__all__ = ["make_bundle", "tool_versions"]
+__all__ = ["SOURCE_DATE_EPOCH", "creation_time", "make_bundle", "tool_versions"]
+
+SOURCE_DATE_EPOCH = "SOURCE_DATE_EPOCH"
 
 _TOOLS = ("aigc-export", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "numpy")
 
@@ -115,11 +119,31 @@ def _store(files: dict[str, bytes | Path], prefix: str, arrays: dict[str, Array]
     return names
 
 
+def creation_time() -> datetime.datetime:
+    """Now, or what SOURCE_DATE_EPOCH says: then the same input gives the same bytes (reproducible-builds.org).
+
+    Raises:
+        ConfigError: the variable holds no time.
+    """
+    value = os.environ.get(SOURCE_DATE_EPOCH)
+    if value is None:
+        return datetime.datetime.now(datetime.timezone.utc)
+    try:
+        if not value.isascii() or not value.isdigit():
+            raise ValueError
+        return datetime.datetime.fromtimestamp(int(value), datetime.timezone.utc)
+    except (ValueError, OverflowError, OSError) as err:
+        raise ConfigError(
+            f"{SOURCE_DATE_EPOCH} is {value!r}",
+            hint="it holds whole seconds since 1970, such as 1767225600; or unset it",
+        ) from err
+
+
 def tool_versions(loaded: LoadedModel) -> dict[str, str]:
     """Tool versions, the checkpoint's digest and the time: what it takes to make the bundle again."""
     return {
         "checkpoint_sha256": loaded.checkpoint.sha256,
-        "created_utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created_utc": creation_time().isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": platform.machine(),
         **{name: metadata.version(name) for name in _TOOLS},

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aigc_runtime.bundle import MANIFEST, Bundle, load_bundle
-from aigc_runtime.errors import BundleError, ConfigError, OutputError
+from aigc_runtime.bundle import MANIFEST, Bundle, Sign, load_bundle
+from aigc_runtime.errors import AigcError, BundleError, ConfigError, OutputError
 from aigc_runtime.manifest import MAX_MANIFEST_BYTES
 from aigc_runtime.plain_file import read_regular
 from aigc_runtime.publish import atomic_write_bytes
@@ -28,12 +29,23 @@ from aigc_runtime.signature import (
     signed_message,
     verify_signature,
 )
+from aigc_runtime.trusted_keys import TRUSTED_KEYS_VARIABLE, environment_keys
 from aigc_runtime.user_file import read_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-__all__ = ["PASSPHRASE_VARIABLE", "PRIVATE_KEY", "PUBLIC_KEY", "Signer", "load_signer", "make_keys", "sign_bundle"]
+__all__ = [
+    "PASSPHRASE_VARIABLE",
+    "PRIVATE_KEY",
+    "PUBLIC_KEY",
+    "Signer",
+    "key_warning",
+    "load_signer",
+    "make_keys",
+    "sign_bundle",
+    "signature_warnings",
+]
 
 PRIVATE_KEY = "private.pem"
 PUBLIC_KEY = "public.pem"
@@ -148,6 +160,48 @@ def sign_bundle(path: Path | str, signer: Signer) -> Bundle:
         # Staged beside the bundle: a file that a killed run leaves must not be one that the manifest does not list.
         atomic_write_bytes(folder / SIGNATURE, signer(manifest), staging=folder.parent)
         return load_bundle(path, keys=[signer.public])
+
+
+def key_warning(path: Path | str) -> str:
+    """What is wrong with the permissions of a private key; empty if nothing is, or where there are none (Windows)."""
+    mode = stat.S_IMODE(Path(path).stat().st_mode)
+    if os.name == "nt" or not mode & 0o077:
+        return ""
+    return f"the private key {str(path)!r} is open to others (mode {mode:04o}): `chmod 600` it, or make another"
+
+
+def signature_warnings(destination: Path | str, sign: Sign | None) -> tuple[str, ...]:
+    """Why devices may refuse the bundle that an export is about to publish, for lack of a signature that they trust.
+
+    Args:
+        destination: of the bundle; what is there now is replaced.
+        sign: what signs it; None: nothing.
+    """
+    trusted = os.environ.get(TRUSTED_KEYS_VARIABLE)
+    if sign is None:
+        found = []
+        if os.path.lexists(Path(destination) / SIGNATURE):
+            found.append(
+                f"the bundle {str(destination)!r} is signed, and what replaces it will not be: devices that trust keys "
+                "alone will refuse it; --sign-key FILE signs it"
+            )
+        if trusted is not None:
+            found.append(
+                f"{TRUSTED_KEYS_VARIABLE} is set, and the bundle will not be signed: this machine, and devices set up "
+                "like it, will refuse it; --sign-key FILE signs it"
+            )
+        return tuple(found)
+    if trusted is None or not isinstance(sign, Signer):
+        return ()
+    try:
+        keys = environment_keys() or ()
+    except AigcError as err:
+        return (f"{TRUSTED_KEYS_VARIABLE} cannot be used here, so that no bundle will be opened: {err.message}",)
+    if sign.key_id in {key.key_id for key in keys}:
+        return ()
+    return (
+        f"the key {sign.key_id} is not among those that {TRUSTED_KEYS_VARIABLE} names: this machine will refuse it",
+    )
 
 
 @contextlib.contextmanager

@@ -133,7 +133,7 @@ def test_the_whole_way_from_the_shell(
 
     # Exported again without a key: the old signature does not stay.
     assert run(export_arguments("gan", checkpoints, out)) == 0
-    assert "signed" not in capsys.readouterr().out
+    assert "signed by" not in capsys.readouterr().out
     assert not (out / "manifest.sig").exists()
 
     # A host that trusts this key alone can still sign and export; what it opens must be signed.

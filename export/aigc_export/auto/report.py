@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CandidateReport", "SearchReport", "pareto_front", "pareto_table"]
 
+_OF_THE_RUN = ("judged", "reused", "seconds")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateReport:
@@ -80,8 +82,9 @@ class SearchReport:
     seconds: float
 
     def dump(self) -> bytes:
-        """As JSON."""
-        return (json.dumps(to_json(self), indent=1, allow_nan=False) + "\n").encode()
+        """As JSON, without what only this run knows: a search that goes on from a journal finds the same bytes."""
+        found = {name: value for name, value in to_json(self).items() if name not in _OF_THE_RUN}
+        return (json.dumps(found, indent=1, allow_nan=False) + "\n").encode()
 
 
 def pareto_front(points: Sequence[tuple[float, ...]]) -> list[bool]:

@@ -15,7 +15,15 @@ from aigc_export.cli.model_options import (
     target_option,
     tolerance_option,
 )
-from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
+from aigc_export.cli.options import (
+    CONTEXT,
+    emit_json,
+    err_console,
+    json_option,
+    out_console,
+    show_warnings,
+    threads_option,
+)
 from aigc_export.cli.report_options import Reports, report_options
 from aigc_export.cli.search_options import print_search, search_options
 from aigc_runtime.bundle import MANIFEST
@@ -77,11 +85,12 @@ def export(
     from aigc_export.exporter import ParityFailedError, export_model
     from aigc_export.recipes import export_recipe
     from aigc_export.report import parity_table
-    from aigc_export.signing import load_signer
+    from aigc_export.signing import key_warning, load_signer
     from aigc_export.tolerances import parse_limits
     from aigc_runtime.settings import to_json
 
     signer = None if sign_key is None else load_signer(sign_key)
+    key_warnings = [] if sign_key is None else show_warnings(key_warning(sign_key))
     searched = {
         "--budget": budgets,
         "--objective": objective,
@@ -139,7 +148,7 @@ def export(
                 "signed_by": None if signer is None else signer.key_id,
                 "size_bytes": result.bundle.size_bytes,
                 "seconds": round(result.seconds, 3),
-                "warnings": list(result.warnings),
+                "warnings": [*key_warnings, *result.warnings],
                 "parity": result.report.to_dict(),
                 "coverage": None if result.coverage is None else to_json(result.coverage),
                 "search": None if result.search is None else to_json(result.search),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from aigc_export.cli.options import CONTEXT, emit_json, json_option, out_console
+from aigc_export.cli.options import CONTEXT, emit_json, json_option, out_console, show_warnings
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export keygen -o keys")
@@ -17,11 +17,14 @@ def keygen(output: Path, as_json: bool) -> None:
 
     With AIGC_KEY_PASSPHRASE in the environment, the private key is encrypted. No file is overwritten.
     """
-    from aigc_export.signing import PRIVATE_KEY, PUBLIC_KEY, make_keys
+    from aigc_export.signing import PRIVATE_KEY, PUBLIC_KEY, key_warning, make_keys
 
     public = make_keys(output)
+    # A file system without permissions, such as FAT, cannot keep it from others.
+    warnings = show_warnings(key_warning(output / PRIVATE_KEY))
     if as_json:
-        emit_json({"key_id": public.key_id, "private": str(output / PRIVATE_KEY), "public": str(output / PUBLIC_KEY)})
+        files = {"private": str(output / PRIVATE_KEY), "public": str(output / PUBLIC_KEY)}
+        emit_json({"key_id": public.key_id, **files, "warnings": warnings})
         return
     console = out_console()
     console.print(f"key {public.key_id}", markup=False)

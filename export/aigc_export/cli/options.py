@@ -12,7 +12,16 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["CONTEXT", "bundle_argument", "emit_json", "err_console", "json_option", "out_console", "threads_option"]
+__all__ = [
+    "CONTEXT",
+    "bundle_argument",
+    "emit_json",
+    "err_console",
+    "json_option",
+    "out_console",
+    "show_warnings",
+    "threads_option",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,6 +41,14 @@ def err_console() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
+
+
+def show_warnings(*warnings: str) -> list[str]:
+    """Show warnings on standard error; returns them, without those that are empty."""
+    found = [text for text in warnings if text]
+    for text in found:
+        sys.stderr.write(f"warning: {text}\n")
+    return found
 
 
 def emit_json(value: Any) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console
+from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console, show_warnings
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export sign out/lm --key keys/private.pem")
@@ -18,10 +18,13 @@ def sign(bundle_path: str, key: Path, as_json: bool) -> None:
 
     An encrypted key takes its passphrase from AIGC_KEY_PASSPHRASE.
     """
-    from aigc_export.signing import load_signer, sign_bundle
+    from aigc_export.signing import key_warning, load_signer, sign_bundle
 
-    bundle = sign_bundle(bundle_path, load_signer(key))
+    signer = load_signer(key)
+    warnings = show_warnings(key_warning(key))
+    bundle = sign_bundle(bundle_path, signer)
     if as_json:
-        emit_json({"bundle": bundle_path, "manifest_sha256": bundle.manifest_sha256, "signed_by": bundle.signed_by})
+        signed = {"manifest_sha256": bundle.manifest_sha256, "signed_by": bundle.signed_by}
+        emit_json({"bundle": bundle_path, **signed, "warnings": warnings})
         return
     out_console().print(f"{bundle_path}: signed by {bundle.signed_by}", soft_wrap=True, markup=False)
