@@ -209,3 +209,18 @@ def test_a_missing_engine_package_gives_its_install_line(toy_bundles: Path) -> N
     assert done.returncode == EngineMissingError.exit_code
     assert "pip install 'aigc-runtime[ort]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("said", ["Failed to allocate memory for requested buffer of size 5", "std::bad_alloc"])
+def test_an_engine_without_memory_does_not_speak_of_the_bundle(
+    said: str, toy_bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_session(Bundle.open(toy_bundles / "toy_gan"), threads=1)
+
+    def fails(_feeds: object) -> None:
+        raise RuntimeError(f"Non-zero status code: {said}\n")
+
+    monkeypatch.setattr(session, "_run_stateless", fails)
+    with pytest.raises(EngineError, match=r"ONNX Runtime failed: .*\nthe memory does not suffice: ask for smaller"):
+        session.run({"latents": np.zeros((1, 4), np.float32), "class_labels": np.zeros(1, np.int64)})
+    session.close()

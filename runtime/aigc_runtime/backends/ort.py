@@ -16,6 +16,9 @@ from aigc_runtime.tensors import Array, DimSpec, FeedChecker, StateSpec, TensorS
 
 __all__ = ["OrtSession", "OrtState", "available_threads"]
 
+_NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
+"""What ONNX Runtime says where an activation cannot be held."""
+
 
 class OrtSession:
     """A `Session` over an ONNX graph.
@@ -121,7 +124,10 @@ class OrtSession:
         except AigcError:
             raise
         except Exception as err:  # ONNX Runtime's own types share no base class
-            raise EngineError(f"ONNX Runtime failed: {err}", hint="run `aigc-run verify` on the bundle") from err
+            hint = "run `aigc-run verify` on the bundle"
+            if any(sign in str(err) for sign in _NO_MEMORY):
+                hint = "the memory does not suffice: ask for smaller samples, or for fewer at once"
+            raise EngineError(f"ONNX Runtime failed: {str(err).strip()}", hint=hint) from err
         state.length += steps
         return results
 
