@@ -8,12 +8,14 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from aigc_export.cli import run
+
 from .test_readme import run_blocks
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_page_on_training_does_what_it_says(root: Path, tmp_path: Path) -> None:
+def test_the_page_on_training_does_what_it_says(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, pixels in zip(("china", "flower"), load_sample_images().images, strict=True):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for i in range(8):
@@ -25,3 +27,5 @@ def test_the_page_on_training_does_what_it_says(root: Path, tmp_path: Path) -> N
     assert len(list((tmp_path / "out" / "unet").glob("samples-*.png"))) == 2
     with Image.open(tmp_path / "out" / "flowers.png") as grid:
         assert grid.mode == "RGB"
+    assert run(["inspect", str(tmp_path / "out" / "unet-bundle")]) == 0
+    assert "classes: 0 china, 1 flower\n" in capsys.readouterr().out

@@ -73,6 +73,11 @@ def test_sixteen_bit_tiffs_in_both_byte_orders(tmp_path: Path, order: str) -> No
     check(tmp_path, data, scaled([values], 65535), name="a.tif")
 
 
+def test_tiffs_where_zero_is_white(tmp_path: Path) -> None:
+    check(tmp_path, tiff((2, 1), b"\x00\xf0", photometric=0), scaled([[[255, 15]]], 255), name="a.tif")
+    check(tmp_path, tiff((2, 1), b"\x80", bits=(1,), photometric=0), scaled([[[0, 1]]], 1), name="b.tif")
+
+
 def test_color_pngs_bmps_and_tiffs(tmp_path: Path) -> None:
     pixels = bytes([1, 2, 3, 250, 251, 252])
     expected = scaled([[[1, 250]], [[2, 251]], [[3, 252]]], 255)

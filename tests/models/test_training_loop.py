@@ -312,6 +312,29 @@ def sample_gan(model: nn.Module) -> dict[str, bytes]:
     return {".txt": b""}
 
 
+def test_another_run_in_the_same_folder_is_noticed_and_keeps_its_state(tmp_path: Path) -> None:
+    def elsewhere(step: int, _steps: int, _losses: dict[str, float]) -> None:
+        if step == 6:  # a second process has begun meanwhile, too
+            (tmp_path / STATE_JSON).write_text(
+                (tmp_path / STATE_JSON).read_text().replace('"writer": "', '"writer": "x')
+            )
+
+    with pytest.raises(CheckpointError, match="another training writes into"):
+        run(tmp_path, progress=elsewhere)
+    assert '"writer": "x' in (tmp_path / STATE_JSON).read_text()
+
+
+def test_another_number_of_threads_is_told(tmp_path: Path, interrupted: Path) -> None:
+    told: list[str] = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        run(interrupted, resume=True, tell=told.append)
+    finally:
+        torch.set_num_threads(before)
+    assert told == [f"threads was {before}, is {before + 1}: the weights can differ in their last bits"]
+
+
 def test_samples_come_along_when_a_run_is_resumed(tmp_path: Path) -> None:
     def draw(_: nn.Module) -> dict[str, bytes]:
         return {".txt": b"x"}

@@ -85,6 +85,7 @@ def train_family(
         sample=prepared.sample,
         progress=progress,
         stop=stop,
+        tell=say,
     )
     shown = "built-in" if data is None else Path(data).name
     run = {"data": shown, "data_sha256": prepared.data_sha256, "device": chosen.device, **chosen.of_images()}

@@ -138,6 +138,7 @@ class Watch:
         sample: draws them.
         progress: called after every step.
         stop: asked after every step.
+        tell: called with what changes of the machine mean to a resumed run.
     """
 
     save_every: Every = field(default_factory=lambda: Every(seconds=300))
@@ -145,6 +146,7 @@ class Watch:
     sample: Sampler | None = None
     progress: Progress | None = None
     stop: Stop | None = None
+    tell: Callable[[str], None] = lambda _: None
 
 
 def learning_rate(step: int, config: LoopConfig) -> float:
@@ -198,6 +200,8 @@ def train(
     peaks = {name: [g["lr"] for g in o.param_groups] for name, o in task.optimizers.items()}
     if resume:
         state.restore(output, config, record, run)
+        for note in state.notes:
+            watch.tell(note)
     task.model.train()
     with nullcontext() if watch.stop is None else watch.stop.listening():
         _steps(state, config, peaks, watch, output, lambda: state.save(output, config, record, run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -42,6 +43,8 @@ class RunState:
         seconds: they took, earlier parts of the run included.
         cpu_seconds: the same on the processors.
         samples: file name -> content of the samples so far.
+        writer: who wrote the state that is in the output folder, as far as this run knows; None where there is none.
+        notes: what the user should hear of a resumed run.
     """
 
     task: Task
@@ -52,6 +55,8 @@ class RunState:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     samples: dict[str, bytes] = field(default_factory=dict)
+    writer: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def result(self) -> nn.Module:
@@ -63,14 +68,30 @@ class RunState:
         return {CURVE_FILE: self.curve.csv(), **self.samples}
 
     def save(self, output: Path, config: LoopConfig, record: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-        """Write weights and state, whole or not at all."""
+        """Write weights and state, whole or not at all.
+
+        Raises:
+            CheckpointError: another run has written its state there meanwhile, which stays.
+        """
+        if _writer(output) != self.writer:
+            raise CheckpointError(
+                f"another training writes into {str(output)!r}", hint="give each run a folder of its own"
+            )
         tensors: dict[str, Tensor] = {"rng": self.rng.get_state(), "torch_rng": torch.get_rng_state()}
         for owner, module in self._modules().items():
             tensors.update({f"module/{owner}/{k}": v for k, v in module.state_dict().items()})
         for name, optimizer in self.task.optimizers.items():
             for index, values in optimizer.state_dict()["state"].items():
                 tensors.update({f"optimizer/{name}/{index}/{k}": v for k, v in values.items()})
-        told = {"step": self.step, "steps": config.steps, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+        writer = secrets.token_hex(8)
+        told = {
+            "step": self.step,
+            "steps": config.steps,
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "writer": writer,
+            "environment": _environment(),
+        }
         save_checkpoint(
             output,
             self.result,
@@ -79,6 +100,7 @@ class RunState:
             extra_tensors={STATE_FILE: tensors},
             extra_files=self.files(),
         )
+        self.writer = writer
 
     def restore(self, output: Path, config: LoopConfig, record: Mapping[str, Any], run: Mapping[str, Any]) -> None:
         """Read the state that a run of the same settings left.
@@ -105,7 +127,8 @@ class RunState:
                     state.setdefault(int(index), {})[entry] = value
                 optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
             self.step, self.seconds = int(told["step"]), float(told["seconds"])
-            self.cpu_seconds = float(told["cpu_seconds"])
+            self.cpu_seconds, self.writer = float(told["cpu_seconds"]), str(told["writer"])
+            self.notes = _changes(told["environment"])
         except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError, AttributeError) as err:
             raise CheckpointError(
                 f"the training state in {str(output)!r} is damaged: {err}",
@@ -118,6 +141,26 @@ class RunState:
     def _modules(self) -> dict[str, nn.Module]:
         modules = {"model": self.task.model, **self.task.extra}
         return modules if self.average is None else {**modules, "average": self.average}
+
+
+def _environment() -> dict[str, Any]:
+    """What sums depend on in their last bits."""
+    return {"torch": torch.__version__, "threads": torch.get_num_threads()}
+
+
+def _changes(before: Mapping[str, Any]) -> tuple[str, ...]:
+    now = _environment()
+    changed = [f"{name} was {before[name]}, is {value}" for name, value in now.items() if before[name] != value]
+    return (f"{'; '.join(changed)}: the weights can differ in their last bits",) if changed else ()
+
+
+def _writer(output: Path) -> str | None:
+    """Who wrote the state in a folder; None where there is none."""
+    try:
+        told = _read_told(output)
+    except CheckpointError:
+        return None
+    return str(told.get("writer"))
 
 
 def check_output(output: Path, *, resume: bool) -> None:
