@@ -14,6 +14,7 @@ from aigc_export.calibration_data import calibration_data, interface_of
 from aigc_export.capture import capture
 from aigc_export.front import pass_feeds
 from aigc_export.passes import PASSES, run_passes
+from aigc_models.evaluation import Evaluation
 from aigc_models.paired import Judge, make_judge
 from aigc_models.spec import ExportSpec
 from aigc_models.torch_session import TorchSession
@@ -43,6 +44,7 @@ class Subject:
         spec: how it is exported.
         graph: float, after the passes.
         reference: PyTorch's session of the shipped weights.
+        evaluation: what it is judged on.
         keep_float: modules that stay float, in place of the product's own choice; None for that.
     """
 
@@ -51,6 +53,7 @@ class Subject:
     spec: ExportSpec
     graph: ir.Model
     reference: Session
+    evaluation: Evaluation
     keep_float: tuple[str, ...] | None
     judges: dict[tuple[int, int], Judge] = field(default_factory=dict)
 
@@ -86,7 +89,11 @@ class Subject:
         key = (seed, samples)
         if key not in self.judges:
             made = make_judge(
-                self.reference, self.spec.settings, own_metric=True, samples=samples, seed=EVALUATION_SEED + seed
+                self.reference,
+                self.spec.settings,
+                evaluation=self.evaluation,
+                samples=samples,
+                seed=EVALUATION_SEED + seed,
             )
             self.judges[key] = made
         return self.judges[key]
@@ -102,11 +109,19 @@ class Subject:
 def load_subject(name: str) -> Subject:
     """Load, capture and clean up."""
     model, change = SUBJECTS[name]
-    reference = TorchSession(load_model(model).spec)
+    loaded = load_model(model)
     spec = load_model(model).spec
     change(spec.module)
     graph, _ = run_passes(capture(spec, opset=OPSET).model, PASSES["ort-cpu"], feeds=pass_feeds(spec, 0))
-    return Subject(name=name, model=model, spec=spec, graph=graph, reference=reference, keep_float=KEPT_FLOAT.get(name))
+    return Subject(
+        name=name,
+        model=model,
+        spec=spec,
+        graph=graph,
+        reference=TorchSession(loaded.spec),
+        evaluation=loaded.evaluation(),
+        keep_float=KEPT_FLOAT.get(name),
+    )
 
 
 def _unchanged(_module: nn.Module) -> None:

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from aigc_export.exporter import export_model
+from aigc_export.origin import load_original
 from aigc_export.recipes import export_recipe
 from aigc_export.timing import time_side_by_side, torch_threads
-from aigc_export.verifier import load_original
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.backends import open_session
 from aigc_runtime.bench import bench_generation

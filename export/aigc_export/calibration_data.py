@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,20 +26,17 @@ from aigc_calibration.errors import CalibrationError
 from aigc_calibration.floatgraph import Interface
 from aigc_export.capture import example_sizes
 from aigc_export.image_folder import find_images, read_images
+from aigc_models.evaluation import text_tokens
 from aigc_models.spec import ExportSpec, example_feeds
-from aigc_models.training.text_data import read_text, standard_library_text
+from aigc_models.training.text_data import MIN_SEARCHED_PIECE, SEPARATOR, standard_library_text
+from aigc_models.training.text_files import read_text_files
 from aigc_runtime.manifest import DiffusionSettings, TextSettings
 from aigc_runtime.tensors import Array
-from aigc_runtime.tokenizers import make_tokenizer
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["ExampleData", "calibration_data", "described", "interface_of"]
-
-MOST_CONTROL = 1e-3
-"""Share of control characters from which on a file is no text."""
-_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,15 +74,26 @@ def interface_of(spec: ExportSpec) -> Interface:
     return Interface(inputs=spec.inputs, outputs=spec.outputs, dims=spec.dims, state=spec.state, settings=spec.settings)
 
 
-def calibration_data(interface: Interface, *, path: Path | str | None, samples: int, seed: int) -> CalibrationData:
+def calibration_data(
+    interface: Interface,
+    *,
+    path: Path | str | None,
+    samples: int,
+    seed: int,
+    own_text: Sequence[bytes] = (),
+    held_out: Sequence[bytes] = (),
+) -> CalibrationData:
     """Samples for a model.
 
     Args:
         interface: of the model.
         path: the user's text (a file or folder), images (a folder, see `image_folder.find_images`) or `.npz`; None
-            takes the standard library's sources for text, and what the pipeline itself draws for images.
+            takes the checkpoint's own text, else the standard library's sources; for images, what the pipeline itself
+            draws.
         samples: how many, at most.
         seed: of the choice.
+        own_text: what the checkpoint keeps of the text that it was trained on, in pieces.
+        held_out: the text that quality is judged on, in pieces: where it stands in the user's text, it is left out.
 
     Raises:
         CalibrationError: data that cannot calibrate this model; says what is expected.
@@ -96,7 +103,8 @@ def calibration_data(interface: Interface, *, path: Path | str | None, samples: 
     if path is not None and Path(path).suffix.lower() == ".npz":
         return _from_arrays(interface, NpzRows(Path(path)), samples, seed)
     if isinstance(settings, TextSettings):
-        return TextData(interface=interface, tokens=_tokens(settings, path), samples=samples, seed=seed)
+        text = _text(path, own_text, held_out)
+        return TextData(interface=interface, tokens=text_tokens(settings, text), samples=samples, seed=seed)
     if isinstance(settings, DiffusionSettings):
         if path is None:
             return DiffusionData(interface=interface, samples=samples, seed=seed)
@@ -148,29 +156,28 @@ def _read(source: NpzRows, name: str, samples: int, seed: int) -> Array:
     return np.stack(list(source.rows(name, choose_rows(column.shape[0], samples, seed), whole=True)))
 
 
-def _tokens(settings: TextSettings, path: Path | str | None) -> Array:
+def _text(path: Path | str | None, own_text: Sequence[bytes], held_out: Sequence[bytes]) -> Array:
+    """The text to calibrate on, [N] uint8."""
     if path is None:
-        text = standard_library_text().train.tobytes().decode("utf-8", errors="replace")
-    else:
-        text = _decoded(read_text(path), f"the calibration text {str(path)!r}")
-    return make_tokenizer(settings.tokenizer).encode(text)
-
-
-def _decoded(data: bytes, what: str) -> str:
-    """Text of a user's bytes.
-
-    Raises:
-        CalibrationError: they are no text.
-    """
-    expected = "expected UTF-8 text: a file, or a folder of them; or an .npz with one array for every input"
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as err:
+        return _joined(own_text) if own_text else standard_library_text().train
+    texts = read_text_files(path, error=CalibrationError).texts
+    text = _joined([_without(text, held_out) for text in texts])
+    if texts and not len(text):
         raise CalibrationError(
-            f"{what} is not UTF-8: byte 0x{data[err.start]:02x} at {err.start:,}", hint=expected
-        ) from err
-    if (found := len(_CONTROL.findall(text))) > MOST_CONTROL * len(text):
-        raise CalibrationError(
-            f"{what} is binary: {found:,} of {len(text):,} characters are control characters", hint=expected
+            f"all of the calibration text {str(path)!r} is text that quality is judged on",
+            hint="calibrate on other text, such as what the model was trained on",
         )
+    return text
+
+
+def _joined(pieces: Sequence[bytes]) -> Array:
+    return np.frombuffer(SEPARATOR.join(piece for piece in pieces if piece), np.uint8)
+
+
+def _without(text: bytes, held_out: Sequence[bytes]) -> bytes:
+    """A text without the pieces that quality is judged on: whole files, or their ends. Short ones stand anywhere."""
+    for piece in held_out:
+        if len(piece) >= MIN_SEARCHED_PIECE:
+            front, _, back = text.rpartition(piece)
+            text = front + back
     return text

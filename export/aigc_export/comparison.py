@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from aigc_calibration.plan import parse_plan
 from aigc_export.exporter import PLAN_FILE
+from aigc_export.origin import find_evaluation, kept_text
 from aigc_export.recipes import check_quality_samples
 from aigc_export.timing import SideBySide, time_side_by_side
+from aigc_models.evaluation import Evaluation, choose_evaluation
 from aigc_models.paired import Judgement, make_judge
+from aigc_models.quality import can_measure
 from aigc_runtime.backends import open_session
 from aigc_runtime.bundle import Bundle
 from aigc_runtime.compare import TensorErrors, compare_arrays, psnr_db, token_agreement
@@ -42,7 +46,8 @@ class BundleFacts:
         size_bytes: of all files but the manifest.
         engine_bytes: of the engine, its weights among it.
         plan: precision -> number of operators, by its quantisation plan; empty without one.
-        checkpoint_sha256: of the weights that it was made from.
+        checkpoint_sha256: of the weights file that it was made from.
+        model_sha256: of the model that it was made from, weights and config.json; empty where the manifest has none.
     """
 
     path: str
@@ -52,6 +57,7 @@ class BundleFacts:
     engine_bytes: int
     plan: dict[str, int]
     checkpoint_sha256: str
+    model_sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +136,7 @@ def compare_bundles(
     second: Bundle,
     *,
     quality_samples: int = 200,
+    quality_data: Path | str | None = None,
     seed: int = 1,
     threads: int | None = None,
     rounds: int = 5,
@@ -141,6 +148,8 @@ def compare_bundles(
         first: the reference.
         second: another export of the same model.
         quality_samples: windows of text or images; 0 leaves quality out.
+        quality_data: the user's own text to judge on; None takes what the first's export was judged on, where it is
+            found, else the built-in text.
         seed: of the generation and of the samples.
         threads: of both engines; None takes every processor.
         rounds: how often the timing alternates.
@@ -165,14 +174,28 @@ def compare_bundles(
             judgement=make_judge(
                 a,
                 settings,
-                # Only the export knew which classes a model of images has, and measured its own metric where that fits.
-                own_metric=first.manifest.family == "text" or bool(first.manifest.quality),
+                evaluation=_evaluation(first, quality_data),
                 samples=quality_samples,
                 seed=seed,
             )(b),
             timing=time_side_by_side(a, b, settings, rounds=rounds, runs=runs),
             threads=count,
         )
+
+
+def _evaluation(bundle: Bundle, quality_data: Path | str | None) -> Evaluation:
+    """What a bundle's export was judged on, found without its weights."""
+    manifest = bundle.manifest
+    if not isinstance(manifest.pipeline, TextSettings) and quality_data is None:
+        # Only the export knew which classes a model of images has, and measured its own metric where that fits.
+        data = next((result.data for result in manifest.quality), "")
+        return Evaluation(data=data, has_metric=bool(data) and can_measure(manifest.pipeline))
+    kept, held_out = kept_text(manifest)
+
+    def evaluate(path: Path | str | None) -> Evaluation:
+        return choose_evaluation(manifest.pipeline, kept=kept, held_out=held_out, quality_data=path)
+
+    return find_evaluation(manifest, evaluate, quality_data)[0]
 
 
 def _facts(bundle: Bundle) -> BundleFacts:
@@ -188,6 +211,7 @@ def _facts(bundle: Bundle) -> BundleFacts:
         engine_bytes=sum(size for name, size in files.items() if name.startswith(manifest.engine.file)),
         plan=dict(sorted(plan.items())),
         checkpoint_sha256=manifest.provenance.get("checkpoint_sha256", ""),
+        model_sha256="" if manifest.origin is None else manifest.origin.model_sha256,
     )
 
 

@@ -24,6 +24,7 @@ from aigc_export.disk_space import check_space, engine_bytes
 from aigc_export.engines import build_engine, check_build, reference_session
 from aigc_export.front import PreparedModel, Stage, Teller, prepare_graph
 from aigc_export.graph import to_proto
+from aigc_export.origin import make_origin
 from aigc_export.package import creation_time, make_bundle
 from aigc_export.parity import check_parity
 from aigc_export.passes import PassReport
@@ -147,7 +148,7 @@ def export_model(
         judge = make_judge(
             TorchSession(spec),
             spec.settings,
-            own_metric=prepared.loaded.has_metric,
+            evaluation=prepared.evaluation,
             samples=recipe.quality_samples,
             seed=recipe.seed,
         )
@@ -182,6 +183,7 @@ def export_model(
             quality=judgement.quality,
             extra=_extra(quantised, found),
             provenance={**({} if quantised is None else _calibration_facts(quantised)), **built.provenance},
+            origin=make_origin(prepared.loaded, recipe, prepared.evaluation),
         )
         check_interrupted()
         write_bundle(destination, manifest, files, sign=sign)

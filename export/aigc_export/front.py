@@ -17,6 +17,7 @@ from aigc_export.capture import Captured, capture, example_sizes
 from aigc_export.passes import PASSES, PassReport, run_passes
 from aigc_export.recipes import ExportRecipe
 from aigc_export.targets import get_target
+from aigc_models.evaluation import Evaluation
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.zoo import LoadedModel, load_model
 from aigc_runtime.interrupts import check_interrupted
@@ -42,6 +43,7 @@ class PreparedModel:
         captured: the graph as captured, and the program behind it, which bisection needs.
         graph: after the target's passes.
         passes: what each pass did.
+        evaluation: what the model is judged on.
     """
 
     loaded: LoadedModel
@@ -50,6 +52,7 @@ class PreparedModel:
     captured: Captured
     graph: ir.Model
     passes: tuple[PassReport, ...]
+    evaluation: Evaluation
 
     @property
     def spec(self) -> ExportSpec:
@@ -77,7 +80,10 @@ def prepare_graph(recipe: ExportRecipe, tell: Teller) -> PreparedModel:
         tell.warn(note)
     # What is bad is refused before the work starts.
     calibration = _calibration(recipe)
-    data = _calibration_data(spec, recipe)
+    evaluation = loaded.evaluation(recipe.quality_data)
+    if loaded.is_judged_elsewhere(evaluation):
+        tell.warn(f"the checkpoint keeps no text of its own: it is judged on {evaluation.data} (see --quality-data)")
+    data = _calibration_data(loaded, evaluation, recipe)
     captured = capture(spec, opset=recipe.opset or target.opset)
     tell("capture", f"{len(list(captured.model.graph))} nodes, opset {captured.model.opset_imports['']}")
     graph, passes = run_passes(captured.model, PASSES[recipe.target], feeds=pass_feeds(spec, recipe.seed))
@@ -88,7 +94,13 @@ def prepare_graph(recipe: ExportRecipe, tell: Teller) -> PreparedModel:
             done.name, f"{done.nodes_before} -> {done.nodes_after} nodes, {done.worst.sqnr_db:.0f} dB{_rounding(done)}"
         )
     return PreparedModel(
-        loaded=loaded, data=data, calibration=calibration, captured=captured, graph=graph, passes=tuple(passes)
+        loaded=loaded,
+        data=data,
+        calibration=calibration,
+        captured=captured,
+        graph=graph,
+        passes=tuple(passes),
+        evaluation=evaluation,
     )
 
 
@@ -105,13 +117,21 @@ def _calibration(recipe: ExportRecipe) -> Calibration | None:
     return calibration
 
 
-def _calibration_data(spec: ExportSpec, recipe: ExportRecipe) -> CalibrationData | None:
+def _calibration_data(loaded: LoadedModel, evaluation: Evaluation, recipe: ExportRecipe) -> CalibrationData | None:
     if recipe.quantisation is None:
         return None
+    spec = loaded.spec
     if recipe.calibration is not None and recipe.search is None:
         return ExampleData(spec=spec, seed=recipe.seed)
     samples = recipe.quantisation.samples
-    return calibration_data(interface_of(spec), path=recipe.calibration_data, samples=samples, seed=recipe.seed)
+    return calibration_data(
+        interface_of(spec),
+        path=recipe.calibration_data,
+        samples=samples,
+        seed=recipe.seed,
+        own_text=loaded.checkpoint.calibration,
+        held_out=evaluation.pieces,
+    )
 
 
 def pass_feeds(spec: ExportSpec, seed: int) -> list[dict[str, Array]]:

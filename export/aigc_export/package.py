@@ -25,6 +25,7 @@ from aigc_runtime.manifest import (
     ReferenceStep,
 )
 from aigc_runtime.npy import write_npy
+from aigc_runtime.origin import Origin
 from aigc_runtime.processor import instruction_set
 from aigc_runtime.tensors import Array
 
@@ -45,6 +46,7 @@ def make_bundle(
     quality: Sequence[QualityResult],
     extra: Mapping[str, bytes] | None = None,
     provenance: Mapping[str, str] | None = None,
+    origin: Origin | None = None,
 ) -> tuple[Manifest, dict[str, bytes | Path]]:
     """The manifest (without its list of files) and the files of a bundle.
 
@@ -57,6 +59,7 @@ def make_bundle(
         quality: measured on both sides.
         extra: further files, such as the quantisation plan.
         provenance: further facts.
+        origin: what it was exported from.
     """
     files: dict[str, bytes | Path] = {**engine.files, **(extra or {})}
     spec = loaded.spec
@@ -102,6 +105,7 @@ def make_bundle(
         quality=tuple(quality),
         model_config=spec.model_config,
         provenance={**tool_versions(loaded), **(provenance or {})},
+        origin=origin,
     )
     return manifest, files
 

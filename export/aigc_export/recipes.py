@@ -38,6 +38,7 @@ class ExportRecipe:
         seed: of every random draw.
         quantisation: how the graph is quantised; None for fp32.
         calibration_data: the user's own samples; None takes the model's.
+        quality_data: the user's own text to judge on; None takes what the checkpoint keeps, or the built-in text.
         search: how `auto` looks for its mix; None for other precisions.
         calibration: file of an earlier calibration, which takes the place of samples; None calibrates now.
         build: how the engine is compiled, for targets that compile one.
@@ -56,6 +57,7 @@ class ExportRecipe:
     seed: int = 0
     quantisation: QuantConfig | None = None
     calibration_data: str | None = None
+    quality_data: str | None = None
     search: SearchConfig | None = None
     calibration: str | None = None
     build: BuildSettings = field(default_factory=BuildSettings)

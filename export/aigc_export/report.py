@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 from aigc_runtime.errors import AigcError
-from aigc_runtime.paired import PairedCheck
+from aigc_runtime.paired import PairedCheck, named
 from aigc_runtime.verify import ParityReport, TensorCheck
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ REPORT_SCHEMA = "aigc-export-report/1"
 
 def parity_table(report: ParityReport) -> Table:
     """The worst check of every case, the generation and the quality."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=f"{report.name} · {report.target} · {report.precision}", title_justify="left")
@@ -33,9 +34,11 @@ def parity_table(report: ParityReport) -> Table:
     table.add_row("generation", f"{g.metric} {g.value:.4g}", f">= {g.limit:g}", _mark(g.passed))
     for p in report.paired:
         limit = "" if p.limit is None else f"{'>=' if p.metric.higher_is_better else '<='} {p.limit:g}"
-        table.add_row(f"paired {p.metric.name}", _paired(p), limit, _mark(p.passed))
+        name = escape(named(p.metric.name, p.metric.data))
+        table.add_row(f"paired {name}", _paired(p), limit, _mark(p.passed))
     for q in report.quality:
-        table.add_row(f"quality {q.metric}", f"{q.actual:.5g}", f"PyTorch {q.reference:.5g}", _mark(q.passed))
+        name = escape(named(q.metric, q.data))
+        table.add_row(f"quality {name}", f"{q.actual:.5g}", f"PyTorch {q.reference:.5g}", _mark(q.passed))
     return table
 
 
@@ -50,6 +53,10 @@ def _paired(check: PairedCheck) -> str:
     metric = check.metric
     error = f" ± {metric.standard_error:.2g}" if metric.standard_error else ""
     return f"{metric.value:.4g}{error} over {metric.samples}"
+
+
+def _measured(value: str, data: str) -> str:
+    return f"{value} on {data}" if data else value
 
 
 def _mark(passed: bool) -> str:
@@ -111,10 +118,10 @@ def _cases(report: ParityReport) -> list[tuple[str, str, tuple[str, ...]]]:
     cases.append((f"generation {g.metric}", f"{g.value:.6g}", g.reasons))
     for p in report.paired:
         missed = () if p.passed else (f"{p.metric.value:.6g}, the limit is {p.limit:g}",)
-        cases.append((f"paired {p.metric.name}", _paired(p), missed))
+        cases.append((f"paired {p.metric.name}", _measured(_paired(p), p.metric.data), missed))
     for q in report.quality:
         missed = () if q.passed else (f"{q.actual:.6g} against {q.reference:.6g}: {q.drop:.3%} worse",)
-        cases.append((f"quality {q.metric}", f"{q.actual:.6g}", missed))
+        cases.append((f"quality {q.metric}", _measured(f"{q.actual:.6g}", q.data), missed))
     if not report.tensors:
         cases.append(("tensors", "", ("no tensor was compared",)))
     return cases

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from aigc_models.kept_data import KeptData, read_kept
 from aigc_models.load_into import load_into, require_finite
 from aigc_models.safetensors_file import parse_tensors
 from aigc_models.weights_file import CONFIG_FILE, WEIGHTS_FILE, find_weights
@@ -37,6 +38,9 @@ class Checkpoint:
         sha256: of the weights file.
         path: of the weights file.
         notes: what to tell the user: files beside it that were not read, a config.json that was edited.
+        data: what the folder keeps of the data that it was trained on; None where it keeps nothing.
+        held_out: text that training did not see, in pieces; empty where none is kept.
+        calibration: text that it did see, likewise.
     """
 
     config: dict[str, Any]
@@ -44,6 +48,9 @@ class Checkpoint:
     sha256: str
     path: Path
     notes: tuple[str, ...] = ()
+    data: KeptData | None = None
+    held_out: tuple[bytes, ...] = ()
+    calibration: tuple[bytes, ...] = ()
 
     @property
     def config_sha256(self) -> str:
@@ -110,7 +117,10 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     # What was saved is compared as JSON holds it: tuples are lists there.
     if found.metadata.get(_CONFIG_DIGEST, _config_digest(config)) != _config_digest(config):
         notes.append(f"{CONFIG_FILE} was changed after {place.weights.name} was written with another")
+    kept, pieces = read_kept(place.weights.parent)
     return Checkpoint(
+        data=kept,
+        **pieces,
         config=config,
         tensors=found.tensors,
         sha256=hashlib.sha256(data).hexdigest(),

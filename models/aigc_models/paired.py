@@ -1,7 +1,7 @@
 """Judge engines against one reference, sample by sample; the reference's side is computed once.
 
-Text: the same windows of held-out text, each with its likelihood under both. Images: the same noise through the whole
-sampling loop of both; for diffusion also the reference's own trajectory, step by step.
+Text: the same windows of the evaluation's text, each with its likelihood under both. Images: the same noise through the
+whole sampling loop of both; for diffusion also the reference's own trajectory, step by step.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from aigc_models.evaluation import Evaluation, text_tokens
 from aigc_models.metrics import score_windows, text_windows
-from aigc_models.quality import HIGHER_IS_BETTER, WINDOW, Metric, can_measure, image_quality
-from aigc_models.training.text_data import standard_library_text
+from aigc_models.quality import HIGHER_IS_BETTER, WINDOW, Metric, image_quality
 from aigc_runtime.compare import compare_arrays, psnr_db
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.manifest import DiffusionSettings, GanSettings, Pipeline, QualityResult, TextSettings
@@ -23,7 +23,6 @@ from aigc_runtime.paired import PairedMetric
 from aigc_runtime.pipelines import make_pipeline
 from aigc_runtime.session import Session, State
 from aigc_runtime.tensors import Array, DimSpec, TensorSpec
-from aigc_runtime.tokenizers import make_tokenizer
 
 __all__ = ["Judge", "Judgement", "make_judge"]
 
@@ -48,14 +47,14 @@ class Judgement:
 Judge = Callable[[Session], Judgement]
 
 
-def make_judge(reference: Session, settings: Pipeline, *, own_metric: bool, samples: int, seed: int = 0) -> Judge:
+def make_judge(reference: Session, settings: Pipeline, *, evaluation: Evaluation, samples: int, seed: int = 0) -> Judge:
     """A function that judges sessions against `reference`.
 
     Args:
         reference: PyTorch's.
         settings: of the pipeline.
-        own_metric: whether the model's own metric fits it, too (`LoadedModel.has_metric`): to the settings alone, ten
-            classes of something else look like digits.
+        evaluation: what to judge on (`LoadedModel.evaluation`): to the settings alone, ten classes of something else
+            look like digits.
         samples: windows of text, or images; 0 judges nothing.
         seed: of windows or noise.
 
@@ -67,15 +66,15 @@ def make_judge(reference: Session, settings: Pipeline, *, own_metric: bool, samp
     if samples == 0:
         return lambda candidate: Judgement()
     if isinstance(settings, TextSettings):
-        return _text_judge(reference, settings, own_metric, samples, seed)
-    return _image_judge(reference, settings, own_metric, samples, seed)
+        return _text_judge(reference, settings, evaluation, samples, seed)
+    return _image_judge(reference, settings, evaluation, samples, seed)
 
 
-def _text_judge(reference: Session, settings: TextSettings, own_metric: bool, samples: int, seed: int) -> Judge:
-    text = standard_library_text().held_out.tobytes().decode("utf-8", errors="replace")
+def _text_judge(reference: Session, settings: TextSettings, evaluation: Evaluation, samples: int, seed: int) -> Judge:
+    tokens = text_tokens(settings, evaluation.text)
     longest = reference.dims["sequence"].max
     length = min(WINDOW, settings.context_length, longest or WINDOW)
-    windows = text_windows(make_tokenizer(settings.tokenizer).encode(text), count=samples, length=length, seed=seed)
+    windows = text_windows(tokens, count=samples, length=length, seed=seed)
     nats, likeliest = score_windows(_logits(reference), windows)
 
     def judge(candidate: Session) -> Judgement:
@@ -84,17 +83,24 @@ def _text_judge(reference: Session, settings: TextSettings, own_metric: bool, sa
         ratio, error = math.exp(float(gap.mean())), float(gap.std(ddof=1)) / math.sqrt(len(gap))
         agreement = (its_likeliest == likeliest).mean(axis=1)
         paired = (
-            PairedMetric(name="ppl_increase", value=ratio - 1, standard_error=ratio * error, samples=samples),
+            PairedMetric(
+                name="ppl_increase",
+                value=ratio - 1,
+                standard_error=ratio * error,
+                samples=samples,
+                data=evaluation.data,
+            ),
             PairedMetric(
                 name="top1_agreement",
                 value=float(agreement.mean()),
                 standard_error=float(agreement.std(ddof=1)) / math.sqrt(samples),
                 samples=samples,
+                data=evaluation.data,
             ),
         )
-        if not (own_metric and can_measure(settings)):
+        if not evaluation.has_metric:
             return Judgement(paired=paired)
-        return Judgement(paired=paired, quality=(_result(_bits(nats), _bits(its_nats)),))
+        return Judgement(paired=paired, quality=(_result(_bits(nats), _bits(its_nats), evaluation.data),))
 
     return judge
 
@@ -103,12 +109,13 @@ def _bits(nats: Array) -> Metric:
     return Metric(name="bits_per_byte", value=float(nats.mean()) / math.log(2))
 
 
-def _result(reference: Metric, actual: Metric) -> QualityResult:
+def _result(reference: Metric, actual: Metric, data: str) -> QualityResult:
     return QualityResult(
         metric=reference.name,
         reference=reference.value,
         bundle=actual.value,
         higher_is_better=HIGHER_IS_BETTER[reference.name],
+        data=data,
     )
 
 
@@ -121,13 +128,13 @@ def _logits(session: Session) -> Callable[[Array], Array]:
 
 
 def _image_judge(
-    reference: Session, settings: DiffusionSettings | GanSettings, own_metric: bool, samples: int, seed: int
+    reference: Session, settings: DiffusionSettings | GanSettings, evaluation: Evaluation, samples: int, seed: int
 ) -> Judge:
     request = _image_request(reference, settings, samples, seed)
     recorder = _Recorder(session=reference)
     images = _draw(recorder, settings, request)
     labels = np.asarray(request.get("class_labels", ()), dtype=np.int64)
-    measured = image_quality(images, labels) if own_metric and can_measure(settings) else ()
+    measured = image_quality(images, labels) if evaluation.has_metric else ()
 
     def judge(candidate: Session) -> Judgement:
         drawn = _draw(candidate, settings, request)
@@ -135,7 +142,9 @@ def _image_judge(
         if isinstance(settings, DiffusionSettings):
             paired.append(_step_sqnr(candidate, recorder))
         quality = (
-            [_result(a, b) for a, b in zip(measured, image_quality(drawn, labels), strict=True)] if measured else []
+            [_result(a, b, evaluation.data) for a, b in zip(measured, image_quality(drawn, labels), strict=True)]
+            if measured
+            else []
         )
         return Judgement(paired=tuple(paired), quality=tuple(quality))
 

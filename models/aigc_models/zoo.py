@@ -11,10 +11,10 @@ from torch import nn
 
 from aigc_models.checkpoint import Checkpoint, load_checkpoint, load_into
 from aigc_models.config_file import check_record
+from aigc_models.evaluation import STANDARD_LIBRARY, Evaluation, choose_evaluation
 from aigc_models.gan import Generator, GeneratorConfig
 from aigc_models.lm import TransformerLM
 from aigc_models.lm_config import LMConfig
-from aigc_models.quality import DIGIT_NAMES, can_measure
 from aigc_models.schedule_config import read_schedule
 from aigc_models.spec import ExportSpec
 from aigc_models.specs import gan_spec, lm_spec, unet_classes, unet_spec
@@ -65,10 +65,21 @@ class LoadedModel:
     checkpoint: Checkpoint
     notes: tuple[str, ...] = ()
 
-    @property
-    def has_metric(self) -> bool:
-        """Whether `quality` can judge it: byte-level text, or digits and not ten classes of something else."""
-        return can_measure(self.spec.settings) and self.checkpoint.config.get("class_names") in (None, [*DIGIT_NAMES])
+    def evaluation(self, quality_data: Path | str | None = None) -> Evaluation:
+        """What it is judged on; see `choose_evaluation`."""
+        found = self.checkpoint
+        return choose_evaluation(
+            self.spec.settings,
+            kept=found.data,
+            held_out=found.held_out,
+            class_names=found.config.get("class_names"),
+            quality_data=quality_data,
+        )
+
+    def is_judged_elsewhere(self, evaluation: Evaluation) -> bool:
+        """Whether own weights are judged on the built-in text, which need not be like what they were trained on."""
+        shipped = shipped_checkpoint(self.name)
+        return evaluation.data == STANDARD_LIBRARY and self.checkpoint.path.parent != shipped
 
 
 def _lm_spec(module: nn.Module, record: Mapping[str, Any], options: Mapping[str, Any]) -> ExportSpec:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from aigc_runtime.class_names import check_class_names
 from aigc_runtime.engine_info import EngineInfo
 from aigc_runtime.errors import BundleError, ConfigError
+from aigc_runtime.origin import Origin
 from aigc_runtime.schedules import ScheduleConfig
 from aigc_runtime.settings import from_json, to_json
 from aigc_runtime.strict_json import loads_strict
@@ -205,12 +206,13 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class QualityResult:
-    """The model's own metric, of PyTorch (`reference`) and of the bundle."""
+    """The model's own metric, of PyTorch (`reference`) and of the bundle, and what data it was measured on."""
 
     metric: str
     reference: float
     bundle: float
     higher_is_better: bool
+    data: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +237,7 @@ class Manifest:
     quality: tuple[QualityResult, ...]
     model_config: dict[str, Any]
     provenance: dict[str, str]
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.pipeline, PIPELINES[self.family]):

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from aigc_runtime.manifest import Tolerances
 
-__all__ = ["PAIRED", "PairedCheck", "PairedMetric", "check_paired"]
+__all__ = ["PAIRED", "PairedCheck", "PairedMetric", "check_paired", "named"]
 
 PAIRED: Mapping[str, bool] = MappingProxyType(
     {"ppl_increase": False, "top1_agreement": True, "psnr_db": True, "step_sqnr_db": True}
@@ -25,6 +25,17 @@ trajectory, at the worst step.
 """
 
 
+def named(metric: str, data: str) -> str:
+    """A metric with what it was measured on, as tables show it.
+
+    >>> named("bits_per_byte", "held-out part of 'poems'")
+    "bits_per_byte on held-out part of 'poems'"
+    >>> named("psnr_db", "")
+    'psnr_db'
+    """
+    return f"{metric} on {data}" if data else metric
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairedMetric:
     """One measure.
@@ -34,12 +45,14 @@ class PairedMetric:
         value: measured.
         standard_error: of `value`, over the samples; 0 where it is a worst case.
         samples: windows of text, images, or steps.
+        data: what it was measured on; empty for what the models generate themselves.
     """
 
     name: str
     value: float
     standard_error: float
     samples: int
+    data: str = ""
 
     @property
     def higher_is_better(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from aigc_runtime.engine_build import capability_number
 from aigc_runtime.manifest import Manifest
 
@@ -15,15 +17,27 @@ LEAST_CAPABILITY = {"bf16": "8.0", "fp8": "8.9"}
 
 
 def rebuild_line(manifest: Manifest, capability: str) -> str:
-    """The command that exports the same model for another device, in the same precision where the device has it."""
+    """The command that exports the same model for another device too, in the same precision where the device has it.
+
+    It names what the bundle was made from: weights, calibration data and options, and the devices it was built for.
+    Where the manifest does not say what that was, there is no command: another model would come of it.
+    """
     precision = _precision(manifest.precision, capability)
-    changed = f", in {precision} because {capability} is not built in {manifest.precision}"
-    why = "" if precision == manifest.precision else changed
-    rest = f"--precision {precision} -o DIR"
-    if capability in RTX_CAPABILITIES:
-        command = f"aigc-export export {manifest.name} --target tensorrt-rtx --compute-capability {capability} {rest}"
+    same = precision == manifest.precision
+    why = "" if same else f", in {precision} because {capability} is not built in {manifest.precision}"
+    target = "tensorrt-rtx" if capability in RTX_CAPABILITIES else "tensorrt"
+    origin = manifest.origin
+    if origin is None or not (origin.shipped or origin.checkpoint):
+        return f"export {manifest.name!r} again{why} as it was exported, with --target {target} for {capability}"
+    name, arguments = shlex.quote(manifest.name), origin.arguments(same_precision=same, target=target)
+    rest = " ".join(part for part in (f"--precision {shlex.quote(precision)}", arguments, "-o DIR") if part)
+    if target == "tensorrt-rtx":
+        build = manifest.engine.build
+        others = build.compute_capabilities if build is not None and build.flavour == target and same else ()
+        devices = " ".join(f"--compute-capability {device}" for device in (*others, capability))
+        command = f"aigc-export export {name} --target {target} {devices} {rest}"
         return f"export again{why}: {command}"
-    command = f"aigc-export export {manifest.name} --target tensorrt {rest}"
+    command = f"aigc-export export {name} --target {target} {rest}"
     return f"TensorRT-RTX does not serve it; on the device{why}: {command}"
 
 

@@ -14,7 +14,7 @@ from aigc_runtime.bundle import Bundle
 from aigc_runtime.compare import TensorErrors, Tolerance, compare_arrays, judge, psnr_db, token_agreement
 from aigc_runtime.errors import AigcError, ConfigError
 from aigc_runtime.manifest import Pipeline, QualityResult, TextSettings, Tolerances
-from aigc_runtime.paired import PairedCheck
+from aigc_runtime.paired import PairedCheck, named
 from aigc_runtime.pipelines import make_pipeline
 from aigc_runtime.replay import run_request
 from aigc_runtime.session import Session
@@ -60,7 +60,7 @@ class GenerationCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class QualityCheck:
-    """A metric of both sides; `drop` is how much worse the engine is, relative to PyTorch; below 0 is better."""
+    """A metric of both sides, measured on `data`; `drop`: how much worse the engine is, relative to PyTorch."""
 
     metric: str
     reference: float
@@ -69,6 +69,7 @@ class QualityCheck:
     limit: float
     higher_is_better: bool
     passed: bool
+    data: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +111,14 @@ class ParityReport:
         found = [f"case {c.case!r} step {c.step} output {c.output!r}: {r}" for c in self.tensors for r in c.reasons]
         found += [f"generation: {r}" for r in self.generation.reasons]
         found += [
-            f"quality: {c.metric} is {c.actual:.5g}, PyTorch has {c.reference:.5g}: {c.drop:.3%} worse, "
+            f"quality: {named(c.metric, c.data)} is {c.actual:.5g}, PyTorch has {c.reference:.5g}: {c.drop:.3%} worse, "
             f"at most {c.limit:.3%} is allowed"
             for c in self.quality
             if not c.passed
         ]
         found += [
-            f"paired: {c.metric.name} is {c.metric.value:.5g} over {c.metric.samples} samples, the limit is {c.limit:g}"
+            f"paired: {named(c.metric.name, c.metric.data)} is {c.metric.value:.5g} over {c.metric.samples} samples, "
+            f"the limit is {c.limit:g}"
             for c in self.paired
             if not c.passed
         ]
@@ -208,6 +210,7 @@ def check_quality(results: Iterable[QualityResult], tolerances: Tolerances) -> t
                 higher_is_better=result.higher_is_better,
                 # `not >` would let NaN through.
                 passed=drop <= tolerances.max_quality_drop,
+                data=result.data,
             )
         )
     return tuple(checks)

@@ -20,7 +20,6 @@ from aigc_export.image_folder import find_images
 from aigc_models.images import ImageError
 from aigc_models.training.image_data import load_images
 from aigc_models.training.text_data import standard_library_text
-from aigc_runtime.errors import InputError
 
 from .conftest import make_spec
 
@@ -167,6 +166,17 @@ def test_text_must_be_text(tmp_path: Path) -> None:
     assert isinstance(calibration_data(LM, path=path, samples=8, seed=0), TextData)
 
 
+def test_files_that_are_no_text_by_their_names_are_no_text(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((100, 6)))
+    with pytest.raises(CalibrationError, match=r"x\.npy' is (not UTF-8|binary)"):
+        calibration_data(LM, path=tmp_path / "x.npy", samples=8, seed=0)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "good.txt").write_text("Guten Tag auch.\n" * 500)
+    (tmp_path / "folder" / "old.txt").write_bytes("Grüße\n".encode("latin-1"))
+    with pytest.raises(CalibrationError, match=r"folder/old\.txt' is not UTF-8: byte 0xfc at 2"):
+        calibration_data(LM, path=tmp_path / "folder", samples=8, seed=0)
+
+
 def test_the_default_text_passes_for_text() -> None:
     data = calibration_data(LM, path=None, samples=8, seed=0)
     assert isinstance(data, TextData)
@@ -229,6 +239,6 @@ def test_bad_data_is_refused_before_work_starts(
     assert not (tmp_path / "c").exists()
 
 
-def test_a_folder_without_text_is_an_input_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no text files"):
+def test_a_folder_without_text(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="no text files"):
         calibration_data(LM, path=tmp_path, samples=8, seed=0)

@@ -22,6 +22,7 @@ from aigc_export.build.ort import build_ort
 from aigc_export.errors import PassError
 from aigc_export.exporter import ExportResult, ParityFailedError, export_model
 from aigc_export.graph import to_proto
+from aigc_export.origin import load_original
 from aigc_export.package import make_bundle
 from aigc_export.parity import check_parity
 from aigc_export.passes import PASSES
@@ -29,7 +30,7 @@ from aigc_export.recipes import export_recipe
 from aigc_export.reference import make_cases, make_generation
 from aigc_export.report import junit_xml, parity_table, report_json
 from aigc_export.tolerances import TOLERANCES
-from aigc_export.verifier import load_original, verify_against_torch
+from aigc_export.verifier import verify_against_torch
 from aigc_models.checkpoint import save_checkpoint
 from aigc_models.gan import Generator, GeneratorConfig
 from aigc_models.paired import Judgement
@@ -350,14 +351,10 @@ def test_a_place_that_cannot_be_written(checkpoints: Path, tmp_path: Path) -> No
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_verification_notices_other_weights(copies: Path, checkpoints: Path, tmp_path: Path) -> None:
+def test_other_weights_are_refused_before_anything_is_compared(copies: Path, tmp_path: Path) -> None:
     other = write_checkpoint(tmp_path / "other", "gan", seed=1)
-    found = verify_against_torch(
-        Bundle.open(copies / "gan"), checkpoint=other, quality_samples=0, threads=1, find_first_divergence=True
-    )
-    assert not found.report.passed
-    assert found.divergence is not None
-    assert found.divergence.found
+    with pytest.raises(CheckpointError, match="is not the one that the bundle was made from: its weights have SHA-256"):
+        verify_against_torch(Bundle.open(copies / "gan"), checkpoint=other, quality_samples=0, threads=1)
 
 
 def rewrite_weight(folder: Path, module: str) -> None:
@@ -463,12 +460,13 @@ def test_every_family_and_precision_has_limits() -> None:
 
 def test_ten_classes_of_something_else_are_not_judged_as_digits(tmp_path: Path) -> None:
     shape = GeneratorConfig(image_size=16, latent_size=6, num_classes=10, class_embedding_size=3, base_channels=4)
-    for names, measured in ((None, 2), ([f"kind-{i}" for i in range(10)], 0)):
+    for names, measured in (([str(i) for i in range(10)], 2), ([f"kind-{i}" for i in range(10)], 0)):
         record = {"family": "gan", "model": shape.to_dict(), **({"class_names": names} if names else {})}
         save_checkpoint(tmp_path / "mine", Generator(shape).eval(), record)
         recipe = export_recipe("gan", checkpoint=str(tmp_path / "mine"), quality_samples=4, threads=1)
         result = export_model(recipe, tmp_path / "out")
         assert len(result.report.quality) == len(result.bundle.manifest.quality) == measured
+        assert all(quality.data == "scikit-learn's digits" for quality in result.bundle.manifest.quality)
         assert [c.metric.name for c in result.report.paired] == ["psnr_db"]
         again = verify_against_torch(result.bundle, checkpoint=tmp_path / "mine", quality_samples=4, threads=1)
         assert len(again.report.quality) == measured

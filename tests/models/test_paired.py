@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from aigc_models.paired import Judgement, make_judge
+from aigc_models.evaluation import Evaluation, choose_evaluation
+from aigc_models.paired import Judge, Judgement, make_judge
 from aigc_models.spec import ExportSpec
 from aigc_models.torch_session import TorchSession
 from aigc_models.zoo import load_model
@@ -27,6 +29,14 @@ def changed(spec: ExportSpec, change: Callable[[dict[str, Array]], dict[str, Arr
     return session
 
 
+def built_in(spec: ExportSpec) -> Evaluation:
+    return choose_evaluation(spec.settings, kept=None, held_out=(), class_names=[str(i) for i in range(10)])
+
+
+def judge_of(spec: ExportSpec, *, samples: int, seed: int = 0) -> Judge:
+    return make_judge(TorchSession(spec), spec.settings, evaluation=built_in(spec), samples=samples, seed=seed)
+
+
 def values(judgement: Judgement) -> dict[str, float]:
     return {m.name: m.value for m in judgement.paired}
 
@@ -40,7 +50,7 @@ def test_perplexity_is_pytorchs(lm: ExportSpec) -> None:
     def sharpened(out: dict[str, Array]) -> dict[str, Array]:
         return {**out, "logits": out["logits"] * np.float32(1.1)}
 
-    judgement = make_judge(TorchSession(lm), lm.settings, own_metric=True, samples=6, seed=3)(changed(lm, sharpened))
+    judgement = judge_of(lm, samples=6, seed=3)(changed(lm, sharpened))
     found = values(judgement)
     # The same windows, scored by PyTorch's own cross entropy.
     from aigc_models.metrics import text_windows
@@ -63,7 +73,7 @@ def test_the_standard_error_is_that_of_paired_windows(lm: ExportSpec) -> None:
         noise = np.random.default_rng(0).standard_normal(out["logits"].shape).astype(np.float32)
         return {**out, "logits": out["logits"] + 0.3 * noise}
 
-    judgement = make_judge(TorchSession(lm), lm.settings, own_metric=True, samples=16)(changed(lm, noisy))
+    judgement = judge_of(lm, samples=16)(changed(lm, noisy))
     ppl = next(m for m in judgement.paired if m.name == "ppl_increase")
     # Noise of variance 0.09 on logits costs about half of it (second-order term of log-sum-exp).
     assert 0.01 < ppl.value < 0.09
@@ -77,7 +87,7 @@ def test_images_that_are_off_by_a_known_step() -> None:
     def shifted(out: dict[str, Array]) -> dict[str, Array]:
         return {"image": out["image"] + np.float32(0.02)}
 
-    judgement = make_judge(TorchSession(spec), spec.settings, own_metric=True, samples=10)(changed(spec, shifted))
+    judgement = judge_of(spec, samples=10)(changed(spec, shifted))
     psnr = next(m for m in judgement.paired if m.name == "psnr_db")
     assert psnr.value == pytest.approx(10 * math.log10(4 / 0.02**2), abs=1e-3)
     assert psnr.standard_error == pytest.approx(0.0, abs=1e-3)
@@ -94,7 +104,7 @@ def test_a_trajectory_that_is_wrong_at_one_step_only() -> None:
         off = 1.3 if len(calls) % 20 == 3 else 1.0
         return {"model_output": out["model_output"] * np.float32(off)}
 
-    found = values(make_judge(TorchSession(spec), spec.settings, own_metric=True, samples=2)(changed(spec, late)))
+    found = values(judge_of(spec, samples=2)(changed(spec, late)))
     assert found["step_sqnr_db"] == pytest.approx(-20 * math.log10(0.3), abs=0.1)
     assert 10 < found["psnr_db"] < 60
 
@@ -102,7 +112,7 @@ def test_a_trajectory_that_is_wrong_at_one_step_only() -> None:
 @pytest.mark.parametrize("name", ["lm", "unet", "gan"])
 def test_a_model_beside_itself(name: str) -> None:
     spec = load_model(name).spec
-    judgement = make_judge(TorchSession(spec), spec.settings, own_metric=True, samples=2)(TorchSession(spec))
+    judgement = judge_of(spec, samples=2)(TorchSession(spec))
     for metric in judgement.paired:
         expected = {"ppl_increase": 0.0, "top1_agreement": 1.0, "psnr_db": 400.0, "step_sqnr_db": 400.0}[metric.name]
         assert metric.value == expected
@@ -112,16 +122,17 @@ def test_a_model_beside_itself(name: str) -> None:
 def test_samples() -> None:
     spec = load_model("gan").spec
     session = TorchSession(spec)
-    assert make_judge(session, spec.settings, own_metric=True, samples=0)(session) == Judgement()
+    assert judge_of(spec, samples=0)(session) == Judgement()
     for bad in (1, -1):
         with pytest.raises(ConfigError, match=f"samples is {bad}"):
-            make_judge(session, spec.settings, own_metric=True, samples=bad)
+            judge_of(spec, samples=bad)
 
 
 def test_what_the_own_metric_does_not_fit_is_judged_without_it(lm: ExportSpec) -> None:
     for spec in (lm, load_model("gan").spec):
         session = TorchSession(spec)
-        assert make_judge(session, spec.settings, own_metric=True, samples=2)(session).quality
-        alone = make_judge(session, spec.settings, own_metric=False, samples=2)(session)
+        assert judge_of(spec, samples=2)(session).quality
+        without = replace(built_in(spec), has_metric=False)
+        alone = make_judge(session, spec.settings, evaluation=without, samples=2)(session)
         assert alone.quality == ()
         assert alone.paired

@@ -57,8 +57,9 @@ def test_of_a_few_files_the_end_of_each_is_held_out(tmp_path: Path, count: int) 
     for i in range(count):
         (tmp_path / f"{i}.txt").write_bytes(bytes([65 + i]) * 10_000)
     text = load_text(tmp_path)
-    assert len(text.train) + len(text.held_out) == 10_000 * count
-    assert set(text.train) == set(text.held_out) == set(range(65, 65 + count))
+    letters = [bytes([65 + i]) for i in range(count)]
+    assert text.train.tobytes() == b"\n".join(letter * 9_200 for letter in letters)
+    assert text.held_out.tobytes() == b"\n".join(letter * 800 for letter in letters)
     assert 0.07 < len(text.held_out) / (10_000 * count) < 0.09
 
 
@@ -71,13 +72,31 @@ def test_text_that_is_none_or_too_little(tmp_path: Path) -> None:
             load_text(given)
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_texts(tmp_path, 3)
+def test_files_that_are_equal_are_on_one_side(tmp_path: Path) -> None:
+    write_texts(tmp_path, 120)
+    (tmp_path / "copies").mkdir()
+    for i in range(0, 120, 3):
+        (tmp_path / "copies" / f"again-{i}.txt").write_bytes((tmp_path / f"{i:03}.txt").read_bytes())
+    text = load_text(tmp_path)
+    assert len(text.train_pieces) + len(text.held_out_pieces) == 160
+    assert not set(text.train_pieces) & set(text.held_out_pieces)
 
-    def refuse(_: Path) -> bytes:
-        raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    for given in (tmp_path, tmp_path / "001.txt"):
-        with pytest.raises(InputError, match=r"cannot read '.*\.txt': Permission denied"):
-            load_text(given)
+@pytest.mark.parametrize("count", [3, 120])
+def test_what_training_sees_in_another_file_is_not_held_out(count: int, tmp_path: Path) -> None:
+    write_texts(tmp_path, count)
+    texts = [(tmp_path / f"{i:03}.txt").read_bytes() for i in range(count)]
+    own = b"".join(b"and line %d of its own, " % i for i in range(2000))
+    (tmp_path / "all.txt").write_bytes(b"".join(texts) + own)
+    text = load_text(tmp_path)
+    assert text.held_out.tobytes() in own
+    assert text.held_out.tobytes() not in text.train.tobytes()
+    assert text.seen == sum(len(t) - int(len(t) * 0.92) for t in texts)
+
+
+def test_text_that_is_all_seen_elsewhere_is_refused(tmp_path: Path) -> None:
+    lines = b"".join(b"line %d of a text\n" % i for i in range(2000))
+    (tmp_path / "one.txt").write_bytes(lines)
+    (tmp_path / "two.txt").write_bytes(lines + lines[: len(lines) // 2])
+    with pytest.raises(InputError, match="more stand in other files, too, and so cannot be held out"):
+        load_text(tmp_path)

@@ -171,7 +171,7 @@ SIZES = {"vocab_size": 256, "context_length": 8, "d_model": 4, "n_layers": 1, "n
         ({"norm_eps": "1e-5"}, "LMConfig.norm_eps is a string, expected float"),
         ({"norm_eps": True}, "LMConfig.norm_eps is a boolean, expected float"),
         ({"d_model": 4.0}, "LMConfig.d_model is the number 4.0, expected int"),
-        ({"norm": None}, "LMConfig.norm is null"),
+        ({"d_model": None}, "LMConfig.d_model is null"),
         ({"norm": "batchnorm"}, "LMConfig.norm is 'batchnorm'"),
     ],
 )

@@ -14,6 +14,7 @@ import torch
 
 from aigc_models.checkpoint import save_checkpoint
 from aigc_models.gan import Generator, GeneratorConfig
+from aigc_models.kept_data import data_files
 from aigc_models.lm import TransformerLM
 from aigc_models.lm_config import LMConfig
 from aigc_models.specs import gan_spec
@@ -64,7 +65,7 @@ def test_every_model_comes_with_its_checkpoint(name: str) -> None:
     assert isinstance(loaded.spec.settings, PIPELINES[MODELS[name].family])
     assert loaded.spec.model_config == loaded.checkpoint.config["model"]
     assert not any(module.training for module in loaded.spec.module.modules())
-    assert loaded.has_metric
+    assert loaded.evaluation().has_metric
     for key, tensor in loaded.checkpoint.tensors.items():
         assert torch.equal(loaded.spec.module.state_dict()[f"model.{key}"], tensor), key
 
@@ -146,17 +147,27 @@ def test_a_unet_without_a_right_schedule(tmp_path: Path, schedule: Any, message:
     assert message in str(caught.value)
 
 
-def test_ten_classes_of_something_else_are_not_judged_as_digits(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("names", "own", "data"),
+    [
+        (list("0123456789"), False, "scikit-learn's digits"),
+        (list("0123456789"), True, ""),  # of the user's own pictures
+        (list("abcdefghij"), False, ""),
+        (None, False, ""),
+    ],
+)
+def test_what_nobody_says_to_be_digits_is_not_judged_as_digits(
+    names: list[str] | None, own: bool, data: str, tmp_path: Path
+) -> None:
     config = GeneratorConfig(image_size=16, latent_size=4, base_channels=4)
-    record: dict[str, Any] = {"family": "gan", "model": config.to_dict()}
-    save_checkpoint(tmp_path / "mine", Generator(config), record)
+    record: dict[str, Any] = {"family": "gan", "model": config.to_dict(), "class_names": names}
+    kept = data_files("photos") if own else {}
+    save_checkpoint(tmp_path / "mine", Generator(config), record, extra_files=kept)
     loaded = load_model("gan", checkpoint=tmp_path / "mine")
-    assert loaded.has_metric
-    assert loaded.spec.settings.class_names is None
-    save_checkpoint(tmp_path / "mine", Generator(config), {**record, "class_names": list("abcdefghij")})
-    loaded = load_model("gan", checkpoint=tmp_path / "mine")
-    assert not loaded.has_metric
-    assert loaded.spec.settings.class_names == tuple("abcdefghij")
+    assert (loaded.evaluation().data, loaded.evaluation().has_metric) == (data, bool(data))
+    assert loaded.spec.settings.class_names == (None if names is None else tuple(names))  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="was named to judge a model of images on"):
+        loaded.evaluation(tmp_path)
 
 
 @pytest.mark.parametrize(

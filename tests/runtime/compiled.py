@@ -11,6 +11,7 @@ from aigc_runtime.device import Device, Gpu
 from aigc_runtime.engine_build import EngineBuild, ShapeProfile
 from aigc_runtime.findings import Finding, Preflight
 from aigc_runtime.manifest import EngineInfo, Manifest
+from aigc_runtime.origin import Origin
 
 BUILD = EngineBuild(
     flavour="tensorrt-rtx",
@@ -46,11 +47,24 @@ NAMED = Device(runtime="", platform="linux-x86_64", python="", driver_cuda=None,
 """A device of which no more is known than a data sheet says."""
 
 
+ORIGIN = Origin(
+    shipped=True,
+    checkpoint=None,
+    model_sha256="0" * 64,
+    config_sha256="1" * 64,
+    calibration_data=None,
+    calibration=None,
+    quality_data=None,
+    quality_sha256="",
+    options=(),
+)
+
+
 def manifest_of(toy_bundles: Path, build: EngineBuild = BUILD, precision: str = "int8") -> Manifest:
     """A toy's manifest around a compiled engine."""
     manifest = Bundle.open(toy_bundles / "toy_unet").manifest
     info = EngineInfo(kind=build.flavour, file=manifest.engine.file, build=build)
-    return replace(manifest, engine=info, precision=precision)
+    return replace(manifest, engine=info, precision=precision, origin=ORIGIN)
 
 
 def gpu(device: Device = DEVICE, **changes: Any) -> Device:

@@ -59,9 +59,14 @@ def test_devices_that_will_not(changed: Device, subject: str, message: str, toy_
 @pytest.mark.parametrize(
     ("precision", "capability", "why", "command"),
     [
-        ("int8", "8.9", "again: ", "--target tensorrt-rtx --compute-capability 8.9 --precision int8"),
-        ("fp8", "8.9", "again: ", "--target tensorrt-rtx --compute-capability 8.9 --precision fp8"),
-        ("fp16", "7.5", "again: ", "--target tensorrt-rtx --compute-capability 7.5 --precision fp16"),
+        (
+            "int8",
+            "8.9",
+            "again: ",
+            "--target tensorrt-rtx --compute-capability 12.1 --compute-capability 8.9 --precision int8",
+        ),
+        ("fp8", "8.9", "again: ", "--compute-capability 12.1 --compute-capability 8.9 --precision fp8"),
+        ("fp16", "7.5", "again: ", "--compute-capability 12.1 --compute-capability 7.5 --precision fp16"),
         ("int8", "7.5", "in fp16 because 7.5 is not built in int8: ", "--compute-capability 7.5 --precision fp16"),
         ("fp32", "7.5", "in fp16 because 7.5 is not built in fp32: ", "--compute-capability 7.5 --precision fp16"),
         ("fp8", "8.0", "in fp16 because 8.0 is not built in fp8: ", "--compute-capability 8.0 --precision fp16"),

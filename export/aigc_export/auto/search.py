@@ -101,11 +101,12 @@ def search(
         lambda: make_judge(
             TorchSession(spec),
             spec.settings,
-            own_metric=prepared.loaded.has_metric,
+            evaluation=prepared.evaluation,
             samples=config.samples,
             seed=recipe.seed,
         ),
-        key=f"{prepared.loaded.checkpoint.sha256} {config.samples} {recipe.seed}",
+        key=f"{prepared.loaded.checkpoint.sha256} {prepared.loaded.checkpoint.config_sha256} "
+        f"{prepared.evaluation.data} {prepared.evaluation.sha256} {config.samples} {recipe.seed}",
         journal=journal,
         threads=recipe.threads,
     )

@@ -11,15 +11,15 @@ from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_op
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export bench out/lm --threads 2")
 @bundle_argument
-@click.option("--checkpoint", type=click.Path(), help="The weights PyTorch runs. Default: the shipped ones.")
+@click.option("--checkpoint", type=click.Path(), help="The weights PyTorch runs. Default: where the manifest says.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Alternations A B A B.")
 @click.option("--runs", type=click.IntRange(min=1), default=30, show_default=True, help="Steps per round and side.")
 @threads_option
 @json_option
 def bench(bundle_path: str, checkpoint: str | None, rounds: int, runs: int, threads: int | None, as_json: bool) -> None:
     """Time BUNDLE against PyTorch eager on the same weights: one step at batch 1, equal threads, alternating."""
+    from aigc_export.origin import load_original
     from aigc_export.timing import time_side_by_side, torch_threads
-    from aigc_export.verifier import load_original
     from aigc_models.torch_session import TorchSession
     from aigc_runtime.backends import open_session
     from aigc_runtime.backends.ort import available_threads

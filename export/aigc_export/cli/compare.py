@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.argument("first", metavar="A", type=click.Path())
 @click.argument("second", metavar="B", type=click.Path())
 @click.option("--quality-samples", type=int, default=200, show_default=True, help="Text windows or images; 0: none.")
+@click.option("--quality-data", type=click.Path(), help="Your text to judge on. Default: that of A's export.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of what is generated.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Alternations A B A B.")
 @click.option("--runs", type=click.IntRange(min=1), default=30, show_default=True, help="Steps per round and side.")
@@ -30,6 +31,7 @@ def compare(
     first: str,
     second: str,
     quality_samples: int,
+    quality_data: str | None,
     seed: int,
     rounds: int,
     runs: int,
@@ -61,7 +63,14 @@ def compare(
     check_outputs(image)
     with err_console().status(f"compare {first} {second}"):
         found = compare_bundles(
-            a, b, quality_samples=quality_samples, seed=seed, threads=threads, rounds=rounds, runs=runs
+            a,
+            b,
+            quality_samples=quality_samples,
+            quality_data=quality_data,
+            seed=seed,
+            threads=threads,
+            rounds=rounds,
+            runs=runs,
         )
     amplification = None
     if image is not None:
@@ -72,7 +81,8 @@ def compare(
         return
     console = out_console()
     console.print(_table(found))
-    if found.first.checkpoint_sha256 != found.second.checkpoint_sha256:
+    models = [facts.model_sha256 or facts.checkpoint_sha256 for facts in (found.first, found.second)]
+    if models[0] != models[1]:
         console.print("[bold yellow]warning[/] the two were made from different weights", soft_wrap=True)
     if image is not None:
         console.print(f"wrote {image}: A, B, and their difference times {amplification}", soft_wrap=True, markup=False)
@@ -88,7 +98,13 @@ def _document(found: Comparison) -> dict[str, Any]:
         "picture": {"metric": picture.metric, "value": picture.value},
         "paired": [asdict(m) for m in found.judgement.paired],
         "quality": [
-            {"metric": q.metric, "a": q.reference, "b": q.bundle, "higher_is_better": q.higher_is_better}
+            {
+                "metric": q.metric,
+                "a": q.reference,
+                "b": q.bundle,
+                "higher_is_better": q.higher_is_better,
+                "data": q.data,
+            }
             for q in found.judgement.quality
         ],
         "speed": {
@@ -104,6 +120,8 @@ def _table(found: Comparison) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
+    from aigc_runtime.paired import named
+
     a, b, timing = found.first, found.second, found.timing
     table = Table(title=f"{found.name}: A is {a.path}, B is {b.path}", title_justify="left")
     for heading in ("", f"A, {a.precision}", f"B, {b.precision}", "B beside A"):
@@ -115,9 +133,10 @@ def _table(found: Comparison) -> Table:
     table.add_row("one generation", "", "", f"{picture.metric} {picture.value:.4g}")
     for m in found.judgement.paired:
         error = f" ± {m.standard_error:.2g}" if m.standard_error else ""
-        table.add_row(f"paired {m.name}", "", "", f"{m.value:.4g}{error} over {m.samples}")
+        table.add_row(f"paired {escape(named(m.name, m.data))}", "", "", f"{m.value:.4g}{error} over {m.samples}")
     for q in found.judgement.quality:
-        table.add_row(f"quality {q.metric}", f"{q.reference:.5g}", f"{q.bundle:.5g}", f"{q.bundle - q.reference:+.2g}")
+        name = escape(named(q.metric, q.data))
+        table.add_row(f"quality {name}", f"{q.reference:.5g}", f"{q.bundle:.5g}", f"{q.bundle - q.reference:+.2g}")
     for what, x, y in (("bundle", a.size_bytes, b.size_bytes), ("engine", a.engine_bytes, b.engine_bytes)):
         table.add_row(f"size of the {what}", f"{x / 1e6:.2f} MB", f"{y / 1e6:.2f} MB", f"{y / x:.2f}x")
     table.add_row(

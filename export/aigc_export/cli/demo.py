@@ -37,9 +37,9 @@ def demo(output: Path, quality_samples: int, as_json: bool) -> None:
 
 def _one(name: str, output: Path, quality_samples: int, console: Console) -> dict[str, Any]:
     from aigc_export.exporter import export_model
+    from aigc_export.origin import load_original
     from aigc_export.recipes import export_recipe
     from aigc_export.timing import time_side_by_side, torch_threads
-    from aigc_export.verifier import load_original
     from aigc_models.torch_session import TorchSession
     from aigc_runtime.backends import open_session
     from aigc_runtime.backends.ort import available_threads

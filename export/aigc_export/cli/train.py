@@ -49,6 +49,7 @@ def train(model: str, output: Path, data: str | None, as_json: bool, **options: 
     from aigc_models.training.curve import CURVE_FILE, PLOT_FILE
     from aigc_models.training.every import parse_every
     from aigc_models.training.families import train_family
+    from aigc_runtime.paired import named
 
     console, err = err_console() if as_json else out_console(), err_console()
 
@@ -67,7 +68,7 @@ def train(model: str, output: Path, data: str | None, as_json: bool, **options: 
         emit_json({"output": str(output), **report})
         return
     for name, value in report["quality"].items():
-        tell(f"{name}: {value:.4g} ({report['samples']:,} samples)")
+        tell(f"{named(name, report['data'])}: {value:.4g} ({report['samples']:,} samples)")
     tell(f"wrote {output}")
     if find_spec("matplotlib") is None:
         tell(

@@ -19,9 +19,10 @@ from aigc_export.cli.report_options import Reports, report_options
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export verify out/lm --junit parity.xml")
 @bundle_argument
-@click.option("--checkpoint", type=click.Path(), help="The weights to compare with. Default: the shipped ones.")
+@click.option("--checkpoint", type=click.Path(), help="The weights it was made from. Default: where the manifest says.")
 @click.option("--quality-samples", type=click.IntRange(min=0), default=200, show_default=True, help="0: none.")
 @tolerance_option("in place of the manifest's")
+@click.option("--quality-data", type=click.Path(), help="Your text to judge on. Default: that of its export.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the fresh inputs.")
 @click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
 @threads_option
@@ -32,6 +33,7 @@ def verify(
     checkpoint: str | None,
     quality_samples: int,
     tolerance: tuple[str, ...],
+    quality_data: str | None,
     seed: int,
     bisect: bool,
     threads: int | None,
@@ -54,6 +56,7 @@ def verify(
             checkpoint=checkpoint,
             find_first_divergence=bisect,
             quality_samples=quality_samples,
+            quality_data=quality_data,
             seed=seed,
             threads=threads,
             tolerance=parse_limits(tolerance),
@@ -62,11 +65,16 @@ def verify(
     code = 0 if found.report.passed else 3
     if as_json:
         divergence = None if found.divergence is None else found.divergence.to_dict()
-        emit_json({**found.report.to_dict(), "divergence": divergence, "tolerances": to_json(found.tolerances)})
+        told = {"checkpoint": str(found.checkpoint), "notes": list(found.notes), "divergence": divergence}
+        emit_json({**found.report.to_dict(), **told, "tolerances": to_json(found.tolerances)})
         return code
+    from rich.markup import escape
+
     console = out_console()
     console.print(parity_table(found.report))
     console.print(f"limits: {found.tolerances}", soft_wrap=True)
+    for note in found.notes:
+        console.print(f"[bold yellow]warning[/] {escape(note)}", soft_wrap=True)
     for failure in found.report.failures[:10]:
         console.print(f"[red]missed[/] {failure}", soft_wrap=True)
     if found.divergence is not None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from aigc_models.checkpoint import save_checkpoint
+from aigc_models.kept_data import data_files, data_name
 from aigc_models.training.curve import PLOT_FILE
 from aigc_models.training.estimate import check_cost
 from aigc_models.training.image_families import prepare_classifier, prepare_gan, prepare_unet
@@ -87,7 +88,8 @@ def train_family(
         stop=stop,
         tell=say,
     )
-    shown = "built-in" if data is None else Path(data).name
+    shown = "built-in" if data is None else data_name(data)
+    kept = {} if data is None else data_files(shown, prepared.text)
     run = {"data": shown, "data_sha256": prepared.data_sha256, "device": chosen.device, **chosen.of_images()}
     state = train(
         prepared.task,
@@ -97,6 +99,7 @@ def train_family(
         resume=chosen.resume,
         run=run,
         watch=watch,
+        kept=kept,
     )
     say(f"{state.step:,} steps took {state.seconds:.0f} s; measuring the result")
     module = state.result.cpu()
@@ -105,6 +108,7 @@ def train_family(
     report = {
         "quality": {metric.name: metric.value for metric in measured.metrics},
         "samples": measured.samples,
+        "data": measured.data,
         "training": {
             **asdict(prepared.loop),
             **run,

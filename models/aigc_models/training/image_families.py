@@ -10,8 +10,10 @@ from typing import Any
 from torch import nn
 
 from aigc_models.classifier import Classifier
+from aigc_models.evaluation import DIGITS, held_out_part
 from aigc_models.gan import Generator, hinge_loss
 from aigc_models.images import parse_background
+from aigc_models.kept_data import data_name
 from aigc_models.metrics import class_accuracy
 from aigc_models.quality import Metric, measure
 from aigc_models.spec import ExportSpec
@@ -114,7 +116,9 @@ def prepare_classifier(data: Path | str | None, options: TrainOptions, _samples:
     def finish(model: nn.Module) -> Measured:
         assert isinstance(model, Classifier)
         accuracy = class_accuracy(model, images.held_out.numpy(), images.held_out_labels.numpy())
-        return Measured(metrics=(Metric(name="held_out_accuracy", value=accuracy),), samples=len(images.held_out))
+        name = DIGITS if data is None else held_out_part(data_name(data))
+        metric = Metric(name="held_out_accuracy", value=accuracy)
+        return Measured(metrics=(metric,), samples=len(images.held_out), data=name)
 
     return Prepared(
         task=ClassifierTask(config, loop, images, device=options.device),
@@ -154,7 +158,7 @@ def _shape(images: ImageData) -> tuple[int, int, int]:
 def _quality(spec: ExportSpec, data: Path | str | None, samples: int) -> Measured:
     """The digits' metrics; a user's own images have no judge here."""
     metrics = measure(TorchSession(spec), spec.settings, samples=samples) if data is None else ()
-    return Measured(metrics=metrics, samples=samples if metrics else 0)
+    return Measured(metrics=metrics, samples=samples if metrics else 0, data=DIGITS if metrics else "")
 
 
 def _samples(spec: ExportSpec) -> dict[str, bytes]:

@@ -171,6 +171,7 @@ def train(
     resume: bool,
     run: Mapping[str, Any] | None = None,
     watch: Watch | None = None,
+    kept: Mapping[str, bytes] | None = None,
 ) -> RunState:
     """Run the loop to its end and leave its state in `output`: what is measured afterwards can be interrupted, too.
 
@@ -182,6 +183,7 @@ def train(
         resume: go on from that state.
         run: what else makes two runs the same, such as a digest of the data; a resumed one must agree.
         watch: what goes on beside the steps.
+        kept: file name -> content of what the checkpoint keeps of the data, finished or not.
 
     Returns:
         The state; `result` is the model with its averaged weights (its own, where no average is kept), in evaluation
@@ -196,7 +198,7 @@ def train(
     watch, run = watch or Watch(), run or {}
     average = copy.deepcopy(task.model).requires_grad_(False) if config.ema else None
     rng = torch.Generator().manual_seed(config.seed)
-    state = RunState(task=task, average=average, rng=rng, curve=Curve(config.steps))
+    state = RunState(task=task, average=average, rng=rng, curve=Curve(config.steps), kept=dict(kept or {}))
     peaks = {name: [g["lr"] for g in o.param_groups] for name, o in task.optimizers.items()}
     if resume:
         state.restore(output, config, record, run)

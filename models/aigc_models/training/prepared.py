@@ -11,6 +11,7 @@ from torch import nn
 from aigc_models.quality import Metric
 from aigc_models.training.loop import LoopConfig, Sampler, Task
 from aigc_models.training.options import TrainOptions
+from aigc_models.training.text_data import TextData
 
 __all__ = ["Measured", "Prepared", "loop_of"]
 
@@ -22,10 +23,12 @@ class Measured:
     Attributes:
         metrics: none where a user's own data have no judge here.
         samples: windows or images that they were measured on.
+        data: what those are of, as tables show it.
     """
 
     metrics: tuple[Metric, ...] = ()
     samples: int = 0
+    data: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,7 @@ class Prepared:
         data_sha256: of all that training sees.
         finish: changes the result where it needs it, and measures it.
         sample: draws samples of a module; None where there is nothing to draw.
+        text: what a language model is trained on; None for others.
     """
 
     task: Task
@@ -49,6 +53,7 @@ class Prepared:
     data_sha256: str
     finish: Callable[[nn.Module], Measured]
     sample: Sampler | None = None
+    text: TextData | None = None
 
 
 def loop_of(default: LoopConfig, options: TrainOptions) -> LoopConfig:

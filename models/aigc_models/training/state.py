@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from aigc_models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_into, save_checkpoint
+from aigc_models.safetensors_file import parse_tensors
 from aigc_models.training.curve import CURVE_FILE, Curve
 from aigc_models.weights_file import STATE_FILE, STATE_JSON, unfinished
 from aigc_runtime.errors import CheckpointError
@@ -45,6 +46,7 @@ class RunState:
         samples: file name -> content of the samples so far.
         writer: who wrote the state that is in the output folder, as far as this run knows; None where there is none.
         notes: what the user should hear of a resumed run.
+        kept: file name -> content of what is kept of the data.
     """
 
     task: Task
@@ -57,6 +59,7 @@ class RunState:
     samples: dict[str, bytes] = field(default_factory=dict)
     writer: str | None = None
     notes: tuple[str, ...] = ()
+    kept: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def result(self) -> nn.Module:
@@ -65,7 +68,7 @@ class RunState:
 
     def files(self) -> dict[str, bytes]:
         """What lies beside the weights, finished or not."""
-        return {CURVE_FILE: self.curve.csv(), **self.samples}
+        return {CURVE_FILE: self.curve.csv(), **self.samples, **self.kept}
 
     def save(self, output: Path, config: LoopConfig, record: Mapping[str, Any], run: Mapping[str, Any]) -> None:
         """Write weights and state, whole or not at all.
@@ -108,14 +111,12 @@ class RunState:
         Raises:
             CheckpointError: nothing to resume, a finished run, other settings (by name and value), or damage.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
         told = _read_told(output)
         try:
             _require_same(output, {**told["run"], **told["loop"]}, _plain({**run, **asdict(config)}))
             _require_same(output, _read_json(output / CONFIG_FILE), _plain(record))
-            tensors = load(read_file(output / STATE_FILE, limit=MAX_STATE_BYTES, error=CheckpointError))
+            data = read_file(output / STATE_FILE, limit=MAX_STATE_BYTES, error=CheckpointError)
+            tensors = parse_tensors(data, what=str(output / STATE_FILE)).tensors
             self.rng.set_state(tensors["rng"])
             torch.set_rng_state(tensors["torch_rng"])
             for owner, module in self._modules().items():
@@ -129,7 +130,7 @@ class RunState:
             self.step, self.seconds = int(told["step"]), float(told["seconds"])
             self.cpu_seconds, self.writer = float(told["cpu_seconds"]), str(told["writer"])
             self.notes = _changes(told["environment"])
-        except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError, AttributeError) as err:
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as err:
             raise CheckpointError(
                 f"the training state in {str(output)!r} is damaged: {err}",
                 hint="remove the folder to start again without --resume",

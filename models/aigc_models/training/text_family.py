@@ -7,6 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
+from aigc_models.evaluation import STANDARD_LIBRARY, held_out_part
+from aigc_models.kept_data import data_name
 from aigc_models.lm import TransformerLM
 from aigc_models.quality import text_quality
 from aigc_models.specs import lm_spec
@@ -26,6 +28,7 @@ __all__ = ["prepare_lm"]
 BYTES: dict[str, str | int] = {"kind": "bytes"}
 SAMPLE_TOKENS = 200
 PROMPT_BYTES = 32
+SHOWN_FILES = 5
 
 
 def prepare_lm(data: Path | str | None, options: TrainOptions, samples: int) -> Prepared:
@@ -42,7 +45,9 @@ def prepare_lm(data: Path | str | None, options: TrainOptions, samples: int) -> 
 
     def finish(model: nn.Module) -> Measured:
         session = TorchSession(lm_spec(_lm(model), tokenizer=BYTES))
-        return Measured(metrics=text_quality(session, text.held_out, samples=samples, seed=0), samples=samples)
+        metrics = text_quality(session, text.held_out, samples=samples, seed=0)
+        name = STANDARD_LIBRARY if data is None else held_out_part(data_name(data))
+        return Measured(metrics=metrics, samples=samples, data=name)
 
     def sample(model: nn.Module) -> dict[str, bytes]:
         return {".txt": _continued(_lm(model), text).encode("utf-8", errors="replace")}
@@ -51,11 +56,24 @@ def prepare_lm(data: Path | str | None, options: TrainOptions, samples: int) -> 
         task=task,
         loop=loop,
         record={"family": "lm", "model": config.to_dict()},
-        told=(f"{len(text.train):,} bytes of text, {len(text.held_out):,} more held out",),
+        told=_told(text),
         data_sha256=hashlib.sha256(text.train.tobytes() + b"|" + text.held_out.tobytes()).hexdigest(),
         finish=finish,
         sample=sample,
+        text=text,
     )
+
+
+def _told(text: TextData) -> tuple[str, ...]:
+    told = [f"{len(text.train):,} bytes of text, {len(text.held_out):,} more held out"]
+    if text.raw:
+        told.append("by its name it is no text, so its bytes are taken as they are")
+    if text.seen:
+        told.append(f"{text.seen:,} bytes stand in two files, so that they are not held out")
+    if text.left_out:
+        more = f" and {len(text.left_out) - SHOWN_FILES} more" if len(text.left_out) > SHOWN_FILES else ""
+        told.append(f"not read, by their names no texts: {', '.join(map(repr, text.left_out[:SHOWN_FILES]))}{more}")
+    return tuple(told)
 
 
 def _lm(model: nn.Module) -> TransformerLM:
