@@ -220,7 +220,6 @@ class UNetConfig:
         heads; it is the width of a head here, so one that says something else than the default is refused.
         """
         config = config_from_dict(cls, values)
-        config.require_supported_channels()
         width = values.get("attention_head_dim")
         if config.cross_attention_dim and values.get("num_attention_heads", 0) is None and width not in (None, 8):
             raise ConfigError(

@@ -92,6 +92,12 @@ def _lm_spec(module: nn.Module, record: Mapping[str, Any], options: Mapping[str,
     return lm_spec(module, tokenizer=BYTES, cache=options.get("cache", "growing"))
 
 
+def _unet(record: Mapping[str, Any]) -> nn.Module:
+    config = UNetConfig.from_dict(record["model"])
+    config.require_supported_channels()
+    return UNet(config)
+
+
 def _unet_spec(module: nn.Module, record: Mapping[str, Any], options: Mapping[str, Any]) -> ExportSpec:
     assert isinstance(module, UNet)
     schedule = read_schedule(record.get("schedule"))
@@ -127,7 +133,7 @@ MODELS: dict[str, ModelEntry] = {
     "unet": ModelEntry(
         family="diffusion",
         summary="class-conditional diffusion UNet, trained on hand-written digits",
-        build=lambda record: UNet(UNetConfig.from_dict(record["model"])),
+        build=_unet,
         spec=_unet_spec,
         options=("dynamic_size",),
         fields=("schedule", "class_names"),

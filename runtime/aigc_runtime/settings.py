@@ -86,7 +86,7 @@ def convert(hint: Any, value: Any, where: str, error: type[AigcError]) -> Any:
             raise error(f"{where} is {value!r}", hint=f"valid: {', '.join(map(str, args))}")
         return value
     if origin is tuple:
-        if not isinstance(value, list):
+        if not isinstance(value, (list, tuple)):
             raise error(f"{where} is {_kind(value)}, expected a list")
         if args[-1] is Ellipsis:
             return tuple(convert(args[0], v, f"{where}[{i}]", error) for i, v in enumerate(value))

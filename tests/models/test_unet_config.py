@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from aigc_models.unet import UNet, UNetConfig, digits_unet_config
+from aigc_models.zoo import MODELS
 from aigc_runtime.errors import ConfigError
 
 SMALL: dict[str, Any] = {
@@ -182,5 +183,6 @@ def test_heads_that_a_condition_unet_calls_otherwise_are_not_taken_for_the_defau
 def test_channels_that_no_sampler_can_use_are_refused_when_the_file_is_read(given: int, wanted: int) -> None:
     config = UNetConfig(**SMALL, in_channels=given, out_channels=wanted).to_dict()
     with pytest.raises(ConfigError, match=f"out_channels is {wanted}, in_channels is {given}\nmust be as many"):
-        UNetConfig.from_dict(config)
-    assert UNetConfig.from_dict({**config, "out_channels": 2 * given}).out_channels == 2 * given
+        MODELS["unet"].build({"model": config})
+    assert UNetConfig.from_dict(config).out_channels == wanted
+    UNetConfig.from_dict({**config, "out_channels": 2 * given}).require_supported_channels()
