@@ -143,8 +143,10 @@ def read_pictures(
         arrays.append(fitted if channels is None else as_channels(fitted, channels))
     wanted = channels or max(len(array) for array in arrays)
     pixels = np.stack([as_channels(array, wanted) for array in arrays])
-    told = (log.summary(pixels.shape), *log.details(wanted), *_others(passed_over))
-    return PictureSet(pixels=pixels, digests=tuple(log.digests), told=told)
+    told = [log.summary(pixels.shape), *log.details(), *_others(passed_over)]
+    if channels is None and wanted == 3 and not log.has_colors:
+        told.append("no picture has colors: --channels 1 makes a grey model of them")
+    return PictureSet(pixels=pixels, digests=tuple(log.digests), told=tuple(told))
 
 
 def _check_memory(count: int, height: int, width: int, channels: int) -> None:
@@ -183,12 +185,14 @@ class _Log:
     colored: list[bool] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     notes: dict[str, list[Path]] = field(default_factory=dict)
+    has_colors: bool = False
 
     def add(self, file: Path, picture: Picture) -> None:
         channels, h, w = picture.pixels.shape
         self.files.append(file)
         self.sizes.append((h, w))
         self.colored.append(channels == 3)
+        self.has_colors = self.has_colors or bool((picture.pixels != picture.pixels[:1]).any())
         head = f"{picture.pixels.shape}".encode()
         self.digests.append(hashlib.sha256(head + picture.pixels.tobytes()).hexdigest())
         for note in picture.notes:
@@ -215,7 +219,7 @@ class _Log:
         plural = "picture" if count == 1 else "pictures"
         return f"{count:,} {plural}, {own} {kind}" + (f"; {', '.join(done)}" if done else "")
 
-    def details(self, channels: int) -> Iterable[str]:
+    def details(self) -> Iterable[str]:
         for note, files in self.notes.items():
             yield f"{_some(files)} {note}"
         first: dict[str, Path] = {}

@@ -6,7 +6,7 @@ Shapes: C channels (1 grey, 3 RGB), H height, W width.
 | --- | --- |
 | 1, 2, 4 or 8 bits of grey | v / (2^bits - 1) * 2 - 1 |
 | 16 bits of grey (PNG, TIFF) | v / 65535 * 2 - 1, nothing cut to 8 bits |
-| a palette | the palette's colors, 3 channels |
+| a palette | the palette's colors, 3 channels; 1 where all of them are grey |
 | 8 bits of RGB | v / 127.5 - 1 |
 | transparent pixels | composed over a background that the user names; refused without one |
 | alpha that is opaque everywhere | left out |
@@ -236,6 +236,8 @@ def _values(image: Image.Image, raw: str, file: Path) -> tuple[Array, Array | No
             marked *= _STEPS.get(raw, 1)
         alpha = None if marked is None else (pixels != marked).astype(np.float64)
         return _scaled(pixels[None], 255 if image.mode == "L" else 65535), alpha
+    if mode in ("P", "PA") and (pixels[..., :1] == pixels[..., :3]).all():
+        pixels = pixels[..., 2:]
     if image.mode in ("LA", "RGBA"):
         return _scaled(pixels[..., :-1].transpose(2, 0, 1), 255), pixels[..., -1].astype(np.float64) / 255
     if image.mode == "RGB":

@@ -94,6 +94,14 @@ def test_palettes_of_every_depth(tmp_path: Path, depth: int, row: bytes) -> None
     check(tmp_path, png((2, 1), [row], depth=depth, color=PALETTE, before=[palette]), expected)
 
 
+def test_a_palette_of_greys_is_grey(tmp_path: Path) -> None:
+    palette = chunk(b"PLTE", bytes([10, 10, 10, 200, 200, 200]))
+    data = png((2, 1), [b"\x00\x01"], color=PALETTE, before=[palette])
+    check(tmp_path, data, scaled([[[10, 200]]], 255))
+    data = png((2, 1), [b"\x00\x01"], color=PALETTE, before=[palette, chunk(b"tRNS", b"\xff\x33")])
+    check(tmp_path, data, scaled([[[10, 200 * 0.2]]], 255), "composed", background=BLACK)
+
+
 def test_a_color_outside_of_the_palette(tmp_path: Path) -> None:
     data = png((2, 1), [b"\x00\x02"], color=PALETTE, before=[chunk(b"PLTE", bytes(6))])
     with pytest.raises(ImageError, match=r"a\.png' points to color 2 of a palette with 2"):

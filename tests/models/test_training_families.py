@@ -115,6 +115,14 @@ def test_one_class_with_and_without_a_sub_folder(tmp_path: Path, name: str, clas
         assert (settings.num_classes, settings.class_names) == (1, ("photos" if classes == "." else "cat",))
 
 
+def test_a_classifier_needs_classes_and_pictures_held_out(tmp_path: Path) -> None:
+    for classes, each in (((".",), 10), (("cat", "dog", "fox"), 4)):
+        data = make_pictures(tmp_path / str(each), *classes, each=each)
+        with pytest.raises(InputError, match=r"the data have \d classes and \d pictures held out\nneed two classes"):
+            train_family("classifier", output=tmp_path / "out", data=data)
+    assert not (tmp_path / "out").exists()
+
+
 def test_size_and_channels_on_request(tmp_path: Path) -> None:
     data = make_pictures(tmp_path / "data", "cat", "dog", size=20)
     told: list[str] = []

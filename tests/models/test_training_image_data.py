@@ -137,6 +137,16 @@ def test_grey_and_colored_pictures_together(tmp_path: Path) -> None:
         load_images(tmp_path, channels=2)
 
 
+def test_colored_files_without_colors_are_told(tmp_path: Path) -> None:
+    for i in range(10):
+        write(tmp_path / "a" / f"{i}.png", color((i, i, i)))
+    hint = "no picture has colors: --channels 1 makes a grey model of them"
+    assert hint in load_images(tmp_path).told
+    assert hint not in load_images(tmp_path, channels=3).told
+    write(tmp_path / "a" / "x.png", color((1, 2, 3)))
+    assert hint not in load_images(tmp_path).told
+
+
 def test_equal_pictures_are_told_and_on_one_side(tmp_path: Path) -> None:
     for i in range(60):
         write(tmp_path / "a" / f"{i:02}.png", grey(100, mark=i // 2))
