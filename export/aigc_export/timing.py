@@ -22,11 +22,13 @@ class SideBySide:
         reference_ms: of the one that is measured against: PyTorch eager, or another bundle.
         candidate_ms: of the other; a bundle's engine with the runtime's Python around it.
         speedup: median over the rounds of reference / candidate: above 1, the candidate is faster.
+        rounds: (reference, candidate) of every round, milliseconds.
     """
 
     reference_ms: float
     candidate_ms: float
     speedup: float
+    rounds: tuple[tuple[float, float], ...]
 
 
 @contextmanager
@@ -46,7 +48,7 @@ def torch_threads(count: int | None) -> Iterator[None]:
 def time_side_by_side(
     reference: Session, candidate: Session, settings: Pipeline, *, rounds: int = 5, runs: int = 30
 ) -> SideBySide:
-    """Alternate A B A B and take medians.
+    """Alternate A B B A A B, so that neither is always the second, and take medians.
 
     Args:
         reference: a session of PyTorch or of a bundle.
@@ -55,12 +57,14 @@ def time_side_by_side(
         rounds: how often to alternate.
         runs: steps per round and side.
     """
-    pairs = [
-        (bench_step(reference, settings, runs=runs).median_ms, bench_step(candidate, settings, runs=runs).median_ms)
-        for _ in range(rounds)
-    ]
+    pairs: list[tuple[float, float]] = []
+    for number in range(rounds):
+        both = (reference, candidate) if number % 2 == 0 else (candidate, reference)
+        times = [bench_step(session, settings, runs=runs).median_ms for session in both]
+        pairs.append((times[0], times[1]) if number % 2 == 0 else (times[1], times[0]))
     return SideBySide(
         reference_ms=statistics.median(a for a, _ in pairs),
         candidate_ms=statistics.median(b for _, b in pairs),
         speedup=statistics.median(a / b for a, b in pairs),
+        rounds=tuple(pairs),
     )

@@ -13,6 +13,8 @@ import pytest
 
 from aigc_export.cli import run
 from aigc_export.exporter import ExportResult, export_model
+from aigc_runtime.bench import Latency
+from aigc_runtime.bundle import Bundle
 
 from .conftest import TINY, recipe_of
 
@@ -107,7 +109,11 @@ def test_bad_requests(results: dict[str, ExportResult], tmp_path: Path, capsys: 
         ([gan, gan, "--quality-samples", "1"], 2, "quality_samples is 1", "0 leaves quality out"),
         ([gan, gan, "--quality-samples", "-3"], 2, "quality_samples is -3", "at least 2"),
         ([gan, gan, "--rounds", "0"], 2, "--rounds", "x>=1"),
-        ([gan], 2, "'B'", ""),
+        ([gan], 2, "two bundles are compared, A and B: 1 given", "--baseline"),
+        ([gan, gan, "--baseline", gan], 2, "two bundles are compared, A and B: 3 given", "--baseline"),
+        ([gan, gan, "--max-size-increase", "0.05"], 2, "'0.05' is no number of bytes", "did you mean 5%?"),
+        ([gan, gan, "--max-latency", "5%"], 2, "'5%' is no limit of a latency", "a number of milliseconds"),
+        ([gan, gan, "--max-size", "-3"], 2, "'-3' is no limit of a size", "units: B, kB"),
         ([gan, str(tmp_path / "nothing")], 4, "is not a folder", "export -o"),
         ([str(tmp_path), gan], 4, "manifest.json", ""),
         ([gan, gan, *QUICK, "--image", str(tmp_path / "file" / "x.png")], 6, "file", ""),
@@ -140,3 +146,44 @@ def test_samples_that_no_picture_holds_are_refused_before_they_are_made(
     monkeypatch.setattr("aigc_export.comparison.compare_bundles", None)  # must not be called
     assert run(["compare", "a", "b", "--image", "both.png"]) == 2
     assert "a PNG holds 1 or 3 channels, these samples have 4" in capsys.readouterr().err
+
+
+def test_a_baseline_is_a_gate(
+    results: dict[str, ExportResult], small: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 3 where B costs more than allowed; both sizes are those of the files."""
+    large = str(results["gan"].bundle.path)
+    sizes = [sum(f.size for f in Bundle.open(path).manifest.files) for path in (small, large)]
+    grown = sizes[1] / sizes[0] - 1
+    assert grown > 0
+    within, beyond = f"{100 * grown + 1:.3f}%", f"{100 * grown - 1:.3f}%"
+    for limit, code in (
+        (["--max-size-increase", within], 0),
+        (["--max-size-increase", beyond], 3),
+        (["--max-size-increase", str(sizes[1] - sizes[0])], 0),
+        (["--max-size-increase", str(sizes[1] - sizes[0] - 1)], 3),
+        (["--max-size", f"{sizes[1] / 1e3:.3f}kB"], 0),
+        (["--max-size", str(sizes[1] - 1)], 3),
+    ):
+        assert run(["compare", large, "--baseline", small, *QUICK, *limit]) == code, limit
+        assert ("FAIL" if code else "pass") in capsys.readouterr().out
+    assert run(["compare", small, large, *QUICK, "--max-size-increase", beyond, "--json"]) == 3
+    told = json.loads(capsys.readouterr().out)
+    (check,) = told["checks"]
+    assert (told["passed"], check["passed"], check["unit"], check["low"]) == (False, False, "share", check["high"])
+    assert check["measured"] == pytest.approx(grown)
+
+    slow = iter(range(10**6))
+
+    def timed(*_: object, **__: object) -> Latency:
+        # Rounds alternate A B, B A: every second pair of calls is the other way round.
+        number = next(slow)
+        second = number % 4 in (1, 2)
+        return Latency(median_ms=(2.5 if second else 2.0) + 0.01 * (number % 3), p10_ms=0, p90_ms=0, runs=1)
+
+    monkeypatch.setattr("aigc_export.timing.bench_step", timed)
+    for limit, code in (("10%", 3), ("30%", 0), ("0.4ms", 3), ("0.6", 0)):
+        assert run(["compare", small, small, *QUICK, "--max-latency-increase", limit, "--json"]) == code
+        told = json.loads(capsys.readouterr().out)
+        assert told["passed"] is (code == 0)
+        assert len(told["speed"]["rounds_ms"]) == 9

@@ -14,11 +14,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from aigc_export.comparison import Comparison
+    from aigc_export.regression import CostCheck, CostLimit, Kind
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export compare out/unet out/unet-int8 --image both.png")
-@click.argument("first", metavar="A", type=click.Path())
-@click.argument("second", metavar="B", type=click.Path())
+@click.argument("bundles", metavar="[A] B", type=click.Path(), nargs=-1)
+@click.option("--baseline", type=click.Path(), help="Bundle A, in place of the first argument.")
+@click.option("--max-size-increase", metavar="LIMIT", help="Of B over A, such as 5%, 20kB or 1000 (bytes).")
+@click.option("--max-latency-increase", metavar="LIMIT", help="Of B over A, such as 10%, 0.5ms or 0.5 (ms).")
+@click.option("--max-size", metavar="LIMIT", help="Of B, such as 3.5MB or 1000 (bytes).")
+@click.option("--max-latency", metavar="LIMIT", help="Of a step of B, such as 2ms or 2 (ms).")
 @click.option("--quality-samples", type=int, default=200, show_default=True, help="Text windows or images; 0: none.")
 @click.option("--quality-data", type=click.Path(), help="Your text to judge on. Default: that of A's export.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of what is generated.")
@@ -28,8 +33,12 @@ if TYPE_CHECKING:
 @threads_option
 @json_option
 def compare(
-    first: str,
-    second: str,
+    bundles: tuple[str, ...],
+    baseline: str | None,
+    max_size_increase: str | None,
+    max_latency_increase: str | None,
+    max_size: str | None,
+    max_latency: str | None,
     quality_samples: int,
     quality_data: str | None,
     seed: int,
@@ -38,18 +47,29 @@ def compare(
     image: Path | None,
     threads: int | None,
     as_json: bool,
-) -> None:
+) -> int:
     """Put bundles A and B of one model side by side: tensors, a picture, quality, size and speed.
 
-    A is the reference, such as fp32; B another export of it, such as int8. Nothing is judged and nothing fails.
+    A is the reference, such as fp32, or what was shipped before; B another export of it. Nothing is judged but what
+    --max-... limits: exit code 3 if B costs more. A time fails only where it is beyond its limit by more than noise.
     """
     from aigc_export.comparison import check_comparable, compare_bundles, picture_grid
+    from aigc_export.regression import MIN_ROUNDS
     from aigc_runtime.bundle import Bundle
     from aigc_runtime.cli_output import check_outputs
     from aigc_runtime.errors import ConfigError
     from aigc_runtime.manifest import TextSettings
     from aigc_runtime.png import write_png
 
+    first, second = _pair(bundles, baseline)
+    limits = _limits(
+        ("size", True, max_size_increase),
+        ("latency", True, max_latency_increase),
+        ("size", False, max_size),
+        ("latency", False, max_latency),
+    )
+    if any(limit.kind == "latency" for limit in limits):
+        rounds = max(rounds, MIN_ROUNDS)
     a, b = Bundle.open(first), Bundle.open(second)
     check_comparable(a.manifest, b.manifest)
     if image is not None and a.manifest.family == "text":
@@ -72,13 +92,16 @@ def compare(
             rounds=rounds,
             runs=runs,
         )
+    checks = [_check(limit, found) for limit in limits]
+    code = 0 if all(check.passed for check in checks) else 3
     amplification = None
     if image is not None:
         grid, amplification = picture_grid(found.picture)
         write_png(image, grid)
     if as_json:
-        emit_json({**_document(found), "image": None if image is None else str(image), "amplification": amplification})
-        return
+        drawn = {"image": None if image is None else str(image), "amplification": amplification}
+        emit_json({**_document(found), **drawn, "checks": [asdict(c) for c in checks], "passed": code == 0})
+        return code
     console = out_console()
     console.print(_table(found))
     models = [facts.model_sha256 or facts.checkpoint_sha256 for facts in (found.first, found.second)]
@@ -86,6 +109,31 @@ def compare(
         console.print("[bold yellow]warning[/] the two were made from different weights", soft_wrap=True)
     if image is not None:
         console.print(f"wrote {image}: A, B, and their difference times {amplification}", soft_wrap=True, markup=False)
+    for check in checks:
+        console.print(str(check), soft_wrap=True, markup=False, style=None if check.passed else "red")
+    return code
+
+
+def _pair(bundles: tuple[str, ...], baseline: str | None) -> tuple[str, str]:
+    """A and B."""
+    given = bundles if baseline is None else (baseline, *bundles)
+    if len(given) != 2:
+        raise click.UsageError(f"two bundles are compared, A and B: {len(given)} given (--baseline gives A)")
+    return given[0], given[1]
+
+
+def _limits(*given: tuple[Kind, bool, str | None]) -> list[CostLimit]:
+    from aigc_export.regression import parse_limit
+
+    return [parse_limit(text, kind, increase=increase) for kind, increase, text in given if text is not None]
+
+
+def _check(limit: CostLimit, found: Comparison) -> CostCheck:
+    from aigc_export.regression import check_latency, check_size
+
+    if limit.kind == "latency":
+        return check_latency(limit, found.timing)
+    return check_size(limit, baseline_bytes=found.first.size_bytes, size_bytes=found.second.size_bytes)
 
 
 def _document(found: Comparison) -> dict[str, Any]:
@@ -112,6 +160,7 @@ def _document(found: Comparison) -> dict[str, Any]:
             "a_ms": timing.reference_ms,
             "b_ms": timing.candidate_ms,
             "speedup": timing.speedup,
+            "rounds_ms": [list(pair) for pair in timing.rounds],
         },
     }
 
