@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 
 from aigc_runtime.errors import AigcError
 from aigc_runtime.paired import PairedCheck, named
+from aigc_runtime.printable import printable
 from aigc_runtime.verify import ParityReport, TensorCheck
 
 if TYPE_CHECKING:
@@ -24,12 +25,14 @@ def parity_table(report: ParityReport) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{report.name} · {report.target} · {report.precision}", title_justify="left")
+    title = f"{report.name} · {report.target} · {report.precision}"
+    table = Table(title=escape(printable(title)), title_justify="left")
     for heading in ("check", "measured", "limit or PyTorch", ""):
         table.add_column(heading, overflow="fold")
     for case in dict.fromkeys(c.case for c in report.tensors):
         worst = min((c for c in report.tensors if c.case == case), key=lambda c: (c.passed, c.errors.sqnr_db))
-        table.add_row(f"tensor {worst.output}, {case}", _errors(worst), "; ".join(worst.reasons), _mark(worst.passed))
+        row = (f"tensor {worst.output}, {case}", _errors(worst), "; ".join(worst.reasons))
+        table.add_row(*(escape(printable(cell)) for cell in row), _mark(worst.passed))
     g = report.generation
     table.add_row("generation", f"{g.metric} {g.value:.4g}", f">= {g.limit:g}", _mark(g.passed))
     for p in report.paired:

@@ -12,6 +12,7 @@ from aigc_runtime.cli import emit_json
 from aigc_runtime.cli_bundle import open_bundle
 from aigc_runtime.device import Device, probe_device
 from aigc_runtime.preflight import Preflight, check_device
+from aigc_runtime.printable import printable
 from aigc_runtime.settings import to_json
 
 __all__ = ["device_lines", "doctor", "finding_lines"]
@@ -42,7 +43,7 @@ def doctor(arguments: argparse.Namespace) -> int:
         if bundle is not None and judged is not None:
             lines += [*finding_lines(judged), *_origin_lines(bundle, pinned)]
         for line in lines:
-            sys.stdout.write(line + "\n")
+            sys.stdout.write(printable(line) + "\n")
     return 0 if judged is None or judged.runs else 5
 
 

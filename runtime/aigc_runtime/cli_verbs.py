@@ -12,6 +12,7 @@ from aigc_runtime.class_names import class_table
 from aigc_runtime.cli import emit_json
 from aigc_runtime.cli_bundle import open_bundle
 from aigc_runtime.manifest import manifest_json
+from aigc_runtime.printable import printable
 from aigc_runtime.processor import instruction_set
 from aigc_runtime.verify import verify_bundle
 
@@ -19,7 +20,7 @@ __all__ = ["bench", "info", "verify"]
 
 
 def _say(line: str = "") -> None:
-    sys.stdout.write(line + "\n")
+    sys.stdout.write(printable(line) + "\n")
 
 
 def info(arguments: argparse.Namespace) -> int:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 # Whatever else this needs is imported once signals are handled.
 from aigc_runtime.interrupts import handled_signals, interrupt_code, interrupted_by, was_interrupted
+from aigc_runtime.printable import printable
 
 if TYPE_CHECKING:
     from aigc_runtime.errors import AigcError, OutputError
 
-__all__ = ["as_failure", "complain", "end_program", "failure_code", "run_program"]
+__all__ = ["as_failure", "complain", "end_program", "error_lines", "failure_code", "run_program"]
 
 _NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 
@@ -112,6 +113,11 @@ def as_failure(err: BaseException) -> AigcError:
 
 def complain(err: AigcError) -> None:
     """Print an error and its hint on standard error."""
-    sys.stderr.write(f"error: {err.message}\n")
-    for line in err.hint.splitlines():
-        sys.stderr.write(f"  {line}\n")
+    for line in error_lines(err):
+        sys.stderr.write(line + "\n")
+
+
+def error_lines(err: AigcError) -> list[str]:
+    """An error and its hint; what they repeat of a file or of the user's words is shown escaped."""
+    first, *more = err.message.split("\n")
+    return [f"error: {printable(first)}", *(f"  {printable(line)}" for line in (*more, *err.hint.split("\n")) if line)]

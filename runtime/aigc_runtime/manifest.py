@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 from aigc_runtime.class_names import check_class_names
 from aigc_runtime.engine_info import EngineInfo
-from aigc_runtime.errors import BundleError, ConfigError
+from aigc_runtime.errors import AigcError, BundleError, ConfigError
+from aigc_runtime.manifest_checks import MAX_COUNT, MAX_GUIDANCE_SCALE, MAX_STEPS, check_meaning, check_range
 from aigc_runtime.origin import Origin
+from aigc_runtime.samplers import SAMPLERS
 from aigc_runtime.schedules import ScheduleConfig
 from aigc_runtime.settings import from_json, to_json
 from aigc_runtime.strict_json import loads_strict
@@ -105,6 +107,12 @@ class TextSettings:
     eos_token_id: int | None
     pad_token_id: int
 
+    def __post_init__(self) -> None:
+        check_range("vocab_size", self.vocab_size, 1, MAX_COUNT)
+        check_range("context_length", self.context_length, 1, MAX_COUNT)
+        check_range("pad_token_id", self.pad_token_id, 0, self.vocab_size - 1)
+        check_range("eos_token_id", self.eos_token_id, 0, self.vocab_size - 1)
+
 
 def _check_sizes(what: str, sizes: tuple[int, ...]) -> None:
     if min(sizes) < 1 or math.prod(sizes) > MAX_SAMPLE:
@@ -137,7 +145,14 @@ class DiffusionSettings:
 
     def __post_init__(self) -> None:
         _check_sizes("sample_shape", self.sample_shape)
+        check_range("num_classes", self.num_classes, 1, MAX_COUNT)
+        # The label behind those that may be asked for, or one of them.
+        check_range("null_class", self.null_class, 0, -1 if self.num_classes is None else self.num_classes)
         check_class_names(self.class_names, self.num_classes)
+        if self.default_sampler not in SAMPLERS:
+            raise ConfigError(f"default_sampler is {self.default_sampler!r}", hint=f"valid: {', '.join(SAMPLERS)}")
+        check_range("default_steps", self.default_steps, 1, min(MAX_STEPS, self.schedule.num_train_timesteps))
+        check_range("default_guidance_scale", self.default_guidance_scale, 0, MAX_GUIDANCE_SCALE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +174,7 @@ class GanSettings:
     def __post_init__(self) -> None:
         _check_sizes("sample_shape", self.sample_shape)
         _check_sizes("latent_size", (self.latent_size,))
+        check_range("num_classes", self.num_classes, 1, MAX_COUNT)
         check_class_names(self.class_names, self.num_classes)
 
 
@@ -249,48 +265,12 @@ class Manifest:
         if len(set(folded)) != len(folded):
             twice = sorted({n for n in names if folded.count(n.casefold()) > 1})
             raise ConfigError(f"files holds names that differ in case only, or twice: {twice}")
-        _check_interface(self.dims, self.inputs, self.outputs, self.state)
         steps = [step for case in self.reference.cases for step in case.steps]
         used = {self.engine.file, self.reference.generation.output}
         used |= {file for step in steps for files in (step.inputs, step.outputs) for file in files.values()}
         if self.files and not used <= set(names):
             raise ConfigError(f"files lacks {sorted(used - set(names))}")
-        if not steps or not all(step.outputs for step in steps):
-            raise ConfigError("reference has no case with outputs, so nothing could be verified")
-        fed, given = {t.name for t in self.inputs}, {t.name for t in self.outputs}
-        if any(step.inputs.keys() != fed or not step.outputs.keys() <= given for step in steps):
-            raise ConfigError(
-                "a step of the reference has other inputs or outputs than the engine",
-                hint=f"inputs {sorted(fed)}, outputs among {sorted(given)}",
-            )
-
-
-def _check_interface(
-    dims: tuple[DimSpec, ...],
-    inputs: tuple[TensorSpec, ...],
-    outputs: tuple[TensorSpec, ...],
-    state: tuple[StateSpec, ...],
-) -> None:
-    """Refuse an interface that no session could run: names twice, sizes that nothing says, states that disagree."""
-    into = [t.name for t in inputs] + [s.input for s in state]
-    into += sorted({s.length_input for s in state if s.length_input})
-    out = [t.name for t in outputs] + [s.output for s in state]
-    for what, names in (("inputs", into), ("outputs", out), ("dims", [d.name for d in dims])):
-        if len(set(names)) < len(names):
-            raise ConfigError(f"{what} holds a name twice: {sorted(n for n in set(names) if names.count(n) > 1)}")
-    if not inputs or not outputs or any(not t.shape for t in inputs):
-        raise ConfigError("an engine needs inputs, each with a batch dimension, and outputs")
-    named = [size for t in inputs for size in t.shape if isinstance(size, str)]
-    for t in outputs:
-        for size in t.shape:
-            if isinstance(size, str) and size not in named:
-                raise ConfigError(f"output {t.name!r} has dimension {size!r}, which no input has")
-    if unknown := sorted({part for size in named for part in size.split("+")} - {d.name for d in dims}):
-        raise ConfigError(f"dims lacks {unknown}")
-    if len({(s.kind, s.length_input, s.step_dim, s.shape[s.axis]) for s in state}) > 1:
-        raise ConfigError("state holds entries of different kind, length or step dimension")
-    if any(s.step_dim not in named for s in state):
-        raise ConfigError(f"state steps along {state[0].step_dim!r}, which no input has")
+        check_meaning(self)
 
 
 def parse_manifest(data: bytes) -> Manifest:
@@ -324,10 +304,14 @@ def parse_manifest(data: bytes) -> Manifest:
     manifest = from_json(_Untyped, {**value, "pipeline": None})
     if not manifest.files:
         raise BundleError("manifest.json lists no files", hint="the bundle is inconsistent: export it again")
+    from aigc_runtime.runnable import check_runnable
+
     try:
-        return Manifest(**{**manifest.__dict__, "pipeline": pipeline})
-    except ConfigError as err:
+        parsed = Manifest(**{**manifest.__dict__, "pipeline": pipeline})
+        check_runnable(parsed)
+    except AigcError as err:
         raise BundleError(f"manifest.json: {err.message}", hint=err.hint) from err
+    return parsed
 
 
 @dataclass(frozen=True, kw_only=True)

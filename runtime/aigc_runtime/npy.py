@@ -17,10 +17,10 @@ from aigc_runtime.errors import AigcError, BundleError
 from aigc_runtime.publish import atomic_file
 from aigc_runtime.tensors import DTYPES, Array
 
-__all__ = ["read_npy", "write_npy", "write_npy_rows"]
+__all__ = ["MAX_HEADER_BYTES", "read_npy", "write_npy", "write_npy_rows"]
 
 _MAGIC = b"\x93NUMPY\x01\x00"
-_MAX_HEADER = 4096
+MAX_HEADER_BYTES = 4096
 _MAX_RANK = 16
 
 
@@ -69,21 +69,26 @@ def read_npy(data: bytes, *, what: str = "array", error: type[AigcError] = Bundl
         raise error(f"{what} is not a .npy file of version 1.0")
     start = len(_MAGIC) + 2
     length = int.from_bytes(data[len(_MAGIC) : start], "little")
-    if length > min(_MAX_HEADER, len(data) - start):
-        raise error(f"{what} has a header of {length} bytes", hint=f"at most {_MAX_HEADER}, and not beyond the file")
+    if length > min(MAX_HEADER_BYTES, len(data) - start):
+        raise error(
+            f"{what} has a header of {length} bytes", hint=f"at most {MAX_HEADER_BYTES}, and not beyond the file"
+        )
     try:
         header = ast.literal_eval(data[start : start + length].decode("ascii"))
         dtype_text, fortran, shape = header["descr"], header["fortran_order"], header["shape"]
     except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError) as err:
-        raise error(f"{what} has a header that cannot be read: {err}") from err
+        raise error(f"{what} has a header that cannot be read: {err!a:.200}") from err
     allowed = {np.dtype(name).newbyteorder("<").str: name for name in DTYPES}
     if not isinstance(dtype_text, str) or dtype_text not in allowed or not isinstance(fortran, bool):
-        raise error(f"{what} has element type {dtype_text!r}", hint=f"valid: {', '.join(sorted(allowed))}")
+        raise error(f"{what} has element type {dtype_text!r:.200}", hint=f"valid: {', '.join(sorted(allowed))}")
     if not isinstance(shape, tuple) or len(shape) > _MAX_RANK or not all(type(n) is int and n >= 0 for n in shape):
-        raise error(f"{what} has shape {shape!r}")
+        raise error(f"{what} has shape {shape!r:.200}")
     dtype, body = np.dtype(dtype_text), data[start + length :]
     expected = math.prod(shape) * dtype.itemsize
     if len(body) != expected:
         raise error(f"{what} holds {len(body):,} bytes, its header announces {expected:,}")
-    array = np.frombuffer(body, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+    try:
+        array = np.frombuffer(body, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+    except (ValueError, OverflowError) as err:  # one size is 0, another beyond what numpy counts
+        raise error(f"{what} has shape {shape!r:.200}", hint="the file is damaged: get it again") from err
     return array.astype(np.dtype(allowed[dtype_text]))

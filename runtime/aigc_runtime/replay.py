@@ -10,7 +10,7 @@ import numpy as np
 from aigc_runtime.errors import BundleError
 from aigc_runtime.pipelines import AnyPipeline
 from aigc_runtime.pipelines.text import TextPipeline
-from aigc_runtime.sampling import SamplingParams
+from aigc_runtime.requests import request_array, request_sampling
 from aigc_runtime.tensors import Array
 
 __all__ = ["run_request"]
@@ -34,9 +34,9 @@ def run_request(pipeline: AnyPipeline, request: Mapping[str, Any]) -> Array:
     """
     arguments = dict(request)
     try:
-        if isinstance(arguments.get("sampling"), Mapping):
-            arguments["sampling"] = SamplingParams(**arguments["sampling"])
-        arguments.update({k: np.asarray(arguments[k], dtype=np.float32) for k in _ARRAYS if k in arguments})
+        if arguments.get("sampling") is not None:
+            arguments["sampling"] = request_sampling(arguments["sampling"])
+        arguments.update({k: request_array(k, arguments[k]) for k in _ARRAYS if arguments.get(k) is not None})
         result: Any = pipeline.generate(**arguments)
     except TypeError as err:
         raise BundleError(f"the reference request {sorted(request)} does not fit the pipeline: {err}") from err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import re
 from typing import Any
 
 from aigc_runtime.errors import AigcError, BundleError
@@ -13,6 +14,7 @@ __all__ = ["MAX_DEPTH", "loads_strict", "wide_encoding"]
 
 MAX_DEPTH = 32
 MAX_INTEGER_DIGITS = 19
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 _WIDE = (
@@ -45,23 +47,36 @@ def loads_strict(data: bytes, *, what: str, error: type[AigcError] = BundleError
 
     Raises:
         AigcError: of type `error`: not UTF-8, not JSON, a duplicate key, a number that is not finite or has more than
-            19 digits, nesting deeper than 32.
+            19 digits, nesting deeper than 32, half of a surrogate pair.
     """
     try:
         if encoding := wide_encoding(data):
             raise ValueError(f"it is in {encoding}")
         text = data.removeprefix(codecs.BOM_UTF8 if written_by_hand else b"").decode("utf-8")
         _check_depth(text)
-        return json.loads(
+        value = json.loads(
             text,
             object_pairs_hook=_unique,
             parse_constant=_no_constant,
             parse_int=_bounded_int,
             parse_float=_finite_float,
         )
+        if _ESCAPED_SURROGATE.search(text):
+            _refuse_half_characters(value)
+        return value
     except (UnicodeDecodeError, ValueError, RecursionError) as err:
         hint = "save it as JSON in UTF-8" if written_by_hand else "the file is damaged or was edited: get it again"
         raise error(f"{what} is not valid: {err}", hint=hint) from err
+
+
+def _refuse_half_characters(value: Any) -> None:
+    """Half of a surrogate pair is no character: no encoding takes it, so it could be neither printed nor written."""
+    if isinstance(value, str) and any(0xD800 <= ord(char) < 0xE000 for char in value):
+        raise ValueError(f"half of a surrogate pair in {value!a:.200}")
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    for part in value if isinstance(value, list) else ():
+        _refuse_half_characters(part)
 
 
 def wide_encoding(data: bytes) -> str:

@@ -48,6 +48,15 @@ class DimSpec:
                 f"dimension {self.name!r}: min={self.min}, max={self.max}, multiple_of={self.multiple_of}",
                 hint="need 0 <= min <= max and multiple_of >= 1",
             )
+        if (self.max or self.min) > _MAX_SIZE:
+            raise ConfigError(
+                f"dimension {self.name!r}: max is {self.max or self.min:,}", hint=f"at most {_MAX_SIZE:,}"
+            )
+        if self.max is not None and -(-self.min // self.multiple_of) * self.multiple_of > self.max:
+            raise ConfigError(
+                f"dimension {self.name!r}: no size from {self.min} to {self.max} is a multiple of {self.multiple_of}",
+                hint="at least one size must be allowed",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

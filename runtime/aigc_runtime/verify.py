@@ -12,10 +12,11 @@ from typing import Any
 
 from aigc_runtime.bundle import Bundle
 from aigc_runtime.compare import TensorErrors, Tolerance, compare_arrays, judge, psnr_db, token_agreement
-from aigc_runtime.errors import AigcError, ConfigError
+from aigc_runtime.errors import AigcError, BundleError, ConfigError, FeedError
 from aigc_runtime.manifest import Pipeline, QualityResult, TextSettings, Tolerances
 from aigc_runtime.paired import PairedCheck, named
 from aigc_runtime.pipelines import make_pipeline
+from aigc_runtime.reference_arrays import read_result, read_step
 from aigc_runtime.replay import run_request
 from aigc_runtime.session import Session
 from aigc_runtime.tensors import Array
@@ -231,26 +232,25 @@ def verify_bundle(bundle: Bundle, session: Session) -> ParityReport:
         EngineError: the engine failed.
     """
     manifest = bundle.manifest
-    cases = [
-        (
-            case.name,
-            [
-                (
-                    {name: bundle.array(file) for name, file in step.inputs.items()},
-                    {name: bundle.array(file) for name, file in step.outputs.items()},
-                )
-                for step in case.steps
-            ],
-        )
-        for case in manifest.reference.cases
-    ]
     generation = manifest.reference.generation
-    return ParityReport(
-        name=manifest.name,
-        target=manifest.target,
-        precision=manifest.precision,
-        tensors=check_tensors(session, cases, manifest.tolerances.tensor),
-        generation=check_generation(
-            session, manifest.pipeline, generation.request, bundle.array(generation.output), manifest.tolerances
-        ),
-    )
+    try:
+        cases = [
+            (case.name, [read_step(bundle, case, number) for number in range(len(case.steps))])
+            for case in manifest.reference.cases
+        ]
+        return ParityReport(
+            name=manifest.name,
+            target=manifest.target,
+            precision=manifest.precision,
+            tensors=check_tensors(session, cases, manifest.tolerances.tensor),
+            generation=check_generation(
+                session, manifest.pipeline, generation.request, read_result(bundle), manifest.tolerances
+            ),
+        )
+    except FeedError as err:
+        raise BundleError(f"the reference does not fit the engine: {err.message}", hint=err.hint) from err
+    except MemoryError as err:
+        raise BundleError(
+            f"there is not enough memory for the bundle's reference: {err}",
+            hint="verify it on a device with more memory, or export it again with a smaller reference",
+        ) from err

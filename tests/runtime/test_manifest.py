@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,7 @@ from typing import Any
 import pytest
 import toys
 
-from aigc_runtime.backends import open_session
-from aigc_runtime.bundle import Bundle, fill_bundle
-from aigc_runtime.errors import AigcError, BundleError, ConfigError
+from aigc_runtime.errors import BundleError, ConfigError
 from aigc_runtime.manifest import (
     MAX_MANIFEST_BYTES,
     FileInfo,
@@ -24,7 +21,6 @@ from aigc_runtime.manifest import (
     dump_manifest,
     parse_manifest,
 )
-from aigc_runtime.verify import verify_bundle
 
 NAMES = ("toy_lm_growing", "toy_lm_buffer", "toy_unet", "toy_gan")
 Json = dict[str, Any]
@@ -207,69 +203,3 @@ def at(value: Any, path: tuple[Any, ...]) -> Any:
     for key in path:
         value = value[key]
     return value
-
-
-STRANGE = [
-    None,
-    True,
-    0,
-    -1,
-    1,
-    3,
-    2**31,
-    2**53,
-    -(2**53),
-    0.5,
-    1e308,
-    "",
-    "batch",
-    "past",
-    "a+b",
-    "sequence",
-    "\x1b[2J",
-]
-STRANGE += ["input_ids", "model.onnx", [], {}, [1], {"a": 1}, ["batch"], [[[]]], "é" * 200]
-
-
-def damage(value: Json, rng: random.Random) -> Json:
-    """One to three edits of a manifest that stay JSON."""
-    changed = copy.deepcopy(value)
-    for _ in range(rng.randrange(1, 4)):
-        places = [path for path, _ in walk(changed) if path[0] != "files"]
-        path = rng.choice(places)
-        parent = at(changed, path[:-1])
-        kind = rng.randrange(4)
-        if kind == 0:
-            parent[path[-1]] = copy.deepcopy(rng.choice(STRANGE))
-        elif kind == 1:
-            parent[path[-1]] = copy.deepcopy(at(changed, rng.choice(places)))
-        elif kind == 2 and isinstance(parent[path[-1]], (int, float)) and not isinstance(parent[path[-1]], bool):
-            parent[path[-1]] = parent[path[-1]] * rng.choice([2, -1]) + rng.choice([0, 1, -1])
-        elif isinstance(parent, list):
-            parent.insert(path[-1], copy.deepcopy(parent[path[-1]]))
-        else:
-            del parent[path[-1]]
-    return changed
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_no_damage_gives_anything_but_an_error_or_a_verdict(name: str, tmp_path: Path) -> None:
-    manifest, files = toys.toy_manifest(name)
-    folder = tmp_path / name
-    folder.mkdir()
-    sound = json.loads(dump_manifest(fill_bundle(folder, manifest, files)))
-    rng = random.Random(f"{name} 1")
-    refused = failed = passed = 0
-    for _ in range(600):
-        (folder / "manifest.json").write_bytes(json.dumps(damage(sound, rng)).encode())
-        try:
-            bundle = Bundle.open(folder)
-            report = verify_bundle(bundle, open_session(bundle, threads=1))
-        except AigcError:
-            refused += 1
-        else:
-            passed, failed = passed + report.passed, failed + (not report.passed)
-            assert report.passed == (not report.failures)
-            json.dumps(report.to_dict(), allow_nan=False)
-    assert refused > 200
-    assert passed > 5  # a renamed model, other quality numbers, a longer range, ...

@@ -238,7 +238,7 @@ def test_pipelines_take_keys(signed: Path, pair: Pair) -> None:
     open_pipeline(signed, threads=1, trusted_keys=[pair.public])
     with pytest.raises(BundleError, match="not trusted here"):
         open_pipeline(signed, trusted_keys=[Pair(2).public])
-    with pytest.raises(ConfigError, match="trusted_keys come too late: the bundle is open already"):
+    with pytest.raises(ConfigError, match="trusted_keys comes too late: the bundle is open already"):
         open_pipeline(Bundle.open(signed), trusted_keys=[pair.public])
 
 

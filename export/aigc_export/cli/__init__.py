@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from aigc_runtime.entry import end_program, failure_code, run_program
+from aigc_runtime.entry import end_program, error_lines, failure_code, run_program
 
 if TYPE_CHECKING:
     from aigc_runtime.errors import AigcError
@@ -69,6 +69,7 @@ def run(arguments: list[str]) -> int:
 def _complain(err: AigcError) -> None:
     import click
 
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {err.message}", file=sys.stderr)
-    for line in err.hint.splitlines():
-        click.echo(f"  {line}", file=sys.stderr)
+    first, *more = error_lines(err)
+    click.echo(first.replace("error:", click.style("error:", fg="red", bold=True), 1), file=sys.stderr)
+    for line in more:
+        click.echo(line, file=sys.stderr)

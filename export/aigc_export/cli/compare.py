@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
+from aigc_runtime.printable import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -172,7 +173,8 @@ def _table(found: Comparison) -> Table:
     from aigc_runtime.paired import named
 
     a, b, timing = found.first, found.second, found.timing
-    table = Table(title=f"{found.name}: A is {a.path}, B is {b.path}", title_justify="left")
+    title = printable(f"{found.name}: A is {a.path}, B is {b.path}")
+    table = Table(title=escape(title), title_justify="left")
     for heading in ("", f"A, {a.precision}", f"B, {b.precision}", "B beside A"):
         table.add_column(heading, overflow="fold")
     for t in found.tensors:

@@ -31,7 +31,8 @@ def demo(output: Path, quality_samples: int, as_json: bool) -> None:
         return
     console.print(_table(rows))
     for row in rows:
-        console.print(f"{row['model']}: bundle {row['bundle']}, generated {row['generated']}", soft_wrap=True)
+        told = f"{row['model']}: bundle {row['bundle']}, generated {row['generated']}"
+        console.print(told, soft_wrap=True, markup=False)
     console.print(f'try: aigc-run generate {output / "lm"} --prompt "import " --temperature 0.8', soft_wrap=True)
 
 

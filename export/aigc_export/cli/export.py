@@ -27,6 +27,7 @@ from aigc_export.cli.options import (
 from aigc_export.cli.report_options import Reports, report_options
 from aigc_export.cli.search_options import print_search, search_options
 from aigc_runtime.bundle import MANIFEST
+from aigc_runtime.printable import printable
 
 if TYPE_CHECKING:
     from aigc_export.build.settings import BuildSettings
@@ -161,7 +162,8 @@ def export(
     if result.search is not None:
         print_search(console, result.search)
     console.print(parity_table(result.report))
-    console.print(f"published {output}: {result.bundle.size_bytes / 1e6:.2f} MB in {result.seconds:.1f} s")
+    size = f"{result.bundle.size_bytes / 1e6:.2f} MB in {result.seconds:.1f} s"
+    console.print(printable(f"published {output}: {size}"), markup=False)
     if signer is not None:
         console.print(f"signed by {signer.key_id}")
 

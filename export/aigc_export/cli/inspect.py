@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console
+from aigc_runtime.printable import printable
 
 if TYPE_CHECKING:
     from aigc_calibration.plan import QuantizationPlan
@@ -46,7 +47,7 @@ def inspect(bundle_path: str, as_json: bool) -> None:
     from rich.table import Table
 
     console = out_console()
-    console.print(f"[bold]{manifest.name}[/] {manifest.family}, {manifest.target}, {manifest.precision}")
+    console.print(f"[bold]{_plain(manifest.name)}[/] {_plain(manifest.family, manifest.target, manifest.precision)}")
     console.print(f"manifest sha256 {bundle.manifest_sha256}, {bundle.size_bytes / 1e6:.2f} MB")
     console.print(bundle.signature_told)
     names = getattr(manifest.pipeline, "class_names", None)
@@ -57,24 +58,32 @@ def inspect(bundle_path: str, as_json: bool) -> None:
         table.add_column(heading, overflow="fold")
     rows = [("input", s) for s in manifest.inputs] + [("output", s) for s in manifest.outputs]
     for word, spec in rows:
-        table.add_row(word, spec.name, spec.dtype, str(list(spec.shape)))
+        table.add_row(word, _plain(spec.name), spec.dtype, _plain(list(spec.shape)))
     for state in manifest.state:
-        table.add_row(f"state, {state.kind}", f"{state.input} -> {state.output}", state.dtype, str(list(state.shape)))
+        names_of = _plain(f"{state.input} -> {state.output}")
+        table.add_row(f"state, {state.kind}", names_of, state.dtype, _plain(list(state.shape)))
     for file in manifest.files:
         table.add_row("file", file.path, f"{file.size:,} B", file.sha256[:16])
     console.print(table)
     for line in _graph_lines(found) if manifest.engine.build is None else _build_lines(manifest.engine.build):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(printable(line), soft_wrap=True, markup=False)
     if manifest.engine.provider is not None:
         provider = manifest.engine.provider
         run = "run and compared" if provider.parity == "engine" else "not tried: parity is that of its graph on a CPU"
         console.print(f"provider {provider.name}, {run}")
     for line in () if plan is None else _plan_lines(plan):
-        console.print(line, soft_wrap=True, markup=False)
-    console.print(f"limits: {manifest.tolerances}", soft_wrap=True)
+        console.print(printable(line), soft_wrap=True, markup=False)
+    console.print(f"limits: {manifest.tolerances}", soft_wrap=True, markup=False)
     measured = {q.metric: f"{q.bundle:.5g} (PyTorch {q.reference:.5g})" for q in manifest.quality}
     for key, value in {**measured, **manifest.provenance}.items():
-        console.print(f"{key}: {value}")
+        console.print(printable(f"{key}: {value}"), markup=False)
+
+
+def _plain(*values: object) -> str:
+    """Text that rich takes as it stands: names may hold what it would read as markup."""
+    from rich.markup import escape
+
+    return escape(printable(", ".join(map(str, values))))
 
 
 def _plan(bundle: Bundle) -> QuantizationPlan | None:

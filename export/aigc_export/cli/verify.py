@@ -15,6 +15,7 @@ from aigc_export.cli.options import (
     threads_option,
 )
 from aigc_export.cli.report_options import Reports, report_options
+from aigc_runtime.printable import printable
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export verify out/lm --junit parity.xml")
@@ -76,7 +77,7 @@ def verify(
     for note in found.notes:
         console.print(f"[bold yellow]warning[/] {escape(note)}", soft_wrap=True)
     for failure in found.report.failures[:10]:
-        console.print(f"[red]missed[/] {failure}", soft_wrap=True)
+        console.print(f"[red]missed[/] {escape(printable(failure))}", soft_wrap=True)
     if found.divergence is not None:
         console.print(str(found.divergence), soft_wrap=True, markup=False)
     return code

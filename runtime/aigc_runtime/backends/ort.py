@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from aigc_runtime.backends.denormals import flushed
 from aigc_runtime.backends.ort_binding import Binder, OrtState, Plan
@@ -91,6 +92,11 @@ class OrtSession:
                     f"the graph's {kind} are {sorted(have)}, the manifest announces {sorted(want)}",
                     hint="the bundle is inconsistent: export it again",
                 )
+        specs = {s.name: (s.dtype, s.shape) for s in (*self.inputs, *self.outputs)}
+        specs |= {s.input: (s.dtype, s.shape) for s in self.state}
+        for node in (*self.native.get_inputs(), *self.native.get_outputs()):
+            if node.name in specs:
+                _check_tensor(node, *specs[node.name])
 
     @property
     def dims(self) -> Mapping[str, DimSpec]:
@@ -180,3 +186,21 @@ class OrtSession:
     def __exit__(self, *_: object) -> None:
         """Close it."""
         self.close()
+
+
+_NATIVE_TYPES = {"float": "float32", "float16": "float16"}
+"""Element types that ONNX Runtime calls otherwise than numpy."""
+
+
+def _check_tensor(node: Any, dtype: str, shape: Sequence[int | str]) -> None:
+    """Refuse a tensor of the graph that is of another type or size than the manifest announces."""
+    native = node.type.removeprefix("tensor(").removesuffix(")")
+    differs = len(node.shape) != len(shape) or any(
+        isinstance(there, int) and isinstance(said, int) and there != said
+        for there, said in zip(node.shape, shape, strict=False)
+    )
+    if _NATIVE_TYPES.get(native, native) != dtype or differs:
+        raise EngineError(
+            f"the graph's {node.name!r} is {native} {list(node.shape)}, the manifest announces {dtype} {list(shape)}",
+            hint="the bundle is inconsistent: export it again",
+        )

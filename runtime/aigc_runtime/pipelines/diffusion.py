@@ -19,6 +19,7 @@ import numpy as np
 
 from aigc_runtime.errors import CancelledError, EngineError, InputError, UnknownNameError
 from aigc_runtime.manifest import DiffusionSettings
+from aigc_runtime.manifest_checks import MAX_GUIDANCE_SCALE
 from aigc_runtime.noise import NoiseStream
 from aigc_runtime.pipelines.denoiser import Denoiser
 from aigc_runtime.pipelines.labels import (
@@ -40,9 +41,6 @@ __all__ = ["DiffusionPipeline"]
 
 Progress = Callable[[int, int], None]
 Cancel = Callable[[], bool]
-
-MAX_GUIDANCE_SCALE = 1e4
-"""Far beyond any use; a larger one is a mistake that would only overflow."""
 
 _CONDITIONS = {"class_labels": (None,), "encoder_hidden_states": (None, None, None)}
 
