@@ -1,6 +1,6 @@
 """Rewrites that ONNX Runtime must leave out, in every session that proves an engine and in every one that runs it.
 
-1. `WeightBiasQuantization` (ONNX Runtime 1.22 and later) gives 8 bits to what a plan leaves float: the weight of a
+1. `WeightBiasQuantization` (seen in ONNX Runtime 1.32) gives 8 bits to what a plan leaves float: the weight of a
    Conv, ConvTranspose or Gemm between a DequantizeLinear and a QuantizeLinear, with one scale for all channels, and
    its bias, whose cast to int32 is undefined beyond 2^31. Exported graphs hold every weight and bias as the plan
    says, so that nothing is lost without it.
