@@ -24,7 +24,7 @@ from aigc_calibration.data import (
 )
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.floatgraph import Interface
-from aigc_export.capture import example_sizes
+from aigc_export.capture import run_sizes
 from aigc_export.image_folder import find_images, read_images
 from aigc_models.evaluation import text_tokens
 from aigc_models.spec import ExportSpec, example_feeds
@@ -66,7 +66,7 @@ class ExampleData:
         yield self._feeds()
 
     def _feeds(self) -> dict[str, Array]:
-        return example_feeds(self.spec, example_sizes(self.spec), seed=self.seed)
+        return example_feeds(self.spec, run_sizes(self.spec)[0], seed=self.seed)
 
 
 def interface_of(spec: ExportSpec) -> Interface:

@@ -19,13 +19,14 @@ from aigc_export.errors import CaptureError
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.interrupts import interrupted_by
+from aigc_runtime.manifest import TextSettings
 from aigc_runtime.tensors import DimSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     from torch.export import ExportedProgram
 
-__all__ = ["Captured", "capture", "check_finite", "example_sizes"]
+__all__ = ["Captured", "capture", "check_finite", "example_sizes", "run_sizes"]
 
 CONFIG_PROPERTY = "aigc.model_config"
 _LOCAL_PROPERTIES = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node", "namespace")
@@ -98,6 +99,30 @@ def example_sizes(spec: ExportSpec) -> dict[str, int]:
         size = max(dim.min, (i + 2) * dim.multiple_of)
         sizes[dim.name] = size if dim.max is None else min(size, dim.max)
     return sizes
+
+
+def run_sizes(spec: ExportSpec) -> tuple[dict[str, int], dict[str, int]]:
+    """Two sets of sizes that the model really takes: a rewrite that is right for one size only must not get through.
+
+    An example for capture alone may be longer than a small context, since nothing is computed on it.
+    """
+    example, units = example_sizes(spec), {d.name: d for d in spec.dims}
+    larger = {name: units[name].nearest(size + units[name].multiple_of) for name, size in example.items()}
+    if not isinstance(spec.settings, TextSettings):
+        return example, larger
+    first, second = (_within_context(sizes, spec.settings.context_length) for sizes in (example, larger))
+    if "past" in second and (first["past"], first["sequence"]) == (second["past"], second["sequence"]):
+        second |= {"past": 0, "sequence": spec.settings.context_length}
+    elif first["sequence"] == second["sequence"]:
+        second |= {"sequence": max(1, first["sequence"] - 1)}
+    return first, second
+
+
+def _within_context(sizes: dict[str, int], context: int) -> dict[str, int]:
+    """Sizes whose held and new tokens fit into a context together."""
+    past = min(sizes.get("past", 0), context // 2)
+    held = {"past": past} if "past" in sizes else {}
+    return {**sizes, **held, "sequence": min(sizes["sequence"], context - past)}
 
 
 def check_finite(spec: ExportSpec) -> None:

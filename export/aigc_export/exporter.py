@@ -19,7 +19,7 @@ from aigc_export.auto.search import BudgetError, search
 from aigc_export.bisect import Divergence, bisect
 from aigc_export.budget import holds, shown
 from aigc_export.calibration_data import described
-from aigc_export.capture import Captured, example_sizes
+from aigc_export.capture import Captured, run_sizes
 from aigc_export.disk_space import check_space, engine_bytes
 from aigc_export.engines import build_engine, check_build, reference_session
 from aigc_export.front import PreparedModel, Stage, Teller, prepare_graph
@@ -315,7 +315,7 @@ def find_divergence(proto: onnx.ModelProto, captured: Captured, spec: ExportSpec
     return bisect(
         proto,
         captured.program,
-        example_feeds(spec, example_sizes(spec), seed=recipe.seed),
+        example_feeds(spec, run_sizes(spec)[0], seed=recipe.seed),
         output_names=spec.graph_outputs,
         tolerance=recipe.tolerances.tensor,
     )

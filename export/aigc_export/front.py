@@ -13,7 +13,7 @@ from aigc_calibration.data import CalibrationData
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.sites import find_sites
 from aigc_export.calibration_data import ExampleData, calibration_data, interface_of
-from aigc_export.capture import Captured, capture, example_sizes
+from aigc_export.capture import Captured, capture, run_sizes
 from aigc_export.passes import PASSES, PassReport, run_passes
 from aigc_export.recipes import ExportRecipe
 from aigc_export.targets import get_target
@@ -136,10 +136,7 @@ def _calibration_data(loaded: LoadedModel, evaluation: Evaluation, recipe: Expor
 
 def pass_feeds(spec: ExportSpec, seed: int) -> list[dict[str, Array]]:
     """Two sets of shapes: a rewrite that is right for one size only must not get through."""
-    sizes = example_sizes(spec)
-    units = {d.name: d for d in spec.dims}
-    larger = {name: size + units[name].multiple_of for name, size in sizes.items()}
-    return [example_feeds(spec, s, seed=seed) for s in (sizes, larger)]
+    return [example_feeds(spec, sizes, seed=seed) for sizes in run_sizes(spec)]
 
 
 WARNING = "warning"

@@ -14,6 +14,7 @@ from aigc_runtime.errors import CheckpointError, EngineError
 from aigc_runtime.manifest import DiffusionSettings, GanSettings, TextSettings
 from aigc_runtime.pipelines import make_pipeline
 from aigc_runtime.replay import run_request
+from aigc_runtime.schedules import fitting_steps
 from aigc_runtime.session import Session
 from aigc_runtime.tensors import Array
 from aigc_runtime.tokenizers import make_tokenizer
@@ -77,9 +78,7 @@ Plan = tuple[str, list[dict[str, Array]]]
 def _fit(session: Session, dim: str, size: int) -> int:
     """The size nearest to `size` that the session takes."""
     found = session.dims.get(dim)
-    if found is None:
-        return size
-    return max(found.min, size if found.max is None else min(size, found.max))
+    return size if found is None else found.nearest(size)
 
 
 def _batches(session: Session, *rows: int) -> tuple[int, ...]:
@@ -99,13 +98,13 @@ def _text_inputs(session: Session, settings: TextSettings, rng: np.random.Genera
     of lower precision would be judged by that.
     """
     text = make_tokenizer(settings.tokenizer).encode(standard_library_text().held_out.tobytes().decode("utf-8"))
-    decoded = 3
+    decoded = min(3, settings.context_length // 2)
     longest = _fit(session, "sequence", min(48, settings.context_length // 2))
     longest = max(1, min(longest, _fit(session, "past", longest + decoded) - decoded))
     for name, rows in zip(("single", "ragged"), _batches(session, 1, 2), strict=False):
         pad = [0] * rows
         if name == "ragged":
-            pad[-1] = longest // 3
+            pad[-1] = -(-longest // 3) if 1 < longest < 3 else longest // 3
         starts = rng.integers(0, len(text) - longest - decoded, size=len(pad))
         ids = np.stack([text[s : s + longest + decoded] for s in starts]).astype(np.int64)
         pad_length = np.array(pad, dtype=np.int64)
@@ -160,7 +159,8 @@ def make_generation(session: Session, spec: ExportSpec, *, seed: int) -> Generat
     """
     request: dict[str, Any]
     if isinstance(spec.settings, TextSettings):
-        prompts = [("def main(", "import ")[i % 2] for i in range(_fit(session, "batch", 2))]
+        fitting = _fitting_prompts(spec.settings)
+        prompts = [fitting[i % len(fitting)] for i in range(_fit(session, "batch", 2))]
         request = {"prompts": prompts, "max_new_tokens": 48, "seed": seed}
     elif isinstance(spec.settings, DiffusionSettings):
         request = _diffusion_request(session, spec.settings, seed)
@@ -176,9 +176,21 @@ def make_generation(session: Session, spec: ExportSpec, *, seed: int) -> Generat
     return Generation(request=request, output=output)
 
 
+def _fitting_prompts(settings: TextSettings) -> list[str]:
+    """Beginnings of two prompts, of different lengths if the context allows it, with room for half a context behind."""
+    tokenizer, most = make_tokenizer(settings.tokenizer), max(1, settings.context_length // 2)
+    prompts = []
+    for prompt in ("def main(", "import "):
+        lengths = range(len(prompt), 0, -1)
+        prompts.append(prompt[: next((n for n in lengths if len(tokenizer.encode(prompt[:n])) <= most), 1)])
+    if most > 1 and len(prompts[0]) == len(prompts[1]):
+        prompts[1] = prompts[1][:-1]
+    return prompts
+
+
 def _diffusion_request(session: Session, settings: DiffusionSettings, seed: int) -> dict[str, Any]:
     """Few steps of the default sampler, with a context drawn at random where the model takes one."""
-    request: dict[str, Any] = {"seed": seed, "steps": min(10, settings.schedule.num_train_timesteps)}
+    request: dict[str, Any] = {"seed": seed, "steps": fitting_steps(settings.schedule, 10)}
     if settings.num_classes is not None:
         request["class_labels"] = [i % settings.num_classes for i in range(_images(session, 4))]
     else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aigc_export.bisect import Divergence, bisect
-from aigc_export.capture import capture, example_sizes
+from aigc_export.capture import capture, run_sizes
 from aigc_export.graph_session import graph_session
 from aigc_export.origin import find_evaluation, load_original
 from aigc_export.parity import check_parity
@@ -115,7 +115,7 @@ def _bisect(bundle: Bundle, spec: ExportSpec, seed: int, tolerance: Tolerance) -
     return bisect(
         graph,
         capture(spec).program,
-        example_feeds(spec, example_sizes(spec), seed=seed),
+        example_feeds(spec, run_sizes(spec)[0], seed=seed),
         output_names=spec.graph_outputs,
         tolerance=tolerance,
     )

@@ -12,7 +12,7 @@ from aigc_models.spec import ExportSpec
 from aigc_models.unet import UNet, UNetConfig
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.manifest import DiffusionSettings, GanSettings, TextSettings
-from aigc_runtime.schedules import ScheduleConfig
+from aigc_runtime.schedules import ScheduleConfig, fitting_steps
 from aigc_runtime.tensors import DimSpec, StateSpec, TensorSpec
 from aigc_runtime.tokenizers import make_tokenizer
 
@@ -20,6 +20,7 @@ __all__ = ["gan_spec", "lm_spec", "unet_classes", "unet_spec"]
 
 CacheKind = Literal["growing", "buffer"]
 MAX_BATCH = 64
+DEFAULT_STEPS = 20
 
 
 class _CachedLM(nn.Module):
@@ -52,11 +53,17 @@ def lm_spec(model: TransformerLM, *, tokenizer: dict[str, str | int], cache: Cac
             and updated in place).
 
     Raises:
-        ConfigError: another cache form, or a vocabulary of another size than the tokenizer's.
+        ConfigError: a context without room for a token beside a prompt, another cache form, or a vocabulary of another
+            size than the tokenizer's.
     """
     if cache not in ("growing", "buffer"):
         raise UnknownNameError("cache", cache, ("growing", "buffer"))
     config = model.config
+    if config.context_length < 2:
+        raise ConfigError(
+            f"LMConfig.context_length is {config.context_length}",
+            hint="must be at least 2 to generate: a token of a prompt, and a new one",
+        )
     needed = make_tokenizer(tokenizer).vocab_size
     if config.vocab_size != needed:
         raise ConfigError(
@@ -133,7 +140,7 @@ def unet_spec(
     *,
     dynamic_size: bool | None = None,
     default_sampler: str | None = None,
-    default_steps: int = 20,
+    default_steps: int | None = None,
     default_guidance_scale: float = 1.0,
     class_names: tuple[str, ...] | None = None,
 ) -> ExportSpec:
@@ -145,7 +152,7 @@ def unet_spec(
         dynamic_size: let the sides of the sample vary in multiples of `config.multiple_of`; None does so where the
             sample is at least 32 wide (a smaller model has only ever seen its own size).
         default_sampler: of the bundle; None takes DDIM, or DDPM where the variance is learned, which no other uses.
-        default_steps: of the bundle.
+        default_steps: of the bundle; None takes 20, or as many as the schedule allows.
         default_guidance_scale: of the bundle.
         class_names: one per class.
 
@@ -187,7 +194,7 @@ def unet_spec(
             num_classes=unet_classes(config),
             null_class=config.null_class,
             default_sampler=default_sampler or ("ddpm" if schedule.learns_variance else "ddim"),
-            default_steps=default_steps,
+            default_steps=fitting_steps(schedule, DEFAULT_STEPS) if default_steps is None else default_steps,
             default_guidance_scale=default_guidance_scale,
             class_names=class_names,
         ),

@@ -107,10 +107,21 @@ class UNetConfig:
         self._check_heads()
         if self.sample_size % self.multiple_of:
             raise _error("sample_size", self.sample_size, f"a multiple of {self.multiple_of}")
+        if self.sample_size == self.multiple_of and self.block_out_channels[-1] == self.norm_num_groups:
+            raise ConfigError(
+                f"UNetConfig.norm_num_groups is {self.norm_num_groups}: with sample_size {self.sample_size} a group of "
+                "the lowest level is a single number, which a norm makes zero",
+                hint="use fewer groups, or a larger sample_size",
+            )
         if self.null_class is not None and (
             type(self.null_class) is not int or not 0 <= self.null_class < (self.num_class_embeds or 0)
         ):
             raise _error("null_class", self.null_class, f"a label below num_class_embeds = {self.num_class_embeds}")
+        if self.null_class is not None and self.num_class_embeds == 1:
+            raise ConfigError(
+                "UNetConfig.num_class_embeds is 1 with a null_class: no class is left to ask for",
+                hint="set both to None for a model without classes",
+            )
 
     def _check_channels(self) -> None:
         if not isinstance(self.block_out_channels, tuple) or not self.block_out_channels:

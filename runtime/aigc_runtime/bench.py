@@ -105,10 +105,11 @@ def _stepper(session: Session, settings: Pipeline) -> Callable[[], object]:
 
         return step
     if isinstance(settings, DiffusionSettings):
-        shape = (1, *settings.sample_shape)
+        c, h, w = settings.sample_shape
+        shape = (1, c, _fit(session, "height", h), _fit(session, "width", w))
         feeds: dict[str, Array] = {
             "sample": np.zeros(shape, dtype=np.float32),
-            "timestep": np.full(1, 500, dtype=np.float32),
+            "timestep": np.full(1, settings.schedule.num_train_timesteps // 2, dtype=np.float32),
         }
         for spec in session.inputs:
             if spec.name == "class_labels":
@@ -123,13 +124,19 @@ def _stepper(session: Session, settings: Pipeline) -> Callable[[], object]:
     return lambda: session.run(latents)
 
 
+def _fit(session: Session, dim: str, size: int) -> int:
+    """The size nearest to `size` that the session takes."""
+    found = session.dims.get(dim)
+    return size if found is None else found.nearest(size)
+
+
 def _context(session: Session, spec: TensorSpec) -> Array:
     """Zeros for one prompt of 77 tokens, or of as many as the engine takes."""
     tokens = spec.shape[1]
     if isinstance(tokens, str):
-        dim = session.dims[tokens]
-        tokens = max(dim.min, CONTEXT_TOKENS if dim.max is None else min(CONTEXT_TOKENS, dim.max))
+        tokens = _fit(session, tokens, CONTEXT_TOKENS)
     return np.zeros((1, tokens, int(spec.shape[2])), dtype=np.float32)
+
 
 
 def bench_generation(session: Session, settings: Pipeline, *, runs: int = 5) -> BenchResult:
@@ -166,9 +173,11 @@ def generate_once(session: Session, settings: Pipeline) -> None:
     if isinstance(settings, TextSettings):
         TextPipeline(session, settings).generate("a", max_new_tokens=_units(settings)[1])
     elif isinstance(settings, DiffusionSettings):
+        _, height, width = settings.sample_shape
         context = next((_context(session, spec) for spec in session.inputs if spec.name == CONTEXT), None)
         DiffusionPipeline(session, settings).generate(
             None if settings.num_classes is None else [0],
+            size=(_fit(session, "height", height), _fit(session, "width", width)),
             encoder_hidden_states=context,
             null_encoder_hidden_states=None if settings.default_guidance_scale == 1 else context,
         )

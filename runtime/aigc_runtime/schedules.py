@@ -18,7 +18,7 @@ from aigc_runtime.errors import ConfigError, InputError
 from aigc_runtime.integers import as_integer
 from aigc_runtime.tensors import Array
 
-__all__ = ["Levels", "ScheduleConfig", "alphas_cumprod", "make_levels", "timesteps"]
+__all__ = ["Levels", "ScheduleConfig", "alphas_cumprod", "fitting_steps", "make_levels", "timesteps"]
 
 MAX_BETA = 0.999
 """Cap of the cosine schedule (Nichol & Dhariwal 2021, section 3.2)."""
@@ -134,6 +134,11 @@ class ScheduleConfig:
         return self.clip_sample_range if self.clip_sample else None
 
     def _check_signal(self) -> None:
+        if self.timestep_spacing == "leading" and self.steps_offset >= self.num_train_timesteps:
+            raise ConfigError(
+                f"ScheduleConfig.steps_offset is {self.steps_offset}",
+                hint=f"must be below num_train_timesteps = {self.num_train_timesteps}, or no step is left",
+            )
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise ConfigError(
                 "ScheduleConfig: rescale_betas_zero_snr with prediction_type 'epsilon'",
@@ -214,6 +219,20 @@ def timesteps(config: ScheduleConfig, steps: int) -> Array:
         t = np.round(np.arange(total, 0, -total / steps))[:steps] - 1
     out: Array = t.astype(np.int64)
     return out
+
+
+def fitting_steps(config: ScheduleConfig, most: int) -> int:
+    """The largest number of sampling steps up to `most` that a schedule can be sampled in; 1 always can.
+
+    >>> fitting_steps(ScheduleConfig(num_train_timesteps=10), 20)
+    10
+    """
+    for steps in range(min(most, config.num_train_timesteps), 1, -1):
+        if config.timestep_spacing != "leading":
+            return steps
+        if (steps - 1) * (config.num_train_timesteps // steps) + config.steps_offset < config.num_train_timesteps:
+            return steps
+    return 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,16 @@ class DimSpec:
                 hint="at least one size must be allowed",
             )
 
+    def nearest(self, size: int) -> int:
+        """The allowed size nearest to `size`, the smaller one of two.
+
+        >>> DimSpec(name="height", min=4, max=64, multiple_of=4).nearest(70)
+        64
+        """
+        least = -(-self.min // self.multiple_of) * self.multiple_of
+        size = size if self.max is None else min(size, self.max)
+        return max(least, size // self.multiple_of * self.multiple_of)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
