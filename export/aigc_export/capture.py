@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from aigc_export.determinism import check_deterministic, user_line
 from aigc_export.errors import CaptureError
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_runtime.errors import CheckpointError
@@ -55,7 +56,7 @@ def capture(spec: ExportSpec, *, opset: int = 20) -> Captured:
 
     Raises:
         CheckpointError: a weight is NaN or infinite; names it.
-        CaptureError: the module cannot be exported; says why.
+        CaptureError: the module cannot be exported, or draws random numbers; says why, and on which line.
     """
     import torch
 
@@ -79,17 +80,36 @@ def capture(spec: ExportSpec, *, opset: int = 20) -> Captured:
     except Exception as err:
         if interrupted_by(err):
             raise KeyboardInterrupt from err
+        _check_random(spec, arguments)
         cause = err.__cause__ or err
+        where = user_line(str(cause))
         raise CaptureError(
-            f"PyTorch cannot export {type(spec.module).__name__}: {_first_lines(str(cause))}",
+            f"PyTorch cannot export {type(spec.module).__name__}{where and ' ' + where}: {_first_lines(str(cause))}",
             hint="look for data-dependent Python control flow in its forward; AIGC_DEBUG=1 shows the whole report",
         ) from err
     if exported is None or exported.exported_program is None:
         raise CaptureError("PyTorch's exporter returned no program", hint="check the installed torch and onnxscript")
+    check_deterministic(exported.exported_program)
     model = exported.model
     _name_dimensions(model, spec)
     _label(model, spec)
     return Captured(model=model, program=exported.exported_program)
+
+
+def _check_random(spec: ExportSpec, arguments: tuple[Any, ...]) -> None:
+    """What cannot be exported may be a random operator that ONNX has not: the program alone still tells its line.
+
+    Raises:
+        CaptureError: names it.
+    """
+    import torch
+
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.export.export(spec.module, arguments, dynamic_shapes=_dynamic_shapes(spec), strict=False)
+    except Exception:  # noqa: BLE001 - then the first failure says why
+        return
+    check_deterministic(program)
 
 
 def example_sizes(spec: ExportSpec) -> dict[str, int]:

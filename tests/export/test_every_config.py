@@ -16,12 +16,16 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from aigc_calibration.errors import CalibrationError
 from aigc_export.build.profiles import derive_profiles, input_shapes, narrowed_dims
 from aigc_export.calibration_data import ExampleData, calibration_data, interface_of
 from aigc_export.capture import example_sizes, run_sizes
+from aigc_export.exporter import ParityFailedError, export_model
 from aigc_export.front import pass_feeds
 from aigc_export.graph_session import bounded, graph_session
+from aigc_export.recipes import export_recipe
 from aigc_export.reference import make_cases, make_generation
 from aigc_models.checkpoint import save_checkpoint
 from aigc_models.paired import make_judge
@@ -29,7 +33,9 @@ from aigc_models.spec import ExportSpec
 from aigc_models.torch_session import TorchSession
 from aigc_models.zoo import load_model
 from aigc_runtime.bench import bench_generation, bench_step
-from aigc_runtime.errors import ConfigError, InputError
+from aigc_runtime.bundle import Bundle
+from aigc_runtime.cli import run
+from aigc_runtime.errors import AigcError, ConfigError, InputError
 from aigc_runtime.schedules import ScheduleConfig, fitting_steps, timesteps
 
 from .configs import CONFIGS, Drawn
@@ -110,7 +116,7 @@ def defaults_hold(name: str, count: int, *, derandomize: bool) -> None:
 
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_every_default_is_one_that_the_model_takes(name: str) -> None:
-    defaults_hold(name, 8 if name == "unet" else 20, derandomize=True)
+    defaults_hold(name, 5 if name == "unet" else 10, derandomize=True)
 
 
 @pytest.mark.stress
@@ -160,8 +166,9 @@ def test_what_no_default_fits_is_refused_by_its_field(drawn: Drawn, message: str
     assert message in refused.message
 
 
-@pytest.mark.parametrize("context", [2, 3, 4, 5, 8, 9, 16])
-@pytest.mark.parametrize("cache", ["growing", "buffer"])
+@pytest.mark.parametrize(
+    ("context", "cache"), [(n, "growing") for n in (2, 3, 4, 5, 8, 9)] + [(2, "buffer"), (3, "buffer")]
+)
 def test_every_small_context(context: int, cache: str, tmp_path: Path) -> None:
     check_defaults(Drawn(name="lm", config={**TINY_LM, "context_length": context}, options={"cache": cache}), tmp_path)
 
@@ -178,3 +185,67 @@ def test_default_steps_are_as_many_as_the_schedule_allows(total: int, offset: in
         except InputError:
             continue
     assert fitting_steps(config, 20) == max(allowed)
+
+
+def check_line(drawn: Drawn, precision: str, folder: Path) -> None:
+    """The whole line with its defaults, and every verb of the device; a refusal is one before any work."""
+    torch.manual_seed(0)
+    stages: list[str] = []
+    bundle = folder / "bundle"
+    try:
+        module, record = drawn.build()
+        save_checkpoint(folder / "checkpoint", module, record)
+        recipe = export_recipe(
+            drawn.name,
+            checkpoint=str(folder / "checkpoint"),
+            precision=precision,
+            quality_samples=2,
+            threads=1,
+            spec_options=drawn.options or {},
+        )
+        export_model(recipe, bundle, stage=lambda name, what: stages.append(name))
+    except (ConfigError, CalibrationError) as err:
+        refused: AigcError = err
+    except ParityFailedError as err:
+        refused = err
+    else:
+        check_verbs(drawn, bundle)
+        return
+    # Untrained weights may miss the limits of a precision that rounds them; nothing else comes after work was done.
+    assert not stages or (isinstance(refused, ParityFailedError) and precision != "fp32"), refused
+
+
+def check_verbs(drawn: Drawn, bundle: Path) -> None:
+    """Every verb of the device with its defaults."""
+    assert run(["verify", str(bundle), "--threads", "1"]) == 0
+    context = any(t.name == "encoder_hidden_states" for t in Bundle.open(bundle).manifest.inputs)
+    request = ["--prompt", "a"] if drawn.name == "lm" else ["-o", str(bundle.with_name("image.npy"))]
+    assert run(["generate", str(bundle), "--threads", "1", *request]) == (2 if context else 0)  # it wants embeddings
+    assert run(["bench", str(bundle), "--threads", "1", "--runs", "1"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("drawn", "precision"),
+    [
+        (Drawn(name="lm", config={**TINY_LM, "context_length": 2}), "fp32"),
+        (Drawn(name="lm", config={**TINY_LM, "context_length": 5}, options={"cache": "buffer"}), "int8"),
+        (Drawn(name="unet", config=TINY_UNET, schedule={"num_train_timesteps": 10}), "fp32"),
+    ],
+)
+def test_the_smallest_models_go_the_whole_line(drawn: Drawn, precision: str, tmp_path: Path) -> None:
+    check_line(drawn, precision, tmp_path)
+    assert (tmp_path / "bundle").exists()
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_hundreds_of_configs_go_the_whole_line(name: str) -> None:
+    @settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(drawn=CONFIGS[name], precision=st.sampled_from(["fp32", "fp32", "int8", "int4"]))
+    def check(drawn: Drawn, precision: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            check_line(drawn, precision, Path(folder))
+
+    check()

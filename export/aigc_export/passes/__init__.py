@@ -91,13 +91,15 @@ def run_passes(
         tolerance: of every output beside the graph before the pass, in place of what its rounding allows.
 
     Raises:
-        CaptureError: the captured graph itself gives NaN or infinity.
+        CaptureError: the captured graph itself gives NaN or infinity, or something else when it is run again.
         PassError: a pass failed, made the graph invalid, or changed an output; names the pass and the output.
         OutputError: no room for the graph while it is checked.
     """
     reports: list[PassReport] = []
-    expected = check_and_run(model, feeds)
+    # The first feeds once more, by the same session: another one draws the same random numbers.
+    *expected, again = check_and_run(model, [*feeds, *feeds[:1]]) if feeds else ({},)
     _check_finite(expected)
+    _check_repeatable(expected[:1], [again])
     exact = evaluate_in_double(model, feeds) if tolerance is None else None
     own = None if exact is None else _errors(exact, expected)
     for name, rewrite in passes:
@@ -152,6 +154,15 @@ def _check_finite(outputs: Sequence[Mapping[str, Array]]) -> None:
                     f"the model's output {output!r} holds NaN or infinity on example inputs",
                     hint="nothing can be compared with that; look for weights or activations beyond fp32's range",
                 )
+
+
+def _check_repeatable(first: Sequence[Mapping[str, Array]], again: Sequence[Mapping[str, Array]]) -> None:
+    for (_, output), errors in _errors(first, again[: len(first)]).items():
+        if not judge(errors, PASS_TOLERANCE).passed:
+            raise CaptureError(
+                f"two runs of the captured graph on the same inputs differ in {output!r} ({errors.sqnr_db:.1f} dB)",
+                hint="it holds an operator that does not compute the same twice: take its noise as an input, or fix it",
+            )
 
 
 def _compare(
