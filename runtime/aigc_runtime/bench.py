@@ -90,36 +90,37 @@ def _timed(call: Callable[[], object]) -> float:
 
 
 def _stepper(session: Session, settings: Pipeline) -> Callable[[], object]:
+    rows = _fit(session, "batch", 1)  # an engine of one batch size takes no other
     if isinstance(settings, TextSettings):
-        pad = np.zeros(1, dtype=np.int64)
-        prompt = np.full((1, min(PROMPT_TOKENS, settings.context_length // 2)), 65, dtype=np.int64)
-        token = np.full((1, 1), 65, dtype=np.int64)
-        held = [session.new_state(1)]
+        pad = np.zeros(rows, dtype=np.int64)
+        prompt = np.full((rows, min(PROMPT_TOKENS, settings.context_length // 2)), 65, dtype=np.int64)
+        token = np.full((rows, 1), 65, dtype=np.int64)
+        held = [session.new_state(rows)]
         session.run({"input_ids": prompt, "pad_length": pad}, held[0])
 
         def step() -> object:
             if held[0].length + 1 > settings.context_length:
-                held[0] = session.new_state(1)
+                held[0] = session.new_state(rows)
                 session.run({"input_ids": prompt, "pad_length": pad}, held[0])
             return session.run({"input_ids": token, "pad_length": pad}, held[0])
 
         return step
     if isinstance(settings, DiffusionSettings):
         c, h, w = settings.sample_shape
-        shape = (1, c, _fit(session, "height", h), _fit(session, "width", w))
+        shape = (rows, c, _fit(session, "height", h), _fit(session, "width", w))
         feeds: dict[str, Array] = {
             "sample": np.zeros(shape, dtype=np.float32),
-            "timestep": np.full(1, settings.schedule.num_train_timesteps // 2, dtype=np.float32),
+            "timestep": np.full(rows, settings.schedule.num_train_timesteps // 2, dtype=np.float32),
         }
         for spec in session.inputs:
             if spec.name == "class_labels":
-                feeds[spec.name] = np.zeros(1, dtype=np.int64)
+                feeds[spec.name] = np.zeros(rows, dtype=np.int64)
             elif spec.name == CONTEXT:
-                feeds[spec.name] = _context(session, spec)
+                feeds[spec.name] = np.repeat(_context(session, spec), rows, axis=0)
         return lambda: session.run(feeds)
     latents: dict[str, Array] = {
-        "latents": np.zeros((1, settings.latent_size), np.float32),
-        "class_labels": np.zeros(1, np.int64),
+        "latents": np.zeros((rows, settings.latent_size), np.float32),
+        "class_labels": np.zeros(rows, np.int64),
     }
     return lambda: session.run(latents)
 
@@ -136,7 +137,6 @@ def _context(session: Session, spec: TensorSpec) -> Array:
     if isinstance(tokens, str):
         tokens = _fit(session, tokens, CONTEXT_TOKENS)
     return np.zeros((1, tokens, int(spec.shape[2])), dtype=np.float32)
-
 
 
 def bench_generation(session: Session, settings: Pipeline, *, runs: int = 5) -> BenchResult:

@@ -212,7 +212,8 @@ def check_line(drawn: Drawn, precision: str, folder: Path) -> None:
         check_verbs(drawn, bundle)
         return
     # Untrained weights may miss the limits of a precision that rounds them; nothing else comes after work was done.
-    assert not stages or (isinstance(refused, ParityFailedError) and precision != "fp32"), refused
+    missed = isinstance(refused, ParityFailedError) and precision != "fp32"
+    assert missed or set(stages) <= {"load"}, refused
 
 
 def check_verbs(drawn: Drawn, bundle: Path) -> None:
