@@ -28,6 +28,7 @@ from aigc_export.graph_session import bounded, graph_session
 from aigc_export.recipes import export_recipe
 from aigc_export.reference import make_cases, make_generation
 from aigc_models.checkpoint import save_checkpoint
+from aigc_models.evaluation import standard_evaluation
 from aigc_models.paired import make_judge
 from aigc_models.spec import ExportSpec
 from aigc_models.torch_session import TorchSession
@@ -78,7 +79,7 @@ def check_defaults(drawn: Drawn, folder: Path) -> None:
     assert generation.output.size
     bench_step(session, spec.settings, runs=2, warmup=1)
     bench_generation(session, spec.settings, runs=1)
-    make_judge(session, spec.settings, own_metric=False, samples=2)(session)
+    make_judge(session, spec.settings, evaluation=standard_evaluation(spec.settings), samples=2)(session)
     profiles = derive_profiles(spec)
     assert all(input_shapes(spec, profile) for profile in profiles)
     compiled = graph_session(bounded(session.call, spec, profiles), spec, dims=narrowed_dims(spec.dims, profiles))
