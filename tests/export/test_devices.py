@@ -58,7 +58,7 @@ def bundle(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("devices") / "gan"
     manifest = export_model(recipe_of("gan", checkpoints / "gan"), folder).bundle.manifest
     info = EngineInfo(kind="tensorrt-rtx", file=manifest.engine.file, build=BUILD)
-    changed = replace(manifest, engine=info, format_version=2, precision="int8", target="tensorrt-rtx")
+    changed = replace(manifest, engine=info, precision="int8", target="tensorrt-rtx")
     (folder / "manifest.json").write_bytes(dump_manifest(changed))
     return folder
 
@@ -151,6 +151,15 @@ def test_the_three_files_that_doctor_writes(
         assert "?" not in capsys.readouterr().out
 
 
+def test_a_file_as_windows_tools_write_it(tmp_path: Path) -> None:
+    path, text = tmp_path / "device.json", json.dumps(to_json(DEVICE))
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace(",", ",\r\n").encode())
+    assert find_device(str(path)) == DEVICE
+    path.write_text(text, encoding="utf-16")
+    with pytest.raises(InputError, match=r"device\.json is not valid: it is in UTF-16\nsave it as JSON in UTF-8"):
+        find_device(str(path))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -160,7 +169,7 @@ def test_the_three_files_that_doctor_writes(
         ({"packages": {"tensorrt_rtx": "new"}}, "package 'tensorrt_rtx' has version 'new'"),
         ({"gpus": [{"name": "x", "compute_capability": "86", "memory_bytes": 1}]}, "'86' is not a compute"),
         ({"gpus": [{"name": "x", "compute_capability": "8.6", "memory_bytes": -1}]}, "memory_bytes is -1"),
-        ({"device": {}}, "device.json.runtime is missing"),
+        ({"device": {}}, "device.json.runtime, platform"),
         ({"more": 1}, "more is not a known field"),
     ],
 )
