@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from aigc_calibration.errors import PlanError
 from aigc_calibration.plan import parse_plan
@@ -16,10 +17,11 @@ from aigc_export.calibrator import calibrate_model
 from aigc_export.cli import run
 from aigc_export.exporter import PLAN_FILE, export_model
 from aigc_export.targets import TARGETS
+from aigc_models.gan import Generator
 from aigc_runtime.bundle import Bundle
 from aigc_runtime.errors import AigcError, ConfigError, InputError
 
-from .conftest import TINY, recipe_of
+from .conftest import TINY, recipe_of, tiny_gan, write_checkpoint
 
 LOW = tuple(p for p in TARGETS["ort-cpu"].precisions if p not in {"fp32", "auto"})
 SHIPPED = {"lm": 0.39, "unet": 0.36, "gan": 0.85}
@@ -48,6 +50,32 @@ def test_every_precision_of_a_tiny_generator(precision: str, checkpoints: Path, 
     bundle = export_model(recipe, tmp_path / "out").bundle
     assert parse_plan(bundle.read(PLAN_FILE)).counts().keys() <= {precision, f"{precision}-weight", "float"}
     assert run(["verify", str(bundle.path), "--checkpoint", str(checkpoints / "gan"), "--quality-samples", "0"]) == 0
+
+
+def odd_gan(edit: str) -> Generator:
+    """A generator with one odd layer."""
+    module = tiny_gan()
+    first = next(m for m in module.modules() if isinstance(m, torch.nn.Linear))
+    with torch.no_grad():
+        if edit == "zero":
+            for parameter in first.parameters():
+                parameter.zero_()
+        else:
+            conv = [m for m in module.modules() if isinstance(m, torch.nn.Conv2d) and m.bias is not None][-1]
+            conv.weight[::2] *= 1e-20  # decayed to nothing beside its bias
+            conv.bias[::2] = 0.5  # type: ignore[index]
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edit", ["decayed", "zero"])
+def test_a_layer_of_odd_weights(edit: str, tmp_path: Path) -> None:
+    """Half of the channels nothing but a bias; a first layer of zeros, behind which everything is constant."""
+    checkpoint = write_checkpoint(tmp_path / "odd", "gan", make=lambda: odd_gan(edit))
+    found = export_model(recipe_of("gan", checkpoint, precision="int8", calibration_samples=32), tmp_path / "out")
+    assert found.report.passed
+    assert found.coverage is not None
+    assert found.coverage.executed == found.coverage.planned > 0
 
 
 def test_an_engine_that_runs_float_publishes_nothing(
