@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ DOUBLE_TOLERANCE = 1e-11  # float64, relative to the largest gradient of a tenso
 SMALL = {
     "sample_size": 16,
     "in_channels": 2,
-    "out_channels": 3,
+    "out_channels": 4,
     "block_out_channels": (8, 16),
     "layers_per_block": 1,
     "norm_num_groups": 4,
@@ -120,7 +121,12 @@ def their_model(name: str) -> nn.Module:
 
 
 def our_model(name: str) -> UNet:
-    return UNet(UNetConfig.from_dict({**UNCONDITIONAL, **CONDITIONAL}[name])).eval()
+    return made({**UNCONDITIONAL, **CONDITIONAL}[name])
+
+
+def made(fields: dict[str, Any]) -> UNet:
+    """Ours, of what config.json would hold."""
+    return UNet(UNetConfig.from_dict(json.loads(json.dumps(fields)))).eval()
 
 
 def inputs(config: UNetConfig, *, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -203,7 +209,7 @@ def test_the_comparison_sees_a_change_of_any_tensor(name: str) -> None:
 def test_the_comparison_sees_a_change_of_the_configuration(change: str, value: object) -> None:
     name = "as in the DDPM checkpoints"
     theirs = their_model(name)
-    ours = UNet(UNetConfig.from_dict({**UNCONDITIONAL[name], change: value})).eval()
+    ours = made({**UNCONDITIONAL[name], change: value})
     ours.load_state_dict(theirs.state_dict())
     feeds = inputs(ours.config)
     with torch.no_grad():
@@ -214,7 +220,7 @@ def test_the_comparison_sees_a_change_of_the_configuration(change: str, value: o
 def test_the_number_of_heads_per_level_matters() -> None:
     name = "as in Stable Diffusion 2: heads per level"
     theirs = their_model(name)
-    ours = UNet(UNetConfig.from_dict({**CONDITIONAL[name], "num_attention_heads": 4})).eval()
+    ours = made({**CONDITIONAL[name], "num_attention_heads": 4})
     ours.load_state_dict(theirs.state_dict())
     feeds = inputs(ours.config)
     with torch.no_grad():
