@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from aigc_runtime.backends.array_session import ArraySession
 from aigc_runtime.backends.denormals import isolated
+from aigc_runtime.backends.exact_products import EXACT_PRODUCTS, products_saturate
 from aigc_runtime.backends.rewrites import leave_out_rewrites
 from aigc_runtime.errors import EngineError
 from aigc_runtime.manifest import Pipeline
@@ -113,6 +114,8 @@ def open_bytes(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if products_saturate(onnxruntime):  # a float graph has none, but quantised ones are opened here too
+        options.add_session_config_entry(EXACT_PRODUCTS, "1")
     try:
         session: Any = isolated(
             lambda: onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

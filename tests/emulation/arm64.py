@@ -8,6 +8,7 @@ the host's system changes and no rights are needed. Run by qemu-user.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -66,15 +67,20 @@ def prepare(folder: Path, cpu: str, qemu: str) -> tuple[Path, Path]:
     stamp = hashlib.sha256(repr((PACKAGES, WHEELS)).encode()).hexdigest()[:12]
     ready = folder / f"ready-{stamp}"
     root, site = folder / "root", folder / "site"
-    if not ready.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        _unpack_debian(folder, root)
-        _unpack_wheels(site, _python_of(root))
-        ready.touch()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:  # tests that run side by side ask for it at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not ready.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            _unpack_debian(folder, root)
+            _unpack_wheels(site, _python_of(root))
+            ready.touch()
     python = _python_of(root)
     wrapper = python.parent / f"python-{cpu}"  # beside Python, which finds its library from where it was started
-    wrapper.write_text(_WRAPPER.format(qemu=qemu, cpu=cpu, root=root, python=python))
-    wrapper.chmod(0o755)
+    started = _WRAPPER.format(qemu=qemu, cpu=cpu, root=root, python=python)
+    if not wrapper.exists() or wrapper.read_text() != started:
+        wrapper.write_text(started)
+        wrapper.chmod(0o755)
     return wrapper, site
 
 

@@ -19,8 +19,8 @@ from .machines import HERE, X86, Machine, arm_machine, x86_machine
 
 FAMILIES = ("gan", "lm", "unet")
 QUANTISED = ("int8", "int4")
-TOLD_DB = 1.5
-"""How much nearer or farther from PyTorch another processor may be: floats between the products round otherwise."""
+ALLOWED_DB = 1.0
+"""How much farther from PyTorch than here another processor may be: floats between the products round otherwise."""
 
 pytestmark = [pytest.mark.emulated, pytest.mark.timeout(3600)]
 
@@ -75,7 +75,7 @@ def check(machine: Machine, path: Path, record: Callable[[object], None]) -> Non
     assert there["instruction_set"] == machine.instruction_set
     assert there["passed"]
     if not path.name.endswith("fp32"):
-        assert abs(worst_db(there) - worst_db(here)) < TOLD_DB
+        assert worst_db(there) > worst_db(here) - ALLOWED_DB
 
 
 @pytest.mark.parametrize("cpu", ["this one", *X86])
