@@ -54,7 +54,7 @@ def test_a_bad_size(size: object) -> None:
 
 
 def test_bad_channels() -> None:
-    with pytest.raises(ConfigError, match=r"channels is \(3,\)\nneeds two"):
+    with pytest.raises(ConfigError, match=r"ClassifierConfig\.channels has 1 entries, expected 2"):
         ClassifierConfig.from_dict({"channels": [3]})
     with pytest.raises(ConfigError, match=r"channels\[1\] is 0"):
         ClassifierConfig.from_dict({"channels": [3, 0]})
