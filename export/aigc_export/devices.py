@@ -66,4 +66,6 @@ def _read(path: Path) -> Device:
         ) from err
     if isinstance(value, dict) and isinstance(value.get("device"), dict):
         value = value["device"]  # `aigc-run doctor BUNDLE` and `aigc-export doctor` tell more than the device
+    if isinstance(value, dict):
+        value.pop("schema", None)
     return from_json(Device, value, where=path.name, error=ConfigError)

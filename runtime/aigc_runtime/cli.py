@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from aigc_runtime import __version__
@@ -145,9 +145,14 @@ def run(arguments: Sequence[str], *, prog: str = "aigc-run") -> int:
         return failure_code(err)
 
 
-def emit_json(value: Any) -> None:
-    """Print one JSON document on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+def emit_json(schema: str, value: Mapping[str, Any]) -> None:
+    """Print one JSON document on standard output.
+
+    Args:
+        schema: its form and the form's version, of the file of that name in docs/schemas.
+        value: the document.
+    """
+    sys.stdout.write(json.dumps({"schema": schema, **value}, indent=2, allow_nan=False) + "\n")
 
 
 def main() -> None:

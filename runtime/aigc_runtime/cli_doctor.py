@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import asdict
-from typing import Any
 
 from aigc_runtime.bundle import Bundle
 from aigc_runtime.cli import emit_json
@@ -33,11 +32,12 @@ def doctor(arguments: argparse.Namespace) -> int:
         judged = check_device(bundle.manifest, device)
     pinned = arguments.expect_manifest_sha256 is not None
     if arguments.json:
-        told: dict[str, Any] = to_json(device)
+        schema, told = "aigc-run-doctor/1", to_json(device)
         if bundle is not None and judged is not None:
             origin = {"manifest_pinned": pinned, "has_signature": bundle.has_signature, "signed_by": bundle.signed_by}
+            schema = "aigc-run-doctor-bundle/1"
             told = {"device": told, "runs": judged.runs, **origin, **asdict(judged)}
-        emit_json(told)
+        emit_json(schema, told)
     else:
         lines = device_lines(device)
         if bundle is not None and judged is not None:

@@ -75,13 +75,14 @@ def _text(arguments: argparse.Namespace, pipeline: TextPipeline) -> int:
     if arguments.json:
         (result,) = pipeline.generate(prompt, **options)
         emit_json(
+            "aigc-run-generate-text/1",
             {
                 "prompt": prompt,
                 "text": result.text,
                 "token_ids": result.token_ids.tolist(),
                 "finish_reason": result.finish_reason,
                 "prompt_tokens": result.prompt_tokens,
-            }
+            },
         )
         return 0
     pieces = pipeline.stream(prompt, **options)

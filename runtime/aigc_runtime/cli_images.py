@@ -81,7 +81,9 @@ def generate_images(arguments: argparse.Namespace, bundle: Bundle) -> int:
     shown = request.labels if request.labels is None or names is None else [names[label] for label in request.labels]
     if arguments.json:
         classes = {"class_labels": request.labels, "class_names": None if names is None else shown}
-        emit_json({"output": str(arguments.output), "images": request.count, **told, **classes})
+        emit_json(
+            "aigc-run-generate-images/1", {"output": str(arguments.output), "images": request.count, **told, **classes}
+        )
         return 0
     size = f"{told['width']} x {told['height']} pixels" if request.grid else f"float32 {told['shape']}"
     legend = _legend(shown, request.columns, pictures=request.grid is not None)

@@ -29,12 +29,13 @@ def info(arguments: argparse.Namespace) -> int:
     manifest = bundle.manifest
     if arguments.json:
         emit_json(
+            "aigc-run-info/1",
             {
                 "manifest_sha256": bundle.manifest_sha256,
                 "has_signature": bundle.has_signature,
                 "signed_by": bundle.signed_by,
                 "manifest": manifest_json(manifest),
-            }
+            },
         )
         return 0
     _say(f"{manifest.name}: {manifest.family}, {manifest.target}, {manifest.precision}")
@@ -82,7 +83,7 @@ def verify(arguments: argparse.Namespace) -> int:
         report = verify_bundle(bundle, session)
     here = instruction_set() if bundle.manifest.engine.proven_on else None
     if arguments.json:
-        emit_json({**report.to_dict(), "instruction_set": here})
+        emit_json("aigc-run-verify/1", {**report.to_dict(), "instruction_set": here})
     else:
         for check in report.tensors:
             e = check.errors
@@ -116,7 +117,7 @@ def bench(arguments: argparse.Namespace) -> int:
         step = bench_step(session, settings, runs=arguments.runs)
         whole = bench_generation(session, settings, runs=max(1, arguments.runs // 10))
     if arguments.json:
-        emit_json({"step": asdict(step), "generation": asdict(whole)})
+        emit_json("aigc-run-bench/1", {"step": asdict(step), "generation": asdict(whole)})
         return 0
     _say(f"one step    {step.median_ms:.3f} ms (p10 {step.p10_ms:.3f}, p90 {step.p90_ms:.3f}, {step.runs} runs)")
     unit = whole.per_unit

@@ -35,7 +35,7 @@ def bench(bundle_path: str, checkpoint: str | None, rounds: int, runs: int, thre
         whole = bench_generation(candidate, settings)
     if as_json:
         timed = {"torch_ms": found.reference_ms, "runtime_ms": found.candidate_ms, "speedup": found.speedup}
-        emit_json({"threads": count, **timed, "generation": asdict(whole)})
+        emit_json("aigc-export-bench/1", {"threads": count, **timed, "generation": asdict(whole)})
         return
     console = out_console()
     console.print(f"one step, batch 1, {count} threads, medians of {rounds} alternating rounds of {runs}")

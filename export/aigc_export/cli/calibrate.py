@@ -64,6 +64,7 @@ def calibrate(
     size = output.stat().st_size
     if as_json:
         emit_json(
+            "aigc-export-calibrate/1",
             {
                 "output": str(output),
                 "size_bytes": size,
@@ -78,7 +79,7 @@ def calibrate(
                 "ranges": [asdict(r) for r in found.ranges],
                 "warnings": list(found.warnings),
                 "seconds": round(found.seconds, 3),
-            }
+            },
         )
         return
     console.print(_table(found))

@@ -23,7 +23,7 @@ def check(bundle_path: str, device: str, as_json: bool) -> int:
     found = check_device(Bundle.open(bundle_path).manifest, find_device(device))
     code = 0 if found.runs else 5
     if as_json:
-        emit_json({"runs": found.runs, **asdict(found)})
+        emit_json("aigc-export-check/1", {"runs": found.runs, **asdict(found)})
         return code
     for line in finding_lines(found):
         out_console().print(line, soft_wrap=True, markup=False)

@@ -101,7 +101,10 @@ def compare(
         write_png(image, grid)
     if as_json:
         drawn = {"image": None if image is None else str(image), "amplification": amplification}
-        emit_json({**_document(found), **drawn, "checks": [asdict(c) for c in checks], "passed": code == 0})
+        emit_json(
+            "aigc-export-compare/1",
+            {**_document(found), **drawn, "checks": [asdict(c) for c in checks], "passed": code == 0},
+        )
         return code
     console = out_console()
     console.print(_table(found))

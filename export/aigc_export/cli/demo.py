@@ -27,7 +27,7 @@ def demo(output: Path, quality_samples: int, as_json: bool) -> None:
     console = err_console() if as_json else out_console()
     rows = [_one(name, output, quality_samples, console) for name in MODELS]
     if as_json:
-        emit_json({"models": rows})
+        emit_json("aigc-export-demo/1", {"models": rows})
         return
     console.print(_table(rows))
     for row in rows:

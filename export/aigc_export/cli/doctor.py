@@ -39,7 +39,9 @@ def doctor(as_json: bool) -> None:
             told = f"{library.version}, {'for the GPU here' if builds else 'needs a GPU to build, and none is here'}"
             targets[flavour] = {"builds": builds, "told": told}
     if as_json:
-        emit_json({"device": to_json(device), "available_memory_bytes": memory, "targets": targets})
+        emit_json(
+            "aigc-export-doctor/1", {"device": to_json(device), "available_memory_bytes": memory, "targets": targets}
+        )
         return
     console = out_console()
     for line in device_lines(device):

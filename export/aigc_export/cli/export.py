@@ -146,6 +146,7 @@ def export(
     reports.parity = result.report
     if as_json:
         emit_json(
+            "aigc-export-export/1",
             {
                 "bundle": str(output),
                 "manifest_sha256": result.bundle.manifest_sha256,
@@ -156,7 +157,7 @@ def export(
                 "parity": result.report.to_dict(),
                 "coverage": None if result.coverage is None else to_json(result.coverage),
                 "search": None if result.search is None else to_json(result.search),
-            }
+            },
         )
         return
     if result.search is not None:

@@ -42,7 +42,7 @@ def inspect(bundle_path: str, as_json: bool) -> None:
     if plan is not None:
         found["plan"] = {"sites": plan.counts(), "float": float_sites(plan)}
     if as_json:
-        emit_json(found)
+        emit_json("aigc-export-inspect/1", found)
         return
     from rich.table import Table
 

@@ -24,7 +24,7 @@ def keygen(output: Path, as_json: bool) -> None:
     warnings = show_warnings(key_warning(output / PRIVATE_KEY))
     if as_json:
         files = {"private": str(output / PRIVATE_KEY), "public": str(output / PUBLIC_KEY)}
-        emit_json({"key_id": public.key_id, **files, "warnings": warnings})
+        emit_json("aigc-export-keygen/1", {"key_id": public.key_id, **files, "warnings": warnings})
         return
     console = out_console()
     console.print(f"key {public.key_id}", markup=False)

@@ -33,7 +33,7 @@ def models(as_json: bool) -> None:
         )
     targets = {t.name: {"precisions": list(t.precisions), "summary": t.summary} for t in TARGETS.values()}
     if as_json:
-        emit_json({"models": rows, "targets": targets})
+        emit_json("aigc-export-models/1", {"models": rows, "targets": targets})
         return
     from rich.table import Table
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from aigc_runtime.cli import emit_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,11 +50,6 @@ def show_warnings(*warnings: str) -> list[str]:
     for text in found:
         sys.stderr.write(f"warning: {text}\n")
     return found
-
-
-def emit_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def json_option(function: F) -> F:

@@ -82,7 +82,9 @@ def sensitivity(
         atomic_write_bytes(plot, sensitivity_plot(found.sites, title, kind=kind))
     if as_json:
         sites = [{**asdict(s), "sqnr_db": s.sqnr_db} for s in found.sites]
-        emit_json({**asdict(found), "sites": sites, "plot": None if plot is None else str(plot)})
+        emit_json(
+            "aigc-export-sensitivity/1", {**asdict(found), "sites": sites, "plot": None if plot is None else str(plot)}
+        )
         return
     console.print(_table(found, top))
     console.print(f"all {len(found.sites)} sites together: {found.total_db:.1f} dB by the sum of their noise")

@@ -25,6 +25,6 @@ def sign(bundle_path: str, key: Path, as_json: bool) -> None:
     bundle = sign_bundle(bundle_path, signer)
     if as_json:
         signed = {"manifest_sha256": bundle.manifest_sha256, "signed_by": bundle.signed_by}
-        emit_json({"bundle": bundle_path, **signed, "warnings": warnings})
+        emit_json("aigc-export-sign/1", {"bundle": bundle_path, **signed, "warnings": warnings})
         return
     out_console().print(f"{bundle_path}: signed by {bundle.signed_by}", soft_wrap=True, markup=False)

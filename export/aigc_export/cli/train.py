@@ -65,7 +65,7 @@ def train(model: str, output: Path, data: str | None, as_json: bool, **options: 
     ):
         report = train_family(model, output=output, data=data, progress=progress, tell=tell, stop=stop, **options)
     if as_json:
-        emit_json({"output": str(output), **report})
+        emit_json("aigc-export-train/1", {"output": str(output), **report})
         return
     for name, value in report["quality"].items():
         tell(f"{named(name, report['data'])}: {value:.4g} ({report['samples']:,} samples)")

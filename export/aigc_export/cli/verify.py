@@ -67,7 +67,7 @@ def verify(
     if as_json:
         divergence = None if found.divergence is None else found.divergence.to_dict()
         told = {"checkpoint": str(found.checkpoint), "notes": list(found.notes), "divergence": divergence}
-        emit_json({**found.report.to_dict(), **told, "tolerances": to_json(found.tolerances)})
+        emit_json("aigc-export-verify/1", {**found.report.to_dict(), **told, "tolerances": to_json(found.tolerances)})
         return code
     from rich.markup import escape
 
