@@ -33,6 +33,7 @@ from aigc_export.reference import Case, Generation, make_cases, make_generation
 from aigc_export.signing import signature_warnings
 from aigc_export.stability import instability_warning
 from aigc_export.tolerances import TOLERANCES, loosened, with_user_limits
+from aigc_models.caller_state import callers_state
 from aigc_models.paired import Judgement, make_judge
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
@@ -97,6 +98,7 @@ class ExportResult:
     seconds: float
 
 
+@callers_state()
 def export_model(
     recipe: ExportRecipe,
     destination: Path | str,

@@ -14,6 +14,7 @@ from aigc_export.parity import check_parity
 from aigc_export.recipes import check_quality_samples
 from aigc_export.reference import make_cases, make_generation
 from aigc_export.tolerances import with_user_limits
+from aigc_models.caller_state import callers_state
 from aigc_models.paired import make_judge
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
@@ -45,6 +46,7 @@ class Verification:
     notes: tuple[str, ...] = ()
 
 
+@callers_state()
 def verify_against_torch(
     bundle: Bundle,
     *,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from aigc_models.caller_state import callers_state
 from aigc_models.checkpoint import save_checkpoint
 from aigc_models.kept_data import data_files, data_name
 from aigc_models.training.curve import PLOT_FILE
@@ -33,6 +34,7 @@ Tell = Callable[[str], None]
 """Called with a sentence about the data before the first step."""
 
 
+@callers_state()
 def train_family(
     name: str,
     *,
