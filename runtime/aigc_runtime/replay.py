@@ -10,7 +10,6 @@ import numpy as np
 from aigc_runtime.errors import BundleError
 from aigc_runtime.pipelines import AnyPipeline
 from aigc_runtime.pipelines.text import TextPipeline
-from aigc_runtime.requests import request_array, request_sampling
 from aigc_runtime.tensors import Array
 
 __all__ = ["run_request"]
@@ -32,6 +31,8 @@ def run_request(pipeline: AnyPipeline, request: Mapping[str, Any]) -> Array:
         BundleError: an argument that `generate` does not take.
         AigcError: what `generate` raises.
     """
+    from aigc_runtime.requests import request_array, request_sampling  # it looks into signatures: slow to import
+
     arguments = dict(request)
     try:
         if arguments.get("sampling") is not None:
