@@ -20,8 +20,8 @@ PAIRED: Mapping[str, bool] = MappingProxyType(
 """Measure -> whether more is better.
 
 `ppl_increase`: perplexity / PyTorch's - 1. `top1_agreement`: share of positions with the same likeliest token.
-`psnr_db`: of generated images, 10 log10(4 / mean squared error). `step_sqnr_db`: of the model's output on PyTorch's own
-trajectory, at the worst step.
+`psnr_db`: of generated images, 10 log10(range^2 / mean squared error) over the reference's own range. `step_sqnr_db`:
+of the model's output on PyTorch's own trajectory, at the worst step.
 """
 
 
