@@ -20,6 +20,7 @@ from aigc_runtime.bench import bench_generation, bench_step
 from aigc_runtime.bundle import write_bundle
 from aigc_runtime.cli import run
 from aigc_runtime.errors import InputError
+from aigc_runtime.npy import write_npy
 from aigc_runtime.pipelines import make_pipeline
 from aigc_runtime.schedules import ScheduleConfig
 from aigc_runtime.tensors import Array, DimSpec, TensorSpec
@@ -77,6 +78,7 @@ def bundle(folder: Path, monkeypatch: pytest.MonkeyPatch, *, channels: int = 1, 
     made = session(channels, context=context)
     manifest, files = toys.toy_manifest("toy_unet")
     shape = (channels, 4, 4)
+    files[manifest.reference.generation.output] = write_npy(np.zeros((2, *shape), np.float32))
     step = manifest.reference.cases[0].steps[0]
     inputs = {spec.name: "ref.0.in.sample.npy" for spec in made.inputs}
     case = replace(manifest.reference.cases[0], steps=(replace(step, inputs=inputs),))
