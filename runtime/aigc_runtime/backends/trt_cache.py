@@ -60,7 +60,11 @@ def write_cache(path: Path, data: bytes) -> None:
     """
     with contextlib.suppress(OSError, OutputError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # A file that is replaced keeps its link and its mode, and a new one has what the umask leaves.
+        if os.path.lexists(path) and not _is_ours(path.lstat()):
+            path.unlink()
         atomic_write_bytes(path, _MAGIC + hashlib.sha256(data).digest() + data)
+        path.chmod(0o600)
 
 
 def _is_ours(status: os.stat_result) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -291,6 +292,21 @@ def test_a_file_of_kernels_that_cannot_be_trusted_counts_as_absent(
         return  # it runs all the same, and compiles again each time
     session, _ = opened(folder)
     assert machine.module.sim_engines[-1].sim_caches[0].sim_blob == b"kernels for True", "it was made again"
+    session.close()
+
+
+def test_kernels_are_kept_under_any_umask(tmp_path: Path, cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, UNET.plan())
+    folder = write_rtx(tmp_path, "toy_unet")
+    before = os.umask(0)
+    try:
+        session, feeds = opened(folder)
+        session.run(feeds)
+        session.close()
+    finally:
+        os.umask(before)
+    session, _ = opened(folder)
+    assert machine.module.sim_engines[-1].sim_caches[0].sim_blob == b"kernels for True"
     session.close()
 
 
