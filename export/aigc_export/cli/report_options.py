@@ -101,7 +101,8 @@ def report_options(verb: str, subject: str) -> Callable[[Callable[..., Any]], Ca
 def report_usage(err: click.ClickException) -> None:
     """Write the reports that a command line asks for which is refused before its verb runs."""
     context: click.Context | None = getattr(err, "ctx", None)
-    report, junit = (None if context is None else context.params.get(name) for name in ("report", "junit"))
+    asked = {} if context is None else context.params  # what was not read yet is click's own mark, not None
+    report, junit = (path if isinstance(path := asked.get(name), Path) else None for name in ("report", "junit"))
     if context is not None and (report or junit):
         from aigc_runtime.errors import InputError
 
