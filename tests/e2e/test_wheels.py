@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -65,6 +66,20 @@ def test_a_device_without_torch_verifies_and_generates(device: Path, bundles: Pa
         drawn = run(device, "aigc-run", "generate", str(bundles / model), "--class", "3", "-o", str(picture))
         assert drawn.returncode == 0, drawn.stderr
         assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_device_without_torch_runs_the_tests_of_a_bundle(
+    device: Path, bundles: Path, tmp_path: Path, root: Path
+) -> None:
+    """The file of tests in docs/ci.md: nothing names the plugin but its entry point."""
+    install = ["pip", "install", "--quiet", "--constraint", str(root / "constraints.txt"), "pytest"]
+    assert run(device, *install).returncode == 0
+    (block,) = re.findall(r"```python\n(.*?)```", (root / "docs" / "ci.md").read_text(), re.DOTALL)
+    (tmp_path / "test_bundle.py").write_text(block)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+    done = run(device, "pytest", "-W", "error", "--aigc-bundle", str(bundles / "lm"), str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 3 passed" in done.stdout
 
 
 def test_the_same_seed_gives_the_same_picture_with_and_without_torch(

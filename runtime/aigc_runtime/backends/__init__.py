@@ -9,7 +9,7 @@ from aigc_runtime.errors import InputError, UnknownNameError
 from aigc_runtime.integers import as_integer
 from aigc_runtime.session import Session
 
-__all__ = ["ENGINES", "open_session"]
+__all__ = ["ENGINES", "check_threads", "open_session"]
 
 
 def _open_ort(bundle: Bundle, threads: int | None) -> Session:
@@ -48,6 +48,20 @@ ENGINES: dict[str, Callable[[Bundle, int | None], Session]] = {
 """`engine.kind` of a manifest -> how to open it. A manifest cannot name code."""
 
 
+def check_threads(threads: int | None) -> int | None:
+    """The number of threads as a Python integer, or None.
+
+    Raises:
+        InputError: below 1, above `MAX_THREADS`, or not an integer.
+    """
+    if threads is None:
+        return None
+    count = as_integer(threads)
+    if count is None or not 1 <= count <= MAX_THREADS:
+        raise InputError(f"threads is {threads!r}", hint=f"must be an integer from 1 to {MAX_THREADS}")
+    return count
+
+
 def open_session(bundle: Bundle, *, threads: int | None = None) -> Session:
     """Load a bundle's engine.
 
@@ -62,11 +76,7 @@ def open_session(bundle: Bundle, *, threads: int | None = None) -> Session:
         EngineError: it does not load.
         InputError: `threads` below 1, or above `MAX_THREADS`.
     """
-    if threads is not None:
-        count = as_integer(threads)
-        if count is None or not 1 <= count <= MAX_THREADS:
-            raise InputError(f"threads is {threads!r}", hint=f"must be an integer from 1 to {MAX_THREADS}")
-        threads = count
+    threads = check_threads(threads)
     kind = bundle.manifest.engine.kind
     if kind not in ENGINES:
         raise UnknownNameError("engine", kind, ENGINES)
