@@ -219,3 +219,36 @@ def test_the_limit_follows_from_the_rounding() -> None:
         limit = rounding_tolerance(compare_arrays(exact, exact + error))
         assert judge(compare_arrays(exact, exact - 3.5 * error), limit).passed
         assert not judge(compare_arrays(exact, exact + 5 * error + 1e-6), limit).passed
+
+
+def sum_of_three(large: float, *, in_turn: bool) -> ir.Model:
+    """x + 128 + large - (large + 128), in turn or the last two first; both are x."""
+    x = value("x", 64, 64)
+    a, b, c = (value(name) for name in "abc")
+    first = ir.node("Add", [x, a])
+    second = ir.node("Add", [first.outputs[0], b] if in_turn else [b, c])
+    last = ir.node("Add", [second.outputs[0], c] if in_turn else [first.outputs[0], second.outputs[0]])
+    last.outputs[0].name, last.outputs[0].shape, last.outputs[0].type = "y", x.shape, x.type
+    constants = {"a": np.float32(128), "b": np.float32(large), "c": np.float32(-large - 128)}
+    return small_graph([first, second, last], x, last.outputs[0], **constants)
+
+
+def test_what_is_the_same_in_float64_may_round_more_in_another_order(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((64, 64)).astype(np.float32)
+
+    def reorder(large: float, **wrong: float) -> None:
+        """Numbers near 128 are rounded to 2^-16; near 1600, to 2^-13: eight times as coarsely."""
+
+        def rewrite(_: ir.Model) -> ir.Model:
+            model = sum_of_three(large, in_turn=True)
+            for name, number in wrong.items():
+                model.graph.initializers[name].const_value = ir.tensor(np.float32(number), name=name)
+            return model
+
+        run_passes(sum_of_three(large, in_turn=False), [("reorder", rewrite)], feeds=[{"x": x}])
+
+    reorder(1500.0)
+    with pytest.raises(PassError, match="changed output 'y'"):  # as coarse, and another number
+        reorder(1500.0, a=128.0 + 2.0**-13)
+    with pytest.raises(PassError, match="changed output 'y'"):  # rounded to 2^-3, 8192 times as coarsely
+        reorder(2.0**20)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-__all__ = ["evaluate_in_double", "rounding_tolerance"]
+__all__ = ["evaluate_in_double", "reordered_tolerance", "rounding_tolerance"]
 
 Outputs = dict[str, Array]
 
@@ -33,15 +33,27 @@ MAX_WORK = 5e10
 
 ROUNDING_FACTOR = 4.0
 """How much further from float64 a rewritten graph may be than the captured one."""
+REORDERED_FACTOR = 64.0
+"""The same for a graph that computes the same in float64: a saturated softmax multiplies the rounding of a few large
+numbers, which is another in another order. Beyond this the rewrite loses digits that the captured graph had."""
 ROUNDING_FLOOR = 2 * float(np.finfo(np.float32).eps)
 """Relative to the outputs' scale; a graph that happens to round nothing may be rewritten into one that does."""
 
 
 def rounding_tolerance(own: TensorErrors) -> Tolerance:
     """What a rewritten graph must keep to beside float64, given how far the captured one is from it."""
+    return _tolerance(own, ROUNDING_FACTOR)
+
+
+def reordered_tolerance(own: TensorErrors) -> Tolerance:
+    """The same for a graph that computes in float64 what the captured one does."""
+    return _tolerance(own, REORDERED_FACTOR)
+
+
+def _tolerance(own: TensorErrors, factor: float) -> Tolerance:
     noise = 10 ** (-own.sqnr_db / 20) if own.sqnr_db < EXACT_DB else 0.0
-    allowed = ROUNDING_FACTOR * noise + ROUNDING_FLOOR
-    largest = ROUNDING_FACTOR * own.max_over_rms + 4 * ROUNDING_FLOOR
+    allowed = factor * noise + ROUNDING_FLOOR
+    largest = factor * own.max_over_rms + 4 * ROUNDING_FLOOR
     # Where an output is nothing but rounding, its scale says nothing; as wrong as zeros it still may not be.
     return Tolerance(max_over_rms=min(largest, 0.99), min_sqnr_db=max(-20 * math.log10(allowed), 0.1))
 
