@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import socket
 import stat
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aigc_runtime.cli import run
+from aigc_runtime.cli_output import check_outputs
 from aigc_runtime.errors import OutputError
 from aigc_runtime.png import encode_png, write_png
 from aigc_runtime.publish import atomic_write_bytes, check_file
@@ -159,3 +162,19 @@ def test_standard_output_by_its_name(toy_bundles: Path, tmp_path: Path) -> None:
     assert done.stderr.decode() == f"note: the folder '{place.parent}' is not there and will be made\n"
     assert done.stdout.decode().startswith(f"wrote {place}: 3 images")
     assert (tmp_path / "redirected.png").read_bytes() == place.read_bytes()
+
+
+def test_nothing_is_written_into_a_bundle(toy_bundles: Path, tmp_path: Path) -> None:
+    """It would open no more: a file that the manifest does not list, or a reference of other numbers."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(toy_bundles / "toy_gan", bundle)
+    link = tmp_path / "link.png"
+    link.symlink_to(bundle / "x.png")
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    for output in (bundle / "x.png", bundle / "ref.generation.npy", bundle / "sub" / "x.png", link):
+        with pytest.raises(OutputError, match="is a bundle, which would no longer open"):
+            check_outputs(output)
+        assert run(["generate", str(bundle), "-o", str(output)]) == 6
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+    (tmp_path / "manifest.json").write_text('{"format": "of somebody else"}')
+    check_outputs(tmp_path / "x.png")
