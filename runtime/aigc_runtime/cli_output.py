@@ -9,6 +9,7 @@ from pathlib import Path
 from aigc_runtime.bundle import MANIFEST
 from aigc_runtime.errors import OutputError
 from aigc_runtime.output_file import is_standard_output
+from aigc_runtime.printable import printable
 from aigc_runtime.publish import check_file
 
 __all__ = ["check_outputs", "say_written"]
@@ -30,7 +31,7 @@ def check_outputs(*paths: Path | str | None) -> None:
 
 def say_written(path: Path | str, line: str) -> None:
     """Say what was written, on standard error where the file itself went to standard output."""
-    (sys.stderr if is_standard_output(path) else sys.stdout).write(line + "\n")
+    (sys.stderr if is_standard_output(path) else sys.stdout).write(printable(line) + "\n")
 
 
 def _refuse_inside_bundle(path: Path) -> None:

@@ -178,3 +178,12 @@ def test_nothing_is_written_into_a_bundle(toy_bundles: Path, tmp_path: Path) -> 
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
     (tmp_path / "manifest.json").write_text('{"format": "of somebody else"}')
     check_outputs(tmp_path / "x.png")
+
+
+def test_a_name_with_control_characters_is_not_told_raw(
+    toy_bundles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["generate", str(toy_bundles / "toy_gan"), "-o", str(tmp_path / "\x1b[31m.png")]) == 0
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert "\\x1b[31m.png" in told
