@@ -30,7 +30,8 @@ __all__ = [
     "state_bytes",
 ]
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int8-weight", "int4", "auto")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int8-weight", "int4", "mixed")
+"""Of engines: `mixed` is what a search makes."""
 
 MAX_STATE_BYTES = 2**35
 """Carried state of one row at its longest: 32 GiB."""

@@ -85,7 +85,7 @@ def unet_interface(*, classes: int | None = 4, context: bool = False, timesteps:
             num_classes=classes,
             null_class=classes,
             default_sampler="ddim",
-            default_steps=20,
+            default_steps=min(20, timesteps),
             default_guidance_scale=1.0,
         ),
     )

@@ -105,7 +105,9 @@ def test_images_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def named(*names: str) -> Interface:
-    return replace(UNET, settings=replace(UNET.settings, num_classes=len(names), class_names=names))
+    return replace(
+        UNET, settings=replace(UNET.settings, num_classes=len(names), null_class=len(names), class_names=names)
+    )
 
 
 def labels_and_levels(interface: Interface, root: Path) -> dict[int, int]:

@@ -141,7 +141,7 @@ def test_bad_files(checkpoints: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert "is not an .npz of plain arrays" in str(refuse("gan", tmp_path / "object.npz", checkpoints, monkeypatch))
     (tmp_path / "garbage.npz").write_bytes(b"not a zip file at all")
     assert "is not an .npz" in str(refuse("gan", tmp_path / "garbage.npz", checkpoints, monkeypatch))
-    assert "cannot read" in str(refuse("gan", tmp_path / "missing.npz", checkpoints, monkeypatch))
+    assert "no such file" in str(refuse("gan", tmp_path / "missing.npz", checkpoints, monkeypatch))
     (tmp_path / "text.txt").write_text("hello " * 1000)
     assert "which draws its own latents" in str(refuse("gan", tmp_path / "text.txt", checkpoints, monkeypatch))
     (tmp_path / "short.txt").write_text("short")

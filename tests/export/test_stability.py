@@ -161,7 +161,8 @@ def test_a_single_batch_has_halves(models: Path, tmp_path: Path) -> None:
 def test_every_precision_warns_of_two_samples(precision: str, models: Path, tmp_path: Path) -> None:
     for name in ("lm", "gan"):
         recipe = recipe_of(name, models / name, precision=precision, calibration_samples=2, tolerances=LOOSE)
-        (told,) = export_model(recipe, tmp_path / name).warnings
+        warnings = export_model(recipe, tmp_path / name).warnings
+        (told,) = [w for w in warnings if "judged on" not in w]
         assert "ranges change from one half of the samples to the other" in told
         assert "%" in told
 

@@ -124,12 +124,14 @@ def test_the_language_models_interface() -> None:
     assert buffer.model_config == LM.to_dict()
 
 
-def test_a_context_of_one_token_has_examples() -> None:
-    model = TransformerLM(dataclasses.replace(LM, context_length=1))
+def test_the_smallest_context_has_examples() -> None:
+    model = TransformerLM(dataclasses.replace(LM, context_length=2))
     for cache in ("growing", "buffer"):
         spec = lm_spec(model, tokenizer=BYTES, cache=cache)
         feeds = example_feeds(spec, {"batch": 2, "sequence": 1, "past": 0}, seed=0)
         assert bool(call(spec, feeds)["logits"].isfinite().all())
+    with pytest.raises(ConfigError, match=r"LMConfig\.context_length is 1\nmust be at least 2"):
+        lm_spec(TransformerLM(dataclasses.replace(LM, context_length=1)), tokenizer=BYTES)
 
 
 def test_language_models_that_cannot_be_exported() -> None:

@@ -174,7 +174,7 @@ def test_a_device_from_the_file_that_doctor_wrote(tmp_path: Path, capsys: Captur
     (tmp_path / "device.json").write_text(capsys.readouterr().out)
     assert find_device(str(tmp_path / "device.json")) == probe_device()
     (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(ConfigError, match="is missing"):
+    with pytest.raises(ConfigError, match="are missing"):
         find_device(str(tmp_path / "bad.json"))
     assert run(["check", str(tmp_path), "--device", str(tmp_path / "none.json")]) in {2, 4}
 
