@@ -125,7 +125,9 @@ def test_a_table_in_another_encoding(copies: Path) -> None:
 def test_a_signal_in_a_stage(number: signal.Signals, code: int, after: str, checkpoints: Path, tmp_path: Path) -> None:
     """Capture comes after `load`, building and proving after `onnxslim`."""
     (tmp_path / "tmp").mkdir()
-    program = command("aigc-export", *export_arguments("gan", checkpoints, tmp_path / "out"))
+    # Many samples to judge, so that the signal comes before the bundle on the quickest machine.
+    samples = ("--quality-samples", "20000")
+    program = command("aigc-export", *export_arguments("gan", checkpoints, tmp_path / "out", *samples))
     found = interrupt(program, after=after, delay=0.05, number=number, environment={"TMPDIR": str(tmp_path / "tmp")})
     assert found[::2] == (code, "error: interrupted; nothing was published\n")
     assert [p.name for p in tmp_path.iterdir()] == ["tmp"]

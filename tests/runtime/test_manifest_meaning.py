@@ -43,7 +43,7 @@ ANY: list[tuple[Edit, str]] = [
     (lambda m: m["provenance"].update(a="b\nc"), r"provenance\.a is 'b\\nc'"),
     (lambda m: m["provenance"].update({"a\x00": "b"}), r"a name in provenance is 'a\\x00'"),
     (lambda m: m.update(target="ort\tcpu"), r"target is 'ort\\tcpu'"),
-    (lambda m: m.update(precision="fp64"), r"unknown precision 'fp64'\nvalid: auto, bf16, fp16.* Did you mean"),
+    (lambda m: m.update(precision="fp64"), r"unknown precision 'fp64'\nvalid: bf16, fp16.* Did you mean"),
     (lambda m: m["engine"].update(kind="openvino"), r"unknown engine 'openvino'\nvalid: onnxruntime, tensorrt"),
     (lambda m: m["quality"].append(dict(m["quality"][0])), r"quality holds a metric twice"),
     (lambda m: m["quality"][0].update(bundle=1e300), r"quality 'toy' is 1e\+300"),

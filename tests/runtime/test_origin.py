@@ -98,7 +98,8 @@ def test_what_no_export_writes_is_refused(changes: dict[str, object], message: s
         replace(OWN, **changes)
     manifest = json.loads(dump_manifest(replace(manifest_of(toy_bundles), origin=OWN)))
     manifest["origin"].update(json.loads(json.dumps(changes)))
-    with pytest.raises(BundleError, match=message):
+    # Half of a surrogate pair is refused in all of a manifest, before its fields are looked at.
+    with pytest.raises(BundleError, match=f"{message}|half of a surrogate pair"):
         parse_manifest(json.dumps(manifest).encode())
 
 
