@@ -101,14 +101,14 @@ def test_a_real_signal_loses_nothing(tmp_path: Path, name: str, number: signal.S
 @pytest.mark.usefixtures("one_thread")
 def test_a_killed_run_goes_on_from_its_last_save_bit_for_bit(tmp_path: Path) -> None:
     arguments = ["train", "classifier", *SMALL["classifier"], "--save-every", "3", "-o"]
-    resume: list[str] = []
-    for _ in range(2):
-        until = f"step {1 if not resume else unfinished(tmp_path / 'run')[0] + 1}/"
-        code, _ = interrupt(
-            [*arguments, str(tmp_path / "run"), *resume], signal.SIGKILL, random.uniform(0, 0.3), until=until
-        )
+    kills = 0
+    while kills < 2:
+        state = unfinished(tmp_path / "run")  # none yet, where the kill came before the first save
+        program = [*arguments, str(tmp_path / "run"), *(["--resume"] if state else [])]
+        until = f"step {state[0] + 1 if state else 1}/"
+        code, _ = interrupt(program, signal.SIGKILL, random.uniform(0, 0.3), until=until)
         assert code == -signal.SIGKILL
-        resume = ["--resume"]
+        kills += unfinished(tmp_path / "run") is not None
     step, steps = unfinished(tmp_path / "run")
     assert 0 < step < steps
     assert run([*arguments, str(tmp_path / "whole")]) == 0
