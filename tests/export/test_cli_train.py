@@ -148,8 +148,10 @@ def test_a_signal_before_the_first_step_has_the_code_of_every_verb(tmp_path: Pat
 def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        with SignalStop(tmp_path):
+        with SignalStop(tmp_path) as stop, stop.listening():
             signal.raise_signal(signal.SIGTERM)
+            assert stop.signum is None
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGTERM, before)
 
