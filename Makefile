@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 OUT    ?= out/demo
 # A file's tests stay in one process, which makes their models once.
-WORKERS ?= -n auto --maxprocesses=4 --dist loadfile
+WORKERS ?= -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast test-emulated test-aarch64 test-stress lint wheels clean
 .DEFAULT_GOAL := demo

@@ -31,7 +31,7 @@ _UNITS: dict[Kind, dict[str, float]] = {
     "latency": {"": 1, "us": 1e-3, "ms": 1, "s": 1e3},
 }
 _PLAIN: dict[Kind, str] = {"size": "bytes", "latency": "milliseconds"}
-_FORM = re.compile(r"\+?(?P<value>[0-9]+(\.[0-9]*)?|\.[0-9]+)\s*(?P<unit>%|[A-Za-z]*)")
+_FORM = re.compile(r"\+?(?P<value>[0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})\s*(?P<unit>%|[A-Za-z]*)", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)

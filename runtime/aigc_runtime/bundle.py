@@ -332,8 +332,13 @@ def _check_file(folder: BundleFolder, info: FileInfo) -> None:
                 f"{info.path!r} has {size:,} bytes, expected {info.size:,}", hint="it was cut or changed: copy it again"
             )
         digest = hashlib.sha256()
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+        try:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+        except OSError as err:
+            raise BundleError(
+                f"{info.path!r} cannot be read: {err.strerror}", hint="check the disk, or copy the bundle again"
+            ) from err
     if digest.hexdigest() != info.sha256:
         raise BundleError(
             f"{info.path!r} has SHA-256 {digest.hexdigest()}, expected {info.sha256}",

@@ -63,7 +63,9 @@ def test_sizes_are_exact() -> None:
         assert (check.passed, check.low) == (passed, check.high), text
 
 
-@pytest.mark.parametrize("text", ["", "five", "5 %%", "-5%", "1e3", "5mb", "0.5", "nan", "5ms"])
+@pytest.mark.parametrize(
+    "text", ["", "five", "5 %%", "-5%", "1e3", "5mb", "0.5", "nan", "5ms", "9" * 400, "9" * 400 + "%", "٣"]
+)
 def test_what_is_no_limit_of_a_size(text: str) -> None:
     with pytest.raises(ConfigError, match="is no"):
         parse_limit(text, "size", increase=True)

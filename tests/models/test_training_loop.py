@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 from torch import nn
 
 from aigc_models.checkpoint import load_checkpoint, save_checkpoint
@@ -219,6 +219,16 @@ def test_a_damaged_state(interrupted: Path, name: str, content: bytes) -> None:
     (interrupted / name).write_bytes(content)
     with pytest.raises(CheckpointError):
         run(interrupted, resume=True)
+
+
+def test_a_state_without_one_of_its_tensors(interrupted: Path) -> None:
+    """Of a moment of the optimiser nothing else would tell: it begins at zero."""
+    tensors = load((interrupted / STATE_FILE).read_bytes())
+    for name in [name for name in tensors if name.startswith("optimizer/")]:
+        rest = {key: value for key, value in tensors.items() if key != name}
+        (interrupted / STATE_FILE).write_bytes(save(rest))
+        with pytest.raises(CheckpointError, match=rf"is damaged: .* holds {len(rest)} tensors, {len(tensors)} were"):
+            run(interrupted, resume=True)
 
 
 @pytest.mark.parametrize("name", [STATE_JSON, STATE_FILE])

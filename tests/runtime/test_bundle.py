@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -154,6 +155,26 @@ def _large_manifest(folder: Path) -> None:
 def test_every_change_of_the_folder_is_found(attack: Callable[[Path], None], message: str, bundle: Path) -> None:
     attack(bundle)
     with pytest.raises(BundleError, match=message):
+        Bundle.open(bundle)
+
+
+def test_a_file_that_the_disk_does_not_give_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails in the middle of a file, as `read` tells it."""
+    real = hashlib.sha256
+
+    class Failing:
+        def __init__(self, data: bytes | None = None) -> None:
+            self.digest = None if data is None else real(data)
+
+        def update(self, _: bytes) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        def hexdigest(self) -> str:
+            assert self.digest is not None
+            return self.digest.hexdigest()
+
+    monkeypatch.setattr("aigc_runtime.bundle.hashlib.sha256", Failing)
+    with pytest.raises(BundleError, match=r"cannot be read: Input/output error\ncheck the disk"):
         Bundle.open(bundle)
 
 

@@ -93,6 +93,7 @@ class RunState:
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
             "writer": writer,
+            "tensors": len(tensors),
             "environment": _environment(),
         }
         save_checkpoint(
@@ -117,6 +118,8 @@ class RunState:
             _require_same(output, _read_json(output / CONFIG_FILE), _plain(record))
             data = read_file(output / STATE_FILE, limit=MAX_STATE_BYTES, error=CheckpointError)
             tensors = parse_tensors(data, what=str(output / STATE_FILE)).tensors
+            if len(tensors) != told["tensors"]:
+                raise ValueError(f"{STATE_FILE} holds {len(tensors)} tensors, {told['tensors']} were written")
             self.rng.set_state(tensors["rng"])
             torch.set_rng_state(tensors["torch_rng"])
             for owner, module in self._modules().items():
