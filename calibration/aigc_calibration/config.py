@@ -11,10 +11,12 @@ from typing import Literal
 from aigc_calibration.ranges import METHODS, Method
 from aigc_calibration.smooth import Source
 from aigc_runtime.errors import ConfigError, UnknownNameError
+from aigc_runtime.printable import shown
 
 WeightMethod = Literal["rtn", "gptq", "awq"]
 WEIGHT_METHODS: tuple[WeightMethod, ...] = ("rtn", "gptq", "awq")
 BLOCKS = (32, 64, 128)
+MAX_SAMPLES = 1_000_000
 
 __all__ = ["BLOCKS", "DEFAULTS", "WEIGHT_METHODS", "QuantConfig", "WeightMethod", "default_config"]
 
@@ -65,8 +67,8 @@ class QuantConfig:
             raise UnknownNameError("weight method", self.weight_method, WEIGHT_METHODS)
         if self.block not in BLOCKS:
             raise ConfigError(f"block is {self.block}", hint=f"valid: {', '.join(map(str, BLOCKS))}")
-        if self.samples < 1:
-            raise ConfigError(f"samples is {self.samples}", hint="must be at least 1")
+        if not 1 <= self.samples <= MAX_SAMPLES:
+            raise ConfigError(f"samples is {shown(self.samples)}", hint=f"must be from 1 to {MAX_SAMPLES:,}")
 
     def why_float(self, module: str) -> str:
         """Why a module stays float; empty if it need not."""

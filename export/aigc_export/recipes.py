@@ -15,10 +15,17 @@ from aigc_export.budget import DEFAULT_BUDGETS, parse_budget
 from aigc_export.build.settings import BuildSettings
 from aigc_export.targets import check_precision, get_target
 from aigc_export.tolerances import TOLERANCES, with_user_limits
+from aigc_runtime.backends import check_threads
 from aigc_runtime.errors import ConfigError, UnknownNameError
+from aigc_runtime.integers import as_integer
 from aigc_runtime.manifest import Tolerances
+from aigc_runtime.printable import shown
+from aigc_runtime.rng import check_seed
 
 __all__ = ["ExportRecipe", "check_quality_samples", "export_recipe"]
+
+MAX_SAMPLES = 100_000
+"""On which quality is measured: all are held in memory, and go through both sides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +72,17 @@ class ExportRecipe:
 
     def __post_init__(self) -> None:
         check_quality_samples(self.quality_samples)
-        if self.threads is not None and self.threads < 1:
-            raise ConfigError(f"threads is {self.threads}", hint="must be at least 1")
+        check_threads(self.threads)
+        check_seed(self.seed)
 
 
 def check_quality_samples(count: int) -> None:
-    """Raise ConfigError for a number of samples that measures nothing."""
-    if count < 0 or count == 1:
-        raise ConfigError(f"quality_samples is {count}", hint="at least 2 make a measure; 0 leaves quality out")
+    """Raise ConfigError for a number of samples that measures nothing, or that no machine gets through."""
+    if as_integer(count) is None or count < 0 or count == 1 or count > MAX_SAMPLES:
+        raise ConfigError(
+            f"quality_samples is {shown(count)}",
+            hint=f"at least 2 make a measure, at most {MAX_SAMPLES:,} are allowed; 0 leaves quality out",
+        )
 
 
 def _check_calibration(precision: str, *, calibration: str | None, own_samples: bool) -> None:

@@ -8,10 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from aigc_runtime.bench import bench_step
+from aigc_runtime.errors import ConfigError
+from aigc_runtime.integers import as_integer
 from aigc_runtime.manifest import Pipeline
+from aigc_runtime.printable import shown
 from aigc_runtime.session import Session
 
-__all__ = ["SideBySide", "time_side_by_side", "torch_threads"]
+__all__ = ["MAX_ROUNDS", "SideBySide", "check_rounds", "time_side_by_side", "torch_threads"]
+
+MAX_ROUNDS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,13 @@ def torch_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def check_rounds(rounds: int) -> None:
+    """Raise ConfigError for a number of rounds that is none, or that nobody waits for."""
+    count = as_integer(rounds)
+    if count is None or not 1 <= count <= MAX_ROUNDS:
+        raise ConfigError(f"rounds is {shown(rounds)}", hint=f"must be from 1 to {MAX_ROUNDS:,}")
+
+
 def time_side_by_side(
     reference: Session, candidate: Session, settings: Pipeline, *, rounds: int = 5, runs: int = 30
 ) -> SideBySide:
@@ -56,7 +68,12 @@ def time_side_by_side(
         settings: of the pipeline, which say what a step is.
         rounds: how often to alternate.
         runs: steps per round and side.
+
+    Raises:
+        ConfigError: more rounds than `MAX_ROUNDS`, or none.
+        InputError: no runs, or too many.
     """
+    check_rounds(rounds)
     pairs: list[tuple[float, float]] = []
     for number in range(rounds):
         both = (reference, candidate) if number % 2 == 0 else (candidate, reference)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from aigc_models.host_memory import available_memory
 from aigc_models.image_resize import as_channels, cut_to_aspect, resize
 from aigc_models.images import IMAGE_SUFFIXES, ImageError, Picture, read_picture
 from aigc_runtime.errors import InputError
+from aigc_runtime.host_memory import available_memory
 from aigc_runtime.tensors import Array
 
 __all__ = ["Listing", "PictureSet", "class_folders", "list_pictures", "read_pictures"]

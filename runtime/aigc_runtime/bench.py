@@ -16,6 +16,7 @@ from aigc_runtime.manifest import DiffusionSettings, Pipeline, TextSettings
 from aigc_runtime.pipelines.diffusion import DiffusionPipeline
 from aigc_runtime.pipelines.gan import GanPipeline
 from aigc_runtime.pipelines.text import TextPipeline
+from aigc_runtime.printable import shown
 from aigc_runtime.session import Session
 from aigc_runtime.tensors import Array, TensorSpec
 
@@ -25,6 +26,7 @@ PROMPT_TOKENS = 64
 DECODE_TOKENS = 64
 CONTEXT_TOKENS = 77
 """As CLIP has them."""
+MAX_RUNS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +67,8 @@ def _summary(seconds: list[float]) -> Latency:
 
 def _check_runs(runs: int) -> None:
     count = as_integer(runs)
-    if count is None or count < 1:
-        raise InputError(f"runs is {runs!r}", hint="must be an integer of at least 1")
+    if count is None or not 1 <= count <= MAX_RUNS:
+        raise InputError(f"runs is {shown(runs)}", hint=f"must be an integer from 1 to {MAX_RUNS:,}")
 
 
 def bench_step(session: Session, settings: Pipeline, *, runs: int = 50, warmup: int = 5) -> Latency:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from aigc_runtime.errors import ConfigError, InputError
+from aigc_runtime.printable import shown
 
 __all__ = ["check_class_names", "class_table", "parse_classes"]
 
@@ -74,7 +75,7 @@ def _label(part: str, labels: dict[str, int], num_classes: int) -> int:
         return int(part)
     span = "0" if num_classes == 1 else f"0 to {num_classes - 1}"
     if not labels:
-        raise InputError(f"no class {part!r}", hint=f"classes are numbers, {span}, with commas between")
+        raise InputError(f"no class {shown(part)}", hint=f"classes are numbers, {span}, with commas between")
     near = difflib.get_close_matches(part, labels, n=1)
     hint = f"classes: {class_table(list(labels))}; give names or numbers, with commas between"
-    raise InputError(f"no class {part!r}", hint=hint + (f". Did you mean {near[0]!r}?" if near else ""))
+    raise InputError(f"no class {shown(part)}", hint=hint + (f". Did you mean {near[0]!r}?" if near else ""))

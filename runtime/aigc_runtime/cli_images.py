@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from aigc_runtime.cli_output import check_outputs, say_written
 from aigc_runtime.embeddings import CONTEXT, read_embeddings
 from aigc_runtime.errors import InputError
 from aigc_runtime.manifest import DiffusionSettings, GanSettings, Manifest
+from aigc_runtime.memory_bound import bounded_memory
 from aigc_runtime.npy import write_npy_rows
 from aigc_runtime.output_file import is_stream
 from aigc_runtime.pipelines import open_pipeline
@@ -26,6 +28,7 @@ from aigc_runtime.pipelines.diffusion import DiffusionPipeline
 from aigc_runtime.pipelines.gan import GanPipeline
 from aigc_runtime.pipelines.limits import check_image_count, check_numbers, check_size
 from aigc_runtime.png import Grid, write_png
+from aigc_runtime.printable import shown
 from aigc_runtime.publish import check_file
 from aigc_runtime.tensors import Array
 
@@ -74,7 +77,9 @@ def generate_images(arguments: argparse.Namespace, bundle: Bundle) -> int:
     assert isinstance(settings, (DiffusionSettings, GanSettings))
     request = _request(arguments, bundle.manifest, settings)
     check_outputs(request.output)
-    with open_pipeline(bundle, threads=arguments.threads) as pipeline:
+    # An engine on a GPU reserves more addresses than there is memory.
+    bound = bounded_memory() if bundle.manifest.engine.runs_on_cpu else nullcontext()
+    with bound, open_pipeline(bundle, threads=arguments.threads) as pipeline:
         assert isinstance(pipeline, (DiffusionPipeline, GanPipeline))
         told = _write(request, _stream(request, pipeline))
     names = settings.class_names
@@ -147,14 +152,14 @@ def _output(name: str) -> tuple[Path, bool]:
 def _size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text, re.ASCII)
     if not found:
-        raise InputError(f"--size is {text!r}", hint="give HEIGHTxWIDTH, such as 64x32")
+        raise InputError(f"--size is {shown(text)}", hint="give HEIGHTxWIDTH, such as 64x32")
     return int(found[1]), int(found[2])
 
 
 def _classes(text: str | None, settings: DiffusionSettings | GanSettings) -> Sequence[int] | None:
     if settings.num_classes is None:
         if text is not None:
-            raise InputError(f"--class is {text!r}", hint="this model has no classes: leave it out")
+            raise InputError(f"--class is {shown(text)}", hint="this model has no classes: leave it out")
         return None
     if text is None:
         return range(settings.num_classes)

@@ -67,7 +67,12 @@ def _entries(archive: zipfile.ZipFile, what: str) -> dict[str, zipfile.ZipInfo]:
 
 def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, what: str) -> Array:
     with archive.open(entry) as stream:
-        return read_npy(stream.read(entry.file_size), what=f"{entry.filename!r} of {what!r}", error=InputError)
+        return read_npy(
+            stream.read(entry.file_size),
+            what=f"{entry.filename!r} of {what!r}",
+            error=InputError,
+            dtypes=("float32", "float16"),
+        )
 
 
 def _checked(array: Array, spec: TensorSpec, what: str) -> Array:

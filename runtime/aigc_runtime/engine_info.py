@@ -31,6 +31,11 @@ class EngineInfo:
     provider: EngineProvider | None = None
     proven_on: tuple[str, ...] = ()
 
+    @property
+    def runs_on_cpu(self) -> bool:
+        """Whether it is a graph that this machine's processor runs."""
+        return self.kind == "onnxruntime" and self.provider is None
+
     def __post_init__(self) -> None:
         if self.provider is not None and (self.kind != "onnxruntime" or self.build is not None):
             raise ConfigError(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 # Whatever else this needs is imported once signals are handled.
 from aigc_runtime.interrupts import handled_signals, interrupt_code, interrupted_by, was_interrupted
-from aigc_runtime.printable import printable
+from aigc_runtime.printable import printable, shortened
 
 if TYPE_CHECKING:
     from aigc_runtime.errors import AigcError, OutputError
@@ -119,5 +119,5 @@ def complain(err: AigcError) -> None:
 
 def error_lines(err: AigcError) -> list[str]:
     """An error and its hint; what they repeat of a file or of the user's words is shown escaped."""
-    first, *more = err.message.split("\n")
-    return [f"error: {printable(first)}", *(f"  {printable(line)}" for line in (*more, *err.hint.split("\n")) if line)]
+    first, *more = (printable(shortened(line)) for line in (*err.message.split("\n"), *err.hint.split("\n")))
+    return [f"error: {first}", *(f"  {line}" for line in more if line)]

@@ -17,6 +17,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "EngineError",
+    "EngineMemoryError",
     "EngineMissingError",
     "FeedError",
     "InputError",
@@ -108,6 +109,12 @@ class EngineError(AigcError):
     """An engine that could not be opened or failed while running."""
 
     exit_code = 5
+
+
+class EngineMemoryError(EngineError):
+    """A run for which the memory does not suffice."""
+
+    exit_code = 2
 
 
 class EngineMissingError(EngineError):

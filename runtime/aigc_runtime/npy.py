@@ -8,12 +8,14 @@ from __future__ import annotations
 import ast
 import io
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from aigc_runtime.errors import AigcError, BundleError
+from aigc_runtime.printable import shown
 from aigc_runtime.publish import atomic_file
 from aigc_runtime.tensors import DTYPES, Array
 
@@ -53,16 +55,19 @@ def write_npy_rows(path: Path | str, rows: Iterable[Array], shape: tuple[int, ..
             file.write(np.ascontiguousarray(row, dtype="<f4").tobytes())
 
 
-def read_npy(data: bytes, *, what: str = "array", error: type[AigcError] = BundleError) -> Array:
+def read_npy(
+    data: bytes, *, what: str = "array", error: type[AigcError] = BundleError, dtypes: Sequence[str] = tuple(DTYPES)
+) -> Array:
     """Read .npy version 1.0 bytes.
 
     Args:
         data: the whole file.
         what: its name, for messages.
         error: the type to raise.
+        dtypes: element types that are taken, of `DTYPES`.
 
     Raises:
-        AigcError: of type `error`; not this format, an element type outside `DTYPES`, or a size that disagrees with the
+        AigcError: of type `error`; not this format, another element type, or a size that disagrees with the
             header.
     """
     if data[: len(_MAGIC)] != _MAGIC or len(data) < len(_MAGIC) + 2:
@@ -78,9 +83,9 @@ def read_npy(data: bytes, *, what: str = "array", error: type[AigcError] = Bundl
         dtype_text, fortran, shape = header["descr"], header["fortran_order"], header["shape"]
     except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError) as err:
         raise error(f"{what} has a header that cannot be read: {err!a:.200}") from err
-    allowed = {np.dtype(name).newbyteorder("<").str: name for name in DTYPES}
+    allowed = {np.dtype(name).newbyteorder("<").str: name for name in dtypes}
     if not isinstance(dtype_text, str) or dtype_text not in allowed or not isinstance(fortran, bool):
-        raise error(f"{what} has element type {dtype_text!r:.200}", hint=f"valid: {', '.join(sorted(allowed))}")
+        raise error(f"{what} has element type {_type_name(dtype_text)}", hint=f"valid: {', '.join(dtypes)}")
     if not isinstance(shape, tuple) or len(shape) > _MAX_RANK or not all(type(n) is int and n >= 0 for n in shape):
         raise error(f"{what} has shape {shape!r:.200}")
     dtype, body = np.dtype(dtype_text), data[start + length :]
@@ -92,3 +97,16 @@ def read_npy(data: bytes, *, what: str = "array", error: type[AigcError] = Bundl
     except (ValueError, OverflowError) as err:  # one size is 0, another beyond what numpy counts
         raise error(f"{what} has shape {shape!r:.200}", hint="the file is damaged: get it again") from err
     return array.astype(np.dtype(allowed[dtype_text]))
+
+
+def _type_name(descr: object) -> str:
+    """An element type's name as numpy's users know it: `float64`, not `<f8`."""
+    if not isinstance(descr, str) or not re.fullmatch(r"[<>|=][biufcSUVO]\d{0,4}", descr, re.ASCII):
+        return shown(descr)
+    if descr[1] in "US":
+        return "text"
+    order = "big-endian " if descr[0] == ">" else ""
+    try:
+        return order + np.dtype(descr).name
+    except TypeError:
+        return shown(descr)

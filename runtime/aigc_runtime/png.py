@@ -13,6 +13,7 @@ import numpy as np
 
 from aigc_runtime.errors import EngineError, InputError
 from aigc_runtime.integers import as_integer
+from aigc_runtime.printable import shown
 from aigc_runtime.publish import atomic_write_bytes
 from aigc_runtime.tensors import Array
 
@@ -74,7 +75,7 @@ class Grid:
             count = self.across if name == "columns" and self.columns is None else as_integer(getattr(self, name))
             if count is None or count < least:
                 raise InputError(
-                    f"columns={self.columns}, scale={self.scale}, pad={self.pad}",
+                    f"columns={shown(self.columns)}, scale={shown(self.scale)}, pad={shown(self.pad)}",
                     hint="need integers: columns, scale >= 1 and pad >= 0",
                 )
             object.__setattr__(self, name, count)
@@ -159,7 +160,7 @@ def encode_png(image: Array) -> bytes:
 def _require_size(height: int, width: int, channels: int) -> None:
     if height * (width * channels + 1) > _MAX_BYTES:
         raise InputError(
-            f"an image of {width} x {height} pixels with {channels} channels",
+            f"an image of {shown(width)} x {shown(height)} pixels with {channels} channels",
             hint=f"at most {_MAX_BYTES:,} bytes fit: ask for fewer images or a smaller scale",
         )
 

@@ -27,6 +27,7 @@ import numpy as np
 
 from aigc_runtime.errors import InputError
 from aigc_runtime.integers import as_integer
+from aigc_runtime.printable import shown
 from aigc_runtime.tensors import Array
 
 __all__ = ["BLOCK", "RANDN_MAX_ERROR", "RANDN_MAX_ULPS", "TorchGenerator", "check_seed"]
@@ -51,14 +52,14 @@ def check_seed(seed: object) -> int:
     """
     value = as_integer(seed)
     if value is None or not 0 <= value < 2**64:
-        raise InputError(f"seed is {seed!r}", hint="must be an integer from 0 to 2**64 - 1")
+        raise InputError(f"seed is {shown(seed)}", hint="must be an integer from 0 to 2**64 - 1")
     return value
 
 
 def _count(shape: tuple[int, ...]) -> int:
     """Number of elements of `shape`."""
     if not isinstance(shape, tuple) or not all(isinstance(n, (int, np.integer)) and n >= 0 for n in shape):
-        raise InputError(f"shape is {shape!r}", hint="must be a tuple of integers of at least 0")
+        raise InputError(f"shape is {shown(shape)}", hint="must be a tuple of integers of at least 0")
     return math.prod(int(n) for n in shape)
 
 
@@ -88,7 +89,7 @@ class TorchGenerator:
             return (self._words32(n) & 0xFFFFFF).astype(np.float32).reshape(shape) * np.float32(2**-24)
         if dtype == "float64":
             return self._uniform53(n).reshape(shape)
-        raise InputError(f"dtype is {dtype!r}", hint="valid: float32, float64")
+        raise InputError(f"dtype is {shown(dtype)}", hint="valid: float32, float64")
 
     def randint(self, low: int, high: int, shape: tuple[int, ...]) -> Array:
         """Integers in [low, high): `torch.randint(low, high, shape, generator=g)`, bit for bit, int64.
@@ -97,11 +98,13 @@ class TorchGenerator:
             InputError: an empty range, or one that int64 does not hold.
         """
         if not all(isinstance(bound, (int, np.integer)) for bound in (low, high)):
-            raise InputError(f"low is {low!r}, high is {high!r}", hint="must be integers")
+            raise InputError(f"low is {shown(low)}, high is {shown(high)}", hint="must be integers")
         low, high = int(low), int(high)
         span = high - low
         if not (0 < span < 2**64 and low >= -(2**63) and high <= 2**63 - 1):
-            raise InputError(f"low is {low}, high is {high}", hint="need low < high, both in the range of int64")
+            raise InputError(
+                f"low is {shown(low)}, high is {shown(high)}", hint="need low < high, both in the range of int64"
+            )
         n = _count(shape)
         words = self._words64(n) if span >= _WIDE_RANGE else self._words32(n).astype(np.uint64)
         offset = (words % np.uint64(span)).astype(np.int64)

@@ -14,6 +14,7 @@ import numpy as np
 
 from aigc_runtime.errors import EngineError, InputError
 from aigc_runtime.integers import as_integer
+from aigc_runtime.printable import shown
 from aigc_runtime.rng import TorchGenerator
 from aigc_runtime.tensors import Array
 
@@ -40,21 +41,25 @@ class SamplingParams:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        _require("temperature", self.temperature, low=_SMALLEST, high=_LARGEST, also=0.0)
+        for name, low, high, also in (
+            ("temperature", _SMALLEST, _LARGEST, 0.0),
+            ("top_p", _SMALLEST, 1.0, None),
+            ("repetition_penalty", _SMALLEST, _LARGEST, None),
+        ):
+            object.__setattr__(self, name, _require(name, getattr(self, name), low=low, high=high, also=also))
         top_k = as_integer(self.top_k)
         if top_k is None or top_k < 0:
-            raise InputError(f"top_k is {self.top_k!r}", hint="must be an integer of at least 0 (0 keeps all)")
+            raise InputError(f"top_k is {shown(self.top_k)}", hint="must be an integer of at least 0 (0 keeps all)")
         object.__setattr__(self, "top_k", top_k)  # arithmetic in a type of eight bits would wrap
-        _require("top_p", self.top_p, low=_SMALLEST, high=1.0)
-        _require("repetition_penalty", self.repetition_penalty, low=_SMALLEST, high=_LARGEST)
 
 
-def _require(name: str, value: object, *, low: float, high: float, also: float | None = None) -> None:
+def _require(name: str, value: object, *, low: float, high: float, also: float | None) -> float:
     number = isinstance(value, Real) and not isinstance(value, bool)
     # NaN compares as false.
     if not number or not (value == also or low <= value <= high):  # type: ignore[operator]
         either = "" if also is None else f"{also:g} or "
-        raise InputError(f"{name} is {value!r}", hint=f"must be {either}a number from {low:g} to {high:g}")
+        raise InputError(f"{name} is {shown(value)}", hint=f"must be {either}a number from {low:g} to {high:g}")
+    return float(value)  # type: ignore[arg-type]
 
 
 def process_logits(logits_BV: Array, history: Sequence[Array], params: SamplingParams) -> Array:

@@ -16,6 +16,7 @@ import numpy as np
 
 from aigc_runtime.errors import ConfigError, InputError
 from aigc_runtime.integers import as_integer
+from aigc_runtime.printable import shown
 from aigc_runtime.tensors import Array
 
 __all__ = ["Levels", "ScheduleConfig", "alphas_cumprod", "fitting_steps", "make_levels", "timesteps"]
@@ -93,14 +94,16 @@ class ScheduleConfig:
             ("thresholding", self.thresholding, (True, False)),
         ):
             if value not in valid or (valid == (True, False) and not isinstance(value, bool)):
-                raise ConfigError(f"ScheduleConfig.{field} is {value!r}", hint=f"valid: {', '.join(map(str, valid))}")
+                raise ConfigError(
+                    f"ScheduleConfig.{field} is {shown(value)}", hint=f"valid: {', '.join(map(str, valid))}"
+                )
         for field, number, low, high in (
             ("num_train_timesteps", self.num_train_timesteps, 1, MAX_TRAIN_TIMESTEPS),
             ("steps_offset", self.steps_offset, 0, MAX_TRAIN_TIMESTEPS),
         ):
             if type(number) is not int or not low <= number <= high:
                 raise ConfigError(
-                    f"ScheduleConfig.{field} is {number!r}", hint=f"must be an integer from {low} to {high}"
+                    f"ScheduleConfig.{field} is {shown(number)}", hint=f"must be an integer from {low} to {high}"
                 )
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ConfigError(
@@ -112,10 +115,10 @@ class ScheduleConfig:
             ("dynamic_thresholding_ratio", self.dynamic_thresholding_ratio, 1.0, "above 0 and at most 1"),
         ):
             if isinstance(real, bool) or not isinstance(real, (int, float)) or not 0 < real <= most:
-                raise ConfigError(f"ScheduleConfig.{field} is {real!r}", hint=f"must be {allowed}")
+                raise ConfigError(f"ScheduleConfig.{field} is {shown(real)}", hint=f"must be {allowed}")
         scale = self.sample_max_value
         if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 1 <= scale <= MAX_SAMPLE_VALUE:
-            raise ConfigError(f"ScheduleConfig.sample_max_value is {scale!r}", hint="must be from 1 to 1e6")
+            raise ConfigError(f"ScheduleConfig.sample_max_value is {shown(scale)}", hint="must be from 1 to 1e6")
         self._check_signal()
 
     @property
@@ -202,7 +205,7 @@ def timesteps(config: ScheduleConfig, steps: int) -> Array:
     total = config.num_train_timesteps
     count = as_integer(steps)
     if count is None or not 1 <= count <= total:
-        raise InputError(f"steps is {steps!r}", hint=f"must be an integer from 1 to {total}")
+        raise InputError(f"steps is {shown(steps)}", hint=f"must be an integer from 1 to {total}")
     steps = count
     t: Array
     if config.timestep_spacing == "linspace":

@@ -10,6 +10,7 @@ import numpy as np
 
 from aigc_runtime.errors import BundleError, InputError, UnknownNameError
 from aigc_runtime.integers import as_integer
+from aigc_runtime.printable import shown
 from aigc_runtime.tensors import Array
 
 __all__ = ["TOKENIZERS", "ByteTokenizer", "StreamDecoder", "Tokenizer", "make_tokenizer"]
@@ -72,7 +73,7 @@ class ByteTokenizer:
         special = {name: i for name, i in (("bos", bos), ("eos", eos), ("pad", pad)) if i is not None}
         for name, i in special.items():
             if (number := as_integer(i)) is None or not _BYTES <= number < _MAX_ID:
-                raise InputError(f"{name} is {i!r}", hint=f"must be an integer from {_BYTES} to {_MAX_ID - 1}")
+                raise InputError(f"{name} is {shown(i)}", hint=f"must be an integer from {_BYTES} to {_MAX_ID - 1}")
         self._bos = bos
         self._special = sorted(set(special.values()))
         self.vocab_size = max([_BYTES - 1, *self._special]) + 1

@@ -283,7 +283,7 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
     for name, message in (
         ("array.npy", "or no calibration cache"),
         ("arrays.npz", "is no calibration cache"),
-        ("objects.npz", "element type '|O'"),
+        ("objects.npz", "element type object"),
         ("text", "or no calibration cache"),
         ("nowhere.npz", "no such file"),
         ("", "is a folder"),

@@ -123,7 +123,7 @@ def test_the_c_locale(bundles: Path) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal(number: signal.Signals, code: int, bundles: Path, tmp_path: Path) -> None:
-    program = command("aigc-run", "bench", str(bundles / "good"), "--runs", "100000000", "--threads", "1")
+    program = command("aigc-run", "bench", str(bundles / "good"), "--runs", "1000000", "--threads", "1")
     assert interrupt(program, delay=0.7, number=number) == (code, "", "error: interrupted\n")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from aigc_runtime.errors import EngineError, InputError
+from aigc_runtime.printable import shown
 from aigc_runtime.rng import TorchGenerator
 from aigc_runtime.sampling import SamplingParams, process_logits, sample_tokens
 
@@ -244,7 +245,7 @@ def test_numbers_of_rows_that_disagree() -> None:
 def test_bad_parameters(field: str, value: Any, hint: str) -> None:
     with pytest.raises(InputError) as caught:
         SamplingParams(**{field: value})
-    assert caught.value.message == f"{field} is {value!r}"
+    assert caught.value.message == f"{field} is {shown(value)}"
     assert caught.value.hint.startswith(hint)
 
 

@@ -15,7 +15,14 @@ import toys
 from aigc_runtime.backends import open_session
 from aigc_runtime.backends.ort import OrtSession
 from aigc_runtime.bundle import Bundle
-from aigc_runtime.errors import EngineError, EngineMissingError, FeedError, InputError, UnknownNameError
+from aigc_runtime.errors import (
+    EngineError,
+    EngineMemoryError,
+    EngineMissingError,
+    FeedError,
+    InputError,
+    UnknownNameError,
+)
 from aigc_runtime.session import Session
 
 Open = Callable[[str], Session]
@@ -211,9 +218,15 @@ def test_a_missing_engine_package_gives_its_install_line(toy_bundles: Path) -> N
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("said", ["Failed to allocate memory for requested buffer of size 5", "std::bad_alloc"])
+@pytest.mark.parametrize(
+    ("said", "needed"),
+    [
+        ("Failed to allocate memory for requested buffer of size 68719476736", ": 64.0 GiB for one value inside .*"),
+        ("std::bad_alloc", ""),
+    ],
+)
 def test_an_engine_without_memory_does_not_speak_of_the_bundle(
-    said: str, toy_bundles: Path, monkeypatch: pytest.MonkeyPatch
+    said: str, needed: str, toy_bundles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = open_session(Bundle.open(toy_bundles / "toy_gan"), threads=1)
 
@@ -221,6 +234,9 @@ def test_an_engine_without_memory_does_not_speak_of_the_bundle(
         raise RuntimeError(f"Non-zero status code: {said}\n")
 
     monkeypatch.setattr(session, "_run_stateless", fails)
-    with pytest.raises(EngineError, match=r"ONNX Runtime failed: .*\nthe memory does not suffice: ask for smaller"):
+    with pytest.raises(
+        EngineMemoryError, match=rf"for a run on latents \[1, 4\], class_labels \[1\]{needed}\nask"
+    ) as caught:
         session.run({"latents": np.zeros((1, 4), np.float32), "class_labels": np.zeros(1, np.int64)})
+    assert caught.value.exit_code == 2
     session.close()

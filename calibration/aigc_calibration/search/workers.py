@@ -16,13 +16,26 @@ from typing import Any, Protocol
 
 from aigc_calibration.search.probe import Probe, measure_noise
 from aigc_runtime.errors import ConfigError, EngineError, EngineMissingError
+from aigc_runtime.integers import as_integer
+from aigc_runtime.printable import shown
 
-__all__ = ["DaskWorkers", "HereWorkers", "LocalWorkers", "Mix", "Workers", "check_dask_address", "make_workers"]
+__all__ = [
+    "DaskWorkers",
+    "HereWorkers",
+    "LocalWorkers",
+    "Mix",
+    "Workers",
+    "check_dask_address",
+    "check_jobs",
+    "make_workers",
+]
 
 Mix = tuple[str, ...]
 """The sites that run in low precision."""
 
 CONNECT_SECONDS = 10
+MAX_JOBS = 256
+"""Local processes: each holds the model."""
 
 
 class Workers(Protocol):
@@ -47,14 +60,20 @@ def make_workers(*, jobs: int = 1, dask: str | None = None) -> Workers:
     Raises:
         ConfigError: no jobs, both, or what is no address.
     """
-    if jobs < 1:
-        raise ConfigError(f"jobs is {jobs}", hint="must be at least 1")
+    check_jobs(jobs)
     if dask is None:
         return HereWorkers() if jobs == 1 else LocalWorkers(jobs)
     if jobs != 1:
         raise ConfigError("both jobs and a Dask address were given", hint="the cluster has its own workers: give one")
     check_dask_address(dask)
     return DaskWorkers(dask)
+
+
+def check_jobs(jobs: int) -> None:
+    """Raise ConfigError for a number of local processes that is none, or that no machine has the memory for."""
+    count = as_integer(jobs)
+    if count is None or not 1 <= count <= MAX_JOBS:
+        raise ConfigError(f"jobs is {shown(jobs)}", hint=f"must be from 1 to {MAX_JOBS}")
 
 
 _ADDRESS = re.compile(r"[a-z]+://\S+|[^\s:/]+:\d+|inproc://\S+")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from aigc_calibration.search.workers import check_jobs
 from aigc_export.budget import Budget
 from aigc_runtime.errors import ConfigError, UnknownNameError
 
@@ -43,3 +44,4 @@ class SearchConfig:
             raise UnknownNameError("objective", self.objective, OBJECTIVES)
         if self.samples < 2:
             raise ConfigError(f"a search judges on {self.samples} samples", hint="at least 2 make a measure")
+        check_jobs(self.jobs)

@@ -24,8 +24,8 @@ from aigc_export.build.trt_precision import PrecisionProof, network_types, prove
 from aigc_export.build.trt_progress import Progress, Watch, make_monitor
 from aigc_export.build.trt_write import write_engine
 from aigc_export.errors import GraphRefusedError
-from aigc_models.host_memory import available_memory
 from aigc_runtime.errors import EngineError
+from aigc_runtime.host_memory import available_memory
 
 if TYPE_CHECKING:
     import onnx

@@ -55,8 +55,10 @@ def run(arguments: list[str]) -> int:
             result = cli.main(args=arguments, prog_name="aigc-export", standalone_mode=False)
         except click.ClickException as err:
             from aigc_export.cli.report_options import report_usage
+            from aigc_runtime.printable import printable, shortened
 
-            err.show(sys.stderr)
+            told = "\n".join(printable(shortened(line)) for line in err.format_message().split("\n"))
+            click.UsageError(told, getattr(err, "ctx", None)).show(sys.stderr)
             report_usage(err)
             return 2
         except click.exceptions.Abort as err:

@@ -10,6 +10,7 @@ import click
 
 from aigc_export.cli.model_options import model_options, seed_option, target_option
 from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
+from aigc_runtime.printable import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -85,12 +86,11 @@ def calibrate(
     console.print(_table(found))
     console.print(f"samples {seen.samples_sha256}")
     console.print(f"graph   {found.calibration.graph_sha256}")
-    console.print(
+    told = (
         f"wrote {output}: {found.samples} samples ({seen.samples} rows in {seen.batches} batches), "
-        f"{len(seen.tensors)} values, {size / 1e6:.2f} MB in {found.seconds:.1f} s",
-        soft_wrap=True,
-        markup=False,
+        f"{len(seen.tensors)} values, {size / 1e6:.2f} MB in {found.seconds:.1f} s"
     )
+    console.print(printable(told), soft_wrap=True, markup=False)
 
 
 def _table(found: CalibrationResult) -> Table:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import click
 
 from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console
+from aigc_runtime.printable import printable
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export check out/unet-rtx --device rtx-3060")
@@ -26,5 +27,5 @@ def check(bundle_path: str, device: str, as_json: bool) -> int:
         emit_json("aigc-export-check/1", {"runs": found.runs, **asdict(found)})
         return code
     for line in finding_lines(found):
-        out_console().print(line, soft_wrap=True, markup=False)
+        out_console().print(printable(line), soft_wrap=True, markup=False)
     return code

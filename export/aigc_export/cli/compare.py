@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
+from aigc_export.timing import MAX_ROUNDS
+from aigc_runtime.bench import MAX_RUNS
 from aigc_runtime.printable import printable
 
 if TYPE_CHECKING:
@@ -28,8 +30,12 @@ if TYPE_CHECKING:
 @click.option("--quality-samples", type=int, default=200, show_default=True, help="Text windows or images; 0: none.")
 @click.option("--quality-data", type=click.Path(), help="Your text to judge on. Default: that of A's export.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of what is generated.")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Alternations A B A B.")
-@click.option("--runs", type=click.IntRange(min=1), default=30, show_default=True, help="Steps per round and side.")
+@click.option(
+    "--rounds", type=click.IntRange(1, MAX_ROUNDS), default=5, show_default=True, help="Alternations A B A B."
+)
+@click.option(
+    "--runs", type=click.IntRange(1, MAX_RUNS), default=30, show_default=True, help="Steps per round and side."
+)
 @click.option("--image", type=click.Path(path_type=Path), help="Write A over B over their amplified difference, a PNG.")
 @threads_option
 @json_option
@@ -112,7 +118,8 @@ def compare(
     if models[0] != models[1]:
         console.print("[bold yellow]warning[/] the two were made from different weights", soft_wrap=True)
     if image is not None:
-        console.print(f"wrote {image}: A, B, and their difference times {amplification}", soft_wrap=True, markup=False)
+        told = f"wrote {image}: A, B, and their difference times {amplification}"
+        console.print(printable(told), soft_wrap=True, markup=False)
     for check in checks:
         console.print(str(check), soft_wrap=True, markup=False, style=None if check.passed else "red")
     return code

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console
+from aigc_runtime.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,11 +33,14 @@ def demo(output: Path, quality_samples: int, as_json: bool) -> None:
     console.print(_table(rows))
     for row in rows:
         told = f"{row['model']}: bundle {row['bundle']}, generated {row['generated']}"
-        console.print(told, soft_wrap=True, markup=False)
-    console.print(f'try: aigc-run generate {output / "lm"} --prompt "import " --temperature 0.8', soft_wrap=True)
+        console.print(printable(told), soft_wrap=True, markup=False)
+    told = f'try: aigc-run generate {output / "lm"} --prompt "import " --temperature 0.8'
+    console.print(printable(told), soft_wrap=True, markup=False)
 
 
 def _one(name: str, output: Path, quality_samples: int, console: Console) -> dict[str, Any]:
+    from rich.markup import escape
+
     from aigc_export.exporter import export_model
     from aigc_export.origin import load_original
     from aigc_export.recipes import export_recipe
@@ -52,7 +56,7 @@ def _one(name: str, output: Path, quality_samples: int, console: Console) -> dic
         result = export_model(
             export_recipe(name, quality_samples=quality_samples),
             output / name,
-            stage=lambda stage, what: console.print(f"[bold]{stage:<20}[/]{what}", soft_wrap=True),
+            stage=lambda stage, what: console.print(f"[bold]{stage:<20}[/]{escape(printable(what))}", soft_wrap=True),
         )
     bundle, settings = result.bundle, result.bundle.manifest.pipeline
     with open_session(bundle) as session:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from aigc_export.cli.options import CONTEXT, emit_json, json_option, out_console
+from aigc_runtime.printable import printable
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export doctor --json")
@@ -14,10 +15,10 @@ from aigc_export.cli.options import CONTEXT, emit_json, json_option, out_console
 def doctor(as_json: bool) -> None:
     """Say what this machine can build and run: libraries, memory, GPUs, and per target what is missing."""
     from aigc_export.build.trt_library import INSTALL, MODULES, load_library
-    from aigc_models.host_memory import available_memory
     from aigc_runtime.cli_doctor import device_lines
     from aigc_runtime.device import probe_device
     from aigc_runtime.errors import EngineMissingError
+    from aigc_runtime.host_memory import available_memory
     from aigc_runtime.settings import to_json
 
     device, memory = probe_device(), available_memory()
@@ -45,7 +46,7 @@ def doctor(as_json: bool) -> None:
         return
     console = out_console()
     for line in device_lines(device):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(printable(line), soft_wrap=True, markup=False)
     if memory is not None:
         console.print(f"memory    {memory / 1e9:.1f} GB free")
     for name, found in targets.items():

@@ -49,7 +49,7 @@ def inspect(bundle_path: str, as_json: bool) -> None:
     console = out_console()
     console.print(f"[bold]{_plain(manifest.name)}[/] {_plain(manifest.family, manifest.target, manifest.precision)}")
     console.print(f"manifest sha256 {bundle.manifest_sha256}, {bundle.size_bytes / 1e6:.2f} MB")
-    console.print(bundle.signature_told)
+    console.print(printable(bundle.signature_told), soft_wrap=True, markup=False)
     names = getattr(manifest.pipeline, "class_names", None)
     if names is not None:
         console.print(f"classes: {class_table(names)}", soft_wrap=True, markup=False)
@@ -63,7 +63,7 @@ def inspect(bundle_path: str, as_json: bool) -> None:
         names_of = _plain(f"{state.input} -> {state.output}")
         table.add_row(f"state, {state.kind}", names_of, state.dtype, _plain(list(state.shape)))
     for file in manifest.files:
-        table.add_row("file", file.path, f"{file.size:,} B", file.sha256[:16])
+        table.add_row("file", _plain(file.path), f"{file.size:,} B", file.sha256[:16])
     console.print(table)
     for line in _graph_lines(found) if manifest.engine.build is None else _build_lines(manifest.engine.build):
         console.print(printable(line), soft_wrap=True, markup=False)
@@ -117,10 +117,11 @@ def _graph_facts(data: bytes) -> dict[str, Any]:
 
 
 def _graph_lines(found: dict[str, Any]) -> list[str]:
-    operators, largest = list(found["operators"].items()), found["largest_weights"][0]
+    operators, largest = list(found["operators"].items()), found["largest_weights"]
+    which = f", the largest {largest[0]['name']} {largest[0]['shape']}" if largest else ""
     return [
         f"{found['nodes']} nodes: " + ", ".join(f"{n} {op}" for op, n in operators[:12]),
-        f"{found['parameters']:,} parameters, the largest {largest['name']} {largest['shape']}",
+        f"{found['parameters']:,} parameters{which}",
     ]
 
 

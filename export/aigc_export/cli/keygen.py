@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from aigc_export.cli.options import CONTEXT, emit_json, json_option, out_console, show_warnings
+from aigc_runtime.printable import printable
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export keygen -o keys")
@@ -28,5 +29,8 @@ def keygen(output: Path, as_json: bool) -> None:
         return
     console = out_console()
     console.print(f"key {public.key_id}", markup=False)
-    console.print(f"{output / PRIVATE_KEY}  signs: keep it secret, and a copy of it safe", soft_wrap=True, markup=False)
-    console.print(f"{output / PUBLIC_KEY}   for the devices: aigc-run --trusted-key", soft_wrap=True, markup=False)
+    for line in (
+        f"{output / PRIVATE_KEY}  signs: keep it secret, and a copy of it safe",
+        f"{output / PUBLIC_KEY}   for the devices: aigc-run --trusted-key",
+    ):
+        console.print(printable(line), soft_wrap=True, markup=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from aigc_runtime.cli import emit_json
+from aigc_runtime.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +49,7 @@ def show_warnings(*warnings: str) -> list[str]:
     """Show warnings on standard error; returns them, without those that are empty."""
     found = [text for text in warnings if text]
     for text in found:
-        sys.stderr.write(f"warning: {text}\n")
+        sys.stderr.write(f"warning: {printable(text)}\n")
     return found
 
 

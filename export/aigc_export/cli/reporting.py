@@ -54,10 +54,12 @@ class Reporter:
         """A line: `exporter.Stage`."""
         from rich.markup import escape
 
+        from aigc_runtime.printable import printable
+
         self._drop_bar()
         self._status.stop()
         style = "bold yellow" if name == WARNING else "bold"
-        self._console.print(f"[{style}]{escape(f'{name:<20}')}[/]{escape(what)}", soft_wrap=True)
+        self._console.print(f"[{style}]{escape(f'{name:<20}')}[/]{escape(printable(what))}", soft_wrap=True)
         self._status.start()
 
     def progress(self, what: str, seen: int, total: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aigc_runtime.errors import ConfigError, UnknownNameError
+from aigc_runtime.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,8 +72,8 @@ def print_search(console: Console, report: SearchReport) -> None:
     from aigc_export.auto.report import pareto_table
 
     console.print(pareto_table(report))
-    console.print(report.verdict, soft_wrap=True, markup=False)
+    console.print(printable(report.verdict), soft_wrap=True, markup=False)
     for node, why in list(report.kept.items())[:KEPT_SHOWN]:
-        console.print(f"  {node}: {why}", soft_wrap=True, markup=False)
+        console.print(printable(f"  {node}: {why}"), soft_wrap=True, markup=False)
     if len(report.kept) > KEPT_SHOWN:
         console.print(f"  ... and {len(report.kept) - KEPT_SHOWN} more: see search.json", markup=False)

@@ -11,6 +11,7 @@ import click
 from aigc_export.cli.model_options import calibration_option, model_options, seed_option, target_option
 from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
 from aigc_export.cli.search_options import search_options
+from aigc_runtime.printable import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -89,7 +90,7 @@ def sensitivity(
     console.print(_table(found, top))
     console.print(f"all {len(found.sites)} sites together: {found.total_db:.1f} dB by the sum of their noise")
     if plot is not None:
-        console.print(f"wrote {plot}", soft_wrap=True, markup=False)
+        console.print(printable(f"wrote {plot}"), soft_wrap=True, markup=False)
 
 
 def _table(found: SensitivityReport, top: int) -> Table:

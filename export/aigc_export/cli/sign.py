@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console, show_warnings
+from aigc_runtime.printable import printable
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export sign out/lm --key keys/private.pem")
@@ -27,4 +28,4 @@ def sign(bundle_path: str, key: Path, as_json: bool) -> None:
         signed = {"manifest_sha256": bundle.manifest_sha256, "signed_by": bundle.signed_by}
         emit_json("aigc-export-sign/1", {"bundle": bundle_path, **signed, "warnings": warnings})
         return
-    out_console().print(f"{bundle_path}: signed by {bundle.signed_by}", soft_wrap=True, markup=False)
+    out_console().print(printable(f"{bundle_path}: signed by {bundle.signed_by}"), soft_wrap=True, markup=False)

@@ -50,11 +50,12 @@ def train(model: str, output: Path, data: str | None, as_json: bool, **options: 
     from aigc_models.training.every import parse_every
     from aigc_models.training.families import train_family
     from aigc_runtime.paired import named
+    from aigc_runtime.printable import printable
 
     console, err = err_console() if as_json else out_console(), err_console()
 
     def tell(sentence: str) -> None:
-        console.print(sentence, markup=False, soft_wrap=True)
+        console.print(printable(sentence), markup=False, soft_wrap=True)
 
     for name in ("save_every", "sample_every"):
         if options[name] is not None:

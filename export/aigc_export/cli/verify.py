@@ -75,9 +75,9 @@ def verify(
     console.print(parity_table(found.report))
     console.print(f"limits: {found.tolerances}", soft_wrap=True)
     for note in found.notes:
-        console.print(f"[bold yellow]warning[/] {escape(note)}", soft_wrap=True)
+        console.print(f"[bold yellow]warning[/] {escape(printable(note))}", soft_wrap=True)
     for failure in found.report.failures[:10]:
         console.print(f"[red]missed[/] {escape(printable(failure))}", soft_wrap=True)
     if found.divergence is not None:
-        console.print(str(found.divergence), soft_wrap=True, markup=False)
+        console.print(printable(str(found.divergence)), soft_wrap=True, markup=False)
     return code

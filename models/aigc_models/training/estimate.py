@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from aigc_models.host_memory import available_memory
 from aigc_models.training.prepared import Prepared
 from aigc_models.training.tasks import ClassifierTask, GanTask, LMTask, UNetTask
 from aigc_runtime.errors import InputError
+from aigc_runtime.host_memory import available_memory
 
 __all__ = ["Cost", "check_cost", "step_cost"]
 

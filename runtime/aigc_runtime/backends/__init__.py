@@ -7,6 +7,7 @@ from collections.abc import Callable
 from aigc_runtime.bundle import Bundle
 from aigc_runtime.errors import InputError, UnknownNameError
 from aigc_runtime.integers import as_integer
+from aigc_runtime.printable import shown
 from aigc_runtime.session import Session
 
 __all__ = ["ENGINES", "check_threads", "open_session"]
@@ -58,7 +59,7 @@ def check_threads(threads: int | None) -> int | None:
         return None
     count = as_integer(threads)
     if count is None or not 1 <= count <= MAX_THREADS:
-        raise InputError(f"threads is {threads!r}", hint=f"must be an integer from 1 to {MAX_THREADS}")
+        raise InputError(f"threads is {shown(threads)}", hint=f"must be an integer from 1 to {MAX_THREADS}")
     return count
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from aigc_runtime.backends.denormals import flushed
 from aigc_runtime.backends.ort_binding import Binder, OrtState, Plan
 from aigc_runtime.backends.ort_open import available_threads, import_onnxruntime, open_native
 from aigc_runtime.backends.state import check_batch, check_rows, new_steps, require_state
-from aigc_runtime.errors import AigcError, EngineError, UnknownNameError
+from aigc_runtime.errors import AigcError, EngineError, EngineMemoryError, UnknownNameError
 from aigc_runtime.providers import PROVIDERS
 from aigc_runtime.session import State
 from aigc_runtime.tensors import Array, DimSpec, FeedChecker, StateSpec, TensorSpec
@@ -130,9 +131,9 @@ class OrtSession:
         except AigcError:
             raise
         except Exception as err:  # ONNX Runtime's own types share no base class
-            hint = "run `aigc-run verify` on the bundle"
             if any(sign in str(err) for sign in _NO_MEMORY):
-                hint = "the memory does not suffice: ask for smaller samples, or for fewer at once"
+                raise _memory_error(str(err), feeds) from err
+            hint = "run `aigc-run verify` on the bundle"
             raise EngineError(f"ONNX Runtime failed: {str(err).strip()}", hint=hint) from err
         state.length += steps
         return results
@@ -186,6 +187,17 @@ class OrtSession:
     def __exit__(self, *_: object) -> None:
         """Close it."""
         self.close()
+
+
+def _memory_error(said: str, feeds: Mapping[str, Array]) -> EngineMemoryError:
+    """What ONNX Runtime could not hold, and what it was run on."""
+    size = re.search(r"buffer of size (\d{1,30})", said)
+    needed = f": {int(size[1]) / 2**30:,.1f} GiB for one value inside the network" if size else ""
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
+    return EngineMemoryError(
+        f"the memory does not suffice for a run on {shapes}{needed}",
+        hint="ask for smaller samples, for fewer at once, or use a machine with more memory",
+    )
 
 
 _NATIVE_TYPES = {"float": "float32", "float16": "float16"}

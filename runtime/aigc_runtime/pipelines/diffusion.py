@@ -31,6 +31,7 @@ from aigc_runtime.pipelines.labels import (
     require_tensors,
 )
 from aigc_runtime.pipelines.limits import check_image_count, check_numbers, check_size, rows_at_once
+from aigc_runtime.printable import shown
 from aigc_runtime.rng import check_seed
 from aigc_runtime.samplers import SAMPLERS, Sampler
 from aigc_runtime.schedules import Levels, make_levels
@@ -215,7 +216,7 @@ class DiffusionPipeline:
         settings = self.settings
         name = settings.default_sampler if sampler is None else sampler
         if not isinstance(name, str) or name not in SAMPLERS:
-            raise UnknownNameError("sampler", str(name), SAMPLERS)
+            raise UnknownNameError("sampler", name if isinstance(name, str) else shown(name), SAMPLERS)
         eta = check_number("eta", eta, 0.0, 1.0)
         if eta and name != "ddim":
             raise InputError(f"eta is {eta:g} with sampler {name!r}", hint="only 'ddim' takes an eta; leave it out")
@@ -325,7 +326,7 @@ def _count(batch: int | None, conditions: dict[str, Array]) -> int:
     if batch is not None:
         counts["batch"] = check_count("batch", batch)
     if len(set(counts.values())) > 1:
-        told = ", ".join(f"{name}: {n}" for name, n in counts.items())
+        told = ", ".join(f"{name}: {shown(n)}" for name, n in counts.items())
         raise InputError(f"the numbers of images differ: {told}", hint="give as many of each as images")
     return next(iter(counts.values()), 1)
 

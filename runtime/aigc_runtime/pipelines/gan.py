@@ -15,6 +15,7 @@ from aigc_runtime.manifest import GanSettings
 from aigc_runtime.noise import PiecewiseNormal
 from aigc_runtime.pipelines.labels import batch_bounds, check_labels, check_number, chunks, require_tensors
 from aigc_runtime.pipelines.limits import check_image_count, check_numbers, rows_at_once
+from aigc_runtime.printable import shown
 from aigc_runtime.rng import TorchGenerator, check_seed
 from aigc_runtime.session import Session
 from aigc_runtime.tensors import Array
@@ -118,7 +119,7 @@ def _check_truncation(truncation: float | None) -> float | None:
     # No float32 normal number comes near 100, and beyond float32's range the comparison with it would overflow.
     limit = min(check_number("truncation", truncation, 0.0), 100.0)
     if limit < float(np.finfo(np.float32).tiny):
-        raise InputError(f"truncation is {truncation!r}", hint="must be a positive number; 1 to 2 is usual")
+        raise InputError(f"truncation is {shown(truncation)}", hint="must be a positive number; 1 to 2 is usual")
     return limit
 
 

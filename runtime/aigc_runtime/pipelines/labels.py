@@ -10,6 +10,7 @@ import numpy as np
 
 from aigc_runtime.errors import ConfigError, InputError
 from aigc_runtime.integers import as_integer
+from aigc_runtime.printable import shown
 from aigc_runtime.session import Session
 from aigc_runtime.tensors import Array
 
@@ -79,11 +80,11 @@ def check_labels(labels: Sequence[int] | None, num_classes: int | None) -> Array
     try:
         array = np.asarray(labels)
     except ValueError as err:  # a ragged list
-        raise InputError(f"class labels {labels!r}", hint=f"must be a list of integers{span}") from err
+        raise InputError(f"class labels {shown(labels)}", hint=f"must be a list of integers{span}") from err
     if array.shape == (0,):
         raise InputError("no class labels were given", hint=f"give one per image{span and ',' + span}")
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise InputError(f"class labels {labels!r}", hint=f"must be a list of integers{span}")
+        raise InputError(f"class labels {shown(labels)}", hint=f"must be a list of integers{span}")
     if array.min() < 0 or (num_classes is not None and array.max() >= num_classes):
         bad = array[(array < 0) | (array >= (np.inf if num_classes is None else num_classes))][0]
         raise InputError(f"class label {bad}", hint=f"must be{span or ' 0 or more'}")
@@ -98,7 +99,7 @@ def check_count(name: str, value: object) -> int:
     """
     count = as_integer(value)
     if count is None or count < 1:
-        raise InputError(f"{name} is {value!r}", hint="must be an integer of at least 1")
+        raise InputError(f"{name} is {shown(value)}", hint="must be an integer of at least 1")
     return count
 
 
@@ -108,8 +109,19 @@ def check_number(name: str, value: object, low: float, high: float = math.inf) -
     Raises:
         InputError: anything else, NaN and booleans included.
     """
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not low <= value <= high or not math.isfinite(value):  # type: ignore[operator,arg-type]
+    number = _as_float(value)
+    if number is None or not low <= number <= high:
         bound = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-        raise InputError(f"{name} is {value!r}", hint=f"must be a number {bound}")
-    return float(value)  # type: ignore[arg-type]
+        raise InputError(f"{name} is {shown(value)}", hint=f"must be a number {bound}")
+    return number
+
+
+def _as_float(value: object) -> float | None:
+    """A real number as a finite float; None for all else."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond 1e308
+        return None
+    return number if math.isfinite(number) else None

@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from aigc_runtime.errors import InputError
+from aigc_runtime.host_memory import available_memory
 from aigc_runtime.manifest import DiffusionSettings
 from aigc_runtime.pipelines.labels import check_count
+from aigc_runtime.printable import shown
 from aigc_runtime.tensors import DimSpec
 
 __all__ = ["MAX_IMAGES", "MAX_NUMBERS", "check_image_count", "check_numbers", "check_size", "rows_at_once"]
@@ -20,6 +22,9 @@ MAX_NUMBERS = 2**28
 
 MAX_ROWS = 128
 """Images that are made together where the engine sets no limit."""
+
+_RUN_FACTOR = 32
+"""Values of a sample's size in a small network: two of 16 channels, the input and the output of a convolution."""
 
 _GROUP_NUMBERS = 2**19
 """Numbers in the samples that go through the engine together, as far as single images allow. The engine's own memory is
@@ -35,7 +40,8 @@ def check_image_count(count: int) -> None:
     """
     if count > MAX_IMAGES:
         raise InputError(
-            f"{count:,} images are requested", hint=f"at most {MAX_IMAGES:,} at once: ask again with another seed"
+            f"{count:,} images are requested" if count < 10**300 else f"{shown(count)} is the number of images",
+            hint=f"at most {MAX_IMAGES:,} at once: ask again with another seed",
         )
 
 
@@ -49,6 +55,26 @@ def check_numbers(what: str, shape: tuple[int, ...], *, hint: str = "") -> None:
         raise InputError(
             f"{what} of shape {list(shape)} would hold {numbers:,} numbers",
             hint=f"at most {MAX_NUMBERS:,} (1 GiB) are allowed{hint and '; ' + hint}",
+        )
+
+
+def check_run_memory(shape: tuple[int, int, int]) -> None:
+    """Refuse a sample that no network could work on in the memory that is left, before it is tried.
+
+    A network holds many values of a sample's size at once, `_RUN_FACTOR` at the very least.
+
+    Args:
+        shape: (C, H, W) of one sample.
+
+    Raises:
+        InputError: with what it needs at least, and what is free.
+    """
+    needed, free = 4 * _RUN_FACTOR * math.prod(shape), available_memory()
+    if free is not None and needed > free:
+        raise InputError(
+            f"a sample of shape {list(shape)} needs {needed / 2**30:,.1f} GiB of memory at least, "
+            f"{free / 2**30:,.1f} GiB are free",
+            hint="ask for a smaller size",
         )
 
 
@@ -87,16 +113,20 @@ def check_size(
     if size is None:
         return c, h, w
     if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
-        raise InputError(f"size is {size!r}", hint="must be (height, width)")
+        raise InputError(f"size is {shown(size)}", hint="must be (height, width)")
     height, width = check_count("height", size[0]), check_count("width", size[1])
     if (height, width) == (h, w):
         return c, h, w
     if "height" not in dims or "width" not in dims:
-        raise InputError(f"size is {height} x {width}", hint=f"this engine makes images of {h} x {w} only")
+        raise InputError(
+            f"size is {shown(height)} x {shown(width)}", hint=f"this engine makes images of {h} x {w} only"
+        )
     for name, n in (("height", height), ("width", width)):
         dim = dims[name]
         if n < dim.min or n % dim.multiple_of or (dim.max is not None and n > dim.max):
             bound = f"at least {dim.min}" if dim.max is None else f"{dim.min} to {dim.max}"
-            raise InputError(f"{name} is {n}", hint=f"must be {bound}, a multiple of {dim.multiple_of}")
+            raise InputError(f"{name} is {shown(n)}", hint=f"must be {bound}, a multiple of {dim.multiple_of}")
     check_numbers("a sample", (c, height, width))
+    if height * width > h * w:
+        check_run_memory((c, height, width))
     return c, height, width

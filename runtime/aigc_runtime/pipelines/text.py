@@ -17,6 +17,7 @@ import numpy as np
 from aigc_runtime.errors import BundleError, InputError
 from aigc_runtime.manifest import TextSettings
 from aigc_runtime.pipelines.labels import check_count, require_tensors
+from aigc_runtime.printable import shown
 from aigc_runtime.rng import TorchGenerator, check_seed
 from aigc_runtime.sampling import SamplingParams, sample_tokens
 from aigc_runtime.session import Session
@@ -126,7 +127,7 @@ class TextPipeline:
             InputError: an empty prompt, one longer than the context, or a bad argument.
             EngineError: the engine failed.
         """
-        given = [prompts] if isinstance(prompts, str) else list(prompts)
+        given = [prompts] if isinstance(prompts, str) else _listed(prompts)
         _check_stop(stop)
         rows = self._rows(given, seed)
         texts = [_StopWatch(self.tokenizer.stream(), stop) for _ in rows]
@@ -263,9 +264,16 @@ class TextPipeline:
         return told
 
 
+def _listed(prompts: Sequence[str]) -> list[str]:
+    try:
+        return list(prompts)
+    except TypeError as err:
+        raise InputError(f"prompts is {shown(prompts)}", hint="must be a string, or a list of strings") from err
+
+
 def _check_stop(stop: Sequence[str]) -> None:
-    if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
-        raise InputError(f"stop is {stop!r}", hint="must be a list of strings, none of them empty")
+    if not isinstance(stop, (list, tuple)) or not all(isinstance(s, str) and s for s in stop):
+        raise InputError(f"stop is {shown(stop)}", hint="must be a list of strings, none of them empty")
 
 
 class _StopWatch:

@@ -9,8 +9,8 @@ import pytest
 from aigc_export.build import needs
 from aigc_export.build.needs import BuildNeeds, check_needs, estimate_needs
 from aigc_export.build.trt_library import Library
-from aigc_models.host_memory import available_memory
 from aigc_runtime.errors import InputError, OutputError
+from aigc_runtime.host_memory import available_memory
 
 from .conftest import BATCH, build
 from .fake_trt import FakeTensorRT
