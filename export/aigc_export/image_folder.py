@@ -13,6 +13,7 @@ from aigc_models.image_folder import Listing, PictureSet, class_folders, list_pi
 from aigc_models.images import IMAGE_SUFFIXES
 from aigc_runtime.class_names import class_table
 from aigc_runtime.tensors import Array
+from aigc_runtime.user_file import is_folder
 
 __all__ = ["FoundImages", "find_images", "read_images"]
 
@@ -68,7 +69,7 @@ def find_images(path: Path | str, num_classes: int | None, class_names: Sequence
     expected = f"expected a folder of images ({images})"
     if num_classes is not None:
         expected += f" with one sub-folder per class, named {_wanted_names(num_classes, class_names)}"
-    if not root.is_dir():
+    if not is_folder(root):
         raise CalibrationError(f"{str(root)!r} is not a folder", hint=f"{expected}, or an .npz")
     folders = class_folders(root)
     listings: list[tuple[int, Listing]]

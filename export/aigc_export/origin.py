@@ -21,6 +21,7 @@ from aigc_runtime.engine_build import ShapeProfile
 from aigc_runtime.errors import AigcError, BundleError, CheckpointError
 from aigc_runtime.manifest import Manifest
 from aigc_runtime.origin import Origin, can_be_recorded
+from aigc_runtime.user_file import path_exists
 
 __all__ = ["find_evaluation", "kept_text", "load_original", "make_origin", "model_sha256"]
 
@@ -169,7 +170,7 @@ def _recorded(manifest: Manifest) -> str | None:
         raise CheckpointError(
             "the bundle was made from own weights, and its manifest does not say where they are", hint=_remedy(manifest)
         )
-    if not Path(path).exists():
+    if not path_exists(path):
         raise CheckpointError(
             f"the bundle was made from the checkpoint {path!r}, which is not there (looked in {str(Path.cwd())!r})",
             hint=_remedy(manifest),

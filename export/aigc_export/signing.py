@@ -30,7 +30,7 @@ from aigc_runtime.signature import (
     verify_signature,
 )
 from aigc_runtime.trusted_keys import TRUSTED_KEYS_VARIABLE, environment_keys
-from aigc_runtime.user_file import read_file
+from aigc_runtime.user_file import is_folder, read_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -145,7 +145,7 @@ def sign_bundle(path: Path | str, signer: Signer) -> Bundle:
     """
     folder = Path(os.path.abspath(path))  # noqa: PTH100 - as it is published
     with contextlib.ExitStack() as stack:
-        if folder.is_dir():
+        if is_folder(folder):
             # Otherwise an export could replace the bundle under our hands, and the signature end up in the new one.
             try:
                 stack.enter_context(destination_lock(folder))

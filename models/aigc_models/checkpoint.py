@@ -18,7 +18,7 @@ from aigc_models.weights_file import CONFIG_FILE, WEIGHTS_FILE, find_weights
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.publish import atomic_directory
 from aigc_runtime.strict_json import loads_strict
-from aigc_runtime.user_file import read_file
+from aigc_runtime.user_file import path_exists, read_file
 
 __all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "Checkpoint", "load_checkpoint", "load_into", "save_checkpoint"]
 
@@ -130,7 +130,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def _read_config(path: Path, *, given: Path | str) -> dict[str, Any]:
-    if not path.exists():
+    if not path_exists(path):
         raise CheckpointError(
             f"checkpoint {str(given)!r} has no {CONFIG_FILE}",
             hint=f"a checkpoint is a folder with {WEIGHTS_FILE} and {CONFIG_FILE}: docs/checkpoint.md shows one",

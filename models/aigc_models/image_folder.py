@@ -19,6 +19,7 @@ from aigc_models.images import IMAGE_SUFFIXES, ImageError, Picture, read_picture
 from aigc_runtime.errors import InputError
 from aigc_runtime.host_memory import available_memory
 from aigc_runtime.tensors import Array
+from aigc_runtime.user_file import is_folder
 
 __all__ = ["Listing", "PictureSet", "class_folders", "list_pictures", "read_pictures"]
 
@@ -100,7 +101,7 @@ def class_folders(root: Path) -> tuple[Path, ...]:
     Raises:
         InputError: no such folder, or one that cannot be read.
     """
-    if not root.is_dir():
+    if not is_folder(root):
         raise InputError(f"{str(root)!r} is not a folder", hint="give a folder of pictures")
     try:
         folders = [f for f in root.iterdir() if f.is_dir() and not f.name.startswith(".")]

@@ -16,7 +16,7 @@ from aigc_models.training.text_data import SEPARATOR, TextData
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.settings import from_json, to_json
 from aigc_runtime.strict_json import loads_strict
-from aigc_runtime.user_file import read_file
+from aigc_runtime.user_file import path_exists, read_file
 
 __all__ = ["DATA_FILE", "KeptData", "KeptText", "data_files", "data_name", "read_kept"]
 
@@ -126,7 +126,7 @@ def read_kept(folder: Path) -> tuple[KeptData | None, dict[str, tuple[bytes, ...
         CheckpointError: data.json is invalid, or a file is not the one that it describes.
     """
     path = folder / DATA_FILE
-    if not path.exists():
+    if not path_exists(path):
         return None, {}
     raw = read_file(path, limit=MAX_DATA_FILE_BYTES, error=CheckpointError)
     value = loads_strict(raw, what=str(path), error=CheckpointError)

@@ -53,12 +53,17 @@ def build_parser(prog: str = "aigc-run") -> argparse.ArgumentParser:
         )
         # Only doctor has something to say without a bundle.
         sub.add_argument(
-            "bundle", metavar="BUNDLE", help="folder of the bundle", nargs="?" if verb == "doctor" else None
+            "bundle",
+            type=_path,
+            metavar="BUNDLE",
+            help="folder of the bundle",
+            nargs="?" if verb == "doctor" else None,
         )
         sub.add_argument("--json", action="store_true", help="print one JSON document")
         sub.add_argument("--expect-manifest-sha256", metavar="HEX", help="refuse any other manifest")
         sub.add_argument(
             "--trusted-key",
+            type=_path,
             action="append",
             metavar="FILE",
             help="refuse a bundle that this public key (PEM, or a folder of them) did not sign; may be repeated "
@@ -73,6 +78,13 @@ def build_parser(prog: str = "aigc-run") -> argparse.ArgumentParser:
     return parser
 
 
+def _path(argument: str) -> str:
+    """A path, never an empty one: `--trusted-key "$UNSET"` would mean the folder that the program runs in."""
+    if not argument:
+        raise argparse.ArgumentTypeError("a path is expected, and this one is empty")
+    return argument
+
+
 def _text(argument: str) -> str:
     """Text from the command line; bytes that the locale does not know (Python kept them apart) are read as UTF-8."""
     try:
@@ -85,7 +97,7 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of all random draws (default: 0)")
     text = parser.add_argument_group("text")
     text.add_argument("--prompt", type=_text, help="text to continue")
-    text.add_argument("--prompt-file", metavar="FILE", help="the same from a file, - for standard input")
+    text.add_argument("--prompt-file", type=_path, metavar="FILE", help="the same from a file, - for standard input")
     text.add_argument("--max-new-tokens", type=int, help="(default: 128)")
     text.add_argument("--temperature", type=float, help="0 is greedy (default: 0)")
     text.add_argument("--top-k", type=int, help="keep the k most likely tokens")
@@ -95,7 +107,9 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
         "--stop", type=_text, action="append", metavar="TEXT", help="end before this text; may be repeated"
     )
     images = parser.add_argument_group("images")
-    images.add_argument("-o", "--output", metavar="FILE", help="file to write: .png for a picture, .npy for numbers")
+    images.add_argument(
+        "-o", "--output", type=_path, metavar="FILE", help="file to write: .png for a picture, .npy for numbers"
+    )
     images.add_argument("--class", dest="classes", metavar="CLASS[,...]", help="names or numbers (default: each once)")
     images.add_argument("--count", type=int, help="images per class or embedding (default: 1)")
     images.add_argument("--scale", type=int, help="pixels per pixel in the picture (default: 4)")
@@ -107,6 +121,7 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
     diffusion.add_argument("--size", metavar="HxW", help="sides of an image, for an engine that takes several")
     diffusion.add_argument(
         "--embeddings",
+        type=_path,
         metavar="FILE.npz",
         help="encoder_hidden_states [N, T, X], and null_encoder_hidden_states for guidance",
     )

@@ -40,9 +40,10 @@ def generate(arguments: argparse.Namespace) -> int:
         raise InputError("images need a file", hint="give -o FILE.png, or -o FILE.npy for the numbers")
     if family != "text":
         return generate_images(arguments, bundle)
+    prompt, sampling = _read_prompt(arguments), SamplingParams(**_given(arguments, *_SAMPLING))
     with open_pipeline(bundle, threads=arguments.threads) as pipeline:
         assert isinstance(pipeline, TextPipeline)
-        return _text(arguments, pipeline)
+        return _text(arguments, pipeline, prompt, sampling)
 
 
 def _refuse_foreign_options(arguments: argparse.Namespace, family: str) -> None:
@@ -66,12 +67,8 @@ def _read_prompt(arguments: argparse.Namespace) -> str:
     return read_prompt(arguments.prompt_file)
 
 
-def _text(arguments: argparse.Namespace, pipeline: TextPipeline) -> int:
-    prompt = _read_prompt(arguments)
-    options = {
-        "sampling": SamplingParams(**_given(arguments, *_SAMPLING)),
-        **_given(arguments, "max_new_tokens", "seed", "stop"),
-    }
+def _text(arguments: argparse.Namespace, pipeline: TextPipeline, prompt: str, sampling: SamplingParams) -> int:
+    options = {"sampling": sampling, **_given(arguments, "max_new_tokens", "seed", "stop")}
     if arguments.json:
         (result,) = pipeline.generate(prompt, **options)
         emit_json(

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["as_failure", "complain", "end_program", "error_lines", "failure_code", "run_program"]
 
+_UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP, errno.ENOTDIR)
+"""What the system says of a path that it will not even look at."""
+
 _NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 
 
@@ -105,6 +108,8 @@ def as_failure(err: BaseException) -> AigcError:
             f"cannot write{where}: {err.strerror}",
             hint="free some space; temporary files go where the environment variable TMPDIR says",
         )
+    if isinstance(err, OSError) and err.errno in _UNUSABLE and err.filename:
+        return InputError(f"cannot use {err.filename!r}: {err.strerror}", hint="check the path and its permissions")
     return AigcError(
         f"internal error: {type(err).__name__}: {err}",
         hint="set AIGC_DEBUG=1 for the traceback, and please report it",

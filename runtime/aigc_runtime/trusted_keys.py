@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.signature import PublicKey, missing_cryptography
-from aigc_runtime.user_file import read_file
+from aigc_runtime.user_file import is_folder, read_file
 
 __all__ = ["TRUSTED_KEYS_VARIABLE", "environment_keys", "read_trusted_keys"]
 
@@ -30,6 +30,8 @@ def read_trusted_keys(paths: Sequence[Path | str] | Path | str) -> tuple[PublicK
         EngineMissingError: the package `cryptography` is not installed.
     """
     named = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    if not all(str(path) for path in named):
+        raise ConfigError("a trusted key has an empty path", hint="name a PEM file, or a folder of them")
     if not named:
         raise ConfigError("no trusted key was named", hint="name a PEM file, or a folder of them")
     return tuple(_read_key(file) for path in named for file in _files(Path(path)))
@@ -56,7 +58,7 @@ def environment_keys() -> tuple[PublicKey, ...] | None:
 
 
 def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
+    if not is_folder(path):
         return [path]
     found = sorted(path.glob("*.pem"))
     if not found:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aigc_runtime.errors import AigcError, InputError
 
-__all__ = ["open_plain", "read_file"]
+__all__ = ["is_folder", "open_plain", "path_exists", "read_file"]
 
 _CHUNK = 1 << 24
 _KINDS = {
@@ -21,6 +21,19 @@ _KINDS = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFDIR: "a folder",
 }
+
+
+def path_exists(path: Path | str) -> bool:
+    """Whether there is something, links followed; False also where nobody can say, unlike `Path.exists`.
+
+    A name that is too long, or a folder above that may not be searched, is told of by whoever opens the path.
+    """
+    return os.path.exists(path)  # noqa: PTH110 - so it is in Python 3.14's own `Path.exists`
+
+
+def is_folder(path: Path | str) -> bool:
+    """Whether a folder is there, links followed; False also where nobody can say, unlike `Path.is_dir`."""
+    return os.path.isdir(path)  # noqa: PTH112 - as above
 
 
 def open_plain(path: Path | str, *, error: type[AigcError] = InputError) -> int:

@@ -67,3 +67,17 @@ def test_a_pipe_is_read(tmp_path: Path) -> None:
     writer.start()
     assert read_prompt(str(tmp_path / "pipe")) == "a\r\nb"
     writer.join()
+
+
+def test_it_is_read_before_the_engine_is_loaded(
+    toy_bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def loaded(*_arguments: object, **_named: object) -> None:
+        raise AssertionError("the engine was loaded")
+
+    monkeypatch.setattr("aigc_runtime.cli_generate.open_pipeline", loaded)
+    bundle = str(toy_bundles / "toy_lm_growing")
+    assert run(["generate", bundle, "--prompt-file", "/dev/zero"]) == 2
+    assert run(["generate", bundle, "--prompt-file", str(tmp_path / "none")]) == 2
+    assert run(["generate", bundle, "--prompt", "a", "--top-p", "7"]) == 2
+    assert "longer than" in capsys.readouterr().err

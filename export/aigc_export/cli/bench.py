@@ -6,14 +6,22 @@ from dataclasses import asdict
 
 import click
 
-from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console, threads_option
+from aigc_export.cli.options import (
+    CONTEXT,
+    TEXT_PATH,
+    bundle_argument,
+    emit_json,
+    json_option,
+    out_console,
+    threads_option,
+)
 from aigc_export.timing import MAX_ROUNDS
 from aigc_runtime.bench import MAX_RUNS
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export bench out/lm --threads 2")
 @bundle_argument
-@click.option("--checkpoint", type=click.Path(), help="The weights PyTorch runs. Default: where the manifest says.")
+@click.option("--checkpoint", type=TEXT_PATH, help="The weights PyTorch runs. Default: where the manifest says.")
 @click.option(
     "--rounds", type=click.IntRange(1, MAX_ROUNDS), default=5, show_default=True, help="Alternations A B A B."
 )

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
+from aigc_export.cli.options import (
+    CONTEXT,
+    PATH,
+    TEXT_PATH,
+    emit_json,
+    err_console,
+    json_option,
+    out_console,
+    threads_option,
+)
 from aigc_export.timing import MAX_ROUNDS
 from aigc_runtime.bench import MAX_RUNS
 from aigc_runtime.printable import printable
@@ -21,14 +30,14 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export compare out/unet out/unet-int8 --image both.png")
-@click.argument("bundles", metavar="[A] B", type=click.Path(), nargs=-1)
-@click.option("--baseline", type=click.Path(), help="Bundle A, in place of the first argument.")
+@click.argument("bundles", metavar="[A] B", type=TEXT_PATH, nargs=-1)
+@click.option("--baseline", type=TEXT_PATH, help="Bundle A, in place of the first argument.")
 @click.option("--max-size-increase", metavar="LIMIT", help="Of B over A, such as 5%, 20kB or 1000 (bytes).")
 @click.option("--max-latency-increase", metavar="LIMIT", help="Of B over A, such as 10%, 0.5ms or 0.5 (ms).")
 @click.option("--max-size", metavar="LIMIT", help="Of B, such as 3.5MB or 1000 (bytes).")
 @click.option("--max-latency", metavar="LIMIT", help="Of a step of B, such as 2ms or 2 (ms).")
 @click.option("--quality-samples", type=int, default=200, show_default=True, help="Text windows or images; 0: none.")
-@click.option("--quality-data", type=click.Path(), help="Your text to judge on. Default: that of A's export.")
+@click.option("--quality-data", type=TEXT_PATH, help="Your text to judge on. Default: that of A's export.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of what is generated.")
 @click.option(
     "--rounds", type=click.IntRange(1, MAX_ROUNDS), default=5, show_default=True, help="Alternations A B A B."
@@ -36,7 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--runs", type=click.IntRange(1, MAX_RUNS), default=30, show_default=True, help="Steps per round and side."
 )
-@click.option("--image", type=click.Path(path_type=Path), help="Write A over B over their amplified difference, a PNG.")
+@click.option("--image", type=PATH, help="Write A over B over their amplified difference, a PNG.")
 @threads_option
 @json_option
 def compare(

@@ -17,6 +17,8 @@ from aigc_export.cli.model_options import (
 )
 from aigc_export.cli.options import (
     CONTEXT,
+    PATH,
+    TEXT_PATH,
     emit_json,
     err_console,
     json_option,
@@ -37,22 +39,22 @@ if TYPE_CHECKING:
     context_settings=CONTEXT, epilog="Example: aigc-export export lm --target ort-cpu --precision fp32 -o out/lm"
 )
 @click.argument("model")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Bundle folder to write.")
+@click.option("-o", "--output", required=True, type=PATH, help="Bundle folder to write.")
 @target_option
 @click.option("--precision", default="fp32", show_default=True, help="Of weights and arithmetic.")
 @model_options
 @calibration_option("in place of samples")
 @click.option("--quality-samples", type=int, default=200, show_default=True, help="Text windows or images; 0: none.")
-@click.option("--quality-data", type=click.Path(), help="Your text to judge on. Default: what the checkpoint keeps.")
+@click.option("--quality-data", type=TEXT_PATH, help="Your text to judge on. Default: what the checkpoint keeps.")
 @click.option("--budget", "budgets", multiple=True, help="Of --precision auto, such as 'psnr>=45'; may be repeated.")
 @click.option("--objective", help="Of --precision auto: latency (default), size or ops.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Of --precision auto: local processes. Default: 1.")
 @click.option("--dask", help="Of --precision auto: address of a Dask scheduler, in place of --jobs.")
-@click.option("--search-dir", type=click.Path(path_type=Path), help="Journal and report. Default: OUTPUT.search.")
+@click.option("--search-dir", type=PATH, help="Journal and report. Default: OUTPUT.search.")
 @tolerance_option("in place of the family's")
 @seed_option("inputs, calibration and judging")
 @click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
-@click.option("--sign-key", type=click.Path(path_type=Path), help="Sign the bundle with this private key (PEM).")
+@click.option("--sign-key", type=PATH, help="Sign the bundle with this private key (PEM).")
 @engine_options
 @threads_option
 @json_option

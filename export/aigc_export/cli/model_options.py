@@ -8,16 +8,18 @@ from typing import Any
 
 import click
 
+from aigc_export.cli.options import TEXT_PATH
+
 __all__ = ["calibration_option", "model_options", "seed_option", "target_option", "tolerance_option"]
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _METHODS = click.Choice(["minmax", "percentile", "mse", "kl"])
 _OPTIONS = (
-    click.option("--checkpoint", type=click.Path(), help="Your own weights. Default: the shipped ones."),
+    click.option("--checkpoint", type=TEXT_PATH, help="Your own weights. Default: the shipped ones."),
     click.option("--cache", help="KV cache of a language model: growing (default) or buffer."),
     click.option("--dynamic-size/--fixed-size", default=None, help="Let the sides of a UNet's sample vary."),
-    click.option("--calibration-data", type=click.Path(), help="Your text, images or .npz. Default: the model's own."),
+    click.option("--calibration-data", type=TEXT_PATH, help="Your text, images or .npz. Default: the model's own."),
     click.option("--calibration-samples", type=click.IntRange(min=1), help="Default: what suits the family."),
     click.option("--keep-float", multiple=True, metavar="MODULE", help="Not quantised; may be repeated."),
     click.option("--ranges", type=_METHODS, help="Of activations. Default: mse."),
@@ -75,7 +77,7 @@ def target_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def calibration_option(what_for: str) -> Decorator:
     """`--calibration`: a file, and what it is read for."""
-    return click.option("--calibration", type=click.Path(), help=f"A file of `aigc-export calibrate`, {what_for}.")
+    return click.option("--calibration", type=TEXT_PATH, help=f"A file of `aigc-export calibrate`, {what_for}.")
 
 
 def seed_option(of: str) -> Decorator:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONTEXT",
+    "PATH",
+    "TEXT_PATH",
     "bundle_argument",
     "emit_json",
     "err_console",
@@ -28,6 +31,21 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class _Path(click.Path):
+    """A path, never an empty one: `--data "$UNSET"` would mean the folder that the program runs in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse an empty one by the option's name."""
+        if value == "":
+            self.fail("a path is expected, and this one is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _Path(path_type=Path)
+TEXT_PATH = _Path()
+"""As it was typed."""
 
 
 def out_console() -> Console:
@@ -67,4 +85,4 @@ def threads_option(function: F) -> F:
 
 def bundle_argument(function: F) -> F:
     """`BUNDLE`."""
-    return click.argument("bundle_path", metavar="BUNDLE", type=click.Path())(function)
+    return click.argument("bundle_path", metavar="BUNDLE", type=TEXT_PATH)(function)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aigc_export.cli.options import PATH
+
 if TYPE_CHECKING:
     from aigc_runtime.errors import AigcError
     from aigc_runtime.verify import ParityReport
@@ -87,10 +89,8 @@ def report_options(verb: str, subject: str) -> Callable[[Callable[..., Any]], Ca
             return code
 
         for option in (
-            click.option(
-                "--junit", is_eager=True, type=click.Path(path_type=Path), help="Write a report as JUnit XML."
-            ),
-            click.option("--report", is_eager=True, type=click.Path(path_type=Path), help="Write a report as JSON."),
+            click.option("--junit", is_eager=True, type=PATH, help="Write a report as JUnit XML."),
+            click.option("--report", is_eager=True, type=PATH, help="Write a report as JSON."),
         ):
             command = option(command)
         return command

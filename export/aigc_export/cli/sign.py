@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console, show_warnings
+from aigc_export.cli.options import CONTEXT, PATH, bundle_argument, emit_json, json_option, out_console, show_warnings
 from aigc_runtime.printable import printable
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export sign out/lm --key keys/private.pem")
 @bundle_argument
-@click.option("--key", required=True, type=click.Path(path_type=Path), help="Private key, PEM, of `keygen`.")
+@click.option("--key", required=True, type=PATH, help="Private key, PEM, of `keygen`.")
 @json_option
 def sign(bundle_path: str, key: Path, as_json: bool) -> None:
     """Verify BUNDLE's hashes, and sign it: add manifest.sig, or replace the one that is there.

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console
+from aigc_export.cli.options import CONTEXT, PATH, TEXT_PATH, emit_json, err_console, json_option, out_console
 
 
 @click.command(
@@ -16,10 +16,10 @@ from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option
     epilog="Example: aigc-export train unet --data photos/ --size 32 -o checkpoints/photos",
 )
 @click.argument("model")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to write.")
+@click.option("-o", "--output", required=True, type=PATH, help="Checkpoint folder to write.")
 @click.option(
     "--data",
-    type=click.Path(),
+    type=TEXT_PATH,
     help="Your text (file or folder), or a folder of pictures: one class, or a sub-folder per class.",
 )
 @click.option("--steps", type=int, help="Updates in all. Default: the recipe's own.")

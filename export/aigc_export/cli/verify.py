@@ -7,6 +7,7 @@ import click
 from aigc_export.cli.model_options import tolerance_option
 from aigc_export.cli.options import (
     CONTEXT,
+    TEXT_PATH,
     bundle_argument,
     emit_json,
     err_console,
@@ -20,10 +21,10 @@ from aigc_runtime.printable import printable
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export verify out/lm --junit parity.xml")
 @bundle_argument
-@click.option("--checkpoint", type=click.Path(), help="The weights it was made from. Default: where the manifest says.")
+@click.option("--checkpoint", type=TEXT_PATH, help="The weights it was made from. Default: where the manifest says.")
 @click.option("--quality-samples", type=click.IntRange(min=0), default=200, show_default=True, help="0: none.")
 @tolerance_option("in place of the manifest's")
-@click.option("--quality-data", type=click.Path(), help="Your text to judge on. Default: that of its export.")
+@click.option("--quality-data", type=TEXT_PATH, help="Your text to judge on. Default: that of its export.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the fresh inputs.")
 @click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
 @threads_option

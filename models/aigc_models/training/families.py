@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 from collections.abc import Callable
 from dataclasses import asdict
@@ -68,10 +69,13 @@ def train_family(
     if name not in FAMILIES:
         raise UnknownNameError("model to train", name, FAMILIES)
     chosen, folder = TrainOptions(**options), Path(output)
-    if data is not None and not Path(data).exists():
-        raise InputError(
-            f"no such file or folder: {str(data)!r}", hint="data takes a text file or folder, or a folder of pictures"
-        )
+    if data is not None:
+        try:
+            Path(data).stat()
+        except OSError as err:
+            absent = isinstance(err, (FileNotFoundError, NotADirectoryError)) or err.errno == errno.ELOOP
+            told = f"no such file or folder: {str(data)!r}" if absent else f"cannot read {str(data)!r}: {err.strerror}"
+            raise InputError(told, hint="data takes a text file or folder, or a folder of pictures") from err
     check_output(folder, resume=chosen.resume)
     torch.manual_seed(chosen.seed)
     prepared = FAMILIES[name](data, chosen, SAMPLES)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aigc_runtime.errors import AigcError, InputError
 from aigc_runtime.strict_json import wide_encoding
-from aigc_runtime.user_file import read_file
+from aigc_runtime.user_file import is_folder, read_file
 
 __all__ = ["MAX_TEXT_BYTES", "TEXT_SUFFIXES", "TextFiles", "read_text_files"]
 
@@ -55,7 +55,7 @@ def read_text_files(path: Path | str, *, raw_allowed: bool = False, error: type[
             nothing, links in a circle); names it.
     """
     given = Path(path)
-    if given.is_dir():
+    if is_folder(given):
         walk = _Walk(error)
         files = list(walk.files(given, ()))
         if not files:
