@@ -156,10 +156,11 @@ def test_standard_output_by_its_name(toy_bundles: Path, tmp_path: Path) -> None:
         done = subprocess.run(
             [*program, "-o", "/dev/stdout"], stdout=out, stderr=subprocess.PIPE, check=False, env=clean()
         )
-    assert (done.returncode, done.stderr.startswith(b"wrote /dev/stdout: 3 images")) == (0, True)
+    # Where it does not know the processor, ONNX Runtime writes a line of its own on standard error.
+    assert (done.returncode, b"wrote /dev/stdout: 3 images" in done.stderr) == (0, True)
     place = tmp_path / "new" / "x.png"
     done = subprocess.run([*program, "-o", str(place)], capture_output=True, check=False, env=clean())
-    assert done.stderr.decode() == f"note: the folder '{place.parent}' is not there and will be made\n"
+    assert f"note: the folder '{place.parent}' is not there and will be made\n" in done.stderr.decode()
     assert done.stdout.decode().startswith(f"wrote {place}: 3 images")
     assert (tmp_path / "redirected.png").read_bytes() == place.read_bytes()
 

@@ -33,7 +33,8 @@ def example(tmp_path: Path) -> Path:
 def run_pytest(folder: Path, *arguments: str, autoload: bool = False, path: str = "") -> tuple[int, str]:
     """Exit code and output; warnings are errors, also those of pytest's own start."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "AIGC_"))}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [path, str(ROOT / "runtime")]))
+    paths = [path, str(ROOT / "runtime"), os.environ.get("PYTHONPATH")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     if not autoload:
         environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     command = [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", "-ra", *arguments]
