@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from aigc_calibration.calibrate import CALIBRATED, Calibration, Progress, calibrate, check_kind, smoothed
@@ -35,12 +35,16 @@ class Quantised:
         plan: that it was emitted from.
         statistics: that the plan was made from.
         coverage: what the engine runs in low precision.
+        float_graph: that the plan belongs to; None for a mix that a search has found.
+        weights: codes of every weight that the plan quantises.
     """
 
     graph: ir.Model
     plan: QuantizationPlan
     statistics: Statistics
     coverage: Coverage
+    float_graph: ir.Model | None = None
+    weights: Mapping[str, QuantizedWeight] = field(default_factory=dict)
 
 
 def quantise(
@@ -113,13 +117,18 @@ def _emitted(
     emitted = emit(graph, plan, weights, form)
     macs = site_macs(graph, next(data.batches(graph, threads=threads)))
     if form.compiled:
-        return Quantised(graph=emitted, plan=plan, statistics=statistics, coverage=planned_coverage(plan, macs))
+        coverage = planned_coverage(plan, macs)
+        return Quantised(
+            graph=emitted, plan=plan, statistics=statistics, coverage=coverage, float_graph=graph, weights=weights
+        )
     # A plan in a format that ONNX Runtime only stores and rounds to has nothing to be executed.
     stored = (plan.precision in HALVES and not form.half_arithmetic) or (
         plan.precision == "fp8" and not form.fp8_arithmetic
     )
     coverage = check_executed(emitted, plan, macs, least=0.0 if stored else LEAST_EXECUTED)
-    return Quantised(graph=emitted, plan=plan, statistics=statistics, coverage=coverage)
+    return Quantised(
+        graph=emitted, plan=plan, statistics=statistics, coverage=coverage, float_graph=graph, weights=weights
+    )
 
 
 def _quantise_weights(

@@ -30,6 +30,7 @@ from aigc_export.parity import check_parity
 from aigc_export.passes import PassReport
 from aigc_export.recipes import ExportRecipe
 from aigc_export.reference import Case, Generation, make_cases, make_generation
+from aigc_export.remedies import find_costly_modules, remedies
 from aigc_export.signing import signature_warnings
 from aigc_export.stability import instability_warning
 from aigc_export.tolerances import TOLERANCES, loosened, with_user_limits
@@ -61,18 +62,24 @@ class ParityFailedError(ParityError):
     Attributes:
         report: every check.
         divergence: what bisection found, if it was asked for.
+        remedies: what could help, a line each.
     """
 
-    def __init__(self, report: ParityReport, divergence: Divergence | None) -> None:
+    def __init__(self, report: ParityReport, divergence: Divergence | None, remedies: tuple[str, ...] = ()) -> None:
         shown = "\n".join(report.failures[:5])
         more = f"\n... and {len(report.failures) - 5} more" if len(report.failures) > 5 else ""
         found = f"\n{divergence}" if divergence is not None else "\nrun again with --bisect to find the first node"
         super().__init__(
             f"{report.name} for {report.target} in {report.precision} is not what PyTorch computes",
-            hint=f"{shown}{more}{found}\nnothing was published",
+            hint="\n".join((f"{shown}{more}{found}", *_helpful(remedies), "nothing was published")),
         )
         self.report = report
         self.divergence = divergence
+        self.remedies = remedies
+
+
+def _helpful(remedies: tuple[str, ...]) -> list[str]:
+    return ["what could help:", *(f"- {line}" for line in remedies)] if remedies else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +179,9 @@ def export_model(
             divergence = None
             if find_first_divergence:
                 divergence = find_divergence(to_proto(built.graph), prepared.captured, spec, recipe)
-            raise ParityFailedError(report, divergence)
+            costly = None if quantised is None else find_costly_modules(prepared, quantised, report, recipe)
+            helpful = remedies(report, recipe, family=spec.family, costly=costly, divergence=divergence)
+            raise ParityFailedError(report, divergence, helpful)
         worst = report.worst().errors
         tell("parity", f"max error {worst.max_over_rms:.1e} of the RMS, {worst.sqnr_db:.0f} dB, {_shown(report)}")
         candidate.close()

@@ -213,7 +213,7 @@ def write_checkpoint(folder: Path, name: str, seed: int = 0, make: Callable[[], 
         record["schedule"] = to_json(SCHEDULE)
         record["class_names"] = [f"kind-{i}" for i in range(10)]
     if name == "gan":
-        record["class_names"] = [f"kind-{i}" for i in range(10)]
+        record["class_names"] = [f"kind-{i}" for i in range(module.config.num_classes)]
     if name == "lm":
         record["tokenizer"] = {"kind": "bytes"}
     save_checkpoint(folder, module, record)
