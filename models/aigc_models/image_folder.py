@@ -234,8 +234,12 @@ class _Log:
 
 
 def _others(passed_over: Sequence[Path]) -> Iterable[str]:
-    if passed_over:
-        yield f"{_some(passed_over)} passed over: only {', '.join(IMAGE_SUFFIXES)} are read"
+    hidden = [file for file in passed_over if file.name.startswith(".")]
+    others = [file for file in passed_over if not file.name.startswith(".")]
+    if hidden:
+        yield f"{_some(hidden)} passed over: hidden"
+    if others:
+        yield f"{_some(others)} passed over: only {', '.join(IMAGE_SUFFIXES)} are read"
 
 
 def _some(files: Sequence[Path]) -> str:

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aigc_models.jpeg_data import lacks_pixels
 from aigc_runtime.errors import InputError
 from aigc_runtime.tensors import Array
 from aigc_runtime.user_file import read_file
@@ -121,6 +122,8 @@ def read_picture(path: Path | str, *, background: tuple[float, float, float] | N
         raw = _check_raw_mode(image, file)
         before = _orientation(image, file)
         image.load()
+        if image.format in ("JPEG", "MPO") and lacks_pixels(data, image):
+            raise ImageError(f"picture {str(file)!r} ends before it is whole", hint="get it again, or take it out")
         # Pillow turns a TIFF itself, and takes its tag away.
         after = _orientation(image, file)
         values, alpha = _values(image, raw, file)

@@ -42,8 +42,8 @@ from aigc_runtime.compare import Tolerance
 from aigc_runtime.errors import (
     BundleError,
     CheckpointError,
-    ConfigError,
     EngineError,
+    InputError,
     OutputError,
     UnknownNameError,
 )
@@ -443,7 +443,7 @@ def test_recipes_refuse_unknown_names() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown precision for target 'ort-cpu' 'fp23'\nvalid: .*fp32"):
         export_recipe("lm", precision="fp23")
     for bad in ({"quality_samples": -1}, {"quality_samples": 1}, {"threads": 0}):
-        with pytest.raises(ConfigError):
+        with pytest.raises(InputError):
             export_recipe("lm", **bad)
 
 

@@ -77,9 +77,11 @@ def test_a_folder_has_a_class_per_sub_folder_and_its_own_size(tmp_path: Path) ->
     images, labels = both(data)
     np.testing.assert_allclose(images[:, 0, 3, 3], np.float32(60 / 127.5) * labels - 1, atol=1e-7)
     assert data.told[0] == "20 pictures, 4x4 grey"
-    assert "3 (" in data.told[1]
-    assert "passed over: only .png" in data.told[1]
-    assert data.told[2:] == ("2 classes: ant (8), bee (12)", "3 of them held out")
+    hidden, others = data.told[1:3]
+    assert hidden == "1 ('bee/.DS_Store') passed over: hidden"
+    assert "2 (" in others
+    assert "passed over: only .png" in others
+    assert data.told[3:] == ("2 classes: ant (8), bee (12)", "3 of them held out")
 
 
 def test_a_folder_without_sub_folders_is_one_class(tmp_path: Path) -> None:
