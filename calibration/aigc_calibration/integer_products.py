@@ -8,8 +8,6 @@ optimised as on such a processor.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +16,7 @@ from aigc_runtime.backends.denormals import isolated
 from aigc_runtime.backends.exact_products import EXACT_PRODUCTS
 from aigc_runtime.backends.rewrites import leave_out_rewrites
 from aigc_runtime.processor import instruction_set
+from aigc_runtime.temporary_folder import temporary_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -52,10 +51,10 @@ def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnx
     import onnxruntime
 
-    with tempfile.TemporaryDirectory(prefix="aigc-optimised-") as folder:
+    with temporary_folder("optimised") as folder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # it warns that an optimised graph fits this machine only, which is what we want
-        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        options.optimized_model_filepath = str(folder / "optimised.onnx")
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.add_session_config_entry(EXACT_PRODUCTS, "1")
         leave_out_rewrites(options)

@@ -8,16 +8,15 @@ which the graph computes them.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from aigc_runtime.compare import TensorErrors, Tolerance, compare_arrays, judge
 from aigc_runtime.errors import EngineError
+from aigc_runtime.temporary_folder import temporary_folder
 from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
@@ -187,8 +186,8 @@ def candidate_values(model: onnx.ModelProto, feeds: Mapping[str, Array], names: 
     from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
     from polygraphy.logger import G_LOGGER
 
-    with tempfile.TemporaryDirectory(prefix="aigc-bisect-") as folder, G_LOGGER.verbosity(G_LOGGER.CRITICAL):
-        path = str(Path(folder) / "exposed.onnx")
+    with temporary_folder("bisect") as folder, G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        path = str(folder / "exposed.onnx")
         try:
             exposed = ModifyOutputs(model, outputs=list(names), copy=True)
             SaveOnnx(exposed, path=path, external_data_path="exposed.data", size_threshold=2**20)()

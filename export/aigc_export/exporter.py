@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +42,7 @@ from aigc_models.zoo import shipped_checkpoint
 from aigc_runtime.bundle import Bundle, Sign, check_destination, load_bundle, write_bundle
 from aigc_runtime.errors import AigcError, ConfigError, FeedError, ParityError
 from aigc_runtime.interrupts import check_interrupted
+from aigc_runtime.temporary_folder import temporary_folder
 from aigc_runtime.verify import ParityReport
 
 if TYPE_CHECKING:
@@ -149,9 +149,9 @@ def export_model(
         quantised = _quantise(prepared, recipe, tell, progress)
     if quantised is not None:
         graph = quantised.graph
-    with tempfile.TemporaryDirectory(prefix="aigc-export-") as folder, contextlib.ExitStack() as stack:
+    with temporary_folder("export") as folder, contextlib.ExitStack() as stack:
         plan = None if quantised is None else quantised.plan
-        built = build_engine(prepared, graph, plan, recipe, Path(folder), progress=progress)
+        built = build_engine(prepared, graph, plan, recipe, folder, progress=progress)
         engine, candidate = built.engine, stack.enter_context(built.candidate)
         tell("build", f"{engine.kind}, {engine.size_bytes / 1e6:.2f} MB{built.told}")
         judge = make_judge(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from aigc_runtime.bundle import MANIFEST, Bundle, Sign, load_bundle
 from aigc_runtime.errors import AigcError, BundleError, ConfigError, OutputError
+from aigc_runtime.interrupts import interrupts_held
 from aigc_runtime.manifest import MAX_MANIFEST_BYTES
 from aigc_runtime.plain_file import read_regular
 from aigc_runtime.publish import atomic_write_bytes
@@ -98,12 +99,13 @@ def make_keys(folder: Path | str) -> PublicKey:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise _not_written(target, err) from err
-    _write_new(target / PRIVATE_KEY, private, mode=0o600)
-    try:
-        _write_new(target / PUBLIC_KEY, public, mode=0o644)
-    except OutputError:
-        (target / PRIVATE_KEY).unlink()
-        raise
+    with interrupts_held():
+        _write_new(target / PRIVATE_KEY, private, mode=0o600)
+        try:
+            _write_new(target / PUBLIC_KEY, public, mode=0o644)
+        except OutputError:
+            (target / PRIVATE_KEY).unlink()
+            raise
     return _public(key)
 
 

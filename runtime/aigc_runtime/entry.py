@@ -38,8 +38,8 @@ def run_program(run: Callable[[list[str]], int], arguments: list[str]) -> int:
         The exit code.
     """
     code = 1
-    with handled_signals():
-        try:
+    try:
+        with handled_signals():
             from aigc_runtime.streams import guarded_streams
 
             with guarded_streams() as out:
@@ -47,8 +47,8 @@ def run_program(run: Callable[[list[str]], int], arguments: list[str]) -> int:
                 out.flush()
                 if code == 0 and out.failure is not None and out.failure.errno != errno.EPIPE:
                     code = failure_code(_lost(out.failure))
-        except KeyboardInterrupt:  # between the verb and here
-            code = interrupt_code()
+    except KeyboardInterrupt:  # between the verb and here
+        code = interrupt_code()
     return code
 
 

@@ -3,33 +3,72 @@
 A library may turn that exception into one of its own. So the signal is remembered, and `interrupted_by` tells what a
 failure really was. What drops it in silence meets `check_interrupted` at the next stage.
 
+Signals within a second are one: a terminal that closes sends several, and so does who is in a hurry. A later one raises
+again, so that what is slow to clean up can be broken off.
+
 The signal is given again a little later where an exception would be lost, or do harm:
 
 - Python drops what is raised in a callback of a weak reference, of which PyTorch's capture has many.
 - While an extension module starts nothing is raised, nor while PyTorch is imported, whose start calls Python from
   C++: an exception there can abort the process.
+- Within `interrupts_held`: where something is taken that must be given back, or is given back.
 """
 
 from __future__ import annotations
 
 import _thread
 import contextlib
+import math
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 
-__all__ = ["Interrupted", "check_interrupted", "handled_signals", "interrupt_code", "interrupted_by", "was_interrupted"]
+__all__ = [
+    "SAME_SECONDS",
+    "Interrupted",
+    "check_interrupted",
+    "handled_signals",
+    "interrupt_code",
+    "interrupted_by",
+    "interrupts_held",
+    "was_interrupted",
+]
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 """The last is Windows' Ctrl-Break; a system has some of them."""
 
 _AGAIN_SECONDS = 0.02
 
+SAME_SECONDS = 1.0
+"""Signals that come within this time of the first are the same wish."""
+
+
+@dataclass
+class _State:
+    """Of the program that handles signals.
+
+    Attributes:
+        held: blocks of `interrupts_held` that the main thread is in.
+        kept: a signal came within them.
+        given: the next signal is one that is given again.
+        raised_at: when an exception was last raised for a signal.
+        ended: the exit code stands.
+    """
+
+    held: int = 0
+    kept: bool = False
+    given: bool = False
+    raised_at: float = -math.inf
+    ended: bool = False
+
+
 _received: list[int] = []
+_state = _State()
 
 
 class Interrupted(KeyboardInterrupt):
@@ -37,11 +76,21 @@ class Interrupted(KeyboardInterrupt):
 
 
 def _note(number: int, frame: FrameType | None) -> None:
+    if _state.ended:
+        return
     if not _received:
         _received.append(number)
+    given, _state.given = _state.given, False
+    now = time.monotonic()
+    if not given and now - _state.raised_at < SAME_SECONDS:
+        return
+    if _state.held:
+        _state.kept = True
+        return
     if _is_delicate(frame):
         _give_later()
         return
+    _state.raised_at = now
     raise Interrupted
 
 
@@ -65,8 +114,9 @@ def _give_later() -> None:
 def _give() -> None:
     time.sleep(_AGAIN_SECONDS)
     main, number = threading.main_thread().ident, _received[0]
-    if signal.getsignal(number) is not _note:
-        return  # the program has ended meanwhile
+    if _state.ended:
+        return
+    _state.given = True
     if main is None or not hasattr(signal, "pthread_kill"):
         signal.raise_signal(number)
     else:
@@ -81,6 +131,7 @@ def handled_signals() -> Iterator[None]:
     stands, and the same signals are ignored until the process is gone.
     """
     _received.clear()
+    _state.held, _state.kept, _state.given, _state.raised_at, _state.ended = 0, False, False, -math.inf, False
     hook = sys.unraisablehook
 
     def again(dropped: sys.UnraisableHookArgs) -> None:
@@ -97,9 +148,31 @@ def handled_signals() -> Iterator[None]:
     try:
         yield
     finally:
+        _state.ended = True
         for number in ours:
             signal.signal(number, signal.SIG_IGN)
         sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Let no signal break off a block that is short: it is given again a little later.
+
+    For what takes a file, a lock or a process that a `finally` gives back, and for that `finally`: broken off between,
+    it would stay for ever. Nothing changes in a process whose signals somebody else handles, and in other threads,
+    where none is raised.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _state.held += 1
+    try:
+        yield
+    finally:
+        _state.held -= 1
+        if not _state.held and _state.kept:
+            _state.kept = False
+            _give_later()
 
 
 def check_interrupted() -> None:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from aigc_runtime.errors import OutputError
+from aigc_runtime.interrupts import interrupts_held
 from aigc_runtime.output_file import is_stream, replaced_file, spooled_to
 from aigc_runtime.publish_lock import destination_lock, lock_handle, same_file
 
@@ -70,13 +71,15 @@ def atomic_directory(destination: Path | str, *, marker: str, needed_bytes: int 
         _refuse_foreign(target, marker)
         made = _make_parents(target)
         with destination_lock(target) as locked:
-            staging = _begin(target, needed_bytes, locked=locked)
+            with interrupts_held():
+                staging = _begin(target, needed_bytes, locked=locked)
             try:
                 yield staging
                 _sync_tree(staging)
                 _swap_in(staging, target, marker)
             finally:
-                shutil.rmtree(staging, ignore_errors=True)
+                with interrupts_held():
+                    shutil.rmtree(staging, ignore_errors=True)
         for folder in made:
             _sync_directory(folder.parent)
     except OSError as err:
@@ -210,26 +213,28 @@ def _temporary_file(folder: Path, name: str, mode: int | None) -> Iterator[tuple
     its lock. Where there is no lock to be had, or somebody has it, the name is a random one.
     """
     allowed = 0o666 if mode is None else mode
-    handle, path = _claim(folder / f"{_FILE}{name}", allowed)
-    if handle < 0:
-        path = folder / f"{_UNLOCKED}{secrets.token_hex(8)}"
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), allowed)
-    try:
-        if mode is not None and hasattr(os, "fchmod"):
-            os.fchmod(handle, mode)
-        file = os.fdopen(handle, "wb")
-    except BaseException:
-        path.unlink()
-        os.close(handle)
-        raise
+    with interrupts_held():
+        handle, path = _claim(folder / f"{_FILE}{name}", allowed)
+        if handle < 0:
+            path = folder / f"{_UNLOCKED}{secrets.token_hex(8)}"
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), allowed)
+        try:
+            if mode is not None and hasattr(os, "fchmod"):
+                os.fchmod(handle, mode)
+            file = os.fdopen(handle, "wb")
+        except BaseException:
+            path.unlink()
+            os.close(handle)
+            raise
     with file:
         try:
             yield file, path
         except BaseException:
-            if os.name == "nt":
-                file.close()
-            with contextlib.suppress(OSError):
-                path.unlink()  # while its lock is held: the next writer's file may have the same name
+            with interrupts_held():
+                if os.name == "nt":
+                    file.close()
+                with contextlib.suppress(OSError):
+                    path.unlink()  # while its lock is held: the next writer's file may have the same name
             raise
 
 

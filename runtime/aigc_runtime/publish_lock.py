@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aigc_runtime.errors import OutputError
+from aigc_runtime.interrupts import interrupts_held
 
 __all__ = ["LOCK", "LOCK_TIMEOUT_S", "destination_lock", "lock_handle", "same_file"]
 
@@ -58,9 +59,10 @@ def destination_lock(target: Path) -> Iterator[bool]:
         finally:
             if handle is not None:
                 # While it is held: who opens it now finds out that the name has gone, and begins again.
-                with contextlib.suppress(OSError):
-                    path.unlink()
-                os.close(handle)
+                with interrupts_held():
+                    with contextlib.suppress(OSError):
+                        path.unlink()
+                    os.close(handle)
     finally:
         mine.release()
 
@@ -68,20 +70,21 @@ def destination_lock(target: Path) -> Iterator[bool]:
 def _acquire(target: Path, path: Path, deadline: float) -> int | None:
     pause = 0.001
     while True:
-        handle = _open(path)
-        try:
-            held = lock_handle(handle)
-            # Its last holder may have removed it between our opening and our locking.
-            if held and same_file(path, handle):
-                kept, handle = handle, -1
-                return kept
-            if held is None:
-                with contextlib.suppress(OSError):
-                    path.unlink()
-                return None
-        finally:
-            if handle >= 0:
-                os.close(handle)
+        with interrupts_held():
+            handle = _open(path)
+            try:
+                held = lock_handle(handle)
+                # Its last holder may have removed it between our opening and our locking.
+                if held and same_file(path, handle):
+                    kept, handle = handle, -1
+                    return kept
+                if held is None:
+                    with contextlib.suppress(OSError):
+                        path.unlink()
+                    return None
+            finally:
+                if handle >= 0:
+                    os.close(handle)
         if not held:
             if time.monotonic() > deadline:
                 raise _busy(target, path)

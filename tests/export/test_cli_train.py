@@ -120,7 +120,7 @@ def test_a_killed_run_goes_on_from_its_last_save_bit_for_bit(tmp_path: Path) -> 
 
 
 def test_signals_act_at_once_outside_of_the_steps_and_the_second_time(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -130,6 +130,8 @@ def test_signals_act_at_once_outside_of_the_steps_and_the_second_time(
     with SignalStop(tmp_path) as stop, stop.listening():
         signal.raise_signal(signal.SIGINT)
         assert stop.signum == signal.SIGINT
+        signal.raise_signal(signal.SIGHUP)  # at once: of the same closed terminal, or of two quick fingers
+        monkeypatch.setattr("aigc_export.cli.train_stop.SAME_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert "SIGINT: ending after this step and saving; once more ends at once" in capfd.readouterr().err
@@ -172,6 +174,7 @@ def test_the_second_signal_while_saving_leaves_the_old_state(
         save(folder, *arguments, **options)
 
     monkeypatch.setattr(state, "save_checkpoint", interrupted_save)
+    monkeypatch.setattr("aigc_export.cli.train_stop.SAME_SECONDS", 0.0)
     arguments = ["train", "classifier", "--steps", "6", "--save-every", "2", "-o", str(tmp_path / "run")]
     assert run(arguments) == 130
     assert unfinished(tmp_path / "run") == (2, 6)

@@ -11,12 +11,22 @@ import weakref
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aigc_runtime import entry
+from aigc_runtime import entry, interrupts
 from aigc_runtime.errors import EngineError
-from aigc_runtime.interrupts import Interrupted, check_interrupted, handled_signals, interrupt_code, interrupted_by
+from aigc_runtime.interrupts import (
+    Interrupted,
+    check_interrupted,
+    handled_signals,
+    interrupt_code,
+    interrupted_by,
+    interrupts_held,
+)
+from aigc_runtime.publish import atomic_directory, atomic_file
+from aigc_runtime.temporary_folder import temporary_folder
 
 
 @pytest.fixture(autouse=True)
@@ -125,3 +135,118 @@ def test_the_import_of_torch_is_not_broken_off(tmp_path: Path, monkeypatch: pyte
     finally:
         for name in ("torch", "torch.part"):
             sys.modules.pop(name, None)
+
+
+def pause() -> None:
+    for _ in range(100):
+        time.sleep(0.001)
+
+
+def test_signals_at_once_are_one() -> None:
+    """A terminal that closes sends SIGHUP, and its shell another, perhaps SIGTERM: what is being cleaned up goes on."""
+    cleaned = []
+
+    def work() -> None:
+        try:
+            given(signal.SIGTERM)
+        finally:
+            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+                os.kill(os.getpid(), number)
+                pause()
+            cleaned.append(True)
+
+    with pytest.raises(Interrupted), handled_signals():
+        work()
+    assert (cleaned, interrupt_code()) == ([True], 143)
+
+
+def test_a_later_one_breaks_off_the_cleaning_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "SAME_SECONDS", 0.0)
+    cleaned = []
+
+    def work() -> None:
+        try:
+            given(signal.SIGTERM)
+        finally:
+            given(signal.SIGINT)
+            cleaned.append(True)
+
+    with pytest.raises(Interrupted), handled_signals():
+        work()
+    assert cleaned == []
+
+
+def test_a_short_block_is_not_broken_off() -> None:
+    done = []
+
+    def work() -> None:
+        with interrupts_held():
+            with interrupts_held():
+                os.kill(os.getpid(), signal.SIGINT)
+                pause()
+            done.append("inner")
+            pause()
+            done.append("outer")
+        time.sleep(5)
+        done.append("after")
+
+    with pytest.raises(Interrupted), handled_signals():
+        work()
+    assert done == ["inner", "outer"]
+
+
+@pytest.mark.parametrize("what", ["directory", "file", "folder"])
+def test_nothing_is_left_by_a_signal_while_it_is_removed(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worst case: a second signal, well after the first, in the middle of removing what was begun."""
+    monkeypatch.setattr(interrupts, "SAME_SECONDS", 0.0)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    place = {
+        "directory": lambda: atomic_directory(tmp_path / "out", marker="m"),
+        "file": lambda: atomic_file(tmp_path / "out"),
+        "folder": lambda: temporary_folder("test"),
+    }[what]
+
+    unlink = os.unlink
+
+    def removing(*arguments: Any, **named: Any) -> None:
+        if armed:
+            armed.clear()
+            os.kill(os.getpid(), signal.SIGINT)
+            pause()
+        unlink(*arguments, **named)
+
+    def work() -> None:
+        try:
+            with place() as opened:
+                if isinstance(opened, Path):
+                    for number in range(3):
+                        (opened / str(number)).touch()
+                armed.append(True)
+                given(signal.SIGTERM)
+        finally:
+            pause()
+
+    armed: list[bool] = []
+    monkeypatch.setattr(os, "unlink", removing)
+    with pytest.raises(Interrupted), handled_signals():
+        work()
+    assert not armed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_while_the_program_ends_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    ignore = signal.signal
+
+    def slow(number: int, handler: object) -> object:
+        if handler is signal.SIG_IGN:
+            os.kill(os.getpid(), signal.SIGINT)
+            pause()
+        return ignore(number, handler)  # type: ignore[arg-type]
+
+    def run(_arguments: list[str]) -> int:
+        monkeypatch.setattr(signal, "signal", slow)
+        return 3
+
+    assert entry.run_program(run, []) == 3

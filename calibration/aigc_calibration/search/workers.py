@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from aigc_calibration.search.probe import Probe, measure_noise
 from aigc_runtime.errors import ConfigError, EngineError, EngineMissingError
 from aigc_runtime.integers import as_integer
+from aigc_runtime.interrupts import interrupts_held
 from aigc_runtime.printable import shown
 
 __all__ = [
@@ -118,7 +119,7 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
+def _ctrl_c_blocked() -> Iterator[None]:
     """Children that start here never see Ctrl-C, which a terminal sends to all: it is the parent's to act on."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -153,7 +154,7 @@ class LocalWorkers:
             min(self.jobs, len(mixes)), mp_context=get_context("spawn"), initializer=_start, initargs=(probe,)
         )
         try:
-            with _interrupts_held():
+            with interrupts_held(), _ctrl_c_blocked():
                 futures = {pool.submit(_measure, mix): mix for mix in mixes}
             for future in as_completed(futures):
                 yield futures[future], future.result()

@@ -1,4 +1,4 @@
-"""Signals while training: the first ends the run after its step, with the state saved; the second ends it at once.
+"""Signals while training: the first ends the run after its step, with the state saved; a later one ends it at once.
 
 At once means as in every other verb (`aigc_runtime.interrupts`), with a word on what is there.
 """
@@ -6,10 +6,12 @@ At once means as in every other verb (`aigc_runtime.interrupts`), with a word on
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from aigc_models.training.loop import what_is_left
-from aigc_runtime.interrupts import Interrupted
+from aigc_runtime.interrupts import SAME_SECONDS, Interrupted
 
 __all__ = ["SignalStop"]
 
@@ -37,6 +39,7 @@ class SignalStop:
         self.signum: int | None = None
         self._output = output
         self._listening = False
+        self._stopped_at = -math.inf
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> SignalStop:
@@ -67,11 +70,14 @@ class SignalStop:
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if not self._listening or self.signum is not None:
+            if time.monotonic() - self._stopped_at < SAME_SECONDS:
+                return
             before = self._before[signum]
-            if callable(before):
-                before(signum, frame)
-            raise Interrupted
-        self.signum = signum
+            if not callable(before):
+                raise Interrupted
+            before(signum, frame)  # raises, now or a little later
+            return
+        self.signum, self._stopped_at = signum, time.monotonic()
         _say(f"{signal.Signals(signum).name}: ending after this step and saving; once more ends at once")
 
 

@@ -5,12 +5,10 @@ A pass is a function `(ir.Model) -> ir.Model`.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +22,7 @@ from aigc_export.passes.slim import slim
 from aigc_runtime.backends.denormals import isolated
 from aigc_runtime.compare import TensorErrors, Tolerance, compare_arrays, judge
 from aigc_runtime.errors import OutputError
+from aigc_runtime.temporary_folder import temporary_folder
 from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
@@ -228,8 +227,8 @@ def check_and_run(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> list
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    with tempfile.TemporaryDirectory(prefix="aigc-pass-") as folder:
-        path = str(save_graph(model, Path(folder) / "model.onnx")[0])
+    with temporary_folder("pass") as folder:
+        path = str(save_graph(model, folder / "model.onnx")[0])
         onnx.checker.check_model(path, full_check=True)
         session = isolated(lambda: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]))
         names = [o.name for o in session.get_outputs()]

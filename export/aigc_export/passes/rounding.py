@@ -7,15 +7,14 @@ the yardstick is the captured graph's own distance from its float64 copy, whatev
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from aigc_export.graph import save_graph, to_proto, weight_bytes
 from aigc_runtime.compare import EXACT_DB, TensorErrors, Tolerance
+from aigc_runtime.temporary_folder import temporary_folder
 from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
@@ -148,8 +147,8 @@ def _by_onnxruntime(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> li
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    with tempfile.TemporaryDirectory(prefix="aigc-double-") as folder:
-        path = str(save_graph(model, Path(folder) / "model.onnx")[0])
+    with temporary_folder("double") as folder:
+        path = str(save_graph(model, folder / "model.onnx")[0])
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         names = [o.name for o in session.get_outputs()]
         return [dict(zip(names, map(np.asarray, session.run(names, dict(one))), strict=True)) for one in feeds]

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
+from aigc_calibration.search import workers
 from aigc_calibration.search.journal import Journal
 from aigc_calibration.search.probe import Probe
 from aigc_calibration.search.sensitivity import Sensitivity, decibels, measure_sites, raising_order, total_noise
 from aigc_calibration.search.workers import DaskWorkers, HereWorkers, LocalWorkers, Mix, make_workers
 from aigc_runtime.errors import ConfigError, EngineError
+from aigc_runtime.interrupts import Interrupted, handled_signals
 
 from .test_toggle import int8_ladder, probe_of
 
@@ -160,3 +166,29 @@ def test_what_is_no_address(address: str) -> None:
 @pytest.mark.parametrize("address", ["tcp://10.0.0.1:8786", "cluster.local:8786", "tls://a:1", "inproc://1/2"])
 def test_addresses(address: str) -> None:
     assert isinstance(make_workers(dask=address), DaskWorkers)
+
+
+def test_a_signal_waits_until_the_processes_are_started(monkeypatch: pytest.MonkeyPatch, probe: Probe) -> None:
+    """Broken off between starting a child and telling it what to do, the child ended with a traceback of its own."""
+    started = []
+
+    class Pool:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def submit(self, *_: object) -> Future[float]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            started.append(True)
+            return Future()
+
+        def shutdown(self, **_: object) -> None: ...
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Pool)
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with pytest.raises(Interrupted), handled_signals():
+            list(LocalWorkers(2).noises(probe, mixes(probe)))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert len(started) == len(mixes(probe))
