@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from aigc_runtime.interrupts import interrupts_held
 from aigc_runtime.manifest import MAX_MANIFEST_BYTES
 from aigc_runtime.plain_file import read_regular
 from aigc_runtime.publish import atomic_write_bytes
+from aigc_runtime.publish_checks import refuse_inside_bundle
 from aigc_runtime.publish_lock import destination_lock
 from aigc_runtime.signature import (
     SIGNATURE,
@@ -52,6 +54,7 @@ PRIVATE_KEY = "private.pem"
 PUBLIC_KEY = "public.pem"
 PASSPHRASE_VARIABLE = "AIGC_KEY_PASSPHRASE"  # noqa: S105 - a name
 MAX_KEY_BYTES = 64 * 1024
+_PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +95,13 @@ def make_keys(folder: Path | str) -> PublicKey:
     passphrase = _passphrase()
     key = Ed25519PrivateKey.generate()
     locked = form.NoEncryption() if passphrase is None else form.BestAvailableEncryption(passphrase)
-    private = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, locked)
+    try:
+        private = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, locked)
+    except ValueError as err:  # what the library says names a length, never the passphrase
+        raise ConfigError(f"{PASSPHRASE_VARIABLE} cannot be used: {err}", hint="set a shorter passphrase") from err
     public = key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
     target = Path(folder)
+    refuse_inside_bundle(target / PRIVATE_KEY)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as err:
@@ -121,6 +128,9 @@ def load_signer(path: Path | str) -> Signer:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
     data, passphrase = _read_key_file(Path(path)), _passphrase()
+    # Of several, all but the first would be dropped without a word.
+    if (count := len(_PRIVATE_KEY.findall(data))) > 1:
+        raise ConfigError(f"{str(path)!r} holds {count} private keys", hint="give a file of one")
     encrypted = b"ENCRYPTED" in data
     if encrypted and passphrase is None:
         raise ConfigError(f"the key {str(path)!r} is encrypted", hint=f"set {PASSPHRASE_VARIABLE} to its passphrase")
@@ -145,7 +155,8 @@ def sign_bundle(path: Path | str, signer: Signer) -> Bundle:
         BundleError: the bundle is damaged; it is left as it was.
         OutputError: the signature cannot be written.
     """
-    folder = Path(os.path.abspath(path))  # noqa: PTH100 - as it is published
+    # A link's own folder is not where the bundle is published, nor perhaps on the same disk.
+    folder = Path(os.path.realpath(path))
     with contextlib.ExitStack() as stack:
         if is_folder(folder):
             # Otherwise an export could replace the bundle under our hands, and the signature end up in the new one.
@@ -222,7 +233,7 @@ def _passphrase() -> bytes | None:
     value = os.environ.get(PASSPHRASE_VARIABLE)
     if value == "":
         raise ConfigError(f"{PASSPHRASE_VARIABLE} is empty", hint="set a passphrase, or unset it for a key without one")
-    return None if value is None else value.encode()
+    return None if value is None else os.fsencode(value)  # the very bytes that the environment holds
 
 
 def _read_key_file(path: Path) -> bytes:

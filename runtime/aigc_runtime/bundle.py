@@ -22,7 +22,8 @@ from aigc_runtime.manifest import (
     with_files,
 )
 from aigc_runtime.npy import read_npy
-from aigc_runtime.publish import atomic_directory, check_directory
+from aigc_runtime.publish import atomic_directory
+from aigc_runtime.publish_checks import MANIFEST, check_directory
 from aigc_runtime.signature import MAX_SIGNATURE_BYTES, SIGNATURE, PublicKey, check_keys, verify_signature
 from aigc_runtime.tensors import Array
 from aigc_runtime.trusted_keys import environment_keys
@@ -40,7 +41,6 @@ __all__ = [
 
 T = TypeVar("T")
 
-MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
 _ATTEMPTS = 100
 """How often a bundle is opened that is replaced while it is opened: far more than a writer can do in that time."""

@@ -29,7 +29,7 @@ from aigc_runtime.pipelines.gan import GanPipeline
 from aigc_runtime.pipelines.limits import check_image_count, check_numbers, check_size
 from aigc_runtime.png import Grid, write_png
 from aigc_runtime.printable import shown
-from aigc_runtime.publish import check_file
+from aigc_runtime.publish_checks import check_file
 from aigc_runtime.tensors import Array
 
 __all__ = ["DIFFUSION_OPTIONS", "GAN_OPTIONS", "IMAGE_OPTIONS", "generate_images"]

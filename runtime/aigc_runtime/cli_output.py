@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
-from aigc_runtime.bundle import MANIFEST
-from aigc_runtime.errors import OutputError
 from aigc_runtime.output_file import is_standard_output
 from aigc_runtime.printable import printable
-from aigc_runtime.publish import check_file
+from aigc_runtime.publish_checks import check_file
 
 __all__ = ["check_outputs", "say_written"]
 
@@ -23,8 +20,6 @@ def check_outputs(*paths: Path | str | None) -> None:
     """
     for path in paths:
         made = () if path is None else check_file(path)
-        if path is not None:
-            _refuse_inside_bundle(Path(path))
         if made:
             sys.stderr.write(f"note: the folder {str(made[-1])!r} is not there and will be made\n")
 
@@ -32,18 +27,3 @@ def check_outputs(*paths: Path | str | None) -> None:
 def say_written(path: Path | str, line: str) -> None:
     """Say what was written, on standard error where the file itself went to standard output."""
     (sys.stderr if is_standard_output(path) else sys.stdout).write(printable(line) + "\n")
-
-
-def _refuse_inside_bundle(path: Path) -> None:
-    """A bundle holds what its manifest lists, with its hash: with one file more or another it opens no more."""
-    for folder in Path(os.path.realpath(path)).parents:
-        try:
-            with (folder / MANIFEST).open("rb") as file:
-                inside = b'"aigc-bundle"' in file.read(4096)
-        except OSError:
-            continue
-        if inside:
-            raise OutputError(
-                f"cannot write {str(path)!r}: {str(folder)!r} is a bundle, which would no longer open",
-                hint="choose a place outside of it; what was there before is unchanged",
-            )

@@ -31,13 +31,11 @@ from typing import BinaryIO
 from aigc_runtime.errors import OutputError
 from aigc_runtime.interrupts import interrupts_held
 from aigc_runtime.output_file import is_stream, replaced_file, spooled_to
+from aigc_runtime.publish_checks import OWN_NAMES, STAGING, is_foreign, output_error, refuse_foreign
 from aigc_runtime.publish_lock import destination_lock, lock_handle, same_file
 
-__all__ = ["aside_of", "atomic_directory", "atomic_file", "atomic_write_bytes", "check_directory", "check_file"]
+__all__ = ["aside_of", "atomic_directory", "atomic_file", "atomic_write_bytes"]
 
-OWN_NAMES = ".aigc-"
-"""What every temporary name begins with; no destination may."""
-_STAGING = f"{OWN_NAMES}staging-"
 _ASIDE = f"{OWN_NAMES}old-"
 _FILE = f"{OWN_NAMES}file-"
 _UNLOCKED = f"{OWN_NAMES}unlocked-"
@@ -68,7 +66,7 @@ def atomic_directory(destination: Path | str, *, marker: str, needed_bytes: int 
     """
     target = Path(os.path.abspath(destination))  # noqa: PTH100 - resolve() would follow a symlink in the way
     try:
-        _refuse_foreign(target, marker)
+        refuse_foreign(target, marker)
         made = _make_parents(target)
         with destination_lock(target) as locked:
             with interrupts_held():
@@ -84,7 +82,7 @@ def atomic_directory(destination: Path | str, *, marker: str, needed_bytes: int 
             _sync_directory(folder.parent)
     except OSError as err:
         # Raised here or by the caller's own writing into the staging folder: a full disk, say.
-        raise _output_error(target, err) from err
+        raise output_error(target, err) from err
 
 
 def _make_parents(target: Path) -> list[Path]:
@@ -100,7 +98,7 @@ def _begin(target: Path, needed_bytes: int, *, locked: bool) -> Path:
         _clear_left(target)
     _require_space(target.parent, needed_bytes)
     if locked:
-        staging = target.with_name(f"{_STAGING}{target.name}")
+        staging = target.with_name(f"{STAGING}{target.name}")
     else:
         staging = target.with_name(f"{_UNLOCKED}{secrets.token_hex(8)}")
     staging.mkdir()
@@ -121,7 +119,7 @@ def _clear_left(target: Path) -> None:
             _remove(aside)
         else:
             aside.rename(target)
-    _remove(target.with_name(f"{_STAGING}{target.name}"))
+    _remove(target.with_name(f"{STAGING}{target.name}"))
 
 
 def _remove(path: Path) -> None:
@@ -182,27 +180,7 @@ def atomic_file(path: Path | str, *, staging: Path | str | None = None, needed_b
         for folder in (target, *made):
             _sync_directory(folder.parent)
     except OSError as err:
-        raise _output_error(named, err) from err
-
-
-def check_file(path: Path | str) -> tuple[Path, ...]:
-    """Refuse what `atomic_file` would refuse, and create nothing.
-
-    Returns:
-        The folders that will be made for it, the outermost first.
-
-    Raises:
-        OutputError: something else is there, or a place that cannot be written to.
-    """
-    target = Path(path).absolute()
-    try:
-        if is_stream(target):
-            return ()
-        target, _ = replaced_file(target)
-        _check_nearest(target)
-    except OSError as err:
-        raise _output_error(Path(path).absolute(), err) from err
-    return tuple(reversed([parent for parent in target.parents if not parent.exists()]))
+        raise output_error(named, err) from err
 
 
 @contextlib.contextmanager
@@ -255,74 +233,6 @@ def _claim(path: Path, mode: int) -> tuple[int, Path]:
     return -1, path
 
 
-def _output_error(target: Path, err: OSError) -> OutputError:
-    advice = {
-        errno.ENOSPC: "free some space, or choose another place",
-        errno.EDQUOT: "the quota is used up: free some space, or choose another place",
-        errno.EFBIG: "the file system or a limit refuses a file of this size",
-        errno.EACCES: "you may not write there: choose another place",
-        errno.EPERM: "you may not write there: choose another place",
-        errno.ENXIO: "nothing reads from it: start the reader first",
-        errno.EPIPE: "its reader went away",
-        errno.EROFS: "the file system is read-only: choose another place",
-        errno.EEXIST: "a file of that name is in the way: choose another place",
-        errno.ENOTDIR: "part of the path is a file: choose another place",
-        errno.EISDIR: "a directory of that name is in the way: choose another place",
-        errno.ENOTEMPTY: "somebody else writes to it at the same time: try again",
-        errno.EXDEV: "it is a mount point of its own: choose a place inside it",
-        errno.EBUSY: "it is a mount point, or in use: choose a place inside it",
-        errno.ENAMETOOLONG: "choose a shorter name",
-    }.get(err.errno or 0, "check the path and the disk")
-    return OutputError(
-        f"cannot write {str(target)!r}: {err.strerror or err}", hint=f"{advice}; what was there before is unchanged"
-    )
-
-
-def check_directory(destination: Path | str, *, marker: str) -> None:
-    """Refuse what `atomic_directory` would refuse, and create nothing.
-
-    Raises:
-        OutputError: a destination that is not ours, or a place that cannot be written to.
-    """
-    target = Path(os.path.abspath(destination))  # noqa: PTH100 - as above
-    try:
-        _refuse_foreign(target, marker)
-        _check_nearest(target)
-    except OSError as err:
-        raise _output_error(target, err) from err
-
-
-def _check_nearest(target: Path) -> None:
-    """Raise OSError if the nearest folder above that exists cannot be written to."""
-    nearest = next(parent for parent in target.parents if parent.exists())
-    if not nearest.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(nearest))
-
-
-def _refuse_foreign(target: Path, marker: str) -> None:
-    if target.name.startswith(OWN_NAMES):
-        raise OutputError(
-            f"cannot write {str(target)!r}: names that begin with {OWN_NAMES} are for temporary folders, which are "
-            "cleared",
-            hint="choose another name",
-        )
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise OutputError(
-            f"cannot write {str(target)!r}: it exists and is not a directory", hint="choose another place, or remove it"
-        )
-    if target.is_dir() and _is_foreign(target, marker):
-        raise OutputError(
-            f"cannot replace {str(target)!r}: it holds files but no {marker}, so it was not written by this tool",
-            hint="choose an empty or new directory",
-        )
-
-
-def _is_foreign(folder: Path, marker: str) -> bool:
-    return any(folder.iterdir()) and not (folder / marker).is_file()
-
-
 def _require_space(parent: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed_bytes:
@@ -359,11 +269,11 @@ def _swap_in(staging: Path, target: Path, marker: str) -> None:
             if not os.path.lexists(target):
                 staging.rename(target)
                 break
-            _refuse_foreign(target, marker)
+            refuse_foreign(target, marker)
             if not _exchange(staging, target):
                 _rename_twice(staging, target)
                 break
-            if not _is_foreign(staging, marker):
+            if not is_foreign(staging, marker):
                 break
             _exchange(staging, target)  # it took the destination's place a moment ago, and is refused above
         except OSError as err:
@@ -375,7 +285,7 @@ def _swap_in(staging: Path, target: Path, marker: str) -> None:
 
 
 def _rename_twice(staging: Path, target: Path) -> None:
-    locked = staging.name == f"{_STAGING}{target.name}"
+    locked = staging.name == f"{STAGING}{target.name}"
     aside = aside_of(target) if locked else staging.with_name(f"{staging.name}-old")
     target.rename(aside)
     try:

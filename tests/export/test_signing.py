@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization as form
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
+from aigc_export import signing
 from aigc_export.cli import run
 from aigc_export.signing import load_signer, make_keys, sign_bundle
 from aigc_runtime.bundle import Bundle
@@ -218,3 +219,57 @@ def test_help_loads_no_cryptography(verb: str) -> None:
     code = f"from aigc_export.cli import run; run([{verb!r}, '-h']); import sys; print('cryptography' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_a_passphrase_is_bytes_and_has_a_longest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a locale that is not UTF-8 ended as an internal error, as did what the library finds too long."""
+    monkeypatch.setenv("AIGC_KEY_PASSPHRASE", "\udcff\udcfe")
+    public = make_keys(tmp_path / "bytes")
+    key = form.load_pem_private_key((tmp_path / "bytes" / "private.pem").read_bytes(), b"\xff\xfe")
+    assert isinstance(key, ed25519.Ed25519PrivateKey)
+    assert load_signer(tmp_path / "bytes" / "private.pem").public == public
+    monkeypatch.setenv("AIGC_KEY_PASSPHRASE", "x" * 5000)
+    with pytest.raises(ConfigError, match=r"AIGC_KEY_PASSPHRASE cannot be used: .*1023 bytes"):
+        make_keys(tmp_path / "long")
+    assert not (tmp_path / "long").exists()
+
+
+def test_of_two_keys_in_a_file_none_is_taken(keys: Path, tmp_path: Path) -> None:
+    make_keys(tmp_path / "other")
+    both = (keys / "private.pem").read_bytes() + (tmp_path / "other" / "private.pem").read_bytes()
+    (tmp_path / "both.pem").write_bytes(both)
+    with pytest.raises(ConfigError, match="holds 2 private keys"):
+        load_signer(tmp_path / "both.pem")
+
+
+def test_keys_are_not_put_into_a_bundle(bundle: Path) -> None:
+    for folder in (bundle, bundle / "keys"):
+        with pytest.raises(OutputError, match="is a bundle, which would no longer open"):
+            make_keys(folder)
+    Bundle.open(bundle)
+
+
+def test_a_bundle_behind_a_link_is_signed_where_it_is(
+    bundle: Path, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the lock of its own name, which an export takes, and staged on its own disk."""
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "link"
+    link.symlink_to(bundle)
+    locked = []
+    lock = signing.destination_lock
+    monkeypatch.setattr(signing, "destination_lock", lambda target: locked.append(target) or lock(target))
+    signer = load_signer(keys / "private.pem")
+    assert sign_bundle(link, signer).signed_by == signer.key_id
+    assert locked == [bundle]
+
+
+def test_sign_says_that_this_machine_does_not_trust_the_key(
+    bundle: Path, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    make_keys(tmp_path / "other")
+    arguments = ["sign", str(bundle), "--key", str(keys / "private.pem")]
+    for trusted, warned in (("other", True), ("keys", False)):
+        monkeypatch.setenv("AIGC_TRUSTED_KEYS", str(tmp_path / trusted / "public.pem"))
+        assert run(arguments) == 0
+        assert ("is not among those that AIGC_TRUSTED_KEYS names" in capsys.readouterr().err) is warned

@@ -54,3 +54,18 @@ def test_a_name_that_is_too_long(
     told = capsys.readouterr().err
     assert (code, "File name too long" in told) == (4 if arguments[0] == "sign" else 2, True), told
     assert list(tmp_path.iterdir()) == [tmp_path / "keys"]
+
+
+@pytest.mark.parametrize("place", [".", "/", "..", "inside/out"])
+def test_a_bundle_that_cannot_be_there_is_refused_at_once(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`-o .` ended as an internal error; a bundle inside a bundle was published, and the outer one opened no more."""
+    (tmp_path / "here" / "inside").mkdir(parents=True)
+    (tmp_path / "here" / "inside" / "manifest.json").write_text('{"format": "aigc-bundle"}')
+    monkeypatch.chdir(tmp_path / "here")
+    assert run(["export", "gan", "-o", place]) == 6
+    assert "load" not in (told := capsys.readouterr()).out
+    assert told.err.startswith("error: cannot ")
+    assert run(["export", "gan", "-o", "out", "--precision", "auto", "--search-dir", "inside/search"]) == 6
+    assert "is a bundle, which would no longer open" in capsys.readouterr().err

@@ -20,7 +20,8 @@ from aigc_runtime.cli import run
 from aigc_runtime.cli_output import check_outputs
 from aigc_runtime.errors import OutputError
 from aigc_runtime.png import encode_png, write_png
-from aigc_runtime.publish import atomic_write_bytes, check_file
+from aigc_runtime.publish import atomic_write_bytes
+from aigc_runtime.publish_checks import check_file
 from processes import clean, command
 
 IMAGE = np.arange(48, dtype=np.uint8).reshape(4, 12)

@@ -11,7 +11,8 @@ import pytest
 
 from aigc_runtime import publish
 from aigc_runtime.errors import InputError, OutputError
-from aigc_runtime.publish import atomic_directory, atomic_file, atomic_write_bytes, check_directory
+from aigc_runtime.publish import atomic_directory, atomic_file, atomic_write_bytes
+from aigc_runtime.publish_checks import check_directory
 
 
 def fill(target: Path, text: str) -> None:

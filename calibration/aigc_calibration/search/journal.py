@@ -19,8 +19,9 @@ from aigc_runtime.errors import OutputError
 from aigc_runtime.strict_json import loads_strict
 from aigc_runtime.user_file import read_file
 
-__all__ = ["Journal", "measuring_environment"]
+__all__ = ["JOURNAL_FILE", "Journal", "measuring_environment"]
 
+JOURNAL_FILE = "journal.jsonl"
 JOURNAL_VERSION = 1
 MAX_JOURNAL_BYTES = 2**28
 

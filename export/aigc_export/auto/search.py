@@ -20,7 +20,7 @@ from aigc_calibration.coverage import site_macs
 from aigc_calibration.emit import FORMS
 from aigc_calibration.errors import PlanError
 from aigc_calibration.prepare import prepare
-from aigc_calibration.search.journal import Journal, measuring_environment
+from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_environment
 from aigc_calibration.search.ladder import Ladder
 from aigc_calibration.search.sensitivity import SURE, Sensitivity, decibels, raising_order, total_noise
 from aigc_calibration.search.workers import make_workers
@@ -91,7 +91,7 @@ def search(
             hint="search with --target ort-cpu, or export a plain precision",
         )
     journal = Journal(
-        None if config.folder is None else config.folder / "journal.jsonl", environment=measuring_environment()
+        None if config.folder is None else config.folder / JOURNAL_FILE, environment=measuring_environment()
     )
     spec, graph, quantisation = prepared.spec, prepared.graph, recipe.quantisation
     assert prepared.data is not None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from aigc_calibration.calibrate import Progress, calibrate
 from aigc_calibration.emit import FORMS
 from aigc_calibration.prepare import prepare
-from aigc_calibration.search.journal import Journal, measuring_environment
+from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_environment
 from aigc_calibration.search.sensitivity import Sensitivity
 from aigc_calibration.search.workers import make_workers
 from aigc_export.auto.candidates import Evaluator
@@ -87,7 +87,7 @@ def measure_sensitivity(
     tell("calibrate", f"{calibration.statistics.samples} samples")
     ladder = build_ladder(ready, prepared.data, every, rungs, FORMS[recipe.target], calibration, threads=recipe.threads)
     journal = Journal(
-        None if config.folder is None else config.folder / "journal.jsonl", environment=measuring_environment()
+        None if config.folder is None else config.folder / JOURNAL_FILE, environment=measuring_environment()
     )
     evaluator = Evaluator(prepared.spec, None, key="", journal=journal, threads=recipe.threads)
     workers = make_workers(jobs=config.jobs, dask=config.dask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,8 +93,10 @@ def export(
     from aigc_export.report import parity_table
     from aigc_export.signing import key_warning, load_signer
     from aigc_export.tolerances import parse_limits
+    from aigc_runtime.bundle import check_destination
     from aigc_runtime.settings import to_json
 
+    check_destination(output)
     signer = None if sign_key is None else load_signer(sign_key)
     key_warnings = [] if sign_key is None else show_warnings(key_warning(sign_key))
     searched = {
@@ -107,7 +110,7 @@ def export(
         model,
         precision,
         {k: v for k, v in searched.items() if v},
-        folder=search_dir or output.with_name(f"{output.name}.search"),
+        folder=search_dir or _beside(output, ".search"),
         samples=quality_samples,
     )
     recipe = export_recipe(
@@ -166,9 +169,15 @@ def export(
         print_search(console, result.search)
     console.print(parity_table(result.report))
     size = f"{result.bundle.size_bytes / 1e6:.2f} MB in {result.seconds:.1f} s"
-    console.print(printable(f"published {output}: {size}"), markup=False)
+    console.print(printable(f"published {output}: {size}"), markup=False, soft_wrap=True)
     if signer is not None:
         console.print(f"signed by {signer.key_id}")
+
+
+def _beside(output: Path, suffix: str) -> Path:
+    """A folder beside the bundle: `.` has no name to end with a suffix, its absolute path has."""
+    whole = Path(os.path.abspath(output))  # noqa: PTH100 - as in `atomic_directory`
+    return whole.with_name(f"{whole.name}{suffix}")
 
 
 def _identity(bundle: Path) -> tuple[int, int] | None:

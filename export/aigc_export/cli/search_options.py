@@ -34,10 +34,12 @@ def search_options(
     Raises:
         ConfigError: options of a search without a search.
     """
+    from aigc_calibration.search.journal import JOURNAL_FILE
     from aigc_calibration.search.workers import check_dask_address
     from aigc_export.auto.config import OBJECTIVES, SearchConfig
     from aigc_export.budget import DEFAULT_BUDGETS, check_family, parse_budget
     from aigc_models.zoo import MODELS
+    from aigc_runtime.publish_checks import check_file
 
     if precision != "auto":
         if asked:
@@ -53,6 +55,8 @@ def search_options(
         raise ConfigError("both --jobs and --dask were given", hint="the cluster has its own workers: give one")
     parsed = tuple(parse_budget(text) for text in budgets)
     check_family(parsed, MODELS[model].family)
+    if folder is not None:
+        check_file(folder / JOURNAL_FILE)
     if "--dask" in asked:
         check_dask_address(asked["--dask"])
     return {

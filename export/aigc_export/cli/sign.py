@@ -19,10 +19,10 @@ def sign(bundle_path: str, key: Path, as_json: bool) -> None:
 
     An encrypted key takes its passphrase from AIGC_KEY_PASSPHRASE.
     """
-    from aigc_export.signing import key_warning, load_signer, sign_bundle
+    from aigc_export.signing import key_warning, load_signer, sign_bundle, signature_warnings
 
     signer = load_signer(key)
-    warnings = show_warnings(key_warning(key))
+    warnings = show_warnings(key_warning(key), *signature_warnings(bundle_path, signer))
     bundle = sign_bundle(bundle_path, signer)
     if as_json:
         signed = {"manifest_sha256": bundle.manifest_sha256, "signed_by": bundle.signed_by}

@@ -17,7 +17,7 @@ from aigc_models.safetensors_file import parse_tensors
 from aigc_models.training.curve import CURVE_FILE, Curve
 from aigc_models.weights_file import STATE_FILE, STATE_JSON, unfinished
 from aigc_runtime.errors import CheckpointError
-from aigc_runtime.publish import check_directory
+from aigc_runtime.publish_checks import check_directory
 from aigc_runtime.strict_json import loads_strict
 from aigc_runtime.user_file import read_file
 
