@@ -13,6 +13,7 @@ OF_PROCESSES = ("test_entry.py", "test_interrupts.py", "test_bundle_swap.py", "t
 LEFT_OUT = (
     "test_bench.py::test_a_slow_engine_is_seen_as_slow",
     "test_bundle.py::test_a_disk_that_takes_no_more_leaves_the_old_bundle",
+    "test_memory_bound.py::test_an_allocation_beyond_the_bound_fails_and_the_bound_ends",
 )
 """Tests of how long something takes, and of limits that the system sets a process: both are qemu's."""
 

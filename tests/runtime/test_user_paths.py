@@ -37,6 +37,7 @@ def test_an_empty_path_is_refused(arguments: list[str], toy_bundles: Path, capsy
 def test_a_name_that_is_too_long_is_no_internal_error(
     toy_bundles: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("cryptography")
     bundle = str(toy_bundles / "toy_gan")
     assert run(["info", bundle, "--trusted-key", LONG]) == 2
     monkeypatch.setenv("AIGC_TRUSTED_KEYS", LONG)
