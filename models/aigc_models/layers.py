@@ -11,9 +11,15 @@ from dataclasses import MISSING, asdict, fields
 from typing import Any, TypeVar, get_type_hints
 
 from aigc_runtime.errors import ConfigError
+from aigc_runtime.printable import shown
 from aigc_runtime.settings import convert
 
 __all__ = ["config_from_dict", "config_to_dict", "require_one_of", "require_positive"]
+
+MAX_SIZE = 2**24
+"""Of every size in a configuration."""
+MAX_DEPTH = 1024
+_DEPTHS = ("n_layers", "layers_per_block", "transformer_layers_per_block")
 
 T = TypeVar("T")
 
@@ -71,7 +77,10 @@ def require_one_of(owner: str, field: str, value: object, valid: Iterable[object
 
 
 def require_positive(owner: str, **values: int | None) -> None:
-    """Raise ConfigError unless every given value is an integer >= 1 (None passes: the field is unset)."""
+    """Raise ConfigError unless every given value is an integer from 1 to its most (None passes: the field is unset)."""
     for field, value in values.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ConfigError(f"{owner}.{field} is {value!r}", hint="must be an integer of at least 1")
+            raise ConfigError(f"{owner}.{field} is {shown(value)}", hint="must be an integer of at least 1")
+        most = MAX_DEPTH if field in _DEPTHS else MAX_SIZE
+        if value is not None and value > most:
+            raise ConfigError(f"{owner}.{field} is {shown(value)}", hint=f"must be at most {most:,}")

@@ -33,6 +33,24 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str =
         CheckpointError: names the tensor, what it is and what was expected, or the nearest name. Nothing was loaded.
     """
     expected = module.state_dict()
+    given = check_fits(module, tensors, source=source)
+    require_finite(given, source)
+    converted = {name: _converted(name, given[name], wanted.dtype, source) for name, wanted in expected.items()}
+    module.load_state_dict(converted, strict=True)
+    changed = Counter((given[n].dtype, t.dtype) for n, t in converted.items() if given[n].dtype != t.dtype)
+    return tuple(
+        f"{count} tensors of {_type(was)} became {_type(now)}, every number as it was"
+        for (was, now), count in sorted(changed.items(), key=str)
+    )
+
+
+def check_fits(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str = "checkpoint") -> dict[str, Tensor]:
+    """Tensors under the names of a module's state dict, each of its shape; the module may be on the meta device.
+
+    Raises:
+        CheckpointError: names the tensor that is missing, is not known or has another shape.
+    """
+    expected = module.state_dict()
     tied = _tied_names(module)
     given = _untie(tensors, tied, source)
     for name in (n for n in expected if n not in given):
@@ -45,14 +63,7 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str =
                 f"{source}: tensor {name!r} has shape {list(given[name].shape)}, expected {list(wanted.shape)}",
                 hint="does config.json belong to these weights?",
             )
-    require_finite(given, source)
-    converted = {name: _converted(name, given[name], wanted.dtype, source) for name, wanted in expected.items()}
-    module.load_state_dict(converted, strict=True)
-    changed = Counter((given[n].dtype, t.dtype) for n, t in converted.items() if given[n].dtype != t.dtype)
-    return tuple(
-        f"{count} tensors of {_type(was)} became {_type(now)}, every number as it was"
-        for (was, now), count in sorted(changed.items(), key=str)
-    )
+    return given
 
 
 def require_finite(tensors: Mapping[str, Tensor], source: str) -> None:

@@ -104,7 +104,7 @@ def _place(name: str, entry: Any, what: str) -> tuple[int, int]:
             hint=_HINT,
         )
     dtype, shape, place = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise CheckpointError(
             f"{what!r}: tensor {name!r} is of type {dtype!r}, which is not read",
             hint=f"save it as one of {', '.join(sorted(ITEM_BYTES))}; quantized weights must be float ones again",

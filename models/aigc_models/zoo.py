@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from aigc_models.checkpoint import Checkpoint, load_checkpoint, load_into
@@ -15,12 +16,14 @@ from aigc_models.evaluation import STANDARD_LIBRARY, Evaluation, choose_evaluati
 from aigc_models.gan import Generator, GeneratorConfig
 from aigc_models.lm import TransformerLM
 from aigc_models.lm_config import LMConfig
+from aigc_models.load_into import check_fits
 from aigc_models.schedule_config import read_schedule
 from aigc_models.spec import ExportSpec
 from aigc_models.specs import gan_spec, lm_spec, unet_classes, unet_spec
 from aigc_models.unet import UNet, UNetConfig
 from aigc_runtime.class_names import check_class_names
-from aigc_runtime.errors import CheckpointError, UnknownNameError
+from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
+from aigc_runtime.host_memory import available_memory
 
 __all__ = ["MODELS", "LoadedModel", "ModelEntry", "load_model", "shipped_checkpoint"]
 
@@ -153,6 +156,20 @@ def shipped_checkpoint(name: str) -> Path:
     return Path(__file__).parent / "checkpoints" / name
 
 
+def _check_before_memory(entry: ModelEntry, found: Checkpoint) -> None:
+    """Refuse what config.json describes and the file does not hold, before memory is taken for it."""
+    with torch.device("meta"):
+        module = entry.build(found.config)
+    check_fits(module, found.tensors, source=str(found.path))
+    tables, free = sum(buffer.nbytes for buffer in module.buffers()), available_memory()
+    if free is not None and tables > free:
+        raise ConfigError(
+            f"a model of this config.json needs {tables / 2**30:,.1f} GiB of memory for its tables, "
+            f"{free / 2**30:,.1f} GiB are free",
+            hint="is context_length meant?" if entry.family == "text" else "are its sizes meant?",
+        )
+
+
 def load_model(
     name: str, *, checkpoint: Path | str | None = None, options: Mapping[str, Any] | None = None
 ) -> LoadedModel:
@@ -177,6 +194,7 @@ def load_model(
             raise UnknownNameError(f"export option of {name!r}", option, entry.options)
     found = load_checkpoint(shipped_checkpoint(name) if checkpoint is None else checkpoint)
     check_record(found.config, name, entry.fields)
+    _check_before_memory(entry, found)
     module = entry.build(found.config)
     converted = load_into(module, found.tensors, source=str(found.path))
     spec = entry.spec(module.eval(), found.config, given)

@@ -102,6 +102,7 @@ FAULTS = {
     "three places": ({"a": {**A, "data_offsets": [0, 4, 8]}}, 8, "tensor 'a' has shape [2] and data_offsets [0, 4, 8]"),
     "no type": ({"a": {"shape": [2], "data_offsets": [0, 8]}}, 8, "'a' is described by shape, data_offsets, expected"),
     "a further field": ({"a": {**A, "scale": 2}}, 8, "'a' is described by dtype, shape, data_offsets, scale"),
+    "a type that is a list": ({"a": {**A, "dtype": ["F32"]}}, 8, "is of type ['F32'], which is not read"),
     "a list": ({"a": [1]}, 8, "tensor 'a' is described by list"),
     "an fp8 code": ({"a": entry(0, 8, [8], "F8_E4M3")}, 8, "tensor 'a' is of type 'F8_E4M3', which is not read"),
     "an unknown type": ({"a": entry(0, 8, [2], "F31")}, 8, "tensor 'a' is of type 'F31'"),

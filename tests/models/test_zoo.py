@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from aigc_models import zoo
 from aigc_models.checkpoint import save_checkpoint
 from aigc_models.gan import Generator, GeneratorConfig
 from aigc_models.kept_data import data_files
@@ -193,3 +194,36 @@ def test_names_that_do_not_fit_the_classes(tmp_path: Path, names: Any, message: 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nowhere"):
         load_model("gan", checkpoint=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"latent_size": 2**40}, ConfigError, r"\.latent_size is 1099511627776\nmust be at most 16,777,216"),
+        ({"image_channels": 2**24 + 1}, ConfigError, r"image_channels is 16777217\nmust be at most"),
+        (
+            {"base_channels": 2**20},
+            CheckpointError,
+            r"'project\.weight' has shape \[\d+, 36\], expected \[\d{6,}, ",
+        ),
+        ({"image_size": 2**20}, CheckpointError, r"lacks tensor 'blocks\.1"),
+    ],
+)
+def test_sizes_that_the_file_does_not_hold_take_no_memory(
+    gan: Path, change: dict[str, int], error: type[Exception], message: str
+) -> None:
+    """The weights of each would take tens of GiB and more."""
+    rewrite(gan, lambda record: record["model"].update(change))
+    with pytest.raises(error, match=message):
+        load_model("gan", checkpoint=gan)
+
+
+def test_depths_and_tables_beyond_all_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, TransformerLM(LM), {"family": "lm", "model": LM.to_dict()})
+    rewrite(tmp_path, lambda record: record["model"].update(n_layers=10**6))
+    with pytest.raises(ConfigError, match=r"LMConfig\.n_layers is 1000000\nmust be at most 1,024"):
+        load_model("lm", checkpoint=tmp_path)
+    rewrite(tmp_path, lambda record: record["model"].update(n_layers=1, context_length=2**24))
+    monkeypatch.setattr(zoo, "available_memory", lambda: 2**29)
+    with pytest.raises(ConfigError, match=r"needs \d\.\d GiB of memory for its tables, 0\.5 GiB are free\nis context"):
+        load_model("lm", checkpoint=tmp_path)
