@@ -34,6 +34,17 @@ def is_standard_output(path: Path | str) -> bool:
         return False
 
 
+def _own_stream(path: Path | str) -> int | None:
+    """The handle of standard output or standard error, where a path is another name of it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if os.path.samestat(Path(path).stat(), os.fstat(stream.fileno())):
+                return stream.fileno()
+        except (OSError, ValueError, AttributeError):
+            continue
+    return None
+
+
 def is_stream(target: Path) -> bool:
     """Whether what stands there is written to, and not replaced.
 
@@ -47,7 +58,7 @@ def is_stream(target: Path) -> bool:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if stat.S_ISREG(mode):
-        return is_standard_output(target)
+        return _own_stream(target) is not None
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
         return True
     kind = "a block device" if stat.S_ISBLK(mode) else "a socket" if stat.S_ISSOCK(mode) else "a special file"
@@ -85,9 +96,11 @@ def spooled_to(target: Path) -> Iterator[BinaryIO]:
 
 
 def _open_stream(target: Path) -> IO[bytes]:
-    if is_standard_output(target):
+    own = _own_stream(target)
+    if own is not None:
         sys.stdout.flush()
-        return os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+        sys.stderr.flush()
+        return os.fdopen(os.dup(own), "wb")
     # Opening a pipe would otherwise wait until somebody reads it, for ever if nobody does.
     handle = os.open(target, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
     if hasattr(os, "set_blocking"):

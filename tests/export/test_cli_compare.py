@@ -108,7 +108,7 @@ def test_bad_requests(results: dict[str, ExportResult], tmp_path: Path, capsys: 
         ([lm, lm, *image], 2, "a language model makes no picture", "leave --image out"),
         ([gan, gan, "--quality-samples", "1"], 2, "quality_samples is 1", "0 leaves quality out"),
         ([gan, gan, "--quality-samples", "-3"], 2, "quality_samples is -3", "at least 2"),
-        ([gan, gan, "--rounds", "0"], 2, "--rounds", "x>=1"),
+        ([gan, gan, "--rounds", "0"], 2, "--rounds", "1<=x"),
         ([gan], 2, "two bundles are compared, A and B: 1 given", "--baseline"),
         ([gan, gan, "--baseline", gan], 2, "two bundles are compared, A and B: 3 given", "--baseline"),
         ([gan, gan, "--max-size-increase", "0.05"], 2, "'0.05' is no number of bytes", "did you mean 5%?"),

@@ -166,6 +166,21 @@ def test_standard_output_by_its_name(toy_bundles: Path, tmp_path: Path) -> None:
     assert (tmp_path / "redirected.png").read_bytes() == place.read_bytes()
 
 
+def test_standard_error_by_its_name(toy_bundles: Path, tmp_path: Path) -> None:
+    """A log that standard error goes to was replaced by the picture, and what came after went nowhere."""
+    program = command("aigc-run", "generate", str(toy_bundles / "toy_gan"), "-o", "/dev/stderr")
+    log = tmp_path / "log"
+    with log.open("wb") as err:
+        err.write(b"before\n")
+        err.flush()
+        done = subprocess.run(program, stdout=subprocess.PIPE, stderr=err, check=False, env=clean())
+        err.write(b"after\n")
+    assert (done.returncode, done.stdout.startswith(b"wrote /dev/stderr: 3 images")) == (0, True)
+    assert log.read_bytes().startswith(b"before\n")
+    assert b"\x89PNG" in log.read_bytes()
+    assert log.read_bytes().endswith(b"after\n")
+
+
 def test_nothing_is_written_into_a_bundle(toy_bundles: Path, tmp_path: Path) -> None:
     """It would open no more: a file that the manifest does not list, or a reference of other numbers."""
     bundle = tmp_path / "bundle"

@@ -6,15 +6,8 @@ from dataclasses import asdict
 
 import click
 
-from aigc_export.cli.options import (
-    CONTEXT,
-    TEXT_PATH,
-    bundle_argument,
-    emit_json,
-    json_option,
-    out_console,
-    threads_option,
-)
+from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console, threads_option
+from aigc_export.cli.paths import TEXT_PATH
 from aigc_export.timing import MAX_ROUNDS
 from aigc_runtime.bench import MAX_RUNS
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aigc_export.cli.model_options import model_options, seed_option, target_option
-from aigc_export.cli.options import CONTEXT, PATH, emit_json, err_console, json_option, out_console, threads_option
+from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
+from aigc_export.cli.paths import WRITTEN_PATH
 from aigc_runtime.printable import printable
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ SHOWN = 8
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export calibrate lm --precision int8 -o lm.npz")
 @click.argument("model")
-@click.option("-o", "--output", required=True, type=PATH, help="File to write.")
+@click.option("-o", "--output", required=True, type=WRITTEN_PATH, help="File to write.")
 @click.option("--precision", default="int8", show_default=True, help="int8, fp8, fp16 or bf16.")
 @target_option
 @model_options

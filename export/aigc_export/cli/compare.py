@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aigc_export.cli.options import (
-    CONTEXT,
-    PATH,
-    TEXT_PATH,
-    emit_json,
-    err_console,
-    json_option,
-    out_console,
-    threads_option,
-)
+from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
+from aigc_export.cli.paths import TEXT_PATH, WRITTEN_PATH
 from aigc_export.timing import MAX_ROUNDS
 from aigc_runtime.bench import MAX_RUNS
 from aigc_runtime.printable import printable
@@ -45,7 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--runs", type=click.IntRange(1, MAX_RUNS), default=30, show_default=True, help="Steps per round and side."
 )
-@click.option("--image", type=PATH, help="Write A over B over their amplified difference, a PNG.")
+@click.option("--image", type=WRITTEN_PATH, help="Write A over B over their amplified difference, a PNG.")
 @threads_option
 @json_option
 def compare(
@@ -75,6 +67,7 @@ def compare(
     from aigc_runtime.cli_output import check_outputs
     from aigc_runtime.errors import ConfigError
     from aigc_runtime.manifest import TextSettings
+    from aigc_runtime.output_file import is_standard_output, is_stream
     from aigc_runtime.png import write_png
 
     first, second = _pair(bundles, baseline)
@@ -94,9 +87,12 @@ def compare(
         channels = a.manifest.pipeline.sample_shape[0]
         if channels not in (1, 3):
             raise ConfigError(f"a PNG holds 1 or 3 channels, these samples have {channels}", hint="leave --image out")
-    if image is not None and image.suffix.lower() != ".png":
-        raise ConfigError(f"{str(image)!r} is not named as a PNG", hint="pictures are written as .png")
     check_outputs(image)
+    if image is not None and image.suffix.lower() != ".png" and not is_stream(image):
+        raise ConfigError(f"{str(image)!r} is not named as a PNG", hint="pictures are written as .png")
+    on_stdout = image is not None and is_standard_output(image)
+    if on_stdout and as_json:
+        raise ConfigError("--json and --image both write to standard output", hint="write the picture to a file")
     with err_console().status(f"compare {first} {second}"):
         found = compare_bundles(
             a,
@@ -121,7 +117,7 @@ def compare(
             {**_document(found), **drawn, "checks": [asdict(c) for c in checks], "passed": code == 0},
         )
         return code
-    console = out_console()
+    console = err_console() if on_stdout else out_console()
     console.print(_table(found))
     models = [facts.model_sha256 or facts.checkpoint_sha256 for facts in (found.first, found.second)]
     if models[0] != models[1]:

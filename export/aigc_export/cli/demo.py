@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aigc_export.cli.options import CONTEXT, PATH, emit_json, err_console, json_option, out_console
+from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console
+from aigc_export.cli.paths import WRITTEN_PATH
 from aigc_runtime.printable import printable
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ PER_CLASS = 4
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export demo -o out/demo")
-@click.option("-o", "--output", default="out/demo", show_default=True, type=PATH, help="Folder.")
+@click.option("-o", "--output", default="out/demo", show_default=True, type=WRITTEN_PATH, help="Folder.")
 @click.option("--quality-samples", type=click.IntRange(min=2), default=200, show_default=True, help="Per model.")
 @json_option
 def demo(output: Path, quality_samples: int, as_json: bool) -> None:

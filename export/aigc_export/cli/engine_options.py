@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import click
 
-from aigc_export.cli.options import PATH
+from aigc_export.cli.paths import WRITTEN_PATH
 
 __all__ = ["engine_options"]
 
@@ -18,7 +18,7 @@ _OPTIONS = (
     click.option("--profile", multiple=True, help="Shapes in place of the derived: batch=1:4:8,...; may be repeated."),
     click.option("--workspace-mib", type=click.IntRange(min=1), help="Scratch memory of one layer on the device."),
     click.option("--optimisation-level", type=click.IntRange(0, 5), help="0 builds quickly, 5 runs quickly."),
-    click.option("--timing-cache", type=PATH, help="Measured kernels, kept (tensorrt)."),
+    click.option("--timing-cache", type=WRITTEN_PATH, help="Measured kernels, kept (tensorrt)."),
     click.option("--version-compatible", is_flag=True, help="Let later versions run the engine (tensorrt)."),
     click.option(
         "--hardware-compatibility",

@@ -18,8 +18,6 @@ from aigc_export.cli.model_options import (
 )
 from aigc_export.cli.options import (
     CONTEXT,
-    PATH,
-    TEXT_PATH,
     emit_json,
     err_console,
     json_option,
@@ -27,6 +25,7 @@ from aigc_export.cli.options import (
     show_warnings,
     threads_option,
 )
+from aigc_export.cli.paths import PATH, REPLACED_FOLDER, TEXT_PATH, WRITTEN_PATH
 from aigc_export.cli.report_options import Reports, report_options
 from aigc_export.cli.search_options import print_search, search_options
 from aigc_runtime.bundle import MANIFEST
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     context_settings=CONTEXT, epilog="Example: aigc-export export lm --target ort-cpu --precision fp32 -o out/lm"
 )
 @click.argument("model")
-@click.option("-o", "--output", required=True, type=PATH, help="Bundle folder to write.")
+@click.option("-o", "--output", required=True, type=REPLACED_FOLDER, help="Bundle folder to write.")
 @target_option
 @click.option("--precision", default="fp32", show_default=True, help="Of weights and arithmetic.")
 @model_options
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
 @click.option("--objective", help="Of --precision auto: latency (default), size or ops.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Of --precision auto: local processes. Default: 1.")
 @click.option("--dask", help="Of --precision auto: address of a Dask scheduler, in place of --jobs.")
-@click.option("--search-dir", type=PATH, help="Journal and report. Default: OUTPUT.search.")
+@click.option("--search-dir", type=WRITTEN_PATH, help="Journal and report. Default: OUTPUT.search.")
 @tolerance_option("in place of the family's")
 @seed_option("inputs, calibration and judging")
 @click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
@@ -127,7 +126,7 @@ def export(
         **asked,
         **search,
     )
-    console = err_console() if as_json else out_console()
+    console = err_console() if as_json or reports.on_stdout else out_console()
     before = _identity(output)
 
     with Reporter(console, f"export {model}", bar=not as_json) as shown:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from aigc_export.cli.options import CONTEXT, PATH, emit_json, json_option, out_console, show_warnings
+from aigc_export.cli.options import CONTEXT, emit_json, json_option, out_console, show_warnings
+from aigc_export.cli.paths import WRITTEN_PATH
 from aigc_runtime.printable import printable
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export keygen -o keys")
-@click.option("-o", "--output", required=True, type=PATH, help="Folder for the two files.")
+@click.option("-o", "--output", required=True, type=WRITTEN_PATH, help="Folder for the two files.")
 @json_option
 def keygen(output: Path, as_json: bool) -> None:
     """Make a pair of Ed25519 keys: private.pem signs and stays here, public.pem goes to the devices.

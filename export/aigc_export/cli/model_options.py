@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from aigc_export.cli.options import TEXT_PATH
+from aigc_export.cli.paths import TEXT_PATH
 
 __all__ = ["calibration_option", "model_options", "seed_option", "target_option", "tolerance_option"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from aigc_export.cli.paths import TEXT_PATH
 from aigc_runtime.cli import emit_json
 from aigc_runtime.printable import printable
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONTEXT",
-    "PATH",
-    "TEXT_PATH",
     "bundle_argument",
     "emit_json",
     "err_console",
@@ -31,21 +29,6 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-
-
-class _Path(click.Path):
-    """A path, never an empty one: `--data "$UNSET"` would mean the folder that the program runs in."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse an empty one by the option's name."""
-        if value == "":
-            self.fail("a path is expected, and this one is empty", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-PATH = _Path(path_type=Path)
-TEXT_PATH = _Path()
-"""As it was typed."""
 
 
 def out_console() -> Console:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aigc_export.cli.options import PATH
+from aigc_export.cli.paths import WRITTEN_PATH, PathsCollideError
 
 if TYPE_CHECKING:
     from aigc_runtime.errors import AigcError
@@ -28,6 +28,7 @@ class Reports:
         subject: what the verb does, for a report of an error.
         report: the JSON file, or None.
         junit: the JUnit XML file, or None.
+        on_stdout: one of them goes to standard output, which then holds nothing else.
         parity: set by the verb, once there is one.
         started: when the verb began.
     """
@@ -35,6 +36,7 @@ class Reports:
     subject: str
     report: Path | None
     junit: Path | None
+    on_stdout: bool = False
     parity: ParityReport | None = None
     started: float = field(default_factory=time.perf_counter)
 
@@ -70,10 +72,17 @@ def report_options(verb: str, subject: str) -> Callable[[Callable[..., Any]], Ca
         @functools.wraps(function)
         def command(*arguments: Any, report: Path | None, junit: Path | None, **named: Any) -> Any:
             from aigc_runtime.cli_output import check_outputs
-            from aigc_runtime.errors import OutputError, ParityError
+            from aigc_runtime.errors import ConfigError, OutputError, ParityError
+            from aigc_runtime.output_file import is_standard_output
 
             check_outputs(report, junit)
-            reports = Reports(subject=f"{verb} {named[subject]}", report=report, junit=junit)
+            on_stdout = any(path is not None and is_standard_output(path) for path in (report, junit))
+            if on_stdout and named["as_json"]:
+                raise ConfigError(
+                    "--json and a report both write to standard output",
+                    hint="write the report to a file",
+                )
+            reports = Reports(subject=f"{verb} {named[subject]}", report=report, junit=junit, on_stdout=on_stdout)
             try:
                 code = function(*arguments, reports=reports, **named)
             except BaseException as err:
@@ -89,8 +98,8 @@ def report_options(verb: str, subject: str) -> Callable[[Callable[..., Any]], Ca
             return code
 
         for option in (
-            click.option("--junit", is_eager=True, type=PATH, help="Write a report as JUnit XML."),
-            click.option("--report", is_eager=True, type=PATH, help="Write a report as JSON."),
+            click.option("--junit", is_eager=True, type=WRITTEN_PATH, help="Write a report as JUnit XML."),
+            click.option("--report", is_eager=True, type=WRITTEN_PATH, help="Write a report as JSON."),
         ):
             command = option(command)
         return command
@@ -103,7 +112,8 @@ def report_usage(err: click.ClickException) -> None:
     context: click.Context | None = getattr(err, "ctx", None)
     asked = {} if context is None else context.params  # what was not read yet is click's own mark, not None
     report, junit = (path if isinstance(path := asked.get(name), Path) else None for name in ("report", "junit"))
-    if context is not None and (report or junit):
+    # Where two paths collide, the report's may be that of a key.
+    if context is not None and (report or junit) and not isinstance(err, PathsCollideError):
         from aigc_runtime.errors import InputError
 
         reports = Reports(subject=str(context.info_name), report=report, junit=junit)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aigc_export.cli.model_options import calibration_option, model_options, seed_option, target_option
-from aigc_export.cli.options import CONTEXT, PATH, emit_json, err_console, json_option, out_console, threads_option
+from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
+from aigc_export.cli.paths import WRITTEN_PATH
 from aigc_export.cli.search_options import search_options
 from aigc_runtime.printable import printable
 
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 @calibration_option("for the ranges")
 @click.option("--jobs", type=click.IntRange(min=1), help="Local processes. Default: 1.")
 @click.option("--dask", help="Address of a Dask scheduler, in place of --jobs.")
-@click.option("--search-dir", type=PATH, help="Journal, for a later search. Default: none.")
+@click.option("--search-dir", type=WRITTEN_PATH, help="Journal, for a later search. Default: none.")
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="Sites in the table.")
-@click.option("--plot", type=PATH, help="Draw them: .svg, .png or .pdf.")
+@click.option("--plot", type=WRITTEN_PATH, help="Draw them: .svg, .png or .pdf.")
 @seed_option("choice of samples")
 @threads_option
 @json_option

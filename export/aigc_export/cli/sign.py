@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from aigc_export.cli.options import CONTEXT, PATH, bundle_argument, emit_json, json_option, out_console, show_warnings
+from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console, show_warnings
+from aigc_export.cli.paths import PATH
 from aigc_runtime.printable import printable
 
 

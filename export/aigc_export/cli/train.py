@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from aigc_export.cli.options import CONTEXT, PATH, TEXT_PATH, emit_json, err_console, json_option, out_console
+from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console
+from aigc_export.cli.paths import REPLACED_FOLDER, TEXT_PATH
 
 
 @click.command(
@@ -16,7 +17,7 @@ from aigc_export.cli.options import CONTEXT, PATH, TEXT_PATH, emit_json, err_con
     epilog="Example: aigc-export train unet --data photos/ --size 32 -o checkpoints/photos",
 )
 @click.argument("model")
-@click.option("-o", "--output", required=True, type=PATH, help="Checkpoint folder to write.")
+@click.option("-o", "--output", required=True, type=REPLACED_FOLDER, help="Checkpoint folder to write.")
 @click.option(
     "--data",
     type=TEXT_PATH,

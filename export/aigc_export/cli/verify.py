@@ -7,7 +7,6 @@ import click
 from aigc_export.cli.model_options import tolerance_option
 from aigc_export.cli.options import (
     CONTEXT,
-    TEXT_PATH,
     bundle_argument,
     emit_json,
     err_console,
@@ -15,6 +14,7 @@ from aigc_export.cli.options import (
     out_console,
     threads_option,
 )
+from aigc_export.cli.paths import TEXT_PATH
 from aigc_export.cli.report_options import Reports, report_options
 from aigc_runtime.printable import printable
 
@@ -72,7 +72,7 @@ def verify(
         return code
     from rich.markup import escape
 
-    console = out_console()
+    console = err_console() if reports.on_stdout else out_console()
     console.print(parity_table(found.report))
     console.print(f"limits: {found.tolerances}", soft_wrap=True)
     for note in found.notes:
