@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aigc_calibration.plan import parse_plan
-from aigc_export.exporter import PLAN_FILE
+from aigc_export.bundle_files import read_plan
 from aigc_export.origin import find_evaluation, kept_text
 from aigc_export.recipes import check_quality_samples
 from aigc_export.timing import SideBySide, time_side_by_side
@@ -201,7 +200,7 @@ def _evaluation(bundle: Bundle, quality_data: Path | str | None) -> Evaluation:
 def _facts(bundle: Bundle) -> BundleFacts:
     manifest = bundle.manifest
     files = {info.path: info.size for info in manifest.files}
-    plan = parse_plan(bundle.read(PLAN_FILE)).counts() if PLAN_FILE in files else {}
+    plan = read_plan(bundle)
     return BundleFacts(
         path=str(bundle.path),
         precision=manifest.precision,
@@ -209,7 +208,7 @@ def _facts(bundle: Bundle) -> BundleFacts:
         size_bytes=bundle.size_bytes,
         # Weights of 2 GiB or more lie beside the graph, as `model.onnx.data`.
         engine_bytes=sum(size for name, size in files.items() if name.startswith(manifest.engine.file)),
-        plan=dict(sorted(plan.items())),
+        plan={} if plan is None else dict(sorted(plan.counts().items())),
         checkpoint_sha256=manifest.provenance.get("checkpoint_sha256", ""),
         model_sha256="" if manifest.origin is None else manifest.origin.model_sha256,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aigc_export.bisect import Divergence, bisect
+from aigc_export.bundle_files import read_graph
 from aigc_export.capture import capture, run_sizes
 from aigc_export.graph_session import graph_session
 from aigc_export.origin import find_evaluation, load_original
@@ -111,11 +112,8 @@ def verify_against_torch(
 
 
 def _bisect(bundle: Bundle, spec: ExportSpec, seed: int, tolerance: Tolerance) -> Divergence:
-    import onnx
-
-    graph = onnx.load(str(bundle.path / bundle.manifest.engine.file))
     return bisect(
-        graph,
+        read_graph(bundle, weights=True),
         capture(spec).program,
         example_feeds(spec, run_sizes(spec)[0], seed=seed),
         output_names=spec.graph_outputs,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 from rich.console import Console
 
@@ -109,3 +112,48 @@ def test_words_that_click_refuses_are_shown_escaped_and_short(capsys: pytest.Cap
     assert "--a\\x1b[31m\\x07b" in said
     assert "\x1b" not in said
     assert len(said) < 1200
+
+
+def rewritten(folder: Path, name: str, data: bytes) -> Path:
+    """A bundle whose file `name` holds something else, with its hash in the manifest."""
+    (folder / name).write_bytes(data)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for entry in manifest["files"]:
+        if entry["path"] == name:
+            entry.update(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("model.onnx", b"\xff\x01" * 500, "model.onnx is not an ONNX graph"),
+        ("model.onnx", b"hello", "model.onnx is not an ONNX graph"),
+        ("plan.json", b"null", "plan.json is not a quantisation plan"),
+        ("plan.json", b'{"version": 2, "ops": 3}', "plan.json: "),
+        ("plan.json", b"\xff", "plan.json is not valid"),
+    ],
+)
+def test_a_damaged_file_of_a_bundle_is_told_by_its_name(
+    name: str, data: bytes, message: str, results: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "b"
+    shutil.copytree(results["gan"].bundle.path, folder)  # type: ignore[attr-defined]
+    if name == "plan.json":
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["files"].append({"path": name, "size": 0, "sha256": "0" * 64})
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert run(["inspect", str(rewritten(folder, name, data))]) == 4
+    assert message in capsys.readouterr().err
+
+
+def test_a_graph_without_weights_is_inspected(
+    results: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "b"
+    shutil.copytree(results["gan"].bundle.path, folder)  # type: ignore[attr-defined]
+    model = onnx.load(str(folder / "model.onnx"))
+    del model.graph.initializer[:]
+    assert run(["inspect", str(rewritten(folder, "model.onnx", model.SerializeToString()))]) == 0
+    assert "0 parameters\n" in capsys.readouterr().out

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 def inspect(bundle_path: str, as_json: bool) -> None:
     """Show what is inside BUNDLE: interface, provenance, quality, and the graph's operators and weights."""
     from aigc_calibration.coverage import float_sites
+    from aigc_export.bundle_files import read_plan
     from aigc_runtime.bundle import Bundle
     from aigc_runtime.class_names import class_table
     from aigc_runtime.manifest import manifest_json
@@ -37,8 +38,8 @@ def inspect(bundle_path: str, as_json: bool) -> None:
         "manifest": manifest_json(manifest),
     }
     if manifest.engine.build is None:  # a compiled engine holds no graph that could be read
-        found |= _graph_facts(bundle.read(manifest.engine.file))
-    plan = _plan(bundle)
+        found |= _graph_facts(bundle)
+    plan = read_plan(bundle)
     if plan is not None:
         found["plan"] = {"sites": plan.counts(), "float": float_sites(plan)}
     if as_json:
@@ -86,14 +87,6 @@ def _plain(*values: object) -> str:
     return escape(printable(", ".join(map(str, values))))
 
 
-def _plan(bundle: Bundle) -> QuantizationPlan | None:
-    from aigc_calibration.plan import parse_plan
-    from aigc_export.exporter import PLAN_FILE
-
-    held = any(info.path == PLAN_FILE for info in bundle.manifest.files)
-    return parse_plan(bundle.read(PLAN_FILE)) if held else None
-
-
 def _plan_lines(plan: QuantizationPlan) -> Iterator[str]:
     from aigc_calibration.coverage import float_sites
 
@@ -102,10 +95,10 @@ def _plan_lines(plan: QuantizationPlan) -> Iterator[str]:
         yield f"  {site}: {why}"
 
 
-def _graph_facts(data: bytes) -> dict[str, Any]:
-    import onnx
+def _graph_facts(bundle: Bundle) -> dict[str, Any]:
+    from aigc_export.bundle_files import read_graph
 
-    graph = onnx.load_model_from_string(data).graph
+    graph = read_graph(bundle).graph
     operators = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in graph.node)
     weights = sorted(((t.name, list(t.dims)) for t in graph.initializer), key=lambda w: -_count(w[1]))
     return {
