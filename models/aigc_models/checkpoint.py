@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from aigc_models.kept_data import KeptData, read_kept
 from aigc_models.load_into import load_into, require_finite
-from aigc_models.safetensors_file import parse_tensors
+from aigc_models.safetensors_file import check_tensors_file, parse_tensors
 from aigc_models.weights_file import CONFIG_FILE, WEIGHTS_FILE, find_weights
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.publish import atomic_directory
@@ -110,6 +110,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     """
     place = find_weights(path)
     # The weights first: who gives a lone .pt file must hear about pickle, not about a missing config.json.
+    check_tensors_file(place.weights)
     data = read_file(place.weights, limit=MAX_WEIGHTS_BYTES, error=CheckpointError)
     found = parse_tensors(data, what=str(place.weights))
     config = _read_config(place.weights.parent / CONFIG_FILE, given=path)

@@ -87,7 +87,7 @@ def _walk(folder: Path, files: list[Path], others: list[Path], *, below: bool, a
             elif path.is_file():
                 files.append(path)
             else:
-                what = "a link to nothing" if path.is_symlink() else "no plain file"
+                what = "a link to nothing" if path.is_symlink() and not path.exists() else "no plain file"
                 raise ImageError(f"picture {str(path)!r} is {what}", hint="take it out")
     except OSError as err:
         raise ImageError(

@@ -8,15 +8,18 @@ of this, too; here every fault is told by the tensor's name, and what the librar
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.strict_json import loads_strict
+from aigc_runtime.user_file import open_plain
 
-__all__ = ["Tensors", "parse_tensors"]
+__all__ = ["Tensors", "check_tensors_file", "parse_tensors"]
 
 MAX_HEADER_BYTES = 100 * 1024 * 1024
 METADATA = "__metadata__"
@@ -57,10 +60,7 @@ def parse_tensors(data: bytes, *, what: str) -> Tensors:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    start = _header_end(data, what)
-    header = loads_strict(data[8:start], what=f"the header of {what!r}", error=CheckpointError)
-    metadata = _metadata(header.pop(METADATA, {}), what)
-    _check_places({name: _place(name, entry, what) for name, entry in header.items()}, len(data) - start, what)
+    header, metadata = _read_header(data[: _header_end(data, len(data), what)], len(data), what)
     try:
         tensors = load(data)
     except SafetensorError as err:
@@ -70,10 +70,38 @@ def parse_tensors(data: bytes, *, what: str) -> Tensors:
     return Tensors(tensors=tensors, metadata=metadata)
 
 
-def _header_end(data: bytes, what: str) -> int:
+def check_tensors_file(path: Path) -> None:
+    """Refuse a file that is no whole safetensors file, from its size and its header alone.
+
+    So nothing else is read into memory, however large it is.
+
+    Raises:
+        CheckpointError: see `parse_tensors`; or it cannot be read.
+    """
+    what = str(path)
+    try:
+        with os.fdopen(open_plain(path, error=CheckpointError), "rb") as file:
+            total = os.fstat(file.fileno()).st_size
+            start = file.read(9)
+            start += file.read(_header_end(start, total, what) - len(start))
+    except OSError as err:
+        raise CheckpointError(f"cannot read {what!r}: {err.strerror}", hint="check the disk it is on") from err
+    _read_header(start, total, what)
+
+
+def _read_header(start: bytes, total: int, what: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a file's header says of its tensors, and its free strings; the tensors' places fill the file exactly."""
+    header = loads_strict(start[8:], what=f"the header of {what!r}", error=CheckpointError)
+    metadata = _metadata(header.pop(METADATA, {}), what)
+    _check_places({name: _place(name, entry, what) for name, entry in header.items()}, total - len(start), what)
+    return header, metadata
+
+
+def _header_end(data: bytes, total: int, what: str) -> int:
+    """Where the header ends, from the first nine bytes of a file of `total`."""
     size = int.from_bytes(data[:8], "little")
     # A header's size may begin with the very bytes of a zip file or a pickle: what follows it decides.
-    if len(data) > 8 and data[8:9] == b"{" and size <= min(len(data) - 8, MAX_HEADER_BYTES):
+    if len(data) > 8 and data[8:9] == b"{" and size <= min(total - 8, MAX_HEADER_BYTES):
         return 8 + size
     if data[:2] == b"PK" or data[:1] == b"\x80":
         raise CheckpointError(

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from aigc_models.checkpoint import save_checkpoint
-from aigc_models.safetensors_file import parse_tensors
+from aigc_models.checkpoint import load_checkpoint, save_checkpoint
+from aigc_models.safetensors_file import check_tensors_file, parse_tensors
 from aigc_models.zoo import load_model, shipped_checkpoint
 from aigc_runtime.errors import CheckpointError
 
@@ -132,3 +132,22 @@ def test_a_header_of_many_tensors() -> None:
     header = {f"layer.{i}": entry(4 * i, 4 * i + 4) for i in range(count)}
     found = parse_tensors(written(header, np.arange(count, dtype="<f4").tobytes()), what="x").tensors
     assert [int(found[f"layer.{i}"]) for i in (0, 7, count - 1)] == [0, 7, count - 1]
+
+
+@pytest.mark.parametrize("start", [b"", written({"a": entry(0, 4)}, bytes(4)), b"PK\3\4", b"GGUF"])
+def test_a_file_larger_than_memory_is_refused_by_its_beginning(start: bytes, tmp_path: Path) -> None:
+    """A terabyte that takes no room on the disk was read until the memory was full."""
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.write(start)
+        file.truncate(2**40 - 1)
+    with pytest.raises(CheckpointError, match=str(path)):
+        load_checkpoint(tmp_path)
+
+
+def test_a_whole_file_is_taken(tmp_path: Path) -> None:
+    for name in ("lm", "unet", "gan"):
+        check_tensors_file(shipped_checkpoint(name) / "model.safetensors")
+    (tmp_path / "short").write_bytes(written({"a": entry(0, 4)}, bytes(3)))
+    with pytest.raises(CheckpointError, match="'a'"):
+        check_tensors_file(tmp_path / "short")
