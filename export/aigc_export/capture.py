@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from aigc_export.determinism import check_deterministic, user_line
+from aigc_export.determinism import check_deterministic, check_repeats, user_line
 from aigc_export.errors import CaptureError
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_runtime.errors import CheckpointError
@@ -90,6 +90,7 @@ def capture(spec: ExportSpec, *, opset: int = 20) -> Captured:
     if exported is None or exported.exported_program is None:
         raise CaptureError("PyTorch's exporter returned no program", hint="check the installed torch and onnxscript")
     check_deterministic(exported.exported_program)
+    check_repeats(spec, example_feeds(spec, run_sizes(spec)[0], seed=0))
     model = exported.model
     _name_dimensions(model, spec)
     _label(model, spec)

@@ -6,21 +6,30 @@ PyTorch and an engine draw different random numbers, so that nothing could be co
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from aigc_export.errors import CaptureError
+from aigc_runtime.compare import compare_arrays
+from aigc_runtime.errors import EngineError
+from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import Node
 
-__all__ = ["RandomOperator", "check_deterministic", "random_operators", "user_line"]
+    from aigc_models.spec import ExportSpec
+
+__all__ = ["RandomOperator", "check_deterministic", "check_repeats", "random_operators", "user_line"]
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)\n\s*(?P<code>[^\n]*)')
 _SHOWN = 3
+REPEATS_DB = 60.0
+"""Two runs of float32 in another order of threads are 100 dB and more apart."""
 _TRAINING = "it behaves as in training: call .eval() on the module, and give F.dropout training=self.training"
 _NOISE = (
     "PyTorch and an engine draw different numbers, so that nothing could be compared: take the noise as an argument of "
@@ -61,6 +70,39 @@ def check_deterministic(program: ExportedProgram) -> None:
     if all(one.training for one in found):
         raise CaptureError(f"the model does not compute the same twice: {shown}{more}", hint=_TRAINING)
     raise CaptureError(f"the model draws random numbers while it runs: {shown}{more}", hint=_NOISE)
+
+
+def check_repeats(spec: ExportSpec, feeds: Mapping[str, Array]) -> None:
+    """Refuse a module that gives two results for one input: it draws outside of PyTorch, or remembers its calls.
+
+    The program that was captured of it holds the one number that was drawn meanwhile, as a constant.
+
+    Args:
+        spec: the model.
+        feeds: every input of its graph, of sizes that it takes.
+
+    Raises:
+        CaptureError: names the output, and by how much it changes.
+    """
+    from aigc_models.torch_session import TorchSession
+
+    session = TorchSession(spec)
+    try:
+        first, second = session.call(feeds), session.call(feeds)
+    except EngineError:  # told where the reference is made
+        return
+    for name, values in first.items():
+        if np.array_equal(values, second[name], equal_nan=values.dtype.kind == "f"):
+            continue
+        errors = compare_arrays(values, second[name])
+        if errors.problem or errors.sqnr_db < REPEATS_DB:
+            changed = errors.problem or f"by {errors.max_over_rms:.2g} of its RMS"
+            raise CaptureError(
+                f"the model does not compute the same twice: output {name!r} changes from call to call ({changed}), "
+                "and no operator of PyTorch draws",
+                hint="its forward draws from Python's random or numpy.random, or changes what it keeps: take the "
+                "numbers as an argument of forward, or register them once as a buffer; docs/parity.md shows both",
+            )
 
 
 def random_operators(program: ExportedProgram) -> Iterator[RandomOperator]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -208,6 +209,35 @@ def test_noise_as_an_input_and_fixed_noise_are_taken() -> None:
     noise = TensorSpec(name="noise", dtype="float32", shape=("batch", 64))
     captured = capture(replace(spec, inputs=(*spec.inputs, noise)))
     assert [v.name for v in captured.model.graph.inputs] == ["latents", "class_labels", "noise"]
+
+
+class DrawsInPython(Base):
+    def forward(self, latents: Tensor, class_labels: Tensor) -> tuple[Tensor]:
+        return ((self.body(latents, class_labels) + random.random()).reshape(-1, 1, 8, 8),)
+
+
+class DrawsInNumpy(Base):
+    def forward(self, latents: Tensor, class_labels: Tensor) -> tuple[Tensor]:
+        x = self.body(latents, class_labels)
+        return ((x + float(np.random.rand())).reshape(-1, 1, 8, 8),)  # noqa: NPY002 - as users do
+
+
+class Counts(Base):
+    calls = 0
+
+    def forward(self, latents: Tensor, class_labels: Tensor) -> tuple[Tensor]:
+        self.calls += 1
+        return ((self.body(latents, class_labels) + self.calls).reshape(-1, 1, 8, 8),)
+
+
+@pytest.mark.parametrize("module", [DrawsInPython, DrawsInNumpy, Counts])
+def test_what_changes_from_call_to_call_outside_of_pytorch_is_refused(module: type[Base]) -> None:
+    """A number that Python draws is a constant of the captured program: no operator tells of it."""
+    torch.manual_seed(0)
+    model = module().eval()
+    assert not list(random_operators(program_of(model)))
+    with pytest.raises(CaptureError, match=r"output 'image' changes from call to call \(by .* of its RMS\), and no op"):
+        capture(spec_of(model))
 
 
 class Branching(nn.Module):
