@@ -137,10 +137,14 @@ def export_model(
     check_space(destination, engine_bytes(_weights_bytes(recipe), recipe.precision))
     for warning in signature_warnings(destination, sign):
         tell.warn(warning)
-    prepared = prepare_graph(recipe, tell)
+    references: list[tuple[tuple[Case, ...], Generation]] = []
+
+    # A model that PyTorch cannot generate with is refused before the work that would be for nothing.
+    prepared = prepare_graph(
+        recipe, tell, before_capture=lambda spec: references.append(_references(spec, recipe, tell))
+    )
     spec, graph = prepared.spec, prepared.graph
-    cases, generation = _references(spec, recipe)
-    tell("reference", f"{sum(len(c.steps) for c in cases)} steps in {len(cases)} cases, one generation")
+    ((cases, generation),) = references
     quantised: Quantised | None = None
     found: SearchReport | None = None
     if recipe.search is not None:
@@ -222,16 +226,19 @@ def _weights_bytes(recipe: ExportRecipe) -> int:
         return 0
 
 
-def _references(spec: ExportSpec, recipe: ExportRecipe) -> tuple[tuple[Case, ...], Generation]:
+def _references(spec: ExportSpec, recipe: ExportRecipe, tell: Teller) -> tuple[tuple[Case, ...], Generation]:
     """What PyTorch computes, within the shapes of the engine: before any work that would be for nothing."""
     session = reference_session(spec, recipe)
     try:
-        return make_cases(session, spec, seed=recipe.seed), make_generation(session, spec, seed=recipe.seed)
+        cases = make_cases(session, spec, seed=recipe.seed)
+        generation = make_generation(session, spec, seed=recipe.seed)
     except FeedError as err:
         raise ConfigError(
             f"no engine of these profiles can be proven, since each must take a whole generation: {err.message}",
             hint=f"{err.hint}\na language model needs a profile for prompts beside one for single tokens",
         ) from err
+    tell("reference", f"{sum(len(c.steps) for c in cases)} steps in {len(cases)} cases, one generation")
+    return cases, generation
 
 
 def _search(

@@ -60,12 +60,15 @@ class PreparedModel:
         return self.loaded.spec
 
 
-def prepare_graph(recipe: ExportRecipe, tell: Teller) -> PreparedModel:
+def prepare_graph(
+    recipe: ExportRecipe, tell: Teller, *, before_capture: Callable[[ExportSpec], None] | None = None
+) -> PreparedModel:
     """Load a model, capture it and run the passes of its target.
 
     Args:
         recipe: what to take, and for which target.
         tell: called after every stage.
+        before_capture: called with the model once it is loaded and all that was asked for is checked; may refuse it.
 
     Raises:
         AigcError: the checkpoint, the calibration data or the calibration cannot be used (said before the work
@@ -84,6 +87,8 @@ def prepare_graph(recipe: ExportRecipe, tell: Teller) -> PreparedModel:
     if loaded.is_judged_elsewhere(evaluation):
         tell.warn(f"the checkpoint keeps no text of its own: it is judged on {evaluation.data} (see --quality-data)")
     data = _calibration_data(loaded, evaluation, recipe)
+    if before_capture is not None:
+        before_capture(spec)
     captured = capture(spec, opset=recipe.opset or target.opset)
     tell("capture", f"{len(list(captured.model.graph))} nodes, opset {captured.model.opset_imports['']}")
     graph, passes = run_passes(captured.model, PASSES[recipe.target], feeds=pass_feeds(spec, recipe.seed))

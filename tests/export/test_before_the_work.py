@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from aigc_export import front
 from aigc_export.cli import run
 from aigc_export.disk_space import check_space, engine_bytes
 from aigc_export.signing import load_signer, make_keys, signature_warnings
+from aigc_models.checkpoint import save_checkpoint
+from aigc_models.unet import UNet
 from aigc_runtime.errors import OutputError
+from aigc_runtime.schedules import ScheduleConfig
+from aigc_runtime.settings import to_json
 
+from .conftest import tiny_unet
 from .test_cli import export_arguments
 
 pytestmark = pytest.mark.usefixtures("capture_once")
@@ -103,3 +111,19 @@ def test_no_place_for_temporary_files(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("tempfile.gettempdir", nowhere)
     with pytest.raises(OutputError, match="no folder for temporary files"):
         check_space(tmp_path / "out", 1)
+
+
+def test_a_model_that_pytorch_cannot_generate_with_is_refused_before_it_is_captured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """Of an untrained network, half of the variances that it learned are below zero."""
+    monkeypatch.setattr(front, "capture", lambda *_, **__: pytest.fail("it was captured"))
+    config = replace(tiny_unet().config, in_channels=1, out_channels=2, num_class_embeds=None, null_class=None)
+    schedule = ScheduleConfig(num_train_timesteps=10, variance_type="learned")
+    torch.manual_seed(0)
+    record = {"family": "unet", "model": config.to_dict(), "schedule": to_json(schedule)}
+    save_checkpoint(tmp_path / "learned", UNet(config), record)
+    arguments = ["export", "unet", "--checkpoint", str(tmp_path / "learned"), "-o", str(tmp_path / "out")]
+    assert run([*arguments, "--quality-samples", "0", "--threads", "1"]) == 2
+    assert "PyTorch cannot generate with this model: the model gives a variance below zero" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
