@@ -56,9 +56,13 @@ def interrupt(
     after: str = "",
     delay: float = 0.0,
     number: signal.Signals = signal.SIGINT,
+    times: int = 1,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[int, str, str]:
-    """Send a signal once a line of the output begins with `after`, and a while later; exit code, output, errors."""
+    """Send a signal once a line of the output begins with `after`, and a while later; exit code, output, errors.
+
+    `times` of them come, two milliseconds apart.
+    """
     with subprocess.Popen(
         list(arguments),
         stdout=subprocess.PIPE,
@@ -72,6 +76,8 @@ def interrupt(
         if after:
             assert any(line.startswith(after) for line in process.stdout), process.stderr
         time.sleep(delay)
-        process.send_signal(number)
+        for _ in range(times):
+            process.send_signal(number)
+            time.sleep(0.002)
         out, err = process.communicate(timeout=120)
     return process.returncode, out, err

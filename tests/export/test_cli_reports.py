@@ -12,6 +12,7 @@ import pytest
 
 from aigc_export.cli import run
 from aigc_export.report import junit_xml
+from aigc_runtime.bundle import Bundle
 from aigc_runtime.errors import BundleError
 
 from .test_cli import export_arguments
@@ -129,3 +130,45 @@ def test_what_xml_cannot_hold_is_spelled_out() -> None:
     assert found is not None
     assert found.get("message") == "case '\\x00\\x1b[2J\\ud800' of \U0001f600"
     assert found.text == "exit code 4\n\\ufffe"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_each_report_is_written_whatever_becomes_of_the_other(tmp_path: Path, capsys: Capture) -> None:
+    """A JSON report on a full disk took the JUnit report with it."""
+    for lost, kept in (("--report", "--junit"), ("--junit", "--report")):
+        assert run(["verify", str(tmp_path / "none"), lost, "/dev/full", kept, str(tmp_path / kept)]) == 4
+        assert (tmp_path / kept).stat().st_size > 0
+        assert "cannot write '/dev/full'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("equals", [False, True])
+def test_a_bad_option_is_reported_wherever_it_stands(equals: bool, tmp_path: Path, capsys: Capture) -> None:
+    report, junit = tmp_path / "r.json", tmp_path / "r.xml"
+    asked = [f"--report={report}", f"--junit={junit}"] if equals else ["--report", str(report), "--junit", str(junit)]
+    for arguments in (
+        ["verify", "b", "--nope", *asked],
+        ["export", *asked, "--seed", "x"],
+        ["export", *asked, "a", "b"],
+    ):
+        assert run(arguments) == 2
+        assert json.loads(report.read_text())["error"]["exit_code"] == 2
+        assert ET.fromstring(junit.read_bytes()).get("errors") == "1"
+        report.unlink()
+        junit.unlink()
+    assert "No such option" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bad", [["--nope"], ["--seed", "x"]])
+def test_the_report_of_a_bad_option_harms_nothing(bad: list[str], copies: Path, capsys: Capture) -> None:
+    """Nobody has compared the paths of a command line that was not read to its end."""
+    key, gan = copies / "key.pem", copies / "gan"
+    key.write_text("mine")
+    for arguments in (
+        ["export", "gan", "-o", "out", *bad, "--report", str(key), "--sign-key", str(key)],
+        ["export", "gan", "-o", "out", *bad, f"--junit={key}", f"--sign-key={key}"],
+        ["verify", str(gan), *bad, "--report", str(gan / "r.json")],
+    ):
+        assert run(arguments) == 2
+    assert key.read_text() == "mine"
+    Bundle.open(gan)
+    assert "is a bundle, which would no longer open" in capsys.readouterr().err

@@ -174,17 +174,18 @@ def test_signals_at_many_times(verb: str, results: dict[str, ExportResult], tmp_
     places = {"BUNDLE": str(results["gan"].bundle.path), "OUT": str(tmp_path / "out")}
     arguments = [a.replace("OUT", places["OUT"]).replace("BUNDLE", places["BUNDLE"]) for a in SWEPT[verb]]
     for step in range(24):
-        number = (signal.SIGINT, signal.SIGTERM)[step % 2]
+        number = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[step % 3]
         code, _, errors = interrupt(
             command("aigc-export", *arguments),
             delay=0.25 + 0.35 * step,
             number=number,
+            times=1 + 4 * (step % 2),
             environment={"TMPDIR": str(tmp_path / "tmp")},
         )
         assert code in (0, 128 + number, 3), (step, code, errors)
         assert "Traceback" not in errors, (step, errors)
         assert "Exception ignored" not in errors, (step, errors)
-        left = {p.name for p in tmp_path.rglob("*") if p.name.startswith((".aigc", ".c.npz", ".x.png", "aigc-export-"))}
+        left = {p.name for p in tmp_path.rglob("*") if p.name.startswith((".aigc", ".c.npz", ".x.png", "aigc-"))}
         assert left == set(), step
         assert living(tmp_path) == []
         shutil.rmtree(tmp_path / "out", ignore_errors=True)

@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
 
             told = "\n".join(printable(shortened(line)) for line in err.format_message().split("\n"))
             click.UsageError(told, getattr(err, "ctx", None)).show(sys.stderr)
-            report_usage(err)
+            report_usage(err, arguments)
             return 2
         except click.exceptions.Abort as err:
             raise (err.__cause__ or KeyboardInterrupt) from err

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +43,7 @@ class Reports:
     started: float = field(default_factory=time.perf_counter)
 
     def write(self, error: AigcError | None) -> None:
-        """Write the files.
+        """Write the files, each whatever becomes of the other.
 
         Args:
             error: what ended the verb, if it is not parity that was missed.
@@ -53,11 +55,12 @@ class Reports:
         from aigc_runtime.publish import atomic_write_bytes
 
         seconds = time.perf_counter() - self.started
-        if self.report is not None:
-            atomic_write_bytes(self.report, report_json(self.parity, error))
-        if self.junit is not None:
-            data = junit_xml(self.parity, error, subject=self.subject, seconds=seconds)
-            atomic_write_bytes(self.junit, data)
+        with contextlib.ExitStack() as both:  # which goes on after a failure, and raises in the end
+            if self.junit is not None:
+                data = junit_xml(self.parity, error, subject=self.subject, seconds=seconds)
+                both.callback(atomic_write_bytes, self.junit, data)
+            if self.report is not None:
+                both.callback(atomic_write_bytes, self.report, report_json(self.parity, error))
 
 
 def report_options(verb: str, subject: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -107,17 +110,46 @@ def report_options(verb: str, subject: str) -> Callable[[Callable[..., Any]], Ca
     return decorate
 
 
-def report_usage(err: click.ClickException) -> None:
-    """Write the reports that a command line asks for which is refused before its verb runs."""
-    context: click.Context | None = getattr(err, "ctx", None)
-    asked = {} if context is None else context.params  # what was not read yet is click's own mark, not None
-    report, junit = (path if isinstance(path := asked.get(name), Path) else None for name in ("report", "junit"))
-    # Where two paths collide, the report's may be that of a key.
-    if context is not None and (report or junit) and not isinstance(err, PathsCollideError):
-        from aigc_runtime.errors import InputError
+def report_usage(err: click.ClickException, arguments: Sequence[str]) -> None:
+    """Write the reports that a command line asks for which is refused before its verb runs.
 
-        reports = Reports(subject=str(context.info_name), report=report, junit=junit)
-        _write_despite(reports, InputError(err.format_message()))
+    Args:
+        err: why it is refused. What stood behind that was not read, so that nobody has compared its paths.
+        arguments: of the command line. A report that has the path of anything else in them is not written.
+    """
+    context: click.Context | None = getattr(err, "ctx", None)
+    if context is None or not {"report", "junit"} <= {parameter.name for parameter in context.command.params}:
+        return
+    if isinstance(err, PathsCollideError):
+        return
+    from aigc_runtime.cli_output import check_outputs
+    from aigc_runtime.errors import InputError, OutputError
+
+    report, junit = (_asked(flag, arguments) for flag in ("--report", "--junit"))
+    try:
+        check_outputs(report, junit)
+    except OutputError as lost:
+        _complain(lost)
+        return
+    reports = Reports(subject=str(context.info_name), report=report, junit=junit)
+    _write_despite(reports, InputError(err.format_message()))
+
+
+def _asked(flag: str, arguments: Sequence[str]) -> Path | None:
+    """The path that a flag names, the last time that it stands there; None where another argument names it, too."""
+    found = None
+    for i, argument in enumerate(arguments):
+        name, equals, _ = argument.partition("=")
+        if name == flag and (equals or i + 1 < len(arguments)):
+            found = (i, i) if equals else (i, i + 1)
+    if found is None:
+        return None
+    given = arguments[found[1]].partition("=")[2] if found[0] == found[1] else arguments[found[1]]
+    others = [a for i, a in enumerate(arguments) if i not in found]
+    whole = os.path.realpath(given)
+    if not given or any(os.path.realpath(part) == whole for a in others for part in (a, a.partition("=")[2]) if part):
+        return None
+    return Path(given)
 
 
 def _write_despite(reports: Reports, err: BaseException | None) -> None:
