@@ -78,8 +78,9 @@ def generate_images(arguments: argparse.Namespace, bundle: Bundle) -> int:
     request = _request(arguments, bundle.manifest, settings)
     check_outputs(request.output)
     # An engine on a GPU reserves more addresses than there is memory.
-    bound = bounded_memory() if bundle.manifest.engine.runs_on_cpu else nullcontext()
-    with bound, open_pipeline(bundle, threads=arguments.threads) as pipeline:
+    bounded = bounded_memory if bundle.manifest.engine.runs_on_cpu else nullcontext
+    # The engine's threads are there before the bound is: their stacks are promised and hardly used.
+    with open_pipeline(bundle, threads=arguments.threads) as pipeline, bounded():
         assert isinstance(pipeline, (DiffusionPipeline, GanPipeline))
         told = _write(request, _stream(request, pipeline))
     names = settings.class_names

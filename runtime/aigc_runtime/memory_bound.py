@@ -2,7 +2,8 @@
 
 Linux promises memory that it does not have, and ends the process, or another one, when it is used. Under this bound the
 engine is told at once that it cannot have it, and the user is told what did not fit. For the process of a command line
-alone: the bound holds for everything in it.
+alone: the bound holds for everything in it. Threads are started before: stacks count in full, and a library that cannot
+start one may wait for ever.
 """
 
 from __future__ import annotations

@@ -45,6 +45,20 @@ def test_an_allocation_beyond_the_bound_fails_and_the_bound_ends() -> None:
     assert done.stdout == "(True, False) True True\n"
 
 
+def test_the_stacks_of_the_engines_threads_are_outside_of_the_bound(toy_bundles: Path, tmp_path: Path) -> None:
+    """64 threads have stacks of 8 MiB each: more than is free, and hardly used."""
+    code = (
+        "import sys\n"
+        "from aigc_runtime import memory_bound\n"
+        f"memory_bound.available_memory = lambda: 128 * {MIB}\n"
+        "from aigc_runtime.cli import run\n"
+        "sys.exit(run(['generate', sys.argv[1], '-o', sys.argv[2], '--threads', '64']))"
+    )
+    files = [str(toy_bundles / "toy_gan"), str(tmp_path / "x.png")]
+    done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_system_that_does_not_say_has_no_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with bounded_memory(status=tmp_path / "none"):
