@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from aigc_export.cli.train_progress import TrainProgress
 from aigc_export.cli.train_stop import SignalStop
 from aigc_models.training import families
 from aigc_models.training.state import unfinished
+from aigc_runtime.interrupts import handled_signals
 
 SMALL = {
     "classifier": ["--batch-size", "8", "--steps", "60"],
@@ -154,6 +156,23 @@ def test_a_signal_before_the_first_step_has_the_code_of_every_verb(tmp_path: Pat
     # Where the first step has begun by then, it is ended and saved: what is said is what is there.
     assert ("error: interrupted; no state was saved" in told) != (tmp_path / "run").exists()
     assert ("the state is in" in told) == (tmp_path / "run").exists()
+
+
+def test_a_signal_that_a_library_dropped_ends_the_training_before_its_first_step(tmp_path: Path) -> None:
+    """PyTorch is imported in parts until then; the training went on for minutes."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        with handled_signals(), SignalStop(tmp_path) as stop:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+            with pytest.raises(KeyboardInterrupt), stop.listening():
+                pass
+        with handled_signals():
+            pass  # which forgets it
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from aigc_models.training.loop import what_is_left
-from aigc_runtime.interrupts import SAME_SECONDS, Interrupted
+from aigc_runtime.interrupts import SAME_SECONDS, Interrupted, check_interrupted
 
 __all__ = ["SignalStop"]
 
@@ -61,7 +61,8 @@ class SignalStop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """While in it, the first signal is kept for the end of the step."""
+        """While in it, the first signal is kept for the end of the step; one that was dropped before ends here."""
+        check_interrupted()
         self._listening = True
         try:
             yield
