@@ -166,7 +166,7 @@ def unet_spec(
     sides: tuple[int | str, int | str] = ("height", "width") if dynamic else (config.sample_size, config.sample_size)
     dims = [DimSpec(name="batch", max=2 * MAX_BATCH)]
     if dynamic:
-        dims += [DimSpec(name=n, min=config.multiple_of, multiple_of=config.multiple_of) for n in ("height", "width")]
+        dims += [DimSpec(name=n, min=config.min_size, multiple_of=config.multiple_of) for n in ("height", "width")]
     inputs = [
         TensorSpec(name="sample", dtype="float32", shape=("batch", config.in_channels, *sides)),
         TensorSpec(name="timestep", dtype="float32", shape=("batch",)),

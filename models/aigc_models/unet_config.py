@@ -107,7 +107,7 @@ class UNetConfig:
         self._check_heads()
         if self.sample_size % self.multiple_of:
             raise _error("sample_size", self.sample_size, f"a multiple of {self.multiple_of}")
-        if self.sample_size == self.multiple_of and self.block_out_channels[-1] == self.norm_num_groups:
+        if self.sample_size < self.min_size:
             raise ConfigError(
                 f"UNetConfig.norm_num_groups is {self.norm_num_groups}: with sample_size {self.sample_size} a group of "
                 "the lowest level is a single number, which a norm makes zero",
@@ -205,6 +205,15 @@ class UNetConfig:
     def multiple_of(self) -> int:
         """What both sides of a sample must be divisible by."""
         return 1 << (len(self.block_out_channels) - 1)
+
+    @property
+    def min_size(self) -> int:
+        """What both sides of a sample must be at least.
+
+        The lowest level may be one pixel, unless a group of one of its norms would then be a single number: its blocks
+        normalise their own channels, and the first one those of the level above.
+        """
+        return self.multiple_of * (2 if self.norm_num_groups in self.block_out_channels[-2:] else 1)
 
     def require_supported_channels(self) -> None:
         """Refuse a model whose output is no prediction about its sample: channels that no sampler could use.

@@ -5,10 +5,13 @@ import json
 from typing import Any
 
 import pytest
+import torch
 
+from aigc_models.specs import unet_spec
 from aigc_models.unet import UNet, UNetConfig, digits_unet_config
 from aigc_models.zoo import MODELS
 from aigc_runtime.errors import ConfigError
+from aigc_runtime.schedules import ScheduleConfig
 
 SMALL: dict[str, Any] = {
     "sample_size": 8,
@@ -186,3 +189,31 @@ def test_channels_that_no_sampler_can_use_are_refused_when_the_file_is_read(give
         MODELS["unet"].build({"model": config})
     assert UNetConfig.from_dict(config).out_channels == wanted
     UNetConfig.from_dict({**config, "out_channels": 2 * given}).require_supported_channels()
+
+
+@pytest.mark.parametrize("channels", [(4, 4, 8), (4, 8, 4), (4, 8, 8), (8, 4, 8), (4,), (8,), (8, 4)])
+def test_no_group_of_a_norm_is_a_single_number(channels: tuple[int, ...]) -> None:
+    """PyTorch refuses such a norm, which would make zeros of everything: it says itself at which size that is so."""
+    levels = len(channels)
+    shared: dict[str, Any] = {
+        "in_channels": 1,
+        "out_channels": 1,
+        "block_out_channels": channels,
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "attention_head_dim": None,
+        "down_block_types": ("DownBlock2D",) * levels,
+        "up_block_types": ("UpBlock2D",) * levels,
+    }
+    config = UNetConfig(sample_size=8, **shared)
+    smallest = UNetConfig(sample_size=config.min_size, **shared)
+    model, t = UNet(smallest).eval(), torch.zeros(1)
+    with torch.no_grad():
+        assert model(torch.randn(1, 1, config.min_size, config.min_size), t).isfinite().all()
+        if config.min_size > config.multiple_of:
+            with pytest.raises(ValueError, match="more than 1 value per channel"):
+                model(torch.randn(1, 1, config.multiple_of, config.multiple_of), t)
+            with pytest.raises(ConfigError, match="norm_num_groups is 4: with sample_size"):
+                UNetConfig(sample_size=config.multiple_of, **shared)
+    dims = unet_spec(UNet(config), ScheduleConfig(), dynamic_size=True).dims
+    assert {dim.min for dim in dims if dim.name in ("height", "width")} == {config.min_size}
