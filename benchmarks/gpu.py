@@ -24,7 +24,7 @@ from aigc_runtime.device import Device, probe_device
 
 if TYPE_CHECKING:
     from aigc_models.spec import ExportSpec
-    from aigc_runtime.tensors import Array, DimSpec, TensorSpec
+    from aigc_runtime.tensors import Array
 
 MODELS = ("lm", "unet", "gan")
 BUNDLES = (("ort-cuda", "fp32"), ("ort-cuda", "fp16"), ("tensorrt-rtx", "fp32"), ("tensorrt-rtx", "fp16"))
@@ -80,7 +80,8 @@ class TorchDeviceState:
         self.batch = batch
         self.length = 0
         self.tensors = {
-            s.input: torch.zeros(s.empty_shape(batch), dtype=getattr(torch, s.dtype), device=device) for s in spec.state
+            s.input: torch.zeros(s.empty_shape(batch), dtype=getattr(torch, s.dtype), device=device)
+            for s in spec.interface.state
         }
 
 
@@ -98,21 +99,9 @@ class TorchDeviceSession:
 
         self._spec, self._device, self._half = spec, device, half
         self._module = spec.module.eval().to(device)
-        self._dims = {d.name: d for d in spec.dims}
-        self._checker = FeedChecker(spec.inputs, self._dims)
+        self.interface = spec.interface
+        self._checker = FeedChecker(spec.interface.inputs, spec.interface.dims_by_name)
         self.engine_seconds = 0.0
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._spec.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self._spec.outputs
-
-    @property
-    def dims(self) -> Mapping[str, DimSpec]:
-        return self._dims
 
     def new_state(self, batch: int) -> TorchDeviceState:
         return TorchDeviceState(self._spec, self._device, batch)
@@ -123,18 +112,18 @@ class TorchDeviceSession:
         bound = self._checker.check(feeds)
         started = time.perf_counter()
         tensors: dict[str, Any] = {k: torch.from_numpy(v.copy()).to(self._device) for k, v in feeds.items()}
-        if self._spec.state:
+        if self.interface.state:
             tensors.update(state.tensors)
             length = torch.tensor([state.length], dtype=torch.int64, device=self._device)
-            tensors.update({s.length_input: length for s in self._spec.state if s.length_input})
+            tensors.update({s.length_input: length for s in self.interface.state if s.length_input})
         cast = torch.autocast(torch.device(self._device).type, dtype=torch.float16) if self._half else nullcontext()
         with torch.inference_mode(), cast:
-            results = self._module(*(tensors[t.name] for t in self._spec.graph_inputs))
-        named = dict(zip(self._spec.graph_outputs, results, strict=True))
-        if self._spec.state:
-            state.tensors = {s.input: named[s.output].to(getattr(torch, s.dtype)) for s in self._spec.state}
-            state.length += bound[self._spec.state[0].step_dim]
-        arrays = {t.name: named[t.name].float().cpu().numpy() for t in self._spec.outputs}  # waits for the device
+            results = self._module(*(tensors[t.name] for t in self.interface.graph_inputs))
+        named = dict(zip(self.interface.graph_outputs, results, strict=True))
+        if self.interface.state:
+            state.tensors = {s.input: named[s.output].to(getattr(torch, s.dtype)) for s in self.interface.state}
+            state.length += bound[self.interface.state[0].step_dim]
+        arrays = {t.name: named[t.name].float().cpu().numpy() for t in self.interface.outputs}  # waits for the device
         self.engine_seconds += time.perf_counter() - started
         return arrays
 

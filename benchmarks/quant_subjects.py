@@ -10,7 +10,7 @@ import numpy as np
 
 from aigc_calibration.config import QuantConfig, default_config
 from aigc_calibration.data import CalibrationData
-from aigc_export.calibration_data import calibration_data, interface_of
+from aigc_export.calibration_data import calibration_data, subject_of
 from aigc_export.capture import capture
 from aigc_export.front import pass_feeds
 from aigc_export.passes import PASSES, run_passes
@@ -70,19 +70,11 @@ class Subject:
     def data(self, seed: int, samples: int | None = None) -> CalibrationData:
         """Calibration samples: training text, or what the pipeline draws."""
         count = samples or self.config("int8").samples
-        return calibration_data(interface_of(self.spec), path=None, samples=count, seed=seed)
+        return calibration_data(subject_of(self.spec), path=None, samples=count, seed=seed)
 
     def open(self, model: bytes, *, threads: int | None = None) -> OrtSession:
         """A session over a graph in bytes."""
-        return OrtSession(
-            model,
-            folder=None,
-            inputs=self.spec.inputs,
-            outputs=self.spec.outputs,
-            dims=self.spec.dims,
-            state=self.spec.state,
-            threads=threads,
-        )
+        return OrtSession(model, self.spec.interface, folder=None, threads=threads)
 
     def judge(self, seed: int, samples: int) -> Judge:
         """Beside PyTorch, on held-out text or noise of its own; the reference's side is computed once."""

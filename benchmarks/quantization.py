@@ -260,7 +260,7 @@ def speed_feeds(subject: Subject, batch: int) -> Callable[[Any], Callable[[], ob
         image = rng.standard_normal((batch, 1, 16, 16), dtype=np.float32)
         steps = {"sample": image, "timestep": np.full(batch, 500, np.float32), "class_labels": np.arange(batch) % 10}
         return lambda session: lambda: session.run(steps)
-    latents = rng.standard_normal((batch, subject.spec.graph_inputs[0].shape[1]), dtype=np.float32)  # type: ignore[arg-type]
+    latents = rng.standard_normal((batch, subject.spec.interface.graph_inputs[0].shape[1]), dtype=np.float32)  # type: ignore[arg-type]
     one = {"latents": latents, "class_labels": np.arange(batch) % 10}
     return lambda session: lambda: session.run(one)
 

@@ -1,49 +1,23 @@
-"""Float graphs at work: what goes in and out of one, and ONNX Runtime as a function of all its inputs."""
+"""Float graphs at work: ONNX Runtime as a function of all inputs of a graph."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aigc_runtime.backends.array_session import ArraySession
 from aigc_runtime.backends.denormals import isolated
 from aigc_runtime.backends.exact_products import EXACT_PRODUCTS, products_saturate
 from aigc_runtime.backends.rewrites import leave_out_rewrites
 from aigc_runtime.errors import EngineError
-from aigc_runtime.manifest import Pipeline
-from aigc_runtime.tensors import Array, DimSpec, StateSpec, TensorSpec
+from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Feeds", "Interface", "graph_digest", "open_bytes", "open_graph"]
+__all__ = ["Feeds", "graph_digest", "open_bytes", "open_graph"]
 
 Feeds = Mapping[str, Array]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interface:
-    """What a pipeline needs to know of a graph.
-
-    Attributes:
-        inputs: what a caller feeds.
-        outputs: what a caller gets.
-        dims: the named dimensions.
-        state: carried state.
-        settings: of the pipeline.
-    """
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    dims: tuple[DimSpec, ...]
-    state: tuple[StateSpec, ...]
-    settings: Pipeline
-
-    def session(self, function: Callable[[Feeds], Mapping[str, Array]]) -> ArraySession:
-        """A session that a pipeline can drive, over a function of all graph inputs."""
-        return ArraySession(function, inputs=self.inputs, outputs=self.outputs, dims=self.dims, state=self.state)
 
 
 def graph_digest(model: ir.Model) -> str:

@@ -23,7 +23,7 @@ from aigc_calibration.data import (
     expected_arrays,
 )
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.floatgraph import Interface
+from aigc_calibration.subject import Subject
 from aigc_export.capture import run_sizes
 from aigc_export.image_folder import find_images, read_images
 from aigc_models.evaluation import text_tokens
@@ -36,7 +36,7 @@ from aigc_runtime.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["ExampleData", "calibration_data", "described", "interface_of"]
+__all__ = ["ExampleData", "calibration_data", "described", "subject_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +69,13 @@ class ExampleData:
         return example_feeds(self.spec, run_sizes(self.spec)[0], seed=self.seed)
 
 
-def interface_of(spec: ExportSpec) -> Interface:
+def subject_of(spec: ExportSpec) -> Subject:
     """What calibration needs to know of a model."""
-    return Interface(inputs=spec.inputs, outputs=spec.outputs, dims=spec.dims, state=spec.state, settings=spec.settings)
+    return Subject(interface=spec.interface, settings=spec.settings)
 
 
 def calibration_data(
-    interface: Interface,
+    subject: Subject,
     *,
     path: Path | str | None,
     samples: int,
@@ -86,7 +86,7 @@ def calibration_data(
     """Samples for a model.
 
     Args:
-        interface: of the model.
+        subject: the interface and settings of the model.
         path: the user's text (a file or folder), images (a folder, see `image_folder.find_images`) or `.npz`; None
             takes the checkpoint's own text, else the standard library's sources; for images, what the pipeline itself
             draws.
@@ -99,20 +99,20 @@ def calibration_data(
         CalibrationError: data that cannot calibrate this model; says what is expected.
         InputError: files that cannot be read.
     """
-    settings = interface.settings
+    settings = subject.settings
     if path is not None and Path(path).suffix.lower() == ".npz":
-        return _from_arrays(interface, NpzRows(Path(path)), samples, seed)
+        return _from_arrays(subject, NpzRows(Path(path)), samples, seed)
     if isinstance(settings, TextSettings):
         text = _text(path, own_text, held_out)
-        return TextData(interface=interface, tokens=text_tokens(settings, text), samples=samples, seed=seed)
+        return TextData(subject=subject, tokens=text_tokens(settings, text), samples=samples, seed=seed)
     if isinstance(settings, DiffusionSettings):
         if path is None:
-            return DiffusionData(interface=interface, samples=samples, seed=seed)
+            return DiffusionData(subject=subject, samples=samples, seed=seed)
         found = find_images(path, settings.num_classes, settings.class_names)
         found = found.draw(samples, np.random.default_rng(seed))
         images = read_images(found, settings.sample_shape)
         return ImageData(
-            interface=interface,
+            subject=subject,
             images=images.pixels,
             labels=found.labels,
             samples=samples,
@@ -122,9 +122,9 @@ def calibration_data(
     if path is not None:
         raise CalibrationError(
             f"{str(path)!r} was given for a GAN, which draws its own latents",
-            hint=f"leave it out, or give an .npz: {expected_arrays(interface)}",
+            hint=f"leave it out, or give an .npz: {expected_arrays(subject)}",
         )
-    return GanData(interface=interface, samples=samples, seed=seed)
+    return GanData(subject=subject, samples=samples, seed=seed)
 
 
 def described(data: CalibrationData) -> str:
@@ -135,17 +135,17 @@ def described(data: CalibrationData) -> str:
     return f"{data.samples} samples{told}"
 
 
-def _from_arrays(interface: Interface, source: NpzRows, samples: int, seed: int) -> CalibrationData:
+def _from_arrays(subject: Subject, source: NpzRows, samples: int, seed: int) -> CalibrationData:
     names = source.columns.keys()
-    if isinstance(interface.settings, DiffusionSettings) and CONTEXT in names <= {CONTEXT, NULL_CONTEXT}:
+    if isinstance(subject.settings, DiffusionSettings) and CONTEXT in names <= {CONTEXT, NULL_CONTEXT}:
         return DiffusionData(
-            interface=interface,
+            subject=subject,
             samples=samples,
             seed=seed,
             context=_read(source, CONTEXT, samples, seed),
             null_context=_read(source, NULL_CONTEXT, samples, seed) if NULL_CONTEXT in names else None,
         )
-    return ArrayData(interface=interface, source=source, most=samples, seed=seed)
+    return ArrayData(subject=subject, source=source, most=samples, seed=seed)
 
 
 def _read(source: NpzRows, name: str, samples: int, seed: int) -> Array:

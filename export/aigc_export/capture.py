@@ -70,8 +70,8 @@ def capture(spec: ExportSpec, *, opset: int = 20) -> Captured:
                 arguments,
                 dynamo=True,
                 opset_version=opset,
-                input_names=[t.name for t in spec.graph_inputs],
-                output_names=list(spec.graph_outputs),
+                input_names=[t.name for t in spec.interface.graph_inputs],
+                output_names=list(spec.interface.graph_outputs),
                 dynamic_shapes=_dynamic_shapes(spec),
                 external_data=False,
                 optimize=False,
@@ -116,7 +116,7 @@ def _check_random(spec: ExportSpec, arguments: tuple[Any, ...]) -> None:
 def example_sizes(spec: ExportSpec) -> dict[str, int]:
     """Sizes for the named dimensions of an example: distinct, and neither 0 nor 1, which the exporter would fix."""
     sizes: dict[str, int] = {}
-    for i, dim in enumerate(spec.dims):
+    for i, dim in enumerate(spec.interface.dims):
         size = max(dim.min, (i + 2) * dim.multiple_of)
         sizes[dim.name] = size if dim.max is None else min(size, dim.max)
     return sizes
@@ -127,7 +127,7 @@ def run_sizes(spec: ExportSpec) -> tuple[dict[str, int], dict[str, int]]:
 
     An example for capture alone may be longer than a small context, since nothing is computed on it.
     """
-    example, units = example_sizes(spec), {d.name: d for d in spec.dims}
+    example, units = example_sizes(spec), spec.interface.dims_by_name
     larger = {name: units[name].nearest(size + units[name].multiple_of) for name, size in example.items()}
     if not isinstance(spec.settings, TextSettings):
         return example, larger
@@ -161,8 +161,10 @@ def _dynamic_shapes(spec: ExportSpec) -> tuple[Any, ...] | dict[str, Any]:
     """torch.export's description of the dynamic dimensions, in the order of the module's positional arguments."""
     import inspect
 
-    named = {d.name: _torch_dim(d) for d in spec.dims}
-    shapes = [{axis: named[n] for axis, n in enumerate(t.shape) if isinstance(n, str)} for t in spec.graph_inputs]
+    named = {d.name: _torch_dim(d) for d in spec.interface.dims}
+    shapes = [
+        {axis: named[n] for axis, n in enumerate(t.shape) if isinstance(n, str)} for t in spec.interface.graph_inputs
+    ]
     # torch.export matches by the signature: a variadic parameter takes the rest as one tuple.
     parameters = list(inspect.signature(spec.module.forward).parameters.values())
     if parameters and parameters[-1].kind is inspect.Parameter.VAR_POSITIONAL:
@@ -186,15 +188,15 @@ def _name_dimensions(model: ir.Model, spec: ExportSpec) -> None:
     import onnx_ir as ir
 
     names: dict[str, str] = {}
-    for value, tensor in zip(model.graph.inputs, spec.graph_inputs, strict=True):
+    for value, tensor in zip(model.graph.inputs, spec.interface.graph_inputs, strict=True):
         assert value.shape is not None
         for axis, wanted in enumerate(tensor.shape):
             if isinstance(wanted, str):
                 found = value.shape[axis]
                 names[str(found.value if isinstance(found, ir.SymbolicDim) else found)] = wanted
         value.shape = ir.Shape(tensor.shape)
-    outputs = {s.name: s.shape for s in spec.outputs}
-    outputs.update({s.output: _grown(s.shape, s.axis, s.kind, s.step_dim) for s in spec.state})
+    outputs = {s.name: s.shape for s in spec.interface.outputs}
+    outputs.update({s.output: _grown(s.shape, s.axis, s.kind, s.step_dim) for s in spec.interface.state})
     for value in model.graph.outputs:
         value.shape = ir.Shape(outputs[str(value.name)])
     # What the exporter inferred for inner values speaks of s0, s1, ...: it is inferred again, with the new names.

@@ -13,7 +13,7 @@ from aigc_calibration.coverage import site_macs
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.prepare import prepare
 from aigc_export.build.ort import BuiltEngine, build_ort
-from aigc_export.build.profiles import derive_profiles, input_shapes, narrowed_dims
+from aigc_export.build.profiles import derive_profiles, input_shapes, narrowed
 from aigc_export.build.settings import BuildSettings
 from aigc_export.build.trt import BuiltTrt, build_trt
 from aigc_export.build.trt_checks import LEAST_CAPABILITY
@@ -21,11 +21,12 @@ from aigc_export.build.trt_config import check_settings
 from aigc_export.build.trt_library import Library, load_library
 from aigc_export.front import PreparedModel, pass_feeds
 from aigc_export.graph import save_graph
-from aigc_export.graph_session import bf16_products_in_float, bounded, graph_session, open_file
+from aigc_export.graph_session import bf16_products_in_float, bounded, open_file
 from aigc_export.recipes import ExportRecipe
 from aigc_export.targets import get_target
 from aigc_models.spec import ExportSpec
 from aigc_models.torch_session import TorchSession
+from aigc_runtime.backends.array_session import ArraySession
 from aigc_runtime.backends.ort import OrtSession
 from aigc_runtime.backends.ort_open import import_onnxruntime, placement_line, unavailable
 from aigc_runtime.device import Gpu, host_platform, probe_device
@@ -104,7 +105,8 @@ def reference_session(spec: ExportSpec, recipe: ExportRecipe) -> Session:
     if get_target(recipe.target).engine == "onnxruntime":
         return reference
     profiles = derive_profiles(spec, recipe.build.profiles)
-    return graph_session(bounded(reference.call, spec, profiles), spec, dims=narrowed_dims(spec.dims, profiles))
+    interface = narrowed(spec.interface, profiles)
+    return ArraySession(bounded(reference.call, interface, profiles), interface)
 
 
 def build_engine(
@@ -140,16 +142,14 @@ def _build_ort(
     folder: Path,
     _progress: Progress | None,
 ) -> EngineUnderTest:
-    engine = build_ort(graph, prepared.spec, folder)
+    engine = build_ort(graph, prepared.spec.interface, folder)
     if get_target(recipe.target).provider != "cpu":
-        return _build_for_provider(prepared.spec, graph, engine, recipe)
-    session = _ort_session(prepared.spec, engine, recipe, "cpu")
+        return _build_for_provider(graph, engine, recipe)
+    session = _ort_session(engine, recipe, "cpu")
     return EngineUnderTest(engine=engine, candidate=session, unbounded=session, graph=graph)
 
 
-def _build_for_provider(
-    spec: ExportSpec, graph: ir.Model, engine: BuiltEngine, recipe: ExportRecipe
-) -> EngineUnderTest:
+def _build_for_provider(graph: ir.Model, engine: BuiltEngine, recipe: ExportRecipe) -> EngineUnderTest:
     """Parity is that of the provider where it runs; elsewhere the same file is judged, every node as it stands."""
     provider = PROVIDERS[get_target(recipe.target).provider]
     why = unavailable(import_onnxruntime(provider), provider)
@@ -157,10 +157,10 @@ def _build_for_provider(
     parity: Literal["engine", "graph"]
     provenance: dict[str, str] = {}
     if why is None:
-        opened = _ort_session(spec, engine, recipe, provider.name)
+        opened = _ort_session(engine, recipe, provider.name)
         session, parity, told = opened, "engine", f"; {placement_line(opened.placement, provider)}"
     else:
-        session = graph_session(open_file(engine.files[engine.file], threads=recipe.threads), spec)
+        session = ArraySession(open_file(engine.files[engine.file], threads=recipe.threads), engine.interface)
         parity, told = "graph", f"; {provider.name} was not tried here: parity is that of its graph on a CPU"
         provenance["parity_of"] = (
             f"the graph, run by ONNX Runtime on a CPU; {provider.ort_name} was not tried: {why.message}"
@@ -171,15 +171,12 @@ def _build_for_provider(
     )
 
 
-def _ort_session(spec: ExportSpec, engine: BuiltEngine, recipe: ExportRecipe, device: str) -> OrtSession:
+def _ort_session(engine: BuiltEngine, recipe: ExportRecipe, device: str) -> OrtSession:
     path = engine.files[engine.file]
     return OrtSession(
         path.read_bytes(),
+        engine.interface,
         folder=str(path.parent.absolute()),
-        inputs=spec.inputs,
-        outputs=spec.outputs,
-        dims=spec.dims,
-        state=spec.state,
         threads=recipe.threads,
         device=device,
     )
@@ -218,12 +215,12 @@ def _build_trt(
         files={ENGINE_FILE: built.path},
         seconds=built.seconds,
         build=_facts(library, built, recipe.build, profiles),
-        dims=narrowed_dims(spec.dims, profiles),
+        interface=narrowed(spec.interface, profiles),
     )
     return EngineUnderTest(
         engine=engine,
-        candidate=graph_session(bounded(function, spec, profiles), spec, dims=engine.dims),
-        unbounded=graph_session(function, spec),
+        candidate=ArraySession(bounded(function, engine.interface, profiles), engine.interface),
+        unbounded=ArraySession(function, spec.interface),
         graph=runnable,
         told=f"; {built.proof}; built, not run here: parity is that of its graph",
         provenance=_provenance(library, source, spec),

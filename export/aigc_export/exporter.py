@@ -334,6 +334,6 @@ def find_divergence(proto: onnx.ModelProto, captured: Captured, spec: ExportSpec
         proto,
         captured.program,
         example_feeds(spec, run_sizes(spec)[0], seed=recipe.seed),
-        output_names=spec.graph_outputs,
+        output_names=spec.interface.graph_outputs,
         tolerance=recipe.tolerances.tensor,
     )

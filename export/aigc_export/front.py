@@ -12,7 +12,7 @@ from aigc_calibration.calibrate import Calibration, check_kind
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.sites import find_sites
-from aigc_export.calibration_data import ExampleData, calibration_data, interface_of
+from aigc_export.calibration_data import ExampleData, calibration_data, subject_of
 from aigc_export.capture import Captured, capture, run_sizes
 from aigc_export.passes import PASSES, PassReport, run_passes
 from aigc_export.recipes import ExportRecipe
@@ -130,7 +130,7 @@ def _calibration_data(loaded: LoadedModel, evaluation: Evaluation, recipe: Expor
         return ExampleData(spec=spec, seed=recipe.seed)
     samples = recipe.quantisation.samples
     return calibration_data(
-        interface_of(spec),
+        subject_of(spec),
         path=recipe.calibration_data,
         samples=samples,
         seed=recipe.seed,

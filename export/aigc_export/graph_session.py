@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aigc_calibration.sites import SITE_OPS
-from aigc_models.spec import ExportSpec
-from aigc_runtime.backends.array_session import ArraySession
 from aigc_runtime.backends.denormals import isolated
 from aigc_runtime.engine_build import ShapeProfile, choose_profile
 from aigc_runtime.errors import EngineError
-from aigc_runtime.tensors import Array, DimSpec, bind_dims
+from aigc_runtime.interface import Interface
+from aigc_runtime.tensors import Array, bind_dims
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["bf16_products_in_float", "bounded", "graph_session", "open_file"]
+__all__ = ["bf16_products_in_float", "bounded", "open_file"]
 
 Function = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
@@ -94,7 +93,7 @@ def open_file(path: Path, *, threads: int | None) -> Function:
     return run
 
 
-def bounded(function: Function, spec: ExportSpec, profiles: Sequence[ShapeProfile]) -> Function:
+def bounded(function: Function, interface: Interface, profiles: Sequence[ShapeProfile]) -> Function:
     """The function, refusing every shape that the compiled engine would refuse.
 
     Raises (when called):
@@ -103,20 +102,9 @@ def bounded(function: Function, spec: ExportSpec, profiles: Sequence[ShapeProfil
 
     def run(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         sizes: dict[str, int] = {}
-        for tensor in spec.graph_inputs:
+        for tensor in interface.graph_inputs:
             bind_dims(tensor, feeds[tensor.name].shape, sizes)
         choose_profile(profiles, sizes)
         return function(feeds)
 
     return run
-
-
-def graph_session(function: Function, spec: ExportSpec, *, dims: Sequence[DimSpec] | None = None) -> ArraySession:
-    """A session over a function of all graph inputs, of the model's dimensions or of those of its engine."""
-    return ArraySession(
-        function,
-        inputs=spec.inputs,
-        outputs=spec.outputs,
-        dims=spec.dims if dims is None else dims,
-        state=spec.state,
-    )

@@ -138,10 +138,10 @@ def load_original(bundle: Bundle, checkpoint: Path | str | None) -> LoadedModel:
         raise BundleError(f"the bundle's model {manifest.name!r} is unknown here", hint=f"known: {', '.join(MODELS)}")
     path = _recorded(manifest) if checkpoint is None else checkpoint
     options: dict[str, object] = {}
-    if manifest.state and "cache" in MODELS[manifest.name].options:
-        options["cache"] = manifest.state[0].kind
+    if manifest.interface.state and "cache" in MODELS[manifest.name].options:
+        options["cache"] = manifest.interface.state[0].kind
     if "dynamic_size" in MODELS[manifest.name].options:
-        options["dynamic_size"] = any(d.name == "height" for d in manifest.dims)
+        options["dynamic_size"] = manifest.interface.dim("height") is not None
     try:
         loaded = load_model(manifest.name, checkpoint=path, options=options)
     except AigcError as err:
@@ -151,7 +151,7 @@ def load_original(bundle: Bundle, checkpoint: Path | str | None) -> LoadedModel:
             f"the bundle was made from {_named(path)}, which cannot be loaded: {err.message}", hint=_remedy(manifest)
         ) from err
     spec = loaded.spec
-    if (spec.inputs, spec.outputs, spec.state) != (manifest.inputs, manifest.outputs, manifest.state):
+    if spec.interface.with_dims(manifest.interface.dims) != manifest.interface:
         raise BundleError(
             "the bundle's inputs and outputs are not those of this checkpoint",
             hint="name the checkpoint that the bundle was exported from with --checkpoint",

@@ -77,7 +77,7 @@ Plan = tuple[str, list[dict[str, Array]]]
 
 def _fit(session: Session, dim: str, size: int) -> int:
     """The size nearest to `size` that the session takes."""
-    found = session.dims.get(dim)
+    found = session.interface.dim(dim)
     return size if found is None else found.nearest(size)
 
 
@@ -119,15 +119,15 @@ def _diffusion_inputs(session: Session, settings: DiffusionSettings, rng: np.ran
     h, w = _fit(session, "height", h), _fit(session, "width", w)
     batches = _batches(session, 1, 3)
     sizes = [(rows, h, w) for rows in batches]
-    if "height" in session.dims:
-        sizes.append((batches[0], _fit(session, "height", h + session.dims["height"].multiple_of), w))
+    if (dim := session.interface.dim("height")) is not None:
+        sizes.append((batches[0], dim.nearest(h + dim.multiple_of), w))
     last = settings.schedule.num_train_timesteps - 1
     for rows, height, width in dict.fromkeys(sizes):
         feeds: dict[str, Array] = {
             "sample": rng.standard_normal((rows, c, height, width), dtype=np.float32),
             "timestep": np.linspace(last, 0, rows).round().astype(np.float32),
         }
-        for tensor in session.inputs:
+        for tensor in session.interface.inputs:
             if tensor.name == "class_labels":
                 feeds[tensor.name] = rng.integers(0, tensor.high or 1, size=rows, dtype=np.int64)
             elif tensor.name == "encoder_hidden_states":
@@ -199,7 +199,7 @@ def _diffusion_request(session: Session, settings: DiffusionSettings, seed: int)
     size = [_fit(session, "height", h), _fit(session, "width", w)]
     if size != [h, w]:
         request["size"] = size
-    for tensor in session.inputs:
+    for tensor in session.interface.inputs:
         if tensor.name == "encoder_hidden_states":
             rows = len(request.get("class_labels", ())) or request["batch"]
             shape = (rows, _fit(session, "tokens", CONTEXT_TOKENS), int(tensor.shape[2]))

@@ -9,7 +9,6 @@ from pathlib import Path
 from aigc_export.bisect import Divergence, bisect
 from aigc_export.bundle_files import read_graph
 from aigc_export.capture import capture, run_sizes
-from aigc_export.graph_session import graph_session
 from aigc_export.origin import find_evaluation, load_original
 from aigc_export.parity import check_parity
 from aigc_export.recipes import check_quality_samples
@@ -20,6 +19,7 @@ from aigc_models.paired import make_judge
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.backends import open_session
+from aigc_runtime.backends.array_session import ArraySession
 from aigc_runtime.bundle import Bundle
 from aigc_runtime.compare import Tolerance
 from aigc_runtime.manifest import Tolerances
@@ -85,7 +85,7 @@ def verify_against_torch(
     evaluation, notes = find_evaluation(manifest, loaded.evaluation, quality_data)
     reference = TorchSession(spec)
     with open_session(bundle, threads=threads) as candidate:
-        bounded = graph_session(reference.call, spec, dims=tuple(candidate.dims.values()))
+        bounded = ArraySession(reference.call, candidate.interface)
         report = check_parity(
             candidate,
             spec,
@@ -116,6 +116,6 @@ def _bisect(bundle: Bundle, spec: ExportSpec, seed: int, tolerance: Tolerance) -
         read_graph(bundle, weights=True),
         capture(spec).program,
         example_feeds(spec, run_sizes(spec)[0], seed=seed),
-        output_names=spec.graph_outputs,
+        output_names=spec.interface.graph_outputs,
         tolerance=tolerance,
     )

@@ -18,11 +18,12 @@ from aigc_models.metrics import score_windows, text_windows
 from aigc_models.quality import HIGHER_IS_BETTER, WINDOW, Metric, image_quality
 from aigc_runtime.compare import compare_arrays, psnr_db
 from aigc_runtime.errors import ConfigError
+from aigc_runtime.interface import Interface
 from aigc_runtime.manifest import DiffusionSettings, GanSettings, Pipeline, QualityResult, TextSettings
 from aigc_runtime.paired import PairedMetric
 from aigc_runtime.pipelines import make_pipeline
 from aigc_runtime.session import Session, State
-from aigc_runtime.tensors import Array, DimSpec, TensorSpec
+from aigc_runtime.tensors import Array
 
 __all__ = ["Judge", "Judgement", "make_judge"]
 
@@ -72,7 +73,7 @@ def make_judge(reference: Session, settings: Pipeline, *, evaluation: Evaluation
 
 def _text_judge(reference: Session, settings: TextSettings, evaluation: Evaluation, samples: int, seed: int) -> Judge:
     tokens = text_tokens(settings, evaluation.text)
-    longest = reference.dims["sequence"].max
+    longest = reference.interface.dims_by_name["sequence"].max
     length = min(WINDOW, settings.context_length, longest or WINDOW)
     windows = text_windows(tokens, count=samples, length=length, seed=seed)
     nats, likeliest = score_windows(_logits(reference), windows)
@@ -159,7 +160,7 @@ def _image_request(
         request["class_labels"] = [i % settings.num_classes for i in range(samples)]
     else:
         request["batch"] = samples
-    for tensor in session.inputs:
+    for tensor in session.interface.inputs:
         if tensor.name == "encoder_hidden_states":
             width = int(tensor.shape[2])
             rng = np.random.default_rng(seed)
@@ -199,16 +200,8 @@ class _Recorder:
     steps: list[tuple[dict[str, Array], Array]] = field(default_factory=list)
 
     @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self.session.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self.session.outputs
-
-    @property
-    def dims(self) -> Mapping[str, DimSpec]:
-        return self.session.dims
+    def interface(self) -> Interface:
+        return self.session.interface
 
     @property
     def engine_seconds(self) -> float:

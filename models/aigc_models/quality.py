@@ -89,7 +89,7 @@ def text_quality(session: Session, held_out: Array, *, samples: int, seed: int) 
         feeds = {"input_ids": ids, "pad_length": np.zeros(len(ids), dtype=np.int64)}
         return session.run(feeds, session.new_state(len(ids)))["logits"]
 
-    longest = session.dims["sequence"].max
+    longest = session.interface.dims_by_name["sequence"].max
     length = WINDOW if longest is None else min(WINDOW, longest)
     windows = text_windows(held_out, count=samples, length=length, seed=seed)
     return (Metric(name="bits_per_byte", value=bits_per_byte(logits, windows)),)

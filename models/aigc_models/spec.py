@@ -1,4 +1,4 @@
-"""What an export needs to know about a model: named tensors, dynamic dimensions, carried state, pipeline settings."""
+"""What an export needs to know about a model: its module, interface and pipeline settings."""
 
 from __future__ import annotations
 
@@ -10,84 +10,39 @@ import numpy as np
 from torch import nn
 
 from aigc_runtime.errors import ConfigError
+from aigc_runtime.interface import Interface
 from aigc_runtime.manifest import Pipeline
-from aigc_runtime.tensors import Array, DimSpec, StateSpec, TensorSpec
+from aigc_runtime.tensors import Array, StateSpec, TensorSpec
 
 __all__ = ["ExportSpec", "example_feeds"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSpec:
-    """A module together with the names, types and shapes of everything that goes in and out.
+    """A module with its interface, and the settings of the pipeline that runs it.
 
     Attributes:
-        module: takes every graph input positionally, in the order of `graph_inputs`, and returns a tuple in the order
-            of `graph_outputs`.
+        module: takes every graph input positionally, in the order of `interface.graph_inputs`, and returns a tuple in
+            the order of `interface.graph_outputs`.
         family: which pipeline runs it.
-        inputs: what a caller feeds.
-        outputs: what a caller gets.
-        state: carried state.
-        dims: the named dynamic dimensions.
+        interface: names, types and shapes of everything that goes in and out.
         settings: of the pipeline.
         model_config: the PyTorch model's configuration, as JSON.
-        state: carried state: all of one kind, with one length input and one step dimension.
         example_ranges: input -> (low, high) that examples are drawn from, where all that the input allows would make
             an example unlike any real one: left padding longer than the text hides the whole KV cache.
     """
 
     module: nn.Module
     family: Literal["text", "diffusion", "gan"]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    dims: tuple[DimSpec, ...]
+    interface: Interface
     settings: Pipeline
     model_config: dict[str, Any]
-    state: tuple[StateSpec, ...] = ()
     example_ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for kind, names in (("inputs", [t.name for t in self.graph_inputs]), ("outputs", list(self.graph_outputs))):
-            twice = sorted({n for n in names if names.count(n) > 1})
-            if twice:
-                raise ConfigError(
-                    f"the {kind} hold {twice[0]!r} twice", hint="every tensor of a graph needs its own name"
-                )
-        declared = [d.name for d in self.dims]
-        for tensor in self.graph_inputs:
-            for name in tensor.shape:
-                if isinstance(name, str) and name not in declared:
-                    raise ConfigError(
-                        f"input {tensor.name!r} has the dimension {name!r}, which dims does not declare",
-                        hint=f"declared: {', '.join(declared) or '(none)'}",
-                    )
-        for part in ("kind", "length_input", "step_dim"):
-            found = sorted({str(getattr(s, part)) for s in self.state})
-            if len(found) > 1:
-                raise ConfigError(f"the carried state mixes {part} {' and '.join(found)}", hint="use one for all of it")
-        unknown = sorted(self.example_ranges.keys() - {t.name for t in self.inputs})
+        unknown = sorted(self.example_ranges.keys() - {t.name for t in self.interface.inputs})
         if unknown:
             raise ConfigError(f"example_ranges names {unknown[0]!r}, which is not an input")
-
-    @property
-    def length_input(self) -> str | None:
-        """The input that takes the number of steps held, where the state is a buffer."""
-        return next((s.length_input for s in self.state if s.length_input), None)
-
-    @property
-    def graph_inputs(self) -> tuple[TensorSpec, ...]:
-        """Every input of the graph, in the module's order: caller's inputs, length, state."""
-        length = self.length_input
-        extra = () if length is None else (TensorSpec(name=length, dtype="int64", shape=(1,), low=0),)
-        return (
-            *self.inputs,
-            *extra,
-            *(TensorSpec(name=s.input, dtype=s.dtype, shape=s.shape) for s in self.state),
-        )
-
-    @property
-    def graph_outputs(self) -> tuple[str, ...]:
-        """Names of every output of the graph, in the module's order: caller's outputs, state."""
-        return (*(s.name for s in self.outputs), *(s.output for s in self.state))
 
 
 def example_feeds(spec: ExportSpec, sizes: Mapping[str, int], *, seed: int) -> dict[str, Array]:
@@ -103,9 +58,10 @@ def example_feeds(spec: ExportSpec, sizes: Mapping[str, int], *, seed: int) -> d
     """
     rng = np.random.default_rng(seed)
     ranges: dict[str, tuple[int, int]] = dict(spec.example_ranges)
-    if spec.length_input is not None:
-        ranges[spec.length_input] = _held_range(spec.state[0], sizes)
-    return {t.name: _draw(rng, t, _shape(t, sizes), ranges.get(t.name)) for t in spec.graph_inputs}
+    interface = spec.interface
+    if interface.length_input is not None:
+        ranges[interface.length_input] = _held_range(interface.state[0], sizes)
+    return {t.name: _draw(rng, t, _shape(t, sizes), ranges.get(t.name)) for t in interface.graph_inputs}
 
 
 def _held_range(state: StateSpec, sizes: Mapping[str, int]) -> tuple[int, int]:

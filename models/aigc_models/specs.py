@@ -11,6 +11,7 @@ from aigc_models.lm import TransformerLM
 from aigc_models.spec import ExportSpec
 from aigc_models.unet import UNet, UNetConfig
 from aigc_runtime.errors import ConfigError, UnknownNameError
+from aigc_runtime.interface import Interface
 from aigc_runtime.manifest import DiffusionSettings, GanSettings, TextSettings
 from aigc_runtime.schedules import ScheduleConfig, fitting_steps
 from aigc_runtime.tensors import DimSpec, StateSpec, TensorSpec
@@ -90,13 +91,15 @@ def lm_spec(model: TransformerLM, *, tokenizer: dict[str, str | int], cache: Cac
     return ExportSpec(
         module=_CachedLM(model, buffer=cache == "buffer").eval(),
         family="text",
-        inputs=(
-            TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"), low=0, high=config.vocab_size),
-            TensorSpec(name="pad_length", dtype="int64", shape=("batch",), low=0, high=config.context_length),
+        interface=Interface(
+            inputs=(
+                TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"), low=0, high=config.vocab_size),
+                TensorSpec(name="pad_length", dtype="int64", shape=("batch",), low=0, high=config.context_length),
+            ),
+            outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", "sequence", config.vocab_size)),),
+            dims=tuple(dims),
+            state=state,
         ),
-        outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", "sequence", config.vocab_size)),),
-        state=state,
-        dims=tuple(dims),
         settings=TextSettings(
             tokenizer=tokenizer,
             vocab_size=config.vocab_size,
@@ -185,9 +188,11 @@ def unet_spec(
     return ExportSpec(
         module=module.eval(),
         family="diffusion",
-        inputs=tuple(inputs),
-        outputs=(TensorSpec(name="model_output", dtype="float32", shape=("batch", config.out_channels, *sides)),),
-        dims=tuple(dims),
+        interface=Interface(
+            inputs=tuple(inputs),
+            outputs=(TensorSpec(name="model_output", dtype="float32", shape=("batch", config.out_channels, *sides)),),
+            dims=tuple(dims),
+        ),
         settings=DiffusionSettings(
             schedule=schedule,
             sample_shape=(config.in_channels, config.sample_size, config.sample_size),
@@ -239,12 +244,14 @@ def gan_spec(model: Generator, *, class_names: tuple[str, ...] | None = None) ->
     return ExportSpec(
         module=_TupleModule(model).eval(),
         family="gan",
-        inputs=(
-            TensorSpec(name="latents", dtype="float32", shape=("batch", config.latent_size)),
-            TensorSpec(name="class_labels", dtype="int64", shape=("batch",), low=0, high=config.num_classes),
+        interface=Interface(
+            inputs=(
+                TensorSpec(name="latents", dtype="float32", shape=("batch", config.latent_size)),
+                TensorSpec(name="class_labels", dtype="int64", shape=("batch",), low=0, high=config.num_classes),
+            ),
+            outputs=(TensorSpec(name="image", dtype="float32", shape=("batch", *shape)),),
+            dims=(DimSpec(name="batch", max=2 * MAX_BATCH),),
         ),
-        outputs=(TensorSpec(name="image", dtype="float32", shape=("batch", *shape)),),
-        dims=(DimSpec(name="batch", max=2 * MAX_BATCH),),
         settings=GanSettings(
             latent_size=config.latent_size,
             sample_shape=shape,

@@ -29,7 +29,7 @@ class TorchSession(ArraySession):
     def __init__(self, spec: ExportSpec) -> None:
         self._spec = spec
         spec.module.eval()
-        super().__init__(self.call, inputs=spec.inputs, outputs=spec.outputs, dims=spec.dims, state=spec.state)
+        super().__init__(self.call, spec.interface)
 
     def call(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """All graph inputs by name -> all graph outputs by name.
@@ -38,7 +38,7 @@ class TorchSession(ArraySession):
             EngineError: PyTorch failed.
         """
         # PyTorch warns about memory that it may not write, and an array that was mapped from a file is such.
-        arrays = [np.require(values[t.name], requirements=["C", "W"]) for t in self._spec.graph_inputs]
+        arrays = [np.require(values[t.name], requirements=["C", "W"]) for t in self.interface.graph_inputs]
         try:
             with torch.inference_mode():
                 results = self._spec.module(*map(torch.from_numpy, arrays))
@@ -47,4 +47,4 @@ class TorchSession(ArraySession):
                 f"PyTorch failed in {type(self._spec.module).__name__}: {err}",
                 hint="check the sizes of the inputs against the model's configuration",
             ) from err
-        return {name: tensor.numpy() for name, tensor in zip(self._spec.graph_outputs, results, strict=True)}
+        return {name: tensor.numpy() for name, tensor in zip(self.interface.graph_outputs, results, strict=True)}

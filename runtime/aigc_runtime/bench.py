@@ -114,7 +114,7 @@ def _stepper(session: Session, settings: Pipeline) -> Callable[[], object]:
             "sample": np.zeros(shape, dtype=np.float32),
             "timestep": np.full(rows, settings.schedule.num_train_timesteps // 2, dtype=np.float32),
         }
-        for spec in session.inputs:
+        for spec in session.interface.inputs:
             if spec.name == "class_labels":
                 feeds[spec.name] = np.zeros(rows, dtype=np.int64)
             elif spec.name == CONTEXT:
@@ -129,7 +129,7 @@ def _stepper(session: Session, settings: Pipeline) -> Callable[[], object]:
 
 def _fit(session: Session, dim: str, size: int) -> int:
     """The size nearest to `size` that the session takes."""
-    found = session.dims.get(dim)
+    found = session.interface.dim(dim)
     return size if found is None else found.nearest(size)
 
 
@@ -176,7 +176,7 @@ def generate_once(session: Session, settings: Pipeline) -> None:
         TextPipeline(session, settings).generate("a", max_new_tokens=_units(settings)[1])
     elif isinstance(settings, DiffusionSettings):
         _, height, width = settings.sample_shape
-        context = next((_context(session, spec) for spec in session.inputs if spec.name == CONTEXT), None)
+        context = next((_context(session, spec) for spec in session.interface.inputs if spec.name == CONTEXT), None)
         DiffusionPipeline(session, settings).generate(
             None if settings.num_classes is None else [0],
             size=(_fit(session, "height", height), _fit(session, "width", width)),

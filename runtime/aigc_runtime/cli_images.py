@@ -104,7 +104,7 @@ def _request(arguments: argparse.Namespace, manifest: Manifest, settings: Diffus
     shape = settings.sample_shape
     if isinstance(settings, DiffusionSettings) and arguments.size is not None:
         options["size"] = _size(arguments.size)
-        shape = check_size(settings, {dim.name: dim for dim in manifest.dims}, options["size"])
+        shape = check_size(settings, manifest.interface, options["size"])
     times = 1 if arguments.count is None else arguments.count
     if times < 1:
         raise InputError(f"--count is {times}", hint="must be at least 1")
@@ -168,7 +168,7 @@ def _classes(text: str | None, settings: DiffusionSettings | GanSettings) -> Seq
 
 
 def _contexts(path: str | None, manifest: Manifest) -> dict[str, Array]:
-    for spec in manifest.inputs:
+    for spec in manifest.interface.inputs:
         if spec.name != CONTEXT:
             continue
         if path is None:

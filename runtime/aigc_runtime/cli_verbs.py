@@ -56,16 +56,17 @@ def info(arguments: argparse.Namespace) -> int:
         _say(f"proven on  {', '.join(manifest.engine.proven_on)}")
     _say(f"manifest   sha256 {bundle.manifest_sha256}")
     _say(f"origin     {bundle.signature_told}")
-    for word, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
+    for word, specs in (("input", manifest.interface.inputs), ("output", manifest.interface.outputs)):
         for spec in specs:
             _say(f"{word:<10} {spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]")
     names = getattr(manifest.pipeline, "class_names", None)
     if names is not None:
         _say(f"classes    {class_table(names)}")
-    if manifest.state:
-        first = manifest.state[0]
+    state = manifest.interface.state
+    if state:
+        first = state[0]
         shape = ", ".join(map(str, first.shape))
-        _say(f"state      {len(manifest.state)} tensors, {first.kind}, {first.dtype} [{shape}]")
+        _say(f"state      {len(state)} tensors, {first.kind}, {first.dtype} [{shape}]")
     _say(f"limits     {manifest.tolerances}")
     for quality in manifest.quality:
         _say(f"quality    {quality.metric} {quality.bundle:.5g} (PyTorch {quality.reference:.5g})")

@@ -9,11 +9,13 @@ import json
 import math
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from aigc_runtime.class_names import check_class_names
 from aigc_runtime.engine_info import EngineInfo
 from aigc_runtime.errors import AigcError, BundleError, ConfigError
+from aigc_runtime.interface import Interface
 from aigc_runtime.manifest_checks import MAX_COUNT, MAX_GUIDANCE_SCALE, MAX_STEPS, check_meaning, check_range
 from aigc_runtime.origin import Origin
 from aigc_runtime.samplers import SAMPLERS
@@ -254,6 +256,15 @@ class Manifest:
     model_config: dict[str, Any]
     provenance: dict[str, str]
     origin: Origin | None = None
+
+    @cached_property
+    def interface(self) -> Interface:
+        """What the engine takes and gives.
+
+        Raises:
+            ConfigError: no session could run it.
+        """
+        return Interface(inputs=self.inputs, outputs=self.outputs, dims=self.dims, state=self.state)
 
     def __post_init__(self) -> None:
         if not isinstance(self.pipeline, PIPELINES[self.family]):

@@ -7,13 +7,12 @@ reference's request in `runnable`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aigc_runtime.errors import ConfigError
-from aigc_runtime.tensors import DimSpec, StateSpec, TensorSpec
+from aigc_runtime.interface import Interface
 
 if TYPE_CHECKING:
     from aigc_runtime.manifest import Manifest, Reference
@@ -24,7 +23,6 @@ __all__ = [
     "MAX_STATE_BYTES",
     "MAX_STEPS",
     "PRECISIONS",
-    "check_interface",
     "check_meaning",
     "check_range",
     "state_bytes",
@@ -69,8 +67,8 @@ def check_meaning(manifest: Manifest) -> None:
         ConfigError: names the field, what it holds and what is allowed.
     """
     _check_texts(manifest)
-    check_interface(manifest.dims, manifest.inputs, manifest.outputs, manifest.state)
-    _check_reference(manifest.reference, manifest.inputs, manifest.outputs)
+    _check_state_size(manifest.interface)
+    _check_reference(manifest.reference, manifest.interface)
     metrics = [(result.metric, result.data) for result in manifest.quality]
     if len(set(metrics)) < len(metrics):
         raise ConfigError(f"quality holds a metric twice: {sorted(metric for metric, _ in metrics)}")
@@ -111,71 +109,29 @@ def _check_text(where: str, text: str, most: int) -> None:
         raise ConfigError(f"{where} is {shown}", hint=f"must be 1 to {most:,} printable characters")
 
 
-def check_interface(
-    dims: Sequence[DimSpec], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], state: Sequence[StateSpec]
-) -> None:
-    """Refuse an interface that no session could run: names twice, sizes that nothing says, states that disagree.
-
-    Raises:
-        ConfigError: so it is.
-    """
-    into = [t.name for t in inputs] + [s.input for s in state]
-    into += sorted({s.length_input for s in state if s.length_input})
-    out = [t.name for t in outputs] + [s.output for s in state]
-    for what, names in (("inputs", into), ("outputs", out), ("dims", [d.name for d in dims])):
-        if len(set(names)) < len(names):
-            raise ConfigError(f"{what} holds a name twice: {sorted(n for n in set(names) if names.count(n) > 1)}")
-    if not inputs or not outputs or any(not t.shape for t in inputs):
-        raise ConfigError("an engine needs inputs, each with a batch dimension, and outputs")
-    named = [size for t in inputs for size in t.shape if isinstance(size, str)]
-    for t in outputs:
-        for size in t.shape:
-            if isinstance(size, str) and size not in named:
-                raise ConfigError(f"output {t.name!r} has dimension {size!r}, which no input has")
-    if unknown := sorted({part for size in named for part in size.split("+")} - {d.name for d in dims}):
-        raise ConfigError(f"dims lacks {unknown}")
-    if len({(s.kind, s.length_input, s.step_dim, s.shape[s.axis]) for s in state}) > 1:
-        raise ConfigError("state holds entries of different kind, length or step dimension")
-    if any(s.step_dim not in named for s in state):
-        raise ConfigError(f"state steps along {state[0].step_dim!r}, which no input has")
-    for t in (*inputs, *outputs):
-        _check_bounds(t)
-    if state and (size := state_bytes(dims, state, rows=1)) > MAX_STATE_BYTES:
+def _check_state_size(interface: Interface) -> None:
+    size = state_bytes(interface, rows=1)
+    if size > MAX_STATE_BYTES:
         raise ConfigError(
             f"the carried state of one row has {size:,} bytes at its longest",
             hint=f"at most {MAX_STATE_BYTES:,} are allowed",
         )
 
 
-def _check_bounds(tensor: TensorSpec) -> None:
-    if tensor.low is None and tensor.high is None:
-        return
-    kind = np.dtype(tensor.dtype)
-    if kind.kind not in "iu":
-        raise ConfigError(f"tensor {tensor.name!r} is {tensor.dtype} and has bounds", hint="only integers have them")
-    least, most = int(np.iinfo(kind).min), int(np.iinfo(kind).max)
-    low, high = least if tensor.low is None else tensor.low, most + 1 if tensor.high is None else tensor.high
-    if not least <= low < high <= most + 1:
-        raise ConfigError(
-            f"tensor {tensor.name!r} has low {tensor.low}, high {tensor.high}",
-            hint=f"need low < high, within {tensor.dtype}",
-        )
-
-
-def state_bytes(dims: Iterable[DimSpec], state: Iterable[StateSpec], *, rows: int) -> int:
+def state_bytes(interface: Interface, *, rows: int) -> int:
     """Bytes of the carried state of `rows` rows at its longest; a dimension without an end counts as nothing."""
-    longest = {dim.name: dim.max or 0 for dim in dims}
+    longest = {dim.name: dim.max or 0 for dim in interface.dims}
     return rows * sum(
         np.dtype(spec.dtype).itemsize
         * math.prod(size if isinstance(size, int) else longest.get(size, 0) for size in spec.shape[1:])
-        for spec in state
+        for spec in interface.state
     )
 
 
-def _check_reference(reference: Reference, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+def _check_reference(reference: Reference, interface: Interface) -> None:
     if not reference.cases:
         raise ConfigError("reference has no case with outputs, so nothing could be verified")
-    fed, given = {t.name for t in inputs}, {t.name for t in outputs}
+    fed, given = {t.name for t in interface.inputs}, {t.name for t in interface.outputs}
     names = [case.name for case in reference.cases]
     if len(set(names)) < len(names):
         raise ConfigError(f"reference.cases holds a name twice: {sorted(names)}")

@@ -24,17 +24,17 @@ def read_step(bundle: Bundle, case: ReferenceCase, number: int) -> tuple[dict[st
     inputs = {name: bundle.array(file) for name, file in step.inputs.items()}
     outputs = {name: bundle.array(file) for name, file in step.outputs.items()}
     try:
-        sizes = FeedChecker(manifest.inputs, {dim.name: dim for dim in manifest.dims}).check(inputs)
+        sizes = FeedChecker(manifest.interface.inputs, manifest.interface.dims_by_name).check(inputs)
     except FeedError as err:
         raise BundleError(f"{where}: {err.message}", hint=err.hint) from err
     rows = sizes.get("batch", 1)
-    needed = state_bytes(manifest.dims, manifest.state, rows=rows)
+    needed = state_bytes(manifest.interface, rows=rows)
     if needed > MAX_STATE_BYTES:
         raise BundleError(
             f"{where}: the carried state of {rows} rows has {needed:,} bytes at its longest",
             hint=f"at most {MAX_STATE_BYTES:,} are allowed",
         )
-    for spec in manifest.outputs:
+    for spec in manifest.interface.outputs:
         if spec.name in outputs:
             shape = tuple(_size(size, sizes) for size in spec.shape)
             _check_array(f"{where}: output {spec.name!r}", outputs[spec.name], spec.dtype, shape)

@@ -108,7 +108,7 @@ def image_shape(pipeline: AnyPipeline, request: Mapping[str, Any]) -> tuple[int,
         InputError: a size that the engine does not take.
     """
     if isinstance(pipeline, DiffusionPipeline):
-        return check_size(pipeline.settings, pipeline.session.dims, request.get("size"))
+        return check_size(pipeline.settings, pipeline.session.interface, request.get("size"))
     if isinstance(pipeline, TextPipeline):
         raise InputError("a text pipeline makes no images")
     return pipeline.settings.sample_shape

@@ -48,10 +48,10 @@ def check_runnable(manifest: Manifest) -> None:
     if manifest.precision not in PRECISIONS:
         raise UnknownNameError("precision", manifest.precision, PRECISIONS)
     pipeline = _look_at(manifest)
-    for tensor in (*manifest.inputs, *manifest.outputs):
+    for tensor in (*manifest.interface.inputs, *manifest.interface.outputs):
         if (wanted := _TYPES.get(tensor.name, tensor.dtype)) != tensor.dtype:
             raise ConfigError(f"tensor {tensor.name!r} has dtype {tensor.dtype!r}", hint=f"must be {wanted}")
-    inputs = {tensor.name: tensor for tensor in manifest.inputs}
+    inputs = {tensor.name: tensor for tensor in manifest.interface.inputs}
     if isinstance(manifest.pipeline, TextSettings):
         _check_text(manifest.pipeline, manifest, inputs)
     else:
@@ -63,14 +63,7 @@ def check_runnable(manifest: Manifest) -> None:
 
 def _look_at(manifest: Manifest) -> AnyPipeline:
     """The pipeline over a session that says what it takes and gives, and cannot run."""
-    session = ArraySession(
-        _never,
-        inputs=manifest.inputs,
-        outputs=manifest.outputs,
-        dims=manifest.dims,
-        state=manifest.state,
-    )
-    return make_pipeline(session, manifest.pipeline)
+    return make_pipeline(ArraySession(_never, manifest.interface), manifest.pipeline)
 
 
 def _never(_values: Mapping[str, Array]) -> NoReturn:
@@ -84,9 +77,9 @@ def _check_text(settings: TextSettings, manifest: Manifest, inputs: Mapping[str,
             f"input 'input_ids' takes ids below {high:,}, vocab_size is {settings.vocab_size:,}",
             hint="an engine must not take ids beyond its vocabulary",
         )
-    if not manifest.state:
+    if not manifest.interface.state:
         raise ConfigError("the engine carries no state", hint="a text pipeline needs one: each step feeds new tokens")
-    capacity = manifest.state[0].capacity
+    capacity = manifest.interface.state[0].capacity
     if capacity is not None and capacity < settings.context_length:
         raise ConfigError(
             f"context_length is {settings.context_length:,}, the carried state holds {capacity:,} steps",

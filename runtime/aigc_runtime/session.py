@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from aigc_runtime.tensors import Array, DimSpec, TensorSpec
+from aigc_runtime.interface import Interface
+from aigc_runtime.tensors import Array
 
 __all__ = ["Session", "State"]
 
@@ -29,18 +30,8 @@ class Session(Protocol):
     """
 
     @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """What the caller feeds: carried state and its length input are not among them."""
-        ...
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What `run` returns: carried state is not among them."""
-        ...
-
-    @property
-    def dims(self) -> Mapping[str, DimSpec]:
-        """The named dynamic dimensions."""
+    def interface(self) -> Interface:
+        """What the engine takes and gives. The caller feeds `inputs` and gets `outputs`; state is carried inside."""
         ...
 
     @property

@@ -107,5 +107,5 @@ def test_models_make_their_tensors_where_their_inputs_are(name: str, options: di
     feeds = example_feeds(spec, example_sizes(spec), seed=0)
     module = spec.module.eval().to("meta")
     with torch.inference_mode():
-        results = module(*(torch.from_numpy(feeds[t.name]).to("meta") for t in spec.graph_inputs))
+        results = module(*(torch.from_numpy(feeds[t.name]).to("meta") for t in spec.interface.graph_inputs))
     assert {result.device.type for result in results} == {"meta"}

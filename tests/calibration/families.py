@@ -1,4 +1,4 @@
-"""Interfaces and graphs of the three families, small enough to check by hand."""
+"""Subjects and graphs of the three families, small enough to check by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from aigc_calibration.floatgraph import Interface
+from aigc_calibration.subject import Subject
+from aigc_runtime.interface import Interface
 from aigc_runtime.manifest import DiffusionSettings, GanSettings, TextSettings
 from aigc_runtime.schedules import ScheduleConfig
 from aigc_runtime.tensors import DimSpec, StateSpec, TensorSpec
@@ -17,22 +18,28 @@ WIDTH = 5
 NULL = 4
 
 
-def text_interface(context_length: int = 96) -> Interface:
-    return Interface(
-        inputs=(
-            TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"), low=0, high=256),
-            TensorSpec(name="pad_length", dtype="int64", shape=("batch",), low=0, high=context_length),
-        ),
-        outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", "sequence", 1)),),
-        dims=(DimSpec(name="batch", max=64), DimSpec(name="sequence", max=context_length), DimSpec(name="past", min=0)),
-        state=(
-            StateSpec(
-                input="past_key",
-                output="present_key",
-                dtype="float32",
-                shape=("batch", "past", 1),
-                axis=1,
-                kind="growing",
+def text_subject(context_length: int = 96) -> Subject:
+    return Subject(
+        interface=Interface(
+            inputs=(
+                TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"), low=0, high=256),
+                TensorSpec(name="pad_length", dtype="int64", shape=("batch",), low=0, high=context_length),
+            ),
+            outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", "sequence", 1)),),
+            dims=(
+                DimSpec(name="batch", max=64),
+                DimSpec(name="sequence", max=context_length),
+                DimSpec(name="past", min=0),
+            ),
+            state=(
+                StateSpec(
+                    input="past_key",
+                    output="present_key",
+                    dtype="float32",
+                    shape=("batch", "past", 1),
+                    axis=1,
+                    kind="growing",
+                ),
             ),
         ),
         settings=TextSettings(
@@ -64,7 +71,7 @@ def text_graph() -> ir.Model:
     return _model(nodes, inputs, outputs, {"last": np.array([-1])})
 
 
-def unet_interface(*, classes: int | None = 4, context: bool = False, timesteps: int = 1000) -> Interface:
+def unet_subject(*, classes: int | None = 4, context: bool = False, timesteps: int = 1000) -> Subject:
     """Classes 0 to 3, and 4 for none."""
     inputs = [
         TensorSpec(name="sample", dtype="float32", shape=("batch", 1, 2, 2)),
@@ -74,11 +81,12 @@ def unet_interface(*, classes: int | None = 4, context: bool = False, timesteps:
         inputs.append(TensorSpec(name="class_labels", dtype="int64", shape=("batch",), low=0, high=classes + 1))
     if context:
         inputs.append(TensorSpec(name="encoder_hidden_states", dtype="float32", shape=("batch", "tokens", WIDTH)))
-    return Interface(
-        inputs=tuple(inputs),
-        outputs=(TensorSpec(name="model_output", dtype="float32", shape=("batch", 1, 2, 2)),),
-        dims=(DimSpec(name="batch", max=64), DimSpec(name="tokens")),
-        state=(),
+    return Subject(
+        interface=Interface(
+            inputs=tuple(inputs),
+            outputs=(TensorSpec(name="model_output", dtype="float32", shape=("batch", 1, 2, 2)),),
+            dims=(DimSpec(name="batch", max=64), DimSpec(name="tokens")),
+        ),
         settings=DiffusionSettings(
             schedule=ScheduleConfig(num_train_timesteps=timesteps),
             sample_shape=(1, 2, 2),
@@ -99,15 +107,16 @@ def unet_graph(factor: float = 0.5) -> ir.Model:
     return _model(nodes, value, out, {"factor": np.array(factor, np.float32)})
 
 
-def gan_interface(classes: int = 10) -> Interface:
-    return Interface(
-        inputs=(
-            TensorSpec(name="latents", dtype="float32", shape=("batch", 6)),
-            TensorSpec(name="class_labels", dtype="int64", shape=("batch",), low=0, high=classes),
+def gan_subject(classes: int = 10) -> Subject:
+    return Subject(
+        interface=Interface(
+            inputs=(
+                TensorSpec(name="latents", dtype="float32", shape=("batch", 6)),
+                TensorSpec(name="class_labels", dtype="int64", shape=("batch",), low=0, high=classes),
+            ),
+            outputs=(TensorSpec(name="image", dtype="float32", shape=("batch", 6)),),
+            dims=(DimSpec(name="batch", max=64),),
         ),
-        outputs=(TensorSpec(name="image", dtype="float32", shape=("batch", 6)),),
-        dims=(DimSpec(name="batch", max=64),),
-        state=(),
         settings=GanSettings(latent_size=6, sample_shape=(1, 8, 8), num_classes=classes),
     )
 

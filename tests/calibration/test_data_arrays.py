@@ -10,16 +10,16 @@ import pytest
 
 from aigc_calibration.data import ArrayData, CalibrationData, NpzRows
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.floatgraph import Interface
+from aigc_calibration.subject import Subject
 from aigc_runtime.tensors import Array
 
 from .families import (
     WIDTH,
     gan_graph,
-    gan_interface,
+    gan_subject,
     text_graph,
-    text_interface,
-    unet_interface,
+    text_subject,
+    unet_subject,
 )
 
 PROMPTS = np.random.default_rng(1).standard_normal((6, 3, WIDTH)).astype(np.float32)
@@ -43,24 +43,24 @@ def test_rows_of_a_file(tmp_path: Path) -> None:
     z = np.random.default_rng(0).standard_normal((100, 6)).astype(np.float32)
     labels = np.arange(100) // 10
     source = save(tmp_path / "x.npz", latents=z, class_labels=labels)
-    data = ArrayData(interface=gan_interface(), source=source, most=40, seed=3)
+    data = ArrayData(subject=gan_subject(), source=source, most=40, seed=3)
     assert (data.samples, data.rows, data.total) == (40, 40, 100)
     rows = all_rows(data, gan_graph())
     assert counts(rows["class_labels"], 10).tolist() == [4] * 10
     assert {r.tobytes() for r in rows["latents"]} < {r.tobytes() for r in z}
     again, other = (
-        all_rows(ArrayData(interface=gan_interface(), source=source, most=40, seed=s), gan_graph()) for s in (3, 4)
+        all_rows(ArrayData(subject=gan_subject(), source=source, most=40, seed=s), gan_graph()) for s in (3, 4)
     )
     np.testing.assert_array_equal(again["latents"], rows["latents"])
     assert not np.array_equal(other["latents"], rows["latents"])
-    whole = ArrayData(interface=gan_interface(), source=source, most=1000)
+    whole = ArrayData(subject=gan_subject(), source=source, most=1000)
     np.testing.assert_array_equal(all_rows(whole, gan_graph())["latents"], z)
 
 
 def test_rows_of_text_start_with_an_empty_cache(tmp_path: Path) -> None:
     ids = np.arange(60).reshape(6, 10)
     source = save(tmp_path / "x.npz", input_ids=ids, pad_length=np.array([0, 1, 9, 0, 0, 0]))
-    rows = all_rows(ArrayData(interface=text_interface(), source=source), text_graph())
+    rows = all_rows(ArrayData(subject=text_subject(), source=source), text_graph())
     np.testing.assert_array_equal(rows["input_ids"], ids)
     assert rows["past_key"].shape == (6, 0, 1)
 
@@ -80,10 +80,10 @@ TOLD = {
     "unet": "sample float32 [batch, 1, 2, 2] -10000 to 10000; timestep float32 [batch] 0 to 999; class_labels int64",
     "text": "input_ids int64 [batch, sequence] 0 to 255; pad_length int64 [batch] 0 to sequence - 1",
 }
-FAMILIES: dict[str, tuple[Interface, dict[str, Array]]] = {
-    "gan": (gan_interface(), GAN),
-    "unet": (unet_interface(), UNET),
-    "text": (text_interface(), TEXT),
+FAMILIES: dict[str, tuple[Subject, dict[str, Array]]] = {
+    "gan": (gan_subject(), GAN),
+    "unet": (unet_subject(), UNET),
+    "text": (text_subject(), TEXT),
 }
 
 
@@ -95,12 +95,12 @@ def loud(row: int) -> Array:
 
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_good_arrays_are_taken(family: str, tmp_path: Path) -> None:
-    interface, arrays = FAMILIES[family]
-    assert ArrayData(interface=interface, source=save(tmp_path / "x.npz", **arrays)).samples == len(
+    subject, arrays = FAMILIES[family]
+    assert ArrayData(subject=subject, source=save(tmp_path / "x.npz", **arrays)).samples == len(
         next(iter(arrays.values()))
     )
     one = {name: array[:1] for name, array in arrays.items()}
-    assert ArrayData(interface=interface, source=save(tmp_path / "y.npz", **one)).samples == 1
+    assert ArrayData(subject=subject, source=save(tmp_path / "y.npz", **one)).samples == 1
 
 
 @pytest.mark.parametrize(
@@ -131,8 +131,8 @@ def test_good_arrays_are_taken(family: str, tmp_path: Path) -> None:
 def test_arrays_that_cannot_be_used(
     family: str, changes: dict[str, Array | None], message: str, tmp_path: Path
 ) -> None:
-    interface, good = FAMILIES[family]
+    subject, good = FAMILIES[family]
     arrays = {name: array for name, array in {**good, **changes}.items() if array is not None}
     with pytest.raises(CalibrationError, match=message) as caught:
-        ArrayData(interface=interface, source=save(tmp_path / "x.npz", **arrays))
+        ArrayData(subject=subject, source=save(tmp_path / "x.npz", **arrays))
     assert TOLD[family] in caught.value.hint

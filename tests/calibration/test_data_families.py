@@ -17,11 +17,11 @@ from .families import (
     NULL,
     WIDTH,
     gan_graph,
-    gan_interface,
+    gan_subject,
     text_graph,
-    text_interface,
+    text_subject,
     unet_graph,
-    unet_interface,
+    unet_subject,
 )
 
 TOKENS = np.arange(3000) % 251
@@ -36,16 +36,16 @@ def all_rows(data: CalibrationData, graph: ir.Model) -> dict[str, Array]:
 
 def make(name: str, seed: int, samples: int = 24) -> tuple[CalibrationData, ir.Model]:
     common = {"samples": samples, "seed": seed}
-    unet = unet_interface()
+    unet = unet_subject()
     made: dict[str, tuple[CalibrationData, ir.Model]] = {
-        "text": (TextData(interface=text_interface(), tokens=TOKENS, **common), text_graph()),
-        "diffusion": (DiffusionData(interface=unet, **common), unet_graph()),
+        "text": (TextData(subject=text_subject(), tokens=TOKENS, **common), text_graph()),
+        "diffusion": (DiffusionData(subject=unet, **common), unet_graph()),
         "prompts": (
-            DiffusionData(interface=unet_interface(classes=None, context=True), context=PROMPTS, **common),
+            DiffusionData(subject=unet_subject(classes=None, context=True), context=PROMPTS, **common),
             unet_graph(),
         ),
-        "images": (ImageData(interface=unet, images=IMAGES, labels=np.arange(20) % 4, **common), unet_graph()),
-        "gan": (GanData(interface=gan_interface(), **common), gan_graph()),
+        "images": (ImageData(subject=unet, images=IMAGES, labels=np.arange(20) % 4, **common), unet_graph()),
+        "gan": (GanData(subject=gan_subject(), **common), gan_graph()),
     }
     return made[name]
 
@@ -69,7 +69,7 @@ def test_the_same_again_other_seeds_others_and_as_many_as_told(name: str) -> Non
 
 
 def test_a_window_is_a_prompt_and_tokens_behind_a_filled_cache() -> None:
-    data = TextData(interface=text_interface(), tokens=TOKENS, samples=5, length=40, decode_steps=3, batch=2)
+    data = TextData(subject=text_subject(), tokens=TOKENS, samples=5, length=40, decode_steps=3, batch=2)
     batches = list(data.batches(text_graph(), threads=1))
     assert (data.window, data.rows, len(batches)) == (40, 20, 12)
     shapes = [(b["input_ids"].shape, b["past_key"].shape) for b in batches[:4]]
@@ -84,7 +84,7 @@ def test_a_window_is_a_prompt_and_tokens_behind_a_filled_cache() -> None:
 
 def test_windows_cover_the_text() -> None:
     tokens = np.minimum(np.arange(200_000) // 1000, 255)
-    data = TextData(interface=text_interface(), tokens=tokens, samples=50, length=8)
+    data = TextData(subject=text_subject(), tokens=tokens, samples=50, length=8)
     starts = np.concatenate(
         [b["input_ids"][:, 0] for b in data.batches(text_graph(), threads=1) if b["input_ids"].shape[1] > 1]
     )
@@ -102,7 +102,7 @@ def test_windows_cover_the_text() -> None:
 )
 def test_text_that_cannot_be_used(tokens: Array, message: str) -> None:
     with pytest.raises(CalibrationError, match=message) as caught:
-        TextData(interface=text_interface(), tokens=tokens)
+        TextData(subject=text_subject(), tokens=tokens)
     assert "expected text of at least 192 tokens from 0 to 255" in caught.value.hint
 
 
@@ -115,7 +115,7 @@ def counts(values: Array, of: int) -> Array:
 
 @pytest.mark.parametrize("samples", [16, 256, 601])
 def test_points_are_spread_over_steps_classes_and_branches(samples: int) -> None:
-    data = DiffusionData(interface=unet_interface(), samples=samples)
+    data = DiffusionData(subject=unet_subject(), samples=samples)
     rows = all_rows(data, unet_graph())
     labels, step = rows["class_labels"], rows["timestep"].astype(int) // 20
     assert np.ptp(counts(step, 50)) <= 1
@@ -130,17 +130,17 @@ def test_points_are_spread_over_steps_classes_and_branches(samples: int) -> None
 
 
 def test_every_timestep_can_occur() -> None:
-    rows = all_rows(DiffusionData(interface=unet_interface(), samples=256), unet_graph())
+    rows = all_rows(DiffusionData(subject=unet_subject(), samples=256), unet_graph())
     assert len(np.unique(rows["timestep"])) > 150
-    short = all_rows(DiffusionData(interface=unet_interface(timesteps=120), samples=600), unet_graph())
+    short = all_rows(DiffusionData(subject=unet_subject(timesteps=120), samples=600), unet_graph())
     assert set(short["timestep"].astype(int)) == set(range(120))
 
 
 def test_points_lie_on_trajectories() -> None:
     # eps = x makes x_0 = x (1 - sigma) / alpha, clipped: DDIM of one step less noise follows by hand.
-    data = DiffusionData(interface=unet_interface(classes=None, timesteps=4), samples=40, steps=4, batch=7)
+    data = DiffusionData(subject=unet_subject(classes=None, timesteps=4), samples=40, steps=4, batch=7)
     rows = all_rows(data, unet_graph(factor=1.0))
-    a = alphas_cumprod(unet_interface(timesteps=4).settings.schedule)  # type: ignore[union-attr]
+    a = alphas_cumprod(unet_subject(timesteps=4).settings.schedule)  # type: ignore[union-attr]
     start = {t: rows["sample"][rows["timestep"] == t] for t in range(4)}
     assert [len(start[t]) for t in range(4)] == [10] * 4
     assert abs(float(start[3].std()) - 1) < 0.4
@@ -152,12 +152,12 @@ def test_points_lie_on_trajectories() -> None:
 
 
 def test_prompts_take_the_place_of_classes() -> None:
-    interface = unet_interface(classes=None, context=True)
-    data = DiffusionData(interface=interface, context=PROMPTS, null_context=PROMPTS[:1] * 0 + 9, samples=60)
+    subject = unet_subject(classes=None, context=True)
+    data = DiffusionData(subject=subject, context=PROMPTS, null_context=PROMPTS[:1] * 0 + 9, samples=60)
     rows = all_rows(data, unet_graph())["encoder_hidden_states"]
     used = [int(np.flatnonzero((r == PROMPTS).all(axis=(1, 2)))[0]) if (r != 9).any() else -1 for r in rows]
     assert counts(np.array(used) + 1, 7).tolist() == [30] + [5] * 6
-    unguided = all_rows(DiffusionData(interface=interface, context=PROMPTS, samples=60), unet_graph())
+    unguided = all_rows(DiffusionData(subject=subject, context=PROMPTS, samples=60), unet_graph())
     assert {r.tobytes() for r in unguided["encoder_hidden_states"]} == {p.tobytes() for p in PROMPTS}
 
 
@@ -178,23 +178,23 @@ def test_prompts_take_the_place_of_classes() -> None:
 )
 def test_prompts_that_cannot_be_used(context: Array | None, message: str) -> None:
     with pytest.raises(CalibrationError, match=message) as caught:
-        DiffusionData(interface=unet_interface(classes=None, context=True), context=context)
+        DiffusionData(subject=unet_subject(classes=None, context=True), context=context)
     assert "encoder_hidden_states float32 [batch, tokens, 5] -1e+06 to 1e+06" in caught.value.hint
 
 
 def test_prompts_for_a_model_that_takes_none() -> None:
     with pytest.raises(CalibrationError, match="takes no encoder_hidden_states") as caught:
-        DiffusionData(interface=unet_interface(), context=PROMPTS)
+        DiffusionData(subject=unet_subject(), context=PROMPTS)
     assert "sample float32 [batch, 1, 2, 2]" in caught.value.hint
-    interface = unet_interface(classes=None, context=True)
+    subject = unet_subject(classes=None, context=True)
     for null in (PROMPTS[:2], PROMPTS[:1, :2], PROMPTS[:1] * np.nan):
         with pytest.raises(CalibrationError, match="null_encoder_hidden_states"):
-            DiffusionData(interface=interface, context=PROMPTS, null_context=null)
+            DiffusionData(subject=subject, context=PROMPTS, null_context=null)
 
 
 def test_a_model_that_fails_on_its_own_trajectory() -> None:
     with pytest.raises(CalibrationError, match=r"NaN or infinity at timestep 9\d\d"):
-        list(DiffusionData(interface=unet_interface(), samples=4).batches(unet_graph(factor=np.inf), threads=1))
+        list(DiffusionData(subject=unet_subject(), samples=4).batches(unet_graph(factor=np.inf), threads=1))
 
 
 # Images
@@ -202,11 +202,11 @@ def test_a_model_that_fails_on_its_own_trajectory() -> None:
 
 def test_images_get_noise_of_every_timestep() -> None:
     labels = np.arange(20) % 4
-    data = ImageData(interface=unet_interface(timesteps=100), images=IMAGES, labels=labels, samples=200)
+    data = ImageData(subject=unet_subject(timesteps=100), images=IMAGES, labels=labels, samples=200)
     rows = all_rows(data, unet_graph())
     assert counts(rows["timestep"], 100).tolist() == [2] * 100
     assert counts(rows["class_labels"], 5).tolist() == [25] * 4 + [100]
-    clean = ImageData(interface=unet_interface(timesteps=100), images=IMAGES, labels=labels, samples=20)
+    clean = ImageData(subject=unet_subject(timesteps=100), images=IMAGES, labels=labels, samples=20)
     early = all_rows(clean, unet_graph())
     nearest = early["timestep"].argmin()
     assert np.abs(IMAGES - early["sample"][nearest]).max(axis=(1, 2, 3)).min() < 0.2
@@ -222,12 +222,12 @@ def test_images_get_noise_of_every_timestep() -> None:
         ({"labels": None}, "no class labels"),
         ({"labels": np.arange(20)}, "labels are 0 to 19"),
         ({"labels": np.arange(19)}, "no class labels"),
-        ({"interface": unet_interface(context=True)}, "takes encoder_hidden_states"),
-        ({"interface": gan_interface()}, "a GAN needs none"),
+        ({"subject": unet_subject(context=True)}, "takes encoder_hidden_states"),
+        ({"subject": gan_subject()}, "a GAN needs none"),
     ],
 )
 def test_images_that_cannot_be_used(changes: dict[str, object], message: str) -> None:
-    given = {"interface": unet_interface(), "images": IMAGES, "labels": np.arange(20) % 4, **changes}
+    given = {"subject": unet_subject(), "images": IMAGES, "labels": np.arange(20) % 4, **changes}
     with pytest.raises(CalibrationError, match=message) as caught:
         ImageData(**given)  # type: ignore[arg-type]
     assert caught.value.hint
@@ -238,7 +238,7 @@ def test_images_that_cannot_be_used(changes: dict[str, object], message: str) ->
 
 @pytest.mark.parametrize("classes", [3, 10])
 def test_latents_and_classes(classes: int) -> None:
-    rows = all_rows(GanData(interface=gan_interface(classes), samples=509), gan_graph())
+    rows = all_rows(GanData(subject=gan_subject(classes), samples=509), gan_graph())
     z, labels = rows["latents"], rows["class_labels"]
     assert abs(float(z.mean())) < 5 / np.sqrt(z.size)
     assert abs(float(z.std()) - 1) < 5 / np.sqrt(2 * z.size)
@@ -248,7 +248,7 @@ def test_latents_and_classes(classes: int) -> None:
 
 
 def test_no_latent_is_drawn_twice_nor_judged() -> None:
-    drawn = [all_rows(GanData(interface=gan_interface(), seed=s), gan_graph())["latents"] for s in (0, 1, 16)]
+    drawn = [all_rows(GanData(subject=gan_subject(), seed=s), gan_graph())["latents"] for s in (0, 1, 16)]
     judged = [draw_latents((200, 6), seed=s, truncation=None) for s in range(64)]
     every = [row.tobytes() for rows in drawn for row in rows]
     assert len(set(every)) == len(every) == 3 * 256
@@ -256,19 +256,19 @@ def test_no_latent_is_drawn_twice_nor_judged() -> None:
 
 
 def test_no_noise_is_judged() -> None:
-    rows = all_rows(DiffusionData(interface=unet_interface(), samples=500), unet_graph())
+    rows = all_rows(DiffusionData(subject=unet_subject(), samples=500), unet_graph())
     judged = {r.tobytes() for seed in range(8) for r in TorchGenerator(seed).randn((200, 1, 2, 2))}
     assert not judged & {r.tobytes() for r in rows["sample"]}
 
 
 def test_none_of_no_samples() -> None:
     for make_one in (
-        lambda: GanData(interface=gan_interface(), samples=0),
-        lambda: DiffusionData(interface=unet_interface(), batch=0),
-        lambda: DiffusionData(interface=unet_interface(), steps=1001),
-        lambda: GanData(interface=unet_interface()),
-        lambda: DiffusionData(interface=gan_interface()),
-        lambda: TextData(interface=gan_interface(), tokens=TOKENS),
+        lambda: GanData(subject=gan_subject(), samples=0),
+        lambda: DiffusionData(subject=unet_subject(), batch=0),
+        lambda: DiffusionData(subject=unet_subject(), steps=1001),
+        lambda: GanData(subject=unet_subject()),
+        lambda: DiffusionData(subject=gan_subject()),
+        lambda: TextData(subject=gan_subject(), tokens=TOKENS),
     ):
         with pytest.raises(CalibrationError) as caught:
             make_one()

@@ -113,8 +113,8 @@ class Tiny:
     def torch_outputs(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """What the module itself returns."""
         with torch.no_grad():
-            results = self.spec.module(*(torch.from_numpy(feeds[t.name]) for t in self.spec.graph_inputs))
-        return {name: r.numpy() for name, r in zip(self.spec.graph_outputs, results, strict=True)}
+            results = self.spec.module(*(torch.from_numpy(feeds[t.name]) for t in self.spec.interface.graph_inputs))
+        return {name: r.numpy() for name, r in zip(self.spec.interface.graph_outputs, results, strict=True)}
 
     def session(self) -> TorchSession:
         """PyTorch's session."""
@@ -176,7 +176,7 @@ def capture_once(monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[int, tuple[Captured, ir.Model, list[PassReport]]] = {}
 
     def captured(spec: ExportSpec, *, opset: int) -> Captured:
-        digest = hashlib.sha256(repr((spec.inputs, spec.state, spec.settings, opset)).encode())
+        digest = hashlib.sha256(repr((spec.interface.inputs, spec.interface.state, spec.settings, opset)).encode())
         for tensor in spec.module.state_dict().values():
             digest.update(tensor.numpy().tobytes())
         key = digest.hexdigest()

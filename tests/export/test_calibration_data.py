@@ -12,9 +12,9 @@ from PIL import Image
 
 from aigc_calibration.data import ArrayData, DiffusionData, ImageData, TextData
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.floatgraph import Interface
+from aigc_calibration.subject import Subject
 from aigc_export import front
-from aigc_export.calibration_data import calibration_data, described, interface_of
+from aigc_export.calibration_data import calibration_data, described, subject_of
 from aigc_export.cli import run
 from aigc_export.image_folder import find_images
 from aigc_models.images import ImageError
@@ -23,7 +23,7 @@ from aigc_models.training.text_data import standard_library_text
 
 from .conftest import make_spec
 
-LM, UNET, CROSS, GAN = (interface_of(make_spec(n)) for n in ("lm-growing", "unet", "unet-cross", "gan"))
+LM, UNET, CROSS, GAN = (subject_of(make_spec(n)) for n in ("lm-growing", "unet", "unet-cross", "gan"))
 
 
 def make_images(root: Path, folders: Sequence[str], each: int = 2) -> Path:
@@ -104,15 +104,15 @@ def test_images_that_cannot_be_read(tmp_path: Path) -> None:
         calibration_data(CROSS, path=make_images(tmp_path / "z", ["a"]), samples=8, seed=0)
 
 
-def named(*names: str) -> Interface:
+def named(*names: str) -> Subject:
     return replace(
         UNET, settings=replace(UNET.settings, num_classes=len(names), null_class=len(names), class_names=names)
     )
 
 
-def labels_and_levels(interface: Interface, root: Path) -> dict[int, int]:
+def labels_and_levels(subject: Subject, root: Path) -> dict[int, int]:
     """label -> number of the folder that its images lie in."""
-    data = calibration_data(interface, path=root, samples=256, seed=0)
+    data = calibration_data(subject, path=root, samples=256, seed=0)
     levels = np.rint((data.images[:, 0, 4, 4] + 1) * 127.5).astype(int) // 20
     return dict(zip(map(int, data.labels), map(int, levels), strict=True))
 

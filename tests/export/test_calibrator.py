@@ -207,5 +207,5 @@ def test_an_example_is_one_batch_for_every_input() -> None:
         data = ExampleData(spec=spec)
         feeds = list(data.batches(None))  # type: ignore[arg-type]
         assert len(feeds) == 1
-        assert feeds[0].keys() == {t.name for t in spec.graph_inputs}
-        assert data.rows == data.samples == len(feeds[0][spec.inputs[0].name])
+        assert feeds[0].keys() == {t.name for t in spec.interface.graph_inputs}
+        assert data.rows == data.samples == len(feeds[0][spec.interface.inputs[0].name])

@@ -32,14 +32,14 @@ def test_interface_names_and_dimensions(each: Tiny) -> None:
     proto = to_proto(each.captured.model)
     onnx.checker.check_model(proto, full_check=True)
     found = {i.name: tuple(d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim) for i in proto.graph.input}
-    assert found == {t.name: t.shape for t in each.spec.graph_inputs}
-    assert [o.name for o in proto.graph.output] == list(each.spec.graph_outputs)
+    assert found == {t.name: t.shape for t in each.spec.interface.graph_inputs}
+    assert [o.name for o in proto.graph.output] == list(each.spec.interface.graph_outputs)
     assert {o.version for o in proto.opset_import if o.domain == ""} == {20}
 
 
 def test_other_sizes_than_the_examples_match_pytorch(each: Tiny) -> None:
     proto = to_proto(each.captured.model)
-    examples, units = example_sizes(each.spec), {d.name: d for d in each.spec.dims}
+    examples, units = example_sizes(each.spec), each.spec.interface.dims_by_name
     smallest = {name: max(d.min, d.multiple_of) for name, d in units.items()}
     larger = {name: size + 2 * units[name].multiple_of for name, size in examples.items()}
     for sizes in (examples, smallest, larger):

@@ -207,7 +207,7 @@ def test_noise_as_an_input_and_fixed_noise_are_taken() -> None:
     assert capture(spec_of(FixedNoise().eval())).model.graph
     spec = spec_of(NoiseAsInput().eval())
     noise = TensorSpec(name="noise", dtype="float32", shape=("batch", 64))
-    captured = capture(replace(spec, inputs=(*spec.inputs, noise)))
+    captured = capture(replace(spec, interface=replace(spec.interface, inputs=(*spec.interface.inputs, noise))))
     assert [v.name for v in captured.model.graph.inputs] == ["latents", "class_labels", "noise"]
 
 

@@ -19,12 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aigc_calibration.errors import CalibrationError
-from aigc_export.build.profiles import derive_profiles, input_shapes, narrowed_dims
-from aigc_export.calibration_data import ExampleData, calibration_data, interface_of
+from aigc_export.build.profiles import derive_profiles, input_shapes, narrowed
+from aigc_export.calibration_data import ExampleData, calibration_data, subject_of
 from aigc_export.capture import example_sizes, run_sizes
 from aigc_export.exporter import ParityFailedError, export_model
 from aigc_export.front import pass_feeds
-from aigc_export.graph_session import bounded, graph_session
+from aigc_export.graph_session import bounded
 from aigc_export.recipes import export_recipe
 from aigc_export.reference import make_cases, make_generation
 from aigc_models.checkpoint import save_checkpoint
@@ -33,6 +33,7 @@ from aigc_models.paired import make_judge
 from aigc_models.spec import ExportSpec
 from aigc_models.torch_session import TorchSession
 from aigc_models.zoo import load_model
+from aigc_runtime.backends.array_session import ArraySession
 from aigc_runtime.bench import bench_generation, bench_step
 from aigc_runtime.bundle import Bundle
 from aigc_runtime.cli import run
@@ -82,13 +83,13 @@ def check_defaults(drawn: Drawn, folder: Path) -> None:
     make_judge(session, spec.settings, evaluation=standard_evaluation(spec.settings), samples=2)(session)
     profiles = derive_profiles(spec)
     assert all(input_shapes(spec, profile) for profile in profiles)
-    compiled = graph_session(bounded(session.call, spec, profiles), spec, dims=narrowed_dims(spec.dims, profiles))
+    compiled = ArraySession(bounded(session.call, spec.interface, profiles), narrowed(spec.interface, profiles))
     make_cases(compiled, spec, seed=0)
     make_generation(compiled, spec, seed=0)
     bench_step(compiled, spec.settings, runs=1, warmup=0)
     assert ExampleData(spec=spec).samples
-    if not any(t.name == "encoder_hidden_states" for t in spec.inputs):
-        data = calibration_data(interface_of(spec), path=None, samples=3, seed=0)
+    if not any(t.name == "encoder_hidden_states" for t in spec.interface.inputs):
+        data = calibration_data(subject_of(spec), path=None, samples=3, seed=0)
         with pytest.MonkeyPatch.context() as patch:
             for module in ("text", "diffusion"):
                 patch.setattr(f"aigc_calibration.data.{module}.open_graph", lambda graph, *, threads=None: session.call)

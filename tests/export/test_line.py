@@ -59,10 +59,10 @@ from .conftest import TINY, Tiny, recipe_of, tiny_lm, tiny_of, write_checkpoint
 
 
 def test_a_built_engine_loads_and_has_the_announced_interface(each: Tiny, tmp_path: Path) -> None:
-    engine = build_ort(each.captured.model, each.spec, tmp_path)
+    engine = build_ort(each.captured.model, each.spec.interface, tmp_path)
     assert (engine.kind, engine.file, list(engine.files)) == ("onnxruntime", "model.onnx", ["model.onnx"])
     assert engine.size_bytes == (tmp_path / "model.onnx").stat().st_size
-    wrong = replace(each.spec, inputs=each.spec.inputs[:-1], example_ranges={})
+    wrong = replace(each.spec.interface, inputs=each.spec.interface.inputs[:-1])
     with pytest.raises(EngineError, match="the manifest announces"):
         build_ort(each.captured.model, wrong, tmp_path)
 
@@ -71,7 +71,7 @@ def test_weights_beside_the_graph_are_read_from_the_bundle_alone(
     checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny = tiny_of("gan")
-    engine = build_ort(tiny.captured.model, tiny.spec, tmp_path, external_threshold=0)
+    engine = build_ort(tiny.captured.model, tiny.spec.interface, tmp_path, external_threshold=0)
     assert sorted(engine.files) == ["model.onnx", "model.onnx.data"]
     loaded = replace(load_model("gan", checkpoint=checkpoints / "gan"), spec=tiny.spec)
     session = tiny.session()
@@ -108,7 +108,7 @@ def test_references_are_seeded_and_cover_several_shapes_and_steps(family: Tiny) 
             assert any(not np.array_equal(x.inputs[n], z.inputs[n]) for n in x.inputs)
     rows = {len(next(iter(case.steps[0].inputs.values()))) for case in a}
     assert len(rows) > 1
-    if family.spec.state:
+    if family.spec.interface.state:
         assert all(len(case.steps) == 4 for case in a)
         assert any(case.steps[0].inputs["pad_length"].any() for case in a)
     generation = make_generation(session, family.spec, seed=1)
@@ -153,7 +153,7 @@ def test_pytorch_agrees_with_itself(family: Tiny) -> None:
 
 
 def test_a_small_error_in_one_output_fails(family: Tiny) -> None:
-    name = family.spec.outputs[0].name
+    name = family.spec.interface.outputs[0].name
     report = parity_of(family, damaged(family.session(), lambda out: {**out, name: out[name] * np.float32(1.001)}))
     assert not report.passed
     assert any(name in failure and "sqnr_db" in failure for failure in report.failures)
@@ -413,14 +413,16 @@ def test_bisection_needs_shared_names() -> None:
     model = to_proto(tiny.captured.model)
     for node in model.graph.node:
         for names in (node.input, node.output):
-            renamed = [f"{n}_" if n and n not in {t.name for t in tiny.spec.graph_inputs} else n for n in names]
+            renamed = [
+                f"{n}_" if n and n not in {t.name for t in tiny.spec.interface.graph_inputs} else n for n in names
+            ]
             names[:] = renamed
     with pytest.raises(EngineError, match="shares no value name"):
         bisect(
             model,
             tiny.captured.program,
             tiny.feeds(),
-            output_names=tiny.spec.graph_outputs,
+            output_names=tiny.spec.interface.graph_outputs,
             tolerance=Tolerance(min_sqnr_db=80.0),
         )
 

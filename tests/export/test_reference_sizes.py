@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from aigc_export import exporter
-from aigc_export.build.profiles import derive_profiles, narrowed_dims, parse_profile
+from aigc_export.build.profiles import derive_profiles, narrowed, parse_profile
 from aigc_export.build.settings import BuildSettings
 from aigc_export.engines import reference_session
 from aigc_export.exporter import export_model
-from aigc_export.graph_session import graph_session
 from aigc_export.reference import make_cases, make_generation
 from aigc_models.torch_session import TorchSession
+from aigc_runtime.backends.array_session import ArraySession
 from aigc_runtime.errors import CheckpointError, ConfigError, FeedError
 from aigc_runtime.session import Session
 from aigc_runtime.tensors import DimSpec
@@ -32,9 +32,9 @@ def within(tiny: Tiny, bounds: Bounds) -> Session:
         DimSpec(name=d.name, min=bounds[d.name][0], max=bounds[d.name][1], multiple_of=d.multiple_of)
         if d.name in bounds
         else d
-        for d in tiny.spec.dims
+        for d in tiny.spec.interface.dims
     ]
-    return graph_session(tiny.session().call, tiny.spec, dims=dims)
+    return ArraySession(tiny.session().call, tiny.spec.interface.with_dims(dims))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_shapes_between_two_profiles_are_refused(checkpoints: Path) -> None:
     asked = recipe("gan", checkpoints, "batch=1", "batch=4:5:6")
     spec = tiny_of("gan").spec
     session = reference_session(spec, asked)
-    dims = narrowed_dims(spec.dims, derive_profiles(spec, asked.build.profiles))
+    dims = narrowed(spec.interface, derive_profiles(spec, asked.build.profiles)).dims
     assert [(d.min, d.max) for d in dims] == [(1, 6)]
     with pytest.raises(FeedError, match="no profile of the engine takes batch 3"):
         session.run(tiny_of("gan").feeds(batch=3))
@@ -114,7 +114,7 @@ def test_a_model_that_gives_nan_is_refused_as_a_checkpoint_and_not_as_a_bundle(n
     def broken(values: Any) -> Any:
         return {key: array * np.float32("nan") for key, array in call(values).items()}
 
-    session = graph_session(broken, spec, dims=spec.dims)
+    session = ArraySession(broken, spec.interface)
     with pytest.raises(CheckpointError, match=r"PyTorch cannot generate with this model: .*NaN") as caught:
         make_generation(session, spec, seed=0)
     assert "bundle" not in str(caught.value)

@@ -21,6 +21,7 @@ from aigc_models.training.image_data import digits
 from aigc_models.zoo import load_model
 from aigc_runtime.backends.array_session import ArraySession
 from aigc_runtime.errors import CheckpointError, EngineError
+from aigc_runtime.interface import Interface
 from aigc_runtime.tensors import Array, DimSpec, TensorSpec
 
 LM = LMConfig(vocab_size=256, context_length=40, d_model=16, n_layers=1, n_heads=2, d_ff=24)
@@ -32,12 +33,14 @@ def text_session(function: Any, longest: int | None) -> ArraySession:
 
     return ArraySession(
         call,
-        inputs=(
-            TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"), low=0, high=256),
-            TensorSpec(name="pad_length", dtype="int64", shape=("batch",)),
+        Interface(
+            inputs=(
+                TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"), low=0, high=256),
+                TensorSpec(name="pad_length", dtype="int64", shape=("batch",)),
+            ),
+            outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", "sequence", 256)),),
+            dims=(DimSpec(name="batch"), DimSpec(name="sequence", max=longest)),
         ),
-        outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", "sequence", 256)),),
-        dims=(DimSpec(name="batch"), DimSpec(name="sequence", max=longest)),
     )
 
 
@@ -97,7 +100,7 @@ def test_an_engine_that_breaks_the_pictures_scores_worse_than_pytorch() -> None:
         asked.extend(feeds["class_labels"].tolist())
         return session.run({**feeds, "class_labels": (feeds["class_labels"] + 1) % 10})
 
-    broken = ArraySession(swapped, inputs=spec.inputs, outputs=spec.outputs, dims=spec.dims)
+    broken = ArraySession(swapped, spec.interface)
     assert values(measure(broken, spec.settings, samples=100))["class_accuracy"] < 0.1
     assert sorted(asked) == sorted([*range(10)] * 10)
 
@@ -105,7 +108,7 @@ def test_an_engine_that_breaks_the_pictures_scores_worse_than_pytorch() -> None:
         return {"image": session.run(feeds)["image"] * np.float32("nan")}
 
     with pytest.raises(EngineError):
-        measure(ArraySession(nan, inputs=spec.inputs, outputs=spec.outputs, dims=spec.dims), spec.settings, samples=20)
+        measure(ArraySession(nan, spec.interface), spec.settings, samples=20)
 
 
 def test_what_has_no_metric_is_not_measured() -> None:

@@ -1,4 +1,4 @@
-"""What an export needs to know about a model: names, dimensions, examples, and specifications that cannot be right."""
+"""What an export needs to know about a model: its examples, and specifications that cannot be right."""
 
 from __future__ import annotations
 
@@ -11,38 +11,43 @@ from torch import nn
 
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_runtime.errors import ConfigError
+from aigc_runtime.interface import Interface
 from aigc_runtime.manifest import GanSettings
 from aigc_runtime.tensors import DimSpec, FeedChecker, StateSpec, TensorSpec
 
 
-def cache(part: str, **changes: Any) -> StateSpec:
-    values: dict[str, Any] = {
-        "input": f"past_{part}",
-        "output": f"present_{part}",
-        "dtype": "float32",
-        "shape": ("batch", 2, 9, 4),
-        "axis": 2,
-        "kind": "buffer",
-        "length_input": "past_length",
-    }
-    return StateSpec(**{**values, **changes})
+def cache(part: str) -> StateSpec:
+    return StateSpec(
+        input=f"past_{part}",
+        output=f"present_{part}",
+        dtype="float32",
+        shape=("batch", 2, 9, 4),
+        axis=2,
+        kind="buffer",
+        length_input="past_length",
+    )
+
+
+INTERFACE = Interface(
+    inputs=(
+        TensorSpec(name="ids", dtype="int64", shape=("batch", "sequence"), low=3, high=6),
+        TensorSpec(name="level", dtype="float32", shape=("batch",)),
+        TensorSpec(name="half", dtype="float16", shape=(64,)),
+        TensorSpec(name="flags", dtype="bool", shape=(64,)),
+    ),
+    outputs=(TensorSpec(name="y", dtype="float32", shape=("batch",)),),
+    dims=(DimSpec(name="batch"), DimSpec(name="sequence")),
+    state=(cache("key"), cache("value")),
+)
 
 
 def make(**changes: Any) -> ExportSpec:
     values: dict[str, Any] = {
         "module": nn.Identity(),
         "family": "gan",
-        "inputs": (
-            TensorSpec(name="ids", dtype="int64", shape=("batch", "sequence"), low=3, high=6),
-            TensorSpec(name="level", dtype="float32", shape=("batch",)),
-            TensorSpec(name="half", dtype="float16", shape=(64,)),
-            TensorSpec(name="flags", dtype="bool", shape=(64,)),
-        ),
-        "outputs": (TensorSpec(name="y", dtype="float32", shape=("batch",)),),
-        "dims": (DimSpec(name="batch"), DimSpec(name="sequence")),
+        "interface": INTERFACE,
         "settings": GanSettings(latent_size=1, sample_shape=(1, 1, 1), num_classes=1),
         "model_config": {},
-        "state": (cache("key"), cache("value")),
     }
     return ExportSpec(**{**values, **changes})
 
@@ -50,30 +55,11 @@ def make(**changes: Any) -> ExportSpec:
 SIZES = {"batch": 50, "sequence": 4}
 
 
-def test_graph_inputs_and_outputs_are_in_the_modules_order() -> None:
-    spec = make()
-    assert [t.name for t in spec.graph_inputs] == [
-        "ids",
-        "level",
-        "half",
-        "flags",
-        "past_length",
-        "past_key",
-        "past_value",
-    ]
-    assert spec.graph_outputs == ("y", "present_key", "present_value")
-    length = spec.graph_inputs[4]
-    assert (length.dtype, length.shape, length.low) == ("int64", (1,), 0)
-    stateless = make(state=())
-    assert stateless.length_input is None
-    assert [t.name for t in stateless.graph_inputs] == ["ids", "level", "half", "flags"]
-
-
 def test_examples_pass_the_runtimes_own_checks_on_feeds() -> None:
     spec = make()
     feeds = example_feeds(spec, SIZES, seed=0)
-    assert list(feeds) == [t.name for t in spec.graph_inputs]
-    assert FeedChecker(spec.graph_inputs, {d.name: d for d in spec.dims}).check(feeds) == SIZES
+    assert list(feeds) == [t.name for t in spec.interface.graph_inputs]
+    assert FeedChecker(spec.interface.graph_inputs, spec.interface.dims_by_name).check(feeds) == SIZES
     assert set(feeds["ids"].ravel()) == {3, 4, 5}
     assert set(feeds["flags"]) == {False, True}
     assert feeds["half"].dtype == np.float16
@@ -114,32 +100,9 @@ def test_a_dimension_without_a_size_is_named() -> None:
         example_feeds(make(), {"batch": 2}, seed=0)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"dims": (DimSpec(name="batch"),)}, "input 'ids' has the dimension 'sequence', which dims does not declare"),
-        ({"state": (cache("key"), cache("key"))}, "the inputs hold 'past_key' twice"),
-        ({"state": (cache("key"), cache("v", output="present_key"))}, "the outputs hold 'present_key' twice"),
-        ({"state": (cache("key", input="past_length"),)}, "the inputs hold 'past_length' twice"),
-        (
-            {"state": (cache("key"), cache("value", kind="growing", length_input=None))},
-            "the carried state mixes kind buffer and growing",
-        ),
-        (
-            {"state": (cache("key"), cache("value", length_input="other"))},
-            "the carried state mixes length_input other and past_length",
-        ),
-        (
-            {"state": (cache("key"), cache("value", step_dim="batch"))},
-            "the carried state mixes step_dim batch and sequence",
-        ),
-        ({"example_ranges": {"levels": (0, 1)}}, "example_ranges names 'levels', which is not an input"),
-    ],
-)
-def test_specifications_that_cannot_be_right(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        make(**changes)
-    assert message in str(caught.value)
+def test_a_range_for_what_is_no_input_is_refused() -> None:
+    with pytest.raises(ConfigError, match="example_ranges names 'levels', which is not an input"):
+        make(example_ranges={"levels": (0, 1)})
 
 
 def test_a_specification_is_frozen() -> None:

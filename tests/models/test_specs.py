@@ -62,15 +62,15 @@ def language_model() -> TransformerLM:
 
 
 def sizes(spec: ExportSpec, **given: int) -> dict[str, int]:
-    return {d.name: given.get(d.name, max(d.min, 2)) for d in spec.dims}
+    return {d.name: given.get(d.name, max(d.min, 2)) for d in spec.interface.dims}
 
 
 @torch.no_grad()
 def call(spec: ExportSpec, feeds: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    assert FeedChecker(spec.graph_inputs, {d.name: d for d in spec.dims}).check(feeds)
-    results = spec.module(*(torch.from_numpy(feeds[t.name]) for t in spec.graph_inputs))
+    assert FeedChecker(spec.interface.graph_inputs, spec.interface.dims_by_name).check(feeds)
+    results = spec.module(*(torch.from_numpy(feeds[t.name]) for t in spec.interface.graph_inputs))
     assert isinstance(results, tuple)
-    return dict(zip(spec.graph_outputs, results, strict=True))
+    return dict(zip(spec.interface.graph_outputs, results, strict=True))
 
 
 @torch.no_grad()
@@ -102,7 +102,7 @@ def test_examples_of_the_language_model_look_at_padding_and_at_every_layers_cach
         feeds = example_feeds(spec, {"batch": 2, "sequence": 3, "past": 4}, seed=seed)
         before = call(spec, feeds)["logits"]
         assert (feeds["pad_length"] > 0).all()
-        for state in spec.state:
+        for state in spec.interface.state:
             changed = {**feeds, state.input: np.zeros_like(feeds[state.input])}
             assert float((call(spec, changed)["logits"] - before).abs().max()) > 100 * SAME, state.input
         unpadded = {**feeds, "pad_length": np.zeros_like(feeds["pad_length"])}
@@ -111,16 +111,22 @@ def test_examples_of_the_language_model_look_at_padding_and_at_every_layers_cach
 
 def test_the_language_models_interface() -> None:
     growing = lm_spec(language_model(), tokenizer=BYTES)
-    assert [(t.name, t.dtype, t.shape, t.low, t.high) for t in growing.inputs] == [
+    assert [(t.name, t.dtype, t.shape, t.low, t.high) for t in growing.interface.inputs] == [
         ("input_ids", "int64", ("batch", "sequence"), 0, 256),
         ("pad_length", "int64", ("batch",), 0, 24),
     ]
-    assert [(d.name, d.min, d.max) for d in growing.dims] == [("batch", 1, 64), ("sequence", 1, 24), ("past", 0, 24)]
-    assert {s.shape for s in growing.state} == {("batch", 2, "past", 4)}
-    assert growing.length_input is None
+    assert [(d.name, d.min, d.max) for d in growing.interface.dims] == [
+        ("batch", 1, 64),
+        ("sequence", 1, 24),
+        ("past", 0, 24),
+    ]
+    assert {s.shape for s in growing.interface.state} == {("batch", 2, "past", 4)}
+    assert growing.interface.length_input is None
     buffer = lm_spec(language_model(), tokenizer=BYTES, cache="buffer")
-    assert [d.name for d in buffer.dims] == ["batch", "sequence"]
-    assert {(s.shape, s.capacity, s.length_input) for s in buffer.state} == {(("batch", 2, 24, 4), 24, "past_length")}
+    assert [d.name for d in buffer.interface.dims] == ["batch", "sequence"]
+    assert {(s.shape, s.capacity, s.length_input) for s in buffer.interface.state} == {
+        (("batch", 2, 24, 4), 24, "past_length")
+    }
     assert buffer.model_config == LM.to_dict()
 
 
@@ -153,7 +159,7 @@ def test_the_flat_unet_passes_every_condition_on(classes: int | None, context: b
     model = UNet(config)
     spec = unet_spec(model, SCHEDULE)
     names = ["sample", "timestep", *["class_labels"] * bool(classes), *["encoder_hidden_states"] * context]
-    assert [t.name for t in spec.inputs] == names
+    assert [t.name for t in spec.interface.inputs] == names
     feeds = example_feeds(spec, sizes(spec, batch=3), seed=0)
     (result,) = call(spec, feeds).values()
     expected = model.eval()(**{k: torch.from_numpy(v) for k, v in feeds.items()})
@@ -189,11 +195,11 @@ def test_the_null_class_cannot_be_asked_for_where_it_is_the_last(
 @torch.no_grad()
 def test_sides_vary_where_the_model_is_large_enough_or_it_is_asked_for() -> None:
     large = unet_spec(UNet(dataclasses.replace(UNET, sample_size=32)), SCHEDULE)
-    assert large.inputs[0].shape == large.outputs[0].shape == ("batch", 2, "height", "width")
-    assert [(d.name, d.min, d.multiple_of) for d in large.dims[1:]] == [("height", 2, 2), ("width", 2, 2)]
+    assert large.interface.inputs[0].shape == large.interface.outputs[0].shape == ("batch", 2, "height", "width")
+    assert [(d.name, d.min, d.multiple_of) for d in large.interface.dims[1:]] == [("height", 2, 2), ("width", 2, 2)]
     fixed = unet_spec(UNet(dataclasses.replace(UNET, sample_size=32)), SCHEDULE, dynamic_size=False)
-    assert fixed.inputs[0].shape == ("batch", 2, 32, 32)
-    assert unet_spec(UNet(UNET), SCHEDULE).inputs[0].shape == ("batch", 2, 8, 8)
+    assert fixed.interface.inputs[0].shape == ("batch", 2, 32, 32)
+    assert unet_spec(UNet(UNET), SCHEDULE).interface.inputs[0].shape == ("batch", 2, 8, 8)
     asked = unet_spec(UNet(UNET), SCHEDULE, dynamic_size=True)
     feeds = example_feeds(asked, {"batch": 1, "height": 6, "width": 10}, seed=0)
     assert call(asked, feeds)["model_output"].shape == (1, 2, 6, 10)
@@ -212,7 +218,7 @@ def test_the_flat_generator_is_the_generator_in_evaluation_mode() -> None:
     # In evaluation mode a row does not depend on the others.
     alone = call(spec, {k: v[:1] for k, v in feeds.items()})["image"]
     assert float((alone - image[:1]).abs().max()) <= SAME
-    assert [(t.name, t.shape, t.high) for t in spec.inputs] == [
+    assert [(t.name, t.shape, t.high) for t in spec.interface.inputs] == [
         ("latents", ("batch", 6), None),
         ("class_labels", ("batch",), 3),
     ]
@@ -226,7 +232,7 @@ def test_a_learned_variance_doubles_the_output_and_asks_for_ddpm(kind: Any) -> N
     assert isinstance(spec.settings, DiffusionSettings)
     assert spec.settings.sample_shape == (2, 8, 8)
     assert spec.settings.default_sampler == "ddpm"
-    assert spec.outputs[0].shape == ("batch", 4, 8, 8)
+    assert spec.interface.outputs[0].shape == ("batch", 4, 8, 8)
     images = DiffusionPipeline(TorchSession(spec), spec.settings).generate(batch=2, steps=1)
     assert images.shape == (2, 2, 8, 8)
 

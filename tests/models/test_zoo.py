@@ -83,7 +83,7 @@ def test_the_users_own_weights_are_run(gan: Path) -> None:
 def test_options_reach_the_export(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "lm", TransformerLM(LM), {"family": "lm", "model": LM.to_dict()})
     kinds = {
-        given: load_model("lm", checkpoint=tmp_path / "lm", options={"cache": given}).spec.state[0].kind
+        given: load_model("lm", checkpoint=tmp_path / "lm", options={"cache": given}).spec.interface.state[0].kind
         for given in (None, "growing", "buffer")
     }
     assert kinds == {None: "growing", "growing": "growing", "buffer": "buffer"}

@@ -9,6 +9,7 @@ import toys
 
 from aigc_runtime.bench import bench_generation, bench_step
 from aigc_runtime.errors import InputError
+from aigc_runtime.interface import Interface
 
 
 def slow_gan(seconds: float) -> toys.ArraySession:
@@ -16,7 +17,9 @@ def slow_gan(seconds: float) -> toys.ArraySession:
         time.sleep(seconds)
         return toys.gan_function(values)
 
-    return toys.ArraySession(function, inputs=toys.GAN_INPUTS, outputs=toys.GAN_OUTPUTS, dims=toys.IMAGE_DIMS)
+    return toys.ArraySession(
+        function, Interface(inputs=toys.GAN_INPUTS, outputs=toys.GAN_OUTPUTS, dims=toys.IMAGE_DIMS)
+    )
 
 
 def test_a_slow_engine_is_seen_as_slow() -> None:

@@ -20,6 +20,7 @@ from aigc_runtime.bench import bench_generation, bench_step
 from aigc_runtime.bundle import write_bundle
 from aigc_runtime.cli import run
 from aigc_runtime.errors import InputError
+from aigc_runtime.interface import Interface
 from aigc_runtime.npy import write_npy
 from aigc_runtime.pipelines import make_pipeline
 from aigc_runtime.schedules import ScheduleConfig
@@ -45,13 +46,15 @@ def session(channels: int, *, context: bool) -> ArraySession:
 
     return ArraySession(
         function,
-        inputs=(
-            TensorSpec(name="sample", dtype="float32", shape=image),
-            TensorSpec(name="timestep", dtype="float32", shape=("batch",)),
-            *((CONTEXT,) if context else ()),
+        Interface(
+            inputs=(
+                TensorSpec(name="sample", dtype="float32", shape=image),
+                TensorSpec(name="timestep", dtype="float32", shape=("batch",)),
+                *((CONTEXT,) if context else ()),
+            ),
+            outputs=(TensorSpec(name="model_output", dtype="float32", shape=image),),
+            dims=DIMS if context else DIMS[:3],
         ),
-        outputs=(TensorSpec(name="model_output", dtype="float32", shape=image),),
-        dims=DIMS if context else DIMS[:3],
     )
 
 
@@ -80,13 +83,13 @@ def bundle(folder: Path, monkeypatch: pytest.MonkeyPatch, *, channels: int = 1, 
     shape = (channels, 4, 4)
     files[manifest.reference.generation.output] = write_npy(np.zeros((2, *shape), np.float32))
     step = manifest.reference.cases[0].steps[0]
-    inputs = {spec.name: "ref.0.in.sample.npy" for spec in made.inputs}
+    inputs = {spec.name: "ref.0.in.sample.npy" for spec in made.interface.inputs}
     case = replace(manifest.reference.cases[0], steps=(replace(step, inputs=inputs),))
     manifest = replace(
         manifest,
-        inputs=made.inputs,
-        outputs=made.outputs,
-        dims=tuple(made.dims.values()),
+        inputs=made.interface.inputs,
+        outputs=made.interface.outputs,
+        dims=made.interface.dims,
         pipeline=replace(NO_CLASSES, sample_shape=shape),
         reference=replace(manifest.reference, cases=(case,)),
     )

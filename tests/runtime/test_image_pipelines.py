@@ -13,6 +13,7 @@ import toys
 
 from aigc_runtime.backends.array_session import ArraySession
 from aigc_runtime.errors import CancelledError, ConfigError, EngineError, InputError, UnknownNameError
+from aigc_runtime.interface import Interface
 from aigc_runtime.pipelines import limits
 from aigc_runtime.pipelines.diffusion import DiffusionPipeline
 from aigc_runtime.pipelines.gan import GanPipeline, draw_latents
@@ -29,7 +30,7 @@ class Recorder:
 
     def __init__(self, dims: tuple[DimSpec, ...] = toys.IMAGE_DIMS) -> None:
         self.calls: list[dict[str, Array]] = []
-        self.session = ArraySession(self, inputs=toys.UNET_INPUTS, outputs=toys.UNET_OUTPUTS, dims=dims)
+        self.session = ArraySession(self, Interface(inputs=toys.UNET_INPUTS, outputs=toys.UNET_OUTPUTS, dims=dims))
 
     def __call__(self, values: Mapping[str, Array]) -> dict[str, Array]:
         self.calls.append({name: array.copy() for name, array in values.items()})
@@ -82,7 +83,8 @@ def test_the_engines_batch_limit_changes_no_picture(most: int | None) -> None:
         assert max(len(c["sample"]) for c in recorder.calls) <= most
     latents = TorchGenerator(0).randn((5, 4))
     session = ArraySession(
-        toys.gan_function, inputs=toys.GAN_INPUTS, outputs=toys.GAN_OUTPUTS, dims=(DimSpec(name="batch", max=most),)
+        toys.gan_function,
+        Interface(inputs=toys.GAN_INPUTS, outputs=toys.GAN_OUTPUTS, dims=(DimSpec(name="batch", max=most),)),
     )
     image = GanPipeline(session, toys.GAN).generate(labels, seed=0)
     np.testing.assert_allclose(
@@ -155,14 +157,12 @@ def test_an_engine_that_gives_nonsense_is_named(bad: float) -> None:
         out[0, 0, 0, 0] = bad
         return {"model_output": out}
 
-    session = ArraySession(broken, inputs=toys.UNET_INPUTS, outputs=toys.UNET_OUTPUTS, dims=toys.IMAGE_DIMS)
+    session = ArraySession(broken, Interface(inputs=toys.UNET_INPUTS, outputs=toys.UNET_OUTPUTS, dims=toys.IMAGE_DIMS))
     with pytest.raises(EngineError, match="NaN or infinity at step 1"):
         DiffusionPipeline(session, toys.DIFFUSION).generate([0])
     cut = ArraySession(
         lambda v: {"model_output": v["sample"][:, :, :2]},
-        inputs=toys.UNET_INPUTS,
-        outputs=toys.UNET_OUTPUTS,
-        dims=toys.IMAGE_DIMS,
+        Interface(inputs=toys.UNET_INPUTS, outputs=toys.UNET_OUTPUTS, dims=toys.IMAGE_DIMS),
     )
     with pytest.raises(EngineError, match=r"gave shape \(1, 1, 2, 4\) for a sample of shape"):
         DiffusionPipeline(cut, toys.DIFFUSION).generate([0])
@@ -193,9 +193,11 @@ def cross_session() -> ArraySession:
     )
     return ArraySession(
         lambda v: {"model_output": v["sample"] + v["encoder_hidden_states"].mean(axis=(1, 2))[:, None, None, None]},
-        inputs=inputs,
-        outputs=(TensorSpec(name="model_output", dtype="float32", shape=("batch", 1, "height", "width")),),
-        dims=dims,
+        Interface(
+            inputs=inputs,
+            outputs=(TensorSpec(name="model_output", dtype="float32", shape=("batch", 1, "height", "width")),),
+            dims=dims,
+        ),
     )
 
 
@@ -279,7 +281,7 @@ def test_a_variance_below_zero_and_a_sample_that_overflows_are_named() -> None:
             ones = np.ones_like(values["sample"])
             return {"model_output": np.concatenate([ones * np.float32(mean), ones * np.float32(variance)], axis=1)}
 
-        return ArraySession(function, inputs=toys.UNET_INPUTS, outputs=outputs, dims=toys.IMAGE_DIMS)
+        return ArraySession(function, Interface(inputs=toys.UNET_INPUTS, outputs=outputs, dims=toys.IMAGE_DIMS))
 
     with pytest.raises(EngineError, match=r"a variance below zero at step 1: -0\.5"):
         DiffusionPipeline(session(0.0, -0.5), settings).generate([0], sampler="ddpm")
@@ -316,9 +318,11 @@ def wide_session() -> ArraySession:
     )
     return ArraySession(
         lambda v: {"model_output": v["sample"]},
-        inputs=inputs,
-        outputs=(TensorSpec(name="model_output", dtype="float32", shape=("batch", 1, "height", "width")),),
-        dims=[DimSpec(name=name, min=2) for name in ("batch", "height", "width")],
+        Interface(
+            inputs=inputs,
+            outputs=(TensorSpec(name="model_output", dtype="float32", shape=("batch", 1, "height", "width")),),
+            dims=tuple(DimSpec(name=name, min=2) for name in ("batch", "height", "width")),
+        ),
     )
 
 
@@ -327,7 +331,7 @@ def wide_session() -> ArraySession:
 def test_a_gans_images_come_one_by_one_as_they_come_together(most: int | None, truncation: float | None) -> None:
     labels = [i % 3 for i in range(2100)]  # three pieces of latents
     dims = (DimSpec(name="batch", max=most),)
-    session = ArraySession(toys.gan_function, inputs=toys.GAN_INPUTS, outputs=toys.GAN_OUTPUTS, dims=dims)
+    session = ArraySession(toys.gan_function, Interface(inputs=toys.GAN_INPUTS, outputs=toys.GAN_OUTPUTS, dims=dims))
     pipeline = GanPipeline(session, toys.GAN)
     latents = draw_latents((2100, 4), seed=6, truncation=truncation)
     expected = toys.gan_function({"latents": latents, "class_labels": np.array(labels)})["image"]
@@ -359,7 +363,7 @@ def test_an_engine_of_one_batch_size_gets_that_many_rows(guidance: float) -> Non
         rows.append(len(values["sample"]))
         return toys.unet_function(values)
 
-    fixed = DiffusionPipeline(ArraySession(function, inputs=inputs, outputs=outputs), toys.DIFFUSION)
+    fixed = DiffusionPipeline(ArraySession(function, Interface(inputs=inputs, outputs=outputs)), toys.DIFFUSION)
     labels = [i % 3 for i in range(16)]
     found = fixed.generate(labels, steps=2, guidance_scale=guidance)
     assert set(rows) == {8}
@@ -375,7 +379,7 @@ def test_large_samples_go_through_the_engine_a_few_at_a_time() -> None:
         return {"model_output": values["sample"]}
 
     wide = wide_session()
-    session = ArraySession(function, inputs=wide.inputs, outputs=wide.outputs, dims=list(wide.dims.values()))
+    session = ArraySession(function, wide.interface)
     pipeline = DiffusionPipeline(session, NO_CLASSES)
     for side, wanted in ((16, 20), (256, 8), (2048, 2)):  # an engine that takes two rows at least
         rows.clear()

@@ -55,8 +55,7 @@ def graph(name: str) -> bytes:
 
 
 def gan_session(**changes: Any) -> OrtSession:
-    interface: dict[str, Any] = {"inputs": toys.GAN_INPUTS, "outputs": toys.GAN_OUTPUTS, "dims": toys.IMAGE_DIMS}
-    return OrtSession(graph("toy_gan"), threads=1, **interface, **changes)
+    return OrtSession(graph("toy_gan"), toys.gan_session().interface, threads=1, **changes)
 
 
 # The manifest
@@ -293,8 +292,7 @@ def test_nodes_that_run_on_the_cpu(pretend: Callable[..., FakeOrt]) -> None:
 def test_shapes_may_be_computed_on_the_host(pretend: Callable[..., FakeOrt]) -> None:
     pretend(lambda session: Placed(session, ["Shape", "Squeeze", "Concat"]))
     kind = "growing"
-    interface: dict[str, Any] = {"inputs": toys.LM_INPUTS, "outputs": toys.LM_OUTPUTS, "dims": toys.LM_DIMS}
-    session = OrtSession(graph("toy_lm_growing"), threads=1, state=toys.lm_state(kind), device="cuda", **interface)
+    session = OrtSession(graph("toy_lm_growing"), toys.lm_session(kind).interface, threads=1, device="cuda")
     assert session.placement == {CUDA: 16, CPU: 4}
 
 
@@ -379,8 +377,7 @@ def test_the_placement_check_passes_on_the_cpu_itself() -> None:
 
 def bound_session(bundle: Bundle, bound: bool) -> OrtSession:
     m = bundle.manifest
-    interface: dict[str, Any] = {"inputs": m.inputs, "outputs": m.outputs, "dims": m.dims, "state": m.state}
-    return OrtSession(bundle.read(m.engine.file), threads=1, bound=bound, **interface)
+    return OrtSession(bundle.read(m.engine.file), m.interface, threads=1, bound=bound)
 
 
 @pytest.mark.parametrize("name", ["toy_lm_growing", "toy_lm_buffer", "toy_unet", "toy_gan"])

@@ -24,6 +24,7 @@ import pytest
 from diffusers_reference import VisitedPredecessor, diffusers, make_scheduler, torch, use_double
 
 from aigc_runtime.backends.array_session import ArraySession
+from aigc_runtime.interface import Interface
 from aigc_runtime.manifest import DiffusionSettings
 from aigc_runtime.pipelines.diffusion import DiffusionPipeline
 from aigc_runtime.png import to_uint8
@@ -78,13 +79,15 @@ def make_session(case: Case, rows: int = 8) -> ArraySession:
 
     return ArraySession(
         function,
-        inputs=(
-            TensorSpec(name="sample", dtype="float32", shape=("batch", c, *SIDES)),
-            TensorSpec(name="timestep", dtype="float32", shape=("batch",)),
-            TensorSpec(name="class_labels", dtype="int64", shape=("batch",), low=0, high=3),
+        Interface(
+            inputs=(
+                TensorSpec(name="sample", dtype="float32", shape=("batch", c, *SIDES)),
+                TensorSpec(name="timestep", dtype="float32", shape=("batch",)),
+                TensorSpec(name="class_labels", dtype="int64", shape=("batch",), low=0, high=3),
+            ),
+            outputs=(TensorSpec(name="model_output", dtype="float32", shape=("batch", given, *SIDES)),),
+            dims=(DimSpec(name="batch", max=rows),),
         ),
-        outputs=(TensorSpec(name="model_output", dtype="float32", shape=("batch", given, *SIDES)),),
-        dims=(DimSpec(name="batch", max=rows),),
     )
 
 

@@ -31,8 +31,7 @@ Open = Callable[[str], Session]
 def bound_session(bundle: Bundle) -> OrtSession:
     """The way that values take to another device and back, on the CPU."""
     manifest = bundle.manifest
-    interface = {"inputs": manifest.inputs, "outputs": manifest.outputs, "dims": manifest.dims, "state": manifest.state}
-    return OrtSession(bundle.read(manifest.engine.file), threads=1, bound=True, **interface)
+    return OrtSession(bundle.read(manifest.engine.file), manifest.interface, threads=1, bound=True)
 
 
 @pytest.fixture(params=["numpy", "onnxruntime", "onnxruntime, bound"])
@@ -201,9 +200,9 @@ def test_threads_below_one_and_unknown_engines_are_refused(toy_bundles: Path) ->
 def test_a_graph_that_is_not_the_announced_one_is_refused() -> None:
     graph = (toys.DATA / "toy_gan.onnx").read_bytes()
     with pytest.raises(EngineError, match=r"the graph's inputs are .*, the manifest announces"):
-        OrtSession(graph, inputs=toys.UNET_INPUTS, outputs=toys.UNET_OUTPUTS, dims=toys.IMAGE_DIMS)
+        OrtSession(graph, toys.unet_session().interface)
     with pytest.raises(EngineError, match="cannot load the graph"):
-        OrtSession(graph[:100], inputs=toys.GAN_INPUTS, outputs=toys.GAN_OUTPUTS, dims=toys.IMAGE_DIMS)
+        OrtSession(graph[:100], toys.gan_session().interface)
 
 
 def test_a_missing_engine_package_gives_its_install_line(toy_bundles: Path) -> None:

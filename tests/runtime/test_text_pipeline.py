@@ -9,6 +9,7 @@ import pytest
 import toys
 
 from aigc_runtime.errors import EngineError, InputError
+from aigc_runtime.interface import Interface
 from aigc_runtime.pipelines.text import TextPipeline
 from aigc_runtime.sampling import SamplingParams
 
@@ -72,7 +73,7 @@ class Script:
             self.at += 1
             return {"logits": logits}
 
-        return toys.ArraySession(function, inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS)
+        return toys.ArraySession(function, Interface(inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS))
 
 
 def scripted(text: str) -> TextPipeline:
@@ -175,7 +176,7 @@ def test_nan_logits_are_an_engine_error() -> None:
     def function(values):  # type: ignore[no-untyped-def]
         return {"logits": np.full((*values["input_ids"].shape, 256), np.nan, dtype=np.float32)}
 
-    session = toys.ArraySession(function, inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS)
+    session = toys.ArraySession(function, Interface(inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS))
     with pytest.raises(EngineError, match="row 0 has logits that are NaN"):
         TextPipeline(session, toys.TEXT).generate("a")
 
@@ -186,7 +187,7 @@ def test_a_repetition_penalty_turns_away_from_what_was_said() -> None:
         logits[:, :, ord("a")], logits[:, :, ord("b")] = 2.0, 1.9
         return {"logits": logits}
 
-    session = toys.ArraySession(function, inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS)
+    session = toys.ArraySession(function, Interface(inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS))
     pipeline = TextPipeline(session, toys.TEXT)
     assert pipeline.generate("p", max_new_tokens=2)[0].text == "aa"
     assert pipeline.generate("p", max_new_tokens=2, sampling=SamplingParams(repetition_penalty=1.5))[0].text == "ab"

@@ -20,6 +20,7 @@ import pytest
 import toys
 
 from aigc_runtime.backends.array_session import ArraySession
+from aigc_runtime.interface import Interface
 from aigc_runtime.pipelines.text import TextPipeline, TextResult
 from aigc_runtime.rng import TorchGenerator
 from aigc_runtime.sampling import SamplingParams
@@ -52,10 +53,7 @@ def lm_function(values: Mapping[str, Array]) -> dict[str, Array]:
 def make_session() -> ArraySession:
     return ArraySession(
         lm_function,
-        inputs=toys.LM_INPUTS,
-        outputs=toys.LM_OUTPUTS,
-        dims=toys.LM_DIMS,
-        state=toys.lm_state("growing"),
+        Interface(inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS, state=toys.lm_state("growing")),
     )
 
 

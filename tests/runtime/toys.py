@@ -11,6 +11,7 @@ import numpy as np
 from aigc_runtime.backends.array_session import ArraySession
 from aigc_runtime.bundle import write_bundle
 from aigc_runtime.compare import Tolerance
+from aigc_runtime.interface import Interface
 from aigc_runtime.manifest import (
     DiffusionSettings,
     EngineInfo,
@@ -90,7 +91,9 @@ def lm_function(values: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def lm_session(kind: str = "growing") -> ArraySession:
-    return ArraySession(lm_function, inputs=LM_INPUTS, outputs=LM_OUTPUTS, dims=LM_DIMS, state=lm_state(kind))
+    return ArraySession(
+        lm_function, Interface(inputs=LM_INPUTS, outputs=LM_OUTPUTS, dims=LM_DIMS, state=lm_state(kind))
+    )
 
 
 UNET_INPUTS = (
@@ -118,7 +121,7 @@ def unet_function(values: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def unet_session() -> ArraySession:
-    return ArraySession(unet_function, inputs=UNET_INPUTS, outputs=UNET_OUTPUTS, dims=IMAGE_DIMS)
+    return ArraySession(unet_function, Interface(inputs=UNET_INPUTS, outputs=UNET_OUTPUTS, dims=IMAGE_DIMS))
 
 
 GAN_INPUTS = (
@@ -135,7 +138,7 @@ def gan_function(values: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def gan_session() -> ArraySession:
-    return ArraySession(gan_function, inputs=GAN_INPUTS, outputs=GAN_OUTPUTS, dims=IMAGE_DIMS)
+    return ArraySession(gan_function, Interface(inputs=GAN_INPUTS, outputs=GAN_OUTPUTS, dims=IMAGE_DIMS))
 
 
 def _family(name: str) -> tuple[str, ArraySession, Pipeline, list[dict[str, Array]], dict[str, Any]]:
@@ -182,10 +185,10 @@ def toy_manifest(name: str) -> tuple[Manifest, dict[str, bytes | Path]]:
         precision="fp32",
         engine=EngineInfo(kind="onnxruntime", file="model.onnx"),
         files=(),
-        dims=tuple(session.dims.values()),
-        inputs=session.inputs,
-        outputs=session.outputs,
-        state=lm_state(name.removeprefix("toy_lm_")) if text else (),
+        dims=session.interface.dims,
+        inputs=session.interface.inputs,
+        outputs=session.interface.outputs,
+        state=session.interface.state,
         pipeline=settings,
         tolerances=Tolerances(
             tensor=Tolerance(max_over_rms=1e-4, min_sqnr_db=80.0),

@@ -11,7 +11,8 @@ from aigc_calibration.data.expected import ArrayCheck
 from aigc_calibration.data.npz import NpzRows
 from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.data.text import Recorder
-from aigc_calibration.floatgraph import Interface, open_graph
+from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.subject import Subject
 from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
@@ -30,14 +31,14 @@ class ArrayData:
     """Rows of an `.npz` with one array for every input, drawn without replacement and read in the file's order.
 
     Attributes:
-        interface: of the model.
+        subject: the interface and settings of the model.
         source: the file; all rows that are drawn are checked once, before any work starts.
         most: rows to draw; all where the file has no more.
         batch: rows at a time.
         seed: of the draw.
     """
 
-    interface: Interface
+    subject: Subject
     source: NpzRows
     most: int = 256
     batch: int = 16
@@ -45,7 +46,7 @@ class ArrayData:
 
     def __post_init__(self) -> None:
         check_samples(self.most, self.batch)
-        check = ArrayCheck(self.interface)
+        check = ArrayCheck(self.subject)
         check.shapes({name: column.stand_in() for name, column in self.source.columns.items()})
         for arrays in self.source.batches(self._chosen(), self.batch, whole=True):
             check.add(arrays)
@@ -72,8 +73,8 @@ class ArrayData:
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         """Feeds of the graph; carried state is empty."""
         recorder = Recorder(open_graph(graph, threads=threads))
-        session = self.interface.session(recorder)
+        session = self.subject.session(recorder)
         for feeds in self.source.batches(self._chosen(), self.batch):
             rows = len(next(iter(feeds.values())))
-            session.run(feeds, session.new_state(rows) if self.interface.state else None)
+            session.run(feeds, session.new_state(rows) if self.subject.interface.state else None)
             yield from recorder.take()

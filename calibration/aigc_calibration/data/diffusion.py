@@ -14,7 +14,8 @@ from aigc_calibration.data.expected import ArrayCheck, expected_arrays, takes
 from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.data.trajectory import walk
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.floatgraph import Interface, open_graph
+from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.subject import Subject
 from aigc_runtime.manifest import DiffusionSettings
 from aigc_runtime.tensors import Array
 
@@ -44,7 +45,7 @@ class DiffusionData:
     enough samples.
 
     Attributes:
-        interface: of the UNet.
+        subject: the interface and settings of the UNet.
         samples: points.
         steps: of the trajectories; None takes 50, or as many as the schedule has.
         batch: points at a time.
@@ -53,7 +54,7 @@ class DiffusionData:
         null_context: [1, T, X] float32, the embedding of no prompt, which a guided model is fed, too; None takes zeros.
     """
 
-    interface: Interface
+    subject: Subject
     samples: int = 256
     steps: int | None = None
     batch: int = 16
@@ -63,25 +64,25 @@ class DiffusionData:
 
     def __post_init__(self) -> None:
         check_samples(self.samples, self.batch)
-        settings = self.interface.settings
+        settings = self.subject.settings
         if not isinstance(settings, DiffusionSettings):
             raise CalibrationError("a sampling trajectory was asked for", hint="the model is not a diffusion model")
         total = settings.schedule.num_train_timesteps
         if self.steps is not None and not 1 <= self.steps <= total:
             raise CalibrationError(f"steps is {self.steps}", hint=f"must be from 1 to {total}")
-        if takes(self.interface, CONTEXT):
+        if takes(self.subject, CONTEXT):
             self._check_context()
         elif self.context is not None or self.null_context is not None:
-            raise CalibrationError(f"the model takes no {CONTEXT}", hint=expected_arrays(self.interface))
+            raise CalibrationError(f"the model takes no {CONTEXT}", hint=expected_arrays(self.subject))
 
     def _check_context(self) -> None:
-        expected = expected_arrays(self.interface, (CONTEXT,))
+        expected = expected_arrays(self.subject, (CONTEXT,))
         if self.context is None:
             raise CalibrationError(
                 f"the model takes {CONTEXT}, which follow from prompts",
                 hint=f"give those of real prompts as calibration data, in an .npz: {expected}",
             )
-        check = ArrayCheck(self.interface, (CONTEXT,))
+        check = ArrayCheck(self.subject, (CONTEXT,))
         check.shapes({CONTEXT: self.context})
         check.add({CONTEXT: self.context})
         check.finish()
@@ -92,7 +93,7 @@ class DiffusionData:
                 f"{NULL_CONTEXT} has shape {list(self.null_context.shape)}",
                 hint=f"expected {[1, *self.context.shape[1:]]}, one row as long as a prompt's; beside it, {expected}",
             )
-        ArrayCheck(self.interface, (CONTEXT,), named=NULL_CONTEXT).add({CONTEXT: self.null_context})
+        ArrayCheck(self.subject, (CONTEXT,), named=NULL_CONTEXT).add({CONTEXT: self.null_context})
 
     @property
     def rows(self) -> int:
@@ -111,7 +112,7 @@ class DiffusionData:
             yield _stacked(points)
 
     def _points(self, graph: ir.Model, threads: int | None) -> Iterator[dict[str, Array]]:
-        settings = self.interface.settings
+        settings = self.subject.settings
         assert isinstance(settings, DiffusionSettings)
         run, rng = open_graph(graph, threads=threads), stream(self.seed, "diffusion")
         total, guided = settings.schedule.num_train_timesteps, self._guided(settings)

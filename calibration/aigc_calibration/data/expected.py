@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.floatgraph import Interface
+from aigc_calibration.subject import Subject
 from aigc_runtime.errors import FeedError
 from aigc_runtime.manifest import DiffusionSettings
 from aigc_runtime.tensors import Array, FeedChecker, TensorSpec
@@ -19,32 +19,32 @@ LIMITS = MappingProxyType({"latents": 100.0, "sample": 1e4, "encoder_hidden_stat
 """Input -> largest magnitude. No float32 normal number comes near 100; the others leave room for odd models."""
 
 
-def takes(interface: Interface, name: str) -> bool:
+def takes(subject: Subject, name: str) -> bool:
     """Whether a model has an input of this name."""
-    return any(tensor.name == name for tensor in interface.inputs)
+    return any(tensor.name == name for tensor in subject.interface.inputs)
 
 
-def expected_arrays(interface: Interface, names: Collection[str] | None = None) -> str:
+def expected_arrays(subject: Subject, names: Collection[str] | None = None) -> str:
     """Names, types, shapes and ranges of a model's inputs, or of some of them, in one line."""
-    told = [_expected(interface, t) for t in interface.inputs if names is None or t.name in names]
+    told = [_expected(subject, t) for t in subject.interface.inputs if names is None or t.name in names]
     return f"expected exactly: {'; '.join(told)}; the same number of rows in each, one or more"
 
 
-def _expected(interface: Interface, tensor: TensorSpec) -> str:
+def _expected(subject: Subject, tensor: TensorSpec) -> str:
     shape = ", ".join(map(str, tensor.shape))
     if tensor.name == "pad_length":
         span = "0 to sequence - 1"
-    elif (limits := _limits(interface, tensor)) is None:
+    elif (limits := _limits(subject, tensor)) is None:
         span = "any finite numbers"
     else:
         span = f"{limits[0]:g} to {limits[1]:g}"
     return f"{tensor.name} {tensor.dtype} [{shape}] {span}"
 
 
-def _limits(interface: Interface, tensor: TensorSpec) -> tuple[float, float] | None:
+def _limits(subject: Subject, tensor: TensorSpec) -> tuple[float, float] | None:
     """Smallest and largest number of an input, both allowed; None where nothing is known."""
-    if tensor.name == "timestep" and isinstance(interface.settings, DiffusionSettings):
-        return 0, interface.settings.schedule.num_train_timesteps - 1
+    if tensor.name == "timestep" and isinstance(subject.settings, DiffusionSettings):
+        return 0, subject.settings.schedule.num_train_timesteps - 1
     if tensor.name in LIMITS:
         return -LIMITS[tensor.name], LIMITS[tensor.name]
     if tensor.high is not None:
@@ -56,16 +56,16 @@ class ArrayCheck:
     """Checks arrays for a model's inputs, piece by piece.
 
     Args:
-        interface: of the model.
+        subject: the interface and settings of the model.
         names: the inputs to check; None takes all.
         named: what to call the one input in messages, where the user calls it something else.
     """
 
-    def __init__(self, interface: Interface, names: Collection[str] | None = None, *, named: str = "") -> None:
-        self._interface = interface
-        self._specs = tuple(t for t in interface.inputs if names is None or t.name in names)
-        self._checker = FeedChecker(self._specs, {d.name: d for d in interface.dims if d.name != "batch"})
-        self._hint = expected_arrays(interface, names)
+    def __init__(self, subject: Subject, names: Collection[str] | None = None, *, named: str = "") -> None:
+        self._subject = subject
+        self._specs = tuple(t for t in subject.interface.inputs if names is None or t.name in names)
+        self._checker = FeedChecker(self._specs, {d.name: d for d in subject.interface.dims if d.name != "batch"})
+        self._hint = expected_arrays(subject, names)
         self._named = named
         self._spans: dict[str, tuple[float, float]] = {}
         self._rows = 0
@@ -102,7 +102,7 @@ class ArrayCheck:
             if not np.isfinite(array).all():
                 raise self.refuse(f"calibration array {name!r} holds NaN or infinity", "check where it comes from")
             low, high = array.min().item(), array.max().item()
-            limits = _limits(self._interface, spec)
+            limits = _limits(self._subject, spec)
             if limits is not None and not limits[0] <= low <= high <= limits[1]:
                 raise self.refuse(f"calibration array {name!r} holds values from {low:g} to {high:g}")
             before = self._spans.get(spec.name, (low, high))

@@ -11,7 +11,7 @@ import numpy as np
 from aigc_calibration.data.draws import stream
 from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.floatgraph import Interface
+from aigc_calibration.subject import Subject
 from aigc_runtime.manifest import GanSettings
 from aigc_runtime.tensors import Array
 
@@ -26,20 +26,20 @@ class GanData:
     """Standard normal latents, and the same number of each class, give or take one.
 
     Attributes:
-        interface: of the generator.
+        subject: the interface and settings of the generator.
         samples: latents.
         batch: latents at a time.
         seed: of latents and the order of classes; no pipeline's seed gives the same latents (`draws.stream`).
     """
 
-    interface: Interface
+    subject: Subject
     samples: int = 256
     batch: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_samples(self.samples, self.batch)
-        if not isinstance(self.interface.settings, GanSettings):
+        if not isinstance(self.subject.settings, GanSettings):
             raise CalibrationError("latents were asked for", hint="the model is not a GAN generator")
 
     @property
@@ -49,7 +49,7 @@ class GanData:
 
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         """Feeds of the graph."""
-        settings = self.interface.settings
+        settings = self.subject.settings
         assert isinstance(settings, GanSettings)
         rng = stream(self.seed, "gan")
         names = rng.permutation(settings.num_classes)

@@ -12,7 +12,7 @@ from aigc_calibration.data.draws import paired_order, stratified, stream
 from aigc_calibration.data.expected import expected_arrays, takes
 from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.floatgraph import Interface
+from aigc_calibration.subject import Subject
 from aigc_runtime.manifest import DiffusionSettings
 from aigc_runtime.tensors import Array
 
@@ -29,7 +29,7 @@ class ImageData:
     Where the model has a class for none, every other point of a class is fed without it.
 
     Attributes:
-        interface: of the UNet.
+        subject: the interface and settings of the UNet.
         images: [N, C, H, W] float32 in [-1, 1].
         labels: [N] int64, for a model with classes.
         samples: points; images are taken in turn.
@@ -38,7 +38,7 @@ class ImageData:
         told: what the images were read from and what was done to them, for a stage's line.
     """
 
-    interface: Interface
+    subject: Subject
     images: Array
     labels: Array | None = None
     samples: int = 256
@@ -48,15 +48,15 @@ class ImageData:
 
     def __post_init__(self) -> None:
         check_samples(self.samples, self.batch)
-        settings = self.interface.settings
+        settings = self.subject.settings
         if not isinstance(settings, DiffusionSettings):
             raise CalibrationError(
                 "images were given for a model that reads none", hint="give text for a language model; a GAN needs none"
             )
-        if takes(self.interface, "encoder_hidden_states"):
+        if takes(self.subject, "encoder_hidden_states"):
             raise CalibrationError(
                 "the model takes encoder_hidden_states, which images do not have",
-                hint=f"give an .npz: {expected_arrays(self.interface)}",
+                hint=f"give an .npz: {expected_arrays(self.subject)}",
             )
         _check_images(self.images, settings.sample_shape)
         if settings.num_classes is not None:
@@ -71,7 +71,7 @@ class ImageData:
         """Feeds of the graph."""
         from aigc_runtime.schedules import alphas_cumprod
 
-        settings = self.interface.settings
+        settings = self.subject.settings
         assert isinstance(settings, DiffusionSettings)
         alpha_bar, rng = alphas_cumprod(settings.schedule), stream(self.seed, "images")
         times = stratified(self.samples, len(alpha_bar), rng)

@@ -11,7 +11,8 @@ import numpy as np
 from aigc_calibration.data.draws import paired_order, stratified, stream
 from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.floatgraph import Feeds, Interface, open_graph
+from aigc_calibration.floatgraph import Feeds, open_graph
+from aigc_calibration.subject import Subject
 from aigc_runtime.manifest import TextSettings
 from aigc_runtime.tensors import Array
 
@@ -44,7 +45,7 @@ class TextData:
     """Windows of a text: each is read as a prompt, and its last tokens one by one behind a filled cache.
 
     Attributes:
-        interface: of the language model.
+        subject: the interface and settings of the language model.
         tokens: [N] int64, the whole text.
         samples: windows, one from each of as many stretches of the text.
         length: tokens in a window, cut to what the model takes.
@@ -53,7 +54,7 @@ class TextData:
         seed: of the windows' places.
     """
 
-    interface: Interface
+    subject: Subject
     tokens: Array
     samples: int = 64
     length: int = 128
@@ -63,7 +64,7 @@ class TextData:
 
     def __post_init__(self) -> None:
         check_samples(self.samples, self.batch)
-        settings = self.interface.settings
+        settings = self.subject.settings
         if not isinstance(settings, TextSettings):
             raise CalibrationError("text was given for a model that reads none", hint="give images or an .npz")
         needed = self.window
@@ -91,15 +92,15 @@ class TextData:
     @property
     def window(self) -> int:
         """Tokens in a window."""
-        dims = {d.name: d.max for d in self.interface.dims}
-        settings = self.interface.settings
+        dims = {d.name: d.max for d in self.subject.interface.dims}
+        settings = self.subject.settings
         context = settings.context_length if isinstance(settings, TextSettings) else self.length
         return min(self.length, context, dims.get("sequence") or self.length)
 
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         """Feeds of the graph, the cache among them."""
         recorder = Recorder(open_graph(graph, threads=threads))
-        session = self.interface.session(recorder)
+        session = self.subject.session(recorder)
         rng = stream(self.seed, "text")
         # One window per stretch of the text, so that few windows already cover all of it.
         starts = stratified(self.samples, len(self.tokens) - self.window + 1, rng)

@@ -193,12 +193,4 @@ class Evaluator:
         return [[float(ms) for ms in row] for row in self.journal.remember(key, measure)]
 
     def _open(self, built: Built) -> OrtSession:
-        spec = self.spec
-        return OrtSession(
-            built.model,
-            inputs=spec.inputs,
-            outputs=spec.outputs,
-            dims=spec.dims,
-            state=spec.state,
-            threads=self.threads,
-        )
+        return OrtSession(built.model, self.spec.interface, threads=self.threads)

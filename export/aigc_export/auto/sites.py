@@ -17,7 +17,7 @@ from aigc_calibration.search.sensitivity import Sensitivity, measure_sites
 from aigc_calibration.search.workers import Workers
 from aigc_calibration.sites import find_sites
 from aigc_export.auto.candidates import Evaluator, emit_mix
-from aigc_export.calibration_data import interface_of
+from aigc_export.calibration_data import subject_of
 from aigc_export.front import PreparedModel
 from aigc_runtime.bench import bench_step
 from aigc_runtime.tensors import Array
@@ -59,7 +59,7 @@ def measure_ladder(
     if not low:
         raise PlanError(f"no site of {ladder.name} can run in low precision", hint="export fp32")
     feeds = itertools.islice(data.batches(ladder.graph), PROBE_BATCHES[spec.family])
-    probe = make_probe(ladder.toggled(), [op.node for op in low], list(feeds), [t.name for t in spec.outputs])
+    probe = make_probe(ladder.toggled(), [op.node for op in low], list(feeds), [t.name for t in spec.interface.outputs])
     noise = measure_sites(probe, workers, journal, progress=progress)
     times = _time_sites(ladder, prepared, evaluator)
     sizes = {s.node: s.shape for s in find_sites(ladder.graph)}
@@ -105,5 +105,5 @@ def _step_feeds(graph: ir.Model, prepared: PreparedModel) -> dict[str, Array]:
         seen.append({name: array.copy() for name, array in feeds.items()})
         return run(feeds)
 
-    bench_step(interface_of(prepared.spec).session(record), prepared.spec.settings, runs=1, warmup=0)
+    bench_step(subject_of(prepared.spec).session(record), prepared.spec.settings, runs=1, warmup=0)
     return seen[-1]

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aigc_export.graph import EXTERNAL_THRESHOLD, save_graph
-from aigc_models.spec import ExportSpec
 from aigc_runtime.backends.ort import OrtSession
 from aigc_runtime.engine_build import EngineBuild
+from aigc_runtime.interface import Interface
 from aigc_runtime.providers import EngineProvider
-from aigc_runtime.tensors import DimSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -32,7 +31,7 @@ class BuiltEngine:
         files: name -> path of every file.
         seconds: what building took.
         build: how it was compiled, for an engine that fits certain devices only.
-        dims: the named dimensions with the ranges that the engine takes; None: all that the model takes.
+        interface: of the engine, which may take fewer sizes than the model.
         provider: that runs it, for a graph that is not for a CPU.
     """
 
@@ -40,8 +39,8 @@ class BuiltEngine:
     file: str
     files: dict[str, Path]
     seconds: float
+    interface: Interface
     build: EngineBuild | None = None
-    dims: tuple[DimSpec, ...] | None = None
     provider: EngineProvider | None = None
 
     @property
@@ -51,28 +50,25 @@ class BuiltEngine:
 
 
 def build_ort(
-    model: ir.Model, spec: ExportSpec, folder: Path, *, external_threshold: int = EXTERNAL_THRESHOLD
+    model: ir.Model, interface: Interface, folder: Path, *, external_threshold: int = EXTERNAL_THRESHOLD
 ) -> BuiltEngine:
     """Write the graph and load it once.
 
     Args:
         model: the graph.
-        spec: its interface.
+        interface: that it must have.
         folder: where the files go.
         external_threshold: see `save_graph`.
 
     Raises:
-        EngineError: ONNX Runtime does not load it, or its interface is not the spec's.
+        EngineError: ONNX Runtime does not load it, or its interface is another.
     """
     started = time.perf_counter()
     paths = save_graph(model, folder / ENGINE_FILE, threshold=external_threshold)
     OrtSession(
         paths[0].read_bytes(),
+        interface,
         folder=str(folder.absolute()),
-        inputs=spec.inputs,
-        outputs=spec.outputs,
-        dims=spec.dims,
-        state=spec.state,
         threads=1,
     ).close()
     return BuiltEngine(
@@ -80,4 +76,5 @@ def build_ort(
         file=ENGINE_FILE,
         files={path.name: path for path in paths},
         seconds=time.perf_counter() - started,
+        interface=interface,
     )

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from aigc_models.spec import ExportSpec
 from aigc_runtime.engine_build import ShapeProfile
 from aigc_runtime.errors import ConfigError, UnknownNameError
+from aigc_runtime.interface import Interface
 from aigc_runtime.manifest import DiffusionSettings, TextSettings
 from aigc_runtime.tensors import DimSpec
 
-__all__ = ["derive_profiles", "input_shapes", "narrowed_dims", "parse_profile"]
+__all__ = ["derive_profiles", "input_shapes", "narrowed", "parse_profile"]
 
 LARGEST_BATCH = 16
 """Rows that an engine is built for by default: an edge device seldom runs more, and memory grows with it."""
@@ -37,10 +38,10 @@ def derive_profiles(spec: ExportSpec, given: Sequence[ShapeProfile] = ()) -> tup
         UnknownNameError: a given profile names a dimension that the model has not.
         ConfigError: a given range is outside what the model takes.
     """
-    ranges = {dim.name: _range(dim, spec) for dim in spec.dims}
+    ranges = {dim.name: _range(dim, spec) for dim in spec.interface.dims}
     if given:
-        return tuple(_complete(profile, ranges, spec.dims) for profile in given)
-    step = spec.state[0].step_dim if spec.state else None
+        return tuple(_complete(profile, ranges, spec.interface.dims) for profile in given)
+    step = spec.interface.state[0].step_dim if spec.interface.state else None
     if step is None or not isinstance(spec.settings, TextSettings):
         return (ShapeProfile(name="default", dims=ranges),)
     held = {name: _held(ranges[name], best=0) for name in ranges if name == "past"}
@@ -128,18 +129,20 @@ def input_shapes(spec: ExportSpec, profile: ShapeProfile) -> dict[str, tuple[tup
             tuple(size if isinstance(size, int) else profile.dims[size][kind] for size in tensor.shape)
             for kind in range(3)
         )
-        for tensor in spec.graph_inputs
+        for tensor in spec.interface.graph_inputs
     }
 
 
-def narrowed_dims(dims: Sequence[DimSpec], profiles: Sequence[ShapeProfile]) -> tuple[DimSpec, ...]:
-    """The model's dimensions cut down to what some profile takes."""
-    return tuple(
-        DimSpec(
-            name=dim.name,
-            min=min(p.dims[dim.name][0] for p in profiles),
-            max=max(p.dims[dim.name][2] for p in profiles),
-            multiple_of=dim.multiple_of,
-        )
-        for dim in dims
+def narrowed(interface: Interface, profiles: Sequence[ShapeProfile]) -> Interface:
+    """The interface, its dimensions cut down to what some profile takes."""
+    return interface.with_dims(
+        [
+            DimSpec(
+                name=dim.name,
+                min=min(p.dims[dim.name][0] for p in profiles),
+                max=max(p.dims[dim.name][2] for p in profiles),
+                multiple_of=dim.multiple_of,
+            )
+            for dim in interface.dims
+        ]
     )

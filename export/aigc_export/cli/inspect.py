@@ -57,10 +57,10 @@ def inspect(bundle_path: str, as_json: bool) -> None:
     table = Table()
     for heading in ("", "name", "type", "shape"):
         table.add_column(heading, overflow="fold")
-    rows = [("input", s) for s in manifest.inputs] + [("output", s) for s in manifest.outputs]
+    rows = [("input", s) for s in manifest.interface.inputs] + [("output", s) for s in manifest.interface.outputs]
     for word, spec in rows:
         table.add_row(word, _plain(spec.name), spec.dtype, _plain(list(spec.shape)))
-    for state in manifest.state:
+    for state in manifest.interface.state:
         names_of = _plain(f"{state.input} -> {state.output}")
         table.add_row(f"state, {state.kind}", names_of, state.dtype, _plain(list(state.shape)))
     for file in manifest.files:

@@ -22,11 +22,8 @@ def _open_ort(bundle: Bundle, threads: int | None) -> Session:
     with bundle.unless_replaced(opened_by_path=True):
         return OrtSession(
             bundle.read(manifest.engine.file),
+            manifest.interface,
             folder=bundle.folder.location,
-            inputs=manifest.inputs,
-            outputs=manifest.outputs,
-            dims=manifest.dims,
-            state=manifest.state,
             threads=threads,
             device="cpu" if provider is None else provider.name,
         )

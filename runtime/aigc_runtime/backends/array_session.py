@@ -12,8 +12,9 @@ import numpy as np
 
 from aigc_runtime.backends.state import check_batch, check_rows, new_steps, require_state
 from aigc_runtime.errors import EngineError
+from aigc_runtime.interface import Interface
 from aigc_runtime.session import State
-from aigc_runtime.tensors import Array, DimSpec, FeedChecker, StateSpec, TensorSpec
+from aigc_runtime.tensors import Array, FeedChecker, StateSpec
 
 __all__ = ["ArraySession", "ArrayState"]
 
@@ -32,46 +33,18 @@ class ArraySession:
 
     Args:
         function: all graph inputs by name (state and its length included) -> all graph outputs by name.
-        inputs: what the caller feeds.
-        outputs: what `run` returns.
-        dims: the named dimensions.
-        state: carried state.
+        interface: of that function.
     """
 
-    def __init__(
-        self,
-        function: Callable[[Mapping[str, Array]], Mapping[str, Array]],
-        *,
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
-        dims: Sequence[DimSpec] = (),
-        state: Sequence[StateSpec] = (),
-    ) -> None:
+    def __init__(self, function: Callable[[Mapping[str, Array]], Mapping[str, Array]], interface: Interface) -> None:
         self._function: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = function
-        self._inputs, self._outputs, self._state = tuple(inputs), tuple(outputs), tuple(state)
-        self._dims = {d.name: d for d in dims}
-        self._checker = FeedChecker(inputs, self._dims)
+        self.interface = interface
+        self._checker = FeedChecker(interface.inputs, interface.dims_by_name)
         self.engine_seconds = 0.0
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """What the caller feeds."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What `run` returns."""
-        return self._outputs
-
-    @property
-    def dims(self) -> Mapping[str, DimSpec]:
-        """The named dynamic dimensions."""
-        return self._dims
 
     def new_state(self, batch: int) -> ArrayState:
         """Empty carried state for `batch` rows."""
-        batch = check_rows(batch, self._dims)
-        return ArrayState(self._state, batch)
+        return ArrayState(self.interface.state, check_rows(batch, self.interface))
 
     def run(self, feeds: Mapping[str, Array], state: State | None = None) -> dict[str, Array]:
         """Run one step; see `Session.run`."""
@@ -79,20 +52,21 @@ class ArraySession:
             raise EngineError("the session is closed", hint="open the bundle again")
         bound = self._checker.check(feeds)
         values = dict(feeds)
-        require_state(state, ArrayState, self._state)
-        steps = 0
-        if isinstance(state, ArrayState) and self._state:
+        require_state(state, ArrayState, self.interface)
+        steps, specs, length_input = 0, self.interface.state, self.interface.length_input
+        if isinstance(state, ArrayState) and specs:
             check_batch(bound, state.batch)
-            steps = new_steps(self._state, bound, state.length, self._dims)
+            steps = new_steps(self.interface, bound, state.length)
             values.update(state.arrays)
-            values.update({s.length_input: np.array([state.length], np.int64) for s in self._state if s.length_input})
+            if length_input is not None:
+                values[length_input] = np.array([state.length], np.int64)
         started = time.perf_counter()
         results = self._function(values)
         self.engine_seconds += time.perf_counter() - started
-        if isinstance(state, ArrayState) and self._state:
-            state.arrays = {s.input: np.asarray(results[s.output]) for s in self._state}
+        if isinstance(state, ArrayState) and specs:
+            state.arrays = {s.input: np.asarray(results[s.output]) for s in specs}
             state.length += steps
-        return {spec.name: np.asarray(results[spec.name]) for spec in self._outputs}
+        return {spec.name: np.asarray(results[spec.name]) for spec in self.interface.outputs}
 
     def close(self) -> None:
         """Release the function."""

@@ -12,9 +12,10 @@ from aigc_runtime.backends.ort_binding import Binder, OrtState, Plan
 from aigc_runtime.backends.ort_open import available_threads, import_onnxruntime, open_native
 from aigc_runtime.backends.state import check_batch, check_rows, new_steps, require_state
 from aigc_runtime.errors import AigcError, EngineError, EngineMemoryError, UnknownNameError
+from aigc_runtime.interface import Interface
 from aigc_runtime.providers import PROVIDERS
 from aigc_runtime.session import State
-from aigc_runtime.tensors import Array, DimSpec, FeedChecker, StateSpec, TensorSpec
+from aigc_runtime.tensors import Array, FeedChecker
 
 __all__ = ["OrtSession", "OrtState", "available_threads"]
 
@@ -28,10 +29,7 @@ class OrtSession:
     Args:
         model: the graph's bytes.
         folder: where the files lie that the graph names as external data; None for a graph that names none.
-        inputs: what the caller feeds.
-        outputs: what `run` returns.
-        dims: the named dimensions.
-        state: carried state.
+        interface: that the graph must have.
         threads: threads inside an operator; None takes all processors that the process may use.
         device: key of `PROVIDERS`; where it is not `cpu`, carried state stays in the device's memory.
         device_id: which of several devices.
@@ -51,12 +49,9 @@ class OrtSession:
     def __init__(
         self,
         model: bytes,
+        interface: Interface,
         *,
         folder: str | None = None,
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
-        dims: Sequence[DimSpec] = (),
-        state: Sequence[StateSpec] = (),
         threads: int | None = None,
         device: str = "cpu",
         device_id: int = 0,
@@ -66,26 +61,22 @@ class OrtSession:
             raise UnknownNameError("device", device, PROVIDERS)
         provider = PROVIDERS[device]
         self.ort = import_onnxruntime(provider)
-        self.inputs, self.outputs, self.state = tuple(inputs), tuple(outputs), tuple(state)
-        self._dims = {d.name: d for d in dims}
-        self._checker = FeedChecker(inputs, self._dims)
+        self.interface = interface
+        self._checker = FeedChecker(interface.inputs, interface.dims_by_name)
         self.native, self.placement = open_native(
             self.ort, model, provider=provider, device_id=device_id, folder=folder, threads=threads
         )
         self._bound = device != "cpu" if bound is None else bound
         self._binder = Binder(ort=self.ort, device=device, device_id=device_id, rebind=self._bound)
-        self._output_names = [s.name for s in self.outputs]
-        self._all_names = [*self._output_names, *(s.output for s in self.state)]
-        self._state_inputs = [s.input for s in self.state]
+        self._output_names = [s.name for s in interface.outputs]
+        self._all_names = list(interface.graph_outputs)
+        self._state_inputs = [s.input for s in interface.state]
         self.engine_seconds = 0.0
         self._check_interface()
 
     def _check_interface(self) -> None:
-        lengths = {s.length_input for s in self.state if s.length_input}
-        wanted = (
-            {s.name for s in self.inputs} | {s.input for s in self.state} | lengths,
-            {s.name for s in self.outputs} | {s.output for s in self.state},
-        )
+        interface = self.interface
+        wanted = ({s.name for s in interface.graph_inputs}, set(interface.graph_outputs))
         found = ({i.name for i in self.native.get_inputs()}, {o.name for o in self.native.get_outputs()})
         for kind, want, have in zip(("inputs", "outputs"), wanted, found, strict=True):
             if want != have:
@@ -93,22 +84,16 @@ class OrtSession:
                     f"the graph's {kind} are {sorted(have)}, the manifest announces {sorted(want)}",
                     hint="the bundle is inconsistent: export it again",
                 )
-        specs = {s.name: (s.dtype, s.shape) for s in (*self.inputs, *self.outputs)}
-        specs |= {s.input: (s.dtype, s.shape) for s in self.state}
+        specs = {s.name: (s.dtype, s.shape) for s in (*interface.graph_inputs, *interface.outputs)}
         for node in (*self.native.get_inputs(), *self.native.get_outputs()):
             if node.name in specs:
                 _check_tensor(node, *specs[node.name])
 
-    @property
-    def dims(self) -> Mapping[str, DimSpec]:
-        """The named dynamic dimensions."""
-        return self._dims
-
     def new_state(self, batch: int) -> OrtState:
         """Empty carried state for `batch` rows."""
-        batch = check_rows(batch, self._dims)
+        batch = check_rows(batch, self.interface)
         try:
-            return OrtState(self._binder, self.state, batch)
+            return OrtState(self._binder, self.interface.state, batch)
         except Exception as err:  # ONNX Runtime's own types share no base class
             raise EngineError(f"no carried state can be made for {batch} rows: {err}", hint="use fewer rows") from err
 
@@ -117,15 +102,15 @@ class OrtSession:
         if self.native is None:
             raise EngineError("the session is closed", hint="open the bundle again")
         bound = self._checker.check(feeds)
-        require_state(state, OrtState, self.state)
+        require_state(state, OrtState, self.interface)
         try:
-            if not self.state:
+            if not self.interface.state:
                 with flushed():
                     return self._run_stateless(feeds)
             assert isinstance(state, OrtState)
             check_batch(bound, state.batch)
-            steps = new_steps(self.state, bound, state.length, self._dims)
-            run = self._run_growing if self.state[0].kind == "growing" else self._run_buffer
+            steps = new_steps(self.interface, bound, state.length)
+            run = self._run_growing if self.interface.state[0].kind == "growing" else self._run_buffer
             with flushed():
                 results = run(feeds, state, bound)
         except AigcError:
@@ -167,10 +152,10 @@ class OrtSession:
 
     def _run_buffer(self, feeds: Mapping[str, Array], state: OrtState, bound: Mapping[str, int]) -> dict[str, Array]:
         """The buffers stay where they are; inputs and outputs are reused for equal shapes."""
-        shapes = tuple(feeds[spec.name].shape for spec in self.inputs)
+        shapes = tuple(feeds[spec.name].shape for spec in self.interface.inputs)
         plan = state.plans.get(shapes)
         if plan is None:
-            plan = state.plans[shapes] = Plan(self.native, self._binder, state, self.state, self.outputs, feeds, bound)
+            plan = state.plans[shapes] = Plan(self.native, self._binder, state, self.interface, feeds, bound)
         started = time.perf_counter()
         results = plan.run(feeds, state.length)
         self.engine_seconds += time.perf_counter() - started

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from aigc_runtime.interface import Interface
 from aigc_runtime.tensors import Array, StateSpec, TensorSpec
 
 __all__ = ["Binder", "OrtState", "Plan"]
@@ -82,8 +83,7 @@ class Plan:
         native: ONNX Runtime's session.
         binder: its device.
         state: bound as input and as output, so that the engine writes the new steps where the old ones are.
-        specs: of the state.
-        outputs: what the caller gets.
+        interface: of the engine.
         feeds: of the shapes that the plan is for.
         sizes: of the named dimensions.
     """
@@ -93,24 +93,24 @@ class Plan:
         native: Any,
         binder: Binder,
         state: OrtState,
-        specs: Sequence[StateSpec],
-        outputs: Sequence[TensorSpec],
+        interface: Interface,
         feeds: Mapping[str, Array],
         sizes: Mapping[str, int],
     ) -> None:
         self._native, self._rebind = native, binder.rebind
         self._binding = native.io_binding()
         self._inputs = {name: binder.value(array.copy()) for name, array in feeds.items()}
-        self._lengths = {s.length_input: binder.value(np.zeros(1, np.int64)) for s in specs if s.length_input}
-        self._state = {s.input: state.values[s.input] for s in specs}
+        length = interface.length_input
+        self._lengths = {} if length is None else {length: binder.value(np.zeros(1, np.int64))}
+        self._state = {s.input: state.values[s.input] for s in interface.state}
         self._bind_inputs()
         # Results are read on the host: they are copied there at the end of a run. The values borrow these arrays.
-        self._arrays = {s.name: np.empty(_resolve(s, sizes), dtype=s.dtype) for s in outputs}
+        self._arrays = {s.name: np.empty(_resolve(s, sizes), dtype=s.dtype) for s in interface.outputs}
         make = binder.ort.OrtValue.ortvalue_from_numpy
         self._results = {name: make(array, "cpu", 0) for name, array in self._arrays.items()}
         for name, value in self._results.items():
             self._binding.bind_ortvalue_output(name, value)
-        for spec in specs:
+        for spec in interface.state:
             self._binding.bind_ortvalue_output(spec.output, self._state[spec.input])
 
     def _bind_inputs(self) -> None:

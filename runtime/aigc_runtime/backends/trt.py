@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -28,9 +28,10 @@ from aigc_runtime.bundle import Bundle
 from aigc_runtime.device import probe_device
 from aigc_runtime.engine_build import EngineBuild, choose_profile
 from aigc_runtime.errors import EngineError, FeedError
+from aigc_runtime.interface import Interface
 from aigc_runtime.preflight import require_device
 from aigc_runtime.session import State
-from aigc_runtime.tensors import Array, DimSpec, FeedChecker, StateSpec, TensorSpec
+from aigc_runtime.tensors import Array, FeedChecker
 
 __all__ = ["TrtSession", "open_trt"]
 
@@ -54,13 +55,10 @@ def open_trt(bundle: Bundle) -> TrtSession:
     library, cuda, gpu = load_library(engine.build), load_cuda(ordinal), device.gpus[ordinal]
     return TrtSession(
         bundle.read(engine.file),
+        manifest.interface,
         library=library,
         cuda=cuda,
         build=engine.build,
-        inputs=manifest.inputs,
-        outputs=manifest.outputs,
-        dims=manifest.dims,
-        state=manifest.state,
         cache=cache_path(bundle.file(engine.file).sha256, f"{gpu.name} {gpu.compute_capability}"),
     )
 
@@ -86,13 +84,10 @@ class TrtSession:
 
     Args:
         plan: the engine's bytes, verified.
+        interface: that the engine must have.
         library: that runs it.
         cuda: the device.
         build: what the manifest says about it.
-        inputs: what the caller feeds.
-        outputs: what `run` returns.
-        dims: the named dimensions.
-        state: carried state.
         cache: file for kernels that TensorRT-RTX compiles on this device.
         most_lanes: runs at a time.
 
@@ -103,46 +98,24 @@ class TrtSession:
     def __init__(
         self,
         plan: bytes,
+        interface: Interface,
         *,
         library: Library,
         cuda: Cuda,
         build: EngineBuild,
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
-        dims: Sequence[DimSpec] = (),
-        state: Sequence[StateSpec] = (),
         cache: Path | None = None,
         most_lanes: int = MOST_LANES,
     ) -> None:
-        self._inputs, self._outputs, self._state = tuple(inputs), tuple(outputs), tuple(state)
-        self._dims = {d.name: d for d in dims}
-        self._checker = FeedChecker(inputs, self._dims)
+        self.interface = interface
+        self._checker = FeedChecker(interface.inputs, interface.dims_by_name)
         self._build = build
-        self._wanted = [s.name for s in self._outputs]
-        self._growing = sorted({s.shape[s.axis] for s in self._state if s.kind == "growing"}, key=str)
-        self._lengths = sorted({s.length_input for s in self._state if s.length_input})
-        engine = TrtEngine(
-            plan, library=library, cuda=cuda, build=build, inputs=inputs, outputs=outputs, state=state, cache=cache
-        )
+        self._wanted = [s.name for s in interface.outputs]
+        self._growing = sorted({s.shape[s.axis] for s in interface.state if s.kind == "growing"}, key=str)
+        engine = TrtEngine(plan, interface, library=library, cuda=cuda, build=build, cache=cache)
         self._resources = _Resources(engine, cuda, most_lanes)
         self._end = weakref.finalize(self, self._resources.close)
         self._lock, self._ran = threading.Lock(), False
         self.engine_seconds = 0.0
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """What the caller feeds."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What `run` returns."""
-        return self._outputs
-
-    @property
-    def dims(self) -> Mapping[str, DimSpec]:
-        """The named dynamic dimensions."""
-        return self._dims
 
     def _require_open(self) -> None:
         if not self._end.alive:
@@ -150,12 +123,12 @@ class TrtSession:
 
     def new_state(self, batch: int) -> TrtState:
         """Empty carried state for `batch` rows, in device memory until nobody holds it."""
-        batch = check_rows(batch, self._dims)
+        batch = check_rows(batch, self.interface)
         self._require_open()
         mine = self._resources
         mine.cuda.use()
         mine.memory.free_ended()
-        tensors = [Carried(spec, mine.engine.ports, self._dims, mine.cuda) for spec in self._state]
+        tensors = [Carried(spec, mine.engine.ports, self.interface, mine.cuda) for spec in self.interface.state]
         state = TrtState(self, batch, tensors)
         weakref.finalize(state, mine.memory.add(tensors)).atexit = False
         # Within a lease, which `close` waits for: nothing is allocated after everything was freed.
@@ -169,16 +142,17 @@ class TrtSession:
         """Run one step; see `Session.run`."""
         self._require_open()
         sizes = dict(self._checker.check(feeds))
-        require_state(state, TrtState, self._state)
+        require_state(state, TrtState, self.interface)
         carried, steps, values = None, 0, dict(feeds)
-        if self._state:
+        if self.interface.state:
             assert isinstance(state, TrtState)
             if state.owner is not self:
                 raise FeedError("the state is of another session", hint="pass a state from session.new_state(batch)")
             check_batch(sizes, state.batch)
-            steps, carried = new_steps(self._state, sizes, state.length, self._dims), state
+            steps, carried = new_steps(self.interface, sizes, state.length), state
             sizes.update({str(name): state.length for name in self._growing})
-            values.update({name: np.array([state.length], np.int64) for name in self._lengths})
+            if (length := self.interface.length_input) is not None:
+                values[length] = np.array([state.length], np.int64)
         results = self._run(choose_profile(self._build.profiles, sizes), values, carried, steps)
         if carried is not None:
             carried.advance(steps)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from aigc_runtime.backends.trt_interface import check_ports, check_profiles, rea
 from aigc_runtime.backends.trt_library import Library
 from aigc_runtime.engine_build import EngineBuild
 from aigc_runtime.errors import EngineError
-from aigc_runtime.tensors import StateSpec, TensorSpec
+from aigc_runtime.interface import Interface
 
 __all__ = ["TrtEngine"]
 
@@ -23,12 +22,10 @@ class TrtEngine:
 
     Args:
         plan: the engine's bytes. They are code: only bytes that agree with a bundle's manifest may come here.
+        interface: that the engine must have.
         library: that runs it.
         cuda: the device.
         build: what the manifest says about it.
-        inputs: what the caller feeds.
-        outputs: what the caller gets.
-        state: carried state.
         cache: file for kernels that TensorRT-RTX compiles here; None keeps none.
 
     Attributes:
@@ -43,13 +40,11 @@ class TrtEngine:
     def __init__(
         self,
         plan: bytes,
+        interface: Interface,
         *,
         library: Library,
         cuda: Cuda,
         build: EngineBuild,
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
-        state: Sequence[StateSpec] = (),
         cache: Path | None = None,
     ) -> None:
         # First of all: without a driver, making a Runtime crashes the process in some of these libraries.
@@ -64,12 +59,12 @@ class TrtEngine:
         if self.native is None:
             raise library.fail("cannot load the engine", hint="export it again for this device and this version")
         self.ports = read_ports(library.module, self.native)
-        check_ports(self.ports, inputs, outputs, state)
-        check_profiles(self.native, build, {**{s.name: s.shape for s in inputs}, **{s.input: s.shape for s in state}})
+        check_ports(self.ports, interface)
+        check_profiles(self.native, build, {s.name: s.shape for s in interface.graph_inputs})
         if build.weight_streaming and self.native.streamable_weights_size:
             # The library's default keeps all weights on the device.
             self.native.weight_streaming_budget_v2 = self.native.get_weight_streaming_automatic_budget()
-        steady = not any(spec.kind == "growing" for spec in state)
+        steady = not any(spec.kind == "growing" for spec in interface.state)
         self._cache: Any = None
         self._config = self._make_config(steady)
         native_graphs = self._config is not None and hasattr(library.module, "CudaGraphStrategy")

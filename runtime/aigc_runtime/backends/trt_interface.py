@@ -9,7 +9,7 @@ from typing import Any
 from aigc_runtime.backends.trt_types import HostType, host_type
 from aigc_runtime.engine_build import EngineBuild
 from aigc_runtime.errors import EngineError
-from aigc_runtime.tensors import StateSpec, TensorSpec
+from aigc_runtime.interface import Interface
 
 __all__ = ["Port", "check_ports", "check_profiles", "read_ports"]
 
@@ -58,18 +58,16 @@ def read_ports(module: Any, engine: Any) -> dict[str, Port]:
     return ports
 
 
-def check_ports(
-    ports: Mapping[str, Port], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], state: Sequence[StateSpec]
-) -> None:
+def check_ports(ports: Mapping[str, Port], interface: Interface) -> None:
     """Refuse an engine that is not the announced one.
 
     Raises:
         EngineError: names or element types differ, or the engine writes into an input that it must not write into.
     """
-    lengths = {s.length_input: "int64" for s in state if s.length_input}
+    state = interface.state
     wanted = (
-        {**{s.name: s.dtype for s in inputs}, **{s.input: s.dtype for s in state}, **lengths},
-        {**{s.name: s.dtype for s in outputs}, **{s.output: s.dtype for s in state}},
+        {s.name: s.dtype for s in interface.graph_inputs},
+        {**{s.name: s.dtype for s in interface.outputs}, **{s.output: s.dtype for s in state}},
     )
     for kind, want in zip(("inputs", "outputs"), wanted, strict=True):
         have = {p.name: p.type.dtype for p in ports.values() if p.is_input == (kind == "inputs")}

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from aigc_runtime.backends.cuda import Cuda
 from aigc_runtime.backends.trt_buffers import DeviceBuffer, close_all
 from aigc_runtime.backends.trt_interface import Port
-from aigc_runtime.tensors import DimSpec, StateSpec
+from aigc_runtime.interface import Interface
+from aigc_runtime.tensors import StateSpec
 
 __all__ = ["Carried", "StateMemory", "TrtState"]
 
@@ -22,11 +23,12 @@ class Carried:
     engine may read a place of its input after it has written that place of its output.
     """
 
-    def __init__(self, spec: StateSpec, ports: Mapping[str, Port], dims: Mapping[str, DimSpec], cuda: Cuda) -> None:
+    def __init__(self, spec: StateSpec, ports: Mapping[str, Port], interface: Interface, cuda: Cuda) -> None:
         self.spec = spec
         self._itemsize = ports[spec.input].type.itemsize
         size = spec.shape[spec.axis]
-        self._most = dims[size].max if isinstance(size, str) and size in dims else None
+        dim = interface.dim(size) if isinstance(size, str) else None
+        self._most = None if dim is None else dim.max
         self.past = DeviceBuffer(cuda)
         self.present = self.past if ports[spec.output].alias is not None else DeviceBuffer(cuda)
 

@@ -87,7 +87,7 @@ class DiffusionPipeline:
     """
 
     def __init__(self, session: Session, settings: DiffusionSettings) -> None:
-        self._names = {spec.name for spec in session.inputs}
+        self._names = {spec.name for spec in session.interface.inputs}
         c, h, w = settings.sample_shape
         taken = {name: sizes for name, sizes in _CONDITIONS.items() if name in self._names}
         given = 2 * c if settings.schedule.learns_variance else c
@@ -226,7 +226,7 @@ class DiffusionPipeline:
         null = self._null_conditions(conditions, scale, null_encoder_hidden_states)
         count = _count(batch, conditions)
         check_image_count(count)
-        shape = check_size(settings, self.session.dims, size)
+        shape = check_size(settings, self.session.interface, size)
         return _Request(
             count=count,
             shape=shape,

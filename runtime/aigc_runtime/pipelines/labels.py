@@ -31,7 +31,10 @@ def require_tensors(session: Session, *, inputs: Mapping[str, Sized], outputs: M
         ConfigError: an input or output is missing or has other sizes, or there is an input that the pipeline does not
             know.
     """
-    for side, specs, wanted in (("inputs", session.inputs, inputs), ("outputs", session.outputs, outputs)):
+    for side, specs, wanted in (
+        ("inputs", session.interface.inputs, inputs),
+        ("outputs", session.interface.outputs, outputs),
+    ):
         found = {spec.name: spec.shape for spec in specs}
         if not wanted.keys() <= found.keys() or (side == "inputs" and len(found) > len(wanted)):
             raise ConfigError(
@@ -50,10 +53,10 @@ def require_tensors(session: Session, *, inputs: Mapping[str, Sized], outputs: M
 
 def batch_bounds(session: Session, name: str) -> tuple[int, int | None]:
     """Fewest and most rows of the input `name` in one run; None where there is no limit."""
-    (size,) = (spec.shape[0] for spec in session.inputs if spec.name == name)
+    (size,) = (spec.shape[0] for spec in session.interface.inputs if spec.name == name)
     if isinstance(size, int):
         return size, size
-    dim = session.dims.get(size)
+    dim = session.interface.dim(size)
     return (1, None) if dim is None else (dim.min, dim.max)
 
 

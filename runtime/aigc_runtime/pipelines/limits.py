@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from aigc_runtime.errors import InputError
 from aigc_runtime.host_memory import available_memory
+from aigc_runtime.interface import Interface
 from aigc_runtime.manifest import DiffusionSettings
 from aigc_runtime.pipelines.labels import check_count
 from aigc_runtime.printable import shown
-from aigc_runtime.tensors import DimSpec
 
 __all__ = ["MAX_IMAGES", "MAX_NUMBERS", "check_image_count", "check_numbers", "check_size", "rows_at_once"]
 
@@ -96,14 +96,12 @@ def rows_at_once(numbers: int, least: int, most: int | None, *, runs: int = 1) -
     return max(1, max(least, rows) // runs)
 
 
-def check_size(
-    settings: DiffusionSettings, dims: Mapping[str, DimSpec], size: tuple[int, int] | None
-) -> tuple[int, int, int]:
+def check_size(settings: DiffusionSettings, interface: Interface, size: tuple[int, int] | None) -> tuple[int, int, int]:
     """The shape (C, H, W) of samples of a size (H, W); None means the model's own.
 
     Args:
         settings: of the model.
-        dims: of its engine.
+        interface: of its engine.
         size: that is asked for.
 
     Raises:
@@ -117,15 +115,15 @@ def check_size(
     height, width = check_count("height", size[0]), check_count("width", size[1])
     if (height, width) == (h, w):
         return c, h, w
-    if "height" not in dims or "width" not in dims:
+    height_dim, width_dim = interface.dim("height"), interface.dim("width")
+    if height_dim is None or width_dim is None:
         raise InputError(
             f"size is {shown(height)} x {shown(width)}", hint=f"this engine makes images of {h} x {w} only"
         )
-    for name, n in (("height", height), ("width", width)):
-        dim = dims[name]
+    for dim, n in ((height_dim, height), (width_dim, width)):
         if n < dim.min or n % dim.multiple_of or (dim.max is not None and n > dim.max):
             bound = f"at least {dim.min}" if dim.max is None else f"{dim.min} to {dim.max}"
-            raise InputError(f"{name} is {shown(n)}", hint=f"must be {bound}, a multiple of {dim.multiple_of}")
+            raise InputError(f"{dim.name} is {shown(n)}", hint=f"must be {bound}, a multiple of {dim.multiple_of}")
     check_numbers("a sample", (c, height, width))
     if height * width > h * w:
         check_run_memory((c, height, width))

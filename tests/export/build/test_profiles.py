@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aigc_export.build.profiles import derive_profiles, input_shapes, narrowed_dims, parse_profile
+from aigc_export.build.profiles import derive_profiles, input_shapes, narrowed, parse_profile
 from aigc_export.build.settings import BuildSettings
 from aigc_runtime.errors import ConfigError, UnknownNameError
 
@@ -35,7 +35,7 @@ def test_the_users_profiles_replace_the_derived() -> None:
     one, two = derive_profiles(spec, given)
     assert (one.name, one.dims) == ("profile-0", {"batch": (1, 2, 4), "sequence": (1, 1, 1), "past": (0, 48, 96)})
     assert (two.name, two.dims["sequence"]) == ("prompt", (8, 16, 32))
-    dims = {d.name: (d.min, d.max) for d in narrowed_dims(spec.dims, [one, two])}
+    dims = {d.name: (d.min, d.max) for d in narrowed(spec.interface, [one, two]).dims}
     assert dims == {"batch": (1, 16), "sequence": (1, 32), "past": (0, 96)}
 
 

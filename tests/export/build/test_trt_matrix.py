@@ -25,12 +25,13 @@ from aigc_export.build.trt import BuiltTrt, build_trt
 from aigc_export.build.trt_library import Library
 from aigc_export.front import PreparedModel, Teller, pass_feeds, prepare_graph
 from aigc_export.graph import save_graph
-from aigc_export.graph_session import bf16_products_in_float, bounded, graph_session, open_file
+from aigc_export.graph_session import bf16_products_in_float, bounded, open_file
 from aigc_export.passes import PASSES, run_passes
 from aigc_export.recipes import export_recipe
 from aigc_export.reference import Case, make_cases
 from aigc_export.tolerances import TOLERANCES
 from aigc_models.torch_session import TorchSession
+from aigc_runtime.backends.array_session import ArraySession
 from aigc_runtime.verify import TensorCheck, check_tensors
 
 from ..conftest import SPECS, tiny_of
@@ -112,7 +113,9 @@ def compared(name: str, precision: str, limits: str, folder: Path) -> tuple[Tens
     function = open_file(save_graph(runnable, folder / "graph.onnx")[0], threads=2)
     steps = [(c.name, [(s.inputs, s.outputs) for s in c.steps]) for c in reference_of(name)]
     tolerance = TOLERANCES[spec.family, limits].tensor
-    return check_tensors(graph_session(bounded(function, spec, derive_profiles(spec)), spec), steps, tolerance)
+    return check_tensors(
+        ArraySession(bounded(function, spec.interface, derive_profiles(spec)), spec.interface), steps, tolerance
+    )
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from aigc_runtime.backends.cuda import Cuda
 from aigc_runtime.backends.trt import TrtSession
 from aigc_runtime.backends.trt_library import library_of
 from aigc_runtime.engine_build import EngineBuild, ShapeProfile
-from aigc_runtime.tensors import DimSpec, StateSpec, TensorSpec
+from aigc_runtime.interface import Interface
 
 PLAN = b"plan of a simulated engine"
 LM_PROFILES = {
@@ -38,19 +38,16 @@ class Toy:
     """A toy model: its formula and its interface."""
 
     function: Any
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    dims: tuple[DimSpec, ...]
+    interface: Interface
     profiles: tuple[dict[str, tuple[int, int, int]], ...]
-    state: tuple[StateSpec, ...] = ()
 
     def reference(self) -> ArraySession:
         """The same formula in numpy."""
-        return ArraySession(self.function, inputs=self.inputs, outputs=self.outputs, dims=self.dims, state=self.state)
+        return ArraySession(self.function, self.interface)
 
     def plan(self, **changes: Any) -> Plan:
         """The simulated engine's plan."""
-        return plan_of(self.function, self.inputs, self.outputs, self.state, self.profiles, **changes)
+        return plan_of(self.function, self.interface, self.profiles, **changes)
 
     @property
     def shape_profiles(self) -> tuple[ShapeProfile, ...]:
@@ -61,19 +58,14 @@ class Toy:
 def lm(kind: str) -> Toy:
     return Toy(
         function=toys.lm_function,
-        inputs=toys.LM_INPUTS,
-        outputs=toys.LM_OUTPUTS,
-        dims=toys.LM_DIMS,
-        state=toys.lm_state(kind),
+        interface=toys.lm_session(kind).interface,
         profiles=LM_PROFILES[kind],
     )
 
 
 UNET = Toy(
     function=toys.unet_function,
-    inputs=toys.UNET_INPUTS,
-    outputs=toys.UNET_OUTPUTS,
-    dims=toys.IMAGE_DIMS,
+    interface=toys.unet_session().interface,
     profiles=IMAGE_PROFILES,
 )
 ALIAS = {"present_value_0": "past_value_0"}
@@ -111,23 +103,20 @@ class Rig:
         ordinal: int = 0,
         most_lanes: int = 4,
         build: dict[str, Any] | None = None,
-        interface: Toy | None = None,
+        announced: Toy | None = None,
         **plan: Any,
     ) -> None:
         self.toy = toy
         self.gpu = gpu if gpu is not None else SimulatedGpu()
         self.plan = toy.plan(**plan)
         self.module = simulated_tensorrt(self.gpu, {PLAN: self.plan}, rtx=rtx)
-        announced = interface or toy
+        announced = announced or toy
         self.session = TrtSession(
             PLAN,
+            announced.interface,
             library=library_of(self.module),
             cuda=Cuda(self.gpu, ordinal),
             build=engine_build(announced.shape_profiles, rtx=rtx, **(build or {})),
-            inputs=announced.inputs,
-            outputs=announced.outputs,
-            dims=announced.dims,
-            state=announced.state,
             cache=cache,
             most_lanes=most_lanes,
         )

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from simulated_gpu import SimulatedFault, SimulatedGpu
 
-from aigc_runtime.tensors import StateSpec, TensorSpec
+from aigc_runtime.interface import Interface
 
 Function = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
@@ -102,18 +102,14 @@ class Plan:
 
 def plan_of(
     function: Function,
-    inputs: Sequence[TensorSpec],
-    outputs: Sequence[TensorSpec],
-    state: Sequence[StateSpec] = (),
+    interface: Interface,
     profiles: Sequence[dict[str, tuple[int, int, int]]] = ({},),
     **changes: Any,
 ) -> Plan:
     """The plan of an engine with that interface."""
-    into = {s.name: (OF_NAME[s.dtype], s.shape) for s in inputs}
-    into |= {s.input: (OF_NAME[s.dtype], s.shape) for s in state}
-    into |= {s.length_input: (DataType.INT64, (1,)) for s in state if s.length_input}
-    out = {s.name: (OF_NAME[s.dtype], s.shape) for s in outputs}
-    out |= {s.output: (OF_NAME[s.dtype], s.shape) for s in state}
+    into = {s.name: (OF_NAME[s.dtype], s.shape) for s in interface.graph_inputs}
+    out = {s.name: (OF_NAME[s.dtype], s.shape) for s in interface.outputs}
+    out |= {s.output: (OF_NAME[s.dtype], s.shape) for s in interface.state}
     return Plan(function, into, out, list(profiles), **changes)
 
 

@@ -14,6 +14,7 @@ from simulated_gpu import SimulatedGpu
 from simulated_tensorrt import DataType, EngineValidity
 
 from aigc_runtime.errors import EngineError, FeedError
+from aigc_runtime.interface import Interface
 from aigc_runtime.tensors import DimSpec, TensorSpec
 
 LM_KINDS = [("growing", {}), ("buffer", {}), ("buffer", {"alias": ALIAS})]
@@ -228,21 +229,22 @@ def test_engine_seconds_grow() -> None:
 
 
 def test_an_engine_with_other_names_or_types_is_refused() -> None:
-    wrong = replace(UNET, inputs=(*UNET.inputs[:2], replace(UNET.inputs[2], name="labels")))
+    unet = UNET.interface
+    renamed = replace(unet, inputs=(*unet.inputs[:2], replace(unet.inputs[2], name="labels")))
     with pytest.raises(
         EngineError, match=r"the engine's inputs are class_labels \(int64\).*announces labels \(int64\)"
     ):
-        Rig(UNET, interface=wrong)
-    wrong = replace(UNET, outputs=(replace(UNET.outputs[0], dtype="float16"),))
+        Rig(UNET, announced=replace(UNET, interface=renamed))
+    halved = replace(unet, outputs=(replace(unet.outputs[0], dtype="float16"),))
     with pytest.raises(EngineError, match=r"outputs are model_output \(float32\), .* model_output \(float16\)"):
-        Rig(UNET, interface=wrong)
+        Rig(UNET, announced=replace(UNET, interface=halved))
 
 
 def test_an_engine_with_other_profiles_is_refused() -> None:
     with pytest.raises(EngineError, match="the engine has 1 profiles, the manifest lists 2"):
-        Rig(UNET, interface=replace(UNET, profiles=(*UNET.profiles, *UNET.profiles)))
+        Rig(UNET, announced=replace(UNET, profiles=(*UNET.profiles, *UNET.profiles)))
     with pytest.raises(EngineError, match=r"takes 1 to 8 on axis 0 of 'sample', the manifest says batch 1 to 4"):
-        Rig(UNET, interface=replace(UNET, profiles=({"batch": (1, 1, 4)},)))
+        Rig(UNET, announced=replace(UNET, profiles=({"batch": (1, 1, 4)},)))
 
 
 @pytest.mark.parametrize("alias", [{"logits": "past_value_0"}, {"present_value_0": "pad_length"}])
@@ -321,9 +323,7 @@ HALVES = (TensorSpec(name="x", dtype="float32", shape=("batch", 3)),)
 DOUBLED = (TensorSpec(name="y", dtype="float32", shape=("batch", 3)),)
 PLAIN = Toy(
     function=lambda v: {"y": v["x"] * np.float32(2)},
-    inputs=HALVES,
-    outputs=DOUBLED,
-    dims=(DimSpec(name="batch", min=0, max=4),),
+    interface=Interface(inputs=HALVES, outputs=DOUBLED, dims=(DimSpec(name="batch", min=0, max=4),)),
     profiles=({"batch": (0, 1, 4)},),
 )
 
@@ -386,9 +386,7 @@ def test_no_memory_for_such_an_output_is_told() -> None:
 def test_values_that_decide_shapes_stay_on_the_host() -> None:
     toy = Toy(
         function=lambda v: {"y": np.repeat(v["x"], 2, axis=0)[: int(v["rows"][0])]},
-        inputs=(*HALVES, TensorSpec(name="rows", dtype="int64", shape=(1,))),
-        outputs=(TensorSpec(name="y", dtype="float32", shape=("batch", 3)),),
-        dims=PLAIN.dims,
+        interface=replace(PLAIN.interface, inputs=(*HALVES, TensorSpec(name="rows", dtype="int64", shape=(1,)))),
         profiles=PLAIN.profiles,
     )
     rig = Rig(toy, host={"rows"})

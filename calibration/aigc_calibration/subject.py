@@ -1,0 +1,31 @@
+"""The subject of a calibration: a graph as its pipeline drives it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from aigc_calibration.floatgraph import Feeds
+from aigc_runtime.backends.array_session import ArraySession
+from aigc_runtime.interface import Interface
+from aigc_runtime.manifest import Pipeline
+from aigc_runtime.tensors import Array
+
+__all__ = ["Subject"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """The interface of a graph, and the settings of the pipeline that drives it.
+
+    Attributes:
+        interface: of the graph.
+        settings: of the pipeline.
+    """
+
+    interface: Interface
+    settings: Pipeline
+
+    def session(self, function: Callable[[Feeds], Mapping[str, Array]]) -> ArraySession:
+        """A session that the pipeline can drive, over a function of all graph inputs."""
+        return ArraySession(function, self.interface)
