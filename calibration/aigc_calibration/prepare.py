@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,10 +18,16 @@ __all__ = ["copy_graph", "prepare"]
 
 
 def copy_graph(model: ir.Model) -> ir.Model:
-    """A graph of one's own; large constants are shared, which is safe as long as they are replaced, not written to."""
-    import onnx_ir as ir
+    """A graph of one's own, its subgraphs and functions included.
 
-    return ir.from_proto(ir.to_proto(model))
+    Constants are shared, which is safe as long as they are replaced and never written to.
+    """
+    own: ir.Model = model.clone()
+    for graph in (own.graph, *(function.graph for function in own.functions.values())):
+        for one in (graph, *graph.subgraphs()):
+            for value in (*one.inputs, *one.initializers.values(), *(o for node in one for o in node.outputs)):
+                value.type = copy.copy(value.type)  # a clone shares them, and setting a value's dtype changes its type
+    return own
 
 
 def prepare(model: ir.Model) -> ir.Model:

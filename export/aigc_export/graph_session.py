@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aigc_calibration.prepare import copy_graph
 from aigc_calibration.sites import SITE_OPS
 from aigc_runtime.backends.denormals import isolated
 from aigc_runtime.engine_build import ShapeProfile, choose_profile
@@ -31,7 +32,7 @@ def bf16_products_in_float(model: ir.Model) -> ir.Model:
     """
     import onnx_ir as ir
 
-    model = ir.from_proto(ir.to_proto(model))
+    model = copy_graph(model)
     for node in list(model.graph):
         if node.op_type not in SITE_OPS or not any(
             v is not None and v.dtype == ir.DataType.BFLOAT16 for v in node.inputs

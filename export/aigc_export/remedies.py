@@ -75,7 +75,7 @@ def find_costly_modules(
     try:
         feeds = list(itertools.islice(prepared.data.batches(graph), PROBE_BATCHES[prepared.spec.family]))
         toggled = toggle_graph(graph, plan, quantised.weights, FORMS[recipe.target])
-        probe = make_probe(toggled, [op.node for op in low], feeds, [t.name for t in prepared.spec.outputs])
+        probe = make_probe(toggled, [op.node for op in low], feeds, [t.name for t in prepared.spec.interface.outputs])
     except AigcError:  # what cannot be measured is not said; that parity is missed stays the error
         return None
     nodes: dict[str, list[str]] = {}

@@ -17,13 +17,9 @@ from aigc_runtime.compare import Tolerance
 from .conftest import Tiny, tiny_of
 
 
-def copy(model: ir.Model) -> ir.Model:
-    return ir.from_proto(to_proto(model))
-
-
 def test_the_passes_of_the_default_target_keep_the_function(each: Tiny) -> None:
     feeds = [each.feeds(), *pass_feeds(each.spec, seed=3)]
-    graph, reports = run_passes(copy(each.captured.model), PASSES["ort-cpu"], feeds=feeds)
+    graph, reports = run_passes(each.captured.model, PASSES["ort-cpu"], feeds=feeds)
     assert [r.name for r in reports] == ["onnxscript-optimize", "onnxslim", "fold-batch-norm"]
     assert reports[-1].nodes_after < reports[0].nodes_before
     assert all(r.worst.sqnr_db >= 90 for r in reports)
@@ -34,7 +30,7 @@ def test_the_passes_of_the_default_target_keep_the_function(each: Tiny) -> None:
 
 def test_interface_metadata_and_scopes_survive(each: Tiny) -> None:
     before = to_proto(each.captured.model)
-    graph, _ = run_passes(copy(each.captured.model), PASSES["ort-cpu"], feeds=[each.feeds()])
+    graph, _ = run_passes(each.captured.model, PASSES["ort-cpu"], feeds=[each.feeds()])
     after = to_proto(graph)
     for side in ("input", "output"):
         new, old = (getattr(proto.graph, side) for proto in (after, before))
@@ -45,11 +41,11 @@ def test_interface_metadata_and_scopes_survive(each: Tiny) -> None:
     assert len(scoped) > len(after.graph.node) / 2
 
 
-def test_the_captured_graph_itself_is_not_changed_by_slim() -> None:
-    tiny = tiny_of("gan")
-    before = to_proto(tiny.captured.model).SerializeToString()
-    run_passes(tiny.captured.model, [("onnxslim", dict(PASSES["ort-cpu"])["onnxslim"])], feeds=[tiny.feeds()])
-    assert to_proto(tiny.captured.model).SerializeToString() == before
+def test_no_pass_changes_the_captured_graph(each: Tiny) -> None:
+    before = to_proto(each.captured.model).SerializeToString()
+    graph, _ = run_passes(each.captured.model, PASSES["ort-cpu"], feeds=[each.feeds()])
+    assert len(graph.graph) < len(each.captured.model.graph)
+    assert to_proto(each.captured.model).SerializeToString() == before
 
 
 def scale_a_weight(model: ir.Model) -> ir.Model:
@@ -108,25 +104,25 @@ def make_nan(model: ir.Model) -> ir.Model:
 def test_a_pass_that_changes_the_function_is_stopped(rewrite: Callable[[ir.Model], ir.Model], message: str) -> None:
     tiny = tiny_of("gan")
     with pytest.raises(PassError, match=message):
-        run_passes(copy(tiny.captured.model), [("bad", rewrite)], feeds=pass_feeds(tiny.spec, 0))
+        run_passes(tiny.captured.model, [("bad", rewrite)], feeds=pass_feeds(tiny.spec, 0))
 
 
 def test_a_rewrite_right_for_one_size_gets_through_with_one_size_only() -> None:
     tiny = tiny_of("gan")
-    _, reports = run_passes(copy(tiny.captured.model), [("bad", forget_a_size)], feeds=pass_feeds(tiny.spec, 0)[:1])
+    _, reports = run_passes(tiny.captured.model, [("bad", forget_a_size)], feeds=pass_feeds(tiny.spec, 0)[:1])
     assert reports[0].nodes_after == reports[0].nodes_before + 2
 
 
 def test_a_pass_without_feeds_was_not_checked() -> None:
     tiny = tiny_of("gan")
     with pytest.raises(PassError, match="was not checked"):
-        run_passes(copy(tiny.captured.model), [("same", lambda m: m)], feeds=[])
+        run_passes(tiny.captured.model, [("same", lambda m: m)], feeds=[])
 
 
 def test_the_tolerance_decides() -> None:
     tiny = tiny_of("gan")
     loose = Tolerance(min_sqnr_db=10.0)
-    _, reports = run_passes(copy(tiny.captured.model), [("bad", scale_a_weight)], feeds=[tiny.feeds()], tolerance=loose)
+    _, reports = run_passes(tiny.captured.model, [("bad", scale_a_weight)], feeds=[tiny.feeds()], tolerance=loose)
     assert 10 < reports[0].worst.sqnr_db < 60
 
 

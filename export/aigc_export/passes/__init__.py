@@ -1,6 +1,6 @@
 """Rewrites of a graph, one per file, in the order of each target; every one is checked after it ran.
 
-A pass is a function `(ir.Model) -> ir.Model`.
+A pass is a function `(ir.Model) -> ir.Model`, which may change the model that it is given and return it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aigc_calibration.prepare import copy_graph
 from aigc_export.errors import CaptureError, PassError
 from aigc_export.graph import save_graph
 from aigc_export.passes.batch_norm import fold_batch_norm
@@ -87,7 +88,7 @@ def run_passes(
     (`PASS_TOLERANCE`).
 
     Args:
-        model: the captured graph; not changed.
+        model: the captured graph. It stays as it is: passes rewrite a copy.
         passes: names and functions.
         feeds: sets of arrays for every graph input, of different shapes.
         tolerance: of every output beside the graph before the pass, in place of what its rounding allows.
@@ -104,6 +105,7 @@ def run_passes(
     _check_repeatable(expected[:1], [again])
     exact = evaluate_in_double(model, feeds) if tolerance is None else None
     own = None if exact is None else _errors(exact, expected)
+    model = copy_graph(model)
     for name, rewrite in passes:
         nodes_before = len(model.graph)
         started = time.perf_counter()

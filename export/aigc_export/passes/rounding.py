@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aigc_calibration.prepare import copy_graph
 from aigc_export.graph import save_graph, to_proto, weight_bytes
 from aigc_runtime.compare import EXACT_DB, TensorErrors, Tolerance
 from aigc_runtime.temporary_folder import temporary_folder
@@ -93,9 +94,7 @@ def _in_double(model: ir.Model) -> ir.Model:
     2. `Cast(to=FLOAT)` -> `Cast(to=DOUBLE)`; the same for every attribute that names a type.
     3. `Resize`, whose scales must be float32 -> a Cast before them.
     """
-    import onnx_ir as ir
-
-    copy: ir.Model = ir.from_proto(to_proto(model))
+    copy = copy_graph(model)
     for graph in (copy.graph, *(function.graph for function in copy.functions.values())):
         for one in (graph, *graph.subgraphs()):
             for value in (*one.inputs, *one.initializers.values()):
