@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from aigc_calibration.collect import Statistics, collect
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
+from aigc_calibration.digest import graph_digest
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.floatgraph import graph_digest
 from aigc_calibration.plan import HALVES, SitePrecision
 from aigc_calibration.planner import watched
 from aigc_calibration.sites import find_sites

@@ -14,8 +14,8 @@ import numpy as np
 
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.floatgraph import open_graph
 from aigc_calibration.histogram import Histogram
+from aigc_calibration.onnx_function import open_onnx
 from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def collect(
         EngineError: the graph does not load or run.
     """
     wanted = sorted(set(tensors) | set(channels))
-    run = open_graph(model, expose=wanted, threads=threads)
+    run = open_onnx(model, expose=wanted, threads=threads)
     found = {name: TensorStatistics() for name in wanted}
     digest = hashlib.sha256()
     samples = batches = first = 0

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aigc_calibration.errors import PlanError
-from aigc_calibration.floatgraph import Feeds, open_graph
 from aigc_calibration.integer_products import EXACT_SUFFIX, optimised, saturating
+from aigc_calibration.onnx_function import Feeds, open_onnx
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.rewritten import silent_changes
 from aigc_calibration.sites import find_sites
@@ -76,7 +76,7 @@ def site_macs(model: ir.Model, feeds: Feeds) -> dict[str, int]:
     """
     sites = find_sites(model)
     wanted = sorted({s.output for s in sites} | {s.activations[0] for s in sites})
-    values = {**feeds, **open_graph(model, expose=wanted)(feeds)}
+    values = {**feeds, **open_onnx(model, expose=wanted)(feeds)}
     macs = {}
     for site in sites:
         first = values[site.activations[0]]

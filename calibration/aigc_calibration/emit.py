@@ -22,9 +22,9 @@ import numpy as np
 
 from aigc_calibration.accumulators import fits
 from aigc_calibration.blocks import dequantise_blocks, to_matmul_nbits
+from aigc_calibration.digest import graph_digest
 from aigc_calibration.edit import add_constant, finish, insert_after
 from aigc_calibration.errors import PlanError
-from aigc_calibration.floatgraph import graph_digest
 from aigc_calibration.grids import GRIDS
 from aigc_calibration.nearest import by_index
 from aigc_calibration.plan import HALVES, OpPlan, QuantizationPlan, TensorPlan

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aigc_calibration.data import CalibrationData
-from aigc_calibration.floatgraph import open_graph
 from aigc_calibration.matrices import Reading
+from aigc_calibration.onnx_function import open_onnx
 from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def collect_hessians(
         progress: called after every batch with the rows seen; it starts over where the matrices do not fit at once.
     """
     for part in _parts(readings, budget_bytes):
-        run = open_graph(model, expose=sorted({r.value for r in part}), threads=threads)
+        run = open_onnx(model, expose=sorted({r.value for r in part}), threads=threads)
         sums = {r: np.zeros((r.width, r.width)) for r in part}
         rows = dict.fromkeys(part, 0)
         seen = 0

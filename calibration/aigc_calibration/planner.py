@@ -11,7 +11,7 @@ import numpy as np
 from aigc_calibration.accumulators import least_scales
 from aigc_calibration.collect import Statistics, TensorStatistics
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.floatgraph import graph_digest
+from aigc_calibration.digest import graph_digest
 from aigc_calibration.grids import GRIDS, Grid
 from aigc_calibration.histogram import Histogram
 from aigc_calibration.limits import LEAST, constant_problem, value_problem

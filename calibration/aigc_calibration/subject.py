@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from aigc_calibration.floatgraph import Feeds
+from aigc_calibration.onnx_function import Feeds
 from aigc_runtime.backends.array_session import ArraySession
 from aigc_runtime.interface import Interface
 from aigc_runtime.manifest import Pipeline

@@ -10,7 +10,7 @@ import numpy as np
 from aigc_calibration.awq import awq_scales
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
-from aigc_calibration.floatgraph import graph_digest
+from aigc_calibration.digest import graph_digest
 from aigc_calibration.gptq import gptq
 from aigc_calibration.grids import GRIDS, Grid
 from aigc_calibration.hessian import collect_hessians

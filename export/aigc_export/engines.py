@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from aigc_calibration.calibrate import Progress
 from aigc_calibration.coverage import site_macs
+from aigc_calibration.onnx_file import save_graph
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.prepare import prepare
 from aigc_export.build.ort import BuiltEngine, build_ort
@@ -20,8 +22,7 @@ from aigc_export.build.trt_checks import LEAST_CAPABILITY
 from aigc_export.build.trt_config import check_settings
 from aigc_export.build.trt_library import Library, load_library
 from aigc_export.front import PreparedModel, pass_feeds
-from aigc_export.graph import save_graph
-from aigc_export.graph_session import bf16_products_in_float, bounded, open_file
+from aigc_export.graph_session import bf16_products_in_float, bounded
 from aigc_export.recipes import ExportRecipe
 from aigc_export.targets import get_target
 from aigc_models.spec import ExportSpec
@@ -160,7 +161,9 @@ def _build_for_provider(graph: ir.Model, engine: BuiltEngine, recipe: ExportReci
         opened = _ort_session(engine, recipe, provider.name)
         session, parity, told = opened, "engine", f"; {placement_line(opened.placement, provider)}"
     else:
-        session = ArraySession(open_file(engine.files[engine.file], threads=recipe.threads), engine.interface)
+        session = ArraySession(
+            open_onnx(engine.files[engine.file], threads=recipe.threads, optimize=False), engine.interface
+        )
         parity, told = "graph", f"; {provider.name} was not tried here: parity is that of its graph on a CPU"
         provenance["parity_of"] = (
             f"the graph, run by ONNX Runtime on a CPU; {provider.ort_name} was not tried: {why.message}"
@@ -208,7 +211,7 @@ def _build_trt(
     # Parity runs the very file that was built; only bf16, for which ONNX Runtime has no kernels, is spelled out first.
     runnable = bf16_products_in_float(graph) if recipe.precision == "bf16" else graph
     judged = save_graph(runnable, folder / "judged.onnx")[0] if runnable is not graph else source
-    function = open_file(judged, threads=recipe.threads)
+    function = open_onnx(judged, threads=recipe.threads, optimize=False)
     engine = BuiltEngine(
         kind=library.flavour,
         file=ENGINE_FILE,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from aigc_calibration.calibrate import Progress
 from aigc_calibration.coverage import Coverage
+from aigc_calibration.onnx_file import to_proto
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.quantise import Quantised, quantise
 from aigc_export.auto.config import SearchConfig
@@ -22,7 +23,6 @@ from aigc_export.capture import Captured, run_sizes
 from aigc_export.disk_space import check_space, engine_bytes
 from aigc_export.engines import build_engine, check_build, reference_session
 from aigc_export.front import PreparedModel, Stage, Teller, prepare_graph
-from aigc_export.graph import to_proto
 from aigc_export.origin import make_origin
 from aigc_export.package import creation_time, make_bundle
 from aigc_export.parity import check_parity

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aigc_calibration.prepare import copy_graph
 from aigc_calibration.sites import SITE_OPS
-from aigc_runtime.backends.denormals import isolated
 from aigc_runtime.engine_build import ShapeProfile, choose_profile
-from aigc_runtime.errors import EngineError
 from aigc_runtime.interface import Interface
 from aigc_runtime.tensors import Array, bind_dims
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["bf16_products_in_float", "bounded", "open_file"]
+__all__ = ["bf16_products_in_float", "bounded"]
 
 Function = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
@@ -60,38 +57,6 @@ def _cast_before(graph: ir.Graph, node: ir.Node, value: ir.Value, index: int) ->
     made.outputs[0].name = f"{made.name}_value"
     graph.insert_before(node, made)
     return made.outputs[0]
-
-
-def open_file(path: Path, *, threads: int | None) -> Function:
-    """An ONNX file as a function of all its inputs, every node as it stands.
-
-    Raises:
-        EngineError: ONNX Runtime does not take it.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session: Any = isolated(
-            lambda: onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        )
-    except Exception as err:  # ONNX Runtime's own types share no base class
-        raise EngineError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot run the graph that was built, to judge it: {err}",
-            hint="use the onnxruntime in constraints.txt, or please report the model",
-        ) from err
-    names = [o.name for o in session.get_outputs()]
-    wanted = {i.name for i in session.get_inputs()}
-
-    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
-        values = session.run(names, {k: v for k, v in feeds.items() if k in wanted})
-        return dict(zip(names, values, strict=True))
-
-    return run
 
 
 def bounded(function: Function, interface: Interface, profiles: Sequence[ShapeProfile]) -> Function:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from inspect import signature
 from typing import Any
 
 from aigc_calibration.calibrate import CALIBRATED
@@ -163,7 +164,7 @@ def export_recipe(
         overrides: fields of `ExportRecipe`.
 
     Raises:
-        UnknownNameError: an unknown model, target or precision.
+        UnknownNameError: an unknown model, target, precision or override.
         ConfigError: a precision that the target cannot run, a limit that can never fail, or an override outside what
             is allowed.
     """
@@ -171,6 +172,9 @@ def export_recipe(
 
     if model not in MODELS:
         raise UnknownNameError("model", model, MODELS)
+    for name in overrides:
+        if name not in _OVERRIDES:
+            raise UnknownNameError("argument of export_recipe", name, _ARGUMENTS)
     check_precision(get_target(target), precision)
     quantisation = None if precision == "fp32" else default_config(MODELS[model].family, precision)
     own_samples = calibration_samples is not None or overrides.get("calibration_data") is not None
@@ -206,3 +210,7 @@ def export_recipe(
             f"a search for a mix, and precision {precision!r}", hint="--budget and its like go with --precision auto"
         )
     return recipe
+
+
+_OVERRIDES = tuple(f.name for f in fields(ExportRecipe) if f.name not in ("model", "target", "precision", "tolerance"))
+_ARGUMENTS = (*(name for name in signature(export_recipe).parameters if name != "overrides"), *_OVERRIDES)

@@ -15,7 +15,7 @@ from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import executed_sites
 from aigc_calibration.emit import FORMS, emit
 from aigc_calibration.errors import PlanError
-from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.planner import make_plan, round_weights, watched
 from aigc_runtime.tensors import Array
@@ -48,7 +48,7 @@ def test_dead_channels_keep_their_bias(dead: float, bias: float, rng: np.random.
     plan = planned(model, data)
     graph = emit(model, plan, round_weights(model, plan), FORMS["ort-cpu"])
     assert executed_sites(graph, plan) == {"conv"}
-    actual = open_graph(graph)(data.feeds[0])["y"]
+    actual = open_onnx(graph)(data.feeds[0])["y"]
     low, high = plan.ranges["c"].bounds or (0.0, 0.0)
     np.testing.assert_allclose(actual[:, :4], bias, atol=(high - low) / 255 * 0.51)
 
@@ -74,7 +74,7 @@ def test_many_terms_do_not_wrap_around() -> None:
     plan = planned(model, data)
     weights = round_weights(model, plan)
     assert fits(weights["w"].codes, 0, None)
-    actual = open_graph(emit(model, plan, weights, FORMS["ort-cpu"]))(data.feeds[0])["y"]
+    actual = open_onnx(emit(model, plan, weights, FORMS["ort-cpu"]))(data.feeds[0])["y"]
     np.testing.assert_allclose(actual, 1000.0, rtol=0.02)
 
 

@@ -12,7 +12,7 @@ import pytest
 from aigc_calibration.calibrate import CALIBRATED, calibrate, check_kind, smoothed
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import PRECISIONS
 from aigc_calibration.prepare import prepare
 from aigc_runtime.tensors import Array
@@ -25,15 +25,15 @@ SMOOTH = QuantConfig(smooth={"layer": 0.5})
 def test_ranges_are_those_of_the_smoothed_graph(network: tuple[ir.Model, Batches]) -> None:
     graph, data = prepare(network[0]), network[1]
     found = calibrate(graph, data, SMOOTH, precision="int8")
-    run = open_graph(graph, expose=["r1", "r2"])
+    run = open_onnx(graph, expose=["r1", "r2"])
     for name in ("r1", "r2"):
         values = np.concatenate([run(f)[name] for f in data.feeds])
         np.testing.assert_array_equal(found.channels[name], np.abs(values).max(axis=(0, 2, 3)))
     made, transforms = smoothed(graph, found)
-    run = open_graph(made, expose=["r1"])
+    run = open_onnx(made, expose=["r1"])
     after = np.concatenate([run(f)["r1"] for f in data.feeds])
     assert found.statistics.tensors["r1"].histogram.high == after.max()
-    assert after.max() != np.concatenate([open_graph(graph, expose=["r1"])(f)["r1"] for f in data.feeds]).max()
+    assert after.max() != np.concatenate([open_onnx(graph, expose=["r1"])(f)["r1"] for f in data.feeds]).max()
     assert transforms == ("SmoothQuant on 2 values, {'layer': 0.5}",)
 
 

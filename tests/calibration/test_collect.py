@@ -12,7 +12,7 @@ from onnx import helper
 
 from aigc_calibration.collect import collect
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.onnx_function import open_onnx
 from aigc_runtime.tensors import Array
 
 from .conftest import Batches, make_graph, small_network
@@ -21,7 +21,7 @@ from .conftest import Batches, make_graph, small_network
 def test_ranges_and_channels_are_numpys(network: tuple[ir.Model, Batches]) -> None:
     model, data = network
     found = collect(model, data, ["x", "c1", "r4"], channels=["c1"], channel_axis=1)
-    run = open_graph(model, expose=["c1", "r4"])
+    run = open_onnx(model, expose=["c1", "r4"])
     c1 = np.concatenate([run(f)["c1"] for f in data.feeds])
     seen = found.tensors["c1"]
     assert (seen.histogram.low, seen.histogram.high) == (c1.min(), c1.max())

@@ -21,7 +21,7 @@ from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import check_executed, executed_sites, site_macs
 from aigc_calibration.emit import FORMS, emit, plan_for
 from aigc_calibration.errors import PlanError
-from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import QuantizationPlan, parse_plan
 from aigc_calibration.planner import make_plan, round_weights, watched
 from aigc_calibration.prepare import prepare
@@ -70,7 +70,7 @@ def test_known_answer() -> None:
     x_codes, w_codes = np.array([32, 64, 127]), weights["w"].codes
     expected = (x_codes @ w_codes) * (np.float32(4 / 127) * scales)
     for form in FORMS.values():
-        actual = open_graph(emit(model, plan, weights, form))({"x": x})["y"]
+        actual = open_onnx(emit(model, plan, weights, form))({"x": x})["y"]
         np.testing.assert_allclose(actual[0], expected, rtol=1e-6)
 
 
@@ -86,7 +86,7 @@ def test_known_answer_with_a_zero_point() -> None:
     codes = {"ort-cpu": np.array([0, 154, 255]), "tensorrt": np.array([-32, 64, 127])}  # 51 * 2.01 = 102.5, 63.8
     for name, expected in codes.items():
         graph = emit(model, plan, weights, FORMS[name])
-        actual = open_graph(graph, expose=["x_quantized"], optimise=False)({"x": x})["x_quantized"]
+        actual = open_onnx(graph, expose=["x_quantized"], optimize=False)({"x": x})["x_quantized"]
         np.testing.assert_array_equal(actual[0], expected)
     np.testing.assert_allclose(graph.graph.initializers["x_scale"].const_value.numpy(), 4 / 127, rtol=1e-6)
 
@@ -100,7 +100,7 @@ def test_both_forms_hold_the_same_codes(network: tuple[ir.Model, Batches]) -> No
     graphs = {name: emit(model, plan, weights, FORMS[name]) for name in ("ort-cpu", "tensorrt")}
     names = [f"{a}_quantized" for op in plan.quantised() for a in op.activations]
     codes = {
-        name: open_graph(graph, expose=[n for n in names if n == "x_quantized"], optimise=False)(data.feeds[0])
+        name: open_onnx(graph, expose=[n for n in names if n == "x_quantized"], optimize=False)(data.feeds[0])
         for name, graph in graphs.items()
     }
     unsigned, signed = (codes[n]["x_quantized"] for n in ("ort-cpu", "tensorrt"))
@@ -170,8 +170,8 @@ def test_a_plan_that_silently_runs_float_is_an_error(network: tuple[ir.Model, Ba
 def test_results_stay_close(form: str, precision: str, network: tuple[ir.Model, Batches]) -> None:
     model, data = network
     # ONNX Runtime drops the Relu in front of an fp8 QuantizeLinear, so that form must run as it stands.
-    quantised = open_graph(emitted(form, model, data, precision), optimise=form == "ort-cpu" or precision == "int8")
-    floats = open_graph(model)
+    quantised = open_onnx(emitted(form, model, data, precision), optimize=form == "ort-cpu" or precision == "int8")
+    floats = open_onnx(model)
     for feeds in data.feeds:
         errors = compare_arrays(floats(feeds)["y"], quantised(feeds)["y"])
         assert errors.sqnr_db > (28 if precision == "int8" else 20)
@@ -201,7 +201,7 @@ def test_the_error_of_a_product_is_within_what_the_scales_imply(seed: int) -> No
         dx = (high - low) / 255 if form.unsigned else 0.5 * plan.ranges["x"].amax / 127
         dw = 0.5 * scales
         bound = np.abs(x).sum(axis=1, keepdims=True) * dw + dx * np.abs(weight).sum(axis=0) + k * dx * dw
-        actual = open_graph(emit(model, plan, weights, form))({"x": x})["y"]
+        actual = open_onnx(emit(model, plan, weights, form))({"x": x})["y"]
         assert (np.abs(actual - exact) <= bound * (1 + 1e-4) + 1e-6 * np.abs(exact).max()).all()
 
 
@@ -331,8 +331,8 @@ def test_codes_are_copied_where_floats_were(tmp_path: Path, rng: np.random.Gener
     form = FORMS["ort-cpu"]
     copied, floats = (emit(model, plan, weights, replace(form, moves_codes=moves)) for moves in (True, False))
     for feeds in data.feeds:  # the same numbers, whoever copies
-        expected = open_graph(floats, optimise=False)(feeds)["y"]
-        np.testing.assert_array_equal(open_graph(copied, optimise=False)(feeds)["y"], expected)
+        expected = open_onnx(floats, optimize=False)(feeds)["y"]
+        np.testing.assert_array_equal(open_onnx(copied, optimize=False)(feeds)["y"], expected)
     run = {name: optimised_ops(graph, tmp_path) for name, graph in (("codes", copied), ("floats", floats))}
     assert run["codes"]["QuantizeLinear"] == 1  # of the input
     assert run["codes"]["Relu"] == run["codes"]["Resize"] == 0
@@ -361,8 +361,8 @@ def test_upsampling_that_is_read_by_floats_too(rng: np.random.Generator) -> None
     graph = emit(model, plan, weights, FORMS["ort-cpu"])
     assert "Resize" not in {node.op_type for node in graph.graph}
     for feeds in data.feeds:
-        expected = open_graph(model)(feeds)["y"]
-        assert sqnr(expected, open_graph(graph)(feeds)["y"]) > 35
+        expected = open_onnx(model)(feeds)["y"]
+        assert sqnr(expected, open_onnx(graph)(feeds)["y"]) > 35
 
 
 def test_upsampling_by_a_size_or_of_an_unknown_one_stays_a_resize(rng: np.random.Generator) -> None:
@@ -378,5 +378,5 @@ def test_upsampling_by_a_size_or_of_an_unknown_one_stays_a_resize(rng: np.random
         plan, weights = plan_of(model, data)
         graph = emit(model, plan, weights, FORMS["ort-cpu"])
         assert "Resize" in {node.op_type for node in graph.graph}
-        expected = open_graph(model)(data.feeds[0])["y"]
-        assert sqnr(expected, open_graph(graph)(data.feeds[0])["y"]) > 35
+        expected = open_onnx(model)(data.feeds[0])["y"]
+        assert sqnr(expected, open_onnx(graph)(data.feeds[0])["y"]) > 35

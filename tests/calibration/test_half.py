@@ -11,7 +11,7 @@ from onnx import helper
 
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.emit import FORMS, emit
-from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.quantise import quantise
 from aigc_calibration.sites import find_sites
 from aigc_runtime.compare import compare_arrays
@@ -31,7 +31,7 @@ def test_weights_are_stored_in_16_bits_and_the_product_is_float(precision: str, 
     found = quantise(model, Batches(({"x": x},)), CONFIG, precision=precision)  # type: ignore[arg-type]
     kind = FORMATS[precision]
     expected = x.astype(np.float64) @ weight.astype(kind).astype(np.float64)
-    np.testing.assert_allclose(open_graph(found.graph)({"x": x})["y"], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(open_onnx(found.graph)({"x": x})["y"], expected, rtol=1e-5, atol=1e-5)
     assert found.graph.graph.initializers[f"w_{precision}"].const_value.nbytes == weight.nbytes // 2
     assert "w" not in found.graph.graph.initializers
     # ONNX Runtime multiplies in float on this processor, and the coverage says so.
@@ -43,7 +43,7 @@ def test_a_network_stays_close(precision: str, least_db: float, network: tuple[i
     model, data = network
     found = quantise(model, data, CONFIG, precision=precision)  # type: ignore[arg-type]
     for feeds in data.feeds:
-        a, b = (open_graph(g)(feeds)["y"] for g in (model, found.graph))
+        a, b = (open_onnx(g)(feeds)["y"] for g in (model, found.graph))
         assert compare_arrays(a, b).sqnr_db > least_db
 
 
@@ -73,9 +73,9 @@ def test_the_tensorrt_form_runs_in_fp16(network: tuple[ir.Model, Batches]) -> No
     """ONNX Runtime inserts casts where it has no kernel, so the graph itself can be judged."""
     model, data = network
     plan = quantise(model, data, CONFIG, precision="fp16").plan
-    run = open_graph(emit(model, plan, {}, FORMS["tensorrt"]))
+    run = open_onnx(emit(model, plan, {}, FORMS["tensorrt"]))
     for feeds in data.feeds:
-        assert compare_arrays(open_graph(model)(feeds)["y"], run(feeds)["y"]).sqnr_db > 55
+        assert compare_arrays(open_onnx(model)(feeds)["y"], run(feeds)["y"]).sqnr_db > 55
 
 
 def overflowing(factor: float) -> tuple[ir.Model, Batches]:
@@ -99,7 +99,7 @@ def test_what_overflows_stays_float() -> None:
     found = quantise(model, data, CONFIG, precision="fp16")
     assert {o.node: o.precision for o in found.plan.ops} == {"large": "float", "sane": "fp16"}
     assert found.plan.ops[0].why.startswith("'h' reaches ")
-    assert np.isfinite(open_graph(found.graph)(data.feeds[0])["y"]).all()
+    assert np.isfinite(open_onnx(found.graph)(data.feeds[0])["y"]).all()
     assert {o.precision for o in quantise(model, data, CONFIG, precision="bf16").plan.ops} == {"bf16"}
     assert {o.precision for o in quantise(*overflowing(10.0), CONFIG, precision="fp16").plan.ops} == {"fp16"}
 
@@ -116,7 +116,7 @@ def test_fp8_codes_are_ml_dtypes(rng: np.random.Generator) -> None:
     assert stored.dtype == ml_dtypes.float8_e4m3fn
     rounded = (x / np.float32(scale)).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * scale
     expected = rounded @ (stored.astype(np.float32) * initializers["w_scale"].const_value.numpy())
-    np.testing.assert_allclose(open_graph(found.graph)({"x": x})["y"], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(open_onnx(found.graph)({"x": x})["y"], expected, rtol=1e-4, atol=1e-4)
     assert len(find_sites(model)) == 1
 
 

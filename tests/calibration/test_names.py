@@ -8,7 +8,7 @@ from onnx import helper
 
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.errors import PlanError
-from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.quantise import quantise
 from aigc_runtime.compare import compare_arrays
 
@@ -28,7 +28,7 @@ def test_a_parameter_with_the_name_of_a_constant(suffix: str, precision: str, rn
     model = make_graph(nodes, constants, {"x": ["n", 32]}, {"y": ["n", 4]})
     feeds = {"x": rng.standard_normal((8, 32)).astype(np.float32)}
     found = quantise(model, Batches((feeds,)), QuantConfig(), precision=precision)  # type: ignore[arg-type]
-    expected, actual = (open_graph(m)(feeds)["y"] for m in (model, found.graph))
+    expected, actual = (open_onnx(m)(feeds)["y"] for m in (model, found.graph))
     assert compare_arrays(expected, actual).sqnr_db > 15
     assert found.coverage.planned == 1.0
 
@@ -63,4 +63,4 @@ def test_a_bias_that_two_layers_share(rng: np.random.Generator) -> None:
     model = make_graph(nodes, {n: a.astype(np.float32) for n, a in constants.items()}, {"x": ["n", 8]}, {"y": ["n", 8]})
     feeds = {"x": rng.standard_normal((16, 8)).astype(np.float32)}
     graph = quantise(model, Batches((feeds,)), QuantConfig(), precision="int8").graph
-    assert compare_arrays(open_graph(model)(feeds)["y"], open_graph(graph)(feeds)["y"]).sqnr_db > 35
+    assert compare_arrays(open_onnx(model)(feeds)["y"], open_onnx(graph)(feeds)["y"]).sqnr_db > 35

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from aigc_calibration.floatgraph import open_graph
 from aigc_calibration.nearest import nearest_indices
+from aigc_calibration.onnx_function import open_onnx
 
 from .conftest import make_graph
 
@@ -24,7 +24,7 @@ def test_indices_are_onnx_runtimes(coordinates: str, rounding: str, scales: tupl
     model = make_graph([node], constants, {"x": ["n", 2, 3, 4]}, {"y": ["n", 2, 3 * scales[0], 4 * scales[1]]})
     found = nearest_indices(model.graph[0])
     x = np.arange(48, dtype=np.float32).reshape(2, 2, 3, 4)
-    expected = open_graph(model)({"x": x})["y"]
+    expected = open_onnx(model)({"x": x})["y"]
     for axis, indices in found.items():
         x = x.take(indices, axis=axis)
     np.testing.assert_array_equal(x, expected)

@@ -15,7 +15,7 @@ from aigc_calibration.calibrate import CALIBRATED, calibrate
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import executed_sites
 from aigc_calibration.emit import FORMS, emit, plan_for
-from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import HALVES, QuantizationPlan, SitePrecision
 from aigc_calibration.planner import round_weights
 from aigc_calibration.prepare import prepare
@@ -48,14 +48,14 @@ def planned(
 
 def check(recipe: Recipe, precision: SitePrecision, target: str) -> None:
     model, data = build(recipe)
-    if any(not np.isfinite(open_graph(model)(feeds)["y"]).all() for feeds in data.feeds):
+    if any(not np.isfinite(open_onnx(model)(feeds)["y"]).all() for feeds in data.feeds):
         reject()  # the float graph itself overflows
     kept = frozenset(f"site{number}" for number in recipe.kept)
     graph, plan, weights = planned(model, data, precision, target, kept)
     form, own = FORMS[target], target == "ort-cpu"
     emitted = emit(graph, plan, weights, form)
     for feeds in data.feeds:
-        actual = open_graph(emitted, optimise=own)(feeds)["y"]
+        actual = open_onnx(emitted, optimize=own)(feeds)["y"]
         assert distance(Reference(graph, plan, weights, form)(feeds)["y"], actual) < FAR
     if own:
         executed_sites(emitted, plan)
@@ -99,7 +99,7 @@ def test_the_check_can_fail() -> None:
     feeds, form = data.feeds[0], FORMS["ort-cpu"]
 
     def far(plan: QuantizationPlan, weights: Mapping[str, QuantizedWeight]) -> float:
-        actual = open_graph(emit(graph, plan, weights, form))(feeds)["y"]
+        actual = open_onnx(emit(graph, plan, weights, form))(feeds)["y"]
         return distance(meant(feeds)["y"], actual)
 
     meant = Reference(graph, plan, weights, form)

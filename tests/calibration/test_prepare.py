@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.floatgraph import open_graph
-from aigc_calibration.prepare import prepare
+from aigc_calibration.onnx_function import open_onnx
+from aigc_calibration.prepare import copy_graph, prepare
 from aigc_calibration.quantise import quantise
 from aigc_runtime.compare import compare_arrays
 from aigc_runtime.tensors import Array
@@ -60,7 +60,7 @@ SHAPES = [(OUT,), (1, OUT), (1,), (), (ROWS, OUT), (ROWS, 1), (1, 1)]
 def test_a_gemm_becomes_a_plain_one(shape: tuple[int, ...], factors: tuple[float, float], transposed: bool) -> None:
     model = gemm(shape, *factors, transposed=transposed)
     prepared = prepare(model)
-    expected, actual = (open_graph(m)(feeds(model))["y"] for m in (model, prepared))
+    expected, actual = (open_onnx(m)(feeds(model))["y"] for m in (model, prepared))
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
     node = next(n for n in prepared.graph if n.op_type == "Gemm")
     assert not {"alpha", "beta"} & set(node.attributes)
@@ -70,7 +70,7 @@ def test_a_gemm_becomes_a_plain_one(shape: tuple[int, ...], factors: tuple[float
 @pytest.mark.parametrize("beta", [1.0, 0.25])
 def test_a_bias_that_is_computed(beta: float) -> None:
     model = gemm((OUT,), 3.0, beta, computed=True)
-    expected, actual = (open_graph(m)(feeds(model))["y"] for m in (model, prepare(model)))
+    expected, actual = (open_onnx(m)(feeds(model))["y"] for m in (model, prepare(model)))
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -83,6 +83,38 @@ def test_every_precision_takes_it(shape: tuple[int, ...], precision: str) -> Non
     """Factors and biases as PyTorch's `addmm` has them: in blocks they were ignored, or the graph did not load."""
     model = gemm(shape, 3.0, 0.25)
     found = quantise(model, Batches((feeds(model),)), QuantConfig(), precision=precision)  # type: ignore[arg-type]
-    expected, actual = (open_graph(m)(feeds(model))["y"] for m in (model, found.graph))
+    expected, actual = (open_onnx(m)(feeds(model))["y"] for m in (model, found.graph))
     assert compare_arrays(expected, actual).sqnr_db > LEAST_DB[precision]
     assert found.coverage.planned == 1.0
+
+
+def test_a_copy_shares_constants_and_nothing_that_can_be_changed() -> None:
+    """Also in a subgraph: setting a value's dtype changes the type that it holds."""
+    branch = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["b"], name="inner")],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("b", TensorProto.FLOAT, ["n", 2])],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)],
+        "g",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3]),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
+        [numpy_helper.from_array(np.ones((3, 2), np.float32), "w")],
+    )
+    model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10))
+    before, copied = ir.to_proto(model).SerializeToString(), copy_graph(model)
+    assert ir.to_proto(copied).SerializeToString() == before
+    assert copied.graph.initializers["w"].const_value is model.graph.initializers["w"].const_value
+    for one in (copied.graph, *copied.graph.subgraphs()):
+        for node in one:
+            node.name = "changed"
+            for value in node.outputs:
+                value.dtype = ir.DataType.DOUBLE
+        for value in one.inputs:
+            value.dtype = ir.DataType.DOUBLE
+    assert ir.to_proto(model).SerializeToString() == before

@@ -20,7 +20,7 @@ from onnx import helper
 from aigc_calibration.collect import collect
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.emit import FORMS, Form, emit, plan_for
-from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.planner import make_plan, round_weights, watched
 from aigc_calibration.sites import find_sites
@@ -195,7 +195,7 @@ def test_results_lie_within_what_the_scales_imply(
     model, data = network
     form = FORMS[target]
     plan, weights = planned(model, data, config, form)
-    run = open_graph(emit(model, plan, weights, form), optimise=False)
+    run = open_onnx(emit(model, plan, weights, form), optimize=False)
     for feeds in data.feeds:
         assert outside(follow(model, plan, weights, form, feeds["x"]), run(feeds)["y"]) <= 1e-6
 
@@ -213,11 +213,11 @@ def test_wrong_scales_lie_outside(target: str) -> None:
     plan, weights = planned(model, data, QuantConfig(method="minmax", affine=False), form)
     feeds = data.feeds[0]
     interval = follow(model, plan, weights, form, feeds["x"])
-    assert outside(interval, open_graph(emit(model, plan, weights, form))(feeds)["y"]) <= 1e-6
+    assert outside(interval, open_onnx(emit(model, plan, weights, form))(feeds)["y"]) <= 1e-6
     halved = replace(plan, tensors=tuple(replace(t, amax=t.amax / 2) for t in plan.tensors))
-    assert outside(interval, open_graph(emit(model, halved, weights, form))(feeds)["y"]) > 0.01
+    assert outside(interval, open_onnx(emit(model, halved, weights, form))(feeds)["y"]) > 0.01
     moved = {n: replace(w, codes=np.clip(w.codes + 2, -127, 127)) for n, w in weights.items()}
-    assert outside(interval, open_graph(emit(model, plan, moved, form))(feeds)["y"]) > 0.001
+    assert outside(interval, open_onnx(emit(model, plan, moved, form))(feeds)["y"]) > 0.001
 
 
 def test_every_operator_is_drawn() -> None:

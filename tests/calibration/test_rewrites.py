@@ -17,7 +17,7 @@ from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import executed_sites
 from aigc_calibration.emit import FORMS, emit
 from aigc_calibration.errors import PlanError
-from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.planner import make_plan, round_weights, watched
 from aigc_calibration.rewritten import silent_changes
@@ -57,7 +57,7 @@ def test_a_float_layer_between_quantised_ones_stays_float(op: str, rng: np.rando
     plan = plan.with_float({"second": "kept"})
     proto = ir.to_proto(emit(model, plan, round_weights(model, plan), FORMS["ort-cpu"]))
     feeds = data.feeds[0]
-    literal = open_graph(ir.from_proto(proto), optimise=False)(feeds)["y"]
+    literal = open_onnx(ir.from_proto(proto), optimize=False)(feeds)["y"]
     session, _ = open_native(import_onnxruntime(), proto.SerializeToString(), provider=PROVIDERS["cpu"], threads=1)
     # Sums of integers are exact, so that only a code on an edge can fall to the other side.
     assert compare_arrays(literal, session.run(None, feeds)[0]).sqnr_db > 60

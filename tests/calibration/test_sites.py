@@ -7,7 +7,8 @@ import pytest
 from onnx import helper
 
 from aigc_calibration.coverage import site_macs
-from aigc_calibration.floatgraph import graph_digest, open_graph
+from aigc_calibration.digest import graph_digest
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.prepare import copy_graph, prepare
 from aigc_calibration.sites import find_sites, weight_array
 
@@ -73,7 +74,7 @@ def test_a_tied_and_transposed_weight_gets_its_own_copy(rng: np.random.Generator
     assert len({s.weight for s in sites.values()}) == 4
     np.testing.assert_array_equal(weight_array(ready, str(sites["head"].weight)), table.T)
     feeds = {"x": rng.standard_normal((4, 5)).astype(np.float32)}
-    np.testing.assert_array_equal(open_graph(model)(feeds)["y"], open_graph(ready)(feeds)["y"])
+    np.testing.assert_array_equal(open_onnx(model)(feeds)["y"], open_onnx(ready)(feeds)["y"])
 
 
 def test_the_digest_sees_weights_wiring_and_attributes() -> None:

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 
 from aigc_calibration.collect import collect
-from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.prepare import prepare
 from aigc_calibration.smooth import SmoothGroup, smooth, smooth_scales, smoothable
 from aigc_runtime.tensors import Array
@@ -66,7 +66,7 @@ def test_gains_and_products(rng: np.random.Generator) -> None:
         assert spread(before[name]) > 8
         assert spread(after[name]) < spread(before[name]) / 3
     for feeds in data.feeds:
-        a, b = open_graph(model)(feeds)["y"], open_graph(smoothed)(feeds)["y"]
+        a, b = open_onnx(model)(feeds)["y"], open_onnx(smoothed)(feeds)["y"]
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(np.abs(a).max()))
 
 
@@ -80,7 +80,7 @@ def test_layers_through_relu() -> None:
     }
     smoothed = smooth(ready, channels(ready, data, groups), {"layer": 0.7})
     for feeds in data.feeds:
-        a, b = open_graph(model)(feeds)["y"], open_graph(smoothed)(feeds)["y"]
+        a, b = open_onnx(model)(feeds)["y"], open_onnx(smoothed)(feeds)["y"]
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 

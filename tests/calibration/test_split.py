@@ -11,7 +11,7 @@ from onnx import helper
 
 from aigc_calibration.calibrate import calibrate
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.prepare import prepare
 from aigc_calibration.quantise import quantise
 from aigc_calibration.sites import find_sites
@@ -54,7 +54,7 @@ def test_the_same_function() -> None:
     assert count == 1
     assert [s.activations for s in find_sites(made)] == [("x",), ("y",)]
     assert "Concat" not in {n.op_type for n in made.graph}
-    before, after = open_graph(model)(data.feeds[0])["z"], open_graph(made)(data.feeds[0])["z"]
+    before, after = open_onnx(model)(data.feeds[0])["z"], open_onnx(made)(data.feeds[0])["z"]
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4)
 
 
@@ -72,8 +72,8 @@ def test_the_last_axis_of_a_product() -> None:
     assert len(find_sites(made)) == 3
     assert "Concat" in {n.op_type for n in made.graph}  # Relu reads it still
     feeds = {"x": rng.standard_normal((3, 2)).astype(np.float32), "y": rng.standard_normal((3, 5)).astype(np.float32)}
-    for name, value in open_graph(model)(feeds).items():
-        np.testing.assert_allclose(open_graph(made)(feeds)[name], value, rtol=1e-5, atol=1e-5)
+    for name, value in open_onnx(model)(feeds).items():
+        np.testing.assert_allclose(open_onnx(made)(feeds)[name], value, rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_not_split() -> None:
@@ -103,13 +103,13 @@ def test_what_is_not_split() -> None:
 
 def test_ranges_of_their_own_lower_the_error() -> None:
     model, data = skip_network()
-    exact = open_graph(model)(data.feeds[0])["z"]
+    exact = open_onnx(model)(data.feeds[0])["z"]
     found = {}
     for split in (False, True):
         config = QuantConfig(split_concats=split)
         made = quantise(model, data, config, precision="int8")
         assert made.coverage.executed > 0.99
-        found[split] = compare_arrays(exact, open_graph(made.graph)(data.feeds[0])["z"]).sqnr_db
+        found[split] = compare_arrays(exact, open_onnx(made.graph)(data.feeds[0])["z"]).sqnr_db
         ranges = made.plan.ranges
         assert (len(made.plan.transforms), "both" in ranges) == ((1, False) if split else (0, True))
         if split:

@@ -12,11 +12,11 @@ from aigc_calibration.blocks import pack_nbits
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import check_executed, site_macs
 from aigc_calibration.emit import FORMS, emit
-from aigc_calibration.floatgraph import open_graph
 from aigc_calibration.gptq import gptq
 from aigc_calibration.grids import GRIDS
 from aigc_calibration.hessian import collect_hessians, product_error
 from aigc_calibration.matrices import from_matrix, reading_of, to_matrix
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.quantise import quantise
 from aigc_calibration.sites import find_sites, weight_array
 from aigc_calibration.weight_only import quantise_weights, weight_plan
@@ -160,7 +160,7 @@ def test_patches_times_the_matrix_are_the_convolution(attributes: dict[str, obje
     reading = reading_of(model, site)
     assert reading is not None
     product = reading.rows(x) @ to_matrix(site, weight)
-    expected = open_graph(model)({"x": x})["y"]
+    expected = open_onnx(model)({"x": x})["y"]
     np.testing.assert_allclose(np.moveaxis(expected, 1, -1).reshape(product.shape), product, rtol=1e-4, atol=1e-4)
 
 
@@ -188,7 +188,7 @@ def test_second_moments_in_parts(network: tuple[ir.Model, Batches]) -> None:
     assert whole.keys() == parts.keys() == set(readings)
     for reading in readings:
         np.testing.assert_allclose(whole[reading], parts[reading])
-    run = open_graph(model, expose=["r4"])
+    run = open_onnx(model, expose=["r4"])
     r4 = np.concatenate([run(f)["r4"] for f in data.feeds]).astype(np.float64)
     found = next(h for r, h in whole.items() if r.value == "r4")
     np.testing.assert_allclose(found, r4.T @ r4 / len(r4), rtol=1e-5, atol=1e-7)
@@ -213,7 +213,7 @@ def test_packed_codes_are_what_onnx_runtime_reads(bits: int, rows: int, rng: np.
         ],
     )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
-    run = open_graph(ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10)))
+    run = open_onnx(ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10)))
     x = rng.standard_normal((5, rows)).astype(np.float32)
     np.testing.assert_allclose(run({"x": x})["y"], x @ found.dequantise(), rtol=1e-4, atol=1e-4)
 
@@ -235,7 +235,7 @@ def test_every_stored_form_computes_with_the_same_weights(
     emitted = emit(model, plan, weights, FORMS[form])
     for feeds in data.feeds[:2]:
         # As they stand: optimised, ONNX Runtime makes MatMulNBits of a blocked DequantizeLinear, too.
-        expected, actual = (open_graph(g, optimise=False)(feeds)["y"] for g in (rounded, emitted))
+        expected, actual = (open_onnx(g, optimize=False)(feeds)["y"] for g in (rounded, emitted))
         # MatMulNBits rounds its activations to 8 bits as well.
         assert compare_arrays(expected, actual).sqnr_db > (35 if form == "ort-cpu" else 100)
     sizes = {n: v.const_value.nbytes for n, v in emitted.graph.initializers.items()}
@@ -254,7 +254,7 @@ def test_the_whole(method: str, network: tuple[ir.Model, Batches]) -> None:
     assert found.coverage.missed == ()
     macs = site_macs(model, data.feeds[0])
     assert found.coverage.executed == pytest.approx((macs["matmul"] + macs["gemm"]) / sum(macs.values()))
-    errors = compare_arrays(open_graph(model)(data.feeds[0])["y"], open_graph(found.graph)(data.feeds[0])["y"])
+    errors = compare_arrays(open_onnx(model)(data.feeds[0])["y"], open_onnx(found.graph)(data.feeds[0])["y"])
     assert errors.sqnr_db > 12
 
 

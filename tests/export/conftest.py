@@ -16,10 +16,10 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from aigc_calibration.onnx_file import to_proto
 from aigc_export import front
 from aigc_export.capture import Captured, capture, example_sizes
 from aigc_export.exporter import ExportResult, export_model
-from aigc_export.graph import to_proto
 from aigc_export.passes import PASSES, PassReport, run_passes
 from aigc_export.recipes import ExportRecipe, export_recipe
 from aigc_models.checkpoint import save_checkpoint

@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from aigc_export.graph import to_proto
+from aigc_calibration.onnx_file import to_proto
 from aigc_export.passes import check_and_run, run_passes
 from aigc_export.passes.batch_norm import fold_batch_norm
 from aigc_runtime.tensors import Array

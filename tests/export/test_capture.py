@@ -12,9 +12,9 @@ import onnxruntime
 import pytest
 import torch
 
+from aigc_calibration.onnx_file import save_graph, to_proto, weight_bytes
 from aigc_export.capture import capture, example_sizes
 from aigc_export.errors import CaptureError
-from aigc_export.graph import save_graph, to_proto, weight_bytes
 from aigc_models.spec import ExportSpec
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.tensors import Array

@@ -92,7 +92,7 @@ def check_defaults(drawn: Drawn, folder: Path) -> None:
         data = calibration_data(subject_of(spec), path=None, samples=3, seed=0)
         with pytest.MonkeyPatch.context() as patch:
             for module in ("text", "diffusion"):
-                patch.setattr(f"aigc_calibration.data.{module}.open_graph", lambda graph, *, threads=None: session.call)
+                patch.setattr(f"aigc_calibration.data.{module}.open_onnx", lambda graph, *, threads=None: session.call)
             batches = list(data.batches(None, threads=1))  # type: ignore[arg-type]
         assert sum(len(next(iter(batch.values()))) for batch in batches) == data.rows
         for batch in batches:

@@ -16,12 +16,12 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from aigc_calibration.onnx_file import to_proto
 from aigc_export import exporter, front
 from aigc_export.bisect import bisect
 from aigc_export.build.ort import build_ort
 from aigc_export.errors import PassError
 from aigc_export.exporter import ExportResult, ParityFailedError, export_model
-from aigc_export.graph import to_proto
 from aigc_export.origin import load_original
 from aigc_export.package import make_bundle
 from aigc_export.parity import check_parity

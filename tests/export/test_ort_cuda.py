@@ -75,13 +75,13 @@ def test_a_bundle_that_says_what_was_not_tried(name: str, precision: str, checkp
 @without_cuda
 @pytest.mark.usefixtures("capture_once")
 def test_missed_parity_publishes_nothing(checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = engines.open_file
+    honest = engines.open_onnx
 
-    def wrong(path: Path, *, threads: int | None) -> Any:
-        function = honest(path, threads=threads)
+    def wrong(path: Path, **options: Any) -> Any:
+        function = honest(path, **options)
         return lambda feeds: {k: v * np.float32(1.01) for k, v in function(feeds).items()}
 
-    monkeypatch.setattr(engines, "open_file", wrong)
+    monkeypatch.setattr(engines, "open_onnx", wrong)
     with pytest.raises(ParityFailedError):
         export_model(cuda_recipe("gan", checkpoints), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

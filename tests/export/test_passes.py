@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from aigc_calibration.onnx_file import to_proto
 from aigc_export.errors import PassError
 from aigc_export.front import pass_feeds
-from aigc_export.graph import to_proto
 from aigc_export.passes import PASSES, check_and_run, run_passes
 from aigc_runtime.compare import Tolerance
 

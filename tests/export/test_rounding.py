@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from aigc_calibration.onnx_file import to_proto
 from aigc_export.errors import CaptureError, PassError
-from aigc_export.graph import to_proto
 from aigc_export.passes import PASSES, rounding, run_passes
 from aigc_export.passes.rounding import evaluate_in_double, rounding_tolerance
 from aigc_runtime.compare import compare_arrays, judge

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import tracemalloc
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,6 +15,7 @@ import toys
 from aigc_runtime.backends.array_session import ArraySession
 from aigc_runtime.errors import CancelledError, ConfigError, EngineError, InputError, UnknownNameError
 from aigc_runtime.interface import Interface
+from aigc_runtime.pipelines import diffusion as diffusion_module
 from aigc_runtime.pipelines import limits
 from aigc_runtime.pipelines.diffusion import DiffusionPipeline
 from aigc_runtime.pipelines.gan import GanPipeline, draw_latents
@@ -385,3 +387,10 @@ def test_large_samples_go_through_the_engine_a_few_at_a_time() -> None:
         rows.clear()
         next(pipeline.stream(batch=20, size=(side, side), steps=1))
         assert rows == [wanted]
+
+
+def test_an_argument_that_streams_do_not_take_is_named_with_the_nearest(diffusion: DiffusionPipeline) -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown argument of stream 'step'\n.*Did you mean 'steps'\?"):
+        diffusion.stream([0], step=4)
+    taken = set(inspect.signature(DiffusionPipeline.generate).parameters)
+    assert set(diffusion_module._ARGUMENTS) == taken - {"self", "class_labels", "progress", "cancel"}

@@ -11,7 +11,7 @@ from aigc_calibration.data.expected import ArrayCheck
 from aigc_calibration.data.npz import NpzRows
 from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.data.text import Recorder
-from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.subject import Subject
 from aigc_runtime.tensors import Array
 
@@ -72,7 +72,7 @@ class ArrayData:
 
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         """Feeds of the graph; carried state is empty."""
-        recorder = Recorder(open_graph(graph, threads=threads))
+        recorder = Recorder(open_onnx(graph, threads=threads))
         session = self.subject.session(recorder)
         for feeds in self.source.batches(self._chosen(), self.batch):
             rows = len(next(iter(feeds.values())))

@@ -14,7 +14,7 @@ from aigc_calibration.data.expected import ArrayCheck, expected_arrays, takes
 from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.data.trajectory import walk
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.subject import Subject
 from aigc_runtime.manifest import DiffusionSettings
 from aigc_runtime.tensors import Array
@@ -114,7 +114,7 @@ class DiffusionData:
     def _points(self, graph: ir.Model, threads: int | None) -> Iterator[dict[str, Array]]:
         settings = self.subject.settings
         assert isinstance(settings, DiffusionSettings)
-        run, rng = open_graph(graph, threads=threads), stream(self.seed, "diffusion")
+        run, rng = open_onnx(graph, threads=threads), stream(self.seed, "diffusion")
         total, guided = settings.schedule.num_train_timesteps, self._guided(settings)
         steps = self.steps or min(STEPS, total)
         conditions = settings.num_classes or (1 if self.context is None else len(self.context))

@@ -11,7 +11,7 @@ import numpy as np
 from aigc_calibration.data.draws import paired_order, stratified, stream
 from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.floatgraph import Feeds, open_graph
+from aigc_calibration.onnx_function import Feeds, open_onnx
 from aigc_calibration.subject import Subject
 from aigc_runtime.manifest import TextSettings
 from aigc_runtime.tensors import Array
@@ -99,7 +99,7 @@ class TextData:
 
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         """Feeds of the graph, the cache among them."""
-        recorder = Recorder(open_graph(graph, threads=threads))
+        recorder = Recorder(open_onnx(graph, threads=threads))
         session = self.subject.session(recorder)
         rng = stream(self.seed, "text")
         # One window per stretch of the text, so that few windows already cover all of it.

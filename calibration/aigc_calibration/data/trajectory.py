@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.floatgraph import Feeds
+from aigc_calibration.onnx_function import Feeds
 from aigc_runtime.samplers import Prediction, ddim, predict
 from aigc_runtime.schedules import Levels, ScheduleConfig, alphas_cumprod
 from aigc_runtime.tensors import Array

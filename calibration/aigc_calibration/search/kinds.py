@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from aigc_calibration.floatgraph import Feeds, open_graph
+from aigc_calibration.onnx_function import Feeds, open_onnx
 from aigc_calibration.search.ladder import Ladder
 from aigc_calibration.sites import find_sites
 
@@ -29,7 +29,7 @@ def site_kinds(ladder: Ladder, feeds: Feeds) -> dict[str, tuple[str, ...]]:
     sites = {s.node: s for s in find_sites(model)}
     low = ladder.low.quantised()
     wanted = sorted({a for op in low for a in sites[op.node].activations})
-    values = {**feeds, **open_graph(model, expose=wanted)(feeds)}
+    values = {**feeds, **open_onnx(model, expose=wanted)(feeds)}
     nodes: Mapping[str, ir.Node] = {str(n.name): n for n in model.graph}
     raised = {} if ladder.high is None else {op.node: op.precision for op in ladder.high.ops}
     kinds: dict[str, list[str]] = {}

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from aigc_calibration.digest import graph_digest
 from aigc_calibration.emit import Form
-from aigc_calibration.floatgraph import graph_digest
 from aigc_calibration.matrices import from_matrix
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.prepare import copy_graph

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.floatgraph import Feeds, open_bytes
+from aigc_calibration.onnx_function import Feeds, open_onnx
 from aigc_calibration.search.toggle import SWITCH
 from aigc_runtime.tensors import Array
 
@@ -62,7 +62,7 @@ def make_probe(toggled: ir.Model, nodes: Sequence[str], feeds: Sequence[Feeds], 
     import onnx_ir as ir
 
     model = ir.to_proto(toggled).SerializeToString()
-    run = open_bytes(model, outputs=outputs, threads=1, optimise=False)
+    run = open_onnx(model, outputs=outputs, threads=1, optimize=False)
     reference = tuple(run({**f, **_switches(nodes, ())}) for f in feeds)
     power = sum(float(np.square(v, dtype=np.float64).sum()) for r in reference for v in r.values())
     if not np.isfinite(power) or power == 0:
@@ -109,5 +109,5 @@ _OPEN: dict[str, Callable[[Feeds], Mapping[str, Array]]] = {}
 def _opened(probe: Probe) -> Callable[[Feeds], Mapping[str, Array]]:
     if probe.digest not in _OPEN:
         _OPEN.clear()
-        _OPEN[probe.digest] = open_bytes(probe.model, outputs=probe.outputs, threads=1, optimise=False)
+        _OPEN[probe.digest] = open_onnx(probe.model, outputs=probe.outputs, threads=1, optimize=False)
     return _OPEN[probe.digest]

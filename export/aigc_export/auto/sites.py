@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from aigc_calibration.errors import PlanError
-from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.search.journal import Journal
 from aigc_calibration.search.kinds import site_kinds
 from aigc_calibration.search.ladder import Ladder
@@ -99,7 +99,7 @@ def _saved_bytes(shape: tuple[int, ...], ladder: Ladder) -> int:
 def _step_feeds(graph: ir.Model, prepared: PreparedModel) -> dict[str, Array]:
     """What the engine is fed at one step of a generation at batch 1."""
     seen: list[dict[str, Array]] = []
-    run = open_graph(graph)
+    run = open_onnx(graph)
 
     def record(feeds: Mapping[str, Array]) -> dict[str, Array]:
         seen.append({name: array.copy() for name, array in feeds.items()})

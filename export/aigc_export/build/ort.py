@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aigc_export.graph import EXTERNAL_THRESHOLD, save_graph
+from aigc_calibration.onnx_file import EXTERNAL_THRESHOLD, save_graph
 from aigc_runtime.backends.ort import OrtSession
 from aigc_runtime.engine_build import EngineBuild
 from aigc_runtime.interface import Interface

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aigc_calibration.onnx_file import save_graph
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.prepare import copy_graph
 from aigc_export.errors import CaptureError, PassError
-from aigc_export.graph import save_graph
 from aigc_export.passes.batch_norm import fold_batch_norm
 from aigc_export.passes.onnxscript_optimize import onnxscript_optimize
 from aigc_export.passes.rounding import evaluate_in_double, reordered_tolerance, rounding_tolerance
 from aigc_export.passes.slim import slim
-from aigc_runtime.backends.denormals import isolated
 from aigc_runtime.compare import TensorErrors, Tolerance, compare_arrays, judge
 from aigc_runtime.errors import OutputError
 from aigc_runtime.temporary_folder import temporary_folder
@@ -219,22 +219,11 @@ def _changed(name: str, output: str, reasons: Sequence[str], own: TensorErrors |
 
 
 def check_and_run(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
-    """Check a graph, then run it on each set of feeds in ONNX Runtime exactly as it stands, its own optimiser off.
-
-    It goes through files, as the built graph will: a graph of 2 GiB or more has no other form.
-    """
+    """Check a graph, then run it on each set of feeds in ONNX Runtime exactly as it stands, its own optimizer off."""
     import onnx.checker
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
     with temporary_folder("pass") as folder:
-        path = str(save_graph(model, folder / "model.onnx")[0])
-        onnx.checker.check_model(path, full_check=True)
-        session = isolated(lambda: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]))
-        names = [o.name for o in session.get_outputs()]
-        return [
-            {name: np.asarray(value) for name, value in zip(names, session.run(names, dict(f)), strict=True)}
-            for f in feeds
-        ]
+        path = save_graph(model, folder / "model.onnx")[0]
+        onnx.checker.check_model(str(path), full_check=True)
+        run = open_onnx(path, optimize=False)
+        return [run(one) for one in feeds]

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aigc_calibration.onnx_file import to_proto, weight_bytes
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.prepare import copy_graph
-from aigc_export.graph import save_graph, to_proto, weight_bytes
 from aigc_runtime.compare import EXACT_DB, TensorErrors, Tolerance
-from aigc_runtime.temporary_folder import temporary_folder
 from aigc_runtime.tensors import Array
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ def evaluate_in_double(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) ->
     doubled = _in_double(model)
     doubles = [{name: _widened(value) for name, value in one.items()} for one in feeds]
     try:
-        return _by_onnxruntime(doubled, doubles)
+        run = open_onnx(doubled, optimize=False)
+        return [run(one) for one in doubles]
     except Exception:  # noqa: BLE001 - no kernel in double; its types share no base class
         work = max((sum(v.size for v in one.values()) for one in feeds), default=0) * weight_bytes(model) / 4
         if work > MAX_WORK:
@@ -138,19 +139,6 @@ def _widen_tensor(tensor: Any) -> Any:
     if tensor.dtype != ir.DataType.FLOAT:
         return tensor
     return ir.tensor(tensor.numpy().astype(np.float64), name=tensor.name)
-
-
-def _by_onnxruntime(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> list[Outputs]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    with temporary_folder("double") as folder:
-        path = str(save_graph(model, folder / "model.onnx")[0])
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        names = [o.name for o in session.get_outputs()]
-        return [dict(zip(names, map(np.asarray, session.run(names, dict(one))), strict=True)) for one in feeds]
 
 
 def _by_reference(proto: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]]) -> list[Outputs]:

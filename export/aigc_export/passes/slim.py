@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aigc_export.graph import EXTERNAL_THRESHOLD, weight_bytes
+from aigc_calibration.onnx_file import EXTERNAL_THRESHOLD, weight_bytes
 
 if TYPE_CHECKING:
     import onnx_ir as ir

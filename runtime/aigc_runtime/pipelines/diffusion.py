@@ -43,6 +43,11 @@ __all__ = ["DiffusionPipeline"]
 Progress = Callable[[int, int], None]
 Cancel = Callable[[], bool]
 
+_ARGUMENTS = frozenset(
+    {"batch", "steps", "sampler", "eta", "guidance_scale", "seed", "size"}
+    | {"encoder_hidden_states", "null_encoder_hidden_states"}
+)
+"""Of `generate`, besides the labels and what both name themselves."""
 _CONDITIONS = {"class_labels": (None,), "encoder_hidden_states": (None, None, None)}
 
 
@@ -191,7 +196,10 @@ class DiffusionPipeline:
 
         Raises:
             InputError: as `generate` does, at once.
+            UnknownNameError: an argument that `generate` does not take.
         """
+        if unknown := arguments.keys() - _ARGUMENTS:
+            raise UnknownNameError("argument of stream", min(unknown), _ARGUMENTS)
         request = self._request(class_labels, **arguments)
         return self._stream(request, progress, cancel)
 

@@ -11,7 +11,7 @@ from aigc_calibration.calibrate import calibrate
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.emit import FORMS, emit
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.floatgraph import open_graph
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.planner import round_weights
 from aigc_calibration.prepare import prepare
 from aigc_calibration.quantise import plan_calibrated
@@ -72,7 +72,7 @@ def emitted_noise(ladder: Ladder, data: Batches, low: set[str]) -> float:
     outputs = []
     for names in (raised, everything):
         plan, weights = ladder.mix(names)
-        run = open_graph(emit(ladder.graph, plan, weights, ladder.form), optimise=False)
+        run = open_onnx(emit(ladder.graph, plan, weights, ladder.form), optimize=False)
         outputs.append([run(f)["y"].astype(np.float64) for f in data.feeds[:2]])
     noise = sum(float(((a - b) ** 2).sum()) for a, b in zip(*outputs, strict=True))
     return noise / sum(float((b**2).sum()) for b in outputs[1])
@@ -111,7 +111,7 @@ def test_switched_off_it_is_the_float_graph() -> None:
     model = ladder.toggled()
     switches = {v.name: np.array(False) for v in model.graph.inputs if str(v.name).startswith(SWITCH)}
     assert len(switches) == len(ladder.low.quantised()) >= 3
-    run, exact = open_graph(model, optimise=False), open_graph(ladder.graph, optimise=False)
+    run, exact = open_onnx(model, optimize=False), open_onnx(ladder.graph, optimize=False)
     np.testing.assert_array_equal(run({**data.feeds[0], **switches})["y"], exact(data.feeds[0])["y"])
 
 

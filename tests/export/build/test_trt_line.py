@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 from rich.console import Console
 
 from aigc_calibration.errors import PlanError
+from aigc_calibration.onnx_function import open_onnx
 from aigc_export import engines
 from aigc_export.build.trt_layers import built_types, parse_layer
 from aigc_export.build.trt_library import INSTALL, Library, load_library
@@ -26,7 +27,7 @@ from aigc_export.cli import run
 from aigc_export.cli.reporting import Reporter
 from aigc_export.errors import PrecisionError
 from aigc_export.exporter import ParityFailedError, export_model
-from aigc_export.graph_session import bf16_products_in_float, open_file
+from aigc_export.graph_session import bf16_products_in_float
 from aigc_runtime.backends import open_session
 from aigc_runtime.bundle import Bundle
 from aigc_runtime.device import probe_device
@@ -121,13 +122,13 @@ def test_transposed_convolutions_have_no_8_bits_to_offer(checkpoints: Path, tmp_
 def test_missed_parity_publishes_nothing(
     rtx: Library, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = engines.open_file
+    honest = engines.open_onnx
 
-    def wrong(path: Path, *, threads: int | None) -> Any:
-        function = honest(path, threads=threads)
+    def wrong(path: Path, **options: Any) -> Any:
+        function = honest(path, **options)
         return lambda feeds: {k: v * np.float32(1.01) for k, v in function(feeds).items()}
 
-    monkeypatch.setattr(engines, "open_file", wrong)
+    monkeypatch.setattr(engines, "open_onnx", wrong)
     with pytest.raises(ParityFailedError):
         export_model(rtx_recipe("gan", checkpoints, "fp32"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -226,10 +227,10 @@ def test_bf16_products_are_spelled_out(tmp_path: Path) -> None:
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(proto, tmp_path / "bf16.onnx")
-    with pytest.raises(EngineError, match="cannot run the graph that was built"):
-        open_file(tmp_path / "bf16.onnx", threads=1)
+    with pytest.raises(EngineError, match="cannot load the graph"):
+        open_onnx(tmp_path / "bf16.onnx", threads=1, optimize=False)
     ir.save(bf16_products_in_float(ir.from_proto(proto)), tmp_path / "float.onnx")
-    found = open_file(tmp_path / "float.onnx", threads=1)({"x": x})["y"]
+    found = open_onnx(tmp_path / "float.onnx", threads=1, optimize=False)({"x": x})["y"]
     rounded = [a.astype(ml_dtypes.bfloat16).astype(np.float64) for a in (x, w)]
     expected = (rounded[0] @ rounded[1]).astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float32)
     np.testing.assert_allclose(found, expected, rtol=2**-7)

@@ -15,6 +15,8 @@ import pytest
 from aigc_calibration.calibrate import Calibration, calibrate
 from aigc_calibration.coverage import site_macs
 from aigc_calibration.emit import FORMS, emit
+from aigc_calibration.onnx_file import save_graph
+from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import HALVES, SitePrecision
 from aigc_calibration.planner import round_weights
 from aigc_calibration.prepare import prepare
@@ -24,8 +26,7 @@ from aigc_export.build.settings import BuildSettings
 from aigc_export.build.trt import BuiltTrt, build_trt
 from aigc_export.build.trt_library import Library
 from aigc_export.front import PreparedModel, Teller, pass_feeds, prepare_graph
-from aigc_export.graph import save_graph
-from aigc_export.graph_session import bf16_products_in_float, bounded, open_file
+from aigc_export.graph_session import bf16_products_in_float, bounded
 from aigc_export.passes import PASSES, run_passes
 from aigc_export.recipes import export_recipe
 from aigc_export.reference import Case, make_cases
@@ -110,7 +111,7 @@ def compared(name: str, precision: str, limits: str, folder: Path) -> tuple[Tens
     spec = prepared_model(name).spec
     graph, _ = graph_of(name, precision)
     runnable = bf16_products_in_float(graph) if precision == "bf16" else graph
-    function = open_file(save_graph(runnable, folder / "graph.onnx")[0], threads=2)
+    function = open_onnx(save_graph(runnable, folder / "graph.onnx")[0], threads=2, optimize=False)
     steps = [(c.name, [(s.inputs, s.outputs) for s in c.steps]) for c in reference_of(name)]
     tolerance = TOLERANCES[spec.family, limits].tensor
     return check_tensors(

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from aigc_export.graph import save_graph, to_proto
+from aigc_calibration.onnx_file import save_graph, to_proto
 from aigc_export.passes import run_passes
 from aigc_runtime.errors import OutputError
 

@@ -1,0 +1,99 @@
+"""An ONNX graph as a function of all its inputs, run by ONNX Runtime's kernels for CPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aigc_calibration.onnx_file import save_graph
+from aigc_calibration.prepare import copy_graph
+from aigc_runtime.backends.denormals import isolated
+from aigc_runtime.backends.exact_products import EXACT_PRODUCTS, products_saturate
+from aigc_runtime.backends.rewrites import leave_out_rewrites
+from aigc_runtime.errors import EngineError
+from aigc_runtime.temporary_folder import temporary_folder
+from aigc_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["Feeds", "OnnxFunction", "open_onnx"]
+
+Feeds = Mapping[str, Array]
+OnnxFunction = Callable[[Feeds], dict[str, Array]]
+"""Feeds by name, of which those that are no inputs are passed over -> results by name."""
+
+
+def open_onnx(
+    model: ir.Model | Path | bytes,
+    *,
+    expose: Sequence[str] = (),
+    outputs: Sequence[str] | None = None,
+    threads: int | None = None,
+    optimize: bool = True,
+) -> OnnxFunction:
+    """Load a graph into ONNX Runtime.
+
+    A model of ONNX IR goes through files, as a built graph will: one of 2 GiB or more has no other form.
+
+    Args:
+        model: the graph, which stays as it is; its file, beside which its external data lies; or a serialized graph
+            without such data.
+        expose: inputs and inner values of a model to return beside its outputs.
+        outputs: names of the results to return; None returns all.
+        threads: inside an operator; None takes the engine's default.
+        optimize: let ONNX Runtime rewrite the graph; off where the nodes must run as they stand.
+
+    Raises:
+        EngineError: the graph does not load.
+        OutputError: there is no room for its files.
+    """
+    if isinstance(model, (bytes, Path)):
+        return _function(str(model) if isinstance(model, Path) else model, outputs, threads, optimize)
+    if expose:
+        model = _exposed(model, expose)
+    with temporary_folder("onnx") as folder:
+        path = save_graph(model, folder / "model.onnx")[0]
+        return _function(str(path), outputs, threads, optimize)
+
+
+def _exposed(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """A copy in which these values are outputs, too."""
+    model = copy_graph(model)
+    wanted = set(names) - {str(value.name) for value in model.graph.outputs}
+    values = (*model.graph.inputs, *(value for node in model.graph for value in node.outputs))
+    by_name = {str(value.name): value for value in values}
+    model.graph.outputs.extend(by_name[name] for name in sorted(wanted))
+    return model
+
+
+def _function(source: str | bytes, outputs: Sequence[str] | None, threads: int | None, optimize: bool) -> OnnxFunction:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised as well
+    options.intra_op_num_threads = threads or 0
+    leave_out_rewrites(options)
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if products_saturate(onnxruntime):  # a float graph has none, but quantized ones are opened here, too
+        options.add_session_config_entry(EXACT_PRODUCTS, "1")
+    try:
+        session: Any = isolated(
+            lambda: onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        )
+    except Exception as err:  # ONNX Runtime's own types share no base class
+        raise EngineError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load the graph: {err}",
+            hint="use the onnxruntime in constraints.txt, or please report the model",
+        ) from err
+    names = [o.name for o in session.get_outputs()] if outputs is None else list(outputs)
+    inputs = {i.name for i in session.get_inputs()}
+
+    def run(feeds: Feeds) -> dict[str, Array]:
+        values = session.run(names, {name: array for name, array in feeds.items() if name in inputs})
+        return dict(zip(names, values, strict=True))
+
+    return run
