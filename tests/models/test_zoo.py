@@ -92,7 +92,7 @@ def test_options_reach_the_export(tmp_path: Path) -> None:
     record = {"family": "unet", "model": UNET.to_dict(), "schedule": SCHEDULE}
     save_checkpoint(tmp_path / "unet", UNet(UNET), record)
     fixed = load_model("unet", checkpoint=tmp_path / "unet").spec
-    assert fixed.inputs[0].shape == ("batch", 1, 8, 8)
+    assert fixed.interface.inputs[0].shape == ("batch", 1, 8, 8)
     assert fixed.settings.schedule.num_train_timesteps == 77  # type: ignore[union-attr]
     dynamic = load_model("unet", checkpoint=tmp_path / "unet", options={"dynamic_size": True}).spec
     assert dynamic.inputs[0].shape == ("batch", 1, "height", "width")
