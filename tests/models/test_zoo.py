@@ -95,7 +95,7 @@ def test_options_reach_the_export(tmp_path: Path) -> None:
     assert fixed.interface.inputs[0].shape == ("batch", 1, 8, 8)
     assert fixed.settings.schedule.num_train_timesteps == 77  # type: ignore[union-attr]
     dynamic = load_model("unet", checkpoint=tmp_path / "unet", options={"dynamic_size": True}).spec
-    assert dynamic.inputs[0].shape == ("batch", 1, "height", "width")
+    assert dynamic.interface.inputs[0].shape == ("batch", 1, "height", "width")
 
 
 def test_unknown_models_and_options_give_the_valid_names_and_the_nearest() -> None:
