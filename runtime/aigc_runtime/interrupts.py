@@ -179,9 +179,9 @@ def check_interrupted() -> None:
     """Raise again, if a signal came and something dropped its exception.
 
     Raises:
-        Interrupted: a signal has been received.
+        Interrupted: a signal has been received, and the program that handles it goes on.
     """
-    if _received:
+    if _received and not _state.ended:
         raise Interrupted
 
 
@@ -194,7 +194,7 @@ def interrupted_by(err: BaseException) -> bool:
             return True
         seen.add(id(cause))
         cause = cause.__cause__ or cause.__context__
-    return bool(_received)
+    return bool(_received) and not _state.ended
 
 
 def was_interrupted() -> bool:

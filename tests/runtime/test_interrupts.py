@@ -24,6 +24,7 @@ from aigc_runtime.interrupts import (
     interrupt_code,
     interrupted_by,
     interrupts_held,
+    was_interrupted,
 )
 from aigc_runtime.publish import atomic_directory, atomic_file
 from aigc_runtime.temporary_folder import temporary_folder
@@ -217,6 +218,10 @@ def test_nothing_is_left_by_a_signal_while_it_is_removed(
             pause()
         unlink(*arguments, **named)
 
+    def remove_path(path: Path, missing_ok: bool = False) -> None:
+        with contextlib.suppress(*(FileNotFoundError,) if missing_ok else ()):
+            removing(path)
+
     def work() -> None:
         try:
             with place() as opened:
@@ -230,10 +235,23 @@ def test_nothing_is_left_by_a_signal_while_it_is_removed(
 
     armed: list[bool] = []
     monkeypatch.setattr(os, "unlink", removing)
+    if sys.version_info < (3, 11):  # whose Path keeps the function that it found
+        monkeypatch.setattr(Path, "unlink", remove_path)
     with pytest.raises(Interrupted), handled_signals():
         work()
     assert not armed
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_of_a_program_that_has_ended_interrupts_nothing_after_it() -> None:
+    """Who runs a command line within a program of his own goes on with other work."""
+    with pytest.raises(Interrupted), handled_signals():
+        given(signal.SIGINT)
+    assert was_interrupted()
+    check_interrupted()
+    assert not interrupted_by(ValueError("something else"))
+    with handled_signals():
+        assert not was_interrupted()
 
 
 def test_a_signal_while_the_program_ends_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
