@@ -366,8 +366,9 @@ def test_what_nobody_foresaw_is_one_message(
 
 
 @pytest.mark.slow
-def test_training_from_the_shell(tmp_path: Path, capsys: Capture) -> None:
+def test_training_from_the_shell(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few steps on the user's own text, and the checkpoint goes through the line."""
+    monkeypatch.setattr("aigc_models.training.families.SAMPLES", 20)  # the full size of the model takes its time
     (tmp_path / "texts").mkdir()
     words = np.random.default_rng(0).choice(["alpha ", "beta ", "gamma\n"], size=4000)
     (tmp_path / "texts" / "a.txt").write_text("".join(words))

@@ -111,7 +111,8 @@ def test_a_real_signal_loses_nothing(tmp_path: Path, name: str, number: signal.S
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_killed_run_goes_on_from_its_last_save_bit_for_bit(tmp_path: Path) -> None:
-    arguments = ["train", "classifier", *SMALL["classifier"], "--save-every", "3", "-o"]
+    # More steps than any machine takes in the time until it is killed.
+    arguments = ["train", "classifier", "--batch-size", "8", "--steps", "400", "--save-every", "3", "-o"]
     kills = 0
     while kills < 2:
         state = unfinished(tmp_path / "run")  # none yet, where the kill came before the first save
