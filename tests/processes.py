@@ -69,8 +69,8 @@ def interrupt(
         stderr=subprocess.PIPE,
         text=True,
         env=clean({"PYTHONUNBUFFERED": "1", **(environment or {})}),
-        # A shell that runs the tests in the background has Ctrl-C ignored, which children inherit.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # A shell that runs the tests in the background has Ctrl-C ignored, nohup SIGHUP; children inherit that.
+        preexec_fn=lambda: [signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
     ) as process:
         assert process.stdout is not None
         if after:

@@ -66,7 +66,7 @@ def interrupt(arguments: list[str], number: signal.Signals, delay: float, until:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: [signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
