@@ -176,7 +176,7 @@ def generate_once(session: Session, settings: Pipeline) -> None:
         TextPipeline(session, settings).generate("a", max_new_tokens=_units(settings)[1])
     elif isinstance(settings, DiffusionSettings):
         _, height, width = settings.sample_shape
-        context = next((_context(session, spec) for spec in session.interface.inputs if spec.name == CONTEXT), None)
+        context = None if (spec := session.interface.input(CONTEXT)) is None else _context(session, spec)
         DiffusionPipeline(session, settings).generate(
             None if settings.num_classes is None else [0],
             size=(_fit(session, "height", height), _fit(session, "width", width)),

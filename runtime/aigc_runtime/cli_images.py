@@ -168,18 +168,17 @@ def _classes(text: str | None, settings: DiffusionSettings | GanSettings) -> Seq
 
 
 def _contexts(path: str | None, manifest: Manifest) -> dict[str, Array]:
-    for spec in manifest.interface.inputs:
-        if spec.name != CONTEXT:
-            continue
-        if path is None:
-            raise InputError(
-                "this model needs the embeddings of prompts",
-                hint=f"give --embeddings FILE.npz with {CONTEXT} [N, T, {spec.shape[2]}] float32",
-            )
-        return read_embeddings(path, spec)
-    if path is not None:
-        raise InputError("--embeddings was given", hint="this model takes none: leave it out")
-    return {}
+    spec = manifest.interface.input(CONTEXT)
+    if spec is None:
+        if path is not None:
+            raise InputError("--embeddings was given", hint="this model takes none: leave it out")
+        return {}
+    if path is None:
+        raise InputError(
+            "this model needs the embeddings of prompts",
+            hint=f"give --embeddings FILE.npz with {CONTEXT} [N, T, {spec.shape[2]}] float32",
+        )
+    return read_embeddings(path, spec)
 
 
 def _columns(classes: Sequence[int] | None, contexts: dict[str, Array]) -> int:
