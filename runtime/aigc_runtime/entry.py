@@ -47,8 +47,8 @@ def run_program(run: Callable[[list[str]], int], arguments: list[str]) -> int:
                 out.flush()
                 if code == 0 and out.failure is not None and out.failure.errno != errno.EPIPE:
                     code = failure_code(_lost(out.failure))
-    except KeyboardInterrupt:  # between the verb and here
-        code = interrupt_code()
+    except KeyboardInterrupt as err:  # between the verb and here
+        code = interrupt_code(err)
     return code
 
 
@@ -96,7 +96,7 @@ def as_failure(err: BaseException) -> AigcError:
         found: AigcError = CancelledError(
             "interrupted" + "".join(f"; {note}" for note in getattr(err, "__notes__", ()))
         )
-        found.exit_code = interrupt_code()
+        found.exit_code = interrupt_code(err)
         return found
     if isinstance(err, AigcError):
         return err

@@ -202,6 +202,11 @@ def was_interrupted() -> bool:
     return bool(_received)
 
 
-def interrupt_code() -> int:
-    """The exit code of an interruption: 128 and the number of the first signal, 130 for Ctrl-C."""
-    return 128 + (_received[0] if _received else signal.SIGINT)
+def interrupt_code(err: BaseException) -> int:
+    """The exit code of an interruption: 128 and the number of the first signal, 130 for Ctrl-C.
+
+    Args:
+        err: how it reached the caller. Where no program handles signals any more, only an `Interrupted` is from one.
+    """
+    ours = bool(_received) and (not _state.ended or isinstance(err, Interrupted))
+    return 128 + (_received[0] if ours else signal.SIGINT)

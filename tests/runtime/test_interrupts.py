@@ -53,7 +53,7 @@ def given(number: signal.Signals) -> None:
 def test_a_signal_raises_where_the_program_stands() -> None:
     with pytest.raises(Interrupted), handled_signals():
         given(signal.SIGTERM)
-    assert interrupt_code() == 143
+    assert interrupt_code(Interrupted()) == 143
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
 
 
@@ -132,7 +132,7 @@ def test_the_import_of_torch_is_not_broken_off(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(Interrupted), handled_signals():
             load()
         assert sys.modules["torch"].whole is True
-        assert interrupt_code() == 130
+        assert interrupt_code(Interrupted()) == 130
     finally:
         for name in ("torch", "torch.part"):
             sys.modules.pop(name, None)
@@ -158,7 +158,7 @@ def test_signals_at_once_are_one() -> None:
 
     with pytest.raises(Interrupted), handled_signals():
         work()
-    assert (cleaned, interrupt_code()) == ([True], 143)
+    assert (cleaned, interrupt_code(Interrupted())) == ([True], 143)
 
 
 def test_a_later_one_breaks_off_the_cleaning_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,10 +246,11 @@ def test_nothing_is_left_by_a_signal_while_it_is_removed(
 def test_a_signal_of_a_program_that_has_ended_interrupts_nothing_after_it() -> None:
     """Who runs a command line within a program of his own goes on with other work."""
     with pytest.raises(Interrupted), handled_signals():
-        given(signal.SIGINT)
+        given(signal.SIGTERM)
     assert was_interrupted()
     check_interrupted()
     assert not interrupted_by(ValueError("something else"))
+    assert interrupt_code(KeyboardInterrupt()) == 130
     with handled_signals():
         assert not was_interrupted()
 
