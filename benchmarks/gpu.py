@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/gpu.py --rounds 7 > table.md
 
-Every bundle is exported here and its engine run on this device. The two sides alternate; inputs start and results end
-on the host, and carried state stays on the device, on both sides. Prints one markdown table for docs/gpu.md, with the
-device and all versions; a bundle that cannot be exported or run has its reason in the table.
+Every bundle is exported here (`--bundles DIR` keeps them for another run) and its engine run on this device. The two
+sides alternate; inputs start and results end on the host, and carried state stays on the device, on both sides. Prints
+one markdown table for docs/gpu.md, with the device and all versions; a bundle that cannot be exported or run has its
+reason in the table.
 """
 
 from __future__ import annotations
@@ -49,13 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--rounds", type=int, default=7, help="Alternations A B A B.")
     parser.add_argument("--runs", type=int, default=50, help="Steps per round and side.")
+    parser.add_argument("--bundles", type=Path, help="Keep the bundles in this folder, and take those that are there.")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args(arguments)
     device = probe_device()
     if (missing := why_not(device)) is not None:
         sys.stderr.write(f"error: {missing}\n")
         return 2
-    rows = [row for name in asked.models for row in measure(name, device, rounds=asked.rounds, runs=asked.runs)]
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = asked.bundles or Path(scratch)
+        for name in asked.models:
+            rows += measure(name, device, folder, rounds=asked.rounds, runs=asked.runs)
     print(json.dumps([asdict(r) for r in rows], indent=2) if asked.json else markdown(rows, device, versions()))
     return 0
 
@@ -131,7 +137,7 @@ class TorchDeviceSession:
         self._module = self._module.to("cpu")
 
 
-def measure(name: str, device: Device, *, rounds: int, runs: int) -> list[Row]:
+def measure(name: str, device: Device, folder: Path, *, rounds: int, runs: int) -> list[Row]:
     import torch
 
     from aigc_export.timing import time_side_by_side
@@ -141,24 +147,23 @@ def measure(name: str, device: Device, *, rounds: int, runs: int) -> list[Row]:
     eager = TorchDeviceSession(load_model(name).spec, "cuda", half=False)
     settings = load_model(name).spec.settings
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for target, precision in (("PyTorch eager", "fp16"), *BUNDLES):
-            candidate, reason = open_candidate(name, target, precision, device, Path(folder))
-            if candidate is None:
-                rows.append(Row(model=name, engine=target, precision=precision, reason=reason))
-                continue
-            found = time_side_by_side(eager, candidate, settings, rounds=rounds, runs=runs)
-            candidate.close()
-            rows.append(
-                Row(
-                    model=name,
-                    engine=target,
-                    precision=precision,
-                    torch_ms=found.reference_ms,
-                    engine_ms=found.candidate_ms,
-                    speedup=found.speedup,
-                )
+    for target, precision in (("PyTorch eager", "fp16"), *BUNDLES):
+        candidate, reason = open_candidate(name, target, precision, device, folder)
+        if candidate is None:
+            rows.append(Row(model=name, engine=target, precision=precision, reason=reason))
+            continue
+        found = time_side_by_side(eager, candidate, settings, rounds=rounds, runs=runs)
+        candidate.close()
+        rows.append(
+            Row(
+                model=name,
+                engine=target,
+                precision=precision,
+                torch_ms=found.reference_ms,
+                engine_ms=found.candidate_ms,
+                speedup=found.speedup,
             )
+        )
     return rows
 
 
@@ -169,16 +174,19 @@ def open_candidate(name: str, target: str, precision: str, device: Device, folde
     from aigc_export.recipes import export_recipe
     from aigc_models.zoo import load_model
     from aigc_runtime.backends import open_session
+    from aigc_runtime.bundle import Bundle
     from aigc_runtime.errors import AigcError
 
     if target == "PyTorch eager":
         return TorchDeviceSession(load_model(name).spec, "cuda", half=precision == "fp16"), ""
+    path = folder / f"{name}-{target}-{precision}"
     compiled = target == "tensorrt-rtx"
     capabilities = (device.gpus[0].compute_capability,) if compiled else ()
     build = BuildSettings(compute_capabilities=capabilities)
     try:
         recipe = export_recipe(name, target=target, precision=precision, quality_samples=0, build=build)
-        return open_session(export_model(recipe, folder / f"{target}-{precision}").bundle), ""
+        bundle = Bundle.open(path) if path.exists() else export_model(recipe, path).bundle
+        return open_session(bundle), ""
     except AigcError as err:
         return None, err.message
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import platform
@@ -13,6 +14,7 @@ from aigc_export.build.ort import BuiltEngine
 from aigc_export.recipes import ExportRecipe
 from aigc_export.reference import Case, Generation
 from aigc_models.zoo import LoadedModel
+from aigc_runtime.backends.ort_open import import_onnxruntime
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.manifest import (
     FORMAT_VERSION,
@@ -27,13 +29,14 @@ from aigc_runtime.manifest import (
 from aigc_runtime.npy import write_npy
 from aigc_runtime.origin import Origin
 from aigc_runtime.processor import instruction_set
+from aigc_runtime.providers import PROVIDERS
 from aigc_runtime.tensors import Array
 
 __all__ = ["SOURCE_DATE_EPOCH", "creation_time", "make_bundle", "tool_versions"]
 
 SOURCE_DATE_EPOCH = "SOURCE_DATE_EPOCH"
 
-_TOOLS = ("aigc-export", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "numpy")
+_TOOLS = ("aigc-export", "torch", "onnx", "onnxscript", "onnxslim", "numpy")
 
 
 def make_bundle(
@@ -151,4 +154,14 @@ def tool_versions(loaded: LoadedModel) -> dict[str, str]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         **{name: metadata.version(name) for name in _TOOLS},
+        **_onnxruntime(),
     }
+
+
+def _onnxruntime() -> dict[str, str]:
+    """The version that is imported, and of which packages it may come: two of them bring one module."""
+    found = {"onnxruntime": str(import_onnxruntime().__version__)}
+    for name in PROVIDERS["cpu"].packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.setdefault(name, metadata.version(name))
+    return found

@@ -17,9 +17,9 @@ from aigc_runtime.settings import to_json
 __all__ = ["device_lines", "doctor", "finding_lines"]
 
 _UNKNOWN_ORIGIN = (
-    "note      the bundle is whole, but who made it, or edited its manifest, is not known\n"
-    "          --trusted-key FILE takes only what this key signed, --expect-manifest-sha256 DIGEST that bundle alone\n"
-    "          (`aigc-run info` prints the digest)"
+    "note      the bundle is whole, but who made it, or edited its manifest, is not known",
+    "          --trusted-key FILE takes only what this key signed, --expect-manifest-sha256 DIGEST that bundle alone",
+    "          (`aigc-run info` prints the digest)",
 )
 
 
@@ -49,7 +49,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 def _origin_lines(bundle: Bundle, pinned: bool) -> list[str]:
     known = pinned or bundle.signed_by is not None
-    return [f"origin    {bundle.signature_told}", *([] if known else [_UNKNOWN_ORIGIN])]
+    return [f"origin    {bundle.signature_told}", *(() if known else _UNKNOWN_ORIGIN)]
 
 
 def device_lines(device: Device) -> list[str]:

@@ -75,6 +75,14 @@ def test_pytorch_in_half_precision_stays_close(script: ModuleType, name: str) ->
             assert 40 < compare_arrays(step.outputs[key], value).sqnr_db < 100
 
 
+def test_a_bundle_that_was_kept_is_taken(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, reason = script.open_candidate("gan", "ort-cpu", "fp32", DEVICE, tmp_path)
+    assert reason == ""
+    monkeypatch.setattr("aigc_export.exporter.export_model", None)  # is not called again
+    again, _ = script.open_candidate("gan", "ort-cpu", "fp32", DEVICE, tmp_path)
+    assert again.interface == session.interface
+
+
 def test_the_table(script: ModuleType) -> None:
     rows = [
         script.Row(model="lm", engine="ort-cuda", precision="fp16", torch_ms=4.0, engine_ms=1.0, speedup=4.0),

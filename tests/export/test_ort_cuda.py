@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,23 @@ def test_a_bundle_that_says_what_was_not_tried(name: str, precision: str, checkp
     assert product_types(bundle.read("model.onnx")) == {wanted}
     with pytest.raises(EngineMissingError, match=f"has no {CUDA}"):
         open_session(bundle)
+
+
+@pytest.mark.usefixtures("capture_once")
+def test_an_export_where_only_the_package_for_gpus_is_installed(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = metadata.version
+
+    def version(name: str) -> str:
+        if name == "onnxruntime":
+            raise metadata.PackageNotFoundError(name)
+        return "1.31.1" if name == "onnxruntime-gpu" else honest(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    found = export_model(recipe_of("gan", checkpoints / "gan"), tmp_path / "out").bundle.manifest.provenance
+    assert found["onnxruntime"] == onnxruntime.__version__
+    assert found["onnxruntime-gpu"] == "1.31.1"
 
 
 @without_cuda

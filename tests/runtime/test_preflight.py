@@ -224,6 +224,7 @@ def test_doctor(
     text = capsys.readouterr().out
     assert "runs here, as far as the manifest tells\n" in text
     assert "origin    not signed\nnote " in text
+    assert "\n          (`aigc-run info` prints the digest)\n" in text  # a line of its own
     pin = ["--expect-manifest-sha256", Bundle.open(folder).manifest_sha256]
     assert run(["doctor", folder, *pin]) == 0
     assert capsys.readouterr().out.endswith("origin    not signed\n")
