@@ -14,6 +14,7 @@ from aigc_runtime.findings import Finding, Preflight, not_known
 from aigc_runtime.manifest import Manifest
 from aigc_runtime.preflight_packages import check_packages
 from aigc_runtime.rebuild import LEAST_CAPABILITY, rebuild_line
+from aigc_runtime.requirements import CUDA_BINDINGS
 
 __all__ = ["Finding", "Preflight", "check_device", "require_device"]
 
@@ -70,9 +71,11 @@ def require_device(manifest: Manifest, device: Device) -> Preflight:
     found = check_device(manifest, device)
     wrong = [finding for finding in found.findings if finding.passed is False]
     if wrong:
+        # For an engine of another device no package helps.
+        lasting = [finding for finding in wrong if finding.subject not in ("engine", CUDA_BINDINGS)]
         raise EngineError(
             f"the engine does not run here: {'; '.join(f'{f.subject}: {f.found}' for f in wrong)}",
-            hint="\n".join(dict.fromkeys(f.fix for f in wrong if f.fix)),
+            hint="\n".join(dict.fromkeys(f.fix for f in lasting or wrong if f.fix)),
         )
     return found
 

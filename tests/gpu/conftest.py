@@ -16,6 +16,7 @@ from aigc_export.recipes import export_recipe
 from aigc_models.torch_session import TorchSession
 from aigc_models.zoo import load_model
 from aigc_runtime.backends import open_session
+from aigc_runtime.backends.cuda import load_cuda
 from aigc_runtime.bundle import Bundle
 from aigc_runtime.device import Gpu, probe_device
 from aigc_runtime.engine_build import capability_number
@@ -40,6 +41,17 @@ def require_package(module: str, install: str) -> None:
         found = None
     if found is None:
         pytest.skip(f"{module} is not installed: {install}")
+
+
+def free_bytes() -> int:
+    """Of device memory, as the driver counts it."""
+    require_package("cuda.bindings.runtime", "pip install cuda-bindings")
+    load_cuda().use()
+    from cuda.bindings import runtime
+
+    status, free, _ = runtime.cudaMemGetInfo()
+    assert int(status) == 0
+    return int(free)
 
 
 @pytest.fixture(scope="session", params=["tensorrt-rtx", "tensorrt"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import resource
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,10 @@ from aigc_runtime.pipelines import make_pipeline
 from aigc_runtime.preflight import check_device
 from aigc_runtime.providers import EngineProvider
 from aigc_runtime.replay import run_request
+from aigc_runtime.tensors import Array
 from aigc_runtime.verify import verify_bundle
+
+from .conftest import free_bytes
 
 CUDA = "CUDAExecutionProvider"
 
@@ -127,6 +132,54 @@ def test_a_prompt_in_one_step_and_in_many_agree(folder: Path) -> None:
     state = session.new_state(1)
     single = [session.run({"input_ids": ids[:, i : i + 1], "pad_length": pad}, state)["logits"] for i in range(24)]
     np.testing.assert_allclose(np.concatenate(single, axis=1), whole, atol=2e-3)
+
+
+def results(session: OrtSession, seed: int, steps: int = 40) -> list[Array]:
+    """Of a language model's steps, or of a UNet's on several batches: numbers and shapes are drawn from the seed."""
+    rng = np.random.default_rng(seed)
+    rows, found = 1 + seed % 3, []
+    state = session.new_state(rows) if session.interface.state else None
+    for step in range(steps):
+        if state is None:
+            rows = 1 + (seed + step) % 3
+            feeds: dict[str, Array] = {
+                "sample": rng.standard_normal((rows, 1, 16, 16), dtype=np.float32),
+                "timestep": rng.integers(0, 1000, rows).astype(np.float32),
+                "class_labels": rng.integers(0, 10, rows),
+            }
+        else:
+            ids = rng.integers(0, 256, (rows, 5 + seed if step == 0 else 1), dtype=np.int64)
+            feeds = {"input_ids": ids, "pad_length": np.zeros(rows, np.int64)}
+        found.extend(session.run(feeds, state).values())
+    return found
+
+
+@pytest.mark.parametrize("key", ["lm-growing", "lm-buffer", "unet"])
+def test_threads_share_a_session(key: str, folder: Path) -> None:
+    """Each with its own state, and at the same time: what another thread computes shows nowhere."""
+    session = opened(exported(folder, key, "fp32"))
+    alone = [results(session, seed) for seed in range(4)]
+    for _ in range(5):
+        with ThreadPoolExecutor(len(alone)) as pool:
+            together = list(pool.map(lambda seed: results(session, seed), range(len(alone))))
+        for mine, want in zip(together, alone, strict=True):
+            for got, expected in zip(mine, want, strict=True):
+                np.testing.assert_allclose(got, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("key", ["lm-growing", "lm-buffer", "unet"])
+def test_closing_gives_device_memory_back(key: str, folder: Path) -> None:
+    bundle = exported(folder, key, "fp32")
+    free = []
+    for _ in range(6):
+        session = opened(bundle)
+        results(session, seed=2, steps=5)
+        session.close()
+        del session
+        gc.collect()
+        free.append(free_bytes())
+    # The libraries keep some memory of their own from their first use on; after that nothing may add up.
+    assert free[1] - free[-1] < 32 * 2**20, free
 
 
 @pytest.mark.parametrize("key", ["lm-growing", "lm-buffer", "unet", "gan"])

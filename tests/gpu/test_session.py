@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_runtime.backends.cuda import load_cuda
 from aigc_runtime.compare import compare_arrays, judge
 from aigc_runtime.errors import EngineError, FeedError
 from aigc_runtime.tensors import Array
 from aigc_runtime.verify import verify_bundle
 
-from .conftest import Export, Exported
+from .conftest import Export, Exported, free_bytes
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -128,16 +127,6 @@ def test_compiled_kernels_are_kept_and_read_again(export: Export, target: str, c
         (file,) = cache_home.iterdir()
         assert file.stat().st_size > 100
     print(f"\nopen and first run: {seconds[0]:.2f} s, with kept kernels {seconds[1]:.2f} s")
-
-
-def free_bytes() -> int:
-    """Of device memory, as the driver counts it."""
-    load_cuda().use()
-    from cuda.bindings import runtime
-
-    status, free, _ = runtime.cudaMemGetInfo()
-    assert int(status) == 0
-    return int(free)
 
 
 @pytest.mark.parametrize(("model", "options"), [("unet", {}), *(("lm", {"cache": cache}) for cache in CACHES)])

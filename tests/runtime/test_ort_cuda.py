@@ -178,6 +178,7 @@ class FakeOrt:
         self.session = session
         self.asked: list[Any] = []
         self.preloaded = 0
+        self.severities: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(onnxruntime, name)
@@ -185,12 +186,16 @@ class FakeOrt:
     def get_available_providers(self) -> list[str]:
         return [CUDA, CPU]
 
+    def set_default_logger_severity(self, severity: int) -> None:
+        self.severities.append(severity)
+
     def preload_dlls(self) -> None:
         self.preloaded += 1
         print("Failed to load libcudnn.so.9")
 
     def InferenceSession(self, model: bytes, options: Any, providers: Any, enable_fallback: int) -> Any:
         self.asked = [providers, enable_fallback]
+        assert self.severities[-1:] == [3]
         return self.session(onnxruntime.InferenceSession(model, options, providers=[CPU], enable_fallback=0))
 
 
@@ -277,6 +282,7 @@ def test_a_provider_that_is_dropped_in_silence(
     # Products of floats, no second try on the CPU, libraries from where pip put them, standard output clean.
     assert fake.asked == [[(CUDA, {"use_tf32": "0", "device_id": "0"})], 0]
     assert fake.preloaded == 1
+    assert fake.severities == [3, 2]  # its warning of a plugin is left out, and others' are not
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "Failed to load libcudnn.so.9\n")
 

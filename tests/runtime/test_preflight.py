@@ -56,6 +56,18 @@ def test_devices_that_will_not(changed: Device, subject: str, message: str, toy_
         require_device(manifest, changed)
 
 
+def test_no_package_is_named_where_none_would_help(toy_bundles: Path) -> None:
+    manifest = manifest_of(toy_bundles)
+    bare = replace(DEVICE, packages={})
+    with pytest.raises(EngineError, match="tensorrt_rtx is not installed") as caught:
+        require_device(manifest, bare)
+    assert caught.value.hint.count("pip install") == 2
+    with pytest.raises(EngineError, match=r"tensorrt_rtx is not installed.*compute capability: 9\.0") as caught:
+        require_device(manifest, replace(bare, gpus=(replace(GPU, compute_capability="9.0"),)))
+    assert "--target tensorrt" in caught.value.hint
+    assert "pip install" not in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("precision", "capability", "why", "command"),
     [

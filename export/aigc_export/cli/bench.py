@@ -46,7 +46,9 @@ def bench(bundle_path: str, checkpoint: str | None, rounds: int, runs: int, thre
         return
     console = out_console()
     console.print(f"one step, batch 1, {count} threads, medians of {rounds} alternating rounds of {runs}")
-    console.print(f"PyTorch  {found.reference_ms:.3f} ms")
+    engine = bundle.manifest.engine
+    elsewhere = "" if engine.build is None and engine.provider is None else ", on the CPU"
+    console.print(f"PyTorch  {found.reference_ms:.3f} ms{elsewhere}")
     console.print(f"runtime  {found.candidate_ms:.3f} ms, {found.speedup:.2f}x")
     console.print(
         f"whole generation {whole.per_unit.median_ms:.3f} ms a {whole.unit}, "

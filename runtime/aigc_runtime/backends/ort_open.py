@@ -19,7 +19,7 @@ import contextlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from aigc_runtime.backends.denormals import CAN_FLUSH, flushed, isolated
@@ -50,6 +50,8 @@ activates.
 """
 
 _CPU = PROVIDERS["cpu"]
+_WARNINGS, _ERRORS = 2, 3
+"""Severities of ONNX Runtime's logger; the first is its default."""
 
 
 def available_threads() -> int:
@@ -123,7 +125,9 @@ def open_native(
         raise why
     asked: list[str | tuple[str, dict[str, str]]] = [provider.ort_name]
     options = _options(ort, folder, threads)
+    logger: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if provider is not _CPU:
+        logger = _errors_alone(ort)
         _check_device_id(device_id)
         asked = [(provider.ort_name, {**provider.options, "device_id": str(device_id)})]
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -131,7 +135,8 @@ def open_native(
     elif products_saturate(ort):
         options.add_session_config_entry(EXACT_PRODUCTS, "1")
     try:
-        session = isolated(lambda: _make(ort, model, options, asked))
+        with logger:
+            session = isolated(lambda: _make(ort, model, options, asked))
     except Exception as err:  # ONNX Runtime's own types share no base class
         raise EngineError(
             f"ONNX Runtime {ort.__version__} cannot load the graph: {err}",
@@ -182,6 +187,19 @@ def _preload(ort: Any) -> None:
     if hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(sys.stderr):  # it prints what it misses, and standard output may be JSON
             ort.preload_dlls()
+
+
+@contextlib.contextmanager
+def _errors_alone(ort: Any) -> Iterator[None]:
+    """No warnings on standard error: with every session it warns of a plugin that a provider inside it does not need.
+
+    Its severity can be set and not be asked for, so that afterwards it is ONNX Runtime's own.
+    """
+    ort.set_default_logger_severity(_ERRORS)
+    try:
+        yield
+    finally:
+        ort.set_default_logger_severity(_WARNINGS)
 
 
 def check_placement(ort: Any, session: Any, provider: Provider) -> Mapping[str, int]:
