@@ -7,7 +7,9 @@ provider that takes none of them, are ONNX Runtime's own (its Azure provider has
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -312,6 +314,30 @@ def test_a_graph_wholly_on_the_device(pretend: Callable[..., FakeOrt], monkeypat
     monkeypatch.setattr("aigc_runtime.backends.ort_open.products_saturate", asked)
     assert gan_session(device="cuda").placement == {CUDA: 6}
     assert fake.asked == [[(CUDA, {"use_tf32": "0", "device_id": "0"})], 0]
+
+
+@tells_placement
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_threads_wait_for_each_other_on_a_device(
+    device: str, toy_bundles: Path, pretend: Callable[..., FakeOrt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two sessions too: one thread's call would break what cuDNN captures for the other."""
+    if device == "cuda":
+        pretend(Placed)
+    bundle = Bundle.open(toy_bundles / "toy_gan")
+    feeds = {key: bundle.array(file) for key, file in bundle.manifest.reference.cases[0].steps[0].inputs.items()}
+    met = threading.Barrier(2)
+
+    def run(_self: OrtSession, _feeds: Any) -> dict[str, Any]:
+        met.wait(timeout=0.2 if device == "cuda" else 20)
+        return {}
+
+    monkeypatch.setattr(OrtSession, "_run_stateless", run)
+    sessions = [gan_session(device=device) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(session.run, feeds) for session in sessions]
+    together = [done.exception() is None for done in runs]
+    assert together == [device == "cpu"] * 2
 
 
 def test_an_onnxruntime_that_does_not_say_is_not_believed(pretend: Callable[..., FakeOrt]) -> None:

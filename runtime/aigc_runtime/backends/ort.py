@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aigc_runtime.backends.denormals import flushed
-from aigc_runtime.backends.ort_binding import Binder, OrtState, Plan
+from aigc_runtime.backends.ort_binding import Binder, OrtState, Plan, turn_on
 from aigc_runtime.backends.ort_open import available_threads, import_onnxruntime, open_native
 from aigc_runtime.backends.state import check_batch, check_rows, new_steps, require_state
 from aigc_runtime.errors import AigcError, EngineError, EngineMemoryError, UnknownNameError
@@ -63,9 +63,11 @@ class OrtSession:
         self.ort = import_onnxruntime(provider)
         self.interface = interface
         self._checker = FeedChecker(interface.inputs, interface.dims_by_name)
-        self.native, self.placement = open_native(
-            self.ort, model, provider=provider, device_id=device_id, folder=folder, threads=threads
-        )
+        self._turn = turn_on(device)
+        with self._turn:
+            self.native, self.placement = open_native(
+                self.ort, model, provider=provider, device_id=device_id, folder=folder, threads=threads
+            )
         self._bound = device != "cpu" if bound is None else bound
         self._binder = Binder(ort=self.ort, device=device, device_id=device_id, rebind=self._bound)
         self._output_names = [s.name for s in interface.outputs]
@@ -93,7 +95,8 @@ class OrtSession:
         """Empty carried state for `batch` rows."""
         batch = check_rows(batch, self.interface)
         try:
-            return OrtState(self._binder, self.interface.state, batch)
+            with self._turn:
+                return OrtState(self._binder, self.interface.state, batch)
         except Exception as err:  # ONNX Runtime's own types share no base class
             raise EngineError(f"no carried state can be made for {batch} rows: {err}", hint="use fewer rows") from err
 
@@ -105,13 +108,13 @@ class OrtSession:
         require_state(state, OrtState, self.interface)
         try:
             if not self.interface.state:
-                with flushed():
+                with self._turn, flushed():
                     return self._run_stateless(feeds)
             assert isinstance(state, OrtState)
             check_batch(bound, state.batch)
             steps = new_steps(self.interface, bound, state.length)
             run = self._run_growing if self.interface.state[0].kind == "growing" else self._run_buffer
-            with flushed():
+            with self._turn, flushed():
                 results = run(feeds, state, bound)
         except AigcError:
             raise
@@ -163,7 +166,8 @@ class OrtSession:
 
     def close(self) -> None:
         """Release the engine."""
-        self.native = None
+        with self._turn:
+            self.native = None
 
     def __enter__(self) -> OrtSession:
         """The session, closed at the end of the block."""

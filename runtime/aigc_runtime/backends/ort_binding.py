@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +13,18 @@ import numpy as np
 from aigc_runtime.interface import Interface
 from aigc_runtime.tensors import Array, StateSpec, TensorSpec
 
-__all__ = ["Binder", "OrtState", "Plan"]
+__all__ = ["Binder", "OrtState", "Plan", "turn_on"]
+
+_TURN = threading.RLock()
+
+
+def turn_on(device: str) -> contextlib.AbstractContextManager[object]:
+    """What a thread holds while it uses a device: on a CPU nothing, on every other one the process's only turn.
+
+    cuDNN may capture a graph for a convolution. Meanwhile CUDA refuses calls that allocate or wait for the device, in
+    every thread, and the capture is lost by them (seen on an H100: errors 900 and 901).
+    """
+    return contextlib.nullcontext() if device == "cpu" else _TURN
 
 
 class OrtState:
