@@ -23,19 +23,20 @@ from pathlib import Path
 
 import numpy as np
 
-from aigc_export.exporter import export_model
-from aigc_export.recipes import export_recipe
-from aigc_runtime.backends import open_session, ort_open
-from aigc_runtime.bundle import Bundle
-from aigc_runtime.processor import instruction_set
-from aigc_runtime.session import Session
-from aigc_runtime.tensors import Array
+from aigc_export.line.exporter import export_model
+from aigc_export.recipes.recipe import export_recipe
+from aigc_runtime.backends import open_session
+from aigc_runtime.backends.ort import open as ort_open
+from aigc_runtime.bundle.bundle import Bundle
+from aigc_runtime.core.session import Session
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.system.processor import instruction_set
 
 ASKED = ort_open.products_saturate
 OPEN = """
 import sys, time
 from aigc_runtime.backends import open_session, ort_open
-from aigc_runtime.bundle import Bundle
+from aigc_runtime.bundle.bundle import Bundle
 import onnxruntime
 if sys.argv[2] == "without":
     ort_open.products_saturate = lambda ort: False

@@ -21,11 +21,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aigc_runtime.device import Device, probe_device
+from aigc_runtime.device.probe import Device, probe_device
 
 if TYPE_CHECKING:
     from aigc_models.spec import ExportSpec
-    from aigc_runtime.tensors import Array
+    from aigc_runtime.core.tensors import Array
 
 MODELS = ("lm", "unet", "gan")
 BUNDLES = (("ort-cuda", "fp32"), ("ort-cuda", "fp16"), ("tensorrt-rtx", "fp32"), ("tensorrt-rtx", "fp16"))
@@ -101,7 +101,7 @@ class TorchDeviceSession:
     """
 
     def __init__(self, spec: ExportSpec, device: str, *, half: bool) -> None:
-        from aigc_runtime.tensors import FeedChecker
+        from aigc_runtime.core.tensors import FeedChecker
 
         self._spec, self._device, self._half = spec, device, half
         self._module = spec.module.eval().to(device)
@@ -140,7 +140,7 @@ class TorchDeviceSession:
 def measure(name: str, device: Device, folder: Path, *, rounds: int, runs: int) -> list[Row]:
     import torch
 
-    from aigc_export.timing import time_side_by_side
+    from aigc_export.tools.timing import time_side_by_side
     from aigc_models.zoo import load_model
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32 on every side
@@ -169,12 +169,12 @@ def measure(name: str, device: Device, folder: Path, *, rounds: int, runs: int) 
 
 def open_candidate(name: str, target: str, precision: str, device: Device, folder: Path) -> tuple[Any, str]:
     """A session, or None and why there is none: that is a result too, and goes into the table."""
-    from aigc_export.build.settings import BuildSettings
-    from aigc_export.exporter import export_model
-    from aigc_export.recipes import export_recipe
+    from aigc_export.line.exporter import export_model
+    from aigc_export.recipes.recipe import export_recipe
+    from aigc_export.targets.settings import BuildSettings
     from aigc_models.zoo import load_model
     from aigc_runtime.backends import open_session
-    from aigc_runtime.bundle import Bundle
+    from aigc_runtime.bundle.bundle import Bundle
     from aigc_runtime.errors import AigcError
 
     if target == "PyTorch eager":

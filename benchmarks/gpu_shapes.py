@@ -17,10 +17,10 @@ from dataclasses import replace
 import numpy as np
 
 from aigc_runtime.backends import open_session
-from aigc_runtime.bundle import Bundle
-from aigc_runtime.providers import PROVIDERS
-from aigc_runtime.session import Session
-from aigc_runtime.tensors import Array
+from aigc_runtime.bundle.bundle import Bundle
+from aigc_runtime.bundle.providers import PROVIDERS
+from aigc_runtime.core.session import Session
+from aigc_runtime.core.tensors import Array
 
 WAYS = ("EXHAUSTIVE", "HEURISTIC", "DEFAULT")
 

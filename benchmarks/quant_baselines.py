@@ -1,4 +1,4 @@
-"""ONNX Runtime's and NNCF's own quantisation, in every configuration that a careful user would try.
+"""ONNX Runtime's and NNCF's own quantization, in every configuration that a careful user would try.
 
 Each variant gets the same float graph and the same calibration samples as ours. The best variant of a tool, by the
 measure that is reported, stands for the tool: it is chosen with hindsight, ours is not.
@@ -19,12 +19,12 @@ import onnx
 from quant_subjects import Subject
 
 from aigc_calibration.data import CalibrationData
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 __all__ = ["NNCF_MISSING", "Variant", "nncf_variants", "nncf_version", "ort_variants", "quiet"]
 
 Variant = Callable[[], bytes]
-"""Makes a quantised graph."""
+"""Makes a quantized graph."""
 NNCF_MISSING = "nncf not installed: pip install nncf"
 SITE_OPS = ["Conv", "Gemm", "MatMul"]
 BLOCK = 32
@@ -69,7 +69,7 @@ class _Reader:
 
 
 def ort_variants(subject: Subject, precision: str, seed: int) -> dict[str, Variant]:
-    """name -> how ONNX Runtime quantises the graph."""
+    """name -> how ONNX Runtime quantizes the graph."""
     if precision == "int8":
         return {
             f"{method}, {scope}": lambda m=method, s=scope: _ort_static(subject, seed, m, s)
@@ -101,7 +101,7 @@ def _ort_static(subject: Subject, seed: int, method: str, scope: str) -> bytes:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory() as folder, quiet():
-        source, ready, made = (Path(folder) / f"{n}.onnx" for n in ("float", "ready", "quantised"))
+        source, ready, made = (Path(folder) / f"{n}.onnx" for n in ("float", "ready", "quantized"))
         source.write_bytes(subject.proto_bytes())
         try:
             quant_pre_process(source, ready)
@@ -121,7 +121,7 @@ def _ort_static(subject: Subject, seed: int, method: str, scope: str) -> bytes:
             weight_type=QuantType.QInt8,
             nodes_to_exclude=kept,
             calibrate_method=CalibrationMethod[method],
-            # Without it products of activations are quantised too, and the attention mask with them.
+            # Without it products of activations are quantized too, and the attention mask with them.
             extra_options={"MatMulConstBOnly": scope != "all operators"},
         )
         return made.read_bytes()
@@ -131,7 +131,7 @@ def _ort_fp8(subject: Subject, seed: int) -> bytes:
     from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
 
     with tempfile.TemporaryDirectory() as folder, quiet():
-        source, made = (Path(folder) / f"{n}.onnx" for n in ("float", "quantised"))
+        source, made = (Path(folder) / f"{n}.onnx" for n in ("float", "quantized"))
         source.write_bytes(subject.proto_bytes())
         quantize_static(
             source,
@@ -191,7 +191,7 @@ def nncf_version() -> str | None:
 
 
 def nncf_variants(subject: Subject, precision: str, seed: int) -> dict[str, Variant]:
-    """name -> how NNCF quantises the graph."""
+    """name -> how NNCF quantizes the graph."""
     if precision == "int8":
         return {
             f"{preset}, {correction}{', our float sites kept' if kept else ''}": (

@@ -1,4 +1,4 @@
-"""What the quantisation benchmark quantises: the shipped models as float graphs, with judges that never saw them."""
+"""What the quantization benchmark quantizes: the shipped models as float graphs, with judges that never saw them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 
 from aigc_calibration.config import QuantConfig, default_config
 from aigc_calibration.data import CalibrationData
-from aigc_export.calibration_data import calibration_data, subject_of
-from aigc_export.capture import capture
-from aigc_export.front import pass_feeds
-from aigc_export.passes import PASSES, run_passes
-from aigc_models.evaluation import Evaluation
-from aigc_models.paired import Judge, make_judge
+from aigc_export.graphs.capture import capture
+from aigc_export.graphs.passes import PASSES, run_passes
+from aigc_export.prepare.calibration_data import calibration_data, subject_of
+from aigc_export.prepare.prepare import pass_feeds
+from aigc_models.evaluation.evaluation import Evaluation
+from aigc_models.evaluation.paired import Judge, make_judge
 from aigc_models.spec import ExportSpec
 from aigc_models.torch_session import TorchSession
 from aigc_models.zoo import load_model
-from aigc_runtime.backends.ort import OrtSession
-from aigc_runtime.session import Session
+from aigc_runtime.backends.ort.session import OrtSession
+from aigc_runtime.core.session import Session
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -36,7 +36,7 @@ OUTLIER_CHANNELS, OUTLIER_FACTOR = 4, 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A model to quantise.
+    """A model to quantize.
 
     Attributes:
         name: key of `SUBJECTS`.

@@ -1,12 +1,13 @@
-"""Quantisation of the shipped models: ours beside ONNX Runtime's and NNCF's own, same graph, data, samples and run.
+"""Quantization of the shipped models: ours beside ONNX Runtime's and NNCF's own, same graph, data, samples and run.
 
     .venv/bin/python benchmarks/quantization.py                 # everything; about half an hour on two cores
     .venv/bin/python benchmarks/quantization.py --rows speed    # quality, auto, speed or memory
     .venv/bin/python benchmarks/quantization.py --json > figures.json
 
 NNCF is optional (`pip install nncf`). Every tool calibrates on the same samples and is judged on held-out text, or on
-noise that it has not seen, beside PyTorch (`aigc_models.paired`). Of ONNX Runtime's and NNCF's configurations the best
-on the first seed stands for the tool: chosen with hindsight, which ours is not. Progress goes to standard error.
+noise that it has not seen, beside PyTorch (`aigc_models.evaluation.paired`). Of ONNX Runtime's and NNCF's
+configurations the best on the first seed stands for the tool: chosen with hindsight, which ours is not. Progress goes
+to standard error.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aigc_calibration.plan import as_site_precision
-from aigc_calibration.quantise import quantise
+from aigc_calibration.quantize import quantize
 
 PRECISIONS = ("fp16", "bf16", "int8", "fp8", "int8-weight", "int4")
 TARGETS: Mapping[tuple[str, str], float] = {
@@ -80,7 +81,7 @@ def say(text: str) -> None:
 
 def ours(subject: Subject, precision: str, seed: int) -> bytes:
     config = subject.config(precision)
-    found = quantise(
+    found = quantize(
         subject.graph, subject.data(seed), config, precision=as_site_precision(precision), target="ort-cpu"
     )
     data: bytes = ir.to_proto(found.graph).SerializeToString()
@@ -142,7 +143,7 @@ def rival(
         try:
             model = make()
             if len(model) > LEAST_SMALLER * len(subject.proto_bytes()):
-                say(f"  {tool} {subject.name} {precision} {name}: quantises nothing here")
+                say(f"  {tool} {subject.name} {precision} {name}: quantizes nothing here")
                 continue
             value, _ = judged(subject, model, 0, samples)
         except Exception as err:  # a tool that fails in one configuration may work in another
@@ -222,10 +223,10 @@ def _shown(row: Row | None, percent: bool) -> str:
 
 
 def auto() -> dict[str, Any]:
-    from aigc_export.auto.config import SearchConfig
-    from aigc_export.budget import parse_budget
-    from aigc_export.exporter import export_model
-    from aigc_export.recipes import export_recipe
+    from aigc_export.line.exporter import export_model
+    from aigc_export.recipes.budget import parse_budget
+    from aigc_export.recipes.recipe import export_recipe
+    from aigc_export.recipes.search import SearchConfig
 
     with tempfile.TemporaryDirectory() as folder:
         config = SearchConfig(budgets=(parse_budget(f"psnr>={AUTO_DB}"),), objective="ops")

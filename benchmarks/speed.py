@@ -16,13 +16,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from aigc_export.exporter import export_model
-from aigc_export.origin import load_original
-from aigc_export.recipes import export_recipe
-from aigc_export.timing import time_side_by_side, torch_threads
+from aigc_export.line.exporter import export_model
+from aigc_export.line.origin import load_original
+from aigc_export.recipes.recipe import export_recipe
+from aigc_export.tools.timing import time_side_by_side, torch_threads
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.backends import open_session
-from aigc_runtime.bench import bench_generation
+from aigc_runtime.proof.bench import bench_generation
 
 CASES = (
     ("lm", {"cache": "growing"}, 2.0, 0.15),

@@ -1,4 +1,4 @@
-"""Nearest-neighbour upsampling of 8-bit codes in channels-last order on ONNX Runtime: Resize against two Gathers.
+"""Nearest-neighbor upsampling of 8-bit codes in channels-last order on ONNX Runtime: Resize against two Gathers.
 
     .venv/bin/python benchmarks/upsampling.py
 

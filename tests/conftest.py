@@ -54,7 +54,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     decibels = {(value[0], value[1]): value[2] for name, value in properties if name == GRAPH_DB}
     if not rows:
         return
-    terminalreporter.section("TensorRT-RTX engines, optimisation level 0; dB: their graph against PyTorch")
+    terminalreporter.section("TensorRT-RTX engines, optimization level 0; dB: their graph against PyTorch")
     for model, precision, capability, size_bytes, seconds, proven in sorted(rows):
         worst = decibels.get((model, precision))
         shown = "   -" if worst is None else f"{worst:4.0f}"

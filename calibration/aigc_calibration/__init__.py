@@ -1,1 +1,1 @@
-"""Calibration and quantisation of ONNX graphs."""
+"""Calibration and quantization of ONNX graphs."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 __all__ = ["LEAST_UNIT", "fits", "least_scales"]
 

@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from aigc_calibration.hessian import product_error
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 __all__ = ["awq_scales"]
 
 ALPHAS = tuple(i / 20 for i in range(21))
 
 Rounding = Callable[[Array], Array]
-"""Weight -> weight on the grid, dequantised."""
+"""Weight -> weight on the grid, dequantized."""
 
 
 def awq_scales(weights: Sequence[Array], hessian: Array, round_weight: Rounding) -> tuple[Array, float]:
@@ -28,7 +28,7 @@ def awq_scales(weights: Sequence[Array], hessian: Array, round_weight: Rounding)
     Args:
         weights: all of them.
         hessian: [in, in], second moments of the value.
-        round_weight: how they will be quantised.
+        round_weight: how they will be quantized.
 
     Returns:
         s [in] float32 with geometric mean 1, and the alpha that it was made with; alpha 0 changes nothing.

@@ -8,12 +8,12 @@ import numpy as np
 
 from aigc_calibration.edit import add_constant
 from aigc_calibration.weights import QuantizedWeight
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["dequantise_blocks", "pack_nbits", "to_matmul_nbits"]
+__all__ = ["dequantize_blocks", "pack_nbits", "to_matmul_nbits"]
 
 
 def to_matmul_nbits(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight) -> None:
@@ -40,7 +40,7 @@ def to_matmul_nbits(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight) -> 
     graph.opset_imports["com.microsoft"] = 1
 
 
-def dequantise_blocks(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight, shape: tuple[int, ...]) -> ir.Value:
+def dequantize_blocks(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight, shape: tuple[int, ...]) -> ir.Value:
     """Codes [in, out] -> DQ along `in` -> the layout that the node reads, of `shape` (opset 21); the result."""
     import ml_dtypes
     import onnx_ir as ir

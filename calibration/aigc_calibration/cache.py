@@ -24,13 +24,13 @@ from aigc_calibration.collect import Statistics, TensorStatistics
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.histogram import HALF_BINS, HUGE, Histogram
 from aigc_calibration.smooth import Source
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import BundleError
-from aigc_runtime.npy import read_npy, write_npy
-from aigc_runtime.publish import atomic_write_bytes
-from aigc_runtime.settings import from_json, to_json
-from aigc_runtime.strict_json import loads_strict
-from aigc_runtime.tensors import Array
-from aigc_runtime.user_file import open_plain
+from aigc_runtime.io.jsonable import from_json, to_json
+from aigc_runtime.io.npy import read_npy, write_npy
+from aigc_runtime.io.publish import atomic_write_bytes
+from aigc_runtime.io.strict_json import loads_strict
+from aigc_runtime.io.user_file import open_plain
 
 __all__ = ["CACHE_VERSION", "read_calibration", "write_calibration"]
 

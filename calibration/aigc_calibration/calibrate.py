@@ -16,7 +16,7 @@ from aigc_calibration.planner import watched
 from aigc_calibration.sites import find_sites
 from aigc_calibration.smooth import Source, smooth, smoothable
 from aigc_calibration.split import split_concats
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -1,4 +1,4 @@
-"""Run a float graph over calibration data and watch the values that will be quantised.
+"""Run a float graph over calibration data and watch the values that will be quantized.
 
 Only one batch of values is held at a time: memory does not grow with the number of samples.
 """
@@ -16,7 +16,7 @@ from aigc_calibration.data import CalibrationData
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.histogram import Histogram
 from aigc_calibration.onnx_function import open_onnx
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -1,4 +1,4 @@
-"""What to quantise and how: frozen, one default per family and precision."""
+"""What to quantize and how: frozen, one default per family and precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 from aigc_calibration.ranges import METHODS, Method
 from aigc_calibration.smooth import Source
 from aigc_runtime.errors import ConfigError, UnknownNameError
-from aigc_runtime.printable import shown
+from aigc_runtime.io.printable import shown
 
 WeightMethod = Literal["rtn", "gptq", "awq"]
 WEIGHT_METHODS: tuple[WeightMethod, ...] = ("rtn", "gptq", "awq")
@@ -23,14 +23,14 @@ __all__ = ["BLOCKS", "DEFAULTS", "WEIGHT_METHODS", "QuantConfig", "WeightMethod"
 
 @dataclass(frozen=True, kw_only=True)
 class QuantConfig:
-    """How a graph is quantised.
+    """How a graph is quantized.
 
     Attributes:
         method: how activation ranges are found; see `ranges.find_amax`.
         percentile: for that method.
         weight_ranges: how the range of each output channel of a weight is found, with the activations in 8 bits.
         affine: find ranges with a zero point too, for engines whose 8-bit activations have one.
-        attention: quantise products of two activations too.
+        attention: quantize products of two activations too.
         split_concats: give each branch of a concatenation a range of its own (`split`), in 8 bits.
         smooth: strength of SmoothQuant, 0 to 1, by where it is folded to; see `smooth.SmoothGroup.source`.
         keep_float: modules that stay float for the sake of precision: a path, or the beginning of one up to a dot.
@@ -80,14 +80,14 @@ class QuantConfig:
         """Raise ConfigError for a module that was asked to stay float, and that a model has not.
 
         Args:
-            modules: paths of all modules that could be quantised.
+            modules: paths of all modules that could be quantized.
         """
         known = sorted(module for module in set(modules) if module)
         for path in self.asked_float:
             if not any(_among(module, (path,)) for module in known):
                 near = difflib.get_close_matches(path, known, n=3, cutoff=0.4) or known[:8]
                 raise ConfigError(
-                    f"no module {path!r} could be quantised, so that none can be kept float",
+                    f"no module {path!r} could be quantized, so that none can be kept float",
                     hint=f"nearest: {', '.join(near)}; `aigc-export sensitivity` lists all of a model",
                 )
 

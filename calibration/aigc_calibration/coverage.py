@@ -1,4 +1,4 @@
-"""How much of a graph's work is quantised: by the plan, and as the engine really runs it."""
+"""How much of a graph's work is quantized: by the plan, and as the engine really runs it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aigc_calibration.errors import PlanError
-from aigc_calibration.integer_products import EXACT_SUFFIX, optimised, saturating
+from aigc_calibration.integer_products import EXACT_SUFFIX, optimized, saturating
 from aigc_calibration.onnx_function import Feeds, open_onnx
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.rewritten import silent_changes
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 INTEGER_OPS = frozenset({"QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "MatMulNBits"})
-"""What ONNX Runtime on a CPU makes of a quantised site."""
+"""What ONNX Runtime on a CPU makes of a quantized site."""
 
 
 LEAST_EXECUTED = 0.99
@@ -40,9 +40,9 @@ class Coverage:
     """Shares of the multiply-accumulates of all sites.
 
     Attributes:
-        planned: that the plan quantises.
+        planned: that the plan quantizes.
         executed: that the engine runs in low precision; None where that is for the engine's builder to prove.
-        missed: sites that the plan quantises, and the engine should run so and does not.
+        missed: sites that the plan quantizes, and the engine should run so and does not.
         float_sites: site -> why, of those that the plan leaves float; a site is called by its module where that is
             the only one of it.
     """
@@ -92,7 +92,7 @@ def site_macs(model: ir.Model, feeds: Feeds) -> dict[str, int]:
 
 
 def executed_sites(model: ir.Model, plan: QuantizationPlan) -> set[str]:
-    """The quantised sites that ONNX Runtime runs as integer operators, read from the graph that it optimised.
+    """The quantized sites that ONNX Runtime runs as integer operators, read from the graph that it optimized.
 
     A site is known again by the constant that holds its codes; a product of activations by its name.
 
@@ -103,7 +103,7 @@ def executed_sites(model: ir.Model, plan: QuantizationPlan) -> set[str]:
     import onnx_ir as ir
 
     emitted = ir.to_proto(model)
-    runs = optimised(emitted)
+    runs = optimized(emitted)
     if wrong := saturating(runs.graph):
         raise PlanError(
             f"{len(wrong)} products of 8-bit numbers would saturate on processors without VNNI: {', '.join(wrong[:5])}",
@@ -119,7 +119,7 @@ def executed_sites(model: ir.Model, plan: QuantizationPlan) -> set[str]:
     names = {node.name for node in integer}
     return {
         op.node
-        for op in plan.quantised()
+        for op in plan.quantized()
         if (f"{op.weight}_quantized" in constants if op.weight is not None else op.node in names)
     }
 
@@ -138,14 +138,14 @@ def check_executed(
     Raises:
         PlanError: it runs less; names the sites.
     """
-    executed, planned = executed_sites(model, plan), {op.node for op in plan.quantised()}
-    # A convolution whose weight alone is quantised is stored in few bits and computed in float, as meant.
-    wanted = {op.node for op in plan.quantised() if op.block is None or not op.op_type.startswith("Conv")}
+    executed, planned = executed_sites(model, plan), {op.node for op in plan.quantized()}
+    # A convolution whose weight alone is quantized is stored in few bits and computed in float, as meant.
+    wanted = {op.node for op in plan.quantized() if op.block is None or not op.op_type.startswith("Conv")}
     total = sum(macs.values()) or 1
     found = Coverage(
         planned=sum(macs[n] for n in planned) / total,
         executed=sum(macs[n] for n in executed) / total,
-        missed=tuple(op.node for op in plan.quantised() if op.node in wanted - executed),
+        missed=tuple(op.node for op in plan.quantized() if op.node in wanted - executed),
         float_sites=float_sites(plan),
     )
     if not planned:
@@ -165,14 +165,14 @@ def planned_coverage(plan: QuantizationPlan, macs: Mapping[str, int]) -> Coverag
     """What a plan says, for an engine that is compiled elsewhere and proves itself there.
 
     Raises:
-        PlanError: the plan quantises nothing.
+        PlanError: the plan quantizes nothing.
     """
     left = float_sites(plan)
-    if not plan.quantised():
+    if not plan.quantized():
         reasons = "; ".join(sorted(set(left.values())))
         raise PlanError(f"nothing in the graph can be run in {plan.precision} by this engine", hint=reasons)
     return Coverage(
-        planned=sum(macs[op.node] for op in plan.quantised()) / (sum(macs.values()) or 1),
+        planned=sum(macs[op.node] for op in plan.quantized()) / (sum(macs.values()) or 1),
         executed=None,
         missed=(),
         float_sites=left,

@@ -8,7 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from aigc_calibration.errors import PlanError
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -17,7 +17,7 @@ __all__ = ["add_constant", "finish", "insert_after"]
 
 
 def add_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """Add an initialiser; one of the model's own that has its name gets another."""
+    """Add an initializer; one of the model's own that has its name gets another."""
     import onnx_ir as ir
 
     tensor = ir.Tensor(array, name=name)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aigc_calibration.accumulators import fits
-from aigc_calibration.blocks import dequantise_blocks, to_matmul_nbits
+from aigc_calibration.blocks import dequantize_blocks, to_matmul_nbits
 from aigc_calibration.digest import graph_digest
 from aigc_calibration.edit import add_constant, finish, insert_after
 from aigc_calibration.errors import PlanError
@@ -32,7 +32,7 @@ from aigc_calibration.prepare import copy_graph
 from aigc_calibration.ranges import affine_scale
 from aigc_calibration.sites import copies, find_sites
 from aigc_calibration.weights import QuantizedWeight
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -49,14 +49,14 @@ def _replace(node: ir.Node, index: int, value: ir.Value, _op: OpPlan) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """How an engine wants its quantised graph.
+    """How an engine wants its quantized graph.
 
     Attributes:
         unsigned: activations as u8 with a zero point (128 for a symmetric range) in place of s8.
         moves_codes: whether operators that only copy numbers copy codes, with Q and DQ on both sides of them, and
-            nearest-neighbour upsampling is a Gather per axis.
+            nearest-neighbor upsampling is a Gather per axis.
         integer_bias: the bias of an int8 site as int32.
-        quantised_results: operators whose result is quantised too, where the plan has a range for it.
+        quantized_results: operators whose result is quantized too, where the plan has a range for it.
         float_ops: (operator, precision) that the engine has no kernel for, with the reason.
         nbits: whether it has MatMulNBits for weights in blocks.
         fp8_arithmetic: whether it multiplies fp8 numbers; else they are stored and rounded so, and computed with in
@@ -70,7 +70,7 @@ class Form:
     unsigned: bool
     moves_codes: bool
     integer_bias: bool
-    quantised_results: frozenset[str]
+    quantized_results: frozenset[str]
     float_ops: Mapping[tuple[str, str], str]
     nbits: bool
     half_arithmetic: bool
@@ -84,7 +84,7 @@ _TENSORRT = Form(
     unsigned=False,
     moves_codes=False,
     integer_bias=False,
-    quantised_results=frozenset(),
+    quantized_results=frozenset(),
     float_ops=MappingProxyType({("ConvTranspose", name): _NO_KERNEL for name in ("int8", "fp8", "bf16")}),
     nbits=False,
     half_arithmetic=True,
@@ -98,7 +98,7 @@ FORMS: Mapping[str, Form] = MappingProxyType(
             unsigned=True,
             moves_codes=True,
             integer_bias=True,
-            quantised_results=frozenset({"Conv", "MatMul"}),
+            quantized_results=frozenset({"Conv", "MatMul"}),
             float_ops=MappingProxyType({("ConvTranspose", "int8"): "ONNX Runtime has no 8-bit ConvTranspose on a CPU"}),
             nbits=True,
             half_arithmetic=False,
@@ -139,9 +139,9 @@ def emit(
     Args:
         model: the float graph that the plan was made for; not changed.
         plan: what becomes of each site.
-        weights: codes of every weight that the plan quantises, by name of the constant.
+        weights: codes of every weight that the plan quantizes, by name of the constant.
         form: of the engine.
-        swap: puts a quantised value in the place of a float one; see `search.toggle` for another use of it.
+        swap: puts a quantized value in the place of a float one; see `search.toggle` for another use of it.
 
     Raises:
         PlanError: the plan is for another graph, or names what the graph has not; or a value of the model has a name
@@ -152,9 +152,9 @@ def emit(
             "the plan was made for another graph", hint="calibrate again: the model, its weights or the passes changed"
         )
     emitter = _Emitter(copy_graph(model), plan, weights, form, swap)
-    for op in plan.quantised():
+    for op in plan.quantized():
         if (why := form.float_ops.get((op.op_type, op.precision))) is not None:
-            raise PlanError(f"{op.node!r} cannot be quantised: {why}", hint="use `plan_for`")
+            raise PlanError(f"{op.node!r} cannot be quantized: {why}", hint="use `plan_for`")
         emitter.site(op)
     finish(emitter.graph)
     return emitter.model
@@ -172,7 +172,7 @@ class _Emitter:
         self.shapes = {s.weight: s.shape for s in find_sites(model) if s.weight is not None}
         self.reads = {str(n.name): [None if v is None else str(v.name) for v in n.inputs] for n in model.graph}
         self.ranges = plan.ranges
-        self.dequantised: dict[str, ir.Value] = {}
+        self.dequantized: dict[str, ir.Value] = {}
 
     def constant(self, name: str, array: Array) -> ir.Value:
         return add_constant(self.graph, name, array)
@@ -192,23 +192,23 @@ class _Emitter:
             if self.form.nbits and op.op_type in {"MatMul", "Gemm"}:
                 to_matmul_nbits(self.graph, node, found)
             else:
-                self.swap(node, 1, dequantise_blocks(self.graph, node, found, self.shapes[found.name]), op)
+                self.swap(node, 1, dequantize_blocks(self.graph, node, found, self.shapes[found.name]), op)
         elif op.weight is not None:
             self.weight(node, op)
-        if op.precision == "int8" and op.op_type in self.form.quantised_results and op.output is not None:
+        if op.precision == "int8" and op.op_type in self.form.quantized_results and op.output is not None:
             self.result(str(op.output), op)
 
     def activation(self, name: str, precision: str) -> ir.Value:
         """Q and DQ behind a value; all sites share them."""
-        if name not in self.dequantised:
+        if name not in self.dequantized:
             found = self.ranges[name]
             value = self.values[name]
             if precision == "int8" and self.form.moves_codes:
-                value = self.quantise_before_copies(value, found)
-            self.dequantised[name] = self.quantise(value, found, precision)
-        return self.dequantised[name]
+                value = self.quantize_before_copies(value, found)
+            self.dequantized[name] = self.quantize(value, found, precision)
+        return self.dequantized[name]
 
-    def quantise_before_copies(self, value: ir.Value, found: TensorPlan) -> ir.Value:
+    def quantize_before_copies(self, value: ir.Value, found: TensorPlan) -> ir.Value:
         """Q and DQ also in front of an operator that only copies numbers: it then moves codes, not floats.
 
         `Relu -> Resize -> Q -> DQ` becomes `Relu -> Q -> DQ -> Resize -> Q -> DQ` with the same codes: ONNX Runtime
@@ -221,12 +221,12 @@ class _Emitter:
         before = source.producer()
         if len(list(source.uses())) > 1 or (before is not None and before.op_type == "DequantizeLinear"):
             return value  # its other readers want floats, or it holds codes already
-        node.replace_input_with(0, self.quantise(self.quantise_before_copies(source, found), found, "int8"))
-        result = by_index(self.graph, node, lambda codes: self.quantise(codes, found, "int8"))
+        node.replace_input_with(0, self.quantize(self.quantize_before_copies(source, found), found, "int8"))
+        result = by_index(self.graph, node, lambda codes: self.quantize(codes, found, "int8"))
         self.values[str(result.name)] = result
         return result
 
-    def quantise(self, value: ir.Value, found: TensorPlan, precision: str) -> ir.Value:
+    def quantize(self, value: ir.Value, found: TensorPlan, precision: str) -> ir.Value:
         import onnx_ir as ir
 
         number, code = self.grid(found, precision)
@@ -234,12 +234,12 @@ class _Emitter:
         if precision == "fp8" and not self.form.fp8_arithmetic:
             return self.round_to_fp8(value, scale)
         zero = self.constant(f"{value.name}_zero_point", code)
-        quantised = ir.node("QuantizeLinear", [value, scale, zero], name=f"{value.name}_quantize")
-        restored = ir.node("DequantizeLinear", [quantised.outputs[0], scale, zero], name=f"{value.name}_dequantize")
-        quantised.outputs[0].name = f"{value.name}_quantized"
+        quantized = ir.node("QuantizeLinear", [value, scale, zero], name=f"{value.name}_quantize")
+        restored = ir.node("DequantizeLinear", [quantized.outputs[0], scale, zero], name=f"{value.name}_dequantize")
+        quantized.outputs[0].name = f"{value.name}_quantized"
         restored.outputs[0].name = f"{value.name}_dequantized"
         restored.outputs[0].shape, restored.outputs[0].type = value.shape, value.type
-        insert_after(self.graph, value, [quantised, restored])
+        insert_after(self.graph, value, [quantized, restored])
         return restored.outputs[0]
 
     def round_to_fp8(self, value: ir.Value, scale: ir.Value) -> ir.Value:
@@ -327,13 +327,13 @@ class _Emitter:
         """`Cast`, shared by all readers of the value."""
         import onnx_ir as ir
 
-        if name not in self.dequantised:
+        if name not in self.dequantized:
             made = ir.node("Cast", [value], {"to": kind.value}, name=name)
             made.outputs[0].name, made.outputs[0].shape = name, value.shape
             made.outputs[0].type = ir.TensorType(kind)
             insert_after(self.graph, value, [made])
-            self.dequantised[name] = made.outputs[0]
-        return self.dequantised[name]
+            self.dequantized[name] = made.outputs[0]
+        return self.dequantized[name]
 
     def restore(self, result: ir.Value, kind: ir.DataType) -> None:
         """`Cast` of a 16-bit result to float, under the result's own name."""
@@ -376,15 +376,15 @@ class _Emitter:
         self.swap(node, 2, restored.outputs[0], op)
 
     def result(self, name: str, op: OpPlan) -> None:
-        """Q and DQ on a site's result: every reader sees the quantised value, as does the next site."""
+        """Q and DQ on a site's result: every reader sees the quantized value, as does the next site."""
         value = self.values[name]
         readers = [(node, index) for node, index in value.uses()]
         if value.is_graph_output() or not readers:
             return
-        if name in self.dequantised:
-            restored = self.dequantised[name]
+        if name in self.dequantized:
+            restored = self.dequantized[name]
         else:
-            restored = self.dequantised[name] = self.quantise(value, self.ranges[name], "int8")
+            restored = self.dequantized[name] = self.quantize(value, self.ranges[name], "int8")
         for node, index in readers:
             if node.op_type != "QuantizeLinear":
                 self.swap(node, index, restored, op)

@@ -1,4 +1,4 @@
-"""What can go wrong in calibration and quantisation."""
+"""What can go wrong in calibration and quantization."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from aigc_calibration.grids import Grid
 from aigc_calibration.weights import QuantizedWeight, block_scales, channel_scales
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 __all__ = ["gptq"]
 
@@ -21,7 +21,7 @@ BATCH = 128
 
 
 def gptq(name: str, matrix: Array, hessian: Array, grid: Grid, *, block: int | None) -> QuantizedWeight:
-    """Quantise a matrix [in, out] so that the error of the product is small.
+    """Quantize a matrix [in, out] so that the error of the product is small.
 
     Args:
         name: of the weight.

@@ -1,4 +1,4 @@
-"""The sets of numbers that a quantised tensor can hold: signed integers and eight-bit floating point.
+"""The sets of numbers that a quantized tensor can hold: signed integers and eight-bit floating point.
 
 A code c of scale s stands for the number c * s, so zero is always exact.
 """
@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 __all__ = ["GRIDS", "Grid", "GridName"]
 
@@ -46,7 +46,7 @@ class Grid:
         return float(max(scale, np.finfo(np.float32).tiny))
 
     def round_trip(self, values: Array, scale: Array | float) -> Array:
-        """Quantise and dequantise: what an engine makes of `values`, float32.
+        """Quantize and dequantize: what an engine makes of `values`, float32.
 
         >>> GRIDS["int8"].round_trip(np.array([0.4, 0.6, 300.0]), 1.0).tolist()
         [0.0, 1.0, 127.0]

@@ -14,7 +14,7 @@ import numpy as np
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.matrices import Reading
 from aigc_calibration.onnx_function import open_onnx
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -1,6 +1,6 @@
 """A histogram of values whose range nobody knows beforehand: bounded memory, one pass, exact merging.
 
-Bins have the width of a power of two and meet at zero. When a value falls outside, neighbouring bins are added
+Bins have the width of a power of two and meet at zero. When a value falls outside, neighboring bins are added
 pairwise and the width doubles. So the result depends on the values alone: not on their order, not on how they were
 split into batches, and the histograms of two processes add up to that of one.
 """
@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 __all__ = ["HALF_BINS", "HUGE", "Histogram"]
 
 HALF_BINS = 4096
-"""Bins on either side of zero: an 8-bit step spans 16 bins or more, so that bin centres stand for values."""
+"""Bins on either side of zero: an 8-bit step spans 16 bins or more, so that bin centers stand for values."""
 
 HUGE = 1e30
 """Numbers from here on are mask constants, not data."""
@@ -89,13 +89,13 @@ class Histogram:
         return max(abs(self.low), abs(self.high)) if self.count else 0.0
 
     def signed(self) -> tuple[Array, Array]:
-        """Centres of the bins, [2 * HALF_BINS] float64, and how many values lie in each; zeros are left out."""
+        """Centers of the bins, [2 * HALF_BINS] float64, and how many values lie in each; zeros are left out."""
         return (np.arange(2 * HALF_BINS) - HALF_BINS + 0.5) * self.width, self.counts.astype(np.float64)
 
     def magnitudes(self) -> tuple[Array, Array]:
-        """Centres of the bins of |x|, [HALF_BINS] float64, and how many values lie in each; zeros are left out."""
-        centres = (np.arange(HALF_BINS) + 0.5) * self.width
-        return centres, (self.counts[HALF_BINS:] + self.counts[:HALF_BINS][::-1]).astype(np.float64)
+        """Centers of the bins of |x|, [HALF_BINS] float64, and how many values lie in each; zeros are left out."""
+        centers = (np.arange(HALF_BINS) + 0.5) * self.width
+        return centers, (self.counts[HALF_BINS:] + self.counts[:HALF_BINS][::-1]).astype(np.float64)
 
 
 def _width_for(amax: float) -> float:
@@ -111,7 +111,7 @@ def _doublings(narrow: float, wide: float) -> int:
 
 
 def _coarser(counts: Array, doublings: int) -> Array:
-    """Add pairs of neighbours, away from zero on both sides."""
+    """Add pairs of neighbors, away from zero on both sides."""
     for _ in range(min(doublings, HALF_BINS.bit_length())):
         half = HALF_BINS // 2
         pairs = counts.reshape(-1, 2).sum(axis=1)

@@ -3,7 +3,7 @@
 Where a processor multiplies u8 by s8 numbers with saturation, a session asks ONNX Runtime for exact products
 (`backends.exact_products`). That moves the codes of constant weights from s8 to u8, where they go beyond 64: two
 products of 255 x 64 do fit into 16 bits. What it does not reach is found here, on any x86 machine: the graph is
-optimised as on such a processor.
+optimized as on such a processor.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aigc_runtime.backends.denormals import isolated
-from aigc_runtime.backends.exact_products import EXACT_PRODUCTS
-from aigc_runtime.backends.rewrites import leave_out_rewrites
-from aigc_runtime.processor import instruction_set
-from aigc_runtime.temporary_folder import temporary_folder
+from aigc_runtime.backends.ort.denormals import isolated
+from aigc_runtime.backends.ort.exact_products import EXACT_PRODUCTS
+from aigc_runtime.backends.ort.rewrites import leave_out_rewrites
+from aigc_runtime.system.processor import instruction_set
+from aigc_runtime.system.temporary_folder import temporary_folder
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["EXACT_SUFFIX", "LARGEST_EXACT", "optimised", "saturating"]
+__all__ = ["EXACT_SUFFIX", "LARGEST_EXACT", "optimized", "saturating"]
 
 EXACT_SUFFIX = "_s8_2_u8"
 """What ONNX Runtime puts behind the name of a constant that it moved to u8."""
@@ -46,15 +46,15 @@ _MOVES = frozenset({"amx_int8", "avx512_vnni", "avx512", "avx_vnni", "avx2"})
 """Instruction sets with kernels of their own for u8 by s8, where ONNX Runtime moves codes when it is asked to."""
 
 
-def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
+def optimized(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph as ONNX Runtime runs it, with exact products."""
     import onnx
     import onnxruntime
 
-    with temporary_folder("optimised") as folder:
+    with temporary_folder("optimized") as folder:
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # it warns that an optimised graph fits this machine only, which is what we want
-        options.optimized_model_filepath = str(folder / "optimised.onnx")
+        options.log_severity_level = 4  # it warns that an optimized graph fits this machine only, which is what we want
+        options.optimized_model_filepath = str(folder / "optimized.onnx")
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.add_session_config_entry(EXACT_PRODUCTS, "1")
         leave_out_rewrites(options)
@@ -64,7 +64,7 @@ def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def saturating(graph: onnx.GraphProto) -> tuple[str, ...]:
-    """Names of the products in an optimised graph whose second factor is left with signed codes beyond `LARGEST_EXACT`.
+    """Names of the products in an optimized graph whose second factor is left with signed codes beyond `LARGEST_EXACT`.
 
     Nothing is found on a processor where ONNX Runtime has nothing to move, so there it says nothing.
     """

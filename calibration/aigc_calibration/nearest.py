@@ -1,4 +1,4 @@
-"""Nearest-neighbour upsampling as what it is: a choice of rows and columns."""
+"""Nearest-neighbor upsampling as what it is: a choice of rows and columns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aigc_calibration.edit import add_constant
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -53,8 +53,8 @@ def nearest_indices(node: ir.Node) -> dict[int, Array]:
     return found
 
 
-def by_index(graph: ir.Graph, node: ir.Node, quantise: Callable[[ir.Value], ir.Value]) -> ir.Value:
-    """Nearest-neighbour `Resize` -> `Transpose -> Gather -> Gather -> Transpose`, quantised between them.
+def by_index(graph: ir.Graph, node: ir.Node, quantize: Callable[[ir.Value], ir.Value]) -> ir.Value:
+    """Nearest-neighbor `Resize` -> `Transpose -> Gather -> Gather -> Transpose`, quantized between them.
 
     ONNX Runtime keeps codes in channels-last order between 8-bit convolutions: there its Resize takes 2 to 16 times as
     long as two Gathers, columns first, which copy whole pixels (1.32; benchmarks/upsampling.py). The Transposes say
@@ -63,7 +63,7 @@ def by_index(graph: ir.Graph, node: ir.Node, quantise: Callable[[ir.Value], ir.V
     Args:
         graph: of the node; changed.
         node: any node; one without `nearest_indices` stays as it is.
-        quantise: puts Q and DQ behind a value.
+        quantize: puts Q and DQ behind a value.
 
     Returns:
         What the node gave, under the same name.
@@ -84,7 +84,7 @@ def by_index(graph: ir.Graph, node: ir.Node, quantise: Callable[[ir.Value], ir.V
     value = source
     for number, (op, operands, attributes) in enumerate(steps):
         if number:
-            value = quantise(value)
+            value = quantize(value)
         made = ir.node(op, [value, *operands], attributes, name=f"{node.name}_step{number}")
         made.metadata_props.update(node.metadata_props)
         graph.insert_before(node, made)
@@ -97,7 +97,7 @@ def by_index(graph: ir.Graph, node: ir.Node, quantise: Callable[[ir.Value], ir.V
 
 
 def _scales(node: ir.Node) -> list[int] | None:
-    """The factor of each axis of a nearest-neighbour Resize, where all are whole numbers."""
+    """The factor of each axis of a nearest-neighbor Resize, where all are whole numbers."""
     if node.op_type != "Resize" or node.attributes.get_string("mode", "nearest") != "nearest":
         return None
     value = node.inputs[2] if len(node.inputs) == 3 else None

@@ -19,7 +19,7 @@ EXTERNAL_THRESHOLD = 2**31 - 2**24
 
 
 def weight_bytes(model: ir.Model) -> int:
-    """Bytes of all initialisers."""
+    """Bytes of all initializers."""
     tensors = (value.const_value for value in model.graph.initializers.values())
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from aigc_calibration.onnx_file import save_graph
 from aigc_calibration.prepare import copy_graph
-from aigc_runtime.backends.denormals import isolated
-from aigc_runtime.backends.exact_products import EXACT_PRODUCTS, products_saturate
-from aigc_runtime.backends.rewrites import leave_out_rewrites
+from aigc_runtime.backends.ort.denormals import isolated
+from aigc_runtime.backends.ort.exact_products import EXACT_PRODUCTS, products_saturate
+from aigc_runtime.backends.ort.rewrites import leave_out_rewrites
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import EngineError
-from aigc_runtime.temporary_folder import temporary_folder
-from aigc_runtime.tensors import Array
+from aigc_runtime.system.temporary_folder import temporary_folder
 
 if TYPE_CHECKING:
     import onnx_ir as ir

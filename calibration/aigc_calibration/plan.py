@@ -1,4 +1,4 @@
-"""The quantisation plan: what becomes of every site of a graph, and why.
+"""The quantization plan: what becomes of every site of a graph, and why.
 
 Calibration and search end in a plan, and emitters start from one. It is plain JSON. Weights' codes and scales, which
 may be large, travel beside it (`weights.QuantizedWeight`).
@@ -15,8 +15,8 @@ from typing import Literal
 
 from aigc_calibration.errors import PlanError
 from aigc_runtime.errors import UnknownNameError
-from aigc_runtime.settings import from_json, to_json
-from aigc_runtime.strict_json import loads_strict
+from aigc_runtime.io.jsonable import from_json, to_json
+from aigc_runtime.io.strict_json import loads_strict
 
 __all__ = [
     "HALVES",
@@ -85,9 +85,9 @@ class OpPlan:
         op_type: its operator.
         module: the PyTorch module it came from.
         precision: one of `PRECISIONS`.
-        activations: values that are quantised on their way in; named in `QuantizationPlan.tensors`.
-        output: the result, where its range is known, for engines that quantise it too.
-        weight: the constant that is quantised, or None.
+        activations: values that are quantized on their way in; named in `QuantizationPlan.tensors`.
+        output: the result, where its range is known, for engines that quantize it too.
+        weight: the constant that is quantized, or None.
         block: numbers of a weight that share a scale, along the summed axis; None: one scale per output channel.
         why: one sentence.
     """
@@ -135,7 +135,7 @@ class QuantizationPlan:
         """Value -> its range."""
         return {t.name: t for t in self.tensors}
 
-    def quantised(self) -> tuple[OpPlan, ...]:
+    def quantized(self) -> tuple[OpPlan, ...]:
         """The sites that do not stay float."""
         return tuple(op for op in self.ops if op.precision != "float")
 
@@ -164,7 +164,7 @@ def parse_plan(data: bytes, *, what: str = "the plan") -> QuantizationPlan:
     """
     value = loads_strict(data, what=what)
     if not isinstance(value, dict) or not isinstance(value.get("version"), int):
-        raise PlanError(f"{what} is not a quantisation plan")
+        raise PlanError(f"{what} is not a quantization plan")
     if value["version"] != PLAN_VERSION:
         raise PlanError(
             f"{what} has version {value['version']}, this is for version {PLAN_VERSION}",

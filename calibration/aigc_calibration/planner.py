@@ -19,7 +19,7 @@ from aigc_calibration.plan import PLAN_VERSION, OpPlan, QuantizationPlan, SitePr
 from aigc_calibration.ranges import Method, affine_scale, find_amax, find_bounds
 from aigc_calibration.sites import Site, copies, find_sites, weight_array
 from aigc_calibration.weights import QuantizedWeight, channel_scales, round_to_channels
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -28,7 +28,7 @@ __all__ = ["half_plan", "make_plan", "round_weights", "watched"]
 
 
 def watched(model: ir.Model) -> set[str]:
-    """The values whose ranges a plan needs: what enters a site, and the results that an engine may quantise."""
+    """The values whose ranges a plan needs: what enters a site, and the results that an engine may quantize."""
     sites = find_sites(model)
     return {a for s in sites for a in s.activations} | _results(model, sites)
 
@@ -128,7 +128,7 @@ def _range(
 def _share_ranges(model: ir.Model, sites: tuple[Site, ...], tensors: dict[str, TensorPlan]) -> None:
     """Give the result of a site the range of the activation that it becomes.
 
-    Between `Conv -> Relu -> Resize -> Conv` the numbers are quantised twice. With one range for both, the second time
+    Between `Conv -> Relu -> Resize -> Conv` the numbers are quantized twice. With one range for both, the second time
     changes nothing; what the first clips below zero, Relu would have cut off.
     """
     activations = {a for s in sites for a in s.activations}
@@ -155,7 +155,7 @@ def _decide(
     results: Set[str],
 ) -> OpPlan:
     why = ""
-    # The result too, where an engine quantises it.
+    # The result too, where an engine quantizes it.
     values = (*site.activations, *([site.output] if site.output in results else []))
     seen = {v: statistics.tensors[v].histogram for v in values}
     if kept := config.why_float(site.module):
@@ -260,7 +260,7 @@ def round_weights(
     sites = {s.node: s for s in find_sites(model)}
     return {
         str(op.weight): _rounded(model, sites[op.node], op, plan, chosen)
-        for op in plan.quantised()
+        for op in plan.quantized()
         if op.weight is not None
     }
 

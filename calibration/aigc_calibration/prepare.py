@@ -9,7 +9,7 @@ import numpy as np
 
 from aigc_calibration.edit import add_constant
 from aigc_calibration.sites import SITE_OPS
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -31,7 +31,7 @@ def copy_graph(model: ir.Model) -> ir.Model:
 
 
 def prepare(model: ir.Model) -> ir.Model:
-    """A copy of the graph in which every weight of a site is an initialiser that only that site reads.
+    """A copy of the graph in which every weight of a site is an initializer that only that site reads.
 
     1. `MatMul(x, Transpose(W))` -> `MatMul(x, W')` with the constant W' = W transposed: an output layer tied to the
        embedding keeps its own copy, since the embedding stays float.

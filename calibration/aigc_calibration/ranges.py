@@ -16,8 +16,8 @@ import numpy as np
 
 from aigc_calibration.grids import GRIDS, Grid
 from aigc_calibration.histogram import Histogram
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError, UnknownNameError
-from aigc_runtime.tensors import Array
 
 __all__ = ["METHODS", "Method", "affine_scale", "find_amax", "find_bounds"]
 
@@ -44,7 +44,7 @@ def find_amax(
         histogram: its values.
         method: `minmax` (nothing is clipped), `percentile` (of the magnitudes), `mse` (least squared error) or `kl`
             (least information lost).
-        grid: what the tensor is quantised to.
+        grid: what the tensor is quantized to.
         percentile: for that method, in (0, 100].
         through: the function that alone reads the tensor, if it saturates: errors that it flattens do not count. The
             range is then that of the least squared error behind it, whatever the method.
@@ -114,14 +114,14 @@ def _least_affine_error(
 
     Starting from the best symmetric range, cut to what was seen, it can only get better than that.
     """
-    centres, counts = histogram.signed()
+    centers, counts = histogram.signed()
     used = np.flatnonzero(counts)
-    centres, counts = np.clip(centres[used], *seen), counts[used]
-    exact = through(centres)
+    centers, counts = np.clip(centers[used], *seen), counts[used]
+    exact = through(centers)
 
     def error(low: float, high: float) -> float:
         scale, zero = affine_scale(low, high)
-        codes = np.clip(np.rint(centres / scale) + zero, 0, _AFFINE_STEPS)
+        codes = np.clip(np.rint(centers / scale) + zero, 0, _AFFINE_STEPS)
         difference = through((codes - zero) * scale) - exact
         return float(np.dot(counts, difference * difference))
 
@@ -154,15 +154,15 @@ def _mse(histogram: Histogram, grid: Grid, _percentile: float) -> float:
 
 
 def _least_error(
-    histogram: Histogram, centres: Array, counts: Array, grid: Grid, through: Callable[[Array], Array]
+    histogram: Histogram, centers: Array, counts: Array, grid: Grid, through: Callable[[Array], Array]
 ) -> float:
     """Search between a twentieth of the largest magnitude and all of it, then once more around the best."""
     used = np.flatnonzero(counts)
-    centres, counts = np.clip(centres[used], -histogram.amax, histogram.amax), counts[used]
-    exact = through(centres)
+    centers, counts = np.clip(centers[used], -histogram.amax, histogram.amax), counts[used]
+    exact = through(centers)
 
     def error(amax: float) -> float:
-        difference = through(grid.round_trip(centres, grid.scale_for(amax))) - exact
+        difference = through(grid.round_trip(centers, grid.scale_for(amax))) - exact
         return float(np.dot(counts, difference * difference))
 
     candidates = histogram.amax * np.linspace(0.05, 1.0, _CANDIDATES)
@@ -172,7 +172,7 @@ def _least_error(
 
 
 def _kl(histogram: Histogram, _grid: Grid, _percentile: float) -> float:
-    """The range at which the quantised distribution is least surprising (Migacz 2017, "8-bit inference with TensorRT").
+    """The range at which the quantized distribution is least surprising (Migacz 2017, "8-bit inference with TensorRT").
 
     Exact zeros are left out: ReLU makes so many that they would be all that the divergence sees. A bin of the clipped
     distribution that is empty stays empty; what is clipped is added to the last bin.

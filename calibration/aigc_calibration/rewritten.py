@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aigc_calibration.plan import QuantizationPlan
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
     import onnx
@@ -45,26 +45,26 @@ _UNKNOWN = frozenset({"MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "
 """Integer operators that no emitted graph leads to."""
 
 
-def silent_changes(emitted: onnx.ModelProto, optimised: onnx.ModelProto, plan: QuantizationPlan) -> tuple[str, ...]:
+def silent_changes(emitted: onnx.ModelProto, optimized: onnx.ModelProto, plan: QuantizationPlan) -> tuple[str, ...]:
     """What the engine's graph holds that the emitted one does not, a sentence for each node; empty if nothing.
 
     Args:
         emitted: the graph that ONNX Runtime was given.
-        optimised: the graph that it runs.
+        optimized: the graph that it runs.
         plan: that the graph was emitted from.
     """
-    meant, found = _Constants(emitted.graph), _Constants(optimised.graph)
+    meant, found = _Constants(emitted.graph), _Constants(optimized.graph)
     pairs = {pair for _, pair in meant.activations()}
     numbers = {key for _, key in meant.operands()}
     biases = {_key(array) for array in meant.arrays.values() if array.dtype == np.int32}
-    products = {op.node for op in plan.quantised() if op.weight is None}
+    products = {op.node for op in plan.quantized() if op.weight is None}
     wrong: dict[str, str] = {}
 
     def site(name: str) -> str:
         """The site that a node was made from: the optimizer puts something behind its name."""
         return max((op.node for op in plan.ops if name.startswith(op.node)), key=len, default=name)
 
-    for node in optimised.graph.node:
+    for node in optimized.graph.node:
         if node.op_type in _UNKNOWN:
             wrong[node.name] = f"{site(node.name)!r} became {node.op_type}"
         if node.op_type in _PRODUCTS and not {*node.input[:5]} & found.weights and node.name not in products:
@@ -149,5 +149,5 @@ def _real(node: onnx.NodeProto, codes: Array, scales: Array, zeros: Array | None
         return values.reshape([-1 if i == axis % codes.ndim else 1 for i in range(codes.ndim)])
 
     assert scale is not None
-    centred = wide if zero is None else wide - spread(zero)
-    return np.asarray(centred * spread(scale))
+    centered = wide if zero is None else wide - spread(zero)
+    return np.asarray(centered * spread(scale))

@@ -1,4 +1,4 @@
-"""Where a graph can be quantised: its MatMul, Gemm, Conv and ConvTranspose nodes.
+"""Where a graph can be quantized: its MatMul, Gemm, Conv and ConvTranspose nodes.
 
 A *site* is one such node with its activations and, where it has one, its weight. A product of two activations
 (attention) is a site without a weight.
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -29,7 +29,7 @@ _WEIGHT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """One node that could be quantised.
+    """One node that could be quantized.
 
     Attributes:
         node: its name.
@@ -111,7 +111,7 @@ def _axes(node: ir.Node, rank: int) -> tuple[int, int]:
 def module_path(node: ir.Node) -> str:
     """The path of the PyTorch module that a node came from, as the exporter recorded it.
 
-    A convolution that a batch normalisation was folded into carries the scopes of the normalisation; the name of its
+    A convolution that a batch normalization was folded into carries the scopes of the normalization; the name of its
     weight says whose it is.
     """
     weight = node.inputs[_WEIGHT] if len(node.inputs) > _WEIGHT else None

@@ -4,7 +4,7 @@ For a product x W, any positive s per input channel gives (x / s) (diag(s) W): t
 "SmoothQuant", eq. 3). s_j = max|x_j|^alpha / max|W_j|^(1 - alpha) (eq. 4), here divided by its geometric mean, which
 leaves the scale of the tensor as it was. The division is folded into what makes x:
 
-1. `x = Mul(y, g)` with a constant g per channel (the gain of a normalisation): g / s.
+1. `x = Mul(y, g)` with a constant g per channel (the gain of a normalization): g / s.
 2. `x = Mul(y, z)` where y or z is `MatMul(., V)` with a constant V that nothing else reads: columns of V / s.
 3. x = y, `Relu(y)` or `Resize(y)` (nearest), where y is a Conv, ConvTranspose, Gemm or BatchNormalization: its
    channels and bias / s, since Relu(y / s) = Relu(y) / s (Nagel et al. 2019, "Data-free quantization", section 4.1).
@@ -21,7 +21,7 @@ import numpy as np
 
 from aigc_calibration.prepare import copy_graph
 from aigc_calibration.sites import Site, find_sites, output_channel_axis, weight_array
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir

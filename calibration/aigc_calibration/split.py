@@ -1,7 +1,7 @@
 """A range for each branch of a concatenated skip connection.
 
 The two halves of `Concat(upsampled, skip)` differ in magnitude, and one scale for both rounds the smaller coarsely
-(Li et al. 2023, "Q-Diffusion", section 3.2, splits the quantisers of such shortcuts). A convolution and a product are
+(Li et al. 2023, "Q-Diffusion", section 3.2, splits the quantizers of such shortcuts). A convolution and a product are
 linear in their channels, so that the sum over all channels is a sum over the branches:
 
     Conv(Concat(a, b), W, bias)  ->  Add(Conv(a, W[:, :A], bias), Conv(b, W[:, A:]))

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from aigc_calibration.onnx_function import Feeds
-from aigc_runtime.backends.array_session import ArraySession
-from aigc_runtime.interface import Interface
-from aigc_runtime.manifest import Pipeline
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.array_session import ArraySession
+from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.pipelines.settings import Pipeline
 
 __all__ = ["Subject"]
 

@@ -21,12 +21,12 @@ from aigc_calibration.prepare import copy_graph
 from aigc_calibration.sites import Site, find_sites, weight_array
 from aigc_calibration.smooth import scale_constant, smoothable
 from aigc_calibration.weights import QuantizedWeight, round_to_blocks
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["apply_awq", "quantise_weights", "weight_plan"]
+__all__ = ["apply_awq", "quantize_weights", "weight_plan"]
 
 
 def weight_plan(
@@ -78,7 +78,7 @@ def _grid(precision: SitePrecision) -> Grid:
 
 
 def _rounding(grid: Grid, block: int) -> Callable[[Array], Array]:
-    return lambda weight: round_to_blocks("", weight, grid, block, search=False).dequantise()
+    return lambda weight: round_to_blocks("", weight, grid, block, search=False).dequantize()
 
 
 def apply_awq(
@@ -115,7 +115,7 @@ def apply_awq(
     return model, scaled
 
 
-def quantise_weights(
+def quantize_weights(
     model: ir.Model,
     plan: QuantizationPlan,
     data: CalibrationData,
@@ -127,7 +127,7 @@ def quantise_weights(
     """The weights that a plan of `weight_plan` names, as matrices [in, out] in blocks."""
     sites = {s.node: s for s in find_sites(model)}
     by_reading: dict[Reading, list[tuple[Site, OpPlan]]] = {}
-    for op in plan.quantised():
+    for op in plan.quantized():
         reading = reading_of(model, sites[op.node])
         assert reading is not None
         by_reading.setdefault(reading, []).append((sites[op.node], op))

@@ -9,7 +9,7 @@ import numpy as np
 from aigc_calibration.grids import Grid
 from aigc_calibration.histogram import Histogram
 from aigc_calibration.ranges import Method, find_amax
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 __all__ = ["QuantizedWeight", "block_scales", "channel_scales", "round_to_blocks", "round_to_channels"]
 
@@ -37,7 +37,7 @@ class QuantizedWeight:
     block: int | None
     grid: Grid
 
-    def dequantise(self) -> Array:
+    def dequantize(self) -> Array:
         """What an engine computes with, float32."""
         if self.block is None:
             shape = [1] * self.codes.ndim
@@ -53,7 +53,7 @@ def channel_scales(weight: Array, axis: int, grid: Grid, *, method: Method = "ms
     Args:
         weight: any shape.
         axis: of the output channels.
-        grid: what it is quantised to.
+        grid: what it is quantized to.
         method: as in `ranges.find_amax`; `mse` tries ranges down to 0.6 of the largest magnitude.
         percentile: for that method.
     """
@@ -116,7 +116,7 @@ def block_scales(
 
     Args:
         matrix: the weight.
-        grid: what it is quantised to.
+        grid: what it is quantized to.
         block: rows that share a scale.
         search: try narrower ranges, as `mse` does in `channel_scales`.
         importance: [in], what a squared error of a row counts; None: all alike.

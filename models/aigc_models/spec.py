@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
+from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.tensors import Array, StateSpec, TensorSpec
 from aigc_runtime.errors import ConfigError
-from aigc_runtime.interface import Interface
-from aigc_runtime.manifest import Pipeline
-from aigc_runtime.tensors import Array, StateSpec, TensorSpec
+from aigc_runtime.pipelines.settings import Pipeline
 
 __all__ = ["ExportSpec", "example_feeds"]
 

@@ -6,16 +6,16 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from aigc_models.gan import Generator
-from aigc_models.lm import TransformerLM
+from aigc_models.families.gan import Generator
+from aigc_models.families.lm import TransformerLM
+from aigc_models.families.unet import UNet, UNetConfig
 from aigc_models.spec import ExportSpec
-from aigc_models.unet import UNet, UNetConfig
+from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.tensors import DimSpec, StateSpec, TensorSpec
 from aigc_runtime.errors import ConfigError, UnknownNameError
-from aigc_runtime.interface import Interface
-from aigc_runtime.manifest import DiffusionSettings, GanSettings, TextSettings
-from aigc_runtime.schedules import ScheduleConfig, fitting_steps
-from aigc_runtime.tensors import DimSpec, StateSpec, TensorSpec
-from aigc_runtime.tokenizers import make_tokenizer
+from aigc_runtime.generation.schedules import ScheduleConfig, fitting_steps
+from aigc_runtime.generation.tokenizers import make_tokenizer
+from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings, TextSettings
 
 __all__ = ["gan_spec", "lm_spec", "unet_classes", "unet_spec"]
 

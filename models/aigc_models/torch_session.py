@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from aigc_models.spec import ExportSpec
-from aigc_runtime.backends.array_session import ArraySession
+from aigc_runtime.core.array_session import ArraySession
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import EngineError
-from aigc_runtime.tensors import Array
 
 __all__ = ["TorchSession"]
 

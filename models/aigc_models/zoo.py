@@ -10,22 +10,22 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from aigc_models.checkpoint import Checkpoint, load_checkpoint, load_into
-from aigc_models.config_file import check_record
-from aigc_models.evaluation import STANDARD_LIBRARY, Evaluation, choose_evaluation
-from aigc_models.gan import Generator, GeneratorConfig
-from aigc_models.lm import TransformerLM
-from aigc_models.lm_config import LMConfig
-from aigc_models.load_into import check_fits
-from aigc_models.schedule_config import read_schedule
+from aigc_models.evaluation.evaluation import STANDARD_LIBRARY, Evaluation, choose_evaluation
+from aigc_models.families.gan import Generator, GeneratorConfig
+from aigc_models.families.lm import TransformerLM
+from aigc_models.families.lm_config import LMConfig
+from aigc_models.families.schedule_config import read_schedule
+from aigc_models.families.unet import UNet, UNetConfig
 from aigc_models.spec import ExportSpec
 from aigc_models.specs import gan_spec, lm_spec, unet_classes, unet_spec
-from aigc_models.unet import UNet, UNetConfig
-from aigc_runtime.class_names import check_class_names
+from aigc_models.weights.checkpoint import Checkpoint, load_checkpoint, load_into, shipped_checkpoint
+from aigc_models.weights.config_file import check_record
+from aigc_models.weights.load_into import check_fits
 from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
-from aigc_runtime.host_memory import available_memory
+from aigc_runtime.pipelines.class_names import check_class_names
+from aigc_runtime.system.host_memory import available_memory
 
-__all__ = ["MODELS", "LoadedModel", "ModelEntry", "load_model", "shipped_checkpoint"]
+__all__ = ["MODELS", "LoadedModel", "ModelEntry", "load_model"]
 
 BYTES: dict[str, str | int] = {"kind": "bytes"}
 """The tokenizer of every language model here."""
@@ -149,11 +149,6 @@ MODELS: dict[str, ModelEntry] = {
         fields=("class_names",),
     ),
 }
-
-
-def shipped_checkpoint(name: str) -> Path:
-    """The folder of a checkpoint that comes with the package."""
-    return Path(__file__).parent / "checkpoints" / name
 
 
 def _check_before_memory(entry: ModelEntry, found: Checkpoint) -> None:

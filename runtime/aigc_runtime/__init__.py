@@ -13,9 +13,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from aigc_runtime._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from aigc_runtime.backends import open_session
-    from aigc_runtime.bundle import Bundle
+    from aigc_runtime.bundle.bundle import Bundle
+    from aigc_runtime.bundle.trusted_keys import read_trusted_keys
     from aigc_runtime.errors import (
         AigcError,
         BundleError,
@@ -32,15 +35,14 @@ if TYPE_CHECKING:
         ParityError,
         UnknownNameError,
     )
-    from aigc_runtime.pipelines import open_pipeline
+    from aigc_runtime.generation.logits import SamplingParams
+    from aigc_runtime.generation.rng import TorchGenerator
+    from aigc_runtime.io.png import image_grid, write_png
+    from aigc_runtime.opening import open_pipeline
     from aigc_runtime.pipelines.diffusion import DiffusionPipeline
     from aigc_runtime.pipelines.gan import GanPipeline
     from aigc_runtime.pipelines.text import TextPipeline, TextResult
-    from aigc_runtime.png import image_grid, write_png
-    from aigc_runtime.rng import TorchGenerator
-    from aigc_runtime.sampling import SamplingParams
-    from aigc_runtime.trusted_keys import read_trusted_keys
-    from aigc_runtime.verify import verify_bundle
+    from aigc_runtime.proof.verify import verify_bundle
 
 __all__ = [
     "AigcError",
@@ -72,11 +74,9 @@ __all__ = [
     "write_png",
 ]
 
-__version__ = "0.1.0"
-
 _HOMES = {
     "AigcError": "errors",
-    "Bundle": "bundle",
+    "Bundle": "bundle.bundle",
     "BundleError": "errors",
     "BundleReplacedError": "errors",
     "CancelledError": "errors",
@@ -91,17 +91,17 @@ _HOMES = {
     "InputError": "errors",
     "OutputError": "errors",
     "ParityError": "errors",
-    "SamplingParams": "sampling",
+    "SamplingParams": "generation.logits",
     "TextPipeline": "pipelines.text",
     "TextResult": "pipelines.text",
-    "TorchGenerator": "rng",
+    "TorchGenerator": "generation.rng",
     "UnknownNameError": "errors",
-    "image_grid": "png",
-    "open_pipeline": "pipelines",
+    "image_grid": "io.png",
+    "open_pipeline": "opening",
     "open_session": "backends",
-    "read_trusted_keys": "trusted_keys",
-    "verify_bundle": "verify",
-    "write_png": "png",
+    "read_trusted_keys": "bundle.trusted_keys",
+    "verify_bundle": "proof.verify",
+    "write_png": "io.png",
 }
 
 

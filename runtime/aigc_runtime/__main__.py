@@ -1,6 +1,6 @@
 """`python -m aigc_runtime` is `aigc-run`."""
 
-from aigc_runtime.cli import main
+from aigc_runtime.cli.main import main
 
 if __name__ == "__main__":
     main()

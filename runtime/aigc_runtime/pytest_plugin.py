@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 if TYPE_CHECKING:
-    from aigc_runtime.bundle import Bundle
+    from aigc_runtime.bundle.bundle import Bundle
     from aigc_runtime.errors import AigcError
     from aigc_runtime.pipelines import AnyPipeline
-    from aigc_runtime.verify import ParityReport
+    from aigc_runtime.proof.verify import ParityReport
 
 __all__ = ["aigc_bundle", "aigc_parity", "aigc_pipeline"]
 
@@ -50,9 +50,9 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     try:
         from aigc_runtime.backends import check_threads
-        from aigc_runtime.bundle import Bundle
+        from aigc_runtime.bundle.bundle import Bundle
         from aigc_runtime.errors import AigcError
-        from aigc_runtime.printable import printable
+        from aigc_runtime.io.printable import printable
     except ImportError as err:
         raise pytest.UsageError(f"--aigc-bundle: {err}\ninstall it: pip install 'aigc-runtime[ort]'") from err
     try:
@@ -114,7 +114,7 @@ def aigc_bundle(request: pytest.FixtureRequest) -> Bundle:
 def aigc_pipeline(aigc_bundle: Bundle, pytestconfig: pytest.Config) -> Iterator[AnyPipeline]:
     """The bundle's pipeline, opened once and closed after the last test that takes it."""
     from aigc_runtime.errors import AigcError
-    from aigc_runtime.pipelines import open_pipeline
+    from aigc_runtime.opening import open_pipeline
 
     try:
         pipeline = open_pipeline(aigc_bundle, threads=pytestconfig.getoption("--aigc-threads"))
@@ -128,7 +128,7 @@ def aigc_pipeline(aigc_bundle: Bundle, pytestconfig: pytest.Config) -> Iterator[
 def aigc_parity(aigc_bundle: Bundle, aigc_pipeline: AnyPipeline, pytestconfig: pytest.Config) -> ParityReport:
     """The `ParityReport` of the engine that `aigc_pipeline` runs, as `aigc-run verify` has it; computed once."""
     from aigc_runtime.errors import AigcError
-    from aigc_runtime.verify import verify_bundle
+    from aigc_runtime.proof.verify import verify_bundle
 
     reports, path = pytestconfig.stash.setdefault(_REPORTS, {}), str(aigc_bundle.path)
     if path not in reports:
@@ -144,6 +144,6 @@ def _fail(bundle: Bundle, err: AigcError) -> NoReturn:
 
 
 def _told(err: AigcError) -> str:
-    from aigc_runtime.printable import printable
+    from aigc_runtime.io.printable import printable
 
     return "\n".join(printable(line) for line in (err.message, err.hint) if line)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TEST = "tests/runtime/test_bundle.py::test_what_was_written_opens"
+TEST = "tests/runtime/bundle/test_bundle.py::test_what_was_written_opens"
 
 
 def test_the_suite_has_an_environment_of_its_own() -> None:

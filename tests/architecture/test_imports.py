@@ -8,7 +8,8 @@ import pytest
 
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "click", "rich", "safetensors", "scipy", "sklearn")
 HEAVY += ("tensorrt", "tensorrt_lean", "tensorrt_rtx", "cuda", "cryptography")
-BUDGET_MS = 150.0
+BUDGET = 1.75
+"""What importing the runtime may take, in imports of numpy: machines differ, and so does one from hour to hour."""
 
 
 def loaded_modules(code: str) -> set[str]:
@@ -18,7 +19,7 @@ def loaded_modules(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["aigc_runtime", "aigc_runtime.pipelines", "aigc_runtime.cli", "aigc_runtime.verify"]
+    "module", ["aigc_runtime", "aigc_runtime.pipelines", "aigc_runtime.cli.main", "aigc_runtime.proof.verify"]
 )
 def test_the_runtime_imports_no_engine_and_no_toolchain(module: str) -> None:
     assert not loaded_modules(f"import {module}") & set(HEAVY)
@@ -41,8 +42,9 @@ def import_ms(module: str) -> float:
 
 
 def test_importing_the_runtime_stays_within_its_budget() -> None:
-    everything = "numpy, aigc_runtime, aigc_runtime.pipelines, aigc_runtime.verify, aigc_runtime.cli"
-    assert import_ms(everything) - import_ms("numpy") < BUDGET_MS
+    everything = "numpy, aigc_runtime, aigc_runtime.pipelines, aigc_runtime.proof.verify, aigc_runtime.cli.main"
+    numpy_ms = import_ms("numpy")
+    assert import_ms(everything) - numpy_ms < BUDGET * numpy_ms
 
 
 def test_public_names_are_those_announced() -> None:

@@ -59,7 +59,7 @@ def passed_over(paths: Iterable[Path], config: pytest.Config) -> list[Path]:
 
 def test_every_file_of_tests_is_collected(pytestconfig: pytest.Config) -> None:
     files = set((ROOT / "tests").rglob("test_*.py"))
-    assert ROOT / "tests" / "export" / "build" / "test_trt_matrix.py" in files
+    assert ROOT / "tests" / "export" / "targets" / "tensorrt" / "test_matrix.py" in files
     folders = {folder for p in files for folder in p.parents if folder.is_relative_to(ROOT / "tests")}
     assert passed_over(sorted(files | folders), pytestconfig) == []
     assert {str(path) for path in pytestconfig.getini("testpaths")} == {"tests"}

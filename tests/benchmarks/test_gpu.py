@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from aigc_export.capture import example_sizes
-from aigc_export.reference import make_cases
+from aigc_export.graphs.capture import example_sizes
+from aigc_export.parity.reference import make_cases
 from aigc_models.spec import example_feeds
 from aigc_models.torch_session import TorchSession
 from aigc_models.zoo import load_model
-from aigc_runtime.compare import compare_arrays
-from aigc_runtime.device import Device, Gpu, probe_device
+from aigc_runtime.core.compare import compare_arrays
+from aigc_runtime.device.probe import Device, Gpu, probe_device
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu.py"
 GPU = Gpu(name="some GPU", compute_capability="8.6", memory_bytes=12 * 10**9)
@@ -78,7 +78,7 @@ def test_pytorch_in_half_precision_stays_close(script: ModuleType, name: str) ->
 def test_a_bundle_that_was_kept_is_taken(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session, reason = script.open_candidate("gan", "ort-cpu", "fp32", DEVICE, tmp_path)
     assert reason == ""
-    monkeypatch.setattr("aigc_export.exporter.export_model", None)  # is not called again
+    monkeypatch.setattr("aigc_export.line.exporter.export_model", None)  # is not called again
     again, _ = script.open_candidate("gan", "ort-cpu", "fp32", DEVICE, tmp_path)
     assert again.interface == session.interface
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from quant_subjects import Subject, load_subject
 
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.quantise import quantise
+from aigc_calibration.quantize import quantize
 from aigc_models.spec import example_feeds
 from aigc_models.torch_session import TorchSession
 
@@ -29,7 +29,7 @@ def subject() -> Subject:
 
 def increase(subject: Subject, config: QuantConfig) -> float:
     """Relative increase of perplexity over the model without outliers, which computes the same function."""
-    found = quantise(subject.graph, subject.data(0, SAMPLES), config, precision="int8", target="ort-cpu")
+    found = quantize(subject.graph, subject.data(0, SAMPLES), config, precision="int8", target="ort-cpu")
     session = subject.open(ir.to_proto(found.graph).SerializeToString())
     try:
         paired = subject.judge(0, WINDOWS)(session).paired

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 
 def make_graph(

@@ -8,10 +8,10 @@ import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 from aigc_calibration.subject import Subject
-from aigc_runtime.interface import Interface
-from aigc_runtime.manifest import DiffusionSettings, GanSettings, TextSettings
-from aigc_runtime.schedules import ScheduleConfig
-from aigc_runtime.tensors import DimSpec, StateSpec, TensorSpec
+from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.tensors import DimSpec, StateSpec, TensorSpec
+from aigc_runtime.generation.schedules import ScheduleConfig
+from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings, TextSettings
 
 WIDTH = 5
 """Of a prompt's embedding."""

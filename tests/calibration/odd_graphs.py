@@ -12,7 +12,7 @@ import onnx_ir as ir
 from hypothesis import strategies as st
 from onnx import helper
 
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches, make_graph
 

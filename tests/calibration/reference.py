@@ -19,7 +19,7 @@ import torch
 from aigc_calibration.emit import Form
 from aigc_calibration.plan import OpPlan, QuantizationPlan
 from aigc_calibration.weights import QuantizedWeight
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 EPS = 2.0**-23
 TINY = float(np.finfo(np.float32).tiny)
@@ -115,17 +115,17 @@ def product(node: ir.Node, x: Interval, weight: Interval, bias: Interval | None,
     """A site on an interval: of the middle exactly, of the half widths by magnitudes, and what float32 sums lose."""
     middle, reach = (x.low + x.high) / 2, (x.high - x.low) / 2
     inner, spread = (weight.low + weight.high) / 2, (weight.high - weight.low) / 2
-    centre = linear(node, middle, inner)
+    center = linear(node, middle, inner)
     magnitude = np.abs(linear(node, np.abs(middle) + reach, np.abs(inner) + spread))
     doubt = np.abs(linear(node, reach, np.abs(inner) + spread)) + np.abs(linear(node, np.abs(middle), spread))
-    low, high = centre - doubt, centre + doubt
+    low, high = center - doubt, center + doubt
     if bias is not None:
-        axes = max(centre.ndim - 2, 0) if node.op_type.startswith("Conv") else 0
+        axes = max(center.ndim - 2, 0) if node.op_type.startswith("Conv") else 0
         beta = node.attributes.get_float("beta", 1.0) if node.op_type == "Gemm" else 1.0
         first, second = (beta * end.reshape(end.shape + (1,) * axes) for end in (bias.low, bias.high))
         low, high = low + np.minimum(first, second), high + np.maximum(first, second)
         magnitude = magnitude + np.maximum(np.abs(first), np.abs(second))
-    slack = magnitude * rounding * (8 + np.sqrt(inner.size / max(centre.shape[-1], 1))) + 1e-37
+    slack = magnitude * rounding * (8 + np.sqrt(inner.size / max(center.shape[-1], 1))) + 1e-37
     return Interval(low - slack, high + slack)
 
 
@@ -187,8 +187,8 @@ class Reference:
         if op.precision in {"fp16", "bf16"} and self.form.half_arithmetic:
             made = made.widened(2 * rounding, 1e-7)
         result = node.outputs[0]
-        quantised = op.precision == "int8" and op.output is not None and op.op_type in self.form.quantised_results
-        if quantised and not result.is_graph_output() and list(result.uses()):
+        quantized = op.precision == "int8" and op.output is not None and op.op_type in self.form.quantized_results
+        if quantized and not result.is_graph_output() and list(result.uses()):
             made = made.on_codes(*grid_of(self.plan, str(op.output), self.form), 2e-3)
         return made
 

@@ -18,7 +18,7 @@ from aigc_calibration.errors import PlanError
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.planner import make_plan, round_weights, watched
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches, make_graph
 

@@ -19,9 +19,9 @@ from aigc_calibration.config import QuantConfig
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.plan import SitePrecision
 from aigc_calibration.prepare import copy_graph, prepare
-from aigc_calibration.quantise import quantise
+from aigc_calibration.quantize import quantize
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import OutputError
-from aigc_runtime.tensors import Array
 
 from .conftest import Batches, small_network
 
@@ -73,15 +73,15 @@ def test_the_comparison_of_this_test_can_fail(calibration: Calibration) -> None:
 @pytest.mark.parametrize("precision", ["int8", "fp8", "fp16"])
 def test_the_plan_from_a_cache_is_that_of_a_fresh_calibration(precision: SitePrecision, tmp_path: Path) -> None:
     model, data = small_network()
-    fresh = quantise(model, data, CONFIG, precision=precision)
+    fresh = quantize(model, data, CONFIG, precision=precision)
     write_calibration(tmp_path / "c.npz", made("int8" if precision == "fp8" else precision))
     cached = read_calibration(tmp_path / "c.npz")
     # One batch is left to count work on: the ranges can only come from the cache.
-    again = quantise(model, Batches(data.feeds[:1]), CONFIG, precision=precision, calibration=cached)
+    again = quantize(model, Batches(data.feeds[:1]), CONFIG, precision=precision, calibration=cached)
     assert again.plan.dump() == fresh.plan.dump()
     assert ir.to_proto(again.graph).SerializeToString() == ir.to_proto(fresh.graph).SerializeToString()
     assert again.statistics.samples_sha256 == fresh.statistics.samples_sha256
-    other = quantise(model, Batches(data.feeds[:1]), CONFIG, precision=precision)
+    other = quantize(model, Batches(data.feeds[:1]), CONFIG, precision=precision)
     assert (other.plan.dump() != fresh.plan.dump()) or precision == "fp16"  # whose plan holds no ranges
 
 
@@ -160,7 +160,7 @@ def another_version(header: dict[str, Any], arrays: dict[str, Any]) -> None:
 
 
 def unknown_field(header: dict[str, Any], arrays: dict[str, Any]) -> None:
-    header["colour"] = "red"
+    header["color"] = "red"
 
 
 def no_digest(header: dict[str, Any], arrays: dict[str, Any]) -> None:
@@ -212,7 +212,7 @@ def no_samples(header: dict[str, Any], arrays: dict[str, Any]) -> None:
         (negative_channels, "its arrays are not those of its header"),
         (flat_channels, "its arrays are not those of its header"),
         (another_version, f"has version {CACHE_VERSION + 1}, this is for version {CACHE_VERSION}"),
-        (unknown_field, "colour is not a known field"),
+        (unknown_field, "color is not a known field"),
         (no_digest, "graph_sha256 is missing"),
         (odd_width, "no histogram has"),
         (upside_down, "no histogram has"),
@@ -306,16 +306,16 @@ def test_another_graph_or_kind_of_precision(calibration: Calibration) -> None:
     model, data = small_network()
     other, _ = small_network(seed=1)
     with pytest.raises(CalibrationError, match="belongs to another graph"):
-        quantise(other, data, CONFIG, precision="int8", calibration=calibration)
+        quantize(other, data, CONFIG, precision="int8", calibration=calibration)
     wider = copy_graph(model)
     next(n for n in wider.graph if n.name == "relu1").op_type = "Sigmoid"
     with pytest.raises(CalibrationError, match="belongs to another graph"):
-        quantise(wider, data, CONFIG, precision="int8", calibration=calibration)
+        quantize(wider, data, CONFIG, precision="int8", calibration=calibration)
     for precision in ("fp16", "bf16", "int8-weight", "int4-weight"):
         with pytest.raises(CalibrationError, match=f"was not made for {precision}"):
-            quantise(model, data, CONFIG, precision=precision, calibration=calibration)
+            quantize(model, data, CONFIG, precision=precision, calibration=calibration)
     with pytest.raises(CalibrationError, match="was not made for fp8"):
-        quantise(model, data, CONFIG, precision="fp8", calibration=made("fp16"))
+        quantize(model, data, CONFIG, precision="fp8", calibration=made("fp16"))
 
 
 def test_values_that_are_missing(calibration: Calibration) -> None:
@@ -323,10 +323,10 @@ def test_values_that_are_missing(calibration: Calibration) -> None:
     tensors = {n: t for n, t in calibration.statistics.tensors.items() if n != "c3"}
     lacking = replace(calibration, statistics=replace(calibration.statistics, tensors=tensors))
     with pytest.raises(CalibrationError, match="incomplete: it never saw 'c3'"):
-        quantise(model, data, CONFIG, precision="int8", calibration=lacking)
+        quantize(model, data, CONFIG, precision="int8", calibration=lacking)
     for channels in ({}, {**calibration.channels, "r1": np.ones(5, np.float32)}):
         with pytest.raises(CalibrationError, match="incomplete: its channels are not those of the graph"):
-            quantise(model, data, CONFIG, precision="int8", calibration=replace(calibration, channels=channels))
+            quantize(model, data, CONFIG, precision="int8", calibration=replace(calibration, channels=channels))
 
 
 def test_a_place_that_cannot_be_written(calibration: Calibration, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import PRECISIONS
 from aigc_calibration.prepare import prepare
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches, small_network
 

@@ -13,7 +13,7 @@ from onnx import helper
 from aigc_calibration.collect import collect
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import open_onnx
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches, make_graph, small_network
 

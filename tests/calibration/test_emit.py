@@ -25,11 +25,11 @@ from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import QuantizationPlan, parse_plan
 from aigc_calibration.planner import make_plan, round_weights, watched
 from aigc_calibration.prepare import prepare
-from aigc_calibration.quantise import quantise
+from aigc_calibration.quantize import quantize
 from aigc_calibration.weights import QuantizedWeight
-from aigc_runtime.compare import compare_arrays
+from aigc_runtime.core.compare import compare_arrays
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import AigcError
-from aigc_runtime.tensors import Array
 
 from .conftest import Batches, make_graph, small_network
 
@@ -95,10 +95,10 @@ def test_both_forms_hold_the_same_codes(network: tuple[ir.Model, Batches]) -> No
     """Where ranges are symmetric; zero points of their own are ONNX Runtime's alone."""
     model, data = network
     plan, weights = plan_of(model, data, QuantConfig(affine=False))
-    # Only what both forms quantise: one ConvTranspose less.
+    # Only what both forms quantize: one ConvTranspose less.
     plan = plan_for(plan, FORMS["ort-cpu"])
     graphs = {name: emit(model, plan, weights, FORMS[name]) for name in ("ort-cpu", "tensorrt")}
-    names = [f"{a}_quantized" for op in plan.quantised() for a in op.activations]
+    names = [f"{a}_quantized" for op in plan.quantized() for a in op.activations]
     codes = {
         name: open_onnx(graph, expose=[n for n in names if n == "x_quantized"], optimize=False)(data.feeds[0])
         for name, graph in graphs.items()
@@ -170,10 +170,10 @@ def test_a_plan_that_silently_runs_float_is_an_error(network: tuple[ir.Model, Ba
 def test_results_stay_close(form: str, precision: str, network: tuple[ir.Model, Batches]) -> None:
     model, data = network
     # ONNX Runtime drops the Relu in front of an fp8 QuantizeLinear, so that form must run as it stands.
-    quantised = open_onnx(emitted(form, model, data, precision), optimize=form == "ort-cpu" or precision == "int8")
+    quantized = open_onnx(emitted(form, model, data, precision), optimize=form == "ort-cpu" or precision == "int8")
     floats = open_onnx(model)
     for feeds in data.feeds:
-        errors = compare_arrays(floats(feeds)["y"], quantised(feeds)["y"])
+        errors = compare_arrays(floats(feeds)["y"], quantized(feeds)["y"])
         assert errors.sqnr_db > (28 if precision == "int8" else 20)
 
 
@@ -205,7 +205,7 @@ def test_the_error_of_a_product_is_within_what_the_scales_imply(seed: int) -> No
         assert (np.abs(actual - exact) <= bound * (1 + 1e-4) + 1e-6 * np.abs(exact).max()).all()
 
 
-def test_a_mask_is_never_quantised(rng: np.random.Generator) -> None:
+def test_a_mask_is_never_quantized(rng: np.random.Generator) -> None:
     mask = np.where(np.tril(np.ones((4, 4))), 0, np.finfo(np.float32).min).astype(np.float32)
     nodes = [
         helper.make_node("MatMul", ["q", "k"], ["s"], "scores"),
@@ -242,7 +242,7 @@ def test_what_is_asked_to_stay_float_does_so_in_every_precision(
     for node in model.graph:
         node.metadata_props["pkg.torch.onnx.name_scopes"] = repr(["", "model", f"model.net.{node.name}", node.name])
     config = QuantConfig(keep_float=("net.conv1",), asked_float=("net.gemm",))
-    plan = quantise(model, data, config, precision=precision).plan  # type: ignore[arg-type]
+    plan = quantize(model, data, config, precision=precision).plan  # type: ignore[arg-type]
     why = {op.module: op.why for op in plan.ops if op.precision == "float"}
     assert why["net.gemm"] == "asked to stay float"
     # What a family keeps float for the sake of 8 bits, 16 bits take.
@@ -254,7 +254,7 @@ def test_plans_are_for_one_graph(network: tuple[ir.Model, Batches]) -> None:
     plan, weights = plan_of(model, data)
     with pytest.raises(PlanError, match="the plan was made for another graph"):
         emit(small_network(1)[0], plan, weights, FORMS["tensorrt"])
-    with pytest.raises(PlanError, match="cannot be quantised: ONNX Runtime has no 8-bit ConvTranspose"):
+    with pytest.raises(PlanError, match="cannot be quantized: ONNX Runtime has no 8-bit ConvTranspose"):
         emit(model, plan, weights, FORMS["ort-cpu"])
 
 
@@ -270,7 +270,7 @@ def test_plans_are_json(network: tuple[ir.Model, Batches]) -> None:
         (re.sub(r'"amax": [0-9.]+', '"amax": -2.0', text, count=1), r"the range of .* is -2\.0"),
         (text.replace('"precision": "int8"', '"precision": "int9"', 2), r"\.precision is 'int9'"),
         (text.replace('"why"', '"because"', 1), "because is not a known field"),
-        ("[]", "is not a quantisation plan"),
+        ("[]", "is not a quantization plan"),
     ):
         with pytest.raises(PlanError, match=message):
             parse_plan(bad.encode())
@@ -280,7 +280,7 @@ def test_plans_are_json(network: tuple[ir.Model, Batches]) -> None:
         replace(plan, tensors=())
 
 
-def test_equal_ranges_for_what_is_quantised_twice(rng: np.random.Generator) -> None:
+def test_equal_ranges_for_what_is_quantized_twice(rng: np.random.Generator) -> None:
     nodes = [
         helper.make_node("Conv", ["x", "w1"], ["c"], "first", pads=[1] * 4),
         helper.make_node("Relu", ["c"], ["r"], "relu"),
@@ -303,11 +303,11 @@ def test_equal_ranges_for_what_is_quantised_twice(rng: np.random.Generator) -> N
     assert plan.ranges["t"].amax < 5
 
 
-def optimised_ops(model: ir.Model, folder: Path) -> Counter[str]:
+def optimized_ops(model: ir.Model, folder: Path) -> Counter[str]:
     """Operators of the graph that ONNX Runtime makes of a graph."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
     onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
     return Counter(n.op_type for n in onnx.load(options.optimized_model_filepath).graph.node)
 
@@ -333,7 +333,7 @@ def test_codes_are_copied_where_floats_were(tmp_path: Path, rng: np.random.Gener
     for feeds in data.feeds:  # the same numbers, whoever copies
         expected = open_onnx(floats, optimize=False)(feeds)["y"]
         np.testing.assert_array_equal(open_onnx(copied, optimize=False)(feeds)["y"], expected)
-    run = {name: optimised_ops(graph, tmp_path) for name, graph in (("codes", copied), ("floats", floats))}
+    run = {name: optimized_ops(graph, tmp_path) for name, graph in (("codes", copied), ("floats", floats))}
     assert run["codes"]["QuantizeLinear"] == 1  # of the input
     assert run["codes"]["Relu"] == run["codes"]["Resize"] == 0
     assert run["codes"]["Gather"] == 2

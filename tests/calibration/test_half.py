@@ -12,10 +12,10 @@ from onnx import helper
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.emit import FORMS, emit
 from aigc_calibration.onnx_function import open_onnx
-from aigc_calibration.quantise import quantise
+from aigc_calibration.quantize import quantize
 from aigc_calibration.sites import find_sites
-from aigc_runtime.compare import compare_arrays
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.compare import compare_arrays
+from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches, make_graph
 
@@ -28,7 +28,7 @@ def test_weights_are_stored_in_16_bits_and_the_product_is_float(precision: str, 
     weight, x = (rng.standard_normal(s).astype(np.float32) for s in ((16, 5), (3, 16)))
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "m")]
     model = make_graph(nodes, {"w": weight}, {"x": ["n", 16]}, {"y": ["n", 5]})
-    found = quantise(model, Batches(({"x": x},)), CONFIG, precision=precision)  # type: ignore[arg-type]
+    found = quantize(model, Batches(({"x": x},)), CONFIG, precision=precision)  # type: ignore[arg-type]
     kind = FORMATS[precision]
     expected = x.astype(np.float64) @ weight.astype(kind).astype(np.float64)
     np.testing.assert_allclose(open_onnx(found.graph)({"x": x})["y"], expected, rtol=1e-5, atol=1e-5)
@@ -41,7 +41,7 @@ def test_weights_are_stored_in_16_bits_and_the_product_is_float(precision: str, 
 @pytest.mark.parametrize(("precision", "least_db"), [("fp16", 65), ("bf16", 45), ("fp8", 20)])
 def test_a_network_stays_close(precision: str, least_db: float, network: tuple[ir.Model, Batches]) -> None:
     model, data = network
-    found = quantise(model, data, CONFIG, precision=precision)  # type: ignore[arg-type]
+    found = quantize(model, data, CONFIG, precision=precision)  # type: ignore[arg-type]
     for feeds in data.feeds:
         a, b = (open_onnx(g)(feeds)["y"] for g in (model, found.graph))
         assert compare_arrays(a, b).sqnr_db > least_db
@@ -50,7 +50,7 @@ def test_a_network_stays_close(precision: str, least_db: float, network: tuple[i
 def test_the_tensorrt_form_multiplies_in_16_bits(network: tuple[ir.Model, Batches]) -> None:
     """In fp16; ONNX takes bf16 convolutions from opset 22 on only."""
     model, data = network
-    plan = quantise(model, data, CONFIG, precision="fp16").plan
+    plan = quantize(model, data, CONFIG, precision="fp16").plan
     from aigc_calibration.prepare import prepare
 
     proto = ir.to_proto(emit(prepare(model), plan, {}, FORMS["tensorrt"]))
@@ -72,7 +72,7 @@ def test_the_tensorrt_form_multiplies_in_16_bits(network: tuple[ir.Model, Batche
 def test_the_tensorrt_form_runs_in_fp16(network: tuple[ir.Model, Batches]) -> None:
     """ONNX Runtime inserts casts where it has no kernel, so the graph itself can be judged."""
     model, data = network
-    plan = quantise(model, data, CONFIG, precision="fp16").plan
+    plan = quantize(model, data, CONFIG, precision="fp16").plan
     run = open_onnx(emit(model, plan, {}, FORMS["tensorrt"]))
     for feeds in data.feeds:
         assert compare_arrays(open_onnx(model)(feeds)["y"], run(feeds)["y"]).sqnr_db > 55
@@ -96,19 +96,19 @@ def overflowing(factor: float) -> tuple[ir.Model, Batches]:
 
 def test_what_overflows_stays_float() -> None:
     model, data = overflowing(1e5)
-    found = quantise(model, data, CONFIG, precision="fp16")
+    found = quantize(model, data, CONFIG, precision="fp16")
     assert {o.node: o.precision for o in found.plan.ops} == {"large": "float", "sane": "fp16"}
     assert found.plan.ops[0].why.startswith("'h' reaches ")
     assert np.isfinite(open_onnx(found.graph)(data.feeds[0])["y"]).all()
-    assert {o.precision for o in quantise(model, data, CONFIG, precision="bf16").plan.ops} == {"bf16"}
-    assert {o.precision for o in quantise(*overflowing(10.0), CONFIG, precision="fp16").plan.ops} == {"fp16"}
+    assert {o.precision for o in quantize(model, data, CONFIG, precision="bf16").plan.ops} == {"bf16"}
+    assert {o.precision for o in quantize(*overflowing(10.0), CONFIG, precision="fp16").plan.ops} == {"fp16"}
 
 
 def test_fp8_codes_are_ml_dtypes(rng: np.random.Generator) -> None:
     weight, x = (rng.standard_normal(s).astype(np.float32) for s in ((16, 5), (3, 16)))
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "m")]
     model = make_graph(nodes, {"w": weight}, {"x": ["n", 16]}, {"y": ["n", 5]})
-    found = quantise(model, Batches(({"x": x},)), CONFIG, precision="fp8")
+    found = quantize(model, Batches(({"x": x},)), CONFIG, precision="fp8")
     initializers = found.graph.graph.initializers
     scale = float(initializers["x_scale"].const_value.numpy())
     assert scale == pytest.approx(np.abs(x).max() / 448)
@@ -122,7 +122,7 @@ def test_fp8_codes_are_ml_dtypes(rng: np.random.Generator) -> None:
 
 def test_the_tensorrt_form_has_no_bf16_conv_transpose(network: tuple[ir.Model, Batches]) -> None:
     model, data = network
-    found = quantise(model, data, CONFIG, precision="bf16", target="tensorrt-rtx")
+    found = quantize(model, data, CONFIG, precision="bf16", target="tensorrt-rtx")
     assert {op.op_type for op in found.plan.ops if op.precision == "float"} == {"ConvTranspose"}
     assert found.coverage.executed is None  # ONNX Runtime has no say in it
     assert "planned in low precision" in str(found.coverage)

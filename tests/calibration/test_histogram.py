@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from aigc_calibration.histogram import HALF_BINS, Histogram
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 floats = hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False))
 
@@ -59,11 +59,11 @@ def test_every_value_lies_in_its_bin(values: Array) -> None:
 
 def test_magnitudes_are_those_of_both_signs() -> None:
     histogram = of(np.array([-1.0, 1.0, 2.0, 0.0], dtype=np.float32))
-    centres, counts = histogram.magnitudes()
+    centers, counts = histogram.magnitudes()
     assert counts.sum() == 3
     assert histogram.zeros == 1
     # -1 closes the bin below it, 1 opens the one above.
-    near_one = counts[np.abs(centres - 1.0) < 1.5 * histogram.width]
+    near_one = counts[np.abs(centers - 1.0) < 1.5 * histogram.width]
     assert near_one.sum() == 2
     assert histogram.amax == 2.0
 

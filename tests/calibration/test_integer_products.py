@@ -11,9 +11,9 @@ from onnx import TensorProto, helper
 from aigc_calibration import coverage, integer_products
 from aigc_calibration.coverage import executed_sites
 from aigc_calibration.errors import PlanError
-from aigc_calibration.integer_products import LARGEST_EXACT, optimised, saturating
+from aigc_calibration.integer_products import LARGEST_EXACT, optimized, saturating
 from aigc_calibration.plan import QuantizationPlan
-from aigc_runtime.processor import instruction_set
+from aigc_runtime.system.processor import instruction_set
 
 moves_codes = pytest.mark.skipif(
     instruction_set() not in integer_products._MOVES, reason="ONNX Runtime moves no codes on this processor"
@@ -38,7 +38,7 @@ def product(weight: np.ndarray | None) -> onnx.ModelProto:
 
 @moves_codes
 def test_constant_codes_are_moved() -> None:
-    graph = optimised(product(np.full((8, 4), -127, dtype=np.int8))).graph
+    graph = optimized(product(np.full((8, 4), -127, dtype=np.int8))).graph
     assert saturating(graph) == ()
     (weight,) = (t for t in graph.initializer if "w" in t.name and onnx.numpy_helper.to_array(t).ndim == 2)
     assert weight.name.endswith(integer_products.EXACT_SUFFIX)
@@ -47,12 +47,12 @@ def test_constant_codes_are_moved() -> None:
 
 def test_small_codes_need_not_be() -> None:
     assert 2 * 255 * LARGEST_EXACT < 2**15 <= 255 * (2 * LARGEST_EXACT + 1)
-    assert saturating(optimised(product(np.full((8, 4), LARGEST_EXACT, dtype=np.int8))).graph) == ()
+    assert saturating(optimized(product(np.full((8, 4), LARGEST_EXACT, dtype=np.int8))).graph) == ()
 
 
 @moves_codes
 def test_codes_that_are_computed_are_found() -> None:
-    assert saturating(optimised(product(None)).graph) == ("product",)
+    assert saturating(optimized(product(None)).graph) == ("product",)
 
 
 @moves_codes

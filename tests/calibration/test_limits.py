@@ -11,9 +11,9 @@ from onnx import helper
 
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.limits import constant_problem
-from aigc_calibration.quantise import quantise
+from aigc_calibration.quantize import quantize
 from aigc_calibration.sites import find_sites
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches, make_graph
 
@@ -49,7 +49,7 @@ def test_a_mask_constant_in_a_weight(bad: float, why: str, precision: str, form:
     if form == "tensorrt" and precision.endswith("weight"):
         pytest.skip("weights alone are for ONNX Runtime")
     model.graph.initializers["a"].const_value = ir.tensor(_moved(model, bad), name="a")
-    plan = quantise(model, data, QuantConfig(), precision=precision, target=form).plan  # type: ignore[arg-type]
+    plan = quantize(model, data, QuantConfig(), precision=precision, target=form).plan  # type: ignore[arg-type]
     found = {op.node: (op.precision, op.why) for op in plan.ops}
     assert found["first"] == ("float", why)
     assert found["second"][0] == precision
@@ -68,7 +68,7 @@ def _moved(model: ir.Model, bad: float) -> Array:
 def test_a_number_beyond_fp16() -> None:
     model, data = two_products(65000.0)
     model.graph.initializers["a"].const_value = ir.tensor(_moved(model, 65000.0), name="a")
-    plan = quantise(model, data, QuantConfig(), precision="fp16", target="tensorrt").plan
+    plan = quantize(model, data, QuantConfig(), precision="fp16", target="tensorrt").plan
     first, second = plan.ops
     assert (first.precision, second.precision) == ("float", "fp16")
     assert first.why.startswith("'a' reaches 6.5e+04")
@@ -96,7 +96,7 @@ def test_a_weight_too_near_zero(precision: str) -> None:
         model, data = two_products(0.0)
         tiny = model.graph.initializers["a"].const_value.numpy() * np.float32(factor)  # type: ignore[union-attr]
         model.graph.initializers["a"].const_value = ir.tensor(tiny, name="a")
-        plan = quantise(model, data, QuantConfig(), precision=precision).plan  # type: ignore[arg-type]
+        plan = quantize(model, data, QuantConfig(), precision=precision).plan  # type: ignore[arg-type]
         first = plan.ops[0]
         assert (first.precision == "float") == stays
         if stays:
@@ -110,7 +110,7 @@ def test_numbers_below_what_fp16_rounds_well() -> None:
         small = model.graph.initializers["a"].const_value.numpy() * np.float32(factor)  # type: ignore[union-attr]
         model.graph.initializers["a"].const_value = ir.tensor(small, name="a")
         for precision in ("fp16", "bf16"):
-            first = quantise(model, data, QuantConfig(), precision=precision).plan.ops[0]  # type: ignore[arg-type]
+            first = quantize(model, data, QuantConfig(), precision=precision).plan.ops[0]  # type: ignore[arg-type]
             assert (first.precision == "float") == (stays and precision == "fp16")
 
 
@@ -124,7 +124,7 @@ def test_no_weight_is_fitted_to_a_mask(bad: float, precision: str) -> None:
     weight = model.graph.initializers["a"].const_value.numpy().copy()  # type: ignore[union-attr]
     weight[0] = np.abs(weight[0]) + 0.1
     model.graph.initializers["a"].const_value = ir.tensor(weight, name="a")
-    plan = quantise(model, Batches((feeds,)), QuantConfig(), precision=precision).plan  # type: ignore[arg-type]
+    plan = quantize(model, Batches((feeds,)), QuantConfig(), precision=precision).plan  # type: ignore[arg-type]
     assert plan.ops[0].why == "'x' holds a mask constant or infinity"
 
 
@@ -134,7 +134,7 @@ def test_second_moments_of_any_magnitude() -> None:
     found = {}
     for factor in (1.0, 2.0**83, 2.0**-83):
         scaled = tuple({"x": f["x"] * np.float32(factor)} for f in data.feeds)
-        graph = quantise(model, Batches(scaled), QuantConfig(), precision="int4-weight").graph
+        graph = quantize(model, Batches(scaled), QuantConfig(), precision="int4-weight").graph
         found[factor] = graph.graph.initializers["a_quantized"].const_value.numpy()  # type: ignore[union-attr]
     for codes in found.values():
         np.testing.assert_array_equal(codes, found[1.0])
@@ -154,6 +154,6 @@ def test_a_result_that_was_zero_in_every_sample(rng: np.random.Generator) -> Non
     constants = {"w1": weight, "b1": bias, "w2": np.ones((2, 3, 3, 3), np.float32), "w3": weight}
     model = make_graph(nodes, constants, {"x": ["n", 2, 4, 4]}, {"y": ["n", 2, 4, 4], "z": ["n", 3, 4, 4]})
     data = Batches(({"x": rng.standard_normal((4, 2, 4, 4)).astype(np.float32)},))
-    plan = quantise(model, data, QuantConfig(), precision="int8").plan
+    plan = quantize(model, data, QuantConfig(), precision="int8").plan
     why = {op.node: op.why for op in plan.ops if op.precision == "float"}
     assert why == {"first": "'c' was zero in every sample", "second": "'r' was zero in every sample"}

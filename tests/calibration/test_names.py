@@ -9,8 +9,8 @@ from onnx import helper
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.errors import PlanError
 from aigc_calibration.onnx_function import open_onnx
-from aigc_calibration.quantise import quantise
-from aigc_runtime.compare import compare_arrays
+from aigc_calibration.quantize import quantize
+from aigc_runtime.core.compare import compare_arrays
 
 from .conftest import Batches, make_graph
 
@@ -27,7 +27,7 @@ def test_a_parameter_with_the_name_of_a_constant(suffix: str, precision: str, rn
     constants = {"w": rng.standard_normal((32, 4)).astype(np.float32), own: np.full(4, 100.0, np.float32)}
     model = make_graph(nodes, constants, {"x": ["n", 32]}, {"y": ["n", 4]})
     feeds = {"x": rng.standard_normal((8, 32)).astype(np.float32)}
-    found = quantise(model, Batches((feeds,)), QuantConfig(), precision=precision)  # type: ignore[arg-type]
+    found = quantize(model, Batches((feeds,)), QuantConfig(), precision=precision)  # type: ignore[arg-type]
     expected, actual = (open_onnx(m)(feeds)["y"] for m in (model, found.graph))
     assert compare_arrays(expected, actual).sqnr_db > 15
     assert found.coverage.planned == 1.0
@@ -45,7 +45,7 @@ def test_a_computed_value_with_the_name_of_another(rng: np.random.Generator) -> 
     model = make_graph(nodes, constants, {"x": ["n", 8]}, {"y": ["n", 4]})
     data = Batches(({"x": rng.standard_normal((8, 8)).astype(np.float32)},))
     with pytest.raises(PlanError, match=r"(?s)a value named 'x_dequantized', which .*rename it"):
-        quantise(model, data, QuantConfig(), precision="int8")
+        quantize(model, data, QuantConfig(), precision="int8")
 
 
 def test_a_bias_that_two_layers_share(rng: np.random.Generator) -> None:
@@ -62,5 +62,5 @@ def test_a_bias_that_two_layers_share(rng: np.random.Generator) -> None:
     }
     model = make_graph(nodes, {n: a.astype(np.float32) for n, a in constants.items()}, {"x": ["n", 8]}, {"y": ["n", 8]})
     feeds = {"x": rng.standard_normal((16, 8)).astype(np.float32)}
-    graph = quantise(model, Batches((feeds,)), QuantConfig(), precision="int8").graph
+    graph = quantize(model, Batches((feeds,)), QuantConfig(), precision="int8").graph
     assert compare_arrays(open_onnx(model)(feeds)["y"], open_onnx(graph)(feeds)["y"]).sqnr_db > 35

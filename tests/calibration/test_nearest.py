@@ -1,4 +1,4 @@
-"""The indices of nearest-neighbour upsampling are those that ONNX Runtime's Resize copies from."""
+"""The indices of nearest-neighbor upsampling are those that ONNX Runtime's Resize copies from."""
 
 from __future__ import annotations
 

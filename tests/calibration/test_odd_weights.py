@@ -19,8 +19,8 @@ from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import HALVES, QuantizationPlan, SitePrecision
 from aigc_calibration.planner import round_weights
 from aigc_calibration.prepare import prepare
-from aigc_calibration.quantise import plan_calibrated
-from aigc_calibration.weight_only import quantise_weights, weight_plan
+from aigc_calibration.quantize import plan_calibrated
+from aigc_calibration.weight_only import quantize_weights, weight_plan
 from aigc_calibration.weights import QuantizedWeight
 
 from .conftest import Batches
@@ -39,7 +39,7 @@ def planned(
     prepared = prepare(model)
     if precision not in CALIBRATED:
         plan = weight_plan(prepared, config, precision=precision).with_float(why)
-        return prepared, plan, quantise_weights(prepared, plan, data, config)
+        return prepared, plan, quantize_weights(prepared, plan, data, config)
     calibration = calibrate(prepared, data, config, precision=precision)
     graph, plan = plan_calibrated(prepared, calibration, config, precision=precision, form=FORMS[target])
     plan = plan_for(plan.with_float(why), FORMS[target])

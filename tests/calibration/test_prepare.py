@@ -10,9 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.prepare import copy_graph, prepare
-from aigc_calibration.quantise import quantise
-from aigc_runtime.compare import compare_arrays
-from aigc_runtime.tensors import Array
+from aigc_calibration.quantize import quantize
+from aigc_runtime.core.compare import compare_arrays
+from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches, make_graph
 
@@ -82,7 +82,7 @@ LEAST_DB = {"int8": 30.0, "int8-weight": 30.0, "int4-weight": 15.0, "fp16": 60.0
 def test_every_precision_takes_it(shape: tuple[int, ...], precision: str) -> None:
     """Factors and biases as PyTorch's `addmm` has them: in blocks they were ignored, or the graph did not load."""
     model = gemm(shape, 3.0, 0.25)
-    found = quantise(model, Batches((feeds(model),)), QuantConfig(), precision=precision)  # type: ignore[arg-type]
+    found = quantize(model, Batches((feeds(model),)), QuantConfig(), precision=precision)  # type: ignore[arg-type]
     expected, actual = (open_onnx(m)(feeds(model))["y"] for m in (model, found.graph))
     assert compare_arrays(expected, actual).sqnr_db > LEAST_DB[precision]
     assert found.coverage.planned == 1.0

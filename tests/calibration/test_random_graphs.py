@@ -1,6 +1,6 @@
-"""Random graphs: what a quantised one gives lies within the interval that its scales and codes imply.
+"""Random graphs: what a quantized one gives lies within the interval that its scales and codes imply.
 
-Every value of the quantised graph is followed as an interval: rounding widens it by half a step, a product by the
+Every value of the quantized graph is followed as an interval: rounding widens it by half a step, a product by the
 magnitudes of the codes, and a range cuts it off. Nothing of the emitter or of an engine is used for that.
 """
 
@@ -25,7 +25,7 @@ from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.planner import make_plan, round_weights, watched
 from aigc_calibration.sites import find_sites
 from aigc_calibration.weights import QuantizedWeight
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches, make_graph
 
@@ -42,7 +42,7 @@ class Interval:
     def through(self, function: Any) -> Interval:
         return Interval(function(self.low), function(self.high))
 
-    def quantised(self, codes: tuple[int, int], scale: float, zero: int) -> Interval:
+    def quantized(self, codes: tuple[int, int], scale: float, zero: int) -> Interval:
         """Nearest of the codes; monotone, so that the ends go where the ends go, give or take half a step."""
         lowest, highest = ((code - zero) * scale for code in codes)
         half = scale * (0.5 + 1e-5)
@@ -73,11 +73,11 @@ def multiply(node: ir.Node, x: Interval, weight: Array, bias: Array | None) -> I
 
     weight = weight.astype(np.float64)
     middle, width = (x.low + x.high) / 2, (x.high - x.low) / 2
-    centre, reach = linear(middle, weight), linear(width, np.abs(weight))
+    center, reach = linear(middle, weight), linear(width, np.abs(weight))
     if bias is not None:
-        centre = centre + (bias[:, None, None] if node.op_type == "Conv" else bias)
+        center = center + (bias[:, None, None] if node.op_type == "Conv" else bias)
     slack = 1e-5 * (linear(np.abs(middle), np.abs(weight)) + reach + 1e-6)  # float32 sums
-    return Interval(centre - reach - slack, centre + reach + slack)
+    return Interval(center - reach - slack, center + reach + slack)
 
 
 def follow(
@@ -96,12 +96,12 @@ def follow(
                 values[out] = multiply(node, first, constants[name], bias)
                 continue
             grid = grid_of(plan, op.activations[0], form)
-            made = multiply(node, first.quantised(*grid), weights[name].dequantise(), bias)
+            made = multiply(node, first.quantized(*grid), weights[name].dequantize(), bias)
             if bias is not None and form.integer_bias:  # in whole steps of the product's own scale
                 step = grid[1] * weights[name].scales.reshape((-1, 1, 1) if node.op_type == "Conv" else -1)
                 made = Interval(made.low - step / 2, made.high + step / 2)
-            if op.output is not None and node.op_type in form.quantised_results:
-                made = made.quantised(*grid_of(plan, op.output, form))
+            if op.output is not None and node.op_type in form.quantized_results:
+                made = made.quantized(*grid_of(plan, op.output, form))
             values[out] = made
         elif node.op_type == "Add":
             second = values[str(node.inputs[1].name)]  # type: ignore[union-attr]

@@ -9,8 +9,8 @@ from scipy import optimize
 from aigc_calibration.grids import GRIDS
 from aigc_calibration.histogram import Histogram
 from aigc_calibration.ranges import METHODS, Method, affine_scale, find_amax, find_bounds
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError, UnknownNameError
-from aigc_runtime.tensors import Array
 
 INT8 = GRIDS["int8"]
 
@@ -59,7 +59,7 @@ def test_mse_is_as_good_as_a_search_on_the_values_themselves(draw: str, rng: np.
 
 
 def test_mse_of_gaussian_noise_clips_near_four_sigma(rng: np.random.Generator) -> None:
-    """8-bit uniform quantisation of a normal density is best near 3.92 sigma (Banner et al. 2019, table 1: 3.89)."""
+    """8-bit uniform quantization of a normal density is best near 3.92 sigma (Banner et al. 2019, table 1: 3.89)."""
     values = rng.standard_normal(400_000)
     assert find_amax(histogram_of(values), "mse", INT8) == pytest.approx(3.92, abs=0.15)
 

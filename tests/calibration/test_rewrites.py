@@ -21,10 +21,10 @@ from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.planner import make_plan, round_weights, watched
 from aigc_calibration.rewritten import silent_changes
-from aigc_runtime.backends.ort_open import import_onnxruntime, open_native
-from aigc_runtime.compare import compare_arrays
-from aigc_runtime.providers import PROVIDERS
-from aigc_runtime.tensors import Array
+from aigc_runtime.backends.ort.open import import_onnxruntime, open_native
+from aigc_runtime.bundle.providers import PROVIDERS
+from aigc_runtime.core.compare import compare_arrays
+from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches, make_graph
 
@@ -50,7 +50,7 @@ def chain(op: str, rng: np.random.Generator) -> tuple[ir.Model, Batches]:
 
 
 @pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
-def test_a_float_layer_between_quantised_ones_stays_float(op: str, rng: np.random.Generator, tmp_path: Path) -> None:
+def test_a_float_layer_between_quantized_ones_stays_float(op: str, rng: np.random.Generator, tmp_path: Path) -> None:
     """In the engine as a device opens it. ONNX Runtime by itself rounds the weight to one scale for all channels."""
     model, data = chain(op, rng)
     plan = make_plan(model, collect(model, data, watched(model)), QuantConfig(), precision="int8")
@@ -63,9 +63,9 @@ def test_a_float_layer_between_quantised_ones_stays_float(op: str, rng: np.rando
     assert compare_arrays(literal, session.run(None, feeds)[0]).sqnr_db > 60
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    made = {name for node in onnx.load(tmp_path / "optimised.onnx").graph.node for name in node.input}
+    made = {name for node in onnx.load(tmp_path / "optimized.onnx").graph.node for name in node.input}
     assert any(name.startswith("second_weight_q") for name in made)  # what would happen without the option
 
 
@@ -91,17 +91,17 @@ def integer_graphs(rng: np.random.Generator) -> tuple[onnx.ModelProto, onnx.Mode
     data = Batches(({"x": rng.standard_normal((8, 4)).astype(np.float32)},))
     plan = make_plan(model, collect(model, data, watched(model)), QuantConfig(), precision="int8")
     emitted = ir.to_proto(emit(model, plan, round_weights(model, plan), FORMS["ort-cpu"]))
-    optimised = onnx.ModelProto()
-    optimised.CopyFrom(emitted)
-    del optimised.graph.node[:]
+    optimized = onnx.ModelProto()
+    optimized.CopyFrom(emitted)
+    del optimized.graph.node[:]
     names = ["x_quantized", "x_scale", "x_zero_point", "w_quantized", "w_scale", "w_zero_point", "gemm_bias_quantized"]
-    optimised.graph.node.extend(
+    optimized.graph.node.extend(
         [
             helper.make_node("QuantizeLinear", ["x", "x_scale", "x_zero_point"], ["x_quantized"], "x_quantize"),
             helper.make_node("QGemm", names, ["y"], "gemm_token_1", domain="com.microsoft"),
         ]
     )
-    return emitted, optimised, plan
+    return emitted, optimized, plan
 
 
 @pytest.mark.parametrize(
@@ -114,22 +114,22 @@ def integer_graphs(rng: np.random.Generator) -> tuple[onnx.ModelProto, onnx.Mode
         ("x_zero_point", "'gemm' rounds to steps of .*, unplanned"),
     ],
 )
-def test_every_quantised_constant_is_compared(constant: str, found: str, rng: np.random.Generator) -> None:
-    emitted, optimised, plan = integer_graphs(rng)
-    assert silent_changes(emitted, optimised, plan) == ()
-    tensor = next(t for t in optimised.graph.initializer if t.name == constant)
+def test_every_quantized_constant_is_compared(constant: str, found: str, rng: np.random.Generator) -> None:
+    emitted, optimized, plan = integer_graphs(rng)
+    assert silent_changes(emitted, optimized, plan) == ()
+    tensor = next(t for t in optimized.graph.initializer if t.name == constant)
     values = onnx.numpy_helper.to_array(tensor).copy()
     values.flat[0] += 1
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, constant))
-    changes = silent_changes(emitted, optimised, plan)
+    changes = silent_changes(emitted, optimized, plan)
     assert any(re.fullmatch(found, change) for change in changes), changes
 
 
 def test_codes_moved_to_unsigned_numbers_are_the_same(rng: np.random.Generator) -> None:
     """As ONNX Runtime moves them for exact products, with a zero point of 128."""
-    emitted, optimised, plan = integer_graphs(rng)
-    for tensor in optimised.graph.initializer:
+    emitted, optimized, plan = integer_graphs(rng)
+    for tensor in optimized.graph.initializer:
         if tensor.name in {"w_quantized", "w_zero_point"}:
             moved = (onnx.numpy_helper.to_array(tensor).astype(np.int16) + 128).astype(np.uint8)
             tensor.CopyFrom(onnx.numpy_helper.from_array(moved, tensor.name))
-    assert silent_changes(emitted, optimised, plan) == ()
+    assert silent_changes(emitted, optimized, plan) == ()

@@ -103,7 +103,7 @@ def test_the_digest_sees_one_changed_number(name: str) -> None:
 
 
 def test_a_folded_convolution_is_called_by_its_weight() -> None:
-    """onnxscript leaves the scopes of the batch normalisation on it."""
+    """onnxscript leaves the scopes of the batch normalization on it."""
     constants = {"model.up.0.weight": np.zeros((3, 2, 3, 3), np.float32), "w": np.zeros((3, 3, 1, 1), np.float32)}
     nodes = [
         helper.make_node("Conv", ["x", "model.up.0.weight"], ["c"], "folded", pads=[1] * 4),

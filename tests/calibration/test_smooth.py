@@ -11,7 +11,7 @@ from aigc_calibration.collect import collect
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.prepare import prepare
 from aigc_calibration.smooth import SmoothGroup, smooth, smooth_scales, smoothable
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches, make_graph, small_network
 

@@ -13,10 +13,10 @@ from aigc_calibration.calibrate import calibrate
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.prepare import prepare
-from aigc_calibration.quantise import quantise
+from aigc_calibration.quantize import quantize
 from aigc_calibration.sites import find_sites
 from aigc_calibration.split import split_concats
-from aigc_runtime.compare import compare_arrays
+from aigc_runtime.core.compare import compare_arrays
 
 from .conftest import Batches, make_graph
 
@@ -107,7 +107,7 @@ def test_ranges_of_their_own_lower_the_error() -> None:
     found = {}
     for split in (False, True):
         config = QuantConfig(split_concats=split)
-        made = quantise(model, data, config, precision="int8")
+        made = quantize(model, data, config, precision="int8")
         assert made.coverage.executed > 0.99
         found[split] = compare_arrays(exact, open_onnx(made.graph)(data.feeds[0])["z"]).sqnr_db
         ranges = made.plan.ranges
@@ -122,8 +122,8 @@ def test_a_calibration_knows_whether_it_was_split() -> None:
     split = calibrate(model, data, QuantConfig(split_concats=True), precision="int8")
     assert split.split
     # The configuration of a later run does not matter: ranges fit the graph that they were taken from.
-    made = quantise(model, data, QuantConfig(), precision="int8", calibration=split)
+    made = quantize(model, data, QuantConfig(), precision="int8", calibration=split)
     assert len(made.plan.ops) == 2
     assert not calibrate(model, data, QuantConfig(split_concats=True), precision="fp16").split
     with pytest.raises(Exception, match="never saw"):
-        quantise(model, data, QuantConfig(), precision="int8", calibration=replace(split, split=False))
+        quantize(model, data, QuantConfig(), precision="int8", calibration=replace(split, split=False))

@@ -17,13 +17,13 @@ from aigc_calibration.grids import GRIDS
 from aigc_calibration.hessian import collect_hessians, product_error
 from aigc_calibration.matrices import from_matrix, reading_of, to_matrix
 from aigc_calibration.onnx_function import open_onnx
-from aigc_calibration.quantise import quantise
+from aigc_calibration.quantize import quantize
 from aigc_calibration.sites import find_sites, weight_array
-from aigc_calibration.weight_only import quantise_weights, weight_plan
+from aigc_calibration.weight_only import quantize_weights, weight_plan
 from aigc_calibration.weights import block_scales, channel_scales, round_to_blocks, round_to_channels
-from aigc_runtime.compare import compare_arrays
+from aigc_runtime.core.compare import compare_arrays
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError, UnknownNameError
-from aigc_runtime.tensors import Array
 
 from .conftest import Batches, make_graph, small_network
 
@@ -44,7 +44,7 @@ def test_gptq_lowers_the_error_of_the_product(block: int | None, rng: np.random.
     found = gptq("w", weight, hessian, INT4, block=block)
     nearest = round_to_channels("w", weight, 1, INT4) if block is None else round_to_blocks("w", weight, INT4, block)
     exact = x @ weight
-    errors = [float(((x @ q.dequantise() - exact) ** 2).mean()) for q in (found, nearest)]
+    errors = [float(((x @ q.dequantize() - exact) ** 2).mean()) for q in (found, nearest)]
     assert errors[0] < 0.5 * errors[1]
     assert found.codes.min() >= -8
     assert found.codes.max() <= 7
@@ -95,7 +95,7 @@ def test_int4_uses_all_sixteen_codes() -> None:
     weight = -np.arange(9, dtype=np.float32)[:, None]
     found = round_to_blocks("w", weight, INT4, 32)
     assert found.codes.min() == -8
-    np.testing.assert_allclose(found.dequantise(), weight, rtol=0.01)
+    np.testing.assert_allclose(found.dequantize(), weight, rtol=0.01)
 
 
 def test_a_module_can_be_widened(network: tuple[ir.Model, Batches]) -> None:
@@ -103,7 +103,7 @@ def test_a_module_can_be_widened(network: tuple[ir.Model, Batches]) -> None:
     for node in model.graph:
         node.metadata_props["pkg.torch.onnx.name_scopes"] = repr(["", "model", f"model.net.{node.name}", node.name])
     config = QuantConfig(wide=("net.gemm",))
-    found = quantise(model, data, config, precision="int4-weight")
+    found = quantize(model, data, config, precision="int4-weight")
     assert {o.node: o.precision for o in found.plan.ops if o.precision != "int4-weight"} == {"gemm": "int8-weight"}
     (gemm,) = (o for o in found.plan.ops if o.node == "gemm")
     assert gemm.why == "blocks of 32, gptq; the configuration gives it 8 bits"
@@ -115,7 +115,7 @@ def test_a_module_can_be_widened(network: tuple[ir.Model, Batches]) -> None:
 def test_gptq_with_channels_that_are_never_used(rng: np.random.Generator) -> None:
     hessian = np.diag([1.0, 0.0, 2.0, 0.0])
     found = gptq("w", rng.standard_normal((4, 3)).astype(np.float32), hessian, INT4, block=None)
-    assert np.isfinite(found.dequantise()).all()
+    assert np.isfinite(found.dequantize()).all()
 
 
 def test_awq_protects_the_channels_that_matter(rng: np.random.Generator) -> None:
@@ -125,7 +125,7 @@ def test_awq_protects_the_channels_that_matter(rng: np.random.Generator) -> None
     hessian = (x.T @ x / len(x)).astype(np.float64)
 
     def rounded(w: Array) -> Array:
-        return round_to_blocks("", w, INT4, 32, search=False).dequantise()
+        return round_to_blocks("", w, INT4, 32, search=False).dequantize()
 
     scales, alpha = awq_scales([weight], hessian, rounded)
     assert alpha > 0
@@ -215,7 +215,7 @@ def test_packed_codes_are_what_onnx_runtime_reads(bits: int, rows: int, rng: np.
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
     run = open_onnx(ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10)))
     x = rng.standard_normal((5, rows)).astype(np.float32)
-    np.testing.assert_allclose(run({"x": x})["y"], x @ found.dequantise(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(run({"x": x})["y"], x @ found.dequantize(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["int8-weight", "int4-weight"])
@@ -226,15 +226,15 @@ def test_every_stored_form_computes_with_the_same_weights(
     model, data = network
     config = QuantConfig()
     plan = weight_plan(model, config, precision=precision)  # type: ignore[arg-type]
-    weights = quantise_weights(model, plan, data, config)
+    weights = quantize_weights(model, plan, data, config)
     assert plan.counts() == {precision: 5}
     rounded = ir.from_proto(ir.to_proto(model))
     for site in find_sites(model):
-        values = from_matrix(site, weights[str(site.weight)].dequantise())
+        values = from_matrix(site, weights[str(site.weight)].dequantize())
         rounded.graph.initializers[str(site.weight)].const_value = ir.tensor(values, name=site.weight)
     emitted = emit(model, plan, weights, FORMS[form])
     for feeds in data.feeds[:2]:
-        # As they stand: optimised, ONNX Runtime makes MatMulNBits of a blocked DequantizeLinear, too.
+        # As they stand: optimized, ONNX Runtime makes MatMulNBits of a blocked DequantizeLinear, too.
         expected, actual = (open_onnx(g, optimize=False)(feeds)["y"] for g in (rounded, emitted))
         # MatMulNBits rounds its activations to 8 bits as well.
         assert compare_arrays(expected, actual).sqnr_db > (35 if form == "ort-cpu" else 100)
@@ -245,7 +245,7 @@ def test_every_stored_form_computes_with_the_same_weights(
 @pytest.mark.parametrize("method", ["rtn", "gptq", "awq"])
 def test_the_whole(method: str, network: tuple[ir.Model, Batches]) -> None:
     model, data = network
-    found = quantise(
+    found = quantize(
         model,
         data,
         QuantConfig(weight_method=method),
@@ -261,7 +261,7 @@ def test_the_whole(method: str, network: tuple[ir.Model, Batches]) -> None:
 def test_a_graph_of_convolutions_alone_is_stored_in_few_bits() -> None:
     model, _, x = convolution()
     data = Batches(({"x": x},))
-    found = quantise(model, data, QuantConfig(), precision="int8-weight")
+    found = quantize(model, data, QuantConfig(), precision="int8-weight")
     assert check_executed(found.graph, found.plan, site_macs(model, {"x": x})).planned == 1.0
 
 

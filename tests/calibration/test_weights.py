@@ -11,11 +11,11 @@ from aigc_calibration.grids import GRIDS
 from aigc_calibration.histogram import Histogram
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.planner import round_weights
-from aigc_calibration.quantise import quantise
+from aigc_calibration.quantize import quantize
 from aigc_calibration.ranges import METHODS, find_amax
 from aigc_calibration.weights import channel_scales, round_to_channels
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import UnknownNameError
-from aigc_runtime.tensors import Array
 
 from .conftest import Batches
 
@@ -71,7 +71,7 @@ def test_scales_follow_the_channels(method: str, weight: Array) -> None:
 
 def test_the_configuration_decides(network: tuple[ir.Model, Batches]) -> None:
     model, data = network
-    plan: QuantizationPlan = quantise(model, data, QuantConfig(), precision="int8", target="tensorrt").plan
+    plan: QuantizationPlan = quantize(model, data, QuantConfig(), precision="int8", target="tensorrt").plan
     made = {m: round_weights(model, plan, QuantConfig(weight_ranges=m)) for m in METHODS}  # type: ignore[arg-type]
     for name, found in made["minmax"].items():
         assert np.abs(found.codes).max() == 127

@@ -92,8 +92,8 @@ def test_the_same_seed_gives_the_same_picture_with_and_without_torch(
 
     from aigc_models.torch_session import TorchSession
     from aigc_models.zoo import load_model
+    from aigc_runtime.io.png import to_uint8
     from aigc_runtime.pipelines.gan import GanPipeline
-    from aigc_runtime.png import to_uint8
 
     picture = tmp_path / "seven.png"
     arguments = ["--class", "7", "--seed", "5", "--scale", "1", "-o", str(picture)]

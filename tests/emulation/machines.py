@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from aigc_runtime.processor import instruction_set
+from aigc_runtime.system.processor import instruction_set
 
 from . import arm64
 

@@ -13,7 +13,7 @@ import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from onnx import TensorProto, helper, numpy_helper
 
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 __all__ = ["Product", "products"]
 
@@ -88,7 +88,7 @@ def _matrices(name: str, x: Array, w: Array, rng: np.random.Generator) -> Iterat
     graph = _model("MatMulInteger", "x w z", constants, x, TensorProto.INT32, shape)
     yield Product(name=f"MatMulInteger_{name}", model=graph, feeds={"x": x}, expected=sums)
 
-    codes, scale = _requantised(sums)
+    codes, scale = _requantized(sums)
     constants = {"w": w, "z": zero, "s": one, "wz": np.array(0, np.int8), "ys": scale, "yz": np.array(128, np.uint8)}
     graph = _model("QLinearMatMul", "x s z w s wz ys yz", constants, x, TensorProto.UINT8, shape)
     yield Product(name=f"QLinearMatMul_{name}", model=graph, feeds={"x": x}, expected=codes)
@@ -136,12 +136,12 @@ def _convolution(name: str, x: Array, w: Array, groups: int, rng: np.random.Gene
     outputs, _, kernel, _ = w.shape
     pad = kernel // 2
     bias = rng.integers(-1000, 1000, outputs).astype(np.int32)
-    centred = np.pad(x.astype(np.int64) - ZERO_POINT, [(0, 0), (0, 0), (pad, pad), (pad, pad)])
-    windows = sliding_window_view(centred, (kernel, kernel), axis=(2, 3))[0]
+    centered = np.pad(x.astype(np.int64) - ZERO_POINT, [(0, 0), (0, 0), (pad, pad), (pad, pad)])
+    windows = sliding_window_view(centered, (kernel, kernel), axis=(2, 3))[0]
     parts = zip(np.split(windows, groups), np.split(w.astype(np.int64), groups), strict=True)
     sums = np.concatenate([np.einsum("chwij,ocij->ohw", piece, weight) for piece, weight in parts])[None]
     sums = sums + bias[None, :, None, None]
-    codes, scale = _requantised(sums)
+    codes, scale = _requantized(sums)
     constants: dict[str, Array] = {
         "w": w,
         "z": np.array(ZERO_POINT, np.uint8),
@@ -165,7 +165,7 @@ def _convolution(name: str, x: Array, w: Array, groups: int, rng: np.random.Gene
     return Product(name=f"QLinearConv_{name}", model=graph, feeds={"x": x}, expected=codes)
 
 
-def _requantised(sums: Array) -> tuple[Array, Array]:
+def _requantized(sums: Array) -> tuple[Array, Array]:
     """Codes in units of the smallest power of two that takes them all, half to even, and that unit."""
     scale = 2.0 ** np.ceil(np.log2(np.abs(sums).max() / 127))
     return np.clip(np.rint(sums / scale) + 128, 0, 255), np.array(scale, np.float32)

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from aigc_runtime.backends import ort_open
-from aigc_runtime.backends.exact_products import products_saturate
-from aigc_runtime.processor import instruction_set
-from aigc_runtime.providers import PROVIDERS
+from aigc_runtime.backends.ort import open as ort_open
+from aigc_runtime.backends.ort.exact_products import products_saturate
+from aigc_runtime.bundle.providers import PROVIDERS
+from aigc_runtime.system.processor import instruction_set
 
 folder, target = Path(sys.argv[1]), Path(sys.argv[2])
 saturate = products_saturate(onnxruntime)

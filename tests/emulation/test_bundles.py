@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from aigc_export.exporter import export_model
-from aigc_export.recipes import export_recipe
-from aigc_models.checkpoint import save_checkpoint
-from aigc_models.lm import TransformerLM
-from aigc_models.lm_config import LMConfig
+from aigc_export.line.exporter import export_model
+from aigc_export.recipes.recipe import export_recipe
+from aigc_models.families.lm import TransformerLM
+from aigc_models.families.lm_config import LMConfig
+from aigc_models.weights.checkpoint import save_checkpoint
 
 from .machines import HERE, X86, Machine, arm_machine, x86_machine
 
 FAMILIES = ("gan", "lm", "unet")
-QUANTISED = ("int8", "int4")
+QUANTIZED = ("int8", "int4")
 ALLOWED_DB = 1.0
 """How much farther from PyTorch than here another processor may be: floats between the products round otherwise."""
 
@@ -79,7 +79,7 @@ def check(machine: Machine, path: Path, record: Callable[[object], None]) -> Non
 
 
 @pytest.mark.parametrize("cpu", ["this one", *X86])
-@pytest.mark.parametrize("precision", QUANTISED)
+@pytest.mark.parametrize("precision", QUANTIZED)
 @pytest.mark.parametrize("model", FAMILIES)
 def test_x86_processors(
     model: str, precision: str, cpu: str, bundle: Callable[[str, str], Path], record_processor: Callable[[object], None]
@@ -95,7 +95,7 @@ def test_weights_of_one_magnitude(
 
 
 @pytest.mark.parametrize("cpu", ["cortex-a72", "cortex-a76"])
-@pytest.mark.parametrize("precision", ["fp32", *QUANTISED])
+@pytest.mark.parametrize("precision", ["fp32", *QUANTIZED])
 @pytest.mark.parametrize("model", FAMILIES)
 def test_arm_processors(
     model: str, precision: str, cpu: str, bundle: Callable[[str, str], Path], record_processor: Callable[[object], None]

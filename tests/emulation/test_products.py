@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 from . import arm64
 from .machines import HERE, X86, Machine, arm_machine, quiet, x86_machine

@@ -8,13 +8,13 @@ from typing import Any
 from hypothesis import strategies as st
 from torch import nn
 
-from aigc_models.gan import Generator, GeneratorConfig
-from aigc_models.lm import TransformerLM
-from aigc_models.lm_config import ACTIVATIONS, LMConfig
-from aigc_models.unet import UNet
-from aigc_models.unet_config import UNetConfig
-from aigc_runtime.schedules import ScheduleConfig
-from aigc_runtime.settings import to_json
+from aigc_models.families.gan import Generator, GeneratorConfig
+from aigc_models.families.lm import TransformerLM
+from aigc_models.families.lm_config import ACTIVATIONS, LMConfig
+from aigc_models.families.unet import UNet
+from aigc_models.families.unet_config import UNetConfig
+from aigc_runtime.generation.schedules import ScheduleConfig
+from aigc_runtime.io.jsonable import to_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,23 +17,23 @@ import pytest
 import torch
 
 from aigc_calibration.onnx_file import to_proto
-from aigc_export import front
-from aigc_export.capture import Captured, capture, example_sizes
-from aigc_export.exporter import ExportResult, export_model
-from aigc_export.passes import PASSES, PassReport, run_passes
-from aigc_export.recipes import ExportRecipe, export_recipe
-from aigc_models.checkpoint import save_checkpoint
-from aigc_models.gan import Generator, GeneratorConfig
-from aigc_models.lm import TransformerLM
-from aigc_models.lm_config import LMConfig
+from aigc_export.graphs.capture import Captured, capture, example_sizes
+from aigc_export.graphs.passes import PASSES, PassReport, run_passes
+from aigc_export.line.exporter import ExportResult, export_model
+from aigc_export.prepare import prepare as front
+from aigc_export.recipes.recipe import ExportRecipe, export_recipe
+from aigc_models.families.gan import Generator, GeneratorConfig
+from aigc_models.families.lm import TransformerLM
+from aigc_models.families.lm_config import LMConfig
+from aigc_models.families.unet import UNet
+from aigc_models.families.unet_config import UNetConfig
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.specs import gan_spec, lm_spec, unet_spec
 from aigc_models.torch_session import TorchSession
-from aigc_models.unet import UNet
-from aigc_models.unet_config import UNetConfig
-from aigc_runtime.schedules import ScheduleConfig
-from aigc_runtime.settings import to_json
-from aigc_runtime.tensors import Array
+from aigc_models.weights.checkpoint import save_checkpoint
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.generation.schedules import ScheduleConfig
+from aigc_runtime.io.jsonable import to_json
 
 BYTES = {"kind": "bytes"}
 

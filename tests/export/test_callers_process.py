@@ -15,10 +15,10 @@ sys.path.insert(0, sys.argv[2])
 from process_state import changed, process_state
 import random, numpy as np
 import matplotlib, onnx, onnxruntime, onnxscript, torch
-from aigc_export.exporter import export_model
-from aigc_export.recipes import export_recipe
-from aigc_export.verifier import verify_against_torch
-import aigc_calibration, aigc_export.passes, aigc_models.zoo
+from aigc_export.line.exporter import export_model
+from aigc_export.recipes.recipe import export_recipe
+from aigc_export.tools.verifier import verify_against_torch
+import aigc_calibration, aigc_export.graphs.passes, aigc_models.zoo
 random.seed(1); np.random.seed(2); torch.manual_seed(3)
 torch.set_num_threads(1)
 before = process_state()

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from aigc_export.cli import run
-from aigc_runtime.cli import run as run_on_device
+from aigc_runtime.cli.main import run as run_on_device
 
 PAGE = Path(__file__).parents[2] / "docs" / "ci.md"
 

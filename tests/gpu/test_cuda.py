@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aigc_runtime.backends.cuda import Cuda, CudaError, load_cuda
-from aigc_runtime.backends.trt_buffers import DeviceBuffer, HostBuffer
-from aigc_runtime.device import Gpu
+from aigc_runtime.backends.trt.buffers import DeviceBuffer, HostBuffer
+from aigc_runtime.backends.trt.cuda import Cuda, CudaError, load_cuda
+from aigc_runtime.device.probe import Gpu
 
 from .conftest import require_package
 
@@ -72,7 +72,7 @@ def test_memory_that_no_device_has_is_a_typed_error(cuda: Cuda) -> None:
     device.close()
 
 
-def test_a_capture_that_synchronises_says_so_and_the_stream_goes_on(cuda: Cuda) -> None:
+def test_a_capture_that_synchronizes_says_so_and_the_stream_goes_on(cuda: Cuda) -> None:
     stream = cuda.create_stream()
     cuda.begin_capture(stream)
     with pytest.raises(CudaError, match="cudaErrorStreamCapture"):

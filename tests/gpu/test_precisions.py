@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aigc_runtime.device import Gpu
+from aigc_runtime.device.probe import Gpu
 
 from .conftest import lacks
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from aigc_export.build.settings import BuildSettings
-from aigc_export.exporter import export_model
-from aigc_export.recipes import export_recipe
+from aigc_export.line.exporter import export_model
+from aigc_export.recipes.recipe import export_recipe
+from aigc_export.targets.settings import BuildSettings
 from aigc_runtime.backends import open_session
-from aigc_runtime.device import Gpu
+from aigc_runtime.device.probe import Gpu
+from aigc_runtime.device.rebuild import RTX_CAPABILITIES
 from aigc_runtime.errors import EngineError
-from aigc_runtime.rebuild import RTX_CAPABILITIES
 
 from .conftest import lacks, require_package
 
@@ -28,7 +28,7 @@ def test_an_engine_for_another_gpu_is_refused_from_the_manifest(gpu: Gpu, tmp_pa
         if lacks(replace(gpu, compute_capability=text), "tensorrt-rtx", "fp32") is None
     ]
     other = next(text for text in others if text != gpu.compute_capability)
-    build = BuildSettings(compute_capabilities=(other,), optimisation_level=0)
+    build = BuildSettings(compute_capabilities=(other,), optimization_level=0)
     recipe = export_recipe("gan", target="tensorrt-rtx", quality_samples=0, build=build)
     bundle = export_model(recipe, tmp_path / "gan").bundle
     with pytest.raises(EngineError, match=r"the engine does not run here: .*compute capability: ") as caught:

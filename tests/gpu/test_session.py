@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_runtime.compare import compare_arrays, judge
+from aigc_runtime.core.compare import compare_arrays, judge
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import EngineError, FeedError
-from aigc_runtime.tensors import Array
-from aigc_runtime.verify import verify_bundle
+from aigc_runtime.proof.verify import verify_bundle
 
 from .conftest import Export, Exported, free_bytes
 
@@ -81,7 +81,7 @@ def test_states_do_not_meet(export: Export, cache: str) -> None:
     together = [[session.run(e, s)["logits"] for e, s in zip(feeds, states, strict=True)] for _ in range(3)]
     for i, results in enumerate(alone):
         for step, result in enumerate(results):
-            # Kernels may be specialised between the two; a state that met another one would be off by far more.
+            # Kernels may be specialized between the two; a state that met another one would be off by far more.
             np.testing.assert_allclose(together[step][i], result, rtol=1e-3, atol=1e-2)
     session.close()
 
@@ -96,7 +96,7 @@ def test_graphs_repeat_what_the_first_run_said(export: Export) -> None:
     for turn in range(40):
         rows = (1, 2, 7, 16)[turn % 4] if turn < 24 else 2
         for name, value in session.run(feeds[rows]).items():
-            # Kernels may be specialised for a shape once it repeats; they still compute the same function.
+            # Kernels may be specialized for a shape once it repeats; they still compute the same function.
             np.testing.assert_allclose(value, first[rows][name], rtol=1e-3, atol=1e-4)
     fresh = unet_feeds(rng, 2)
     assert_near(made, session.run(fresh), made.reference.run(fresh))

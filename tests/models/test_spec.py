@@ -10,10 +10,10 @@ import pytest
 from torch import nn
 
 from aigc_models.spec import ExportSpec, example_feeds
+from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.tensors import DimSpec, FeedChecker, StateSpec, TensorSpec
 from aigc_runtime.errors import ConfigError
-from aigc_runtime.interface import Interface
-from aigc_runtime.manifest import GanSettings
-from aigc_runtime.tensors import DimSpec, FeedChecker, StateSpec, TensorSpec
+from aigc_runtime.pipelines.settings import GanSettings
 
 
 def cache(part: str) -> StateSpec:

@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from aigc_models.gan import Generator, GeneratorConfig
-from aigc_models.lm import TransformerLM
-from aigc_models.lm_config import LMConfig
+from aigc_models.families.gan import Generator, GeneratorConfig
+from aigc_models.families.lm import TransformerLM
+from aigc_models.families.lm_config import LMConfig
+from aigc_models.families.unet import UNet, UNetConfig
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.specs import gan_spec, lm_spec, unet_spec
 from aigc_models.torch_session import TorchSession
-from aigc_models.unet import UNet, UNetConfig
+from aigc_runtime.core.tensors import FeedChecker
 from aigc_runtime.errors import ConfigError, UnknownNameError
-from aigc_runtime.manifest import DiffusionSettings
+from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.pipelines.diffusion import DiffusionPipeline
-from aigc_runtime.schedules import ScheduleConfig
-from aigc_runtime.tensors import FeedChecker
+from aigc_runtime.pipelines.settings import DiffusionSettings
 
 SAME = 1e-5  # float32 of a few layers, the same operators in the same order
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aigc_models.gan import Generator, GeneratorConfig
-from aigc_models.lm import TransformerLM
-from aigc_models.lm_config import LMConfig
+from aigc_models.families.gan import Generator, GeneratorConfig
+from aigc_models.families.lm import TransformerLM
+from aigc_models.families.lm_config import LMConfig
 from aigc_models.specs import gan_spec, lm_spec
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.errors import EngineError, FeedError

@@ -13,20 +13,20 @@ import pytest
 import torch
 
 from aigc_models import zoo
-from aigc_models.checkpoint import save_checkpoint
-from aigc_models.gan import Generator, GeneratorConfig
-from aigc_models.kept_data import data_files
-from aigc_models.lm import TransformerLM
-from aigc_models.lm_config import LMConfig
+from aigc_models.data.kept_data import data_files
+from aigc_models.families.gan import Generator, GeneratorConfig
+from aigc_models.families.lm import TransformerLM
+from aigc_models.families.lm_config import LMConfig
+from aigc_models.families.unet import UNet
+from aigc_models.families.unet_config import UNetConfig
 from aigc_models.specs import gan_spec
 from aigc_models.torch_session import TorchSession
-from aigc_models.unet import UNet
-from aigc_models.unet_config import UNetConfig
-from aigc_models.zoo import MODELS, load_model, shipped_checkpoint
+from aigc_models.weights.checkpoint import save_checkpoint, shipped_checkpoint
+from aigc_models.zoo import MODELS, load_model
 from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
-from aigc_runtime.manifest import PIPELINES
-from aigc_runtime.schedules import ScheduleConfig
-from aigc_runtime.settings import to_json
+from aigc_runtime.generation.schedules import ScheduleConfig
+from aigc_runtime.io.jsonable import to_json
+from aigc_runtime.pipelines.settings import PIPELINES
 
 GAN = GeneratorConfig(image_size=8, latent_size=4, num_classes=3, base_channels=4)
 LM = LMConfig(vocab_size=256, context_length=12, d_model=16, n_layers=1, n_heads=2, d_ff=24)

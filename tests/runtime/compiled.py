@@ -6,15 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aigc_runtime.bundle import Bundle
-from aigc_runtime.device import Device, Gpu
-from aigc_runtime.engine_build import EngineBuild, ShapeProfile
-from aigc_runtime.findings import Finding, Preflight
-from aigc_runtime.manifest import EngineInfo, Manifest
-from aigc_runtime.origin import Origin
+from aigc_runtime.bundle.bundle import Bundle
+from aigc_runtime.bundle.engine_build import EngineBuild, ShapeProfile
+from aigc_runtime.bundle.manifest import EngineInfo, Manifest
+from aigc_runtime.bundle.origin import Origin
+from aigc_runtime.device.findings import Finding, Preflight
+from aigc_runtime.device.probe import Device, Gpu
 
 BUILD = EngineBuild(
-    flavour="tensorrt-rtx",
+    flavor="tensorrt-rtx",
     version="1.7.1.116",
     cuda_major=13,
     platform="linux-x86_64",
@@ -32,7 +32,7 @@ BUILD = EngineBuild(
     parity="graph",
 )
 CLASSIC = replace(
-    BUILD, flavour="tensorrt", version="10.3.0", gpu="NVIDIA A100-SXM4-40GB", compute_capabilities=("8.0",)
+    BUILD, flavor="tensorrt", version="10.3.0", gpu="NVIDIA A100-SXM4-40GB", compute_capabilities=("8.0",)
 )
 GPU = Gpu(name="some GPU", compute_capability="8.6", memory_bytes=12 * 10**9)
 DEVICE = Device(
@@ -63,7 +63,7 @@ ORIGIN = Origin(
 def manifest_of(toy_bundles: Path, build: EngineBuild = BUILD, precision: str = "int8") -> Manifest:
     """A toy's manifest around a compiled engine."""
     manifest = Bundle.open(toy_bundles / "toy_unet").manifest
-    info = EngineInfo(kind=build.flavour, file=manifest.engine.file, build=build)
+    info = EngineInfo(kind=build.flavor, file=manifest.engine.file, build=build)
     return replace(manifest, engine=info, precision=precision, origin=ORIGIN)
 
 

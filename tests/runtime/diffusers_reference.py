@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_runtime.schedules import ScheduleConfig
+from aigc_runtime.generation.schedules import ScheduleConfig
 
 torch: Any = pytest.importorskip("torch")
 diffusers: Any = pytest.importorskip("diffusers")

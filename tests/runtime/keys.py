@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aigc_runtime.signature import PublicKey
+from aigc_runtime.bundle.signature import PublicKey
 
 
 class Pair:

@@ -36,17 +36,12 @@ import numpy as np
 import toys
 
 # Loaded once, before the first fork.
-import aigc_runtime.backends.ort
-import aigc_runtime.cli_doctor
-import aigc_runtime.cli_generate
-import aigc_runtime.cli_verbs
-import aigc_runtime.runnable  # noqa: F401
-from aigc_runtime.backends.ort_open import import_onnxruntime
-from aigc_runtime.bundle import fill_bundle
-from aigc_runtime.cli import run
-from aigc_runtime.manifest import dump_manifest
-from aigc_runtime.npy import write_npy
-from aigc_runtime.origin import Origin
+from aigc_runtime.backends.ort.open import import_onnxruntime
+from aigc_runtime.bundle.bundle import fill_bundle
+from aigc_runtime.bundle.manifest_file import dump_manifest
+from aigc_runtime.bundle.origin import Origin
+from aigc_runtime.cli.main import run
+from aigc_runtime.io.npy import write_npy
 
 import_onnxruntime()
 NAMES = ("toy_lm_growing", "toy_lm_buffer", "toy_unet", "toy_gan")

@@ -29,8 +29,8 @@ import numpy as np
 import toys
 
 from aigc_runtime import open_pipeline
-from aigc_runtime.bundle import Bundle, retry_replaced, write_bundle
-from aigc_runtime.manifest import Manifest
+from aigc_runtime.bundle.bundle import Bundle, retry_replaced, write_bundle
+from aigc_runtime.bundle.manifest import Manifest
 
 NAMES = ("lm", "lm-2026", "lm-2026-11", "lm-2026-11-26", "lm-2026-11-26-1", "lm-", "l", f"lm-{2**22 + 1}-x")
 WRITERS = 8

@@ -26,7 +26,7 @@ def check(what):
 RUNTIME = """
 import aigc_runtime
 from aigc_runtime import *
-from aigc_runtime.bench import bench_generation, bench_step
+from aigc_runtime.proof.bench import bench_generation, bench_step
 check("import")
 import onnxruntime  # what this library does when it is imported is not ours
 before = process_state()
@@ -52,7 +52,7 @@ for name in ("toy_lm_growing", "toy_unet", "toy_gan"):
         Bundle.open(path + "-gone")
     except BundleError:
         pass
-    from aigc_runtime.cli import run
+    from aigc_runtime.cli.main import run
     assert run(["verify", path, "--threads", "1"]) == 0
     check(name + " verified by the command line")
 """

@@ -12,9 +12,9 @@ import toys
 import aigc_runtime
 from aigc_runtime import errors, open_pipeline
 from aigc_runtime.backends import open_session
-from aigc_runtime.backends.ort import OrtSession
-from aigc_runtime.bundle import Bundle
-from aigc_runtime.cli import run
+from aigc_runtime.backends.ort.session import OrtSession
+from aigc_runtime.bundle.bundle import Bundle
+from aigc_runtime.cli.main import run
 from aigc_runtime.errors import AigcError, BundleError, ConfigError, EngineError
 
 NAMES = ("toy_lm_growing", "toy_unet", "toy_gan")
@@ -87,7 +87,7 @@ def test_a_pipeline_that_cannot_be_made_leaves_no_session(
     def broken(*_: object) -> None:
         raise ConfigError("no pipeline")
 
-    monkeypatch.setattr("aigc_runtime.pipelines.make_pipeline", broken)
+    monkeypatch.setattr("aigc_runtime.opening.make_pipeline", broken)
     with pytest.raises(ConfigError, match="no pipeline"):
         open_pipeline(toy_bundles / "toy_gan", threads=1)
     assert [session.native for session in opened] == [None]

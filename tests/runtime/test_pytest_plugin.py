@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import toys
 
-from aigc_runtime.bundle import write_bundle
+from aigc_runtime.bundle.bundle import write_bundle
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = "aigc_runtime.pytest_plugin"
@@ -118,7 +118,7 @@ def test_every_bundle_is_proven_once(example: Path, toy_bundles: Path) -> None:
     (example / "test_bundle.py").write_text("""
 import unittest
 import pytest
-import aigc_runtime.verify as verify
+import aigc_runtime.proof.verify as verify
 
 CALLS, verify_bundle = [], verify.verify_bundle
 
@@ -211,7 +211,7 @@ import sys
 
 def test_nothing_else_is_loaded():
     loaded = {name for name in sys.modules if name.startswith("aigc_runtime")}
-    assert loaded == {"aigc_runtime", "aigc_runtime.pytest_plugin"}
+    assert loaded == {"aigc_runtime", "aigc_runtime._version", "aigc_runtime.pytest_plugin"}
     assert not {"numpy", "onnxruntime", "torch"} & set(sys.modules)
 """)
     code, output = run_pytest(example, autoload=True, path=installed)

@@ -8,29 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from aigc_runtime.backends.array_session import ArraySession
-from aigc_runtime.bundle import write_bundle
-from aigc_runtime.compare import Tolerance
-from aigc_runtime.interface import Interface
-from aigc_runtime.manifest import (
-    DiffusionSettings,
+from aigc_runtime.bundle.bundle import write_bundle
+from aigc_runtime.bundle.manifest import (
     EngineInfo,
-    GanSettings,
     Manifest,
-    Pipeline,
     QualityResult,
     Reference,
     ReferenceCase,
     ReferenceGeneration,
     ReferenceStep,
-    TextSettings,
     Tolerances,
 )
-from aigc_runtime.npy import write_npy
+from aigc_runtime.core.array_session import ArraySession
+from aigc_runtime.core.compare import Tolerance
+from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.tensors import Array, DimSpec, StateSpec, TensorSpec
+from aigc_runtime.generation.schedules import ScheduleConfig
+from aigc_runtime.io.npy import write_npy
 from aigc_runtime.pipelines import make_pipeline
-from aigc_runtime.replay import run_request
-from aigc_runtime.schedules import ScheduleConfig
-from aigc_runtime.tensors import Array, DimSpec, StateSpec, TensorSpec
+from aigc_runtime.pipelines.replay import run_request
+from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings, Pipeline, TextSettings
 
 DATA = Path(__file__).parent / "data"
 CAPACITY = 32

@@ -13,7 +13,7 @@ from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.data.text import Recorder
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.subject import Subject
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aigc_calibration.data.draws import balanced_cells, halves
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 __all__ = ["Chunk", "Point", "make_chunks"]
 

@@ -16,8 +16,8 @@ from aigc_calibration.data.trajectory import walk
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.subject import Subject
-from aigc_runtime.manifest import DiffusionSettings
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.pipelines.settings import DiffusionSettings
 
 if TYPE_CHECKING:
     import onnx_ir as ir

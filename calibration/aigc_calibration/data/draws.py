@@ -1,6 +1,6 @@
 """How samples are drawn: seeded streams of their own, and orders that keep both halves of the samples alike.
 
-The halves of the samples, whose ranges are compared with each other, are those in even and in odd places. Neighbours
+The halves of the samples, whose ranges are compared with each other, are those in even and in odd places. Neighbors
 in what the samples are stratified over (time, text, rows of a file) therefore go to places beside each other.
 """
 
@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 __all__ = ["balanced_cells", "halves", "paired_order", "stratified", "stream"]
 
@@ -42,7 +42,7 @@ def stratified(count: int, total: int, rng: np.random.Generator) -> Array:
 
 
 def halves(order: Array, rng: np.random.Generator) -> Array:
-    """The half of every sample, 0 or 1: of two neighbours in `order` one goes to each half; [N] int64.
+    """The half of every sample, 0 or 1: of two neighbors in `order` one goes to each half; [N] int64.
 
     Of an odd number of samples the last in order goes to half 0.
     """

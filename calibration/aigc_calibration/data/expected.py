@@ -9,9 +9,9 @@ import numpy as np
 
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.subject import Subject
+from aigc_runtime.core.tensors import Array, FeedChecker, TensorSpec
 from aigc_runtime.errors import FeedError
-from aigc_runtime.manifest import DiffusionSettings
-from aigc_runtime.tensors import Array, FeedChecker, TensorSpec
+from aigc_runtime.pipelines.settings import DiffusionSettings
 
 __all__ = ["ArrayCheck", "expected_arrays", "takes"]
 

@@ -13,8 +13,8 @@ from aigc_calibration.data.expected import expected_arrays, takes
 from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.subject import Subject
-from aigc_runtime.manifest import DiffusionSettings
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.pipelines.settings import DiffusionSettings
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -69,7 +69,7 @@ class ImageData:
 
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         """Feeds of the graph."""
-        from aigc_runtime.schedules import alphas_cumprod
+        from aigc_runtime.generation.schedules import alphas_cumprod
 
         settings = self.subject.settings
         assert isinstance(settings, DiffusionSettings)

@@ -16,8 +16,8 @@ from typing import IO
 import numpy as np
 
 from aigc_calibration.errors import CalibrationError
-from aigc_runtime.tensors import Array
-from aigc_runtime.user_file import open_plain
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.io.user_file import open_plain
 
 __all__ = ["Column", "NpzRows"]
 

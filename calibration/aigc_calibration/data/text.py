@@ -13,8 +13,8 @@ from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import Feeds, open_onnx
 from aigc_calibration.subject import Subject
-from aigc_runtime.manifest import TextSettings
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.pipelines.settings import TextSettings
 
 if TYPE_CHECKING:
     import onnx_ir as ir

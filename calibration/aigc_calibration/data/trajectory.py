@@ -12,9 +12,9 @@ import numpy as np
 
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import Feeds
-from aigc_runtime.samplers import Prediction, ddim, predict
-from aigc_runtime.schedules import Levels, ScheduleConfig, alphas_cumprod
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.generation.samplers import Prediction, ddim, predict
+from aigc_runtime.generation.schedules import Levels, ScheduleConfig, alphas_cumprod
 
 __all__ = ["walk"]
 

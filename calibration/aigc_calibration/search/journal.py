@@ -16,8 +16,8 @@ from typing import Any
 
 from aigc_calibration.errors import CalibrationError
 from aigc_runtime.errors import OutputError
-from aigc_runtime.strict_json import loads_strict
-from aigc_runtime.user_file import read_file
+from aigc_runtime.io.strict_json import loads_strict
+from aigc_runtime.io.user_file import read_file
 
 __all__ = ["JOURNAL_FILE", "Journal", "measuring_environment"]
 

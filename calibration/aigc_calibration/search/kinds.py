@@ -27,7 +27,7 @@ def site_kinds(ladder: Ladder, feeds: Feeds) -> dict[str, tuple[str, ...]]:
     """
     model = ladder.graph
     sites = {s.node: s for s in find_sites(model)}
-    low = ladder.low.quantised()
+    low = ladder.low.quantized()
     wanted = sorted({a for op in low for a in sites[op.node].activations})
     values = {**feeds, **open_onnx(model, expose=wanted)(feeds)}
     nodes: Mapping[str, ir.Node] = {str(n.name): n for n in model.graph}

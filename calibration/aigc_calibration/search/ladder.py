@@ -68,7 +68,7 @@ class Ladder:
         sites = {s.weight: s for s in find_sites(base)}
         for name, weight in self.high_weights.items():
             site = sites[name]
-            values = weight.dequantise()
+            values = weight.dequantize()
             values = values if weight.block is None else from_matrix(site, values)
             base.graph.initializers[name].const_value = ir.tensor(values, name=name)
         low = replace(self.low, graph_sha256=graph_digest(base))

@@ -16,7 +16,7 @@ import numpy as np
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import Feeds, open_onnx
 from aigc_calibration.search.toggle import SWITCH
-from aigc_runtime.tensors import Array
+from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -29,7 +29,7 @@ class Probe:
     """What it takes to measure a mix.
 
     Attributes:
-        model: the toggle graph, serialised.
+        model: the toggle graph, serialized.
         nodes: its sites.
         feeds: samples.
         outputs: names of the results that count.

@@ -1,11 +1,11 @@
 """One graph that is every mix of two precisions: each site has a switch among the inputs.
 
-Where the emitter lets a node read a quantised value q in place of a float one x, this graph has
+Where the emitter lets a node read a quantized value q in place of a float one x, this graph has
 
     Where(switch of the site, q, x)
 
 so that any mix is one run, with no graph built anew. The numbers are those of the emitted graph as long as the engine
-does not fuse: it runs with its optimiser off, in float between the codes.
+does not fuse: it runs with its optimizer off, in float between the codes.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ SWITCH = "switch."
 def toggle_graph(
     model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, QuantizedWeight], form: Form
 ) -> ir.Model:
-    """The graph with a switch for every site that the plan quantises.
+    """The graph with a switch for every site that the plan quantizes.
 
     Args:
         model: the float graph that the plan was made for; not changed.
         plan: in `int8`, `fp8`, `int8-weight` or `int4-weight`.
-        weights: codes of every weight that the plan quantises.
+        weights: codes of every weight that the plan quantizes.
         form: of the engine.
     """
     import onnx_ir as ir
 
     switches = {
         op.node: ir.Value(name=f"{SWITCH}{op.node}", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL))
-        for op in plan.quantised()
+        for op in plan.quantized()
     }
 
     def swap(node: ir.Node, index: int, value: ir.Value, op: OpPlan) -> None:
@@ -58,7 +58,7 @@ def toggle_graph(
         node.replace_input_with(index, chosen.outputs[0])
 
     # A block of codes inside an operator of its own cannot be switched off, nor can codes that are copied; what is
-    # dequantised first has the same numbers.
+    # dequantized first has the same numbers.
     made = emit(model, plan, weights, replace(form, nbits=False, moves_codes=False), swap=swap)
     made.graph.inputs.extend(switches.values())
     return made

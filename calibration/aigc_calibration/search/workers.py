@@ -15,10 +15,10 @@ from multiprocessing import get_context, parent_process
 from typing import Any, Protocol
 
 from aigc_calibration.search.probe import Probe, measure_noise
+from aigc_runtime.core.integers import as_integer
 from aigc_runtime.errors import ConfigError, EngineError, EngineMissingError
-from aigc_runtime.integers import as_integer
-from aigc_runtime.interrupts import interrupts_held
-from aigc_runtime.printable import shown
+from aigc_runtime.io.printable import shown
+from aigc_runtime.system.interrupts import interrupts_held
 
 __all__ = [
     "DaskWorkers",

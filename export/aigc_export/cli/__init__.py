@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from aigc_runtime.entry import end_program, error_lines, failure_code, run_program
+from aigc_runtime.cli.entry import end_program, error_lines, failure_code, run_program
 
 if TYPE_CHECKING:
     from aigc_runtime.errors import AigcError
@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> int:
             result = cli.main(args=arguments, prog_name="aigc-export", standalone_mode=False)
         except click.ClickException as err:
             from aigc_export.cli.report_options import report_usage
-            from aigc_runtime.printable import printable, shortened
+            from aigc_runtime.io.printable import printable, shortened
 
             told = "\n".join(printable(shortened(line)) for line in err.format_message().split("\n"))
             click.UsageError(told, getattr(err, "ctx", None)).show(sys.stderr)

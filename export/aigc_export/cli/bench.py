@@ -8,8 +8,8 @@ import click
 
 from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console, threads_option
 from aigc_export.cli.paths import TEXT_PATH
-from aigc_export.timing import MAX_ROUNDS
-from aigc_runtime.bench import MAX_RUNS
+from aigc_export.tools.timing import MAX_ROUNDS
+from aigc_runtime.proof.bench import MAX_RUNS
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export bench out/lm --threads 2")
@@ -25,13 +25,13 @@ from aigc_runtime.bench import MAX_RUNS
 @json_option
 def bench(bundle_path: str, checkpoint: str | None, rounds: int, runs: int, threads: int | None, as_json: bool) -> None:
     """Time BUNDLE against PyTorch eager on the same weights: one step at batch 1, equal threads, alternating."""
-    from aigc_export.origin import load_original
-    from aigc_export.timing import time_side_by_side, torch_threads
+    from aigc_export.line.origin import load_original
+    from aigc_export.tools.timing import time_side_by_side, torch_threads
     from aigc_models.torch_session import TorchSession
     from aigc_runtime.backends import open_session
-    from aigc_runtime.backends.ort import available_threads
-    from aigc_runtime.bench import bench_generation
-    from aigc_runtime.bundle import Bundle
+    from aigc_runtime.backends.ort.session import available_threads
+    from aigc_runtime.bundle.bundle import Bundle
+    from aigc_runtime.proof.bench import bench_generation
 
     bundle = Bundle.open(bundle_path)
     settings, count = bundle.manifest.pipeline, threads or available_threads()

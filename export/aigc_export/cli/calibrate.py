@@ -11,12 +11,12 @@ import click
 from aigc_export.cli.model_options import model_options, seed_option, target_option
 from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
 from aigc_export.cli.paths import WRITTEN_PATH
-from aigc_runtime.printable import printable
+from aigc_runtime.io.printable import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from aigc_export.calibrator import CalibrationResult
+    from aigc_export.line.calibrator import CalibrationResult
 
 SHOWN = 8
 """Ranges in the table."""
@@ -45,10 +45,10 @@ def calibrate(
 
     The file fits the graph that it was made from, and no other: the same model, checkpoint, cache and sizes.
     """
-    from aigc_export.calibrator import calibrate_model
     from aigc_export.cli.reporting import Reporter
-    from aigc_export.recipes import export_recipe
-    from aigc_runtime.cli_output import check_outputs
+    from aigc_export.line.calibrator import calibrate_model
+    from aigc_export.recipes.recipe import export_recipe
+    from aigc_runtime.cli.output import check_outputs
 
     check_outputs(output)
     recipe = export_recipe(

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console
-from aigc_runtime.printable import printable
+from aigc_runtime.io.printable import printable
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export check out/unet-rtx --device rtx-3060")
@@ -16,10 +16,10 @@ from aigc_runtime.printable import printable
 @json_option
 def check(bundle_path: str, device: str, as_json: bool) -> int:
     """Say from its manifest whether BUNDLE runs on a device, and if not, what to rebuild. Exit code 5 if not."""
-    from aigc_export.devices import find_device
-    from aigc_runtime.bundle import Bundle
-    from aigc_runtime.cli_doctor import finding_lines
-    from aigc_runtime.preflight import check_device
+    from aigc_export.tools.devices import find_device
+    from aigc_runtime.bundle.bundle import Bundle
+    from aigc_runtime.cli.doctor import finding_lines
+    from aigc_runtime.device.preflight import check_device
 
     found = check_device(Bundle.open(bundle_path).manifest, find_device(device))
     code = 0 if found.runs else 5

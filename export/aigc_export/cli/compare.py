@@ -10,15 +10,15 @@ import click
 
 from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
 from aigc_export.cli.paths import TEXT_PATH, WRITTEN_PATH
-from aigc_export.timing import MAX_ROUNDS
-from aigc_runtime.bench import MAX_RUNS
-from aigc_runtime.printable import printable
+from aigc_export.tools.timing import MAX_ROUNDS
+from aigc_runtime.io.printable import printable
+from aigc_runtime.proof.bench import MAX_RUNS
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from aigc_export.comparison import Comparison
-    from aigc_export.regression import CostCheck, CostLimit, Kind
+    from aigc_export.tools.comparison import Comparison
+    from aigc_export.tools.regression import CostCheck, CostLimit, Kind
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export compare out/unet out/unet-int8 --image both.png")
@@ -61,14 +61,14 @@ def compare(
     A is the reference, such as fp32, or what was shipped before; B another export of it. Nothing is judged but what
     --max-... limits: exit code 3 if B costs more. A time fails only where it is beyond its limit by more than noise.
     """
-    from aigc_export.comparison import check_comparable, compare_bundles, picture_grid
-    from aigc_export.regression import MIN_ROUNDS
-    from aigc_runtime.bundle import Bundle
-    from aigc_runtime.cli_output import check_outputs
+    from aigc_export.tools.comparison import check_comparable, compare_bundles, picture_grid
+    from aigc_export.tools.regression import MIN_ROUNDS
+    from aigc_runtime.bundle.bundle import Bundle
+    from aigc_runtime.cli.output import check_outputs
     from aigc_runtime.errors import ConfigError
-    from aigc_runtime.manifest import TextSettings
-    from aigc_runtime.output_file import is_standard_output, is_stream
-    from aigc_runtime.png import write_png
+    from aigc_runtime.io.output_file import is_standard_output, is_stream
+    from aigc_runtime.io.png import write_png
+    from aigc_runtime.pipelines.settings import TextSettings
 
     first, second = _pair(bundles, baseline)
     limits = _limits(
@@ -139,13 +139,13 @@ def _pair(bundles: tuple[str, ...], baseline: str | None) -> tuple[str, str]:
 
 
 def _limits(*given: tuple[Kind, bool, str | None]) -> list[CostLimit]:
-    from aigc_export.regression import parse_limit
+    from aigc_export.tools.regression import parse_limit
 
     return [parse_limit(text, kind, increase=increase) for kind, increase, text in given if text is not None]
 
 
 def _check(limit: CostLimit, found: Comparison) -> CostCheck:
-    from aigc_export.regression import check_latency, check_size
+    from aigc_export.tools.regression import check_latency, check_size
 
     if limit.kind == "latency":
         return check_latency(limit, found.timing)
@@ -160,7 +160,7 @@ def _document(found: Comparison) -> dict[str, Any]:
         "b": asdict(found.second),
         "tensors": [asdict(t) for t in found.tensors],
         "picture": {"metric": picture.metric, "value": picture.value},
-        "paired": [asdict(m) for m in found.judgement.paired],
+        "paired": [asdict(m) for m in found.judgment.paired],
         "quality": [
             {
                 "metric": q.metric,
@@ -169,7 +169,7 @@ def _document(found: Comparison) -> dict[str, Any]:
                 "higher_is_better": q.higher_is_better,
                 "data": q.data,
             }
-            for q in found.judgement.quality
+            for q in found.judgment.quality
         ],
         "speed": {
             "threads": found.threads,
@@ -185,7 +185,7 @@ def _table(found: Comparison) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    from aigc_runtime.paired import named
+    from aigc_runtime.proof.paired import named
 
     a, b, timing = found.first, found.second, found.timing
     title = printable(f"{found.name}: A is {a.path}, B is {b.path}")
@@ -197,10 +197,10 @@ def _table(found: Comparison) -> Table:
         table.add_row(escape(f"tensor {t.output}, {t.case}"), "", "", escape(errors))
     picture = found.picture
     table.add_row("one generation", "", "", f"{picture.metric} {picture.value:.4g}")
-    for m in found.judgement.paired:
+    for m in found.judgment.paired:
         error = f" ± {m.standard_error:.2g}" if m.standard_error else ""
         table.add_row(f"paired {escape(named(m.name, m.data))}", "", "", f"{m.value:.4g}{error} over {m.samples}")
-    for q in found.judgement.quality:
+    for q in found.judgment.quality:
         name = escape(named(q.metric, q.data))
         table.add_row(f"quality {name}", f"{q.reference:.5g}", f"{q.bundle:.5g}", f"{q.bundle - q.reference:+.2g}")
     for what, x, y in (("bundle", a.size_bytes, b.size_bytes), ("engine", a.engine_bytes, b.engine_bytes)):

@@ -9,7 +9,7 @@ import click
 
 from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console
 from aigc_export.cli.paths import WRITTEN_PATH
-from aigc_runtime.printable import printable
+from aigc_runtime.io.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,15 +42,15 @@ def demo(output: Path, quality_samples: int, as_json: bool) -> None:
 def _one(name: str, output: Path, quality_samples: int, console: Console) -> dict[str, Any]:
     from rich.markup import escape
 
-    from aigc_export.exporter import export_model
-    from aigc_export.origin import load_original
-    from aigc_export.recipes import export_recipe
-    from aigc_export.timing import time_side_by_side, torch_threads
+    from aigc_export.line.exporter import export_model
+    from aigc_export.line.origin import load_original
+    from aigc_export.recipes.recipe import export_recipe
+    from aigc_export.tools.timing import time_side_by_side, torch_threads
     from aigc_models.torch_session import TorchSession
     from aigc_runtime.backends import open_session
-    from aigc_runtime.backends.ort import available_threads
+    from aigc_runtime.backends.ort.session import available_threads
     from aigc_runtime.errors import ParityError
-    from aigc_runtime.verify import verify_bundle
+    from aigc_runtime.proof.verify import verify_bundle
 
     console.rule(f"[bold]{name}", align="left")
     with console.status(f"export {name}"):
@@ -86,11 +86,11 @@ def _one(name: str, output: Path, quality_samples: int, console: Console) -> dic
 
 def _generate(name: str, bundle: Path, output: Path, console: Console) -> str:
     """Use the bundle as an application would: through the runtime alone."""
-    from aigc_runtime.pipelines import open_pipeline
+    from aigc_runtime.generation.logits import SamplingParams
+    from aigc_runtime.io.png import image_grid, write_png
+    from aigc_runtime.io.publish import atomic_write_bytes
+    from aigc_runtime.opening import open_pipeline
     from aigc_runtime.pipelines.text import TextPipeline
-    from aigc_runtime.png import image_grid, write_png
-    from aigc_runtime.publish import atomic_write_bytes
-    from aigc_runtime.sampling import SamplingParams
 
     with open_pipeline(bundle) as pipeline:
         if isinstance(pipeline, TextPipeline):

@@ -7,38 +7,38 @@ from typing import Any
 import click
 
 from aigc_export.cli.options import CONTEXT, emit_json, json_option, out_console
-from aigc_runtime.printable import printable
+from aigc_runtime.io.printable import printable
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export doctor --json")
 @json_option
 def doctor(as_json: bool) -> None:
     """Say what this machine can build and run: libraries, memory, GPUs, and per target what is missing."""
-    from aigc_export.build.trt_library import INSTALL, MODULES, load_library
-    from aigc_runtime.cli_doctor import device_lines
-    from aigc_runtime.device import probe_device
+    from aigc_export.targets.tensorrt.library import INSTALL, MODULES, load_library
+    from aigc_runtime.cli.doctor import device_lines
+    from aigc_runtime.device.probe import probe_device
     from aigc_runtime.errors import EngineMissingError
-    from aigc_runtime.host_memory import available_memory
-    from aigc_runtime.settings import to_json
+    from aigc_runtime.io.jsonable import to_json
+    from aigc_runtime.system.host_memory import available_memory
 
     device, memory = probe_device(), available_memory()
     targets: dict[str, Any] = {
         "ort-cpu": {"builds": True, "told": "needs no more than is installed"},
         "ort-cuda": {"builds": True, "told": _ort_cuda()},
     }
-    for flavour in MODULES:
+    for flavor in MODULES:
         try:
-            library = load_library(flavour)
+            library = load_library(flavor)
         except EngineMissingError as err:
-            targets[flavour] = {"builds": False, "told": f"{err.message}: {INSTALL[flavour]}"}
+            targets[flavor] = {"builds": False, "told": f"{err.message}: {INSTALL[flavor]}"}
             continue
         if library.ahead_of_time:
             told = f"{library.version}, for compute capability {', '.join(library.capabilities)}"
-            targets[flavour] = {"builds": True, "told": told}
+            targets[flavor] = {"builds": True, "told": told}
         else:
             builds = bool(device.gpus)
             told = f"{library.version}, {'for the GPU here' if builds else 'needs a GPU to build, and none is here'}"
-            targets[flavour] = {"builds": builds, "told": told}
+            targets[flavor] = {"builds": builds, "told": told}
     if as_json:
         emit_json(
             "aigc-export-doctor/1", {"device": to_json(device), "available_memory_bytes": memory, "targets": targets}
@@ -56,8 +56,8 @@ def doctor(as_json: bool) -> None:
 
 
 def _ort_cuda() -> str:
-    from aigc_runtime.backends.ort_open import import_onnxruntime, unavailable
-    from aigc_runtime.providers import PROVIDERS
+    from aigc_runtime.backends.ort.open import import_onnxruntime, unavailable
+    from aigc_runtime.bundle.providers import PROVIDERS
 
     provider = PROVIDERS["cuda"]
     why = unavailable(import_onnxruntime(provider), provider)

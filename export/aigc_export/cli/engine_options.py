@@ -17,7 +17,7 @@ _OPTIONS = (
     click.option("--compute-capability", multiple=True, help="Device to build for, such as 8.6; may be repeated."),
     click.option("--profile", multiple=True, help="Shapes in place of the derived: batch=1:4:8,...; may be repeated."),
     click.option("--workspace-mib", type=click.IntRange(min=1), help="Scratch memory of one layer on the device."),
-    click.option("--optimisation-level", type=click.IntRange(0, 5), help="0 builds quickly, 5 runs quickly."),
+    click.option("--optimization-level", type=click.IntRange(0, 5), help="0 builds quickly, 5 runs quickly."),
     click.option("--timing-cache", type=WRITTEN_PATH, help="Measured kernels, kept (tensorrt)."),
     click.option("--version-compatible", is_flag=True, help="Let later versions run the engine (tensorrt)."),
     click.option(
@@ -41,7 +41,7 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
         compute_capability: tuple[str, ...],
         profile: tuple[str, ...],
         workspace_mib: int | None,
-        optimisation_level: int | None,
+        optimization_level: int | None,
         timing_cache: Path | None,
         version_compatible: bool,
         hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"],
@@ -49,15 +49,15 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
         tf32: bool,
         **named: Any,
     ) -> Any:
-        from aigc_export.build.profiles import parse_profile
-        from aigc_export.build.settings import BuildSettings
-        from aigc_runtime.engine_build import read_capability
+        from aigc_export.targets.profiles import parse_profile
+        from aigc_export.targets.settings import BuildSettings
+        from aigc_runtime.bundle.engine_build import read_capability
 
         build = BuildSettings(
             compute_capabilities=tuple(map(read_capability, compute_capability)),
             profiles=tuple(parse_profile(text, number=i) for i, text in enumerate(profile)),
             workspace_bytes=None if workspace_mib is None else workspace_mib << 20,
-            optimisation_level=optimisation_level,
+            optimization_level=optimization_level,
             timing_cache=timing_cache,
             version_compatible=version_compatible,
             hardware_compatibility=hardware_compatibility,

@@ -28,11 +28,11 @@ from aigc_export.cli.options import (
 from aigc_export.cli.paths import PATH, REPLACED_FOLDER, TEXT_PATH, WRITTEN_PATH
 from aigc_export.cli.report_options import Reports, report_options
 from aigc_export.cli.search_options import print_search, search_options
-from aigc_runtime.bundle import MANIFEST
-from aigc_runtime.printable import printable
+from aigc_runtime.bundle.bundle import MANIFEST
+from aigc_runtime.io.printable import printable
 
 if TYPE_CHECKING:
-    from aigc_export.build.settings import BuildSettings
+    from aigc_export.targets.settings import BuildSettings
 
 
 @click.command(
@@ -87,13 +87,13 @@ def export(
     Nothing is published unless the engine is within every tolerance; exit code 3 says that it is not.
     """
     from aigc_export.cli.reporting import Reporter
-    from aigc_export.exporter import ParityFailedError, export_model
-    from aigc_export.recipes import export_recipe
-    from aigc_export.report import parity_table
-    from aigc_export.signing import key_warning, load_signer
-    from aigc_export.tolerances import parse_limits
-    from aigc_runtime.bundle import check_destination
-    from aigc_runtime.settings import to_json
+    from aigc_export.line.exporter import ParityFailedError, export_model
+    from aigc_export.line.signing import key_warning, load_signer
+    from aigc_export.parity.report import parity_table
+    from aigc_export.recipes.recipe import export_recipe
+    from aigc_export.recipes.tolerances import parse_limits
+    from aigc_runtime.bundle.bundle import check_destination
+    from aigc_runtime.io.jsonable import to_json
 
     check_destination(output)
     signer = None if sign_key is None else load_signer(sign_key)

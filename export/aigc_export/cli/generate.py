@@ -9,6 +9,6 @@ import click
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def generate(arguments: tuple[str, ...]) -> int:
     """Generate text or images from a bundle; the same as `aigc-run generate`."""
-    from aigc_runtime.cli import run
+    from aigc_runtime.cli.main import run
 
     return run(["generate", *arguments], prog="aigc-export")

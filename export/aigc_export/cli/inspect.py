@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console
-from aigc_runtime.printable import printable
+from aigc_runtime.io.printable import printable
 
 if TYPE_CHECKING:
     from aigc_calibration.plan import QuantizationPlan
-    from aigc_runtime.bundle import Bundle
-    from aigc_runtime.engine_build import EngineBuild
+    from aigc_runtime.bundle.bundle import Bundle
+    from aigc_runtime.bundle.engine_build import EngineBuild
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export inspect out/unet")
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 def inspect(bundle_path: str, as_json: bool) -> None:
     """Show what is inside BUNDLE: interface, provenance, quality, and the graph's operators and weights."""
     from aigc_calibration.coverage import float_sites
-    from aigc_export.bundle_files import read_plan
-    from aigc_runtime.bundle import Bundle
-    from aigc_runtime.class_names import class_table
-    from aigc_runtime.manifest import manifest_json
+    from aigc_export.line.bundle_files import read_plan
+    from aigc_runtime.bundle.bundle import Bundle
+    from aigc_runtime.bundle.manifest_file import manifest_json
+    from aigc_runtime.pipelines.class_names import class_table
 
     bundle = Bundle.open(bundle_path)
     manifest = bundle.manifest
@@ -96,7 +96,7 @@ def _plan_lines(plan: QuantizationPlan) -> Iterator[str]:
 
 
 def _graph_facts(bundle: Bundle) -> dict[str, Any]:
-    from aigc_export.bundle_files import read_graph
+    from aigc_export.line.bundle_files import read_graph
 
     graph = read_graph(bundle).graph
     operators = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in graph.node)
@@ -123,7 +123,7 @@ def _build_lines(build: EngineBuild) -> list[str]:
     run = "run and compared" if build.parity == "engine" else "built, not run: parity is that of its graph"
     where = "" if build.gpu is None else f", built on {build.gpu}"
     return [
-        f"{build.flavour} {build.version} for compute capability {', '.join(build.compute_capabilities)}{where}, {run}",
+        f"{build.flavor} {build.version} for compute capability {', '.join(build.compute_capabilities)}{where}, {run}",
         f"{shares} of the work, read from the {build.work_source}",
         *(f"profile {profile}" for profile in build.profiles),
     ]

@@ -8,7 +8,7 @@ import click
 
 from aigc_export.cli.options import CONTEXT, emit_json, json_option, out_console, show_warnings
 from aigc_export.cli.paths import WRITTEN_PATH
-from aigc_runtime.printable import printable
+from aigc_runtime.io.printable import printable
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export keygen -o keys")
@@ -19,7 +19,7 @@ def keygen(output: Path, as_json: bool) -> None:
 
     With AIGC_KEY_PASSPHRASE in the environment, the private key is encrypted. No file is overwritten.
     """
-    from aigc_export.signing import PRIVATE_KEY, PUBLIC_KEY, key_warning, make_keys
+    from aigc_export.line.signing import PRIVATE_KEY, PUBLIC_KEY, key_warning, make_keys
 
     public = make_keys(output)
     # A file system without permissions, such as FAT, cannot keep it from others.

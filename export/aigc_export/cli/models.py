@@ -13,8 +13,9 @@ from aigc_export.cli.options import CONTEXT, emit_json, json_option, out_console
 @json_option
 def models(as_json: bool) -> None:
     """List the models, their shipped checkpoints and the measured quality."""
-    from aigc_export.targets import TARGETS
-    from aigc_models.zoo import MODELS, shipped_checkpoint
+    from aigc_export.targets.table import TARGETS
+    from aigc_models.weights.checkpoint import shipped_checkpoint
+    from aigc_models.zoo import MODELS
 
     rows = []
     for name, entry in MODELS.items():

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import click
 
-from aigc_runtime.output_file import is_stream
+from aigc_runtime.io.output_file import is_stream
 
 __all__ = ["PATH", "REPLACED_FOLDER", "TEXT_PATH", "WRITTEN_PATH", "OptionPath", "PathsCollideError"]
 

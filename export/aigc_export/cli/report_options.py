@@ -17,7 +17,7 @@ from aigc_export.cli.paths import WRITTEN_PATH, PathsCollideError
 
 if TYPE_CHECKING:
     from aigc_runtime.errors import AigcError
-    from aigc_runtime.verify import ParityReport
+    from aigc_runtime.proof.verify import ParityReport
 
 __all__ = ["Reports", "report_options", "report_usage"]
 
@@ -51,8 +51,8 @@ class Reports:
         Raises:
             OutputError: one of them cannot be written.
         """
-        from aigc_export.report import junit_xml, report_json
-        from aigc_runtime.publish import atomic_write_bytes
+        from aigc_export.parity.report import junit_xml, report_json
+        from aigc_runtime.io.publish import atomic_write_bytes
 
         seconds = time.perf_counter() - self.started
         with contextlib.ExitStack() as both:  # which goes on after a failure, and raises in the end
@@ -74,9 +74,9 @@ def report_options(verb: str, subject: str) -> Callable[[Callable[..., Any]], Ca
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def command(*arguments: Any, report: Path | None, junit: Path | None, **named: Any) -> Any:
-            from aigc_runtime.cli_output import check_outputs
+            from aigc_runtime.cli.output import check_outputs
             from aigc_runtime.errors import ConfigError, OutputError, ParityError
-            from aigc_runtime.output_file import is_standard_output
+            from aigc_runtime.io.output_file import is_standard_output
 
             check_outputs(report, junit)
             on_stdout = any(path is not None and is_standard_output(path) for path in (report, junit))
@@ -122,7 +122,7 @@ def report_usage(err: click.ClickException, arguments: Sequence[str]) -> None:
         return
     if isinstance(err, PathsCollideError):
         return
-    from aigc_runtime.cli_output import check_outputs
+    from aigc_runtime.cli.output import check_outputs
     from aigc_runtime.errors import InputError, OutputError
 
     report, junit = (_asked(flag, arguments) for flag in ("--report", "--junit"))
@@ -154,7 +154,7 @@ def _asked(flag: str, arguments: Sequence[str]) -> Path | None:
 
 def _write_despite(reports: Reports, err: BaseException | None) -> None:
     """Write the reports of a failure, which stays the failure it is."""
-    from aigc_runtime.entry import as_failure
+    from aigc_runtime.cli.entry import as_failure
     from aigc_runtime.errors import OutputError
 
     try:
@@ -164,6 +164,6 @@ def _write_despite(reports: Reports, err: BaseException | None) -> None:
 
 
 def _complain(err: AigcError) -> None:
-    from aigc_runtime.entry import complain
+    from aigc_runtime.cli.entry import complain
 
     complain(err)

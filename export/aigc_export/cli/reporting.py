@@ -54,7 +54,7 @@ class Reporter:
         """A line: `exporter.Stage`."""
         from rich.markup import escape
 
-        from aigc_runtime.printable import printable
+        from aigc_runtime.io.printable import printable
 
         self._drop_bar()
         self._status.stop()

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aigc_runtime.errors import ConfigError, UnknownNameError
-from aigc_runtime.printable import printable
+from aigc_runtime.io.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from aigc_export.auto.report import SearchReport
+    from aigc_export.search.report import SearchReport
 
 __all__ = ["print_search", "search_options"]
 
@@ -36,10 +36,10 @@ def search_options(
     """
     from aigc_calibration.search.journal import JOURNAL_FILE
     from aigc_calibration.search.workers import check_dask_address
-    from aigc_export.auto.config import OBJECTIVES, SearchConfig
-    from aigc_export.budget import DEFAULT_BUDGETS, check_family, parse_budget
+    from aigc_export.recipes.budget import DEFAULT_BUDGETS, check_family, parse_budget
+    from aigc_export.recipes.search import OBJECTIVES, SearchConfig
     from aigc_models.zoo import MODELS
-    from aigc_runtime.publish_checks import check_file
+    from aigc_runtime.io.publish_checks import check_file
 
     if precision != "auto":
         if asked:
@@ -73,7 +73,7 @@ def search_options(
 
 def print_search(console: Console, report: SearchReport) -> None:
     """The Pareto table, the verdict, and a sentence for each site of the result in higher precision."""
-    from aigc_export.auto.report import pareto_table
+    from aigc_export.search.report import pareto_table
 
     console.print(pareto_table(report))
     console.print(printable(report.verdict), soft_wrap=True, markup=False)

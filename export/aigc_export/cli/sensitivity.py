@@ -12,12 +12,12 @@ from aigc_export.cli.model_options import calibration_option, model_options, see
 from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
 from aigc_export.cli.paths import WRITTEN_PATH
 from aigc_export.cli.search_options import search_options
-from aigc_runtime.printable import printable
+from aigc_runtime.io.printable import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from aigc_export.auto.sensitivity import SensitivityReport
+    from aigc_export.search.sensitivity import SensitivityReport
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export sensitivity unet --plot unet.svg")
@@ -50,12 +50,12 @@ def sensitivity(
     asked: dict[str, Any],
 ) -> None:
     """Say what low precision costs and saves at every site of MODEL, each alone: noise, milliseconds, bytes."""
-    from aigc_export.auto.plots import plot_format, sensitivity_plot
-    from aigc_export.auto.sensitivity import measure_sensitivity
     from aigc_export.cli.reporting import Reporter
-    from aigc_export.recipes import export_recipe
-    from aigc_runtime.cli_output import check_outputs
-    from aigc_runtime.publish import atomic_write_bytes
+    from aigc_export.recipes.recipe import export_recipe
+    from aigc_export.search.plots import plot_format, sensitivity_plot
+    from aigc_export.search.sensitivity import measure_sensitivity
+    from aigc_runtime.cli.output import check_outputs
+    from aigc_runtime.io.publish import atomic_write_bytes
 
     check_outputs(plot)
     kind = None if plot is None else plot_format(plot.suffix)

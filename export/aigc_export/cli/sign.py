@@ -8,7 +8,7 @@ import click
 
 from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console, show_warnings
 from aigc_export.cli.paths import PATH
-from aigc_runtime.printable import printable
+from aigc_runtime.io.printable import printable
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export sign out/lm --key keys/private.pem")
@@ -20,7 +20,7 @@ def sign(bundle_path: str, key: Path, as_json: bool) -> None:
 
     An encrypted key takes its passphrase from AIGC_KEY_PASSPHRASE.
     """
-    from aigc_export.signing import key_warning, load_signer, sign_bundle, signature_warnings
+    from aigc_export.line.signing import key_warning, load_signer, sign_bundle, signature_warnings
 
     signer = load_signer(key)
     warnings = show_warnings(key_warning(key), *signature_warnings(bundle_path, signer))

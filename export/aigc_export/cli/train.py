@@ -27,7 +27,7 @@ from aigc_export.cli.paths import REPLACED_FOLDER, TEXT_PATH
 @click.option("--batch-size", type=int, help="Rows per step. Default: the recipe's own.")
 @click.option("--learning-rate", type=float, help="Its peak. Default: the recipe's own.")
 @click.option("--size", type=int, help="Side of the square pictures. Default: the pictures' own.")
-@click.option("--channels", type=int, help="1 (grey) or 3 (RGB). Default: the pictures' own.")
+@click.option("--channels", type=int, help="1 (gray) or 3 (RGB). Default: the pictures' own.")
 @click.option("--background", help="Put transparent pixels on white, black or #rrggbb. Default: refuse them.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights, data order and noise.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
@@ -50,8 +50,8 @@ def train(model: str, output: Path, data: str | None, as_json: bool, **options: 
     from aigc_models.training.curve import CURVE_FILE, PLOT_FILE
     from aigc_models.training.every import parse_every
     from aigc_models.training.families import train_family
-    from aigc_runtime.paired import named
-    from aigc_runtime.printable import printable
+    from aigc_runtime.io.printable import printable
+    from aigc_runtime.proof.paired import named
 
     console, err = err_console() if as_json else out_console(), err_console()
 

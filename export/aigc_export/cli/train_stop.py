@@ -1,6 +1,6 @@
 """Signals while training: the first ends the run after its step, with the state saved; a later one ends it at once.
 
-At once means as in every other verb (`aigc_runtime.interrupts`), with a word on what is there.
+At once means as in every other verb (`aigc_runtime.system.interrupts`), with a word on what is there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from aigc_models.training.loop import what_is_left
-from aigc_runtime.interrupts import SAME_SECONDS, Interrupted, check_interrupted
+from aigc_runtime.system.interrupts import SAME_SECONDS, Interrupted, check_interrupted
 
 __all__ = ["SignalStop"]
 

@@ -16,7 +16,7 @@ from aigc_export.cli.options import (
 )
 from aigc_export.cli.paths import TEXT_PATH
 from aigc_export.cli.report_options import Reports, report_options
-from aigc_runtime.printable import printable
+from aigc_runtime.io.printable import printable
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export verify out/lm --junit parity.xml")
@@ -46,11 +46,11 @@ def verify(
 
     On a device without PyTorch, `aigc-run verify` compares with the reference stored in the bundle.
     """
-    from aigc_export.report import parity_table
-    from aigc_export.tolerances import parse_limits
-    from aigc_export.verifier import verify_against_torch
-    from aigc_runtime.bundle import Bundle
-    from aigc_runtime.settings import to_json
+    from aigc_export.parity.report import parity_table
+    from aigc_export.recipes.tolerances import parse_limits
+    from aigc_export.tools.verifier import verify_against_torch
+    from aigc_runtime.bundle.bundle import Bundle
+    from aigc_runtime.io.jsonable import to_json
 
     with err_console().status(f"verify {bundle_path}"):
         found = verify_against_torch(

@@ -16,12 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from aigc_models.training.prepared import Prepared
 from aigc_models.training.tasks import ClassifierTask, GanTask, LMTask, UNetTask
 from aigc_runtime.errors import InputError
-from aigc_runtime.host_memory import available_memory
+from aigc_runtime.system.host_memory import available_memory
 
 __all__ = ["Cost", "check_cost", "step_cost"]
 
 COPIES = 5
-"""Of every weight: itself, its gradient, two moments of the optimiser, a moving average."""
+"""Of every weight: itself, its gradient, two moments of the optimizer, a moving average."""
 META = "meta"
 
 

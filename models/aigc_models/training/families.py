@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from aigc_models.caller_state import callers_state
-from aigc_models.checkpoint import save_checkpoint
-from aigc_models.kept_data import data_files, data_name
+from aigc_models.data.kept_data import data_files, data_name
 from aigc_models.training.curve import PLOT_FILE
 from aigc_models.training.estimate import check_cost
 from aigc_models.training.image_families import prepare_classifier, prepare_gan, prepare_unet
@@ -23,8 +22,9 @@ from aigc_models.training.options import TrainOptions
 from aigc_models.training.prepared import Prepared
 from aigc_models.training.state import check_output
 from aigc_models.training.text_family import prepare_lm
+from aigc_models.weights.checkpoint import save_checkpoint
 from aigc_runtime.errors import InputError, UnknownNameError
-from aigc_runtime.interrupts import check_interrupted
+from aigc_runtime.system.interrupts import check_interrupted
 
 __all__ = ["FAMILIES", "SAMPLES", "train_family"]
 

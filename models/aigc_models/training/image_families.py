@@ -9,26 +9,26 @@ from typing import Any
 
 from torch import nn
 
-from aigc_models.classifier import Classifier
-from aigc_models.evaluation import DIGITS, held_out_part
-from aigc_models.gan import Generator, hinge_loss
-from aigc_models.images import parse_background
-from aigc_models.kept_data import data_name
-from aigc_models.metrics import class_accuracy
-from aigc_models.quality import Metric, measure
+from aigc_models.data.image_data import ImageData, digits, load_images
+from aigc_models.data.images import parse_background
+from aigc_models.data.kept_data import data_name
+from aigc_models.evaluation.evaluation import DIGITS, held_out_part
+from aigc_models.evaluation.metrics import class_accuracy
+from aigc_models.evaluation.quality import Metric, measure
+from aigc_models.families.classifier import Classifier
+from aigc_models.families.gan import Generator, hinge_loss
+from aigc_models.families.unet import UNet
 from aigc_models.spec import ExportSpec
 from aigc_models.specs import gan_spec, unet_spec
 from aigc_models.torch_session import TorchSession
 from aigc_models.training import recipes
-from aigc_models.training.image_data import ImageData, digits, load_images
 from aigc_models.training.options import TrainOptions
 from aigc_models.training.prepared import Measured, Prepared, loop_of
 from aigc_models.training.tasks import ClassifierTask, GanTask, UNetTask, reestimate_batch_norm
-from aigc_models.unet import UNet
 from aigc_runtime.errors import InputError
+from aigc_runtime.io.jsonable import to_json
+from aigc_runtime.io.png import encode_png, image_grid
 from aigc_runtime.pipelines import make_pipeline
-from aigc_runtime.png import encode_png, image_grid
-from aigc_runtime.settings import to_json
 
 __all__ = ["prepare_classifier", "prepare_gan", "prepare_unet"]
 
@@ -141,7 +141,7 @@ def _images(data: Path | str | None, options: TrainOptions, model: Callable[[int
         size, channels = options.size or 16, options.channels or 1
         kind = "" if channels == 1 else ", repeated as red, green and blue"
         images = digits(size, channels)
-        return replace(images, told=(f"1,797 built-in digits, 8x8 grey; enlarged to {size}x{size} (linear){kind}",))
+        return replace(images, told=(f"1,797 built-in digits, 8x8 gray; enlarged to {size}x{size} (linear){kind}",))
     return load_images(
         data,
         size=options.size,

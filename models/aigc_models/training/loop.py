@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from aigc_models.layers import require_positive
+from aigc_models.families.layers import require_positive
 from aigc_models.training.curve import Curve
 from aigc_models.training.every import Clock, Every
 from aigc_models.training.state import SAMPLES_PREFIX, RunState, check_output, unfinished
@@ -104,7 +104,7 @@ class Task(Protocol):
     extra: dict[str, nn.Module]
 
     def step(self, rng: torch.Generator) -> dict[str, float]:
-        """One update of every optimiser; returns the losses."""
+        """One update of every optimizer; returns the losses."""
         ...
 
     def held_out_loss(self, model: nn.Module) -> float | None:

@@ -57,7 +57,7 @@ class TrainOptions:
         _integer("size", self.size, 1, MAX_SIZE)
         _integer("seed", self.seed, 0, 2**63 - 1)
         if self.channels not in (None, 1, 3):
-            raise InputError(f"channels is {self.channels!r}", hint="must be 1 (grey) or 3 (RGB)")
+            raise InputError(f"channels is {self.channels!r}", hint="must be 1 (gray) or 3 (RGB)")
         rate = self.learning_rate
         if rate is not None and not (isinstance(rate, (int, float)) and 0 < rate <= 1 and math.isfinite(rate)):
             raise InputError(f"learning_rate is {rate!r}", hint="must be above 0 and at most 1; 0.001 is usual")

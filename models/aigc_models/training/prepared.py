@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from aigc_models.quality import Metric
+from aigc_models.data.text_data import TextData
+from aigc_models.evaluation.quality import Metric
 from aigc_models.training.loop import LoopConfig, Sampler, Task
 from aigc_models.training.options import TrainOptions
-from aigc_models.training.text_data import TextData
 
 __all__ = ["Measured", "Prepared", "loop_of"]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aigc_models.classifier import ClassifierConfig
-from aigc_models.gan import BASE_SIZE, DiscriminatorConfig, GeneratorConfig
-from aigc_models.lm_config import LMConfig
+from aigc_models.families.classifier import ClassifierConfig
+from aigc_models.families.gan import BASE_SIZE, DiscriminatorConfig, GeneratorConfig
+from aigc_models.families.lm_config import LMConfig
+from aigc_models.families.unet_config import UNetConfig
 from aigc_models.training.loop import LoopConfig
-from aigc_models.unet_config import UNetConfig
 from aigc_runtime.errors import InputError
-from aigc_runtime.schedules import ScheduleConfig
+from aigc_runtime.generation.schedules import ScheduleConfig
 
 __all__ = [
     "CONDITION_DROPOUT",

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from aigc_models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_into, save_checkpoint
-from aigc_models.safetensors_file import parse_tensors
 from aigc_models.training.curve import CURVE_FILE, Curve
-from aigc_models.weights_file import STATE_FILE, STATE_JSON, unfinished
+from aigc_models.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_into, save_checkpoint
+from aigc_models.weights.safetensors_file import parse_tensors
+from aigc_models.weights.weights_file import STATE_FILE, STATE_JSON, unfinished
 from aigc_runtime.errors import CheckpointError
-from aigc_runtime.publish_checks import check_directory
-from aigc_runtime.strict_json import loads_strict
-from aigc_runtime.user_file import read_file
+from aigc_runtime.io.publish_checks import check_directory
+from aigc_runtime.io.strict_json import loads_strict
+from aigc_runtime.io.user_file import read_file
 
 if TYPE_CHECKING:
     from aigc_models.training.loop import LoopConfig, Task

@@ -5,16 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from aigc_models.classifier import Classifier, ClassifierConfig, classification_loss
-from aigc_models.diffusion import Conditions, PredictionType, diffusion_loss
-from aigc_models.gan import Discriminator, DiscriminatorConfig, GanLoss, Generator, GeneratorConfig, min_max_step
-from aigc_models.lm import TransformerLM, next_token_loss
-from aigc_models.lm_config import LMConfig
-from aigc_models.training.image_data import ImageData
+from aigc_models.data.image_data import ImageData
+from aigc_models.data.text_data import TextData
+from aigc_models.families.classifier import Classifier, ClassifierConfig, classification_loss
+from aigc_models.families.diffusion import Conditions, PredictionType, diffusion_loss
+from aigc_models.families.gan import (
+    Discriminator,
+    DiscriminatorConfig,
+    GanLoss,
+    Generator,
+    GeneratorConfig,
+    min_max_step,
+)
+from aigc_models.families.lm import TransformerLM, next_token_loss
+from aigc_models.families.lm_config import LMConfig
+from aigc_models.families.unet import UNet, UNetConfig
 from aigc_models.training.loop import LoopConfig
-from aigc_models.training.text_data import TextData
-from aigc_models.unet import UNet, UNetConfig
-from aigc_runtime.schedules import ScheduleConfig, alphas_cumprod
+from aigc_runtime.generation.schedules import ScheduleConfig, alphas_cumprod
 
 __all__ = ["ClassifierTask", "GanTask", "LMTask", "UNetTask", "reestimate_batch_norm"]
 
@@ -26,13 +33,13 @@ HELD_OUT_WINDOWS = 16
 
 
 class _SingleModelTask:
-    """One module, one optimiser, one loss.
+    """One module, one optimizer, one loss.
 
     All random numbers are drawn on the processor, so that every device trains on the same ones.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, loop: LoopConfig, device: str) -> None:
-        self.model = model.to(device)  # in place: the optimiser holds the same parameters
+        self.model = model.to(device)  # in place: the optimizer holds the same parameters
         self.optimizers = {"model": optimizer}
         self.extra: dict[str, nn.Module] = {}
         self.loop = loop
@@ -202,7 +209,7 @@ def reestimate_batch_norm(generator: Generator, *, batches: int, seed: int) -> N
 
 
 class ClassifierTask(_SingleModelTask):
-    """Cross-entropy on slightly noisy images, so that the judge does not hang on single grey levels."""
+    """Cross-entropy on slightly noisy images, so that the judge does not hang on single gray levels."""
 
     def __init__(self, config: ClassifierConfig, loop: LoopConfig, data: ImageData, *, device: str = "cpu") -> None:
         model = Classifier(config)

@@ -7,21 +7,21 @@ from pathlib import Path
 
 from torch import nn
 
-from aigc_models.evaluation import STANDARD_LIBRARY, held_out_part
-from aigc_models.kept_data import data_name
-from aigc_models.lm import TransformerLM
-from aigc_models.quality import text_quality
+from aigc_models.data.kept_data import data_name
+from aigc_models.data.text_data import TextData, load_text, standard_library_text
+from aigc_models.evaluation.evaluation import STANDARD_LIBRARY, held_out_part
+from aigc_models.evaluation.quality import text_quality
+from aigc_models.families.lm import TransformerLM
 from aigc_models.specs import lm_spec
 from aigc_models.torch_session import TorchSession
 from aigc_models.training import recipes
 from aigc_models.training.options import TrainOptions
 from aigc_models.training.prepared import Measured, Prepared, loop_of
 from aigc_models.training.tasks import LMTask
-from aigc_models.training.text_data import TextData, load_text, standard_library_text
 from aigc_runtime.errors import InputError
+from aigc_runtime.generation.logits import SamplingParams
 from aigc_runtime.pipelines import make_pipeline
 from aigc_runtime.pipelines.text import TextPipeline
-from aigc_runtime.sampling import SamplingParams
 
 __all__ = ["prepare_lm"]
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aigc_runtime.bundle import Bundle
+from aigc_runtime.bundle.bundle import Bundle
+from aigc_runtime.core.integers import as_integer
+from aigc_runtime.core.session import Session
 from aigc_runtime.errors import InputError, UnknownNameError
-from aigc_runtime.integers import as_integer
-from aigc_runtime.printable import shown
-from aigc_runtime.session import Session
+from aigc_runtime.io.printable import shown
 
 __all__ = ["ENGINES", "check_threads", "open_session"]
 
 
 def _open_ort(bundle: Bundle, threads: int | None) -> Session:
-    from aigc_runtime.backends.ort import OrtSession
+    from aigc_runtime.backends.ort.session import OrtSession
 
     manifest, provider = bundle.manifest, bundle.manifest.engine.provider
     # The graph comes from the very bytes that were hashed. External data is read from the bundle's folder and nowhere
@@ -30,7 +30,7 @@ def _open_ort(bundle: Bundle, threads: int | None) -> Session:
 
 
 def _open_trt(bundle: Bundle, _threads: int | None) -> Session:
-    from aigc_runtime.backends.trt import open_trt
+    from aigc_runtime.backends.trt.session import open_trt
 
     return open_trt(bundle)
 

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from aigc_runtime.backends import open_session
-from aigc_runtime.bundle import Bundle, retry_replaced
-from aigc_runtime.errors import ConfigError
-from aigc_runtime.manifest import DiffusionSettings, Pipeline, TextSettings
+from aigc_runtime.core.session import Session
 from aigc_runtime.pipelines.diffusion import DiffusionPipeline
 from aigc_runtime.pipelines.gan import GanPipeline
+from aigc_runtime.pipelines.settings import DiffusionSettings, Pipeline, TextSettings
 from aigc_runtime.pipelines.text import TextPipeline
-from aigc_runtime.session import Session
-from aigc_runtime.signature import PublicKey
 
-__all__ = ["AnyPipeline", "make_pipeline", "open_pipeline"]
+__all__ = ["AnyPipeline", "make_pipeline"]
 
 AnyPipeline = TextPipeline | DiffusionPipeline | GanPipeline
 
@@ -27,50 +20,3 @@ def make_pipeline(session: Session, settings: Pipeline) -> AnyPipeline:
     if isinstance(settings, DiffusionSettings):
         return DiffusionPipeline(session, settings)
     return GanPipeline(session, settings)
-
-
-def open_pipeline(
-    bundle: Bundle | Path | str,
-    *,
-    threads: int | None = None,
-    expect_manifest_sha256: str | None = None,
-    trusted_keys: Sequence[PublicKey] | None = None,
-) -> AnyPipeline:
-    """Open a bundle, load its engine and make its pipeline.
-
-    The pipeline is a context manager: `with open_pipeline(path) as pipeline` closes its session at the end.
-
-    Args:
-        bundle: an opened bundle, or the path of one. A path may be published to at the same time: the pipeline is that
-            of the old bundle or of the new one.
-        threads: see `open_session`.
-        expect_manifest_sha256: see `Bundle.open`; only with a path.
-        trusted_keys: see `Bundle.open`; only with a path.
-
-    Raises:
-        BundleError: the bundle is damaged, another one than expected, or not signed by a trusted key.
-        ConfigError: a digest or keys for a bundle that is open already.
-        EngineError: its engine cannot be loaded.
-    """
-    if isinstance(bundle, Bundle):
-        late = {"expect_manifest_sha256": expect_manifest_sha256, "trusted_keys": trusted_keys}
-        if given := [name for name, value in late.items() if value is not None]:
-            raise ConfigError(
-                f"{given[0]} comes too late: the bundle is open already", hint=f"give {given[0]} to Bundle.open"
-            )
-        return _open(bundle, threads)
-
-    def opened() -> AnyPipeline:
-        with Bundle.open(bundle, expect_manifest_sha256=expect_manifest_sha256, trusted_keys=trusted_keys) as found:
-            return _open(found, threads)
-
-    return retry_replaced(opened)
-
-
-def _open(bundle: Bundle, threads: int | None) -> AnyPipeline:
-    session = open_session(bundle, threads=threads)
-    try:
-        return make_pipeline(session, bundle.manifest.pipeline)
-    except BaseException:
-        session.close()
-        raise

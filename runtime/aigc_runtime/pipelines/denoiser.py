@@ -10,11 +10,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from aigc_runtime.core.session import Session
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import EngineError
-from aigc_runtime.samplers import Prediction, predict
-from aigc_runtime.schedules import Levels, ScheduleConfig
-from aigc_runtime.session import Session
-from aigc_runtime.tensors import Array
+from aigc_runtime.generation.samplers import Prediction, predict
+from aigc_runtime.generation.schedules import Levels, ScheduleConfig
 
 __all__ = ["Denoiser"]
 

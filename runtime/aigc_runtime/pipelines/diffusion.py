@@ -17,12 +17,16 @@ from typing import Any
 
 import numpy as np
 
+from aigc_runtime.core.ranges import MAX_GUIDANCE_SCALE
+from aigc_runtime.core.session import Session
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import CancelledError, EngineError, InputError, UnknownNameError
-from aigc_runtime.manifest import DiffusionSettings
-from aigc_runtime.manifest_checks import MAX_GUIDANCE_SCALE
-from aigc_runtime.noise import NoiseStream
-from aigc_runtime.pipelines.denoiser import Denoiser
-from aigc_runtime.pipelines.labels import (
+from aigc_runtime.generation.noise import NoiseStream
+from aigc_runtime.generation.rng import check_seed
+from aigc_runtime.generation.samplers import SAMPLERS, Sampler
+from aigc_runtime.generation.schedules import Levels, make_levels
+from aigc_runtime.io.printable import shown
+from aigc_runtime.pipelines.arguments import (
     batch_bounds,
     check_count,
     check_labels,
@@ -30,13 +34,9 @@ from aigc_runtime.pipelines.labels import (
     chunks,
     require_tensors,
 )
+from aigc_runtime.pipelines.denoiser import Denoiser
 from aigc_runtime.pipelines.limits import check_image_count, check_numbers, check_size, rows_at_once
-from aigc_runtime.printable import shown
-from aigc_runtime.rng import check_seed
-from aigc_runtime.samplers import SAMPLERS, Sampler
-from aigc_runtime.schedules import Levels, make_levels
-from aigc_runtime.session import Session
-from aigc_runtime.tensors import Array
+from aigc_runtime.pipelines.settings import DiffusionSettings
 
 __all__ = ["DiffusionPipeline"]
 

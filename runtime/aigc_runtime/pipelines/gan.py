@@ -10,15 +10,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from aigc_runtime.core.session import Session
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import EngineError, InputError
-from aigc_runtime.manifest import GanSettings
-from aigc_runtime.noise import PiecewiseNormal
-from aigc_runtime.pipelines.labels import batch_bounds, check_labels, check_number, chunks, require_tensors
+from aigc_runtime.generation.noise import PiecewiseNormal
+from aigc_runtime.generation.rng import TorchGenerator, check_seed
+from aigc_runtime.io.printable import shown
+from aigc_runtime.pipelines.arguments import batch_bounds, check_labels, check_number, chunks, require_tensors
 from aigc_runtime.pipelines.limits import check_image_count, check_numbers, rows_at_once
-from aigc_runtime.printable import shown
-from aigc_runtime.rng import TorchGenerator, check_seed
-from aigc_runtime.session import Session
-from aigc_runtime.tensors import Array
+from aigc_runtime.pipelines.settings import GanSettings
 
 __all__ = ["GanPipeline", "draw_latents"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from aigc_runtime.core.interface import Interface
 from aigc_runtime.errors import InputError
-from aigc_runtime.host_memory import available_memory
-from aigc_runtime.interface import Interface
-from aigc_runtime.manifest import DiffusionSettings
-from aigc_runtime.pipelines.labels import check_count
-from aigc_runtime.printable import shown
+from aigc_runtime.io.printable import shown
+from aigc_runtime.pipelines.arguments import check_count
+from aigc_runtime.pipelines.settings import DiffusionSettings
+from aigc_runtime.system.host_memory import available_memory
 
 __all__ = ["MAX_IMAGES", "MAX_NUMBERS", "check_image_count", "check_numbers", "check_size", "rows_at_once"]
 

@@ -14,15 +14,15 @@ from typing import Literal
 
 import numpy as np
 
+from aigc_runtime.core.session import Session
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import BundleError, InputError
-from aigc_runtime.manifest import TextSettings
-from aigc_runtime.pipelines.labels import check_count, require_tensors
-from aigc_runtime.printable import shown
-from aigc_runtime.rng import TorchGenerator, check_seed
-from aigc_runtime.sampling import SamplingParams, sample_tokens
-from aigc_runtime.session import Session
-from aigc_runtime.tensors import Array
-from aigc_runtime.tokenizers import StreamDecoder, make_tokenizer
+from aigc_runtime.generation.logits import SamplingParams, sample_tokens
+from aigc_runtime.generation.rng import TorchGenerator, check_seed
+from aigc_runtime.generation.tokenizers import StreamDecoder, make_tokenizer
+from aigc_runtime.io.printable import shown
+from aigc_runtime.pipelines.arguments import check_count, require_tensors
+from aigc_runtime.pipelines.settings import TextSettings
 
 __all__ = ["FinishReason", "TextPipeline", "TextResult"]
 
@@ -232,14 +232,14 @@ class TextPipeline:
         feeds = {"input_ids": ids_BS, "pad_length": pad_B}
         state = self.session.new_state(len(rows))
         generators = [row.generator for row in rows]
-        penalised = sampling.repetition_penalty != 1.0
+        penalized = sampling.repetition_penalty != 1.0
         # The batch shares one cache, so its longest row fills the context first; padding counts towards it.
         room = min(max_new_tokens, self.settings.context_length - longest)
         for step in range(room):
             if cancel is not None and cancel():
                 break
             logits_BV = self.session.run(feeds, state)["logits"][:, -1]
-            history = [row.history() for row in rows] if penalised else ()
+            history = [row.history() for row in rows] if penalized else ()
             tokens_B = sample_tokens(logits_BV, sampling, generators, history)
             yield self._accept(rows, tokens_B, last=step + 1 == room, full=room < max_new_tokens)
             if all(row.finish_reason is not None for row in rows):

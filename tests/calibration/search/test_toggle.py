@@ -14,12 +14,12 @@ from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.planner import round_weights
 from aigc_calibration.prepare import prepare
-from aigc_calibration.quantise import plan_calibrated
+from aigc_calibration.quantize import plan_calibrated
 from aigc_calibration.search.kinds import site_kinds
 from aigc_calibration.search.ladder import Ladder
 from aigc_calibration.search.probe import Probe, make_probe, measure_noise
 from aigc_calibration.search.toggle import SWITCH
-from aigc_calibration.weight_only import quantise_weights, weight_plan
+from aigc_calibration.weight_only import quantize_weights, weight_plan
 
 from ..conftest import Batches, make_graph, small_network
 
@@ -46,7 +46,7 @@ def weight_ladder() -> tuple[Ladder, Batches]:
     model, data = small_network()
     ready, config = prepare(model), QuantConfig()
     plans = [weight_plan(ready, config, precision=p) for p in ("int4-weight", "int8-weight")]  # type: ignore[arg-type]
-    codes = [quantise_weights(ready, plan, data, config) for plan in plans]
+    codes = [quantize_weights(ready, plan, data, config) for plan in plans]
     return (
         Ladder(
             name="int4 / int8",
@@ -62,13 +62,13 @@ def weight_ladder() -> tuple[Ladder, Batches]:
 
 
 def probe_of(ladder: Ladder, data: Batches) -> Probe:
-    return make_probe(ladder.toggled(), [op.node for op in ladder.low.quantised()], data.feeds[:2], ["y"])
+    return make_probe(ladder.toggled(), [op.node for op in ladder.low.quantized()], data.feeds[:2], ["y"])
 
 
 def emitted_noise(ladder: Ladder, data: Batches, low: set[str]) -> float:
     """Independent of the toggle graph: the mix is emitted, and the exact graph of the upper rung is its reference."""
-    raised = {op.node: "raised" for op in ladder.low.quantised() if op.node not in low}
-    everything = {op.node: "raised" for op in ladder.low.quantised()}
+    raised = {op.node: "raised" for op in ladder.low.quantized() if op.node not in low}
+    everything = {op.node: "raised" for op in ladder.low.quantized()}
     outputs = []
     for names in (raised, everything):
         plan, weights = ladder.mix(names)
@@ -110,7 +110,7 @@ def test_switched_off_it_is_the_float_graph() -> None:
     ladder, data = int8_ladder()
     model = ladder.toggled()
     switches = {v.name: np.array(False) for v in model.graph.inputs if str(v.name).startswith(SWITCH)}
-    assert len(switches) == len(ladder.low.quantised()) >= 3
+    assert len(switches) == len(ladder.low.quantized()) >= 3
     run, exact = open_onnx(model, optimize=False), open_onnx(ladder.graph, optimize=False)
     np.testing.assert_array_equal(run({**data.feeds[0], **switches})["y"], exact(data.feeds[0])["y"])
 
@@ -138,18 +138,18 @@ def test_an_output_of_zeros_tells_no_noise() -> None:
     model = make_graph([], {}, {"x": ["n"]}, {"x": ["n"]})
     with pytest.raises(CalibrationError, match="zero or not finite"):
         make_probe(model, [], [{"x": np.zeros(3, np.float32)}], ["x"])
-    assert make_probe(ladder.toggled(), [op.node for op in ladder.low.quantised()], zeros, ["y"]).reference  # biases
+    assert make_probe(ladder.toggled(), [op.node for op in ladder.low.quantized()], zeros, ["y"]).reference  # biases
 
 
 def test_a_mix_takes_each_site_from_its_rung() -> None:
     ladder, _ = weight_ladder()
-    up = next(op for op in ladder.low.quantised() if op.op_type == "MatMul")
+    up = next(op for op in ladder.low.quantized() if op.op_type == "MatMul")
     plan, weights = ladder.mix({up.node: "it must"})
     by_node = {op.node: op for op in plan.ops}
     assert by_node[up.node].precision == "int8-weight"
     assert by_node[up.node].why == "it must"
     assert weights[str(up.weight)].grid.name == "int8"
-    others = [op for op in plan.quantised() if op.node != up.node]
+    others = [op for op in plan.quantized() if op.node != up.node]
     assert others
     assert {op.precision for op in others} == {"int4-weight"}
     assert {weights[str(op.weight)].grid.name for op in others} == {"int4"}
@@ -158,6 +158,6 @@ def test_a_mix_takes_each_site_from_its_rung() -> None:
 def test_kinds_are_sites_of_one_size() -> None:
     ladder, data = int8_ladder()
     kinds = site_kinds(ladder, data.feeds[0])
-    assert sorted(n for nodes in kinds.values() for n in nodes) == sorted(op.node for op in ladder.low.quantised())
+    assert sorted(n for nodes in kinds.values() for n in nodes) == sorted(op.node for op in ladder.low.quantized())
     assert all(len(nodes) == 1 for nodes in kinds.values())  # no two sites of this network are alike
     assert any("Conv" in kind and "[8, 2, 4, 4]" in kind for kind in kinds)

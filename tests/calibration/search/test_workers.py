@@ -19,7 +19,7 @@ from aigc_calibration.search.probe import Probe
 from aigc_calibration.search.sensitivity import Sensitivity, decibels, measure_sites, raising_order, total_noise
 from aigc_calibration.search.workers import DaskWorkers, HereWorkers, LocalWorkers, Mix, make_workers
 from aigc_runtime.errors import ConfigError, EngineError
-from aigc_runtime.interrupts import Interrupted, handled_signals
+from aigc_runtime.system.interrupts import Interrupted, handled_signals
 
 from .test_toggle import int8_ladder, probe_of
 

@@ -1,0 +1,162 @@
+"""The whole of quantization: a float model and its data in, a quantized graph and its plan out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from aigc_calibration.calibrate import CALIBRATED, Calibration, Progress, calibrate, check_kind, smoothed
+from aigc_calibration.collect import Statistics, collect
+from aigc_calibration.config import QuantConfig
+from aigc_calibration.coverage import LEAST_EXECUTED, Coverage, check_executed, planned_coverage, site_macs
+from aigc_calibration.data import CalibrationData
+from aigc_calibration.emit import FORMS, Form, emit, plan_for
+from aigc_calibration.limits import value_problem
+from aigc_calibration.plan import HALVES, QuantizationPlan, SitePrecision
+from aigc_calibration.planner import half_plan, make_plan, round_weights
+from aigc_calibration.prepare import prepare
+from aigc_calibration.sites import find_sites
+from aigc_calibration.weight_only import apply_awq, quantize_weights, weight_plan
+from aigc_calibration.weights import QuantizedWeight
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["Quantized", "plan_calibrated", "quantize"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """What quantization made.
+
+    Attributes:
+        graph: in the target's form.
+        plan: that it was emitted from.
+        statistics: that the plan was made from.
+        coverage: what the engine runs in low precision.
+        float_graph: that the plan belongs to; None for a mix that a search has found.
+        weights: codes of every weight that the plan quantizes.
+    """
+
+    graph: ir.Model
+    plan: QuantizationPlan
+    statistics: Statistics
+    coverage: Coverage
+    float_graph: ir.Model | None = None
+    weights: Mapping[str, QuantizedWeight] = field(default_factory=dict)
+
+
+def quantize(
+    model: ir.Model,
+    data: CalibrationData,
+    config: QuantConfig,
+    *,
+    precision: SitePrecision,
+    target: str = "ort-cpu",
+    calibration: Calibration | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Quantized:
+    """Calibrate and quantize.
+
+    Args:
+        model: the float graph; not changed.
+        data: batches for every input of the graph; with a `calibration`, one is enough, to count work on.
+        config: methods and exceptions.
+        precision: `fp16` or `bf16` for the operands of products, `int8` or `fp8` for activations and weights,
+            `int8-weight` or `int4-weight` for weights alone.
+        target: key of `emit.FORMS`.
+        calibration: of an earlier run; None calibrates now.
+        threads: of the engine that calibrates.
+        progress: called after every batch.
+
+    Raises:
+        CalibrationError: the data or the calibration cannot be used.
+        PlanError: the engine would not run what the plan says.
+    """
+    prepared, form = prepare(model), FORMS[target]
+    if precision not in CALIBRATED:
+        if calibration is not None:
+            check_kind(calibration, precision)
+        return _quantize_weights(prepared, data, config, precision, form, threads, progress)
+    if calibration is None:
+        calibration = calibrate(prepared, data, config, precision=precision, threads=threads, progress=progress)
+    graph, plan = plan_calibrated(prepared, calibration, config, precision=precision, form=form)
+    weights = {} if precision in HALVES else round_weights(graph, plan, config)
+    return _emitted(graph, data, plan, weights, calibration.statistics, form, threads)
+
+
+def plan_calibrated(
+    prepared: ir.Model, calibration: Calibration, config: QuantConfig, *, precision: SitePrecision, form: Form
+) -> tuple[ir.Model, QuantizationPlan]:
+    """The smoothed graph and its plan.
+
+    Raises:
+        CalibrationError: the calibration is that of another graph, or for another precision.
+    """
+    graph, transforms = smoothed(prepared, calibration)
+    check_kind(calibration, precision)
+    if precision in HALVES:
+        # Modules are kept float for the sake of 8 bits; 16 bits take them as well.
+        halves = half_plan(graph, calibration.statistics, replace(config, keep_float=()), precision=precision)
+        return graph, plan_for(halves, form)
+    plan = make_plan(graph, calibration.statistics, config, precision=precision, transforms=transforms)
+    return graph, plan_for(plan, form)
+
+
+def _emitted(
+    graph: ir.Model,
+    data: CalibrationData,
+    plan: QuantizationPlan,
+    weights: Mapping[str, QuantizedWeight],
+    statistics: Statistics,
+    form: Form,
+    threads: int | None,
+) -> Quantized:
+    emitted = emit(graph, plan, weights, form)
+    macs = site_macs(graph, next(data.batches(graph, threads=threads)))
+    if form.compiled:
+        coverage = planned_coverage(plan, macs)
+        return Quantized(
+            graph=emitted, plan=plan, statistics=statistics, coverage=coverage, float_graph=graph, weights=weights
+        )
+    # A plan in a format that ONNX Runtime only stores and rounds to has nothing to be executed.
+    stored = (plan.precision in HALVES and not form.half_arithmetic) or (
+        plan.precision == "fp8" and not form.fp8_arithmetic
+    )
+    coverage = check_executed(emitted, plan, macs, least=0.0 if stored else LEAST_EXECUTED)
+    return Quantized(
+        graph=emitted, plan=plan, statistics=statistics, coverage=coverage, float_graph=graph, weights=weights
+    )
+
+
+def _quantize_weights(
+    graph: ir.Model,
+    data: CalibrationData,
+    config: QuantConfig,
+    precision: SitePrecision,
+    form: Form,
+    threads: int | None,
+    progress: Progress | None,
+) -> Quantized:
+    def watch(what: str) -> Callable[[int], None]:
+        return lambda seen: progress(what, seen, data.rows) if progress is not None else None
+
+    transforms: tuple[str, ...] = ()
+    if config.weight_method == "awq":
+        graph, scaled = apply_awq(
+            graph, data, config, precision=precision, threads=threads, progress=watch("second moments")
+        )
+        transforms = (f"AWQ on {scaled} values",)
+    plan = weight_plan(graph, config, precision=precision, transforms=transforms)
+    # Watched for what no weight can be fitted to, and so that the two halves of the samples can be compared.
+    nodes = set() if config.weight_method == "rtn" else {op.node for op in plan.quantized()}
+    fitted = {site.node: site.activations for site in find_sites(graph) if site.node in nodes}
+    watched = {value for values in fitted.values() for value in values}
+    statistics = collect(graph, data, watched, threads=threads)
+    seen = {name: found.histogram for name, found in statistics.tensors.items()}
+    problems = {node: value_problem(values, seen, least=0.0) for node, values in fitted.items()}
+    plan = plan.with_float({node: why for node, why in problems.items() if why})
+    weights = quantize_weights(graph, plan, data, config, threads=threads, progress=watch("second moments"))
+    return _emitted(graph, data, plan, weights, statistics, form, threads)

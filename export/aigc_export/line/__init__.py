@@ -1,0 +1,1 @@
+"""The line itself: from a recipe to a bundle."""

@@ -1,0 +1,97 @@
+"""Calibration as a run of its own: PyTorch -> graph -> passes -> what the samples say about it, in a file."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from aigc_calibration.cache import write_calibration
+from aigc_calibration.calibrate import CALIBRATED, Calibration, Progress, calibrate
+from aigc_calibration.emit import FORMS
+from aigc_calibration.plan import as_site_precision
+from aigc_calibration.prepare import prepare
+from aigc_calibration.quantize import plan_calibrated
+from aigc_export.graphs.passes import PassReport
+from aigc_export.prepare.calibration_data import described
+from aigc_export.prepare.prepare import Stage, Teller, prepare_graph
+from aigc_export.prepare.stability import RangeStability, instability_warning, stability
+from aigc_export.recipes.recipe import ExportRecipe
+from aigc_runtime.errors import ConfigError
+
+__all__ = ["CalibrationResult", "calibrate_model"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationResult:
+    """What a calibration saw.
+
+    Attributes:
+        calibration: as it was written.
+        samples: as they were asked for: a window of text is one, however many rows it is fed in.
+        ranges: what the plan goes by, the least stable first.
+        warnings: what to know before it is used.
+        passes: what each pass did to the graph.
+        seconds: of everything.
+    """
+
+    calibration: Calibration
+    samples: int
+    ranges: tuple[RangeStability, ...]
+    warnings: tuple[str, ...]
+    passes: tuple[PassReport, ...]
+    seconds: float
+
+
+def calibrate_model(
+    recipe: ExportRecipe,
+    destination: Path | str,
+    *,
+    stage: Stage | None = None,
+    progress: Progress | None = None,
+) -> CalibrationResult:
+    """Calibrate a model and write what was seen, for `ExportRecipe.calibration`.
+
+    Args:
+        recipe: what to calibrate, for which target and precision; its limits are not used.
+        destination: the file to write.
+        stage: called after every stage.
+        progress: called after every batch.
+
+    Raises:
+        ConfigError: a precision that needs no ranges.
+        CalibrationError: data that cannot be used.
+        AigcError: a stage failed; nothing is written.
+    """
+    started = time.perf_counter()
+    if recipe.search is not None:
+        raise ConfigError("a search reads a calibration for int8", hint="calibrate with --precision int8")
+    if recipe.quantization is None or as_site_precision(recipe.precision) not in CALIBRATED:
+        raise ConfigError(
+            f"{recipe.precision} needs no ranges, so there is nothing to keep",
+            hint=f"--precision is one of {', '.join(CALIBRATED)}",
+        )
+    if recipe.calibration is not None:
+        raise ConfigError("calibrating from a calibration", hint="leave `calibration` out of the recipe")
+    precision = as_site_precision(recipe.precision)
+    tell = Teller(stage)
+    model = prepare_graph(recipe, tell)
+    assert model.data is not None
+    graph = prepare(model.graph)
+    found = calibrate(
+        graph, model.data, recipe.quantization, precision=precision, threads=recipe.threads, progress=progress
+    )
+    seen = found.statistics
+    tell("calibrate", f"{described(model.data)}, {seen.batches} runs, {len(seen.tensors)} values")
+    _, plan = plan_calibrated(graph, found, recipe.quantization, precision=precision, form=FORMS[recipe.target])
+    tell.warn(instability_warning(plan, seen, recipe.quantization))
+    write_calibration(destination, found)
+    tell("write", str(destination))
+    return CalibrationResult(
+        calibration=found,
+        samples=model.data.samples,
+        ranges=stability(plan, seen),
+        warnings=tuple(tell.warnings),
+        passes=model.passes,
+        seconds=time.perf_counter() - started,
+    )

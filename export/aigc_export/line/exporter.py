@@ -1,0 +1,339 @@
+"""The whole line: PyTorch -> graph -> passes -> engine -> parity -> bundle. Nothing unproven is published."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aigc_calibration.calibrate import Progress
+from aigc_calibration.coverage import Coverage
+from aigc_calibration.onnx_file import to_proto
+from aigc_calibration.plan import as_site_precision
+from aigc_calibration.quantize import Quantized, quantize
+from aigc_export.graphs.capture import Captured, run_sizes
+from aigc_export.graphs.passes import PassReport
+from aigc_export.line.disk_space import check_space, engine_bytes
+from aigc_export.line.engines import build_engine, check_build, reference_session
+from aigc_export.line.origin import make_origin
+from aigc_export.line.package import creation_time, make_bundle
+from aigc_export.line.remedies import find_costly_modules, remedies
+from aigc_export.line.signing import signature_warnings
+from aigc_export.parity.bisect import Divergence, bisect
+from aigc_export.parity.check import check_parity
+from aigc_export.parity.reference import Case, Generation, make_cases, make_generation
+from aigc_export.prepare.calibration_data import described
+from aigc_export.prepare.prepare import PreparedModel, Stage, Teller, prepare_graph
+from aigc_export.prepare.stability import instability_warning
+from aigc_export.recipes.budget import holds, shown
+from aigc_export.recipes.recipe import ExportRecipe
+from aigc_export.recipes.search import SearchConfig
+from aigc_export.recipes.tolerances import TOLERANCES, loosened, with_user_limits
+from aigc_export.search.report import SearchReport
+from aigc_export.search.search import BudgetError, search
+from aigc_models.caller_state import callers_state
+from aigc_models.evaluation.paired import Judgment, make_judge
+from aigc_models.spec import ExportSpec, example_feeds
+from aigc_models.torch_session import TorchSession
+from aigc_models.weights.checkpoint import shipped_checkpoint
+from aigc_models.weights.weights_file import find_weights
+from aigc_runtime.bundle.bundle import Bundle, Sign, check_destination, load_bundle, write_bundle
+from aigc_runtime.errors import AigcError, ConfigError, FeedError, ParityError
+from aigc_runtime.proof.verify import ParityReport
+from aigc_runtime.system.interrupts import check_interrupted
+from aigc_runtime.system.temporary_folder import temporary_folder
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["ExportResult", "ParityFailedError", "Stage", "export_model", "find_divergence"]
+
+PLAN_FILE = "plan.json"
+"""The quantization plan's name in a bundle."""
+SEARCH_FILE = "search.json"
+"""The name of the report of a search in a bundle."""
+
+
+class ParityFailedError(ParityError):
+    """The engine misses a tolerance.
+
+    Attributes:
+        report: every check.
+        divergence: what bisection found, if it was asked for.
+        remedies: what could help, a line each.
+    """
+
+    def __init__(self, report: ParityReport, divergence: Divergence | None, remedies: tuple[str, ...] = ()) -> None:
+        shown = "\n".join(report.failures[:5])
+        more = f"\n... and {len(report.failures) - 5} more" if len(report.failures) > 5 else ""
+        found = f"\n{divergence}" if divergence is not None else "\nrun again with --bisect to find the first node"
+        super().__init__(
+            f"{report.name} for {report.target} in {report.precision} is not what PyTorch computes",
+            hint="\n".join((f"{shown}{more}{found}", *_helpful(remedies), "nothing was published")),
+        )
+        self.report = report
+        self.divergence = divergence
+        self.remedies = remedies
+
+
+def _helpful(remedies: tuple[str, ...]) -> list[str]:
+    return ["what could help:", *(f"- {line}" for line in remedies)] if remedies else []
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """What an export did.
+
+    Attributes:
+        bundle: the published bundle.
+        report: its parity with PyTorch.
+        passes: what each pass did.
+        search: how `auto` found its mix; None for other precisions.
+        coverage: what runs in low precision, and why the rest does not; None for fp32.
+        warnings: what did not stop it.
+        seconds: of the whole line.
+    """
+
+    bundle: Bundle
+    report: ParityReport
+    passes: tuple[PassReport, ...]
+    search: SearchReport | None
+    coverage: Coverage | None
+    warnings: tuple[str, ...]
+    seconds: float
+
+
+@callers_state()
+def export_model(
+    recipe: ExportRecipe,
+    destination: Path | str,
+    *,
+    find_first_divergence: bool = False,
+    stage: Stage | None = None,
+    progress: Progress | None = None,
+    sign: Sign | None = None,
+) -> ExportResult:
+    """Export a model and publish its bundle.
+
+    Args:
+        recipe: what to export, and under which limits.
+        destination: the bundle's folder; an old bundle there is replaced in one step, and only at the end.
+        find_first_divergence: bisect the graph if parity is missed.
+        stage: called after every stage.
+        progress: called after every batch of calibration, and after every step of an engine's compilation.
+        sign: signs the manifest, such as `signing.load_signer(key)`; the bundle appears signed. None: unsigned.
+
+    Raises:
+        ParityFailedError: a tolerance is missed; nothing is published.
+        AigcError: any stage failed; nothing is published.
+    """
+    started = time.perf_counter()
+    tell = Teller(stage)
+    check_destination(destination)
+    check_build(recipe)
+    creation_time()
+    check_space(destination, engine_bytes(_weights_bytes(recipe), recipe.precision))
+    for warning in signature_warnings(destination, sign):
+        tell.warn(warning)
+    references: list[tuple[tuple[Case, ...], Generation]] = []
+
+    # A model that PyTorch cannot generate with is refused before the work that would be for nothing.
+    prepared = prepare_graph(
+        recipe, tell, before_capture=lambda spec: references.append(_references(spec, recipe, tell))
+    )
+    spec, graph = prepared.spec, prepared.graph
+    ((cases, generation),) = references
+    quantized: Quantized | None = None
+    found: SearchReport | None = None
+    if recipe.search is not None:
+        recipe, quantized, found = _search(prepared, recipe, recipe.search, tell, progress)
+    elif prepared.data is not None:
+        quantized = _quantize(prepared, recipe, tell, progress)
+    if quantized is not None:
+        graph = quantized.graph
+    with temporary_folder("export") as folder, contextlib.ExitStack() as stack:
+        plan = None if quantized is None else quantized.plan
+        built = build_engine(prepared, graph, plan, recipe, folder, progress=progress)
+        engine, candidate = built.engine, stack.enter_context(built.candidate)
+        tell("build", f"{engine.kind}, {engine.size_bytes / 1e6:.2f} MB{built.told}")
+        judge = make_judge(
+            TorchSession(spec),
+            spec.settings,
+            evaluation=prepared.evaluation,
+            samples=recipe.quality_samples,
+            seed=recipe.seed,
+        )
+        judgment = judge(built.unbounded)
+        if recipe.search is not None:
+            _check_budget(recipe.search, judgment)
+        report = check_parity(
+            candidate,
+            spec,
+            name=recipe.model,
+            target=recipe.target,
+            precision=recipe.precision,
+            cases=cases,
+            generation=generation,
+            judgment=judgment,
+            tolerances=recipe.tolerances,
+        )
+        if not report.passed:
+            divergence = None
+            if find_first_divergence:
+                divergence = find_divergence(to_proto(built.graph), prepared.captured, spec, recipe)
+            costly = None if quantized is None else find_costly_modules(prepared, quantized, report, recipe)
+            helpful = remedies(report, recipe, family=spec.family, costly=costly, divergence=divergence)
+            raise ParityFailedError(report, divergence, helpful)
+        worst = report.worst().errors
+        tell("parity", f"max error {worst.max_over_rms:.1e} of the RMS, {worst.sqnr_db:.0f} dB, {_shown(report)}")
+        candidate.close()
+        manifest, files = make_bundle(
+            prepared.loaded,
+            recipe,
+            engine,
+            cases=cases,
+            generation=generation,
+            quality=judgment.quality,
+            extra=_extra(quantized, found),
+            provenance={**({} if quantized is None else _calibration_facts(quantized)), **built.provenance},
+            origin=make_origin(prepared.loaded, recipe, prepared.evaluation),
+        )
+        check_interrupted()
+        write_bundle(destination, manifest, files, sign=sign)
+    # Whom this machine trusts does not matter here: the bundle was made a moment ago.
+    bundle = load_bundle(destination)
+    signed = ", signed" if bundle.has_signature else ""
+    tell("publish", f"{bundle.path}, manifest {bundle.manifest_sha256[:12]}{signed}")
+    return ExportResult(
+        bundle=bundle,
+        report=report,
+        passes=prepared.passes,
+        search=found,
+        coverage=None if quantized is None else quantized.coverage,
+        warnings=tuple(tell.warnings),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _weights_bytes(recipe: ExportRecipe) -> int:
+    """Size of the weights file; one that cannot be found is told of where it is loaded."""
+    try:
+        folder = shipped_checkpoint(recipe.model) if recipe.checkpoint is None else recipe.checkpoint
+        return find_weights(folder).weights.stat().st_size
+    except (AigcError, OSError):
+        return 0
+
+
+def _references(spec: ExportSpec, recipe: ExportRecipe, tell: Teller) -> tuple[tuple[Case, ...], Generation]:
+    """What PyTorch computes, within the shapes of the engine: before any work that would be for nothing."""
+    session = reference_session(spec, recipe)
+    try:
+        cases = make_cases(session, spec, seed=recipe.seed)
+        generation = make_generation(session, spec, seed=recipe.seed)
+    except FeedError as err:
+        raise ConfigError(
+            f"no engine of these profiles can be proven, since each must take a whole generation: {err.message}",
+            hint=f"{err.hint}\na language model needs a profile for prompts beside one for single tokens",
+        ) from err
+    tell("reference", f"{sum(len(c.steps) for c in cases)} steps in {len(cases)} cases, one generation")
+    return cases, generation
+
+
+def _search(
+    prepared: PreparedModel, recipe: ExportRecipe, config: SearchConfig, tell: Teller, progress: Progress | None
+) -> tuple[ExportRecipe, Quantized | None, SearchReport]:
+    """The recipe of what the search chose: its own precision, the limits of the lowest one in it, and the budget."""
+    found = search(prepared, recipe, config, tell, calibration=prepared.calibration, progress=progress)
+    built = found.built
+    family = prepared.spec.family
+    limits = loosened(TOLERANCES[family, built.base], config.budgets)
+    limits = with_user_limits(limits, recipe.tolerance, family=family)
+    recipe = replace(recipe, precision=built.precision, tolerances=limits)
+    if built.plan is None or built.coverage is None:
+        return recipe, None, found.report
+    quantized = Quantized(
+        graph=built.graph, plan=built.plan, statistics=found.calibration.statistics, coverage=built.coverage
+    )
+    assert recipe.quantization is not None
+    tell.warn(instability_warning(built.plan, found.calibration.statistics, recipe.quantization))
+    _tell_quantized(quantized, tell)
+    return recipe, quantized, found.report
+
+
+SHOWN_SITES = 3
+"""Names of sites in a line that says why they stay float."""
+
+
+def _tell_quantized(quantized: Quantized, tell: Stage) -> None:
+    """How many sites of which precision; then a line for each reason why some stay float."""
+    counts = ", ".join(f"{n} {precision}" for precision, n in sorted(quantized.plan.counts().items()))
+    tell("quantize", f"{counts}; {quantized.coverage}")
+    for why, sites in quantized.coverage.reasons().items():
+        more = f" and {len(sites) - SHOWN_SITES} more" if len(sites) > SHOWN_SITES else ""
+        tell("left float", f"{', '.join(sites[:SHOWN_SITES])}{more}: {why}")
+
+
+def _check_budget(config: SearchConfig, judgment: Judgment) -> None:
+    """The engine that is published must keep the budget too, wherever quality was measured on it."""
+    if judgment != Judgment() and not holds(config.budgets, judgment):
+        raise BudgetError(
+            f"the engine misses the budget that the search had met: {shown(config.budgets, judgment)}",
+            hint="it is judged on other samples than the search: ask for more --quality-samples; nothing was published",
+        )
+
+
+def _extra(quantized: Quantized | None, found: SearchReport | None) -> dict[str, bytes]:
+    extra = {} if quantized is None else {PLAN_FILE: quantized.plan.dump()}
+    return extra if found is None else {**extra, SEARCH_FILE: found.dump()}
+
+
+def _quantize(model: PreparedModel, recipe: ExportRecipe, tell: Teller, progress: Progress | None) -> Quantized:
+    assert recipe.quantization is not None
+    assert model.data is not None
+    found = quantize(
+        model.graph,
+        model.data,
+        recipe.quantization,
+        precision=as_site_precision(recipe.precision),
+        target=recipe.target,
+        calibration=model.calibration,
+        threads=recipe.threads,
+        progress=progress,
+    )
+    seen = found.statistics
+    if model.calibration is None:
+        tell("calibrate", f"{described(model.data)}, {seen.batches} runs, {len(seen.tensors)} values")
+    else:
+        tell("calibrate", f"{recipe.calibration}: {seen.samples} rows, {len(seen.tensors)} values")
+    tell.warn(instability_warning(found.plan, seen, recipe.quantization))
+    _tell_quantized(found, tell)
+    return found
+
+
+def _calibration_facts(quantized: Quantized) -> dict[str, str]:
+    return {
+        "calibration_samples": str(quantized.statistics.samples),
+        "calibration_samples_sha256": quantized.statistics.samples_sha256,
+        "float_graph_sha256": quantized.plan.graph_sha256,
+        "low_precision": str(quantized.coverage),
+    }
+
+
+def _shown(report: ParityReport) -> str:
+    parts = [f"{report.generation.metric} {report.generation.value:.4g}"]
+    parts += [f"{c.metric.name} {c.metric.value:.4g}" for c in report.paired]
+    parts += [f"{c.metric} {c.reference:.4g} -> {c.actual:.4g}" for c in report.quality]
+    return ", ".join(parts)
+
+
+def find_divergence(proto: onnx.ModelProto, captured: Captured, spec: ExportSpec, recipe: ExportRecipe) -> Divergence:
+    """Bisect a graph against the program that it was captured from."""
+    return bisect(
+        proto,
+        captured.program,
+        example_feeds(spec, run_sizes(spec)[0], seed=recipe.seed),
+        output_names=spec.interface.graph_outputs,
+        tolerance=recipe.tolerances.tensor,
+    )

@@ -1,0 +1,255 @@
+"""What a bundle is exported from, for its manifest; and the way back from a bundle to it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from aigc_calibration.config import QuantConfig, default_config
+from aigc_export.recipes.recipe import ExportRecipe
+from aigc_export.targets.settings import BuildSettings
+from aigc_models.data.kept_data import KeptData, read_kept
+from aigc_models.evaluation.evaluation import Evaluation
+from aigc_models.weights.weights_file import find_weights
+from aigc_models.zoo import MODELS, LoadedModel, load_model
+from aigc_runtime.bundle.bundle import Bundle
+from aigc_runtime.bundle.engine_build import ShapeProfile
+from aigc_runtime.bundle.manifest import Manifest
+from aigc_runtime.bundle.origin import Origin, can_be_recorded
+from aigc_runtime.errors import AigcError, BundleError, CheckpointError
+from aigc_runtime.io.user_file import path_exists
+
+__all__ = ["find_evaluation", "kept_text", "load_original", "make_origin", "model_sha256"]
+
+
+def model_sha256(loaded: LoadedModel) -> str:
+    """Digest of a model: of what its config.json says, and of all its numbers, however the files hold them."""
+    digest = hashlib.sha256(loaded.checkpoint.config_sha256.encode())
+    for name, tensor in sorted(loaded.spec.module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def make_origin(loaded: LoadedModel, recipe: ExportRecipe, evaluation: Evaluation) -> Origin:
+    """What a bundle is exported from; paths as they were given."""
+    return Origin(
+        shipped=recipe.checkpoint is None,
+        checkpoint=_path(recipe.checkpoint),
+        model_sha256=model_sha256(loaded),
+        config_sha256=loaded.checkpoint.config_sha256,
+        calibration_data=_path(recipe.calibration_data),
+        calibration=_path(recipe.calibration),
+        quality_data=_path(recipe.quality_data),
+        quality_sha256=evaluation.sha256 if recipe.quality_samples else "",
+        options=tuple(_options(recipe)),
+    )
+
+
+def _path(given: str | None) -> str | None:
+    return given if given is not None and can_be_recorded(given) else None
+
+
+def _options(recipe: ExportRecipe) -> list[str]:
+    """The options of `aigc-export export` that give the recipe, beside its paths, target and precision."""
+    words: list[str] = []
+    if cache := recipe.spec_options.get("cache"):
+        words += ["--cache", str(cache)]
+    if (dynamic := recipe.spec_options.get("dynamic_size")) is not None:
+        words += ["--dynamic-size" if dynamic else "--fixed-size"]
+    if recipe.seed:
+        words += ["--seed", str(recipe.seed)]
+    if recipe.quality_samples != _default(ExportRecipe, "quality_samples"):
+        words += ["--quality-samples", str(recipe.quality_samples)]
+    for name, value in recipe.tolerance.items():
+        words += ["--tolerance", f"{name}={value!r}"]
+    if recipe.quantization is not None:
+        words += _quantization_options(
+            recipe.quantization, default_config(MODELS[recipe.model].family, recipe.precision)
+        )
+    return words + _build_options(recipe.build)
+
+
+def _quantization_options(config: QuantConfig, default: QuantConfig) -> list[str]:
+    words: list[str] = []
+    for module in config.asked_float:
+        words += ["--keep-float", module]
+    if config.split_concats:
+        words.append("--split-skips")
+    for option, name in (
+        ("--calibration-samples", "samples"),
+        ("--ranges", "method"),
+        ("--weight-ranges", "weight_ranges"),
+        ("--weight-method", "weight_method"),
+        ("--block", "block"),
+    ):
+        value = getattr(config, name)
+        if value != getattr(default, name):
+            words += [option, str(value)]
+    return words
+
+
+def _build_options(build: BuildSettings) -> list[str]:
+    words: list[str] = []
+    for profile in build.profiles:
+        words += ["--profile", _profile(profile)]
+    if build.workspace_bytes is not None:
+        words += ["--workspace-mib", str(build.workspace_bytes >> 20)]
+    if build.optimization_level is not None:
+        words += ["--optimization-level", str(build.optimization_level)]
+    if build.timing_cache is not None and can_be_recorded(str(build.timing_cache)):
+        words += ["--timing-cache", str(build.timing_cache)]
+    if build.hardware_compatibility != "none":
+        words += ["--hardware-compatibility", build.hardware_compatibility]
+    flags: Mapping[str, bool] = {
+        "--version-compatible": build.version_compatible,
+        "--weight-streaming": build.weight_streaming,
+        "--tf32": build.tf32,
+    }
+    return words + [flag for flag, given in flags.items() if given]
+
+
+def _profile(profile: ShapeProfile) -> str:
+    """As `parse_profile` reads it."""
+    return f"{profile.name}/" + ",".join(f"{dim}={':'.join(map(str, sizes))}" for dim, sizes in profile.dims.items())
+
+
+def _default(cls: type, name: str) -> Any:
+    return next(f.default for f in dataclasses.fields(cls) if f.name == name)
+
+
+def load_original(bundle: Bundle, checkpoint: Path | str | None) -> LoadedModel:
+    """The PyTorch model that a bundle was exported from, and no other.
+
+    Args:
+        bundle: opened.
+        checkpoint: its weights; None takes those that the manifest names.
+
+    Raises:
+        BundleError: a model that is not in the zoo, or with other inputs than the bundle's.
+        CheckpointError: the weights are not there, damaged, foreign, or others than the bundle's.
+    """
+    manifest = bundle.manifest
+    if manifest.name not in MODELS:
+        raise BundleError(f"the bundle's model {manifest.name!r} is unknown here", hint=f"known: {', '.join(MODELS)}")
+    path = _recorded(manifest) if checkpoint is None else checkpoint
+    options: dict[str, object] = {}
+    if manifest.interface.state and "cache" in MODELS[manifest.name].options:
+        options["cache"] = manifest.interface.state[0].kind
+    if "dynamic_size" in MODELS[manifest.name].options:
+        options["dynamic_size"] = manifest.interface.dim("height") is not None
+    try:
+        loaded = load_model(manifest.name, checkpoint=path, options=options)
+    except AigcError as err:
+        if checkpoint is not None:
+            raise
+        raise CheckpointError(
+            f"the bundle was made from {_named(path)}, which cannot be loaded: {err.message}", hint=_remedy(manifest)
+        ) from err
+    spec = loaded.spec
+    if spec.interface.with_dims(manifest.interface.dims) != manifest.interface:
+        raise BundleError(
+            "the bundle's inputs and outputs are not those of this checkpoint",
+            hint="name the checkpoint that the bundle was exported from with --checkpoint",
+        )
+    _require_same(loaded, manifest, path)
+    return loaded
+
+
+def _recorded(manifest: Manifest) -> str | None:
+    """Where the manifest says that the weights are; None: those that come with the package."""
+    origin = manifest.origin
+    if origin is None or origin.shipped:
+        return None
+    path = origin.checkpoint
+    if path is None or _is_remote(path):
+        raise CheckpointError(
+            "the bundle was made from own weights, and its manifest does not say where they are", hint=_remedy(manifest)
+        )
+    if not path_exists(path):
+        raise CheckpointError(
+            f"the bundle was made from the checkpoint {path!r}, which is not there (looked in {str(Path.cwd())!r})",
+            hint=_remedy(manifest),
+        )
+    return path
+
+
+def _is_remote(path: str) -> bool:
+    """Whether a path names another machine, which a stranger's manifest must not make this one log in to."""
+    return path.startswith(("\\\\", "//"))
+
+
+def _named(path: Path | str | None) -> str:
+    return "the shipped checkpoint" if path is None else f"the checkpoint {str(path)!r}"
+
+
+def _remedy(manifest: Manifest) -> str:
+    digest = manifest.provenance.get("checkpoint_sha256", "")
+    which = f": its weights have SHA-256 {digest}" if digest else ""
+    return f"name it with --checkpoint{which}"
+
+
+def _require_same(loaded: LoadedModel, manifest: Manifest, path: Path | str | None) -> None:
+    """Refuse other weights, and other settings of the same: comparing them would tell nothing of the export."""
+    origin, recorded = manifest.origin, manifest.provenance.get("checkpoint_sha256")
+    found = loaded.checkpoint
+    if origin is None:
+        same = recorded is None or found.sha256 == recorded
+    else:
+        same = model_sha256(loaded) == origin.model_sha256
+    if same:
+        return
+    if origin is not None and found.config_sha256 != origin.config_sha256:
+        what = "its config.json says something else"
+        what += "" if found.sha256 == recorded else ", and so do its weights"
+    else:
+        what = f"its weights have SHA-256 {found.sha256}"
+    raise CheckpointError(
+        f"{_named(path)} is not the one that the bundle was made from: {what}",
+        hint=f"{_remedy(manifest)}; to see what another checkpoint changes, export it and use `aigc-export compare`",
+    )
+
+
+def find_evaluation(
+    manifest: Manifest, evaluate: Callable[[Path | str | None], Evaluation], quality_data: Path | str | None
+) -> tuple[Evaluation, tuple[str, ...]]:
+    """What a bundle is judged on again: what the user names, else what its export was judged on, where that is found.
+
+    Args:
+        manifest: of the bundle.
+        evaluate: gives what a path, or None, stands for: `LoadedModel.evaluation`.
+        quality_data: the user's.
+
+    Returns:
+        It, and what to tell the user of it.
+
+    Raises:
+        AigcError: see `choose_evaluation`.
+    """
+    origin, evaluation = manifest.origin, evaluate(quality_data)
+    if quality_data is not None or origin is None or not origin.quality_sha256:
+        return evaluation, ()
+    named = origin.quality_data
+    if named is not None and not _is_remote(named):
+        with contextlib.suppress(AigcError):
+            again = evaluate(named)
+            if again.sha256 == origin.quality_sha256:
+                return again, ()
+    if evaluation.sha256 == origin.quality_sha256:
+        return evaluation, ()
+    exported = ", ".join(sorted({result.data for result in manifest.quality if result.data})) or "other text"
+    return evaluation, (f"judged on {evaluation.data}; the export was judged on {exported}, which is not found here",)
+
+
+def kept_text(manifest: Manifest) -> tuple[KeptData | None, tuple[bytes, ...]]:
+    """What the checkpoint of a bundle keeps of its data, if it is still where the manifest says."""
+    with contextlib.suppress(AigcError):
+        path = _recorded(manifest)
+        if path is not None:
+            kept, pieces = read_kept(find_weights(path).weights.parent)
+            return kept, pieces.get("held_out", ())
+    return None, ()

@@ -1,0 +1,167 @@
+"""Engine, spec, reference and provenance -> the manifest and files of a bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from aigc_export.parity.reference import Case, Generation
+from aigc_export.recipes.recipe import ExportRecipe
+from aigc_export.targets.ort import BuiltEngine
+from aigc_models.zoo import LoadedModel
+from aigc_runtime.backends.ort.open import import_onnxruntime
+from aigc_runtime.bundle.manifest import (
+    FORMAT_VERSION,
+    EngineInfo,
+    Manifest,
+    QualityResult,
+    Reference,
+    ReferenceCase,
+    ReferenceGeneration,
+    ReferenceStep,
+)
+from aigc_runtime.bundle.origin import Origin
+from aigc_runtime.bundle.providers import PROVIDERS
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.errors import ConfigError
+from aigc_runtime.io.npy import write_npy
+from aigc_runtime.system.processor import instruction_set
+
+__all__ = ["SOURCE_DATE_EPOCH", "creation_time", "make_bundle", "tool_versions"]
+
+SOURCE_DATE_EPOCH = "SOURCE_DATE_EPOCH"
+
+_TOOLS = ("aigc-export", "torch", "onnx", "onnxscript", "onnxslim", "numpy")
+
+
+def make_bundle(
+    loaded: LoadedModel,
+    recipe: ExportRecipe,
+    engine: BuiltEngine,
+    *,
+    cases: Sequence[Case],
+    generation: Generation,
+    quality: Sequence[QualityResult],
+    extra: Mapping[str, bytes] | None = None,
+    provenance: Mapping[str, str] | None = None,
+    origin: Origin | None = None,
+) -> tuple[Manifest, dict[str, bytes | Path]]:
+    """The manifest (without its list of files) and the files of a bundle.
+
+    Args:
+        loaded: the model.
+        recipe: how it was exported.
+        engine: the engine's files.
+        cases: PyTorch's arrays.
+        generation: PyTorch's generation.
+        quality: measured on both sides.
+        extra: further files, such as the quantization plan.
+        provenance: further facts.
+        origin: what it was exported from.
+    """
+    files: dict[str, bytes | Path] = {**engine.files, **(extra or {})}
+    spec = loaded.spec
+    stored = tuple(
+        ReferenceCase(
+            name=case.name,
+            steps=tuple(
+                ReferenceStep(
+                    inputs=_store(files, f"ref.{case.name}.{i}.in", step.inputs),
+                    outputs=_store(files, f"ref.{case.name}.{i}.out", step.outputs),
+                )
+                for i, step in enumerate(case.steps)
+            ),
+        )
+        for case in cases
+    )
+    output = _store(files, "ref.generation", {"output": generation.output})["output"]
+    info = EngineInfo(
+        kind=engine.kind,
+        file=engine.file,
+        build=engine.build,
+        provider=engine.provider,
+        proven_on=_proven_on(engine),
+    )
+    manifest = Manifest(
+        format="aigc-bundle",
+        format_version=FORMAT_VERSION,
+        name=recipe.model,
+        family=spec.family,
+        target=recipe.target,
+        precision=recipe.precision,
+        engine=info,
+        files=(),
+        dims=engine.interface.dims,
+        inputs=engine.interface.inputs,
+        outputs=engine.interface.outputs,
+        state=engine.interface.state,
+        pipeline=spec.settings,
+        tolerances=recipe.tolerances,
+        reference=Reference(
+            cases=stored, generation=ReferenceGeneration(request=dict(generation.request), output=output)
+        ),
+        quality=tuple(quality),
+        model_config=spec.model_config,
+        provenance={**tool_versions(loaded), **(provenance or {})},
+        origin=origin,
+    )
+    return manifest, files
+
+
+def _proven_on(engine: BuiltEngine) -> tuple[str, ...]:
+    """This processor's instruction set, where it is this processor that has run the engine for parity."""
+    here = instruction_set()
+    on_cpu = engine.build is None and engine.provider is None
+    return (here,) if on_cpu and here is not None else ()
+
+
+def _store(files: dict[str, bytes | Path], prefix: str, arrays: dict[str, Array]) -> dict[str, str]:
+    names = {name: f"{prefix}.{name}.npy" for name in arrays}
+    files.update({names[name]: write_npy(array) for name, array in arrays.items()})
+    return names
+
+
+def creation_time() -> datetime.datetime:
+    """Now, or what SOURCE_DATE_EPOCH says: then the same input gives the same bytes (reproducible-builds.org).
+
+    Raises:
+        ConfigError: the variable holds no time.
+    """
+    value = os.environ.get(SOURCE_DATE_EPOCH)
+    if value is None:
+        return datetime.datetime.now(datetime.timezone.utc)
+    try:
+        if not value.isascii() or not value.isdigit():
+            raise ValueError
+        return datetime.datetime.fromtimestamp(int(value), datetime.timezone.utc)
+    except (ValueError, OverflowError, OSError) as err:
+        raise ConfigError(
+            f"{SOURCE_DATE_EPOCH} is {value!r}",
+            hint="it holds whole seconds since 1970, such as 1767225600; or unset it",
+        ) from err
+
+
+def tool_versions(loaded: LoadedModel) -> dict[str, str]:
+    """Tool versions, the checkpoint's digest and the time: what it takes to make the bundle again."""
+    return {
+        "checkpoint_sha256": loaded.checkpoint.sha256,
+        "created_utc": creation_time().isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        **{name: metadata.version(name) for name in _TOOLS},
+        **_onnxruntime(),
+    }
+
+
+def _onnxruntime() -> dict[str, str]:
+    """The version that is imported, and of which packages it may come: two of them bring one module."""
+    found = {"onnxruntime": str(import_onnxruntime().__version__)}
+    for name in PROVIDERS["cpu"].packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.setdefault(name, metadata.version(name))
+    return found

@@ -1,0 +1,186 @@
+"""What could help where an export misses parity: the modules that make the error, measured, and the options for it.
+
+A remedy is named only where an option exists for it. What keeping a module float brings is measured on calibration
+samples, with all other sites in low precision, before it is said.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from aigc_calibration.emit import FORMS
+from aigc_calibration.plan import HALVES
+from aigc_calibration.quantize import Quantized
+from aigc_calibration.search.probe import Probe, make_probe, measure_noise
+from aigc_calibration.search.sensitivity import decibels
+from aigc_calibration.search.toggle import toggle_graph
+from aigc_export.parity.bisect import Divergence
+from aigc_export.prepare.prepare import PreparedModel
+from aigc_export.recipes.recipe import ExportRecipe
+from aigc_export.recipes.tolerances import TOLERANCES
+from aigc_export.search.sites import PROBE_BATCHES
+from aigc_export.targets.table import get_target
+from aigc_runtime.errors import AigcError
+from aigc_runtime.proof.verify import ParityReport
+from aigc_runtime.system.interrupts import check_interrupted
+
+__all__ = ["CostlyModules", "find_costly_modules", "remedies"]
+
+MAX_MODULES = 4
+"""Modules that a remedy names; where more are needed, the error comes from all over."""
+MARGIN_DB = 1.0
+"""Beyond what is missing: it is measured on other samples than parity."""
+HALVED_DB = 3.0
+"""Asked for where no ratio of signal to noise is missed, but a generation or a metric."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostlyModules:
+    """The modules that make most of the error.
+
+    Attributes:
+        modules: the costliest first.
+        before_db: signal to noise of the outputs, all sites in low precision.
+        after_db: the same with these modules float.
+        suffices: whether it makes up for what is missing.
+    """
+
+    modules: tuple[str, ...]
+    before_db: float
+    after_db: float
+    suffices: bool
+
+
+def find_costly_modules(
+    prepared: PreparedModel, quantized: Quantized, report: ParityReport, recipe: ExportRecipe
+) -> CostlyModules | None:
+    """Measure which modules make the error, each alone, and what keeping the costliest float brings.
+
+    Args:
+        prepared: the model and its calibration data.
+        quantized: what missed parity.
+        report: how.
+        recipe: that it was made by.
+
+    Returns:
+        None where it cannot be measured: numbers of 16 bits, or a mix that a search has found.
+    """
+    graph, plan, low = quantized.float_graph, quantized.plan, quantized.plan.quantized()
+    if graph is None or prepared.data is None or plan.precision in HALVES or not low:
+        return None
+    try:
+        feeds = list(itertools.islice(prepared.data.batches(graph), PROBE_BATCHES[prepared.spec.family]))
+        toggled = toggle_graph(graph, plan, quantized.weights, FORMS[recipe.target])
+        probe = make_probe(toggled, [op.node for op in low], feeds, [t.name for t in prepared.spec.interface.outputs])
+    except AigcError:  # what cannot be measured is not said; that parity is missed stays the error
+        return None
+    nodes: dict[str, list[str]] = {}
+    for op in low:
+        nodes.setdefault(op.module, []).append(op.node)
+    cost = {module: _noise(probe, held) for module, held in nodes.items() if module and "(" not in module}
+    return _fewest(probe, nodes, cost, missing_db=_missing_db(report, recipe))
+
+
+def _fewest(
+    probe: Probe, nodes: Mapping[str, Sequence[str]], cost: Mapping[str, float], *, missing_db: float
+) -> CostlyModules | None:
+    """Keep the costliest float, one more at a time, until what is missing is made up for."""
+    before = after = decibels(_noise(probe, probe.nodes))
+    kept: list[str] = []
+    for module in sorted(cost, key=lambda m: (-cost[m], m))[:MAX_MODULES]:
+        kept.append(module)
+        raised = {node for name in kept for node in nodes[name]}
+        after = decibels(_noise(probe, [node for node in probe.nodes if node not in raised]))
+        if after - before >= missing_db + MARGIN_DB:
+            break
+    suffices = after - before >= missing_db + MARGIN_DB
+    return CostlyModules(modules=tuple(kept), before_db=before, after_db=after, suffices=suffices) if kept else None
+
+
+def _noise(probe: Probe, nodes: Sequence[str]) -> float:
+    check_interrupted()
+    return measure_noise(probe, nodes)
+
+
+def _missing_db(report: ParityReport, recipe: ExportRecipe) -> float:
+    """How much less noise the outputs must have, at least."""
+    limit = recipe.tolerances.tensor.min_sqnr_db
+    worst = min((c.errors.sqnr_db for c in report.tensors), default=0.0)
+    return HALVED_DB if limit is None or worst >= limit else limit - worst
+
+
+def remedies(
+    report: ParityReport,
+    recipe: ExportRecipe,
+    *,
+    family: str,
+    costly: CostlyModules | None = None,
+    divergence: Divergence | None = None,
+) -> tuple[str, ...]:
+    """What could help, a line each, the likeliest first.
+
+    Args:
+        report: how parity is missed.
+        recipe: what was exported.
+        family: of the model.
+        costly: what was measured, if it was.
+        divergence: what bisection found, if it was asked for.
+    """
+    return (
+        *_keep_float(recipe, costly, divergence),
+        *_other_precisions(recipe, family),
+        *_looser_limits(report, recipe),
+    )
+
+
+def _keep_float(recipe: ExportRecipe, costly: CostlyModules | None, divergence: Divergence | None) -> Iterator[str]:
+    if costly is not None:
+        options = " ".join(f"--keep-float {shlex.quote(module)}" for module in costly.modules)
+        gain = f"{costly.before_db:.0f} dB with them in {recipe.precision}, {costly.after_db:.0f} dB with them in float"
+        if costly.suffices:
+            yield f"{options}: most of the error comes from there ({gain}, on calibration samples)"
+        elif costly.after_db - costly.before_db >= HALVED_DB:
+            yield f"{options}: helps, and does not suffice alone ({gain}, on calibration samples)"
+        else:
+            yield f"the error comes from all over the model: {', '.join(costly.modules)} are the costliest ({gain})"
+    elif recipe.precision in HALVES and divergence is not None and divergence.module not in (None, "(root)"):
+        yield f"--keep-float {shlex.quote(str(divergence.module))}: the first values that differ are computed there"
+
+
+def _other_precisions(recipe: ExportRecipe, family: str) -> Iterator[str]:
+    """Precisions whose own limits are stricter, since their arithmetic is more exact."""
+    exactness = {p: limits.tensor.min_sqnr_db or 0.0 for (f, p), limits in TOLERANCES.items() if f == family}
+    here = exactness.get(recipe.precision, math.inf)
+    better = [p for p in get_target(recipe.target).precisions if exactness.get(p, 0.0) > here]
+    if better:
+        yield f"--precision {' or '.join(sorted(better, key=exactness.__getitem__))}: more exact"
+
+
+def _looser_limits(report: ParityReport, recipe: ExportRecipe) -> Iterator[str]:
+    """The limits under which what was measured would be published, where there are such."""
+    limits, tensors = recipe.tolerances.limits(), report.tensors
+    if not tensors or any(c.errors.problem for c in tensors):
+        return
+    generation = report.generation
+    lowest = {
+        "min_sqnr_db": math.floor(min(c.errors.sqnr_db for c in tensors)),
+        "min_cosine": math.floor(min(c.errors.cosine for c in tensors) * 1e6) / 1e6,
+        f"min_{generation.metric}": math.floor(generation.value * 100) / 100,
+    }
+    highest = {
+        "max_over_rms": math.ceil(max(c.errors.max_over_rms for c in tensors) * 1e4) / 1e4,
+        "max_quality_drop": math.ceil(max((c.drop for c in report.quality), default=0.0) * 1e4) / 1e4,
+    }
+    missed = {
+        name: value
+        for name, value in {**lowest, **highest}.items()
+        if (limit := limits.get(name)) is not None and (value < limit if name in lowest else value > limit)
+    }
+    if not missed or any(value <= 0 for value in missed.values()) or missed.get("max_over_rms", 0) >= 1:
+        return
+    options = " ".join(f"--tolerance {name}={value:g}" for name, value in missed.items())
+    yield f"{options}: if that is good enough for you; the manifest will say that you set it"

@@ -1,0 +1,1 @@
+"""Proof on the host: a session against PyTorch."""

@@ -1,0 +1,52 @@
+"""Compare a session with the PyTorch model: on tensors, on a whole generation, on quality. Fails closed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aigc_export.parity.reference import Case, Generation
+from aigc_models.evaluation.paired import Judgment
+from aigc_models.spec import ExportSpec
+from aigc_runtime.bundle.manifest import Tolerances
+from aigc_runtime.core.session import Session
+from aigc_runtime.proof.paired import check_paired
+from aigc_runtime.proof.verify import ParityReport, check_generation, check_quality, check_tensors
+
+__all__ = ["check_parity"]
+
+
+def check_parity(
+    candidate: Session,
+    spec: ExportSpec,
+    *,
+    name: str,
+    target: str,
+    precision: str,
+    cases: Sequence[Case],
+    generation: Generation,
+    judgment: Judgment,
+    tolerances: Tolerances,
+) -> ParityReport:
+    """All three levels for one session.
+
+    Args:
+        candidate: the engine.
+        spec: the model.
+        name: of the model, for the report, as are the next two.
+        target: where it runs.
+        precision: of its weights and arithmetic.
+        cases: PyTorch's arrays.
+        generation: PyTorch's generation.
+        judgment: of the candidate beside PyTorch; empty where quality is not measured.
+        tolerances: explicit limits.
+    """
+    steps = [(case.name, [(step.inputs, step.outputs) for step in case.steps]) for case in cases]
+    return ParityReport(
+        name=name,
+        target=target,
+        precision=precision,
+        tensors=check_tensors(candidate, steps, tolerances.tensor),
+        generation=check_generation(candidate, spec.settings, generation.request, generation.output, tolerances),
+        quality=check_quality(judgment.quality, tolerances),
+        paired=check_paired(judgment.paired, tolerances),
+    )

@@ -1,0 +1,173 @@
+"""The front of the line, which every verb that starts from PyTorch shares: load -> capture -> passes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aigc_calibration.cache import read_calibration
+from aigc_calibration.calibrate import Calibration, check_kind
+from aigc_calibration.data import CalibrationData
+from aigc_calibration.plan import as_site_precision
+from aigc_calibration.sites import find_sites
+from aigc_export.graphs.capture import Captured, capture, run_sizes
+from aigc_export.graphs.passes import PASSES, PassReport, run_passes
+from aigc_export.prepare.calibration_data import ExampleData, calibration_data, subject_of
+from aigc_export.recipes.recipe import ExportRecipe
+from aigc_export.targets.table import get_target
+from aigc_models.evaluation.evaluation import Evaluation
+from aigc_models.spec import ExportSpec, example_feeds
+from aigc_models.zoo import LoadedModel, load_model
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.system.interrupts import check_interrupted
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["WARNING", "PreparedModel", "Stage", "Teller", "pass_feeds", "prepare_graph"]
+
+Stage = Callable[[str, str], None]
+"""Called as stage(name, what it did) when a stage is done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedModel:
+    """A float graph in the form of its target, and all that it came from.
+
+    Attributes:
+        loaded: the PyTorch model and its checkpoint.
+        data: to calibrate on, already checked; None for fp32.
+        calibration: of the recipe's file, already checked, in which case `data` is one example; else None.
+        captured: the graph as captured, and the program behind it, which bisection needs.
+        graph: after the target's passes.
+        passes: what each pass did.
+        evaluation: what the model is judged on.
+    """
+
+    loaded: LoadedModel
+    data: CalibrationData | None
+    calibration: Calibration | None
+    captured: Captured
+    graph: ir.Model
+    passes: tuple[PassReport, ...]
+    evaluation: Evaluation
+
+    @property
+    def spec(self) -> ExportSpec:
+        """Of the model."""
+        return self.loaded.spec
+
+
+def prepare_graph(
+    recipe: ExportRecipe, tell: Teller, *, before_capture: Callable[[ExportSpec], None] | None = None
+) -> PreparedModel:
+    """Load a model, capture it and run the passes of its target.
+
+    Args:
+        recipe: what to take, and for which target.
+        tell: called after every stage.
+        before_capture: called with the model once it is loaded and all that was asked for is checked; may refuse it.
+
+    Raises:
+        AigcError: the checkpoint, the calibration data or the calibration cannot be used (said before the work
+            starts), or a stage failed.
+    """
+    target = get_target(recipe.target)
+    loaded = load_model(recipe.model, checkpoint=recipe.checkpoint, options=recipe.spec_options)
+    spec = loaded.spec
+    parameters = sum(p.numel() for p in spec.module.parameters())
+    tell("load", f"{recipe.model}: {parameters:,} parameters, {loaded.checkpoint.sha256[:12]}")
+    for note in loaded.notes:
+        tell.warn(note)
+    # What is bad is refused before the work starts.
+    calibration = _calibration(recipe)
+    evaluation = loaded.evaluation(recipe.quality_data)
+    if loaded.is_judged_elsewhere(evaluation):
+        tell.warn(f"the checkpoint keeps no text of its own: it is judged on {evaluation.data} (see --quality-data)")
+    data = _calibration_data(loaded, evaluation, recipe)
+    if before_capture is not None:
+        before_capture(spec)
+    captured = capture(spec, opset=recipe.opset or target.opset)
+    tell("capture", f"{len(list(captured.model.graph))} nodes, opset {captured.model.opset_imports['']}")
+    graph, passes = run_passes(captured.model, PASSES[recipe.target], feeds=pass_feeds(spec, recipe.seed))
+    if recipe.quantization is not None:
+        recipe.quantization.check_modules([site.module for site in find_sites(graph)])
+    for done in passes:
+        tell(
+            done.name, f"{done.nodes_before} -> {done.nodes_after} nodes, {done.worst.sqnr_db:.0f} dB{_rounding(done)}"
+        )
+    return PreparedModel(
+        loaded=loaded,
+        data=data,
+        calibration=calibration,
+        captured=captured,
+        graph=graph,
+        passes=tuple(passes),
+        evaluation=evaluation,
+    )
+
+
+def _rounding(done: PassReport) -> str:
+    return "" if done.rounding_db is None else f" (fp32 itself {done.rounding_db:.0f} dB)"
+
+
+def _calibration(recipe: ExportRecipe) -> Calibration | None:
+    if recipe.calibration is None:
+        return None
+    calibration = read_calibration(recipe.calibration)
+    # A search calibrates in int8, the lowest rung that needs ranges.
+    check_kind(calibration, as_site_precision("int8" if recipe.search is not None else recipe.precision))
+    return calibration
+
+
+def _calibration_data(loaded: LoadedModel, evaluation: Evaluation, recipe: ExportRecipe) -> CalibrationData | None:
+    if recipe.quantization is None:
+        return None
+    spec = loaded.spec
+    if recipe.calibration is not None and recipe.search is None:
+        return ExampleData(spec=spec, seed=recipe.seed)
+    samples = recipe.quantization.samples
+    return calibration_data(
+        subject_of(spec),
+        path=recipe.calibration_data,
+        samples=samples,
+        seed=recipe.seed,
+        own_text=loaded.checkpoint.calibration,
+        held_out=evaluation.pieces,
+    )
+
+
+def pass_feeds(spec: ExportSpec, seed: int) -> list[dict[str, Array]]:
+    """Two sets of shapes: a rewrite that is right for one size only must not get through."""
+    return [example_feeds(spec, sizes, seed=seed) for sizes in run_sizes(spec)]
+
+
+WARNING = "warning"
+"""The stage under which a warning is told."""
+
+
+class Teller:
+    """Adds to each stage's line how long it took, and remembers warnings."""
+
+    def __init__(self, stage: Stage | None) -> None:
+        self.stage = stage
+        self.last = time.perf_counter()
+        self.warnings: list[str] = []
+
+    def warn(self, what: str) -> None:
+        """Tell of something that did not stop the work; an empty text is nothing."""
+        if not what:
+            return
+        self.warnings.append(what)
+        if self.stage is not None:
+            self.stage(WARNING, what)
+
+    def __call__(self, name: str, what: str) -> None:
+        """Tell of a stage, and end there if a signal came whose exception was dropped."""
+        check_interrupted()
+        now = time.perf_counter()
+        if self.stage is not None:
+            self.stage(name, f"{what} ({now - self.last:.1f} s)")
+        self.last = now

@@ -1,0 +1,1 @@
+"""What to export and how: a recipe, its budget, its limits."""

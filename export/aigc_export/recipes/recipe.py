@@ -1,0 +1,216 @@
+"""Full configurations of an export: one function call per model, target and precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from inspect import signature
+from typing import Any
+
+from aigc_calibration.calibrate import CALIBRATED
+from aigc_calibration.config import QuantConfig, WeightMethod, default_config
+from aigc_calibration.plan import as_site_precision
+from aigc_calibration.ranges import Method
+from aigc_export.recipes.budget import DEFAULT_BUDGETS, parse_budget
+from aigc_export.recipes.search import SearchConfig
+from aigc_export.recipes.tolerances import TOLERANCES, with_user_limits
+from aigc_export.targets.settings import BuildSettings
+from aigc_export.targets.table import check_precision, get_target
+from aigc_runtime.backends import check_threads
+from aigc_runtime.bundle.manifest import Tolerances
+from aigc_runtime.core.integers import as_integer
+from aigc_runtime.errors import ConfigError, UnknownNameError
+from aigc_runtime.generation.rng import check_seed
+from aigc_runtime.io.printable import shown
+
+__all__ = ["ExportRecipe", "check_quality_samples", "export_recipe"]
+
+MAX_SAMPLES = 100_000
+"""On which quality is measured: all are held in memory, and go through both sides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRecipe:
+    """Everything that `export_model` needs to know.
+
+    Attributes:
+        model: name in the zoo.
+        target: name in `targets.TARGETS`.
+        precision: one that the target can run.
+        tolerances: limits; a bundle that misses one is not published.
+        checkpoint: folder of the user's own weights; None takes the shipped ones.
+        spec_options: keyword arguments of the model's spec (for the LM: `cache`).
+        opset: ONNX opset; None takes the target's own.
+        threads: intra-op threads of both sides during parity; None lets each engine choose.
+        quality_samples: windows of text or images on which quality is measured; 0 leaves quality out.
+        seed: of every random draw.
+        quantization: how the graph is quantized; None for fp32.
+        calibration_data: the user's own samples; None takes the model's.
+        quality_data: the user's own text to judge on; None takes what the checkpoint keeps, or the built-in text.
+        search: how `auto` looks for its mix; None for other precisions.
+        calibration: file of an earlier calibration, which takes the place of samples; None calibrates now.
+        build: how the engine is compiled, for targets that compile one.
+        tolerance: limits that the user chose in place of the family's, by name; `tolerances` has them already.
+    """
+
+    model: str
+    target: str
+    precision: str
+    tolerances: Tolerances
+    checkpoint: str | None = None
+    spec_options: dict[str, Any] = field(default_factory=dict)
+    opset: int | None = None
+    threads: int | None = None
+    quality_samples: int = 200
+    seed: int = 0
+    quantization: QuantConfig | None = None
+    calibration_data: str | None = None
+    quality_data: str | None = None
+    search: SearchConfig | None = None
+    calibration: str | None = None
+    build: BuildSettings = field(default_factory=BuildSettings)
+    tolerance: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_quality_samples(self.quality_samples)
+        check_threads(self.threads)
+        check_seed(self.seed)
+
+
+def check_quality_samples(count: int) -> None:
+    """Raise ConfigError for a number of samples that measures nothing, or that no machine gets through."""
+    if as_integer(count) is None or count < 0 or count == 1 or count > MAX_SAMPLES:
+        raise ConfigError(
+            f"quality_samples is {shown(count)}",
+            hint=f"at least 2 make a measure, at most {MAX_SAMPLES:,} are allowed; 0 leaves quality out",
+        )
+
+
+def _check_calibration(precision: str, *, calibration: str | None, own_samples: bool) -> None:
+    """Raise ConfigError for samples or a calibration that nothing would read."""
+    if precision == "fp32" and (own_samples or calibration is not None):
+        raise ConfigError("calibration data for fp32, which needs none", hint="add --precision int8, or leave it out")
+    if calibration is None:
+        return
+    if own_samples:
+        raise ConfigError(
+            "a calibration and calibration samples were both given", hint="leave one out: the file holds its ranges"
+        )
+    if precision != "auto" and as_site_precision(precision) not in CALIBRATED:
+        raise ConfigError(
+            f"{precision} rounds weights by second moments of what they are multiplied with, "
+            "which a calibration file does not hold",
+            hint=f"leave --calibration out; it is for {', '.join(CALIBRATED)}",
+        )
+
+
+_EIGHT_BITS, _WEIGHTS = ("int8", "fp8", "auto"), ("int8-weight", "int4", "auto")
+_READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
+    "asked_float": ("--keep-float", ("int8", "fp8", "fp16", "bf16", "int8-weight", "int4", "auto")),
+    "split_concats": ("--split-skips", _EIGHT_BITS),
+    "method": ("--ranges", ("int8", "auto")),
+    "weight_ranges": ("--weight-ranges", _EIGHT_BITS),
+    "weight_method": ("--weight-method", _WEIGHTS),
+    "block": ("--block", _WEIGHTS),
+}
+"""Field of a quantization -> its option, and the precisions that read it."""
+
+
+def _check_asked(asked: Mapping[str, Any], precision: str, *, calibration: str | None) -> None:
+    """Raise ConfigError for a choice that nothing would read."""
+    for name in asked.keys() & _READ_BY.keys():
+        option, read_by = _READ_BY[name]
+        if precision not in read_by:
+            raise ConfigError(
+                f"{option} changes nothing in {precision}",
+                hint=f"leave it out, or choose --precision {', '.join(read_by)}",
+            )
+    if "split_concats" in asked and calibration is not None:
+        raise ConfigError(
+            "--split-skips with a calibration file, which was made with it or without",
+            hint="leave it out; `aigc-export calibrate --split-skips` makes a file with it",
+        )
+
+
+def export_recipe(
+    model: str,
+    *,
+    target: str = "ort-cpu",
+    precision: str = "fp32",
+    calibration_samples: int | None = None,
+    split_concats: bool = False,
+    keep_float: Sequence[str] = (),
+    ranges: Method | None = None,
+    weight_ranges: Method | None = None,
+    weight_method: WeightMethod | None = None,
+    block: int | None = None,
+    tolerance: Mapping[str, float] | None = None,
+    **overrides: Any,
+) -> ExportRecipe:
+    """The recipe of a model, target and precision, with a few fields overridden.
+
+    Args:
+        model: name in the zoo.
+        target: name of the target.
+        precision: one that it can run.
+        calibration_samples: in place of the family's default.
+        split_concats: see `QuantConfig`.
+        keep_float: modules that stay float, besides those of the family: `QuantConfig.asked_float`.
+        ranges: `QuantConfig.method`, in place of the family's.
+        weight_ranges: see `QuantConfig`, as for the next two.
+        weight_method: how weights alone are rounded.
+        block: numbers of such a weight that share a scale.
+        tolerance: limits of your own by name, such as `{"min_sqnr_db": 60}`; the manifest says that you set them.
+        overrides: fields of `ExportRecipe`.
+
+    Raises:
+        UnknownNameError: an unknown model, target, precision or override.
+        ConfigError: a precision that the target cannot run, a limit that can never fail, or an override outside what
+            is allowed.
+    """
+    from aigc_models.zoo import MODELS
+
+    if model not in MODELS:
+        raise UnknownNameError("model", model, MODELS)
+    for name in overrides:
+        if name not in _OVERRIDES:
+            raise UnknownNameError("argument of export_recipe", name, _ARGUMENTS)
+    check_precision(get_target(target), precision)
+    quantization = None if precision == "fp32" else default_config(MODELS[model].family, precision)
+    own_samples = calibration_samples is not None or overrides.get("calibration_data") is not None
+    _check_calibration(precision, calibration=overrides.get("calibration"), own_samples=own_samples)
+    asked: dict[str, Any] = {
+        "samples": calibration_samples,
+        "asked_float": tuple(keep_float) or None,
+        "split_concats": split_concats or None,
+        "method": ranges,
+        "weight_ranges": weight_ranges,
+        "weight_method": weight_method,
+        "block": block,
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    _check_asked(asked, precision, calibration=overrides.get("calibration"))
+    if quantization is not None:
+        quantization = replace(quantization, **asked)
+    family = MODELS[model].family
+    recipe = ExportRecipe(
+        model=model,
+        target=target,
+        precision=precision,
+        tolerances=TOLERANCES[family, "int8" if precision == "auto" else precision],
+        quantization=quantization,
+        search=SearchConfig(budgets=(parse_budget(DEFAULT_BUDGETS[family]),)) if precision == "auto" else None,
+    )
+    recipe = replace(recipe, **overrides)
+    if tolerance:
+        limits = with_user_limits(recipe.tolerances, tolerance, family=family)
+        recipe = replace(recipe, tolerances=limits, tolerance=dict(tolerance))
+    if (recipe.search is not None) != (precision == "auto"):
+        raise ConfigError(
+            f"a search for a mix, and precision {precision!r}", hint="--budget and its like go with --precision auto"
+        )
+    return recipe
+
+
+_OVERRIDES = tuple(f.name for f in fields(ExportRecipe) if f.name not in ("model", "target", "precision", "tolerance"))
+_ARGUMENTS = (*(name for name in signature(export_recipe).parameters if name != "overrides"), *_OVERRIDES)

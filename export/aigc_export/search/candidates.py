@@ -1,0 +1,196 @@
+"""Candidates of a search: graphs that were really built, run by the engine, judged beside PyTorch and timed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from aigc_calibration.coverage import Coverage, check_executed, executed_sites
+from aigc_calibration.emit import emit
+from aigc_calibration.errors import PlanError
+from aigc_calibration.plan import QuantizationPlan
+from aigc_calibration.search.journal import Journal
+from aigc_calibration.search.ladder import Ladder
+from aigc_models.evaluation.paired import Judge, Judgment
+from aigc_models.spec import ExportSpec
+from aigc_runtime.backends.ort.session import OrtSession
+from aigc_runtime.io.jsonable import from_json, to_json
+from aigc_runtime.proof.bench import bench_step
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["Built", "Evaluator", "build_mix", "emit_mix"]
+
+RUNS_IN_FLOAT = "the engine runs it in float in this mix"
+ROUNDS = 9
+SITE_ROUNDS = 7
+RUNS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A graph that could be shipped.
+
+    Attributes:
+        name: for people: `fp32`, `int8`, `int8 / float, 12 raised`.
+        precision: for the manifest: one plain precision, or `mixed`.
+        base: the lowest plain precision in it, whose limits apply.
+        graph: in the engine's form.
+        plan: that it was emitted from; None for fp32.
+        coverage: what the engine runs in low precision; None for fp32.
+    """
+
+    name: str
+    precision: str
+    base: str
+    graph: ir.Model
+    plan: QuantizationPlan | None = None
+    coverage: Coverage | None = None
+
+    @cached_property
+    def model(self) -> bytes:
+        """Serialized."""
+        import onnx_ir as ir
+
+        serialized: bytes = ir.to_proto(self.graph).SerializeToString(deterministic=True)
+        return serialized
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the serialized graph."""
+        return hashlib.sha256(self.model).hexdigest()
+
+    @property
+    def raised(self) -> int:
+        """Sites in float, or above the base precision."""
+        if self.plan is None:
+            return 0
+        return sum(1 for op in self.plan.ops if op.precision != self.plan.precision)
+
+
+def emit_mix(ladder: Ladder, raised: Mapping[str, str]) -> Built:
+    """Emit a mix without a look at what the engine makes of it, to be timed.
+
+    Args:
+        ladder: both rungs.
+        raised: node -> why it stands on the high rung.
+    """
+    plan, weights = ladder.mix(raised)
+    used = {op.precision for op in plan.quantized()}
+    if ladder.high is None and raised:
+        used.add("float")
+    if len(used) == 1:
+        plan = replace(plan, precision=next(iter(used)))
+    lowest = _bundle_name(plan.precision)
+    return Built(
+        name=f"all {lowest}" if len(used) == 1 else f"{ladder.name}, {len(raised)} raised",
+        precision=lowest if len(used) == 1 else "mixed",
+        base=lowest,
+        graph=emit(ladder.graph, plan, weights, ladder.form),
+        plan=plan,
+    )
+
+
+def _bundle_name(precision: str) -> str:
+    """A site's precision as a bundle calls it."""
+    return "int4" if precision == "int4-weight" else precision
+
+
+def build_mix(ladder: Ladder, raised: Mapping[str, str], macs: Mapping[str, int]) -> Built:
+    """Emit a mix and prove that the engine runs it as planned; what it runs in float after all is raised too.
+
+    Args:
+        ladder: both rungs.
+        raised: node -> why it stands on the high rung.
+        macs: of every site.
+
+    Raises:
+        PlanError: nothing is left that the engine runs in low precision.
+    """
+    raised = dict(raised)
+    while True:
+        built = emit_mix(ladder, raised)
+        assert built.plan is not None
+        try:
+            return replace(built, coverage=check_executed(built.graph, built.plan, macs))
+        except PlanError:
+            lost = {op.node for op in built.plan.quantized()} - executed_sites(built.graph, built.plan) - raised.keys()
+            if not lost or ladder.high is not None:
+                raise
+            raised.update(dict.fromkeys(lost, RUNS_IN_FLOAT))
+
+
+class Evaluator:
+    """Judges and times candidates; what the journal knows is not measured again.
+
+    Args:
+        spec: of the model.
+        judge: makes the judge when the first candidate needs it: PyTorch's side takes a while. None: only times.
+        key: names everything that the judge depends on.
+        journal: of the search.
+        threads: of the engine.
+    """
+
+    def __init__(
+        self,
+        spec: ExportSpec,
+        judge: Callable[[], Judge] | None,
+        *,
+        key: str,
+        journal: Journal,
+        threads: int | None,
+    ) -> None:
+        self.spec, self.key, self.journal, self.threads = spec, key, journal, threads
+        self._make_judge = judge
+        self._judge: Judge | None = None
+        self.judged = 0
+
+    def judge(self, built: Built) -> Judgment:
+        """Quality beside PyTorch, on the engine itself."""
+
+        def measure() -> Any:
+            if self._judge is None:
+                assert self._make_judge is not None, "this evaluator only times"
+                self._judge = self._make_judge()
+            with self._open(built) as session:
+                return to_json(self._judge(session))
+
+        self.judged += 1
+        return from_json(Judgment, self.journal.remember(f"judgment {built.digest} {self.key}", measure))
+
+    def time(self, built: Sequence[Built]) -> list[tuple[float, float]]:
+        """(ms of a step at batch 1, how many times faster than the first) of each: medians of alternating rounds."""
+        rounds = self._rounds(built, ROUNDS)
+        return [
+            (statistics.median(r[i] for r in rounds), statistics.median(r[0] / r[i] for r in rounds))
+            for i in range(len(built))
+        ]
+
+    def slower(self, first: Built, second: Built) -> tuple[float, float]:
+        """How many ms longer than `first` a step of `second` takes, and the standard error, over alternating rounds."""
+        gaps = [b - a for a, b in self._rounds((first, second), SITE_ROUNDS)]
+        # The median and its error from the middle half of the rounds: a disturbed round is far off.
+        low, middle, high = statistics.quantiles(gaps, n=4)
+        return middle, (high - low) / 1.349 * 1.253 / math.sqrt(len(gaps))
+
+    def _rounds(self, built: Sequence[Built], rounds: int) -> list[list[float]]:
+        def measure() -> list[list[float]]:
+            settings = self.spec.settings
+            with contextlib.ExitStack() as stack:
+                sessions = [stack.enter_context(self._open(b)) for b in built]
+                return [
+                    [bench_step(s, settings, runs=RUNS, warmup=2).median_ms for s in sessions] for _ in range(rounds)
+                ]
+
+        key = f"rounds {' '.join(b.digest for b in built)} {self.threads}"
+        return [[float(ms) for ms in row] for row in self.journal.remember(key, measure)]
+
+    def _open(self, built: Built) -> OrtSession:
+        return OrtSession(built.model, self.spec.interface, threads=self.threads)

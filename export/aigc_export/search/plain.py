@@ -1,0 +1,58 @@
+"""The plain precisions that a mix has to beat, each as an export of its own would ship it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from aigc_calibration.calibrate import Calibration
+from aigc_calibration.config import default_config
+from aigc_calibration.errors import PlanError
+from aigc_calibration.plan import as_site_precision
+from aigc_calibration.quantize import quantize
+from aigc_export.prepare.prepare import PreparedModel
+from aigc_export.recipes.recipe import ExportRecipe
+from aigc_export.search.candidates import Built
+
+__all__ = ["plain_builds"]
+
+_PLAIN = ("int8",)
+_SMALLER = ("fp16", "int8-weight", "int4")
+"""Stored smaller and computed with in float, so that no time is won: for searches by size."""
+
+
+def plain_builds(
+    prepared: PreparedModel, recipe: ExportRecipe, calibration: Calibration, *, objective: str
+) -> Iterator[Built]:
+    """The family's own configuration of every plain precision that could be better by the objective.
+
+    Args:
+        prepared: the float graph and its data.
+        recipe: of the export.
+        calibration: in int8.
+        objective: of the search.
+    """
+    assert prepared.data is not None
+    assert recipe.quantization is not None
+    for precision in (*_PLAIN, *(_SMALLER if objective == "size" else ())):
+        own = default_config(prepared.spec.family, precision)
+        try:
+            found = quantize(
+                prepared.graph,
+                prepared.data,
+                replace(recipe.quantization, keep_float=own.keep_float, wide=own.wide),
+                precision=as_site_precision(precision),
+                target=recipe.target,
+                calibration=calibration if precision == "int8" else None,
+                threads=recipe.threads,
+            )
+        except PlanError:
+            continue  # an engine that runs nothing of it in this precision offers no such bundle
+        yield Built(
+            name=precision,
+            precision=precision,
+            base=precision,
+            graph=found.graph,
+            plan=found.plan,
+            coverage=found.coverage,
+        )

@@ -1,0 +1,316 @@
+"""The search for a mix of precisions: measure every site alone, raise what costs most, and run what comes of it.
+
+1. Noise of every site alone, on the toggle graph; what it takes in either precision, in the engine.
+2. Sites in the order in which they are raised: those that low precision gains nothing for, then by noise per gain.
+3. The smallest number of raised sites whose mix keeps the budget: each try is emitted, run, and judged beside PyTorch
+   through the whole sampling loop.
+4. All that was tried is timed in turn with the plain precisions. The best that keeps the budget is the result; a mix
+   that is not faster than a plain precision gives way to it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aigc_calibration.calibrate import Calibration, Progress, calibrate
+from aigc_calibration.coverage import site_macs
+from aigc_calibration.emit import FORMS
+from aigc_calibration.errors import PlanError
+from aigc_calibration.prepare import prepare
+from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_environment
+from aigc_calibration.search.ladder import Ladder
+from aigc_calibration.search.sensitivity import SURE, Sensitivity, decibels, raising_order, total_noise
+from aigc_calibration.search.workers import make_workers
+from aigc_export.prepare.prepare import PreparedModel, Stage
+from aigc_export.recipes.budget import allowed_noise, holds, shown
+from aigc_export.recipes.recipe import ExportRecipe
+from aigc_export.recipes.search import SearchConfig
+from aigc_export.search.candidates import Built, Evaluator, build_mix
+from aigc_export.search.descent import smallest
+from aigc_export.search.ladders import build_ladder, everything, rungs_for
+from aigc_export.search.plain import plain_builds
+from aigc_export.search.plots import pareto_plot
+from aigc_export.search.report import CandidateReport, SearchReport, pareto_front
+from aigc_export.search.sites import measure_ladder
+from aigc_export.targets.table import get_target
+from aigc_models.evaluation.paired import Judgment, make_judge
+from aigc_models.torch_session import TorchSession
+from aigc_runtime.errors import ConfigError, EngineMissingError, ParityError
+from aigc_runtime.io.publish import atomic_write_bytes
+
+__all__ = ["BudgetError", "SearchResult", "search"]
+
+LEAST_GAIN = 1.03
+"""How many times faster a mix must be than a plain precision; less is within the noise of timing."""
+
+
+class BudgetError(ParityError):
+    """No candidate keeps the budget, not even fp32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """What to ship, and how it was found."""
+
+    built: Built
+    report: SearchReport
+    calibration: Calibration
+
+
+def search(
+    prepared: PreparedModel,
+    recipe: ExportRecipe,
+    config: SearchConfig,
+    tell: Stage,
+    *,
+    calibration: Calibration | None = None,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Find the mix.
+
+    Args:
+        prepared: the float graph and its data.
+        recipe: of the export.
+        config: budget and objective.
+        tell: called after every stage.
+        calibration: of an earlier run.
+        progress: called after every batch of calibration.
+
+    Raises:
+        BudgetError: no candidate keeps the budget; says which came nearest.
+        ConfigError: a target whose engine cannot run here, or a budget on what is not measured.
+        AigcError: any stage failed.
+    """
+    started = time.perf_counter()
+    if "auto" not in get_target(recipe.target).precisions:
+        raise ConfigError(
+            f"a search needs an engine that runs here, and {recipe.target!r} does not",
+            hint="search with --target ort-cpu, or export a plain precision",
+        )
+    journal = Journal(
+        None if config.folder is None else config.folder / JOURNAL_FILE, environment=measuring_environment()
+    )
+    spec, graph, quantization = prepared.spec, prepared.graph, recipe.quantization
+    assert prepared.data is not None
+    assert quantization is not None
+    evaluator = Evaluator(
+        spec,
+        lambda: make_judge(
+            TorchSession(spec),
+            spec.settings,
+            evaluation=prepared.evaluation,
+            samples=config.samples,
+            seed=recipe.seed,
+        ),
+        key=f"{prepared.loaded.checkpoint.sha256} {prepared.loaded.checkpoint.config_sha256} "
+        f"{prepared.evaluation.data} {prepared.evaluation.sha256} {config.samples} {recipe.seed}",
+        journal=journal,
+        threads=recipe.threads,
+    )
+    float_built = Built(name="fp32", precision="fp32", base="fp32", graph=graph)
+    tried: list[tuple[Built, Judgment]] = [(float_built, evaluator.judge(float_built))]
+    if not holds(config.budgets, tried[0][1]):
+        raise BudgetError(
+            f"not even fp32 keeps the budget: {shown(config.budgets, tried[0][1])}",
+            hint="the nearest result is fp32 itself; nothing was published: state a budget that it keeps",
+        )
+    tell("budget", f"fp32: {shown(config.budgets, tried[0][1])}")
+    ladders: dict[str, tuple[Sensitivity, ...]] = {}
+    workers = make_workers(jobs=config.jobs, dask=config.dask)
+    ready, every, threads = prepare(graph), everything(quantization), recipe.threads
+    if calibration is None:
+        calibration = calibrate(ready, prepared.data, every, precision="int8", threads=threads, progress=progress)
+    tell("calibrate", f"{calibration.statistics.samples} samples, {len(calibration.statistics.tensors)} values")
+    tried += [
+        (built, evaluator.judge(built))
+        for built in plain_builds(prepared, recipe, calibration, objective=config.objective)
+    ]
+    for rungs in rungs_for(spec.family, config.objective):
+        ladder = build_ladder(ready, prepared.data, every, rungs, FORMS[recipe.target], calibration, threads=threads)
+        sites = measure_ladder(ladder, prepared, workers, evaluator, journal)
+        ladders[ladder.name] = sites
+        noisiest = sites[0]
+        tell(
+            "sensitivity",
+            f"{ladder.name}: {len(sites)} sites, noisiest {noisiest.module or noisiest.node} {noisiest.sqnr_db:.1f} dB",
+        )
+        macs = site_macs(ladder.graph, next(prepared.data.batches(ladder.graph, threads=recipe.threads)))
+        known = {built.digest for built, _ in tried}
+        found = _descend(ladder, sites, macs, config, evaluator, tell)
+        tried += [(built, judgment) for built, judgment in found if built.digest not in known]
+    timed = evaluator.time([built for built, _ in tried])
+    chosen, verdict = _choose(tried, timed, config)
+    tell("search", verdict)
+    built = tried[chosen][0]
+    report = SearchReport(
+        model=recipe.model,
+        target=recipe.target,
+        objective=config.objective,
+        budgets=config.budgets,
+        verdict=verdict,
+        candidates=_reports(tried, timed, chosen, config),
+        ladders=ladders,
+        kept=_kept(built, ladders),
+        judged=evaluator.judged,
+        reused=journal.reused,
+        seconds=round(time.perf_counter() - started, 3),
+    )
+    if config.folder is not None:
+        _write(report, config.folder, tell)
+    return SearchResult(built=built, report=report, calibration=calibration)
+
+
+def _write(report: SearchReport, folder: Path, tell: Stage) -> None:
+    atomic_write_bytes(folder / "search.json", report.dump())
+    try:
+        atomic_write_bytes(folder / "pareto.svg", pareto_plot(report))
+        tell("report", f"{folder / 'search.json'}, {folder / 'pareto.svg'}")
+    except EngineMissingError as err:
+        tell("report", f"{folder / 'search.json'}; no plot: {err.hint}")
+
+
+def _descend(
+    ladder: Ladder,
+    sites: Sequence[Sensitivity],
+    macs: Mapping[str, int],
+    config: SearchConfig,
+    evaluator: Evaluator,
+    tell: Stage,
+) -> list[tuple[Built, Judgment]]:
+    """Mixes that were run, down to the fewest raised sites that keep the budget."""
+    free, rest = raising_order(sites, config.objective)
+    order, noise = (*free, *rest), {s.node: s.noise for s in sites}
+    by_node = {s.node: s for s in sites}
+    tried: dict[int, tuple[Built, Judgment]] = {}
+
+    def keeps(count: int) -> bool:
+        raised = {node: _why(by_node[node], node in free, config) for node in order[:count]}
+        if count == len(order) and ladder.high is None:
+            return True  # that is fp32
+        try:
+            built = build_mix(ladder, raised, macs)
+        except PlanError as err:  # the few sites that are left are none that the engine runs in low precision
+            tell("try", f"{ladder.name}, {count} raised: {err.message}")
+            return False
+        tried[count] = (built, evaluator.judge(built))
+        kept = holds(config.budgets, tried[count][1])
+        predicted = decibels(total_noise(noise, order[:count]))
+        tell(
+            "try",
+            f"{built.name}: {shown(config.budgets, tried[count][1])}, model {predicted:.1f} dB, "
+            f"{'kept' if kept else 'missed'}",
+        )
+        return kept
+
+    def guess() -> int:
+        first = min(tried, default=None)
+        if first is None:
+            return len(order)
+        allowed = allowed_noise(config.budgets, tried[first][1], total_noise(noise, order[:first]))
+        if allowed is None:
+            return (first + len(order)) // 2
+        counts = range(first, len(order) + 1)
+        return next((k for k in counts if total_noise(noise, order[:k]) <= allowed), len(order))
+
+    smallest(len(free), len(order), guess, keeps)
+    # Both ends are plain precisions, which a mix has to beat; the upper end of a ladder to float is fp32.
+    for end in (0, *(() if ladder.high is None else (len(order),))):
+        if end not in tried:
+            keeps(end)
+    return [tried[count] for count in sorted(tried)]
+
+
+def _why(site: Sensitivity, free: bool, config: SearchConfig) -> str:
+    noise = f"{site.share:.1%} of all noise ({site.sqnr_db:.1f} dB alone)"
+    if free:
+        return f"low precision would take {-site.saved_ms:.3f} ms longer, and make {noise}"
+    told = site.saved_ms > SURE * site.saved_ms_error
+    saved = {
+        "latency": f"{site.saved_ms:.3f} ms" if told else "no time that can be told from none",
+        "size": f"{site.saved_bytes / 1e3:.1f} kB",
+        "ops": "one site",
+    }[config.objective]
+    return f"low precision would make {noise} and save {saved}"
+
+
+def _choose(
+    tried: Sequence[tuple[Built, Judgment]], timed: Sequence[tuple[float, float]], config: SearchConfig
+) -> tuple[int, str]:
+    """The index of the result, and why."""
+    costs: dict[str, Callable[[int], float]] = {
+        "latency": lambda i: 1 / timed[i][1],
+        "size": lambda i: float(len(tried[i][0].model)),
+        "ops": lambda i: float("inf") if tried[i][0].plan is None else float(tried[i][0].raised),
+    }
+    cost = costs[config.objective]
+    able = [i for i, (_, judgment) in enumerate(tried) if holds(config.budgets, judgment)]
+    best = min(able, key=lambda i: (cost(i), tried[i][0].name))
+    plain = [i for i in able if tried[i][0].precision != "mixed"]
+    best_plain = min(plain, key=lambda i: (cost(i), tried[i][0].name))
+    name, quality = tried[best][0].name, shown(config.budgets, tried[best][1])
+    if best in plain:
+        if all(built.precision != "mixed" for built, _ in tried):
+            return best, f"{name} keeps the budget, so that no mix is needed: {quality}"
+        if len(able) == len(plain):
+            return best, f"{name}: no mix keeps the budget, which {name} does: {quality}"
+        return best, f"{name}: no mix that keeps the budget is better in {config.objective} than {name}: {quality}"
+    other = tried[best_plain][0].name
+    if config.objective == "latency":
+        ratio = timed[best][1] / timed[best_plain][1]
+        if ratio < LEAST_GAIN:
+            told = f"the best mix ({name}) is {ratio:.2f}x as fast as {other}, which is no gain"
+            return best_plain, f"{other}: {told}"
+        return best, f"{name}: {ratio:.2f}x as fast as {other}, the best plain precision, with {quality}"
+    return best, f"{name}: better in {config.objective} than {other}, the best plain precision, with {quality}"
+
+
+def _reports(
+    tried: Sequence[tuple[Built, Judgment]],
+    timed: Sequence[tuple[float, float]],
+    chosen: int,
+    config: SearchConfig,
+) -> tuple[CandidateReport, ...]:
+    first = config.budgets[0]
+    sign = 1.0 if first.upper else -1.0
+    points = [
+        (sign * first.value(judgment), ms, float(len(built.model)))
+        for (built, judgment), (ms, _) in zip(tried, timed, strict=True)
+    ]
+    reports = [
+        CandidateReport(
+            name=built.name,
+            precision=built.precision,
+            counts={} if built.plan is None else built.plan.counts(),
+            judgment=judgment,
+            value=first.value(judgment),
+            holds=holds(config.budgets, judgment),
+            latency_ms=ms,
+            speedup=ratio,
+            size_bytes=len(built.model),
+            pareto=front,
+            chosen=i == chosen,
+        )
+        for i, ((built, judgment), (ms, ratio), front) in enumerate(
+            zip(tried, timed, pareto_front(points), strict=True)
+        )
+    ]
+    return tuple(sorted(reports, key=lambda r: (r.latency_ms, r.name)))
+
+
+def _kept(built: Built, ladders: Mapping[str, tuple[Sensitivity, ...]]) -> dict[str, str]:
+    """Site of the result in higher precision -> why."""
+    if built.plan is None:
+        noise = {s.module or s.node: s for sites in ladders.values() for s in sites}
+        return {
+            name: f"nothing in lower precision was chosen; it alone would make {s.share:.1%} of all noise "
+            f"({s.sqnr_db:.1f} dB)"
+            for name, s in noise.items()
+        }
+    return {
+        f"{op.module} ({op.op_type} {op.node})" if op.module else f"{op.op_type} {op.node}": op.why
+        for op in built.plan.ops
+        if op.precision != built.plan.precision
+    }

@@ -1,0 +1,103 @@
+"""Sensitivity as a run of its own: PyTorch -> graph -> calibration -> what every site costs and gains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aigc_calibration.calibrate import Progress, calibrate
+from aigc_calibration.emit import FORMS
+from aigc_calibration.prepare import prepare
+from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_environment
+from aigc_calibration.search.sensitivity import Sensitivity
+from aigc_calibration.search.workers import make_workers
+from aigc_export.prepare.prepare import Stage, Teller, prepare_graph
+from aigc_export.recipes.recipe import ExportRecipe
+from aigc_export.recipes.search import SearchConfig
+from aigc_export.search.candidates import Evaluator
+from aigc_export.search.ladders import build_ladder, everything, rungs_for
+from aigc_export.search.sites import measure_ladder
+from aigc_runtime.errors import ConfigError, UnknownNameError
+
+__all__ = ["SensitivityReport", "measure_sensitivity"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityReport:
+    """All sites of one pair of precisions.
+
+    Attributes:
+        model: its name.
+        target: of the engine.
+        ladder: the pair, such as `int8 / float`.
+        sites: the noisiest first.
+        total_db: signal to noise with all of them in low precision, by the additive model.
+        seconds: of everything.
+    """
+
+    model: str
+    target: str
+    ladder: str
+    sites: tuple[Sensitivity, ...]
+    total_db: float
+    seconds: float
+
+
+def measure_sensitivity(
+    recipe: ExportRecipe,
+    *,
+    low: str | None = None,
+    stage: Stage | None = None,
+    calibrating: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> SensitivityReport:
+    """Measure every site of a model.
+
+    Args:
+        recipe: of precision `auto`.
+        low: the low precision of the pair; None takes the family's first.
+        stage: called after every stage.
+        calibrating: called while samples are read.
+        progress: called as progress(sites done, sites).
+
+    Raises:
+        UnknownNameError: no pair with that low precision.
+        ConfigError: a recipe without a search.
+        AigcError: a stage failed.
+    """
+    from aigc_calibration.search.sensitivity import decibels
+
+    started = time.perf_counter()
+    config: SearchConfig | None = recipe.search
+    if config is None or recipe.quantization is None:
+        raise ConfigError("sensitivity of a plain precision", hint="make the recipe with precision='auto'")
+    tell = Teller(stage)
+    prepared = prepare_graph(recipe, tell)
+    assert prepared.data is not None
+    pairs = {rungs[0]: rungs for rungs in rungs_for(prepared.spec.family, "size")}
+    wanted = next(iter(pairs)) if low is None else {"int4": "int4-weight"}.get(low, low)
+    rungs = next((pair for name, pair in pairs.items() if name == wanted), None)
+    if rungs is None:
+        raise UnknownNameError("low precision", str(low), pairs)
+    ready, every = prepare(prepared.graph), everything(recipe.quantization)
+    calibration = prepared.calibration or calibrate(
+        ready, prepared.data, every, precision="int8", threads=recipe.threads, progress=calibrating
+    )
+    tell("calibrate", f"{calibration.statistics.samples} samples")
+    ladder = build_ladder(ready, prepared.data, every, rungs, FORMS[recipe.target], calibration, threads=recipe.threads)
+    journal = Journal(
+        None if config.folder is None else config.folder / JOURNAL_FILE, environment=measuring_environment()
+    )
+    evaluator = Evaluator(prepared.spec, None, key="", journal=journal, threads=recipe.threads)
+    workers = make_workers(jobs=config.jobs, dask=config.dask)
+    sites = measure_ladder(ladder, prepared, workers, evaluator, journal, progress=progress)
+    tell("sensitivity", f"{ladder.name}: {len(sites)} sites")
+    return SensitivityReport(
+        model=recipe.model,
+        target=recipe.target,
+        ladder=ladder.name,
+        sites=sites,
+        total_db=decibels(sum(s.noise for s in sites)),
+        seconds=round(time.perf_counter() - started, 3),
+    )

@@ -1,0 +1,148 @@
+"""Ranges of shapes that an engine is optimized for, derived from the named dimensions of a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from aigc_models.spec import ExportSpec
+from aigc_runtime.bundle.engine_build import ShapeProfile
+from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.tensors import DimSpec
+from aigc_runtime.errors import ConfigError, UnknownNameError
+from aigc_runtime.pipelines.settings import DiffusionSettings, TextSettings
+
+__all__ = ["derive_profiles", "input_shapes", "narrowed", "parse_profile"]
+
+LARGEST_BATCH = 16
+"""Rows that an engine is built for by default: an edge device seldom runs more, and memory grows with it."""
+CONTEXT_TOKENS = 77
+"""What text encoders of diffusion models give: CLIP's context (Radford 2021)."""
+
+Range = tuple[int, int, int]
+
+
+def derive_profiles(spec: ExportSpec, given: Sequence[ShapeProfile] = ()) -> tuple[ShapeProfile, ...]:
+    """The profiles of a model, or those that the user gave, completed and checked.
+
+    1. A language model gets two: `prefill` takes everything the model takes and is best at a prompt with nothing held;
+       `decode` takes one new token.
+    2. A model of images gets one: its own size is best, and sides that vary go from the smallest to twice its own.
+    3. A given profile replaces the derived ones; dimensions that it does not name keep their derived range.
+
+    Args:
+        spec: the model.
+        given: the user's.
+
+    Raises:
+        UnknownNameError: a given profile names a dimension that the model has not.
+        ConfigError: a given range is outside what the model takes.
+    """
+    ranges = {dim.name: _range(dim, spec) for dim in spec.interface.dims}
+    if given:
+        return tuple(_complete(profile, ranges, spec.interface.dims) for profile in given)
+    step = spec.interface.state[0].step_dim if spec.interface.state else None
+    if step is None or not isinstance(spec.settings, TextSettings):
+        return (ShapeProfile(name="default", dims=ranges),)
+    held = {name: _held(ranges[name], best=0) for name in ranges if name == "past"}
+    half = {name: _held(ranges[name], best=ranges[name][2] // 2) for name in ranges if name == "past"}
+    return (
+        ShapeProfile(name="prefill", dims={**ranges, **held}),
+        ShapeProfile(name="decode", dims={**ranges, **half, step: (1, 1, 1)}),
+    )
+
+
+def _held(found: Range, *, best: int) -> Range:
+    return found[0], max(found[0], best), found[2]
+
+
+def _range(dim: DimSpec, spec: ExportSpec) -> Range:
+    """The default range of one dimension."""
+    top = dim.max
+    if dim.name == "batch":
+        return max(1, dim.min), max(1, dim.min), min(LARGEST_BATCH, top or LARGEST_BATCH)
+    if isinstance(spec.settings, TextSettings):
+        top = top if top is not None else spec.settings.context_length
+        return dim.min, max(dim.min, min(128, top // 2)), top
+    best = dim.min
+    if isinstance(spec.settings, DiffusionSettings):
+        _, height, width = spec.settings.sample_shape
+        best = {"height": height, "width": width, "tokens": CONTEXT_TOKENS}.get(dim.name, best)
+    best = max(dim.min, best)
+    return dim.min, best, top if top is not None else 2 * best
+
+
+def _complete(given: ShapeProfile, ranges: Mapping[str, Range], dims: Sequence[DimSpec]) -> ShapeProfile:
+    known = {dim.name: dim for dim in dims}
+    for name, (low, _, high) in given.dims.items():
+        if name not in known:
+            raise UnknownNameError(f"dimension in profile {given.name!r}", name, known)
+        dim = known[name]
+        if low < dim.min or (dim.max is not None and high > dim.max):
+            raise ConfigError(
+                f"profile {given.name!r}: {name} goes from {low} to {high}",
+                hint=f"the model takes {dim.min} to {'any size' if dim.max is None else dim.max}",
+            )
+        if any(size % dim.multiple_of for size in given.dims[name]):
+            raise ConfigError(
+                f"profile {given.name!r}: {name} is {':'.join(map(str, given.dims[name]))}",
+                hint=f"the model takes multiples of {dim.multiple_of}",
+            )
+    return ShapeProfile(name=given.name, dims={**ranges, **given.dims})
+
+
+_PART = re.compile(r"(\w+)=(\d+)(?::(\d+):(\d+))?")
+
+
+def parse_profile(text: str, *, number: int) -> ShapeProfile:
+    """A profile from the command line: `[NAME/]dim=SMALLEST:BEST:LARGEST,dim=SIZE,...`.
+
+    >>> parse_profile("decode/batch=1:1:8,sequence=1", number=0).dims
+    {'batch': (1, 1, 8), 'sequence': (1, 1, 1)}
+
+    Args:
+        text: as typed.
+        number: names it where it has no name.
+
+    Raises:
+        ConfigError: not of that form.
+    """
+    name, slash, rest = text.partition("/")
+    if not slash:
+        name, rest = f"profile-{number}", text
+    dims: dict[str, Range] = {}
+    for part in rest.split(","):
+        match = _PART.fullmatch(part.strip())
+        if match is None or match[1] in dims or not name:
+            raise ConfigError(
+                f"{text!r} is not a profile", hint="it reads like batch=1:4:8,sequence=1 or decode/batch=1:4:8"
+            )
+        low = int(match[2])
+        dims[match[1]] = (low, int(match[3] or low), int(match[4] or low))
+    return ShapeProfile(name=name, dims=dims)
+
+
+def input_shapes(spec: ExportSpec, profile: ShapeProfile) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Graph input -> its smallest, best and largest shape."""
+    return {
+        tensor.name: tuple(
+            tuple(size if isinstance(size, int) else profile.dims[size][kind] for size in tensor.shape)
+            for kind in range(3)
+        )
+        for tensor in spec.interface.graph_inputs
+    }
+
+
+def narrowed(interface: Interface, profiles: Sequence[ShapeProfile]) -> Interface:
+    """The interface, its dimensions cut down to what some profile takes."""
+    return interface.with_dims(
+        [
+            DimSpec(
+                name=dim.name,
+                min=min(p.dims[dim.name][0] for p in profiles),
+                max=max(p.dims[dim.name][2] for p in profiles),
+                multiple_of=dim.multiple_of,
+            )
+            for dim in interface.dims
+        ]
+    )

@@ -1,0 +1,1 @@
+"""Work on finished bundles: compare, verify, time."""

@@ -1,0 +1,270 @@
+"""Two bundles of one model side by side, such as fp32 and int8: what the second changes, and what it is worth.
+
+No limit is judged here, and PyTorch is not needed: the first bundle is the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from aigc_export.line.bundle_files import read_plan
+from aigc_export.line.origin import find_evaluation, kept_text
+from aigc_export.recipes.recipe import check_quality_samples
+from aigc_export.tools.timing import SideBySide, time_side_by_side
+from aigc_models.evaluation.evaluation import Evaluation, choose_evaluation
+from aigc_models.evaluation.paired import Judgment, make_judge
+from aigc_models.evaluation.quality import can_measure
+from aigc_runtime.backends import open_session
+from aigc_runtime.bundle.bundle import Bundle
+from aigc_runtime.bundle.manifest import Manifest
+from aigc_runtime.core.compare import TensorErrors, compare_arrays, psnr_db, token_agreement
+from aigc_runtime.core.session import Session
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.errors import ConfigError, InputError
+from aigc_runtime.io.png import image_grid
+from aigc_runtime.pipelines import make_pipeline
+from aigc_runtime.pipelines.replay import run_request
+from aigc_runtime.pipelines.settings import TextSettings
+
+__all__ = ["BundleFacts", "Comparison", "Picture", "TensorGap", "check_comparable", "compare_bundles", "picture_grid"]
+
+MAX_AMPLIFICATION = 2**16
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleFacts:
+    """What a bundle says of itself.
+
+    Attributes:
+        path: its folder.
+        precision: of its weights and arithmetic.
+        target: where it runs.
+        size_bytes: of all files but the manifest.
+        engine_bytes: of the engine, its weights among it.
+        plan: precision -> number of operators, by its quantization plan; empty without one.
+        checkpoint_sha256: of the weights file that it was made from.
+        model_sha256: of the model that it was made from, weights and config.json; empty where the manifest has none.
+    """
+
+    path: str
+    precision: str
+    target: str
+    size_bytes: int
+    engine_bytes: int
+    plan: dict[str, int]
+    checkpoint_sha256: str
+    model_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorGap:
+    """How far the second bundle's output is from the first's, at the worst step of a reference case."""
+
+    case: str
+    output: str
+    errors: TensorErrors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """The same request and seed through both.
+
+    Attributes:
+        metric: `token_agreement` or `psnr_db`.
+        value: measured.
+        first: the first bundle's result: tokens, or images [N, C, H, W] in [-1, 1].
+        second: the other's.
+    """
+
+    metric: str
+    value: float
+    first: Array
+    second: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Everything that was measured.
+
+    Attributes:
+        name: of the model.
+        first: the reference.
+        second: what is compared with it.
+        tensors: on the first's reference cases.
+        picture: one generation.
+        judgment: paired measures, and the model's own metrics; `reference` is the first, `bundle` the second.
+        timing: of one step at batch 1; `reference_ms` is the first's, `candidate_ms` the second's.
+        threads: that both had.
+    """
+
+    name: str
+    first: BundleFacts
+    second: BundleFacts
+    tensors: tuple[TensorGap, ...]
+    picture: Picture
+    judgment: Judgment
+    timing: SideBySide
+    threads: int
+
+
+def check_comparable(first: Manifest, second: Manifest) -> None:
+    """Refuse bundles that do not do the same thing.
+
+    Raises:
+        InputError: names what differs, with both values.
+    """
+    for what in ("name", "family", "pipeline", "inputs", "outputs", "state", "dims"):
+        a, b = getattr(first, what), getattr(second, what)
+        if a == b:
+            continue
+        if isinstance(a, tuple) and len(a) == len(b):
+            a, b = next((x, y) for x, y in zip(a, b, strict=True) if x != y)
+        elif isinstance(a, tuple):
+            a, b = [getattr(x, "name", None) or x.input for x in a], [getattr(x, "name", None) or x.input for x in b]
+        raise InputError(
+            f"the two bundles differ in {what!r}: {a} and {b}",
+            hint="compare two exports of one model, with the same options",
+        )
+
+
+def compare_bundles(
+    first: Bundle,
+    second: Bundle,
+    *,
+    quality_samples: int = 200,
+    quality_data: Path | str | None = None,
+    seed: int = 1,
+    threads: int | None = None,
+    rounds: int = 5,
+    runs: int = 30,
+) -> Comparison:
+    """Measure the second bundle beside the first.
+
+    Args:
+        first: the reference.
+        second: another export of the same model.
+        quality_samples: windows of text or images; 0 leaves quality out.
+        quality_data: the user's own text to judge on; None takes what the first's export was judged on, where it is
+            found, else the built-in text.
+        seed: of the generation and of the samples.
+        threads: of both engines; None takes every processor.
+        rounds: how often the timing alternates.
+        runs: steps per round and side.
+
+    Raises:
+        InputError: bundles of different models or interfaces, or a number of samples that measures nothing.
+        EngineError: an engine does not load or run.
+    """
+    from aigc_runtime.backends.ort.session import available_threads
+
+    check_quality_samples(quality_samples)
+    check_comparable(first.manifest, second.manifest)
+    settings, count = first.manifest.pipeline, threads or available_threads()
+    with open_session(first, threads=count) as a, open_session(second, threads=count) as b:
+        return Comparison(
+            name=first.manifest.name,
+            first=_facts(first),
+            second=_facts(second),
+            tensors=tuple(_gaps(first, a, b)),
+            picture=_picture(first, a, b, seed),
+            judgment=make_judge(
+                a,
+                settings,
+                evaluation=_evaluation(first, quality_data),
+                samples=quality_samples,
+                seed=seed,
+            )(b),
+            timing=time_side_by_side(a, b, settings, rounds=rounds, runs=runs),
+            threads=count,
+        )
+
+
+def _evaluation(bundle: Bundle, quality_data: Path | str | None) -> Evaluation:
+    """What a bundle's export was judged on, found without its weights."""
+    manifest = bundle.manifest
+    if not isinstance(manifest.pipeline, TextSettings) and quality_data is None:
+        # Only the export knew which classes a model of images has, and measured its own metric where that fits.
+        data = next((result.data for result in manifest.quality), "")
+        return Evaluation(data=data, has_metric=bool(data) and can_measure(manifest.pipeline))
+    kept, held_out = kept_text(manifest)
+
+    def evaluate(path: Path | str | None) -> Evaluation:
+        return choose_evaluation(manifest.pipeline, kept=kept, held_out=held_out, quality_data=path)
+
+    return find_evaluation(manifest, evaluate, quality_data)[0]
+
+
+def _facts(bundle: Bundle) -> BundleFacts:
+    manifest = bundle.manifest
+    files = {info.path: info.size for info in manifest.files}
+    plan = read_plan(bundle)
+    return BundleFacts(
+        path=str(bundle.path),
+        precision=manifest.precision,
+        target=manifest.target,
+        size_bytes=bundle.size_bytes,
+        # Weights of 2 GiB or more lie beside the graph, as `model.onnx.data`.
+        engine_bytes=sum(size for name, size in files.items() if name.startswith(manifest.engine.file)),
+        plan={} if plan is None else dict(sorted(plan.counts().items())),
+        checkpoint_sha256=manifest.provenance.get("checkpoint_sha256", ""),
+        model_sha256="" if manifest.origin is None else manifest.origin.model_sha256,
+    )
+
+
+def _gaps(bundle: Bundle, a: Session, b: Session) -> Iterator[TensorGap]:
+    for case in bundle.manifest.reference.cases:
+        steps = [{name: bundle.array(file) for name, file in step.inputs.items()} for step in case.steps]
+        rows = len(next(iter(steps[0].values())))
+        states = a.new_state(rows), b.new_state(rows)
+        worst: dict[str, TensorErrors] = {}
+        for feeds in steps:
+            ours, theirs = a.run(feeds, states[0]), b.run(feeds, states[1])
+            for output, reference in ours.items():
+                errors = compare_arrays(reference, theirs[output])
+                # What cannot be compared at all is the worst there is.
+                if output not in worst or (not errors.problem, errors.sqnr_db) < (
+                    not worst[output].problem,
+                    worst[output].sqnr_db,
+                ):
+                    worst[output] = errors
+        for output, errors in worst.items():
+            yield TensorGap(case=case.name, output=output, errors=errors)
+
+
+def _picture(bundle: Bundle, a: Session, b: Session, seed: int) -> Picture:
+    settings = bundle.manifest.pipeline
+    request = {**bundle.manifest.reference.generation.request, "seed": seed}
+    first, second = (run_request(make_pipeline(session, settings), request) for session in (a, b))
+    text = isinstance(settings, TextSettings)
+    return Picture(
+        metric="token_agreement" if text else "psnr_db",
+        value=token_agreement(first, second) if text else psnr_db(first, second),
+        first=first,
+        second=second,
+    )
+
+
+def picture_grid(picture: Picture) -> tuple[Array, int]:
+    """The first bundle's images over the second's over their difference, amplified; gray is none.
+
+    Returns:
+        The picture, [height, width] or [height, width, 3] uint8, and the amplification: the largest power of two that
+        keeps every difference within the range of a pixel.
+
+    Raises:
+        ConfigError: text.
+    """
+    if picture.metric != "psnr_db":
+        raise ConfigError("a language model makes no picture", hint="leave --image out")
+    difference = picture.second - picture.first
+    largest = float(np.abs(difference).max())
+    amplification = 1
+    while 0 < 2 * amplification * largest <= 1 and amplification < MAX_AMPLIFICATION:
+        amplification *= 2
+    rows = np.concatenate([picture.first, picture.second, np.clip(difference * np.float32(amplification), -1, 1)])
+    scale = max(1, 96 // picture.first.shape[-1])
+    return image_grid(rows, columns=len(picture.first), scale=scale), amplification

@@ -1,0 +1,121 @@
+"""Compare a published bundle again with the PyTorch model that it was exported from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from aigc_export.graphs.capture import capture, run_sizes
+from aigc_export.line.bundle_files import read_graph
+from aigc_export.line.origin import find_evaluation, load_original
+from aigc_export.parity.bisect import Divergence, bisect
+from aigc_export.parity.check import check_parity
+from aigc_export.parity.reference import make_cases, make_generation
+from aigc_export.recipes.recipe import check_quality_samples
+from aigc_export.recipes.tolerances import with_user_limits
+from aigc_models.caller_state import callers_state
+from aigc_models.evaluation.paired import make_judge
+from aigc_models.spec import ExportSpec, example_feeds
+from aigc_models.torch_session import TorchSession
+from aigc_runtime.backends import open_session
+from aigc_runtime.bundle.bundle import Bundle
+from aigc_runtime.bundle.manifest import Tolerances
+from aigc_runtime.core.array_session import ArraySession
+from aigc_runtime.core.compare import Tolerance
+from aigc_runtime.proof.verify import ParityReport
+
+__all__ = ["Verification", "verify_against_torch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What was found.
+
+    Attributes:
+        report: every check.
+        divergence: what bisection found, if it was asked for and parity is missed.
+        tolerances: the limits that were applied.
+        checkpoint: the weights file that the bundle was compared with.
+        notes: what else to know, such as that it was judged on other data than at its export.
+    """
+
+    report: ParityReport
+    divergence: Divergence | None
+    tolerances: Tolerances
+    checkpoint: Path
+    notes: tuple[str, ...] = ()
+
+
+@callers_state()
+def verify_against_torch(
+    bundle: Bundle,
+    *,
+    checkpoint: Path | str | None = None,
+    find_first_divergence: bool = False,
+    quality_samples: int = 200,
+    quality_data: Path | str | None = None,
+    seed: int = 1,
+    threads: int | None = None,
+    tolerance: Mapping[str, float] | None = None,
+) -> Verification:
+    """Run all levels of parity on a bundle, with fresh inputs, under the limits in its manifest.
+
+    Args:
+        bundle: opened.
+        checkpoint: see `load_original`.
+        find_first_divergence: bisect the graph if parity is missed.
+        quality_samples: see `ExportRecipe`.
+        quality_data: the user's own text to judge on; None takes what the export was judged on, where it is found.
+        seed: of the inputs; another one than the export's tries inputs that it has not seen.
+        threads: of the engine.
+        tolerance: limits in place of the manifest's, by name.
+
+    Raises:
+        ConfigError: one quality sample, or fewer than none, or a limit that can never fail.
+        UnknownNameError: no such limit.
+        AigcError: the bundle, the checkpoint or the engine cannot be used. Missed parity is not raised: see the
+            report.
+    """
+    check_quality_samples(quality_samples)
+    manifest = bundle.manifest
+    tolerances = with_user_limits(manifest.tolerances, tolerance or {}, family=manifest.family)
+    loaded = load_original(bundle, checkpoint)
+    spec = loaded.spec
+    evaluation, notes = find_evaluation(manifest, loaded.evaluation, quality_data)
+    reference = TorchSession(spec)
+    with open_session(bundle, threads=threads) as candidate:
+        bounded = ArraySession(reference.call, candidate.interface)
+        report = check_parity(
+            candidate,
+            spec,
+            name=manifest.name,
+            target=manifest.target,
+            precision=manifest.precision,
+            cases=make_cases(bounded, spec, seed=seed),
+            generation=make_generation(bounded, spec, seed=seed),
+            judgment=make_judge(reference, spec.settings, evaluation=evaluation, samples=quality_samples, seed=seed)(
+                candidate
+            ),
+            tolerances=tolerances,
+        )
+    divergence = None
+    if find_first_divergence and not report.passed:
+        divergence = _bisect(bundle, spec, seed, tolerances.tensor)
+    return Verification(
+        report=report,
+        divergence=divergence,
+        tolerances=tolerances,
+        checkpoint=loaded.checkpoint.path,
+        notes=(*loaded.notes, *(notes if quality_samples else ())),
+    )
+
+
+def _bisect(bundle: Bundle, spec: ExportSpec, seed: int, tolerance: Tolerance) -> Divergence:
+    return bisect(
+        read_graph(bundle, weights=True),
+        capture(spec).program,
+        example_feeds(spec, run_sizes(spec)[0], seed=seed),
+        output_names=spec.interface.graph_outputs,
+        tolerance=tolerance,
+    )

@@ -1,0 +1,1 @@
+"""Pictures and texts: read, split, kept with a checkpoint."""

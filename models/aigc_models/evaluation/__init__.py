@@ -1,0 +1,1 @@
+"""What a model is judged on, and by which measure."""

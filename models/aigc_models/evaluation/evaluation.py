@@ -1,0 +1,129 @@
+"""What a model is judged on, and what that is called in every table: never other data under one name."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from aigc_models.data.kept_data import KeptData, data_name
+from aigc_models.data.text_data import SEPARATOR, standard_library_text
+from aigc_models.data.text_files import read_text_files
+from aigc_models.evaluation.quality import DIGIT_NAMES, can_measure
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.errors import ConfigError, InputError
+from aigc_runtime.generation.tokenizers import make_tokenizer
+from aigc_runtime.pipelines.settings import Pipeline, TextSettings
+
+__all__ = [
+    "DIGITS",
+    "STANDARD_LIBRARY",
+    "Evaluation",
+    "choose_evaluation",
+    "held_out_part",
+    "standard_evaluation",
+    "text_tokens",
+]
+
+STANDARD_LIBRARY = f"held-out files of Python {platform.python_version()}'s standard library"
+DIGITS = "scikit-learn's digits"
+MIN_TEXT_BYTES = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a model is judged on.
+
+    Attributes:
+        data: its name, as tables and manifests show it; empty for images of models that have no metric here.
+        has_metric: whether the model's own metric can be measured on it.
+        pieces: of the text, for a language model: each is part of one file.
+        sha256: of the text; empty for images.
+    """
+
+    data: str
+    has_metric: bool
+    pieces: tuple[bytes, ...] = field(default=(), repr=False)
+
+    @cached_property
+    def text(self) -> Array:
+        """[N] uint8."""
+        return np.frombuffer(SEPARATOR.join(self.pieces), np.uint8)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the text; empty where there is none."""
+        return hashlib.sha256(self.text.tobytes()).hexdigest() if self.pieces else ""
+
+
+def choose_evaluation(
+    settings: Pipeline,
+    *,
+    kept: KeptData | None,
+    held_out: Sequence[bytes],
+    class_names: object = None,
+    quality_data: Path | str | None = None,
+) -> Evaluation:
+    """What a model is judged on: what the user names, else what its checkpoint keeps, else the built-in data.
+
+    Args:
+        settings: of the model's pipeline.
+        kept: what the checkpoint says of its data; None where it says nothing.
+        held_out: the text that it keeps, in pieces.
+        class_names: of config.json.
+        quality_data: the user's text, a file or a folder.
+
+    Raises:
+        ConfigError: text was named for a model of images.
+        InputError: it cannot be read, or is too short.
+    """
+    if not isinstance(settings, TextSettings):
+        if quality_data is not None:
+            raise ConfigError(
+                f"{str(quality_data)!r} was named to judge a model of images on, which has no metric on own data here",
+                hint="leave --quality-data out: its images are compared with PyTorch's",
+            )
+        # Trained on the user's own pictures, ten classes called "0" to "9" are not scikit-learn's digits.
+        digits = kept is None and class_names == [*DIGIT_NAMES] and can_measure(settings)
+        return Evaluation(data=DIGITS if digits else "", has_metric=digits)
+    if quality_data is not None:
+        pieces = read_text_files(quality_data).texts
+        if sum(map(len, pieces)) < MIN_TEXT_BYTES:
+            raise InputError(
+                f"{str(quality_data)!r} holds {sum(map(len, pieces)):,} bytes to judge on",
+                hint=f"need at least {MIN_TEXT_BYTES}: give more text",
+            )
+        return Evaluation(data=f"{data_name(quality_data)!r}", has_metric=can_measure(settings), pieces=pieces)
+    if kept is not None and held_out:
+        return Evaluation(data=held_out_part(kept.name), has_metric=can_measure(settings), pieces=tuple(held_out))
+    return standard_evaluation(settings)
+
+
+def held_out_part(name: str) -> str:
+    """What the text that training held out is called."""
+    return f"held-out part of {name!r}"
+
+
+def standard_evaluation(settings: Pipeline) -> Evaluation:
+    """The built-in data: text of the standard library; for images none, since nothing says what they show."""
+    if not isinstance(settings, TextSettings):
+        return Evaluation(data="", has_metric=False)
+    pieces = standard_library_text().held_out_pieces
+    return Evaluation(data=STANDARD_LIBRARY, has_metric=can_measure(settings), pieces=pieces)
+
+
+def text_tokens(settings: TextSettings, text: Array) -> Array:
+    """The ids of a text [N] uint8, [M] int64: for a model over bytes the bytes themselves, UTF-8 or not.
+
+    Raises:
+        UnicodeDecodeError: text that is not UTF-8, for another tokenizer.
+    """
+    tokenizer = make_tokenizer(settings.tokenizer)
+    if settings.tokenizer.get("kind") == "bytes":
+        return np.concatenate([tokenizer.encode(""), text.astype(np.int64)])
+    return tokenizer.encode(text.tobytes().decode("utf-8"))

@@ -1,0 +1,150 @@
+"""How good a generator is, in the field's own measures; the same functions judge PyTorch and a bundle.
+
+They take arrays and plain callables, so that a PyTorch module and an engine's session are scored alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from aigc_models.families.classifier import Classifier
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.errors import EngineError, InputError
+
+__all__ = [
+    "bits_per_byte",
+    "class_accuracy",
+    "classifier_features",
+    "frechet_distance",
+    "score_windows",
+    "text_windows",
+]
+
+
+def text_windows(tokens: Array, *, count: int, length: int, seed: int) -> Array:
+    """Draw windows of a text, seeded.
+
+    Args:
+        tokens: [N] integer ids of the text.
+        count: windows to draw, >= 1.
+        length: tokens to predict in each.
+        seed: of the draw.
+
+    Returns:
+        [count, length + 1] int64: inputs are `[:, :-1]`, targets `[:, 1:]`.
+
+    Raises:
+        InputError: the text is shorter than one window.
+    """
+    if len(tokens) < length + 1:
+        raise InputError(f"the text has {len(tokens)} tokens", hint=f"a window needs {length + 1}: give more text")
+    starts = np.random.default_rng(seed).integers(0, len(tokens) - length, size=count)
+    return np.stack([tokens[s : s + length + 1] for s in starts]).astype(np.int64)
+
+
+def bits_per_byte(logits: Callable[[Array], Array], windows: Array, *, batch: int = 16) -> float:
+    """Mean negative log2 likelihood of the windows' bytes under a byte-level model.
+
+    Args:
+        logits: [B, S] int64 ids -> [B, S, V] float logits.
+        windows: [N, S + 1] int64, from `text_windows`.
+        batch: rows per call.
+
+    Returns:
+        Bits per byte; 8 is chance level for 256 equally likely bytes.
+
+    Raises:
+        EngineError: the logits hold NaN.
+    """
+    nats, _ = score_windows(logits, windows, batch=batch)
+    return _finite("bits per byte", float(nats.mean()) / math.log(2))
+
+
+def score_windows(logits: Callable[[Array], Array], windows: Array, *, batch: int = 16) -> tuple[Array, Array]:
+    """How surprising a model finds every window, and what it would have said.
+
+    Args:
+        logits: [B, S] int64 ids -> [B, S, V] float logits.
+        windows: [N, S + 1] int64, from `text_windows`.
+        batch: rows per call.
+
+    Returns:
+        Mean negative log likelihood of a token in nats, [N] float64, and the likeliest tokens, [N, S] int64.
+    """
+    nats, likeliest = [], []
+    for start in range(0, len(windows), batch):
+        rows = windows[start : start + batch]
+        scores = np.asarray(logits(np.ascontiguousarray(rows[:, :-1])), dtype=np.float64)
+        peak = scores.max(axis=-1, keepdims=True)
+        log_z = np.log(np.exp(scores - peak).sum(axis=-1)) + peak[..., 0]
+        chosen = np.take_along_axis(scores, rows[:, 1:, None], axis=-1)[..., 0]
+        nats.append((log_z - chosen).mean(axis=1))
+        likeliest.append(scores.argmax(axis=-1))
+    return np.concatenate(nats), np.concatenate(likeliest)
+
+
+@torch.inference_mode()
+def class_accuracy(classifier: Classifier, images: Array, class_labels: Array) -> float:
+    """Share of images [N, C, H, W] that the classifier gives the asked class [N].
+
+    Raises:
+        InputError: not one label per image, or no images.
+    """
+    if len(images) != len(class_labels) or len(images) == 0:
+        raise InputError(f"{len(images)} images and {len(class_labels)} labels", hint="need one label per image")
+    predicted = classifier(torch.from_numpy(images)).argmax(dim=1).numpy()
+    return float((predicted == class_labels).mean())
+
+
+@torch.inference_mode()
+def classifier_features(classifier: Classifier, images: Array) -> Array:
+    """[N, C, H, W] -> [N, D] features for `frechet_distance`."""
+    features: Array = classifier.features(torch.from_numpy(images)).numpy()
+    return features
+
+
+def frechet_distance(features_a: Array, features_b: Array) -> float:
+    """Squared Fréchet distance between Gaussians fitted to two sets of features (Heusel 2017, eq. 6).
+
+    d^2 = |m_a - m_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2)).
+
+    Args:
+        features_a: [N, D].
+        features_b: [M, D].
+
+    Raises:
+        InputError: fewer than two rows, or different D.
+        EngineError: the features hold NaN or infinity.
+    """
+    if min(len(features_a), len(features_b)) < 2 or features_a.shape[1:] != features_b.shape[1:]:
+        raise InputError(
+            f"features of shapes {features_a.shape} and {features_b.shape}",
+            hint="need at least two rows each, of equal length",
+        )
+    a, b = features_a.astype(np.float64), features_b.astype(np.float64)
+    gap = a.mean(axis=0) - b.mean(axis=0)
+    _finite("the distance of the means", float(gap @ gap))
+    cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
+    # Tr (C_a C_b)^(1/2) from the eigenvalues of the symmetric S C_b S with S = C_a^(1/2): real by construction,
+    # and well-behaved for the rank-deficient covariances that ReLU features give.
+    root_a = _symmetric_root(cov_a)
+    eigenvalues = np.linalg.eigvalsh(root_a @ cov_b @ root_a)
+    cross = np.sqrt(np.clip(eigenvalues, 0, None)).sum()
+    return float(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+
+
+def _finite(what: str, value: float) -> float:
+    # A NaN would pass every "is it worse than the limit?" that comes after.
+    if not math.isfinite(value):
+        raise EngineError(f"{what} came out as {value}", hint="the model's outputs hold NaN or infinity")
+    return value
+
+
+def _symmetric_root(matrix: Array) -> Array:
+    values, vectors = np.linalg.eigh(matrix)
+    root: Array = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+    return root

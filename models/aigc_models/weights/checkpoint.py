@@ -1,0 +1,156 @@
+"""Checkpoints: `model.safetensors` and `config.json` in a folder, written whole or not at all, read with suspicion."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from aigc_models.data.kept_data import KeptData, read_kept
+from aigc_models.weights.load_into import load_into, require_finite
+from aigc_models.weights.safetensors_file import check_tensors_file, parse_tensors
+from aigc_models.weights.weights_file import CONFIG_FILE, WEIGHTS_FILE, find_weights
+from aigc_runtime.errors import CheckpointError
+from aigc_runtime.io.publish import atomic_directory
+from aigc_runtime.io.strict_json import loads_strict
+from aigc_runtime.io.user_file import path_exists, read_file
+
+__all__ = [
+    "CONFIG_FILE",
+    "WEIGHTS_FILE",
+    "Checkpoint",
+    "load_checkpoint",
+    "load_into",
+    "save_checkpoint",
+    "shipped_checkpoint",
+]
+
+MAX_WEIGHTS_BYTES = 2**40
+MAX_CONFIG_BYTES = 1024 * 1024
+_CONFIG_DIGEST = "config_sha256"
+"""Where the weights' own file says which config.json they were written with."""
+
+
+def shipped_checkpoint(name: str) -> Path:
+    """The folder of a checkpoint that comes with the package."""
+    return Path(__file__).parents[1] / "checkpoints" / name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a checkpoint folder holds.
+
+    Attributes:
+        config: the content of config.json.
+        tensors: name -> tensor.
+        sha256: of the weights file.
+        path: of the weights file.
+        notes: what to tell the user: files beside it that were not read, a config.json that was edited.
+        data: what the folder keeps of the data that it was trained on; None where it keeps nothing.
+        held_out: text that training did not see, in pieces; empty where none is kept.
+        calibration: text that it did see, likewise.
+    """
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    sha256: str
+    path: Path
+    notes: tuple[str, ...] = ()
+    data: KeptData | None = None
+    held_out: tuple[bytes, ...] = ()
+    calibration: tuple[bytes, ...] = ()
+
+    @property
+    def config_sha256(self) -> str:
+        """Digest of what config.json says, however it is written: the same weights mean another model with another."""
+        return _config_digest(self.config)
+
+
+def _config_digest(config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def save_checkpoint(
+    folder: Path | str,
+    module: nn.Module | Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    *,
+    extra_json: Mapping[str, Any] | None = None,
+    extra_tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
+    extra_files: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write a checkpoint folder atomically.
+
+    Args:
+        folder: created or replaced as a whole.
+        module: whose state dict is written, or the state dict itself.
+        config: written as config.json.
+        extra_json: file name -> JSON content, such as quality.json.
+        extra_tensors: file name -> tensors, such as the training state.
+        extra_files: file name -> content, such as a loss curve.
+
+    Raises:
+        OutputError: the folder could not be written; the old one stays.
+        CheckpointError: a tensor holds NaN or infinity.
+    """
+    from safetensors.torch import save
+
+    state = module.state_dict() if isinstance(module, nn.Module) else dict(module)
+    require_finite(state, "model")
+    with atomic_directory(folder, marker=CONFIG_FILE) as staging:
+        for name, tensors in {WEIGHTS_FILE: state, **(extra_tensors or {})}.items():
+            # Written from memory: safetensors' own writer hides a full disk behind its own error type, and makes the
+            # file mode 0600, which a shared installation cannot read.
+            plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+            (staging / name).write_bytes(save(plain, {_CONFIG_DIGEST: _config_digest(config)}))
+        for name, content in {CONFIG_FILE: config, **(extra_json or {})}.items():
+            text = json.dumps(content, indent=2, allow_nan=False)
+            (staging / name).write_text(text + "\n", encoding="utf-8")
+        for name, data in (extra_files or {}).items():
+            (staging / name).write_bytes(data)
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint folder, or a weights file with config.json beside it.
+
+    Raises:
+        CheckpointError: missing, corrupt, foreign, or more than one model; says what was found and what to do.
+    """
+    place = find_weights(path)
+    # The weights first: who gives a lone .pt file must hear about pickle, not about a missing config.json.
+    check_tensors_file(place.weights)
+    data = read_file(place.weights, limit=MAX_WEIGHTS_BYTES, error=CheckpointError)
+    found = parse_tensors(data, what=str(place.weights))
+    config = _read_config(place.weights.parent / CONFIG_FILE, given=path)
+    notes = list(place.notes)
+    # What was saved is compared as JSON holds it: tuples are lists there.
+    if found.metadata.get(_CONFIG_DIGEST, _config_digest(config)) != _config_digest(config):
+        notes.append(f"{CONFIG_FILE} was changed after {place.weights.name} was written with another")
+    kept, pieces = read_kept(place.weights.parent)
+    return Checkpoint(
+        data=kept,
+        **pieces,
+        config=config,
+        tensors=found.tensors,
+        sha256=hashlib.sha256(data).hexdigest(),
+        path=place.weights,
+        notes=tuple(notes),
+    )
+
+
+def _read_config(path: Path, *, given: Path | str) -> dict[str, Any]:
+    if not path_exists(path):
+        raise CheckpointError(
+            f"checkpoint {str(given)!r} has no {CONFIG_FILE}",
+            hint=f"a checkpoint is a folder with {WEIGHTS_FILE} and {CONFIG_FILE}: docs/checkpoint.md shows one",
+        )
+    raw = read_file(path, limit=MAX_CONFIG_BYTES, error=CheckpointError)
+    config = loads_strict(raw, what=str(path), error=CheckpointError, written_by_hand=True)
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{str(path)!r} is not a JSON object")
+    return config

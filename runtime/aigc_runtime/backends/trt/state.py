@@ -1,0 +1,123 @@
+"""Carried state that stays on the device: a KV cache is written by one run and read by the next, and never copied."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from aigc_runtime.backends.trt.buffers import DeviceBuffer, close_all
+from aigc_runtime.backends.trt.cuda import Cuda
+from aigc_runtime.backends.trt.interface import Port
+from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.tensors import StateSpec
+
+__all__ = ["Carried", "StateMemory", "TrtState"]
+
+
+class Carried:
+    """One carried tensor.
+
+    `growing`: a run reads `past` and writes `present`, one step longer or more, and the two change places.
+    `buffer`: where the engine writes in place there is only `past`; elsewhere the two change places as well, since an
+    engine may read a place of its input after it has written that place of its output.
+    """
+
+    def __init__(self, spec: StateSpec, ports: Mapping[str, Port], interface: Interface, cuda: Cuda) -> None:
+        self.spec = spec
+        self._itemsize = ports[spec.input].type.itemsize
+        size = spec.shape[spec.axis]
+        dim = interface.dim(size) if isinstance(size, str) else None
+        self._most = None if dim is None else dim.max
+        self.past = DeviceBuffer(cuda)
+        self.present = self.past if ports[spec.output].alias is not None else DeviceBuffer(cuda)
+
+    def shape(self, batch: int, length: int) -> tuple[int, ...]:
+        """Of the tensor that holds `length` steps."""
+        shape = list(self.spec.empty_shape(batch))
+        if self.spec.kind == "growing":
+            shape[self.spec.axis] = length
+        return tuple(shape)
+
+    def _bytes(self, batch: int, length: int) -> int:
+        return math.prod(self.shape(batch, length)) * self._itemsize
+
+    def allocate(self, batch: int) -> int:
+        """Memory for a state without steps; returns its bytes, all of which a buffer needs to be zero."""
+        size = self._bytes(batch, 0)
+        self.past.require(size)
+        if self.spec.kind == "buffer":
+            self.present.require(size)
+        return size
+
+    def place(self, batch: int, length: int) -> int:
+        """Where the engine writes the tensor of `length` steps.
+
+        Memory doubles when it is too small, up to what the longest state needs, so that it is seldom allocated.
+        """
+        doubled = 2 * max(self.past.size, self.present.size)
+        most = doubled if self._most is None else self._bytes(batch, self._most)
+        return self.present.require(self._bytes(batch, length), spare=min(doubled, most))
+
+    def advance(self) -> None:
+        """What was written is what the next run reads."""
+        self.past, self.present = self.present, self.past
+
+    def close(self) -> None:
+        """Give the memory back."""
+        close_all([self.past.close, self.present.close])
+
+
+class TrtState:
+    """Carried state of one generation.
+
+    Args:
+        owner: the session that made it.
+        batch: rows.
+        tensors: with their memory.
+    """
+
+    def __init__(self, owner: object, batch: int, tensors: Sequence[Carried]) -> None:
+        self.owner, self.batch, self.length = owner, batch, 0
+        self.tensors = tuple(tensors)
+
+    def advance(self, steps: int) -> None:
+        """A run succeeded and added `steps`."""
+        for tensor in self.tensors:
+            tensor.advance()
+        self.length += steps
+
+
+class StateMemory:
+    """The memory of all states of a session.
+
+    A state has no `close`: it ends when nobody holds it, which may be at any moment and in any thread. What it held is
+    noted then and freed at a moment when this session may call CUDA.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, Sequence[Carried]] = {}
+        self._ended: list[int] = []
+        self._next = 0
+        self._lock = threading.Lock()
+
+    def add(self, tensors: Sequence[Carried]) -> Callable[[], None]:
+        """Note the tensors of a new state; returns what is to be called when it ends."""
+        with self._lock:
+            self._next += 1
+            key, ended = self._next, self._ended
+            self._held[key] = tensors
+        return lambda: ended.append(key)  # no lock: it may be called while this thread holds it
+
+    def free_ended(self) -> None:
+        """Free the memory of states that nobody holds any more."""
+        with self._lock:
+            while self._ended:
+                close_all([tensor.close for tensor in self._held.pop(self._ended.pop(), ())])
+
+    def close(self) -> None:
+        """Free everything."""
+        with self._lock:
+            tensors = [tensor for held in self._held.values() for tensor in held]
+            self._held = {}
+            close_all([tensor.close for tensor in tensors])

@@ -1,0 +1,1 @@
+"""The shipped folder: its manifest, its files, its signature."""

@@ -1,0 +1,173 @@
+"""The manifest of a bundle: what the engine takes and gives, how it is used, and how it is proven.
+
+The format is specified in docs/bundle.md. Field names here are the names in the file.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from aigc_runtime.bundle.engine_info import EngineInfo
+from aigc_runtime.bundle.manifest_checks import check_meaning
+from aigc_runtime.bundle.origin import Origin
+from aigc_runtime.bundle.tolerances import Tolerances
+from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.tensors import DimSpec, StateSpec, TensorSpec
+from aigc_runtime.errors import ConfigError
+from aigc_runtime.pipelines.settings import PIPELINES, Pipeline
+
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "EngineInfo",
+    "FileInfo",
+    "Manifest",
+    "QualityResult",
+    "Reference",
+    "ReferenceCase",
+    "ReferenceGeneration",
+    "ReferenceStep",
+    "Tolerances",
+    "check_file_name",
+]
+
+FORMAT = "aigc-bundle"
+FORMAT_VERSION = 1
+MAX_FILE_BYTES = 2**50
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_OWN = ("manifest.json", "manifest.sig")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+
+
+def check_file_name(name: str) -> None:
+    """Refuse a name that is not a plain file name on every system.
+
+    Raises:
+        ConfigError: anything but letters, digits, `.`, `_` and `-`; a leading `.` or `-`; a trailing `.`; a name that
+            Windows reserves; more than 128 characters; `manifest.json` itself, or its signature.
+    """
+    if not _NAME.fullmatch(name) or name.endswith(".") or _RESERVED.fullmatch(name) or name.lower() in _OWN:
+        raise ConfigError(
+            f"file name {name!r} is not allowed in a bundle",
+            hint="letters, digits, '.', '_' and '-', at most 128, not a reserved name",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileInfo:
+    """One file of the bundle: its plain name, its size in bytes and its SHA-256 in lower-case hexadecimal."""
+
+    path: str
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        check_file_name(self.path)
+        if not 0 <= self.size <= MAX_FILE_BYTES:
+            raise ConfigError(f"file {self.path!r} has size {self.size}")
+        if not _DIGEST.fullmatch(self.sha256):
+            raise ConfigError(f"file {self.path!r} has digest {self.sha256!r}", hint="64 lower-case hexadecimal digits")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceStep:
+    """One step: names of graph inputs and outputs -> names of .npy files."""
+
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceCase:
+    """Steps that run one after the other on one carried state."""
+
+    name: str
+    steps: tuple[ReferenceStep, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceGeneration:
+    """A request to the pipeline, as keyword arguments of `generate`, and PyTorch's result as a .npy file."""
+
+    request: dict[str, Any]
+    output: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What PyTorch computed."""
+
+    cases: tuple[ReferenceCase, ...]
+    generation: ReferenceGeneration
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityResult:
+    """The model's own metric, of PyTorch (`reference`) and of the bundle, and what data it was measured on."""
+
+    metric: str
+    reference: float
+    bundle: float
+    higher_is_better: bool
+    data: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """See docs/bundle.md."""
+
+    format: Literal["aigc-bundle"]
+    format_version: int
+    name: str
+    family: Literal["text", "diffusion", "gan"]
+    target: str
+    precision: str
+    engine: EngineInfo
+    files: tuple[FileInfo, ...]
+    dims: tuple[DimSpec, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    state: tuple[StateSpec, ...]
+    pipeline: Pipeline
+    tolerances: Tolerances
+    reference: Reference
+    quality: tuple[QualityResult, ...]
+    model_config: dict[str, Any]
+    provenance: dict[str, str]
+    origin: Origin | None = None
+
+    @cached_property
+    def interface(self) -> Interface:
+        """What the engine takes and gives.
+
+        Raises:
+            ConfigError: no session could run it.
+        """
+        return Interface(inputs=self.inputs, outputs=self.outputs, dims=self.dims, state=self.state)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pipeline, PIPELINES[self.family]):
+            raise ConfigError(f"family {self.family!r} with {type(self.pipeline).__name__}")
+        if self.format_version != FORMAT_VERSION:
+            raise ConfigError(f"format_version is {self.format_version}", hint=f"known: {FORMAT_VERSION}")
+        names = [f.path for f in self.files]
+        folded = [n.casefold() for n in names]
+        if len(set(folded)) != len(folded):
+            twice = sorted({n for n in names if folded.count(n.casefold()) > 1})
+            raise ConfigError(f"files holds names that differ in case only, or twice: {twice}")
+        steps = [step for case in self.reference.cases for step in case.steps]
+        used = {self.engine.file, self.reference.generation.output}
+        used |= {file for step in steps for files in (step.inputs, step.outputs) for file in files.values()}
+        if self.files and not used <= set(names):
+            raise ConfigError(f"files lacks {sorted(used - set(names))}")
+        check_meaning(self)
+
+
+def with_files(manifest: Manifest, files: tuple[FileInfo, ...]) -> Manifest:
+    """The manifest with its list of files filled in."""
+    return replace(manifest, files=files)

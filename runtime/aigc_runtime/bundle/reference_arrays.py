@@ -1,0 +1,71 @@
+"""The arrays of a bundle's reference, each of the type and shape that the manifest announces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aigc_runtime.bundle.bundle import Bundle
+from aigc_runtime.bundle.manifest import ReferenceCase
+from aigc_runtime.bundle.manifest_checks import MAX_STATE_BYTES, state_bytes
+from aigc_runtime.core.tensors import Array, FeedChecker
+from aigc_runtime.errors import BundleError, FeedError
+from aigc_runtime.pipelines.settings import TextSettings
+
+__all__ = ["read_result", "read_step"]
+
+
+def read_step(bundle: Bundle, case: ReferenceCase, number: int) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Inputs and reference outputs of a step.
+
+    Raises:
+        BundleError: damaged, of another type or shape, or for so many rows that their state does not fit.
+    """
+    manifest, step = bundle.manifest, case.steps[number]
+    where = f"reference case {case.name!r} step {number}"
+    inputs = {name: bundle.array(file) for name, file in step.inputs.items()}
+    outputs = {name: bundle.array(file) for name, file in step.outputs.items()}
+    try:
+        sizes = FeedChecker(manifest.interface.inputs, manifest.interface.dims_by_name).check(inputs)
+    except FeedError as err:
+        raise BundleError(f"{where}: {err.message}", hint=err.hint) from err
+    rows = sizes.get("batch", 1)
+    needed = state_bytes(manifest.interface, rows=rows)
+    if needed > MAX_STATE_BYTES:
+        raise BundleError(
+            f"{where}: the carried state of {rows} rows has {needed:,} bytes at its longest",
+            hint=f"at most {MAX_STATE_BYTES:,} are allowed",
+        )
+    for spec in manifest.interface.outputs:
+        if spec.name in outputs:
+            shape = tuple(_size(size, sizes) for size in spec.shape)
+            _check_array(f"{where}: output {spec.name!r}", outputs[spec.name], spec.dtype, shape)
+    return inputs, outputs
+
+
+def read_result(bundle: Bundle) -> Array:
+    """What PyTorch generated: int64 [total], tokens, or float32 [N, C, H, W], images.
+
+    Raises:
+        BundleError: damaged, or of another type or rank.
+    """
+    array = bundle.array(bundle.manifest.reference.generation.output)
+    text = isinstance(bundle.manifest.pipeline, TextSettings)
+    dtype, rank = ("int64", 1) if text else ("float32", 4)
+    if array.ndim != rank:
+        raise BundleError(f"the reference's result has shape {list(array.shape)}", hint=f"must have rank {rank}")
+    _check_array("the reference's result", array, dtype, array.shape)
+    return array
+
+
+def _size(size: int | str, sizes: Mapping[str, int]) -> int:
+    if isinstance(size, int):
+        return size
+    return sizes[size] if size in sizes else sum(sizes[part] for part in size.split("+"))
+
+
+def _check_array(what: str, array: Array, dtype: str, shape: tuple[int, ...]) -> None:
+    if array.dtype != dtype or array.shape != shape:
+        raise BundleError(
+            f"{what} is {array.dtype} {list(array.shape)}, the manifest says {dtype} {list(shape)}",
+            hint="the bundle is inconsistent: export it again",
+        )

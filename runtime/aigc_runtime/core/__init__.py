@@ -1,0 +1,1 @@
+"""What every other folder speaks of: tensors, an interface, a session, carried state, a comparison."""

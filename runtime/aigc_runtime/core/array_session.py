@@ -1,0 +1,81 @@
+"""A session over a plain function of arrays; state is carried in numpy.
+
+Tests wrap a formula; the toolchain wraps a PyTorch module. Both go through the same checks as a real engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.session import State
+from aigc_runtime.core.state import check_batch, check_rows, new_steps, require_state
+from aigc_runtime.core.tensors import Array, FeedChecker, StateSpec
+from aigc_runtime.errors import EngineError
+
+__all__ = ["ArraySession", "ArrayState"]
+
+
+class ArrayState:
+    """Carried state as arrays by input name."""
+
+    def __init__(self, specs: Sequence[StateSpec], batch: int) -> None:
+        self.batch = batch
+        self.length = 0
+        self.arrays = {s.input: np.zeros(s.empty_shape(batch), dtype=s.dtype) for s in specs}
+
+
+class ArraySession:
+    """A `Session` over `function`.
+
+    Args:
+        function: all graph inputs by name (state and its length included) -> all graph outputs by name.
+        interface: of that function.
+    """
+
+    def __init__(self, function: Callable[[Mapping[str, Array]], Mapping[str, Array]], interface: Interface) -> None:
+        self._function: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = function
+        self.interface = interface
+        self._checker = FeedChecker(interface.inputs, interface.dims_by_name)
+        self.engine_seconds = 0.0
+
+    def new_state(self, batch: int) -> ArrayState:
+        """Empty carried state for `batch` rows."""
+        return ArrayState(self.interface.state, check_rows(batch, self.interface))
+
+    def run(self, feeds: Mapping[str, Array], state: State | None = None) -> dict[str, Array]:
+        """Run one step; see `Session.run`."""
+        if self._function is None:
+            raise EngineError("the session is closed", hint="open the bundle again")
+        bound = self._checker.check(feeds)
+        values = dict(feeds)
+        require_state(state, ArrayState, self.interface)
+        steps, specs, length_input = 0, self.interface.state, self.interface.length_input
+        if isinstance(state, ArrayState) and specs:
+            check_batch(bound, state.batch)
+            steps = new_steps(self.interface, bound, state.length)
+            values.update(state.arrays)
+            if length_input is not None:
+                values[length_input] = np.array([state.length], np.int64)
+        started = time.perf_counter()
+        results = self._function(values)
+        self.engine_seconds += time.perf_counter() - started
+        if isinstance(state, ArrayState) and specs:
+            state.arrays = {s.input: np.asarray(results[s.output]) for s in specs}
+            state.length += steps
+        return {spec.name: np.asarray(results[spec.name]) for spec in self.interface.outputs}
+
+    def close(self) -> None:
+        """Release the function."""
+        self._function = None
+
+    def __enter__(self) -> ArraySession:
+        """The session, closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()

@@ -1,0 +1,61 @@
+"""What back-ends share about carried state: how many steps it holds, and whether a run fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aigc_runtime.core.integers import as_integer
+from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.tensors import DimSpec
+from aigc_runtime.errors import FeedError
+
+__all__ = ["check_batch", "check_rows", "new_steps", "require_state"]
+
+
+def new_steps(interface: Interface, sizes: Mapping[str, int], held: int) -> int:
+    """How many steps a run adds; refuses a run after which the state would be too long.
+
+    Args:
+        interface: of an engine that carries state.
+        sizes: of the feeds' named dimensions.
+        held: steps held so far.
+
+    Raises:
+        FeedError: the buffer is too small, or a growing state would exceed the range of its dimension.
+    """
+    spec = interface.state[0]
+    steps, size = sizes[spec.step_dim], spec.shape[spec.axis]
+    dim = None if isinstance(size, int) else interface.dim(size)
+    most = size if isinstance(size, int) else None if dim is None else dim.max
+    if most is not None and held + steps > most:
+        raise FeedError(
+            f"{steps} steps do not fit: the engine's carried state of at most {most} holds {held} already",
+            hint="start a new state, or export with a longer context",
+        )
+    return steps
+
+
+def check_rows(batch: int, interface: Interface) -> int:
+    """The number of rows, or a FeedError if no state can be made for so many."""
+    dim = interface.dim("batch") or DimSpec(name="batch")
+    rows = as_integer(batch)
+    if rows is None or rows < max(1, dim.min):
+        raise FeedError(f"a state for {batch!r} rows", hint=f"must be an integer of at least {max(1, dim.min)}")
+    if dim.max is not None and rows > dim.max:
+        raise FeedError(f"a state for {rows} rows", hint=f"this engine takes at most {dim.max}")
+    return rows
+
+
+def check_batch(sizes: Mapping[str, int], batch: int) -> None:
+    """Raise FeedError if the feeds' batch is not the state's."""
+    if sizes.get("batch", batch) != batch:
+        raise FeedError(
+            f"the feeds have batch {sizes['batch']}, the state was made for {batch}", hint="make a new state"
+        )
+
+
+def require_state(state: object, cls: type, interface: Interface) -> None:
+    """Raise FeedError unless `state` is given exactly where the engine carries state, and is this back-end's own."""
+    if interface.state and not isinstance(state, cls):
+        found = "none was given" if state is None else f"a {type(state).__name__} was given"
+        raise FeedError(f"this engine carries state, {found}", hint="pass a state from session.new_state(batch)")

@@ -1,0 +1,1 @@
+"""What this device has, and whether an engine runs on it."""

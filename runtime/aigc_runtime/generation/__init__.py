@@ -1,0 +1,1 @@
+"""The mathematics of generating: random numbers, schedules, samplers, logits, tokenizers."""

@@ -1,0 +1,1 @@
+"""Files and text: read strictly, written whole or not at all."""

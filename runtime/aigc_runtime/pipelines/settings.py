@@ -1,0 +1,116 @@
+"""How each kind of pipeline uses its engine: the settings that a manifest holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from aigc_runtime.core.ranges import MAX_COUNT, MAX_GUIDANCE_SCALE, MAX_STEPS, check_range
+from aigc_runtime.errors import ConfigError
+from aigc_runtime.generation.samplers import SAMPLERS
+from aigc_runtime.generation.schedules import ScheduleConfig
+from aigc_runtime.pipelines.class_names import check_class_names
+
+__all__ = ["PIPELINES", "DiffusionSettings", "GanSettings", "Pipeline", "TextSettings"]
+
+MAX_SAMPLE = 2**28
+"""Numbers in one sample: 1 GiB of float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """How the text pipeline uses the engine.
+
+    Attributes:
+        tokenizer: `{"kind": "bytes"}`.
+        vocab_size: width of the logits.
+        context_length: most tokens, prompt and generated together.
+        eos_token_id: the token that ends a text, if there is one.
+        pad_token_id: the token that fills the left of shorter rows.
+    """
+
+    tokenizer: dict[str, str | int]
+    vocab_size: int
+    context_length: int
+    eos_token_id: int | None
+    pad_token_id: int
+
+    def __post_init__(self) -> None:
+        check_range("vocab_size", self.vocab_size, 1, MAX_COUNT)
+        check_range("context_length", self.context_length, 1, MAX_COUNT)
+        check_range("pad_token_id", self.pad_token_id, 0, self.vocab_size - 1)
+        check_range("eos_token_id", self.eos_token_id, 0, self.vocab_size - 1)
+
+
+def _check_sizes(what: str, sizes: tuple[int, ...]) -> None:
+    if min(sizes) < 1 or math.prod(sizes) > MAX_SAMPLE:
+        raise ConfigError(f"{what} is {list(sizes)}", hint=f"at least 1 each, at most {MAX_SAMPLE:,} numbers in all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionSettings:
+    """How the diffusion pipeline uses the engine.
+
+    Attributes:
+        schedule: the noise schedule that the model was trained with.
+        sample_shape: (C, H, W).
+        num_classes: classes that may be asked for, 0 to num_classes - 1; None for a model without classes.
+        null_class: the label that means "no class", for classifier-free guidance.
+        class_names: one per class; None where they have none.
+        default_sampler: one of `samplers.SAMPLERS`.
+        default_steps: sampling steps.
+        default_guidance_scale: 1 means no guidance.
+    """
+
+    schedule: ScheduleConfig
+    sample_shape: tuple[int, int, int]
+    num_classes: int | None
+    null_class: int | None
+    default_sampler: str
+    default_steps: int
+    default_guidance_scale: float
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _check_sizes("sample_shape", self.sample_shape)
+        check_range("num_classes", self.num_classes, 1, MAX_COUNT)
+        # The label behind those that may be asked for, or one of them.
+        check_range("null_class", self.null_class, 0, -1 if self.num_classes is None else self.num_classes)
+        check_class_names(self.class_names, self.num_classes)
+        if self.default_sampler not in SAMPLERS:
+            raise ConfigError(f"default_sampler is {self.default_sampler!r}", hint=f"valid: {', '.join(SAMPLERS)}")
+        check_range("default_steps", self.default_steps, 1, min(MAX_STEPS, self.schedule.num_train_timesteps))
+        check_range("default_guidance_scale", self.default_guidance_scale, 0, MAX_GUIDANCE_SCALE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GanSettings:
+    """How the GAN pipeline uses the engine.
+
+    Attributes:
+        latent_size: Z.
+        sample_shape: (C, H, W) of the images.
+        num_classes: classes that may be asked for.
+        class_names: one per class; None where they have none.
+    """
+
+    latent_size: int
+    sample_shape: tuple[int, int, int]
+    num_classes: int
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _check_sizes("sample_shape", self.sample_shape)
+        _check_sizes("latent_size", (self.latent_size,))
+        check_range("num_classes", self.num_classes, 1, MAX_COUNT)
+        check_class_names(self.class_names, self.num_classes)
+
+
+Pipeline = TextSettings | DiffusionSettings | GanSettings
+
+PIPELINES: dict[str, type[TextSettings] | type[DiffusionSettings] | type[GanSettings]] = {
+    "text": TextSettings,
+    "diffusion": DiffusionSettings,
+    "gan": GanSettings,
+}
+"""family -> type of `Manifest.pipeline`."""

@@ -1,0 +1,1 @@
+"""Proof on the device: verification against PyTorch's reference, and timing."""

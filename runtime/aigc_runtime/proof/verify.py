@@ -1,0 +1,257 @@
+"""Prove a session against PyTorch's reference, on the host before publishing and on the device without torch.
+
+Three levels: (1) every output tensor of every reference case, (2) a whole generation, (3) the model's own quality
+metric, which only the host can measure. A level that compared nothing has failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from aigc_runtime.bundle.bundle import Bundle
+from aigc_runtime.bundle.manifest import QualityResult, Tolerances
+from aigc_runtime.bundle.reference_arrays import read_result, read_step
+from aigc_runtime.core.compare import TensorErrors, Tolerance, compare_arrays, judge, psnr_db, token_agreement
+from aigc_runtime.core.session import Session
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.errors import AigcError, BundleError, ConfigError, FeedError
+from aigc_runtime.pipelines import make_pipeline
+from aigc_runtime.pipelines.replay import run_request
+from aigc_runtime.pipelines.settings import Pipeline, TextSettings
+from aigc_runtime.proof.paired import PairedCheck, named
+
+__all__ = [
+    "GenerationCheck",
+    "ParityReport",
+    "QualityCheck",
+    "TensorCheck",
+    "check_generation",
+    "check_quality",
+    "check_tensors",
+    "verify_bundle",
+]
+
+Cases = Iterable[tuple[str, Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]]]]
+"""(name, steps of (inputs, reference outputs)) per case."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorCheck:
+    """One output of one step of one case; `reasons` is empty exactly if it passed."""
+
+    case: str
+    step: int
+    output: str
+    errors: TensorErrors
+    passed: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationCheck:
+    """A whole generation by both sides; `metric` is `token_agreement` or `psnr_db`."""
+
+    metric: str
+    value: float
+    limit: float
+    passed: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityCheck:
+    """A metric of both sides, measured on `data`; `drop`: how much worse the engine is, relative to PyTorch."""
+
+    metric: str
+    reference: float
+    actual: float
+    drop: float
+    limit: float
+    higher_is_better: bool
+    passed: bool
+    data: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityReport:
+    """All checks of one session.
+
+    Attributes:
+        name: of the model.
+        target: of the bundle.
+        precision: of the bundle.
+        tensors: level 1.
+        generation: level 2.
+        quality: level 3; empty on a device, and for models that have no metric.
+        paired: level 3, sample by sample; empty on a device.
+    """
+
+    name: str
+    target: str
+    precision: str
+    tensors: tuple[TensorCheck, ...]
+    generation: GenerationCheck
+    quality: tuple[QualityCheck, ...] = ()
+    paired: tuple[PairedCheck, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """True only if tensors were compared and every check passed."""
+        return (
+            bool(self.tensors)
+            and all(c.passed for c in self.tensors)
+            and self.generation.passed
+            and all(c.passed for c in self.quality)
+            and all(c.passed for c in self.paired)
+        )
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """One sentence per miss."""
+        found = [f"case {c.case!r} step {c.step} output {c.output!r}: {r}" for c in self.tensors for r in c.reasons]
+        found += [f"generation: {r}" for r in self.generation.reasons]
+        found += [
+            f"quality: {named(c.metric, c.data)} is {c.actual:.5g}, PyTorch has {c.reference:.5g}: {c.drop:.3%} worse, "
+            f"at most {c.limit:.3%} is allowed"
+            for c in self.quality
+            if not c.passed
+        ]
+        found += [
+            f"paired: {named(c.metric.name, c.metric.data)} is {c.metric.value:.5g} over {c.metric.samples} samples, "
+            f"the limit is {c.limit:g}"
+            for c in self.paired
+            if not c.passed
+        ]
+        if not self.tensors:
+            found.append("no tensor was compared")
+        return tuple(found)
+
+    def worst(self) -> TensorCheck:
+        """The tensor check with the lowest signal-to-noise ratio.
+
+        Raises:
+            ConfigError: nothing was compared.
+        """
+        if not self.tensors:
+            raise ConfigError("no tensor was compared")
+        return min(self.tensors, key=lambda c: (c.passed, c.errors.sqnr_db))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {**asdict(self), "passed": self.passed, "failures": list(self.failures)}
+
+
+def check_tensors(session: Session, cases: Cases, tolerance: Tolerance) -> tuple[TensorCheck, ...]:
+    """Run every case on one carried state of its own and compare every output.
+
+    Raises:
+        EngineError: the engine failed.
+    """
+    return tuple(check for name, steps in cases for check in _check_case(session, name, steps, tolerance))
+
+
+def _check_case(
+    session: Session, name: str, steps: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]], tolerance: Tolerance
+) -> Iterator[TensorCheck]:
+    first = next(iter(steps[0][0].values()))
+    state = session.new_state(first.shape[0] if first.ndim else 0)
+    for number, (inputs, outputs) in enumerate(steps):
+        actual = session.run(inputs, state)
+        for output, reference in outputs.items():
+            errors = compare_arrays(reference, actual[output])
+            verdict = judge(errors, tolerance)
+            yield TensorCheck(
+                case=name, step=number, output=output, errors=errors, passed=verdict.passed, reasons=verdict.reasons
+            )
+
+
+def check_generation(
+    session: Session, settings: Pipeline, request: Mapping[str, Any], reference: Array, tolerances: Tolerances
+) -> GenerationCheck:
+    """Replay a request through the pipeline and compare the result with PyTorch's.
+
+    Raises:
+        ConfigError: the tolerances have no limit for this family.
+    """
+    text = isinstance(settings, TextSettings)
+    limit = tolerances.min_token_agreement if text else tolerances.min_psnr_db
+    metric = "token_agreement" if text else "psnr_db"
+    if limit is None:
+        raise ConfigError(f"the tolerances set no limit for {metric}", hint="a check without a limit cannot fail")
+    try:
+        actual = run_request(make_pipeline(session, settings), request)
+    except AigcError as err:
+        return GenerationCheck(metric=metric, value=0.0, limit=limit, passed=False, reasons=(err.message,))
+    value = token_agreement(reference, actual) if text else psnr_db(reference, actual)
+    passed = value >= limit
+    reasons = () if passed else (f"{metric} is {value:.4g}, at least {limit:g} is needed",)
+    return GenerationCheck(metric=metric, value=value, limit=limit, passed=passed, reasons=reasons)
+
+
+def check_quality(results: Iterable[QualityResult], tolerances: Tolerances) -> tuple[QualityCheck, ...]:
+    """Hold measured quality against the largest allowed drop.
+
+    Raises:
+        ConfigError: the tolerances set no limit.
+    """
+    checks = []
+    for result in results:
+        if tolerances.max_quality_drop is None:
+            raise ConfigError("the tolerances set no max_quality_drop", hint="a check without a limit cannot fail")
+        sign = 1 if result.higher_is_better else -1
+        drop = sign * (result.reference - result.bundle) / max(abs(result.reference), 1e-12)
+        checks.append(
+            QualityCheck(
+                metric=result.metric,
+                reference=result.reference,
+                actual=result.bundle,
+                drop=drop,
+                limit=tolerances.max_quality_drop,
+                higher_is_better=result.higher_is_better,
+                # `not >` would let NaN through.
+                passed=drop <= tolerances.max_quality_drop,
+                data=result.data,
+            )
+        )
+    return tuple(checks)
+
+
+def verify_bundle(bundle: Bundle, session: Session) -> ParityReport:
+    """Prove a bundle's engine on this machine against the reference that PyTorch made, without torch.
+
+    Args:
+        bundle: opened, so its files are whole.
+        session: its engine.
+
+    Returns:
+        Levels 1 and 2.
+
+    Raises:
+        BundleError: a reference file is damaged.
+        EngineError: the engine failed.
+    """
+    manifest = bundle.manifest
+    generation = manifest.reference.generation
+    try:
+        cases = [
+            (case.name, [read_step(bundle, case, number) for number in range(len(case.steps))])
+            for case in manifest.reference.cases
+        ]
+        return ParityReport(
+            name=manifest.name,
+            target=manifest.target,
+            precision=manifest.precision,
+            tensors=check_tensors(session, cases, manifest.tolerances.tensor),
+            generation=check_generation(
+                session, manifest.pipeline, generation.request, read_result(bundle), manifest.tolerances
+            ),
+        )
+    except FeedError as err:
+        raise BundleError(f"the reference does not fit the engine: {err.message}", hint=err.hint) from err
+    except MemoryError as err:
+        raise BundleError(
+            f"there is not enough memory for the bundle's reference: {err}",
+            hint="verify it on a device with more memory, or export it again with a smaller reference",
+        ) from err

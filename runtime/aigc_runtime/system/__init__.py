@@ -1,0 +1,1 @@
+"""What the operating system and the processor give: signals, streams, memory, instruction sets."""

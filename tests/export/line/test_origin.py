@@ -1,0 +1,351 @@
+"""From a bundle back to what it was made from: found, or said to be missing or another; never compared in silence."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+from aigc_calibration.config import default_config
+from aigc_export.cli import run
+from aigc_export.cli.export import export as export_command
+from aigc_export.line.engines import check_build
+from aigc_export.line.exporter import export_model
+from aigc_export.line.origin import load_original, make_origin, model_sha256
+from aigc_export.prepare import prepare as front
+from aigc_export.recipes.recipe import ExportRecipe, export_recipe
+from aigc_export.targets.profiles import parse_profile
+from aigc_export.targets.settings import BuildSettings
+from aigc_export.tools.verifier import verify_against_torch
+from aigc_models.data.kept_data import data_files
+from aigc_models.data.text_data import TextData
+from aigc_models.evaluation.evaluation import STANDARD_LIBRARY
+from aigc_models.weights.checkpoint import load_checkpoint, save_checkpoint
+from aigc_models.zoo import load_model
+from aigc_runtime.bundle.bundle import Bundle, write_bundle
+from aigc_runtime.bundle.manifest import EngineInfo
+from aigc_runtime.bundle.origin import OPTIONS, Origin
+from aigc_runtime.errors import CheckpointError
+
+from ..conftest import recipe_of, tiny_lm, write_checkpoint
+from ..tools.test_devices import BUILD
+
+
+def lines(kind: str, count: int) -> bytes:
+    return b"".join(b"%s %d is a line.\n" % (kind.encode(), i) for i in range(count))
+
+
+POEMS = TextData(train_pieces=(lines("poem", 400),), held_out_pieces=(lines("verse", 60),))
+
+
+def write_poems(folder: Path) -> Path:
+    """A language model that was trained on poems."""
+    torch.manual_seed(0)
+    module = tiny_lm()
+    files = data_files("poems", POEMS)
+    record = {"family": "lm", "model": module.config.to_dict(), "tokenizer": {"kind": "bytes"}}
+    save_checkpoint(folder, module, record, extra_files=files)
+    return folder
+
+
+def edited(bundle: Path, **changes: Any) -> Bundle:
+    """The bundle with another manifest."""
+    opened = Bundle.open(bundle)
+    files: dict[str, bytes | Path] = {f.path: opened.read(f.path) for f in opened.manifest.files}
+    write_bundle(bundle, replace(opened.manifest, files=(), **changes), files)
+    return Bundle.open(bundle)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the checkpoint `my poems` and its bundle, which was judged on the poems."""
+    folder = tmp_path_factory.mktemp("own")
+    write_poems(folder / "my poems")
+    recipe = export_recipe("lm", checkpoint=str(folder / "my poems"), quality_samples=4, threads=1)
+    export_model(recipe, folder / "bundle")
+    return folder
+
+
+def test_the_manifest_and_the_table_name_the_data(exported: Path) -> None:
+    manifest = Bundle.open(exported / "bundle").manifest
+    assert [(q.metric, q.data) for q in manifest.quality] == [("bits_per_byte", "held-out part of 'poems'")]
+    assert manifest.origin == make_origin(
+        load_model("lm", checkpoint=exported / "my poems"),
+        export_recipe("lm", checkpoint=str(exported / "my poems"), quality_samples=4),
+        load_model("lm", checkpoint=exported / "my poems").evaluation(),
+    )
+    assert manifest.origin is not None
+    assert manifest.origin.checkpoint == str(exported / "my poems")
+
+
+def test_verify_finds_the_weights_and_the_text(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = str(exported / "bundle")
+    assert run(["verify", bundle, "--quality-samples", "4", "--threads", "1"]) == 0
+    table = capsys.readouterr().out  # cells are folded, so that a name may stand on two lines
+    assert [table.count(word) for word in ("bits_per_byte on held-out", "'poems'")] == [1, 3]
+    assert "warning" not in table
+    assert run(["verify", bundle, "--quality-samples", "0", "--threads", "1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["checkpoint"] == str(exported / "my poems" / "model.safetensors")
+    assert run(["bench", bundle, "--runs", "1", "--rounds", "1", "--threads", "1"]) == 0
+
+
+def test_own_text_is_not_judged_on_the_standard_library(exported: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(exported / "bundle")
+    found = verify_against_torch(bundle, quality_samples=4, threads=1)
+    (tmp_path / "other.txt").write_bytes(lines("other", 60))
+    other = verify_against_torch(bundle, quality_samples=4, quality_data=tmp_path / "other.txt", threads=1)
+    shutil.copytree(exported / "my poems", tmp_path / "copy")
+    (tmp_path / "copy" / "data.json").unlink()
+    plain = verify_against_torch(bundle, checkpoint=tmp_path / "copy", quality_samples=4, threads=1)
+    data = [v.report.quality[0].data for v in (found, other, plain)]
+    assert data == ["held-out part of 'poems'", "'other.txt'", STANDARD_LIBRARY]
+    assert len({v.report.quality[0].reference for v in (found, other, plain)}) == 3
+    assert found.notes == other.notes == ()
+    assert plain.notes == (
+        f"judged on {STANDARD_LIBRARY}; the export was judged on held-out part of 'poems', which is not found here",
+    )
+
+
+def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert run([*arguments, "--threads", "1"]) == 2
+    captured = capsys.readouterr()
+    assert "missed" not in captured.out + captured.err
+    return captured.err
+
+
+def test_other_weights_are_an_input_error_and_not_missed_parity(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(exported / "bundle", tmp_path / "bundle")
+    bundle = str(tmp_path / "bundle")
+    digest = load_checkpoint(exported / "my poems").sha256
+    other = write_checkpoint(tmp_path / "other", "lm", seed=1)
+    for verb in ("verify", "bench"):
+        told = refusal([verb, bundle, "--checkpoint", str(other)], capsys)
+        assert f"the checkpoint '{other}' is not the one that the bundle was made from: its weights have" in told
+        assert f"name it with --checkpoint: its weights have SHA-256 {digest}" in told
+    origin = Bundle.open(bundle).manifest.origin
+    assert origin is not None
+    monkeypatch.chdir(tmp_path)
+    edited(tmp_path / "bundle", origin=replace(origin, checkpoint="gone/poems"))
+    told = refusal(["verify", bundle], capsys)
+    assert f"made from the checkpoint 'gone/poems', which is not there (looked in '{tmp_path}')" in told
+    assert digest in told
+    edited(tmp_path / "bundle", origin=replace(origin, checkpoint=None))
+    assert "its manifest does not say where they are" in refusal(["verify", bundle], capsys)
+    edited(tmp_path / "bundle", origin=replace(origin, checkpoint="//server/share"))
+    assert "its manifest does not say where they are" in refusal(["verify", bundle], capsys)
+    edited(tmp_path / "bundle", origin=replace(origin, checkpoint=None, shipped=True))
+    assert run(["verify", bundle, "--quality-samples", "0"]) in (2, 4)
+    edited(tmp_path / "bundle", origin=None)
+    told = refusal(["verify", bundle, "--checkpoint", "other"], capsys)
+    assert "is not the one that the bundle was made from" in told
+    assert load_original(Bundle.open(bundle), exported / "my poems").checkpoint.sha256 == digest
+
+
+def test_an_edited_config_is_another_model(exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported / "my poems", tmp_path / "copy")
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
+    config["model"]["rope_theta"] = 500.0
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"not the one that the bundle was made from: its config\.json says"):
+        load_original(Bundle.open(exported / "bundle"), tmp_path / "copy")
+
+
+def test_the_same_numbers_in_another_file_are_the_same_model(exported: Path, tmp_path: Path) -> None:
+    found = load_checkpoint(exported / "my poems")
+    (tmp_path / "again").mkdir()
+    doubles = {name: tensor.double() for name, tensor in reversed(found.tensors.items())}
+    save_file(doubles, tmp_path / "again" / "model.safetensors", {"free": "text"})
+    (tmp_path / "again" / "config.json").write_text(json.dumps(found.config, indent=1))
+    again = load_original(Bundle.open(exported / "bundle"), tmp_path / "again")
+    assert again.checkpoint.sha256 != found.sha256
+    assert model_sha256(again) == model_sha256(load_model("lm", checkpoint=exported / "my poems"))
+
+
+def test_compare_judges_on_the_text_of_the_export(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = str(exported / "bundle")
+    given = ["compare", bundle, bundle, "--quality-samples", "4", "--runs", "1", "--rounds", "1", "--threads", "1"]
+    assert run([*given, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["quality"][0]["data"] == "held-out part of 'poems'"
+    held_out = exported / "my poems" / "held_out.txt"
+    assert run([*given, "--json", "--quality-data", str(held_out)]) == 0
+    assert json.loads(capsys.readouterr().out)["quality"][0]["data"] == "'held_out.txt'"
+
+
+def test_text_named_at_the_export_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_checkpoint(tmp_path / "lm", "lm")
+    (tmp_path / "mine.txt").write_bytes(lines("mine", 60))
+    recipe = export_recipe("lm", checkpoint="lm", quality_samples=2, quality_data="mine.txt", threads=1)
+    told: list[tuple[str, str]] = []
+    result = export_model(recipe, tmp_path / "out", stage=lambda *what: told.append(what))
+    assert result.warnings == ()
+    assert [q.data for q in result.bundle.manifest.quality] == ["'mine.txt'"]
+    again = verify_against_torch(result.bundle, quality_samples=2, threads=1)
+    assert [q.data for q in again.report.quality] == ["'mine.txt'"]
+    (tmp_path / "mine.txt").write_bytes(lines("yours", 60))
+    changed = verify_against_torch(result.bundle, quality_samples=2, threads=1)
+    assert [q.data for q in changed.report.quality] == [STANDARD_LIBRARY]
+    assert len(changed.notes) == 1
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export ends where the work would begin."""
+
+    def end(*_: object, **__: object) -> None:
+        raise CheckpointError("far enough")
+
+    monkeypatch.setattr(front, "capture", end)
+
+
+@pytest.mark.usefixtures("no_work")
+def test_own_weights_without_text_are_told_what_they_are_judged_on(exported: Path, checkpoints: Path) -> None:
+    for folder, expected in ((checkpoints / "lm", 1), (exported / "my poems", 0)):
+        told: list[tuple[str, str]] = []
+        with pytest.raises(CheckpointError, match="far enough"):
+            export_model(recipe_of("lm", folder), exported / "never", stage=lambda *what: told.append(what))  # noqa: B023
+        warnings = [text for name, text in told if name == "warning"]
+        assert len(warnings) == expected
+        assert all(w.startswith("the checkpoint keeps no text of its own: it is judged on") for w in warnings)
+
+
+# The options that a manifest keeps give the same recipe again
+
+
+def parsed(arguments: list[str]) -> ExportRecipe:
+    """The recipe that the command line makes of arguments."""
+    seen: list[ExportRecipe] = []
+
+    def catch(recipe: ExportRecipe, *_: object, **__: object) -> None:
+        seen.append(recipe)
+        raise CheckpointError("caught")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aigc_export.line.exporter.export_model", catch)
+        CliRunner().invoke(export_command, arguments)
+    return seen[0]
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "text": {
+        "precision": "int8",
+        "spec_options": {"cache": "buffer"},
+        "keep_float": ("lm_head", "layers.0"),
+        "calibration_samples": 7,
+        "ranges": "kl",
+        "weight_ranges": "minmax",
+        "split_concats": True,
+        "seed": 5,
+        "quality_samples": 9,
+        "calibration_data": "my data/it's",
+        "quality_data": "other",
+        "tolerance": {"min_sqnr_db": 12.5, "max_over_rms": 1e-05},
+    },
+    "weights": {"precision": "int4", "weight_method": "rtn", "block": 64, "calibration": None},
+    "file": {"precision": "int8", "calibration": "a b.npz"},
+    "engine": {
+        "target": "tensorrt-rtx",
+        "precision": "fp16",
+        "build": BuildSettings(
+            compute_capabilities=("8.6",),
+            profiles=(parse_profile("decode/batch=1:1:8,sequence=1", number=0), parse_profile("batch=4", number=1)),
+            workspace_bytes=64 << 20,
+            optimization_level=0,
+            weight_streaming=True,
+            tf32=True,
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_the_options_of_an_origin_give_the_recipe_again(name: str, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "a b", "lm")
+    recipe = export_recipe("lm", checkpoint=str(folder), **RECIPES[name])
+    loaded = load_model("lm", checkpoint=folder)
+    origin = make_origin(loaded, recipe, loaded.evaluation())
+    capabilities = [w for c in recipe.build.compute_capabilities for w in ("--compute-capability", c)]
+    words = shlex.split(origin.arguments(same_precision=True, target=recipe.target))
+    again = parsed(["lm", "--target", recipe.target, "--precision", recipe.precision, "-o", "x", *capabilities, *words])
+    options = {k: v for k, v in again.spec_options.items() if v is not None}
+    assert replace(again, spec_options=options) == recipe
+
+
+@pytest.mark.parametrize(("device", "precision"), [("8.9", "int8"), ("t4", "fp16")])
+def test_the_command_that_check_prints_exports_the_same_model_again(
+    device: str, precision: str, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(exported / "bundle", tmp_path / "bundle")
+    options = {"checkpoint": str(exported / "my poems"), "spec_options": {"cache": "growing"}, "ranges": "kl"}
+    recipe = export_recipe("lm", precision="int8", calibration_data="my data/it's", keep_float=("lm_head",), **options)
+    loaded = load_model("lm", checkpoint=exported / "my poems")
+    manifest = Bundle.open(tmp_path / "bundle").manifest
+    engine = EngineInfo(kind="tensorrt-rtx", file=manifest.engine.file, build=BUILD)
+    origin = make_origin(loaded, recipe, loaded.evaluation())
+    edited(tmp_path / "bundle", engine=engine, precision="int8", target="tensorrt-rtx", origin=origin)
+    assert run(["check", str(tmp_path / "bundle"), "--device", device]) == 5
+    command = capsys.readouterr().out.split("aigc-export export ")[1].splitlines()[0]
+    again = parsed(shlex.split(command))
+    check_build(again)
+    assert (again.model, again.target, again.precision) == ("lm", "tensorrt-rtx", precision)
+    assert again.checkpoint == str(exported / "my poems")
+    assert again.calibration_data == "my data/it's"
+    assert again.spec_options["cache"] == "growing"
+    assert again.quantization is not None
+    assert again.quantization.asked_float == ("lm_head",)
+    assert again.quantization.method == ("kl" if precision == "int8" else default_config("text", "fp16").method)
+    expected = ("8.6", "12.0", "8.9") if precision == "int8" else ("7.5",)
+    assert again.build.compute_capabilities == expected
+
+
+def test_every_option_that_is_kept_is_one_of_the_command() -> None:
+    known = {name for parameter in export_command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    assert OPTIONS.keys() <= known
+
+
+def test_a_path_that_cannot_be_written_down_is_left_out(tmp_path: Path) -> None:
+    folder = write_checkpoint(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")), "gan")
+    loaded = load_model("gan", checkpoint=folder)
+    origin = make_origin(loaded, export_recipe("gan", checkpoint=str(folder)), loaded.evaluation())
+    assert (origin.shipped, origin.checkpoint) == (False, None)
+    assert Origin.__dataclass_fields__.keys() == vars(origin).keys()
+    assert default_config("gan", "int8")  # what an origin leaves out is what this says
+
+
+# Calibration
+
+
+def test_calibration_reads_the_models_own_text_and_never_what_is_held_out(exported: Path, tmp_path: Path) -> None:
+    from aigc_export.prepare.calibration_data import _text
+
+    held_out, train = POEMS.held_out_pieces, POEMS.train_pieces
+    assert _text(None, train, held_out).tobytes() == train[0]
+    (tmp_path / "all.txt").write_bytes(train[0] + held_out[0])
+    assert _text(tmp_path / "all.txt", train, held_out).tobytes() == train[0]
+    (tmp_path / "all.txt").write_bytes(held_out[0])
+    with pytest.raises(Exception, match="is text that quality is judged on"):
+        _text(tmp_path / "all.txt", train, held_out)
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_text_model_is_calibrated_on_what_it_was_trained_on(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    real = front.calibration_data
+    monkeypatch.setattr(front, "calibration_data", lambda *a, **k: seen.append(real(*a, **k)) or seen[-1])
+    recipe = recipe_of("lm", exported / "my poems", precision="int8")
+    with pytest.raises(CheckpointError, match="far enough"):
+        export_model(recipe, exported / "never")
+    assert bytes(seen[0].tokens.astype("u1")) == POEMS.train_pieces[0]

@@ -1,0 +1,101 @@
+"""What an export that misses parity says could help: it does help, and it is named only where it can."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from aigc_export.line.exporter import ParityFailedError, export_model
+from aigc_export.line.remedies import CostlyModules, remedies
+from aigc_export.recipes.recipe import export_recipe
+from aigc_export.recipes.tolerances import parse_limits
+from aigc_models.families.gan import Generator, GeneratorConfig
+from aigc_runtime.core.compare import compare_arrays
+from aigc_runtime.proof.verify import GenerationCheck, ParityReport, TensorCheck
+
+from ..conftest import recipe_of, write_checkpoint
+
+SPOILED = "blocks.0.1"
+
+
+def spoiled_gan() -> Generator:
+    """One weight of one convolution is far from all others, which 8 bits for all of them cannot hold."""
+    module = Generator(
+        GeneratorConfig(image_size=16, latent_size=16, num_classes=3, base_channels=8, upsampling="upsample_conv")
+    )
+    with torch.no_grad():
+        module.get_parameter(f"{SPOILED}.weight").view(-1)[0] = 40
+    return module
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ParityFailedError]:
+    folder = tmp_path_factory.mktemp("spoiled")
+    checkpoint = write_checkpoint(folder / "checkpoint", "gan", make=spoiled_gan)
+    with pytest.raises(ParityFailedError) as caught:
+        export_model(recipe_of("gan", checkpoint, precision="int8"), folder / "out")
+    assert not (folder / "out").exists()
+    return checkpoint, caught.value
+
+
+def options(line: str, name: str) -> list[str]:
+    return re.findall(rf"{name} (\S+?)(?=[ :]|$)", line)
+
+
+def test_what_is_named_helps(refused: tuple[Path, ParityFailedError], tmp_path: Path) -> None:
+    checkpoint, err = refused
+    keep, other, loose = err.remedies
+    assert f"what could help:\n- {keep}\n- {other}\n- {loose}\nnothing was published" in err.hint
+    modules = options(keep, "--keep-float")
+    assert SPOILED in modules
+    assert "most of the error comes from there" in keep
+    assert export_model(
+        recipe_of("gan", checkpoint, precision="int8", keep_float=modules), tmp_path / "a"
+    ).report.passed
+    limits = parse_limits(options(loose, "--tolerance"))
+    recipe = recipe_of("gan", checkpoint, precision="int8", tolerance=limits)
+    assert export_model(recipe, tmp_path / "b").bundle.manifest.tolerances.set_by_user == tuple(sorted(limits))
+    assert other == "--precision bf16 or int8-weight or fp16 or fp32: more exact"
+    assert export_model(recipe_of("gan", checkpoint, precision="int8-weight"), tmp_path / "c").report.passed
+
+
+ARRAY = torch.arange(100.0).numpy()
+
+
+def report(error: float, *, psnr: float = 80.0) -> ParityReport:
+    errors = compare_arrays(ARRAY, ARRAY * (1 + error))
+    tensor = TensorCheck(case="a", step=0, output="image", errors=errors, passed=False, reasons=("missed",))
+    generation = GenerationCheck(metric="psnr_db", value=psnr, limit=70.0, passed=True, reasons=())
+    return ParityReport(name="gan", target="ort-cpu", precision="", tensors=(tensor,), generation=generation)
+
+
+def test_float_has_no_precision_to_go_to() -> None:
+    (loose,) = remedies(report(1.1e-3), export_recipe("gan"), family="gan")
+    assert parse_limits(options(loose, "--tolerance")) == {"max_over_rms": 0.002, "min_sqnr_db": 59.0}
+
+
+@pytest.mark.parametrize("error", [float("nan"), 3.0])
+def test_what_no_limit_could_allow_has_none(error: float) -> None:
+    found = remedies(report(error), export_recipe("gan", precision="int8"), family="gan")
+    assert found == ("--precision bf16 or int8-weight or fp16 or fp32: more exact",)
+
+
+def test_16_bits_name_the_module_of_the_first_divergence() -> None:
+    recipe: Any = replace(export_recipe("gan", precision="fp16"))
+    divergence: Any = SimpleNamespace(module="blocks.1.1")
+    keep, precision, _ = remedies(report(1e-2), recipe, family="gan", divergence=divergence)
+    assert keep.startswith("--keep-float blocks.1.1: ")
+    assert precision == "--precision fp32: more exact"
+
+
+def test_a_gain_that_does_not_suffice_is_not_sold_as_one() -> None:
+    recipe = export_recipe("gan", precision="int8")
+    for after, wanted in ((26.0, "does not suffice alone"), (20.5, "all over the model: a, b are the costliest")):
+        costly = CostlyModules(modules=("a", "b"), before_db=20.0, after_db=after, suffices=False)
+        assert wanted in remedies(report(0.1), recipe, family="gan", costly=costly)[0]

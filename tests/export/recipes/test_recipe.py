@@ -1,0 +1,22 @@
+"""Recipes from Python: what is overridden is a field that there is."""
+
+from __future__ import annotations
+
+import pytest
+
+from aigc_export.recipes.recipe import export_recipe
+from aigc_runtime.errors import UnknownNameError
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("qualty_samples", "quality_samples"), ("calibration_sample", "calibration_samples"), ("targets", "target")],
+)
+def test_an_argument_that_there_is_not_is_named_with_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(UnknownNameError, match=rf"unknown argument of export_recipe '{name}'\n") as caught:
+        export_recipe("gan", **{name: 3})  # type: ignore[arg-type]
+    assert caught.value.nearest == nearest
+
+
+def test_a_field_that_there_is_is_overridden() -> None:
+    assert export_recipe("gan", quality_samples=3, seed=4).quality_samples == 3

@@ -1,0 +1,188 @@
+"""Every shipped model in every precision, built for real by TensorRT-RTX on a machine without a GPU.
+
+What stands for an engine's numbers is the very graph that it is built from, compared with PyTorch in ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+
+from aigc_calibration.calibrate import Calibration, calibrate
+from aigc_calibration.coverage import site_macs
+from aigc_calibration.emit import FORMS, emit
+from aigc_calibration.onnx_file import save_graph
+from aigc_calibration.onnx_function import open_onnx
+from aigc_calibration.plan import HALVES, SitePrecision
+from aigc_calibration.planner import round_weights
+from aigc_calibration.prepare import prepare
+from aigc_calibration.quantize import plan_calibrated
+from aigc_export.graphs.passes import PASSES, run_passes
+from aigc_export.parity.graph_session import bf16_products_in_float, bounded
+from aigc_export.parity.reference import Case, make_cases
+from aigc_export.prepare.prepare import PreparedModel, Teller, pass_feeds, prepare_graph
+from aigc_export.recipes.recipe import export_recipe
+from aigc_export.recipes.tolerances import TOLERANCES
+from aigc_export.targets.profiles import derive_profiles, input_shapes
+from aigc_export.targets.settings import BuildSettings
+from aigc_export.targets.tensorrt.build import BuiltTrt, build_trt
+from aigc_export.targets.tensorrt.library import Library
+from aigc_models.torch_session import TorchSession
+from aigc_runtime.core.array_session import ArraySession
+from aigc_runtime.proof.verify import TensorCheck, check_tensors
+
+from ...conftest import SPECS, tiny_of
+
+MODELS = ("lm", "unet", "gan")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+LEAST_LOW = {"lm": 0.75, "unet": 0.9, "gan": 0.85}
+"""Share of the work in 8 bits: attention's products, first and last convolutions stay float."""
+
+
+@cache
+def prepared_model(name: str) -> PreparedModel:
+    recipe = export_recipe(name, target="tensorrt-rtx", precision="int8", calibration_samples=8)
+    return prepare_graph(recipe, Teller(None))
+
+
+@cache
+def calibrated(name: str, precision: SitePrecision) -> Calibration:
+    """One calibration for each of: halves, 8 bits."""
+    ready = prepared_model(name)
+    config = export_recipe(name, target="tensorrt-rtx", precision="int8", calibration_samples=8).quantization
+    assert config is not None
+    assert ready.data is not None
+    return calibrate(prepare(ready.graph), ready.data, config, precision=precision, threads=2)
+
+
+@cache
+def macs_of(name: str) -> dict[str, int]:
+    ready = prepared_model(name)
+    return site_macs(prepare(ready.graph), pass_feeds(ready.spec, 0)[0])
+
+
+@cache
+def graph_of(name: str, precision: str) -> tuple[ir.Model, dict[str, str]]:
+    """The graph that is built, and the type that is asked of each of its products."""
+    ready = prepared_model(name)
+    if precision == "fp32":
+        return ready.graph, {}
+    kind: SitePrecision = precision  # type: ignore[assignment]
+    config = export_recipe(name, target="tensorrt-rtx", precision="int8").quantization
+    assert config is not None
+    calibration = calibrated(name, "fp16" if kind in HALVES else "int8")
+    float_graph, plan = plan_calibrated(
+        prepare(ready.graph), calibration, config, precision=kind, form=FORMS["tensorrt-rtx"]
+    )
+    weights = {} if kind in HALVES else round_weights(float_graph, plan)
+    asked = {op.node: "fp32" if op.precision == "float" else op.precision for op in plan.ops}
+    return emit(float_graph, plan, weights, FORMS["tensorrt-rtx"]), asked
+
+
+def build_model(rtx: Library, name: str, precision: str, capability: str, folder: Path) -> BuiltTrt:
+    spec, macs = prepared_model(name).spec, macs_of(name)
+    graph, asked = graph_of(name, precision)
+    return build_trt(
+        rtx,
+        save_graph(graph, folder / "graph.onnx")[0],
+        folder / "model.engine",
+        BuildSettings(compute_capabilities=(capability,), optimization_level=0),
+        profiles=[input_shapes(spec, p) for p in derive_profiles(spec)],
+        asked={node: asked.get(node, "fp32") for node in macs},
+        macs=macs,
+    )
+
+
+# Parity of the graphs, once for all devices
+
+
+@cache
+def reference_of(name: str) -> tuple[Case, ...]:
+    spec = prepared_model(name).spec
+    return make_cases(TorchSession(spec), spec, seed=0)[-1:]
+
+
+def compared(name: str, precision: str, limits: str, folder: Path) -> tuple[TensorCheck, ...]:
+    """The graph as it is built, against PyTorch under the limits of a precision."""
+    spec = prepared_model(name).spec
+    graph, _ = graph_of(name, precision)
+    runnable = bf16_products_in_float(graph) if precision == "bf16" else graph
+    function = open_onnx(save_graph(runnable, folder / "graph.onnx")[0], threads=2, optimize=False)
+    steps = [(c.name, [(s.inputs, s.outputs) for s in c.steps]) for c in reference_of(name)]
+    tolerance = TOLERANCES[spec.family, limits].tensor
+    return check_tensors(
+        ArraySession(bounded(function, spec.interface, derive_profiles(spec)), spec.interface), steps, tolerance
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", MODELS)
+def test_the_graph_computes_what_pytorch_does(
+    name: str, precision: str, tmp_path: Path, record_graph: Callable[[object], None]
+) -> None:
+    found = compared(name, precision, precision, tmp_path)
+    assert found
+    assert all(check.passed for check in found), [check.reasons for check in found]
+    record_graph([name, precision, min(check.errors.sqnr_db for check in found)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_that_comparison_can_fail(name: str, tmp_path: Path) -> None:
+    # Half of the language model's tensors are near enough in 8 bits for fp16's limits; none is for fp32's.
+    assert not all(check.passed for check in compared(name, "int8", "fp16", tmp_path))
+    assert not any(check.passed for check in compared(name, "int8", "fp32", tmp_path))
+
+
+# Engines
+
+
+CASES = [(m, p, c) for m in MODELS for p in PRECISIONS if p != "fp8" for c in ("8.6", "12.0")]
+CASES += [(m, "fp8", "8.9") for m in MODELS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "precision", "capability"), CASES)
+def test_a_shipped_model(
+    rtx: Library,
+    name: str,
+    precision: str,
+    capability: str,
+    tmp_path: Path,
+    record_engine: Callable[[object], None],
+) -> None:
+    built = build_model(rtx, name, precision, capability, tmp_path)
+    shares = built.proof.work
+    assert built.proof.source == "engine"
+    assert "unknown" not in shares
+    if precision in {"int8", "fp8"}:
+        assert shares[precision] >= LEAST_LOW[name]
+        assert shares.keys() == {precision, "fp32"}
+    else:
+        assert shares == {precision: pytest.approx(1.0)}
+    assert built.size_bytes > 100_000
+    record_engine([name, precision, capability, built.size_bytes, built.seconds, str(built.proof)])
+
+
+@pytest.mark.parametrize("name", list(SPECS))
+def test_every_kind_of_model_is_taken_whole(rtx: Library, name: str, tmp_path: Path) -> None:
+    """Both cache forms, sizes that vary, cross-attention: parsed and built with the profiles derived for them."""
+    tiny = tiny_of(name)
+    model = ir.from_proto(ir.to_proto(tiny.captured.model))
+    graph, _ = run_passes(model, PASSES["tensorrt-rtx"], feeds=[tiny.feeds()])
+    macs = site_macs(prepare(graph), tiny.feeds())
+    built = build_trt(
+        rtx,
+        save_graph(graph, tmp_path / "graph.onnx")[0],
+        tmp_path / "model.engine",
+        BuildSettings(compute_capabilities=("8.6",), optimization_level=0),
+        profiles=[input_shapes(tiny.spec, p) for p in derive_profiles(tiny.spec)],
+        asked=dict.fromkeys(macs, "fp32"),
+        macs=macs,
+    )
+    assert built.proof.work == {"fp32": pytest.approx(1.0)}

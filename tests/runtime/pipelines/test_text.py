@@ -1,0 +1,194 @@
+"""Text generation over the toy model, whose next token is the sum of all before it, modulo 256."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import toys
+
+from aigc_runtime.core.interface import Interface
+from aigc_runtime.errors import EngineError, InputError
+from aigc_runtime.generation.logits import SamplingParams
+from aigc_runtime.pipelines.text import TextPipeline
+
+HOT = SamplingParams(temperature=50.0)
+
+
+@pytest.fixture(params=["growing", "buffer"])
+def pipeline(request: pytest.FixtureRequest) -> TextPipeline:
+    return TextPipeline(toys.lm_session(request.param), toys.TEXT)
+
+
+def expected(prompt: str, count: int) -> list[int]:
+    tokens = list(prompt.encode())
+    for _ in range(count):
+        tokens.append(toys.next_token(tokens))
+    return tokens[len(prompt.encode()) :]
+
+
+def test_greedy_continuation_is_the_models_own(pipeline: TextPipeline) -> None:
+    (result,) = pipeline.generate("ab", max_new_tokens=8)
+    assert result.token_ids.tolist() == expected("ab", 8)
+    assert result.token_ids.dtype == np.int64
+    assert (result.finish_reason, result.prompt_tokens) == ("length", 2)
+
+
+@pytest.mark.parametrize("sampling", [None, HOT])
+def test_a_rows_text_does_not_depend_on_the_batch(pipeline: TextPipeline, sampling: SamplingParams | None) -> None:
+    prompts = ["a", "hello", "xy"]
+    together = pipeline.generate(prompts, max_new_tokens=10, sampling=sampling, seed=7)
+    for i, prompt in enumerate(prompts):
+        (alone,) = pipeline.generate(prompt, max_new_tokens=10, sampling=sampling, seed=7 + i)
+        assert together[i].token_ids.tolist() == alone.token_ids.tolist()
+
+
+def test_sampling_is_seeded_and_varies_with_the_seed(pipeline: TextPipeline) -> None:
+    def draw(seed: int) -> list[int]:
+        return pipeline.generate("ab", max_new_tokens=12, sampling=HOT, seed=seed)[0].token_ids.tolist()
+
+    assert draw(1) == draw(1)
+    assert len({tuple(draw(seed)) for seed in range(5)}) == 5
+
+
+@pytest.mark.parametrize("sampling", [None, HOT])
+def test_the_stream_joined_is_the_text(pipeline: TextPipeline, sampling: SamplingParams | None) -> None:
+    for seed in range(5):
+        pieces = list(pipeline.stream("hé", max_new_tokens=20, sampling=sampling, seed=seed))
+        (result,) = pipeline.generate("hé", max_new_tokens=20, sampling=sampling, seed=seed)
+        assert "".join(pieces) == result.text
+
+
+class Script:
+    """A session that says a given text, whatever it is fed."""
+
+    def __init__(self, text: bytes) -> None:
+        self.text, self.at = text, 0
+
+    def session(self) -> toys.ArraySession:
+        def function(values):  # type: ignore[no-untyped-def]
+            logits = np.full((*values["input_ids"].shape, 256), -1.0, dtype=np.float32)
+            logits[:, -1, self.text[self.at]] = 1.0
+            self.at += 1
+            return {"logits": logits}
+
+        return toys.ArraySession(function, Interface(inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS))
+
+
+def scripted(text: str) -> TextPipeline:
+    return TextPipeline(Script(text.encode()).session(), toys.TEXT)
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "shown"),
+    [
+        ("one END two", ["END"], "one "),
+        ("aab aabc", ["aabc"], "aab "),
+        ("x\n\ny", ["\n\n"], "x"),
+        ("ababac..", ["abac", "zz"], "ab"),
+        ("first B A", ["A", "B"], "first "),
+        ("STOP", ["STOP"], ""),
+    ],
+)
+def test_text_ends_before_the_stop_string(text: str, stop: list[str], shown: str) -> None:
+    (result,) = scripted(text).generate("p", max_new_tokens=len(text), stop=stop)
+    assert (result.text, result.finish_reason) == (shown, "stop")
+    assert "".join(scripted(text).stream("p", max_new_tokens=len(text), stop=stop)) == shown
+
+
+def test_what_only_looked_like_a_stop_string_is_shown_in_the_end() -> None:
+    assert scripted("so EN").generate("p", max_new_tokens=5, stop=["END"])[0].text == "so EN"
+    assert "".join(scripted("so EN").stream("p", max_new_tokens=5, stop=["END"])) == "so EN"
+
+
+def test_the_stream_never_shows_part_of_a_stop_string_or_of_a_character() -> None:
+    text = "é∑ EN END"
+    for piece in scripted(text).stream("p", max_new_tokens=len(text.encode()), stop=["END"]):
+        assert "�" not in piece
+        assert "END" not in piece
+
+
+def test_bytes_that_are_no_character_become_replacement_marks() -> None:
+    pipeline = TextPipeline(Script(b"a\xc3").session(), toys.TEXT)
+    assert pipeline.generate("p", max_new_tokens=2)[0].text == "a�"
+
+
+def test_an_end_of_text_token_ends_a_row_and_is_not_shown() -> None:
+    settings = dataclasses.replace(toys.TEXT, eos_token_id=ord("!"))
+    pipeline = TextPipeline(Script(b"ok!never").session(), settings)
+    (result,) = pipeline.generate("p", max_new_tokens=8)
+    assert (result.text, result.finish_reason, result.token_ids.tolist()) == ("ok", "eos", list(b"ok!"))
+    pipeline = TextPipeline(Script(b"ok!never").session(), settings)
+    assert "".join(pipeline.stream("p", max_new_tokens=8)) == "ok"
+
+
+def test_the_context_is_a_limit(pipeline: TextPipeline) -> None:
+    (result,) = pipeline.generate("a" * 30, max_new_tokens=10)
+    assert (len(result.token_ids), result.finish_reason) == (2, "context")
+    with pytest.raises(InputError, match=r"prompt 0 has 32 tokens, the context holds 32\nshorten it to at most 31"):
+        pipeline.generate("a" * 32)
+
+
+def test_cancelling_keeps_what_is_there(pipeline: TextPipeline) -> None:
+    asked = iter([False, False, False, True])
+    (result,) = pipeline.generate("ab", max_new_tokens=20, cancel=lambda: next(asked))
+    assert (len(result.token_ids), result.finish_reason) == (3, "cancelled")
+    asked = iter([False, True])
+    assert len(list(pipeline.stream("ab", max_new_tokens=20, cancel=lambda: next(asked)))) <= 1
+
+
+def test_a_stream_can_be_closed_early(pipeline: TextPipeline) -> None:
+    stream = pipeline.stream("ab", max_new_tokens=20)
+    next(stream)
+    stream.close()
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompts": ""}, "prompt 0 is empty"),
+        ({"prompts": []}, "no prompt was given"),
+        ({"prompts": ["a", ""]}, "prompt 1 is empty"),
+        ({"prompts": [b"a"]}, "prompt 0 is a bytes"),
+        ({"prompts": "a", "max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"prompts": "a", "max_new_tokens": True}, "max_new_tokens is True"),
+        ({"prompts": "a", "seed": -1}, "seed is -1"),
+        ({"prompts": "a", "stop": "END"}, "stop is 'END'"),
+        ({"prompts": "a", "stop": [""]}, "stop is ['']"),
+    ],
+)
+def test_bad_requests_are_named(pipeline: TextPipeline, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        pipeline.generate(**arguments)  # type: ignore[arg-type]
+    assert message in str(caught.value)
+
+
+def test_a_bad_stream_raises_before_it_is_read(pipeline: TextPipeline) -> None:
+    for arguments in ({"prompt": ""}, {"prompt": "a", "max_new_tokens": 0}, {"prompt": "a", "stop": [""]}):
+        with pytest.raises(InputError):
+            pipeline.stream(**arguments)  # type: ignore[arg-type]
+
+
+def test_nan_logits_are_an_engine_error() -> None:
+    def function(values):  # type: ignore[no-untyped-def]
+        return {"logits": np.full((*values["input_ids"].shape, 256), np.nan, dtype=np.float32)}
+
+    session = toys.ArraySession(function, Interface(inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS))
+    with pytest.raises(EngineError, match="row 0 has logits that are NaN"):
+        TextPipeline(session, toys.TEXT).generate("a")
+
+
+def test_a_repetition_penalty_turns_away_from_what_was_said() -> None:
+    def function(values):  # type: ignore[no-untyped-def]
+        logits = np.zeros((*values["input_ids"].shape, 256), dtype=np.float32)
+        logits[:, :, ord("a")], logits[:, :, ord("b")] = 2.0, 1.9
+        return {"logits": logits}
+
+    session = toys.ArraySession(function, Interface(inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS))
+    pipeline = TextPipeline(session, toys.TEXT)
+    assert pipeline.generate("p", max_new_tokens=2)[0].text == "aa"
+    assert pipeline.generate("p", max_new_tokens=2, sampling=SamplingParams(repetition_penalty=1.5))[0].text == "ab"
+    assert pipeline.generate("a", max_new_tokens=1, sampling=SamplingParams(repetition_penalty=1.5))[0].text == "b"

@@ -1,0 +1,49 @@
+"""The benchmark times what it says."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import toys
+
+from aigc_runtime.core.interface import Interface
+from aigc_runtime.errors import InputError
+from aigc_runtime.proof.bench import bench_generation, bench_step
+
+
+def slow_gan(seconds: float) -> toys.ArraySession:
+    def function(values):  # type: ignore[no-untyped-def]
+        time.sleep(seconds)
+        return toys.gan_function(values)
+
+    return toys.ArraySession(
+        function, Interface(inputs=toys.GAN_INPUTS, outputs=toys.GAN_OUTPUTS, dims=toys.IMAGE_DIMS)
+    )
+
+
+def test_a_slow_engine_is_seen_as_slow() -> None:
+    step = bench_step(slow_gan(0.02), toys.GAN, runs=3, warmup=1)
+    assert step.p10_ms >= 20
+    assert step.runs == 3
+    whole = bench_generation(slow_gan(0.02), toys.GAN, runs=2)
+    assert whole.per_unit.median_ms >= 20
+    assert whole.python_share < 0.5
+    assert (whole.unit, whole.units) == ("image", 1)
+
+
+def test_units_follow_the_family() -> None:
+    assert bench_generation(toys.lm_session(), toys.TEXT, runs=1).unit == "token"
+    whole = bench_generation(toys.unet_session(), toys.DIFFUSION, runs=1)
+    assert (whole.unit, whole.units) == ("step", 4)
+    assert whole.python_share > 0.1
+
+
+def test_a_long_benchmark_of_a_short_context_starts_over() -> None:
+    assert bench_step(toys.lm_session("buffer"), toys.TEXT, runs=60).runs == 60
+
+
+@pytest.mark.parametrize("runs", [0, -1, True])
+def test_runs_must_be_positive(runs: int) -> None:
+    with pytest.raises(InputError, match="runs is"):
+        bench_step(toys.gan_session(), toys.GAN, runs=runs)
