@@ -45,7 +45,7 @@ class Subject:
         graph: float, after the passes.
         reference: PyTorch's session of the shipped weights.
         evaluation: what it is judged on.
-        keep_float: modules that stay float, in place of the product's own choice; None for that.
+        sensitive: `QuantConfig.sensitive` in place of the product's choice; None keeps that choice.
     """
 
     name: str
@@ -54,13 +54,13 @@ class Subject:
     graph: ir.Model
     reference: Session
     evaluation: Evaluation
-    keep_float: tuple[str, ...] | None
+    sensitive: tuple[str, ...] | None
     judges: dict[tuple[int, int], Judge] = field(default_factory=dict)
 
     def config(self, precision: str) -> QuantConfig:
         """The product's defaults for its family and a precision, or what the subject changes about them."""
         made = default_config(self.spec.family, precision)
-        return made if self.keep_float is None else replace(made, keep_float=self.keep_float)
+        return made if self.sensitive is None else replace(made, sensitive=self.sensitive)
 
     @property
     def measure(self) -> str:
@@ -112,7 +112,7 @@ def load_subject(name: str) -> Subject:
         graph=graph,
         reference=TorchSession(loaded.spec),
         evaluation=loaded.evaluation(),
-        keep_float=KEPT_FLOAT.get(name),
+        sensitive=KEPT_FLOAT.get(name),
     )
 
 

@@ -80,7 +80,7 @@ class _Header:
     version: int
     graph_sha256: str
     halves: bool
-    split: bool
+    split_skips: bool
     smoothing: dict[Source, float]
     samples: int
     batches: int
@@ -109,7 +109,7 @@ def write_calibration(path: Path | str, calibration: Calibration) -> None:
         version=CACHE_VERSION,
         graph_sha256=calibration.graph_sha256,
         halves=calibration.halves,
-        split=calibration.split,
+        split_skips=calibration.split_skips,
         smoothing=dict(calibration.smoothing),
         samples=found.samples,
         batches=found.batches,
@@ -177,7 +177,7 @@ def read_calibration(path: Path | str) -> Calibration:
     }
     return Calibration(
         graph_sha256=header.graph_sha256,
-        split=header.split,
+        split_skips=header.split_skips,
         smoothing=header.smoothing,
         channels={name: c for name, c in channels.items() if c is not None},
         statistics=Statistics(

@@ -15,7 +15,7 @@ from aigc_calibration.plan import HALVES, SitePrecision
 from aigc_calibration.planner import watched
 from aigc_calibration.sites import find_sites
 from aigc_calibration.smooth import Source, smooth, smoothable
-from aigc_calibration.split import split_concats
+from aigc_calibration.split import split_skips
 from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Calibration:
 
     Attributes:
         graph_sha256: digest of the prepared graph, before it is split and smoothed.
-        split: whether sites behind a concatenation are split, one for each branch.
+        split_skips: whether sites behind a concatenation are split, one for each branch.
         smoothing: strength of SmoothQuant by where it is folded to; empty for none.
         channels: value -> [C] float32, largest magnitude of every channel, of the values that are smoothed.
         statistics: of the graph after both.
@@ -44,7 +44,7 @@ class Calibration:
     """
 
     graph_sha256: str
-    split: bool
+    split_skips: bool
     smoothing: Mapping[Source, float]
     channels: Mapping[str, Array]
     statistics: Statistics
@@ -79,7 +79,7 @@ def calibrate(
 
     halves = precision in HALVES
     smoothing = {} if halves else dict(config.smooth)
-    base, parts = (graph, 0) if halves or not config.split_concats else split_concats(graph)
+    base, parts = (graph, 0) if halves or not config.split_skips else split_skips(graph)
     groups = [g for g in smoothable(base) if g.source in smoothing]
     channels: dict[str, Array] = {}
     for axis in sorted({g.channel_axis for g in groups}):
@@ -90,7 +90,7 @@ def calibrate(
     statistics = collect(made, data, _wanted(made, halves), threads=threads, progress=watch("ranges"))
     return Calibration(
         graph_sha256=graph_digest(graph),
-        split=parts > 0,
+        split_skips=parts > 0,
         smoothing=smoothing if channels else {},
         channels=channels,
         statistics=statistics,
@@ -127,7 +127,7 @@ def smoothed(graph: ir.Model, calibration: Calibration) -> tuple[ir.Model, tuple
             "the calibration belongs to another graph: the model, its weights or the passes have changed",
             hint="run `aigc-export calibrate` again",
         )
-    base, parts = split_concats(graph) if calibration.split else (graph, 0)
+    base, parts = split_skips(graph) if calibration.split_skips else (graph, 0)
     groups = {g.value: g for g in smoothable(base) if g.source in calibration.smoothing}
     found = {name: array.shape for name, array in calibration.channels.items()}
     made = base

@@ -31,14 +31,14 @@ class QuantConfig:
         weight_ranges: how the range of each output channel of a weight is found, with the activations in 8 bits.
         affine: find ranges with a zero point too, for engines whose 8-bit activations have one.
         attention: quantize products of two activations too.
-        split_concats: give each branch of a concatenation a range of its own (`split`), in 8 bits.
+        split_skips: give each branch of a concatenation its own range (`split.split_skips`), in 8 bits.
         smooth: strength of SmoothQuant, 0 to 1, by where it is folded to; see `smooth.SmoothGroup.source`.
-        keep_float: modules that stay float for the sake of precision: a path, or the beginning of one up to a dot.
-        asked_float: the same, by the user's own wish: in every precision and in every mix.
+        sensitive: modules that stay float because 8 bits cost them too much: a path, or its beginning up to a dot.
+        keep_float: modules that the user keeps float, named as in `sensitive`: in every precision and in every mix.
         samples: calibration samples.
         weight_method: how weights alone are rounded: `rtn` (to nearest), `gptq`, or `awq` (AWQ's scales, then GPTQ).
         block: numbers of such a weight that share a scale: 32, 64 or 128.
-        wide: modules, as in `keep_float`, whose weight takes 8 bits where the others take 4.
+        wide: modules, as in `sensitive`, whose weight takes 8 bits where the others take 4.
     """
 
     method: Method = "mse"
@@ -46,10 +46,10 @@ class QuantConfig:
     weight_ranges: Method = "mse"
     affine: bool = True
     attention: bool = False
-    split_concats: bool = False
+    split_skips: bool = False
     smooth: Mapping[Source, float] = field(default_factory=dict)
+    sensitive: tuple[str, ...] = ()
     keep_float: tuple[str, ...] = ()
-    asked_float: tuple[str, ...] = ()
     samples: int = 256
     weight_method: WeightMethod = "gptq"
     block: int = 32
@@ -72,22 +72,22 @@ class QuantConfig:
 
     def why_float(self, module: str) -> str:
         """Why a module stays float; empty if it need not."""
-        if _among(module, self.asked_float):
+        if _among(module, self.keep_float):
             return "asked to stay float"
-        return "the configuration keeps it float" if _among(module, self.keep_float) else ""
+        return "the configuration keeps it float" if _among(module, self.sensitive) else ""
 
     def check_modules(self, modules: Collection[str]) -> None:
-        """Raise ConfigError for a module that was asked to stay float, and that a model has not.
+        """Raise ConfigError for a module in `keep_float` that the model does not have.
 
         Args:
             modules: paths of all modules that could be quantized.
         """
         known = sorted(module for module in set(modules) if module)
-        for path in self.asked_float:
+        for path in self.keep_float:
             if not any(_among(module, (path,)) for module in known):
                 near = difflib.get_close_matches(path, known, n=3, cutoff=0.4) or known[:8]
                 raise ConfigError(
-                    f"no module {path!r} could be quantized, so that none can be kept float",
+                    f"keep_float: no module {path!r} that could be quantized was found",
                     hint=f"nearest: {', '.join(near)}; `aigc-export sensitivity` lists all of a model",
                 )
 
@@ -115,17 +115,17 @@ _TEXT = QuantConfig(smooth=MappingProxyType({"gain": 0.5, "product": 0.75}), wid
 DEFAULTS: Mapping[str, QuantConfig] = MappingProxyType(
     {
         "text": _TEXT,
-        "diffusion": QuantConfig(keep_float=("conv_in", "conv_out")),
-        "gan": QuantConfig(keep_float=("project", "to_image")),
+        "diffusion": QuantConfig(sensitive=("conv_in", "conv_out")),
+        "gan": QuantConfig(sensitive=("project", "to_image")),
     }
 )
 """family -> configuration."""
 _INT8: Mapping[str, QuantConfig] = MappingProxyType(
     {
         # What enters down projections has heavy tails; rounding it in the first one costs most perplexity.
-        "text": replace(_TEXT, keep_float=("layers.0.mlp.down_proj",)),
+        "text": replace(_TEXT, sensitive=("layers.0.mlp.down_proj",)),
         # Integer convolutions are worth it even for the image; rounded weights alone would gain nothing there.
-        "gan": QuantConfig(keep_float=("project",)),
+        "gan": QuantConfig(sensitive=("project",)),
     }
 )
 """family -> configuration where it differs for activations of 8 integer bits."""

@@ -99,7 +99,7 @@ def plan_calibrated(
     check_kind(calibration, precision)
     if precision in HALVES:
         # Modules are kept float for the sake of 8 bits; 16 bits take them as well.
-        halves = half_plan(graph, calibration.statistics, replace(config, keep_float=()), precision=precision)
+        halves = half_plan(graph, calibration.statistics, replace(config, sensitive=()), precision=precision)
         return graph, plan_for(halves, form)
     plan = make_plan(graph, calibration.statistics, config, precision=precision, transforms=transforms)
     return graph, plan_for(plan, form)

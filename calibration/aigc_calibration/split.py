@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from aigc_calibration.sites import Site
 
-__all__ = ["split_concats"]
+__all__ = ["split_skips"]
 
 
-def split_concats(model: ir.Model) -> tuple[ir.Model, int]:
+def split_skips(model: ir.Model) -> tuple[ir.Model, int]:
     """Split every site of a prepared graph that reads a concatenation; returns a copy, and how many were split."""
     model = copy_graph(model)
     nodes = {str(n.name): n for n in model.graph}

@@ -18,9 +18,9 @@ def test_what_stays_float_in_integers() -> None:
     assert default_config("gan", "int8").why_float("project")
     assert not default_config("gan", "int8").why_float("to_image")
     assert default_config("gan", "int4").why_float("to_image")
-    assert default_config("text", "int8").keep_float
+    assert default_config("text", "int8").sensitive
     assert default_config("text", "int4") == DEFAULTS["text"]
-    assert not default_config("text", "int4").keep_float
+    assert not default_config("text", "int4").sensitive
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -31,17 +31,17 @@ def test_modules_that_stay_float_exist(name: str, precision: str) -> None:
 
     spec = load_model(name).spec
     paths = {path.removeprefix("model").removeprefix(".") for path, _ in spec.module.named_modules()}
-    kept = default_config(spec.family, precision).keep_float
+    kept = default_config(spec.family, precision).sensitive
     assert all(path in paths for path in kept), kept
 
 
 @pytest.mark.parametrize("path", ["blocks.0.1", "blocks", "to_image"])
 def test_modules_and_what_they_hold_can_be_named(path: str) -> None:
-    QuantConfig(asked_float=(path,)).check_modules(["blocks.0.1", "blocks.1.1", "to_image", ""])
+    QuantConfig(keep_float=(path,)).check_modules(["blocks.0.1", "blocks.1.1", "to_image", ""])
 
 
 @pytest.mark.parametrize("path", ["block", "blocks.0.1.weight", "to_imag", "", "."])
 def test_a_module_that_is_not_there_is_an_error_that_names_its_neighbors(path: str) -> None:
     with pytest.raises(ConfigError, match="could be quantized") as err:
-        QuantConfig(asked_float=("to_image", path)).check_modules(["blocks.0.1", "to_image", ""])
+        QuantConfig(keep_float=("to_image", path)).check_modules(["blocks.0.1", "to_image", ""])
     assert "to_image" in str(err.value.hint) or "blocks.0.1" in str(err.value.hint)

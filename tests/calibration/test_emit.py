@@ -230,7 +230,7 @@ def test_what_the_configuration_keeps(network: tuple[ir.Model, Batches]) -> None
     model, data = network
     for node in model.graph:
         node.metadata_props["pkg.torch.onnx.name_scopes"] = repr(["", "model", f"model.net.{node.name}", node.name])
-    plan, _ = plan_of(prepare(model), data, QuantConfig(keep_float=("net.conv1", "net.con")))
+    plan, _ = plan_of(prepare(model), data, QuantConfig(sensitive=("net.conv1", "net.con")))
     assert {o.module for o in plan.ops if o.precision == "float"} == {"net.conv1"}
 
 
@@ -241,7 +241,7 @@ def test_what_is_asked_to_stay_float_does_so_in_every_precision(
     model, data = network
     for node in model.graph:
         node.metadata_props["pkg.torch.onnx.name_scopes"] = repr(["", "model", f"model.net.{node.name}", node.name])
-    config = QuantConfig(keep_float=("net.conv1",), asked_float=("net.gemm",))
+    config = QuantConfig(sensitive=("net.conv1",), keep_float=("net.gemm",))
     plan = quantize(model, data, config, precision=precision).plan  # type: ignore[arg-type]
     why = {op.module: op.why for op in plan.ops if op.precision == "float"}
     assert why["net.gemm"] == "asked to stay float"

@@ -15,7 +15,7 @@ from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.prepare import prepare
 from aigc_calibration.quantize import quantize
 from aigc_calibration.sites import find_sites
-from aigc_calibration.split import split_concats
+from aigc_calibration.split import split_skips
 from aigc_runtime.core.compare import compare_arrays
 
 from .conftest import Batches, make_graph
@@ -50,7 +50,7 @@ def skip_network(**conv: object) -> tuple[ir.Model, Batches]:
 
 def test_the_same_function() -> None:
     model, data = skip_network()
-    made, count = split_concats(model)
+    made, count = split_skips(model)
     assert count == 1
     assert [s.activations for s in find_sites(made)] == [("x",), ("y",)]
     assert "Concat" not in {n.op_type for n in made.graph}
@@ -67,7 +67,7 @@ def test_the_last_axis_of_a_product() -> None:
         helper.make_node("Relu", ["both"], ["r"], "relu"),
     ]
     model = make_graph(nodes, constants, {"x": ["n", 2], "y": ["n", 5]}, {"z": ["n", 5], "r": ["n", 9]})
-    made, count = split_concats(model)
+    made, count = split_skips(model)
     assert count == 1
     assert len(find_sites(made)) == 3
     assert "Concat" in {n.op_type for n in made.graph}  # Relu reads it still
@@ -78,7 +78,7 @@ def test_the_last_axis_of_a_product() -> None:
 
 def test_what_is_not_split() -> None:
     grouped, _ = skip_network(group=2)
-    assert split_concats(grouped)[1] == 0
+    assert split_skips(grouped)[1] == 0
     along_rows = make_graph(
         [
             helper.make_node("Concat", ["x", "x"], ["both"], "concat", axis=0),
@@ -88,7 +88,7 @@ def test_what_is_not_split() -> None:
         {"x": ["n", 3]},
         {"z": ["m", 3]},
     )
-    assert split_concats(along_rows)[1] == 0
+    assert split_skips(along_rows)[1] == 0
     unknown = make_graph(
         [
             helper.make_node("Concat", ["x", "y"], ["both"], "concat", axis=1),
@@ -98,7 +98,7 @@ def test_what_is_not_split() -> None:
         {"x": ["n", "a"], "y": ["n", "b"]},
         {"z": ["n", 4]},
     )
-    assert split_concats(unknown)[1] == 0
+    assert split_skips(unknown)[1] == 0
 
 
 def test_ranges_of_their_own_lower_the_error() -> None:
@@ -106,7 +106,7 @@ def test_ranges_of_their_own_lower_the_error() -> None:
     exact = open_onnx(model)(data.feeds[0])["z"]
     found = {}
     for split in (False, True):
-        config = QuantConfig(split_concats=split)
+        config = QuantConfig(split_skips=split)
         made = quantize(model, data, config, precision="int8")
         assert made.coverage.executed > 0.99
         found[split] = compare_arrays(exact, open_onnx(made.graph)(data.feeds[0])["z"]).sqnr_db
@@ -119,11 +119,11 @@ def test_ranges_of_their_own_lower_the_error() -> None:
 
 def test_a_calibration_knows_whether_it_was_split() -> None:
     model, data = skip_network()
-    split = calibrate(model, data, QuantConfig(split_concats=True), precision="int8")
-    assert split.split
+    split = calibrate(model, data, QuantConfig(split_skips=True), precision="int8")
+    assert split.split_skips
     # The configuration of a later run does not matter: ranges fit the graph that they were taken from.
     made = quantize(model, data, QuantConfig(), precision="int8", calibration=split)
     assert len(made.plan.ops) == 2
-    assert not calibrate(model, data, QuantConfig(split_concats=True), precision="fp16").split
+    assert not calibrate(model, data, QuantConfig(split_skips=True), precision="fp16").split_skips
     with pytest.raises(Exception, match="never saw"):
-        quantize(model, data, QuantConfig(), precision="int8", calibration=replace(split, split=False))
+        quantize(model, data, QuantConfig(), precision="int8", calibration=replace(split, split_skips=False))

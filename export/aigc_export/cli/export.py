@@ -134,7 +134,7 @@ def export(
             result = export_model(
                 recipe,
                 output,
-                find_first_divergence=bisect,
+                bisect=bisect,
                 stage=shown.stage,
                 progress=shown.progress,
                 sign=signer,

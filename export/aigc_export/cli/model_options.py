@@ -55,7 +55,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "calibration_data": calibration_data,
             "calibration_samples": calibration_samples,
             "keep_float": keep_float,
-            "split_concats": split_skips,
+            "split_skips": split_skips,
             "ranges": ranges,
             "weight_ranges": weight_ranges,
             "weight_method": weight_method,

@@ -56,7 +56,7 @@ def verify(
         found = verify_against_torch(
             Bundle.open(bundle_path),
             checkpoint=checkpoint,
-            find_first_divergence=bisect,
+            bisect=bisect,
             quality_samples=quality_samples,
             quality_data=quality_data,
             seed=seed,

@@ -21,7 +21,7 @@ from aigc_export.line.origin import make_origin
 from aigc_export.line.package import creation_time, make_bundle
 from aigc_export.line.remedies import find_costly_modules, remedies
 from aigc_export.line.signing import signature_warnings
-from aigc_export.parity.bisect import Divergence, bisect
+from aigc_export.parity.bisect import Divergence, find_first_divergence
 from aigc_export.parity.check import check_parity
 from aigc_export.parity.reference import Case, Generation, make_cases, make_generation
 from aigc_export.prepare.calibration_data import described
@@ -48,7 +48,7 @@ from aigc_runtime.system.temporary_folder import temporary_folder
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["ExportResult", "ParityFailedError", "Stage", "export_model", "find_divergence"]
+__all__ = ["ExportResult", "ParityFailedError", "Stage", "bisect_graph", "export_model"]
 
 PLAN_FILE = "plan.json"
 """The quantization plan's name in a bundle."""
@@ -110,7 +110,7 @@ def export_model(
     recipe: ExportRecipe,
     destination: Path | str,
     *,
-    find_first_divergence: bool = False,
+    bisect: bool = False,
     stage: Stage | None = None,
     progress: Progress | None = None,
     sign: Sign | None = None,
@@ -120,7 +120,7 @@ def export_model(
     Args:
         recipe: what to export, and under which limits.
         destination: the bundle's folder; an old bundle there is replaced in one step, and only at the end.
-        find_first_divergence: bisect the graph if parity is missed.
+        bisect: bisect the graph if parity is missed.
         stage: called after every stage.
         progress: called after every batch of calibration, and after every step of an engine's compilation.
         sign: signs the manifest, such as `signing.load_signer(key)`; the bundle appears signed. None: unsigned.
@@ -181,8 +181,8 @@ def export_model(
         )
         if not report.passed:
             divergence = None
-            if find_first_divergence:
-                divergence = find_divergence(to_proto(built.graph), prepared.captured, spec, recipe)
+            if bisect:
+                divergence = bisect_graph(to_proto(built.graph), prepared.captured, spec, recipe)
             costly = None if quantized is None else find_costly_modules(prepared, quantized, report, recipe)
             helpful = remedies(report, recipe, family=spec.family, costly=costly, divergence=divergence)
             raise ParityFailedError(report, divergence, helpful)
@@ -328,9 +328,9 @@ def _shown(report: ParityReport) -> str:
     return ", ".join(parts)
 
 
-def find_divergence(proto: onnx.ModelProto, captured: Captured, spec: ExportSpec, recipe: ExportRecipe) -> Divergence:
+def bisect_graph(proto: onnx.ModelProto, captured: Captured, spec: ExportSpec, recipe: ExportRecipe) -> Divergence:
     """Bisect a graph against the program that it was captured from."""
-    return bisect(
+    return find_first_divergence(
         proto,
         captured.program,
         example_feeds(spec, run_sizes(spec)[0], seed=recipe.seed),

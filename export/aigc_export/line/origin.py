@@ -76,9 +76,9 @@ def _options(recipe: ExportRecipe) -> list[str]:
 
 def _quantization_options(config: QuantConfig, default: QuantConfig) -> list[str]:
     words: list[str] = []
-    for module in config.asked_float:
+    for module in config.keep_float:
         words += ["--keep-float", module]
-    if config.split_concats:
+    if config.split_skips:
         words.append("--split-skips")
     for option, name in (
         ("--calibration-samples", "samples"),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import onnx
     from torch.export import ExportedProgram
 
-__all__ = ["Divergence", "bisect", "candidate_values", "module_of", "reference_values"]
+__all__ = ["Divergence", "candidate_values", "find_first_divergence", "module_of", "reference_values"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Divergence:
         )
 
 
-def bisect(
+def find_first_divergence(
     model: onnx.ModelProto,
     program: ExportedProgram,
     feeds: Mapping[str, Array],

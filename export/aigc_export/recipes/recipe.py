@@ -106,8 +106,8 @@ def _check_calibration(precision: str, *, calibration: str | None, own_samples: 
 
 _EIGHT_BITS, _WEIGHTS = ("int8", "fp8", "auto"), ("int8-weight", "int4", "auto")
 _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
-    "asked_float": ("--keep-float", ("int8", "fp8", "fp16", "bf16", "int8-weight", "int4", "auto")),
-    "split_concats": ("--split-skips", _EIGHT_BITS),
+    "keep_float": ("--keep-float", ("int8", "fp8", "fp16", "bf16", "int8-weight", "int4", "auto")),
+    "split_skips": ("--split-skips", _EIGHT_BITS),
     "method": ("--ranges", ("int8", "auto")),
     "weight_ranges": ("--weight-ranges", _EIGHT_BITS),
     "weight_method": ("--weight-method", _WEIGHTS),
@@ -125,7 +125,7 @@ def _check_asked(asked: Mapping[str, Any], precision: str, *, calibration: str |
                 f"{option} changes nothing in {precision}",
                 hint=f"leave it out, or choose --precision {', '.join(read_by)}",
             )
-    if "split_concats" in asked and calibration is not None:
+    if "split_skips" in asked and calibration is not None:
         raise ConfigError(
             "--split-skips with a calibration file, which was made with it or without",
             hint="leave it out; `aigc-export calibrate --split-skips` makes a file with it",
@@ -138,7 +138,7 @@ def export_recipe(
     target: str = "ort-cpu",
     precision: str = "fp32",
     calibration_samples: int | None = None,
-    split_concats: bool = False,
+    split_skips: bool = False,
     keep_float: Sequence[str] = (),
     ranges: Method | None = None,
     weight_ranges: Method | None = None,
@@ -154,8 +154,8 @@ def export_recipe(
         target: name of the target.
         precision: one that it can run.
         calibration_samples: in place of the family's default.
-        split_concats: see `QuantConfig`.
-        keep_float: modules that stay float, besides those of the family: `QuantConfig.asked_float`.
+        split_skips: see `QuantConfig`.
+        keep_float: modules that stay float, besides the family's `QuantConfig.sensitive`.
         ranges: `QuantConfig.method`, in place of the family's.
         weight_ranges: see `QuantConfig`, as for the next two.
         weight_method: how weights alone are rounded.
@@ -181,8 +181,8 @@ def export_recipe(
     _check_calibration(precision, calibration=overrides.get("calibration"), own_samples=own_samples)
     asked: dict[str, Any] = {
         "samples": calibration_samples,
-        "asked_float": tuple(keep_float) or None,
-        "split_concats": split_concats or None,
+        "keep_float": tuple(keep_float) or None,
+        "split_skips": split_skips or None,
         "method": ranges,
         "weight_ranges": weight_ranges,
         "weight_method": weight_method,

@@ -40,7 +40,7 @@ def rungs_for(family: str, objective: str) -> tuple[Rungs, ...]:
 
 def everything(config: QuantConfig) -> QuantConfig:
     """A configuration that keeps nothing float beforehand: what has to stay so, the search finds out."""
-    return replace(config, keep_float=(), attention=True, wide=())
+    return replace(config, sensitive=(), attention=True, wide=())
 
 
 def build_ladder(

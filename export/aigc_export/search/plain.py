@@ -40,7 +40,7 @@ def plain_builds(
             found = quantize(
                 prepared.graph,
                 prepared.data,
-                replace(recipe.quantization, keep_float=own.keep_float, wide=own.wide),
+                replace(recipe.quantization, sensitive=own.sensitive, wide=own.wide),
                 precision=as_site_precision(precision),
                 target=recipe.target,
                 calibration=calibration if precision == "int8" else None,

@@ -9,7 +9,7 @@ from pathlib import Path
 from aigc_export.graphs.capture import capture, run_sizes
 from aigc_export.line.bundle_files import read_graph
 from aigc_export.line.origin import find_evaluation, load_original
-from aigc_export.parity.bisect import Divergence, bisect
+from aigc_export.parity.bisect import Divergence, find_first_divergence
 from aigc_export.parity.check import check_parity
 from aigc_export.parity.reference import make_cases, make_generation
 from aigc_export.recipes.recipe import check_quality_samples
@@ -52,7 +52,7 @@ def verify_against_torch(
     bundle: Bundle,
     *,
     checkpoint: Path | str | None = None,
-    find_first_divergence: bool = False,
+    bisect: bool = False,
     quality_samples: int = 200,
     quality_data: Path | str | None = None,
     seed: int = 1,
@@ -64,7 +64,7 @@ def verify_against_torch(
     Args:
         bundle: opened.
         checkpoint: see `load_original`.
-        find_first_divergence: bisect the graph if parity is missed.
+        bisect: bisect the graph if parity is missed.
         quality_samples: see `ExportRecipe`.
         quality_data: the user's own text to judge on; None takes what the export was judged on, where it is found.
         seed: of the inputs; another one than the export's tries inputs that it has not seen.
@@ -100,7 +100,7 @@ def verify_against_torch(
             tolerances=tolerances,
         )
     divergence = None
-    if find_first_divergence and not report.passed:
+    if bisect and not report.passed:
         divergence = _bisect(bundle, spec, seed, tolerances.tensor)
     return Verification(
         report=report,
@@ -112,7 +112,7 @@ def verify_against_torch(
 
 
 def _bisect(bundle: Bundle, spec: ExportSpec, seed: int, tolerance: Tolerance) -> Divergence:
-    return bisect(
+    return find_first_divergence(
         read_graph(bundle, weights=True),
         capture(spec).program,
         example_feeds(spec, run_sizes(spec)[0], seed=seed),

@@ -23,7 +23,7 @@ from aigc_export.line import exporter
 from aigc_export.line.exporter import ExportResult, ParityFailedError, export_model
 from aigc_export.line.origin import load_original
 from aigc_export.line.package import make_bundle
-from aigc_export.parity.bisect import bisect
+from aigc_export.parity.bisect import find_first_divergence
 from aigc_export.parity.check import check_parity
 from aigc_export.parity.reference import make_cases, make_generation
 from aigc_export.parity.report import junit_xml, parity_table, report_json
@@ -311,7 +311,7 @@ def test_a_missed_tolerance_publishes_nothing(bisect: bool, copies: Path, checkp
     before = contents(copies)
     recipe = recipe_of("gan", checkpoints / "gan", tolerances=STRICT)
     with pytest.raises(ParityFailedError) as caught:
-        export_model(recipe, copies / "gan", find_first_divergence=bisect)
+        export_model(recipe, copies / "gan", bisect=bisect)
     assert caught.value.exit_code == 3
     assert "nothing was published" in str(caught.value)
     assert (caught.value.divergence is not None) is bisect
@@ -388,9 +388,7 @@ def test_a_changed_weight_is_traced_to_its_module(name: str, module: str, copies
     bundle = Bundle.open(copies / name)
     device = verify_bundle(bundle, open_session(bundle, threads=1))
     assert not device.passed
-    found = verify_against_torch(
-        bundle, checkpoint=checkpoints / name, quality_samples=0, threads=1, find_first_divergence=True
-    )
+    found = verify_against_torch(bundle, checkpoint=checkpoints / name, quality_samples=0, threads=1, bisect=True)
     assert not found.report.passed
     assert found.divergence is not None
     assert found.divergence.found
@@ -419,7 +417,7 @@ def test_bisection_needs_shared_names() -> None:
             ]
             names[:] = renamed
     with pytest.raises(EngineError, match="shares no value name"):
-        bisect(
+        find_first_divergence(
             model,
             tiny.captured.program,
             tiny.feeds(),

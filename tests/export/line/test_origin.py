@@ -247,7 +247,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "calibration_samples": 7,
         "ranges": "kl",
         "weight_ranges": "minmax",
-        "split_concats": True,
+        "split_skips": True,
         "seed": 5,
         "quality_samples": 9,
         "calibration_data": "my data/it's",
@@ -305,7 +305,7 @@ def test_the_command_that_check_prints_exports_the_same_model_again(
     assert again.calibration_data == "my data/it's"
     assert again.spec_options["cache"] == "growing"
     assert again.quantization is not None
-    assert again.quantization.asked_float == ("lm_head",)
+    assert again.quantization.keep_float == ("lm_head",)
     assert again.quantization.method == ("kl" if precision == "int8" else default_config("text", "fp16").method)
     expected = ("8.6", "12.0", "8.9") if precision == "int8" else ("7.5",)
     assert again.build.compute_capabilities == expected

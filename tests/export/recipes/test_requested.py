@@ -25,9 +25,9 @@ Capture = pytest.CaptureFixture[str]
     ("option", "precision"),
     [
         ({"keep_float": ["to_image"]}, "fp32"),
-        ({"split_concats": True}, "fp32"),
-        ({"split_concats": True}, "int4"),
-        ({"split_concats": True}, "fp16"),
+        ({"split_skips": True}, "fp32"),
+        ({"split_skips": True}, "int4"),
+        ({"split_skips": True}, "fp16"),
         ({"ranges": "kl"}, "fp8"),
         ({"ranges": "kl"}, "int8-weight"),
         ({"weight_ranges": "kl"}, "int4"),
@@ -42,7 +42,7 @@ def test_a_choice_that_nothing_would_read(option: dict[str, Any], precision: str
 
 def test_branches_of_a_calibration_that_exists() -> None:
     with pytest.raises(ConfigError, match="which was made with it or without"):
-        export_recipe("unet", precision="int8", split_concats=True, calibration="ranges.npz")
+        export_recipe("unet", precision="int8", split_skips=True, calibration="ranges.npz")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_branches_of_a_calibration_that_exists() -> None:
         (["--precision", "fp8", "--weight-ranges", "minmax"], "weight_ranges", "minmax"),
         (["--precision", "int4", "--weight-method", "rtn"], "weight_method", "rtn"),
         (["--precision", "auto", "--block", "128"], "block", 128),
-        (["--precision", "fp16", "--keep-float", "a", "--keep-float", "b.c"], "asked_float", ("a", "b.c")),
+        (["--precision", "fp16", "--keep-float", "a", "--keep-float", "b.c"], "keep_float", ("a", "b.c")),
     ],
 )
 def test_options_reach_the_recipe(

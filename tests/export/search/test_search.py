@@ -232,4 +232,4 @@ def test_sensitivity_of_branches_each_with_a_range(split: bool, monkeypatch: pyt
 
     monkeypatch.setattr("aigc_export.search.sensitivity.measure_sensitivity", stop)
     assert run(["sensitivity", "unet", *(["--split-skips"] if split else [])]) == 2
-    assert [r.quantization is not None and r.quantization.split_concats for r in seen] == [split]
+    assert [r.quantization is not None and r.quantization.split_skips for r in seen] == [split]

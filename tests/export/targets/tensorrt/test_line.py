@@ -112,7 +112,7 @@ def test_the_other_families(rtx: Library, name: str, checkpoints: Path, tmp_path
 def test_transposed_convolutions_have_no_8_bits_to_offer(checkpoints: Path, tmp_path: Path, rtx: Library) -> None:
     recipe = replace(rtx_recipe("gan", checkpoints, "int8"), checkpoint=str(checkpoints / "gan"))
     assert recipe.quantization is not None
-    recipe = replace(recipe, quantization=replace(recipe.quantization, keep_float=("project", "to_image")))
+    recipe = replace(recipe, quantization=replace(recipe.quantization, sensitive=("project", "to_image")))
     with pytest.raises(PlanError, match="nothing in the graph can be run in int8") as caught:
         export_model(recipe, tmp_path / "out")
     assert "TensorRT computes ConvTranspose in float" in caught.value.hint
