@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 # A device that checks signatures, or a shell that shows tracebacks, sets these; a test that means one sets it itself.
 for variable in ("AIGC_TRUSTED_KEYS", "AIGC_KEY_PASSPHRASE", "AIGC_DEBUG", "SOURCE_DATE_EPOCH"):
     os.environ.pop(variable, None)
-
-# For helpers that tests of several folders share.
-sys.path.insert(0, str(Path(__file__).parent))
 
 ENGINE_ROW, GRAPH_DB = "engine of the matrix", "graph of the matrix"
 PROCESSOR_ROW = "bundle on a processor"

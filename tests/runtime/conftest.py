@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import toys
+from . import toys
 
 NAMES = ("toy_lm_growing", "toy_lm_buffer", "toy_unet", "toy_gan")
 

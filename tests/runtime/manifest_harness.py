@@ -1,6 +1,6 @@
 """Manifests changed in every way that stays JSON, and arrays changed with their hashes; each verified in a process.
 
-    manifest_harness.py FOLDER MUTANTS SEED
+    manifest_harness FOLDER MUTANTS SEED
 
 Prints one JSON document: how often each exit code came, and every mutant that ended otherwise than documented: with a
 traceback, without an end, with a control character on the terminal. Only what forks without threads is imported here.
@@ -30,10 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 import numpy as np
-import toys
 
 # Loaded once, before the first fork.
 from aigc_runtime.backends.ort.open import import_onnxruntime
@@ -42,6 +39,8 @@ from aigc_runtime.bundle.manifest_file import dump_manifest
 from aigc_runtime.bundle.origin import Origin
 from aigc_runtime.cli.main import run
 from aigc_runtime.io.npy import write_npy
+
+from . import toys
 
 import_onnxruntime()
 NAMES = ("toy_lm_growing", "toy_lm_buffer", "toy_unet", "toy_gan")

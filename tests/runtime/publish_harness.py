@@ -1,8 +1,8 @@
-"""Many writers and readers of bundles at once, and writers that are killed; run as a script, in a process of its own.
+"""Many writers and readers of bundles at once, and writers that are killed; run as a module, in a process of its own.
 
-    publish_harness.py writers FOLDER PUBLISHES SEED   8 writers over names that begin alike
-    publish_harness.py kills FOLDER KILLS SEED         a writer killed at a random moment, again and again
-    publish_harness.py readers FOLDER SWAPS SEED       readers of one bundle while it is replaced
+    publish_harness writers FOLDER PUBLISHES SEED   8 writers over names that begin alike
+    publish_harness kills FOLDER KILLS SEED         a writer killed at a random moment, again and again
+    publish_harness readers FOLDER SWAPS SEED       readers of one bundle while it is replaced
 
 Each prints one JSON document of counts. Only what forks without threads is imported here.
 """
@@ -23,14 +23,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 import numpy as np
-import toys
 
 from aigc_runtime import open_pipeline
 from aigc_runtime.bundle.bundle import Bundle, retry_replaced, write_bundle
 from aigc_runtime.bundle.manifest import Manifest
+
+from . import toys
 
 NAMES = ("lm", "lm-2026", "lm-2026-11", "lm-2026-11-26", "lm-2026-11-26-1", "lm-", "l", f"lm-{2**22 + 1}-x")
 WRITERS = 8

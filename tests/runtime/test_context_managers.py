@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import toys
 
 import aigc_runtime
 from aigc_runtime import errors, open_pipeline
@@ -16,6 +15,8 @@ from aigc_runtime.backends.ort.session import OrtSession
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.cli.main import run
 from aigc_runtime.errors import AigcError, BundleError, ConfigError, EngineError
+
+from . import toys
 
 NAMES = ("toy_lm_growing", "toy_unet", "toy_gan")
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import toys
 
 from aigc_runtime.bundle.bundle import write_bundle
+
+from . import toys
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = "aigc_runtime.pytest_plugin"

@@ -16,8 +16,8 @@ from aigc_export.cli import VERBS, run
 from aigc_export.line.exporter import ExportResult
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.cli.entry import run_program
-from processes import FULL, clean, command, interrupt, run_into
 
+from ...processes import FULL, clean, command, interrupt, run_into
 from .test_group import export_arguments
 
 pytestmark = [pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full"), pytest.mark.usefixtures("capture_once")]

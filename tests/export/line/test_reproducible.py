@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from aigc_export.cli import run
-from processes import clean, command
 
+from ...processes import clean, command
 from ..cli.test_group import contents, export_arguments
 
 EPOCH = "1767225600"  # 2026-01-01 00:00:00 UTC

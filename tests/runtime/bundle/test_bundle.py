@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import toys
 
 from aigc_runtime.backends import open_session
 from aigc_runtime.bundle import bundle as bundle_module
 from aigc_runtime.bundle.bundle import Bundle, write_bundle
 from aigc_runtime.bundle.manifest_file import dump_manifest
 from aigc_runtime.errors import AigcError, BundleError, ConfigError, OutputError
+
+from .. import toys
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX file system")
 

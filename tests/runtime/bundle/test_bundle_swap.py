@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import publish_harness as harness
 import pytest
 
 from aigc_runtime import open_pipeline
@@ -20,6 +19,7 @@ from aigc_runtime.bundle.bundle import Bundle, retry_replaced, write_bundle
 from aigc_runtime.cli.main import run as run_cli
 from aigc_runtime.errors import BundleError, BundleReplacedError
 
+from .. import publish_harness as harness
 from ..io.test_publish_stress import run
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="folders are opened by path there")

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compiled import BUILD, CLASSIC, manifest_of
 
 from aigc_runtime.bundle.engine_build import ShapeProfile, capability_number, choose_profile, read_capability
 from aigc_runtime.bundle.manifest_file import dump_manifest, parse_manifest
 from aigc_runtime.errors import BundleError, ConfigError, FeedError
+
+from ..compiled import BUILD, CLASSIC, manifest_of
 
 # The manifest
 

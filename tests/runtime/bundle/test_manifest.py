@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import toys
 
 from aigc_runtime.bundle.manifest import FileInfo, Manifest, check_file_name
 from aigc_runtime.bundle.manifest_file import MAX_MANIFEST_BYTES, dump_manifest, parse_manifest
 from aigc_runtime.errors import BundleError, ConfigError
+
+from .. import toys
 
 NAMES = ("toy_lm_growing", "toy_lm_buffer", "toy_unet", "toy_gan")
 Json = dict[str, Any]

@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 import pytest
-from keys import Pair
 
 from aigc_runtime.bundle.signature import (
     PublicKey,
@@ -19,6 +18,8 @@ from aigc_runtime.bundle.signature import (
     verify_signature,
 )
 from aigc_runtime.errors import BundleError, ConfigError, EngineMissingError
+
+from ..keys import Pair
 
 MANIFEST = b'{"format": "aigc-bundle"}\n'
 

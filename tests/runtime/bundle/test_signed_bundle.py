@@ -10,14 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import toys
-from keys import Pair
 
 from aigc_runtime.bundle import bundle as bundle_module
 from aigc_runtime.bundle.bundle import Bundle, write_bundle
 from aigc_runtime.cli.main import run
 from aigc_runtime.errors import AigcError, BundleError, ConfigError, EngineMissingError
 from aigc_runtime.opening import open_pipeline
+
+from .. import toys
+from ..keys import Pair
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX file system")
 

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from keys import Pair
 
 from aigc_runtime.bundle.trusted_keys import environment_keys, read_trusted_keys
 from aigc_runtime.errors import ConfigError, EngineMissingError
+
+from ..keys import Pair
 
 
 def other_pem(name: str) -> bytes:

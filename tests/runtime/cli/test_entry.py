@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import toys
 
 from aigc_runtime.bundle.bundle import write_bundle
 from aigc_runtime.io.npy import read_npy, write_npy
-from processes import FULL, clean, command, interrupt, run_into
+
+from ...processes import FULL, clean, command, interrupt, run_into
+from .. import toys
 
 pytestmark = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 TEXT = ["--prompt", "ab", "--max-new-tokens", "20"]

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toys
 
 from aigc_runtime.bundle.bundle import write_bundle
 from aigc_runtime.cli import images as cli_images
@@ -25,6 +24,8 @@ from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.io.npy import write_npy
 from aigc_runtime.pipelines import make_pipeline
 from aigc_runtime.proof.bench import bench_generation, bench_step
+
+from .. import toys
 
 NO_CLASSES = replace(toys.DIFFUSION, num_classes=None, null_class=None, class_names=None)
 DIMS = (

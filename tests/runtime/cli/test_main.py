@@ -176,10 +176,10 @@ def test_every_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_bundle_that_misses_its_limits_exits_with_3(
     toy_bundles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import toys
-
     from aigc_runtime.bundle.bundle import write_bundle
     from aigc_runtime.io.npy import read_npy, write_npy
+
+    from .. import toys
 
     manifest, files = toys.toy_manifest("toy_gan")
     name = "ref.0.out.image.npy"

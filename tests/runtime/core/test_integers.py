@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toys
 
 from aigc_runtime import SamplingParams, TorchGenerator, image_grid, open_pipeline
 from aigc_runtime.backends import open_session
@@ -21,6 +20,8 @@ from aigc_runtime.pipelines.diffusion import DiffusionPipeline
 from aigc_runtime.pipelines.gan import GanPipeline
 from aigc_runtime.pipelines.text import TextPipeline
 from aigc_runtime.proof.bench import bench_step
+
+from .. import toys
 
 KINDS = [np.int64, np.int32, np.uint8, np.uint64]
 NONE = [2.0, np.float32(2), True, np.bool_(True), "2", None, np.array([2]), np.array(2), 2j]

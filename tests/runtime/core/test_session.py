@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import toys
 
 from aigc_runtime.backends import open_session
 from aigc_runtime.backends.ort.session import OrtSession
@@ -24,6 +23,8 @@ from aigc_runtime.errors import (
     InputError,
     UnknownNameError,
 )
+
+from .. import toys
 
 Open = Callable[[str], Session]
 

@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from compiled import BUILD, DEVICE, manifest_of, refused, unknown
 
 from aigc_runtime.backends.trt import library as trt_library
 from aigc_runtime.backends.trt.cuda import load_cuda
@@ -21,6 +20,8 @@ from aigc_runtime.bundle.providers import EngineProvider
 from aigc_runtime.device.findings import Preflight
 from aigc_runtime.device.preflight import check_device, require_device
 from aigc_runtime.errors import EngineError, EngineMissingError
+
+from ..compiled import BUILD, DEVICE, manifest_of, refused, unknown
 
 CLASSIC = replace(BUILD, flavor="tensorrt", version="10.3.0")
 COMPATIBLE = replace(CLASSIC, version_compatible=True)

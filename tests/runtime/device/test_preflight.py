@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compiled import BUILD, CLASSIC, DEVICE, GPU, NAMED, gpu, manifest_of, refused, unknown
 
 from aigc_runtime.backends import open_session
 from aigc_runtime.bundle.bundle import Bundle
@@ -19,6 +18,8 @@ from aigc_runtime.cli.main import run
 from aigc_runtime.device.preflight import check_device, require_device
 from aigc_runtime.device.probe import Device
 from aigc_runtime.errors import BundleError, EngineError
+
+from ..compiled import BUILD, CLASSIC, DEVICE, GPU, NAMED, gpu, manifest_of, refused, unknown
 
 
 def test_a_device_that_will_do(toy_bundles: Path) -> None:

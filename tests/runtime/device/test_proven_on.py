@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compiled import BUILD, NAMED, unknown
-from compiled import DEVICE as WITH_GPU
 
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.manifest import EngineInfo, Manifest
@@ -20,6 +18,9 @@ from aigc_runtime.cli.main import run
 from aigc_runtime.device.preflight import check_device, require_device
 from aigc_runtime.device.probe import Device
 from aigc_runtime.errors import ConfigError
+
+from ..compiled import BUILD, NAMED, unknown
+from ..compiled import DEVICE as WITH_GPU
 
 HASWELL = replace(WITH_GPU, gpus=(), driver_cuda=None, packages={"onnxruntime": "1.32.0"}, instruction_set="avx2")
 

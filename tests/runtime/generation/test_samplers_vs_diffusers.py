@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diffusers_reference import VisitedPredecessor, make_scheduler, torch, use_double
 
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.generation.samplers import SAMPLERS, Prediction, predict
 from aigc_runtime.generation.schedules import Levels, ScheduleConfig, alphas_cumprod, make_levels
+
+from ..diffusers_reference import VisitedPredecessor, make_scheduler, torch, use_double
 
 # diffusers turns tensors into arrays in a way that numpy 2 announces the end of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

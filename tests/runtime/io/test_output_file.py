@@ -22,7 +22,8 @@ from aigc_runtime.errors import OutputError
 from aigc_runtime.io.png import encode_png, write_png
 from aigc_runtime.io.publish import atomic_write_bytes
 from aigc_runtime.io.publish_checks import check_file
-from processes import clean, command
+
+from ...processes import clean, command
 
 IMAGE = np.arange(48, dtype=np.uint8).reshape(4, 12)
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs pipes and devices in the file system")

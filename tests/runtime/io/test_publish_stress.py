@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-HARNESS = Path(__file__).parents[1] / "publish_harness.py"
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
 
 
 def run(mode: str, folder: Path, count: int, seed: int = 0) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, str(HARNESS), mode, str(folder), str(count), str(seed)],
+        [sys.executable, "-m", "tests.runtime.publish_harness", mode, str(folder), str(count), str(seed)],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

@@ -8,7 +8,7 @@ from aigc_runtime.bundle.manifest_file import dump_manifest, parse_manifest
 from aigc_runtime.errors import BundleError, ConfigError, InputError
 from aigc_runtime.pipelines.class_names import check_class_names, class_table, parse_classes
 
-from ...runtime import toys
+from .. import toys
 
 NFC, NFD = "Zo\u00eb", "Zoe\u0308"
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diffusers_reference import VisitedPredecessor, diffusers, make_scheduler, torch, use_double
 
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
@@ -30,6 +29,8 @@ from aigc_runtime.generation.schedules import Levels, ScheduleConfig, make_level
 from aigc_runtime.io.png import to_uint8
 from aigc_runtime.pipelines.diffusion import DiffusionPipeline
 from aigc_runtime.pipelines.settings import DiffusionSettings
+
+from ..diffusers_reference import VisitedPredecessor, diffusers, make_scheduler, torch, use_double
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toys
 
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
@@ -23,6 +22,8 @@ from aigc_runtime.pipelines import diffusion as diffusion_module
 from aigc_runtime.pipelines import limits
 from aigc_runtime.pipelines.diffusion import DiffusionPipeline
 from aigc_runtime.pipelines.gan import GanPipeline, draw_latents
+
+from .. import toys
 
 NO_CLASSES = replace(toys.DIFFUSION, num_classes=None, null_class=None, class_names=None)
 

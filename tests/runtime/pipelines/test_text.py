@@ -6,12 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-import toys
 
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.errors import EngineError, InputError
 from aigc_runtime.generation.logits import SamplingParams
 from aigc_runtime.pipelines.text import TextPipeline
+
+from .. import toys
 
 HOT = SamplingParams(temperature=50.0)
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toys
 
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
@@ -25,6 +24,8 @@ from aigc_runtime.core.tensors import Array
 from aigc_runtime.generation.logits import SamplingParams
 from aigc_runtime.generation.rng import TorchGenerator
 from aigc_runtime.pipelines.text import TextPipeline, TextResult
+
+from .. import toys
 
 torch: Any = pytest.importorskip("torch")
 transformers: Any = pytest.importorskip("transformers")

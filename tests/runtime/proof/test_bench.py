@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
-import toys
 
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.errors import InputError
 from aigc_runtime.proof.bench import bench_generation, bench_step
+
+from .. import toys
 
 
 def slow_gan(seconds: float) -> toys.ArraySession:

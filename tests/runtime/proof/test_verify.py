@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import toys
 
 from aigc_runtime.backends import open_session
 from aigc_runtime.bundle.bundle import Bundle
@@ -19,6 +18,8 @@ from aigc_runtime.errors import BundleError, ConfigError
 from aigc_runtime.opening import open_pipeline
 from aigc_runtime.pipelines.replay import run_request
 from aigc_runtime.proof.verify import ParityReport, check_quality, verify_bundle
+
+from .. import toys
 
 NAMES = ("toy_lm_growing", "toy_lm_buffer", "toy_unet", "toy_gan")
 

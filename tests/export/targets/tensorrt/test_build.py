@@ -12,8 +12,8 @@ import pytest
 from onnx import helper
 
 from aigc_export.errors import GraphRefusedError, PrecisionError
-from aigc_export.targets import needs
 from aigc_export.targets.tensorrt import build as trt
+from aigc_export.targets.tensorrt import needs
 from aigc_export.targets.tensorrt import write as trt_write
 from aigc_export.targets.tensorrt.library import Library
 from aigc_runtime.errors import CancelledError, ConfigError, InputError, OutputError

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-import toys
 
 from aigc_runtime.backends import open_session
 from aigc_runtime.backends.ort import binding as ort_binding
@@ -32,6 +31,8 @@ from aigc_runtime.cli.main import run
 from aigc_runtime.device.preflight import check_device
 from aigc_runtime.device.probe import Device, Gpu
 from aigc_runtime.errors import BundleError, ConfigError, EngineError, EngineMissingError, InputError, UnknownNameError
+
+from ... import toys
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 GPU = Gpu(name="some GPU", compute_capability="8.6", memory_bytes=12 * 10**9)

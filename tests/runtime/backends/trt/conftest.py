@@ -1,15 +1,11 @@
-"""The simulated device is a module of its own beside the tests."""
+"""Garbage is collected quickly here."""
 
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="module", autouse=True)

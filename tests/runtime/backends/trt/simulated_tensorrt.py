@@ -17,9 +17,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from simulated_gpu import SimulatedFault, SimulatedGpu
 
 from aigc_runtime.core.interface import Interface
+
+from .simulated_gpu import SimulatedFault, SimulatedGpu
 
 Function = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import simulated_tensorrt as simulation
-from simulated_gpu import COUNTED, SimulatedGpu, cudaError_t
 
 from aigc_runtime.backends.trt import cuda as cuda_module
 from aigc_runtime.backends.trt.cuda import load_cuda
 from aigc_runtime.device.probe import probe_device
 from aigc_runtime.errors import EngineError
+
+from . import simulated_tensorrt as simulation
+from .simulated_gpu import COUNTED, SimulatedGpu, cudaError_t
 
 SOURCES = sorted(Path(cuda_module.__file__).parent.glob("*.py"))
 

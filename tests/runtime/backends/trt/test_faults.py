@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import ALIAS, UNET, Rig, Toy, leaks, lm, lm_feeds, unet_feeds
-from simulated_gpu import COUNTED, SimulatedGpu, cudaError_t
 
 from aigc_runtime.backends.trt.cuda import Cuda, CudaError
 from aigc_runtime.errors import EngineError
+
+from .rig import ALIAS, UNET, Rig, Toy, leaks, lm, lm_feeds, unet_feeds
+from .simulated_gpu import COUNTED, SimulatedGpu, cudaError_t
 
 
 def images(session: Any) -> None:

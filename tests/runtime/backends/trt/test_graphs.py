@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toys
-from harness import ALIAS, UNET, Rig, leaks, lm, lm_feeds, unet_feeds
-from simulated_gpu import SimulatedGpu, cudaError_t
 
 from aigc_runtime.backends.trt import graphs as trt_graphs
 from aigc_runtime.errors import EngineError
+
+from ... import toys
+from .rig import ALIAS, UNET, Rig, leaks, lm, lm_feeds, unet_feeds
+from .simulated_gpu import SimulatedGpu, cudaError_t
 
 
 def run(rig: Rig, batch: int, seed: int = 0) -> None:

@@ -6,10 +6,11 @@ import gc
 
 import numpy as np
 import pytest
-from harness import ALIAS, Rig, leaks, lm, lm_feeds
-from simulated_gpu import SimulatedGpu
 
 from aigc_runtime.errors import EngineError
+
+from .rig import ALIAS, Rig, leaks, lm, lm_feeds
+from .simulated_gpu import SimulatedGpu
 
 
 def live_bytes(gpu: SimulatedGpu) -> int:

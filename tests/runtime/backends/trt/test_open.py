@@ -11,11 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toys
-from harness import IMAGE_PROFILES, LM_PROFILES, UNET, engine_build, leaks, lm
-from keys import Pair
-from simulated_gpu import SimulatedGpu
-from simulated_tensorrt import Plan, simulated_tensorrt
 
 from aigc_runtime.backends import open_session
 from aigc_runtime.backends.trt import session as trt
@@ -28,6 +23,12 @@ from aigc_runtime.device.probe import Device, Gpu, probe_device
 from aigc_runtime.errors import BundleError, EngineError, EngineMissingError, InputError
 from aigc_runtime.opening import open_pipeline
 from aigc_runtime.proof.verify import verify_bundle
+
+from ... import toys
+from ...keys import Pair
+from .rig import IMAGE_PROFILES, LM_PROFILES, UNET, engine_build, leaks, lm
+from .simulated_gpu import SimulatedGpu
+from .simulated_tensorrt import Plan, simulated_tensorrt
 
 ENGINE = b"ftrt simulated engine of a toy"
 DEVICE = Device(

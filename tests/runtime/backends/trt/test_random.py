@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import ALIAS, UNET, Rig, leaks, lm, lm_feeds, unet_feeds
-from simulated_gpu import SimulatedGpu
 
 from aigc_runtime.errors import FeedError
+
+from .rig import ALIAS, UNET, Rig, leaks, lm, lm_feeds, unet_feeds
+from .simulated_gpu import SimulatedGpu
 
 pytest.importorskip("hypothesis")
 from hypothesis import given, settings

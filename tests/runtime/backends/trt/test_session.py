@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toys
-from harness import ALIAS, UNET, Rig, Toy, leaks, lm, lm_feeds, unet_feeds
-from simulated_gpu import SimulatedGpu
-from simulated_tensorrt import DataType, EngineValidity
 
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import DimSpec, TensorSpec
 from aigc_runtime.errors import EngineError, FeedError
+
+from ... import toys
+from .rig import ALIAS, UNET, Rig, Toy, leaks, lm, lm_feeds, unet_feeds
+from .simulated_gpu import SimulatedGpu
+from .simulated_tensorrt import DataType, EngineValidity
 
 LM_KINDS = [("growing", {}), ("buffer", {}), ("buffer", {"alias": ALIAS})]
 every_lm = pytest.mark.parametrize(("kind", "plan"), LM_KINDS, ids=["growing", "buffer", "in place"])

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toys
-from harness import ALIAS, UNET, Rig, leaks, lm, lm_feeds, unet_feeds
-from simulated_gpu import SimulatedFault, SimulatedGpu
-from simulated_tensorrt import Context, Engine, ExecutionContextAllocationStrategy, ILogger, simulated_tensorrt
 
 from aigc_runtime.backends.trt.cuda import Cuda
 from aigc_runtime.backends.trt.graphs import GraphStore
 from aigc_runtime.backends.trt.lane import Lane
+
+from ... import toys
+from .rig import ALIAS, UNET, Rig, leaks, lm, lm_feeds, unet_feeds
+from .simulated_gpu import SimulatedFault, SimulatedGpu
+from .simulated_tensorrt import Context, Engine, ExecutionContextAllocationStrategy, ILogger, simulated_tensorrt
 
 
 @pytest.fixture

@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import toys
-from simulated_gpu import SimulatedGpu
-from simulated_tensorrt import Context, Plan, plan_of, simulated_tensorrt
 
 from aigc_runtime.backends.trt.cuda import Cuda
 from aigc_runtime.backends.trt.library import library_of
@@ -18,6 +15,10 @@ from aigc_runtime.backends.trt.session import TrtSession
 from aigc_runtime.bundle.engine_build import EngineBuild, ShapeProfile
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
+
+from ... import toys
+from .simulated_gpu import SimulatedGpu
+from .simulated_tensorrt import Context, Plan, plan_of, simulated_tensorrt
 
 PLAN = b"plan of a simulated engine"
 LM_PROFILES = {
