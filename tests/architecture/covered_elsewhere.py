@@ -19,7 +19,6 @@ COVERED_ELSEWHERE = {
     "runtime/aigc_runtime/bundle/folder.py": "tests/runtime/bundle/test_bundle.py",
     "runtime/aigc_runtime/bundle/manifest_file.py": "tests/runtime/bundle/test_manifest.py",
     "runtime/aigc_runtime/bundle/providers.py": "tests/runtime/backends/ort/test_ort_cuda.py",
-    "runtime/aigc_runtime/bundle/reference_arrays.py": "tests/runtime/proof/test_verify.py",
     "runtime/aigc_runtime/bundle/runnable.py": "tests/runtime/bundle/test_manifest_checks.py",
     "runtime/aigc_runtime/bundle/tolerances.py": "tests/runtime/core/test_compare.py",
     "runtime/aigc_runtime/cli/bundle.py": "tests/runtime/bundle/test_signed_bundle.py",

@@ -19,6 +19,7 @@ from aigc_runtime.backends import open_session
 from aigc_runtime.backends.ort.session import OrtSession
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.providers import EngineProvider
+from aigc_runtime.bundle.reference_arrays import read_request
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.device.preflight import check_device
 from aigc_runtime.device.probe import probe_device
@@ -187,7 +188,7 @@ def test_soak(key: str, folder: Path) -> None:
     """The same result every time, and no memory that is never given back."""
     bundle = exported(folder, key, "fp16")
     pipeline = make_pipeline(opened(bundle), bundle.manifest.pipeline)
-    request = bundle.manifest.reference.generation.request
+    request = read_request(bundle)
     first = run_request(pipeline, request)
     for _ in range(5):
         run_request(pipeline, request)

@@ -123,7 +123,7 @@ def edit(value: Any, rng: random.Random) -> None:
 
 REQUEST: dict[str, Any] = {
     "sampling": [{"temperature": 0.7, "top_k": 5}, {}, [], "greedy", {"top_p": 2}, {"temperature": None}],
-    "encoder_hidden_states": [[[[0.1, 0.2]]], [[1], [1, 2]], "text", [[["a"]]], [], 1, [[[1e300]]]],
+    "encoder_hidden_states": [[[[0.1, 0.2]]], "text", []],
     "size": [[4, 4], [200_000, 200_000], "4x4", [4], [4, "4"], 4, [0, 0], [4.0, 4.0]],
     "steps": [1, 1000, 10**9, 0, 2.5, "4"],
     "batch": [2, 10**9, 0, "2"],
@@ -249,6 +249,10 @@ def main(folder: Path, mutants: int, seed: int) -> dict[str, object]:
         elif rng.random() < 0.2:
             field = rng.choice(sorted(REQUEST))
             value["reference"]["generation"]["request"][field] = rng.choice(REQUEST[field])
+            if rng.random() < 0.2:
+                files = [entry["path"] for entry in value["files"]]
+                argument = rng.choice(["encoder_hidden_states", "null_encoder_hidden_states", "seed", "zz"])
+                value["reference"]["generation"]["arrays"] = {argument: rng.choice(files)}
         else:
             for _ in range(rng.choice([1, 1, 1, 2, 3])):
                 # An edit may take away what the next one would have changed.

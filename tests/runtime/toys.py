@@ -195,7 +195,7 @@ def toy_manifest(name: str) -> tuple[Manifest, dict[str, bytes | Path]]:
         ),
         reference=Reference(
             cases=(ReferenceCase(name="case", steps=tuple(steps)),),
-            generation=ReferenceGeneration(request=request, output="ref.generation.npy"),
+            generation=ReferenceGeneration(request=request, output="ref.generation.npy", arrays={}),
         ),
         quality=(QualityResult(metric="toy", reference=1.0, bundle=1.0, higher_is_better=True),),
         model_config={},

@@ -30,6 +30,7 @@ from aigc_runtime.bundle.providers import PROVIDERS
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.io.npy import write_npy
+from aigc_runtime.pipelines.requests import ARRAY_ARGUMENTS
 from aigc_runtime.system.processor import instruction_set
 
 __all__ = ["SOURCE_DATE_EPOCH", "creation_time", "make_bundle", "tool_versions"]
@@ -79,7 +80,13 @@ def make_bundle(
         )
         for case in cases
     )
-    output = _store(files, "ref.generation", {"output": generation.output})["output"]
+    arguments = {name: value for name, value in generation.request.items() if name not in ARRAY_ARGUMENTS}
+    arrays = {name: value for name, value in generation.request.items() if name in ARRAY_ARGUMENTS}
+    stored_generation = ReferenceGeneration(
+        request=arguments,
+        output=_store(files, "ref.generation", {"output": generation.output})["output"],
+        arrays=_store(files, "ref.generation.in", arrays),
+    )
     info = EngineInfo(
         kind=engine.kind,
         file=engine.file,
@@ -102,9 +109,7 @@ def make_bundle(
         state=engine.interface.state,
         pipeline=spec.settings,
         tolerances=recipe.tolerances,
-        reference=Reference(
-            cases=stored, generation=ReferenceGeneration(request=dict(generation.request), output=output)
-        ),
+        reference=Reference(cases=stored, generation=stored_generation),
         quality=tuple(quality),
         model_config=spec.model_config,
         provenance={**tool_versions(loaded), **(provenance or {})},

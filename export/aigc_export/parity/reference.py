@@ -16,13 +16,11 @@ from aigc_runtime.errors import CheckpointError, EngineError
 from aigc_runtime.generation.schedules import fitting_steps
 from aigc_runtime.generation.tokenizers import make_tokenizer
 from aigc_runtime.pipelines import make_pipeline
+from aigc_runtime.pipelines.embeddings import CONTEXT_TOKENS
 from aigc_runtime.pipelines.replay import run_request
 from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings, TextSettings
 
 __all__ = ["Case", "Generation", "Step", "make_cases", "make_generation"]
-
-CONTEXT_TOKENS = 7
-"""Of a reference's context: every token is stored in the manifest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +41,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """A request to the pipeline and its result."""
+    """A request to the pipeline, keyword arguments of its `generate`, and its result."""
 
     request: dict[str, Any]
     output: Array
@@ -204,7 +202,7 @@ def _diffusion_request(session: Session, settings: DiffusionSettings, seed: int)
             rows = len(request.get("class_labels", ())) or request["batch"]
             shape = (rows, _fit(session, "tokens", CONTEXT_TOKENS), int(tensor.shape[2]))
             context = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-            request[tensor.name] = context.tolist()
+            request[tensor.name] = context
             if settings.default_guidance_scale != 1:
-                request[f"null_{tensor.name}"] = np.zeros((1, *shape[1:])).tolist()
+                request[f"null_{tensor.name}"] = np.zeros((1, *shape[1:]), dtype=np.float32)
     return request

@@ -10,14 +10,13 @@ from aigc_runtime.bundle.engine_build import ShapeProfile
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import DimSpec
 from aigc_runtime.errors import ConfigError, UnknownNameError
+from aigc_runtime.pipelines.embeddings import CONTEXT_TOKENS
 from aigc_runtime.pipelines.settings import DiffusionSettings, TextSettings
 
 __all__ = ["derive_profiles", "input_shapes", "narrowed", "parse_profile"]
 
 LARGEST_BATCH = 16
 """Rows that an engine is built for by default: an edge device seldom runs more, and memory grows with it."""
-CONTEXT_TOKENS = 77
-"""What text encoders of diffusion models give: CLIP's context (Radford 2021)."""
 
 Range = tuple[int, int, int]
 

@@ -21,6 +21,7 @@ from aigc_models.evaluation.quality import can_measure
 from aigc_runtime.backends import open_session
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.manifest import Manifest
+from aigc_runtime.bundle.reference_arrays import read_request
 from aigc_runtime.core.compare import TensorErrors, compare_arrays, psnr_db, token_agreement
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
@@ -237,7 +238,7 @@ def _gaps(bundle: Bundle, a: Session, b: Session) -> Iterator[TensorGap]:
 
 def _picture(bundle: Bundle, a: Session, b: Session, seed: int) -> Picture:
     settings = bundle.manifest.pipeline
-    request = {**bundle.manifest.reference.generation.request, "seed": seed}
+    request = {**read_request(bundle), "seed": seed}
     first, second = (run_request(make_pipeline(session, settings), request) for session in (a, b))
     text = isinstance(settings, TextSettings)
     return Picture(

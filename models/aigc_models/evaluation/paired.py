@@ -23,6 +23,7 @@ from aigc_runtime.core.session import Session, State
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.pipelines import make_pipeline
+from aigc_runtime.pipelines.embeddings import CONTEXT_TOKENS
 from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings, Pipeline, TextSettings
 from aigc_runtime.proof.paired import PairedMetric
 
@@ -30,7 +31,6 @@ __all__ = ["Judge", "Judgment", "make_judge"]
 
 TRAJECTORY_ROWS = 8
 """Images whose trajectory is compared step by step."""
-CONTEXT_TOKENS = 7
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,10 +92,17 @@ class ReferenceCase:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceGeneration:
-    """A request to the pipeline, as keyword arguments of `generate`, and PyTorch's result as a .npy file."""
+    """A request to the pipeline and PyTorch's result.
+
+    Attributes:
+        request: keyword arguments of `generate` that are plain JSON.
+        output: the .npy file of the result.
+        arrays: keyword arguments of `generate` that are arrays -> their .npy files.
+    """
 
     request: dict[str, Any]
     output: str
+    arrays: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +168,8 @@ class Manifest:
             twice = sorted({n for n in names if folded.count(n.casefold()) > 1})
             raise ConfigError(f"files holds names that differ in case only, or twice: {twice}")
         steps = [step for case in self.reference.cases for step in case.steps]
-        used = {self.engine.file, self.reference.generation.output}
+        generation = self.reference.generation
+        used = {self.engine.file, generation.output, *generation.arrays.values()}
         used |= {file for step in steps for files in (step.inputs, step.outputs) for file in files.values()}
         if self.files and not used <= set(names):
             raise ConfigError(f"files lacks {sorted(used - set(names))}")

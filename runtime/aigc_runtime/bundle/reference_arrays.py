@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.manifest import ReferenceCase
 from aigc_runtime.bundle.manifest_checks import MAX_STATE_BYTES, state_bytes
 from aigc_runtime.core.tensors import Array, FeedChecker
-from aigc_runtime.errors import BundleError, FeedError
+from aigc_runtime.errors import BundleError, ConfigError, FeedError
+from aigc_runtime.pipelines.requests import check_request_array
 from aigc_runtime.pipelines.settings import TextSettings
 
-__all__ = ["read_result", "read_step"]
+__all__ = ["read_request", "read_result", "read_step"]
 
 
 def read_step(bundle: Bundle, case: ReferenceCase, number: int) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -40,6 +42,22 @@ def read_step(bundle: Bundle, case: ReferenceCase, number: int) -> tuple[dict[st
             shape = tuple(_size(size, sizes) for size in spec.shape)
             _check_array(f"{where}: output {spec.name!r}", outputs[spec.name], spec.dtype, shape)
     return inputs, outputs
+
+
+def read_request(bundle: Bundle) -> dict[str, Any]:
+    """The keyword arguments of `generate` that the reference was made with, its arrays read.
+
+    Raises:
+        BundleError: an array is damaged, of another type or rank, or not finite.
+    """
+    generation = bundle.manifest.reference.generation
+    arrays = {name: bundle.array(file) for name, file in generation.arrays.items()}
+    try:
+        for name, array in arrays.items():
+            check_request_array(name, array)
+    except ConfigError as err:
+        raise BundleError(err.message, hint=err.hint) from err
+    return {**generation.request, **arrays}
 
 
 def read_result(bundle: Bundle) -> Array:

@@ -118,7 +118,7 @@ def _check_guidance(settings: DiffusionSettings, inputs: Mapping[str, TensorSpec
 
 def _check_generation(pipeline: AnyPipeline, manifest: Manifest) -> None:
     generation = manifest.reference.generation
-    count = check_request(pipeline, generation.request)
+    count = check_request(pipeline, generation.request, generation.arrays)
     size = next((info.size for info in manifest.files if info.path == generation.output), None)
     if size is None:
         return

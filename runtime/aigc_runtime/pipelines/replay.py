@@ -1,4 +1,4 @@
-"""Run a request as it stands in a manifest, and give its result as one array."""
+"""Run a request as it stands in a bundle, and give its result as one array."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from aigc_runtime.pipelines.text import TextPipeline
 
 __all__ = ["run_request"]
 
-_ARRAYS = ("encoder_hidden_states", "null_encoder_hidden_states")
-
 
 def run_request(pipeline: AnyPipeline, request: Mapping[str, Any]) -> Array:
     """Call `pipeline.generate` with the request's arguments.
 
     Args:
-        pipeline: of any family.
-        request: plain JSON keyword arguments of `generate`; `sampling` is an object, arrays are nested lists.
+        pipeline: of any kind.
+        request: keyword arguments of `generate`: plain JSON, of which `sampling` is an object, and arrays.
 
     Returns:
         Text: int64 [total], all rows' tokens one after the other, each row ended by -1. Images: float32 [N, C, H, W].
@@ -31,16 +29,12 @@ def run_request(pipeline: AnyPipeline, request: Mapping[str, Any]) -> Array:
         BundleError: an argument that `generate` does not take.
         AigcError: what `generate` raises.
     """
-    from aigc_runtime.pipelines.requests import (  # it looks into signatures: slow to import
-        request_array,
-        request_sampling,
-    )
+    from aigc_runtime.pipelines.requests import request_sampling  # it looks into signatures: slow to import
 
     arguments = dict(request)
     try:
         if arguments.get("sampling") is not None:
             arguments["sampling"] = request_sampling(arguments["sampling"])
-        arguments.update({k: request_array(k, arguments[k]) for k in _ARRAYS if arguments.get(k) is not None})
         result: Any = pipeline.generate(**arguments)
     except TypeError as err:
         raise BundleError(f"the reference request {sorted(request)} does not fit the pipeline: {err}") from err

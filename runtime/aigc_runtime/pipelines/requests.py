@@ -1,10 +1,10 @@
-"""A request as it stands in a manifest: every argument by type and meaning, and how much it asks for."""
+"""A request as it stands in a bundle: every argument by type and meaning, and how much it asks for."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,24 @@ from aigc_runtime.generation.samplers import SAMPLERS
 from aigc_runtime.pipelines import AnyPipeline
 from aigc_runtime.pipelines.arguments import check_labels, check_number
 from aigc_runtime.pipelines.diffusion import DiffusionPipeline
+from aigc_runtime.pipelines.embeddings import CONTEXT, NULL_CONTEXT
 from aigc_runtime.pipelines.limits import check_image_count, check_numbers, check_size
 from aigc_runtime.pipelines.text import TextPipeline
 
-__all__ = ["MAX_REFERENCE_TOKENS", "check_request", "image_shape", "request_array", "request_sampling"]
+__all__ = [
+    "ARRAY_ARGUMENTS",
+    "MAX_REFERENCE_TOKENS",
+    "check_request",
+    "check_request_array",
+    "image_shape",
+    "request_sampling",
+]
 
 MAX_REFERENCE_TOKENS = 2**16
 """Tokens that the reference may ask for, all rows together."""
+
+ARRAY_ARGUMENTS = (CONTEXT, NULL_CONTEXT)
+"""Arguments of `generate` that are arrays: a bundle holds each of them as a .npy file, never as JSON."""
 
 _CALLBACKS = ("self", "progress", "cancel")
 
@@ -43,39 +54,27 @@ def request_sampling(value: object) -> SamplingParams:
     return SamplingParams(**value)
 
 
-def request_array(name: str, value: object) -> Array:
-    """An array [N, T, X] of a request, from nested lists of numbers.
-
-    Returns:
-        float32.
+def check_request_array(name: str, array: Array) -> None:
+    """Refuse an array of a request that is not one of finite numbers, float32 [N, T, X].
 
     Raises:
-        ConfigError: ragged, of another rank, or anything but finite numbers.
+        ConfigError: names the argument, what was found and what is expected.
     """
-    try:
-        array = np.asarray(value)
-    except ValueError as err:  # ragged
-        raise ConfigError(f"request.{name} is ragged", hint="must be nested lists [N, T, X] of equal lengths") from err
-    if array.ndim != 3 or array.dtype.kind not in "iuf" or not array.size or _holds_booleans(value):
-        raise ConfigError(f"request.{name} is no array of numbers", hint="must be nested lists [N, T, X] of numbers")
-    with np.errstate(over="ignore"):
-        single = array.astype(np.float32)
-    if not np.isfinite(single).all():
-        raise ConfigError(f"request.{name} holds numbers that float32 does not", hint="must be finite")
-    return single
+    if array.dtype != np.float32 or array.ndim != 3 or not array.size:
+        raise ConfigError(
+            f"request.{name} is {array.dtype} {list(array.shape)}", hint="must be float32 [N, T, X], not empty"
+        )
+    if not np.isfinite(array).all():
+        raise ConfigError(f"request.{name} holds NaN or infinity", hint="must be finite")
 
 
-def _holds_booleans(value: object) -> bool:
-    # numpy takes a boolean among numbers for a number.
-    return any(map(_holds_booleans, value)) if isinstance(value, list) else isinstance(value, bool)
-
-
-def check_request(pipeline: AnyPipeline, request: Mapping[str, Any]) -> int:
+def check_request(pipeline: AnyPipeline, request: Mapping[str, Any], arrays: Collection[str] = ()) -> int:
     """Refuse a request that the pipeline's `generate` would not take, or that asks for too much.
 
     Args:
-        pipeline: of the family; its session need not be able to run.
+        pipeline: its session need not be able to run.
         request: plain JSON keyword arguments of `generate`.
+        arrays: names of the keyword arguments that are arrays.
 
     Returns:
         How many results it asks for: rows of text, or images.
@@ -88,9 +87,12 @@ def check_request(pipeline: AnyPipeline, request: Mapping[str, Any]) -> int:
         for name, parameter in inspect.signature(type(pipeline).generate).parameters.items()
         if name not in _CALLBACKS
     }
-    if unknown := sorted(request.keys() - parameters.keys()):
+    if unknown := sorted((request.keys() | set(arrays)) - parameters.keys()):
         raise ConfigError(f"the reference's request has {unknown[0]!r}", hint=f"known: {', '.join(parameters)}")
+    _check_forms(request, arrays)
     for name, parameter in parameters.items():
+        if name in arrays:
+            continue
         if name not in request:
             if parameter.default is inspect.Parameter.empty:
                 raise ConfigError(f"the reference's request has no {name!r}", hint=f"known: {', '.join(parameters)}")
@@ -98,7 +100,18 @@ def check_request(pipeline: AnyPipeline, request: Mapping[str, Any]) -> int:
             _CHECKS.get(name, _any)(request[name])
     if isinstance(pipeline, TextPipeline):
         return _count_rows(pipeline, request)
+    if arrays and request.get("class_labels") is None and request.get("batch") is None:
+        raise ConfigError("the reference's request has arrays and does not say for how many images", hint="give batch")
     return _count_images(pipeline, request)
+
+
+def _check_forms(request: Mapping[str, Any], arrays: Collection[str]) -> None:
+    for name in ARRAY_ARGUMENTS:
+        if name in request:
+            raise ConfigError(f"request.{name} is in the manifest", hint="an array must be in a .npy file of its own")
+    for name in arrays:
+        if name not in ARRAY_ARGUMENTS:
+            raise ConfigError(f"request.{name} is a file", hint=f"only {' and '.join(ARRAY_ARGUMENTS)} are arrays")
 
 
 def image_shape(pipeline: AnyPipeline, request: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -161,8 +174,6 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "eta": _ranged("eta", 0.0, 1.0),
     "guidance_scale": _ranged("guidance_scale", 0.0, MAX_GUIDANCE_SCALE),
     "truncation": _ranged("truncation", 0.0, math.inf),
-    "encoder_hidden_states": lambda value: request_array("encoder_hidden_states", value),
-    "null_encoder_hidden_states": lambda value: request_array("null_encoder_hidden_states", value),
 }
 
 
@@ -185,8 +196,6 @@ def _count_images(pipeline: AnyPipeline, request: Mapping[str, Any]) -> int:
         counts["class_labels"] = len(check_labels(request["class_labels"], pipeline.settings.num_classes))  # type: ignore[union-attr]
     if request.get("batch") is not None:
         counts["batch"] = int(request["batch"])
-    if request.get("encoder_hidden_states") is not None:
-        counts["encoder_hidden_states"] = len(request["encoder_hidden_states"])
     if len(set(counts.values())) > 1:
         raise ConfigError(f"the reference's request asks for {counts} images", hint="the numbers must agree")
     count = next(iter(counts.values()), 1)

@@ -15,7 +15,7 @@ from aigc_runtime.core.tensors import Array, TensorSpec
 from aigc_runtime.errors import InputError
 from aigc_runtime.io.printable import shown
 from aigc_runtime.pipelines.diffusion import DiffusionPipeline
-from aigc_runtime.pipelines.embeddings import CONTEXT
+from aigc_runtime.pipelines.embeddings import CONTEXT, CONTEXT_TOKENS
 from aigc_runtime.pipelines.gan import GanPipeline
 from aigc_runtime.pipelines.settings import DiffusionSettings, Pipeline, TextSettings
 from aigc_runtime.pipelines.text import TextPipeline
@@ -24,8 +24,6 @@ __all__ = ["BenchResult", "Latency", "bench_generation", "bench_step", "generate
 
 PROMPT_TOKENS = 64
 DECODE_TOKENS = 64
-CONTEXT_TOKENS = 77
-"""As CLIP has them."""
 MAX_RUNS = 1_000_000
 
 

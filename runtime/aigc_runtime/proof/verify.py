@@ -12,7 +12,7 @@ from typing import Any
 
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.manifest import QualityResult, Tolerances
-from aigc_runtime.bundle.reference_arrays import read_result, read_step
+from aigc_runtime.bundle.reference_arrays import read_request, read_result, read_step
 from aigc_runtime.core.compare import TensorErrors, Tolerance, compare_arrays, judge, psnr_db, token_agreement
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
@@ -233,7 +233,6 @@ def verify_bundle(bundle: Bundle, session: Session) -> ParityReport:
         EngineError: the engine failed.
     """
     manifest = bundle.manifest
-    generation = manifest.reference.generation
     try:
         cases = [
             (case.name, [read_step(bundle, case, number) for number in range(len(case.steps))])
@@ -245,7 +244,7 @@ def verify_bundle(bundle: Bundle, session: Session) -> ParityReport:
             precision=manifest.precision,
             tensors=check_tensors(session, cases, manifest.tolerances.tensor),
             generation=check_generation(
-                session, manifest.pipeline, generation.request, read_result(bundle), manifest.tolerances
+                session, manifest.pipeline, read_request(bundle), read_result(bundle), manifest.tolerances
             ),
         )
     except FeedError as err:

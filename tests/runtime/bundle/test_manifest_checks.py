@@ -28,6 +28,17 @@ def request(**arguments: Any) -> Edit:
     return lambda m: m["reference"]["generation"]["request"].update(arguments)
 
 
+def arrays(**files: str) -> Edit:
+    return lambda m: m["reference"]["generation"]["arrays"].update(files)
+
+
+def without_count(**files: str) -> Edit:
+    def edit(m: Any) -> None:
+        m["reference"]["generation"].update(request={"seed": 0}, arrays=files)
+
+    return edit
+
+
 def settings(**fields: Any) -> Edit:
     return lambda m: m["pipeline"].update(fields)
 
@@ -158,12 +169,18 @@ DIFFUSION: list[tuple[Edit, str]] = [
     (request(sampler="zz"), r"request\.sampler is 'zz'"),
     (request(eta="0"), r"request\.eta is '0'"),
     (request(guidance_scale=1e9), r"request\.guidance_scale is 1,000,000,000"),
-    (request(encoder_hidden_states="text"), r"request\.encoder_hidden_states is no array of numbers"),
-    (request(encoder_hidden_states=[[1], [1, 2]]), r"request\.encoder_hidden_states is ragged"),
-    (request(encoder_hidden_states=[[["a"]]]), r"request\.encoder_hidden_states is no array of numbers"),
-    (request(encoder_hidden_states=[[[True]]]), r"request\.encoder_hidden_states is no array of numbers"),
-    (request(encoder_hidden_states=[[[1e300]]]), "holds numbers that float32 does not"),
-    (request(null_encoder_hidden_states=[1]), r"request\.null_encoder_hidden_states is no array of numbers"),
+    (
+        request(encoder_hidden_states=[[[0.5]]]),
+        r"request\.encoder_hidden_states is in the manifest\nan array",
+    ),
+    (request(null_encoder_hidden_states=None), r"request\.null_encoder_hidden_states is in the manifest"),
+    (arrays(steps="ref.generation.npy"), r"request\.steps is a file\nonly encoder_hidden_states and null_"),
+    (arrays(zz="ref.generation.npy"), "the reference's request has 'zz'"),
+    (arrays(encoder_hidden_states="none.npy"), r"files lacks \['none\.npy'\]"),
+    (
+        without_count(encoder_hidden_states="ref.generation.npy"),
+        "has arrays and does not say for how many images\ngive batch",
+    ),
 ]
 
 
