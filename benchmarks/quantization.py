@@ -52,7 +52,7 @@ AUTO_DB, AUTO_SECONDS = 45.0, 180.0
 SPEED_TARGETS = {"lm": 1.5, "unet": 1.5, "gan": 1.8}
 MEMORY_RATIO = 1.1
 PROMPT = 128
-LEAST_SMALLER = 0.95
+MAX_SIZE_RATIO = 0.95
 """A graph that is not smaller than this share of the float one was left as it was."""
 
 
@@ -142,7 +142,7 @@ def rival(
     for name, make in variants(0).items():
         try:
             model = make()
-            if len(model) > LEAST_SMALLER * len(subject.proto_bytes()):
+            if len(model) > MAX_SIZE_RATIO * len(subject.proto_bytes()):
                 say(f"  {tool} {subject.name} {precision} {name}: quantizes nothing here")
                 continue
             value, _ = judged(subject, model, 0, samples)

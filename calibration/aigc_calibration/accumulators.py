@@ -17,10 +17,10 @@ import numpy as np
 
 from aigc_runtime.core.tensors import Array
 
-__all__ = ["LEAST_UNIT", "fits", "least_scales"]
+__all__ = ["MIN_UNIT", "fits", "least_scales"]
 
 HALF_RANGE = 2.0**30
-LEAST_UNIT = 2.0**-116
+MIN_UNIT = 2.0**-116
 """Of the products: a thousand times the smallest normal float32."""
 _LARGEST_CODE = 255
 
@@ -35,7 +35,7 @@ def least_scales(weight: Array, axis: int, bias: Array | None, step: float) -> A
         step: s_x, the scale of the activation.
     """
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float64)
-    least = np.full(len(rows), LEAST_UNIT / step)
+    least = np.full(len(rows), MIN_UNIT / step)
     if bias is not None:
         least = np.maximum(least, np.abs(bias.astype(np.float64)) / (HALF_RANGE * step))
     # Rounding adds at most half a code to each term.

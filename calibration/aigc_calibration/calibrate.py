@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,15 +16,13 @@ from aigc_calibration.planner import watched
 from aigc_calibration.sites import find_sites
 from aigc_calibration.smooth import Source, smooth, smoothable
 from aigc_calibration.split import split_skips
+from aigc_runtime.core.progress import Progress, phase
 from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["CALIBRATED", "Calibration", "Progress", "calibrate", "check_kind", "smoothed"]
-
-Progress = Callable[[str, int, int], None]
-"""Called as progress(what is collected, rows seen, rows in all)."""
+__all__ = ["CALIBRATED", "Calibration", "calibrate", "check_kind", "smoothed"]
 
 CALIBRATED: tuple[SitePrecision, ...] = ("fp16", "bf16", "int8", "fp8")
 """Precisions that need ranges."""
@@ -68,15 +66,12 @@ def calibrate(
         config: says what is split and smoothed.
         precision: one of `CALIBRATED`.
         threads: of the engine.
-        progress: called after every batch.
+        progress: called after every batch, with the rows that were read and all rows.
 
     Raises:
         CalibrationError: the data cannot be used.
+        CancelledError: `progress` returned False.
     """
-
-    def watch(what: str) -> Callable[[int], None]:
-        return lambda seen: progress(what, seen, data.rows) if progress is not None else None
-
     halves = precision in HALVES
     smoothing = {} if halves else dict(config.smooth)
     base, parts = (graph, 0) if halves or not config.split_skips else split_skips(graph)
@@ -84,10 +79,12 @@ def calibrate(
     channels: dict[str, Array] = {}
     for axis in sorted({g.channel_axis for g in groups}):
         names = [g.value for g in groups if g.channel_axis == axis]
-        seen = collect(base, data, (), channels=names, channel_axis=axis, threads=threads, progress=watch("channels"))
+        report = phase(progress, "channels", data.rows)
+        seen = collect(base, data, (), channels=names, channel_axis=axis, threads=threads, progress=report)
         channels.update({name: t.channel_amax for name, t in seen.tensors.items() if t.channel_amax is not None})
     made = smooth(base, channels, smoothing) if channels else base
-    statistics = collect(made, data, _wanted(made, halves), threads=threads, progress=watch("ranges"))
+    report = phase(progress, "ranges", data.rows)
+    statistics = collect(made, data, _wanted(made, halves), threads=threads, progress=report)
     return Calibration(
         graph_sha256=graph_digest(graph),
         split_skips=parts > 0,

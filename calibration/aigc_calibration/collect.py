@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Statistics", "TensorStatistics", "collect"]
 
-Progress = Callable[[int], None]
-"""Called with the number of samples seen."""
-
 
 @dataclass(kw_only=True)
 class TensorStatistics:
@@ -88,7 +85,7 @@ def collect(
     *,
     channels: Collection[str] = (),
     channel_axis: int = -1,
-    progress: Progress | None = None,
+    progress: Callable[[int], None] | None = None,
     threads: int | None = None,
 ) -> Statistics:
     """Watch `tensors` while the graph runs over `data`.
@@ -99,7 +96,7 @@ def collect(
         tensors: names of values to watch.
         channels: those of them whose channels are watched one by one.
         channel_axis: where their channels lie.
-        progress: called after every batch.
+        progress: called after every batch with the number of samples seen.
         threads: of the engine.
 
     Raises:

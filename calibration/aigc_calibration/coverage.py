@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = [
-    "LEAST_EXECUTED",
+    "MIN_EXECUTED",
     "Coverage",
     "check_executed",
     "executed_sites",
@@ -31,7 +31,7 @@ INTEGER_OPS = frozenset({"QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger
 """What ONNX Runtime on a CPU makes of a quantized site."""
 
 
-LEAST_EXECUTED = 0.99
+MIN_EXECUTED = 0.99
 """Share of the planned work that an engine must run in low precision."""
 
 
@@ -56,7 +56,7 @@ class Coverage:
         if self.executed is None:
             return f"{self.planned:.1%} of the work planned in low precision"
         told = f"{self.planned:.1%} of the work planned, {self.executed:.1%} run in low precision"
-        if self.executed >= LEAST_EXECUTED * self.planned:
+        if self.executed >= MIN_EXECUTED * self.planned:
             return told
         return f"{told}, the rest stored so and computed with in float"
 
@@ -125,7 +125,7 @@ def executed_sites(model: ir.Model, plan: QuantizationPlan) -> set[str]:
 
 
 def check_executed(
-    model: ir.Model, plan: QuantizationPlan, macs: Mapping[str, int], *, least: float = LEAST_EXECUTED
+    model: ir.Model, plan: QuantizationPlan, macs: Mapping[str, int], *, least: float = MIN_EXECUTED
 ) -> Coverage:
     """Prove that the engine runs what the plan says.
 

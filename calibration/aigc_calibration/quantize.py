@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from aigc_calibration.calibrate import CALIBRATED, Calibration, Progress, calibrate, check_kind, smoothed
+from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate, check_kind, smoothed
 from aigc_calibration.collect import Statistics, collect
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.coverage import LEAST_EXECUTED, Coverage, check_executed, planned_coverage, site_macs
+from aigc_calibration.coverage import MIN_EXECUTED, Coverage, check_executed, planned_coverage, site_macs
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.emit import FORMS, Form, emit, plan_for
 from aigc_calibration.limits import value_problem
@@ -19,6 +19,7 @@ from aigc_calibration.prepare import prepare
 from aigc_calibration.sites import find_sites
 from aigc_calibration.weight_only import apply_awq, quantize_weights, weight_plan
 from aigc_calibration.weights import QuantizedWeight
+from aigc_runtime.core.progress import Progress, phase
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -69,10 +70,11 @@ def quantize(
         target: key of `emit.FORMS`.
         calibration: of an earlier run; None calibrates now.
         threads: of the engine that calibrates.
-        progress: called after every batch.
+        progress: called after every batch, with the rows that were read and all rows.
 
     Raises:
         CalibrationError: the data or the calibration cannot be used.
+        CancelledError: `progress` returned False.
         PlanError: the engine would not run what the plan says.
     """
     prepared, form = prepare(model), FORMS[target]
@@ -125,7 +127,7 @@ def _emitted(
     stored = (plan.precision in HALVES and not form.half_arithmetic) or (
         plan.precision == "fp8" and not form.fp8_arithmetic
     )
-    coverage = check_executed(emitted, plan, macs, least=0.0 if stored else LEAST_EXECUTED)
+    coverage = check_executed(emitted, plan, macs, least=0.0 if stored else MIN_EXECUTED)
     return Quantized(
         graph=emitted, plan=plan, statistics=statistics, coverage=coverage, float_graph=graph, weights=weights
     )
@@ -140,14 +142,10 @@ def _quantize_weights(
     threads: int | None,
     progress: Progress | None,
 ) -> Quantized:
-    def watch(what: str) -> Callable[[int], None]:
-        return lambda seen: progress(what, seen, data.rows) if progress is not None else None
-
+    report = phase(progress, "second moments", data.rows)
     transforms: tuple[str, ...] = ()
     if config.weight_method == "awq":
-        graph, scaled = apply_awq(
-            graph, data, config, precision=precision, threads=threads, progress=watch("second moments")
-        )
+        graph, scaled = apply_awq(graph, data, config, precision=precision, threads=threads, progress=report)
         transforms = (f"AWQ on {scaled} values",)
     plan = weight_plan(graph, config, precision=precision, transforms=transforms)
     # Watched for what no weight can be fitted to, and so that the two halves of the samples can be compared.
@@ -158,5 +156,5 @@ def _quantize_weights(
     seen = {name: found.histogram for name, found in statistics.tensors.items()}
     problems = {node: value_problem(values, seen, least=0.0) for node, values in fitted.items()}
     plan = plan.with_float({node: why for node, why in problems.items() if why})
-    weights = quantize_weights(graph, plan, data, config, threads=threads, progress=watch("second moments"))
+    weights = quantize_weights(graph, plan, data, config, threads=threads, progress=report)
     return _emitted(graph, data, plan, weights, statistics, form, threads)

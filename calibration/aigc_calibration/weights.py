@@ -13,7 +13,7 @@ from aigc_runtime.core.tensors import Array
 
 __all__ = ["QuantizedWeight", "block_scales", "channel_scales", "round_to_blocks", "round_to_channels"]
 
-LEAST_SCALE = 4 * np.finfo(np.float32).tiny
+MIN_SCALE = 4 * np.finfo(np.float32).tiny
 """Of zeros: even the narrowest range that is tried stays a normal number, for threads that flush others to zero."""
 
 
@@ -58,7 +58,7 @@ def channel_scales(weight: Array, axis: int, grid: Grid, *, method: Method = "ms
         percentile: for that method.
     """
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float32)
-    least = LEAST_SCALE * grid.qmax
+    least = MIN_SCALE * grid.qmax
     amax = np.maximum(np.abs(rows).max(axis=1), least)
     if method == "mse":
         return _least_error(rows, amax, grid, np.linspace(0.6, 1.0, 41))
@@ -126,7 +126,7 @@ def block_scales(
     padded = np.zeros((blocks * block, columns), dtype=np.float32)
     padded[:rows] = matrix
     groups = padded.reshape(blocks, block, columns).transpose(0, 2, 1).reshape(-1, block)
-    amax = np.maximum(np.abs(groups).max(axis=1), LEAST_SCALE * grid.qmax)
+    amax = np.maximum(np.abs(groups).max(axis=1), MIN_SCALE * grid.qmax)
     shares = np.linspace(0.6, 1.0, 41) if search else np.ones(1)
     weights: Array | float = 1.0
     if importance is not None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
-from aigc_calibration.accumulators import LEAST_UNIT, fits, least_scales
+from aigc_calibration.accumulators import MIN_UNIT, fits, least_scales
 from aigc_calibration.collect import collect
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import executed_sites
@@ -80,7 +80,7 @@ def test_many_terms_do_not_wrap_around() -> None:
 
 def test_units_are_normal_numbers() -> None:
     weight = np.zeros((2, 3), dtype=np.float32)
-    assert (least_scales(weight, 0, None, 1e-9) * 1e-9 >= LEAST_UNIT * 0.999).all()
+    assert (least_scales(weight, 0, None, 1e-9) * 1e-9 >= MIN_UNIT * 0.999).all()
 
 
 def test_what_does_not_fit() -> None:

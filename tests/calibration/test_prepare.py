@@ -74,17 +74,17 @@ def test_a_bias_that_is_computed(beta: float) -> None:
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-LEAST_DB = {"int8": 30.0, "int8-weight": 30.0, "int4-weight": 15.0, "fp16": 60.0, "bf16": 40.0, "fp8": 20.0}
+MIN_DB = {"int8": 30.0, "int8-weight": 30.0, "int4-weight": 15.0, "fp16": 60.0, "bf16": 40.0, "fp8": 20.0}
 
 
-@pytest.mark.parametrize("precision", LEAST_DB)
+@pytest.mark.parametrize("precision", MIN_DB)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_precision_takes_it(shape: tuple[int, ...], precision: str) -> None:
     """Factors and biases as PyTorch's `addmm` has them: in blocks they were ignored, or the graph did not load."""
     model = gemm(shape, 3.0, 0.25)
     found = quantize(model, Batches((feeds(model),)), QuantConfig(), precision=precision)  # type: ignore[arg-type]
     expected, actual = (open_onnx(m)(feeds(model))["y"] for m in (model, found.graph))
-    assert compare_arrays(expected, actual).sqnr_db > LEAST_DB[precision]
+    assert compare_arrays(expected, actual).sqnr_db > MIN_DB[precision]
     assert found.coverage.planned == 1.0
 
 

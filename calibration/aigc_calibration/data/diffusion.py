@@ -27,7 +27,7 @@ __all__ = ["CONTEXT", "NULL_CONTEXT", "DiffusionData"]
 CONTEXT, NULL_CONTEXT = "encoder_hidden_states", "null_encoder_hidden_states"
 STEPS = 50
 Halves = tuple[list[dict[str, Array]], list[dict[str, Array]]]
-LEAST_GUIDANCE = 1.5
+MIN_GUIDANCE = 1.5
 """Where a model can be guided, its trajectories are guided at least so much."""
 
 
@@ -118,7 +118,7 @@ class DiffusionData:
         total, guided = settings.schedule.num_train_timesteps, self._guided(settings)
         steps = self.steps or min(STEPS, total)
         conditions = settings.num_classes or (1 if self.context is None else len(self.context))
-        scale = max(settings.default_guidance_scale, LEAST_GUIDANCE) if guided else 1.0
+        scale = max(settings.default_guidance_scale, MIN_GUIDANCE) if guided else 1.0
         waiting: Halves = ([], [])
         for chunk in make_chunks(self.samples, steps, conditions, 2 if guided else 1, rng):
             x = rng.standard_normal((len(chunk.conditions), *settings.sample_shape), dtype=np.float32)

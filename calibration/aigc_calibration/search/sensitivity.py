@@ -6,17 +6,18 @@ The noise of sites adds up: on the shipped UNet the sum over 75 sites was within
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aigc_calibration.search.journal import Journal
 from aigc_calibration.search.probe import Probe
 from aigc_calibration.search.workers import Workers
+from aigc_runtime.core.progress import Progress, phase
 
-__all__ = ["SURE", "Sensitivity", "decibels", "measure_sites", "raising_order", "total_noise"]
+__all__ = ["CONFIDENCE_SIGMAS", "Sensitivity", "decibels", "measure_sites", "raising_order", "total_noise"]
 
 EXACT_DB = 300.0
-SURE = 2.0
+CONFIDENCE_SIGMAS = 2.0
 """Standard errors by which a loss of time must differ from zero to be believed."""
 TICK_MS = 1e-4
 
@@ -59,7 +60,7 @@ class Sensitivity:
             return float(self.saved_bytes)
         if objective == "ops":
             return 1.0
-        if self.saved_ms < -SURE * self.saved_ms_error:
+        if self.saved_ms < -CONFIDENCE_SIGMAS * self.saved_ms_error:
             return self.saved_ms
         return max(self.saved_ms, self.saved_ms_error, TICK_MS)
 
@@ -74,7 +75,7 @@ def decibels(noise: float) -> float:
 
 
 def measure_sites(
-    probe: Probe, workers: Workers, journal: Journal, *, progress: Callable[[int, int], None] | None = None
+    probe: Probe, workers: Workers, journal: Journal, *, progress: Progress | None = None
 ) -> dict[str, float]:
     """Noise of every site alone: node -> noise.
 
@@ -82,16 +83,19 @@ def measure_sites(
         probe: of the graph.
         workers: who measures.
         journal: what is known already, and where new results go.
-        progress: called as progress(sites done, sites).
+        progress: called after every site with the number of measured sites and of all.
+
+    Raises:
+        CancelledError: `progress` returned False.
     """
     keys = {node: f"noise {probe.digest} {node}" for node in probe.nodes}
     found = {node: float(v) for node, key in keys.items() if (v := journal.get(key)) is not None}
     missing = [(node,) for node in keys if node not in found]
+    report = phase(progress, "sites", len(keys))
     for (node, *_), noise in workers.noises(probe, missing):
         journal.put(keys[node], noise)
         found[node] = noise
-        if progress is not None:
-            progress(len(found), len(keys))
+        report(len(found))
     return {node: found[node] for node in probe.nodes}
 
 

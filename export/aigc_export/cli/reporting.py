@@ -63,7 +63,7 @@ class Reporter:
         self._status.start()
 
     def progress(self, what: str, seen: int, total: int) -> None:
-        """A step of the bar of one phase: `calibrate.Progress`. A builder calls from threads of its own."""
+        """A step of the bar of one phase: `core.progress.Progress`. A builder calls from threads of its own."""
         if not self._bar_wanted:
             return
         with self._lock:

@@ -72,13 +72,7 @@ def sensitivity(
     )
     console = err_console() if as_json else out_console()
     with Reporter(console, f"sensitivity {model}", bar=not as_json) as shown:
-        found = measure_sensitivity(
-            recipe,
-            low=low,
-            stage=shown.stage,
-            calibrating=shown.progress,
-            progress=lambda done, total: shown.progress("sites", done, total),
-        )
+        found = measure_sensitivity(recipe, low=low, stage=shown.stage, progress=shown.progress)
     if plot is not None and kind is not None:
         title = f"{model} on {target}, {found.ladder}: {found.total_db:.1f} dB together"
         atomic_write_bytes(plot, sensitivity_plot(found.sites, title, kind=kind))

@@ -65,7 +65,7 @@ def train(model: str, output: Path, data: str | None, as_json: bool, **options: 
         SignalStop(output) as stop,
         TrainProgress(err, f"train {model}") as progress,
     ):
-        report = train_family(model, output=output, data=data, progress=progress, tell=tell, stop=stop, **options)
+        report = train_family(model, output=output, data=data, on_step=progress, tell=tell, stop=stop, **options)
     if as_json:
         emit_json("aigc-export-train/1", {"output": str(output), **report})
         return

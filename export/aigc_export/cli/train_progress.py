@@ -15,7 +15,7 @@ LOG_SECONDS = 10.0
 
 
 class TrainProgress:
-    """Called as `loop.Progress` after every step.
+    """Called as `loop.OnStep` after every step.
 
     Args:
         console: for bar and lines.

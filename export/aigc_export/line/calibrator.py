@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aigc_calibration.cache import write_calibration
-from aigc_calibration.calibrate import CALIBRATED, Calibration, Progress, calibrate
+from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate
 from aigc_calibration.emit import FORMS
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.prepare import prepare
@@ -17,6 +17,7 @@ from aigc_export.prepare.calibration_data import described
 from aigc_export.prepare.prepare import Stage, Teller, prepare_graph
 from aigc_export.prepare.stability import RangeStability, instability_warning, stability
 from aigc_export.recipes.recipe import ExportRecipe
+from aigc_runtime.core.progress import Progress
 from aigc_runtime.errors import ConfigError
 
 __all__ = ["CalibrationResult", "calibrate_model"]

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from aigc_calibration.calibrate import Progress
 from aigc_calibration.coverage import site_macs
 from aigc_calibration.onnx_file import save_graph
 from aigc_calibration.onnx_function import open_onnx
@@ -22,7 +21,7 @@ from aigc_export.targets.profiles import derive_profiles, input_shapes, narrowed
 from aigc_export.targets.settings import BuildSettings
 from aigc_export.targets.table import get_target
 from aigc_export.targets.tensorrt.build import BuiltTrt, build_trt
-from aigc_export.targets.tensorrt.checks import LEAST_CAPABILITY
+from aigc_export.targets.tensorrt.checks import MIN_CAPABILITY
 from aigc_export.targets.tensorrt.config import check_settings
 from aigc_export.targets.tensorrt.library import Library, load_library
 from aigc_models.spec import ExportSpec
@@ -32,6 +31,7 @@ from aigc_runtime.backends.ort.session import OrtSession
 from aigc_runtime.bundle.engine_build import EngineBuild, Flavor, ShapeProfile, capability_number
 from aigc_runtime.bundle.providers import PROVIDERS, EngineProvider
 from aigc_runtime.core.array_session import ArraySession
+from aigc_runtime.core.progress import Progress
 from aigc_runtime.core.session import Session
 from aigc_runtime.device.probe import Gpu, host_platform, probe_device
 from aigc_runtime.errors import ConfigError
@@ -43,7 +43,7 @@ __all__ = ["EngineUnderTest", "build_engine", "check_build", "reference_session"
 
 ENGINE_FILE = "model.engine"
 _TYPE_OF = {"float": "fp32"}
-_NEEDED = {"bf16": LEAST_CAPABILITY["BFLOAT16"], "fp8": LEAST_CAPABILITY["FLOAT8E4M3FN"]}
+_NEEDED = {"bf16": MIN_CAPABILITY["BFLOAT16"], "fp8": MIN_CAPABILITY["FLOAT8E4M3FN"]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ def build_engine(
         plan: that it was quantized by; None for fp32.
         recipe: target and settings.
         folder: where the files go.
-        progress: called as progress(phase, step, steps) while an engine is compiled; what it raises ends the build.
+        progress: called after every step of a compilation; False cancels it, and what it raises ends it.
 
     Raises:
         AigcError: it cannot be built, or was built in another precision than was asked for.
@@ -206,7 +206,7 @@ def _build_trt(
         profiles=[input_shapes(spec, profile) for profile in profiles],
         asked={node: low.get(node, "fp32") for node in macs},
         macs=macs,
-        progress=None if progress is None else _going_on(progress),
+        progress=progress,
     )
     # Parity runs the very file that was built; only bf16, for which ONNX Runtime has no kernels, is spelled out first.
     runnable = bf16_products_in_float(graph) if recipe.precision == "bf16" else graph
@@ -228,16 +228,6 @@ def _build_trt(
         told=f"; {built.proof}; built, not run here: parity is that of its graph",
         provenance=_provenance(library, source, spec),
     )
-
-
-def _going_on(progress: Progress) -> Callable[[str, int, int], bool]:
-    """The builder asks after every step whether to go on."""
-
-    def step(phase: str, done: int, steps: int) -> bool:
-        progress(phase, done, steps)
-        return True
-
-    return step
 
 
 def _facts(

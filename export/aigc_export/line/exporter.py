@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aigc_calibration.calibrate import Progress
 from aigc_calibration.coverage import Coverage
 from aigc_calibration.onnx_file import to_proto
 from aigc_calibration.plan import as_site_precision
@@ -40,6 +39,7 @@ from aigc_models.torch_session import TorchSession
 from aigc_models.weights.checkpoint import shipped_checkpoint
 from aigc_models.weights.weights_file import find_weights
 from aigc_runtime.bundle.bundle import Bundle, Sign, check_destination, load_bundle, write_bundle
+from aigc_runtime.core.progress import Progress
 from aigc_runtime.errors import AigcError, ConfigError, FeedError, ParityError
 from aigc_runtime.proof.verify import ParityReport
 from aigc_runtime.system.interrupts import check_interrupted

@@ -23,13 +23,13 @@ from aigc_calibration.plan import HALVES, QuantizationPlan, TensorPlan
 from aigc_calibration.planner import HALF_HEADROOM
 from aigc_calibration.ranges import Method, find_amax
 
-__all__ = ["LEAST_ROWS", "UNSTABLE", "UNSTABLE_EXTREME", "RangeStability", "instability_warning", "stability"]
+__all__ = ["MIN_ROWS", "UNSTABLE", "UNSTABLE_EXTREME", "RangeStability", "instability_warning", "stability"]
 
 UNSTABLE = 0.15
 """Most that one half's range may add to the root mean squared error, and that root mean squares may be apart."""
 UNSTABLE_EXTREME = 1 - 1 / HALF_HEADROOM
 """Most that largest magnitudes in 16 bits may be apart: beyond it another sample may need more than is left free."""
-LEAST_ROWS = 40
+MIN_ROWS = 40
 """Fewer rows are warned of whatever the halves say: two small halves can agree by chance. See docs/quantization.md."""
 
 
@@ -106,8 +106,8 @@ def instability_warning(plan: QuantizationPlan, seen: Statistics, config: QuantC
         limit = UNSTABLE_EXTREME if plan.precision in HALVES else UNSTABLE
         if loose := [r.name for r in found if r.instability > limit]:
             return f"{told}, {len(loose)} of {len(found)} by more than {limit:.0%}: give more samples"
-    if seen.samples < LEAST_ROWS:
-        return f"{seen.samples} rows of samples are few; {told}: give at least {LEAST_ROWS}"
+    if seen.samples < MIN_ROWS:
+        return f"{seen.samples} rows of samples are few; {told}: give at least {MIN_ROWS}"
     return ""
 
 

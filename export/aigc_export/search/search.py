@@ -15,14 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aigc_calibration.calibrate import Calibration, Progress, calibrate
+from aigc_calibration.calibrate import Calibration, calibrate
 from aigc_calibration.coverage import site_macs
 from aigc_calibration.emit import FORMS
 from aigc_calibration.errors import PlanError
 from aigc_calibration.prepare import prepare
 from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_environment
 from aigc_calibration.search.ladder import Ladder
-from aigc_calibration.search.sensitivity import SURE, Sensitivity, decibels, raising_order, total_noise
+from aigc_calibration.search.sensitivity import CONFIDENCE_SIGMAS, Sensitivity, decibels, raising_order, total_noise
 from aigc_calibration.search.workers import make_workers
 from aigc_export.prepare.prepare import PreparedModel, Stage
 from aigc_export.recipes.budget import allowed_noise, holds, shown
@@ -38,12 +38,13 @@ from aigc_export.search.sites import measure_ladder
 from aigc_export.targets.table import get_target
 from aigc_models.evaluation.paired import Judgment, make_judge
 from aigc_models.torch_session import TorchSession
+from aigc_runtime.core.progress import Progress
 from aigc_runtime.errors import ConfigError, EngineMissingError, ParityError
 from aigc_runtime.io.publish import atomic_write_bytes
 
 __all__ = ["BudgetError", "SearchResult", "search"]
 
-LEAST_GAIN = 1.03
+MIN_GAIN = 1.03
 """How many times faster a mix must be than a plain precision; less is within the noise of timing."""
 
 
@@ -227,7 +228,7 @@ def _why(site: Sensitivity, free: bool, config: SearchConfig) -> str:
     noise = f"{site.share:.1%} of all noise ({site.sqnr_db:.1f} dB alone)"
     if free:
         return f"low precision would take {-site.saved_ms:.3f} ms longer, and make {noise}"
-    told = site.saved_ms > SURE * site.saved_ms_error
+    told = site.saved_ms > CONFIDENCE_SIGMAS * site.saved_ms_error
     saved = {
         "latency": f"{site.saved_ms:.3f} ms" if told else "no time that can be told from none",
         "size": f"{site.saved_bytes / 1e3:.1f} kB",
@@ -260,7 +261,7 @@ def _choose(
     other = tried[best_plain][0].name
     if config.objective == "latency":
         ratio = timed[best][1] / timed[best_plain][1]
-        if ratio < LEAST_GAIN:
+        if ratio < MIN_GAIN:
             told = f"the best mix ({name}) is {ratio:.2f}x as fast as {other}, which is no gain"
             return best_plain, f"{other}: {told}"
         return best, f"{name}: {ratio:.2f}x as fast as {other}, the best plain precision, with {quality}"

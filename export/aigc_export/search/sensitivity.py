@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from aigc_calibration.calibrate import Progress, calibrate
+from aigc_calibration.calibrate import calibrate
 from aigc_calibration.emit import FORMS
 from aigc_calibration.prepare import prepare
 from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_environment
@@ -18,6 +17,7 @@ from aigc_export.recipes.search import SearchConfig
 from aigc_export.search.candidates import Evaluator
 from aigc_export.search.ladders import build_ladder, everything, rungs_for
 from aigc_export.search.sites import measure_ladder
+from aigc_runtime.core.progress import Progress
 from aigc_runtime.errors import ConfigError, UnknownNameError
 
 __all__ = ["SensitivityReport", "measure_sensitivity"]
@@ -49,8 +49,7 @@ def measure_sensitivity(
     *,
     low: str | None = None,
     stage: Stage | None = None,
-    calibrating: Progress | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> SensitivityReport:
     """Measure every site of a model.
 
@@ -58,8 +57,7 @@ def measure_sensitivity(
         recipe: of precision `auto`.
         low: the low precision of the pair; None takes the family's first.
         stage: called after every stage.
-        calibrating: called while samples are read.
-        progress: called as progress(sites done, sites).
+        progress: called while samples are read, and after every site.
 
     Raises:
         UnknownNameError: no pair with that low precision.
@@ -82,7 +80,7 @@ def measure_sensitivity(
         raise UnknownNameError("low precision", str(low), pairs)
     ready, every = prepare(prepared.graph), everything(recipe.quantization)
     calibration = prepared.calibration or calibrate(
-        ready, prepared.data, every, precision="int8", threads=recipe.threads, progress=calibrating
+        ready, prepared.data, every, precision="int8", threads=recipe.threads, progress=progress
     )
     tell("calibrate", f"{calibration.statistics.samples} samples")
     ladder = build_ladder(ready, prepared.data, every, rungs, FORMS[recipe.target], calibration, threads=recipe.threads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from aigc_calibration.errors import PlanError
@@ -19,6 +19,7 @@ from aigc_calibration.sites import find_sites
 from aigc_export.prepare.calibration_data import subject_of
 from aigc_export.prepare.prepare import PreparedModel
 from aigc_export.search.candidates import Evaluator, emit_mix
+from aigc_runtime.core.progress import Progress
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.proof.bench import bench_step
 
@@ -38,7 +39,7 @@ def measure_ladder(
     evaluator: Evaluator,
     journal: Journal,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Sensitivity, ...]:
     """Every site of a ladder: noise, milliseconds and bytes; the noisiest first.
 
@@ -48,7 +49,7 @@ def measure_ladder(
         workers: who measures noise.
         evaluator: times graphs.
         journal: what is known already.
-        progress: called as progress(sites done, sites) while noise is measured.
+        progress: called after every site whose noise is measured.
 
     Raises:
         PlanError: no site can run in low precision.

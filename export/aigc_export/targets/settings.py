@@ -9,9 +9,9 @@ from typing import Literal
 from aigc_runtime.bundle.engine_build import ShapeProfile, capability_number
 from aigc_runtime.errors import ConfigError
 
-__all__ = ["MOST_WORKSPACE", "BuildSettings"]
+__all__ = ["MAX_WORKSPACE", "BuildSettings"]
 
-MOST_WORKSPACE = 1 << 40
+MAX_WORKSPACE = 1 << 40
 """Bytes: more than any device has, and still a number that every library takes."""
 
 
@@ -49,10 +49,10 @@ class BuildSettings:
         names = [profile.name for profile in self.profiles]
         if len(set(names)) < len(names):
             raise ConfigError(f"profiles holds a name twice: {', '.join(names)}", hint="give each its own")
-        if self.workspace_bytes is not None and not 1 << 20 <= self.workspace_bytes <= MOST_WORKSPACE:
+        if self.workspace_bytes is not None and not 1 << 20 <= self.workspace_bytes <= MAX_WORKSPACE:
             raise ConfigError(
                 f"workspace_bytes is {self.workspace_bytes}",
-                hint=f"must be 1 MiB to 1 TiB: --workspace-mib takes 1 to {MOST_WORKSPACE >> 20}",
+                hint=f"must be 1 MiB to 1 TiB: --workspace-mib takes 1 to {MAX_WORKSPACE >> 20}",
             )
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise ConfigError(f"optimization_level is {self.optimization_level}", hint="must be 0 to 5")

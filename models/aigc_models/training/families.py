@@ -17,7 +17,7 @@ from aigc_models.data.kept_data import data_files, data_name
 from aigc_models.training.curve import PLOT_FILE
 from aigc_models.training.estimate import check_cost
 from aigc_models.training.image_families import prepare_classifier, prepare_gan, prepare_unet
-from aigc_models.training.loop import Progress, Stop, Watch, train
+from aigc_models.training.loop import OnStep, Stop, Watch, train
 from aigc_models.training.options import TrainOptions
 from aigc_models.training.prepared import Prepared
 from aigc_models.training.state import check_output
@@ -41,7 +41,7 @@ def train_family(
     *,
     output: Path | str,
     data: Path | str | None = None,
-    progress: Progress | None = None,
+    on_step: OnStep | None = None,
     tell: Tell | None = None,
     stop: Stop | None = None,
     **options: Any,
@@ -53,7 +53,7 @@ def train_family(
         output: checkpoint folder.
         data: the user's text (file or folder) or pictures (a folder, or one with a folder per class); None takes the
             built-in data.
-        progress: called after every step.
+        on_step: called after every step.
         tell: called with what the data are, what was done to them and what the training costs.
         stop: asked after every step; where it has a signal, the state is saved and the run ends.
         options: of `TrainOptions`.
@@ -90,7 +90,7 @@ def train_family(
         save_every=chosen.save_every,
         sample_every=chosen.sample_every,
         sample=prepared.sample,
-        progress=progress,
+        on_step=on_step,
         stop=stop,
         tell=say,
     )

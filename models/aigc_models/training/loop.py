@@ -25,7 +25,7 @@ from aigc_runtime.errors import AigcError, ConfigError
 
 __all__ = [
     "LoopConfig",
-    "Progress",
+    "OnStep",
     "Stop",
     "Task",
     "TrainingError",
@@ -39,8 +39,8 @@ __all__ = [
 EVALUATIONS = 20
 """Times that the loss on held-out data is measured in a run."""
 
-Progress = Callable[[int, int, dict[str, float]], None]
-"""Called as progress(step, steps, losses)."""
+OnStep = Callable[[int, int, dict[str, float]], None]
+"""Called as on_step(step, steps, losses)."""
 Sampler = Callable[[nn.Module], dict[str, bytes]]
 """A copy of the module -> suffix of a file's name -> its content."""
 
@@ -136,7 +136,7 @@ class Watch:
         save_every: how often the state is saved.
         sample_every: how often samples are drawn; None never.
         sample: draws them.
-        progress: called after every step.
+        on_step: called after every step.
         stop: asked after every step.
         tell: called with what changes of the machine mean to a resumed run.
     """
@@ -144,7 +144,7 @@ class Watch:
     save_every: Every = field(default_factory=lambda: Every(seconds=300))
     sample_every: Every | None = None
     sample: Sampler | None = None
-    progress: Progress | None = None
+    on_step: OnStep | None = None
     stop: Stop | None = None
     tell: Callable[[str], None] = lambda _: None
 
@@ -238,8 +238,8 @@ def _steps(
             losses |= _held_out(task, state.result)
         clock.update()
         state.curve.add(state.step, losses, learning_rate=config.learning_rate * share, seconds=state.seconds)
-        if watch.progress is not None:
-            watch.progress(state.step, config.steps, losses)
+        if watch.on_step is not None:
+            watch.on_step(state.step, config.steps, losses)
         if watch.sample is not None and watch.sample_every is not None and (is_last or sampling.is_due(state.step)):
             drawn = watch.sample(copy.deepcopy(state.result).cpu().eval())
             state.samples |= {f"{SAMPLES_PREFIX}{state.step:07d}{suffix}": data for suffix, data in drawn.items()}

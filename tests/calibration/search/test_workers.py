@@ -113,13 +113,13 @@ def test_a_search_that_was_stopped_goes_on(probe: Probe, tmp_path: Path) -> None
     first, second = Counting(stop_after=2), Counting()
     with pytest.raises(KeyboardInterrupt):
         measure_sites(probe, first, Journal(path))
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int]] = []
     found = measure_sites(probe, second, Journal(path), progress=lambda *p: seen.append(p))
     assert len(first.asked) == 2
     assert first.asked + second.asked == [(n,) for n in probe.nodes]
     assert list(found) == list(probe.nodes)
     assert found[first.asked[0][0]] == 0.01
-    assert seen[-1] == (len(probe.nodes), len(probe.nodes))
+    assert seen[-1] == ("sites", len(probe.nodes), len(probe.nodes))
 
 
 def site(node: str, noise: float, saved: float, *, error: float = 0.0, size: int = 10) -> Sensitivity:

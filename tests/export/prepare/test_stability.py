@@ -15,7 +15,7 @@ from aigc_calibration.plan import PLAN_VERSION, QuantizationPlan, SitePrecision,
 from aigc_export.line.calibrator import calibrate_model
 from aigc_export.line.exporter import export_model
 from aigc_export.prepare import prepare as front
-from aigc_export.prepare.stability import LEAST_ROWS, UNSTABLE, UNSTABLE_EXTREME, instability_warning, stability
+from aigc_export.prepare.stability import MIN_ROWS, UNSTABLE, UNSTABLE_EXTREME, instability_warning, stability
 from aigc_export.recipes.budget import parse_budget
 from aigc_export.recipes.search import SearchConfig
 from aigc_runtime.bundle.manifest import Tolerances
@@ -102,8 +102,8 @@ def test_weights_alone_are_judged_by_second_moments(precision: SitePrecision) ->
 
 @pytest.mark.parametrize("plan", [ranged(0.0), plan_of("fp16"), plan_of("int4-weight")])
 def test_few_rows_are_warned_of_however_alike_the_halves(plan: QuantizationPlan) -> None:
-    assert instability_warning(plan, seen_of(UNIFORM, UNIFORM, LEAST_ROWS), MINMAX) == ""
-    told = instability_warning(plan, seen_of(UNIFORM, UNIFORM, LEAST_ROWS - 1), MINMAX)
+    assert instability_warning(plan, seen_of(UNIFORM, UNIFORM, MIN_ROWS), MINMAX) == ""
+    told = instability_warning(plan, seen_of(UNIFORM, UNIFORM, MIN_ROWS - 1), MINMAX)
     assert told.startswith("39 rows of samples are few; ranges change")
     assert "'x' by 0%: give at least 40" in told
 

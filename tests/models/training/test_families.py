@@ -27,7 +27,7 @@ from aigc_runtime.pipelines import make_pipeline
 from ..data.picture_files import GRAY, RGB, png, write
 
 SHIPPED = ("classifier", "gan", "lm", "unet")
-MOST_BYTES = 12_000_000
+MAX_BYTES = 12_000_000
 REPEATED_SUM = 1e-4  # float32 sums in another order, on another processor
 FLOORS = {"classifier": ("held_out_accuracy", 0.97), "gan": ("class_accuracy", 0.9), "unet": ("class_accuracy", 0.9)}
 
@@ -51,7 +51,7 @@ def test_a_short_run_leaves_a_checkpoint_with_its_quality(
     tmp_path: Path, name: str, metrics: set[str], samples: int
 ) -> None:
     calls: list[int] = []
-    report = train_family(name, output=tmp_path / "out", steps=2, seed=1, progress=lambda s, n, _: calls.append(s))
+    report = train_family(name, output=tmp_path / "out", steps=2, seed=1, on_step=lambda s, n, _: calls.append(s))
     assert calls == [1, 2]
     assert report["quality"].keys() == metrics
     assert report["samples"] == samples
@@ -148,7 +148,7 @@ def test_sizes_that_a_model_cannot_have(tmp_path: Path, name: str, size: int, ne
     data = make_pictures(tmp_path / "data", "cat", "dog", size=size, each=5)
     for options in ({}, {"size": size}):
         with pytest.raises(InputError, match=f"size is {size}, which the .* cannot have\nthe nearest .*: {nearest}$"):
-            train_family(name, output=tmp_path / "out", data=data, progress=lambda s, *_: calls.append(s), **options)
+            train_family(name, output=tmp_path / "out", data=data, on_step=lambda s, *_: calls.append(s), **options)
     assert calls == []
     assert not (tmp_path / "out").exists()
 
@@ -254,7 +254,7 @@ def test_what_cannot_be_trained(tmp_path: Path, options: dict, error: type[Excep
 def test_every_family_has_a_shipped_checkpoint_and_all_are_small() -> None:
     assert sorted(FAMILIES) == list(SHIPPED)
     files = [f for name in SHIPPED for f in shipped_checkpoint(name).iterdir()]
-    assert sum(f.stat().st_size for f in files) <= MOST_BYTES
+    assert sum(f.stat().st_size for f in files) <= MAX_BYTES
     assert {f.name for f in files} == {"config.json", "model.safetensors", "quality.json"}
 
 

@@ -66,11 +66,11 @@ class Stopped(Exception):
 
 
 def stop_after(step: int):
-    def progress(done: int, steps: int, losses: dict[str, float]) -> None:
+    def on_step(done: int, steps: int, losses: dict[str, float]) -> None:
         if done == step:
             raise Stopped
 
-    return progress
+    return on_step
 
 
 def run(
@@ -92,7 +92,7 @@ def run(
 @pytest.fixture
 def interrupted(tmp_path: Path) -> Path:
     with pytest.raises(Stopped):
-        run(tmp_path / "run", progress=stop_after(6))
+        run(tmp_path / "run", on_step=stop_after(6))
     return tmp_path / "run"
 
 
@@ -146,7 +146,7 @@ def gan_task() -> GanTask:
 
 def test_two_optimizers_batch_norm_and_spectral_norm_are_resumed_bit_for_bit(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
-        run(tmp_path / "run", task=gan_task(), progress=stop_after(7))
+        run(tmp_path / "run", task=gan_task(), on_step=stop_after(7))
     whole, part = gan_task(), gan_task()
     assert_same(run(tmp_path / "whole", task=whole), run(tmp_path / "run", task=part, resume=True))
     assert_same(whole.discriminator, part.discriminator)
@@ -155,7 +155,7 @@ def test_two_optimizers_batch_norm_and_spectral_norm_are_resumed_bit_for_bit(tmp
 def test_the_result_is_the_moving_average(tmp_path: Path) -> None:
     seen: list[torch.Tensor] = []
     task = Line()
-    result = run(tmp_path, task=task, progress=lambda *_: seen.append(task.model.weight.detach().double().clone()))
+    result = run(tmp_path, task=task, on_step=lambda *_: seen.append(task.model.weight.detach().double().clone()))
     torch.manual_seed(0)
     expected = nn.Linear(3, 1).weight.detach().double()
     for step, weights in enumerate(seen):
@@ -330,7 +330,7 @@ def test_another_run_in_the_same_folder_is_noticed_and_keeps_its_state(tmp_path:
             )
 
     with pytest.raises(CheckpointError, match="another training writes into"):
-        run(tmp_path, progress=elsewhere)
+        run(tmp_path, on_step=elsewhere)
     assert '"writer": "x' in (tmp_path / STATE_JSON).read_text()
 
 
@@ -364,7 +364,7 @@ def test_state_is_saved_by_the_clock(tmp_path: Path) -> None:
             record=RECORD,
             output=tmp_path,
             resume=False,
-            watch=Watch(save_every=Every(seconds=1e-9), progress=stop_after(3)),
+            watch=Watch(save_every=Every(seconds=1e-9), on_step=stop_after(3)),
         )
     assert unfinished(tmp_path) == (2, 8)
 

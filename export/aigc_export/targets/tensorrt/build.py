@@ -22,8 +22,9 @@ from aigc_export.targets.tensorrt.layers import built_types, types_of
 from aigc_export.targets.tensorrt.library import Library
 from aigc_export.targets.tensorrt.needs import check_needs, estimate_needs
 from aigc_export.targets.tensorrt.precision import PrecisionProof, network_types, prove, telling
-from aigc_export.targets.tensorrt.progress import Progress, Watch, make_monitor
+from aigc_export.targets.tensorrt.progress import Watch, make_monitor
 from aigc_export.targets.tensorrt.write import write_engine
+from aigc_runtime.core.progress import Progress
 from aigc_runtime.errors import EngineError
 from aigc_runtime.system.host_memory import available_memory
 
@@ -86,14 +87,14 @@ def build_trt(
         profiles: one or more, each with every input of the graph that has a dynamic shape.
         asked: product of the graph (MatMul, Gemm, Conv, ConvTranspose) -> type that it should be computed in.
         macs: multiply-accumulates of every one of them.
-        progress: called as progress(phase, step, steps); returning False cancels.
+        progress: called after every step of a phase of the build; False cancels it.
 
     Raises:
         ConfigError: settings that this library cannot follow.
         InputError, OutputError: not enough memory or disk.
         GraphRefusedError: the graph cannot be built, or would be built wrong; names the node.
         PrecisionError: it was built in another precision.
-        CancelledError: `progress` said so.
+        CancelledError: `progress` returned False.
         KeyboardInterrupt: Ctrl-C, at the library's next step that it can be stopped at.
         EngineError: the library failed.
     """

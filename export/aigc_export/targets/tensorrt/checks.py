@@ -14,9 +14,9 @@ from aigc_runtime.device.probe import probe_device
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["LEAST_CAPABILITY", "check_graph", "check_turing", "nodes_that_read", "target_capabilities"]
+__all__ = ["MIN_CAPABILITY", "check_graph", "check_turing", "nodes_that_read", "target_capabilities"]
 
-LEAST_CAPABILITY = {"BFLOAT16": rebuild.LEAST_CAPABILITY["bf16"], "FLOAT8E4M3FN": rebuild.LEAST_CAPABILITY["fp8"]}
+MIN_CAPABILITY = {"BFLOAT16": rebuild.LEAST_CAPABILITY["bf16"], "FLOAT8E4M3FN": rebuild.LEAST_CAPABILITY["fp8"]}
 """ONNX type -> the first device that multiplies such numbers."""
 
 _NONPAD_INPUT = 6
@@ -62,7 +62,7 @@ def check_graph(graph: onnx.GraphProto, capabilities: Iterable[str]) -> None:
         if node.op_type == "Attention":
             _check_attention(node)
     types = {t.name: t.data_type for t in graph.initializer}
-    for name, least in LEAST_CAPABILITY.items():
+    for name, least in MIN_CAPABILITY.items():
         too_old = [c for c in capabilities if capability_number(c) < capability_number(least)]
         if too_old and (node_name := _first_of_type(graph, types, name)) is not None:
             raise GraphRefusedError(

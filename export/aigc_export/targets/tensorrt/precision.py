@@ -11,9 +11,9 @@ from aigc_export.errors import PrecisionError
 from aigc_export.targets.tensorrt.layers import NARROW_TO_WIDE
 from aigc_export.targets.tensorrt.library import Library
 
-__all__ = ["LEAST_PROVEN", "PrecisionProof", "network_types", "prove", "telling"]
+__all__ = ["MIN_PROVEN", "PrecisionProof", "network_types", "prove", "telling"]
 
-LEAST_PROVEN = 0.99
+MIN_PROVEN = 0.99
 """Share of the work asked for in a type that must be built in it."""
 
 _PRODUCTS = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM")
@@ -101,7 +101,7 @@ def telling(asked: Mapping[str, str], macs: Mapping[str, int], engine: Mapping[s
     """
     said = sum(macs[node] for node in asked if node in engine)
     contradicts = any(engine.get(node, kind) != kind for node, kind in asked.items())
-    return engine if contradicts or said >= LEAST_PROVEN * sum(macs[node] for node in asked) else None
+    return engine if contradicts or said >= MIN_PROVEN * sum(macs[node] for node in asked) else None
 
 
 def prove(
@@ -119,7 +119,7 @@ def prove(
         engine: types from the compiled engine; None where it cannot be read.
 
     Raises:
-        PrecisionError: less than `LEAST_PROVEN` of the work that was asked for in a type is built in it; names the
+        PrecisionError: less than `MIN_PROVEN` of the work that was asked for in a type is built in it; names the
             products.
     """
     total = sum(macs[node] for node in asked) or 1
@@ -140,7 +140,7 @@ def prove(
         asked=sum(macs[node] for node in low) / total,
         built=sum(macs[node] for node in low.difference(missed)) / total,
     )
-    if wrong > (1 - LEAST_PROVEN) * total or proof.built < LEAST_PROVEN * proof.asked:
+    if wrong > (1 - MIN_PROVEN) * total or proof.built < MIN_PROVEN * proof.asked:
         shown = ", ".join(
             f"{node} asked {asked[node]}, network {network.get(node, '-')}, built {built.get(node, 'unknown')}"
             for node in missed[:5]

@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from aigc_runtime.core.progress import Progress
 from aigc_runtime.errors import CancelledError
 
-__all__ = ["Progress", "Watch", "make_monitor"]
-
-Progress = Callable[[str, int, int], bool]
-"""Called as progress(phase, step from 1, steps); returning False cancels the build."""
+__all__ = ["Watch", "make_monitor"]
 
 
 class Watch:
@@ -45,7 +43,7 @@ class Watch:
 
         Raises:
             BaseException: the first one that was kept.
-            CancelledError: the user's callback said so.
+            CancelledError: the user's callback returned False.
         """
         if self.stopped is not None:
             raise self.stopped
@@ -54,17 +52,18 @@ class Watch:
 
     @contextlib.contextmanager
     def keeping(self) -> Iterator[None]:
-        """Around all that a callback does."""
+        """Keep what the body of a callback raises."""
         try:
             yield
         except BaseException as err:  # noqa: BLE001 - raised again by `check`
             self.keep(err)
 
     def step(self, phase: str, step: int) -> bool:
-        """Whether to go on."""
+        """Report a step; returns whether the build goes on."""
         with self.keeping():
             if self.progress is not None and not self.cancelled:
-                self.cancelled = not self.progress(phase, step + 1, self.steps.get(phase, 1)) or self.cancelled
+                answer = self.progress(phase, step + 1, self.steps.get(phase, 1))
+                self.cancelled = answer is False or self.cancelled
         return not self.cancelled
 
     @contextlib.contextmanager

@@ -39,7 +39,7 @@ from ...conftest import SPECS, tiny_of
 
 MODELS = ("lm", "unet", "gan")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
-LEAST_LOW = {"lm": 0.75, "unet": 0.9, "gan": 0.85}
+MIN_LOW = {"lm": 0.75, "unet": 0.9, "gan": 0.85}
 """Share of the work in 8 bits: attention's products, first and last convolutions stay float."""
 
 
@@ -161,7 +161,7 @@ def test_a_shipped_model(
     assert built.proof.source == "engine"
     assert "unknown" not in shares
     if precision in {"int8", "fp8"}:
-        assert shares[precision] >= LEAST_LOW[name]
+        assert shares[precision] >= MIN_LOW[name]
         assert shares.keys() == {precision, "fp32"}
     else:
         assert shares == {precision: pytest.approx(1.0)}

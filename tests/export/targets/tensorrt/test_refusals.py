@@ -11,7 +11,7 @@ from onnx import helper
 
 from aigc_export.cli import run
 from aigc_export.errors import GraphRefusedError
-from aigc_export.targets.settings import MOST_WORKSPACE, BuildSettings
+from aigc_export.targets.settings import MAX_WORKSPACE, BuildSettings
 from aigc_export.targets.tensorrt import build as trt
 from aigc_export.targets.tensorrt.build import BuiltTrt
 from aigc_export.targets.tensorrt.library import Library
@@ -85,7 +85,7 @@ def test_a_limit_that_no_kernel_fits(rtx: Library, save: Any) -> None:
     assert "cudaError" not in str(caught.value)
 
 
-@pytest.mark.parametrize("size", [0, (1 << 20) - 1, MOST_WORKSPACE + 1])
+@pytest.mark.parametrize("size", [0, (1 << 20) - 1, MAX_WORKSPACE + 1])
 def test_limits_of_the_limit(size: int) -> None:
     with pytest.raises(ConfigError, match=f"workspace_bytes is {size}") as caught:
         BuildSettings(workspace_bytes=size)
@@ -93,7 +93,7 @@ def test_limits_of_the_limit(size: int) -> None:
 
 
 def test_the_largest_limit_is_taken(rtx: Library, conv: Path) -> None:
-    assert build(rtx, conv, profiles=[BATCH], settings={"workspace_bytes": MOST_WORKSPACE}).size_bytes > 0
+    assert build(rtx, conv, profiles=[BATCH], settings={"workspace_bytes": MAX_WORKSPACE}).size_bytes > 0
 
 
 def test_a_limit_beyond_all_memory_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
