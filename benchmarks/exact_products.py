@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -27,15 +28,16 @@ from aigc_export.line.exporter import export_model
 from aigc_export.recipes.recipe import export_recipe
 from aigc_runtime.backends import open_session
 from aigc_runtime.backends.ort import open as ort_open
+from aigc_runtime.backends.ort.exact_products import products_saturate
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.system.processor import instruction_set
 
-ASKED = ort_open.products_saturate
 OPEN = """
 import sys, time
-from aigc_runtime.backends import open_session, ort_open
+from aigc_runtime.backends import open_session
+from aigc_runtime.backends.ort import open as ort_open
 from aigc_runtime.bundle.bundle import Bundle
 import onnxruntime
 if sys.argv[2] == "without":
@@ -49,11 +51,8 @@ print(time.process_time() - started)
 
 def opened(bundle: Bundle, saturates: Callable[[object], bool]) -> Session:
     """A session of one thread, on a processor that is said to saturate or not."""
-    ort_open.products_saturate = saturates
-    try:
+    with mock.patch.object(ort_open, "products_saturate", saturates):
         return open_session(bundle, threads=1)
-    finally:
-        ort_open.products_saturate = ASKED
 
 
 def step(session: Session, bundle: Bundle) -> dict[str, Array]:
@@ -71,9 +70,9 @@ def compare(model: str, folder: Path, rounds: int) -> None:
     float_bundle, bundle = (Bundle.open(folder / f"{model}-{p}") for p in ("fp32", "int8"))
     sessions = {
         "default": (opened(bundle, lambda _: False), bundle),
-        "session": (opened(bundle, ASKED), bundle),
+        "session": (opened(bundle, products_saturate), bundle),
         "exact": (opened(bundle, lambda _: True), bundle),
-        "fp32": (opened(float_bundle, ASKED), float_bundle),
+        "fp32": (opened(float_bundle, products_saturate), float_bundle),
     }
     results = {name: step(*pair) for name, pair in sessions.items()}
     times: dict[str, list[float]] = {name: [] for name in sessions}

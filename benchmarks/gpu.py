@@ -136,6 +136,12 @@ class TorchDeviceSession:
     def close(self) -> None:
         self._module = self._module.to("cpu")
 
+    def __enter__(self) -> TorchDeviceSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 def measure(name: str, device: Device, folder: Path, *, rounds: int, runs: int) -> list[Row]:
     import torch

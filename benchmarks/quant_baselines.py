@@ -12,6 +12,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def ort_variants(subject: Subject, precision: str, seed: int) -> dict[str, Varia
     """name -> how ONNX Runtime quantizes the graph."""
     if precision == "int8":
         return {
-            f"{method}, {scope}": lambda m=method, s=scope: _ort_static(subject, seed, m, s)
+            f"{method}, {scope}": partial(_ort_static, subject, seed, method, scope)
             for scope in ("products", "all operators", "our float sites kept")
             for method in ("MinMax", "Entropy", "Percentile")
         }
@@ -83,7 +84,7 @@ def ort_variants(subject: Subject, precision: str, seed: int) -> dict[str, Varia
     if precision in {"int4", "int8-weight"}:
         bits = 4 if precision == "int4" else 8
         methods = ("RTN", "HQQ", "k-quant", "GPTQ") if bits == 4 else ("RTN",)
-        return {f"MatMulNBits {m}": lambda m=m: _ort_nbits(subject, seed, m, bits) for m in methods}
+        return {f"MatMulNBits {m}": partial(_ort_nbits, subject, seed, m, bits) for m in methods}
     return {}
 
 
@@ -195,21 +196,19 @@ def nncf_variants(subject: Subject, precision: str, seed: int) -> dict[str, Vari
     if precision == "int8":
         return {
             f"{preset}, {correction}{', our float sites kept' if kept else ''}": (
-                lambda p=preset, c=correction, k=kept: _nncf_static(subject, seed, p, c, k)
+                partial(_nncf_static, subject, seed, preset, correction, kept)
             )
             for kept in (False, True)
             for preset in ("performance", "mixed")
             for correction in ("fast bias correction", "no bias correction")
         }
     if precision == "int4":
-        return {
-            name: lambda o=options: _nncf_weights(subject, seed, 4, o)
-            for name, options in {
-                "int4 plain": {},
-                "int4 scale estimation": {"scale_estimation": True},
-                "int4 AWQ + scale estimation": {"awq": True, "scale_estimation": True},
-            }.items()
+        by_name: dict[str, dict[str, bool]] = {
+            "int4 plain": {},
+            "int4 scale estimation": {"scale_estimation": True},
+            "int4 AWQ + scale estimation": {"awq": True, "scale_estimation": True},
         }
+        return {name: partial(_nncf_weights, subject, seed, 4, options) for name, options in by_name.items()}
     if precision == "int8-weight":
         return {"int8 symmetric": lambda: _nncf_weights(subject, seed, 8, {})}
     return {}

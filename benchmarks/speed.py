@@ -12,6 +12,7 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -24,7 +25,7 @@ from aigc_models.torch_session import TorchSession
 from aigc_runtime.backends import open_session
 from aigc_runtime.proof.bench import bench_generation
 
-CASES = (
+CASES: tuple[tuple[str, dict[str, Any], float, float | None], ...] = (
     ("lm", {"cache": "growing"}, 2.0, 0.15),
     ("lm", {"cache": "buffer"}, 2.0, 0.15),
     ("unet", {}, 1.0, 0.05),
@@ -62,7 +63,7 @@ def main() -> None:
 
 def measure(
     name: str, options: dict[str, str], speedup: float, share: float | None, *, threads: int, rounds: int
-) -> dict[str, object]:
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         recipe = export_recipe(name, spec_options=options, quality_samples=0)
         bundle = export_model(recipe, Path(folder) / name).bundle

@@ -12,13 +12,18 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+
+from aigc_runtime.core.tensors import Array
 
 CALLS, ROUNDS = 200, 15
 
 
-def opened(nodes: list, constants: list, shape: tuple[int, ...]) -> Callable[[], object]:
+def opened(
+    nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto], shape: tuple[int, ...]
+) -> Callable[[], Array]:
     x = helper.make_tensor_value_info("x", TensorProto.UINT8, shape)
     y = helper.make_tensor_value_info("y", TensorProto.UINT8, None)
     graph = helper.make_graph(nodes, "upsampling", [x], [y], constants)
@@ -30,7 +35,7 @@ def opened(nodes: list, constants: list, shape: tuple[int, ...]) -> Callable[[],
     return lambda: session.run(None, feeds)[0]
 
 
-def ways(n: int, side: int, channels: int) -> dict[str, Callable[[], object]]:
+def ways(n: int, side: int, channels: int) -> dict[str, Callable[[], Array]]:
     shape = (n, side, side, channels)
     scales = numpy_helper.from_array(np.array([1, 2, 2, 1], np.float32), "s")
     twice = numpy_helper.from_array(np.repeat(np.arange(side), 2), "i")

@@ -94,6 +94,7 @@ def test_the_same_seed_gives_the_same_picture_with_and_without_torch(
     from aigc_models.zoo import load_model
     from aigc_runtime.io.png import to_uint8
     from aigc_runtime.pipelines.gan import GanPipeline
+    from aigc_runtime.pipelines.settings import GanSettings
 
     picture = tmp_path / "seven.png"
     arguments = ["--class", "7", "--seed", "5", "--scale", "1", "-o", str(picture)]
@@ -104,5 +105,6 @@ def test_the_same_seed_gives_the_same_picture_with_and_without_torch(
         (image,) = spec.module(latents, torch.tensor([7]))
     inner = np.asarray(Image.open(picture))[2:-2, 2:-2]
     assert np.abs(inner.astype(int) - to_uint8(image[0, 0].numpy()).astype(int)).max() <= 1
+    assert isinstance(spec.settings, GanSettings)
     again = GanPipeline(TorchSession(spec), spec.settings).generate([7], seed=5)
     assert np.abs(again - image.numpy()).max() < 1e-5

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -179,7 +180,7 @@ def _model(
     kind: int,
     shape: tuple[int, ...],
     domain: str = "",
-    **attributes: object,
+    **attributes: Any,
 ) -> onnx.ModelProto:
     node = helper.make_node(op, inputs.split(), ["y"], domain=domain, **attributes)
     fed = helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnxruntime
@@ -20,7 +21,7 @@ from aigc_runtime.system.processor import instruction_set
 folder, target = Path(sys.argv[1]), Path(sys.argv[2])
 saturate = products_saturate(onnxruntime)
 if "--default" in sys.argv:
-    ort_open.products_saturate = lambda _ort: False  # type: ignore[assignment]
+    mock.patch.object(ort_open, "products_saturate", return_value=False).start()
 results = {}
 for path in sorted(folder.glob("*.onnx")):
     session, _ = ort_open.open_native(onnxruntime, path.read_bytes(), provider=PROVIDERS["cpu"], threads=1)

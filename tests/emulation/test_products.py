@@ -30,7 +30,7 @@ def folder(cases: dict[str, Product], tmp_path_factory: pytest.TempPathFactory) 
     made = tmp_path_factory.mktemp("products")
     for name, product in cases.items():
         (made / f"{name}.onnx").write_bytes(product.model.SerializeToString())
-        np.savez(made / f"{name}.npz", **product.feeds)
+        np.savez(made / f"{name}.npz", allow_pickle=False, **product.feeds)
     return made
 
 

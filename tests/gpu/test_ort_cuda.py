@@ -60,9 +60,13 @@ def exported(folder: Path, key: str, precision: str) -> Bundle:
     path = folder / f"{key}-{precision}"
     if not path.exists():
         name, options = EXPORTS[key]
-        samples = {} if precision == "fp32" else {"calibration_samples": 32}
         recipe = export_recipe(
-            name, target="ort-cuda", precision=precision, spec_options=options, quality_samples=0, **samples
+            name,
+            target="ort-cuda",
+            precision=precision,
+            spec_options=options,
+            quality_samples=0,
+            calibration_samples=None if precision == "fp32" else 32,
         )
         export_model(recipe, path)
     return Bundle.open(path)
@@ -138,7 +142,8 @@ def test_a_prompt_in_one_step_and_in_many_agree(folder: Path) -> None:
 def results(session: OrtSession, seed: int, steps: int = 40) -> list[Array]:
     """Of a language model's steps, or of a UNet's on several batches: numbers and shapes are drawn from the seed."""
     rng = np.random.default_rng(seed)
-    rows, found = 1 + seed % 3, []
+    rows = 1 + seed % 3
+    found: list[Array] = []
     state = session.new_state(rows) if session.interface.state else None
     for step in range(steps):
         if state is None:

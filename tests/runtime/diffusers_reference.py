@@ -24,8 +24,8 @@ CLASSES = {
     "euler": "EulerDiscreteScheduler",
 }
 MODULES = ("ddim", "ddpm", "dpmsolver_multistep", "euler_discrete")
-SHARED = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "prediction_type", "timestep_spacing")
-SHARED += ("steps_offset", "rescale_betas_zero_snr")
+SCHEDULE = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "prediction_type", "timestep_spacing")
+SHARED = (*SCHEDULE, "steps_offset", "rescale_betas_zero_snr")
 CLIPPING = ("clip_sample", "clip_sample_range", "thresholding", "dynamic_thresholding_ratio", "sample_max_value")
 
 
@@ -59,7 +59,7 @@ class VisitedPredecessor:
 
 def make_scheduler(name: str, config: ScheduleConfig, **options: Any) -> Any:
     """The scheduler of a sampler; DPM-Solver++ and Euler know no clipping, DDPM alone a type of variance."""
-    names = SHARED
+    names: tuple[str, ...] = SHARED
     if name in ("ddim", "ddpm"):
         names += CLIPPING
     if name == "ddpm":

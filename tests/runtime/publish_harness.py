@@ -21,6 +21,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def writers(folder: Path, publishes: int, seed: int) -> dict[str, object]:
                 last[name] = f"{number}:{i}"
         (logs / f"{number}.json").write_text(json.dumps({"last": last, "failed": failed}))
 
-    for pid in [fork(lambda n=n: write(n), logs / f"{n}.txt") for n in range(WRITERS)]:
+    for pid in [fork(partial(write, n), logs / f"{n}.txt") for n in range(WRITERS)]:
         os.waitpid(pid, 0)
     told = [json.loads((logs / f"{n}.json").read_text()) for n in range(WRITERS)]
     torn, lost = [], []
@@ -128,9 +129,11 @@ def kills(folder: Path, count: int, seed: int) -> dict[str, object]:
         for i in range(1_000_000):
             publish(out / own.choice(NAMES[:3]), f"{number}:{i}", own)
 
-    corrupt, lost, held = [], [], Counter[str]()
+    corrupt: list[str] = []
+    lost: list[str] = []
+    held = Counter[str]()
     for number in range(count):
-        pid = fork(lambda n=number: write(n), logs / f"{number}.txt")
+        pid = fork(partial(write, number), logs / f"{number}.txt")
         time.sleep(rng.uniform(0.0, 0.08))
         os.kill(pid, signal.SIGKILL)
         if os.waitpid(pid, 0)[1] != signal.SIGKILL:
@@ -189,7 +192,7 @@ def readers(folder: Path, swaps: int, _seed: int) -> dict[str, object]:
             json.dumps({"opens": opens, "alarms": alarms, "seen": len(seen), "values": sorted(seen)})
         )
 
-    pids = [fork(lambda n=n: read(n), logs / f"{n}.txt") for n in range(2)]
+    pids = [fork(partial(read, n), logs / f"{n}.txt") for n in range(2)]
     for i in range(swaps):
         write_bundle(target, *with_weights(i + 1))
     done.touch()

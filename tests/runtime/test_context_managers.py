@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from aigc_runtime.backends.ort.session import OrtSession
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.cli.main import run
 from aigc_runtime.errors import AigcError, BundleError, ConfigError, EngineError
+from aigc_runtime.pipelines.gan import GanPipeline
 
 from . import toys
 
@@ -23,10 +25,11 @@ NAMES = ("toy_lm_growing", "toy_unet", "toy_gan")
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pipeline_closes_its_session(name: str, toy_bundles: Path) -> None:
+    request: Any = "ab" if name == "toy_lm_growing" else [0]
     with open_pipeline(toy_bundles / name, threads=1) as pipeline:
-        assert pipeline.generate([0] if name != "toy_lm_growing" else "ab") is not None  # type: ignore[arg-type]
+        assert pipeline.generate(request) is not None
     with pytest.raises(EngineError, match=r"the session is closed\nopen the bundle again"):
-        pipeline.generate([0] if name != "toy_lm_growing" else "ab")  # type: ignore[arg-type]
+        pipeline.generate(request)
     pipeline.close()
 
 
@@ -98,6 +101,7 @@ def test_a_pipeline_may_be_pinned(toy_bundles: Path) -> None:
     path = toy_bundles / "toy_gan"
     bundle = Bundle.open(path)
     with open_pipeline(path, threads=1, expect_manifest_sha256=bundle.manifest_sha256) as pipeline:
+        assert isinstance(pipeline, GanPipeline)
         assert pipeline.generate([0]).shape == (1, 1, 2, 2)
     with pytest.raises(BundleError, match="expected 00"):
         open_pipeline(path, threads=1, expect_manifest_sha256="0" * 64)

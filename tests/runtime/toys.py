@@ -147,7 +147,7 @@ def _family(name: str) -> tuple[str, ArraySession, Pipeline, list[dict[str, Arra
     labels = np.array([0, 2], dtype=np.int64)
     rng = np.random.default_rng(0)
     if name == "toy_unet":
-        feeds = {
+        feeds: dict[str, Array] = {
             "sample": rng.standard_normal((2, 1, 4, 4), dtype=np.float32),
             "timestep": np.array([0, 999], dtype=np.float32),
             "class_labels": labels,

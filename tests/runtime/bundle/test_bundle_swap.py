@@ -17,7 +17,9 @@ from aigc_runtime.backends import open_session
 from aigc_runtime.bundle import folder as bundle_folder
 from aigc_runtime.bundle.bundle import Bundle, retry_replaced, write_bundle
 from aigc_runtime.cli.main import run as run_cli
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import BundleError, BundleReplacedError
+from aigc_runtime.pipelines.gan import GanPipeline
 
 from .. import publish_harness as harness
 from ..io.test_publish_stress import run
@@ -39,7 +41,7 @@ def write(target: Path, number: int) -> None:
 
 def number_of(bundle: Bundle) -> int:
     """What the weights of the engine add up to, by running it."""
-    zero = {"latents": np.zeros((1, 4), np.float32), "class_labels": np.zeros(1, np.int64)}
+    zero: dict[str, Array] = {"latents": np.zeros((1, 4), np.float32), "class_labels": np.zeros(1, np.int64)}
     with open_session(bundle, threads=1) as session:
         return round(float(np.arctanh(session.run(zero)["image"][0, 0, 0, 0])) / harness.SHIFT)
 
@@ -126,6 +128,7 @@ def test_a_swap_before_any_file_gives_the_new_bundle(
     write(tmp_path / "out", 1)
     swap_at(file, lambda: write(tmp_path / "out", 2))
     with open_pipeline(tmp_path / "out", threads=1) as pipeline:
+        assert isinstance(pipeline, GanPipeline)
         assert pipeline.generate([0]).shape == (1, 1, 2, 2)
     assert Bundle.open(tmp_path / "out").manifest.provenance["made_by"] == "2"
 

@@ -6,6 +6,7 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,7 +94,7 @@ def test_an_origin_survives_the_manifest(toy_bundles: Path) -> None:
         ({"options": ("--tf32", "x")}, "options hold 'x'"),
     ],
 )
-def test_what_no_export_writes_is_refused(changes: dict[str, object], message: str, toy_bundles: Path) -> None:
+def test_what_no_export_writes_is_refused(changes: dict[str, Any], message: str, toy_bundles: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(OWN, **changes)
     manifest = json.loads(dump_manifest(replace(manifest_of(toy_bundles), origin=OWN)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def other_pem(name: str) -> bytes:
 
     public = (form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
     ours = ed25519.Ed25519PrivateKey.generate()
-    return {
+    makers: dict[str, Callable[[], bytes]] = {
         "elliptic": lambda: ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(*public),
         "exchange": lambda: x25519.X25519PrivateKey.generate().public_key().public_bytes(*public),
         "private": lambda: ours.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()),
@@ -31,7 +32,8 @@ def other_pem(name: str) -> bytes:
         "cut": lambda: ours.public_key().public_bytes(*public)[:60],
         "empty": lambda: b"",
         "large": lambda: ours.public_key().public_bytes(*public) + b"\n" * 2**16,
-    }[name]()
+    }
+    return makers[name]()
 
 
 def test_files_and_folders(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ NONE = [2.0, np.float32(2), True, np.bool_(True), "2", None, np.array([2]), np.a
 def text(**options: Any) -> list[int]:
     pipeline = TextPipeline(toys.lm_session(), toys.TEXT)
     sampling = SamplingParams(temperature=1.0, top_k=options.pop("top_k", 200))
-    return pipeline.generate("ab", sampling=sampling, **options)[0].token_ids.tolist()
+    token_ids: list[int] = pipeline.generate("ab", sampling=sampling, **options)[0].token_ids.tolist()
+    return token_ids
 
 
 CALLS: dict[str, Callable[[Any], object]] = {

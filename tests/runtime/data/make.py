@@ -22,7 +22,13 @@ def const(name: str, value: object, dtype: str = "int64") -> onnx.TensorProto:
     return numpy_helper.from_array(np.asarray(value, dtype=dtype), name)
 
 
-def save(name: str, nodes: list, inputs: list, outputs: list, constants: list) -> None:
+def save(
+    name: str,
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    constants: list[onnx.TensorProto],
+) -> None:
     graph = h.make_graph(nodes, name, inputs, outputs, constants)
     model = h.make_model(graph, opset_imports=[h.make_opsetid("", 20)], ir_version=9)
     onnx.checker.check_model(model, full_check=True)

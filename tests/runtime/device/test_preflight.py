@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -132,7 +132,7 @@ def test_a_tensorrt_engine_is_for_the_model_it_was_built_on(
         (wrong,) = refused(found)
         assert wrong.found == f"{name}, built on NVIDIA A100-SXM4-40GB for that model alone"
         assert "--hardware-compatibility same_compute_capability" in wrong.fix
-    levels = ("ampere_plus", "same_compute_capability")
+    levels: tuple[Literal["ampere_plus", "same_compute_capability"], ...] = ("ampere_plus", "same_compute_capability")
     for level in levels:
         build = replace(CLASSIC, hardware_compatibility=level, **changes)
         assert check_device(manifest_of(toy_bundles, build), device).runs

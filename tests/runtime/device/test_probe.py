@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import replace
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -74,10 +75,10 @@ def test_packages_by_the_name_of_their_cuda_version(monkeypatch: pytest.MonkeyPa
 
     def version(name: str) -> str:
         if name not in installed:
-            raise device.metadata.PackageNotFoundError(name)
+            raise metadata.PackageNotFoundError(name)
         return installed[name]
 
-    monkeypatch.setattr(device.metadata, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
     assert probe_device().packages == {
         "tensorrt": "10.3.0",
         "tensorrt_rtx": "1.7.1.116",

@@ -19,7 +19,8 @@ WARM = SamplingParams(temperature=1.0)
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
+    normalized: np.ndarray = weights / weights.sum(axis=1, keepdims=True)
+    return normalized
 
 
 def kept(params: SamplingParams, logits: np.ndarray = LOGITS) -> list[int]:
@@ -253,4 +254,4 @@ def test_parameters_are_frozen_and_named() -> None:
     with pytest.raises(AttributeError):
         WARM.temperature = 2.0  # type: ignore[misc]
     with pytest.raises(TypeError):
-        SamplingParams(1.0)  # type: ignore[misc]
+        SamplingParams(1.0)  # type: ignore[call-arg]

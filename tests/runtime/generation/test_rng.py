@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from aigc_runtime.generation.rng import RANDN_MAX_ERROR, TorchGenerator, check_s
 # seed -> the first numbers of torch.Generator().manual_seed(seed): rand times 2**24, float64 rand times 2**53,
 # randint(-5, 5), randint(-2**62, 2**62), randint(-2**63, 2**63 - 1), randn(3) and randn(20).
 # fmt: off
-GOLDEN = {
+GOLDEN: dict[int, dict[str, Any]] = {
     0: {
         "rand32": [8325804, 12888623, 1484405, 2215104],
         "rand64": [8737460674931247, 6375474555112640],

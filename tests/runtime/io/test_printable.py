@@ -17,6 +17,8 @@ from aigc_runtime.generation.rng import check_seed
 from aigc_runtime.io.png import image_grid
 from aigc_runtime.io.printable import printable, shortened, shown
 from aigc_runtime.opening import open_pipeline
+from aigc_runtime.pipelines.gan import GanPipeline
+from aigc_runtime.pipelines.text import TextPipeline
 
 HUGE = 10**5000
 """Python refuses to write it: `str(HUGE)` is a ValueError."""
@@ -44,6 +46,8 @@ def test_what_is_long_is_cut() -> None:
 
 def test_numbers_of_5000_digits_are_refused_in_python(toy_bundles: Path) -> None:
     with open_pipeline(toy_bundles / "toy_gan") as gan, open_pipeline(toy_bundles / "toy_lm_growing") as lm:
+        assert isinstance(gan, GanPipeline)
+        assert isinstance(lm, TextPipeline)
         calls: list[Callable[[], Any]] = [
             lambda: gan.generate([0], seed=HUGE),
             lambda: gan.generate([0], truncation=HUGE),
@@ -61,16 +65,18 @@ def test_numbers_of_5000_digits_are_refused_in_python(toy_bundles: Path) -> None
 
 def test_prompts_and_stops_that_are_no_lists(toy_bundles: Path) -> None:
     with open_pipeline(toy_bundles / "toy_lm_growing") as lm:
+        assert isinstance(lm, TextPipeline)
         for prompts in (None, 3, 1.5):
             with pytest.raises(InputError, match=r"prompts is .*\nmust be a string, or a list of strings"):
-                lm.generate(prompts)
+                lm.generate(prompts)  # type: ignore[arg-type]
         for stop in (None, 3, {"a"}, "a"):
             with pytest.raises(InputError, match=r"stop is .*\nmust be a list"):
-                lm.generate("a", stop=stop)
+                lm.generate("a", stop=stop)  # type: ignore[arg-type]
 
 
 def test_sampling_parameters_are_floats_whatever_number_they_came_as() -> None:
-    params = SamplingParams(temperature=Fraction(1, 2), top_p=np.float32(0.5), repetition_penalty=2)
+    given: dict[str, Any] = {"temperature": Fraction(1, 2), "top_p": np.float32(0.5), "repetition_penalty": 2}
+    params = SamplingParams(**given)
     assert [type(v) for v in (params.temperature, params.top_p, params.repetition_penalty)] == [float] * 3
     assert params.temperature == 0.5
 

@@ -157,7 +157,8 @@ def test_a_destination_that_becomes_somebody_elses_in_the_last_moment_is_given_b
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(tmp_path / "out", "one")
-    exchange, calls = publish._exchange, []
+    exchange = publish._exchange
+    calls: list[Path] = []
 
     def swapped_under_us(a: Path, b: Path) -> bool:
         if not calls:

@@ -7,6 +7,7 @@ import pytest
 from aigc_runtime.bundle.manifest_file import dump_manifest, parse_manifest
 from aigc_runtime.errors import BundleError, ConfigError, InputError
 from aigc_runtime.pipelines.class_names import check_class_names, class_table, parse_classes
+from aigc_runtime.pipelines.settings import DiffusionSettings
 
 from .. import toys
 
@@ -69,6 +70,7 @@ def test_names_that_are_allowed() -> None:
 
 def test_a_manifest_carries_them_and_refuses_bad_ones() -> None:
     manifest, _ = toys.toy_manifest("toy_unet")
+    assert isinstance(manifest.pipeline, DiffusionSettings)
     assert manifest.pipeline.class_names == toys.DIFFUSION.class_names
     with pytest.raises(ConfigError, match="twice"):
         replace(manifest.pipeline, class_names=("a", "a", "b"))

@@ -296,16 +296,16 @@ def test_a_variance_below_zero_and_a_sample_that_overflows_are_named() -> None:
 def test_what_is_too_large_is_refused_before_anything_is_made() -> None:
     recorder = Recorder()
     pipeline = DiffusionPipeline(recorder.session, toys.DIFFUSION)
-    labels = np.zeros(1_000_001, dtype=np.int64)
+    labels: Any = np.zeros(1_000_001, dtype=np.int64)
     for ask in (pipeline.generate, pipeline.stream):
         with pytest.raises(InputError, match=r"1,000,001 images are requested\nat most 1,000,000 at once"):
             ask(labels)
     with pytest.raises(InputError, match=r"of shape \[1000000, 3, 64, 64\] .* 12,288,000,000 .*\nat most 268,435,456"):
         limits.check_numbers("the result", (1_000_000, 3, 64, 64))
     gan = GanPipeline(toys.gan_session(), toys.GAN)
-    for ask in (gan.generate, gan.stream):
+    for ask_gan in (gan.generate, gan.stream):
         with pytest.raises(InputError, match="1,000,001 images are requested"):
-            ask(labels)
+            ask_gan(labels)
     wide = DiffusionPipeline(wide_session(), NO_CLASSES)
     with pytest.raises(InputError, match=r"a sample of shape \[1, 65536, 65536\] would hold 4,294,967,296 numbers"):
         wide.generate(size=(65536, 65536))

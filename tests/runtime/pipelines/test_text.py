@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 import pytest
 
+from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.errors import EngineError, InputError
 from aigc_runtime.generation.logits import SamplingParams
@@ -47,7 +50,8 @@ def test_a_rows_text_does_not_depend_on_the_batch(pipeline: TextPipeline, sampli
 
 def test_sampling_is_seeded_and_varies_with_the_seed(pipeline: TextPipeline) -> None:
     def draw(seed: int) -> list[int]:
-        return pipeline.generate("ab", max_new_tokens=12, sampling=HOT, seed=seed)[0].token_ids.tolist()
+        drawn: list[int] = pipeline.generate("ab", max_new_tokens=12, sampling=HOT, seed=seed)[0].token_ids.tolist()
+        return drawn
 
     assert draw(1) == draw(1)
     assert len({tuple(draw(seed)) for seed in range(5)}) == 5
@@ -67,14 +71,14 @@ class Script:
     def __init__(self, text: bytes) -> None:
         self.text, self.at = text, 0
 
-    def session(self) -> toys.ArraySession:
+    def session(self) -> ArraySession:
         def function(values):  # type: ignore[no-untyped-def]
             logits = np.full((*values["input_ids"].shape, 256), -1.0, dtype=np.float32)
             logits[:, -1, self.text[self.at]] = 1.0
             self.at += 1
             return {"logits": logits}
 
-        return toys.ArraySession(function, Interface(inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS))
+        return ArraySession(function, Interface(inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS))
 
 
 def scripted(text: str) -> TextPipeline:
@@ -142,6 +146,7 @@ def test_cancelling_keeps_what_is_there(pipeline: TextPipeline) -> None:
 def test_a_stream_can_be_closed_early(pipeline: TextPipeline) -> None:
     stream = pipeline.stream("ab", max_new_tokens=20)
     next(stream)
+    assert isinstance(stream, Generator)
     stream.close()
     with pytest.raises(StopIteration):
         next(stream)
@@ -168,16 +173,17 @@ def test_bad_requests_are_named(pipeline: TextPipeline, arguments: dict[str, obj
 
 
 def test_a_bad_stream_raises_before_it_is_read(pipeline: TextPipeline) -> None:
-    for arguments in ({"prompt": ""}, {"prompt": "a", "max_new_tokens": 0}, {"prompt": "a", "stop": [""]}):
+    bad: list[dict[str, Any]] = [{"prompt": ""}, {"prompt": "a", "max_new_tokens": 0}, {"prompt": "a", "stop": [""]}]
+    for arguments in bad:
         with pytest.raises(InputError):
-            pipeline.stream(**arguments)  # type: ignore[arg-type]
+            pipeline.stream(**arguments)
 
 
 def test_nan_logits_are_an_engine_error() -> None:
     def function(values):  # type: ignore[no-untyped-def]
         return {"logits": np.full((*values["input_ids"].shape, 256), np.nan, dtype=np.float32)}
 
-    session = toys.ArraySession(function, Interface(inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS))
+    session = ArraySession(function, Interface(inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS))
     with pytest.raises(EngineError, match="row 0 has logits that are NaN"):
         TextPipeline(session, toys.TEXT).generate("a")
 
@@ -188,7 +194,7 @@ def test_a_repetition_penalty_turns_away_from_what_was_said() -> None:
         logits[:, :, ord("a")], logits[:, :, ord("b")] = 2.0, 1.9
         return {"logits": logits}
 
-    session = toys.ArraySession(function, Interface(inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS))
+    session = ArraySession(function, Interface(inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS))
     pipeline = TextPipeline(session, toys.TEXT)
     assert pipeline.generate("p", max_new_tokens=2)[0].text == "aa"
     assert pipeline.generate("p", max_new_tokens=2, sampling=SamplingParams(repetition_penalty=1.5))[0].text == "ab"

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.errors import InputError
 from aigc_runtime.proof.bench import bench_generation, bench_step
@@ -13,14 +14,12 @@ from aigc_runtime.proof.bench import bench_generation, bench_step
 from .. import toys
 
 
-def slow_gan(seconds: float) -> toys.ArraySession:
+def slow_gan(seconds: float) -> ArraySession:
     def function(values):  # type: ignore[no-untyped-def]
         time.sleep(seconds)
         return toys.gan_function(values)
 
-    return toys.ArraySession(
-        function, Interface(inputs=toys.GAN_INPUTS, outputs=toys.GAN_OUTPUTS, dims=toys.IMAGE_DIMS)
-    )
+    return ArraySession(function, Interface(inputs=toys.GAN_INPUTS, outputs=toys.GAN_OUTPUTS, dims=toys.IMAGE_DIMS))
 
 
 def test_a_slow_engine_is_seen_as_slow() -> None:

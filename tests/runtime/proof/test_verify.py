@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 from aigc_runtime.backends import open_session
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.manifest import QualityResult, Tolerances
+from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import BundleError, ConfigError
 from aigc_runtime.opening import open_pipeline
@@ -34,13 +35,13 @@ def test_a_sound_bundle_verifies(name: str, toy_bundles: Path) -> None:
     assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["passed"] is True
 
 
-def wrong_session(name: str, worsen: object) -> toys.ArraySession:
+def wrong_session(name: str, worsen: Callable[[Array], Array]) -> ArraySession:
     base = {"toy_lm_growing": toys.lm_session(), "toy_unet": toys.unet_session(), "toy_gan": toys.gan_session()}[name]
     function = base._function
     assert function is not None
 
     def changed(values: Mapping[str, Array]) -> dict[str, Array]:
-        return {k: v if k.startswith("present") else worsen(v) for k, v in function(values).items()}  # type: ignore[operator]
+        return {k: v if k.startswith("present") else worsen(v) for k, v in function(values).items()}
 
     base._function = changed
     return base
@@ -57,7 +58,7 @@ def wrong_session(name: str, worsen: object) -> toys.ArraySession:
     ],
     ids=["scaled", "nan", "cut", "integer"],
 )
-def test_a_wrong_engine_fails(name: str, worsen: object, reason: str, toy_bundles: Path) -> None:
+def test_a_wrong_engine_fails(name: str, worsen: Callable[[Array], Array], reason: str, toy_bundles: Path) -> None:
     bundle = Bundle.open(toy_bundles / name)
     report = verify_bundle(bundle, wrong_session(name, worsen))
     assert not report.passed

@@ -8,7 +8,8 @@ import signal
 import sys
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -204,11 +205,12 @@ def test_nothing_is_left_by_a_signal_while_it_is_removed(
     """The worst case: a second signal, well after the first, in the middle of removing what was begun."""
     monkeypatch.setattr(interrupts, "SAME_SECONDS", 0.0)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    place = {
+    places: dict[str, Callable[[], AbstractContextManager[object]]] = {
         "directory": lambda: atomic_directory(tmp_path / "out", marker="m"),
         "file": lambda: atomic_file(tmp_path / "out"),
         "folder": lambda: temporary_folder("test"),
-    }[what]
+    }
+    place = places[what]
 
     unlink = os.unlink
 

@@ -26,7 +26,8 @@ def in_pairs(x: Array) -> Array:
     """vpmaddubsw, then vpmaddwd with ones (Intel's manual, volume 2): sums of two products, saturated at 16 bits."""
     w = np.full((4, 4), 127, dtype=np.int32)
     products = x.astype(np.int32)[:, :, None] * w[None]
-    return np.clip(products[:, 0::2] + products[:, 1::2], -(2**15), 2**15 - 1).sum(axis=1)
+    sums: Array = np.clip(products[:, 0::2] + products[:, 1::2], -(2**15), 2**15 - 1).sum(axis=1)
+    return sums
 
 
 def in_pairs_of_single_rows(x: Array) -> Array:
@@ -94,7 +95,7 @@ def test_a_session_asks_for_exact_products_only_where_they_are_not(
     monkeypatch.setattr(ort_open, "products_saturate", lambda _: saturates)
     made: list[Any] = []
 
-    class Options(onnxruntime.SessionOptions):
+    class Options(onnxruntime.SessionOptions):  # type: ignore[misc]  # onnxruntime has no types
         def __init__(self) -> None:
             super().__init__()
             made.append(self)

@@ -217,7 +217,7 @@ class SimulatedGpu:
         self._graveyard.append(block.data)  # views that outlive it read noise, not other people's memory
         return (cudaError_t.cudaSuccess,)
 
-    def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: cudaMemcpyKind, stream: int) -> Any:
+    def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: int, stream: int) -> Any:
         def copy() -> None:
             if kind == cudaMemcpyKind.cudaMemcpyHostToDevice:
                 into = self.device_memory(target, size, what="copy to the device")
@@ -286,7 +286,7 @@ class SimulatedGpu:
             step()
         return (cudaError_t.cudaSuccess,)
 
-    def cudaStreamBeginCapture(self, handle: int, mode: cudaStreamCaptureMode) -> tuple[Any, ...]:
+    def cudaStreamBeginCapture(self, handle: int, mode: int) -> tuple[Any, ...]:
         stream = self._stream(handle)
         if stream.capturing is not None or mode != cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal:
             raise SimulatedFault("a capture within a capture, or one that disturbs other threads")
@@ -335,8 +335,8 @@ class SimulatedGpu:
         self._current.device = ordinal
         return (cudaError_t.cudaSuccess,)
 
-    def cudaGetErrorString(self, error: cudaError_t) -> tuple[Any, ...]:
-        return cudaError_t.cudaSuccess, f"simulated {error.name}".encode()
+    def cudaGetErrorString(self, error: int) -> tuple[Any, ...]:
+        return cudaError_t.cudaSuccess, f"simulated {cudaError_t(error).name}".encode()
 
     def leaks(self) -> list[str]:
         """What is still held, but for what could not be released because that very call was made to fail."""

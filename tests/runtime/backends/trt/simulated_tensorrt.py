@@ -453,7 +453,10 @@ def simulated_tensorrt(gpu: SimulatedGpu, plans: Mapping[bytes, Plan], *, rtx: b
 
         def deserialize_cuda_engine(self, blob: bytes) -> Engine | None:
             deserialized.append(bytes(blob))
-            say = lambda text: self._logger.log(Severity.ERROR, text)  # noqa: E731
+
+            def say(text: str) -> None:
+                self._logger.log(Severity.ERROR, text)
+
             if bytes(blob) not in plans:
                 say("the plan is corrupt")
                 return None

@@ -13,6 +13,7 @@ from aigc_runtime.errors import EngineError
 from ... import toys
 from .rig import ALIAS, UNET, Rig, leaks, lm, lm_feeds, unet_feeds
 from .simulated_gpu import SimulatedGpu, cudaError_t
+from .simulated_tensorrt import Context
 
 
 def run(rig: Rig, batch: int, seed: int = 0) -> None:
@@ -105,18 +106,27 @@ def test_growing_state_is_not_captured() -> None:
     assert rig.count("cudaStreamBeginCapture") == 0
 
 
+def record_contexts(rig: Rig, contexts: list[Context]) -> list[Context]:
+    """Append every context that the engine makes from now on."""
+    make = rig.engine.create_execution_context
+
+    def made(*arguments: Any) -> Context:
+        contexts.append(make(*arguments))
+        return contexts[-1]
+
+    rig.engine.create_execution_context = made
+    return contexts
+
+
 def test_tensorrt_rtx_captures_by_itself_where_shapes_repeat() -> None:
     rig = Rig(UNET, rtx=True)
-    contexts = []
-    make = rig.engine.create_execution_context
-    rig.engine.create_execution_context = lambda *a: contexts.append(make(*a)) or contexts[-1]
+    contexts = record_contexts(rig, [])
     for _ in range(4):
         run(rig, 2)
     assert [context.sim_graphs for context in contexts] == [True]
     assert rig.count("cudaStreamBeginCapture") == 0
     rig = Rig(lm("growing"), rtx=True)
-    make = rig.engine.create_execution_context
-    rig.engine.create_execution_context = lambda *a: contexts.append(make(*a)) or contexts[-1]
+    record_contexts(rig, contexts)
     rig.session.run(lm_feeds([1]), rig.session.new_state(1))
     assert [context.sim_graphs for context in contexts] == [True, False]
 

@@ -7,6 +7,7 @@ import gc
 import numpy as np
 import pytest
 
+from aigc_runtime.backends.trt.buffers import DeviceBuffer
 from aigc_runtime.errors import EngineError
 
 from .rig import ALIAS, Rig, leaks, lm, lm_feeds
@@ -79,7 +80,7 @@ def test_the_memory_of_a_state_that_ended_is_freed_at_the_next_call(kind: str) -
     assert leaks(rig.gpu) == []
 
 
-def lane_buffers(rig: Rig) -> list:
+def lane_buffers(rig: Rig) -> list[DeviceBuffer]:
     with rig.session._resources.pool.lease() as lane:
         return [*lane._device.values(), lane._scratch]
 
