@@ -208,7 +208,7 @@ def _divergence(counts: Array, end: int, levels: int) -> float:
     return float(np.sum(p[seen] * np.log(p[seen] / np.maximum(q[seen], 1e-12))))
 
 
-METHODS: Mapping[str, Callable[[Histogram, Grid, float], float]] = MappingProxyType(
+METHODS: Mapping[Method, Callable[[Histogram, Grid, float], float]] = MappingProxyType(
     {"minmax": _minmax, "percentile": _percentile, "mse": _mse, "kl": _kl}
 )
 """name -> (histogram, grid, percentile) -> amax."""

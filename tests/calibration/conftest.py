@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +13,22 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aigc_runtime.core.tensors import Array
 
+Shape = Sequence[int | str | None]
+"""Sizes, names of dimensions, and None for what is not known."""
+
+
+def initializer(model: ir.Model, name: str) -> ir.TensorProtocol:
+    """The tensor of an initializer."""
+    tensor = model.graph.initializers[name].const_value
+    assert tensor is not None
+    return tensor
+
 
 def make_graph(
     nodes: Sequence[onnx.NodeProto],
-    constants: dict[str, Array],
-    inputs: dict[str, Sequence[int | str]],
-    outputs: dict[str, Sequence[int | str]],
+    constants: Mapping[str, Array | np.generic],
+    inputs: Mapping[str, Shape],
+    outputs: Mapping[str, Shape],
     opset: int = 20,
 ) -> ir.Model:
     """A checked graph of float inputs and outputs, with the shapes of all values, as the exporter records them."""
@@ -57,7 +67,7 @@ def small_network(seed: int = 0) -> tuple[ir.Model, Batches]:
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int) -> Array:
-        return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1)).astype(np.float32)
+        return np.asarray(rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1), np.float32)
 
     constants = {
         "w1": normal(6, 2, 3, 3),

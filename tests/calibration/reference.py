@@ -89,7 +89,7 @@ def linear(node: ir.Node, x: Array, weight: Array) -> Array:
     """The product of a site by PyTorch in float64, without its bias."""
     given = node.attributes
     if node.op_type == "MatMul":
-        return np.matmul(x, weight)
+        return np.asarray(np.matmul(x, weight))
     if node.op_type == "Gemm":
         first = x.T if given.get_int("transA", 0) else x
         return given.get_float("alpha", 1.0) * (first @ (weight.T if given.get_int("transB", 0) else weight))

@@ -13,7 +13,7 @@ from aigc_calibration.calibrate import CALIBRATED, calibrate, check_kind, smooth
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import open_onnx
-from aigc_calibration.plan import PRECISIONS
+from aigc_calibration.plan import PRECISIONS, SitePrecision
 from aigc_calibration.prepare import prepare
 from aigc_runtime.core.tensors import Array
 
@@ -65,7 +65,8 @@ def test_progress_counts_rows_of_each_phase(network: tuple[ir.Model, Batches]) -
 
 def test_a_calibration_serves_precisions_of_its_kind(network: tuple[ir.Model, Batches]) -> None:
     graph, data = prepare(network[0]), network[1]
-    for precision, kind in (("int8", {"int8", "fp8"}), ("bf16", {"fp16", "bf16"})):
+    kinds: tuple[tuple[SitePrecision, set[str]], ...] = (("int8", {"int8", "fp8"}), ("bf16", {"fp16", "bf16"}))
+    for precision, kind in kinds:
         found = calibrate(graph, data, SMOOTH, precision=precision)
         for other in PRECISIONS:
             if other in kind:

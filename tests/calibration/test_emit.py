@@ -22,7 +22,7 @@ from aigc_calibration.coverage import check_executed, executed_sites, site_macs
 from aigc_calibration.emit import FORMS, emit, plan_for
 from aigc_calibration.errors import PlanError
 from aigc_calibration.onnx_function import open_onnx
-from aigc_calibration.plan import QuantizationPlan, parse_plan
+from aigc_calibration.plan import QuantizationPlan, SitePrecision, parse_plan
 from aigc_calibration.planner import make_plan, round_weights, watched
 from aigc_calibration.prepare import prepare
 from aigc_calibration.quantize import quantize
@@ -31,7 +31,7 @@ from aigc_runtime.core.compare import compare_arrays
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import AigcError
 
-from .conftest import Batches, make_graph, small_network
+from .conftest import Batches, Shape, initializer, make_graph, small_network
 
 
 def sqnr(expected: Array, actual: Array) -> float:
@@ -39,14 +39,14 @@ def sqnr(expected: Array, actual: Array) -> float:
 
 
 def plan_of(
-    model: ir.Model, data: Batches, config: QuantConfig | None = None, precision: str = "int8"
+    model: ir.Model, data: Batches, config: QuantConfig | None = None, precision: SitePrecision = "int8"
 ) -> tuple[QuantizationPlan, dict[str, QuantizedWeight]]:
     statistics = collect(model, data, watched(model))
-    plan = make_plan(model, statistics, config or QuantConfig(), precision=precision)  # type: ignore[arg-type]
+    plan = make_plan(model, statistics, config or QuantConfig(), precision=precision)
     return plan, round_weights(model, plan)
 
 
-def emitted(name: str, model: ir.Model, data: Batches, precision: str = "int8") -> ir.Model:
+def emitted(name: str, model: ir.Model, data: Batches, precision: SitePrecision = "int8") -> ir.Model:
     plan, weights = plan_of(model, data, precision=precision)
     return emit(model, plan_for(plan, FORMS[name]), weights, FORMS[name])
 
@@ -88,7 +88,7 @@ def test_known_answer_with_a_zero_point() -> None:
         graph = emit(model, plan, weights, FORMS[name])
         actual = open_onnx(graph, expose=["x_quantized"], optimize=False)({"x": x})["x_quantized"]
         np.testing.assert_array_equal(actual[0], expected)
-    np.testing.assert_allclose(graph.graph.initializers["x_scale"].const_value.numpy(), 4 / 127, rtol=1e-6)
+    np.testing.assert_allclose(initializer(graph, "x_scale").numpy(), 4 / 127, rtol=1e-6)
 
 
 def test_both_forms_hold_the_same_codes(network: tuple[ir.Model, Batches]) -> None:
@@ -104,16 +104,17 @@ def test_both_forms_hold_the_same_codes(network: tuple[ir.Model, Batches]) -> No
         for name, graph in graphs.items()
     }
     unsigned, signed = (codes[n]["x_quantized"] for n in ("ort-cpu", "tensorrt"))
-    assert (unsigned.dtype, signed.dtype) == (np.uint8, np.int8)
+    assert unsigned.dtype == np.uint8
+    assert signed.dtype == np.int8
     np.testing.assert_array_equal(unsigned.astype(int) - 128, signed.astype(int))
     assert np.unique(signed).size > 50
     for weight in weights:
         if f"{weight}_quantized" in graphs["tensorrt"].graph.initializers:
-            stored = [g.graph.initializers[f"{weight}_quantized"].const_value.numpy() for g in graphs.values()]
+            stored = [initializer(g, f"{weight}_quantized").numpy() for g in graphs.values()]
             np.testing.assert_array_equal(stored[0], stored[1])
     for name in names:
         scale = name.replace("_quantized", "_scale")
-        unsigned, signed = (g.graph.initializers[scale].const_value.numpy() for g in graphs.values())
+        unsigned, signed = (initializer(g, scale).numpy() for g in graphs.values())
         assert unsigned == signed
 
 
@@ -167,7 +168,7 @@ def test_a_plan_that_silently_runs_float_is_an_error(network: tuple[ir.Model, Ba
 
 @pytest.mark.parametrize("form", list(FORMS))
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
-def test_results_stay_close(form: str, precision: str, network: tuple[ir.Model, Batches]) -> None:
+def test_results_stay_close(form: str, precision: SitePrecision, network: tuple[ir.Model, Batches]) -> None:
     model, data = network
     # ONNX Runtime drops the Relu in front of an fp8 QuantizeLinear, so that form must run as it stands.
     quantized = open_onnx(emitted(form, model, data, precision), optimize=form == "ort-cpu" or precision == "int8")
@@ -236,13 +237,13 @@ def test_what_the_configuration_keeps(network: tuple[ir.Model, Batches]) -> None
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "fp8", "int8-weight", "int4-weight"])
 def test_what_is_asked_to_stay_float_does_so_in_every_precision(
-    precision: str, network: tuple[ir.Model, Batches]
+    precision: SitePrecision, network: tuple[ir.Model, Batches]
 ) -> None:
     model, data = network
     for node in model.graph:
         node.metadata_props["pkg.torch.onnx.name_scopes"] = repr(["", "model", f"model.net.{node.name}", node.name])
     config = QuantConfig(sensitive=("net.conv1",), keep_float=("net.gemm",))
-    plan = quantize(model, data, config, precision=precision).plan  # type: ignore[arg-type]
+    plan = quantize(model, data, config, precision=precision).plan
     why = {op.module: op.why for op in plan.ops if op.precision == "float"}
     assert why["net.gemm"] == "asked to stay float"
     # What a family keeps float for the sake of 8 bits, 16 bits take.
@@ -371,7 +372,11 @@ def test_upsampling_by_a_size_or_of_an_unknown_one_stays_a_resize(rng: np.random
         helper.make_node("Resize", ["x", "", "sizes"], ["u"], "resize", mode="nearest"),
         helper.make_node("Conv", ["u", "w"], ["y"], "conv", pads=[1] * 4),
     ]
-    for shape, sizes in ((["n", 2, "h", "w"], [1, 1, 2, 2]), (["n", 2, 4, 4], [1, 1, 1.5, 1.5])):
+    cases: tuple[tuple[Shape, list[float]], ...] = (
+        (["n", 2, "h", "w"], [1, 1, 2, 2]),
+        (["n", 2, 4, 4], [1, 1, 1.5, 1.5]),
+    )
+    for shape, sizes in cases:
         constants = {"w": w, "sizes": np.array(sizes, np.float32)}
         model = make_graph(nodes, constants, {"x": shape}, {"y": ["n", 2, None, None]})
         data = Batches(({"x": rng.standard_normal((4, 2, 4, 4)).astype(np.float32)},))

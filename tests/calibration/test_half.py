@@ -12,36 +12,39 @@ from onnx import helper
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.emit import FORMS, emit
 from aigc_calibration.onnx_function import open_onnx
+from aigc_calibration.plan import SitePrecision
 from aigc_calibration.quantize import quantize
 from aigc_calibration.sites import find_sites
 from aigc_runtime.core.compare import compare_arrays
 from aigc_runtime.core.tensors import Array
 
-from .conftest import Batches, make_graph
+from .conftest import Batches, initializer, make_graph
 
 FORMATS = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 CONFIG = QuantConfig()
 
 
 @pytest.mark.parametrize("precision", list(FORMATS))
-def test_weights_are_stored_in_16_bits_and_the_product_is_float(precision: str, rng: np.random.Generator) -> None:
+def test_weights_are_stored_in_16_bits_and_the_product_is_float(
+    precision: SitePrecision, rng: np.random.Generator
+) -> None:
     weight, x = (rng.standard_normal(s).astype(np.float32) for s in ((16, 5), (3, 16)))
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "m")]
     model = make_graph(nodes, {"w": weight}, {"x": ["n", 16]}, {"y": ["n", 5]})
-    found = quantize(model, Batches(({"x": x},)), CONFIG, precision=precision)  # type: ignore[arg-type]
+    found = quantize(model, Batches(({"x": x},)), CONFIG, precision=precision)
     kind = FORMATS[precision]
     expected = x.astype(np.float64) @ weight.astype(kind).astype(np.float64)
     np.testing.assert_allclose(open_onnx(found.graph)({"x": x})["y"], expected, rtol=1e-5, atol=1e-5)
-    assert found.graph.graph.initializers[f"w_{precision}"].const_value.nbytes == weight.nbytes // 2
+    assert initializer(found.graph, f"w_{precision}").nbytes == weight.nbytes // 2
     assert "w" not in found.graph.graph.initializers
     # ONNX Runtime multiplies in float on this processor, and the coverage says so.
     assert (found.coverage.planned, found.coverage.executed) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize(("precision", "least_db"), [("fp16", 65), ("bf16", 45), ("fp8", 20)])
-def test_a_network_stays_close(precision: str, least_db: float, network: tuple[ir.Model, Batches]) -> None:
+def test_a_network_stays_close(precision: SitePrecision, least_db: float, network: tuple[ir.Model, Batches]) -> None:
     model, data = network
-    found = quantize(model, data, CONFIG, precision=precision)  # type: ignore[arg-type]
+    found = quantize(model, data, CONFIG, precision=precision)
     for feeds in data.feeds:
         a, b = (open_onnx(g)(feeds)["y"] for g in (model, found.graph))
         assert compare_arrays(a, b).sqnr_db > least_db
@@ -89,7 +92,11 @@ def overflowing(factor: float) -> tuple[ir.Model, Batches]:
         helper.make_node("Mul", ["h", "small"], ["s"], "scale"),
         helper.make_node("MatMul", ["s", "w2"], ["y"], "sane"),
     ]
-    constants = {"w1": normal(8, 8) * np.float32(factor), "small": np.float32(1 / factor), "w2": normal(8, 4)}
+    constants: dict[str, Array | np.generic] = {
+        "w1": normal(8, 8) * np.float32(factor),
+        "small": np.float32(1 / factor),
+        "w2": normal(8, 4),
+    }
     model = make_graph(nodes, constants, {"x": ["n", 8]}, {"y": ["n", 4]})
     return model, Batches(({"x": normal(16, 8)},) * 2)
 
@@ -109,13 +116,12 @@ def test_fp8_codes_are_ml_dtypes(rng: np.random.Generator) -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "m")]
     model = make_graph(nodes, {"w": weight}, {"x": ["n", 16]}, {"y": ["n", 5]})
     found = quantize(model, Batches(({"x": x},)), CONFIG, precision="fp8")
-    initializers = found.graph.graph.initializers
-    scale = float(initializers["x_scale"].const_value.numpy())
+    scale = float(initializer(found.graph, "x_scale").numpy())
     assert scale == pytest.approx(np.abs(x).max() / 448)
-    stored = initializers["w_quantized"].const_value.numpy()
+    stored = initializer(found.graph, "w_quantized").numpy()
     assert stored.dtype == ml_dtypes.float8_e4m3fn
     rounded = (x / np.float32(scale)).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * scale
-    expected = rounded @ (stored.astype(np.float32) * initializers["w_scale"].const_value.numpy())
+    expected = rounded @ (stored.astype(np.float32) * initializer(found.graph, "w_scale").numpy())
     np.testing.assert_allclose(open_onnx(found.graph)({"x": x})["y"], expected, rtol=1e-4, atol=1e-4)
     assert len(find_sites(model)) == 1
 

@@ -11,11 +11,12 @@ from onnx import helper
 
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.limits import constant_problem
+from aigc_calibration.plan import SitePrecision
 from aigc_calibration.quantize import quantize
 from aigc_calibration.sites import find_sites
 from aigc_runtime.core.tensors import Array
 
-from .conftest import Batches, make_graph
+from .conftest import Batches, initializer, make_graph
 
 PRECISIONS = ("int8", "fp8", "fp16", "bf16", "int8-weight", "int4-weight")
 
@@ -44,12 +45,12 @@ def two_products(bad: float, *, in_bias: bool = False) -> tuple[ir.Model, Batche
 @pytest.mark.parametrize("form", ["ort-cpu", "tensorrt"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("bad", "why"), [(1e31, "'a' holds a mask constant"), (3.4e38, "'a' holds a mask constant")])
-def test_a_mask_constant_in_a_weight(bad: float, why: str, precision: str, form: str) -> None:
+def test_a_mask_constant_in_a_weight(bad: float, why: str, precision: SitePrecision, form: str) -> None:
     model, data = two_products(bad)
     if form == "tensorrt" and precision.endswith("weight"):
         pytest.skip("weights alone are for ONNX Runtime")
     model.graph.initializers["a"].const_value = ir.tensor(_moved(model, bad), name="a")
-    plan = quantize(model, data, QuantConfig(), precision=precision, target=form).plan  # type: ignore[arg-type]
+    plan = quantize(model, data, QuantConfig(), precision=precision, target=form).plan
     found = {op.node: (op.precision, op.why) for op in plan.ops}
     assert found["first"] == ("float", why)
     assert found["second"][0] == precision
@@ -90,13 +91,13 @@ def test_the_bias_counts_where_it_is_brought_to_the_format() -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_weight_too_near_zero(precision: str) -> None:
+def test_a_weight_too_near_zero(precision: SitePrecision) -> None:
     """1e-31 has no scale that float32 holds well, and its products have none at all; a zero weight has no problem."""
     for factor, stays in ((1e-31, True), (0.0, False)):
         model, data = two_products(0.0)
-        tiny = model.graph.initializers["a"].const_value.numpy() * np.float32(factor)  # type: ignore[union-attr]
+        tiny = initializer(model, "a").numpy() * np.float32(factor)
         model.graph.initializers["a"].const_value = ir.tensor(tiny, name="a")
-        plan = quantize(model, data, QuantConfig(), precision=precision).plan  # type: ignore[arg-type]
+        plan = quantize(model, data, QuantConfig(), precision=precision).plan
         first = plan.ops[0]
         assert (first.precision == "float") == stays
         if stays:
@@ -107,24 +108,24 @@ def test_numbers_below_what_fp16_rounds_well() -> None:
     """1e-5 has 8 of 11 bits in fp16 and 1e-8 none."""
     for factor, stays in ((1e-8, True), (1e-5, True), (1e-2, False)):
         model, data = two_products(0.0)
-        small = model.graph.initializers["a"].const_value.numpy() * np.float32(factor)  # type: ignore[union-attr]
+        small = initializer(model, "a").numpy() * np.float32(factor)
         model.graph.initializers["a"].const_value = ir.tensor(small, name="a")
         for precision in ("fp16", "bf16"):
-            first = quantize(model, data, QuantConfig(), precision=precision).plan.ops[0]  # type: ignore[arg-type]
+            first = quantize(model, data, QuantConfig(), precision=precision).plan.ops[0]
             assert (first.precision == "float") == (stays and precision == "fp16")
 
 
 @pytest.mark.parametrize("precision", ["int8-weight", "int4-weight"])
 @pytest.mark.parametrize("bad", [np.inf, 1e31])
-def test_no_weight_is_fitted_to_a_mask(bad: float, precision: str) -> None:
+def test_no_weight_is_fitted_to_a_mask(bad: float, precision: SitePrecision) -> None:
     model, data = two_products(0.0)
     next(n for n in model.graph if n.op_type == "Relu").op_type = "Tanh"
     feeds = {"x": data.feeds[0]["x"].copy()}
     feeds["x"][0, 0] = bad
-    weight = model.graph.initializers["a"].const_value.numpy().copy()  # type: ignore[union-attr]
+    weight = initializer(model, "a").numpy().copy()
     weight[0] = np.abs(weight[0]) + 0.1
     model.graph.initializers["a"].const_value = ir.tensor(weight, name="a")
-    plan = quantize(model, Batches((feeds,)), QuantConfig(), precision=precision).plan  # type: ignore[arg-type]
+    plan = quantize(model, Batches((feeds,)), QuantConfig(), precision=precision).plan
     assert plan.ops[0].why == "'x' holds a mask constant or infinity"
 
 
@@ -135,7 +136,7 @@ def test_second_moments_of_any_magnitude() -> None:
     for factor in (1.0, 2.0**83, 2.0**-83):
         scaled = tuple({"x": f["x"] * np.float32(factor)} for f in data.feeds)
         graph = quantize(model, Batches(scaled), QuantConfig(), precision="int4-weight").graph
-        found[factor] = graph.graph.initializers["a_quantized"].const_value.numpy()  # type: ignore[union-attr]
+        found[factor] = initializer(graph, "a_quantized").numpy()
     for codes in found.values():
         np.testing.assert_array_equal(codes, found[1.0])
 

@@ -9,6 +9,7 @@ from onnx import helper
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.errors import PlanError
 from aigc_calibration.onnx_function import open_onnx
+from aigc_calibration.plan import SitePrecision
 from aigc_calibration.quantize import quantize
 from aigc_runtime.core.compare import compare_arrays
 
@@ -17,7 +18,9 @@ from .conftest import Batches, make_graph
 
 @pytest.mark.parametrize("precision", ["int8", "fp8", "int8-weight", "int4-weight", "fp16"])
 @pytest.mark.parametrize("suffix", ["scale", "quantized", "zero_point", "fp16"])
-def test_a_parameter_with_the_name_of_a_constant(suffix: str, precision: str, rng: np.random.Generator) -> None:
+def test_a_parameter_with_the_name_of_a_constant(
+    suffix: str, precision: SitePrecision, rng: np.random.Generator
+) -> None:
     """`weight` beside `weight_scale`, as in layers that learn their gain."""
     own = f"w_{suffix}"
     nodes = [
@@ -27,7 +30,7 @@ def test_a_parameter_with_the_name_of_a_constant(suffix: str, precision: str, rn
     constants = {"w": rng.standard_normal((32, 4)).astype(np.float32), own: np.full(4, 100.0, np.float32)}
     model = make_graph(nodes, constants, {"x": ["n", 32]}, {"y": ["n", 4]})
     feeds = {"x": rng.standard_normal((8, 32)).astype(np.float32)}
-    found = quantize(model, Batches((feeds,)), QuantConfig(), precision=precision)  # type: ignore[arg-type]
+    found = quantize(model, Batches((feeds,)), QuantConfig(), precision=precision)
     expected, actual = (open_onnx(m)(feeds)["y"] for m in (model, found.graph))
     assert compare_arrays(expected, actual).sqnr_db > 15
     assert found.coverage.planned == 1.0

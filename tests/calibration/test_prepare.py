@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.onnx_function import open_onnx
+from aigc_calibration.plan import SitePrecision
 from aigc_calibration.prepare import copy_graph, prepare
 from aigc_calibration.quantize import quantize
 from aigc_runtime.core.compare import compare_arrays
@@ -41,7 +42,7 @@ def gemm(
     inputs: dict[str, list[int | str]] = {"x": [ROWS, IN]}
     if computed:
         inputs["one"] = [1]
-    return make_graph(nodes, constants, inputs, {"y": [ROWS, OUT]})  # type: ignore[arg-type]
+    return make_graph(nodes, constants, inputs, {"y": [ROWS, OUT]})
 
 
 def feeds(model: ir.Model) -> dict[str, Array]:
@@ -79,10 +80,10 @@ MIN_DB = {"int8": 30.0, "int8-weight": 30.0, "int4-weight": 15.0, "fp16": 60.0, 
 
 @pytest.mark.parametrize("precision", MIN_DB)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_every_precision_takes_it(shape: tuple[int, ...], precision: str) -> None:
+def test_every_precision_takes_it(shape: tuple[int, ...], precision: SitePrecision) -> None:
     """Factors and biases as PyTorch's `addmm` has them: in blocks they were ignored, or the graph did not load."""
     model = gemm(shape, 3.0, 0.25)
-    found = quantize(model, Batches((feeds(model),)), QuantConfig(), precision=precision)  # type: ignore[arg-type]
+    found = quantize(model, Batches((feeds(model),)), QuantConfig(), precision=precision)
     expected, actual = (open_onnx(m)(feeds(model))["y"] for m in (model, found.graph))
     assert compare_arrays(expected, actual).sqnr_db > MIN_DB[precision]
     assert found.coverage.planned == 1.0

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -121,8 +122,9 @@ def networks(draw: st.DrawFn) -> tuple[ir.Model, Batches]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     scale = draw(st.sampled_from([1e-3, 1.0, 30.0]))
     channels, side = draw(st.integers(1, 4)), SIDE
-    shape = ["n", channels, side, side]
-    nodes, constants = [], {}
+    sizes = (channels, side, side)
+    nodes: list[onnx.NodeProto] = []
+    constants: dict[str, Array] = {}
     last = "x"
 
     def constant(name: str, *size: int) -> str:
@@ -160,11 +162,8 @@ def networks(draw: st.DrawFn) -> tuple[ir.Model, Batches]:
         for op in draw(st.lists(st.sampled_from(["Relu", "Tanh"]), max_size=1)):
             last = add(op, [last])
     nodes[-1].output[0] = "y"
-    model = make_graph(nodes, constants, {"x": shape}, {"y": ["n", width]})
-    feeds = tuple(
-        {"x": (scale * rng.standard_normal((4, *shape[1:]))).astype(np.float32)}  # type: ignore[misc]
-        for _ in range(2)
-    )
+    model = make_graph(nodes, constants, {"x": ["n", *sizes]}, {"y": ["n", width]})
+    feeds = tuple({"x": (scale * rng.standard_normal((4, *sizes))).astype(np.float32)} for _ in range(2))
     return model, Batches(feeds)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -9,7 +11,7 @@ from onnx import helper
 
 from aigc_calibration.awq import awq_scales
 from aigc_calibration.blocks import pack_nbits
-from aigc_calibration.config import QuantConfig
+from aigc_calibration.config import QuantConfig, WeightMethod
 from aigc_calibration.coverage import check_executed, site_macs
 from aigc_calibration.emit import FORMS, emit
 from aigc_calibration.gptq import gptq
@@ -17,6 +19,7 @@ from aigc_calibration.grids import GRIDS
 from aigc_calibration.hessian import collect_hessians, product_error
 from aigc_calibration.matrices import from_matrix, reading_of, to_matrix
 from aigc_calibration.onnx_function import open_onnx
+from aigc_calibration.plan import SitePrecision
 from aigc_calibration.quantize import quantize
 from aigc_calibration.sites import find_sites, weight_array
 from aigc_calibration.weight_only import quantize_weights, weight_plan
@@ -25,7 +28,7 @@ from aigc_runtime.core.compare import compare_arrays
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError, UnknownNameError
 
-from .conftest import Batches, make_graph, small_network
+from .conftest import Batches, initializer, make_graph, small_network
 
 INT4 = GRIDS["int4"]
 
@@ -107,7 +110,7 @@ def test_a_module_can_be_widened(network: tuple[ir.Model, Batches]) -> None:
     assert {o.node: o.precision for o in found.plan.ops if o.precision != "int4-weight"} == {"gemm": "int8-weight"}
     (gemm,) = (o for o in found.plan.ops if o.node == "gemm")
     assert gemm.why == "blocks of 32, gptq; the configuration gives it 8 bits"
-    assert found.graph.graph.initializers["w5_quantized"].const_value.nbytes == 24 / 32 * 32 * 7 + 8 * 7
+    assert initializer(found.graph, "w5_quantized").nbytes == 24 / 32 * 32 * 7 + 8 * 7
     eight = weight_plan(model, config, precision="int8-weight")
     assert eight.counts() == {"int8-weight": 5}
 
@@ -143,7 +146,7 @@ def test_product_error_is_the_error_of_the_product(rng: np.random.Generator) -> 
     assert product_error(a, b, x.T @ x / 500) == pytest.approx(expected)
 
 
-def convolution(**attributes: object) -> tuple[ir.Model, Array, Array]:
+def convolution(**attributes: Any) -> tuple[ir.Model, Array, Array]:
     rng = np.random.default_rng(3)
     weight, x = (rng.standard_normal(s).astype(np.float32) for s in ((5, 3, 3, 2), (2, 3, 9, 8)))
     node = helper.make_node("Conv", ["x", "w"], ["y"], "conv", **attributes)
@@ -221,11 +224,11 @@ def test_packed_codes_are_what_onnx_runtime_reads(bits: int, rows: int, rng: np.
 @pytest.mark.parametrize("precision", ["int8-weight", "int4-weight"])
 @pytest.mark.parametrize("form", list(FORMS))
 def test_every_stored_form_computes_with_the_same_weights(
-    precision: str, form: str, network: tuple[ir.Model, Batches]
+    precision: SitePrecision, form: str, network: tuple[ir.Model, Batches]
 ) -> None:
     model, data = network
     config = QuantConfig()
-    plan = weight_plan(model, config, precision=precision)  # type: ignore[arg-type]
+    plan = weight_plan(model, config, precision=precision)
     weights = quantize_weights(model, plan, data, config)
     assert plan.counts() == {precision: 5}
     rounded = ir.from_proto(ir.to_proto(model))
@@ -238,18 +241,17 @@ def test_every_stored_form_computes_with_the_same_weights(
         expected, actual = (open_onnx(g, optimize=False)(feeds)["y"] for g in (rounded, emitted))
         # MatMulNBits rounds its activations to 8 bits as well.
         assert compare_arrays(expected, actual).sqnr_db > (35 if form == "ort-cpu" else 100)
-    sizes = {n: v.const_value.nbytes for n, v in emitted.graph.initializers.items()}
-    assert sizes["w4_quantized"] == 256 * 24 // (2 if precision == "int4-weight" else 1)
+    assert initializer(emitted, "w4_quantized").nbytes == 256 * 24 // (2 if precision == "int4-weight" else 1)
 
 
 @pytest.mark.parametrize("method", ["rtn", "gptq", "awq"])
-def test_the_whole(method: str, network: tuple[ir.Model, Batches]) -> None:
+def test_the_whole(method: WeightMethod, network: tuple[ir.Model, Batches]) -> None:
     model, data = network
     found = quantize(
         model,
         data,
         QuantConfig(weight_method=method),
-        precision="int4-weight",  # type: ignore[arg-type]
+        precision="int4-weight",
     )
     assert found.coverage.missed == ()
     macs = site_macs(model, data.feeds[0])

@@ -12,7 +12,7 @@ from aigc_calibration.histogram import Histogram
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.planner import round_weights
 from aigc_calibration.quantize import quantize
-from aigc_calibration.ranges import METHODS, find_amax
+from aigc_calibration.ranges import METHODS, Method, find_amax
 from aigc_calibration.weights import channel_scales, round_to_channels
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import UnknownNameError
@@ -58,21 +58,21 @@ def test_least_squares_is_at_least_as_good_as_the_range_it_starts_from(weight: A
 
 
 @pytest.mark.parametrize("method", list(METHODS))
-def test_scales_follow_the_channels(method: str, weight: Array) -> None:
+def test_scales_follow_the_channels(method: Method, weight: Array) -> None:
     """A channel that is a power of two times another has a scale that is the same times the other's."""
     pair = np.stack([weight[1], weight[1] * 4])
-    scales = channel_scales(pair, 0, INT8, method=method)  # type: ignore[arg-type]
+    scales = channel_scales(pair, 0, INT8, method=method)
     assert scales[1] / scales[0] == pytest.approx(4, rel=1e-6)
-    rounded = round_to_channels("w", pair.T, 1, INT8, method=method)  # type: ignore[arg-type]
+    rounded = round_to_channels("w", pair.T, 1, INT8, method=method)
     np.testing.assert_array_equal(rounded.codes[:, 0], rounded.codes[:, 1])
-    zeros = channel_scales(np.zeros((2, 5), np.float32), 0, INT8, method=method)  # type: ignore[arg-type]
+    zeros = channel_scales(np.zeros((2, 5), np.float32), 0, INT8, method=method)
     assert (zeros > 0).all()
 
 
 def test_the_configuration_decides(network: tuple[ir.Model, Batches]) -> None:
     model, data = network
     plan: QuantizationPlan = quantize(model, data, QuantConfig(), precision="int8", target="tensorrt").plan
-    made = {m: round_weights(model, plan, QuantConfig(weight_ranges=m)) for m in METHODS}  # type: ignore[arg-type]
+    made = {m: round_weights(model, plan, QuantConfig(weight_ranges=m)) for m in METHODS}
     for name, found in made["minmax"].items():
         assert np.abs(found.codes).max() == 127
         assert (made["mse"][name].scales <= found.scales).all()

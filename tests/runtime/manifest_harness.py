@@ -250,9 +250,9 @@ def main(folder: Path, mutants: int, seed: int) -> dict[str, object]:
             field = rng.choice(sorted(REQUEST))
             value["reference"]["generation"]["request"][field] = rng.choice(REQUEST[field])
             if rng.random() < 0.2:
-                files = [entry["path"] for entry in value["files"]]
+                paths = [entry["path"] for entry in value["files"]]
                 argument = rng.choice(["encoder_hidden_states", "null_encoder_hidden_states", "seed", "zz"])
-                value["reference"]["generation"]["arrays"] = {argument: rng.choice(files)}
+                value["reference"]["generation"]["arrays"] = {argument: rng.choice(paths)}
         else:
             for _ in range(rng.choice([1, 1, 1, 2, 3])):
                 # An edit may take away what the next one would have changed.

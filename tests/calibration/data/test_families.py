@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -35,7 +37,7 @@ def all_rows(data: CalibrationData, graph: ir.Model) -> dict[str, Array]:
 
 
 def make(name: str, seed: int, samples: int = 24) -> tuple[CalibrationData, ir.Model]:
-    common = {"samples": samples, "seed": seed}
+    common: dict[str, Any] = {"samples": samples, "seed": seed}
     unet = unet_subject()
     made: dict[str, tuple[CalibrationData, ir.Model]] = {
         "text": (TextData(subject=text_subject(), tokens=TOKENS, **common), text_graph()),

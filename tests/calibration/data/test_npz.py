@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,18 @@ import pytest
 
 from aigc_calibration.data import NpzRows, choose_rows
 from aigc_calibration.errors import CalibrationError
+from aigc_runtime.core.tensors import Array
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_rows_are_those_of_the_arrays(save: object, tmp_path: Path) -> None:
+def test_rows_are_those_of_the_arrays(save: Callable[..., None], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    arrays = {"a": rng.standard_normal((50, 2, 3)).astype(np.float32), "b": np.arange(50), "c": np.zeros((50, 0))}
-    save(tmp_path / "x.npz", **arrays)  # type: ignore[operator]
+    arrays: dict[str, Array] = {
+        "a": rng.standard_normal((50, 2, 3)).astype(np.float32),
+        "b": np.arange(50),
+        "c": np.zeros((50, 0)),
+    }
+    save(tmp_path / "x.npz", **arrays)
     source = NpzRows(tmp_path / "x.npz")
     assert {n: (c.dtype, c.shape) for n, c in source.columns.items()} == {
         n: (a.dtype, a.shape) for n, a in arrays.items()

@@ -45,7 +45,7 @@ def int8_ladder(form: str = "ort-cpu", seed: int = 0) -> tuple[Ladder, Batches]:
 def weight_ladder() -> tuple[Ladder, Batches]:
     model, data = small_network()
     ready, config = prepare(model), QuantConfig()
-    plans = [weight_plan(ready, config, precision=p) for p in ("int4-weight", "int8-weight")]  # type: ignore[arg-type]
+    plans = [weight_plan(ready, config, precision=p) for p in ("int4-weight", "int8-weight")]
     codes = [quantize_weights(ready, plan, data, config) for plan in plans]
     return (
         Ladder(
@@ -109,7 +109,7 @@ def test_every_mix_is_the_emitted_graph(case: Case) -> None:
 def test_switched_off_it_is_the_float_graph() -> None:
     ladder, data = int8_ladder()
     model = ladder.toggled()
-    switches = {v.name: np.array(False) for v in model.graph.inputs if str(v.name).startswith(SWITCH)}
+    switches = {str(v.name): np.array(False) for v in model.graph.inputs if str(v.name).startswith(SWITCH)}
     assert len(switches) == len(ladder.low.quantized()) >= 3
     run, exact = open_onnx(model, optimize=False), open_onnx(ladder.graph, optimize=False)
     np.testing.assert_array_equal(run({**data.feeds[0], **switches})["y"], exact(data.feeds[0])["y"])

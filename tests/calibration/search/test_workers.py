@@ -7,7 +7,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -99,7 +99,7 @@ class Counting:
         self.asked: list[Mix] = []
         self.left = stop_after
 
-    def noises(self, probe: Probe, mixes: list[Mix]) -> Iterator[tuple[Mix, float]]:
+    def noises(self, probe: Probe, mixes: Sequence[Mix]) -> Iterator[tuple[Mix, float]]:
         for mix in mixes:
             if not self.left:
                 raise KeyboardInterrupt

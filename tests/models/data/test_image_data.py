@@ -8,7 +8,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from aigc_models.data import image_folder
-from aigc_models.data.image_data import digits, load_images
+from aigc_models.data.image_data import ImageData, digits, load_images
 from aigc_models.data.image_folder import list_pictures
 from aigc_models.data.images import ImageError
 from aigc_runtime.errors import InputError
@@ -20,7 +20,7 @@ def test_digits_are_sklearns_resized_and_split_once() -> None:
     data, bunch = digits(), load_digits()
     assert data.train.shape == (1438, 1, 16, 16)
     assert len(data.held_out) == len(data.held_out_labels) == 359
-    assert (data.train.min(), data.train.max()) == (-1, 1)
+    assert (data.train.min().item(), data.train.max().item()) == (-1, 1)
     assert data.class_names == tuple("0123456789")
     labels = np.concatenate([data.train_labels.numpy(), data.held_out_labels.numpy()])
     np.testing.assert_array_equal(np.bincount(labels), np.bincount(bunch.target))
@@ -57,7 +57,7 @@ def make(root: Path, classes: dict[str, int], size: tuple[int, int] = (4, 4)) ->
     return root
 
 
-def both(data: object) -> tuple[np.ndarray, np.ndarray]:
+def both(data: ImageData) -> tuple[np.ndarray, np.ndarray]:
     return (
         np.concatenate([data.train.numpy(), data.held_out.numpy()]),
         np.concatenate([data.train_labels.numpy(), data.held_out_labels.numpy()]),

@@ -8,6 +8,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -25,9 +26,7 @@ def scaled(values: object, highest: int) -> np.ndarray:
     return (np.asarray(values, np.float64) * 2 / highest - 1).astype(np.float32)
 
 
-def check(
-    tmp_path: Path, data: bytes, expected: np.ndarray, *notes: str, name: str = "a.png", **options: object
-) -> None:
+def check(tmp_path: Path, data: bytes, expected: np.ndarray, *notes: str, name: str = "a.png", **options: Any) -> None:
     picture = read_picture(write(tmp_path / name, data), **options)
     assert picture.pixels.dtype == np.float32
     assert picture.pixels.shape == expected.shape
@@ -222,7 +221,7 @@ def test_an_orientation_that_is_none(tmp_path: Path) -> None:
 
 
 def test_profiles_and_gamma_are_told_and_the_numbers_kept(tmp_path: Path) -> None:
-    def icc(name: str) -> bytes:
+    def icc(name: Literal["LAB", "XYZ", "sRGB"]) -> bytes:
         return chunk(
             b"iCCP", b"x\0\0" + zlib.compress(ImageCms.ImageCmsProfile(ImageCms.createProfile(name)).tobytes())
         )
@@ -284,7 +283,8 @@ def test_more_than_one_frame(tmp_path: Path, suffix: str) -> None:
 def test_still_gifs_and_webps(tmp_path: Path) -> None:
     pixels = np.zeros((8, 8, 3), np.uint8)
     pixels[:4] = 10, 20, 30
-    for suffix, options in (("gif", {}), ("webp", {"lossless": True})):
+    saved: tuple[tuple[str, dict[str, Any]], ...] = (("gif", {}), ("webp", {"lossless": True}))
+    for suffix, options in saved:
         Image.fromarray(pixels).save(tmp_path / f"a.{suffix}", **options)
         np.testing.assert_array_equal(
             read_picture(tmp_path / f"a.{suffix}").pixels, scaled(pixels.transpose(2, 0, 1), 255)

@@ -29,7 +29,8 @@ def with_moments(rng: np.random.Generator, mean: np.ndarray, covariance: np.ndar
     raw = rng.standard_normal((n, len(mean)))
     raw -= raw.mean(axis=0)
     white = raw @ np.linalg.inv(np.linalg.cholesky(np.atleast_2d(np.cov(raw, rowvar=False))).T)
-    return white @ np.linalg.cholesky(covariance).T + mean
+    sample: np.ndarray = white @ np.linalg.cholesky(covariance).T + mean
+    return sample
 
 
 def test_equally_likely_bytes_cost_eight_bits(rng: np.random.Generator) -> None:

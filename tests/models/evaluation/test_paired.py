@@ -19,7 +19,8 @@ from aigc_models.zoo import load_model
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError
-from aigc_runtime.pipelines import make_pipeline
+from aigc_runtime.pipelines.gan import GanPipeline
+from aigc_runtime.pipelines.settings import GanSettings
 
 
 def changed(spec: ExportSpec, change: Callable[[dict[str, Array]], dict[str, Array]]) -> ArraySession:
@@ -71,7 +72,7 @@ def test_perplexity_is_pytorchs(lm: ExportSpec) -> None:
 
 def test_the_standard_error_is_that_of_paired_windows(lm: ExportSpec) -> None:
     def noisy(out: dict[str, Array]) -> dict[str, Array]:
-        noise = np.random.default_rng(0).standard_normal(out["logits"].shape).astype(np.float32)
+        noise = np.asarray(np.random.default_rng(0).standard_normal(out["logits"].shape), np.float32)
         return {**out, "logits": out["logits"] + 0.3 * noise}
 
     judgment = judge_of(lm, samples=16)(changed(lm, noisy))
@@ -90,7 +91,8 @@ def test_images_that_are_off_by_a_known_step() -> None:
 
     judgment = judge_of(spec, samples=10)(changed(spec, shifted))
     psnr = next(m for m in judgment.paired if m.name == "psnr_db")
-    images = make_pipeline(TorchSession(spec), spec.settings).generate([i % 10 for i in range(10)], seed=0)
+    assert isinstance(spec.settings, GanSettings)
+    images = GanPipeline(TorchSession(spec), spec.settings).generate([i % 10 for i in range(10)], seed=0)
     assert psnr.value == pytest.approx(10 * math.log10((images.max() - images.min()) ** 2 / 0.02**2), abs=1e-3)
     assert psnr.standard_error == pytest.approx(0.0, abs=1e-3)
     assert psnr.samples == 10

@@ -20,12 +20,14 @@ def classifier() -> Classifier:
 
 def convolve_pool(x: np.ndarray, conv: torch.nn.Conv2d) -> np.ndarray:
     """3x3 convolution, ReLU, 2x2 maximum, by scipy."""
+    assert conv.bias is not None
     weight, bias = (p.detach().double().numpy() for p in (conv.weight, conv.bias))
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1)))
     out = np.stack([correlate(padded, w, mode="valid")[0] + b for w, b in zip(weight, bias, strict=True)])
     out = np.maximum(out, 0)
     c, h, w = out.shape
-    return out.reshape(c, h // 2, 2, w // 2, 2).max(axis=(2, 4))
+    pooled: np.ndarray = out.reshape(c, h // 2, 2, w // 2, 2).max(axis=(2, 4))
+    return pooled
 
 
 def test_features_and_logits_are_those_of_scipy(classifier: Classifier) -> None:

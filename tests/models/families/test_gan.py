@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,8 +33,9 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-def small_generator(**changes: object) -> Generator:
-    return Generator(GeneratorConfig(**{"base_channels": 4, "latent_size": 6, "class_embedding_size": 3, **changes}))
+def small_generator(**changes: Any) -> Generator:
+    sizes: dict[str, Any] = {"base_channels": 4, "latent_size": 6, "class_embedding_size": 3, **changes}
+    return Generator(GeneratorConfig(**sizes))
 
 
 def small_discriminator() -> Discriminator:
@@ -63,7 +66,7 @@ def test_the_non_saturating_generator_loss() -> None:
 
 def test_the_generator_still_learns_where_the_discriminator_is_sure() -> None:
     logit = torch.tensor([-40.0], requires_grad=True)
-    non_saturating_loss.generator(logit).backward()
+    torch.autograd.backward(non_saturating_loss.generator(logit))
     assert logit.grad is not None
     assert logit.grad.item() == pytest.approx(-1.0)
     # log(1 - D), which the paper warns of, would not move: d/dl log(1 - sigmoid(l)) = -sigmoid(l)
@@ -106,6 +109,8 @@ def test_the_logit_is_the_projection_of_the_features() -> None:
     image, labels = torch.randn(4, 1, 16, 16), torch.tensor([0, 3, 3, 9])
     with torch.no_grad():
         phi = judge.features(image).sum(dim=(2, 3)).double().numpy()
+        assert isinstance(judge.class_embedding, nn.Embedding)
+        assert isinstance(judge.linear, nn.Linear)
         embedding = judge.class_embedding.weight.double().numpy()
         weight, bias = judge.linear.weight.double().numpy()[0], judge.linear.bias.double().numpy()
         actual = judge(image, labels).numpy()
@@ -178,8 +183,8 @@ def test_a_step_clips_the_gradient_of_both_sides() -> None:
         max_grad_norm=1e-3,
     )
     for module, old in zip((generator, judge), before, strict=True):
-        moved = torch.sqrt(sum((a - b).square().sum() for a, b in zip(module.parameters(), old, strict=True)))
-        assert 0 < moved.item() <= 1.01e-3
+        squares = [(a - b).square().sum().item() for a, b in zip(module.parameters(), old, strict=True)]
+        assert 0 < math.sqrt(sum(squares)) <= 1.01e-3
 
 
 # torch 2.13's exporter trips over its own deprecation (torch.utils._pytree.LeafSpec), and warns whenever two inputs

@@ -54,11 +54,13 @@ def sample(batch: int = 2, height: int = 8, width: int = 8) -> Tensor:
 def group_norm(x: np.ndarray, groups: int, eps: float) -> np.ndarray:
     """Wu & He 2018, eq. 1, at scale one and shift zero."""
     g = x.reshape(len(x), groups, -1)
-    return ((g - g.mean(-1, keepdims=True)) / np.sqrt(g.var(-1, keepdims=True) + eps)).reshape(x.shape)
+    normalized: np.ndarray = (g - g.mean(-1, keepdims=True)) / np.sqrt(g.var(-1, keepdims=True) + eps)
+    return normalized.reshape(x.shape)
 
 
 def silu(x: np.ndarray) -> np.ndarray:
-    return x / (1 + np.exp(-x))
+    gated: np.ndarray = x / (1 + np.exp(-x))
+    return gated
 
 
 # --- parts
@@ -94,7 +96,8 @@ def test_the_residual_block(n_in: int, n_out: int) -> None:
         projected = silu(time.numpy()) @ block.time_emb_proj.weight.numpy().T + block.time_emb_proj.bias.numpy()
         h = h + torch.from_numpy(projected)[:, :, None, None]
         h = block.conv2(torch.from_numpy(silu(group_norm(h.numpy(), 4, 1e-5))))
-        expected = h + (x if n_in == n_out else block.conv_shortcut(x))
+        assert (block.conv_shortcut is None) == (n_in == n_out)
+        expected = h + (x if block.conv_shortcut is None else block.conv_shortcut(x))
         torch.testing.assert_close(block(x, time), expected, rtol=EXACT, atol=EXACT)
 
 
@@ -145,6 +148,7 @@ def test_doubling_repeats_every_pixel() -> None:
 def test_halving_pads_both_ends_or_the_far_one(padding: int, before: int) -> None:
     layer, x = Downsample(2, padding=padding).double(), sample(1, 6, 4)
     padded = torch.from_numpy(np.pad(x.numpy(), [(0, 0), (0, 0), (before, 1), (before, 1)]))
+    assert layer.conv.bias is not None
     with torch.no_grad():
         windows = padded.unfold(2, 3, 2).unfold(3, 3, 2)  # [1, 2, 3, 2, 3, 3]
         expected = torch.einsum("bihwyx,oiyx->bohw", windows, layer.conv.weight) + layer.conv.bias.view(1, -1, 1, 1)

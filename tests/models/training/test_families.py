@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +19,15 @@ from aigc_models.training import estimate, families, recipes
 from aigc_models.training.every import Every
 from aigc_models.training.families import FAMILIES, train_family
 from aigc_models.training.options import TrainOptions
+from aigc_models.training.tasks import GanTask, LMTask
 from aigc_models.weights.checkpoint import load_checkpoint, load_into, shipped_checkpoint
 from aigc_models.zoo import MODELS, load_model
 from aigc_runtime.errors import CheckpointError, InputError, UnknownNameError
 from aigc_runtime.io.png import image_grid
 from aigc_runtime.pipelines import make_pipeline
+from aigc_runtime.pipelines.diffusion import DiffusionPipeline
+from aigc_runtime.pipelines.gan import GanPipeline
+from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings
 
 from ..data.picture_files import GRAY, RGB, png, write
 
@@ -82,6 +87,12 @@ def make_pictures(root: Path, *classes: str, size: int = 8, colored: bool = True
     return root
 
 
+def picture_settings(name: str, checkpoint: Path) -> DiffusionSettings | GanSettings:
+    settings = load_model(name, checkpoint=checkpoint).spec.settings
+    assert isinstance(settings, DiffusionSettings | GanSettings)
+    return settings
+
+
 @pytest.mark.parametrize("name", ["unet", "gan", "classifier"])
 def test_colored_pictures_train_a_colored_model_of_their_own_size(tmp_path: Path, name: str) -> None:
     data = make_pictures(tmp_path / "data", "cat", "dog")
@@ -99,7 +110,7 @@ def test_colored_pictures_train_a_colored_model_of_their_own_size(tmp_path: Path
         return
     assert report["quality"] == {}
     assert report["samples"] == 0
-    settings = load_model(name, checkpoint=tmp_path / "out").spec.settings
+    settings = picture_settings(name, tmp_path / "out")
     assert (settings.sample_shape, settings.num_classes, settings.class_names) == ((3, 8, 8), 2, ("cat", "dog"))
 
 
@@ -107,8 +118,8 @@ def test_colored_pictures_train_a_colored_model_of_their_own_size(tmp_path: Path
 def test_one_class_with_and_without_a_sub_folder(tmp_path: Path, name: str, classes: str) -> None:
     data = make_pictures(tmp_path / "photos", classes, each=10)
     train_family(name, output=tmp_path / "out", data=data, steps=1, batch_size=2)
-    settings = load_model(name, checkpoint=tmp_path / "out").spec.settings
-    if name == "unet":  # unconditional
+    settings = picture_settings(name, tmp_path / "out")
+    if isinstance(settings, DiffusionSettings):  # unconditional
         assert (settings.num_classes, settings.null_class, settings.class_names) == (None, None, None)
     else:
         assert (settings.num_classes, settings.class_names) == (1, ("photos" if classes == "." else "cat",))
@@ -127,10 +138,10 @@ def test_size_and_channels_on_request(tmp_path: Path) -> None:
     told: list[str] = []
     train_family("unet", output=tmp_path / "a", data=data, steps=1, batch_size=2, size=8, channels=1, tell=told.append)
     assert told[0] == "12 pictures, 20x20 RGB; resized to 8x8 by area, turned to gray (0.299 R + 0.587 G + 0.114 B)"
-    assert load_model("unet", checkpoint=tmp_path / "a").spec.settings.sample_shape == (1, 8, 8)
+    assert picture_settings("unet", tmp_path / "a").sample_shape == (1, 8, 8)
     train_family("gan", output=tmp_path / "b", steps=1, batch_size=2, size=8, channels=3, tell=told.append)
     assert "1,797 built-in digits, 8x8 gray; enlarged to 8x8 (linear), repeated as red, green and blue" in told
-    assert load_model("gan", checkpoint=tmp_path / "b").spec.settings.sample_shape == (3, 8, 8)
+    assert picture_settings("gan", tmp_path / "b").sample_shape == (3, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -146,9 +157,9 @@ def test_size_and_channels_on_request(tmp_path: Path) -> None:
 def test_sizes_that_a_model_cannot_have(tmp_path: Path, name: str, size: int, nearest: str) -> None:
     calls: list[int] = []
     data = make_pictures(tmp_path / "data", "cat", "dog", size=size, each=5)
-    for options in ({}, {"size": size}):
+    for given in (None, size):
         with pytest.raises(InputError, match=f"size is {size}, which the .* cannot have\nthe nearest .*: {nearest}$"):
-            train_family(name, output=tmp_path / "out", data=data, on_step=lambda s, *_: calls.append(s), **options)
+            train_family(name, output=tmp_path / "out", data=data, on_step=lambda s, *_: calls.append(s), size=given)
     assert calls == []
     assert not (tmp_path / "out").exists()
 
@@ -179,13 +190,14 @@ def test_the_cost_of_a_step_is_counted_right(name: str, rows: int) -> None:
         task = prepared.task
         images = torch.zeros(rows, 1, 16, 16)
         labels = torch.zeros(rows, dtype=torch.int64)
-        if name == "lm":
+        if isinstance(task, LMTask):
             task.model(torch.zeros(rows, task.window, dtype=torch.int64))
         elif name == "unet":
             task.model(images, torch.zeros(rows), labels)
         elif name == "classifier":
             task.model(images)
         else:
+            assert isinstance(task, GanTask)
             task.generator(torch.zeros(rows, 64), labels)
             for _ in range(3):
                 task.discriminator(images, labels)
@@ -204,7 +216,9 @@ def test_samples_are_drawn_by_the_runtimes_own_pipeline(tmp_path: Path) -> None:
         assert [path.name for path in samples] == ["samples-0000001.png", "samples-0000002.png"]
         # The last one is what the runtime's pipeline draws over the checkpoint that was written.
         spec = load_model(name, checkpoint=tmp_path / name).spec
-        images = make_pipeline(TorchSession(spec), spec.settings).generate([0, 1] * 4, seed=0)
+        pipeline = make_pipeline(TorchSession(spec), spec.settings)
+        assert isinstance(pipeline, DiffusionPipeline | GanPipeline)
+        images = pipeline.generate([0, 1] * 4, seed=0)
         grid = image_grid(images, columns=2, scale=8)
         with Image.open(samples[-1]) as drawn:
             assert drawn.size == (grid.shape[1], grid.shape[0])
@@ -245,7 +259,7 @@ def test_the_users_own_text(tmp_path: Path) -> None:
         ({"name": "lm", "size": 32}, InputError, "size is 32\nmeans nothing to a language model"),
     ],
 )
-def test_what_cannot_be_trained(tmp_path: Path, options: dict, error: type[Exception], message: str) -> None:
+def test_what_cannot_be_trained(tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         train_family(**{"name": "classifier", "output": tmp_path / "out", "steps": 1, **options})
     assert list(tmp_path.iterdir()) == []

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,13 @@ from safetensors.torch import load, load_file, save
 from torch import nn
 
 from aigc_models.data.image_data import ImageData
-from aigc_models.families.gan import DiscriminatorConfig, GeneratorConfig, hinge_loss
+from aigc_models.families.gan import DiscriminatorConfig, Generator, GeneratorConfig, hinge_loss
 from aigc_models.training.curve import Curve
 from aigc_models.training.every import Every, parse_every
 from aigc_models.training.loop import (
     LoopConfig,
+    OnStep,
+    Task,
     TrainingError,
     TrainingInterruptedError,
     Watch,
@@ -65,7 +68,7 @@ class Stopped(Exception):
     pass
 
 
-def stop_after(step: int):
+def stop_after(step: int) -> OnStep:
     def on_step(done: int, steps: int, losses: dict[str, float]) -> None:
         if done == step:
             raise Stopped
@@ -77,12 +80,12 @@ def run(
     output: Path,
     *,
     resume: bool = False,
-    task: object = None,
+    task: Task | None = None,
     config: LoopConfig = LOOP,
-    record: object = RECORD,
+    record: Mapping[str, Any] = RECORD,
     data: str = "mine",
     save_every: int = 4,
-    **watch: object,
+    **watch: Any,
 ) -> nn.Module:
     task = task if task is not None else Line()
     options = Watch(save_every=Every(steps=save_every), **watch)
@@ -155,14 +158,19 @@ def test_two_optimizers_batch_norm_and_spectral_norm_are_resumed_bit_for_bit(tmp
 def test_the_result_is_the_moving_average(tmp_path: Path) -> None:
     seen: list[torch.Tensor] = []
     task = Line()
-    result = run(tmp_path, task=task, on_step=lambda *_: seen.append(task.model.weight.detach().double().clone()))
+    result = run(
+        tmp_path,
+        task=task,
+        on_step=lambda *_: seen.append(task.model.get_parameter("weight").detach().double().clone()),
+    )
     torch.manual_seed(0)
     expected = nn.Linear(3, 1).weight.detach().double()
     for step, weights in enumerate(seen):
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * weights
-    torch.testing.assert_close(result.weight.double(), expected, rtol=1e-5, atol=1e-6)
-    assert not torch.allclose(result.weight, task.model.weight)
+    averaged = result.get_parameter("weight")
+    torch.testing.assert_close(averaged.double(), expected, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(averaged, task.model.get_parameter("weight"))
     assert not result.training
 
 
@@ -248,7 +256,7 @@ def test_an_output_that_is_in_the_way(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "bad", [{"steps": 0}, {"batch_size": 0}, {"ema": 1.0}, {"learning_rate": 0.0}, {"learning_rate": math.inf}]
 )
-def test_settings_that_make_no_run(bad: dict[str, float]) -> None:
+def test_settings_that_make_no_run(bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(bad))}"):
         replace(LOOP, **bad)
 
@@ -306,7 +314,7 @@ def test_watching_changes_no_weight(tmp_path: Path) -> None:
         torch.rand(3)
         assert not model.training
         with torch.no_grad():
-            model.weight.zero_()
+            model.get_parameter("weight").zero_()
         return {".txt": b"seen"}
 
     watched = run(tmp_path / "a", task=gan_task(), sample=sample_gan, sample_every=Every(steps=3))
@@ -318,6 +326,7 @@ def test_watching_changes_no_weight(tmp_path: Path) -> None:
 
 
 def sample_gan(model: nn.Module) -> dict[str, bytes]:
+    assert isinstance(model, Generator)
     reestimate_batch_norm(model, batches=1, seed=0)
     return {".txt": b""}
 
@@ -349,7 +358,7 @@ def test_samples_come_along_when_a_run_is_resumed(tmp_path: Path) -> None:
     def draw(_: nn.Module) -> dict[str, bytes]:
         return {".txt": b"x"}
 
-    options = {"sample": draw, "sample_every": Every(steps=2), "save_every": 100}
+    options: dict[str, Any] = {"sample": draw, "sample_every": Every(steps=2), "save_every": 100}
     with pytest.raises(TrainingInterruptedError):
         run(tmp_path, stop=AskedToStop(3, 2), **options)
     run(tmp_path, resume=True, **options)
@@ -398,7 +407,9 @@ def test_a_long_runs_curve_keeps_every_so_many_steps() -> None:
     assert again.rows == curve.rows[:125]
     with pytest.raises(CheckpointError, match=r"curve\.csv beside the training state is damaged"):
         again.read(b"step,loss\nx,1\n", step=5)
-    assert curve.png()[:4] == b"\x89PNG"
+    picture = curve.png()
+    assert picture is not None
+    assert picture[:4] == b"\x89PNG"
 
 
 def test_batch_norm_statistics_are_those_of_the_averaged_weights() -> None:

@@ -86,7 +86,7 @@ def test_all_types_and_sizes_are_read_as_the_second_reader_reads_them() -> None:
 
 
 A, B = entry(0, 8), entry(8, 16)
-FAULTS = {
+FAULTS: dict[str, tuple[dict[str, Any] | bytes, int, str]] = {
     "a gap": ({"a": A, "b": entry(12, 20)}, 20, "tensor 'b' lies 4 bytes behind tensor 'a'"),
     "a gap at the front": ({"a": entry(4, 12)}, 12, "tensor 'a' lies 4 bytes behind the header"),
     "an overlap": ({"a": A, "b": entry(4, 12)}, 12, "tensor 'b' overlaps tensor 'a'"),
