@@ -1,4 +1,4 @@
-"""What the quantization benchmark quantizes: the shipped models as float graphs, with judges that never saw them."""
+"""What the quantization benchmark quantizes: the shipped models as float graphs, and their evaluators."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aigc_export.graphs.passes import PASSES, run_passes
 from aigc_export.prepare.calibration_data import calibration_data, subject_of
 from aigc_export.prepare.prepare import pass_feeds
 from aigc_models.evaluation.evaluation import Evaluation
-from aigc_models.evaluation.paired import Judge, make_judge
+from aigc_models.evaluation.paired import Evaluator, make_evaluator
 from aigc_models.spec import ExportSpec
 from aigc_models.torch_session import TorchSession
 from aigc_models.zoo import load_model
@@ -30,7 +30,7 @@ __all__ = ["SUBJECTS", "Subject", "load_subject"]
 
 OPSET = 20
 EVALUATION_SEED = 1000
-"""Added to a seed for everything that judges, so that no judged sample was calibrated on."""
+"""Added to a seed for every evaluation, so that no evaluated sample was calibrated on."""
 OUTLIER_CHANNELS, OUTLIER_FACTOR = 4, 30.0
 
 
@@ -44,7 +44,7 @@ class Subject:
         spec: how it is exported.
         graph: float, after the passes.
         reference: PyTorch's session of the shipped weights.
-        evaluation: what it is judged on.
+        evaluation: what it is evaluated on.
         sensitive: `QuantConfig.sensitive` in place of the product's choice; None keeps that choice.
     """
 
@@ -55,7 +55,7 @@ class Subject:
     reference: Session
     evaluation: Evaluation
     sensitive: tuple[str, ...] | None
-    judges: dict[tuple[int, int], Judge] = field(default_factory=dict)
+    evaluators: dict[tuple[int, int], Evaluator] = field(default_factory=dict)
 
     def config(self, precision: str) -> QuantConfig:
         """The product's defaults for its family and a precision, or what the subject changes about them."""
@@ -64,7 +64,7 @@ class Subject:
 
     @property
     def measure(self) -> str:
-        """What it is judged by."""
+        """The metric that it is evaluated by."""
         return "ppl_increase" if self.spec.family == "text" else "psnr_db"
 
     def data(self, seed: int, samples: int | None = None) -> CalibrationData:
@@ -76,19 +76,19 @@ class Subject:
         """A session over a graph in bytes."""
         return OrtSession(model, self.spec.interface, folder=None, threads=threads)
 
-    def judge(self, seed: int, samples: int) -> Judge:
+    def evaluator(self, seed: int, samples: int) -> Evaluator:
         """Beside PyTorch, on held-out text or noise of its own; the reference's side is computed once."""
         key = (seed, samples)
-        if key not in self.judges:
-            made = make_judge(
+        if key not in self.evaluators:
+            made = make_evaluator(
                 self.reference,
                 self.spec.settings,
                 evaluation=self.evaluation,
                 samples=samples,
                 seed=EVALUATION_SEED + seed,
             )
-            self.judges[key] = made
-        return self.judges[key]
+            self.evaluators[key] = made
+        return self.evaluators[key]
 
     def proto_bytes(self) -> bytes:
         """The float graph."""

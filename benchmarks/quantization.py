@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/quantization.py --rows speed    # quality, auto, speed or memory
     .venv/bin/python benchmarks/quantization.py --json > figures.json
 
-NNCF is optional (`pip install nncf`). Every tool calibrates on the same samples and is judged on held-out text, or on
-noise that it has not seen, beside PyTorch (`aigc_models.evaluation.paired`). Of ONNX Runtime's and NNCF's
+NNCF is optional (`pip install nncf`). Every tool calibrates on the same samples and is evaluated on held-out text, or
+on noise that it has not seen, beside PyTorch (`aigc_models.evaluation.paired`). Of ONNX Runtime's and NNCF's
 configurations the best on the first seed stands for the tool: chosen with hindsight, which ours is not. Progress goes
 to standard error.
 """
@@ -88,10 +88,10 @@ def ours(subject: Subject, precision: str, seed: int) -> bytes:
     return data
 
 
-def judged(subject: Subject, model: bytes, seed: int, samples: int) -> tuple[float, float]:
+def evaluated(subject: Subject, model: bytes, seed: int, samples: int) -> tuple[float, float]:
     session = subject.open(model)
     try:
-        paired = subject.judge(seed, samples)(session).paired
+        paired = subject.evaluator(seed, samples)(session).paired
     finally:
         session.close()
     metric = next(m for m in paired if m.name == subject.measure)
@@ -109,7 +109,7 @@ def over_seeds(
     for seed in range(seeds):
         model = make(seed)
         size = len(model) / 1e6
-        found.append(judged(subject, model, seed, samples))
+        found.append(evaluated(subject, model, seed, samples))
     values = [v for v, _ in found]
     # Samples differ from seed to seed, so that the seeds' spread holds both errors.
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else found[0][1]
@@ -145,7 +145,7 @@ def rival(
             if len(model) > MAX_SIZE_RATIO * len(subject.proto_bytes()):
                 say(f"  {tool} {subject.name} {precision} {name}: quantizes nothing here")
                 continue
-            value, _ = judged(subject, model, 0, samples)
+            value, _ = evaluated(subject, model, 0, samples)
         except Exception as err:  # a tool that fails in one configuration may work in another
             say(f"  {tool} {subject.name} {precision} {name}: {type(err).__name__}: {str(err)[:120]}")
             continue
@@ -243,7 +243,7 @@ def auto() -> dict[str, Any]:
         "sites": sum(chosen.counts.values()),
         "search_seconds": found.seconds,
         "export_seconds": round(whole, 1),
-        "judged": found.judged,
+        "evaluated": found.evaluated,
     }
 
 

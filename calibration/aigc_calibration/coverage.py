@@ -55,10 +55,10 @@ class Coverage:
     def __str__(self) -> str:
         if self.executed is None:
             return f"{self.planned:.1%} of the work planned in low precision"
-        told = f"{self.planned:.1%} of the work planned, {self.executed:.1%} run in low precision"
+        shares = f"{self.planned:.1%} of the work planned, {self.executed:.1%} run in low precision"
         if self.executed >= MIN_EXECUTED * self.planned:
-            return told
-        return f"{told}, the rest stored so and computed with in float"
+            return shares
+        return f"{shares}, the rest stored so and computed with in float"
 
     def reasons(self) -> dict[str, tuple[str, ...]]:
         """Why -> the sites that the plan leaves float for it."""

@@ -69,7 +69,7 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
 
     def evaluation(self, quality_data: Path | str | None = None) -> Evaluation:
-        """What it is judged on; see `choose_evaluation`."""
+        """What it is evaluated on; see `choose_evaluation`."""
         found = self.checkpoint
         return choose_evaluation(
             self.spec.settings,
@@ -79,8 +79,8 @@ class LoadedModel:
             quality_data=quality_data,
         )
 
-    def is_judged_elsewhere(self, evaluation: Evaluation) -> bool:
-        """Whether own weights are judged on the built-in text, which need not be like what they were trained on."""
+    def is_evaluated_elsewhere(self, evaluation: Evaluation) -> bool:
+        """Whether own weights are evaluated on the built-in text, which need not be like what they were trained on."""
         shipped = shipped_checkpoint(self.name)
         return evaluation.data == STANDARD_LIBRARY and self.checkpoint.path.parent != shipped
 

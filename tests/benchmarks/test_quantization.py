@@ -32,7 +32,7 @@ def increase(subject: Subject, config: QuantConfig) -> float:
     found = quantize(subject.graph, subject.data(0, SAMPLES), config, precision="int8", target="ort-cpu")
     session = subject.open(ir.to_proto(found.graph).SerializeToString())
     try:
-        paired = subject.judge(0, WINDOWS)(session).paired
+        paired = subject.evaluator(0, WINDOWS)(session).paired
     finally:
         session.close()
     return next(m.value for m in paired if m.name == "ppl_increase")

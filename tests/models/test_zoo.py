@@ -66,7 +66,7 @@ def test_every_model_comes_with_its_checkpoint(name: str) -> None:
     assert isinstance(loaded.spec.settings, PIPELINES[MODELS[name].family])
     assert loaded.spec.model_config == loaded.checkpoint.config["model"]
     assert not any(module.training for module in loaded.spec.module.modules())
-    assert loaded.evaluation().has_metric
+    assert loaded.evaluation().has_task_metric
     for key, tensor in loaded.checkpoint.tensors.items():
         assert torch.equal(loaded.spec.module.state_dict()[f"model.{key}"], tensor), key
 
@@ -157,7 +157,7 @@ def test_a_unet_without_a_right_schedule(tmp_path: Path, schedule: Any, message:
         (None, False, ""),
     ],
 )
-def test_what_nobody_says_to_be_digits_is_not_judged_as_digits(
+def test_what_nobody_says_to_be_digits_is_not_evaluated_as_digits(
     names: list[str] | None, own: bool, data: str, tmp_path: Path
 ) -> None:
     config = GeneratorConfig(image_size=16, latent_size=4, base_channels=4)
@@ -165,9 +165,9 @@ def test_what_nobody_says_to_be_digits_is_not_judged_as_digits(
     kept = data_files("photos") if own else {}
     save_checkpoint(tmp_path / "mine", Generator(config), record, extra_files=kept)
     loaded = load_model("gan", checkpoint=tmp_path / "mine")
-    assert (loaded.evaluation().data, loaded.evaluation().has_metric) == (data, bool(data))
+    assert (loaded.evaluation().data, loaded.evaluation().has_task_metric) == (data, bool(data))
     assert loaded.spec.settings.class_names == (None if names is None else tuple(names))  # type: ignore[union-attr]
-    with pytest.raises(ConfigError, match="was named to judge a model of images on"):
+    with pytest.raises(ConfigError, match="cannot evaluate a model of images"):
         loaded.evaluation(tmp_path)
 
 

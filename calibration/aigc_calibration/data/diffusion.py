@@ -12,7 +12,7 @@ from aigc_calibration.data.chunks import Chunk, make_chunks
 from aigc_calibration.data.draws import stream
 from aigc_calibration.data.expected import ArrayCheck, expected_arrays, takes
 from aigc_calibration.data.protocol import check_samples
-from aigc_calibration.data.trajectory import walk
+from aigc_calibration.data.trajectory import ddim_trajectory
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.subject import Subject
@@ -125,7 +125,7 @@ class DiffusionData:
             branches = self._branches(settings, chunk, guided)
             taken: Halves = ([], [])
             times = chunk.timesteps(steps, total)
-            for step, fed in enumerate(walk(run, settings.schedule, x, times, branches, scale), start=1):
+            for step, fed in enumerate(ddim_trajectory(run, settings.schedule, x, times, branches, scale), start=1):
                 for point in chunk.points.get(steps - step, ()):
                     feeds = fed[point.branch]
                     taken[point.half].append({name: value[point.row].copy() for name, value in feeds.items()})

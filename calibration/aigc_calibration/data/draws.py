@@ -21,8 +21,8 @@ _KEYS = MappingProxyType({"text": 1, "diffusion": 2, "images": 3, "gan": 4, "row
 def stream(seed: int, what: str) -> np.random.Generator:
     """A generator that nothing else draws from.
 
-    Pipelines, and so the judges of quality, draw noise from PyTorch's Mersenne Twister. This is numpy's PCG64 under a
-    key of its own: no seed of one gives numbers of the other, so that no judged sample was calibrated on.
+    Pipelines, and so the evaluation of quality, draw noise from PyTorch's Mersenne Twister. This is numpy's PCG64
+    under a key of its own: no seed of one gives numbers of the other, so that no evaluated sample was calibrated on.
 
     Args:
         seed: 0 or more.

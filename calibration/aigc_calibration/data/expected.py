@@ -26,8 +26,8 @@ def takes(subject: Subject, name: str) -> bool:
 
 def expected_arrays(subject: Subject, names: Collection[str] | None = None) -> str:
     """Names, types, shapes and ranges of a model's inputs, or of some of them, in one line."""
-    told = [_expected(subject, t) for t in subject.interface.inputs if names is None or t.name in names]
-    return f"expected exactly: {'; '.join(told)}; the same number of rows in each, one or more"
+    parts = [_expected(subject, t) for t in subject.interface.inputs if names is None or t.name in names]
+    return f"expected exactly: {'; '.join(parts)}; the same number of rows in each, one or more"
 
 
 def _expected(subject: Subject, tensor: TensorSpec) -> str:
@@ -119,18 +119,18 @@ class ArrayCheck:
         for spec in self._specs:
             low, high = self._spans[spec.name]
             # One class, or no padding, is what the data may be like; one token or one number everywhere is no data.
-            told = np.dtype(spec.dtype).kind == "f" or spec.name == "input_ids"
+            is_checked = np.dtype(spec.dtype).kind == "f" or spec.name == "input_ids"
             if spec.name == "timestep" and self._rows == 1:
-                told = False
-            if told and low == high:
+                is_checked = False
+            if is_checked and low == high:
                 raise self.refuse(f"calibration array {spec.name!r} is one constant, {low:g}", "give real samples")
 
     def _feed(self, arrays: Mapping[str, Array]) -> None:
         try:
             self._checker.check(arrays)
         except FeedError as err:
-            told = err.message if not self._named else f"{self._named!r}: {err.message}"
-            raise self.refuse(told, err.hint) from err
+            message = err.message if not self._named else f"{self._named!r}: {err.message}"
+            raise self.refuse(message, err.hint) from err
 
     def _check_padding(self, arrays: Mapping[str, Array]) -> None:
         if "pad_length" not in arrays or "input_ids" not in arrays:

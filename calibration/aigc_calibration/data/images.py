@@ -35,7 +35,7 @@ class ImageData:
         samples: points; images are taken in turn.
         batch: points at a time.
         seed: of noise, timesteps and order.
-        told: what the images were read from and what was done to them, for a stage's line.
+        notes: what the images were read from and what was done to them, for a stage's line.
     """
 
     subject: Subject
@@ -44,7 +44,7 @@ class ImageData:
     samples: int = 256
     batch: int = 16
     seed: int = 0
-    told: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_samples(self.samples, self.batch)

@@ -1,6 +1,6 @@
 """A sampling trajectory, and what the model is fed at every step of it.
 
-The pipeline's own loop draws its noise from the stream that quality is judged with, and visits one grid of timesteps;
+The pipeline's own loop draws its noise from the stream that quality is measured with, and visits one grid of timesteps;
 calibration needs other noise, and other grids. Sampler and predictions are the pipeline's.
 """
 
@@ -16,10 +16,10 @@ from aigc_runtime.core.tensors import Array
 from aigc_runtime.generation.samplers import Prediction, ddim, predict
 from aigc_runtime.generation.schedules import Levels, ScheduleConfig, alphas_cumprod
 
-__all__ = ["walk"]
+__all__ = ["ddim_trajectory"]
 
 
-def walk(
+def ddim_trajectory(
     run: Callable[[Feeds], dict[str, Array]],
     schedule: ScheduleConfig,
     x: Array,

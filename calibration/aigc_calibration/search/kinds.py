@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from aigc_calibration.onnx_function import Feeds, open_onnx
-from aigc_calibration.search.ladder import Ladder
+from aigc_calibration.search.pair import PrecisionPair
 from aigc_calibration.sites import find_sites
 
 if TYPE_CHECKING:
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 __all__ = ["site_kinds"]
 
 
-def site_kinds(ladder: Ladder, feeds: Feeds) -> dict[str, tuple[str, ...]]:
+def site_kinds(pair: PrecisionPair, feeds: Feeds) -> dict[str, tuple[str, ...]]:
     """Kind -> its sites, of those that could run in low precision.
 
     Args:
-        ladder: both rungs.
+        pair: plans in both precisions.
         feeds: of one run, of the sizes that count.
     """
-    model = ladder.graph
+    model = pair.graph
     sites = {s.node: s for s in find_sites(model)}
-    low = ladder.low.quantized()
+    low = pair.low.quantized()
     wanted = sorted({a for op in low for a in sites[op.node].activations})
     values = {**feeds, **open_onnx(model, expose=wanted)(feeds)}
     nodes: Mapping[str, ir.Node] = {str(n.name): n for n in model.graph}
-    raised = {} if ladder.high is None else {op.node: op.precision for op in ladder.high.ops}
+    kept_high = {} if pair.high is None else {op.node: op.precision for op in pair.high.ops}
     kinds: dict[str, list[str]] = {}
     for op in low:
         site = sites[op.node]
@@ -40,7 +40,7 @@ def site_kinds(ladder: Ladder, feeds: Feeds) -> dict[str, tuple[str, ...]]:
         kind = (
             f"{site.op_type} {' '.join(attributes)} {shapes} x {list(site.shape)}, "
             f"bias {site.bias is not None}, result {op.output is not None}, "
-            f"{op.precision} / {raised.get(op.node, 'float')}"
+            f"{op.precision} / {kept_high.get(op.node, 'float')}"
         )
         kinds.setdefault(kind, []).append(op.node)
     return {kind: tuple(names) for kind, names in kinds.items()}

@@ -14,7 +14,7 @@ from aigc_calibration.search.probe import Probe
 from aigc_calibration.search.workers import Workers
 from aigc_runtime.core.progress import Progress, phase
 
-__all__ = ["CONFIDENCE_SIGMAS", "Sensitivity", "decibels", "measure_sites", "raising_order", "total_noise"]
+__all__ = ["CONFIDENCE_SIGMAS", "Sensitivity", "decibels", "fallback_order", "measure_sites", "total_noise"]
 
 EXACT_DB = 300.0
 CONFIDENCE_SIGMAS = 2.0
@@ -99,16 +99,16 @@ def measure_sites(
     return {node: found[node] for node in probe.nodes}
 
 
-def raising_order(sites: Sequence[Sensitivity], objective: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """In which order sites are raised to high precision.
+def fallback_order(sites: Sequence[Sensitivity], objective: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Order sites by how much they should stay in high precision.
 
     Args:
         sites: all that could run in low precision.
         objective: see `Sensitivity.gain`.
 
     Returns:
-        Those that low precision gains nothing for, which are raised in any case; then the others, by how much noise
-        goes for what is given up.
+        (free, rest): `free` are the sites that low precision saves nothing for, the noisiest first: keeping them costs
+        nothing. `rest` are the others, by noise removed per time or bytes given up, the largest first.
     """
     free = sorted((s for s in sites if s.gain(objective) <= 0), key=lambda s: (-s.noise, s.node))
     rest = [s for s in sites if s.gain(objective) > 0]
@@ -116,7 +116,7 @@ def raising_order(sites: Sequence[Sensitivity], objective: str) -> tuple[tuple[s
     return tuple(s.node for s in free), tuple(s.node for s in rest)
 
 
-def total_noise(noise: Mapping[str, float], raised: Sequence[str]) -> float:
-    """The additive model: noise with these sites raised."""
-    gone = set(raised)
+def total_noise(noise: Mapping[str, float], kept_high: Sequence[str]) -> float:
+    """The noise with these sites in high precision, by the additive model."""
+    gone = set(kept_high)
     return sum(n for node, n in noise.items() if node not in gone)

@@ -22,7 +22,7 @@ from aigc_runtime.system.interrupts import interrupts_held
 
 __all__ = [
     "DaskWorkers",
-    "HereWorkers",
+    "InProcessWorkers",
     "LocalWorkers",
     "Mix",
     "Workers",
@@ -63,7 +63,7 @@ def make_workers(*, jobs: int = 1, dask: str | None = None) -> Workers:
     """
     check_jobs(jobs)
     if dask is None:
-        return HereWorkers() if jobs == 1 else LocalWorkers(jobs)
+        return InProcessWorkers() if jobs == 1 else LocalWorkers(jobs)
     if jobs != 1:
         raise ConfigError("both jobs and a Dask address were given", hint="the cluster has its own workers: give one")
     check_dask_address(dask)
@@ -92,7 +92,7 @@ def check_dask_address(address: str) -> None:
         )
 
 
-class HereWorkers:
+class InProcessWorkers:
     """This process."""
 
     def noises(self, probe: Probe, mixes: Sequence[Mix]) -> Iterator[tuple[Mix, float]]:

@@ -57,8 +57,8 @@ def run(arguments: list[str]) -> int:
             from aigc_export.cli.report_options import report_usage
             from aigc_runtime.io.printable import printable, shortened
 
-            told = "\n".join(printable(shortened(line)) for line in err.format_message().split("\n"))
-            click.UsageError(told, getattr(err, "ctx", None)).show(sys.stderr)
+            message = "\n".join(printable(shortened(line)) for line in err.format_message().split("\n"))
+            click.UsageError(message, getattr(err, "ctx", None)).show(sys.stderr)
             report_usage(err, arguments)
             return 2
         except click.exceptions.Abort as err:

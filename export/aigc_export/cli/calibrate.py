@@ -45,7 +45,7 @@ def calibrate(
 
     The file fits the graph that it was made from, and no other: the same model, checkpoint, cache and sizes.
     """
-    from aigc_export.cli.reporting import Reporter
+    from aigc_export.cli.reporting import StageDisplay
     from aigc_export.line.calibrator import calibrate_model
     from aigc_export.recipes.recipe import export_recipe
     from aigc_runtime.cli.output import check_outputs
@@ -60,7 +60,7 @@ def calibrate(
         **asked,
     )
     console = err_console() if as_json else out_console()
-    with Reporter(console, f"calibrate {model}", bar=not as_json) as shown:
+    with StageDisplay(console, f"calibrate {model}", bar=not as_json) as shown:
         found = calibrate_model(recipe, output, stage=shown.stage, progress=shown.progress)
     seen = found.calibration.statistics
     size = output.stat().st_size
@@ -87,11 +87,11 @@ def calibrate(
     console.print(_table(found))
     console.print(f"samples {seen.samples_sha256}")
     console.print(f"graph   {found.calibration.graph_sha256}")
-    told = (
+    message = (
         f"wrote {output}: {found.samples} samples ({seen.samples} rows in {seen.batches} batches), "
         f"{len(seen.tensors)} values, {size / 1e6:.2f} MB in {found.seconds:.1f} s"
     )
-    console.print(printable(told), soft_wrap=True, markup=False)
+    console.print(printable(message), soft_wrap=True, markup=False)
 
 
 def _table(found: CalibrationResult) -> Table:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--max-size", metavar="LIMIT", help="Of B, such as 3.5MB or 1000 (bytes).")
 @click.option("--max-latency", metavar="LIMIT", help="Of a step of B, such as 2ms or 2 (ms).")
 @click.option("--quality-samples", type=int, default=200, show_default=True, help="Text windows or images; 0: none.")
-@click.option("--quality-data", type=TEXT_PATH, help="Your text to judge on. Default: that of A's export.")
+@click.option("--quality-data", type=TEXT_PATH, help="Your text to evaluate on. Default: that of A's export.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of what is generated.")
 @click.option(
     "--rounds", type=click.IntRange(1, MAX_ROUNDS), default=5, show_default=True, help="Alternations A B A B."
@@ -58,7 +58,7 @@ def compare(
 ) -> int:
     """Put bundles A and B of one model side by side: tensors, a picture, quality, size and speed.
 
-    A is the reference, such as fp32, or what was shipped before; B another export of it. Nothing is judged but what
+    A is the reference, such as fp32, or what was shipped before; B another export of it. Nothing is compared but what
     --max-... limits: exit code 3 if B costs more. A time fails only where it is beyond its limit by more than noise.
     """
     from aigc_export.tools.comparison import check_comparable, compare_bundles, picture_grid
@@ -123,8 +123,8 @@ def compare(
     if models[0] != models[1]:
         console.print("[bold yellow]warning[/] the two were made from different weights", soft_wrap=True)
     if image is not None:
-        told = f"wrote {image}: A, B, and their difference times {amplification}"
-        console.print(printable(told), soft_wrap=True, markup=False)
+        message = f"wrote {image}: A, B, and their difference times {amplification}"
+        console.print(printable(message), soft_wrap=True, markup=False)
     for check in checks:
         console.print(str(check), soft_wrap=True, markup=False, style=None if check.passed else "red")
     return code
@@ -160,7 +160,7 @@ def _document(found: Comparison) -> dict[str, Any]:
         "b": asdict(found.second),
         "tensors": [asdict(t) for t in found.tensors],
         "picture": {"metric": picture.metric, "value": picture.value},
-        "paired": [asdict(m) for m in found.judgment.paired],
+        "paired": [asdict(m) for m in found.scores.paired],
         "quality": [
             {
                 "metric": q.metric,
@@ -169,7 +169,7 @@ def _document(found: Comparison) -> dict[str, Any]:
                 "higher_is_better": q.higher_is_better,
                 "data": q.data,
             }
-            for q in found.judgment.quality
+            for q in found.scores.quality
         ],
         "speed": {
             "threads": found.threads,
@@ -197,10 +197,10 @@ def _table(found: Comparison) -> Table:
         table.add_row(escape(f"tensor {t.output}, {t.case}"), "", "", escape(errors))
     picture = found.picture
     table.add_row("one generation", "", "", f"{picture.metric} {picture.value:.4g}")
-    for m in found.judgment.paired:
+    for m in found.scores.paired:
         error = f" ± {m.standard_error:.2g}" if m.standard_error else ""
         table.add_row(f"paired {escape(named(m.name, m.data))}", "", "", f"{m.value:.4g}{error} over {m.samples}")
-    for q in found.judgment.quality:
+    for q in found.scores.quality:
         name = escape(named(q.metric, q.data))
         table.add_row(f"quality {name}", f"{q.reference:.5g}", f"{q.bundle:.5g}", f"{q.bundle - q.reference:+.2g}")
     for what, x, y in (("bundle", a.size_bytes, b.size_bytes), ("engine", a.engine_bytes, b.engine_bytes)):

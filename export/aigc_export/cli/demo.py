@@ -33,10 +33,10 @@ def demo(output: Path, quality_samples: int, as_json: bool) -> None:
         return
     console.print(_table(rows))
     for row in rows:
-        told = f"{row['model']}: bundle {row['bundle']}, generated {row['generated']}"
-        console.print(printable(told), soft_wrap=True, markup=False)
-    told = f'try: aigc-run generate {output / "lm"} --prompt "import " --temperature 0.8'
-    console.print(printable(told), soft_wrap=True, markup=False)
+        message = f"{row['model']}: bundle {row['bundle']}, generated {row['generated']}"
+        console.print(printable(message), soft_wrap=True, markup=False)
+    message = f'try: aigc-run generate {output / "lm"} --prompt "import " --temperature 0.8'
+    console.print(printable(message), soft_wrap=True, markup=False)
 
 
 def _one(name: str, output: Path, quality_samples: int, console: Console) -> dict[str, Any]:

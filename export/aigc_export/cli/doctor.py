@@ -23,22 +23,22 @@ def doctor(as_json: bool) -> None:
 
     device, memory = probe_device(), available_memory()
     targets: dict[str, Any] = {
-        "ort-cpu": {"builds": True, "told": "needs no more than is installed"},
-        "ort-cuda": {"builds": True, "told": _ort_cuda()},
+        "ort-cpu": {"builds": True, "summary": "needs no more than is installed"},
+        "ort-cuda": {"builds": True, "summary": _ort_cuda()},
     }
     for flavor in MODULES:
         try:
             library = load_library(flavor)
         except EngineMissingError as err:
-            targets[flavor] = {"builds": False, "told": f"{err.message}: {INSTALL[flavor]}"}
+            targets[flavor] = {"builds": False, "summary": f"{err.message}: {INSTALL[flavor]}"}
             continue
         if library.ahead_of_time:
-            told = f"{library.version}, for compute capability {', '.join(library.capabilities)}"
-            targets[flavor] = {"builds": True, "told": told}
+            summary = f"{library.version}, for compute capability {', '.join(library.capabilities)}"
+            targets[flavor] = {"builds": True, "summary": summary}
         else:
             builds = bool(device.gpus)
-            told = f"{library.version}, {'for the GPU here' if builds else 'needs a GPU to build, and none is here'}"
-            targets[flavor] = {"builds": builds, "told": told}
+            summary = f"{library.version}, {'for the GPU here' if builds else 'needs a GPU to build, and none is here'}"
+            targets[flavor] = {"builds": builds, "summary": summary}
     if as_json:
         emit_json(
             "aigc-export-doctor/1", {"device": to_json(device), "available_memory_bytes": memory, "targets": targets}
@@ -51,7 +51,7 @@ def doctor(as_json: bool) -> None:
         console.print(f"memory    {memory / 1e9:.1f} GB free")
     for name, found in targets.items():
         console.print(
-            f"{'builds' if found['builds'] else 'CANNOT'}    {name}: {found['told']}", soft_wrap=True, markup=False
+            f"{'builds' if found['builds'] else 'CANNOT'}    {name}: {found['summary']}", soft_wrap=True, markup=False
         )
 
 

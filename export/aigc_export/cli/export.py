@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @model_options
 @calibration_option("in place of samples")
 @click.option("--quality-samples", type=int, default=200, show_default=True, help="Text windows or images; 0: none.")
-@click.option("--quality-data", type=TEXT_PATH, help="Your text to judge on. Default: what the checkpoint keeps.")
+@click.option("--quality-data", type=TEXT_PATH, help="Your text to evaluate on. Default: what the checkpoint keeps.")
 @click.option("--budget", "budgets", multiple=True, help="Of --precision auto, such as 'psnr>=45'; may be repeated.")
 @click.option("--objective", help="Of --precision auto: latency (default), size or ops.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Of --precision auto: local processes. Default: 1.")
@@ -86,7 +86,7 @@ def export(
 
     Nothing is published unless the engine is within every tolerance; exit code 3 says that it is not.
     """
-    from aigc_export.cli.reporting import Reporter
+    from aigc_export.cli.reporting import StageDisplay
     from aigc_export.line.exporter import ParityFailedError, export_model
     from aigc_export.line.signing import key_warning, load_signer
     from aigc_export.parity.report import parity_table
@@ -129,7 +129,7 @@ def export(
     console = err_console() if as_json or reports.on_stdout else out_console()
     before = _identity(output)
 
-    with Reporter(console, f"export {model}", bar=not as_json) as shown:
+    with StageDisplay(console, f"export {model}", bar=not as_json) as shown:
         try:
             result = export_model(
                 recipe,

@@ -20,15 +20,15 @@ def models(as_json: bool) -> None:
     rows = []
     for name, entry in MODELS.items():
         folder = shipped_checkpoint(name)
-        told = json.loads((folder / "quality.json").read_text(encoding="utf-8"))
+        report = json.loads((folder / "quality.json").read_text(encoding="utf-8"))
         rows.append(
             {
                 "name": name,
                 "family": entry.family,
                 "summary": entry.summary,
-                "parameters": told["training"]["parameters"],
+                "parameters": report["training"]["parameters"],
                 "size_bytes": (folder / "model.safetensors").stat().st_size,
-                "quality": told["quality"],
+                "quality": report["quality"],
                 "options": list(entry.options),
             }
         )

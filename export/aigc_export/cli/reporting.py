@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-__all__ = ["Reporter"]
+__all__ = ["StageDisplay"]
 
 WARNING = "warning"
 
 
-class Reporter:
+class StageDisplay:
     """Shows the stages of a verb.
 
     Args:
@@ -40,7 +40,7 @@ class Reporter:
         self._tasks: dict[str, TaskID] = {}
         self._lock = threading.Lock()
 
-    def __enter__(self) -> Reporter:
+    def __enter__(self) -> StageDisplay:
         self._status.start()
         return self
 

@@ -29,7 +29,7 @@ def search_options(
         precision: as asked for.
         asked: option -> value, of those that were given.
         folder: for the journal and the report; None keeps them in memory.
-        samples: on which mixes are judged; 0 takes the default.
+        samples: on which mixes are evaluated; 0 takes the default.
 
     Raises:
         ConfigError: options of a search without a search.

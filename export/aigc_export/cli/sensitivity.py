@@ -50,7 +50,7 @@ def sensitivity(
     asked: dict[str, Any],
 ) -> None:
     """Say what low precision costs and saves at every site of MODEL, each alone: noise, milliseconds, bytes."""
-    from aigc_export.cli.reporting import Reporter
+    from aigc_export.cli.reporting import StageDisplay
     from aigc_export.recipes.recipe import export_recipe
     from aigc_export.search.plots import plot_format, sensitivity_plot
     from aigc_export.search.sensitivity import measure_sensitivity
@@ -71,10 +71,10 @@ def sensitivity(
         **search_options(model, "auto", workers, folder=search_dir, samples=0),
     )
     console = err_console() if as_json else out_console()
-    with Reporter(console, f"sensitivity {model}", bar=not as_json) as shown:
+    with StageDisplay(console, f"sensitivity {model}", bar=not as_json) as shown:
         found = measure_sensitivity(recipe, low=low, stage=shown.stage, progress=shown.progress)
     if plot is not None and kind is not None:
-        title = f"{model} on {target}, {found.ladder}: {found.total_db:.1f} dB together"
+        title = f"{model} on {target}, {found.pair}: {found.total_db:.1f} dB together"
         atomic_write_bytes(plot, sensitivity_plot(found.sites, title, kind=kind))
     if as_json:
         sites = [{**asdict(s), "sqnr_db": s.sqnr_db} for s in found.sites]
@@ -93,7 +93,7 @@ def _table(found: SensitivityReport, top: int) -> Table:
     from rich.table import Table
 
     shown = found.sites[:top]
-    title = f"{found.model} · {found.target} · {found.ladder}: the {len(shown)} noisiest of {len(found.sites)} sites"
+    title = f"{found.model} · {found.target} · {found.pair}: the {len(shown)} noisiest of {len(found.sites)} sites"
     table = Table(title=title, title_justify="left")
     for heading in ("site", "operator", "alone, dB", "of all noise", "saves, ms a step", "saves, kB"):
         table.add_column(heading, overflow="fold")

@@ -55,7 +55,7 @@ def train(model: str, output: Path, data: str | None, as_json: bool, **options: 
 
     console, err = err_console() if as_json else out_console(), err_console()
 
-    def tell(sentence: str) -> None:
+    def notify(sentence: str) -> None:
         console.print(printable(sentence), markup=False, soft_wrap=True)
 
     for name in ("save_every", "sample_every"):
@@ -65,14 +65,14 @@ def train(model: str, output: Path, data: str | None, as_json: bool, **options: 
         SignalStop(output) as stop,
         TrainProgress(err, f"train {model}") as progress,
     ):
-        report = train_family(model, output=output, data=data, on_step=progress, tell=tell, stop=stop, **options)
+        report = train_family(model, output=output, data=data, on_step=progress, notify=notify, stop=stop, **options)
     if as_json:
         emit_json("aigc-export-train/1", {"output": str(output), **report})
         return
     for name, value in report["quality"].items():
-        tell(f"{named(name, report['data'])}: {value:.4g} ({report['samples']:,} samples)")
-    tell(f"wrote {output}")
+        notify(f"{named(name, report['data'])}: {value:.4g} ({report['samples']:,} samples)")
+    notify(f"wrote {output}")
     if find_spec("matplotlib") is None:
-        tell(
+        notify(
             f"the loss curve is in {output / CURVE_FILE}; {PLOT_FILE} needs matplotlib: pip install 'aigc-export[plot]'"
         )

@@ -24,7 +24,7 @@ from aigc_runtime.io.printable import printable
 @click.option("--checkpoint", type=TEXT_PATH, help="The weights it was made from. Default: where the manifest says.")
 @click.option("--quality-samples", type=click.IntRange(min=0), default=200, show_default=True, help="0: none.")
 @tolerance_option("in place of the manifest's")
-@click.option("--quality-data", type=TEXT_PATH, help="Your text to judge on. Default: that of its export.")
+@click.option("--quality-data", type=TEXT_PATH, help="Your text to evaluate on. Default: that of its export.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the fresh inputs.")
 @click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
 @threads_option
@@ -67,8 +67,8 @@ def verify(
     code = 0 if found.report.passed else 3
     if as_json:
         divergence = None if found.divergence is None else found.divergence.to_dict()
-        told = {"checkpoint": str(found.checkpoint), "notes": list(found.notes), "divergence": divergence}
-        emit_json("aigc-export-verify/1", {**found.report.to_dict(), **told, "tolerances": to_json(found.tolerances)})
+        facts = {"checkpoint": str(found.checkpoint), "notes": list(found.notes), "divergence": divergence}
+        emit_json("aigc-export-verify/1", {**found.report.to_dict(), **facts, "tolerances": to_json(found.tolerances)})
         return code
     from rich.markup import escape
 

@@ -1,4 +1,4 @@
-"""The files of a bundle that the host alone reads: its graph and its plan; a damaged one is told by its name."""
+"""The files of a bundle that the host alone reads: its graph and its plan; a damaged one is reported by its name."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def read_plan(bundle: Bundle) -> QuantizationPlan | None:
     try:
         return parse_plan(bundle.read(PLAN_FILE), what=PLAN_FILE)
     except PlanError as err:
-        told = err.message if PLAN_FILE in err.message else f"{PLAN_FILE}: {err.message}"
-        raise BundleError(told, hint=err.hint or _HINT) from err
+        message = err.message if PLAN_FILE in err.message else f"{PLAN_FILE}: {err.message}"
+        raise BundleError(message, hint=err.hint or _HINT) from err
 
 
 def read_graph(bundle: Bundle, *, weights: bool = False) -> onnx.ModelProto:

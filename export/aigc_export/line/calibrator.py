@@ -14,7 +14,7 @@ from aigc_calibration.prepare import prepare
 from aigc_calibration.quantize import plan_calibrated
 from aigc_export.graphs.passes import PassReport
 from aigc_export.prepare.calibration_data import described
-from aigc_export.prepare.prepare import Stage, Teller, prepare_graph
+from aigc_export.prepare.prepare import Reporter, Stage, prepare_graph
 from aigc_export.prepare.stability import RangeStability, instability_warning, stability
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_runtime.core.progress import Progress
@@ -75,24 +75,24 @@ def calibrate_model(
     if recipe.calibration is not None:
         raise ConfigError("calibrating from a calibration", hint="leave `calibration` out of the recipe")
     precision = as_site_precision(recipe.precision)
-    tell = Teller(stage)
-    model = prepare_graph(recipe, tell)
+    reporter = Reporter(stage)
+    model = prepare_graph(recipe, reporter)
     assert model.data is not None
     graph = prepare(model.graph)
     found = calibrate(
         graph, model.data, recipe.quantization, precision=precision, threads=recipe.threads, progress=progress
     )
     seen = found.statistics
-    tell("calibrate", f"{described(model.data)}, {seen.batches} runs, {len(seen.tensors)} values")
+    reporter.report("calibrate", f"{described(model.data)}, {seen.batches} runs, {len(seen.tensors)} values")
     _, plan = plan_calibrated(graph, found, recipe.quantization, precision=precision, form=FORMS[recipe.target])
-    tell.warn(instability_warning(plan, seen, recipe.quantization))
+    reporter.warn(instability_warning(plan, seen, recipe.quantization))
     write_calibration(destination, found)
-    tell("write", str(destination))
+    reporter.report("write", str(destination))
     return CalibrationResult(
         calibration=found,
         samples=model.data.samples,
         ranges=stability(plan, seen),
-        warnings=tuple(tell.warnings),
+        warnings=tuple(reporter.warnings),
         passes=model.passes,
         seconds=time.perf_counter() - started,
     )

@@ -1,4 +1,4 @@
-"""From a graph to the engine of its target, and to the session that parity judges."""
+"""From a graph to the engine of its target, and to the session that parity compares."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class EngineUnderTest:
         candidate: session that takes the shapes that the engine takes.
         unbounded: session that takes all shapes that the model takes, for measuring quality on large batches.
         graph: that ONNX Runtime can run, for bisection.
-        told: what building said, for the stage's line.
+        summary: what the build reports, for the stage's line.
         provenance: facts for the manifest.
     """
 
@@ -63,12 +63,12 @@ class EngineUnderTest:
     candidate: Session
     unbounded: Session
     graph: ir.Model
-    told: str = ""
+    summary: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_build(recipe: ExportRecipe) -> None:
-    """Refuse what cannot be built before the work starts.
+    """Check before the work starts that the recipe can be built.
 
     Raises:
         EngineMissingError: the library is not installed; the hint is the install line.
@@ -86,7 +86,10 @@ def check_build(recipe: ExportRecipe) -> None:
     library.check_capabilities(recipe.build.compute_capabilities)
     check_settings(library, recipe.build)
     if recipe.opset is not None and recipe.opset > get_target(recipe.target).opset:
-        raise ConfigError(f"opset {recipe.opset}", hint=f"TensorRT 10.3 reads up to {get_target(recipe.target).opset}")
+        raise ConfigError(
+            f"opset {recipe.opset} is not supported by target {recipe.target!r}",
+            hint=f"TensorRT 10.3 reads up to {get_target(recipe.target).opset}",
+        )
     least = _NEEDED.get(recipe.precision)
     for text in recipe.build.compute_capabilities:
         if least is not None and capability_number(text) < capability_number(least):
@@ -151,7 +154,7 @@ def _build_ort(
 
 
 def _build_for_provider(graph: ir.Model, engine: BuiltEngine, recipe: ExportRecipe) -> EngineUnderTest:
-    """Parity is that of the provider where it runs; elsewhere the same file is judged, every node as it stands."""
+    """Compare with the provider where it runs; elsewhere with the same file on a CPU, no node rewritten."""
     provider = PROVIDERS[get_target(recipe.target).provider]
     why = unavailable(import_onnxruntime(provider), provider)
     session: Session
@@ -159,18 +162,18 @@ def _build_for_provider(graph: ir.Model, engine: BuiltEngine, recipe: ExportReci
     provenance: dict[str, str] = {}
     if why is None:
         opened = _ort_session(engine, recipe, provider.name)
-        session, parity, told = opened, "engine", f"; {placement_line(opened.placement, provider)}"
+        session, parity, summary = opened, "engine", f"; {placement_line(opened.placement, provider)}"
     else:
         session = ArraySession(
             open_onnx(engine.files[engine.file], threads=recipe.threads, optimize=False), engine.interface
         )
-        parity, told = "graph", f"; {provider.name} was not tried here: parity is that of its graph on a CPU"
+        parity, summary = "graph", f"; {provider.name} was not tried here: parity is that of its graph on a CPU"
         provenance["parity_of"] = (
             f"the graph, run by ONNX Runtime on a CPU; {provider.ort_name} was not tried: {why.message}"
         )
     built = replace(engine, provider=EngineProvider(name="cuda", parity=parity))
     return EngineUnderTest(
-        engine=built, candidate=session, unbounded=session, graph=graph, told=told, provenance=provenance
+        engine=built, candidate=session, unbounded=session, graph=graph, summary=summary, provenance=provenance
     )
 
 
@@ -210,8 +213,8 @@ def _build_trt(
     )
     # Parity runs the very file that was built; only bf16, for which ONNX Runtime has no kernels, is spelled out first.
     runnable = bf16_products_in_float(graph) if recipe.precision == "bf16" else graph
-    judged = save_graph(runnable, folder / "judged.onnx")[0] if runnable is not graph else source
-    function = open_onnx(judged, threads=recipe.threads, optimize=False)
+    compared = save_graph(runnable, folder / "compared.onnx")[0] if runnable is not graph else source
+    function = open_onnx(compared, threads=recipe.threads, optimize=False)
     engine = BuiltEngine(
         kind=library.flavor,
         file=ENGINE_FILE,
@@ -225,7 +228,7 @@ def _build_trt(
         candidate=ArraySession(bounded(function, engine.interface, profiles), engine.interface),
         unbounded=ArraySession(function, spec.interface),
         graph=runnable,
-        told=f"; {built.proof}; built, not run here: parity is that of its graph",
+        summary=f"; {built.proof}; built, not run here: parity is that of its graph",
         provenance=_provenance(library, source, spec),
     )
 
@@ -255,10 +258,10 @@ def _facts(
 
 
 def _own_gpu() -> Gpu:
-    """The device that TensorRT has just built for: the first one."""
+    """Find the GPU that TensorRT has just built for: the first one."""
     gpus = probe_device().gpus
     if not gpus:
-        raise ConfigError("the device that the engine was built for cannot be told", hint="run `aigc-run doctor`")
+        raise ConfigError("the GPU that the engine was built for was not found", hint="run `aigc-run doctor`")
     return gpus[0]
 
 

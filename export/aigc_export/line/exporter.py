@@ -1,4 +1,4 @@
-"""The whole line: PyTorch -> graph -> passes -> engine -> parity -> bundle. Nothing unproven is published."""
+"""Export a model: PyTorch -> graph -> passes -> engine -> parity -> bundle. Nothing unproven is published."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from aigc_export.parity.bisect import Divergence, find_first_divergence
 from aigc_export.parity.check import check_parity
 from aigc_export.parity.reference import Case, Generation, make_cases, make_generation
 from aigc_export.prepare.calibration_data import described
-from aigc_export.prepare.prepare import PreparedModel, Stage, Teller, prepare_graph
+from aigc_export.prepare.prepare import PreparedModel, Reporter, Stage, prepare_graph
 from aigc_export.prepare.stability import instability_warning
 from aigc_export.recipes.budget import holds, shown
 from aigc_export.recipes.recipe import ExportRecipe
@@ -33,7 +33,7 @@ from aigc_export.recipes.tolerances import TOLERANCES, loosened, with_user_limit
 from aigc_export.search.report import SearchReport
 from aigc_export.search.search import BudgetError, search
 from aigc_models.caller_state import callers_state
-from aigc_models.evaluation.paired import Judgment, make_judge
+from aigc_models.evaluation.paired import Scores, make_evaluator
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
 from aigc_models.weights.checkpoint import shipped_checkpoint
@@ -84,7 +84,7 @@ def _helpful(remedies: tuple[str, ...]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """What an export did.
+    """The result of an export.
 
     Attributes:
         bundle: the published bundle.
@@ -130,44 +130,44 @@ def export_model(
         AigcError: any stage failed; nothing is published.
     """
     started = time.perf_counter()
-    tell = Teller(stage)
+    reporter = Reporter(stage)
     check_destination(destination)
     check_build(recipe)
     creation_time()
     check_space(destination, engine_bytes(_weights_bytes(recipe), recipe.precision))
     for warning in signature_warnings(destination, sign):
-        tell.warn(warning)
+        reporter.warn(warning)
     references: list[tuple[tuple[Case, ...], Generation]] = []
 
-    # A model that PyTorch cannot generate with is refused before the work that would be for nothing.
+    # A model that PyTorch cannot generate with is refused before the costly stages.
     prepared = prepare_graph(
-        recipe, tell, before_capture=lambda spec: references.append(_references(spec, recipe, tell))
+        recipe, reporter, before_capture=lambda spec: references.append(_references(spec, recipe, reporter))
     )
     spec, graph = prepared.spec, prepared.graph
     ((cases, generation),) = references
     quantized: Quantized | None = None
     found: SearchReport | None = None
     if recipe.search is not None:
-        recipe, quantized, found = _search(prepared, recipe, recipe.search, tell, progress)
+        recipe, quantized, found = _search(prepared, recipe, recipe.search, reporter, progress)
     elif prepared.data is not None:
-        quantized = _quantize(prepared, recipe, tell, progress)
+        quantized = _quantize(prepared, recipe, reporter, progress)
     if quantized is not None:
         graph = quantized.graph
     with temporary_folder("export") as folder, contextlib.ExitStack() as stack:
         plan = None if quantized is None else quantized.plan
         built = build_engine(prepared, graph, plan, recipe, folder, progress=progress)
         engine, candidate = built.engine, stack.enter_context(built.candidate)
-        tell("build", f"{engine.kind}, {engine.size_bytes / 1e6:.2f} MB{built.told}")
-        judge = make_judge(
+        reporter.report("build", f"{engine.kind}, {engine.size_bytes / 1e6:.2f} MB{built.summary}")
+        evaluate = make_evaluator(
             TorchSession(spec),
             spec.settings,
             evaluation=prepared.evaluation,
             samples=recipe.quality_samples,
             seed=recipe.seed,
         )
-        judgment = judge(built.unbounded)
+        scores = evaluate(built.unbounded)
         if recipe.search is not None:
-            _check_budget(recipe.search, judgment)
+            _check_budget(recipe.search, scores)
         report = check_parity(
             candidate,
             spec,
@@ -176,7 +176,7 @@ def export_model(
             precision=recipe.precision,
             cases=cases,
             generation=generation,
-            judgment=judgment,
+            scores=scores,
             tolerances=recipe.tolerances,
         )
         if not report.passed:
@@ -187,7 +187,9 @@ def export_model(
             helpful = remedies(report, recipe, family=spec.family, costly=costly, divergence=divergence)
             raise ParityFailedError(report, divergence, helpful)
         worst = report.worst().errors
-        tell("parity", f"max error {worst.max_over_rms:.1e} of the RMS, {worst.sqnr_db:.0f} dB, {_shown(report)}")
+        reporter.report(
+            "parity", f"max error {worst.max_over_rms:.1e} of the RMS, {worst.sqnr_db:.0f} dB, {_shown(report)}"
+        )
         candidate.close()
         manifest, files = make_bundle(
             prepared.loaded,
@@ -195,7 +197,7 @@ def export_model(
             engine,
             cases=cases,
             generation=generation,
-            quality=judgment.quality,
+            quality=scores.quality,
             extra=_extra(quantized, found),
             provenance={**({} if quantized is None else _calibration_facts(quantized)), **built.provenance},
             origin=make_origin(prepared.loaded, recipe, prepared.evaluation),
@@ -205,20 +207,20 @@ def export_model(
     # Whom this machine trusts does not matter here: the bundle was made a moment ago.
     bundle = load_bundle(destination)
     signed = ", signed" if bundle.has_signature else ""
-    tell("publish", f"{bundle.path}, manifest {bundle.manifest_sha256[:12]}{signed}")
+    reporter.report("publish", f"{bundle.path}, manifest {bundle.manifest_sha256[:12]}{signed}")
     return ExportResult(
         bundle=bundle,
         report=report,
         passes=prepared.passes,
         search=found,
         coverage=None if quantized is None else quantized.coverage,
-        warnings=tuple(tell.warnings),
+        warnings=tuple(reporter.warnings),
         seconds=time.perf_counter() - started,
     )
 
 
 def _weights_bytes(recipe: ExportRecipe) -> int:
-    """Size of the weights file; one that cannot be found is told of where it is loaded."""
+    """Size of the weights file in bytes; 0 where it is not found, which loading reports."""
     try:
         folder = shipped_checkpoint(recipe.model) if recipe.checkpoint is None else recipe.checkpoint
         return find_weights(folder).weights.stat().st_size
@@ -226,8 +228,8 @@ def _weights_bytes(recipe: ExportRecipe) -> int:
         return 0
 
 
-def _references(spec: ExportSpec, recipe: ExportRecipe, tell: Teller) -> tuple[tuple[Case, ...], Generation]:
-    """What PyTorch computes, within the shapes of the engine: before any work that would be for nothing."""
+def _references(spec: ExportSpec, recipe: ExportRecipe, reporter: Reporter) -> tuple[tuple[Case, ...], Generation]:
+    """Compute the reference cases with PyTorch, within the engine's shapes, before the costly stages."""
     session = reference_session(spec, recipe)
     try:
         cases = make_cases(session, spec, seed=recipe.seed)
@@ -237,15 +239,15 @@ def _references(spec: ExportSpec, recipe: ExportRecipe, tell: Teller) -> tuple[t
             f"no engine of these profiles can be proven, since each must take a whole generation: {err.message}",
             hint=f"{err.hint}\na language model needs a profile for prompts beside one for single tokens",
         ) from err
-    tell("reference", f"{sum(len(c.steps) for c in cases)} steps in {len(cases)} cases, one generation")
+    reporter.report("reference", f"{sum(len(c.steps) for c in cases)} steps in {len(cases)} cases, one generation")
     return cases, generation
 
 
 def _search(
-    prepared: PreparedModel, recipe: ExportRecipe, config: SearchConfig, tell: Teller, progress: Progress | None
+    prepared: PreparedModel, recipe: ExportRecipe, config: SearchConfig, reporter: Reporter, progress: Progress | None
 ) -> tuple[ExportRecipe, Quantized | None, SearchReport]:
-    """The recipe of what the search chose: its own precision, the limits of the lowest one in it, and the budget."""
-    found = search(prepared, recipe, config, tell, calibration=prepared.calibration, progress=progress)
+    """Search, and make the recipe of the result: its precision, and the limits of the lowest precision in it."""
+    found = search(prepared, recipe, config, reporter.report, calibration=prepared.calibration, progress=progress)
     built = found.built
     family = prepared.spec.family
     limits = loosened(TOLERANCES[family, built.base], config.budgets)
@@ -257,8 +259,8 @@ def _search(
         graph=built.graph, plan=built.plan, statistics=found.calibration.statistics, coverage=built.coverage
     )
     assert recipe.quantization is not None
-    tell.warn(instability_warning(built.plan, found.calibration.statistics, recipe.quantization))
-    _tell_quantized(quantized, tell)
+    reporter.warn(instability_warning(built.plan, found.calibration.statistics, recipe.quantization))
+    _report_quantized(quantized, reporter.report)
     return recipe, quantized, found.report
 
 
@@ -266,21 +268,21 @@ SHOWN_SITES = 3
 """Names of sites in a line that says why they stay float."""
 
 
-def _tell_quantized(quantized: Quantized, tell: Stage) -> None:
-    """How many sites of which precision; then a line for each reason why some stay float."""
+def _report_quantized(quantized: Quantized, stage: Stage) -> None:
+    """Report the number of sites of each precision, then a line for each reason why sites stay float."""
     counts = ", ".join(f"{n} {precision}" for precision, n in sorted(quantized.plan.counts().items()))
-    tell("quantize", f"{counts}; {quantized.coverage}")
+    stage("quantize", f"{counts}; {quantized.coverage}")
     for why, sites in quantized.coverage.reasons().items():
         more = f" and {len(sites) - SHOWN_SITES} more" if len(sites) > SHOWN_SITES else ""
-        tell("left float", f"{', '.join(sites[:SHOWN_SITES])}{more}: {why}")
+        stage("left float", f"{', '.join(sites[:SHOWN_SITES])}{more}: {why}")
 
 
-def _check_budget(config: SearchConfig, judgment: Judgment) -> None:
+def _check_budget(config: SearchConfig, scores: Scores) -> None:
     """The engine that is published must keep the budget too, wherever quality was measured on it."""
-    if judgment != Judgment() and not holds(config.budgets, judgment):
+    if scores != Scores() and not holds(config.budgets, scores):
         raise BudgetError(
-            f"the engine misses the budget that the search had met: {shown(config.budgets, judgment)}",
-            hint="it is judged on other samples than the search: ask for more --quality-samples; nothing was published",
+            f"the engine misses the budget that the search had met: {shown(config.budgets, scores)}",
+            hint="the search evaluated other samples: ask for more --quality-samples; nothing was published",
         )
 
 
@@ -289,7 +291,7 @@ def _extra(quantized: Quantized | None, found: SearchReport | None) -> dict[str,
     return extra if found is None else {**extra, SEARCH_FILE: found.dump()}
 
 
-def _quantize(model: PreparedModel, recipe: ExportRecipe, tell: Teller, progress: Progress | None) -> Quantized:
+def _quantize(model: PreparedModel, recipe: ExportRecipe, reporter: Reporter, progress: Progress | None) -> Quantized:
     assert recipe.quantization is not None
     assert model.data is not None
     found = quantize(
@@ -304,11 +306,11 @@ def _quantize(model: PreparedModel, recipe: ExportRecipe, tell: Teller, progress
     )
     seen = found.statistics
     if model.calibration is None:
-        tell("calibrate", f"{described(model.data)}, {seen.batches} runs, {len(seen.tensors)} values")
+        reporter.report("calibrate", f"{described(model.data)}, {seen.batches} runs, {len(seen.tensors)} values")
     else:
-        tell("calibrate", f"{recipe.calibration}: {seen.samples} rows, {len(seen.tensors)} values")
-    tell.warn(instability_warning(found.plan, seen, recipe.quantization))
-    _tell_quantized(found, tell)
+        reporter.report("calibrate", f"{recipe.calibration}: {seen.samples} rows, {len(seen.tensors)} values")
+    reporter.warn(instability_warning(found.plan, seen, recipe.quantization))
+    _report_quantized(found, reporter.report)
     return found
 
 

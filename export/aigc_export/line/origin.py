@@ -217,7 +217,7 @@ def _require_same(loaded: LoadedModel, manifest: Manifest, path: Path | str | No
 def find_evaluation(
     manifest: Manifest, evaluate: Callable[[Path | str | None], Evaluation], quality_data: Path | str | None
 ) -> tuple[Evaluation, tuple[str, ...]]:
-    """What a bundle is judged on again: what the user names, else what its export was judged on, where that is found.
+    """Choose what a bundle is evaluated on: what the user names, else what its export used, where that is found.
 
     Args:
         manifest: of the bundle.
@@ -242,7 +242,7 @@ def find_evaluation(
     if evaluation.sha256 == origin.quality_sha256:
         return evaluation, ()
     exported = ", ".join(sorted({result.data for result in manifest.quality if result.data})) or "other text"
-    return evaluation, (f"judged on {evaluation.data}; the export was judged on {exported}, which is not found here",)
+    return evaluation, (f"evaluated on {evaluation.data}; the export used {exported}, which was not found",)
 
 
 def kept_text(manifest: Manifest) -> tuple[KeptData | None, tuple[bytes, ...]]:

@@ -93,8 +93,8 @@ def _fewest(
     kept: list[str] = []
     for module in sorted(cost, key=lambda m: (-cost[m], m))[:MAX_MODULES]:
         kept.append(module)
-        raised = {node for name in kept for node in nodes[name]}
-        after = decibels(_noise(probe, [node for node in probe.nodes if node not in raised]))
+        kept_high = {node for name in kept for node in nodes[name]}
+        after = decibels(_noise(probe, [node for node in probe.nodes if node not in kept_high]))
         if after - before >= missing_db + MARGIN_DB:
             break
     suffices = after - before >= missing_db + MARGIN_DB

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aigc_export.parity.reference import Case, Generation
-from aigc_models.evaluation.paired import Judgment
+from aigc_models.evaluation.paired import Scores
 from aigc_models.spec import ExportSpec
 from aigc_runtime.bundle.manifest import Tolerances
 from aigc_runtime.core.session import Session
@@ -24,7 +24,7 @@ def check_parity(
     precision: str,
     cases: Sequence[Case],
     generation: Generation,
-    judgment: Judgment,
+    scores: Scores,
     tolerances: Tolerances,
 ) -> ParityReport:
     """All three levels for one session.
@@ -37,7 +37,7 @@ def check_parity(
         precision: of its weights and arithmetic.
         cases: PyTorch's arrays.
         generation: PyTorch's generation.
-        judgment: of the candidate beside PyTorch; empty where quality is not measured.
+        scores: of the candidate beside PyTorch; empty where quality is not measured.
         tolerances: explicit limits.
     """
     steps = [(case.name, [(step.inputs, step.outputs) for step in case.steps]) for case in cases]
@@ -47,6 +47,6 @@ def check_parity(
         precision=precision,
         tensors=check_tensors(candidate, steps, tolerances.tensor),
         generation=check_generation(candidate, spec.settings, generation.request, generation.output, tolerances),
-        quality=check_quality(judgment.quality, tolerances),
-        paired=check_paired(judgment.paired, tolerances),
+        quality=check_quality(scores.quality, tolerances),
+        paired=check_paired(scores.paired, tolerances),
     )

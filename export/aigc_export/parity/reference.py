@@ -93,7 +93,7 @@ def _text_inputs(session: Session, settings: TextSettings, rng: np.random.Genera
     """A prompt alone and a left-padded pair, each with tokens decoded one by one after it.
 
     The tokens are those of a real text: on noise a language model computes what nobody will ask of it, and an engine
-    of lower precision would be judged by that.
+    of lower precision would be compared with that.
     """
     text = make_tokenizer(settings.tokenizer).encode(standard_library_text().held_out.tobytes().decode("utf-8"))
     decoded = min(3, settings.context_length // 2)

@@ -105,8 +105,8 @@ def junit_xml(
             ET.SubElement(case, "system-out").text = _plain(measured)
     if error is not None:
         case = ET.SubElement(suite, "testcase", classname=_plain(class_name), name=_plain(subject))
-        told = ET.SubElement(case, "error", type=type(error).__name__, message=_plain(error.message))
-        told.text = _plain(f"exit code {error.exit_code}\n{error.hint}")
+        entry = ET.SubElement(case, "error", type=type(error).__name__, message=_plain(error.message))
+        entry.text = _plain(f"exit code {error.exit_code}\n{error.hint}")
     suite.set("tests", str(len(cases) + (error is not None)))
     suite.set("failures", str(sum(1 for _, _, reasons in cases if reasons)))
     suite.set("errors", str(int(error is not None)))

@@ -93,7 +93,7 @@ def calibration_data(
         samples: how many, at most.
         seed: of the choice.
         own_text: what the checkpoint keeps of the text that it was trained on, in pieces.
-        held_out: the text that quality is judged on, in pieces: where it stands in the user's text, it is left out.
+        held_out: the text that quality is measured on, in pieces: where it stands in the user's text, it is left out.
 
     Raises:
         CalibrationError: data that cannot calibrate this model; says what is expected.
@@ -117,7 +117,7 @@ def calibration_data(
             labels=found.labels,
             samples=samples,
             seed=seed,
-            told=images.told,
+            notes=images.notes,
         )
     if path is not None:
         raise CalibrationError(
@@ -131,8 +131,8 @@ def described(data: CalibrationData) -> str:
     """How many samples there are, for a stage's line."""
     if isinstance(data, ArrayData) and data.samples < data.total:
         return f"{data.samples} of {data.total} rows"
-    told = f" of {'; '.join(data.told)}" if isinstance(data, ImageData) and data.told else ""
-    return f"{data.samples} samples{told}"
+    notes = f" of {'; '.join(data.notes)}" if isinstance(data, ImageData) and data.notes else ""
+    return f"{data.samples} samples{notes}"
 
 
 def _from_arrays(subject: Subject, source: NpzRows, samples: int, seed: int) -> CalibrationData:
@@ -164,7 +164,7 @@ def _text(path: Path | str | None, own_text: Sequence[bytes], held_out: Sequence
     text = _joined([_without(text, held_out) for text in texts])
     if texts and not len(text):
         raise CalibrationError(
-            f"all of the calibration text {str(path)!r} is text that quality is judged on",
+            f"all of the calibration text {str(path)!r} is text that quality is measured on",
             hint="calibrate on other text, such as what the model was trained on",
         )
     return text
@@ -175,7 +175,7 @@ def _joined(pieces: Sequence[bytes]) -> Array:
 
 
 def _without(text: bytes, held_out: Sequence[bytes]) -> bytes:
-    """A text without the pieces that quality is judged on: whole files, or their ends. Short ones stand anywhere."""
+    """A text without the pieces that quality is measured on: whole files, or their ends. Short ones stand anywhere."""
     for piece in held_out:
         if len(piece) >= MIN_SEARCHED_PIECE:
             front, _, back = text.rpartition(piece)

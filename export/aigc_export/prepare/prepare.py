@@ -1,4 +1,4 @@
-"""The front of the line, which every verb that starts from PyTorch shares: load -> capture -> passes."""
+"""Prepare a model, for every verb that starts from PyTorch: load -> capture -> passes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from aigc_runtime.system.interrupts import check_interrupted
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["WARNING", "PreparedModel", "Stage", "Teller", "pass_feeds", "prepare_graph"]
+__all__ = ["WARNING", "PreparedModel", "Reporter", "Stage", "pass_feeds", "prepare_graph"]
 
 Stage = Callable[[str, str], None]
 """Called as stage(name, what it did) when a stage is done."""
@@ -43,7 +43,7 @@ class PreparedModel:
         captured: the graph as captured, and the program behind it, which bisection needs.
         graph: after the target's passes.
         passes: what each pass did.
-        evaluation: what the model is judged on.
+        evaluation: what the model is evaluated on.
     """
 
     loaded: LoadedModel
@@ -56,18 +56,18 @@ class PreparedModel:
 
     @property
     def spec(self) -> ExportSpec:
-        """Of the model."""
+        """The model's export specification."""
         return self.loaded.spec
 
 
 def prepare_graph(
-    recipe: ExportRecipe, tell: Teller, *, before_capture: Callable[[ExportSpec], None] | None = None
+    recipe: ExportRecipe, reporter: Reporter, *, before_capture: Callable[[ExportSpec], None] | None = None
 ) -> PreparedModel:
     """Load a model, capture it and run the passes of its target.
 
     Args:
         recipe: what to take, and for which target.
-        tell: called after every stage.
+        reporter: called after every stage.
         before_capture: called with the model once it is loaded and all that was asked for is checked; may refuse it.
 
     Raises:
@@ -78,24 +78,26 @@ def prepare_graph(
     loaded = load_model(recipe.model, checkpoint=recipe.checkpoint, options=recipe.spec_options)
     spec = loaded.spec
     parameters = sum(p.numel() for p in spec.module.parameters())
-    tell("load", f"{recipe.model}: {parameters:,} parameters, {loaded.checkpoint.sha256[:12]}")
+    reporter.report("load", f"{recipe.model}: {parameters:,} parameters, {loaded.checkpoint.sha256[:12]}")
     for note in loaded.notes:
-        tell.warn(note)
+        reporter.warn(note)
     # What is bad is refused before the work starts.
     calibration = _calibration(recipe)
     evaluation = loaded.evaluation(recipe.quality_data)
-    if loaded.is_judged_elsewhere(evaluation):
-        tell.warn(f"the checkpoint keeps no text of its own: it is judged on {evaluation.data} (see --quality-data)")
+    if loaded.is_evaluated_elsewhere(evaluation):
+        reporter.warn(
+            f"the checkpoint keeps no text of its own: it is evaluated on {evaluation.data} (see --quality-data)"
+        )
     data = _calibration_data(loaded, evaluation, recipe)
     if before_capture is not None:
         before_capture(spec)
     captured = capture(spec, opset=recipe.opset or target.opset)
-    tell("capture", f"{len(list(captured.model.graph))} nodes, opset {captured.model.opset_imports['']}")
+    reporter.report("capture", f"{len(list(captured.model.graph))} nodes, opset {captured.model.opset_imports['']}")
     graph, passes = run_passes(captured.model, PASSES[recipe.target], feeds=pass_feeds(spec, recipe.seed))
     if recipe.quantization is not None:
         recipe.quantization.check_modules([site.module for site in find_sites(graph)])
     for done in passes:
-        tell(
+        reporter.report(
             done.name, f"{done.nodes_before} -> {done.nodes_after} nodes, {done.worst.sqnr_db:.0f} dB{_rounding(done)}"
         )
     return PreparedModel(
@@ -117,7 +119,7 @@ def _calibration(recipe: ExportRecipe) -> Calibration | None:
     if recipe.calibration is None:
         return None
     calibration = read_calibration(recipe.calibration)
-    # A search calibrates in int8, the lowest rung that needs ranges.
+    # A search calibrates in int8, the lowest precision that needs ranges.
     check_kind(calibration, as_site_precision("int8" if recipe.search is not None else recipe.precision))
     return calibration
 
@@ -140,16 +142,16 @@ def _calibration_data(loaded: LoadedModel, evaluation: Evaluation, recipe: Expor
 
 
 def pass_feeds(spec: ExportSpec, seed: int) -> list[dict[str, Array]]:
-    """Two sets of shapes: a rewrite that is right for one size only must not get through."""
+    """Make example inputs of two sets of shapes: a rewrite that is right for one size only must fail."""
     return [example_feeds(spec, sizes, seed=seed) for sizes in run_sizes(spec)]
 
 
 WARNING = "warning"
-"""The stage under which a warning is told."""
+"""The stage under which warnings are reported."""
 
 
-class Teller:
-    """Adds to each stage's line how long it took, and remembers warnings."""
+class Reporter:
+    """Reports stages, each with the seconds that it took, and keeps the warnings."""
 
     def __init__(self, stage: Stage | None) -> None:
         self.stage = stage
@@ -157,15 +159,15 @@ class Teller:
         self.warnings: list[str] = []
 
     def warn(self, what: str) -> None:
-        """Tell of something that did not stop the work; an empty text is nothing."""
+        """Report a warning; an empty text is none."""
         if not what:
             return
         self.warnings.append(what)
         if self.stage is not None:
             self.stage(WARNING, what)
 
-    def __call__(self, name: str, what: str) -> None:
-        """Tell of a stage, and end there if a signal came whose exception was dropped."""
+    def report(self, name: str, what: str) -> None:
+        """Report a stage; raise here if a signal came whose exception was dropped."""
         check_interrupted()
         now = time.perf_counter()
         if self.stage is not None:

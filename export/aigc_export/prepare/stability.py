@@ -92,22 +92,22 @@ def instability_warning(plan: QuantizationPlan, seen: Statistics, config: QuantC
     if not any(tensor.halves[1].count for tensor in seen.tensors.values()):
         return "there is one sample, so that nothing tells how stable its ranges are: give more samples"
     worst = f"{found[0].name!r} by {found[0].instability:.0%}"
-    told = f"ranges change from one half of the samples to the other, {worst}"
+    change = f"ranges change from one half of the samples to the other, {worst}"
     if plan.tensors:
         costs = _costs(plan, seen, config)
         loose = [name for name in costs if costs[name] > UNSTABLE]
         if loose:
             name = max(costs, key=lambda n: costs[n])
             return (
-                f"{told}: for {len(loose)} of {len(found)} one half alone would give over {UNSTABLE:.0%} more rounding "
-                f"error, for {name!r} {costs[name]:.0%} more: give more samples"
+                f"{change}: for {len(loose)} of {len(found)} one half alone would give over {UNSTABLE:.0%} more "
+                f"rounding error, for {name!r} {costs[name]:.0%} more: give more samples"
             )
     else:
         limit = UNSTABLE_EXTREME if plan.precision in HALVES else UNSTABLE
         if loose := [r.name for r in found if r.instability > limit]:
-            return f"{told}, {len(loose)} of {len(found)} by more than {limit:.0%}: give more samples"
+            return f"{change}, {len(loose)} of {len(found)} by more than {limit:.0%}: give more samples"
     if seen.samples < MIN_ROWS:
-        return f"{seen.samples} rows of samples are few; {told}: give at least {MIN_ROWS}"
+        return f"{seen.samples} rows of samples are few; {change}: give at least {MIN_ROWS}"
     return ""
 
 

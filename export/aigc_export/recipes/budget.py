@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from aigc_models.evaluation.paired import Judgment
+from aigc_models.evaluation.paired import Scores
 from aigc_models.evaluation.quality import HIGHER_IS_BETTER
 from aigc_runtime.errors import ConfigError, UnknownNameError
 
@@ -63,27 +63,27 @@ class Budget:
     limit: float
     relative: bool
 
-    def value(self, judgment: Judgment) -> float:
+    def value(self, scores: Scores) -> float:
         """What the limit is held against.
 
         Raises:
             ConfigError: it was not measured.
         """
-        for metric in judgment.paired:
+        for metric in scores.paired:
             if metric.name == self.measure:
                 return metric.value
-        for result in judgment.quality:
+        for result in scores.quality:
             if result.metric == self.measure:
                 return result.bundle / result.reference - 1 if self.relative else result.bundle
-        measured = [m.name for m in judgment.paired] + [q.metric for q in judgment.quality]
+        measured = [m.name for m in scores.paired] + [q.metric for q in scores.quality]
         raise ConfigError(
             f"the budget {self.text!r} is about {self.measure!r}, which this model has not",
             hint=f"measured for it: {', '.join(measured)}",
         )
 
-    def holds(self, judgment: Judgment) -> bool:
+    def holds(self, scores: Scores) -> bool:
         """Whether a candidate keeps the budget; NaN never does."""
-        value = self.value(judgment)
+        value = self.value(scores)
         return value <= self.limit if self.upper else value >= self.limit
 
 
@@ -152,17 +152,17 @@ def check_family(budgets: Iterable[Budget], family: str) -> None:
             )
 
 
-def holds(budgets: Iterable[Budget], judgment: Judgment) -> bool:
+def holds(budgets: Iterable[Budget], scores: Scores) -> bool:
     """Whether every budget is kept."""
-    return all(budget.holds(judgment) for budget in budgets)
+    return all(budget.holds(scores) for budget in budgets)
 
 
-def shown(budgets: Iterable[Budget], judgment: Judgment) -> str:
+def shown(budgets: Iterable[Budget], scores: Scores) -> str:
     """Every budget with what was measured."""
-    return ", ".join(f"{b.measure} {b.value(judgment):.5g} ({b.text})" for b in budgets)
+    return ", ".join(f"{b.measure} {b.value(scores):.5g} ({b.text})" for b in budgets)
 
 
-def allowed_noise(budgets: Iterable[Budget], judgment: Judgment, noise: float) -> float | None:
+def allowed_noise(budgets: Iterable[Budget], scores: Scores, noise: float) -> float | None:
     """The noise at which every budget would just hold, guessed from one measured mix.
 
     Decibels fall by one for every decibel of noise; an increase in perplexity is, while small, in proportion to the
@@ -173,7 +173,7 @@ def allowed_noise(budgets: Iterable[Budget], judgment: Judgment, noise: float) -
     """
     found = []
     for budget in budgets:
-        value = budget.value(judgment)
+        value = budget.value(scores)
         if budget.measure in {"psnr_db", "step_sqnr_db"}:
             found.append(noise * 10 ** ((value - budget.limit) / 10))
         elif budget.measure == "ppl_increase" and value > 0 and budget.limit > 0:

@@ -46,7 +46,7 @@ class ExportRecipe:
         seed: of every random draw.
         quantization: how the graph is quantized; None for fp32.
         calibration_data: the user's own samples; None takes the model's.
-        quality_data: the user's own text to judge on; None takes what the checkpoint keeps, or the built-in text.
+        quality_data: the user's own text to evaluate on; None takes what the checkpoint keeps, or the built-in text.
         search: how `auto` looks for its mix; None for other precisions.
         calibration: file of an earlier calibration, which takes the place of samples; None calibrates now.
         build: how the engine is compiled, for targets that compile one.

@@ -27,7 +27,7 @@ class SearchConfig:
         jobs: local processes that measure noise.
         dask: address of a Dask scheduler in their place.
         folder: where the journal and the report go; None keeps them in memory.
-        samples: windows of text, or images, on which a mix is judged.
+        samples: windows of text, or images, on which a mix is evaluated.
     """
 
     budgets: tuple[Budget, ...]
@@ -43,5 +43,5 @@ class SearchConfig:
         if self.objective not in OBJECTIVES:
             raise UnknownNameError("objective", self.objective, OBJECTIVES)
         if self.samples < 2:
-            raise ConfigError(f"a search judges on {self.samples} samples", hint="at least 2 make a measure")
+            raise ConfigError(f"a search evaluates on {self.samples} samples", hint="at least 2 make a measure")
         check_jobs(self.jobs)

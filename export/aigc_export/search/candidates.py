@@ -1,4 +1,4 @@
-"""Candidates of a search: graphs that were really built, run by the engine, judged beside PyTorch and timed."""
+"""Candidates of a search: graphs that were really built, run by the engine, evaluated beside PyTorch and timed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from aigc_calibration.emit import emit
 from aigc_calibration.errors import PlanError
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.search.journal import Journal
-from aigc_calibration.search.ladder import Ladder
-from aigc_models.evaluation.paired import Judge, Judgment
+from aigc_calibration.search.pair import PrecisionPair
+from aigc_models.evaluation.paired import Evaluator, Scores
 from aigc_models.spec import ExportSpec
 from aigc_runtime.backends.ort.session import OrtSession
 from aigc_runtime.io.jsonable import from_json, to_json
@@ -26,7 +26,7 @@ from aigc_runtime.proof.bench import bench_step
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Built", "Evaluator", "build_mix", "emit_mix"]
+__all__ = ["Built", "CandidateEvaluator", "build_mix", "emit_mix"]
 
 RUNS_IN_FLOAT = "the engine runs it in float in this mix"
 ROUNDS = 9
@@ -39,7 +39,7 @@ class Built:
     """A graph that could be shipped.
 
     Attributes:
-        name: for people: `fp32`, `int8`, `int8 / float, 12 raised`.
+        name: for people: `fp32`, `int8`, `int8 / float, 12 kept high`.
         precision: for the manifest: one plain precision, or `mixed`.
         base: the lowest plain precision in it, whose limits apply.
         graph: in the engine's form.
@@ -56,7 +56,7 @@ class Built:
 
     @cached_property
     def model(self) -> bytes:
-        """Serialized."""
+        """The serialized graph."""
         import onnx_ir as ir
 
         serialized: bytes = ir.to_proto(self.graph).SerializeToString(deterministic=True)
@@ -68,32 +68,32 @@ class Built:
         return hashlib.sha256(self.model).hexdigest()
 
     @property
-    def raised(self) -> int:
+    def kept_high(self) -> int:
         """Sites in float, or above the base precision."""
         if self.plan is None:
             return 0
         return sum(1 for op in self.plan.ops if op.precision != self.plan.precision)
 
 
-def emit_mix(ladder: Ladder, raised: Mapping[str, str]) -> Built:
-    """Emit a mix without a look at what the engine makes of it, to be timed.
+def emit_mix(pair: PrecisionPair, kept_high: Mapping[str, str]) -> Built:
+    """Emit a mix for timing, without a proof of what the engine runs.
 
     Args:
-        ladder: both rungs.
-        raised: node -> why it stands on the high rung.
+        pair: plans in both precisions.
+        kept_high: node -> why it stays in high precision.
     """
-    plan, weights = ladder.mix(raised)
+    plan, weights = pair.mix(kept_high)
     used = {op.precision for op in plan.quantized()}
-    if ladder.high is None and raised:
+    if pair.high is None and kept_high:
         used.add("float")
     if len(used) == 1:
         plan = replace(plan, precision=next(iter(used)))
     lowest = _bundle_name(plan.precision)
     return Built(
-        name=f"all {lowest}" if len(used) == 1 else f"{ladder.name}, {len(raised)} raised",
+        name=f"all {lowest}" if len(used) == 1 else f"{pair.name}, {len(kept_high)} kept high",
         precision=lowest if len(used) == 1 else "mixed",
         base=lowest,
-        graph=emit(ladder.graph, plan, weights, ladder.form),
+        graph=emit(pair.graph, plan, weights, pair.form),
         plan=plan,
     )
 
@@ -103,37 +103,40 @@ def _bundle_name(precision: str) -> str:
     return "int4" if precision == "int4-weight" else precision
 
 
-def build_mix(ladder: Ladder, raised: Mapping[str, str], macs: Mapping[str, int]) -> Built:
-    """Emit a mix and prove that the engine runs it as planned; what it runs in float after all is raised too.
+def build_mix(pair: PrecisionPair, kept_high: Mapping[str, str], macs: Mapping[str, int]) -> Built:
+    """Emit a mix and prove that the engine runs it as planned; what it runs in float is kept high, too.
 
     Args:
-        ladder: both rungs.
-        raised: node -> why it stands on the high rung.
+        pair: plans in both precisions.
+        kept_high: node -> why it stays in high precision.
         macs: of every site.
 
     Raises:
         PlanError: nothing is left that the engine runs in low precision.
     """
-    raised = dict(raised)
+    kept_high = dict(kept_high)
     while True:
-        built = emit_mix(ladder, raised)
+        built = emit_mix(pair, kept_high)
         assert built.plan is not None
         try:
             return replace(built, coverage=check_executed(built.graph, built.plan, macs))
         except PlanError:
-            lost = {op.node for op in built.plan.quantized()} - executed_sites(built.graph, built.plan) - raised.keys()
-            if not lost or ladder.high is not None:
+            lost = (
+                {op.node for op in built.plan.quantized()} - executed_sites(built.graph, built.plan) - kept_high.keys()
+            )
+            if not lost or pair.high is not None:
                 raise
-            raised.update(dict.fromkeys(lost, RUNS_IN_FLOAT))
+            kept_high.update(dict.fromkeys(lost, RUNS_IN_FLOAT))
 
 
-class Evaluator:
-    """Judges and times candidates; what the journal knows is not measured again.
+class CandidateEvaluator:
+    """Evaluates and times candidates; what the journal holds is not measured again.
 
     Args:
         spec: of the model.
-        judge: makes the judge when the first candidate needs it: PyTorch's side takes a while. None: only times.
-        key: names everything that the judge depends on.
+        evaluate: makes the evaluator when the first candidate needs it, since PyTorch's side takes a while. None: only
+            times.
+        key: names everything that the evaluation depends on.
         journal: of the search.
         threads: of the engine.
     """
@@ -141,29 +144,29 @@ class Evaluator:
     def __init__(
         self,
         spec: ExportSpec,
-        judge: Callable[[], Judge] | None,
+        evaluate: Callable[[], Evaluator] | None,
         *,
         key: str,
         journal: Journal,
         threads: int | None,
     ) -> None:
         self.spec, self.key, self.journal, self.threads = spec, key, journal, threads
-        self._make_judge = judge
-        self._judge: Judge | None = None
-        self.judged = 0
+        self._make_evaluate = evaluate
+        self._evaluate: Evaluator | None = None
+        self.evaluated = 0
 
-    def judge(self, built: Built) -> Judgment:
-        """Quality beside PyTorch, on the engine itself."""
+    def evaluate(self, built: Built) -> Scores:
+        """Measure quality beside PyTorch, on the engine itself."""
 
         def measure() -> Any:
-            if self._judge is None:
-                assert self._make_judge is not None, "this evaluator only times"
-                self._judge = self._make_judge()
+            if self._evaluate is None:
+                assert self._make_evaluate is not None, "this evaluator only times"
+                self._evaluate = self._make_evaluate()
             with self._open(built) as session:
-                return to_json(self._judge(session))
+                return to_json(self._evaluate(session))
 
-        self.judged += 1
-        return from_json(Judgment, self.journal.remember(f"judgment {built.digest} {self.key}", measure))
+        self.evaluated += 1
+        return from_json(Scores, self.journal.remember(f"scores {built.digest} {self.key}", measure))
 
     def time(self, built: Sequence[Built]) -> list[tuple[float, float]]:
         """(ms of a step at batch 1, how many times faster than the first) of each: medians of alternating rounds."""

@@ -1,7 +1,7 @@
-"""How many sites have to be raised: the smallest number whose mix keeps the budget, with few real runs.
+"""Find how many sites must stay in high precision: the smallest number whose mix keeps the budget, with few real runs.
 
-Quality grows with the number of raised sites, all but for the engine's rounding. The additive noise model says where
-to look first; every answer is a real run.
+Quality grows with the number of sites in high precision, but for the engine's rounding. The additive noise model says
+where to look first; every answer is a real run.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from aigc_calibration.search.sensitivity import Sensitivity
 from aigc_export.recipes.budget import Budget
-from aigc_models.evaluation.paired import Judgment
+from aigc_models.evaluation.paired import Scores
 from aigc_runtime.io.jsonable import to_json
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CandidateReport", "SearchReport", "pareto_front", "pareto_table"]
 
-_OF_THE_RUN = ("judged", "reused", "seconds")
+_OF_THE_RUN = ("evaluated", "reused", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class CandidateReport:
         name: for people.
         precision: as in the manifest.
         counts: precision -> number of sites.
-        judgment: beside PyTorch.
+        scores: beside PyTorch.
         value: what the first budget is held against.
         holds: whether all budgets are kept.
         latency_ms: of a step at batch 1.
@@ -41,7 +41,7 @@ class CandidateReport:
     name: str
     precision: str
     counts: Mapping[str, int]
-    judgment: Judgment
+    scores: Scores
     value: float
     holds: bool
     latency_ms: float
@@ -62,9 +62,9 @@ class SearchReport:
         budgets: that had to hold.
         verdict: what was chosen, and why, in one sentence.
         candidates: in the order of their latency.
-        ladders: pair of precisions -> its sites, the noisiest first.
+        pairs: pair of precisions -> its sites, the noisiest first.
         kept: node -> one sentence, for the sites of the result that stand in higher precision.
-        judged: candidates that were really run.
+        evaluated: candidates that were really run.
         reused: measurements that an earlier run had left.
         seconds: of the search.
     """
@@ -75,9 +75,9 @@ class SearchReport:
     budgets: tuple[Budget, ...]
     verdict: str
     candidates: tuple[CandidateReport, ...]
-    ladders: Mapping[str, tuple[Sensitivity, ...]]
+    pairs: Mapping[str, tuple[Sensitivity, ...]]
     kept: Mapping[str, str]
-    judged: int
+    evaluated: int
     reused: int
     seconds: float
 
@@ -123,5 +123,5 @@ def pareto_table(report: SearchReport) -> Table:
 
 
 def _with_error(budget: Budget, candidate: CandidateReport) -> str:
-    error = next((m.standard_error for m in candidate.judgment.paired if m.name == budget.measure), 0.0)
+    error = next((m.standard_error for m in candidate.scores.paired if m.name == budget.measure), 0.0)
     return f"{candidate.value:.4g}" + (f" ± {error:.2g}" if error else "")

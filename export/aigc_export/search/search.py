@@ -1,11 +1,11 @@
-"""The search for a mix of precisions: measure every site alone, raise what costs most, and run what comes of it.
+"""Search for a mix of precisions: measure every site alone, keep the costliest in high precision, run the mixes.
 
-1. Noise of every site alone, on the toggle graph; what it takes in either precision, in the engine.
-2. Sites in the order in which they are raised: those that low precision gains nothing for, then by noise per gain.
-3. The smallest number of raised sites whose mix keeps the budget: each try is emitted, run, and judged beside PyTorch
-   through the whole sampling loop.
-4. All that was tried is timed in turn with the plain precisions. The best that keeps the budget is the result; a mix
-   that is not faster than a plain precision gives way to it.
+1. Measure the noise of every site alone, on the toggle graph, and its time in either precision, in the engine.
+2. Order the sites: first those that low precision gains nothing for, then the others by noise per gain.
+3. Find the smallest number of sites in high precision whose mix keeps the budget: each try is emitted, run, and
+   evaluated beside PyTorch through the whole sampling loop.
+4. Time every try in turn with the plain precisions. The result is the best that keeps the budget; a mix that is not
+   faster than a plain precision is not chosen.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from aigc_calibration.emit import FORMS
 from aigc_calibration.errors import PlanError
 from aigc_calibration.prepare import prepare
 from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_environment
-from aigc_calibration.search.ladder import Ladder
-from aigc_calibration.search.sensitivity import CONFIDENCE_SIGMAS, Sensitivity, decibels, raising_order, total_noise
+from aigc_calibration.search.pair import PrecisionPair
+from aigc_calibration.search.sensitivity import CONFIDENCE_SIGMAS, Sensitivity, decibels, fallback_order, total_noise
 from aigc_calibration.search.workers import make_workers
 from aigc_export.prepare.prepare import PreparedModel, Stage
 from aigc_export.recipes.budget import allowed_noise, holds, shown
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.recipes.search import SearchConfig
-from aigc_export.search.candidates import Built, Evaluator, build_mix
+from aigc_export.search.candidates import Built, CandidateEvaluator, build_mix
 from aigc_export.search.descent import smallest
-from aigc_export.search.ladders import build_ladder, everything, rungs_for
+from aigc_export.search.pairs import plan_pair, precision_pairs, without_exceptions
 from aigc_export.search.plain import plain_builds
 from aigc_export.search.plots import pareto_plot
 from aigc_export.search.report import CandidateReport, SearchReport, pareto_front
-from aigc_export.search.sites import measure_ladder
+from aigc_export.search.sites import measure_pair
 from aigc_export.targets.table import get_target
-from aigc_models.evaluation.paired import Judgment, make_judge
+from aigc_models.evaluation.paired import Scores, make_evaluator
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.core.progress import Progress
 from aigc_runtime.errors import ConfigError, EngineMissingError, ParityError
@@ -65,7 +65,7 @@ def search(
     prepared: PreparedModel,
     recipe: ExportRecipe,
     config: SearchConfig,
-    tell: Stage,
+    stage: Stage,
     *,
     calibration: Calibration | None = None,
     progress: Progress | None = None,
@@ -76,7 +76,7 @@ def search(
         prepared: the float graph and its data.
         recipe: of the export.
         config: budget and objective.
-        tell: called after every stage.
+        stage: called after every stage.
         calibration: of an earlier run.
         progress: called after every batch of calibration.
 
@@ -97,9 +97,9 @@ def search(
     spec, graph, quantization = prepared.spec, prepared.graph, recipe.quantization
     assert prepared.data is not None
     assert quantization is not None
-    evaluator = Evaluator(
+    evaluator = CandidateEvaluator(
         spec,
-        lambda: make_judge(
+        lambda: make_evaluator(
             TorchSession(spec),
             spec.settings,
             evaluation=prepared.evaluation,
@@ -112,39 +112,39 @@ def search(
         threads=recipe.threads,
     )
     float_built = Built(name="fp32", precision="fp32", base="fp32", graph=graph)
-    tried: list[tuple[Built, Judgment]] = [(float_built, evaluator.judge(float_built))]
+    tried: list[tuple[Built, Scores]] = [(float_built, evaluator.evaluate(float_built))]
     if not holds(config.budgets, tried[0][1]):
         raise BudgetError(
             f"not even fp32 keeps the budget: {shown(config.budgets, tried[0][1])}",
             hint="the nearest result is fp32 itself; nothing was published: state a budget that it keeps",
         )
-    tell("budget", f"fp32: {shown(config.budgets, tried[0][1])}")
-    ladders: dict[str, tuple[Sensitivity, ...]] = {}
+    stage("budget", f"fp32: {shown(config.budgets, tried[0][1])}")
+    pairs: dict[str, tuple[Sensitivity, ...]] = {}
     workers = make_workers(jobs=config.jobs, dask=config.dask)
-    ready, every, threads = prepare(graph), everything(quantization), recipe.threads
+    ready, every, threads = prepare(graph), without_exceptions(quantization), recipe.threads
     if calibration is None:
         calibration = calibrate(ready, prepared.data, every, precision="int8", threads=threads, progress=progress)
-    tell("calibrate", f"{calibration.statistics.samples} samples, {len(calibration.statistics.tensors)} values")
+    stage("calibrate", f"{calibration.statistics.samples} samples, {len(calibration.statistics.tensors)} values")
     tried += [
-        (built, evaluator.judge(built))
+        (built, evaluator.evaluate(built))
         for built in plain_builds(prepared, recipe, calibration, objective=config.objective)
     ]
-    for rungs in rungs_for(spec.family, config.objective):
-        ladder = build_ladder(ready, prepared.data, every, rungs, FORMS[recipe.target], calibration, threads=threads)
-        sites = measure_ladder(ladder, prepared, workers, evaluator, journal)
-        ladders[ladder.name] = sites
+    for precisions in precision_pairs(spec.family, config.objective):
+        pair = plan_pair(ready, prepared.data, every, precisions, FORMS[recipe.target], calibration, threads=threads)
+        sites = measure_pair(pair, prepared, workers, evaluator, journal)
+        pairs[pair.name] = sites
         noisiest = sites[0]
-        tell(
+        stage(
             "sensitivity",
-            f"{ladder.name}: {len(sites)} sites, noisiest {noisiest.module or noisiest.node} {noisiest.sqnr_db:.1f} dB",
+            f"{pair.name}: {len(sites)} sites, noisiest {noisiest.module or noisiest.node} {noisiest.sqnr_db:.1f} dB",
         )
-        macs = site_macs(ladder.graph, next(prepared.data.batches(ladder.graph, threads=recipe.threads)))
+        macs = site_macs(pair.graph, next(prepared.data.batches(pair.graph, threads=recipe.threads)))
         known = {built.digest for built, _ in tried}
-        found = _descend(ladder, sites, macs, config, evaluator, tell)
-        tried += [(built, judgment) for built, judgment in found if built.digest not in known]
+        found = _descend(pair, sites, macs, config, evaluator, stage)
+        tried += [(built, scores) for built, scores in found if built.digest not in known]
     timed = evaluator.time([built for built, _ in tried])
     chosen, verdict = _choose(tried, timed, config)
-    tell("search", verdict)
+    stage("search", verdict)
     built = tried[chosen][0]
     report = SearchReport(
         model=recipe.model,
@@ -153,53 +153,53 @@ def search(
         budgets=config.budgets,
         verdict=verdict,
         candidates=_reports(tried, timed, chosen, config),
-        ladders=ladders,
-        kept=_kept(built, ladders),
-        judged=evaluator.judged,
+        pairs=pairs,
+        kept=_kept(built, pairs),
+        evaluated=evaluator.evaluated,
         reused=journal.reused,
         seconds=round(time.perf_counter() - started, 3),
     )
     if config.folder is not None:
-        _write(report, config.folder, tell)
+        _write(report, config.folder, stage)
     return SearchResult(built=built, report=report, calibration=calibration)
 
 
-def _write(report: SearchReport, folder: Path, tell: Stage) -> None:
+def _write(report: SearchReport, folder: Path, stage: Stage) -> None:
     atomic_write_bytes(folder / "search.json", report.dump())
     try:
         atomic_write_bytes(folder / "pareto.svg", pareto_plot(report))
-        tell("report", f"{folder / 'search.json'}, {folder / 'pareto.svg'}")
+        stage("report", f"{folder / 'search.json'}, {folder / 'pareto.svg'}")
     except EngineMissingError as err:
-        tell("report", f"{folder / 'search.json'}; no plot: {err.hint}")
+        stage("report", f"{folder / 'search.json'}; no plot: {err.hint}")
 
 
 def _descend(
-    ladder: Ladder,
+    pair: PrecisionPair,
     sites: Sequence[Sensitivity],
     macs: Mapping[str, int],
     config: SearchConfig,
-    evaluator: Evaluator,
-    tell: Stage,
-) -> list[tuple[Built, Judgment]]:
-    """Mixes that were run, down to the fewest raised sites that keep the budget."""
-    free, rest = raising_order(sites, config.objective)
+    evaluator: CandidateEvaluator,
+    stage: Stage,
+) -> list[tuple[Built, Scores]]:
+    """Run mixes, down to the fewest sites in high precision that keep the budget."""
+    free, rest = fallback_order(sites, config.objective)
     order, noise = (*free, *rest), {s.node: s.noise for s in sites}
     by_node = {s.node: s for s in sites}
-    tried: dict[int, tuple[Built, Judgment]] = {}
+    tried: dict[int, tuple[Built, Scores]] = {}
 
     def keeps(count: int) -> bool:
-        raised = {node: _why(by_node[node], node in free, config) for node in order[:count]}
-        if count == len(order) and ladder.high is None:
+        kept_high = {node: _why(by_node[node], node in free, config) for node in order[:count]}
+        if count == len(order) and pair.high is None:
             return True  # that is fp32
         try:
-            built = build_mix(ladder, raised, macs)
+            built = build_mix(pair, kept_high, macs)
         except PlanError as err:  # the few sites that are left are none that the engine runs in low precision
-            tell("try", f"{ladder.name}, {count} raised: {err.message}")
+            stage("try", f"{pair.name}, {count} kept high: {err.message}")
             return False
-        tried[count] = (built, evaluator.judge(built))
+        tried[count] = (built, evaluator.evaluate(built))
         kept = holds(config.budgets, tried[count][1])
         predicted = decibels(total_noise(noise, order[:count]))
-        tell(
+        stage(
             "try",
             f"{built.name}: {shown(config.budgets, tried[count][1])}, model {predicted:.1f} dB, "
             f"{'kept' if kept else 'missed'}",
@@ -217,8 +217,8 @@ def _descend(
         return next((k for k in counts if total_noise(noise, order[:k]) <= allowed), len(order))
 
     smallest(len(free), len(order), guess, keeps)
-    # Both ends are plain precisions, which a mix has to beat; the upper end of a ladder to float is fp32.
-    for end in (0, *(() if ladder.high is None else (len(order),))):
+    # Both ends are plain precisions, which a mix has to beat; the upper end of a pair to float is fp32.
+    for end in (0, *(() if pair.high is None else (len(order),))):
         if end not in tried:
             keeps(end)
     return [tried[count] for count in sorted(tried)]
@@ -228,9 +228,9 @@ def _why(site: Sensitivity, free: bool, config: SearchConfig) -> str:
     noise = f"{site.share:.1%} of all noise ({site.sqnr_db:.1f} dB alone)"
     if free:
         return f"low precision would take {-site.saved_ms:.3f} ms longer, and make {noise}"
-    told = site.saved_ms > CONFIDENCE_SIGMAS * site.saved_ms_error
+    is_faster = site.saved_ms > CONFIDENCE_SIGMAS * site.saved_ms_error
     saved = {
-        "latency": f"{site.saved_ms:.3f} ms" if told else "no time that can be told from none",
+        "latency": f"{site.saved_ms:.3f} ms" if is_faster else "no measurable time",
         "size": f"{site.saved_bytes / 1e3:.1f} kB",
         "ops": "one site",
     }[config.objective]
@@ -238,16 +238,16 @@ def _why(site: Sensitivity, free: bool, config: SearchConfig) -> str:
 
 
 def _choose(
-    tried: Sequence[tuple[Built, Judgment]], timed: Sequence[tuple[float, float]], config: SearchConfig
+    tried: Sequence[tuple[Built, Scores]], timed: Sequence[tuple[float, float]], config: SearchConfig
 ) -> tuple[int, str]:
     """The index of the result, and why."""
     costs: dict[str, Callable[[int], float]] = {
         "latency": lambda i: 1 / timed[i][1],
         "size": lambda i: float(len(tried[i][0].model)),
-        "ops": lambda i: float("inf") if tried[i][0].plan is None else float(tried[i][0].raised),
+        "ops": lambda i: float("inf") if tried[i][0].plan is None else float(tried[i][0].kept_high),
     }
     cost = costs[config.objective]
-    able = [i for i, (_, judgment) in enumerate(tried) if holds(config.budgets, judgment)]
+    able = [i for i, (_, scores) in enumerate(tried) if holds(config.budgets, scores)]
     best = min(able, key=lambda i: (cost(i), tried[i][0].name))
     plain = [i for i in able if tried[i][0].precision != "mixed"]
     best_plain = min(plain, key=lambda i: (cost(i), tried[i][0].name))
@@ -262,14 +262,14 @@ def _choose(
     if config.objective == "latency":
         ratio = timed[best][1] / timed[best_plain][1]
         if ratio < MIN_GAIN:
-            told = f"the best mix ({name}) is {ratio:.2f}x as fast as {other}, which is no gain"
-            return best_plain, f"{other}: {told}"
+            why = f"the best mix ({name}) is {ratio:.2f}x as fast as {other}, which is no gain"
+            return best_plain, f"{other}: {why}"
         return best, f"{name}: {ratio:.2f}x as fast as {other}, the best plain precision, with {quality}"
     return best, f"{name}: better in {config.objective} than {other}, the best plain precision, with {quality}"
 
 
 def _reports(
-    tried: Sequence[tuple[Built, Judgment]],
+    tried: Sequence[tuple[Built, Scores]],
     timed: Sequence[tuple[float, float]],
     chosen: int,
     config: SearchConfig,
@@ -277,34 +277,32 @@ def _reports(
     first = config.budgets[0]
     sign = 1.0 if first.upper else -1.0
     points = [
-        (sign * first.value(judgment), ms, float(len(built.model)))
-        for (built, judgment), (ms, _) in zip(tried, timed, strict=True)
+        (sign * first.value(scores), ms, float(len(built.model)))
+        for (built, scores), (ms, _) in zip(tried, timed, strict=True)
     ]
     reports = [
         CandidateReport(
             name=built.name,
             precision=built.precision,
             counts={} if built.plan is None else built.plan.counts(),
-            judgment=judgment,
-            value=first.value(judgment),
-            holds=holds(config.budgets, judgment),
+            scores=scores,
+            value=first.value(scores),
+            holds=holds(config.budgets, scores),
             latency_ms=ms,
             speedup=ratio,
             size_bytes=len(built.model),
             pareto=front,
             chosen=i == chosen,
         )
-        for i, ((built, judgment), (ms, ratio), front) in enumerate(
-            zip(tried, timed, pareto_front(points), strict=True)
-        )
+        for i, ((built, scores), (ms, ratio), front) in enumerate(zip(tried, timed, pareto_front(points), strict=True))
     ]
     return tuple(sorted(reports, key=lambda r: (r.latency_ms, r.name)))
 
 
-def _kept(built: Built, ladders: Mapping[str, tuple[Sensitivity, ...]]) -> dict[str, str]:
+def _kept(built: Built, pairs: Mapping[str, tuple[Sensitivity, ...]]) -> dict[str, str]:
     """Site of the result in higher precision -> why."""
     if built.plan is None:
-        noise = {s.module or s.node: s for sites in ladders.values() for s in sites}
+        noise = {s.module or s.node: s for sites in pairs.values() for s in sites}
         return {
             name: f"nothing in lower precision was chosen; it alone would make {s.share:.1%} of all noise "
             f"({s.sqnr_db:.1f} dB)"

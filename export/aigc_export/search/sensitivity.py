@@ -1,4 +1,4 @@
-"""Sensitivity as a run of its own: PyTorch -> graph -> calibration -> what every site costs and gains."""
+"""Measure sensitivity by itself: PyTorch -> graph -> calibration -> what every site costs and gains."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from aigc_calibration.prepare import prepare
 from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_environment
 from aigc_calibration.search.sensitivity import Sensitivity
 from aigc_calibration.search.workers import make_workers
-from aigc_export.prepare.prepare import Stage, Teller, prepare_graph
+from aigc_export.prepare.prepare import Reporter, Stage, prepare_graph
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.recipes.search import SearchConfig
-from aigc_export.search.candidates import Evaluator
-from aigc_export.search.ladders import build_ladder, everything, rungs_for
-from aigc_export.search.sites import measure_ladder
+from aigc_export.search.candidates import CandidateEvaluator
+from aigc_export.search.pairs import plan_pair, precision_pairs, without_exceptions
+from aigc_export.search.sites import measure_pair
 from aigc_runtime.core.progress import Progress
 from aigc_runtime.errors import ConfigError, UnknownNameError
 
@@ -25,12 +25,12 @@ __all__ = ["SensitivityReport", "measure_sensitivity"]
 
 @dataclass(frozen=True, kw_only=True)
 class SensitivityReport:
-    """All sites of one pair of precisions.
+    """The sites of one pair of precisions.
 
     Attributes:
         model: its name.
         target: of the engine.
-        ladder: the pair, such as `int8 / float`.
+        pair: the pair, such as `int8 / float`.
         sites: the noisiest first.
         total_db: signal to noise with all of them in low precision, by the additive model.
         seconds: of everything.
@@ -38,7 +38,7 @@ class SensitivityReport:
 
     model: str
     target: str
-    ladder: str
+    pair: str
     sites: tuple[Sensitivity, ...]
     total_db: float
     seconds: float
@@ -70,31 +70,31 @@ def measure_sensitivity(
     config: SearchConfig | None = recipe.search
     if config is None or recipe.quantization is None:
         raise ConfigError("sensitivity of a plain precision", hint="make the recipe with precision='auto'")
-    tell = Teller(stage)
-    prepared = prepare_graph(recipe, tell)
+    reporter = Reporter(stage)
+    prepared = prepare_graph(recipe, reporter)
     assert prepared.data is not None
-    pairs = {rungs[0]: rungs for rungs in rungs_for(prepared.spec.family, "size")}
-    wanted = next(iter(pairs)) if low is None else {"int4": "int4-weight"}.get(low, low)
-    rungs = next((pair for name, pair in pairs.items() if name == wanted), None)
-    if rungs is None:
-        raise UnknownNameError("low precision", str(low), pairs)
-    ready, every = prepare(prepared.graph), everything(recipe.quantization)
+    known = {precisions[0]: precisions for precisions in precision_pairs(prepared.spec.family, "size")}
+    requested = next(iter(known)) if low is None else {"int4": "int4-weight"}.get(low, low)
+    precisions = next((both for name, both in known.items() if name == requested), None)
+    if precisions is None:
+        raise UnknownNameError("low precision", str(low), known)
+    ready, every = prepare(prepared.graph), without_exceptions(recipe.quantization)
     calibration = prepared.calibration or calibrate(
         ready, prepared.data, every, precision="int8", threads=recipe.threads, progress=progress
     )
-    tell("calibrate", f"{calibration.statistics.samples} samples")
-    ladder = build_ladder(ready, prepared.data, every, rungs, FORMS[recipe.target], calibration, threads=recipe.threads)
+    reporter.report("calibrate", f"{calibration.statistics.samples} samples")
+    pair = plan_pair(ready, prepared.data, every, precisions, FORMS[recipe.target], calibration, threads=recipe.threads)
     journal = Journal(
         None if config.folder is None else config.folder / JOURNAL_FILE, environment=measuring_environment()
     )
-    evaluator = Evaluator(prepared.spec, None, key="", journal=journal, threads=recipe.threads)
+    evaluator = CandidateEvaluator(prepared.spec, None, key="", journal=journal, threads=recipe.threads)
     workers = make_workers(jobs=config.jobs, dask=config.dask)
-    sites = measure_ladder(ladder, prepared, workers, evaluator, journal, progress=progress)
-    tell("sensitivity", f"{ladder.name}: {len(sites)} sites")
+    sites = measure_pair(pair, prepared, workers, evaluator, journal, progress=progress)
+    reporter.report("sensitivity", f"{pair.name}: {len(sites)} sites")
     return SensitivityReport(
         model=recipe.model,
         target=recipe.target,
-        ladder=ladder.name,
+        pair=pair.name,
         sites=sites,
         total_db=decibels(sum(s.noise for s in sites)),
         seconds=round(time.perf_counter() - started, 3),

@@ -1,4 +1,4 @@
-"""What every site of a ladder costs and gains: its noise, its time in the whole graph, its bytes."""
+"""Measure what every site costs and gains in a pair of precisions: noise, time in the whole graph, bytes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from aigc_calibration.errors import PlanError
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.search.journal import Journal
 from aigc_calibration.search.kinds import site_kinds
-from aigc_calibration.search.ladder import Ladder
+from aigc_calibration.search.pair import PrecisionPair
 from aigc_calibration.search.probe import make_probe
 from aigc_calibration.search.sensitivity import Sensitivity, measure_sites
 from aigc_calibration.search.workers import Workers
 from aigc_calibration.sites import find_sites
 from aigc_export.prepare.calibration_data import subject_of
 from aigc_export.prepare.prepare import PreparedModel
-from aigc_export.search.candidates import Evaluator, emit_mix
+from aigc_export.search.candidates import CandidateEvaluator, emit_mix
 from aigc_runtime.core.progress import Progress
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.proof.bench import bench_step
@@ -26,25 +26,25 @@ from aigc_runtime.proof.bench import bench_step
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["measure_ladder"]
+__all__ = ["measure_pair"]
 
 PROBE_BATCHES = {"text": 5, "diffusion": 3, "gan": 4}
 """Batches of calibration data on which noise is measured; for text a prompt and its decoded tokens."""
 
 
-def measure_ladder(
-    ladder: Ladder,
+def measure_pair(
+    pair: PrecisionPair,
     prepared: PreparedModel,
     workers: Workers,
-    evaluator: Evaluator,
+    evaluator: CandidateEvaluator,
     journal: Journal,
     *,
     progress: Progress | None = None,
 ) -> tuple[Sensitivity, ...]:
-    """Every site of a ladder: noise, milliseconds and bytes; the noisiest first.
+    """Measure noise, milliseconds and bytes of every site of a pair; the noisiest site comes first.
 
     Args:
-        ladder: both rungs.
+        pair: plans in both precisions.
         prepared: the model and its data.
         workers: who measures noise.
         evaluator: times graphs.
@@ -56,14 +56,14 @@ def measure_ladder(
     """
     spec, data = prepared.spec, prepared.data
     assert data is not None
-    low = ladder.low.quantized()
+    low = pair.low.quantized()
     if not low:
-        raise PlanError(f"no site of {ladder.name} can run in low precision", hint="export fp32")
-    feeds = itertools.islice(data.batches(ladder.graph), PROBE_BATCHES[spec.family])
-    probe = make_probe(ladder.toggled(), [op.node for op in low], list(feeds), [t.name for t in spec.interface.outputs])
+        raise PlanError(f"no site of {pair.name} can run in low precision", hint="export fp32")
+    feeds = itertools.islice(data.batches(pair.graph), PROBE_BATCHES[spec.family])
+    probe = make_probe(pair.toggled(), [op.node for op in low], list(feeds), [t.name for t in spec.interface.outputs])
     noise = measure_sites(probe, workers, journal, progress=progress)
-    times = _time_sites(ladder, prepared, evaluator)
-    sizes = {s.node: s.shape for s in find_sites(ladder.graph)}
+    times = _time_sites(pair, prepared, evaluator)
+    sizes = {s.node: s.shape for s in find_sites(pair.graph)}
     total = sum(noise.values()) or 1.0
     found = [
         Sensitivity(
@@ -74,27 +74,29 @@ def measure_ladder(
             share=noise[op.node] / total,
             saved_ms=times[op.node][0],
             saved_ms_error=times[op.node][1],
-            saved_bytes=_saved_bytes(sizes[op.node], ladder),
+            saved_bytes=_saved_bytes(sizes[op.node], pair),
         )
         for op in low
     ]
     return tuple(sorted(found, key=lambda s: (-s.noise, s.node)))
 
 
-def _time_sites(ladder: Ladder, prepared: PreparedModel, evaluator: Evaluator) -> dict[str, tuple[float, float]]:
-    """Node -> (ms that low precision saves, standard error); all sites of a kind are raised together."""
-    lowest = emit_mix(ladder, {})
+def _time_sites(
+    pair: PrecisionPair, prepared: PreparedModel, evaluator: CandidateEvaluator
+) -> dict[str, tuple[float, float]]:
+    """Node -> (ms that low precision saves, standard error); all sites of a kind are timed together."""
+    lowest = emit_mix(pair, {})
     found = {}
-    for nodes in site_kinds(ladder, _step_feeds(ladder.graph, prepared)).values():
-        raised = emit_mix(ladder, dict.fromkeys(nodes, "timed"))
-        slower, error = evaluator.slower(lowest, raised)
+    for nodes in site_kinds(pair, _step_feeds(pair.graph, prepared)).values():
+        slow = emit_mix(pair, dict.fromkeys(nodes, "timed"))
+        slower, error = evaluator.slower(lowest, slow)
         found.update(dict.fromkeys(nodes, (slower / len(nodes), error / len(nodes))))
     return found
 
 
-def _saved_bytes(shape: tuple[int, ...], ladder: Ladder) -> int:
+def _saved_bytes(shape: tuple[int, ...], pair: PrecisionPair) -> int:
     """Bytes of a weight: 4 a number against 1, or 1 against a half."""
-    return int(math.prod(shape) * (3 if ladder.high is None else 0.5)) if shape else 0
+    return int(math.prod(shape) * (3 if pair.high is None else 0.5)) if shape else 0
 
 
 def _step_feeds(graph: ir.Model, prepared: PreparedModel) -> dict[str, Array]:

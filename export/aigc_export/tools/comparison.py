@@ -1,6 +1,6 @@
 """Two bundles of one model side by side, such as fp32 and int8: what the second changes, and what it is worth.
 
-No limit is judged here, and PyTorch is not needed: the first bundle is the reference.
+No limit is checked here, and PyTorch is not needed: the first bundle is the reference.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aigc_export.line.origin import find_evaluation, kept_text
 from aigc_export.recipes.recipe import check_quality_samples
 from aigc_export.tools.timing import SideBySide, time_side_by_side
 from aigc_models.evaluation.evaluation import Evaluation, choose_evaluation
-from aigc_models.evaluation.paired import Judgment, make_judge
+from aigc_models.evaluation.paired import Scores, make_evaluator
 from aigc_models.evaluation.quality import can_measure
 from aigc_runtime.backends import open_session
 from aigc_runtime.bundle.bundle import Bundle
@@ -97,7 +97,7 @@ class Comparison:
         second: what is compared with it.
         tensors: on the first's reference cases.
         picture: one generation.
-        judgment: paired measures, and the model's own metrics; `reference` is the first, `bundle` the second.
+        scores: paired measures, and the model's own metrics; `reference` is the first, `bundle` the second.
         timing: of one step at batch 1; `reference_ms` is the first's, `candidate_ms` the second's.
         threads: that both had.
     """
@@ -107,7 +107,7 @@ class Comparison:
     second: BundleFacts
     tensors: tuple[TensorGap, ...]
     picture: Picture
-    judgment: Judgment
+    scores: Scores
     timing: SideBySide
     threads: int
 
@@ -149,7 +149,7 @@ def compare_bundles(
         first: the reference.
         second: another export of the same model.
         quality_samples: windows of text or images; 0 leaves quality out.
-        quality_data: the user's own text to judge on; None takes what the first's export was judged on, where it is
+        quality_data: the user's own text to evaluate on; None takes what the first's export used, where it is
             found, else the built-in text.
         seed: of the generation and of the samples.
         threads: of both engines; None takes every processor.
@@ -172,7 +172,7 @@ def compare_bundles(
             second=_facts(second),
             tensors=tuple(_gaps(first, a, b)),
             picture=_picture(first, a, b, seed),
-            judgment=make_judge(
+            scores=make_evaluator(
                 a,
                 settings,
                 evaluation=_evaluation(first, quality_data),
@@ -185,12 +185,12 @@ def compare_bundles(
 
 
 def _evaluation(bundle: Bundle, quality_data: Path | str | None) -> Evaluation:
-    """What a bundle's export was judged on, found without its weights."""
+    """What a bundle's export was evaluated on, found without its weights."""
     manifest = bundle.manifest
     if not isinstance(manifest.pipeline, TextSettings) and quality_data is None:
         # Only the export knew which classes a model of images has, and measured its own metric where that fits.
         data = next((result.data for result in manifest.quality), "")
-        return Evaluation(data=data, has_metric=bool(data) and can_measure(manifest.pipeline))
+        return Evaluation(data=data, has_task_metric=bool(data) and can_measure(manifest.pipeline))
     kept, held_out = kept_text(manifest)
 
     def evaluate(path: Path | str | None) -> Evaluation:

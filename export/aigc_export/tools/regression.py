@@ -21,7 +21,7 @@ __all__ = ["MIN_ROUNDS", "CostCheck", "CostLimit", "check_latency", "check_size"
 Kind = Literal["size", "latency"]
 
 MIN_ROUNDS = 9
-"""Rounds of timing, where a time is judged: the interval then leaves out the largest and the smallest."""
+"""Rounds of timing, where times are compared: the interval then leaves out the largest and the smallest."""
 
 CONFIDENCE = 0.95
 """Of the interval of a median; a sound bundle whose true cost is the limit itself fails in at most 2.5 % of runs."""

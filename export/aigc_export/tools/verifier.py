@@ -15,7 +15,7 @@ from aigc_export.parity.reference import make_cases, make_generation
 from aigc_export.recipes.recipe import check_quality_samples
 from aigc_export.recipes.tolerances import with_user_limits
 from aigc_models.caller_state import callers_state
-from aigc_models.evaluation.paired import make_judge
+from aigc_models.evaluation.paired import make_evaluator
 from aigc_models.spec import ExportSpec, example_feeds
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.backends import open_session
@@ -37,7 +37,7 @@ class Verification:
         divergence: what bisection found, if it was asked for and parity is missed.
         tolerances: the limits that were applied.
         checkpoint: the weights file that the bundle was compared with.
-        notes: what else to know, such as that it was judged on other data than at its export.
+        notes: what else to know, such as that it was evaluated on other data than at its export.
     """
 
     report: ParityReport
@@ -66,7 +66,7 @@ def verify_against_torch(
         checkpoint: see `load_original`.
         bisect: bisect the graph if parity is missed.
         quality_samples: see `ExportRecipe`.
-        quality_data: the user's own text to judge on; None takes what the export was judged on, where it is found.
+        quality_data: the user's own text to evaluate on; None takes what the export used, where it is found.
         seed: of the inputs; another one than the export's tries inputs that it has not seen.
         threads: of the engine.
         tolerance: limits in place of the manifest's, by name.
@@ -94,7 +94,7 @@ def verify_against_torch(
             precision=manifest.precision,
             cases=make_cases(bounded, spec, seed=seed),
             generation=make_generation(bounded, spec, seed=seed),
-            judgment=make_judge(reference, spec.settings, evaluation=evaluation, samples=quality_samples, seed=seed)(
+            scores=make_evaluator(reference, spec.settings, evaluation=evaluation, samples=quality_samples, seed=seed)(
                 candidate
             ),
             tolerances=tolerances,

@@ -36,7 +36,7 @@ class ImageData:
         held_out: [M, C, H, W] float32 in [-1, 1]; M may be 0.
         held_out_labels: [M] int64.
         class_names: one per label.
-        told: what was read and what was done to it, a sentence each.
+        notes: what was read and what was done to it, a sentence each.
     """
 
     train: Tensor
@@ -44,7 +44,7 @@ class ImageData:
     held_out: Tensor
     held_out_labels: Tensor
     class_names: tuple[str, ...]
-    told: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """SHA-256 of everything that training sees."""
@@ -110,8 +110,8 @@ def load_images(
     )
     labels = np.array([label for _, label in files])
     train, held_out = _sides(found.digests, labels)
-    told = (*found.told, _classes_told(names, labels, flat=not folders), f"{len(held_out)} of them held out")
-    return _split(torch.from_numpy(found.pixels), torch.from_numpy(labels), train, held_out, names, told)
+    notes = (*found.notes, _class_notes(names, labels, flat=not folders), f"{len(held_out)} of them held out")
+    return _split(torch.from_numpy(found.pixels), torch.from_numpy(labels), train, held_out, names, notes)
 
 
 def _folder_name(root: Path) -> str:
@@ -156,7 +156,7 @@ def _check_folders(
         raise InputError(f"{str(root)!r}: {err.message}", hint=f"{err.hint}: rename the folder") from err
 
 
-def _classes_told(names: tuple[str, ...], labels: np.ndarray, *, flat: bool) -> str:
+def _class_notes(names: tuple[str, ...], labels: np.ndarray, *, flat: bool) -> str:
     if flat:
         return "one class: the folder has no sub-folders"
     counts = np.bincount(labels, minlength=len(names))
@@ -185,7 +185,7 @@ def _split(
     train: Tensor,
     held_out: Tensor,
     names: tuple[str, ...],
-    told: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> ImageData:
     return ImageData(
         train=images[train],
@@ -193,5 +193,5 @@ def _split(
         held_out=images[held_out],
         held_out_labels=labels[held_out],
         class_names=names,
-        told=told,
+        notes=notes,
     )

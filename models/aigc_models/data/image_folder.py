@@ -47,12 +47,12 @@ class PictureSet:
     Attributes:
         pixels: [N, C, H, W] float32 in [-1, 1].
         digests: SHA-256 of every picture's pixels in its own size.
-        told: what was read and what was done to it, a sentence each.
+        notes: what was read and what was done to it, a sentence each.
     """
 
     pixels: Array
     digests: tuple[str, ...]
-    told: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def list_pictures(root: Path, *, below: bool = True) -> Listing:
@@ -144,10 +144,10 @@ def read_pictures(
         arrays.append(fitted if channels is None else as_channels(fitted, channels))
     wanted = channels or max(len(array) for array in arrays)
     pixels = np.stack([as_channels(array, wanted) for array in arrays])
-    told = [log.summary(pixels.shape), *log.details(), *_others(passed_over)]
+    notes = [log.summary(pixels.shape), *log.details(), *_others(passed_over)]
     if channels is None and wanted == 3 and not log.has_colors:
-        told.append("no picture has colors: --channels 1 makes a gray model of them")
-    return PictureSet(pixels=pixels, digests=tuple(log.digests), told=tuple(told))
+        notes.append("no picture has colors: --channels 1 makes a gray model of them")
+    return PictureSet(pixels=pixels, digests=tuple(log.digests), notes=tuple(notes))
 
 
 def _check_memory(count: int, height: int, width: int, channels: int) -> None:

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of the data it was trained on: enough to be judged and calibrated on that data later.
+"""What a checkpoint keeps of the data it was trained on: enough to be evaluated and calibrated on that data later.
 
 `data.json` names the data. For text, two files lie beside it: a sample of what was held out, and one of what was
 trained on, for calibration. They never overlap.
@@ -141,7 +141,7 @@ def _pieces(folder: Path, text: KeptText) -> tuple[bytes, ...]:
     if hashlib.sha256(data).hexdigest() != text.sha256 or len(data) != size:
         raise CheckpointError(
             f"{str(folder / text.file)!r} is not the text that {DATA_FILE} describes",
-            hint=f"copy the checkpoint again, or remove {DATA_FILE}: it is then judged on other text, which is said",
+            hint=f"copy the checkpoint again, or remove {DATA_FILE}: it is then evaluated on other text, which is said",
         )
     pieces, at = [], 0
     for length in text.pieces:

@@ -1,1 +1,1 @@
-"""What a model is judged on, and by which measure."""
+"""What a model is evaluated on, and by which metric."""

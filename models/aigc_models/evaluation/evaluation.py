@@ -1,4 +1,4 @@
-"""What a model is judged on, and what that is called in every table: never other data under one name."""
+"""What a model is evaluated on, and what that is called in every table: never other data under one name."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ MIN_TEXT_BYTES = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a model is judged on.
+    """What a model is evaluated on.
 
     Attributes:
         data: its name, as tables and manifests show it; empty for images of models that have no metric here.
-        has_metric: whether the model's own metric can be measured on it.
+        has_task_metric: whether the model's own metric can be measured on it.
         pieces: of the text, for a language model: each is part of one file.
         sha256: of the text; empty for images.
     """
 
     data: str
-    has_metric: bool
+    has_task_metric: bool
     pieces: tuple[bytes, ...] = field(default=(), repr=False)
 
     @cached_property
@@ -69,7 +69,7 @@ def choose_evaluation(
     class_names: object = None,
     quality_data: Path | str | None = None,
 ) -> Evaluation:
-    """What a model is judged on: what the user names, else what its checkpoint keeps, else the built-in data.
+    """What a model is evaluated on: what the user names, else what its checkpoint keeps, else the built-in data.
 
     Args:
         settings: of the model's pipeline.
@@ -85,22 +85,22 @@ def choose_evaluation(
     if not isinstance(settings, TextSettings):
         if quality_data is not None:
             raise ConfigError(
-                f"{str(quality_data)!r} was named to judge a model of images on, which has no metric on own data here",
+                f"{str(quality_data)!r} cannot evaluate a model of images, which has no metric on own data here",
                 hint="leave --quality-data out: its images are compared with PyTorch's",
             )
         # Trained on the user's own pictures, ten classes called "0" to "9" are not scikit-learn's digits.
         digits = kept is None and class_names == [*DIGIT_NAMES] and can_measure(settings)
-        return Evaluation(data=DIGITS if digits else "", has_metric=digits)
+        return Evaluation(data=DIGITS if digits else "", has_task_metric=digits)
     if quality_data is not None:
         pieces = read_text_files(quality_data).texts
         if sum(map(len, pieces)) < MIN_TEXT_BYTES:
             raise InputError(
-                f"{str(quality_data)!r} holds {sum(map(len, pieces)):,} bytes to judge on",
+                f"{str(quality_data)!r} holds {sum(map(len, pieces)):,} bytes to evaluate on",
                 hint=f"need at least {MIN_TEXT_BYTES}: give more text",
             )
-        return Evaluation(data=f"{data_name(quality_data)!r}", has_metric=can_measure(settings), pieces=pieces)
+        return Evaluation(data=f"{data_name(quality_data)!r}", has_task_metric=can_measure(settings), pieces=pieces)
     if kept is not None and held_out:
-        return Evaluation(data=held_out_part(kept.name), has_metric=can_measure(settings), pieces=tuple(held_out))
+        return Evaluation(data=held_out_part(kept.name), has_task_metric=can_measure(settings), pieces=tuple(held_out))
     return standard_evaluation(settings)
 
 
@@ -112,9 +112,9 @@ def held_out_part(name: str) -> str:
 def standard_evaluation(settings: Pipeline) -> Evaluation:
     """The built-in data: text of the standard library; for images none, since nothing says what they show."""
     if not isinstance(settings, TextSettings):
-        return Evaluation(data="", has_metric=False)
+        return Evaluation(data="", has_task_metric=False)
     pieces = standard_library_text().held_out_pieces
-    return Evaluation(data=STANDARD_LIBRARY, has_metric=can_measure(settings), pieces=pieces)
+    return Evaluation(data=STANDARD_LIBRARY, has_task_metric=can_measure(settings), pieces=pieces)
 
 
 def text_tokens(settings: TextSettings, text: Array) -> Array:

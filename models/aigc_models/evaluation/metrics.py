@@ -1,4 +1,4 @@
-"""How good a generator is, in the field's own measures; the same functions judge PyTorch and a bundle.
+"""How good a generator is, in the field's own metrics; the same functions evaluate PyTorch and a bundle.
 
 They take arrays and plain callables, so that a PyTorch module and an engine's session are scored alike.
 """

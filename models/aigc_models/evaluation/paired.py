@@ -1,4 +1,4 @@
-"""Judge engines against one reference, sample by sample; the reference's side is computed once.
+"""Evaluate engines against one reference, sample by sample; the reference's side is computed once.
 
 Text: the same windows of the evaluation's text, each with its likelihood under both. Images: the same noise through the
 whole sampling loop of both; for diffusion also the reference's own trajectory, step by step.
@@ -27,37 +27,39 @@ from aigc_runtime.pipelines.embeddings import CONTEXT_TOKENS
 from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings, Pipeline, TextSettings
 from aigc_runtime.proof.paired import PairedMetric
 
-__all__ = ["Judge", "Judgment", "make_judge"]
+__all__ = ["Evaluator", "Scores", "make_evaluator"]
 
 TRAJECTORY_ROWS = 8
 """Images whose trajectory is compared step by step."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgment:
-    """What a candidate is worth.
+class Scores:
+    """How good a candidate is.
 
     Attributes:
         paired: sample by sample.
-        quality: the model's own metrics of both sides; none where a model has no metric here.
+        quality: the task's metrics of both sides; none where a model has no metric here.
     """
 
     paired: tuple[PairedMetric, ...] = ()
     quality: tuple[QualityResult, ...] = ()
 
 
-Judge = Callable[[Session], Judgment]
+Evaluator = Callable[[Session], Scores]
 
 
-def make_judge(reference: Session, settings: Pipeline, *, evaluation: Evaluation, samples: int, seed: int = 0) -> Judge:
-    """A function that judges sessions against `reference`.
+def make_evaluator(
+    reference: Session, settings: Pipeline, *, evaluation: Evaluation, samples: int, seed: int = 0
+) -> Evaluator:
+    """Make a function that evaluates sessions against `reference`.
 
     Args:
         reference: PyTorch's.
         settings: of the pipeline.
-        evaluation: what to judge on (`LoadedModel.evaluation`): to the settings alone, ten classes of something else
+        evaluation: what to evaluate on (`LoadedModel.evaluation`): to the settings alone, ten classes of something else
             look like digits.
-        samples: windows of text, or images; 0 judges nothing.
+        samples: windows of text, or images; 0 evaluates nothing.
         seed: of windows or noise.
 
     Raises:
@@ -66,20 +68,22 @@ def make_judge(reference: Session, settings: Pipeline, *, evaluation: Evaluation
     if samples == 1 or samples < 0:
         raise ConfigError(f"samples is {samples}", hint="at least 2 make a measure; 0 leaves it out")
     if samples == 0:
-        return lambda candidate: Judgment()
+        return lambda candidate: Scores()
     if isinstance(settings, TextSettings):
-        return _text_judge(reference, settings, evaluation, samples, seed)
-    return _image_judge(reference, settings, evaluation, samples, seed)
+        return _text_evaluator(reference, settings, evaluation, samples, seed)
+    return _image_evaluator(reference, settings, evaluation, samples, seed)
 
 
-def _text_judge(reference: Session, settings: TextSettings, evaluation: Evaluation, samples: int, seed: int) -> Judge:
+def _text_evaluator(
+    reference: Session, settings: TextSettings, evaluation: Evaluation, samples: int, seed: int
+) -> Evaluator:
     tokens = text_tokens(settings, evaluation.text)
     longest = reference.interface.dims_by_name["sequence"].max
     length = min(WINDOW, settings.context_length, longest or WINDOW)
     windows = text_windows(tokens, count=samples, length=length, seed=seed)
     nats, likeliest = score_windows(_logits(reference), windows)
 
-    def judge(candidate: Session) -> Judgment:
+    def evaluate(candidate: Session) -> Scores:
         its_nats, its_likeliest = score_windows(_logits(candidate), windows)
         gap = its_nats - nats
         ratio, error = math.exp(float(gap.mean())), float(gap.std(ddof=1)) / math.sqrt(len(gap))
@@ -100,11 +104,11 @@ def _text_judge(reference: Session, settings: TextSettings, evaluation: Evaluati
                 data=evaluation.data,
             ),
         )
-        if not evaluation.has_metric:
-            return Judgment(paired=paired)
-        return Judgment(paired=paired, quality=(_result(_bits(nats), _bits(its_nats), evaluation.data),))
+        if not evaluation.has_task_metric:
+            return Scores(paired=paired)
+        return Scores(paired=paired, quality=(_result(_bits(nats), _bits(its_nats), evaluation.data),))
 
-    return judge
+    return evaluate
 
 
 def _bits(nats: Array) -> Metric:
@@ -129,16 +133,16 @@ def _logits(session: Session) -> Callable[[Array], Array]:
     return logits
 
 
-def _image_judge(
+def _image_evaluator(
     reference: Session, settings: DiffusionSettings | GanSettings, evaluation: Evaluation, samples: int, seed: int
-) -> Judge:
+) -> Evaluator:
     request = _image_request(reference, settings, samples, seed)
     recorder = _Recorder(session=reference)
     images = _draw(recorder, settings, request)
     labels = np.asarray(request.get("class_labels", ()), dtype=np.int64)
-    measured = image_quality(images, labels) if evaluation.has_metric else ()
+    measured = image_quality(images, labels) if evaluation.has_task_metric else ()
 
-    def judge(candidate: Session) -> Judgment:
+    def evaluate(candidate: Session) -> Scores:
         drawn = _draw(candidate, settings, request)
         paired = [_image_psnr(images, drawn)]
         if isinstance(settings, DiffusionSettings):
@@ -148,9 +152,9 @@ def _image_judge(
             if measured
             else []
         )
-        return Judgment(paired=tuple(paired), quality=tuple(quality))
+        return Scores(paired=tuple(paired), quality=tuple(quality))
 
-    return judge
+    return evaluate
 
 
 def _image_request(

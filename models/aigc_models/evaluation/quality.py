@@ -1,6 +1,6 @@
-"""The models' own metrics, measured through a session: the same code judges PyTorch and a bundle.
+"""The models' own metrics, measured through a session: the same code evaluates PyTorch and a bundle.
 
-Text is judged by bits per byte on held-out files; digits by how often a small classifier sees the class that was
+Text is measured by bits per byte on held-out files; digits by how often a small classifier sees the class that was
 asked for, and by the Fréchet distance to real digits in its feature space.
 """
 
@@ -34,8 +34,8 @@ __all__ = [
     "HIGHER_IS_BETTER",
     "Metric",
     "can_measure",
+    "digit_classifier",
     "image_quality",
-    "judge_classifier",
     "measure",
     "text_quality",
 ]
@@ -105,21 +105,21 @@ def text_quality(session: Session, held_out: Array, *, samples: int, seed: int) 
 def image_quality(images: Array, labels: Array) -> tuple[Metric, ...]:
     """Class accuracy and Fréchet distance of digits [N, 1, 16, 16] against the asked labels [N].
 
-    Images are judged as they are written: clipped to [-1, 1].
+    Images are measured as they are written: clipped to [-1, 1].
     """
     images = np.clip(images, -1.0, 1.0)
-    judge = judge_classifier()
+    classifier = digit_classifier()
     return (
-        Metric(name="class_accuracy", value=class_accuracy(judge, images, labels)),
+        Metric(name="class_accuracy", value=class_accuracy(classifier, images, labels)),
         Metric(
             name="frechet_distance",
-            value=frechet_distance(classifier_features(judge, images), _real_features()),
+            value=frechet_distance(classifier_features(classifier, images), _real_features()),
         ),
     )
 
 
 @lru_cache(maxsize=1)
-def judge_classifier() -> Classifier:
+def digit_classifier() -> Classifier:
     """The shipped classifier of digits.
 
     Raises:
@@ -136,4 +136,4 @@ def judge_classifier() -> Classifier:
 @lru_cache(maxsize=1)
 def _real_features() -> Array:
     data = digits()
-    return classifier_features(judge_classifier(), data.train.numpy())
+    return classifier_features(digit_classifier(), data.train.numpy())

@@ -1,4 +1,4 @@
-"""A small convolutional classifier whose features judge generated images.
+"""A small convolutional classifier whose features measure generated images.
 
 Shapes: B batch, C channels, H height, W width, D features, K classes.
 

@@ -31,7 +31,7 @@ __all__ = ["FAMILIES", "SAMPLES", "train_family"]
 SAMPLES = 1000
 """Windows or images on which a checkpoint's quality is measured."""
 
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 """Called with a sentence about the data before the first step."""
 
 
@@ -42,7 +42,7 @@ def train_family(
     output: Path | str,
     data: Path | str | None = None,
     on_step: OnStep | None = None,
-    tell: Tell | None = None,
+    notify: Notify | None = None,
     stop: Stop | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def train_family(
         data: the user's text (file or folder) or pictures (a folder, or one with a folder per class); None takes the
             built-in data.
         on_step: called after every step.
-        tell: called with what the data are, what was done to them and what the training costs.
+        notify: called with what the data are, what was done to them and what the training costs.
         stop: asked after every step; where it has a signal, the state is saved and the run ends.
         options: of `TrainOptions`.
 
@@ -74,25 +74,27 @@ def train_family(
             Path(data).stat()
         except OSError as err:
             absent = isinstance(err, (FileNotFoundError, NotADirectoryError)) or err.errno == errno.ELOOP
-            told = f"no such file or folder: {str(data)!r}" if absent else f"cannot read {str(data)!r}: {err.strerror}"
-            raise InputError(told, hint="data takes a text file or folder, or a folder of pictures") from err
+            message = (
+                f"no such file or folder: {str(data)!r}" if absent else f"cannot read {str(data)!r}: {err.strerror}"
+            )
+            raise InputError(message, hint="data takes a text file or folder, or a folder of pictures") from err
     check_output(folder, resume=chosen.resume)
     torch.manual_seed(chosen.seed)
     prepared = FAMILIES[name](data, chosen, SAMPLES)
     if chosen.sample_every is not None and prepared.sample is None:
         raise InputError(f"sample_every is {chosen.sample_every}", hint=f"a {name} draws nothing: leave it out")
-    say = tell if tell is not None else _nothing
-    for sentence in prepared.told:
-        say(sentence)
+    notify = notify if notify is not None else _nothing
+    for sentence in prepared.notes:
+        notify(sentence)
     check_interrupted()
-    say(check_cost(prepared, chosen.device))
+    notify(check_cost(prepared, chosen.device))
     watch = Watch(
         save_every=chosen.save_every,
         sample_every=chosen.sample_every,
         sample=prepared.sample,
         on_step=on_step,
         stop=stop,
-        tell=say,
+        notify=notify,
     )
     shown = "built-in" if data is None else data_name(data)
     kept = {} if data is None else data_files(shown, prepared.text)
@@ -107,7 +109,7 @@ def train_family(
         watch=watch,
         kept=kept,
     )
-    say(f"{state.step:,} steps took {state.seconds:.0f} s; measuring the result")
+    notify(f"{state.step:,} steps took {state.seconds:.0f} s; measuring the result")
     module = state.result.cpu()
     measured = prepared.finish(module)
     check_interrupted()
@@ -118,7 +120,7 @@ def train_family(
         "training": {
             **asdict(prepared.loop),
             **run,
-            "told": list(prepared.told),
+            "notes": list(prepared.notes),
             "wall_seconds": round(state.seconds, 1),
             "cpu_seconds": round(state.cpu_seconds, 1),
             "parameters": sum(p.numel() for p in module.parameters()),

@@ -61,7 +61,7 @@ def prepare_unet(data: Path | str | None, options: TrainOptions, samples: int) -
         task=task,
         loop=loop,
         record={**record, "class_names": None if names is None else list(names)},
-        told=images.told,
+        notes=images.notes,
         data_sha256=images.digest(),
         finish=lambda model: _quality(spec(model), data, samples),
         sample=lambda model: _samples(spec(model)),
@@ -75,9 +75,9 @@ def prepare_gan(data: Path | str | None, options: TrainOptions, samples: int) ->
         InputError: unusable data or options.
     """
     images = _images(data, options, recipes.gan_model)
-    config, judge = recipes.gan_model(*_shape(images)), recipes.discriminator_model(*_shape(images))
+    config, discriminator = recipes.gan_model(*_shape(images)), recipes.discriminator_model(*_shape(images))
     loop = loop_of(recipes.gan_loop(config.image_size), options)
-    task = GanTask(config, judge, loop, images, hinge_loss, device=options.device)
+    task = GanTask(config, discriminator, loop, images, hinge_loss, device=options.device)
 
     batches = max(SAMPLE_BATCHES, FINAL_BATCHES * 16**2 // max(16, config.image_size) ** 2)
 
@@ -90,7 +90,7 @@ def prepare_gan(data: Path | str | None, options: TrainOptions, samples: int) ->
         task=task,
         loop=loop,
         record={"family": "gan", "model": config.to_dict(), "class_names": list(images.class_names)},
-        told=images.told,
+        notes=images.notes,
         data_sha256=images.digest(),
         finish=lambda model: _quality(spec(model, batches), data, samples),
         sample=lambda model: _samples(spec(model, SAMPLE_BATCHES)),
@@ -124,7 +124,7 @@ def prepare_classifier(data: Path | str | None, options: TrainOptions, _samples:
         task=ClassifierTask(config, loop, images, device=options.device),
         loop=loop,
         record=record,
-        told=images.told,
+        notes=images.notes,
         data_sha256=images.digest(),
         finish=finish,
     )
@@ -141,7 +141,7 @@ def _images(data: Path | str | None, options: TrainOptions, model: Callable[[int
         size, channels = options.size or 16, options.channels or 1
         kind = "" if channels == 1 else ", repeated as red, green and blue"
         images = digits(size, channels)
-        return replace(images, told=(f"1,797 built-in digits, 8x8 gray; enlarged to {size}x{size} (linear){kind}",))
+        return replace(images, notes=(f"1,797 built-in digits, 8x8 gray; enlarged to {size}x{size} (linear){kind}",))
     return load_images(
         data,
         size=options.size,
@@ -156,7 +156,7 @@ def _shape(images: ImageData) -> tuple[int, int, int]:
 
 
 def _quality(spec: ExportSpec, data: Path | str | None, samples: int) -> Measured:
-    """The digits' metrics; a user's own images have no judge here."""
+    """The digits' metrics; a user's own images have no classifier here."""
     metrics = measure(TorchSession(spec), spec.settings, samples=samples) if data is None else ()
     return Measured(metrics=metrics, samples=samples if metrics else 0, data=DIGITS if metrics else "")
 

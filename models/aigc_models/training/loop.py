@@ -138,7 +138,7 @@ class Watch:
         sample: draws them.
         on_step: called after every step.
         stop: asked after every step.
-        tell: called with what changes of the machine mean to a resumed run.
+        notify: called with what changes of the machine mean to a resumed run.
     """
 
     save_every: Every = field(default_factory=lambda: Every(seconds=300))
@@ -146,7 +146,7 @@ class Watch:
     sample: Sampler | None = None
     on_step: OnStep | None = None
     stop: Stop | None = None
-    tell: Callable[[str], None] = lambda _: None
+    notify: Callable[[str], None] = lambda _: None
 
 
 def learning_rate(step: int, config: LoopConfig) -> float:
@@ -203,7 +203,7 @@ def train(
     if resume:
         state.restore(output, config, record, run)
         for note in state.notes:
-            watch.tell(note)
+            watch.notify(note)
     task.model.train()
     with nullcontext() if watch.stop is None else watch.stop.listening():
         _steps(state, config, peaks, watch, output, lambda: state.save(output, config, record, run))

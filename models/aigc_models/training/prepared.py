@@ -21,7 +21,7 @@ class Measured:
     """How good a trained model is.
 
     Attributes:
-        metrics: none where a user's own data have no judge here.
+        metrics: none where a user's own data have no classifier here.
         samples: windows or images that they were measured on.
         data: what those are of, as tables show it.
     """
@@ -39,7 +39,7 @@ class Prepared:
         task: what is trained.
         loop: how.
         record: the checkpoint's config.json.
-        told: what the data are and what was done to them, a sentence each.
+        notes: what the data are and what was done to them, a sentence each.
         data_sha256: of all that training sees.
         finish: changes the result where it needs it, and measures it.
         sample: draws samples of a module; None where there is nothing to draw.
@@ -49,7 +49,7 @@ class Prepared:
     task: Task
     loop: LoopConfig
     record: dict[str, Any]
-    told: tuple[str, ...]
+    notes: tuple[str, ...]
     data_sha256: str
     finish: Callable[[nn.Module], Measured]
     sample: Sampler | None = None

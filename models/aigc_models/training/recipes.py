@@ -171,7 +171,7 @@ def gan_loop(size: int = 16) -> LoopConfig:
 
 
 def classifier_model(size: int = 16, channels: int = 1, classes: int = 10) -> ClassifierConfig:
-    """The digits' judge.
+    """The classifier of digits.
 
     Raises:
         InputError: a size that is no multiple of 4.

@@ -87,7 +87,7 @@ class RunState:
             for index, values in optimizer.state_dict()["state"].items():
                 tensors.update({f"optimizer/{name}/{index}/{k}": v for k, v in values.items()})
         writer = secrets.token_hex(8)
-        told = {
+        saved = {
             "step": self.step,
             "steps": config.steps,
             "seconds": self.seconds,
@@ -100,7 +100,7 @@ class RunState:
             output,
             self.result,
             record,
-            extra_json={STATE_JSON: {**told, "loop": asdict(config), "run": dict(run)}},
+            extra_json={STATE_JSON: {**saved, "loop": asdict(config), "run": dict(run)}},
             extra_tensors={STATE_FILE: tensors},
             extra_files=self.files(),
         )
@@ -112,14 +112,14 @@ class RunState:
         Raises:
             CheckpointError: nothing to resume, a finished run, other settings (by name and value), or damage.
         """
-        told = _read_told(output)
+        saved = _read_record(output)
         try:
-            _require_same(output, {**told["run"], **told["loop"]}, _plain({**run, **asdict(config)}))
+            _require_same(output, {**saved["run"], **saved["loop"]}, _plain({**run, **asdict(config)}))
             _require_same(output, _read_json(output / CONFIG_FILE), _plain(record))
             data = read_file(output / STATE_FILE, limit=MAX_STATE_BYTES, error=CheckpointError)
             tensors = parse_tensors(data, what=str(output / STATE_FILE)).tensors
-            if len(tensors) != told["tensors"]:
-                raise ValueError(f"{STATE_FILE} holds {len(tensors)} tensors, {told['tensors']} were written")
+            if len(tensors) != saved["tensors"]:
+                raise ValueError(f"{STATE_FILE} holds {len(tensors)} tensors, {saved['tensors']} were written")
             self.rng.set_state(tensors["rng"])
             torch.set_rng_state(tensors["torch_rng"])
             for owner, module in self._modules().items():
@@ -130,9 +130,9 @@ class RunState:
                     index, entry = key.split("/")
                     state.setdefault(int(index), {})[entry] = value
                 optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-            self.step, self.seconds = int(told["step"]), float(told["seconds"])
-            self.cpu_seconds, self.writer = float(told["cpu_seconds"]), str(told["writer"])
-            self.notes = _changes(told["environment"])
+            self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
+            self.cpu_seconds, self.writer = float(saved["cpu_seconds"]), str(saved["writer"])
+            self.notes = _changes(saved["environment"])
         except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as err:
             raise CheckpointError(
                 f"the training state in {str(output)!r} is damaged: {err}",
@@ -161,10 +161,10 @@ def _changes(before: Mapping[str, Any]) -> tuple[str, ...]:
 def _writer(output: Path) -> str | None:
     """Who wrote the state in a folder; None where there is none."""
     try:
-        told = _read_told(output)
+        saved = _read_record(output)
     except CheckpointError:
         return None
-    return str(told.get("writer"))
+    return str(saved.get("writer"))
 
 
 def check_output(output: Path, *, resume: bool) -> None:
@@ -176,7 +176,7 @@ def check_output(output: Path, *, resume: bool) -> None:
     """
     check_directory(output, marker=CONFIG_FILE)
     if resume:
-        _read_told(output)
+        _read_record(output)
     elif (state := unfinished(output)) is not None:
         raise CheckpointError(
             f"{str(output)!r} holds a training that stopped at step {state[0]:,} of {state[1]:,}",
@@ -184,7 +184,7 @@ def check_output(output: Path, *, resume: bool) -> None:
         )
 
 
-def _read_told(output: Path) -> dict[str, Any]:
+def _read_record(output: Path) -> dict[str, Any]:
     missing = [name for name in (STATE_JSON, STATE_FILE) if not (output / name).is_file()]
     if missing:
         finished = len(missing) == 2 and (output / WEIGHTS_FILE).is_file()
@@ -193,12 +193,12 @@ def _read_told(output: Path) -> dict[str, Any]:
             f"nothing to resume in {str(output)!r}: {why}",
             hint="run without --resume; a run that is interrupted leaves its state in its output folder",
         )
-    told = _read_json(output / STATE_JSON)
-    if not isinstance(told, dict) or not isinstance(told.get("run"), dict) or not isinstance(told.get("loop"), dict):
+    saved = _read_json(output / STATE_JSON)
+    if not isinstance(saved, dict) or not isinstance(saved.get("run"), dict) or not isinstance(saved.get("loop"), dict):
         raise CheckpointError(
             f"{str(output / STATE_JSON)!r} is no training state", hint="remove the folder to start again"
         )
-    return told
+    return saved
 
 
 def _read_json(path: Path) -> Any:
@@ -220,9 +220,9 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _require_same(output: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
     if changed:
-        told = "; ".join(f"{k} was {_shown(before.get(k))}, is {_shown(now.get(k))}" for k in changed)
+        changes = "; ".join(f"{k} was {_shown(before.get(k))}, is {_shown(now.get(k))}" for k in changed)
         raise CheckpointError(
-            f"the run in {str(output)!r} used other settings: {told}",
+            f"the run in {str(output)!r} used other settings: {changes}",
             hint="resume with the data and options that it was started with",
         )
 

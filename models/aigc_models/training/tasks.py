@@ -209,7 +209,7 @@ def reestimate_batch_norm(generator: Generator, *, batches: int, seed: int) -> N
 
 
 class ClassifierTask(_SingleModelTask):
-    """Cross-entropy on slightly noisy images, so that the judge does not hang on single gray levels."""
+    """Cross-entropy on slightly noisy images, so that the classifier does not depend on single gray levels."""
 
     def __init__(self, config: ClassifierConfig, loop: LoopConfig, data: ImageData, *, device: str = "cpu") -> None:
         model = Classifier(config)

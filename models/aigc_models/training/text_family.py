@@ -56,7 +56,7 @@ def prepare_lm(data: Path | str | None, options: TrainOptions, samples: int) -> 
         task=task,
         loop=loop,
         record={"family": "lm", "model": config.to_dict()},
-        told=_told(text),
+        notes=_notes(text),
         data_sha256=hashlib.sha256(text.train.tobytes() + b"|" + text.held_out.tobytes()).hexdigest(),
         finish=finish,
         sample=sample,
@@ -64,16 +64,16 @@ def prepare_lm(data: Path | str | None, options: TrainOptions, samples: int) -> 
     )
 
 
-def _told(text: TextData) -> tuple[str, ...]:
-    told = [f"{len(text.train):,} bytes of text, {len(text.held_out):,} more held out"]
+def _notes(text: TextData) -> tuple[str, ...]:
+    notes = [f"{len(text.train):,} bytes of text, {len(text.held_out):,} more held out"]
     if text.raw:
-        told.append("by its name it is no text, so its bytes are taken as they are")
+        notes.append("by its name it is no text, so its bytes are taken as they are")
     if text.seen:
-        told.append(f"{text.seen:,} bytes stand in two files, so that they are not held out")
+        notes.append(f"{text.seen:,} bytes stand in two files, so that they are not held out")
     if text.left_out:
         more = f" and {len(text.left_out) - SHOWN_FILES} more" if len(text.left_out) > SHOWN_FILES else ""
-        told.append(f"not read, by their names no texts: {', '.join(map(repr, text.left_out[:SHOWN_FILES]))}{more}")
-    return tuple(told)
+        notes.append(f"not read, by their names no texts: {', '.join(map(repr, text.left_out[:SHOWN_FILES]))}{more}")
+    return tuple(notes)
 
 
 def _lm(model: nn.Module) -> TransformerLM:

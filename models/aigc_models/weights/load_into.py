@@ -99,13 +99,13 @@ def _untie(tensors: Mapping[str, Tensor], tied: Mapping[str, tuple[str, ...]], s
 def _require_same(name: str, other: str, tensors: Mapping[str, Tensor], source: str) -> None:
     one, two = tensors[name], tensors[other]
     if one.dtype != two.dtype or one.shape != two.shape:
-        told = " and ".join(f"{_type(t.dtype)} {list(t.shape)}" for t in (one, two))
+        difference = " and ".join(f"{_type(t.dtype)} {list(t.shape)}" for t in (one, two))
     elif not torch.equal(one, two):
-        told = f"{int((one != two).sum()):,} of {one.numel():,} values differ"
+        difference = f"{int((one != two).sum()):,} of {one.numel():,} values differ"
     else:
         return
     raise CheckpointError(
-        f"{source}: the model ties {name!r} and {other!r}, but the file holds two different tensors: {told}",
+        f"{source}: the model ties {name!r} and {other!r}, but the file holds two different tensors: {difference}",
         hint="where the model has two, config.json must not tie them (tie_embeddings: false); else drop the wrong one",
     )
 

@@ -70,8 +70,8 @@ def find_weights(path: Path | str) -> WeightsPlace:
 def unfinished(folder: Path) -> tuple[int, int] | None:
     """(step, steps) of the training whose state is in a folder; None where there is none that can be read."""
     try:
-        told = json.loads(read_file(folder / STATE_JSON, limit=MAX_STATE_JSON_BYTES))
-        return int(told["step"]), int(told["steps"])
+        saved = json.loads(read_file(folder / STATE_JSON, limit=MAX_STATE_JSON_BYTES))
+        return int(saved["step"]), int(saved["steps"])
     except (AigcError, LookupError, TypeError, ValueError):
         return None
 

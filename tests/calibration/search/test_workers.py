@@ -16,22 +16,22 @@ import pytest
 from aigc_calibration.search import workers
 from aigc_calibration.search.journal import Journal
 from aigc_calibration.search.probe import Probe
-from aigc_calibration.search.sensitivity import Sensitivity, decibels, measure_sites, raising_order, total_noise
-from aigc_calibration.search.workers import DaskWorkers, HereWorkers, LocalWorkers, Mix, make_workers
+from aigc_calibration.search.sensitivity import Sensitivity, decibels, fallback_order, measure_sites, total_noise
+from aigc_calibration.search.workers import DaskWorkers, InProcessWorkers, LocalWorkers, Mix, make_workers
 from aigc_runtime.errors import ConfigError, EngineError
 from aigc_runtime.system.interrupts import Interrupted, handled_signals
 
-from .test_toggle import int8_ladder, probe_of
+from .test_toggle import int8_pair, probe_of
 
 
 @pytest.fixture(scope="module")
 def probe() -> Probe:
-    return probe_of(*int8_ladder())
+    return probe_of(*int8_pair())
 
 
 @pytest.fixture(scope="module")
 def here(probe: Probe) -> dict[Mix, float]:
-    return dict(HereWorkers().noises(probe, mixes(probe)))
+    return dict(InProcessWorkers().noises(probe, mixes(probe)))
 
 
 def mixes(probe: Probe) -> list[Mix]:
@@ -85,7 +85,7 @@ def test_no_scheduler(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_options() -> None:
-    assert isinstance(make_workers(), HereWorkers)
+    assert isinstance(make_workers(), InProcessWorkers)
     with pytest.raises(ConfigError, match="jobs is 0"):
         make_workers(jobs=0)
     with pytest.raises(ConfigError, match="both jobs and a Dask address"):
@@ -143,11 +143,11 @@ def test_the_order_of_raising() -> None:
         site("quiet", 0.001, 1.0),
         site("unsure", 0.02, -0.1, error=0.2),  # not told from zero: worth its error
     ]
-    free, rest = raising_order(sites, "latency")
+    free, rest = fallback_order(sites, "latency")
     assert free == ("slower",)
     assert rest == ("cheap", "loud", "unsure", "quiet")
-    assert raising_order(sites, "ops") == ((), ("loud", "cheap", "unsure", "slower", "quiet"))
-    assert raising_order([site("none", 1, 1, size=0), site("some", 1, 1)], "size") == (("none",), ("some",))
+    assert fallback_order(sites, "ops") == ((), ("loud", "cheap", "unsure", "slower", "quiet"))
+    assert fallback_order([site("none", 1, 1, size=0), site("some", 1, 1)], "size") == (("none",), ("some",))
     assert total_noise({s.node: s.noise for s in sites}, ["loud", "cheap"]) == pytest.approx(0.031)
 
 

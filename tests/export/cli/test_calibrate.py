@@ -12,7 +12,7 @@ from rich.console import Console
 
 from aigc_calibration.cache import read_calibration
 from aigc_export.cli import run
-from aigc_export.cli.reporting import Reporter
+from aigc_export.cli.reporting import StageDisplay
 from aigc_runtime.bundle.bundle import Bundle
 
 from ..conftest import tiny_gan, write_checkpoint
@@ -166,7 +166,7 @@ def written(console: Console) -> str:
 
 
 def work(lines: Console, live: Console, *, bar: bool = True) -> None:
-    with Reporter(lines, "calibrate x", bar=bar, live=live) as shown:
+    with StageDisplay(lines, "calibrate x", bar=bar, live=live) as shown:
         shown.stage("load", "a [b] c")
         for phase in ("channels", "ranges"):
             for seen in (8, 16, 24):
@@ -198,7 +198,7 @@ def test_the_bar_is_gone_after_a_failure() -> None:
     live = terminal()
 
     def fail() -> None:
-        with Reporter(terminal(), "x", live=live) as shown:
+        with StageDisplay(terminal(), "x", live=live) as shown:
             shown.progress("ranges", 8, 24)
             raise KeyError("stop")
 

@@ -28,7 +28,7 @@ from aigc_export.prepare.prepare import pass_feeds
 from aigc_export.recipes.recipe import export_recipe
 from aigc_export.targets.profiles import derive_profiles, input_shapes, narrowed
 from aigc_models.evaluation.evaluation import standard_evaluation
-from aigc_models.evaluation.paired import make_judge
+from aigc_models.evaluation.paired import make_evaluator
 from aigc_models.spec import ExportSpec
 from aigc_models.torch_session import TorchSession
 from aigc_models.weights.checkpoint import save_checkpoint
@@ -80,7 +80,7 @@ def check_defaults(drawn: Drawn, folder: Path) -> None:
     assert generation.output.size
     bench_step(session, spec.settings, runs=2, warmup=1)
     bench_generation(session, spec.settings, runs=1)
-    make_judge(session, spec.settings, evaluation=standard_evaluation(spec.settings), samples=2)(session)
+    make_evaluator(session, spec.settings, evaluation=standard_evaluation(spec.settings), samples=2)(session)
     profiles = derive_profiles(spec)
     assert all(input_shapes(spec, profile) for profile in profiles)
     compiled = ArraySession(bounded(session.call, spec.interface, profiles), narrowed(spec.interface, profiles))

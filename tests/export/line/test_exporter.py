@@ -32,7 +32,7 @@ from aigc_export.recipes.recipe import export_recipe
 from aigc_export.recipes.tolerances import TOLERANCES
 from aigc_export.targets.ort import build_ort
 from aigc_export.tools.verifier import verify_against_torch
-from aigc_models.evaluation.paired import Judgment
+from aigc_models.evaluation.paired import Scores
 from aigc_models.families.gan import Generator, GeneratorConfig
 from aigc_models.weights.checkpoint import save_checkpoint
 from aigc_models.zoo import load_model
@@ -144,7 +144,7 @@ def parity_of(
         precision="fp32",
         cases=make_cases(reference, tiny.spec, seed=0),
         generation=make_generation(reference, tiny.spec, seed=0),
-        judgment=Judgment(quality=quality, paired=paired),
+        scores=Scores(quality=quality, paired=paired),
         tolerances=TOLERANCES[tiny.spec.family, "fp32"],
     )
 
@@ -328,7 +328,7 @@ STAGES = {
     "run_passes": front,
     "build_engine": exporter,
     "make_cases": exporter,
-    "make_judge": exporter,
+    "make_evaluator": exporter,
     "make_bundle": exporter,
 }
 
@@ -461,7 +461,7 @@ def test_every_family_and_precision_has_limits() -> None:
                 assert precision == "auto" or (entry.family, precision) in TOLERANCES
 
 
-def test_ten_classes_of_something_else_are_not_judged_as_digits(tmp_path: Path) -> None:
+def test_ten_classes_of_something_else_are_not_evaluated_as_digits(tmp_path: Path) -> None:
     shape = GeneratorConfig(image_size=16, latent_size=6, num_classes=10, class_embedding_size=3, base_channels=4)
     for names, measured in (([str(i) for i in range(10)], 2), ([f"kind-{i}" for i in range(10)], 0)):
         record = {"family": "gan", "model": shape.to_dict(), **({"class_names": names} if names else {})}

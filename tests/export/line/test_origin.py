@@ -67,7 +67,7 @@ def edited(bundle: Path, **changes: Any) -> Bundle:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the checkpoint `my poems` and its bundle, which was judged on the poems."""
+    """A folder with the checkpoint `my poems` and its bundle, which was evaluated on the poems."""
     folder = tmp_path_factory.mktemp("own")
     write_poems(folder / "my poems")
     recipe = export_recipe("lm", checkpoint=str(folder / "my poems"), quality_samples=4, threads=1)
@@ -99,7 +99,7 @@ def test_verify_finds_the_weights_and_the_text(exported: Path, capsys: pytest.Ca
     assert run(["bench", bundle, "--runs", "1", "--rounds", "1", "--threads", "1"]) == 0
 
 
-def test_own_text_is_not_judged_on_the_standard_library(exported: Path, tmp_path: Path) -> None:
+def test_own_text_is_not_evaluated_on_the_standard_library(exported: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(exported / "bundle")
     found = verify_against_torch(bundle, quality_samples=4, threads=1)
     (tmp_path / "other.txt").write_bytes(lines("other", 60))
@@ -112,7 +112,7 @@ def test_own_text_is_not_judged_on_the_standard_library(exported: Path, tmp_path
     assert len({v.report.quality[0].reference for v in (found, other, plain)}) == 3
     assert found.notes == other.notes == ()
     assert plain.notes == (
-        f"judged on {STANDARD_LIBRARY}; the export was judged on held-out part of 'poems', which is not found here",
+        f"evaluated on {STANDARD_LIBRARY}; the export used held-out part of 'poems', which was not found",
     )
 
 
@@ -218,7 +218,7 @@ def test_own_weights_without_text_are_told_what_they_are_judged_on(exported: Pat
             export_model(recipe_of("lm", folder), exported / "never", stage=lambda *what: told.append(what))  # noqa: B023
         warnings = [text for name, text in told if name == "warning"]
         assert len(warnings) == expected
-        assert all(w.startswith("the checkpoint keeps no text of its own: it is judged on") for w in warnings)
+        assert all(w.startswith("the checkpoint keeps no text of its own: it is evaluated on") for w in warnings)
 
 
 # The options that a manifest keeps give the same recipe again
@@ -336,7 +336,7 @@ def test_calibration_reads_the_models_own_text_and_never_what_is_held_out(export
     (tmp_path / "all.txt").write_bytes(train[0] + held_out[0])
     assert _text(tmp_path / "all.txt", train, held_out).tobytes() == train[0]
     (tmp_path / "all.txt").write_bytes(held_out[0])
-    with pytest.raises(Exception, match="is text that quality is judged on"):
+    with pytest.raises(Exception, match="is text that quality is measured on"):
         _text(tmp_path / "all.txt", train, held_out)
 
 

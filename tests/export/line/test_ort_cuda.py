@@ -15,7 +15,7 @@ from aigc_export.cli import run
 from aigc_export.line import engines
 from aigc_export.line.exporter import ParityFailedError, export_model
 from aigc_export.parity.reference import make_cases
-from aigc_export.prepare.prepare import Teller, prepare_graph
+from aigc_export.prepare.prepare import Reporter, prepare_graph
 from aigc_export.recipes.budget import parse_budget
 from aigc_export.recipes.recipe import export_recipe
 from aigc_export.recipes.search import SearchConfig
@@ -156,9 +156,9 @@ def test_options_of_compiled_engines(checkpoints: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("capture_once")
 def test_a_search_is_for_an_engine_that_runs_here(checkpoints: Path) -> None:
     recipe = cuda_recipe("gan", checkpoints)
-    prepared = prepare_graph(recipe, Teller(None))
+    prepared = prepare_graph(recipe, Reporter(None))
     with pytest.raises(ConfigError, match="a search needs an engine that runs here, and 'ort-cuda' does not"):
-        search(prepared, recipe, SearchConfig(budgets=(parse_budget("psnr>=40"),)), Teller(None))
+        search(prepared, recipe, SearchConfig(budgets=(parse_budget("psnr>=40"),)), Reporter(None))
 
 
 @without_cuda

@@ -162,7 +162,7 @@ def test_every_precision_warns_of_two_samples(precision: str, models: Path, tmp_
     for name in ("lm", "gan"):
         recipe = recipe_of(name, models / name, precision=precision, calibration_samples=2, tolerances=LOOSE)
         warnings = export_model(recipe, tmp_path / name).warnings
-        (told,) = [w for w in warnings if "judged on" not in w]
+        (told,) = [w for w in warnings if "evaluated on" not in w]
         assert "ranges change from one half of the samples to the other" in told
         assert "%" in told
 

@@ -8,35 +8,33 @@ import pytest
 
 from aigc_export.recipes.budget import DEFAULT_BUDGETS, allowed_noise, check_family, holds, parse_budget, shown
 from aigc_export.recipes.tolerances import TOLERANCES, loosened
-from aigc_models.evaluation.paired import Judgment
+from aigc_models.evaluation.paired import Scores
 from aigc_runtime.bundle.manifest import QualityResult
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.proof.paired import PairedMetric
 
 
-def judgment(**values: float) -> Judgment:
-    return Judgment(
-        paired=tuple(PairedMetric(name=n, value=v, standard_error=0.0, samples=9) for n, v in values.items())
-    )
+def scores(**values: float) -> Scores:
+    return Scores(paired=tuple(PairedMetric(name=n, value=v, standard_error=0.0, samples=9) for n, v in values.items()))
 
 
-def quality(metric: str, reference: float, bundle: float) -> Judgment:
+def quality(metric: str, reference: float, bundle: float) -> Scores:
     result = QualityResult(metric=metric, reference=reference, bundle=bundle, higher_is_better=metric.startswith("c"))
-    return Judgment(quality=(result,))
+    return Scores(quality=(result,))
 
 
 @pytest.mark.parametrize(
     ("text", "made", "kept"),
     [
-        ("ppl<=+0.5%", judgment(ppl_increase=0.0049), True),
-        ("ppl<=0.5%", judgment(ppl_increase=0.0051), False),
-        ("ppl<=+0.5%", judgment(ppl_increase=-0.1), True),
-        ("psnr>=45", judgment(psnr_db=45.0), True),
-        (" psnr >= 45.5 ", judgment(psnr_db=45.4), False),
-        ("psnr>=45", judgment(psnr_db=math.nan), False),
-        ("ppl<=1%", judgment(ppl_increase=math.nan), False),
-        ("top1>=99%", judgment(top1_agreement=0.991), True),
-        ("step_sqnr>=2e1", judgment(step_sqnr_db=19.9), False),
+        ("ppl<=+0.5%", scores(ppl_increase=0.0049), True),
+        ("ppl<=0.5%", scores(ppl_increase=0.0051), False),
+        ("ppl<=+0.5%", scores(ppl_increase=-0.1), True),
+        ("psnr>=45", scores(psnr_db=45.0), True),
+        (" psnr >= 45.5 ", scores(psnr_db=45.4), False),
+        ("psnr>=45", scores(psnr_db=math.nan), False),
+        ("ppl<=1%", scores(ppl_increase=math.nan), False),
+        ("top1>=99%", scores(top1_agreement=0.991), True),
+        ("step_sqnr>=2e1", scores(step_sqnr_db=19.9), False),
         ("class_accuracy>=-1%", quality("class_accuracy", 0.99, 0.985), True),
         ("class_accuracy>=-1%", quality("class_accuracy", 0.99, 0.97), False),
         ("class_accuracy>=0.98", quality("class_accuracy", 0.99, 0.97), False),
@@ -46,7 +44,7 @@ def quality(metric: str, reference: float, bundle: float) -> Judgment:
         ("frechet_distance<=12", quality("frechet_distance", 10.0, 12.1), False),
     ],
 )
-def test_what_holds(text: str, made: Judgment, kept: bool) -> None:
+def test_what_holds(text: str, made: Scores, kept: bool) -> None:
     budget = parse_budget(text)
     assert budget.holds(made) is kept
     assert holds([budget], made) is kept
@@ -86,16 +84,16 @@ def test_wrong_names_and_directions() -> None:
     with pytest.raises(ConfigError, match="is in decibels"):
         parse_budget("psnr>=45%")
     with pytest.raises(ConfigError, match="which this model has not"):
-        parse_budget("psnr>=45").holds(judgment(ppl_increase=0.0))
+        parse_budget("psnr>=45").holds(scores(ppl_increase=0.0))
 
 
 def test_the_noise_that_is_allowed() -> None:
     psnr, ppl = parse_budget("psnr>=45"), parse_budget("ppl<=+0.1%")
-    assert allowed_noise([psnr], judgment(psnr_db=35.0), 1e-3) == pytest.approx(1e-4)
-    assert allowed_noise([psnr], judgment(psnr_db=48.0), 1e-3) == pytest.approx(1.995e-3, rel=1e-3)
-    assert allowed_noise([ppl], judgment(ppl_increase=0.004), 1e-3) == pytest.approx(2.5e-4)
-    assert allowed_noise([ppl], judgment(ppl_increase=-0.001), 1e-3) is None
-    both = judgment(psnr_db=35.0, ppl_increase=0.1)
+    assert allowed_noise([psnr], scores(psnr_db=35.0), 1e-3) == pytest.approx(1e-4)
+    assert allowed_noise([psnr], scores(psnr_db=48.0), 1e-3) == pytest.approx(1.995e-3, rel=1e-3)
+    assert allowed_noise([ppl], scores(ppl_increase=0.004), 1e-3) == pytest.approx(2.5e-4)
+    assert allowed_noise([ppl], scores(ppl_increase=-0.001), 1e-3) is None
+    both = scores(psnr_db=35.0, ppl_increase=0.1)
     assert allowed_noise([psnr, ppl], both, 1e-3) == pytest.approx(1e-5)
     assert allowed_noise([parse_budget("class_accuracy>=-1%")], quality("class_accuracy", 1.0, 0.9), 1e-3) is None
 

@@ -14,7 +14,7 @@ from aigc_export.recipes.budget import parse_budget
 from aigc_export.search import plots
 from aigc_export.search.plots import pareto_plot, plot_format, sensitivity_plot
 from aigc_export.search.report import CandidateReport, SearchReport, pareto_front
-from aigc_models.evaluation.paired import Judgment
+from aigc_models.evaluation.paired import Scores
 from aigc_runtime.errors import ConfigError, EngineMissingError
 
 points = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12)
@@ -34,7 +34,7 @@ def candidate(name: str, value: float, ms: float, *, chosen: bool = False) -> Ca
         name=name,
         precision="int8",
         counts={"int8": 3},
-        judgment=Judgment(),
+        scores=Scores(),
         value=value,
         holds=value >= 45,
         latency_ms=ms,
@@ -57,9 +57,9 @@ def report() -> SearchReport:
             candidate("bad", 20.0, 0.9),
             candidate("fp32", 140, 2),
         ),
-        ladders={},
+        pairs={},
         kept={},
-        judged=3,
+        evaluated=3,
         reused=0,
         seconds=1.0,
     )

@@ -18,7 +18,7 @@ from aigc_export.recipes.search import SearchConfig
 from aigc_export.search import candidates as candidates_module
 from aigc_export.search.search import BudgetError
 from aigc_export.search.sensitivity import measure_sensitivity
-from aigc_models.evaluation.paired import Judgment
+from aigc_models.evaluation.paired import Scores
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.proof.paired import PairedMetric
@@ -67,7 +67,7 @@ def test_a_search_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("aigc_calibration.search.workers.measure_noise", again)
     monkeypatch.setattr(candidates_module, "bench_step", again)
-    monkeypatch.setattr(candidates_module.Evaluator, "_open", again)
+    monkeypatch.setattr(candidates_module.CandidateEvaluator, "_open", again)
     second = export_model(auto("psnr>=50", tmp_path / "s"), tmp_path / "b")
     assert first.search is not None
     assert second.search is not None
@@ -138,8 +138,8 @@ def test_a_mix_that_is_no_faster_gives_way(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_published_engine_must_keep_the_budget_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    worse = Judgment(paired=(PairedMetric(name="psnr_db", value=48.9, standard_error=0.1, samples=20),))
-    monkeypatch.setattr(exporter, "make_judge", lambda *_, **__: lambda _: worse)
+    worse = Scores(paired=(PairedMetric(name="psnr_db", value=48.9, standard_error=0.1, samples=20),))
+    monkeypatch.setattr(exporter, "make_evaluator", lambda *_, **__: lambda _: worse)
     with pytest.raises(BudgetError, match=r"misses the budget that the search had met: psnr_db 48\.9"):
         export_model(auto("psnr>=49", objective="ops"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -151,7 +151,7 @@ def test_language_models_search_two_ladders(checkpoints: Path, tmp_path: Path) -
     recipe = replace(recipe, search=replace(recipe.search, samples=8, budgets=(parse_budget("ppl<=+5%"),)))
     result = export_model(recipe, tmp_path / "out")
     assert result.search is not None
-    assert list(result.search.ladders) == ["int8 / float", "int4-weight / int8-weight"]
+    assert list(result.search.pairs) == ["int8 / float", "int4-weight / int8-weight"]
     names = [c.name for c in result.search.candidates]
     assert {"fp32", "int8", "all int4", "all int8-weight"} <= set(names)
     assert result.report.passed
@@ -216,7 +216,7 @@ def test_sensitivity_on_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture
     assert (tmp_path / "s.svg").exists()
     assert run([*common, "--json", "--low", "int4"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["ladder"] == "int4-weight / int8-weight"
+    assert found["pair"] == "int4-weight / int8-weight"
     assert {s["op_type"] for s in found["sites"]} == {"Conv", "Gemm"}
     assert run([*common, "--plot", str(tmp_path / "s.bmp")]) == 2
     assert "no plot in format" in capsys.readouterr().err

@@ -50,10 +50,10 @@ def test_a_bundle_beside_itself(name: str, results: dict[str, ExportResult]) -> 
     assert all((t.errors.max_abs, t.errors.sqnr_db, t.errors.problem) == (0.0, 400.0, "") for t in found.tensors)
     exact = {"token_agreement": 1.0, "psnr_db": 400.0}
     assert found.picture.value == exact[found.picture.metric]
-    values = {m.name: m.value for m in found.judgment.paired}
+    values = {m.name: m.value for m in found.scores.paired}
     expected = {"ppl_increase": 0.0, "top1_agreement": 1.0, "psnr_db": 400.0, "step_sqnr_db": 400.0}
     assert values == {key: expected[key] for key in values}
-    assert all(q.reference == q.bundle for q in found.judgment.quality)
+    assert all(q.reference == q.bundle for q in found.scores.quality)
     assert 0.2 < found.timing.speedup < 5
 
 
@@ -65,7 +65,7 @@ def test_an_image_that_is_off_by_a_known_step(results: dict[str, ExportResult], 
     assert found.picture.value == pytest.approx(20 * math.log10(np.ptp(found.picture.first) / 0.02), abs=1e-2)
     drawn = open_pipeline(bundle, threads=1).generate([0, 1, 2, 3, 4], seed=1)
     psnr = 20 * math.log10(np.ptp(drawn) / 0.02)
-    assert {m.name: m.value for m in found.judgment.paired} == {"psnr_db": pytest.approx(psnr, abs=1e-2)}
+    assert {m.name: m.value for m in found.scores.paired} == {"psnr_db": pytest.approx(psnr, abs=1e-2)}
     for gap in found.tensors:
         assert gap.errors.max_abs == pytest.approx(0.02, abs=1e-6)
         assert gap.errors.mean_abs == pytest.approx(0.02, abs=1e-6)
@@ -85,10 +85,10 @@ def test_logits_that_are_a_tenth_larger(results: dict[str, ExportResult], tmp_pa
     for gap in found.tensors:
         assert gap.errors.sqnr_db == pytest.approx(20.0, abs=1e-3)  # the error is a tenth of the signal
     assert (found.picture.metric, found.picture.value) == ("token_agreement", 1.0)  # a factor changes no order
-    values = {m.name: m.value for m in found.judgment.paired}
+    values = {m.name: m.value for m in found.scores.paired}
     assert values["top1_agreement"] == 1.0
     assert values["ppl_increase"] != 0.0
-    quality = found.judgment.quality[0]
+    quality = found.scores.quality[0]
     ratio = 2 ** (quality.bundle - quality.reference)
     assert values["ppl_increase"] == pytest.approx(ratio - 1, abs=1e-4)
 

@@ -76,12 +76,12 @@ def test_a_folder_has_a_class_per_sub_folder_and_its_own_size(tmp_path: Path) ->
     assert len(data.held_out) == 3  # a fifth of 8, and of 12
     images, labels = both(data)
     np.testing.assert_allclose(images[:, 0, 3, 3], np.float32(60 / 127.5) * labels - 1, atol=1e-7)
-    assert data.told[0] == "20 pictures, 4x4 gray"
-    hidden, others = data.told[1:3]
+    assert data.notes[0] == "20 pictures, 4x4 gray"
+    hidden, others = data.notes[1:3]
     assert hidden == "1 ('bee/.DS_Store') passed over: hidden"
     assert "2 (" in others
     assert "passed over: only .png" in others
-    assert data.told[3:] == ("2 classes: ant (8), bee (12)", "3 of them held out")
+    assert data.notes[3:] == ("2 classes: ant (8), bee (12)", "3 of them held out")
 
 
 def test_a_folder_without_sub_folders_is_one_class(tmp_path: Path) -> None:
@@ -90,15 +90,15 @@ def test_a_folder_without_sub_folders_is_one_class(tmp_path: Path) -> None:
     data = load_images(tmp_path / "photos")
     assert data.class_names == ("photos",)
     assert data.train.shape == (8, 3, 4, 4)
-    assert data.told[0] == "10 pictures, 4x4 RGB"
-    assert "one class: the folder has no sub-folders" in data.told
+    assert data.notes[0] == "10 pictures, 4x4 RGB"
+    assert "one class: the folder has no sub-folders" in data.notes
     assert set(both(data)[1]) == {0}
 
 
 def test_one_sub_folder_is_one_class(tmp_path: Path) -> None:
     data = load_images(make(tmp_path, {"ant": 10}))
     assert data.class_names == ("ant",)
-    assert "1 class: ant (10)" in data.told
+    assert "1 class: ant (10)" in data.notes
 
 
 def test_folders_named_by_numbers_are_in_the_order_of_the_numbers(tmp_path: Path) -> None:
@@ -111,12 +111,12 @@ def test_sizes_that_differ_or_are_not_square_need_a_size(tmp_path: Path) -> None
     with pytest.raises(ImageError, match=r"differ in size: '.*00\.png' is 4x4, '.*zz\.png' is 12x8\nsay which size"):
         load_images(tmp_path)
     data = load_images(tmp_path, size=4)
-    assert data.told[0] == "11 pictures, 2 sizes from 4x4 to 12x8 gray; cut to the middle, resized to 4x4 by area"
+    assert data.notes[0] == "11 pictures, 2 sizes from 4x4 to 12x8 gray; cut to the middle, resized to 4x4 by area"
     with pytest.raises(
         ImageError, match=r"not square: '.*00\.png' is 6x4\nsay which size the model gets, such as --size"
     ):
         load_images(make(tmp_path / "wide", {"a": 10}, (6, 4)))
-    assert load_images(tmp_path / "wide", size=8).told[0] == (
+    assert load_images(tmp_path / "wide", size=8).notes[0] == (
         "10 pictures, 6x4 gray; cut to the middle, resized to 8x8 by area (smaller ones enlarged, linear)"
     )
 
@@ -127,13 +127,13 @@ def test_gray_and_colored_pictures_together(tmp_path: Path) -> None:
     data = load_images(tmp_path)
     images, _ = both(data)
     assert images.shape == (10, 3, 4, 4)
-    assert data.told[0] == "10 pictures, 4x4 1 RGB and 9 gray; gray repeated as red, green and blue"
+    assert data.notes[0] == "10 pictures, 4x4 1 RGB and 9 gray; gray repeated as red, green and blue"
     colored = images[images[:, 0, 3, 3] == 1]
     np.testing.assert_allclose(colored[0, :, 3, 3], [1, -1, -0.6], atol=1e-6)
     dark = images[images[:, 0, 3, 3] != 1]
     np.testing.assert_array_equal(dark[:, 0], dark[:, 2])
     data = load_images(tmp_path, channels=1)
-    assert data.told[0] == "10 pictures, 4x4 1 RGB and 9 gray; turned to gray (0.299 R + 0.587 G + 0.114 B)"
+    assert data.notes[0] == "10 pictures, 4x4 1 RGB and 9 gray; turned to gray (0.299 R + 0.587 G + 0.114 B)"
     assert both(data)[0][:, 0, 3, 3].max() == pytest.approx(2 * (0.299 + 0.114 * 0.2) - 1, abs=1e-6)
     with pytest.raises(InputError, match=r"channels is 2\nmust be 1 \(gray\) or 3"):
         load_images(tmp_path, channels=2)
@@ -143,10 +143,10 @@ def test_colored_files_without_colors_are_told(tmp_path: Path) -> None:
     for i in range(10):
         write(tmp_path / "a" / f"{i}.png", color((i, i, i)))
     hint = "no picture has colors: --channels 1 makes a gray model of them"
-    assert hint in load_images(tmp_path).told
-    assert hint not in load_images(tmp_path, channels=3).told
+    assert hint in load_images(tmp_path).notes
+    assert hint not in load_images(tmp_path, channels=3).notes
     write(tmp_path / "a" / "x.png", color((1, 2, 3)))
-    assert hint not in load_images(tmp_path).told
+    assert hint not in load_images(tmp_path).notes
 
 
 def test_equal_pictures_are_told_and_on_one_side(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_equal_pictures_are_told_and_on_one_side(tmp_path: Path) -> None:
         write(tmp_path / "a" / f"{i:02}.png", gray(100, mark=i // 2))
         write(tmp_path / "b" / f"{i:02}.png", gray(100, mark=i))
     data = load_images(tmp_path)
-    assert any("60 there twice, such as 'a/01.png', equal to 'a/00.png'" in line for line in data.told)
+    assert any("60 there twice, such as 'a/01.png', equal to 'a/00.png'" in line for line in data.notes)
     train = {image.tobytes() for image in data.train.numpy()}
     assert len(data.held_out)
     assert not any(image.tobytes() in train for image in data.held_out.numpy())

@@ -88,7 +88,7 @@ def test_the_name_of_the_data() -> None:
     assert data_name(".") == Path.cwd().name
 
 
-def test_training_keeps_what_it_held_out_and_the_model_is_judged_on_that(
+def test_training_keeps_what_it_held_out_and_the_model_is_evaluated_on_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(families, "SAMPLES", 4)
@@ -104,19 +104,19 @@ def test_training_keeps_what_it_held_out_and_the_model_is_judged_on_that(
     found = loaded.evaluation()
     assert found.data == "held-out part of 'poems'"
     assert found.sha256 == hashlib.sha256(text.held_out.tobytes()).hexdigest()
-    assert not loaded.is_judged_elsewhere(found)
+    assert not loaded.is_evaluated_elsewhere(found)
     assert report["data"] == found.data
-    assert report["training"]["told"][1:] == [
+    assert report["training"]["notes"][1:] == [
         f"not read, by their names no texts: {str(tmp_path / 'poems' / 'cover')!r}"
     ]
     named = loaded.evaluation(tmp_path / "poems" / "1.txt")
     assert named.data == "'1.txt'"
     assert named.pieces == ((tmp_path / "poems" / "1.txt").read_bytes(),)
     (tmp_path / "short.txt").write_text("short")
-    with pytest.raises(InputError, match="holds 5 bytes to judge on"):
+    with pytest.raises(InputError, match="holds 5 bytes to evaluate on"):
         loaded.evaluation(tmp_path / "short.txt")
     (tmp_path / "out" / "data.json").unlink()
     elsewhere = load_model("lm", checkpoint=tmp_path / "out")
     assert elsewhere.evaluation().data.endswith("standard library")
-    assert elsewhere.is_judged_elsewhere(elsewhere.evaluation())
-    assert not load_model("lm").is_judged_elsewhere(load_model("lm").evaluation())
+    assert elsewhere.is_evaluated_elsewhere(elsewhere.evaluation())
+    assert not load_model("lm").is_evaluated_elsewhere(load_model("lm").evaluation())

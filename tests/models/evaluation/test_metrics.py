@@ -123,14 +123,14 @@ def test_features_that_cannot_be_compared(rng: np.random.Generator) -> None:
 
 def test_class_accuracy_counts_hits_and_features_are_the_classifiers() -> None:
     torch.manual_seed(0)
-    judge = Classifier(ClassifierConfig(image_size=8, channels=(2, 2), features=3)).eval()
+    classifier = Classifier(ClassifierConfig(image_size=8, channels=(2, 2), features=3)).eval()
     images = np.random.default_rng(0).standard_normal((8, 1, 8, 8)).astype(np.float32)
     with torch.no_grad():
-        seen = judge(torch.from_numpy(images)).numpy().argmax(axis=1)
-        features = judge.features(torch.from_numpy(images)).numpy()
+        seen = classifier(torch.from_numpy(images)).numpy().argmax(axis=1)
+        features = classifier.features(torch.from_numpy(images)).numpy()
     asked = seen.copy()
     asked[:2] = (asked[:2] + 1) % 10
-    assert class_accuracy(judge, images, asked) == 0.75
-    np.testing.assert_array_equal(classifier_features(judge, images), features)
+    assert class_accuracy(classifier, images, asked) == 0.75
+    np.testing.assert_array_equal(classifier_features(classifier, images), features)
     with pytest.raises(InputError, match="8 images and 1 labels"):
-        class_accuracy(judge, images, asked[:1])
+        class_accuracy(classifier, images, asked[:1])

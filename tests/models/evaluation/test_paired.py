@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from aigc_models.evaluation.evaluation import Evaluation, choose_evaluation
-from aigc_models.evaluation.paired import Judge, Judgment, make_judge
+from aigc_models.evaluation.paired import Evaluator, Scores, make_evaluator
 from aigc_models.spec import ExportSpec
 from aigc_models.torch_session import TorchSession
 from aigc_models.zoo import load_model
@@ -35,12 +35,12 @@ def built_in(spec: ExportSpec) -> Evaluation:
     return choose_evaluation(spec.settings, kept=None, held_out=(), class_names=[str(i) for i in range(10)])
 
 
-def judge_of(spec: ExportSpec, *, samples: int, seed: int = 0) -> Judge:
-    return make_judge(TorchSession(spec), spec.settings, evaluation=built_in(spec), samples=samples, seed=seed)
+def evaluator_of(spec: ExportSpec, *, samples: int, seed: int = 0) -> Evaluator:
+    return make_evaluator(TorchSession(spec), spec.settings, evaluation=built_in(spec), samples=samples, seed=seed)
 
 
-def values(judgment: Judgment) -> dict[str, float]:
-    return {m.name: m.value for m in judgment.paired}
+def values(scores: Scores) -> dict[str, float]:
+    return {m.name: m.value for m in scores.paired}
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,8 @@ def test_perplexity_is_pytorchs(lm: ExportSpec) -> None:
     def sharpened(out: dict[str, Array]) -> dict[str, Array]:
         return {**out, "logits": out["logits"] * np.float32(1.1)}
 
-    judgment = judge_of(lm, samples=6, seed=3)(changed(lm, sharpened))
-    found = values(judgment)
+    scores = evaluator_of(lm, samples=6, seed=3)(changed(lm, sharpened))
+    found = values(scores)
     # The same windows, scored by PyTorch's own cross entropy.
     from aigc_models.data.text_data import standard_library_text
     from aigc_models.evaluation.metrics import text_windows
@@ -66,8 +66,8 @@ def test_perplexity_is_pytorchs(lm: ExportSpec) -> None:
     losses = [F.cross_entropy(x.reshape(-1, 256), targets).item() for x in (logits, logits * 1.1)]
     assert found["ppl_increase"] == pytest.approx(math.exp(losses[1] - losses[0]) - 1, rel=1e-4)
     assert found["top1_agreement"] == 1.0  # a factor changes no order
-    assert judgment.quality[0].reference == pytest.approx(losses[0] / math.log(2), rel=1e-6)
-    assert judgment.quality[0].bundle == pytest.approx(losses[1] / math.log(2), rel=1e-5)
+    assert scores.quality[0].reference == pytest.approx(losses[0] / math.log(2), rel=1e-6)
+    assert scores.quality[0].bundle == pytest.approx(losses[1] / math.log(2), rel=1e-5)
 
 
 def test_the_standard_error_is_that_of_paired_windows(lm: ExportSpec) -> None:
@@ -75,12 +75,12 @@ def test_the_standard_error_is_that_of_paired_windows(lm: ExportSpec) -> None:
         noise = np.asarray(np.random.default_rng(0).standard_normal(out["logits"].shape), np.float32)
         return {**out, "logits": out["logits"] + 0.3 * noise}
 
-    judgment = judge_of(lm, samples=16)(changed(lm, noisy))
-    ppl = next(m for m in judgment.paired if m.name == "ppl_increase")
+    scores = evaluator_of(lm, samples=16)(changed(lm, noisy))
+    ppl = next(m for m in scores.paired if m.name == "ppl_increase")
     # Noise of variance 0.09 on logits costs about half of it (second-order term of log-sum-exp).
     assert 0.01 < ppl.value < 0.09
     assert 0 < ppl.standard_error < ppl.value / 3
-    assert values(judgment)["top1_agreement"] < 1.0
+    assert values(scores)["top1_agreement"] < 1.0
 
 
 def test_images_that_are_off_by_a_known_step() -> None:
@@ -89,14 +89,14 @@ def test_images_that_are_off_by_a_known_step() -> None:
     def shifted(out: dict[str, Array]) -> dict[str, Array]:
         return {"image": out["image"] + np.float32(0.02)}
 
-    judgment = judge_of(spec, samples=10)(changed(spec, shifted))
-    psnr = next(m for m in judgment.paired if m.name == "psnr_db")
+    scores = evaluator_of(spec, samples=10)(changed(spec, shifted))
+    psnr = next(m for m in scores.paired if m.name == "psnr_db")
     assert isinstance(spec.settings, GanSettings)
     images = GanPipeline(TorchSession(spec), spec.settings).generate([i % 10 for i in range(10)], seed=0)
     assert psnr.value == pytest.approx(10 * math.log10((images.max() - images.min()) ** 2 / 0.02**2), abs=1e-3)
     assert psnr.standard_error == pytest.approx(0.0, abs=1e-3)
     assert psnr.samples == 10
-    assert {q.metric for q in judgment.quality} == {"class_accuracy", "frechet_distance"}
+    assert {q.metric for q in scores.quality} == {"class_accuracy", "frechet_distance"}
 
 
 def test_a_trajectory_that_is_wrong_at_one_step_only() -> None:
@@ -108,7 +108,7 @@ def test_a_trajectory_that_is_wrong_at_one_step_only() -> None:
         off = 1.3 if len(calls) % 20 == 3 else 1.0
         return {"model_output": out["model_output"] * np.float32(off)}
 
-    found = values(judge_of(spec, samples=2)(changed(spec, late)))
+    found = values(evaluator_of(spec, samples=2)(changed(spec, late)))
     assert found["step_sqnr_db"] == pytest.approx(-20 * math.log10(0.3), abs=0.1)
     assert 10 < found["psnr_db"] < 60
 
@@ -116,8 +116,8 @@ def test_a_trajectory_that_is_wrong_at_one_step_only() -> None:
 @pytest.mark.parametrize("name", ["lm", "unet", "gan"])
 def test_a_model_beside_itself(name: str) -> None:
     spec = load_model(name).spec
-    judgment = judge_of(spec, samples=2)(TorchSession(spec))
-    for metric in judgment.paired:
+    scores = evaluator_of(spec, samples=2)(TorchSession(spec))
+    for metric in scores.paired:
         expected = {"ppl_increase": 0.0, "top1_agreement": 1.0, "psnr_db": 400.0, "step_sqnr_db": 400.0}[metric.name]
         assert metric.value == expected
         assert metric.standard_error == 0.0
@@ -126,17 +126,17 @@ def test_a_model_beside_itself(name: str) -> None:
 def test_samples() -> None:
     spec = load_model("gan").spec
     session = TorchSession(spec)
-    assert judge_of(spec, samples=0)(session) == Judgment()
+    assert evaluator_of(spec, samples=0)(session) == Scores()
     for bad in (1, -1):
         with pytest.raises(ConfigError, match=f"samples is {bad}"):
-            judge_of(spec, samples=bad)
+            evaluator_of(spec, samples=bad)
 
 
-def test_what_the_own_metric_does_not_fit_is_judged_without_it(lm: ExportSpec) -> None:
+def test_what_the_own_metric_does_not_fit_is_evaluated_without_it(lm: ExportSpec) -> None:
     for spec in (lm, load_model("gan").spec):
         session = TorchSession(spec)
-        assert judge_of(spec, samples=2)(session).quality
-        without = replace(built_in(spec), has_metric=False)
-        alone = make_judge(session, spec.settings, evaluation=without, samples=2)(session)
+        assert evaluator_of(spec, samples=2)(session).quality
+        without = replace(built_in(spec), has_task_metric=False)
+        alone = make_evaluator(session, spec.settings, evaluation=without, samples=2)(session)
         assert alone.quality == ()
         assert alone.paired

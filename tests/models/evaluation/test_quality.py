@@ -15,8 +15,8 @@ from aigc_models.evaluation import quality
 from aigc_models.evaluation.quality import (
     HIGHER_IS_BETTER,
     can_measure,
+    digit_classifier,
     image_quality,
-    judge_classifier,
     measure,
     text_quality,
 )
@@ -141,9 +141,9 @@ def test_every_metric_has_a_direction() -> None:
 
 def test_a_missing_classifier_says_so(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aigc_models.evaluation.quality.shipped_checkpoint", lambda name: tmp_path / name)
-    judge_classifier.cache_clear()
+    digit_classifier.cache_clear()
     try:
         with pytest.raises(CheckpointError, match="classifier"):
-            judge_classifier()
+            digit_classifier()
     finally:
-        judge_classifier.cache_clear()
+        digit_classifier.cache_clear()

@@ -105,25 +105,25 @@ def test_the_label_changes_the_image() -> None:
 
 def test_the_logit_is_the_projection_of_the_features() -> None:
     # Miyato & Koyama 2018, eq. 3: y^T V phi(x) + psi(phi(x)), here in numpy
-    judge = small_discriminator().eval()
+    discriminator = small_discriminator().eval()
     image, labels = torch.randn(4, 1, 16, 16), torch.tensor([0, 3, 3, 9])
     with torch.no_grad():
-        phi = judge.features(image).sum(dim=(2, 3)).double().numpy()
-        assert isinstance(judge.class_embedding, nn.Embedding)
-        assert isinstance(judge.linear, nn.Linear)
-        embedding = judge.class_embedding.weight.double().numpy()
-        weight, bias = judge.linear.weight.double().numpy()[0], judge.linear.bias.double().numpy()
-        actual = judge(image, labels).numpy()
+        phi = discriminator.features(image).sum(dim=(2, 3)).double().numpy()
+        assert isinstance(discriminator.class_embedding, nn.Embedding)
+        assert isinstance(discriminator.linear, nn.Linear)
+        embedding = discriminator.class_embedding.weight.double().numpy()
+        weight, bias = discriminator.linear.weight.double().numpy()[0], discriminator.linear.bias.double().numpy()
+        actual = discriminator(image, labels).numpy()
     expected = phi @ weight + bias + np.einsum("bf,bf->b", embedding[labels.numpy()], phi)
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_every_layer_of_the_discriminator_has_spectral_norm_one() -> None:
-    judge = small_discriminator().train()
+    discriminator = small_discriminator().train()
     for _ in range(200):  # one power iteration each
-        judge(torch.randn(2, 1, 16, 16), torch.tensor([0, 1]))
-    judge.eval()
-    layers = [m for m in judge.modules() if isinstance(m, (nn.Conv2d, nn.Linear, nn.Embedding))]
+        discriminator(torch.randn(2, 1, 16, 16), torch.tensor([0, 1]))
+    discriminator.eval()
+    layers = [m for m in discriminator.modules() if isinstance(m, (nn.Conv2d, nn.Linear, nn.Embedding))]
     assert len(layers) == 5
     for layer in layers:
         matrix = layer.weight.detach().flatten(1).double().numpy()
@@ -133,14 +133,14 @@ def test_every_layer_of_the_discriminator_has_spectral_norm_one() -> None:
 def test_one_step_is_one_descent_of_each_side() -> None:
     rate = 0.1
     # Evaluation mode freezes BatchNorm and the power iterations, so that the step can be written down by hand.
-    generator, judge = small_generator().eval(), small_discriminator().eval()
+    generator, discriminator = small_generator().eval(), small_discriminator().eval()
     images, labels = torch.randn(4, 1, 16, 16), torch.tensor([1, 2, 3, 4])
-    g, d = copy.deepcopy(generator), copy.deepcopy(judge)
+    g, d = copy.deepcopy(generator), copy.deepcopy(discriminator)
     losses = min_max_step(
         generator,
-        judge,
+        discriminator,
         sgd(generator, rate),
-        sgd(judge, rate),
+        sgd(discriminator, rate),
         images=images,
         class_labels=labels,
         loss=hinge_loss,
@@ -155,7 +155,7 @@ def test_one_step_is_one_descent_of_each_side() -> None:
     g_loss = -d(g(z, y), y).mean()
     descend(g, g_loss, rate)
     assert losses == pytest.approx((d_loss.item(), g_loss.item()), rel=1e-5)
-    for module, expected in ((judge, d), (generator, g)):
+    for module, expected in ((discriminator, d), (generator, g)):
         for mine, theirs in zip(module.parameters(), expected.parameters(), strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
 
@@ -169,20 +169,20 @@ def descend(module: nn.Module, loss: torch.Tensor, rate: float) -> None:
 
 
 def test_a_step_clips_the_gradient_of_both_sides() -> None:
-    generator, judge = small_generator(), small_discriminator()
-    before = [copy.deepcopy(list(m.parameters())) for m in (generator, judge)]
+    generator, discriminator = small_generator(), small_discriminator()
+    before = [copy.deepcopy(list(m.parameters())) for m in (generator, discriminator)]
     min_max_step(
         generator,
-        judge,
+        discriminator,
         sgd(generator, 1.0),
-        sgd(judge, 1.0),
+        sgd(discriminator, 1.0),
         images=torch.randn(4, 1, 16, 16),
         class_labels=torch.tensor([1, 2, 3, 4]),
         loss=non_saturating_loss,
         rng=torch.Generator().manual_seed(0),
         max_grad_norm=1e-3,
     )
-    for module, old in zip((generator, judge), before, strict=True):
+    for module, old in zip((generator, discriminator), before, strict=True):
         squares = [(a - b).square().sum().item() for a, b in zip(module.parameters(), old, strict=True)]
         assert 0 < math.sqrt(sum(squares)) <= 1.01e-3
 

@@ -97,10 +97,10 @@ def picture_settings(name: str, checkpoint: Path) -> DiffusionSettings | GanSett
 def test_colored_pictures_train_a_colored_model_of_their_own_size(tmp_path: Path, name: str) -> None:
     data = make_pictures(tmp_path / "data", "cat", "dog")
     told: list[str] = []
-    report = train_family(name, output=tmp_path / "out", data=data, steps=1, batch_size=2, tell=told.append)
+    report = train_family(name, output=tmp_path / "out", data=data, steps=1, batch_size=2, notify=told.append)
     assert told[:3] == ["12 pictures, 8x8 RGB", "2 classes: cat (6), dog (6)", "2 of them held out"]
     assert told[3].startswith("1 steps of 2 rows, ")
-    assert report["training"]["told"] == told[:3]
+    assert report["training"]["notes"] == told[:3]
     assert (report["training"]["data"], report["training"]["batch_size"]) == ("data", 2)
     config = load_checkpoint(tmp_path / "out").config
     assert config["class_names"] == ["cat", "dog"]
@@ -136,10 +136,12 @@ def test_a_classifier_needs_classes_and_pictures_held_out(tmp_path: Path) -> Non
 def test_size_and_channels_on_request(tmp_path: Path) -> None:
     data = make_pictures(tmp_path / "data", "cat", "dog", size=20)
     told: list[str] = []
-    train_family("unet", output=tmp_path / "a", data=data, steps=1, batch_size=2, size=8, channels=1, tell=told.append)
+    train_family(
+        "unet", output=tmp_path / "a", data=data, steps=1, batch_size=2, size=8, channels=1, notify=told.append
+    )
     assert told[0] == "12 pictures, 20x20 RGB; resized to 8x8 by area, turned to gray (0.299 R + 0.587 G + 0.114 B)"
     assert picture_settings("unet", tmp_path / "a").sample_shape == (1, 8, 8)
-    train_family("gan", output=tmp_path / "b", steps=1, batch_size=2, size=8, channels=3, tell=told.append)
+    train_family("gan", output=tmp_path / "b", steps=1, batch_size=2, size=8, channels=3, notify=told.append)
     assert "1,797 built-in digits, 8x8 gray; enlarged to 8x8 (linear), repeated as red, green and blue" in told
     assert picture_settings("gan", tmp_path / "b").sample_shape == (3, 8, 8)
 
@@ -286,10 +288,10 @@ def test_a_shipped_checkpoint_was_trained_by_todays_recipe(name: str) -> None:
 
 def test_the_shipped_classifier_is_as_good_as_it_says() -> None:
     found = load_checkpoint(shipped_checkpoint("classifier"))
-    judge = Classifier(ClassifierConfig.from_dict(found.config["model"]))
-    load_into(judge, found.tensors)
+    classifier = Classifier(ClassifierConfig.from_dict(found.config["model"]))
+    load_into(classifier, found.tensors)
     data = digits()
     with torch.inference_mode():
-        accuracy = class_accuracy(judge.eval(), data.held_out.numpy(), data.held_out_labels.numpy())
+        accuracy = class_accuracy(classifier.eval(), data.held_out.numpy(), data.held_out_labels.numpy())
     said = json.loads((found.path.parent / "quality.json").read_text())["quality"]["held_out_accuracy"]
     assert accuracy == pytest.approx(said, abs=REPEATED_SUM)

@@ -143,8 +143,8 @@ def images() -> ImageData:
 def gan_task() -> GanTask:
     torch.manual_seed(0)
     generator = GeneratorConfig(image_size=8, latent_size=4, num_classes=3, class_embedding_size=2, base_channels=2)
-    judge = DiscriminatorConfig(image_size=8, num_classes=3, base_channels=2)
-    return GanTask(generator, judge, LOOP, images(), hinge_loss)
+    discriminator = DiscriminatorConfig(image_size=8, num_classes=3, base_channels=2)
+    return GanTask(generator, discriminator, LOOP, images(), hinge_loss)
 
 
 def test_two_optimizers_batch_norm_and_spectral_norm_are_resumed_bit_for_bit(tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_another_number_of_threads_is_told(tmp_path: Path, interrupted: Path) ->
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
-        run(interrupted, resume=True, tell=told.append)
+        run(interrupted, resume=True, notify=told.append)
     finally:
         torch.set_num_threads(before)
     assert told == [f"threads was {before}, is {before + 1}: the weights can differ in their last bits"]

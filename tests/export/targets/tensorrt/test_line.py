@@ -20,7 +20,7 @@ from rich.console import Console
 from aigc_calibration.errors import PlanError
 from aigc_calibration.onnx_function import open_onnx
 from aigc_export.cli import run
-from aigc_export.cli.reporting import Reporter
+from aigc_export.cli.reporting import StageDisplay
 from aigc_export.errors import PrecisionError
 from aigc_export.line import engines
 from aigc_export.line.exporter import ParityFailedError, export_model
@@ -78,7 +78,7 @@ def test_the_build_tells_its_progress(rtx: Library, checkpoints: Path, tmp_path:
     steps: list[tuple[str, int, int]] = []
     live = Console(file=io.StringIO(), force_terminal=True, width=100)
 
-    with Reporter(Console(file=io.StringIO()), "export gan", live=live) as shown:
+    with StageDisplay(Console(file=io.StringIO()), "export gan", live=live) as shown:
 
         def progress(phase: str, step: int, total: int) -> None:
             steps.append((phase, step, total))
@@ -195,7 +195,7 @@ def test_doctor_lists_the_devices_it_can_build_for(rtx: Library, capsys: Capture
     assert run(["doctor", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["targets"]["tensorrt-rtx"]
     assert told["builds"] is True
-    assert "7.5, 8.0, 8.6" in told["told"]
+    assert "7.5, 8.0, 8.6" in told["summary"]
 
 
 def test_options_of_compiled_engines_on_a_target_that_compiles_nothing(checkpoints: Path, tmp_path: Path) -> None:

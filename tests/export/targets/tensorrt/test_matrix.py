@@ -24,7 +24,7 @@ from aigc_calibration.quantize import plan_calibrated
 from aigc_export.graphs.passes import PASSES, run_passes
 from aigc_export.parity.graph_session import bf16_products_in_float, bounded
 from aigc_export.parity.reference import Case, make_cases
-from aigc_export.prepare.prepare import PreparedModel, Teller, pass_feeds, prepare_graph
+from aigc_export.prepare.prepare import PreparedModel, Reporter, pass_feeds, prepare_graph
 from aigc_export.recipes.recipe import export_recipe
 from aigc_export.recipes.tolerances import TOLERANCES
 from aigc_export.targets.profiles import derive_profiles, input_shapes
@@ -46,7 +46,7 @@ MIN_LOW = {"lm": 0.75, "unet": 0.9, "gan": 0.85}
 @cache
 def prepared_model(name: str) -> PreparedModel:
     recipe = export_recipe(name, target="tensorrt-rtx", precision="int8", calibration_samples=8)
-    return prepare_graph(recipe, Teller(None))
+    return prepare_graph(recipe, Reporter(None))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Which pairs of precisions are searched for a family, and the plans on both rungs."""
+"""Which pairs of precisions are searched for a family, and their plans."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from aigc_calibration.emit import Form
 from aigc_calibration.plan import SitePrecision
 from aigc_calibration.planner import round_weights
 from aigc_calibration.quantize import plan_calibrated
-from aigc_calibration.search.ladder import Ladder
+from aigc_calibration.search.pair import PrecisionPair
 from aigc_calibration.weight_only import quantize_weights, weight_plan
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["LADDERS", "Rungs", "build_ladder", "everything", "rungs_for"]
+__all__ = ["PRECISION_PAIRS", "Precisions", "plan_pair", "precision_pairs", "without_exceptions"]
 
-Rungs = tuple[SitePrecision, SitePrecision]
+Precisions = tuple[SitePrecision, SitePrecision]
 """(low, high)."""
 
-LADDERS: dict[str, tuple[Rungs, ...]] = {
+PRECISION_PAIRS: dict[str, tuple[Precisions, ...]] = {
     "text": (("int8", "float"), ("int4-weight", "int8-weight")),
     "diffusion": (("int8", "float"),),
     "gan": (("int8", "float"),),
@@ -31,48 +31,50 @@ LADDERS: dict[str, tuple[Rungs, ...]] = {
 """family -> pairs of precisions."""
 
 
-def rungs_for(family: str, objective: str) -> tuple[Rungs, ...]:
-    """The pairs to search: for images, weights alone save bytes but no time."""
-    found = LADDERS[family]
-    weights: Rungs = ("int4-weight", "int8-weight")
+def precision_pairs(family: str, objective: str) -> tuple[Precisions, ...]:
+    """Choose the pairs to search: for images, weights alone save bytes but no time."""
+    found = PRECISION_PAIRS[family]
+    weights: Precisions = ("int4-weight", "int8-weight")
     return found if objective != "size" or weights in found else (*found, weights)
 
 
-def everything(config: QuantConfig) -> QuantConfig:
-    """A configuration that keeps nothing float beforehand: what has to stay so, the search finds out."""
+def without_exceptions(config: QuantConfig) -> QuantConfig:
+    """Drop the family's exceptions: the search itself finds what must stay float."""
     return replace(config, sensitive=(), attention=True, wide=())
 
 
-def build_ladder(
+def plan_pair(
     prepared: ir.Model,
     data: CalibrationData,
     config: QuantConfig,
-    rungs: Rungs,
+    precisions: Precisions,
     form: Form,
     calibration: Calibration,
     *,
     threads: int | None,
-) -> Ladder:
-    """Plans for both rungs, on every site that can take them.
+) -> PrecisionPair:
+    """Plan both precisions of a pair, on every site that can take them.
 
     Args:
         prepared: the float graph, of `prepare`.
         data: that weights alone are fitted to.
-        config: of `everything`.
-        rungs: low and high precision.
+        config: of `without_exceptions`.
+        precisions: low and high precision.
         form: of the engine.
         calibration: ranges for activations.
         threads: of the engine that reads the data.
     """
-    low, high = rungs
+    low, high = precisions
     name = f"{low} / {high}"
     if high == "float":
         graph, plan = plan_calibrated(prepared, calibration, config, precision=low, form=form)
         weights = round_weights(graph, plan, config)
-        return Ladder(name=name, graph=graph, low=plan, low_weights=weights, high=None, high_weights={}, form=form)
-    plans = [weight_plan(prepared, config, precision=p) for p in rungs]
+        return PrecisionPair(
+            name=name, graph=graph, low=plan, low_weights=weights, high=None, high_weights={}, form=form
+        )
+    plans = [weight_plan(prepared, config, precision=p) for p in precisions]
     codes = [quantize_weights(prepared, plan, data, config, threads=threads) for plan in plans]
-    return Ladder(
+    return PrecisionPair(
         name=name,
         graph=prepared,
         low=plans[0],

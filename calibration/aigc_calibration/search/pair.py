@@ -1,4 +1,4 @@
-"""A ladder of two precisions over one graph: every site stands on the low rung or on the high one."""
+"""A pair of precisions over one graph: every site runs in the low one or in the high one."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from aigc_calibration.weights import QuantizedWeight
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Ladder"]
+__all__ = ["PrecisionPair"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ladder:
+class PrecisionPair:
     """Two plans for one graph.
 
     Attributes:
         name: such as `int8 / float`.
         graph: the float graph, transforms applied.
-        low: plan of the low rung.
+        low: plan in the low precision.
         low_weights: its codes.
-        high: plan of the high rung; None: float.
+        high: plan in the high precision; None: float.
         high_weights: its codes.
         form: of the engine.
     """
@@ -43,23 +43,23 @@ class Ladder:
     high_weights: Mapping[str, QuantizedWeight]
     form: Form
 
-    def mix(self, raised: Mapping[str, str]) -> tuple[QuantizationPlan, dict[str, QuantizedWeight]]:
-        """The plan with some sites on the high rung (node -> why), and the codes of all weights."""
+    def mix(self, kept_high: Mapping[str, str]) -> tuple[QuantizationPlan, dict[str, QuantizedWeight]]:
+        """Plan a mix: the sites in `kept_high` (node -> why) in the high precision, all others in the low one."""
         if self.high is None:
-            return self.low.with_float(raised), dict(self.low_weights)
+            return self.low.with_float(kept_high), dict(self.low_weights)
         above = {op.node: op for op in self.high.ops}
         ops, weights = [], dict(self.low_weights)
         for op in self.low.ops:
-            if op.node not in raised or op.precision == "float":
+            if op.node not in kept_high or op.precision == "float":
                 ops.append(op)
                 continue
-            ops.append(replace(above[op.node], why=raised[op.node]))
+            ops.append(replace(above[op.node], why=kept_high[op.node]))
             if op.weight is not None and op.weight in self.high_weights:
                 weights[op.weight] = self.high_weights[op.weight]
         return replace(self.low, ops=tuple(ops)), weights
 
     def toggled(self) -> ir.Model:
-        """The toggle graph: every switch off is the high rung."""
+        """Build the toggle graph: with every switch off it computes in the high precision."""
         if self.high is None:
             return toggle_graph(self.graph, self.low, self.low_weights, self.form)
         import onnx_ir as ir
