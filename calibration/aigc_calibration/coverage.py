@@ -37,7 +37,9 @@ MIN_EXECUTED = 0.99
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """Shares of the multiply-accumulates of all sites.
+    """Shares of the multiply-accumulates of all sites of the main graph.
+
+    What a body of If, Loop or Scan multiplies is not counted: nobody knows how often it runs.
 
     Attributes:
         planned: that the plan quantizes.
@@ -45,14 +47,20 @@ class Coverage:
         missed: sites that the plan quantizes, and the engine should run so and does not.
         float_sites: site -> why, of those that the plan leaves float; a site is called by its module where that is
             the only one of it.
+        uncounted: sites inside bodies of If, Loop and Scan, whose work is in none of the shares.
     """
 
     planned: float
     executed: float | None
     missed: tuple[str, ...]
     float_sites: Mapping[str, str]
+    uncounted: int = 0
 
     def __str__(self) -> str:
+        beside = f"; {self.uncounted} in bodies of If, Loop and Scan not counted" if self.uncounted else ""
+        return self._shares() + beside
+
+    def _shares(self) -> str:
         if self.executed is None:
             return f"{self.planned:.1%} of the work planned in low precision"
         shares = f"{self.planned:.1%} of the work planned, {self.executed:.1%} run in low precision"
@@ -69,7 +77,7 @@ class Coverage:
 
 
 def site_macs(model: ir.Model, feeds: Feeds) -> dict[str, int]:
-    """Multiply-accumulates of every site, counted on one run.
+    """Multiply-accumulates of every site of the main graph, counted on one run.
 
     A result of n numbers, each the sum of k products, takes n k of them; a ConvTranspose spreads each of its n inputs
     over m numbers.
@@ -147,6 +155,7 @@ def check_executed(
         executed=sum(macs[n] for n in executed) / total,
         missed=tuple(op.node for op in plan.quantized() if op.node in wanted - executed),
         float_sites=float_sites(plan),
+        uncounted=_uncounted(plan),
     )
     if not planned:
         reasons = "; ".join(sorted(set(found.float_sites.values())))
@@ -176,7 +185,12 @@ def planned_coverage(plan: QuantizationPlan, macs: Mapping[str, int]) -> Coverag
         executed=None,
         missed=(),
         float_sites=left,
+        uncounted=_uncounted(plan),
     )
+
+
+def _uncounted(plan: QuantizationPlan) -> int:
+    return sum(1 for op in plan.ops if op.within)
 
 
 def float_sites(plan: QuantizationPlan) -> dict[str, str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
+from aigc_calibration.bodies import bodies
 from aigc_calibration.errors import PlanError
 from aigc_runtime.core.tensors import Array
 
@@ -39,9 +40,14 @@ def _same(one: ir.TensorProtocol, other: ir.TensorProtocol) -> bool:
 
 
 def _free_name(graph: ir.Graph, name: str) -> str:
-    taken = {str(v.name) for v in (*graph.inputs, *graph.initializers.values())}
-    taken |= {str(v.name) for node in graph for v in node.outputs}
+    taken = {*_names(graph), *(n for body, _ in bodies(graph) for n in _names(body))}
     return next(n for n in (f"{name}_{i}" for i in count(2)) if n not in taken)
+
+
+def _names(graph: ir.Graph) -> Iterator[str]:
+    """The name of every value that a graph itself defines."""
+    yield from dict.fromkeys(str(v.name) for v in (*graph.inputs, *graph.initializers.values()))
+    yield from (str(v.name) for node in graph for v in node.outputs if v.name)
 
 
 def insert_after(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) -> None:
@@ -54,18 +60,21 @@ def insert_after(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) -> 
 
 
 def finish(graph: ir.Graph) -> None:
-    """Drop constants that nothing reads any more.
+    """Drop constants that nothing reads any more, and give values of bodies whose names are taken another one.
 
     Raises:
-        PlanError: two values have the same name: one is the model's own.
+        PlanError: two values of the graph have the same name: one is the model's own.
     """
     for name, value in list(graph.initializers.items()):
         if not list(value.uses()) and not value.is_graph_output():
             del graph.initializers[name]
-    names = Counter(str(v.name) for node in graph for v in node.outputs)
-    names.update({*(str(v.name) for v in graph.inputs), *graph.initializers})
+    names = Counter(_names(graph))
     if twice := [name for name, times in names.items() if times > 1]:
         raise PlanError(
             f"the model has a value named {twice[0]!r}, which its quantized graph needs for another one",
             hint="rename it in the PyTorch module",
         )
+    for body, _ in bodies(graph):  # what a body calls its values is known to nobody outside of it
+        for value in (*body.inputs, *list(body.initializers.values()), *(v for node in body for v in node.outputs)):
+            if value.name in names:
+                value.name = _free_name(graph, str(value.name))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aigc_calibration.bodies import proto_graphs, proto_nodes
 from aigc_runtime.backends.ort.denormals import isolated
 from aigc_runtime.backends.ort.exact_products import EXACT_PRODUCTS
 from aigc_runtime.backends.ort.rewrites import leave_out_rewrites
@@ -72,7 +73,7 @@ def saturating(graph: onnx.GraphProto) -> tuple[str, ...]:
 
     if instruction_set() not in _MOVES:
         return ()
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {tensor.name: tensor for one in proto_graphs(graph) for tensor in one.initializer}
 
     def signed(node: onnx.NodeProto) -> bool:
         factor, zero_point = (node.input[i] if i < len(node.input) else "" for i in _SECOND[node.op_type])
@@ -82,4 +83,4 @@ def saturating(graph: onnx.GraphProto) -> tuple[str, ...]:
         # Of what is computed, only the zero point tells the type.
         return zero_point not in constants or numpy_helper.to_array(constants[zero_point]).dtype == np.int8
 
-    return tuple(node.name for node in graph.node if node.op_type in _SECOND and signed(node))
+    return tuple(node.name for node in proto_nodes(graph) if node.op_type in _SECOND and signed(node))

@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aigc_calibration.bodies import all_graphs
 from aigc_runtime.errors import OutputError
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ EXTERNAL_THRESHOLD = 2**31 - 2**24
 
 
 def weight_bytes(model: ir.Model) -> int:
-    """Bytes of all initializers."""
-    tensors = (value.const_value for value in model.graph.initializers.values())
+    """Bytes of all initializers, those in bodies of If, Loop and Scan included."""
+    tensors = (value.const_value for graph in all_graphs(model) for value in graph.initializers.values())
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 

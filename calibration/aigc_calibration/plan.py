@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from aigc_calibration.errors import PlanError
+from aigc_calibration.sites import Site
 from aigc_runtime.errors import UnknownNameError
 from aigc_runtime.io.jsonable import from_json, to_json
 from aigc_runtime.io.strict_json import loads_strict
@@ -26,6 +27,7 @@ __all__ = [
     "SitePrecision",
     "TensorPlan",
     "as_site_precision",
+    "inner_ops",
     "parse_plan",
 ]
 
@@ -90,6 +92,8 @@ class OpPlan:
         weight: the constant that is quantized, or None.
         block: numbers of a weight that share a scale, along the summed axis; None: one scale per output channel.
         why: one sentence.
+        within: what the site lies in, such as "a body of the Loop 'steps'"; empty in the main graph. A site inside of
+            something stays float.
     """
 
     node: str
@@ -101,6 +105,7 @@ class OpPlan:
     weight: str | None
     block: int | None
     why: str
+    within: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +117,7 @@ class QuantizationPlan:
         graph_sha256: digest of the float graph, transforms applied, that the plan belongs to.
         precision: what was asked for.
         transforms: what was done to the float graph beforehand, in order.
-        ops: one per site, in the graph's order.
+        ops: one per site of the main graph, in its order; then those inside bodies and functions, which stay float.
         tensors: ranges of activations and results.
     """
 
@@ -129,6 +134,8 @@ class QuantizationPlan:
             missing = [a for a in op.activations if a not in known] if op.precision in {"int8", "fp8"} else []
             if missing:
                 raise PlanError(f"the plan has no range for {missing[0]!r}, which {op.node!r} reads")
+            if op.within and op.precision != "float":
+                raise PlanError(f"the plan quantizes {op.node!r}, which is in {op.within}", hint="calibrate again")
 
     @property
     def ranges(self) -> Mapping[str, TensorPlan]:
@@ -154,6 +161,25 @@ class QuantizationPlan:
     def dump(self) -> bytes:
         """As JSON."""
         return (json.dumps(to_json(self), indent=1, allow_nan=False) + "\n").encode()
+
+
+def inner_ops(sites: Iterable[Site]) -> tuple[OpPlan, ...]:
+    """What becomes of the sites inside bodies and functions, of `sites.inner_sites`: they stay float."""
+    return tuple(
+        OpPlan(
+            node=site.node,
+            op_type=site.op_type,
+            module=site.module,
+            precision="float",
+            activations=(),
+            output=None,
+            weight=site.weight,
+            block=None,
+            why=f"it is in {site.within}, whose values cannot be observed",
+            within=site.within,
+        )
+        for site in sites
+    )
 
 
 def parse_plan(data: bytes, *, what: str = "the plan") -> QuantizationPlan:

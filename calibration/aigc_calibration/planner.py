@@ -15,9 +15,9 @@ from aigc_calibration.digest import graph_digest
 from aigc_calibration.grids import GRIDS, Grid
 from aigc_calibration.histogram import Histogram
 from aigc_calibration.limits import LEAST, constant_problem, value_problem
-from aigc_calibration.plan import PLAN_VERSION, OpPlan, QuantizationPlan, SitePrecision, TensorPlan
+from aigc_calibration.plan import PLAN_VERSION, OpPlan, QuantizationPlan, SitePrecision, TensorPlan, inner_ops
 from aigc_calibration.ranges import Method, affine_scale, find_amax, find_bounds
-from aigc_calibration.sites import Site, copies, find_sites, weight_array
+from aigc_calibration.sites import Site, copies, find_sites, inner_sites, weight_array
 from aigc_calibration.weights import QuantizedWeight, channel_scales, round_to_channels
 from aigc_runtime.core.tensors import Array
 
@@ -83,7 +83,7 @@ def make_plan(
         graph_sha256=graph_digest(model),
         precision=precision,
         transforms=transforms,
-        ops=tuple(ops),
+        ops=(*ops, *inner_ops(inner_sites(model))),
         tensors=tuple(tensors[name] for name in sorted(tensors) if name in used),
     )
 
@@ -138,6 +138,8 @@ def _share_ranges(model: ir.Model, sites: tuple[Site, ...], tensors: dict[str, T
         while True:
             readers = {node for node, _ in value.uses()}
             if len(readers) != 1 or not ((node := readers.pop()).op_type == "Relu" or copies(node)):
+                break
+            if node.graph is not model.graph:  # it is read in a body alone
                 break
             value = node.outputs[0]
         if site.output in tensors and str(value.name) in activations & tensors.keys() and value.name != site.output:
@@ -241,7 +243,7 @@ def half_plan(
         graph_sha256=graph_digest(model),
         precision=precision,
         transforms=(),
-        ops=tuple(ops),
+        ops=(*ops, *inner_ops(inner_sites(model))),
         tensors=(),
     )
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aigc_calibration.bodies import inline_functions, make_names_unique, own_parts
 from aigc_calibration.edit import add_constant
 from aigc_calibration.sites import SITE_OPS
 from aigc_runtime.core.tensors import Array
@@ -23,16 +23,18 @@ def copy_graph(model: ir.Model) -> ir.Model:
     Constants are shared, which is safe as long as they are replaced and never written to.
     """
     own: ir.Model = model.clone()
-    for graph in (own.graph, *(function.graph for function in own.functions.values())):
-        for one in (graph, *graph.subgraphs()):
-            for value in (*one.inputs, *one.initializers.values(), *(o for node in one for o in node.outputs)):
-                value.type = copy.copy(value.type)  # a clone shares them, and setting a value's dtype changes its type
+    own_parts(own)
     return own
 
 
 def prepare(model: ir.Model) -> ir.Model:
     """A copy of the graph in which every weight of a site is an initializer that only that site reads.
 
+    Only products of the main graph are sites; those inside bodies of If, Loop and Scan stay as they are, and read the
+    weights that they read before. Any opset.
+
+    0. Functions -> their nodes; every node and value gets a name of its own; a weight that a Constant node gives
+       -> an initializer.
     1. `MatMul(x, Transpose(W))` -> `MatMul(x, W')` with the constant W' = W transposed: an output layer tied to the
        embedding keeps its own copy, since the embedding stays float.
     2. A weight that several nodes read -> one copy for each site.
@@ -42,11 +44,14 @@ def prepare(model: ir.Model) -> ir.Model:
     """
     import onnx_ir as ir
 
-    model = copy_graph(model)
+    model = inline_functions(copy_graph(model))
+    make_names_unique(model)
     initializers = model.graph.initializers
     for node in list(model.graph):
         if node.op_type not in SITE_OPS or node.inputs[1] is None:
             continue
+        for index, constant in enumerate(node.inputs[1:], start=1):
+            _lift(model.graph, node, index, constant)
         weight = node.inputs[1]
         producer = weight.producer()
         if producer is not None and producer.op_type == "Transpose" and producer.inputs[0] is not None:
@@ -65,12 +70,28 @@ def prepare(model: ir.Model) -> ir.Model:
         own.shape, own.dtype = ir.Shape(values.shape), ir.DataType.FLOAT
         initializers[name] = own
         node.replace_input_with(1, own)
-        if producer is not None and not list(producer.outputs[0].uses()):
+        if producer is not None and not list(producer.outputs[0].uses()) and not producer.outputs[0].is_graph_output():
             model.graph.remove(producer, safe=True)
     for node in list(model.graph):
         if node.op_type == "Gemm" and node.inputs[1] is not None and node.inputs[1].const_value is not None:
             _plain_gemm(model.graph, node)
     return model
+
+
+def _lift(graph: ir.Graph, node: ir.Node, index: int, value: ir.Value | None) -> None:
+    """The end of case 0: what a Constant node gives is no constant of the graph yet."""
+    import onnx_ir as ir
+
+    producer = None if value is None or value.const_value is not None else value.producer()
+    if value is None or producer is None or producer.op_type != "Constant":
+        return
+    given = producer.attributes.get("value")  # whose tensor `get_const_tensor` would give another name
+    tensor = ir.convenience.get_const_tensor(value) if given is None else given.as_tensor()
+    if tensor is None:
+        return
+    node.replace_input_with(index, add_constant(graph, f"{node.name}_input_{index}", tensor.numpy()))
+    if not list(producer.outputs[0].uses()) and not producer.outputs[0].is_graph_output():
+        graph.remove(producer, safe=True)
 
 
 def _plain_gemm(graph: ir.Graph, node: ir.Node) -> None:

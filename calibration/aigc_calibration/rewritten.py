@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aigc_calibration.bodies import proto_graphs, proto_nodes
 from aigc_calibration.plan import QuantizationPlan
 from aigc_runtime.core.tensors import Array
 
@@ -64,7 +65,7 @@ def silent_changes(emitted: onnx.ModelProto, optimized: onnx.ModelProto, plan: Q
         """The site that a node was made from: the optimizer puts something behind its name."""
         return max((op.node for op in plan.ops if name.startswith(op.node)), key=len, default=name)
 
-    for node in optimized.graph.node:
+    for node in found.nodes:
         if node.op_type in _UNKNOWN:
             wrong[node.name] = f"{site(node.name)!r} became {node.op_type}"
         if node.op_type in _PRODUCTS and not {*node.input[:5]} & found.weights and node.name not in products:
@@ -87,13 +88,14 @@ def _key(values: Array) -> bytes:
 
 
 class _Constants:
-    """The constants of a graph, and what its nodes read of them."""
+    """The constants of a graph and of the bodies in it, and what its nodes read of them."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         from onnx import numpy_helper
 
-        self.graph = graph
-        self.arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        self.nodes = list(proto_nodes(graph))
+        constants = [tensor for one in proto_graphs(graph) for tensor in one.initializer]
+        self.arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in constants}
         self.weights = {name for name, array in self.arrays.items() if array.ndim > 1 and array.dtype.itemsize == 1}
 
     def _read(self, node: onnx.NodeProto, index: int) -> Array | None:
@@ -101,7 +103,7 @@ class _Constants:
 
     def operands(self) -> Iterator[tuple[str, bytes]]:
         """(node, what the numbers stand for) of every quantized constant but biases."""
-        for node in self.graph.node:
+        for node in self.nodes:
             if node.op_type == "MatMulNBits":
                 yield node.name, b"".join(_key(self.arrays[node.input[index]]) for index in (1, 2))
             for number, scale, zero in _FACTORS.get(node.op_type, ()):
@@ -111,7 +113,7 @@ class _Constants:
 
     def activations(self) -> Iterator[tuple[str, tuple[float, int]]]:
         """(node, (scale, place of zero among the codes)) of every activation and result."""
-        for node in self.graph.node:
+        for node in self.nodes:
             operands = [(s, z) for n, s, z in _FACTORS.get(node.op_type, ()) if self._read(node, n) is None]
             for scale, zero in (*operands, *([_RESULTS[node.op_type]] if node.op_type in _RESULTS else [])):
                 scales, zeros = self._read(node, scale), self._read(node, zero)

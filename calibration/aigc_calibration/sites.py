@@ -12,12 +12,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aigc_calibration.bodies import bodies
 from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["SITE_OPS", "Site", "copies", "find_sites", "module_path", "output_channel_axis", "weight_array"]
+__all__ = [
+    "SITE_OPS",
+    "Site",
+    "copies",
+    "find_sites",
+    "inner_sites",
+    "module_path",
+    "output_channel_axis",
+    "weight_array",
+]
 
 SITE_OPS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 _COPYING = frozenset({"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten"})
@@ -42,6 +52,7 @@ class Site:
         input_axis: the axis of the weight that is summed over (for convolutions: input channels).
         bias: name of the bias, or None.
         output: name of the result.
+        within: what it lies in, such as "a body of the Loop 'steps'"; empty in the main graph.
     """
 
     node: str
@@ -54,15 +65,34 @@ class Site:
     input_axis: int
     bias: str | None
     output: str
+    within: str = ""
 
 
 def find_sites(model: ir.Model) -> tuple[Site, ...]:
-    """Every site of a graph, in its order."""
-    return tuple(_sites(model))
+    """Every site of the main graph, in its order: those that can be quantized; see `inner_sites` for the others."""
+    return tuple(_sites(model.graph))
 
 
-def _sites(model: ir.Model) -> Iterator[Site]:
-    for node in model.graph:
+def inner_sites(model: ir.Model) -> tuple[Site, ...]:
+    """Products inside bodies of If, Loop and Scan, at any depth, and in functions that were not inlined.
+
+    They cannot be quantized: their values cannot be made outputs, so that no calibration sees them, and they are
+    computed never, once or many times.
+    """
+    found = [s for body, node in bodies(model.graph) for s in _sites(body, _body_of(node))]
+    for function in model.functions.values():
+        name = f"the function {function.domain}::{function.name}"
+        found += _sites(function.graph, name)
+        found += [s for body, node in bodies(function.graph) for s in _sites(body, f"{_body_of(node)} of {name}")]
+    return tuple(found)
+
+
+def _body_of(node: ir.Node) -> str:
+    return f"a body of the {node.op_type} {str(node.name)!r}"
+
+
+def _sites(graph: ir.Graph, within: str = "") -> Iterator[Site]:
+    for node in graph:
         if node.domain not in {"", "ai.onnx"} or node.op_type not in SITE_OPS:
             continue
         x, w = node.inputs[0], node.inputs[_WEIGHT]
@@ -83,6 +113,7 @@ def _sites(model: ir.Model) -> Iterator[Site]:
             input_axis=summed,
             bias=None if bias is None else str(bias.name),
             output=str(node.outputs[0].name),
+            within=within,
         )
 
 

@@ -16,9 +16,9 @@ from aigc_calibration.grids import GRIDS, Grid
 from aigc_calibration.hessian import collect_hessians
 from aigc_calibration.limits import constant_problem
 from aigc_calibration.matrices import Reading, reading_of, to_matrix
-from aigc_calibration.plan import PLAN_VERSION, OpPlan, QuantizationPlan, SitePrecision
+from aigc_calibration.plan import PLAN_VERSION, OpPlan, QuantizationPlan, SitePrecision, inner_ops
 from aigc_calibration.prepare import copy_graph
-from aigc_calibration.sites import Site, find_sites, weight_array
+from aigc_calibration.sites import Site, find_sites, inner_sites, weight_array
 from aigc_calibration.smooth import scale_constant, smoothable
 from aigc_calibration.weights import QuantizedWeight, round_to_blocks
 from aigc_runtime.core.tensors import Array
@@ -38,7 +38,10 @@ def weight_plan(
         graph_sha256=graph_digest(model),
         precision=precision,
         transforms=transforms,
-        ops=tuple(_decide(model, site, config, precision) for site in find_sites(model)),
+        ops=(
+            *(_decide(model, site, config, precision) for site in find_sites(model)),
+            *inner_ops(inner_sites(model)),
+        ),
         tensors=(),
     )
 

@@ -77,7 +77,6 @@ COVERED_ELSEWHERE = {
     "calibration/aigc_calibration/data/protocol.py": "tests/calibration/data/test_families.py",
     "calibration/aigc_calibration/data/text.py": "tests/calibration/data/test_families.py",
     "calibration/aigc_calibration/data/trajectory.py": "tests/calibration/data/test_families.py",
-    "calibration/aigc_calibration/digest.py": "tests/calibration/test_sites.py",
     "calibration/aigc_calibration/edit.py": "tests/calibration/test_emit.py",
     "calibration/aigc_calibration/gptq.py": "tests/calibration/test_weight_only.py",
     "calibration/aigc_calibration/grids.py": "tests/calibration/test_emit.py",

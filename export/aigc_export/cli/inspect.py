@@ -96,13 +96,16 @@ def _plan_lines(plan: QuantizationPlan) -> Iterator[str]:
 
 
 def _graph_facts(bundle: Bundle) -> dict[str, Any]:
+    """Of the whole graph, bodies of If, Loop and Scan included."""
+    from aigc_calibration.bodies import proto_graphs, proto_nodes
     from aigc_export.line.bundle_files import read_graph
 
     graph = read_graph(bundle).graph
-    operators = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in graph.node)
-    weights = sorted(((t.name, list(t.dims)) for t in graph.initializer), key=lambda w: -_count(w[1]))
+    nodes, constants = list(proto_nodes(graph)), (t for one in proto_graphs(graph) for t in one.initializer)
+    operators = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in nodes)
+    weights = sorted(((t.name, list(t.dims)) for t in constants), key=lambda w: -_count(w[1]))
     return {
-        "nodes": len(graph.node),
+        "nodes": len(nodes),
         "operators": dict(operators.most_common()),
         "parameters": sum(_count(shape) for _, shape in weights),
         "largest_weights": [{"name": n, "shape": s} for n, s in weights[:10]],

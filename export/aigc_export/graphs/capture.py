@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from aigc_calibration.bodies import all_graphs, all_nodes
 from aigc_export.errors import CaptureError
 from aigc_export.graphs.determinism import check_deterministic, check_repeats, user_line
 from aigc_models.spec import ExportSpec, example_feeds
@@ -200,9 +201,10 @@ def _name_dimensions(model: ir.Model, spec: ExportSpec) -> None:
     for value in model.graph.outputs:
         value.shape = ir.Shape(outputs[str(value.name)])
     # What the exporter inferred for inner values speaks of s0, s1, ...: it is inferred again, with the new names.
-    for node in model.graph:
-        for value in node.outputs:
-            if not value.is_graph_output() and value.shape is not None and not value.shape.is_static():
+    given = {*model.graph.inputs, *model.graph.outputs}
+    for graph in all_graphs(model):
+        for value in (*graph.inputs, *(v for node in graph for v in node.outputs)):
+            if value not in given and value.shape is not None and not value.shape.is_static():
                 value.shape = ir.Shape([_renamed(d, names) for d in value.shape])
 
 
@@ -224,7 +226,7 @@ def _label(model: ir.Model, spec: ExportSpec) -> None:
     model.producer_name = "aigc-export"
     model.producer_version = metadata.version("aigc-export")
     model.metadata_props[CONFIG_PROPERTY] = json.dumps(spec.model_config, sort_keys=True)
-    for node in model.graph:
+    for node in all_nodes(model):
         for key in _LOCAL_PROPERTIES:
             node.metadata_props.pop(key, None)
 

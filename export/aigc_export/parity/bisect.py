@@ -192,7 +192,9 @@ def candidate_values(model: onnx.ModelProto, feeds: Mapping[str, Array], names: 
             exposed = ModifyOutputs(model, outputs=list(names), copy=True)
             SaveOnnx(exposed, path=path, external_data_path="exposed.data", size_threshold=2**20)()
             with OnnxrtRunner(SessionFromOnnx(path, providers=["cpu"])) as runner:
-                return {name: np.array(value) for name, value in runner.infer(dict(feeds)).items()}
+                read = {value.name for value in runner.sess.get_inputs()}  # Polygraphy drops inputs that nothing reads
+                found = runner.infer({name: array for name, array in feeds.items() if name in read})
+                return {name: np.array(value) for name, value in found.items()}
         except Exception as err:
             raise EngineError(
                 f"the graph with its inner values exposed does not run: {err}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from aigc_calibration.bodies import all_graphs
 from aigc_calibration.prepare import copy_graph
 from aigc_calibration.sites import SITE_OPS
 from aigc_runtime.bundle.engine_build import ShapeProfile, choose_profile
@@ -25,19 +26,22 @@ def bf16_products_in_float(model: ir.Model) -> ir.Model:
     1. `Y = MatMul(X, W)` in bf16 -> `Y = Cast(MatMul(Cast(X), Cast(W)))`: the operands are those bf16 numbers, sums are
        float, the result is rounded to bf16; that is what a device does, whose sums are float as well. Gemm, Conv and
        ConvTranspose likewise, their bias included.
-    2. Any other graph is copied as it is.
+    2. Such a product in a body of If, Loop or Scan: likewise, inside that body.
+    3. Any other graph is copied as it is.
+
+    Opset 13 and later, from which Cast knows bf16.
     """
     import onnx_ir as ir
 
     model = copy_graph(model)
-    for node in list(model.graph):
+    for graph, node in [(one, node) for one in all_graphs(model) for node in one]:
         if node.op_type not in SITE_OPS or not any(
             v is not None and v.dtype == ir.DataType.BFLOAT16 for v in node.inputs
         ):
             continue
         for index, value in enumerate(node.inputs):
             if value is not None:
-                node.replace_input_with(index, _cast_before(model.graph, node, value, index))
+                node.replace_input_with(index, _cast_before(graph, node, value, index))
         result = node.outputs[0]
         readers, name = list(result.uses()), result.name
         back = ir.node("Cast", [result], {"to": ir.DataType.BFLOAT16.value}, name=f"{node.name}_to_bf16")
@@ -46,7 +50,10 @@ def bf16_products_in_float(model: ir.Model) -> ir.Model:
         result.type = ir.TensorType(ir.DataType.FLOAT)
         for reader, index in readers:
             reader.replace_input_with(index, back.outputs[0])
-        model.graph.insert_after(node, back)
+        for index, output in enumerate(graph.outputs):
+            if output is result:
+                graph.outputs[index] = back.outputs[0]
+        graph.insert_after(node, back)
     return model
 
 

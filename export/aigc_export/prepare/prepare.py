@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aigc_calibration.bodies import all_nodes
 from aigc_calibration.cache import read_calibration
 from aigc_calibration.calibrate import Calibration, check_kind
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.plan import as_site_precision
-from aigc_calibration.sites import find_sites
+from aigc_calibration.sites import find_sites, inner_sites
 from aigc_export.graphs.capture import Captured, capture, run_sizes
 from aigc_export.graphs.passes import PASSES, PassReport, run_passes
 from aigc_export.prepare.calibration_data import ExampleData, calibration_data, subject_of
@@ -92,10 +93,11 @@ def prepare_graph(
     if before_capture is not None:
         before_capture(spec)
     captured = capture(spec, opset=recipe.opset or target.opset)
-    reporter.report("capture", f"{len(list(captured.model.graph))} nodes, opset {captured.model.opset_imports['']}")
+    nodes = sum(1 for _ in all_nodes(captured.model))
+    reporter.report("capture", f"{nodes} nodes, opset {captured.model.opset_imports['']}")
     graph, passes = run_passes(captured.model, PASSES[recipe.target], feeds=pass_feeds(spec, recipe.seed))
     if recipe.quantization is not None:
-        recipe.quantization.check_modules([site.module for site in find_sites(graph)])
+        recipe.quantization.check_modules([site.module for site in (*find_sites(graph), *inner_sites(graph))])
     for done in passes:
         reporter.report(
             done.name, f"{done.nodes_before} -> {done.nodes_after} nodes, {done.worst.sqnr_db:.0f} dB{_rounding(done)}"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aigc_calibration.bodies import all_nodes, inline_functions
 from aigc_calibration.onnx_file import save_graph
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.prepare import copy_graph
@@ -29,10 +30,12 @@ from aigc_runtime.system.temporary_folder import temporary_folder
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["PASSES", "Pass", "PassReport", "check_and_run", "run_passes"]
+__all__ = ["INLINE", "PASSES", "Pass", "PassReport", "check_and_run", "run_passes"]
 
 Pass = Callable[["ir.Model"], "ir.Model"]
 
+INLINE: tuple[str, Pass] = ("inline-functions", inline_functions)
+"""Comes first where the model has functions, whatever the target."""
 _CLEAN_UP: tuple[tuple[str, Pass], ...] = (
     ("onnxscript-optimize", onnxscript_optimize),
     ("onnxslim", slim),
@@ -57,7 +60,7 @@ class PassReport:
 
     Attributes:
         name: of the pass.
-        nodes_before: number of nodes.
+        nodes_before: number of nodes, those of bodies and functions included.
         nodes_after: number of nodes.
         seconds: of the pass alone, without its check.
         worst: errors of the output that moved most, beside the graph before the pass.
@@ -81,6 +84,9 @@ def run_passes(
     tolerance: Tolerance | None = None,
 ) -> tuple[ir.Model, list[PassReport]]:
     """Run passes in order; after each, check the graph and compare its outputs.
+
+    The functions of a model that has any are inlined first. Bodies of If, Loop and Scan are rewritten as well, and
+    compared by what they make of the outputs.
 
     A rewritten graph may be a few times as far from its float64 copy as the captured graph is, and no further
     (`rounding`), unless it computes the same in float64: then only its order of operations differs, which a saturated
@@ -106,8 +112,8 @@ def run_passes(
     exact = evaluate_in_double(model, feeds) if tolerance is None else None
     own = None if exact is None else _errors(exact, expected)
     model = copy_graph(model)
-    for name, rewrite in passes:
-        nodes_before = len(model.graph)
+    for name, rewrite in (INLINE, *passes) if model.functions else passes:
+        nodes_before = _count(model)
         started = time.perf_counter()
         try:
             model = rewrite(model)
@@ -126,7 +132,7 @@ def run_passes(
             PassReport(
                 name=name,
                 nodes_before=nodes_before,
-                nodes_after=len(model.graph),
+                nodes_after=_count(model),
                 seconds=seconds,
                 worst=worst[1],
                 rounding_db=None if own is None else own[worst[0]].sqnr_db,
@@ -134,6 +140,10 @@ def run_passes(
         )
         expected = actual
     return model, reports
+
+
+def _count(model: ir.Model) -> int:
+    return sum(1 for _ in all_nodes(model))
 
 
 Place = tuple[int, str]

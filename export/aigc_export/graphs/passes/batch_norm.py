@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aigc_calibration.bodies import all_graphs
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -19,25 +21,34 @@ DEFAULT_EPSILON = 1e-5
 
 
 def fold_batch_norm(model: ir.Model) -> ir.Model:
-    """`BatchNormalization(Reshape(Gemm(x, W, b)))` -> `Reshape(Gemm(x, W', b'))`.
+    """Fold batch normalization into the Gemm before it; changes the model.
+
+    Graph before: `BatchNormalization(Reshape(Gemm(x, W, b)))`; after: `Reshape(Gemm(x, W', b'))`.
 
     In inference it is one multiplication and one addition per channel (Ioffe & Szegedy 2015, algorithm 2), which
     commute with a Reshape of features [N, C * H * W] into channels [N, C, H, W]: feature f belongs to channel
     f // (H * W). `onnxslim` folds it into convolutions, which no Reshape separates from it.
 
-    A product whose weight, or whose result, is read elsewhere is left as it is.
+    1. A Reshape from [N, C * S] to [N, C, S...], with S any sizes, between a Gemm without factors and a normalization
+       in inference, all of whose constants are known: folded.
+    2. A product whose weight, or whose result, is read elsewhere, in a body of If, Loop or Scan too: left as it is.
+    3. All three nodes inside one body, or one function: folded there. A normalization in a body of a product outside
+       of it: left as it is.
+
+    Opset 9 and later, with BatchNormalization's `training_mode` (opset 14) off.
     """
-    for node in list(model.graph):
-        if node.op_type == "BatchNormalization" and len(node.outputs) == 1:
-            _fold(model, node)
+    for graph in all_graphs(model):
+        for node in list(graph):
+            if node.op_type == "BatchNormalization" and len(node.outputs) == 1:
+                _fold(graph, node)
     return model
 
 
-def _fold(model: ir.Model, norm: ir.Node) -> None:
+def _fold(graph: ir.Graph, norm: ir.Node) -> None:
     reshape = _sole_producer(norm, "Reshape")
     gemm = None if reshape is None else _sole_producer(reshape, "Gemm")
     factors = _factors(norm)
-    if reshape is None or gemm is None or factors is None:
+    if reshape is None or gemm is None or factors is None or gemm.graph is not graph or reshape.graph is not graph:
         return
     alpha, beta = (float(gemm.attributes.get_float(name, 1.0)) for name in ("alpha", "beta"))
     weight, bias = _own_constant(gemm, 1), _own_constant(gemm, 2)
@@ -55,11 +66,11 @@ def _fold(model: ir.Model, norm: ir.Node) -> None:
     name = str(norm.outputs[0].name)
     gemm.outputs[0].name = f"{gemm.outputs[0].name}_normalized"
     result = reshape.outputs[0]
-    if norm.outputs[0] in model.graph.outputs:
+    if norm.outputs[0] in graph.outputs:
         result.shape, result.type = norm.outputs[0].shape, norm.outputs[0].type
-        model.graph.outputs[model.graph.outputs.index(norm.outputs[0])] = result
+        graph.outputs[graph.outputs.index(norm.outputs[0])] = result
     norm.outputs[0].replace_all_uses_with(result)
-    model.graph.remove(norm, safe=True)
+    graph.remove(norm, safe=True)
     result.name = name
 
 

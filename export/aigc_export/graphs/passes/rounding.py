@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aigc_calibration.bodies import all_graphs
 from aigc_calibration.onnx_file import to_proto, weight_bytes
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.prepare import copy_graph
@@ -94,14 +95,14 @@ def _in_double(model: ir.Model) -> ir.Model:
     1. Initializers, constants and the types of values: float32 -> float64.
     2. `Cast(to=FLOAT)` -> `Cast(to=DOUBLE)`; the same for every attribute that names a type.
     3. `Resize`, whose scales must be float32 -> a Cast before them.
+    4. `Loop` without a condition -> one that is true: onnx's evaluator would not run its body at all (1.23).
     """
     copy = copy_graph(model)
-    for graph in (copy.graph, *(function.graph for function in copy.functions.values())):
-        for one in (graph, *graph.subgraphs()):
-            for value in (*one.inputs, *one.initializers.values()):
-                _widen_value(value)
-            for node in list(one):
-                _widen_node(one, node)
+    for one in all_graphs(copy):
+        for value in (*one.inputs, *one.initializers.values()):
+            _widen_value(value)
+        for node in list(one):
+            _widen_node(one, node)
     return copy
 
 
@@ -122,6 +123,10 @@ def _widen_node(graph: ir.Graph, node: ir.Node) -> None:
         narrow = ir.node("Cast", [node.inputs[2]], {"to": ir.DataType.FLOAT.value})
         graph.insert_before(node, narrow)
         node.replace_input_with(2, narrow.outputs[0])
+    if node.op_type == "Loop" and node.inputs[1] is None:
+        true = ir.node("Constant", [], {"value": ir.tensor(np.array(True))})
+        graph.insert_before(node, true)
+        node.replace_input_with(1, true.outputs[0])
 
 
 def _widen_value(value: ir.Value) -> None:

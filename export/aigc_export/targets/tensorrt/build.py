@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aigc_calibration.bodies import proto_nodes
 from aigc_export.errors import GraphRefusedError
 from aigc_export.targets.settings import BuildSettings
 from aigc_export.targets.tensorrt import log as trt_log
@@ -108,7 +109,7 @@ def build_trt(
     if library.ahead_of_time:
         check_turing(model, capabilities)
     weights = sum(path.stat().st_size for path in source.parent.glob(f"{source.name}*"))
-    needs = estimate_needs(weight_bytes=weights, nodes=len(graph.node), profiles=len(profiles))
+    needs = estimate_needs(weight_bytes=weights, nodes=sum(1 for _ in proto_nodes(graph)), profiles=len(profiles))
     check_needs(needs, destination.parent, memory=available_memory())
     watch = Watch(progress)
     with _ONE_BUILD:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from aigc_calibration.bodies import proto_graphs, proto_nodes
 from aigc_export.errors import GraphRefusedError
 from aigc_export.targets.tensorrt.library import Library
 from aigc_runtime.bundle.engine_build import capability_number
@@ -58,10 +59,10 @@ def check_graph(graph: onnx.GraphProto, capabilities: Iterable[str]) -> None:
     Raises:
         GraphRefusedError: names the node.
     """
-    for node in _walk(graph):
+    for node in proto_nodes(graph):
         if node.op_type == "Attention":
             _check_attention(node)
-    types = {t.name: t.data_type for t in graph.initializer}
+    types = {t.name: t.data_type for one in proto_graphs(graph) for t in one.initializer}
     for name, least in MIN_CAPABILITY.items():
         too_old = [c for c in capabilities if capability_number(c) < capability_number(least)]
         if too_old and (node_name := _first_of_type(graph, types, name)) is not None:
@@ -89,9 +90,11 @@ def check_turing(model: onnx.ModelProto, capabilities: Iterable[str]) -> None:
     if _TURING not in capabilities:
         return
     graph = onnx.shape_inference.infer_shapes(model).graph
-    values = [*graph.input, *graph.value_info, *graph.output]
-    types = {v.name: v.type.tensor_type.elem_type for v in values} | {t.name: t.data_type for t in graph.initializer}
-    for node in _walk(graph):
+    types: dict[str, int] = {}
+    for one in proto_graphs(graph):
+        types |= {v.name: v.type.tensor_type.elem_type for v in (*one.input, *one.value_info, *one.output)}
+        types |= {t.name: t.data_type for t in one.initializer}
+    for node in proto_nodes(graph):
         if node.op_type in _TURING_PRODUCTS and types.get(node.input[0]) == onnx.TensorProto.FLOAT:
             raise GraphRefusedError(
                 f"node {node.name!r}: TensorRT-RTX has no fp32 {node.op_type} for devices of compute capability "
@@ -118,7 +121,7 @@ def _first_of_type(graph: onnx.GraphProto, types: dict[str, int], wanted: str) -
     import onnx
 
     number = onnx.TensorProto.DataType.Value(wanted)
-    for node in _walk(graph):
+    for node in proto_nodes(graph):
         casts = node.op_type == "Cast" and any(a.name == "to" and a.i == number for a in node.attribute)
         if casts or any(types.get(name) == number for name in node.input):
             return str(node.name)
@@ -127,15 +130,4 @@ def _first_of_type(graph: onnx.GraphProto, types: dict[str, int], wanted: str) -
 
 def nodes_that_read(graph: onnx.GraphProto, value: str) -> list[str]:
     """Names of the nodes that read a value."""
-    return [str(node.name) for node in _walk(graph) if value in node.input]
-
-
-def _walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node, those of subgraphs included."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _walk(attribute.g)
-            for inner in attribute.graphs:
-                yield from _walk(inner)
+    return [str(node.name) for node in proto_nodes(graph) if value in node.input]
