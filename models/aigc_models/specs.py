@@ -104,7 +104,7 @@ def lm_spec(model: TransformerLM, *, tokenizer: dict[str, str | int], cache: Cac
             tokenizer=tokenizer,
             vocab_size=config.vocab_size,
             context_length=config.context_length,
-            eos_token_id=None,
+            eos_token_ids=(),
             pad_token_id=0,
         ),
         model_config=config.to_dict(),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from aigc_runtime._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from aigc_runtime.backends import open_session
+    from aigc_runtime.backends import open_program, open_session
     from aigc_runtime.bundle.bundle import Bundle
     from aigc_runtime.bundle.trusted_keys import read_trusted_keys
     from aigc_runtime.errors import (
@@ -68,6 +68,7 @@ __all__ = [
     "UnknownNameError",
     "image_grid",
     "open_pipeline",
+    "open_program",
     "open_session",
     "read_trusted_keys",
     "verify_bundle",
@@ -98,6 +99,7 @@ _HOMES = {
     "UnknownNameError": "errors",
     "image_grid": "io.png",
     "open_pipeline": "opening",
+    "open_program": "backends",
     "open_session": "backends",
     "read_trusted_keys": "bundle.trusted_keys",
     "verify_bundle": "proof.verify",

@@ -46,7 +46,7 @@ def text_subject(context_length: int = 96) -> Subject:
             tokenizer={"kind": "bytes"},
             vocab_size=256,
             context_length=context_length,
-            eos_token_id=None,
+            eos_token_ids=(),
             pad_token_id=0,
         ),
     )

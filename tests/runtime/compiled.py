@@ -8,7 +8,7 @@ from typing import Any
 
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.engine_build import EngineBuild, ShapeProfile
-from aigc_runtime.bundle.manifest import EngineInfo, Manifest
+from aigc_runtime.bundle.manifest import Manifest
 from aigc_runtime.bundle.origin import Origin
 from aigc_runtime.device.findings import Finding, Preflight
 from aigc_runtime.device.probe import Device, Gpu
@@ -63,8 +63,8 @@ ORIGIN = Origin(
 def manifest_of(toy_bundles: Path, build: EngineBuild = BUILD, precision: str = "int8") -> Manifest:
     """A toy's manifest around a compiled engine."""
     manifest = Bundle.open(toy_bundles / "toy_unet").manifest
-    info = EngineInfo(kind=build.flavor, file=manifest.engine.file, build=build)
-    return replace(manifest, engine=info, precision=precision, origin=ORIGIN)
+    info = replace(manifest.engine, kind=build.flavor, build=build, proven_on=())
+    return replace(manifest, engines={"model": info}, precision=precision, origin=ORIGIN)
 
 
 def gpu(device: Device = DEVICE, **changes: Any) -> Device:

@@ -236,7 +236,7 @@ def main(folder: Path, mutants: int, seed: int) -> dict[str, object]:
         quality = tuple(replace(result, data="the user's own") for result in manifest.quality)
         tolerances = replace(manifest.tolerances, set_by_user=(limit, "min_sqnr_db"))
         engine = replace(manifest.engine, proven_on=("x86-64-v3",))
-        manifest = replace(manifest, origin=ORIGIN, quality=quality, tolerances=tolerances, engine=engine)
+        manifest = replace(manifest, origin=ORIGIN, quality=quality, tolerances=tolerances, engines={"model": engine})
         sound[name] = json.loads(dump_manifest(fill_bundle(homes[name], manifest, files)))
     codes, wrong, memory = Counter[str](), [], []
     for number in range(mutants):

@@ -11,6 +11,7 @@ import numpy as np
 from aigc_runtime.bundle.bundle import write_bundle
 from aigc_runtime.bundle.manifest import (
     EngineInfo,
+    EngineInterface,
     Manifest,
     QualityResult,
     Reference,
@@ -44,7 +45,7 @@ LM_DIMS = (
     DimSpec(name="past", min=0, max=CONTEXT),
 )
 TEXT = TextSettings(
-    tokenizer={"kind": "bytes"}, vocab_size=256, context_length=CONTEXT, eos_token_id=None, pad_token_id=0
+    tokenizer={"kind": "bytes"}, vocab_size=256, context_length=CONTEXT, eos_token_ids=(), pad_token_id=0
 )
 
 
@@ -60,6 +61,16 @@ def lm_state(kind: str) -> tuple[StateSpec, ...]:
             kind=kind,  # type: ignore[arg-type]
             length_input="past_length" if kind == "buffer" else None,
         ),
+    )
+
+
+def stored_interface(interface: Interface) -> EngineInterface:
+    """As a manifest holds it."""
+    return EngineInterface(
+        inputs=interface.inputs,
+        outputs=interface.outputs,
+        dims=interface.dims,
+        state="carried" if interface.state else None,
     )
 
 
@@ -170,7 +181,7 @@ def toy_manifest(name: str) -> tuple[Manifest, dict[str, bytes | Path]]:
             stored = {key: f"ref.{i}.{side}.{key}.npy" for key in arrays}
             files.update({stored[key]: write_npy(array) for key, array in arrays.items()})
             names.append(stored)
-        steps.append(ReferenceStep(inputs=names[0], outputs=names[1]))
+        steps.append(ReferenceStep(engine="model", inputs=names[0], outputs=names[1]))
     files["ref.generation.npy"] = write_npy(run_request(make_pipeline(session, settings), request))
     text = family == "text"
     manifest = Manifest(
@@ -180,12 +191,12 @@ def toy_manifest(name: str) -> tuple[Manifest, dict[str, bytes | Path]]:
         family=family,  # type: ignore[arg-type]
         target="ort-cpu",
         precision="fp32",
-        engine=EngineInfo(kind="onnxruntime", file="model.onnx"),
+        engines={
+            "model": EngineInfo(kind="onnxruntime", file="model.onnx", interface=stored_interface(session.interface))
+        },
+        state={"carried": session.interface.state} if session.interface.state else {},
         files=(),
-        dims=session.interface.dims,
-        inputs=session.interface.inputs,
-        outputs=session.interface.outputs,
-        state=session.interface.state,
+        shared_files=(),
         pipeline=settings,
         tolerances=Tolerances(
             tensor=Tolerance(max_over_rms=1e-4, min_sqnr_db=80.0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from aigc_calibration.plan import QuantizationPlan
     from aigc_runtime.bundle.bundle import Bundle
     from aigc_runtime.bundle.engine_build import EngineBuild
+    from aigc_runtime.bundle.manifest import Manifest
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export inspect out/unet")
@@ -37,8 +38,9 @@ def inspect(bundle_path: str, as_json: bool) -> None:
         "size_bytes": bundle.size_bytes,
         "manifest": manifest_json(manifest),
     }
-    if manifest.engine.build is None:  # a compiled engine holds no graph that could be read
-        found |= _graph_facts(bundle)
+    # A compiled engine holds no graph that could be read.
+    graphs = {name: _graph_facts(bundle, name) for name, engine in manifest.engines.items() if engine.build is None}
+    found["graphs"] = graphs
     plan = read_plan(bundle)
     if plan is not None:
         found["plan"] = {"sites": plan.counts(), "float": float_sites(plan)}
@@ -57,21 +59,15 @@ def inspect(bundle_path: str, as_json: bool) -> None:
     table = Table()
     for heading in ("", "name", "type", "shape"):
         table.add_column(heading, overflow="fold")
-    rows = [("input", s) for s in manifest.interface.inputs] + [("output", s) for s in manifest.interface.outputs]
-    for word, spec in rows:
-        table.add_row(word, _plain(spec.name), spec.dtype, _plain(list(spec.shape)))
-    for state in manifest.interface.state:
-        names_of = _plain(f"{state.input} -> {state.output}")
-        table.add_row(f"state, {state.kind}", names_of, state.dtype, _plain(list(state.shape)))
+    for name in manifest.engines:
+        for row in _tensor_rows(manifest, name):
+            table.add_row(*row)
     for file in manifest.files:
         table.add_row("file", _plain(file.path), f"{file.size:,} B", file.sha256[:16])
     console.print(table)
-    for line in _graph_lines(found) if manifest.engine.build is None else _build_lines(manifest.engine.build):
-        console.print(printable(line), soft_wrap=True, markup=False)
-    if manifest.engine.provider is not None:
-        provider = manifest.engine.provider
-        run = "run and compared" if provider.parity == "engine" else "not tried: parity is that of its graph on a CPU"
-        console.print(f"provider {provider.name}, {run}")
+    for name in manifest.engines:
+        for line in _engine_lines(manifest, name, graphs):
+            console.print(printable(line), soft_wrap=True, markup=False)
     for line in () if plan is None else _plan_lines(plan):
         console.print(printable(line), soft_wrap=True, markup=False)
     console.print(f"limits: {manifest.tolerances}", soft_wrap=True, markup=False)
@@ -87,6 +83,35 @@ def _plain(*values: object) -> str:
     return escape(printable(", ".join(map(str, values))))
 
 
+def _prefix(manifest: Manifest, engine: str) -> str:
+    return f"{engine}: " if len(manifest.engines) > 1 else ""
+
+
+def _tensor_rows(manifest: Manifest, engine: str) -> Iterator[tuple[str, str, str, str]]:
+    """Rows of the table for the tensors of an engine."""
+    interface, of = manifest.interfaces[engine], _prefix(manifest, engine)
+    for word, specs in (("input", interface.inputs), ("output", interface.outputs)):
+        for spec in specs:
+            yield f"{of}{word}", _plain(spec.name), spec.dtype, _plain(list(spec.shape))
+    for state in interface.state:
+        yield (
+            f"{of}state, {state.kind}",
+            _plain(f"{state.input} -> {state.output}"),
+            state.dtype,
+            _plain(list(state.shape)),
+        )
+
+
+def _engine_lines(manifest: Manifest, name: str, graphs: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """What an engine consists of, and which provider runs it."""
+    engine, of = manifest.engines[name], _prefix(manifest, name)
+    for line in _graph_lines(graphs[name]) if engine.build is None else _build_lines(engine.build):
+        yield f"{of}{line}"
+    if (provider := engine.provider) is not None:
+        run = "run and compared" if provider.parity == "engine" else "not tried: parity is that of its graph on a CPU"
+        yield f"{of}provider {provider.name}, {run}"
+
+
 def _plan_lines(plan: QuantizationPlan) -> Iterator[str]:
     from aigc_calibration.coverage import float_sites
 
@@ -95,12 +120,12 @@ def _plan_lines(plan: QuantizationPlan) -> Iterator[str]:
         yield f"  {site}: {why}"
 
 
-def _graph_facts(bundle: Bundle) -> dict[str, Any]:
-    """Of the whole graph, bodies of If, Loop and Scan included."""
+def _graph_facts(bundle: Bundle, engine: str) -> dict[str, Any]:
+    """Count operators and weights of an engine's graph, bodies of If, Loop and Scan included."""
     from aigc_calibration.bodies import proto_graphs, proto_nodes
     from aigc_export.line.bundle_files import read_graph
 
-    graph = read_graph(bundle).graph
+    graph = read_graph(bundle, engine=engine).graph
     nodes, constants = list(proto_nodes(graph)), (t for one in proto_graphs(graph) for t in one.initializer)
     operators = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in nodes)
     weights = sorted(((t.name, list(t.dims)) for t in constants), key=lambda w: -_count(w[1]))

@@ -8,6 +8,7 @@ from aigc_calibration.errors import PlanError
 from aigc_calibration.plan import QuantizationPlan, parse_plan
 from aigc_export.line.exporter import PLAN_FILE
 from aigc_runtime.bundle.bundle import Bundle
+from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.errors import BundleError
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ def read_plan(bundle: Bundle) -> QuantizationPlan | None:
         raise BundleError(message, hint=err.hint or _HINT) from err
 
 
-def read_graph(bundle: Bundle, *, weights: bool = False) -> onnx.ModelProto:
+def read_graph(bundle: Bundle, *, engine: str = MAIN_ENGINE, weights: bool = False) -> onnx.ModelProto:
     """The graph of an engine that is one.
 
     Args:
         bundle: opened.
+        engine: its name.
         weights: with those that lie in a file beside it.
 
     Raises:
@@ -46,7 +48,7 @@ def read_graph(bundle: Bundle, *, weights: bool = False) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    name = bundle.manifest.engine.file
+    name = bundle.manifest.engines[engine].file
     try:
         graph = onnx.load_model_from_string(bundle.read(name))
         if weights:

@@ -15,9 +15,11 @@ from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.targets.ort import BuiltEngine
 from aigc_models.zoo import LoadedModel
 from aigc_runtime.backends.ort.open import import_onnxruntime
+from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.bundle.manifest import (
     FORMAT_VERSION,
     EngineInfo,
+    EngineInterface,
     Manifest,
     QualityResult,
     Reference,
@@ -36,6 +38,9 @@ from aigc_runtime.system.processor import instruction_set
 __all__ = ["SOURCE_DATE_EPOCH", "creation_time", "make_bundle", "tool_versions"]
 
 SOURCE_DATE_EPOCH = "SOURCE_DATE_EPOCH"
+
+CARRIED = "carried"
+"""The carried state of a bundle of one engine."""
 
 _TOOLS = ("aigc-export", "torch", "onnx", "onnxscript", "onnxslim", "numpy")
 
@@ -72,6 +77,7 @@ def make_bundle(
             name=case.name,
             steps=tuple(
                 ReferenceStep(
+                    engine=MAIN_ENGINE,
                     inputs=_store(files, f"ref.{case.name}.{i}.in", step.inputs),
                     outputs=_store(files, f"ref.{case.name}.{i}.out", step.outputs),
                 )
@@ -90,6 +96,12 @@ def make_bundle(
     info = EngineInfo(
         kind=engine.kind,
         file=engine.file,
+        interface=EngineInterface(
+            inputs=engine.interface.inputs,
+            outputs=engine.interface.outputs,
+            dims=engine.interface.dims,
+            state=CARRIED if engine.interface.state else None,
+        ),
         build=engine.build,
         provider=engine.provider,
         proven_on=_proven_on(engine),
@@ -101,12 +113,10 @@ def make_bundle(
         family=spec.family,
         target=recipe.target,
         precision=recipe.precision,
-        engine=info,
+        engines={MAIN_ENGINE: info},
+        state={CARRIED: engine.interface.state} if engine.interface.state else {},
         files=(),
-        dims=engine.interface.dims,
-        inputs=engine.interface.inputs,
-        outputs=engine.interface.outputs,
-        state=engine.interface.state,
+        shared_files=(),
         pipeline=spec.settings,
         tolerances=recipe.tolerances,
         reference=Reference(cases=stored, generation=stored_generation),

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from aigc_export.parity.reference import Case, Generation
 from aigc_models.evaluation.paired import Scores
 from aigc_models.spec import ExportSpec
+from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.bundle.manifest import Tolerances
+from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.session import Session
 from aigc_runtime.proof.paired import check_paired
 from aigc_runtime.proof.verify import ParityReport, check_generation, check_quality, check_tensors
@@ -40,12 +42,12 @@ def check_parity(
         scores: of the candidate beside PyTorch; empty where quality is not measured.
         tolerances: explicit limits.
     """
-    steps = [(case.name, [(step.inputs, step.outputs) for step in case.steps]) for case in cases]
+    steps = [(case.name, [(MAIN_ENGINE, step.inputs, step.outputs) for step in case.steps]) for case in cases]
     return ParityReport(
         name=name,
         target=target,
         precision=precision,
-        tensors=check_tensors(candidate, steps, tolerances.tensor),
+        tensors=check_tensors(OpenProgram({MAIN_ENGINE: candidate}), steps, tolerances.tensor),
         generation=check_generation(candidate, spec.settings, generation.request, generation.output, tolerances),
         quality=check_quality(scores.quality, tolerances),
         paired=check_paired(scores.paired, tolerances),

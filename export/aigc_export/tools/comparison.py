@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,11 +19,13 @@ from aigc_export.tools.timing import SideBySide, time_side_by_side
 from aigc_models.evaluation.evaluation import Evaluation, choose_evaluation
 from aigc_models.evaluation.paired import Scores, make_evaluator
 from aigc_models.evaluation.quality import can_measure
-from aigc_runtime.backends import open_session
+from aigc_runtime.backends import open_program
 from aigc_runtime.bundle.bundle import Bundle
+from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.bundle.manifest import Manifest
 from aigc_runtime.bundle.reference_arrays import read_request
 from aigc_runtime.core.compare import TensorErrors, compare_arrays, psnr_db, token_agreement
+from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError, InputError
@@ -118,18 +121,33 @@ def check_comparable(first: Manifest, second: Manifest) -> None:
     Raises:
         InputError: names what differs, with both values.
     """
-    for what in ("name", "family", "pipeline", "inputs", "outputs", "state", "dims"):
-        a, b = getattr(first, what), getattr(second, what)
+    for what, a, b in _traits(first, second):
         if a == b:
             continue
-        if isinstance(a, tuple) and len(a) == len(b):
-            a, b = next((x, y) for x, y in zip(a, b, strict=True) if x != y)
-        elif isinstance(a, tuple):
-            a, b = [getattr(x, "name", None) or x.input for x in a], [getattr(x, "name", None) or x.input for x in b]
+        first_value, second_value = _difference(a, b)
         raise InputError(
-            f"the two bundles differ in {what!r}: {a} and {b}",
+            f"the two bundles differ in {what!r}: {first_value} and {second_value}",
             hint="compare two exports of one model, with the same options",
         )
+
+
+def _difference(a: Any, b: Any) -> tuple[Any, Any]:
+    """The first entries that differ, or where the numbers of entries do, their names."""
+    if isinstance(a, tuple) and len(a) == len(b):
+        return next((x, y) for x, y in zip(a, b, strict=True) if x != y)
+    if isinstance(a, tuple):
+        return [getattr(x, "name", None) or x.input for x in a], [getattr(x, "name", None) or x.input for x in b]
+    return a, b
+
+
+def _traits(first: Manifest, second: Manifest) -> Iterator[tuple[str, Any, Any]]:
+    """What two bundles must have in common: name and both values."""
+    for what in ("name", "family", "pipeline"):
+        yield what, getattr(first, what), getattr(second, what)
+    yield "engines", list(first.engines), list(second.engines)
+    for engine, interface in first.interfaces.items():
+        for what in ("inputs", "outputs", "state", "dims"):
+            yield what, getattr(interface, what), getattr(second.interfaces[engine], what)
 
 
 def compare_bundles(
@@ -165,12 +183,13 @@ def compare_bundles(
     check_quality_samples(quality_samples)
     check_comparable(first.manifest, second.manifest)
     settings, count = first.manifest.pipeline, threads or available_threads()
-    with open_session(first, threads=count) as a, open_session(second, threads=count) as b:
+    with open_program(first, threads=count) as p, open_program(second, threads=count) as q:
+        a, b = p.session(MAIN_ENGINE), q.session(MAIN_ENGINE)
         return Comparison(
             name=first.manifest.name,
             first=_facts(first),
             second=_facts(second),
-            tensors=tuple(_gaps(first, a, b)),
+            tensors=tuple(_gaps(first, p, q)),
             picture=_picture(first, a, b, seed),
             scores=make_evaluator(
                 a,
@@ -209,21 +228,25 @@ def _facts(bundle: Bundle) -> BundleFacts:
         target=manifest.target,
         size_bytes=bundle.size_bytes,
         # Weights of 2 GiB or more lie beside the graph, as `model.onnx.data`.
-        engine_bytes=sum(size for name, size in files.items() if name.startswith(manifest.engine.file)),
+        engine_bytes=sum(size for name, size in files.items() if _is_engine(name, manifest)),
         plan={} if plan is None else dict(sorted(plan.counts().items())),
         checkpoint_sha256=manifest.provenance.get("checkpoint_sha256", ""),
         model_sha256="" if manifest.origin is None else manifest.origin.model_sha256,
     )
 
 
-def _gaps(bundle: Bundle, a: Session, b: Session) -> Iterator[TensorGap]:
+def _is_engine(file: str, manifest: Manifest) -> bool:
+    return file in manifest.shared_files or any(file.startswith(engine.file) for engine in manifest.engines.values())
+
+
+def _gaps(bundle: Bundle, a: OpenProgram, b: OpenProgram) -> Iterator[TensorGap]:
     for case in bundle.manifest.reference.cases:
-        steps = [{name: bundle.array(file) for name, file in step.inputs.items()} for step in case.steps]
-        rows = len(next(iter(steps[0].values())))
+        steps = [(step.engine, {n: bundle.array(file) for n, file in step.inputs.items()}) for step in case.steps]
+        rows = len(next(iter(steps[0][1].values())))
         states = a.new_state(rows), b.new_state(rows)
         worst: dict[str, TensorErrors] = {}
-        for feeds in steps:
-            ours, theirs = a.run(feeds, states[0]), b.run(feeds, states[1])
+        for engine, feeds in steps:
+            ours, theirs = a.run(engine, feeds, states[0]), b.run(engine, feeds, states[1])
             for output, reference in ours.items():
                 errors = compare_arrays(reference, theirs[output])
                 # What cannot be compared at all is the worst there is.

@@ -1,18 +1,53 @@
-"""How a manifest names its engine."""
+"""How a manifest describes an engine."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aigc_runtime.bundle.engine_build import EngineBuild
 from aigc_runtime.bundle.providers import EngineProvider
+from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.tensors import DimSpec, StateSpec, TensorSpec
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.system.processor import check_instruction_set
 
-__all__ = ["ENGINE_KINDS", "EngineInfo"]
+__all__ = ["ENGINE_KINDS", "MAIN_ENGINE", "EngineInfo", "EngineInterface"]
 
 ENGINE_KINDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 """Values of `engine.kind`; `backends.ENGINES` opens each of them."""
+
+
+MAIN_ENGINE = "model"
+"""The engine that a pipeline of one engine drives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineInterface:
+    """What an engine takes and gives; its carried state belongs to the bundle, where other engines may read it.
+
+    Attributes:
+        inputs: the tensors that a caller feeds.
+        outputs: the tensors that a caller gets.
+        dims: the named dynamic dimensions of the inputs and the state.
+        state: key of the manifest's `state`; None for an engine without carried state.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dims: tuple[DimSpec, ...]
+    state: str | None
+
+    def bound(self, states: Mapping[str, tuple[StateSpec, ...]]) -> Interface:
+        """The whole interface, its state looked up.
+
+        Raises:
+            ConfigError: no such state, or no session could run it.
+        """
+        if self.state is not None and self.state not in states:
+            raise ConfigError(f"interface.state is {self.state!r}", hint=f"known: {', '.join(states) or '(none)'}")
+        state = () if self.state is None else states[self.state]
+        return Interface(inputs=self.inputs, outputs=self.outputs, dims=self.dims, state=state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +57,7 @@ class EngineInfo:
     Attributes:
         kind: of the back-end.
         file: that it opens.
+        interface: what it takes and gives.
         build: for an engine compiled for certain devices, which.
         provider: for a graph that something else than the CPU runs, what.
         proven_on: instruction sets of the processors on which the engine itself passed parity, keys of
@@ -30,6 +66,7 @@ class EngineInfo:
 
     kind: str
     file: str
+    interface: EngineInterface
     build: EngineBuild | None = None
     provider: EngineProvider | None = None
     proven_on: tuple[str, ...] = ()

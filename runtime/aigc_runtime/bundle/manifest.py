@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from aigc_runtime.bundle.engine_info import EngineInfo
+from aigc_runtime.bundle.engine_info import MAIN_ENGINE, EngineInfo, EngineInterface
 from aigc_runtime.bundle.manifest_checks import check_meaning
 from aigc_runtime.bundle.origin import Origin
 from aigc_runtime.bundle.tolerances import Tolerances
 from aigc_runtime.core.interface import Interface
-from aigc_runtime.core.tensors import DimSpec, StateSpec, TensorSpec
+from aigc_runtime.core.tensors import StateSpec
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.pipelines.settings import PIPELINES, Pipeline
 
@@ -23,6 +23,7 @@ __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "EngineInfo",
+    "EngineInterface",
     "FileInfo",
     "Manifest",
     "QualityResult",
@@ -76,15 +77,16 @@ class FileInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceStep:
-    """One step: names of graph inputs and outputs -> names of .npy files."""
+    """One step of an engine: names of its inputs and outputs -> names of .npy files."""
 
+    engine: str
     inputs: dict[str, str]
     outputs: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceCase:
-    """Steps that run one after the other on one carried state."""
+    """Steps that run one after the other, all engines on one carried state."""
 
     name: str
     steps: tuple[ReferenceStep, ...]
@@ -126,7 +128,13 @@ class QualityResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """See docs/bundle.md."""
+    """What a bundle holds, and how it is used; see docs/bundle.md.
+
+    Attributes:
+        engines: name -> engine; the only engine of a bundle is called `model`.
+        state: name -> carried tensors, which every engine that names them reads and writes.
+        shared_files: files that several engines read.
+    """
 
     format: Literal["aigc-bundle"]
     format_version: int
@@ -134,12 +142,10 @@ class Manifest:
     family: Literal["text", "diffusion", "gan"]
     target: str
     precision: str
-    engine: EngineInfo
+    engines: dict[str, EngineInfo]
+    state: dict[str, tuple[StateSpec, ...]]
     files: tuple[FileInfo, ...]
-    dims: tuple[DimSpec, ...]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    state: tuple[StateSpec, ...]
+    shared_files: tuple[str, ...]
     pipeline: Pipeline
     tolerances: Tolerances
     reference: Reference
@@ -149,13 +155,23 @@ class Manifest:
     origin: Origin | None = None
 
     @cached_property
-    def interface(self) -> Interface:
-        """What the engine takes and gives.
+    def interfaces(self) -> dict[str, Interface]:
+        """What each engine takes and gives, by its name.
 
         Raises:
-            ConfigError: no session could run it.
+            ConfigError: no session could run one of them.
         """
-        return Interface(inputs=self.inputs, outputs=self.outputs, dims=self.dims, state=self.state)
+        return {name: engine.interface.bound(self.state) for name, engine in self.engines.items()}
+
+    @property
+    def engine(self) -> EngineInfo:
+        """The engine that a pipeline of one engine drives."""
+        return self.engines[MAIN_ENGINE]
+
+    @property
+    def interface(self) -> Interface:
+        """The interface of that engine."""
+        return self.interfaces[MAIN_ENGINE]
 
     def __post_init__(self) -> None:
         if not isinstance(self.pipeline, PIPELINES[self.family]):
@@ -169,7 +185,8 @@ class Manifest:
             raise ConfigError(f"files holds names that differ in case only, or twice: {twice}")
         steps = [step for case in self.reference.cases for step in case.steps]
         generation = self.reference.generation
-        used = {self.engine.file, generation.output, *generation.arrays.values()}
+        used = {engine.file for engine in self.engines.values()} | set(self.shared_files)
+        used |= {generation.output, *generation.arrays.values()}
         used |= {file for step in steps for files in (step.inputs, step.outputs) for file in files.values()}
         if self.files and not used <= set(names):
             raise ConfigError(f"files lacks {sorted(used - set(names))}")

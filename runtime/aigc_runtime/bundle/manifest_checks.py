@@ -7,15 +7,20 @@ reference's request in `runnable`.
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
-    from aigc_runtime.bundle.manifest import Manifest, Reference
+    from aigc_runtime.bundle.engine_info import EngineInfo
+    from aigc_runtime.bundle.manifest import Manifest, Reference, ReferenceStep
+    from aigc_runtime.core.tensors import StateSpec
 
 __all__ = [
     "MAX_STATE_BYTES",
@@ -31,6 +36,7 @@ MAX_STATE_BYTES = 2**35
 """Carried state of one row at its longest: 32 GiB."""
 
 MAX_TEXT = 255
+_ENGINE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 MAX_FREE_TEXT = 4096
 _QUALITY = 1e30
 
@@ -42,8 +48,10 @@ def check_meaning(manifest: Manifest) -> None:
         ConfigError: names the field, what it holds and what is allowed.
     """
     _check_texts(manifest)
-    _check_state_size(manifest.interface)
-    _check_reference(manifest.reference, manifest.interface)
+    _check_engines(manifest)
+    for interface in manifest.interfaces.values():
+        _check_state_size(interface)
+    _check_reference(manifest.reference, manifest.interfaces)
     metrics = [(result.metric, result.data) for result in manifest.quality]
     if len(set(metrics)) < len(metrics):
         raise ConfigError(f"quality holds a metric twice: {sorted(metric for metric, _ in metrics)}")
@@ -60,15 +68,12 @@ def _check_texts(manifest: Manifest) -> None:
         ("name", manifest.name),
         ("target", manifest.target),
         ("precision", manifest.precision),
-        ("engine.kind", manifest.engine.kind),
         *((f"reference.cases[{i}].name", case.name) for i, case in enumerate(manifest.reference.cases)),
         *((f"quality[{i}].metric", result.metric) for i, result in enumerate(manifest.quality)),
         *((f"quality[{i}].data", result.data) for i, result in enumerate(manifest.quality) if result.data),
-        *((f"dims[{i}].name", dim.name) for i, dim in enumerate(manifest.dims)),
-        *((f"inputs[{i}].name", tensor.name) for i, tensor in enumerate(manifest.inputs)),
-        *((f"outputs[{i}].name", tensor.name) for i, tensor in enumerate(manifest.outputs)),
-        *((f"state[{i}].input", spec.input) for i, spec in enumerate(manifest.state)),
-        *((f"state[{i}].output", spec.output) for i, spec in enumerate(manifest.state)),
+        *(pair for name, engine in manifest.engines.items() for pair in _engine_texts(name, engine)),
+        *(("a name in state", name) for name in manifest.state),
+        *(pair for name, specs in manifest.state.items() for pair in _state_texts(name, specs)),
         *(("a name in provenance", name) for name in manifest.provenance),
     ]
     for where, text in named:
@@ -76,6 +81,42 @@ def _check_texts(manifest: Manifest) -> None:
     for name, text in manifest.provenance.items():
         if text:
             _check_text(f"provenance.{name}", text, MAX_FREE_TEXT)
+
+
+def _engine_texts(name: str, engine: EngineInfo) -> Iterator[tuple[str, str]]:
+    where = f"engines.{name}"
+    yield f"{where}.kind", engine.kind
+    for field in ("inputs", "outputs", "dims"):
+        for i, one in enumerate(getattr(engine.interface, field)):
+            yield f"{where}.{field}[{i}].name", one.name
+
+
+def _state_texts(name: str, specs: tuple[StateSpec, ...]) -> Iterator[tuple[str, str]]:
+    for i, spec in enumerate(specs):
+        yield f"state.{name}[{i}].input", spec.input
+        yield f"state.{name}[{i}].output", spec.output
+
+
+def _check_engines(manifest: Manifest) -> None:
+    """Every engine and state has a plain name and is used; the pipeline's engine is there."""
+    for what, names in (("engines", manifest.engines), ("state", manifest.state)):
+        for name in names:
+            if not _ENGINE_NAME.fullmatch(name):
+                raise ConfigError(
+                    f"{what} holds the name {name[:MAX_TEXT]!r}", hint="lower-case letters, digits and _, at most 64"
+                )
+    if MAIN_ENGINE not in manifest.engines:
+        known = ", ".join(manifest.engines) or "(none)"
+        raise ConfigError(f"engines has no {MAIN_ENGINE!r}, which the pipeline drives", hint=f"it has: {known}")
+    read = {engine.interface.state for engine in manifest.engines.values()}
+    if unread := sorted(manifest.state.keys() - read):
+        raise ConfigError(
+            f"state {unread[0]!r} is that of no engine", hint="the bundle is inconsistent: export it again"
+        )
+    if empty := sorted(name for name, specs in manifest.state.items() if not specs):
+        raise ConfigError(f"state {empty[0]!r} has no tensors", hint="an engine without carried state has null there")
+    if len(set(manifest.shared_files)) < len(manifest.shared_files):
+        raise ConfigError(f"shared_files names a file twice: {list(manifest.shared_files)}")
 
 
 def _check_text(where: str, text: str, most: int) -> None:
@@ -103,18 +144,31 @@ def state_bytes(interface: Interface, *, rows: int) -> int:
     )
 
 
-def _check_reference(reference: Reference, interface: Interface) -> None:
+def _check_reference(reference: Reference, interfaces: Mapping[str, Interface]) -> None:
     if not reference.cases:
         raise ConfigError("reference has no case with outputs, so nothing could be verified")
-    fed, given = {t.name for t in interface.inputs}, {t.name for t in interface.outputs}
     names = [case.name for case in reference.cases]
     if len(set(names)) < len(names):
         raise ConfigError(f"reference.cases holds a name twice: {sorted(names)}")
     for case in reference.cases:
         if not case.steps or not all(step.outputs for step in case.steps):
             raise ConfigError(f"reference case {case.name!r} has no steps with outputs, so nothing could be verified")
-        if any(step.inputs.keys() != fed or not step.outputs.keys() <= given for step in case.steps):
-            raise ConfigError(
-                f"a step of reference case {case.name!r} has other inputs or outputs than the engine",
-                hint=f"inputs {sorted(fed)}, outputs among {sorted(given)}",
-            )
+        for step in case.steps:
+            _check_step(case.name, step, interfaces)
+    unproven = interfaces.keys() - {step.engine for case in reference.cases for step in case.steps}
+    if unproven:
+        raise ConfigError(f"reference has no step of engine {min(unproven)!r}, so nothing of it could be verified")
+
+
+def _check_step(case: str, step: ReferenceStep, interfaces: Mapping[str, Interface]) -> None:
+    if step.engine not in interfaces:
+        raise ConfigError(
+            f"a step of reference case {case!r} is of engine {step.engine!r}", hint=f"known: {', '.join(interfaces)}"
+        )
+    interface = interfaces[step.engine]
+    fed, given = {tensor.name for tensor in interface.inputs}, {tensor.name for tensor in interface.outputs}
+    if step.inputs.keys() != fed or not step.outputs.keys() <= given:
+        raise ConfigError(
+            f"a step of reference case {case!r} has other inputs or outputs than the engine",
+            hint=f"inputs {sorted(fed)}, outputs among {sorted(given)}",
+        )

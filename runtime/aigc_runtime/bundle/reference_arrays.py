@@ -22,22 +22,23 @@ def read_step(bundle: Bundle, case: ReferenceCase, number: int) -> tuple[dict[st
     Raises:
         BundleError: damaged, of another type or shape, or for so many rows that their state does not fit.
     """
-    manifest, step = bundle.manifest, case.steps[number]
+    step = case.steps[number]
+    interface = bundle.manifest.interfaces[step.engine]
     where = f"reference case {case.name!r} step {number}"
     inputs = {name: bundle.array(file) for name, file in step.inputs.items()}
     outputs = {name: bundle.array(file) for name, file in step.outputs.items()}
     try:
-        sizes = FeedChecker(manifest.interface.inputs, manifest.interface.dims_by_name).check(inputs)
+        sizes = FeedChecker(interface.inputs, interface.dims_by_name).check(inputs)
     except FeedError as err:
         raise BundleError(f"{where}: {err.message}", hint=err.hint) from err
     rows = sizes.get("batch", 1)
-    needed = state_bytes(manifest.interface, rows=rows)
+    needed = state_bytes(interface, rows=rows)
     if needed > MAX_STATE_BYTES:
         raise BundleError(
             f"{where}: the carried state of {rows} rows has {needed:,} bytes at its longest",
             hint=f"at most {MAX_STATE_BYTES:,} are allowed",
         )
-    for spec in manifest.interface.outputs:
+    for spec in interface.outputs:
         if spec.name in outputs:
             shape = tuple(_size(size, sizes) for size in spec.shape)
             _check_array(f"{where}: output {spec.name!r}", outputs[spec.name], spec.dtype, shape)

@@ -44,8 +44,9 @@ def check_runnable(manifest: Manifest) -> None:
     Raises:
         AigcError: says which field and why.
     """
-    if manifest.engine.kind not in ENGINE_KINDS:
-        raise UnknownNameError("engine", manifest.engine.kind, ENGINE_KINDS)
+    for engine in manifest.engines.values():
+        if engine.kind not in ENGINE_KINDS:
+            raise UnknownNameError("engine", engine.kind, ENGINE_KINDS)
     if manifest.precision not in PRECISIONS:
         raise UnknownNameError("precision", manifest.precision, PRECISIONS)
     pipeline = _look_at(manifest)

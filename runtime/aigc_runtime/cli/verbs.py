@@ -6,14 +6,17 @@ import argparse
 import sys
 from dataclasses import asdict
 
-from aigc_runtime.backends import open_session
+from aigc_runtime.backends import open_program
+from aigc_runtime.bundle.bundle import Bundle
+from aigc_runtime.bundle.engine_info import MAIN_ENGINE
+from aigc_runtime.bundle.manifest import Manifest
 from aigc_runtime.bundle.manifest_file import manifest_json
 from aigc_runtime.cli.bundle import open_bundle
 from aigc_runtime.cli.output import emit_json
 from aigc_runtime.io.printable import printable
 from aigc_runtime.pipelines.class_names import class_table
-from aigc_runtime.proof.bench import bench_generation, bench_step
-from aigc_runtime.proof.verify import verify_bundle
+from aigc_runtime.proof.bench import bench_generation, bench_reference, bench_step
+from aigc_runtime.proof.verify import TensorCheck, verify_bundle
 from aigc_runtime.system.processor import instruction_set
 
 __all__ = ["bench", "info", "verify"]
@@ -39,34 +42,14 @@ def info(arguments: argparse.Namespace) -> int:
         )
         return 0
     _say(f"{manifest.name}: {manifest.family}, {manifest.target}, {manifest.precision}")
-    _say(f"engine     {manifest.engine.kind} ({manifest.engine.file}), {bundle.size_bytes / 1e6:.2f} MB in all")
-    build = manifest.engine.build
-    if build is not None:
-        shares = ", ".join(f"{share:.1%} {kind}" for kind, share in build.work.items())
-        _say(f"built by   {build.flavor} {build.version} for {', '.join(build.compute_capabilities)}: {shares}")
-        if build.gpu is not None:
-            _say(f"built on   {build.gpu}")
-        _say(f"proven     {'the engine itself' if build.parity == 'engine' else 'its graph; the engine was not run'}")
-    provider = manifest.engine.provider
-    if provider is not None:
-        told = "by that provider" if provider.parity == "engine" else "its graph, on a CPU; that provider was not tried"
-        _say(f"runs on    {provider.name}")
-        _say(f"proven     {told}")
-    if manifest.engine.proven_on:
-        _say(f"proven on  {', '.join(manifest.engine.proven_on)}")
+    _say(f"size       {bundle.size_bytes / 1e6:.2f} MB")
     _say(f"manifest   sha256 {bundle.manifest_sha256}")
     _say(f"origin     {bundle.signature_told}")
-    for word, specs in (("input", manifest.interface.inputs), ("output", manifest.interface.outputs)):
-        for spec in specs:
-            _say(f"{word:<10} {spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]")
+    for name in manifest.engines:
+        _say_engine(manifest, name)
     names = getattr(manifest.pipeline, "class_names", None)
     if names is not None:
         _say(f"classes    {class_table(names)}")
-    state = manifest.interface.state
-    if state:
-        first = state[0]
-        shape = ", ".join(map(str, first.shape))
-        _say(f"state      {len(state)} tensors, {first.kind}, {first.dtype} [{shape}]")
     _say(f"limits     {manifest.tolerances}")
     for quality in manifest.quality:
         _say(f"quality    {quality.metric} {quality.bundle:.5g} (PyTorch {quality.reference:.5g})")
@@ -77,27 +60,61 @@ def info(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _say_engine(manifest: Manifest, name: str) -> None:
+    """Print one engine: file, build, proof, tensors."""
+    engine, interface = manifest.engines[name], manifest.interfaces[name]
+    several = f"{name}: " if len(manifest.engines) > 1 else ""
+    _say(f"engine     {several}{engine.kind} ({engine.file})")
+    build = engine.build
+    if build is not None:
+        shares = ", ".join(f"{share:.1%} {kind}" for kind, share in build.work.items())
+        _say(f"built by   {build.flavor} {build.version} for {', '.join(build.compute_capabilities)}: {shares}")
+        if build.gpu is not None:
+            _say(f"built on   {build.gpu}")
+        _say(f"proven     {'the engine itself' if build.parity == 'engine' else 'its graph; the engine was not run'}")
+    provider = engine.provider
+    if provider is not None:
+        told = "by that provider" if provider.parity == "engine" else "its graph, on a CPU; that provider was not tried"
+        _say(f"runs on    {provider.name}")
+        _say(f"proven     {told}")
+    if engine.proven_on:
+        _say(f"proven on  {', '.join(engine.proven_on)}")
+    for word, specs in (("input", interface.inputs), ("output", interface.outputs)):
+        for spec in specs:
+            _say(f"{word:<10} {spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]")
+    state = interface.state
+    if state:
+        first = state[0]
+        shape = ", ".join(map(str, first.shape))
+        _say(f"state      {len(state)} tensors, {first.kind}, {first.dtype} [{shape}]")
+
+
 def verify(arguments: argparse.Namespace) -> int:
     """Prove the engine on this device; exit code 3 if it misses a limit."""
     bundle = open_bundle(arguments)
-    with open_session(bundle, threads=arguments.threads) as session:
-        report = verify_bundle(bundle, session)
-    here = instruction_set() if bundle.manifest.engine.proven_on else None
+    with open_program(bundle, threads=arguments.threads) as program:
+        report = verify_bundle(bundle, program)
+    proven_on = tuple(dict.fromkeys(on for engine in bundle.manifest.engines.values() for on in engine.proven_on))
+    here = instruction_set() if proven_on else None
     if arguments.json:
         emit_json("aigc-run-verify/1", {**report.to_dict(), "instruction_set": here})
     else:
         for check in report.tensors:
             e = check.errors
             told = e.problem or f"max {e.max_over_rms:.1e} of the RMS, {e.sqnr_db:.0f} dB"
-            _say(f"{'pass' if check.passed else 'FAIL'}  {check.case} step {check.step} {check.output}: {told}")
+            _say(f"{'pass' if check.passed else 'FAIL'}  {check.case} step {check.step} {_output(check)}: {told}")
         g = report.generation
         _say(f"{'pass' if g.passed else 'FAIL'}  generation: {g.metric} {g.value:.4g} (at least {g.limit:g})")
         for failure in report.failures:
             _say(f"missed  {failure}")
         if set_by_user := bundle.manifest.tolerances.set_by_user:
             _say(f"limits set by the user: {', '.join(set_by_user)}")
-        _say(_verdict(report.passed, here, bundle.manifest.engine.proven_on))
+        _say(_verdict(report.passed, here, proven_on))
     return 0 if report.passed else 3
+
+
+def _output(check: TensorCheck) -> str:
+    return check.output if check.engine == MAIN_ENGINE else f"{check.engine}.{check.output}"
 
 
 def _verdict(passed: bool, here: str | None, proven_on: tuple[str, ...]) -> str:
@@ -113,15 +130,25 @@ def _verdict(passed: bool, here: str | None, proven_on: tuple[str, ...]) -> str:
 def bench(arguments: argparse.Namespace) -> int:
     """Time one step and whole generations at batch 1."""
     bundle = open_bundle(arguments)
-    with open_session(bundle, threads=arguments.threads) as session:
-        settings = bundle.manifest.pipeline
+    with open_program(bundle, threads=arguments.threads) as program:
+        settings, session = bundle.manifest.pipeline, program.session(MAIN_ENGINE)
+        others = {name: bench_reference(bundle, program, name, runs=arguments.runs) for name in _others(bundle)}
         step = bench_step(session, settings, runs=arguments.runs)
         whole = bench_generation(session, settings, runs=max(1, arguments.runs // 10))
     if arguments.json:
-        emit_json("aigc-run-bench/1", {"step": asdict(step), "generation": asdict(whole)})
+        engines = {name: asdict(latency) for name, latency in others.items()}
+        emit_json("aigc-run-bench/1", {"step": asdict(step), "generation": asdict(whole), "engines": engines})
         return 0
     _say(f"one step    {step.median_ms:.3f} ms (p10 {step.p10_ms:.3f}, p90 {step.p90_ms:.3f}, {step.runs} runs)")
+    for name, latency in others.items():
+        spread = f"p10 {latency.p10_ms:.3f}, p90 {latency.p90_ms:.3f}"
+        _say(f"{name:<11} {latency.median_ms:.3f} ms ({spread}), on the inputs of its reference")
     unit = whole.per_unit
     _say(f"generation  {unit.median_ms:.3f} ms a {whole.unit} = {1e3 / unit.median_ms:.1f} a second")
     _say(f"python      {whole.python_share:.1%} of the time is spent around the engine")
     return 0
+
+
+def _others(bundle: Bundle) -> list[str]:
+    """The engines that the pipeline does not drive."""
+    return [name for name in bundle.manifest.engines if name != MAIN_ENGINE]

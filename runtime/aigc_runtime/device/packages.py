@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import get_args
 
 from aigc_runtime.bundle.engine_build import EngineBuild, Flavor
-from aigc_runtime.bundle.manifest import Manifest
+from aigc_runtime.bundle.engine_info import EngineInfo
 from aigc_runtime.bundle.providers import PROVIDERS, Provider
 from aigc_runtime.device.findings import Finding, not_known
 from aigc_runtime.device.requirements import (
@@ -24,14 +24,14 @@ Packages = Mapping[str, str] | None
 """Installed package -> version; None for a device that is known by name only."""
 
 
-def check_packages(manifest: Manifest, packages: Packages) -> tuple[Finding, ...]:
-    """Findings on the packages that a manifest's engine needs.
+def check_packages(engine: EngineInfo, packages: Packages) -> tuple[Finding, ...]:
+    """Findings on the packages that an engine needs.
 
     Args:
-        manifest: of the bundle.
+        engine: as the manifest describes it.
         packages: of the device.
     """
-    kind, build, provider = manifest.engine.kind, manifest.engine.build, manifest.engine.provider
+    kind, build, provider = engine.kind, engine.build, engine.provider
     if kind == "onnxruntime":
         return _onnxruntime(PROVIDERS["cpu" if provider is None else provider.name], packages)
     if kind not in get_args(Flavor):

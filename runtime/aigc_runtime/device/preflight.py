@@ -7,7 +7,10 @@ passed nor failed.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from aigc_runtime.bundle.engine_build import EngineBuild, capability_number
+from aigc_runtime.bundle.engine_info import MAIN_ENGINE, EngineInfo
 from aigc_runtime.bundle.manifest import Manifest
 from aigc_runtime.device.findings import Finding, Preflight, not_known
 from aigc_runtime.device.packages import check_packages
@@ -16,7 +19,7 @@ from aigc_runtime.device.rebuild import LEAST_CAPABILITY, rebuild_line
 from aigc_runtime.device.requirements import CUDA_BINDINGS
 from aigc_runtime.errors import EngineError
 
-__all__ = ["Finding", "Preflight", "check_device", "require_device"]
+__all__ = ["Finding", "Preflight", "check_device", "check_engine", "require_device"]
 
 
 _COMPUTED_IN_FLOAT = frozenset({"fp32", "fp16", "bf16", "fp8"})
@@ -24,7 +27,7 @@ _COMPUTED_IN_FLOAT = frozenset({"fp32", "fp16", "bf16", "fp8"})
 
 
 def check_device(manifest: Manifest, device: Device) -> Preflight:
-    """Compare a manifest with a device.
+    """Compare a manifest with a device: each of its engines.
 
     Args:
         manifest: of the bundle.
@@ -35,10 +38,18 @@ def check_device(manifest: Manifest, device: Device) -> Preflight:
         its device, and for a compiled engine on platform, capability, model, arithmetic, driver and memory. Of several
         GPUs the first that runs it is judged, or the first of all.
     """
-    build, provider = manifest.engine.build, manifest.engine.provider
-    packages = check_packages(manifest, device.packages)
+    judged = [check_engine(manifest, name, device) for name in manifest.engines]
+    named = next((found for found in judged if found.gpu is not None), judged[0])
+    return replace(named, findings=tuple(dict.fromkeys(f for found in judged for f in found.findings)))
+
+
+def check_engine(manifest: Manifest, name: str, device: Device) -> Preflight:
+    """The same for one engine."""
+    engine = manifest.engines[name]
+    build, provider = engine.build, engine.provider
+    packages = check_packages(engine, device.packages)
     if build is None and provider is None:
-        return Preflight(gpu=None, findings=(*packages, *_processor(manifest, device)))
+        return Preflight(gpu=None, findings=(*packages, *_processor(manifest, engine, device)))
     if not device.gpus:
         missing = Finding(
             subject="GPU", passed=False, found="none that a driver knows", fix="install the driver, or export for a CPU"
@@ -59,7 +70,7 @@ def check_device(manifest: Manifest, device: Device) -> Preflight:
     return next((found for found in judged if found.runs), judged[0])
 
 
-def require_device(manifest: Manifest, device: Device) -> Preflight:
+def require_device(manifest: Manifest, device: Device, engine: str = MAIN_ENGINE) -> Preflight:
     """Refuse an engine that cannot run here, before anything of it is opened.
 
     Returns:
@@ -68,7 +79,7 @@ def require_device(manifest: Manifest, device: Device) -> Preflight:
     Raises:
         EngineError: says what is in the way and what to rebuild.
     """
-    found = check_device(manifest, device)
+    found = check_engine(manifest, engine, device)
     wrong = [finding for finding in found.findings if finding.passed is False]
     if wrong:
         # For an engine of another device no package helps.
@@ -80,14 +91,14 @@ def require_device(manifest: Manifest, device: Device) -> Preflight:
     return found
 
 
-def _processor(manifest: Manifest, device: Device) -> tuple[Finding, ...]:
+def _processor(manifest: Manifest, engine: EngineInfo, device: Device) -> tuple[Finding, ...]:
     """Kernels for few bits differ from processor to processor; those for floats differ in their last bits alone."""
-    if manifest.engine.kind != "onnxruntime" or manifest.precision in _COMPUTED_IN_FLOAT:
+    if engine.kind != "onnxruntime" or manifest.precision in _COMPUTED_IN_FLOAT:
         return ()
-    proven = f"proven on {' and '.join(manifest.engine.proven_on) or 'no processor'}"
+    proven = f"proven on {' and '.join(engine.proven_on) or 'no processor'}"
     if device.instruction_set is None:
         return (not_known("instruction set", proven),)
-    if device.instruction_set in manifest.engine.proven_on:
+    if device.instruction_set in engine.proven_on:
         return (Finding(subject="instruction set", passed=True, found=f"{device.instruction_set}, {proven}"),)
     told = f"{device.instruction_set}; {proven}, not on this one"
     return (

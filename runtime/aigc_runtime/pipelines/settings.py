@@ -25,21 +25,24 @@ class TextSettings:
         tokenizer: `{"kind": "bytes"}`.
         vocab_size: width of the logits.
         context_length: most tokens, prompt and generated together.
-        eos_token_id: the token that ends a text, if there is one.
+        eos_token_ids: the tokens that end a text; empty where none does.
         pad_token_id: the token that fills the left of shorter rows.
     """
 
     tokenizer: dict[str, str | int]
     vocab_size: int
     context_length: int
-    eos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
     pad_token_id: int
 
     def __post_init__(self) -> None:
         check_range("vocab_size", self.vocab_size, 1, MAX_COUNT)
         check_range("context_length", self.context_length, 1, MAX_COUNT)
         check_range("pad_token_id", self.pad_token_id, 0, self.vocab_size - 1)
-        check_range("eos_token_id", self.eos_token_id, 0, self.vocab_size - 1)
+        for token in self.eos_token_ids:
+            check_range("eos_token_ids", token, 0, self.vocab_size - 1)
+        if len(set(self.eos_token_ids)) < len(self.eos_token_ids):
+            raise ConfigError(f"eos_token_ids holds a token twice: {list(self.eos_token_ids)}")
 
 
 def _check_sizes(what: str, sizes: tuple[int, ...]) -> None:

@@ -257,7 +257,7 @@ class TextPipeline:
                 told[i] = -1
                 continue
             row.tokens.append(int(tokens_B[i]))
-            if row.tokens[-1] == self.settings.eos_token_id:
+            if row.tokens[-1] in self.settings.eos_token_ids:
                 row.finish_reason, told[i] = "eos", -1
             elif last:
                 row.finish_reason = "context" if full else "length"

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aigc_runtime.bundle.bundle import Bundle
+from aigc_runtime.bundle.reference_arrays import read_step
 from aigc_runtime.core.integers import as_integer
+from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array, TensorSpec
 from aigc_runtime.errors import InputError
@@ -20,7 +23,7 @@ from aigc_runtime.pipelines.gan import GanPipeline
 from aigc_runtime.pipelines.settings import DiffusionSettings, Pipeline, TextSettings
 from aigc_runtime.pipelines.text import TextPipeline
 
-__all__ = ["BenchResult", "Latency", "bench_generation", "bench_step", "generate_once"]
+__all__ = ["BenchResult", "Latency", "bench_generation", "bench_reference", "bench_step", "generate_once"]
 
 PROMPT_TOKENS = 64
 DECODE_TOKENS = 64
@@ -81,6 +84,31 @@ def bench_step(session: Session, settings: Pipeline, *, runs: int = 50, warmup: 
     for _ in range(warmup):
         step()
     return _summary([_timed(step) for _ in range(runs)])
+
+
+def bench_reference(bundle: Bundle, program: OpenProgram, engine: str, *, runs: int = 50, warmup: int = 5) -> Latency:
+    """Wall time of one step of an engine on the inputs of its first step of the reference.
+
+    Raises:
+        InputError: no runs.
+        EngineError: the engine failed.
+    """
+    _check_runs(runs)
+    step, case, number = next(
+        (step, case, i)
+        for case in bundle.manifest.reference.cases
+        for i, step in enumerate(case.steps)
+        if step.engine == engine
+    )
+    feeds, _ = read_step(bundle, case, number)
+    rows = len(next(iter(feeds.values())))
+
+    def run() -> object:
+        return program.run(step.engine, feeds, program.new_state(rows))
+
+    for _ in range(warmup):
+        run()
+    return _summary([_timed(run) for _ in range(runs)])
 
 
 def _timed(call: Callable[[], object]) -> float:

@@ -11,9 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from aigc_runtime.bundle.bundle import Bundle
+from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.bundle.manifest import QualityResult, Tolerances
 from aigc_runtime.bundle.reference_arrays import read_request, read_result, read_step
 from aigc_runtime.core.compare import TensorErrors, Tolerance, compare_arrays, judge, psnr_db, token_agreement
+from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import AigcError, BundleError, ConfigError, FeedError
@@ -33,20 +35,29 @@ __all__ = [
     "verify_bundle",
 ]
 
-Cases = Iterable[tuple[str, Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]]]]
-"""(name, steps of (inputs, reference outputs)) per case."""
+Step = tuple[str, Mapping[str, Array], Mapping[str, Array]]
+"""Engine, inputs, reference outputs."""
+Cases = Iterable[tuple[str, Sequence[Step]]]
+"""Name and steps of each case."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorCheck:
-    """One output of one step of one case; `reasons` is empty exactly if it passed."""
+    """One output of one step of one case, which is one of an engine; `reasons` is empty exactly if it passed."""
 
     case: str
     step: int
+    engine: str
     output: str
     errors: TensorErrors
     passed: bool
     reasons: tuple[str, ...]
+
+    @property
+    def place(self) -> str:
+        """Where the output is, in words; the engine is named where it is not the only one."""
+        engine = "" if self.engine == MAIN_ENGINE else f" of engine {self.engine!r}"
+        return f"case {self.case!r} step {self.step} output {self.output!r}{engine}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +121,7 @@ class ParityReport:
     @property
     def failures(self) -> tuple[str, ...]:
         """One sentence per miss."""
-        found = [f"case {c.case!r} step {c.step} output {c.output!r}: {r}" for c in self.tensors for r in c.reasons]
+        found = [f"{c.place}: {r}" for c in self.tensors for r in c.reasons]
         found += [f"generation: {r}" for r in self.generation.reasons]
         found += [
             f"quality: {named(c.metric, c.data)} is {c.actual:.5g}, PyTorch has {c.reference:.5g}: {c.drop:.3%} worse, "
@@ -143,27 +154,31 @@ class ParityReport:
         return {**asdict(self), "passed": self.passed, "failures": list(self.failures)}
 
 
-def check_tensors(session: Session, cases: Cases, tolerance: Tolerance) -> tuple[TensorCheck, ...]:
+def check_tensors(program: OpenProgram, cases: Cases, tolerance: Tolerance) -> tuple[TensorCheck, ...]:
     """Run every case on one carried state of its own and compare every output.
 
     Raises:
         EngineError: the engine failed.
     """
-    return tuple(check for name, steps in cases for check in _check_case(session, name, steps, tolerance))
+    return tuple(check for name, steps in cases for check in _check_case(program, name, steps, tolerance))
 
 
-def _check_case(
-    session: Session, name: str, steps: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]], tolerance: Tolerance
-) -> Iterator[TensorCheck]:
-    first = next(iter(steps[0][0].values()))
-    state = session.new_state(first.shape[0] if first.ndim else 0)
-    for number, (inputs, outputs) in enumerate(steps):
-        actual = session.run(inputs, state)
+def _check_case(program: OpenProgram, name: str, steps: Sequence[Step], tolerance: Tolerance) -> Iterator[TensorCheck]:
+    first = next(iter(steps[0][1].values()))
+    state = program.new_state(first.shape[0] if first.ndim else 0)
+    for number, (engine, inputs, outputs) in enumerate(steps):
+        actual = program.run(engine, inputs, state)
         for output, reference in outputs.items():
             errors = compare_arrays(reference, actual[output])
             verdict = judge(errors, tolerance)
             yield TensorCheck(
-                case=name, step=number, output=output, errors=errors, passed=verdict.passed, reasons=verdict.reasons
+                case=name,
+                step=number,
+                engine=engine,
+                output=output,
+                errors=errors,
+                passed=verdict.passed,
+                reasons=verdict.reasons,
             )
 
 
@@ -218,12 +233,12 @@ def check_quality(results: Iterable[QualityResult], tolerances: Tolerances) -> t
     return tuple(checks)
 
 
-def verify_bundle(bundle: Bundle, session: Session) -> ParityReport:
-    """Prove a bundle's engine on this machine against the reference that PyTorch made, without torch.
+def verify_bundle(bundle: Bundle, program: OpenProgram | Session) -> ParityReport:
+    """Prove a bundle's engines on this machine against the reference that PyTorch made, without torch.
 
     Args:
         bundle: opened, so its files are whole.
-        session: its engine.
+        program: its engines; the session of its only engine will do.
 
     Returns:
         Levels 1 and 2.
@@ -233,18 +248,24 @@ def verify_bundle(bundle: Bundle, session: Session) -> ParityReport:
         EngineError: the engine failed.
     """
     manifest = bundle.manifest
+    if not isinstance(program, OpenProgram):
+        program = OpenProgram({MAIN_ENGINE: program})
     try:
         cases = [
-            (case.name, [read_step(bundle, case, number) for number in range(len(case.steps))])
+            (case.name, [(step.engine, *read_step(bundle, case, number)) for number, step in enumerate(case.steps)])
             for case in manifest.reference.cases
         ]
         return ParityReport(
             name=manifest.name,
             target=manifest.target,
             precision=manifest.precision,
-            tensors=check_tensors(session, cases, manifest.tolerances.tensor),
+            tensors=check_tensors(program, cases, manifest.tolerances.tensor),
             generation=check_generation(
-                session, manifest.pipeline, read_request(bundle), read_result(bundle), manifest.tolerances
+                program.session(MAIN_ENGINE),
+                manifest.pipeline,
+                read_request(bundle),
+                read_result(bundle),
+                manifest.tolerances,
             ),
         )
     except FeedError as err:

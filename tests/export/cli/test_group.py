@@ -103,8 +103,9 @@ def test_the_line_from_the_shell(name: str, checkpoints: Path, tmp_path: Path, c
     text = capsys.readouterr().out
     assert run(["inspect", str(output), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["nodes"] == sum(told["operators"].values())
-    assert str(told["nodes"]) in text.replace(",", "")
+    graph = told["graphs"]["model"]
+    assert graph["nodes"] == sum(graph["operators"].values())
+    assert str(graph["nodes"]) in text.replace(",", "")
     assert told["manifest"]["provenance"]["torch"] == torch.__version__
 
     assert run(["bench", *common, "--rounds", "1", "--runs", "2", "--json"]) == 0
@@ -133,12 +134,12 @@ def test_json_is_alone_on_standard_output(checkpoints: Path, tmp_path: Path, cap
 def test_the_two_caches_from_the_shell(checkpoints: Path, tmp_path: Path, capsys: Capture) -> None:
     for kind in ("growing", "buffer"):
         assert run(export_arguments("lm", checkpoints, tmp_path / kind, "--cache", kind)) == 0
-        assert {s.kind for s in Bundle.open(tmp_path / kind).manifest.state} == {kind}
+        assert {s.kind for s in Bundle.open(tmp_path / kind).manifest.interface.state} == {kind}
 
 
 def test_a_sample_of_any_size_from_the_shell(checkpoints: Path, tmp_path: Path, capsys: Capture) -> None:
     assert run(export_arguments("unet", checkpoints, tmp_path / "out", "--dynamic-size")) == 0
-    sample = next(t for t in Bundle.open(tmp_path / "out").manifest.inputs if t.name == "sample")
+    sample = next(t for t in Bundle.open(tmp_path / "out").manifest.interface.inputs if t.name == "sample")
     assert all(isinstance(size, str) for size in sample.shape[2:])
 
 

@@ -221,7 +221,7 @@ def check_line(drawn: Drawn, precision: str, folder: Path) -> None:
 def check_verbs(drawn: Drawn, bundle: Path) -> None:
     """Every verb of the device with its defaults."""
     assert run(["verify", str(bundle), "--threads", "1"]) == 0
-    context = any(t.name == "encoder_hidden_states" for t in Bundle.open(bundle).manifest.inputs)
+    context = any(t.name == "encoder_hidden_states" for t in Bundle.open(bundle).manifest.interface.inputs)
     request = ["--prompt", "a"] if drawn.name == "lm" else ["-o", str(bundle.with_name("image.npy"))]
     assert run(["generate", str(bundle), "--threads", "1", *request]) == (2 if context else 0)  # it wants embeddings
     assert run(["bench", str(bundle), "--threads", "1", "--runs", "1"]) == 0

@@ -32,7 +32,6 @@ from aigc_models.evaluation.evaluation import STANDARD_LIBRARY
 from aigc_models.weights.checkpoint import load_checkpoint, save_checkpoint
 from aigc_models.zoo import load_model
 from aigc_runtime.bundle.bundle import Bundle, write_bundle
-from aigc_runtime.bundle.manifest import EngineInfo
 from aigc_runtime.bundle.origin import OPTIONS, Origin
 from aigc_runtime.errors import CheckpointError
 
@@ -293,9 +292,9 @@ def test_the_command_that_check_prints_exports_the_same_model_again(
     recipe = export_recipe("lm", precision="int8", calibration_data="my data/it's", keep_float=("lm_head",), **options)
     loaded = load_model("lm", checkpoint=exported / "my poems")
     manifest = Bundle.open(tmp_path / "bundle").manifest
-    engine = EngineInfo(kind="tensorrt-rtx", file=manifest.engine.file, build=BUILD)
+    engine = replace(manifest.engine, kind="tensorrt-rtx", build=BUILD, proven_on=())
     origin = make_origin(loaded, recipe, loaded.evaluation())
-    edited(tmp_path / "bundle", engine=engine, precision="int8", target="tensorrt-rtx", origin=origin)
+    edited(tmp_path / "bundle", engines={"model": engine}, precision="int8", target="tensorrt-rtx", origin=origin)
     assert run(["check", str(tmp_path / "bundle"), "--device", device]) == 5
     command = capsys.readouterr().out.split("aigc-export export ")[1].splitlines()[0]
     again = parsed(shlex.split(command))

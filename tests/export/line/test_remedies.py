@@ -70,7 +70,9 @@ ARRAY = torch.arange(100.0).numpy()
 
 def report(error: float, *, psnr: float = 80.0) -> ParityReport:
     errors = compare_arrays(ARRAY, ARRAY * (1 + error))
-    tensor = TensorCheck(case="a", step=0, output="image", errors=errors, passed=False, reasons=("missed",))
+    tensor = TensorCheck(
+        case="a", step=0, engine="model", output="image", errors=errors, passed=False, reasons=("missed",)
+    )
     generation = GenerationCheck(metric="psnr_db", value=psnr, limit=70.0, passed=True, reasons=())
     return ParityReport(name="gan", target="ort-cpu", precision="", tensors=(tensor,), generation=generation)
 

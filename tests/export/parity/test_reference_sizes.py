@@ -75,7 +75,7 @@ def test_an_engine_for_few_shapes_is_proven_on_those(profile: str, checkpoints: 
     pytest.importorskip("tensorrt_rtx", reason="needs the extra [rtx]")
     found = export_model(replace(recipe("gan", checkpoints, profile), checkpoint=None), tmp_path / "out")
     low, _, high = parse_profile(profile, number=0).dims["batch"]
-    assert [(d.min, d.max) for d in found.bundle.manifest.dims] == [(low, high)]
+    assert [(d.min, d.max) for d in found.bundle.manifest.interface.dims] == [(low, high)]
     assert found.report.passed
     assert found.report.tensors
 

@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from aigc_export.line.exporter import PLAN_FILE, ExportResult, export_model
 from aigc_export.tools.comparison import Picture, check_comparable, compare_bundles, picture_grid
 from aigc_runtime.bundle.bundle import Bundle, write_bundle
+from aigc_runtime.bundle.manifest import Manifest, Reference
 from aigc_runtime.errors import ConfigError, EngineError, InputError
 from aigc_runtime.opening import open_pipeline
 
@@ -117,12 +118,27 @@ def test_size_and_plan(results: dict[str, ExportResult], checkpoints: Path, tmp_
     assert backwards.first == found.second
 
 
+def with_interface(manifest: Manifest, **changes: Any) -> Manifest:
+    engine = manifest.engine
+    return replace(manifest, engines={"model": replace(engine, interface=replace(engine.interface, **changes))})
+
+
+def with_step(reference: Reference, engine: str) -> Reference:
+    """The reference with its first step once more, by another engine."""
+    case = reference.cases[0]
+    again = replace(case, name="again", steps=(replace(case.steps[0], engine=engine),))
+    return replace(reference, cases=(*reference.cases, again))
+
+
 def test_what_cannot_be_compared(results: dict[str, ExportResult]) -> None:
     lm, unet = results["lm"].bundle.manifest, results["unet"].bundle.manifest
     check_comparable(lm, replace(lm, precision="int8", tolerances=unet.tolerances))  # these may differ
-    halved = replace(lm, state=tuple(replace(s, dtype="float16") for s in lm.state))
+    halved = replace(lm, state={"carried": tuple(replace(s, dtype="float16") for s in lm.interface.state)})
     small = replace(lm, pipeline=replace(lm.pipeline, context_length=7))  # type: ignore[type-var]
-    inputs = replace(lm, inputs=(replace(lm.inputs[0], high=7), *lm.inputs[1:]))
+    given = lm.engine.interface.inputs
+    inputs = with_interface(lm, inputs=(replace(given[0], high=7), *given[1:]))
+    dims = with_interface(lm, dims=tuple(replace(d, max=7) for d in lm.interface.dims))
+    two = replace(lm, engines={"model": lm.engine, "decode": lm.engine}, reference=with_step(lm.reference, "decode"))
     for other, message in (
         (unet, "'name': lm and unet"),
         (replace(lm, name="other"), "'name': lm and other"),
@@ -130,7 +146,8 @@ def test_what_cannot_be_compared(results: dict[str, ExportResult]) -> None:
         (replace(unet, name="lm"), "'family': text and diffusion"),
         (small, "'pipeline': .*context_length=96.* and .*context_length=7"),
         (inputs, "'inputs': .*high=256.* and .*high=7"),
-        (replace(lm, dims=tuple(replace(d, max=7) for d in lm.dims)), "'dims': .* and .*max=7"),
+        (dims, "'dims': .* and .*max=7"),
+        (two, r"'engines': \['model'\] and \['model', 'decode'\]"),
     ):
         with pytest.raises(InputError, match=f"differ in {message}") as caught:
             check_comparable(lm, other)
@@ -140,7 +157,7 @@ def test_what_cannot_be_compared(results: dict[str, ExportResult]) -> None:
 def test_samples_are_checked_before_any_work(results: dict[str, ExportResult], monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = results["gan"].bundle
     monkeypatch.setattr(
-        "aigc_export.tools.comparison.open_session", lambda *_, **__: pytest.fail("the work has started")
+        "aigc_export.tools.comparison.open_program", lambda *_, **__: pytest.fail("the work has started")
     )
     for bad in (1, -1):
         with pytest.raises(ConfigError, match=f"quality_samples is {bad}"):

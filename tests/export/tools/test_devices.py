@@ -16,7 +16,7 @@ from aigc_export.line.exporter import export_model
 from aigc_export.tools.devices import KNOWN, find_device
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.engine_build import EngineBuild, ShapeProfile
-from aigc_runtime.bundle.manifest import EngineInfo, Manifest
+from aigc_runtime.bundle.manifest import Manifest
 from aigc_runtime.bundle.manifest_file import dump_manifest
 from aigc_runtime.cli.doctor import device_lines, finding_lines
 from aigc_runtime.cli.main import run as run_on_device
@@ -58,8 +58,8 @@ def bundle(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole bundle whose manifest speaks of a TensorRT-RTX engine."""
     folder = tmp_path_factory.mktemp("devices") / "gan"
     manifest = export_model(recipe_of("gan", checkpoints / "gan"), folder).bundle.manifest
-    info = EngineInfo(kind="tensorrt-rtx", file=manifest.engine.file, build=BUILD)
-    changed = replace(manifest, engine=info, precision="int8", target="tensorrt-rtx")
+    info = replace(manifest.engine, kind="tensorrt-rtx", build=BUILD, proven_on=())
+    changed = replace(manifest, engines={"model": info}, precision="int8", target="tensorrt-rtx")
     (folder / "manifest.json").write_bytes(dump_manifest(changed))
     return folder
 

@@ -23,9 +23,9 @@ def test_a_compiled_engine_in_the_manifest(toy_bundles: Path) -> None:
     data = dump_manifest(manifest)
     assert parse_manifest(data) == manifest
     assert dump_manifest(parse_manifest(data)) == data
-    for name in json.loads(data)["engine"]["build"]:
+    for name in json.loads(data)["engines"]["model"]["build"]:
         changed = json.loads(data)
-        del changed["engine"]["build"][name]
+        del changed["engines"]["model"]["build"][name]
         with pytest.raises(BundleError, match=f"{name} is missing"):
             parse_manifest(json.dumps(changed).encode())
 
@@ -36,11 +36,11 @@ def test_the_model_that_an_engine_was_built_on_in_the_manifest(toy_bundles: Path
     data = dump_manifest(manifest)
     assert parse_manifest(data) == manifest
     value = json.loads(data)
-    assert value["engine"]["build"]["gpu"] == "NVIDIA A100-SXM4-40GB"
-    assert value["engine"]["provider"] is None
-    assert json.loads(dump_manifest(manifest_of(toy_bundles)))["engine"]["build"]["gpu"] is None
-    del value["engine"]["build"]["gpu"]
-    with pytest.raises(BundleError, match=r"engine\.build\.gpu is missing"):
+    assert value["engines"]["model"]["build"]["gpu"] == "NVIDIA A100-SXM4-40GB"
+    assert value["engines"]["model"]["provider"] is None
+    assert json.loads(dump_manifest(manifest_of(toy_bundles)))["engines"]["model"]["build"]["gpu"] is None
+    del value["engines"]["model"]["build"]["gpu"]
+    with pytest.raises(BundleError, match=r"engines\.model\.build\.gpu is missing"):
         parse_manifest(json.dumps(value).encode())
 
 

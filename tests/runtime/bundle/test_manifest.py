@@ -28,6 +28,11 @@ def plain(request: pytest.FixtureRequest, toy_bundles: Path) -> Json:
     return value
 
 
+def interface(m: Any) -> Any:
+    """Of the only engine."""
+    return m["engines"]["model"]["interface"]
+
+
 def parse(value: Json) -> Manifest:
     return parse_manifest(json.dumps(value).encode())
 
@@ -89,18 +94,30 @@ EDITS: list[tuple[Callable[[Json], object], str]] = [
     (lambda m: m["files"][0].update(sha256="0" * 63), "has digest"),
     (lambda m: m["files"][0].update(sha256="A" * 64), "has digest"),
     (lambda m: m["files"][0].update(sha256="0" * 64 + "\n"), "has digest"),
-    (lambda m: m["engine"].update(file="other.onnx"), r"files lacks \['other.onnx'\]"),
-    (lambda m: m["inputs"][0].update(dtype="float64"), "has dtype 'float64'"),
-    (lambda m: m["inputs"][0].update(shape=[]), "each with a batch dimension"),
-    (lambda m: m["inputs"][0].update(shape=["batch", 0]), "sizes must be from 1"),
-    (lambda m: m["inputs"][0].update(shape=["batch", "nowhere"]), r"'nowhere', which dims does not declare"),
-    (lambda m: m["inputs"].append(m["inputs"][0]), "inputs holds a name twice"),
-    (lambda m: m.update(inputs=[]), "an engine needs inputs|no input has"),
-    (lambda m: m.update(outputs=[]), "an engine needs inputs"),
-    (lambda m: m["outputs"][0].update(shape=["batch", "nowhere"]), "'nowhere', which no input has"),
-    (lambda m: m["dims"].append(m["dims"][0]), "dims holds a name twice"),
-    (lambda m: m["dims"][0].update(min=9, max=8), "need 0 <= min <= max"),
-    (lambda m: m["dims"][0].update(multiple_of=0), "multiple_of >= 1"),
+    (lambda m: m["engines"]["model"].update(file="other.onnx"), r"files lacks \['other.onnx'\]"),
+    (lambda m: interface(m)["inputs"][0].update(dtype="float64"), "has dtype 'float64'"),
+    (lambda m: interface(m)["inputs"][0].update(shape=[]), "each with a batch dimension"),
+    (lambda m: interface(m)["inputs"][0].update(shape=["batch", 0]), "sizes must be from 1"),
+    (
+        lambda m: interface(m)["inputs"][0].update(shape=["batch", "nowhere"]),
+        r"'nowhere', which dims does not declare",
+    ),
+    (
+        lambda m: interface(m)["inputs"].append(interface(m)["inputs"][0]),
+        "inputs holds a name twice",
+    ),
+    (lambda m: interface(m).update(inputs=[]), "an engine needs inputs|no input has"),
+    (lambda m: interface(m).update(outputs=[]), "an engine needs inputs"),
+    (
+        lambda m: interface(m)["outputs"][0].update(shape=["batch", "nowhere"]),
+        "'nowhere', which no input has",
+    ),
+    (
+        lambda m: interface(m)["dims"].append(interface(m)["dims"][0]),
+        "dims holds a name twice",
+    ),
+    (lambda m: interface(m)["dims"][0].update(min=9, max=8), "need 0 <= min <= max"),
+    (lambda m: interface(m)["dims"][0].update(multiple_of=0), "multiple_of >= 1"),
     (lambda m: m["tolerances"].update(tensor=dict.fromkeys(m["tolerances"]["tensor"])), "without any limit"),
     (lambda m: m["reference"].update(cases=[]), "nothing could be verified"),
     (lambda m: m["reference"]["cases"][0]["steps"][0].update(outputs={}), "nothing could be verified"),
@@ -136,17 +153,17 @@ STATE_EDITS: list[tuple[Callable[[Json], object], str]] = [
 @pytest.mark.parametrize(("edit", "message"), STATE_EDITS)
 def test_inconsistent_state(edit: Callable[[Json], object], message: str, name: str, toy_bundles: Path) -> None:
     plain = json.loads((toy_bundles / name / "manifest.json").read_bytes())
-    edit(plain["state"][0])
+    edit(plain["state"]["carried"][0])
     with pytest.raises(BundleError, match=message):
         parse(plain)
 
 
 def test_states_that_disagree() -> None:
     manifest, _ = toys.toy_manifest("toy_lm_growing")
-    (first,) = manifest.state
+    (first,) = manifest.interface.state
     (buffer,) = toys.lm_state("buffer")
     with pytest.raises(ConfigError, match="mixes kind buffer and growing"):
-        replace(manifest, state=(first, replace(buffer, input="past_2", output="present_2")))
+        replace(manifest, state={"carried": (first, replace(buffer, input="past_2", output="present_2"))})
 
 
 def test_a_family_with_settings_of_another() -> None:

@@ -24,6 +24,11 @@ def refuse(toy_bundles: Path, name: str, edit: Edit, message: str) -> None:
         parse_manifest(json.dumps(value).encode())
 
 
+def interface(m: Any) -> Any:
+    """Of the only engine."""
+    return m["engines"]["model"]["interface"]
+
+
 def request(**arguments: Any) -> Edit:
     return lambda m: m["reference"]["generation"]["request"].update(arguments)
 
@@ -55,16 +60,25 @@ ANY: list[tuple[Edit, str]] = [
     (lambda m: m["provenance"].update({"a\x00": "b"}), r"a name in provenance is 'a\\x00'"),
     (lambda m: m.update(target="ort\tcpu"), r"target is 'ort\\tcpu'"),
     (lambda m: m.update(precision="fp64"), r"unknown precision 'fp64'\nvalid: bf16, fp16.* Did you mean"),
-    (lambda m: m["engine"].update(kind="openvino"), r"unknown engine 'openvino'\nvalid: onnxruntime, tensorrt"),
+    (
+        lambda m: m["engines"]["model"].update(kind="openvino"),
+        r"unknown engine 'openvino'\nvalid: onnxruntime, tensorrt",
+    ),
     (lambda m: m["quality"].append(dict(m["quality"][0])), r"quality holds a metric twice"),
     (lambda m: m["quality"][0].update(bundle=1e300), r"quality 'toy' is 1e\+300"),
     (lambda m: m["reference"]["cases"][0].update(steps=[]), r"case 'case' has no steps with outputs"),
     (lambda m: m["reference"]["cases"].append({"name": "b", "steps": []}), r"case 'b' has no steps with outputs"),
     (lambda m: m["reference"]["cases"].append(m["reference"]["cases"][0]), r"reference\.cases holds a name twice"),
-    (lambda m: m["outputs"][0].update(dtype="int8"), r"has dtype 'int8'\nmust be float32"),
-    (lambda m: m["outputs"][0].update(low=0), "is float32 and has bounds"),
-    (lambda m: m["dims"][0].update(min=5, max=7, multiple_of=8), "no size from 5 to 7 is a multiple of 8"),
-    (lambda m: m["dims"][0].update(max=2**40), "max is 1,099,511,627,776"),
+    (
+        lambda m: interface(m)["outputs"][0].update(dtype="int8"),
+        r"has dtype 'int8'\nmust be float32",
+    ),
+    (lambda m: interface(m)["outputs"][0].update(low=0), "is float32 and has bounds"),
+    (
+        lambda m: interface(m)["dims"][0].update(min=5, max=7, multiple_of=8),
+        "no size from 5 to 7 is a multiple of 8",
+    ),
+    (lambda m: interface(m)["dims"][0].update(max=2**40), "max is 1,099,511,627,776"),
     (request(seed=-1), "seed is -1"),
     (request(seed=1.5), r"seed is 1\.5"),
     (request(zz=1), r"the reference's request has 'zz'\nknown: "),
@@ -87,13 +101,21 @@ TEXT: list[tuple[Edit, str]] = [
     (settings(context_length=2**40), r"context_length is 1,099,511,627,776\nmust be from 1 to 16,777,216"),
     (settings(pad_token_id=256), r"pad_token_id is 256\nmust be from 0 to 255"),
     (settings(pad_token_id=-1), "pad_token_id is -1"),
-    (settings(eos_token_id=256), r"eos_token_id is 256\nmust be from 0 to 255"),
+    (settings(eos_token_ids=[3, 256]), r"eos_token_ids is 256\nmust be from 0 to 255"),
+    (settings(eos_token_ids=[3, 3]), r"eos_token_ids holds a token twice: \[3, 3\]"),
+    (settings(eos_token_ids=3), r"eos_token_ids is the number 3, expected a list"),
     (settings(tokenizer={"kind": "zz"}), "unknown tokenizer"),
     (settings(tokenizer={"kind": "bytes", "bos": 256}), "the tokenizer has 257 tokens, the engine 256"),
-    (lambda m: m["inputs"][0].update(high=257), "takes ids below 257, vocab_size is 256"),
-    (lambda m: m["inputs"][0].update(low=5, high=5), "has low 5, high 5"),
-    (lambda m: m["inputs"][0].update(dtype="int32"), "has dtype 'int32'\nmust be int64"),
-    (lambda m: m.update(state=[]), "the engine carries no state"),
+    (
+        lambda m: interface(m)["inputs"][0].update(high=257),
+        "takes ids below 257, vocab_size is 256",
+    ),
+    (lambda m: interface(m)["inputs"][0].update(low=5, high=5), "has low 5, high 5"),
+    (
+        lambda m: interface(m)["inputs"][0].update(dtype="int32"),
+        "has dtype 'int32'\nmust be int64",
+    ),
+    (lambda m: (m.update(state={}), interface(m).update(state=None)), "the engine carries no state"),
     (request(max_new_tokens=0), r"request\.max_new_tokens is 0"),
     (request(max_new_tokens="6"), r"request\.max_new_tokens is '6'\nmust be an integer"),
     (request(max_new_tokens=True), r"request\.max_new_tokens is True"),
@@ -119,7 +141,7 @@ def test_of_text(edit: Edit, message: str, toy_bundles: Path) -> None:
 BUFFER: list[tuple[Edit, str]] = [
     (settings(context_length=33), r"context_length is 33, the carried state holds 32 steps"),
     (
-        lambda m: m["state"][0].update(shape=["batch", 40_000_000, 32, 2**10]),
+        lambda m: m["state"]["carried"][0].update(shape=["batch", 40_000_000, 32, 2**10]),
         r"the carried state of one row has 5,242,880,000,000 bytes at its longest\nat most 34,359,738,368 are allowed",
     ),
 ]

@@ -88,9 +88,7 @@ def bundle(folder: Path, monkeypatch: pytest.MonkeyPatch, *, channels: int = 1, 
     case = replace(manifest.reference.cases[0], steps=(replace(step, inputs=inputs),))
     manifest = replace(
         manifest,
-        inputs=made.interface.inputs,
-        outputs=made.interface.outputs,
-        dims=made.interface.dims,
+        engines={"model": replace(manifest.engine, interface=toys.stored_interface(made.interface))},
         pipeline=replace(NO_CLASSES, sample_shape=shape),
         reference=replace(manifest.reference, cases=(case,)),
     )

@@ -190,7 +190,7 @@ def test_threads_below_one_and_unknown_engines_are_refused(toy_bundles: Path) ->
     import dataclasses
 
     engine = dataclasses.replace(bundle.manifest.engine, kind="onnxruntimes")
-    other = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, engine=engine))
+    other = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, engines={"model": engine}))
     with pytest.raises(
         UnknownNameError,
         match=r"unknown engine 'onnxruntimes'\nvalid: onnxruntime, tensorrt, tensorrt-rtx\. Did you mean",

@@ -15,7 +15,7 @@ from aigc_runtime.backends.trt.cuda import load_cuda
 from aigc_runtime.backends.trt.library import load_library
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.engine_build import EngineBuild
-from aigc_runtime.bundle.manifest import EngineInfo, Manifest
+from aigc_runtime.bundle.manifest import Manifest
 from aigc_runtime.bundle.providers import EngineProvider
 from aigc_runtime.device.findings import Preflight
 from aigc_runtime.device.preflight import check_device, require_device
@@ -117,7 +117,7 @@ def test_the_session_needs_cuda_bindings_as_well(
 def test_engines_that_no_package_brings(toy_bundles: Path) -> None:
     manifest = Bundle.open(toy_bundles / "toy_unet").manifest
     for kind, told in (("tensorrt", "does not say for which device"), ("openvino", "knows no engine 'openvino'")):
-        other = replace(manifest, engine=EngineInfo(kind=kind, file=manifest.engine.file))
+        other = replace(manifest, engines={"model": replace(manifest.engine, kind=kind)})
         (wrong,) = refused(check_device(other, DEVICE))
         assert told in wrong.found
         assert wrong.fix
@@ -129,7 +129,7 @@ def test_engines_that_no_package_brings(toy_bundles: Path) -> None:
 def for_cuda(toy_bundles: Path) -> Manifest:
     manifest = Bundle.open(toy_bundles / "toy_unet").manifest
     engine = replace(manifest.engine, provider=EngineProvider(name="cuda", parity="graph"))
-    return replace(manifest, engine=engine)
+    return replace(manifest, engines={"model": engine})
 
 
 def test_what_the_cuda_provider_needs(toy_bundles: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aigc_runtime.bundle.bundle import Bundle
-from aigc_runtime.bundle.manifest import EngineInfo, Manifest
+from aigc_runtime.bundle.manifest import EngineInfo, EngineInterface, Manifest
 from aigc_runtime.bundle.manifest_file import dump_manifest, parse_manifest
 from aigc_runtime.bundle.providers import EngineProvider
 from aigc_runtime.cli.main import run
@@ -27,7 +27,7 @@ HASWELL = replace(WITH_GPU, gpus=(), driver_cuda=None, packages={"onnxruntime": 
 
 def proven(toy_bundles: Path, *names: str, precision: str = "int8") -> Manifest:
     manifest = Bundle.open(toy_bundles / "toy_gan").manifest
-    return replace(manifest, precision=precision, engine=replace(manifest.engine, proven_on=names))
+    return replace(manifest, precision=precision, engines={"model": replace(manifest.engine, proven_on=names)})
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4", "int8-weight", "mixed"])
@@ -62,10 +62,8 @@ def test_nothing_is_said_where_floats_are_multiplied(precision: str, toy_bundles
 
 def test_another_target_is_not_judged_by_its_processor(toy_bundles: Path) -> None:
     manifest = proven(toy_bundles)
-    cuda = EngineInfo(
-        kind="onnxruntime", file=manifest.engine.file, provider=EngineProvider(name="cuda", parity="graph")
-    )
-    assert "instruction set" not in unknown(check_device(replace(manifest, engine=cuda), WITH_GPU))
+    cuda = replace(manifest.engine, provider=EngineProvider(name="cuda", parity="graph"), proven_on=())
+    assert "instruction set" not in unknown(check_device(replace(manifest, engines={"model": cuda}), WITH_GPU))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +77,14 @@ def test_another_target_is_not_judged_by_its_processor(toy_bundles: Path) -> Non
 )
 def test_what_cannot_be_proven(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        EngineInfo(**{"kind": "onnxruntime", "file": "model.onnx", **changes})
+        EngineInfo(
+            **{
+                "kind": "onnxruntime",
+                "file": "model.onnx",
+                "interface": EngineInterface(inputs=(), outputs=(), dims=(), state=None),
+                **changes,
+            }
+        )
     assert message in str(caught.value)
 
 
@@ -94,7 +99,9 @@ def bundle(toy_bundles: Path, tmp_path: Path) -> str:
     folder = tmp_path / "bundle"
     shutil.copytree(toy_bundles / "toy_gan", folder)
     manifest = Bundle.open(folder).manifest
-    manifest = replace(manifest, precision="int8", engine=replace(manifest.engine, proven_on=("avx512_vnni",)))
+    manifest = replace(
+        manifest, precision="int8", engines={"model": replace(manifest.engine, proven_on=("avx512_vnni",))}
+    )
     (folder / "manifest.json").write_bytes(dump_manifest(manifest))
     return str(folder)
 

@@ -120,7 +120,7 @@ def test_bytes_that_are_no_character_become_replacement_marks() -> None:
 
 
 def test_an_end_of_text_token_ends_a_row_and_is_not_shown() -> None:
-    settings = dataclasses.replace(toys.TEXT, eos_token_id=ord("!"))
+    settings = dataclasses.replace(toys.TEXT, eos_token_ids=(ord("?"), ord("!")))
     pipeline = TextPipeline(Script(b"ok!never").session(), settings)
     (result,) = pipeline.generate("p", max_new_tokens=8)
     assert (result.text, result.finish_reason, result.token_ids.tolist()) == ("ok", "eos", list(b"ok!"))

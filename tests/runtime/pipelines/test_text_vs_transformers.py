@@ -103,7 +103,7 @@ def draws_of(rows: list[int]) -> Callable[..., Any]:
 
 
 def theirs(
-    model: Any, prompts: list[str], rows: list[int], params: SamplingParams, eos: int | None, monkeypatch: Any
+    model: Any, prompts: list[str], rows: list[int], params: SamplingParams, eos: tuple[int, ...], monkeypatch: Any
 ) -> list[list[int]]:
     ids = [list(prompts[row].encode()) for row in rows]
     longest = max(map(len, ids))
@@ -116,20 +116,19 @@ def theirs(
         top_k=params.top_k if params.temperature else None,
         repetition_penalty=params.repetition_penalty,
         max_new_tokens=NEW,
-        eos_token_id=eos,
+        eos_token_id=list(eos) or None,
         pad_token_id=0,
         use_cache=False,
     )
     with monkeypatch.context() as patch, torch.no_grad():
         patch.setattr(torch, "multinomial", draws_of(rows))
         out = model.generate(padded, attention_mask=mask, generation_config=config)[:, longest:].tolist()
-    if eos is None:
-        return list(out)
-    return [row[: row.index(eos) + 1] if eos in row else row for row in out]
+    ends = [next((i for i, token in enumerate(row) if token in eos), NEW) for row in out]
+    return [row[: end + 1] for row, end in zip(out, ends, strict=True)]
 
 
-def ours(prompts: list[str], params: SamplingParams, eos: int | None, **more: Any) -> list[TextResult]:
-    pipeline = TextPipeline(make_session(), replace(toys.TEXT, eos_token_id=eos))
+def ours(prompts: list[str], params: SamplingParams, eos: tuple[int, ...], **more: Any) -> list[TextResult]:
+    pipeline = TextPipeline(make_session(), replace(toys.TEXT, eos_token_ids=eos))
     return pipeline.generate(prompts, max_new_tokens=NEW, sampling=params, seed=SEED, **more)
 
 
@@ -147,9 +146,10 @@ def test_tokens_are_those_of_transformers(batch: str, stops: bool, reference: An
     ended = 0
     # Every sixth of the grid, others for each batch.
     for params in GRID[list(PROMPTS).index(batch) :: 6]:
-        eos = None
-        if stops:  # a token that the first row gives in its midst
-            eos = int(ours(prompts, params, None)[0].token_ids[NEW // 2])
+        eos: tuple[int, ...] = ()
+        if stops:  # tokens that the first row and the last one give in their midst, and one that none gives
+            free = ours(prompts, params, ())
+            eos = tuple({int(free[0].token_ids[NEW // 2]), int(free[-1].token_ids[NEW // 2]), 255})
         found = [row.token_ids.tolist() for row in ours(prompts, params, eos)]
         rows = list(range(len(prompts)))
         if params.repetition_penalty == 1.0:
@@ -163,8 +163,8 @@ def test_tokens_are_those_of_transformers(batch: str, stops: bool, reference: An
 def test_padding_changes_no_row(reference: Any, monkeypatch: Any) -> None:
     params = SamplingParams(temperature=1.0, repetition_penalty=1.3)
     prompts = PROMPTS["ragged"]
-    found = [row.token_ids.tolist() for row in ours(prompts, params, None)]
-    alone = [theirs(reference, prompts, [row], params, None, monkeypatch)[0] for row in range(3)]
+    found = [row.token_ids.tolist() for row in ours(prompts, params, ())]
+    alone = [theirs(reference, prompts, [row], params, (), monkeypatch)[0] for row in range(3)]
     assert found == alone
 
 
@@ -180,8 +180,8 @@ def test_padding_changes_no_row(reference: Any, monkeypatch: Any) -> None:
 )
 def test_the_comparison_sees_every_setting(other: SamplingParams, reference: Any, monkeypatch: Any) -> None:
     base = SamplingParams(temperature=1.0)
-    expected = theirs(reference, PROMPTS["ragged"], [0, 1, 2], base, None, monkeypatch)
-    assert [row.token_ids.tolist() for row in ours(PROMPTS["ragged"], other, None)] != expected
+    expected = theirs(reference, PROMPTS["ragged"], [0, 1, 2], base, (), monkeypatch)
+    assert [row.token_ids.tolist() for row in ours(PROMPTS["ragged"], other, ())] != expected
 
 
 def pieces_of(tokens: list[int], length: int) -> Iterator[str]:
@@ -193,13 +193,13 @@ def pieces_of(tokens: list[int], length: int) -> Iterator[str]:
 def test_text_ends_before_a_stop_string_and_comes_in_pieces_as_it_comes_whole() -> None:
     params = SamplingParams(temperature=1.5)
     pipeline = TextPipeline(make_session(), toys.TEXT)
-    (whole,) = ours(["ab"], params, None)
+    (whole,) = ours(["ab"], params, ())
     text = bytes(whole.token_ids.tolist()).decode("utf-8", errors="replace")
     assert whole.text == text
     assert "\ufffd" in text  # bytes that are no UTF-8
     for length in (1, 2, 3):
         for stop in pieces_of(whole.token_ids.tolist(), length):
-            (found,) = ours(["ab"], params, None, stop=[stop, "never there"])
+            (found,) = ours(["ab"], params, (), stop=[stop, "never there"])
             assert found.text == text[: text.index(stop)]
             assert found.finish_reason == "stop"
             streamed = pipeline.stream("ab", max_new_tokens=NEW, sampling=params, seed=SEED, stop=[stop])

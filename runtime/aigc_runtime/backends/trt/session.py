@@ -25,6 +25,7 @@ from aigc_runtime.backends.trt.pool import MOST_LANES, LanePool
 from aigc_runtime.backends.trt.state import Carried, StateMemory, TrtState
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.engine_build import EngineBuild, choose_profile
+from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.session import State
 from aigc_runtime.core.state import check_batch, check_rows, new_steps, require_state
@@ -36,8 +37,8 @@ from aigc_runtime.errors import EngineError, FeedError
 __all__ = ["TrtSession", "open_trt"]
 
 
-def open_trt(bundle: Bundle) -> TrtSession:
-    """Open a bundle's TensorRT engine.
+def open_trt(bundle: Bundle, name: str = MAIN_ENGINE) -> TrtSession:
+    """Open a TensorRT engine of a bundle.
 
     Raises:
         EngineMissingError: a package is not installed; the hint is the install line.
@@ -45,8 +46,8 @@ def open_trt(bundle: Bundle) -> TrtSession:
         BundleError: the engine file changed since the bundle was opened.
     """
     manifest = bundle.manifest
-    engine, device = manifest.engine, probe_device()
-    ordinal = require_device(manifest, device).ordinal
+    engine, device = manifest.engines[name], probe_device()
+    ordinal = require_device(manifest, device, name).ordinal
     if engine.build is None or engine.build.flavor != engine.kind or ordinal is None:
         raise EngineError(
             f"the manifest does not say for which device its {engine.kind} engine was built",
@@ -55,7 +56,7 @@ def open_trt(bundle: Bundle) -> TrtSession:
     library, cuda, gpu = load_library(engine.build), load_cuda(ordinal), device.gpus[ordinal]
     return TrtSession(
         bundle.read(engine.file),
-        manifest.interface,
+        manifest.interfaces[name],
         library=library,
         cuda=cuda,
         build=engine.build,

@@ -64,7 +64,7 @@ def test_a_bundle_that_says_what_was_and_was_not_done(
     assert (build.work_source, build.parity) == ("engine", "graph")
     assert max(build.work, key=lambda kind: build.work[kind]) == precision
     assert [p.dims for p in build.profiles] == [{"batch": (1, 1, 16)}]
-    assert {d.name: d.max for d in manifest.dims} == {"batch": 16}
+    assert {d.name: d.max for d in manifest.interface.dims} == {"batch": 16}
     assert "the engine was not run" in manifest.provenance["parity_of"]
     assert len(manifest.provenance["built_graph_sha256"]) == 64
     assert not any(f.path.endswith(".onnx") for f in manifest.files)

@@ -33,6 +33,7 @@ from aigc_export.targets.tensorrt.build import BuiltTrt, build_trt
 from aigc_export.targets.tensorrt.library import Library
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.core.array_session import ArraySession
+from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.proof.verify import TensorCheck, check_tensors
 
 from ...conftest import SPECS, tiny_of
@@ -112,11 +113,10 @@ def compared(name: str, precision: str, limits: str, folder: Path) -> tuple[Tens
     graph, _ = graph_of(name, precision)
     runnable = bf16_products_in_float(graph) if precision == "bf16" else graph
     function = open_onnx(save_graph(runnable, folder / "graph.onnx")[0], threads=2, optimize=False)
-    steps = [(c.name, [(s.inputs, s.outputs) for s in c.steps]) for c in reference_of(name)]
+    steps = [(c.name, [("model", s.inputs, s.outputs) for s in c.steps]) for c in reference_of(name)]
     tolerance = TOLERANCES[spec.family, limits].tensor
-    return check_tensors(
-        ArraySession(bounded(function, spec.interface, derive_profiles(spec)), spec.interface), steps, tolerance
-    )
+    session = ArraySession(bounded(function, spec.interface, derive_profiles(spec)), spec.interface)
+    return check_tensors(OpenProgram({"model": session}), steps, tolerance)
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from aigc_runtime.backends.ort.open import check_placement, open_native, unavail
 from aigc_runtime.backends.ort.session import OrtSession
 from aigc_runtime.bundle.bundle import Bundle, write_bundle
 from aigc_runtime.bundle.engine_build import EngineBuild, ShapeProfile
+from aigc_runtime.bundle.engine_info import EngineInterface
 from aigc_runtime.bundle.manifest import EngineInfo, Manifest
 from aigc_runtime.bundle.manifest_file import dump_manifest, parse_manifest
 from aigc_runtime.bundle.providers import PROVIDERS, EngineProvider, Provider
@@ -69,7 +70,7 @@ def cuda_bundle(tmp_path: Path) -> Path:
     """A whole bundle that asks for CUDA."""
     manifest, files = toys.toy_manifest("toy_gan")
     info = replace(manifest.engine, provider=EngineProvider(name="cuda", parity="graph"))
-    manifest = replace(manifest, engine=info, target="ort-cuda")
+    manifest = replace(manifest, engines={"model": info}, target="ort-cuda")
     write_bundle(tmp_path / "cuda", manifest, files)
     return tmp_path / "cuda"
 
@@ -78,23 +79,23 @@ def test_a_provider_in_the_manifest(cuda_bundle: Path) -> None:
     data = (cuda_bundle / "manifest.json").read_bytes()
     manifest = parse_manifest(data)
     assert dump_manifest(manifest) == data
-    assert json.loads(data)["engine"]["provider"] == {"name": "cuda", "parity": "graph"}
-    assert json.loads(data)["engine"]["build"] is None
+    assert json.loads(data)["engines"]["model"]["provider"] == {"name": "cuda", "parity": "graph"}
+    assert json.loads(data)["engines"]["model"]["build"] is None
 
 
 @pytest.mark.parametrize(
     ("provider", "message"),
     [
-        ({"name": "rocm", "parity": "graph"}, r"engine\.provider\.name is 'rocm'\nvalid: cuda"),
-        ({"name": "cpu", "parity": "graph"}, r"engine\.provider\.name is 'cpu'\nvalid: cuda"),
-        ({"name": "cuda", "parity": "none"}, r"engine\.provider\.parity is 'none'"),
+        ({"name": "rocm", "parity": "graph"}, r"engines\.model\.provider\.name is 'rocm'\nvalid: cuda"),
+        ({"name": "cpu", "parity": "graph"}, r"engines\.model\.provider\.name is 'cpu'\nvalid: cuda"),
+        ({"name": "cuda", "parity": "none"}, r"engines\.model\.provider\.parity is 'none'"),
         ({"name": "cuda"}, r"provider\.parity is missing"),
         ("cuda", "expected an object"),
     ],
 )
 def test_providers_that_no_reader_takes(provider: object, message: str, cuda_bundle: Path) -> None:
     value = json.loads((cuda_bundle / "manifest.json").read_bytes())
-    value["engine"]["provider"] = provider
+    value["engines"]["model"]["provider"] = provider
     with pytest.raises(BundleError, match=message):
         parse_manifest(json.dumps(value).encode())
 
@@ -102,7 +103,12 @@ def test_providers_that_no_reader_takes(provider: object, message: str, cuda_bun
 def test_a_compiled_engine_has_no_provider(cuda_bundle: Path) -> None:
     provider = EngineProvider(name="cuda", parity="graph")
     with pytest.raises(ConfigError, match="engine 'tensorrt' with provider 'cuda'"):
-        EngineInfo(kind="tensorrt", file="model.engine", provider=provider)
+        EngineInfo(
+            kind="tensorrt",
+            file="model.engine",
+            interface=EngineInterface(inputs=(), outputs=(), dims=(), state=None),
+            provider=provider,
+        )
     build = EngineBuild(
         flavor="tensorrt",
         version="10.3",
@@ -119,7 +125,7 @@ def test_a_compiled_engine_has_no_provider(cuda_bundle: Path) -> None:
         parity="graph",
     )
     value = json.loads((cuda_bundle / "manifest.json").read_bytes())
-    value["engine"]["build"] = json.loads(json.dumps(build.__dict__, default=lambda o: o.__dict__))
+    value["engines"]["model"]["build"] = json.loads(json.dumps(build.__dict__, default=lambda o: o.__dict__))
     with pytest.raises(BundleError, match="only a graph of ONNX Runtime has one"):
         parse_manifest(json.dumps(value).encode())
 

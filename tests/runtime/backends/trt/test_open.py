@@ -18,7 +18,6 @@ from aigc_runtime.backends.trt.cuda import Cuda
 from aigc_runtime.backends.trt.library import Log, library_of, load_library
 from aigc_runtime.bundle.bundle import Bundle, write_bundle
 from aigc_runtime.bundle.engine_build import EngineBuild, ShapeProfile
-from aigc_runtime.bundle.manifest import EngineInfo
 from aigc_runtime.device.probe import Device, Gpu, probe_device
 from aigc_runtime.errors import BundleError, EngineError, EngineMissingError, InputError
 from aigc_runtime.opening import open_pipeline
@@ -46,9 +45,9 @@ def write_rtx(folder: Path, name: str, build: EngineBuild | None = None, kind: s
     manifest, files = toys.toy_manifest(name)
     dims = LM_PROFILES[name.removeprefix("toy_lm_")] if name.startswith("toy_lm") else IMAGE_PROFILES
     profiles = tuple(ShapeProfile(name=f"profile-{i}", dims=d) for i, d in enumerate(dims))
-    info = EngineInfo(kind=kind, file="model.engine", build=build or engine_build(profiles, rtx=True))
+    info = replace(manifest.engine, kind=kind, file="model.engine", build=build or engine_build(profiles, rtx=True))
     del files["model.onnx"]
-    manifest = replace(manifest, engine=info, target="tensorrt-rtx")
+    manifest = replace(manifest, engines={"model": info}, target="tensorrt-rtx")
     write_bundle(folder / name, manifest, {**files, "model.engine": ENGINE})
     return folder / name
 

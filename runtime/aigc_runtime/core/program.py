@@ -1,0 +1,80 @@
+"""An opened program: the sessions of its engines, and the carried state that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from aigc_runtime.core.session import Session, State
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.errors import UnknownNameError
+
+__all__ = ["OpenProgram", "ProgramState"]
+
+
+class ProgramState:
+    """Carried state of one generation: one handle for each state of the program, made when it is first needed."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self.held: dict[str, State] = {}
+
+
+class OpenProgram:
+    """Sessions by the name of their engine. A context manager: closes them all at the end.
+
+    Args:
+        sessions: engine -> session. The program closes them.
+        states: engine -> name of the carried state that it reads and writes; engines of one name share it, and their
+            sessions are of one back-end.
+    """
+
+    def __init__(self, sessions: Mapping[str, Session], states: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.sessions = MappingProxyType(dict(sessions))
+        self.states = MappingProxyType(dict(states))
+
+    def session(self, engine: str) -> Session:
+        """The session of an engine.
+
+        Raises:
+            UnknownNameError: no such engine.
+        """
+        if engine not in self.sessions:
+            raise UnknownNameError("engine", engine, self.sessions)
+        return self.sessions[engine]
+
+    def new_state(self, batch: int) -> ProgramState:
+        """Empty carried state for `batch` rows, of all engines."""
+        return ProgramState(batch)
+
+    def run(self, engine: str, feeds: Mapping[str, Array], state: ProgramState) -> dict[str, Array]:
+        """Run one step of an engine, advancing its carried state in place.
+
+        Raises:
+            UnknownNameError: no such engine.
+            FeedError: a wrong feed, a full buffer, or a number of rows that the engine does not take.
+            EngineError: the engine failed.
+        """
+        session = self.session(engine)
+        # An engine without a state of that name has an empty one of its own.
+        name = self.states.get(engine, f"of {engine}")
+        if name not in state.held:
+            state.held[name] = session.new_state(state.batch)
+        return session.run(feeds, state.held[name])
+
+    def close(self) -> None:
+        """Close every session, whatever one of them raises."""
+        failed: BaseException | None = None
+        for session in self.sessions.values():
+            try:
+                session.close()
+            except BaseException as err:  # noqa: BLE001 - raised below, once the others are closed
+                failed = failed or err
+        if failed is not None:
+            raise failed
+
+    def __enter__(self) -> OpenProgram:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
