@@ -57,8 +57,8 @@ class Coverage:
     uncounted: int = 0
 
     def __str__(self) -> str:
-        beside = f"; {self.uncounted} in bodies of If, Loop and Scan not counted" if self.uncounted else ""
-        return self._shares() + beside
+        products = "1 product" if self.uncounted == 1 else f"{self.uncounted} products"
+        return self._shares() + (f"; {products} in bodies of If, Loop or Scan not counted" if self.uncounted else "")
 
     def _shares(self) -> str:
         if self.executed is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -9,7 +12,7 @@ import pytest
 from onnx import parser
 
 from aigc_calibration.bodies import all_graphs, all_nodes, bodies, inline_functions, make_names_unique, proto_nodes
-from aigc_calibration.onnx_file import to_proto, weight_bytes
+from aigc_calibration.onnx_file import save_graph, to_proto, weight_bytes
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.prepare import copy_graph, prepare
 
@@ -109,6 +112,19 @@ def test_weights_in_bodies_count() -> None:
     inner = INNER["if"]
     shapes = [*inner.weights.values(), (16, 16)]
     assert weight_bytes(inner.model()) == 4 * sum(int(np.prod(shape)) for shape in shapes)
+
+
+def test_weights_in_bodies_go_to_the_file_beside_the_graph(tmp_path: Path) -> None:
+    inner = INNER["if"]
+    wide = replace(
+        inner,
+        text=inner.text.replace("16]", "64]"),
+        weights={"w": (64, 64), "b": (64,), "out": (64, 8)},
+    )
+    graph, data = save_graph(wide.model(), tmp_path / "model.onnx", threshold=0)
+    assert graph.stat().st_size < 4096 < 4 * 2 * 64 * 64 <= data.stat().st_size
+    feeds = {"x": np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32), "flag": np.array(True)}
+    np.testing.assert_allclose(open_onnx(graph)(feeds)["y"], reference(wide.proto(), feeds)["y"], atol=1e-5)
 
 
 def test_every_body_is_found_with_its_node() -> None:

@@ -83,7 +83,7 @@ def test_the_main_graph_is_quantized_and_bodies_stay_float_with_the_reason(
     assert found.coverage.planned == 1.0
     assert found.coverage.uncounted == len(inner.within)
     assert set(found.coverage.float_sites.values()) == {op.why for op in floats}
-    told = f"; {len(inner.within)} in bodies of If, Loop and Scan not counted"
+    told = {1: "; 1 product in bodies", 2: "; 2 products in bodies"}.get(len(inner.within), "in bodies")
     assert (told in str(found.coverage)) == bool(inner.within)
     assert parse_plan(found.plan.dump()) == found.plan
 
@@ -206,13 +206,14 @@ def test_a_body_may_call_its_values_what_the_emitter_calls_its_own(suffix: str, 
         assert compare_arrays(reference(inner.proto(), feeds)["y"], actual).sqnr_db > BITS_DB[precision]
 
 
-@pytest.mark.parametrize("name", ["if", "loop", "nested"])
-def test_a_search_measures_the_main_graph_and_leaves_bodies_alone(name: str) -> None:
+@pytest.mark.parametrize("target", ["ort-cpu", "tensorrt"])
+@pytest.mark.parametrize("name", INNER)
+def test_a_search_measures_the_main_graph_and_leaves_bodies_alone(name: str, target: str) -> None:
     """Every switch on gives the noise of the emitted graph, whose engine does the same in float."""
     inner, config = INNER[name], QuantConfig()
     graph, data = prepare(inner.model()), data_of(inner)
     calibration = calibrate(graph, data, config, precision="int8", threads=1)
-    form = FORMS["tensorrt"]
+    form = FORMS[target]
     made, plan = plan_calibrated(graph, calibration, config, precision="int8", form=form)
     weights = round_weights(made, plan, config)
     pair = PrecisionPair(name="", graph=made, low=plan, low_weights=weights, high=None, high_weights={}, form=form)

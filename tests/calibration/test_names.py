@@ -51,6 +51,26 @@ def test_a_computed_value_with_the_name_of_another(rng: np.random.Generator) -> 
         quantize(model, data, QuantConfig(), precision="int8")
 
 
+@pytest.mark.parametrize("name", ["", "product"])
+@pytest.mark.parametrize("target", ["ort-cpu", "tensorrt"])
+def test_nodes_without_a_name_of_their_own(name: str, target: str, rng: np.random.Generator) -> None:
+    """A plan calls sites by their nodes' names."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"], name),
+        helper.make_node("Tanh", ["h"], ["t"], name),
+        helper.make_node("MatMul", ["t", "w2"], ["y"], name),
+    ]
+    constants = {n: (rng.standard_normal((16, 16)) / 4).astype(np.float32) for n in ("w1", "w2")}
+    model = make_graph(nodes, constants, {"x": ["n", 16]}, {"y": ["n", 16]})
+    feeds = {"x": rng.standard_normal((32, 16)).astype(np.float32)}
+    found = quantize(model, Batches((feeds,)), QuantConfig(), precision="int8", target=target)
+    assert found.plan.counts() == {"int8": 2}
+    assert len({op.node for op in found.plan.ops}) == 2
+    actual = open_onnx(found.graph, optimize=target == "ort-cpu")(feeds)["y"]
+    expected = np.tanh(feeds["x"] @ constants["w1"]) @ constants["w2"]
+    assert compare_arrays(expected, actual).sqnr_db > 28
+
+
 def test_a_bias_that_two_layers_share(rng: np.random.Generator) -> None:
     """Its codes differ, since the layers' scales do."""
     nodes = [

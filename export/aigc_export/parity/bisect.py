@@ -84,6 +84,9 @@ def find_first_divergence(
 ) -> Divergence:
     """Compare every shared value of `model` with `program`, in the graph's order.
 
+    Values inside bodies of If, Loop and Scan cannot be made outputs: what goes wrong there is found as the If, Loop or
+    Scan itself.
+
     Args:
         model: the ONNX graph, with its weights.
         program: what `torch.export` made of the PyTorch module.
