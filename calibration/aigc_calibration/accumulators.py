@@ -26,7 +26,7 @@ _LARGEST_CODE = 255
 
 
 def least_scales(weight: Array, axis: int, bias: Array | None, step: float) -> Array:
-    """The least scale of every output channel, [channels] float64.
+    """Compute the smallest scale of every output channel, [channels] float64.
 
     Args:
         weight: any shape.
@@ -44,7 +44,7 @@ def least_scales(weight: Array, axis: int, bias: Array | None, step: float) -> A
 
 
 def fits(codes: Array, axis: int, bias: Array | None) -> bool:
-    """Whether no sum can leave int32.
+    """Check that no sum can leave int32.
 
     Args:
         codes: of the weight.

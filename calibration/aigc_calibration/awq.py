@@ -23,7 +23,7 @@ Rounding = Callable[[Array], Array]
 
 
 def awq_scales(weights: Sequence[Array], hessian: Array, round_weight: Rounding) -> tuple[Array, float]:
-    """The scales of a group of matrices [in, out] that read the same value.
+    """Compute the scales of a group of matrices [in, out] that read the same value.
 
     Args:
         weights: all of them.

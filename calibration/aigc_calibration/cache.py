@@ -1,4 +1,4 @@
-"""A calibration on disk: a zip of plain .npy arrays (an `.npz`) with a JSON header among them, nothing pickled.
+"""Keep a calibration on disk: a zip of plain .npy arrays (an `.npz`) with a JSON header among them, nothing pickled.
 
 A run that finds the same graph takes its ranges from here; for any other graph the cache is refused. The same
 calibration always makes the same bytes.
@@ -61,10 +61,10 @@ class _Half:
         seen = (low is not None, high is not None) == (bool(self.count), bool(self.count))
         power = self.width == 0 or (self.width > 0 and math.frexp(self.width)[0] == 0.5)
         if not (bounded and seen and power) or self.huge < 0 or not 0 <= self.zeros <= self.count:
-            raise CalibrationError(f"no histogram has {self}")
+            raise CalibrationError(f"invalid histogram: {self}")
 
     def counts(self, counts: Array) -> bool:
-        """Whether these are its counts."""
+        """Check that `counts` are the counts of this histogram."""
         total = float(counts.sum(dtype=np.float64))  # of float64, so that no sum of integers can wrap around
         return bool((counts >= 0).all()) and total == self.count - self.zeros and (self.width > 0 or total == 0)
 
@@ -98,7 +98,7 @@ class _Header:
 
 
 def write_calibration(path: Path | str, calibration: Calibration) -> None:
-    """Write a cache; a reader sees the old file or the new one.
+    """Write a calibration file; a reader sees the old file or the new one.
 
     Raises:
         OutputError: it cannot be written.
@@ -144,15 +144,15 @@ def _half(histogram: Histogram) -> _Half:
 
 
 def read_calibration(path: Path | str) -> Calibration:
-    """Read a cache; whether it is that of a graph is checked where it is used (`calibrate.smoothed`).
+    """Read a calibration file; `calibrate.smoothed` checks that it belongs to a graph.
 
     Raises:
-        CalibrationError: no cache, a damaged one, or one of another version.
+        CalibrationError: the file is not a calibration, is damaged, or has another version.
     """
     what = f"the calibration cache {str(path)!r}"
     arrays = _read_arrays(Path(path), what)
     if _HEADER not in arrays or _COUNTS not in arrays:
-        raise CalibrationError(f"{what} is no calibration cache", hint=_HINT)
+        raise CalibrationError(f"{what} is not a calibration cache", hint=_HINT)
     value = loads_strict(arrays[_HEADER].tobytes(), what=what, error=CalibrationError)
     version = value.get("version") if isinstance(value, dict) else None
     if version != CACHE_VERSION:
@@ -188,7 +188,7 @@ def read_calibration(path: Path | str) -> Calibration:
 
 
 def _read_arrays(path: Path, what: str) -> dict[str, Array]:
-    """Every array of the archive, its length and its checksum proven."""
+    """Read every array of the archive; check its length and its checksum."""
     try:
         with os.fdopen(_open(path), "rb") as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
@@ -196,7 +196,7 @@ def _read_arrays(path: Path, what: str) -> dict[str, Array]:
                 raise CalibrationError(f"{what} would unpack to more than {MAX_CACHE_BYTES:,} bytes", hint=_HINT)
             return {e.filename.removesuffix(".npy"): read_npy(archive.read(e), what=e.filename) for e in entries}
     except zipfile.BadZipFile as err:
-        raise CalibrationError(f"{what} is damaged, or no calibration cache: {err}", hint=_HINT) from err
+        raise CalibrationError(f"{what} is damaged, or not a calibration cache: {err}", hint=_HINT) from err
     except OSError as err:
         raise CalibrationError(f"cannot read {what}: {err.strerror or err}", hint=_HINT) from err
     except (BundleError, ValueError, RuntimeError, EOFError, struct.error, zlib.error, MemoryError) as err:

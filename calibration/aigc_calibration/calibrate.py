@@ -1,4 +1,4 @@
-"""Calibration: run a float graph over data once, and keep all that a plan needs to know."""
+"""Calibrate: run a float graph over data once, and keep the statistics that a plan needs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CALIBRATED: tuple[SitePrecision, ...] = ("fp16", "bf16", "int8", "fp8")
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What data said about a graph.
+    """The statistics of a graph over calibration data.
 
     Attributes:
         graph_sha256: digest of the prepared graph, before it is split and smoothed.
@@ -96,15 +96,15 @@ def calibrate(
 
 
 def _wanted(graph: ir.Model, halves: bool) -> set[str]:
-    """The values that a plan needs to know."""
+    """List the values whose statistics a plan needs."""
     return {n for s in find_sites(graph) for n in (*s.activations, s.output)} if halves else watched(graph)
 
 
 def check_kind(calibration: Calibration, precision: SitePrecision) -> None:
-    """Refuse a calibration that was made for precisions of another kind: 16 bits, or 8.
+    """Check that a calibration was made for precisions of the same kind: 16 bits, or 8.
 
     Raises:
-        CalibrationError: it was.
+        CalibrationError: it was made for the other kind.
     """
     if precision not in CALIBRATED or calibration.halves != (precision in HALVES):
         raise CalibrationError(
@@ -114,7 +114,7 @@ def check_kind(calibration: Calibration, precision: SitePrecision) -> None:
 
 
 def smoothed(graph: ir.Model, calibration: Calibration) -> tuple[ir.Model, tuple[str, ...]]:
-    """The graph that the statistics belong to, and what was done to it.
+    """Split and smooth a graph as its calibration did; returns it and a sentence for each transform.
 
     Raises:
         CalibrationError: the calibration is that of another graph, or lacks some of its values.
@@ -136,7 +136,7 @@ def smoothed(graph: ir.Model, calibration: Calibration) -> tuple[ir.Model, tuple
         made = smooth(base, calibration.channels, calibration.smoothing)
         transforms += (f"SmoothQuant on {len(found)} values, {strengths}",)
     if missing := sorted(_wanted(made, calibration.halves) - calibration.statistics.tensors.keys()):
-        raise _incomplete(f"it never saw {missing[0]!r}")
+        raise _incomplete(f"it has no statistics of {missing[0]!r}")
     return made, transforms
 
 

@@ -26,7 +26,7 @@ __all__ = ["Statistics", "TensorStatistics", "collect"]
 
 @dataclass(kw_only=True)
 class TensorStatistics:
-    """What one value looked like.
+    """Statistics of one value.
 
     Attributes:
         halves: histograms of every other sample, so that the two can be compared with each other; a value that does
@@ -42,7 +42,7 @@ class TensorStatistics:
 
     @property
     def histogram(self) -> Histogram:
-        """All that was seen."""
+        """Histogram of all samples."""
         whole = Histogram()
         for half in self.halves:
             whole.merge(half)
@@ -63,7 +63,7 @@ class TensorStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """What calibration saw.
+    """Statistics of a calibration run.
 
     Attributes:
         tensors: by name of the value.
@@ -137,7 +137,7 @@ def collect(
 
 
 def _halves(value: Array, rows: int, first: int) -> tuple[Array, Array]:
-    """What samples in even and in odd places make of a value; `first` is the place of the batch's first row.
+    """Split a value by samples in even and in odd places; `first` is the place of the batch's first row.
 
     A value whose first axis is not the batch's, or a multiple of it, does not depend on the samples.
     """

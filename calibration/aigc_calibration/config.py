@@ -71,7 +71,7 @@ class QuantConfig:
             raise ConfigError(f"samples is {shown(self.samples)}", hint=f"must be from 1 to {MAX_SAMPLES:,}")
 
     def why_float(self, module: str) -> str:
-        """Why a module stays float; empty if it need not."""
+        """Say why a module stays float; empty if it need not."""
         if _among(module, self.keep_float):
             return "asked to stay float"
         return "the configuration keeps it float" if _among(module, self.sensitive) else ""
@@ -87,12 +87,12 @@ class QuantConfig:
             if not any(_among(module, (path,)) for module in known):
                 near = difflib.get_close_matches(path, known, n=3, cutoff=0.4) or known[:8]
                 raise ConfigError(
-                    f"keep_float: no module {path!r} that could be quantized was found",
+                    f"keep_float: module {path!r} was not found among those that can be quantized",
                     hint=f"nearest: {', '.join(near)}; `aigc-export sensitivity` lists all of a model",
                 )
 
     def widens(self, module: str) -> bool:
-        """Whether a module's weight takes 8 bits where the others take 4."""
+        """Check whether a module's weight takes 8 bits where the others take 4."""
         return _among(module, self.wide)
 
 
@@ -101,7 +101,7 @@ def _among(module: str, paths: tuple[str, ...]) -> bool:
 
 
 def default_config(family: str, precision: str) -> QuantConfig:
-    """The configuration of a family for a precision. Where each choice comes from: docs/quantization.md.
+    """Choose the default configuration of a family for a precision. Sources of each choice: docs/quantization.md.
 
     Args:
         family: key of `DEFAULTS`.

@@ -69,7 +69,7 @@ class Coverage:
         return f"{shares}, the rest stored so and computed with in float"
 
     def reasons(self) -> dict[str, tuple[str, ...]]:
-        """Why -> the sites that the plan leaves float for it."""
+        """Map each reason to the sites that the plan leaves float for it."""
         found: dict[str, tuple[str, ...]] = {}
         for node, why in self.float_sites.items():
             found[why] = (*found.get(why, ()), node)
@@ -77,7 +77,7 @@ class Coverage:
 
 
 def site_macs(model: ir.Model, feeds: Feeds) -> dict[str, int]:
-    """Multiply-accumulates of every site of the main graph, counted on one run.
+    """Count the multiply-accumulates of every site of the main graph on one run.
 
     A result of n numbers, each the sum of k products, takes n k of them; a ConvTranspose spreads each of its n inputs
     over m numbers.
@@ -171,7 +171,7 @@ def check_executed(
 
 
 def planned_coverage(plan: QuantizationPlan, macs: Mapping[str, int]) -> Coverage:
-    """What a plan says, for an engine that is compiled elsewhere and proves itself there.
+    """Compute the coverage of a plan alone, for an engine whose precision is proven when it is compiled.
 
     Raises:
         PlanError: the plan quantizes nothing.
@@ -194,7 +194,7 @@ def _uncounted(plan: QuantizationPlan) -> int:
 
 
 def float_sites(plan: QuantizationPlan) -> dict[str, str]:
-    """Site -> why, of those that a plan leaves float; see `Coverage`."""
+    """Map the sites that a plan leaves float to the reason; see `Coverage`."""
     modules = Counter(op.module for op in plan.ops)
     return {
         op.module if op.module and modules[op.module] == 1 else f"{op.module} {op.node}".strip(): op.why

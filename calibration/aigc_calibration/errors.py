@@ -1,4 +1,4 @@
-"""What can go wrong in calibration and quantization."""
+"""Errors of calibration and quantization."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ __all__ = ["CalibrationError", "PlanError"]
 
 
 class CalibrationError(InputError):
-    """Calibration data, a cache or a configuration that cannot be used."""
+    """Calibration data, a calibration file or a configuration cannot be used."""
 
 
 class PlanError(ParityError):
-    """A plan that cannot be carried out on a graph, or an engine that does not run what the plan says."""
+    """A plan cannot be carried out on a graph, or the engine does not run what the plan says."""

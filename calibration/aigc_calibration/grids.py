@@ -21,7 +21,7 @@ GridName = Literal["int8", "int4", "fp8"]
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """One grid.
+    """The numbers that a quantized tensor can hold.
 
     Attributes:
         name: key of `GRIDS`.
@@ -37,7 +37,7 @@ class Grid:
     round_codes: Callable[[Array], Array]
 
     def scale_for(self, amax: float) -> float:
-        """The scale whose largest code stands for `amax`, rounded to float32.
+        """Compute the scale whose largest code stands for `amax`, rounded to float32.
 
         >>> GRIDS["int8"].scale_for(127.0)
         1.0
@@ -46,7 +46,7 @@ class Grid:
         return float(max(scale, np.finfo(np.float32).tiny))
 
     def round_trip(self, values: Array, scale: Array | float) -> Array:
-        """Quantize and dequantize: what an engine makes of `values`, float32.
+        """Quantize and dequantize `values` as an engine does; float32.
 
         >>> GRIDS["int8"].round_trip(np.array([0.4, 0.6, 300.0]), 1.0).tolist()
         [0.0, 1.0, 127.0]

@@ -85,7 +85,7 @@ class Histogram:
 
     @property
     def amax(self) -> float:
-        """The largest magnitude; 0 for no values."""
+        """Largest magnitude; 0 for no values."""
         return max(abs(self.low), abs(self.high)) if self.count else 0.0
 
     def signed(self) -> tuple[Array, Array]:

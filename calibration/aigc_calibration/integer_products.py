@@ -1,4 +1,4 @@
-"""Products of 8-bit numbers in the graph that ONNX Runtime runs, and whether they are the same on every processor.
+"""Find products of 8-bit numbers that differ between processors, in the graph that ONNX Runtime runs.
 
 Where a processor multiplies u8 by s8 numbers with saturation, a session asks ONNX Runtime for exact products
 (`backends.exact_products`). That moves the codes of constant weights from s8 to u8, where they go beyond 64: two
@@ -48,7 +48,7 @@ _MOVES = frozenset({"amx_int8", "avx512_vnni", "avx512", "avx_vnni", "avx2"})
 
 
 def optimized(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph as ONNX Runtime runs it, with exact products."""
+    """Optimize a graph as ONNX Runtime does to run it, with exact products."""
     import onnx
     import onnxruntime
 

@@ -1,4 +1,4 @@
-"""Numbers that no low precision can hold, in what a site reads and gives."""
+"""Find numbers that no low precision can hold, in the inputs and results of a site."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ As far below one as mask constants are above."""
 def constant_problem(
     model: ir.Model, site: Site, *, largest: float = math.inf, least: float = LEAST, bias: bool = False
 ) -> str:
-    """Why the weight of a site has to stay float; empty if it need not.
+    """Say why the weight of a site must stay float; empty if it need not.
 
     Args:
         model: the float graph.
@@ -50,7 +50,7 @@ def constant_problem(
 
 
 def value_problem(names: Iterable[str], seen: Mapping[str, Histogram], *, least: float = LEAST) -> str:
-    """Why values have to stay float; empty if they need not.
+    """Say why values must stay float; empty if they need not.
 
     Args:
         names: of the values.

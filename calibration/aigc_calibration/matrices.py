@@ -21,7 +21,7 @@ __all__ = ["Reading", "from_matrix", "reading_of", "to_matrix"]
 
 
 def to_matrix(site: Site, weight: Array) -> Array:
-    """[in, out]: rows are summed over."""
+    """Reshape a weight to a matrix [in, out], whose rows are summed over."""
     if site.op_type == "Conv":  # [M, C, ...] -> [C * ..., M]
         return np.ascontiguousarray(weight.reshape(weight.shape[0], -1).T)
     if site.op_type == "ConvTranspose":  # [C, M, ...] -> [C, M * ...]
@@ -30,7 +30,7 @@ def to_matrix(site: Site, weight: Array) -> Array:
 
 
 def from_matrix(site: Site, matrix: Array) -> Array:
-    """The inverse of `to_matrix`."""
+    """Reshape a matrix [in, out] back to the layout of the weight."""
     if site.op_type == "Conv":
         return np.ascontiguousarray(matrix.T).reshape(site.shape)
     if site.op_type == "ConvTranspose":
@@ -61,7 +61,7 @@ class Reading:
     dilations: tuple[int, ...] = ()
 
     def rows(self, values: Array) -> Array:
-        """[rows, width]."""
+        """Extract the rows [rows, width] that the matrix multiplies."""
         if self.kind == "last":
             return values.reshape(-1, self.width)
         if self.kind == "channels":

@@ -26,7 +26,7 @@ def weight_bytes(model: ir.Model) -> int:
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:
-    """The graph as a protobuf message."""
+    """Convert a graph to a protobuf message."""
     import onnx_ir as ir
 
     return ir.to_proto(model)

@@ -1,4 +1,4 @@
-"""An ONNX graph as a function of all its inputs, run by ONNX Runtime's kernels for CPUs."""
+"""Open an ONNX graph as a function of all its inputs, run by ONNX Runtime's kernels for CPUs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def open_onnx(
 
 
 def _exposed(model: ir.Model, names: Sequence[str]) -> ir.Model:
-    """A copy in which these values are outputs, too."""
+    """Copy a model with these values as further outputs."""
     model = copy_graph(model)
     wanted = set(names) - {str(value.name) for value in model.graph.outputs}
     values = (*model.graph.inputs, *(value for node in model.graph for value in node.outputs))

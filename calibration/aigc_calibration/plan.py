@@ -1,4 +1,4 @@
-"""The quantization plan: what becomes of every site of a graph, and why.
+"""The quantization plan: the precision of every site of a graph, and the reason.
 
 Calibration and search end in a plan, and emitters start from one. It is plain JSON. Weights' codes and scales, which
 may be large, travel beside it (`weights.QuantizedWeight`).
@@ -40,7 +40,7 @@ HALVES = frozenset({"fp16", "bf16"})
 
 
 def as_site_precision(name: str) -> SitePrecision:
-    """A precision by its name.
+    """Convert a name to the precision of a site.
 
     Raises:
         UnknownNameError: no site can have it.
@@ -80,7 +80,7 @@ class TensorPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class OpPlan:
-    """What becomes of one site.
+    """The precision of one site.
 
     Attributes:
         node: name in the float graph.
@@ -110,7 +110,7 @@ class OpPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizationPlan:
-    """What becomes of a graph.
+    """The precision of every site of a graph.
 
     Attributes:
         version: of this format.
@@ -139,19 +139,19 @@ class QuantizationPlan:
 
     @property
     def ranges(self) -> Mapping[str, TensorPlan]:
-        """Value -> its range."""
+        """Map each value to its range."""
         return {t.name: t for t in self.tensors}
 
     def quantized(self) -> tuple[OpPlan, ...]:
-        """The sites that do not stay float."""
+        """Return the sites that do not stay float."""
         return tuple(op for op in self.ops if op.precision != "float")
 
     def counts(self) -> dict[str, int]:
-        """Precision -> number of sites."""
+        """Count the sites of each precision."""
         return dict(Counter(op.precision for op in self.ops))
 
     def with_float(self, nodes: Mapping[str, str]) -> QuantizationPlan:
-        """The same plan with some sites left in float: node -> why."""
+        """Copy the plan with some sites left float (node -> why)."""
         ops = tuple(
             replace(o, precision="float", why=nodes[o.node]) if o.node in nodes and o.precision != "float" else o
             for o in self.ops
@@ -159,7 +159,7 @@ class QuantizationPlan:
         return replace(self, ops=ops)
 
     def dump(self) -> bytes:
-        """As JSON."""
+        """Serialize the plan as JSON."""
         return (json.dumps(to_json(self), indent=1, allow_nan=False) + "\n").encode()
 
 

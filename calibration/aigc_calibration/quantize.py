@@ -1,4 +1,4 @@
-"""The whole of quantization: a float model and its data in, a quantized graph and its plan out."""
+"""Quantize: a float model and its data in, a quantized graph and its plan out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Quantized", "plan_calibrated", "quantize"]
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """What quantization made.
+    """The result of quantization.
 
     Attributes:
         graph: in the target's form.
@@ -92,7 +92,7 @@ def quantize(
 def plan_calibrated(
     prepared: ir.Model, calibration: Calibration, config: QuantConfig, *, precision: SitePrecision, form: Form
 ) -> tuple[ir.Model, QuantizationPlan]:
-    """The smoothed graph and its plan.
+    """Smooth a graph by its calibration and plan it.
 
     Raises:
         CalibrationError: the calibration is that of another graph, or for another precision.

@@ -1,4 +1,4 @@
-"""How far a grid shall reach: from the histogram of a tensor to the numbers that its outermost codes stand for.
+"""Choose the range of a grid from the histogram of a tensor: the numbers that its outermost codes stand for.
 
 A wider range clips less and rounds more coarsely. Symmetric grids (TensorRT's) take `find_amax`, the magnitude of the
 largest code; grids with a zero point (ONNX Runtime's) take `find_bounds`, which spends no code on numbers that never
@@ -38,7 +38,7 @@ def find_amax(
     percentile: float = 99.99,
     through: Callable[[Array], Array] | None = None,
 ) -> float:
-    """The range of one tensor.
+    """Choose the range of one tensor.
 
     Args:
         histogram: its values.
@@ -74,7 +74,7 @@ def find_bounds(
     percentile: float = 99.99,
     through: Callable[[Array], Array] | None = None,
 ) -> tuple[float, float]:
-    """The range of one tensor for a grid of 256 codes with a zero point (Jacob et al. 2018, equation 1).
+    """Choose the range of one tensor for a grid of 256 codes with a zero point (Jacob et al. 2018, equation 1).
 
     Args:
         histogram: its values.

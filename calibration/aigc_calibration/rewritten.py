@@ -1,4 +1,4 @@
-"""What ONNX Runtime made of a quantized graph, held against what was emitted: no more in low precision, no other codes.
+"""Compare the graph that ONNX Runtime runs with the emitted one: same codes, nothing more in low precision.
 
 Its optimizer replaces, joins and moves operators. Whatever it did, in the graph that it runs
 
@@ -47,7 +47,7 @@ _UNKNOWN = frozenset({"MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "
 
 
 def silent_changes(emitted: onnx.ModelProto, optimized: onnx.ModelProto, plan: QuantizationPlan) -> tuple[str, ...]:
-    """What the engine's graph holds that the emitted one does not, a sentence for each node; empty if nothing.
+    """List what the engine's graph holds and the emitted one does not, a sentence for each node.
 
     Args:
         emitted: the graph that ONNX Runtime was given.

@@ -33,7 +33,7 @@ Source = Literal["gain", "product", "layer"]
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothGroup:
-    """A value that can be divided per channel, and who makes up for it.
+    """A value that can be divided per channel, and the constants that are multiplied in return.
 
     Attributes:
         value: its name.
@@ -51,7 +51,7 @@ class SmoothGroup:
 
 
 def smoothable(model: ir.Model) -> tuple[SmoothGroup, ...]:
-    """Every group of a prepared graph."""
+    """Find every group of a prepared graph."""
     readers: dict[str, list[Site]] = {}
     for site in find_sites(model):
         if site.weight is not None and _one_group(model, site):

@@ -1,4 +1,4 @@
-"""A range for each branch of a concatenated skip connection.
+"""Give each branch of a concatenated skip connection a range of its own.
 
 The two halves of `Concat(upsampled, skip)` differ in magnitude, and one scale for both rounds the smaller coarsely
 (Li et al. 2023, "Q-Diffusion", section 3.2, splits the quantizers of such shortcuts). A convolution and a product are
@@ -47,7 +47,7 @@ def split_skips(model: ir.Model) -> tuple[ir.Model, int]:
 
 
 def _branch_sizes(node: ir.Node, site: Site) -> list[int]:
-    """Channels of every branch; empty where the site is none of the cases."""
+    """Count the channels of every branch; empty where the site is not one of the cases."""
     value = node.inputs[0]
     concat = None if value is None else value.producer()
     if site.weight is None or concat is None or concat.op_type != "Concat" or len(concat.inputs) < 2:

@@ -27,5 +27,5 @@ class Subject:
     settings: Pipeline
 
     def session(self, function: Callable[[Feeds], Mapping[str, Array]]) -> ArraySession:
-        """A session that the pipeline can drive, over a function of all graph inputs."""
+        """Make a session that the pipeline can drive from a function of all graph inputs."""
         return ArraySession(function, self.interface)

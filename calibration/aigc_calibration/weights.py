@@ -38,7 +38,7 @@ class QuantizedWeight:
     grid: Grid
 
     def dequantize(self) -> Array:
-        """What an engine computes with, float32."""
+        """Compute the numbers that the codes stand for, float32."""
         if self.block is None:
             shape = [1] * self.codes.ndim
             shape[self.axis] = -1
@@ -48,7 +48,7 @@ class QuantizedWeight:
 
 
 def channel_scales(weight: Array, axis: int, grid: Grid, *, method: Method = "mse", percentile: float = 99.99) -> Array:
-    """One scale per output channel, [channels] float32.
+    """Compute one scale per output channel, [channels] float32.
 
     Args:
         weight: any shape.
@@ -112,7 +112,7 @@ def round_to_channels(
 def block_scales(
     matrix: Array, grid: Grid, block: int, *, search: bool = True, importance: Array | None = None
 ) -> Array:
-    """One scale per `block` rows and column of a matrix [in, out]: [blocks, out] float32.
+    """Compute one scale per `block` rows and column of a matrix [in, out]: [blocks, out] float32.
 
     Args:
         matrix: the weight.

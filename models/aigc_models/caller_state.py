@@ -11,7 +11,7 @@ __all__ = ["callers_state"]
 
 @contextmanager
 def callers_state() -> Iterator[None]:
-    """Give back PyTorch's global random state and the variables that its compiler sets; also used as a decorator.
+    """Restore PyTorch's global random state and the variables that its compiler sets; also used as a decorator.
 
     A module that is built draws its first weights, and a training is seeded, from the one global generator; its tracer
     sets TORCHINDUCTOR_CACHE_DIR for good.

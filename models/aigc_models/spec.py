@@ -1,4 +1,4 @@
-"""What an export needs to know about a model: its module, interface and pipeline settings."""
+"""The specification of an export: a model's module, interface and pipeline settings."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ExportSpec:
 
 
 def example_feeds(spec: ExportSpec, sizes: Mapping[str, int], *, seed: int) -> dict[str, Array]:
-    """Random arrays for every graph input, seeded: integers within their range, a buffer partly filled.
+    """Make seeded random arrays for every graph input: integers within their range, a buffer partly filled.
 
     Args:
         spec: the model.
@@ -65,7 +65,7 @@ def example_feeds(spec: ExportSpec, sizes: Mapping[str, int], *, seed: int) -> d
 
 
 def _held_range(state: StateSpec, sizes: Mapping[str, int]) -> tuple[int, int]:
-    """How many steps a buffer may hold before the new ones; at least one where it can, so that they are seen."""
+    """Choose how many steps a buffer may hold before the new ones; at least one where it can, so that they are seen."""
     steps, capacity = sizes.get(state.step_dim, 1), state.capacity or 0
     if steps > capacity:
         raise ConfigError(f"{steps} steps do not fit into the buffer {state.input!r} of {capacity}")
@@ -80,7 +80,7 @@ def _shape(tensor: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
 
 
 def _draw(rng: np.random.Generator, tensor: TensorSpec, shape: tuple[int, ...], given: tuple[int, int] | None) -> Array:
-    """One input; `given` is the half-open range to draw from in place of the tensor's own."""
+    """Draw one input; `given` is the half-open range to draw from in place of the tensor's own."""
     dtype = np.dtype(tensor.dtype)
     if dtype.kind == "f":
         values = rng.standard_normal(shape) if given is None else rng.uniform(*given, size=shape)

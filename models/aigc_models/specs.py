@@ -1,4 +1,4 @@
-"""How each family is exported: its inputs, outputs, dynamic dimensions and carried state."""
+"""Specify how each family is exported: its inputs, outputs, dynamic dimensions and carried state."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _CachedLM(nn.Module):
 
 
 def lm_spec(model: TransformerLM, *, tokenizer: dict[str, str | int], cache: CacheKind = "growing") -> ExportSpec:
-    """A language model with its KV cache carried as state.
+    """Specify a language model with its KV cache carried as state.
 
     Args:
         model: the model.
@@ -121,7 +121,7 @@ class _TupleModule(nn.Module):
         self.model = model
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor]:
-        """Run."""
+        """Run the module."""
         return (self.model(*inputs),)
 
 
@@ -133,7 +133,7 @@ class _ContextUNet(nn.Module):
         self.model = model
 
     def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> tuple[Tensor]:
-        """Run."""
+        """Run the module."""
         return (self.model(sample, timestep, None, encoder_hidden_states),)
 
 
@@ -147,7 +147,7 @@ def unet_spec(
     default_guidance_scale: float = 1.0,
     class_names: tuple[str, ...] | None = None,
 ) -> ExportSpec:
-    """A diffusion UNet.
+    """Specify a diffusion UNet.
 
     Args:
         model: the model.
@@ -227,13 +227,13 @@ def _check_variance(config: UNetConfig, schedule: ScheduleConfig) -> None:
 
 
 def unet_classes(config: UNetConfig) -> int | None:
-    """Classes that may be asked for: without the null class where it is the last."""
+    """Count the classes that can be requested: without the null class where it is the last."""
     classes = config.num_class_embeds
     return classes - 1 if classes is not None and config.null_class == classes - 1 else classes
 
 
 def gan_spec(model: Generator, *, class_names: tuple[str, ...] | None = None) -> ExportSpec:
-    """A GAN's generator.
+    """Specify a GAN's generator.
 
     Args:
         model: the model.

@@ -60,7 +60,7 @@ class LoadedModel:
         name: in the zoo.
         spec: how it is exported; holds the module.
         checkpoint: where the weights came from.
-        notes: what to tell the user: what was converted, what lies beside the weights and was not read.
+        notes: for the user: what was converted, what lies beside the weights and was not read.
     """
 
     name: str
@@ -69,7 +69,7 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
 
     def evaluation(self, quality_data: Path | str | None = None) -> Evaluation:
-        """What it is evaluated on; see `choose_evaluation`."""
+        """Choose what the model is evaluated on; see `choose_evaluation`."""
         found = self.checkpoint
         return choose_evaluation(
             self.spec.settings,
@@ -80,7 +80,7 @@ class LoadedModel:
         )
 
     def is_evaluated_elsewhere(self, evaluation: Evaluation) -> bool:
-        """Whether own weights are evaluated on the built-in text, which need not be like what they were trained on."""
+        """Check whether own weights are evaluated on the built-in text, which may differ from their training data."""
         shipped = shipped_checkpoint(self.name)
         return evaluation.data == STANDARD_LIBRARY and self.checkpoint.path.parent != shipped
 
@@ -114,7 +114,7 @@ def _gan_spec(module: nn.Module, record: Mapping[str, Any], _options: Mapping[st
 
 
 def _class_names(record: Mapping[str, Any], num_classes: int | None) -> tuple[str, ...] | None:
-    """The names that training wrote."""
+    """Read the class names that training wrote."""
     names = record.get("class_names")
     if names is not None and (not isinstance(names, list) or not all(isinstance(name, str) for name in names)):
         raise CheckpointError(
@@ -152,7 +152,7 @@ MODELS: dict[str, ModelEntry] = {
 
 
 def _check_before_memory(entry: ModelEntry, found: Checkpoint) -> None:
-    """Refuse what config.json describes and the file does not hold, before memory is taken for it."""
+    """Check before memory is taken that the file holds what config.json describes."""
     with torch.device("meta"):
         module = entry.build(found.config)
     check_fits(module, found.tensors, source=str(found.path))

@@ -206,7 +206,7 @@ def no_samples(header: dict[str, Any], arrays: dict[str, Any]) -> None:
         (fewer_tensors, "its arrays are not those of its header"),
         (one_half, "its arrays are not those of its header"),
         (a_name_twice, "its arrays are not those of its header"),
-        (no_counts, "is no calibration cache"),
+        (no_counts, "is not a calibration cache"),
         (no_channels, "its arrays are not those of its header"),
         (nan_channels, "its arrays are not those of its header"),
         (negative_channels, "its arrays are not those of its header"),
@@ -214,10 +214,10 @@ def no_samples(header: dict[str, Any], arrays: dict[str, Any]) -> None:
         (another_version, f"has version {CACHE_VERSION + 1}, this is for version {CACHE_VERSION}"),
         (unknown_field, "color is not a known field"),
         (no_digest, "graph_sha256 is missing"),
-        (odd_width, "no histogram has"),
-        (upside_down, "no histogram has"),
-        (no_low, "no histogram has"),
-        (more_zeros, "no histogram has"),
+        (odd_width, "invalid histogram"),
+        (upside_down, "invalid histogram"),
+        (no_low, "invalid histogram"),
+        (more_zeros, "invalid histogram"),
         (strong, "strengths lie between 0 and 1"),
         (unknown_source, "smoothing is"),
         (no_samples, "there are 0 samples"),
@@ -281,10 +281,10 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
     np.savez(tmp_path / "objects.npz", header=np.array([{"a": 1}], dtype=object), counts=np.zeros(1))
     (tmp_path / "text").write_text("hello")
     for name, message in (
-        ("array.npy", "or no calibration cache"),
-        ("arrays.npz", "is no calibration cache"),
+        ("array.npy", "or not a calibration cache"),
+        ("arrays.npz", "is not a calibration cache"),
         ("objects.npz", "element type object"),
-        ("text", "or no calibration cache"),
+        ("text", "or not a calibration cache"),
         ("nowhere.npz", "no such file"),
         ("", "is a folder"),
     ):
@@ -322,7 +322,7 @@ def test_values_that_are_missing(calibration: Calibration) -> None:
     model, data = small_network()
     tensors = {n: t for n, t in calibration.statistics.tensors.items() if n != "c3"}
     lacking = replace(calibration, statistics=replace(calibration.statistics, tensors=tensors))
-    with pytest.raises(CalibrationError, match="incomplete: it never saw 'c3'"):
+    with pytest.raises(CalibrationError, match="incomplete: it has no statistics of 'c3'"):
         quantize(model, data, CONFIG, precision="int8", calibration=lacking)
     for channels in ({}, {**calibration.channels, "r1": np.ones(5, np.float32)}):
         with pytest.raises(CalibrationError, match="incomplete: its channels are not those of the graph"):

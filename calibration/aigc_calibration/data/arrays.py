@@ -22,7 +22,7 @@ __all__ = ["ArrayData", "choose_rows"]
 
 
 def choose_rows(total: int, samples: int, seed: int) -> Array:
-    """Places of `samples` of `total` rows, ascending: one from each of as many stretches; all if there are no more."""
+    """Choose `samples` of `total` rows, ascending, one from each of equal stretches; all rows if there are no more."""
     return stratified(min(samples, total), total, stream(seed, "rows"))
 
 
@@ -57,21 +57,21 @@ class ArrayData:
 
     @property
     def total(self) -> int:
-        """Rows of the file."""
+        """Number of rows in the file."""
         return next(iter(self.source.columns.values())).shape[0]
 
     @property
     def samples(self) -> int:
-        """Rows that are drawn."""
+        """Number of rows that are drawn."""
         return min(self.most, self.total)
 
     @property
     def rows(self) -> int:
-        """One for every sample."""
+        """Number of rows: one for every sample."""
         return self.samples
 
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
-        """Feeds of the graph; carried state is empty."""
+        """Yield the feeds of the graph; carried state is empty."""
         recorder = Recorder(open_onnx(graph, threads=threads))
         session = self.subject.session(recorder)
         for feeds in self.source.batches(self._chosen(), self.batch):

@@ -1,4 +1,4 @@
-"""Which points of which sampling trajectories are taken."""
+"""Choose the points of sampling trajectories that make the samples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """What is taken at a step.
+    """One sample: a row of a trajectory at one step.
 
     Attributes:
         row: of the chunk's trajectories.
@@ -51,7 +51,7 @@ class Chunk:
     points: Mapping[int, list[Point]]
 
     def timesteps(self, steps: int, total: int) -> Array:
-        """From noisy to clean, one from each of `steps` stretches of 0 to `total` - 1: int64 [steps]."""
+        """Timesteps from noisy to clean, one from each of `steps` stretches of 0 to `total` - 1: int64 [steps]."""
         return ((np.arange(steps)[::-1] + self.phase) * total / steps).astype(np.int64)
 
 

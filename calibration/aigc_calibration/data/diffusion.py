@@ -97,11 +97,11 @@ class DiffusionData:
 
     @property
     def rows(self) -> int:
-        """One for every point."""
+        """Number of rows: one for every point."""
         return self.samples
 
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
-        """Feeds of the graph."""
+        """Yield the feeds of the graph."""
         points: list[dict[str, Array]] = []
         for point in self._points(graph, threads):
             points.append(point)
@@ -144,7 +144,7 @@ class DiffusionData:
         return self.context is not None and (self.null_context is not None or settings.default_guidance_scale != 1.0)
 
     def _branches(self, settings: DiffusionSettings, chunk: Chunk, guided: bool) -> list[dict[str, Array]]:
-        """What the rows of a chunk are fed beside sample and timestep: with their condition, and without."""
+        """Make the conditions of a chunk's rows, and the null conditions of its unconditional branch."""
         given: dict[str, Array] = {}
         null: dict[str, Array] = {}
         if settings.num_classes is not None:

@@ -1,4 +1,4 @@
-"""How samples are drawn: seeded streams of their own, and orders that keep both halves of the samples alike.
+"""Draw samples: from seeded streams of their own, in orders that keep both halves of the samples alike.
 
 The halves of the samples, whose ranges are compared with each other, are those in even and in odd places. Neighbors
 in what the samples are stratified over (time, text, rows of a file) therefore go to places beside each other.
@@ -19,7 +19,7 @@ _KEYS = MappingProxyType({"text": 1, "diffusion": 2, "images": 3, "gan": 4, "row
 
 
 def stream(seed: int, what: str) -> np.random.Generator:
-    """A generator that nothing else draws from.
+    """Make a random generator that nothing else draws from.
 
     Pipelines, and so the evaluation of quality, draw noise from PyTorch's Mersenne Twister. This is numpy's PCG64
     under a key of its own: no seed of one gives numbers of the other, so that no evaluated sample was calibrated on.
@@ -32,7 +32,7 @@ def stream(seed: int, what: str) -> np.random.Generator:
 
 
 def stratified(count: int, total: int, rng: np.random.Generator) -> Array:
-    """One integer from each of `count` stretches of 0 to `total` - 1, ascending; distinct if `count` <= `total`.
+    """Draw one integer from each of `count` stretches of 0 to `total` - 1, ascending; distinct if `count` <= `total`.
 
     >>> stratified(4, 4, np.random.default_rng(0)).tolist()
     [0, 1, 2, 3]
@@ -42,7 +42,7 @@ def stratified(count: int, total: int, rng: np.random.Generator) -> Array:
 
 
 def halves(order: Array, rng: np.random.Generator) -> Array:
-    """The half of every sample, 0 or 1: of two neighbors in `order` one goes to each half; [N] int64.
+    """Assign every sample to a half, 0 or 1: of two neighbors in `order` one goes to each half; [N] int64.
 
     Of an odd number of samples the last in order goes to half 0.
     """
@@ -53,7 +53,7 @@ def halves(order: Array, rng: np.random.Generator) -> Array:
 
 
 def paired_order(count: int, rng: np.random.Generator) -> Array:
-    """A random order of 0 to `count` - 1 in which of 2i and 2i + 1 one is in an even and one in an odd place."""
+    """Shuffle 0 to `count` - 1 so that of each pair 2i, 2i + 1 one is in an even place and one in an odd place."""
     half = halves(np.arange(count), rng)
     order = np.empty(count, dtype=np.int64)
     order[::2], order[1::2] = (rng.permutation(np.flatnonzero(half == one)) for one in (0, 1))

@@ -1,4 +1,4 @@
-"""What arrays a model takes: how to say it, and how to refuse others before any work starts."""
+"""Describe the arrays that a model takes, and check arrays against that before any work starts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LIMITS = MappingProxyType({"latents": 100.0, "sample": 1e4, "encoder_hidden_stat
 
 
 def takes(subject: Subject, name: str) -> bool:
-    """Whether a model has an input of this name."""
+    """Check whether a model has an input of this name."""
     return subject.interface.input(name) is not None
 
 
 def expected_arrays(subject: Subject, names: Collection[str] | None = None) -> str:
-    """Names, types, shapes and ranges of a model's inputs, or of some of them, in one line."""
+    """Describe a model's inputs, or some of them, in one line: names, types, shapes and ranges."""
     parts = [_expected(subject, t) for t in subject.interface.inputs if names is None or t.name in names]
     return f"expected exactly: {'; '.join(parts)}; the same number of rows in each, one or more"
 
@@ -71,7 +71,7 @@ class ArrayCheck:
         self._rows = 0
 
     def refuse(self, what: str, why: str = "") -> CalibrationError:
-        """An error that says what is expected, to be raised."""
+        """Make the error that says what is expected."""
         return CalibrationError(what, hint=f"{why}; {self._hint}" if why else self._hint)
 
     def shapes(self, arrays: Mapping[str, Array]) -> None:
@@ -111,7 +111,7 @@ class ArrayCheck:
         self._rows += len(arrays[self._specs[0].name])
 
     def finish(self) -> None:
-        """Check what only all rows together tell.
+        """Check what needs all rows: ranges and constant inputs.
 
         Raises:
             CalibrationError: an array that is one constant.

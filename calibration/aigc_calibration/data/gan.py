@@ -1,4 +1,4 @@
-"""Latents and classes as a GAN's pipeline draws them."""
+"""Draw latents and classes as a GAN's pipeline draws them."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class GanData:
 
     @property
     def rows(self) -> int:
-        """One for every latent."""
+        """Number of rows: one for every latent."""
         return self.samples
 
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
-        """Feeds of the graph."""
+        """Yield the feeds of the graph."""
         settings = self.subject.settings
         assert isinstance(settings, GanSettings)
         rng = stream(self.seed, "gan")

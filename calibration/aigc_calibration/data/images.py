@@ -64,11 +64,11 @@ class ImageData:
 
     @property
     def rows(self) -> int:
-        """One for every point."""
+        """Number of rows: one for every point."""
         return self.samples
 
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
-        """Feeds of the graph."""
+        """Yield the feeds of the graph."""
         from aigc_runtime.generation.schedules import alphas_cumprod
 
         settings = self.subject.settings
@@ -92,7 +92,7 @@ class ImageData:
             yield feeds
 
     def _picks(self, rng: np.random.Generator) -> tuple[Array, Array]:
-        """The image of every point in random order, and whether it is fed without its class."""
+        """Choose the image of every point in random order, and whether it is fed without its class."""
         picks = rng.permutation(len(self.images))[np.arange(self.samples) % len(self.images)]
         if self.labels is not None:
             picks = picks[np.argsort(self.labels[picks], kind="stable")]

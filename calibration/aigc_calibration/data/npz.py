@@ -28,7 +28,7 @@ _HINT = "write it with numpy.savez, from plain arrays of numbers in C order (num
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """What an array is, without its numbers.
+    """Type and shape of an array.
 
     Attributes:
         dtype: of its elements.
@@ -42,11 +42,11 @@ class Column:
 
     @property
     def row_bytes(self) -> int:
-        """Size of a row."""
+        """Size of a row in bytes."""
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
     def stand_in(self) -> Array:
-        """Zeros of this type and shape that take no memory."""
+        """Make zeros of this type and shape that take no memory."""
         return np.broadcast_to(np.zeros((), dtype=self.dtype), self.shape)
 
 
@@ -72,7 +72,7 @@ class NpzRows:
                     self.columns[name] = _read_header(stream, entry.filename, entry.file_size)
 
     def rows(self, name: str, chosen: Array, *, whole: bool = False) -> Generator[Array, None, None]:
-        """Rows of an array, one at a time.
+        """Yield the rows of an array, one at a time.
 
         Args:
             name: key of `columns`.
@@ -97,7 +97,7 @@ class NpzRows:
                 stream.read(1)
 
     def batches(self, chosen: Array, size: int, *, whole: bool = False) -> Iterator[dict[str, Array]]:
-        """The same rows of every array, `size` at a time."""
+        """Yield the same rows of every array, `size` at a time."""
         with contextlib.ExitStack() as stack:
             streams = {
                 name: stack.enter_context(contextlib.closing(self.rows(name, chosen, whole=whole)))

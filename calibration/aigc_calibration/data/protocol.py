@@ -1,4 +1,4 @@
-"""What calibration asks of its data."""
+"""The interface of calibration data."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class CalibrationData(Protocol):
 
     @property
     def samples(self) -> int:
-        """How many there are, over all batches."""
+        """Number of samples, over all batches."""
         ...
 
     @property
     def rows(self) -> int:
-        """Rows of all batches: a multiple of `samples` where each is fed in that many steps, one batch a step."""
+        """Number of rows in all batches: a multiple of `samples` where each is fed in several steps, a batch a step."""
         ...
 
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
-        """Arrays for every input of `graph`, which is run where the next feeds follow from its results."""
+        """Yield arrays for every input of `graph`, which is run where the next feeds follow from its results."""
         ...
 
 

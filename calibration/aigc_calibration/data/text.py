@@ -23,19 +23,19 @@ __all__ = ["Recorder", "TextData"]
 
 
 class Recorder:
-    """A function of all graph inputs that keeps copies of what it was given."""
+    """Wraps a function of all graph inputs and keeps copies of its feeds."""
 
     def __init__(self, run: Callable[[Feeds], dict[str, Array]]) -> None:
         self.run = run
         self.records: list[dict[str, Array]] = []
 
     def __call__(self, feeds: Feeds) -> Mapping[str, Array]:
-        """Run, and keep the feeds."""
+        """Run the function and keep its feeds."""
         self.records.append({name: np.array(value) for name, value in feeds.items()})
         return self.run(feeds)
 
     def take(self) -> list[dict[str, Array]]:
-        """What was recorded since the last time."""
+        """Return the feeds recorded since the last call."""
         records, self.records = self.records, []
         return records
 
@@ -82,7 +82,7 @@ class TextData:
 
     @property
     def rows(self) -> int:
-        """Every window is one prompt, and one row for each token behind it."""
+        """Number of rows: one prompt for every window, and one row for each token behind it."""
         return self.samples * (1 + self._steps)
 
     @property
@@ -91,14 +91,14 @@ class TextData:
 
     @property
     def window(self) -> int:
-        """Tokens in a window."""
+        """Number of tokens in a window."""
         dims = {d.name: d.max for d in self.subject.interface.dims}
         settings = self.subject.settings
         context = settings.context_length if isinstance(settings, TextSettings) else self.length
         return min(self.length, context, dims.get("sequence") or self.length)
 
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
-        """Feeds of the graph, the cache among them."""
+        """Yield the feeds of the graph, the cache among them."""
         recorder = Recorder(open_onnx(graph, threads=threads))
         session = self.subject.session(recorder)
         rng = stream(self.seed, "text")

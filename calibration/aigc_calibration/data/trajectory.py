@@ -1,4 +1,4 @@
-"""A sampling trajectory, and what the model is fed at every step of it.
+"""Run a sampling trajectory, and yield the model's feeds at every step.
 
 The pipeline's own loop draws its noise from the stream that quality is measured with, and visits one grid of timesteps;
 calibration needs other noise, and other grids. Sampler and predictions are the pipeline's.
@@ -27,7 +27,7 @@ def ddim_trajectory(
     branches: Sequence[Feeds],
     scale: float,
 ) -> Iterator[list[dict[str, Array]]]:
-    """Sample by DDIM; after every step, the feeds of each branch.
+    """Sample by DDIM, and yield the feeds of each branch after every step.
 
     Args:
         run: the model, as a function of all its inputs.

@@ -1,4 +1,4 @@
-"""What a search has measured so far, on disk: a search that was stopped goes on where it was.
+"""Keep the measurements of a search on disk, so that a search that was stopped goes on where it was.
 
 A file of JSON lines, one measurement each, only ever appended to. Keys hold the digests of the graphs and the samples,
 and the engine and the machine that measured, so that a journal may be used for any model: what does not belong is never
@@ -27,7 +27,7 @@ MAX_JOURNAL_BYTES = 2**28
 
 
 def measuring_environment() -> str:
-    """The engine and the machine: another version has other kernels, another processor other times and roundings."""
+    """Describe engine and machine: other versions have other kernels, other processors other times and roundings."""
     import onnxruntime
 
     return f"onnxruntime {onnxruntime.__version__}, {_processor()}, {os.cpu_count()} cores"
@@ -50,7 +50,7 @@ class Journal:
         environment: what measured, such as `measuring_environment()`; measurements of another one are not found.
 
     Raises:
-        CalibrationError: the file is no journal, or one of another version.
+        CalibrationError: the file is not a journal, or has another version.
         OutputError: it cannot be read or written.
     """
 
@@ -82,15 +82,15 @@ class Journal:
         if number == 0:
             if entry != {"version": JOURNAL_VERSION}:
                 raise CalibrationError(
-                    f"{str(self.path)!r} is no search journal of version {JOURNAL_VERSION}", hint=hint
+                    f"{str(self.path)!r} is not a search journal of version {JOURNAL_VERSION}", hint=hint
                 )
             return
         if not isinstance(entry, dict) or entry.keys() != {"key", "value"} or not isinstance(entry["key"], str):
-            raise CalibrationError(f"line {number + 1} of {str(self.path)!r} is no measurement", hint=hint)
+            raise CalibrationError(f"line {number + 1} of {str(self.path)!r} is not a measurement", hint=hint)
         self.values[entry["key"]] = entry["value"]
 
     def get(self, key: str) -> Any:
-        """A value, or None."""
+        """Return the value of a key, or None."""
         value = self.values.get(self._full(key))
         self.reused += value is not None
         return value
@@ -117,7 +117,7 @@ class Journal:
         return f"{self.environment} | {key}" if self.environment else key
 
     def remember(self, key: str, measure: Callable[[], Any]) -> Any:
-        """The value of a key, measured only if it is not there."""
+        """Return the value of a key; measure it only if it is not there."""
         value = self.get(key)
         if value is None:
             value = measure()

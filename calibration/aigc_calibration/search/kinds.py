@@ -1,4 +1,4 @@
-"""Sites of one kind: the same operator on the same sizes, from the same precision to the same other one.
+"""Group sites by kind: the same operator on the same sizes, in the same two precisions.
 
 What one of them gains by low precision, the others gain too, so that time is measured once per kind.
 """
@@ -19,7 +19,7 @@ __all__ = ["site_kinds"]
 
 
 def site_kinds(pair: PrecisionPair, feeds: Feeds) -> dict[str, tuple[str, ...]]:
-    """Kind -> its sites, of those that could run in low precision.
+    """Group the sites that could run in low precision by kind.
 
     Args:
         pair: plans in both precisions.

@@ -1,4 +1,4 @@
-"""How much noise a mix makes: a toggle graph, samples, and what the float graph gives for them.
+"""Measure the noise of a mix: a toggle graph, samples, and the float graph's outputs for them.
 
 A probe is plain bytes and arrays, so that another process or another machine can run it.
 """
@@ -26,7 +26,7 @@ __all__ = ["Probe", "make_probe", "measure_noise"]
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What it takes to measure a mix.
+    """All that a worker needs to measure a mix.
 
     Attributes:
         model: the toggle graph, serialized.
@@ -54,10 +54,10 @@ class Probe:
 
 
 def make_probe(toggled: ir.Model, nodes: Sequence[str], feeds: Sequence[Feeds], outputs: Sequence[str]) -> Probe:
-    """A probe whose reference is the toggle graph with every switch off.
+    """Make a probe whose reference is the toggle graph with every switch off.
 
     Raises:
-        CalibrationError: an output is zero or not finite on all samples, so that no noise can be told.
+        CalibrationError: an output is zero or not finite on all samples, so that noise cannot be measured.
     """
     import onnx_ir as ir
 
@@ -80,7 +80,7 @@ def make_probe(toggled: ir.Model, nodes: Sequence[str], feeds: Sequence[Feeds], 
 
 
 def measure_noise(probe: Probe, low: Collection[str]) -> float:
-    """Noise power of the outputs relative to their signal, sum (q - x)^2 / sum x^2, with `low` in low precision.
+    """Measure the outputs' noise power relative to their signal, sum (q - x)^2 / sum x^2, with `low` in low precision.
 
     One thread: the result is the same whatever the number of processes.
     """

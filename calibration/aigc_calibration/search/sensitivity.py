@@ -1,4 +1,4 @@
-"""What low precision costs and gains at every site: noise measured one site at a time, milliseconds and bytes.
+"""Measure what low precision costs and gains at every site: noise one site at a time, milliseconds and bytes.
 
 The noise of sites adds up: on the shipped UNet the sum over 75 sites was within 0.03 dB of all of them at once.
 """
@@ -24,7 +24,7 @@ TICK_MS = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
-    """One site.
+    """Cost and gain of low precision at one site.
 
     Attributes:
         node: its name.
@@ -48,13 +48,13 @@ class Sensitivity:
 
     @property
     def sqnr_db(self) -> float:
-        """Signal to noise with this site alone in low precision."""
+        """Signal-to-noise ratio in dB with this site alone in low precision."""
         return decibels(self.noise)
 
     def gain(self, objective: str) -> float:
-        """What low precision saves, by `latency` (ms), `size` (bytes) or `ops` (one each); 0 or less is no gain.
+        """Compute what low precision saves, by `latency` (ms), `size` (bytes) or `ops` (one each); 0 or less: none.
 
-        A time that is not told from zero counts as its own error: small, but not nothing.
+        A time that cannot be distinguished from zero counts as its own error: small, but not nothing.
         """
         if objective == "size":
             return float(self.saved_bytes)
@@ -77,7 +77,7 @@ def decibels(noise: float) -> float:
 def measure_sites(
     probe: Probe, workers: Workers, journal: Journal, *, progress: Progress | None = None
 ) -> dict[str, float]:
-    """Noise of every site alone: node -> noise.
+    """Measure the noise of every site alone: node -> noise.
 
     Args:
         probe: of the graph.

@@ -1,4 +1,4 @@
-"""One graph that is every mix of two precisions: each site has a switch among the inputs.
+"""Build one graph for every mix of two precisions: each site has a switch among the inputs.
 
 Where the emitter lets a node read a quantized value q in place of a float one x, this graph has
 
@@ -30,7 +30,7 @@ SWITCH = "switch."
 def toggle_graph(
     model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, QuantizedWeight], form: Form
 ) -> ir.Model:
-    """The graph with a switch for every site that the plan quantizes.
+    """Build the graph with a switch for every site that the plan quantizes.
 
     Args:
         model: the float graph that the plan was made for; not changed.

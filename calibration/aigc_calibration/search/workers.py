@@ -1,4 +1,4 @@
-"""Who measures mixes: this process, several local ones, or a Dask cluster. The results are the same."""
+"""Workers that measure mixes: this process, several local ones, or a Dask cluster. The results are the same."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Workers(Protocol):
     """Measures mixes of a probe."""
 
     def noises(self, probe: Probe, mixes: Sequence[Mix]) -> Iterator[tuple[Mix, float]]:
-        """(mix, `measure_noise`), in the order in which they are done.
+        """Yield (mix, its noise) in the order of completion.
 
         Raises:
             EngineError: a worker failed.
@@ -52,14 +52,14 @@ class Workers(Protocol):
 
 
 def make_workers(*, jobs: int = 1, dask: str | None = None) -> Workers:
-    """Workers by the command line's options.
+    """Make the workers that the command line's options ask for.
 
     Args:
         jobs: local processes; 1 measures in this one.
         dask: address of a Dask scheduler, such as `tcp://10.0.0.1:8786`, in place of local processes.
 
     Raises:
-        ConfigError: no jobs, both, or what is no address.
+        ConfigError: fewer than one job, both options, or an invalid address.
     """
     check_jobs(jobs)
     if dask is None:
@@ -81,19 +81,19 @@ _ADDRESS = re.compile(r"[a-z]+://\S+|[^\s:/]+:\d+|inproc://\S+")
 
 
 def check_dask_address(address: str) -> None:
-    """Refuse what cannot be the address of a scheduler, before any work.
+    """Check the address of a Dask scheduler before any work.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is invalid.
     """
     if _ADDRESS.fullmatch(address) is None:
         raise ConfigError(
-            f"{address!r} is no address of a Dask scheduler", hint="it reads like tcp://10.0.0.1:8786 or HOST:8786"
+            f"{address!r} is not the address of a Dask scheduler", hint="it reads like tcp://10.0.0.1:8786 or HOST:8786"
         )
 
 
 class InProcessWorkers:
-    """This process."""
+    """Measures in this process."""
 
     def noises(self, probe: Probe, mixes: Sequence[Mix]) -> Iterator[tuple[Mix, float]]:
         """See `Workers.noises`."""
@@ -111,7 +111,7 @@ def _start(probe: Probe) -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed cannot tell its workers, which would wait for more work for ever."""
+    """End this worker with its parent: a killed parent leaves workers waiting forever."""
     parent = parent_process()
     assert parent is not None
     parent.join()
@@ -136,7 +136,7 @@ def _measure(mix: Mix) -> float:
 
 
 class LocalWorkers:
-    """Local processes, each with the probe loaded once.
+    """Measures in local processes, each with the probe loaded once.
 
     Args:
         jobs: how many.
@@ -167,7 +167,7 @@ class LocalWorkers:
 
 
 class DaskWorkers:
-    """The workers of a Dask cluster; they need aigc-export of the same version.
+    """Measures on the workers of a Dask cluster, which need aigc-export of the same version.
 
     Args:
         address: of the scheduler.

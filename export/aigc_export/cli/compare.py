@@ -131,7 +131,7 @@ def compare(
 
 
 def _pair(bundles: tuple[str, ...], baseline: str | None) -> tuple[str, str]:
-    """A and B."""
+    """Open bundles A and B."""
     given = bundles if baseline is None else (baseline, *bundles)
     if len(given) != 2:
         raise click.UsageError(f"two bundles are compared, A and B: {len(given)} given (--baseline gives A)")

@@ -174,13 +174,13 @@ def export(
 
 
 def _beside(output: Path, suffix: str) -> Path:
-    """A folder beside the bundle: `.` has no name to end with a suffix, its absolute path has."""
+    """Name a folder beside the bundle; the path is made absolute, since `.` has no name to extend."""
     whole = Path(os.path.abspath(output))  # noqa: PTH100 - as in `atomic_directory`
     return whole.with_name(f"{whole.name}{suffix}")
 
 
 def _identity(bundle: Path) -> tuple[int, int] | None:
-    """Which manifest lies there, if one does: every export writes a new file."""
+    """Identify the manifest that lies there, if there is one: every export writes a new file."""
     try:
         status = (bundle / MANIFEST).stat()
     except OSError:

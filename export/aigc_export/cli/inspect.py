@@ -77,7 +77,7 @@ def inspect(bundle_path: str, as_json: bool) -> None:
 
 
 def _plain(*values: object) -> str:
-    """Text that rich takes as it stands: names may hold what it would read as markup."""
+    """Escape a text for rich: names may hold what it would read as markup."""
     from rich.markup import escape
 
     return escape(printable(", ".join(map(str, values))))

@@ -69,24 +69,24 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def target_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--target`."""
+    """Add `--target`."""
     return click.option(
         "--target", default="ort-cpu", show_default=True, help="Engine and device; see `aigc-export models`."
     )(function)
 
 
 def calibration_option(what_for: str) -> Decorator:
-    """`--calibration`: a file, and what it is read for."""
+    """Add `--calibration`, a file of an earlier calibration."""
     return click.option("--calibration", type=TEXT_PATH, help=f"A file of `aigc-export calibrate`, {what_for}.")
 
 
 def seed_option(of: str) -> Decorator:
-    """`--seed` of something."""
+    """Add `--seed`; `of` names what is drawn with it."""
     return click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help=f"Of the {of}.")
 
 
 def tolerance_option(instead: str) -> Decorator:
-    """`--tolerance`: limits of the user's own, and what they replace."""
+    """Add `--tolerance`, limits of the user's own; `instead` names what they replace."""
     return click.option(
         "--tolerance", multiple=True, metavar="NAME=VALUE", help=f"A limit {instead}: min_sqnr_db=60; may be repeated."
     )

@@ -1,4 +1,4 @@
-"""What several verbs share: consoles and common options."""
+"""Consoles and options that several verbs share."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_w
 
 
 def out_console() -> Console:
-    """For results, on standard output; wide enough for tables where no terminal says how wide it is."""
+    """Make the console for results, on standard output; wide enough for tables where there is no terminal."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -40,7 +40,7 @@ def out_console() -> Console:
 
 
 def err_console() -> Console:
-    """For progress, on standard error, so that --json stays clean."""
+    """Make the console for progress, on standard error, so that --json stays clean."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
@@ -55,17 +55,17 @@ def show_warnings(*warnings: str) -> list[str]:
 
 
 def json_option(function: F) -> F:
-    """`--json`."""
+    """Add `--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")(function)
 
 
 def threads_option(function: F) -> F:
-    """`--threads`."""
+    """Add `--threads`."""
     return click.option(
         "--threads", type=click.IntRange(min=1), help="Threads of the engine. Default: every processor."
     )(function)
 
 
 def bundle_argument(function: F) -> F:
-    """`BUNDLE`."""
+    """Add the argument `BUNDLE`."""
     return click.argument("bundle_path", metavar="BUNDLE", type=TEXT_PATH)(function)

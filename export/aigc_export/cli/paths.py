@@ -1,4 +1,4 @@
-"""Types of options that are paths: none is empty, and no two of a command line get in each other's way.
+"""Types of options that are paths: none is empty, and no two paths of a command line collide.
 
 What is written never takes the place of what is read, nor of what else is written; and nothing is written into a
 folder that is replaced as a whole, such as a bundle, which would not open with a file more.
@@ -37,7 +37,7 @@ class OptionPath(click.Path):
         self.role = role
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse it by the option's name: empty, or in the way of one that was read before."""
+        """Convert a path; an empty path, or one that collides with an earlier one, is an error."""
         if value == "":
             self.fail("a path is expected, and this one is empty", param, ctx)
         for other, path in _others(ctx):
@@ -56,7 +56,7 @@ REPLACED_FOLDER = OptionPath("replaced")
 
 
 def _others(ctx: click.Context | None) -> Iterator[tuple[click.Parameter, Path]]:
-    """The paths that were read so far."""
+    """Return the paths that were read so far."""
     for parameter in () if ctx is None else ctx.command.params:
         given = ctx.params.get(parameter.name or "") if ctx is not None else None
         if isinstance(parameter.type, OptionPath):
@@ -66,7 +66,7 @@ def _others(ctx: click.Context | None) -> Iterator[tuple[click.Parameter, Path]]
 
 
 def _collision(path: Path, role: Role, other: Path, other_role: Role, flag: str) -> str:
-    """Why not both; empty where nothing speaks against it."""
+    """Say why two paths collide; empty where they do not."""
     if role == other_role == "read" or _takes_all(path) or _takes_all(other):
         return ""
     here, there = Path(os.path.realpath(path)), Path(os.path.realpath(other))
@@ -80,7 +80,7 @@ def _collision(path: Path, role: Role, other: Path, other_role: Role, flag: str)
 
 
 def _takes_all(path: Path) -> bool:
-    """A pipe or a device, to which several may write."""
+    """Check whether a path is a pipe or a device, to which several outputs may be written."""
     try:
         return is_stream(path)
     except (OSError, ValueError):

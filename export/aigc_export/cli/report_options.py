@@ -24,7 +24,7 @@ __all__ = ["Reports", "report_options", "report_usage"]
 
 @dataclass(kw_only=True)
 class Reports:
-    """What the files will hold.
+    """The content of the report files.
 
     Attributes:
         subject: what the verb does, for a report of an error.
@@ -43,7 +43,7 @@ class Reports:
     started: float = field(default_factory=time.perf_counter)
 
     def write(self, error: AigcError | None) -> None:
-        """Write the files, each whatever becomes of the other.
+        """Write both files; a failure of one does not stop the other.
 
         Args:
             error: what ended the verb, if it is not parity that was missed.
@@ -64,7 +64,7 @@ class Reports:
 
 
 def report_options(verb: str, subject: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add the two options; the command gets them as `reports`, whose files are written whatever becomes of it.
+    """Add the two options; the command gets them as `reports`, whose files are written in any case.
 
     Args:
         verb: its name.
@@ -153,7 +153,7 @@ def _asked(flag: str, arguments: Sequence[str]) -> Path | None:
 
 
 def _write_despite(reports: Reports, err: BaseException | None) -> None:
-    """Write the reports of a failure, which stays the failure it is."""
+    """Write the reports of a failure; an error in writing does not replace it."""
     from aigc_runtime.cli.entry import as_failure
     from aigc_runtime.errors import OutputError
 

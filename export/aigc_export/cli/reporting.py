@@ -1,4 +1,4 @@
-"""What long verbs show while they work: a line per stage, a spinner, and a bar where steps are counted.
+"""Show the work of long verbs: a line per stage, a spinner, and a bar where steps are counted.
 
 Lines go to the verb's console, the spinner and the bar to standard error and to a terminal only. They take turns: two
 live displays on one terminal would write over each other.
@@ -51,7 +51,7 @@ class StageDisplay:
         self._status.stop()
 
     def stage(self, name: str, what: str) -> None:
-        """A line: `exporter.Stage`."""
+        """Print a line for a stage; an `exporter.Stage`."""
         from rich.markup import escape
 
         from aigc_runtime.io.printable import printable
@@ -63,7 +63,7 @@ class StageDisplay:
         self._status.start()
 
     def progress(self, what: str, seen: int, total: int) -> None:
-        """A step of the bar of one phase: `core.progress.Progress`. A builder calls from threads of its own."""
+        """Advance the bar of one phase; a `core.progress.Progress`. A builder calls from its own threads."""
         if not self._bar_wanted:
             return
         with self._lock:

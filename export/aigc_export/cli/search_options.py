@@ -1,4 +1,4 @@
-"""What `export` needs for `--precision auto`: its options as a configuration, its report on the screen."""
+"""The options of `--precision auto` as a configuration, and its report on the screen."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEPT_SHOWN = 12
 def search_options(
     model: str, precision: str, asked: Mapping[str, Any], *, folder: Path | None, samples: int
 ) -> dict[str, Any]:
-    """The recipe's field `search`.
+    """Make the recipe's field `search` from the options.
 
     Args:
         model: name in the zoo.
@@ -72,7 +72,7 @@ def search_options(
 
 
 def print_search(console: Console, report: SearchReport) -> None:
-    """The Pareto table, the verdict, and a sentence for each site of the result in higher precision."""
+    """Print the Pareto table, the verdict, and a sentence for each site of the result in higher precision."""
     from aigc_export.search.report import pareto_table
 
     console.print(pareto_table(report))

@@ -1,4 +1,4 @@
-"""Progress of a training: a bar on a terminal, a line every few seconds in a log."""
+"""Show the progress of a training: a bar on a terminal, a line every few seconds in a log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOG_SECONDS = 10.0
 
 
 class TrainProgress:
-    """Called as `loop.OnStep` after every step.
+    """Shows every step of a training; a `loop.OnStep`.
 
     Args:
         console: for bar and lines.

@@ -99,7 +99,7 @@ def capture(spec: ExportSpec, *, opset: int = 20) -> Captured:
 
 
 def _check_random(spec: ExportSpec, arguments: tuple[Any, ...]) -> None:
-    """What cannot be exported may be a random operator that ONNX has not: the program alone still tells its line.
+    """Check for a random operator without an ONNX counterpart: only the program knows its line of code.
 
     Raises:
         CaptureError: names it.
@@ -115,7 +115,7 @@ def _check_random(spec: ExportSpec, arguments: tuple[Any, ...]) -> None:
 
 
 def example_sizes(spec: ExportSpec) -> dict[str, int]:
-    """Sizes for the named dimensions of an example: distinct, and neither 0 nor 1, which the exporter would fix."""
+    """Choose example sizes of the named dimensions: distinct, and neither 0 nor 1, which the exporter would fix."""
     sizes: dict[str, int] = {}
     for i, dim in enumerate(spec.interface.dims):
         size = max(dim.min, (i + 2) * dim.multiple_of)
@@ -124,7 +124,7 @@ def example_sizes(spec: ExportSpec) -> dict[str, int]:
 
 
 def run_sizes(spec: ExportSpec) -> tuple[dict[str, int], dict[str, int]]:
-    """Two sets of sizes that the model really takes: a rewrite that is right for one size only must not get through.
+    """Choose two sets of sizes that the model takes: a rewrite that is right for one size only must fail.
 
     An example for capture alone may be longer than a small context, since nothing is computed on it.
     """
@@ -141,7 +141,7 @@ def run_sizes(spec: ExportSpec) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def _within_context(sizes: dict[str, int], context: int) -> dict[str, int]:
-    """Sizes whose held and new tokens fit into a context together."""
+    """Cut sizes so that held and new tokens fit into a context together."""
     past = min(sizes.get("past", 0), context // 2)
     held = {"past": past} if "past" in sizes else {}
     return {**sizes, **held, "sequence": min(sizes["sequence"], context - past)}
@@ -159,7 +159,7 @@ def check_finite(spec: ExportSpec) -> None:
 
 
 def _dynamic_shapes(spec: ExportSpec) -> tuple[Any, ...] | dict[str, Any]:
-    """torch.export's description of the dynamic dimensions, in the order of the module's positional arguments."""
+    """Make torch.export's description of the dynamic dimensions, in the order of the module's positional arguments."""
     import inspect
 
     named = {d.name: _torch_dim(d) for d in spec.interface.dims}

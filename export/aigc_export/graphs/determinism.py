@@ -52,7 +52,7 @@ class RandomOperator:
     training: bool
 
     def __str__(self) -> str:
-        """For a message."""
+        """Describe the operator for a message."""
         return f"{self.operator} {self.where}".rstrip()
 
 
@@ -106,7 +106,7 @@ def check_repeats(spec: ExportSpec, feeds: Mapping[str, Array]) -> None:
 
 
 def random_operators(program: ExportedProgram) -> Iterator[RandomOperator]:
-    """Every such operator of a program, in its order, those of its inner graphs included."""
+    """Find every such operator of a program, in its order, those of inner graphs included."""
     for graph in program.graph_module.modules():
         for node in getattr(getattr(graph, "graph", None), "nodes", ()):
             if node.op == "call_function" and (kind := _kind(node)):

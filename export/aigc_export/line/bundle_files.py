@@ -20,7 +20,7 @@ _HINT = "the bundle is damaged or was edited: export it again"
 
 
 def read_plan(bundle: Bundle) -> QuantizationPlan | None:
-    """The quantization plan; None in a bundle without one.
+    """Read the quantization plan; None in a bundle without one.
 
     Raises:
         BundleError: it is no plan.
@@ -35,7 +35,7 @@ def read_plan(bundle: Bundle) -> QuantizationPlan | None:
 
 
 def read_graph(bundle: Bundle, *, engine: str = MAIN_ENGINE, weights: bool = False) -> onnx.ModelProto:
-    """The graph of an engine that is one.
+    """Read the graph of an engine that is an ONNX file.
 
     Args:
         bundle: opened.

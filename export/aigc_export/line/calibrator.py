@@ -1,4 +1,4 @@
-"""Calibration as a run of its own: PyTorch -> graph -> passes -> what the samples say about it, in a file."""
+"""Calibrate by itself: PyTorch -> graph -> passes -> a file with the statistics of the samples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["CalibrationResult", "calibrate_model"]
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationResult:
-    """What a calibration saw.
+    """The result of a calibration.
 
     Attributes:
         calibration: as it was written.
@@ -51,7 +51,7 @@ def calibrate_model(
     stage: Stage | None = None,
     progress: Progress | None = None,
 ) -> CalibrationResult:
-    """Calibrate a model and write what was seen, for `ExportRecipe.calibration`.
+    """Calibrate a model and write the statistics, for `ExportRecipe.calibration`.
 
     Args:
         recipe: what to calibrate, for which target and precision; its limits are not used.
@@ -73,7 +73,9 @@ def calibrate_model(
             hint=f"--precision is one of {', '.join(CALIBRATED)}",
         )
     if recipe.calibration is not None:
-        raise ConfigError("calibrating from a calibration", hint="leave `calibration` out of the recipe")
+        raise ConfigError(
+            "a calibration is not an input of a calibration", hint="leave `calibration` out of the recipe"
+        )
     precision = as_site_precision(recipe.precision)
     reporter = Reporter(stage)
     model = prepare_graph(recipe, reporter)

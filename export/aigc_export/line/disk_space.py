@@ -1,4 +1,4 @@
-"""Whether the disks have room for what an export will write, asked before it begins."""
+"""Check before an export that the disks have room for what it will write."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ WEIGHT_BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "int8-we
 
 
 def engine_bytes(weights_bytes: int, precision: str) -> int:
-    """What an engine has at least, from the size of its weights in 32 bits."""
+    """Estimate the least size of an engine, from the size of its weights in 32 bits."""
     return weights_bytes * WEIGHT_BITS.get(precision, 4) // 32
 
 
 def check_space(destination: Path | str, needed_bytes: int) -> None:
-    """Refuse an export that cannot be written: the engine is built among temporary files, then copied to the bundle.
+    """Check that an export can be written: the engine is built among temporary files, then copied to the bundle.
 
     Args:
         destination: the bundle's folder.

@@ -48,7 +48,7 @@ _NEEDED = {"bf16": MIN_CAPABILITY["BFLOAT16"], "fp8": MIN_CAPABILITY["FLOAT8E4M3
 
 @dataclass(frozen=True, kw_only=True)
 class EngineUnderTest:
-    """A built engine and what stands for it in parity.
+    """A built engine and the sessions that stand for it in parity.
 
     Attributes:
         engine: its files.
@@ -100,7 +100,7 @@ def check_build(recipe: ExportRecipe) -> None:
 
 
 def reference_session(spec: ExportSpec, recipe: ExportRecipe) -> Session:
-    """PyTorch as a session that takes the shapes that the engine will take, and refuses the others.
+    """Make a PyTorch session that takes the shapes that the engine will take, and no others.
 
     Raises:
         ConfigError: profiles that the model cannot follow.

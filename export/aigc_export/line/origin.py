@@ -1,4 +1,4 @@
-"""What a bundle is exported from, for its manifest; and the way back from a bundle to it."""
+"""Describe what a bundle is exported from, for its manifest; and load it again from the bundle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["find_evaluation", "kept_text", "load_original", "make_origin", "mode
 
 
 def model_sha256(loaded: LoadedModel) -> str:
-    """Digest of a model: of what its config.json says, and of all its numbers, however the files hold them."""
+    """Compute the digest of a model: its configuration and all its numbers, however the files hold them."""
     digest = hashlib.sha256(loaded.checkpoint.config_sha256.encode())
     for name, tensor in sorted(loaded.spec.module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
@@ -36,7 +36,7 @@ def model_sha256(loaded: LoadedModel) -> str:
 
 
 def make_origin(loaded: LoadedModel, recipe: ExportRecipe, evaluation: Evaluation) -> Origin:
-    """What a bundle is exported from; paths as they were given."""
+    """Describe what a bundle is exported from; paths stay as the user wrote them."""
     return Origin(
         shipped=recipe.checkpoint is None,
         checkpoint=_path(recipe.checkpoint),
@@ -55,7 +55,7 @@ def _path(given: str | None) -> str | None:
 
 
 def _options(recipe: ExportRecipe) -> list[str]:
-    """The options of `aigc-export export` that give the recipe, beside its paths, target and precision."""
+    """List the options of `aigc-export export` that give the recipe, beside its paths, target and precision."""
     words: list[str] = []
     if cache := recipe.spec_options.get("cache"):
         words += ["--cache", str(cache)]
@@ -114,7 +114,7 @@ def _build_options(build: BuildSettings) -> list[str]:
 
 
 def _profile(profile: ShapeProfile) -> str:
-    """As `parse_profile` reads it."""
+    """Write a profile as `parse_profile` reads it."""
     return f"{profile.name}/" + ",".join(f"{dim}={':'.join(map(str, sizes))}" for dim, sizes in profile.dims.items())
 
 
@@ -123,7 +123,7 @@ def _default(cls: type, name: str) -> Any:
 
 
 def load_original(bundle: Bundle, checkpoint: Path | str | None) -> LoadedModel:
-    """The PyTorch model that a bundle was exported from, and no other.
+    """Load the PyTorch model that a bundle was exported from, and no other.
 
     Args:
         bundle: opened.
@@ -161,7 +161,7 @@ def load_original(bundle: Bundle, checkpoint: Path | str | None) -> LoadedModel:
 
 
 def _recorded(manifest: Manifest) -> str | None:
-    """Where the manifest says that the weights are; None: those that come with the package."""
+    """Find the weights that the manifest names; None: those that come with the package."""
     origin = manifest.origin
     if origin is None or origin.shipped:
         return None
@@ -179,7 +179,7 @@ def _recorded(manifest: Manifest) -> str | None:
 
 
 def _is_remote(path: str) -> bool:
-    """Whether a path names another machine, which a stranger's manifest must not make this one log in to."""
+    """Check for a path on another machine: a stranger's manifest must not make this one log in there."""
     return path.startswith(("\\\\", "//"))
 
 
@@ -194,7 +194,7 @@ def _remedy(manifest: Manifest) -> str:
 
 
 def _require_same(loaded: LoadedModel, manifest: Manifest, path: Path | str | None) -> None:
-    """Refuse other weights, and other settings of the same: comparing them would tell nothing of the export."""
+    """Check that weights and settings are those of the export: comparing others says nothing of it."""
     origin, recorded = manifest.origin, manifest.provenance.get("checkpoint_sha256")
     found = loaded.checkpoint
     if origin is None:
@@ -225,7 +225,7 @@ def find_evaluation(
         quality_data: the user's.
 
     Returns:
-        It, and what to tell the user of it.
+        The evaluation, and notes for the user.
 
     Raises:
         AigcError: see `choose_evaluation`.
@@ -246,7 +246,7 @@ def find_evaluation(
 
 
 def kept_text(manifest: Manifest) -> tuple[KeptData | None, tuple[bytes, ...]]:
-    """What the checkpoint of a bundle keeps of its data, if it is still where the manifest says."""
+    """Read the text that the checkpoint of a bundle keeps, if it is still where the manifest says."""
     with contextlib.suppress(AigcError):
         path = _recorded(manifest)
         if path is not None:

@@ -1,4 +1,4 @@
-"""Engine, spec, reference and provenance -> the manifest and files of a bundle."""
+"""Assemble a bundle: engine, spec, reference and provenance in, manifest and files out."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def make_bundle(
     provenance: Mapping[str, str] | None = None,
     origin: Origin | None = None,
 ) -> tuple[Manifest, dict[str, bytes | Path]]:
-    """The manifest (without its list of files) and the files of a bundle.
+    """Make the manifest (without its list of files) and the files of a bundle.
 
     Args:
         loaded: the model.
@@ -129,7 +129,7 @@ def make_bundle(
 
 
 def _proven_on(engine: BuiltEngine) -> tuple[str, ...]:
-    """This processor's instruction set, where it is this processor that has run the engine for parity."""
+    """Name this processor's instruction set, if this processor ran the engine for parity."""
     here = instruction_set()
     on_cpu = engine.build is None and engine.provider is None
     return (here,) if on_cpu and here is not None else ()
@@ -142,7 +142,7 @@ def _store(files: dict[str, bytes | Path], prefix: str, arrays: dict[str, Array]
 
 
 def creation_time() -> datetime.datetime:
-    """Now, or what SOURCE_DATE_EPOCH says: then the same input gives the same bytes (reproducible-builds.org).
+    """Return the time now, or SOURCE_DATE_EPOCH: then the same input gives the same bytes (reproducible-builds.org).
 
     Raises:
         ConfigError: the variable holds no time.
@@ -162,7 +162,7 @@ def creation_time() -> datetime.datetime:
 
 
 def tool_versions(loaded: LoadedModel) -> dict[str, str]:
-    """Tool versions, the checkpoint's digest and the time: what it takes to make the bundle again."""
+    """List what it takes to make the bundle again: tool versions, the checkpoint's digest and the time."""
     return {
         "checkpoint_sha256": loaded.checkpoint.sha256,
         "created_utc": creation_time().isoformat(timespec="seconds"),
@@ -174,7 +174,7 @@ def tool_versions(loaded: LoadedModel) -> dict[str, str]:
 
 
 def _onnxruntime() -> dict[str, str]:
-    """The version that is imported, and of which packages it may come: two of them bring one module."""
+    """Name the imported version of ONNX Runtime and the packages it may come from: two bring the same module."""
     found = {"onnxruntime": str(import_onnxruntime().__version__)}
     for name in PROVIDERS["cpu"].packages:
         with contextlib.suppress(metadata.PackageNotFoundError):

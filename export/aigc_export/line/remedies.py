@@ -1,4 +1,4 @@
-"""What could help where an export misses parity: the modules that make the error, measured, and the options for it.
+"""Suggest remedies where an export misses parity: the modules that make the error, and options.
 
 A remedy is named only where an option exists for it. What keeping a module float brings is measured on calibration
 samples, with all other sites in low precision, before it is said.
@@ -88,7 +88,7 @@ def find_costly_modules(
 def _fewest(
     probe: Probe, nodes: Mapping[str, Sequence[str]], cost: Mapping[str, float], *, missing_db: float
 ) -> CostlyModules | None:
-    """Keep the costliest float, one more at a time, until what is missing is made up for."""
+    """Keep the costliest modules float, one more at a time, until enough noise is gone."""
     before = after = decibels(_noise(probe, probe.nodes))
     kept: list[str] = []
     for module in sorted(cost, key=lambda m: (-cost[m], m))[:MAX_MODULES]:
@@ -107,7 +107,7 @@ def _noise(probe: Probe, nodes: Sequence[str]) -> float:
 
 
 def _missing_db(report: ParityReport, recipe: ExportRecipe) -> float:
-    """How much less noise the outputs must have, at least."""
+    """Compute by how many dB the outputs' noise must fall, at least."""
     limit = recipe.tolerances.tensor.min_sqnr_db
     worst = min((c.errors.sqnr_db for c in report.tensors), default=0.0)
     return HALVED_DB if limit is None or worst >= limit else limit - worst
@@ -121,7 +121,7 @@ def remedies(
     costly: CostlyModules | None = None,
     divergence: Divergence | None = None,
 ) -> tuple[str, ...]:
-    """What could help, a line each, the likeliest first.
+    """List remedies, a line each, the likeliest first.
 
     Args:
         report: how parity is missed.
@@ -152,7 +152,7 @@ def _keep_float(recipe: ExportRecipe, costly: CostlyModules | None, divergence: 
 
 
 def _other_precisions(recipe: ExportRecipe, family: str) -> Iterator[str]:
-    """Precisions whose own limits are stricter, since their arithmetic is more exact."""
+    """List the precisions whose own limits are stricter, since their arithmetic is more exact."""
     exactness = {p: limits.tensor.min_sqnr_db or 0.0 for (f, p), limits in TOLERANCES.items() if f == family}
     here = exactness.get(recipe.precision, math.inf)
     better = [p for p in get_target(recipe.target).precisions if exactness.get(p, 0.0) > here]
@@ -161,7 +161,7 @@ def _other_precisions(recipe: ExportRecipe, family: str) -> Iterator[str]:
 
 
 def _looser_limits(report: ParityReport, recipe: ExportRecipe) -> Iterator[str]:
-    """The limits under which what was measured would be published, where there are such."""
+    """List the limits under which the measured export would be published, where there are such."""
     limits, tensors = recipe.tolerances.limits(), report.tensors
     if not tensors or any(c.errors.problem for c in tensors):
         return

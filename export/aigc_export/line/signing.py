@@ -1,4 +1,4 @@
-"""Keys, and signatures of bundles: what the host does so that a device knows who made a bundle.
+"""Make keys and sign bundles, so that a device knows who made a bundle.
 
 A private key is a PEM file (PKCS8), encrypted where the environment variable AIGC_KEY_PASSPHRASE is set.
 """
@@ -70,7 +70,7 @@ class Signer:
 
     @property
     def key_id(self) -> str:
-        """The id that devices know the key by."""
+        """Id by which devices know the key."""
         return self.public.key_id
 
     def __call__(self, manifest_bytes: bytes) -> bytes:
@@ -176,7 +176,7 @@ def sign_bundle(path: Path | str, signer: Signer) -> Bundle:
 
 
 def key_warning(path: Path | str) -> str:
-    """What is wrong with the permissions of a private key; empty if nothing is, or where there are none (Windows)."""
+    """Say what is wrong with the permissions of a private key; empty if nothing is, or on Windows, which has none."""
     mode = stat.S_IMODE(Path(path).stat().st_mode)
     if os.name == "nt" or not mode & 0o077:
         return ""
@@ -184,7 +184,7 @@ def key_warning(path: Path | str) -> str:
 
 
 def signature_warnings(destination: Path | str, sign: Sign | None) -> tuple[str, ...]:
-    """Why devices may refuse the bundle that an export is about to publish, for lack of a signature that they trust.
+    """Warn of devices that may refuse the new bundle for lack of a signature that they trust.
 
     Args:
         destination: of the bundle; what is there now is replaced.

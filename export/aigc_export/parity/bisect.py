@@ -28,7 +28,7 @@ __all__ = ["Divergence", "candidate_values", "find_first_divergence", "module_of
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """The verdict of a bisection.
+    """The result of a bisection.
 
     Attributes:
         found: False if every compared value is within the tolerance.
@@ -55,7 +55,7 @@ class Divergence:
     unmatched: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """Convert to plain JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -206,7 +206,7 @@ def candidate_values(model: onnx.ModelProto, feeds: Mapping[str, Array], names: 
 
 
 def module_of(program: ExportedProgram, output_names: Sequence[str]) -> dict[str, str]:
-    """Value name -> path of the innermost PyTorch module whose forward computed it."""
+    """Map each value's name to the path of the innermost PyTorch module whose forward computed it."""
     modules: dict[str, str] = {}
     for node in program.graph.nodes:
         stack = node.meta.get("nn_module_stack") or {}

@@ -29,7 +29,7 @@ def check_parity(
     scores: Scores,
     tolerances: Tolerances,
 ) -> ParityReport:
-    """All three levels for one session.
+    """Run all three levels of parity for one session.
 
     Args:
         candidate: the engine.

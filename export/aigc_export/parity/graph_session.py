@@ -1,4 +1,4 @@
-"""A graph that was compiled for another device, run here: ONNX Runtime's CPU kernels, its optimizer off."""
+"""Run a graph that was compiled for another device: ONNX Runtime's CPU kernels, its optimizer off."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Function = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
 def bf16_products_in_float(model: ir.Model) -> ir.Model:
-    """A copy in which products of bf16 numbers are computed in float: ONNX Runtime has no bf16 kernels on a CPU.
+    """Copy a graph with bf16 products computed in float: ONNX Runtime has no bf16 kernels on a CPU.
 
     1. `Y = MatMul(X, W)` in bf16 -> `Y = Cast(MatMul(Cast(X), Cast(W)))`: the operands are those bf16 numbers, sums are
        float, the result is rounded to bf16; that is what a device does, whose sums are float as well. Gemm, Conv and
@@ -67,7 +67,7 @@ def _cast_before(graph: ir.Graph, node: ir.Node, value: ir.Value, index: int) ->
 
 
 def bounded(function: Function, interface: Interface, profiles: Sequence[ShapeProfile]) -> Function:
-    """The function, refusing every shape that the compiled engine would refuse.
+    """Wrap a function so that it refuses every shape that the compiled engine would refuse.
 
     Raises (when called):
         FeedError: no profile takes the shapes.

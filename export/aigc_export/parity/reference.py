@@ -1,4 +1,4 @@
-"""What PyTorch computes: the arrays that a bundle carries as its proof."""
+"""Compute with PyTorch the arrays that a bundle carries as its proof."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Case", "Generation", "Step", "make_cases", "make_generation"]
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """Arrays by graph name."""
+    """One step: arrays by graph name."""
 
     inputs: dict[str, Array]
     outputs: dict[str, Array]
@@ -74,18 +74,18 @@ Plan = tuple[str, list[dict[str, Array]]]
 
 
 def _fit(session: Session, dim: str, size: int) -> int:
-    """The size nearest to `size` that the session takes."""
+    """Choose the size nearest to `size` that the session takes."""
     found = session.interface.dim(dim)
     return size if found is None else found.nearest(size)
 
 
 def _batches(session: Session, *rows: int) -> tuple[int, ...]:
-    """Numbers of rows that the session takes, each once."""
+    """List numbers of rows that the session takes, each once."""
     return tuple(dict.fromkeys(_fit(session, "batch", n) for n in rows))
 
 
 def _images(session: Session, count: int) -> int:
-    """How many images to ask for: pipelines cut them into runs, of which the last may be of one row."""
+    """Choose how many images to request: pipelines cut them into runs, of which the last may be of one row."""
     return count if _fit(session, "batch", 1) == 1 else _fit(session, "batch", count)
 
 

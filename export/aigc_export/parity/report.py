@@ -1,4 +1,4 @@
-"""A parity report for people (a table), for machines (JSON) and for CI (JUnit XML)."""
+"""Format a parity report for people (a table), for machines (JSON) and for CI (JUnit XML)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REPORT_SCHEMA = "aigc-export-report/1"
 
 
 def parity_table(report: ParityReport) -> Table:
-    """The worst check of every case, the generation and the quality."""
+    """Make a table of the worst check of every case, the generation and the quality."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -67,7 +67,7 @@ def _mark(passed: bool) -> str:
 
 
 def report_json(report: ParityReport | None, error: AigcError | None = None) -> bytes:
-    """What a verb found, as JSON: the parity report if it came to one, and the error that ended it if one did."""
+    """Write a verb's result as JSON: its parity report, if any, and the error that ended it, if any."""
     found: dict[str, Any] = {"schema": REPORT_SCHEMA}
     if report is not None:
         found |= report.to_dict()
@@ -85,7 +85,7 @@ def _error(error: AigcError) -> dict[str, Any]:
 def junit_xml(
     report: ParityReport | None, error: AigcError | None = None, *, subject: str = "", seconds: float
 ) -> bytes:
-    """The same as JUnit XML: one test case per check, and one with an error for what ended the verb.
+    """Write the result as JUnit XML: one test case per check, and one with an error for what ended the verb.
 
     Args:
         report: of parity, or None.
@@ -115,7 +115,7 @@ def junit_xml(
 
 
 def _cases(report: ParityReport) -> list[tuple[str, str, tuple[str, ...]]]:
-    """(name, what was measured, why it is missed) of every check."""
+    """List (name, measurement, why it is missed) of every check."""
     cases = [(f"tensor {c.case} step {c.step} {c.output}", _errors(c), c.reasons) for c in report.tensors]
     g = report.generation
     cases.append((f"generation {g.metric}", f"{g.value:.6g}", g.reasons))

@@ -1,1 +1,1 @@
-"""What comes before an engine: the prepared graph and the data that it is calibrated with."""
+"""Prepare the graph of an export and the data that it is calibrated with."""

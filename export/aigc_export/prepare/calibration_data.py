@@ -1,4 +1,4 @@
-"""Which calibration data a model gets: its own by default, or the user's text, images or arrays."""
+"""Choose the calibration data of a model: its own by default, or the user's text, images or arrays."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ class ExampleData:
 
     @property
     def samples(self) -> int:
-        """Of the one batch."""
+        """Number of samples in the one batch."""
         return len(next(iter(self._feeds().values())))
 
     @property
     def rows(self) -> int:
-        """One for every sample."""
+        """Number of rows: one for every sample."""
         return self.samples
 
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
-        """The batch."""
+        """Yield the one batch."""
         yield self._feeds()
 
     def _feeds(self) -> dict[str, Array]:
@@ -70,7 +70,7 @@ class ExampleData:
 
 
 def subject_of(spec: ExportSpec) -> Subject:
-    """What calibration needs to know of a model."""
+    """Make the subject of calibration from a model's specification."""
     return Subject(interface=spec.interface, settings=spec.settings)
 
 
@@ -83,7 +83,7 @@ def calibration_data(
     own_text: Sequence[bytes] = (),
     held_out: Sequence[bytes] = (),
 ) -> CalibrationData:
-    """Samples for a model.
+    """Make the calibration samples of a model.
 
     Args:
         subject: the interface and settings of the model.
@@ -128,7 +128,7 @@ def calibration_data(
 
 
 def described(data: CalibrationData) -> str:
-    """How many samples there are, for a stage's line."""
+    """Describe the samples for a stage's line."""
     if isinstance(data, ArrayData) and data.samples < data.total:
         return f"{data.samples} of {data.total} rows"
     notes = f" of {'; '.join(data.notes)}" if isinstance(data, ImageData) and data.notes else ""
@@ -149,7 +149,7 @@ def _from_arrays(subject: Subject, source: NpzRows, samples: int, seed: int) -> 
 
 
 def _read(source: NpzRows, name: str, samples: int, seed: int) -> Array:
-    """At most as many rows of an array as there are samples."""
+    """Read at most as many rows of an array as there are samples."""
     column = source.columns[name]
     if not column.shape or 0 in column.shape:
         return column.stand_in()
@@ -157,7 +157,7 @@ def _read(source: NpzRows, name: str, samples: int, seed: int) -> Array:
 
 
 def _text(path: Path | str | None, own_text: Sequence[bytes], held_out: Sequence[bytes]) -> Array:
-    """The text to calibrate on, [N] uint8."""
+    """Read the text to calibrate on, [N] uint8."""
     if path is None:
         return _joined(own_text) if own_text else standard_library_text().train
     texts = read_text_files(path, error=CalibrationError).texts
@@ -175,7 +175,7 @@ def _joined(pieces: Sequence[bytes]) -> Array:
 
 
 def _without(text: bytes, held_out: Sequence[bytes]) -> bytes:
-    """A text without the pieces that quality is measured on: whole files, or their ends. Short ones stand anywhere."""
+    """Remove from a text the pieces that quality is measured on: whole files or their ends; short pieces anywhere."""
     for piece in held_out:
         if len(piece) >= MIN_SEARCHED_PIECE:
             front, _, back = text.rpartition(piece)

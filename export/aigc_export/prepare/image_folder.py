@@ -1,4 +1,4 @@
-"""Folders of images as calibration data: which label each has, and the few that are read."""
+"""Read folders of images as calibration data, with a label for each image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["FoundImages", "find_images", "read_images"]
 
 @dataclass(frozen=True, kw_only=True)
 class FoundImages:
-    """Files that were found, and their labels.
+    """Image files and their labels.
 
     Attributes:
         files: in the order of their labels, then of their names.
@@ -33,7 +33,7 @@ class FoundImages:
     passed_over: tuple[Path, ...] = ()
 
     def draw(self, count: int, rng: np.random.Generator) -> FoundImages:
-        """At most `count` of them without replacement, as many of each label as there are, give or take one."""
+        """Draw at most `count` images without replacement, as many of each label as there are, give or take one."""
         if count >= len(self.files):
             return self
         turn = rng.permutation(len(self.files))
@@ -54,7 +54,7 @@ class FoundImages:
 
 
 def find_images(path: Path | str, num_classes: int | None, class_names: Sequence[str] | None = None) -> FoundImages:
-    """The images of a folder; for a model with classes, of one sub-folder per class.
+    """Find the images of a folder; for a model with classes, of one sub-folder per class.
 
     Sub-folders are labels by the names of the model's classes. Where the model's classes have no names, folders named
     by numbers are labels, of which some may be missing, and other names are taken in sorted order as labels 0, 1, ...,
@@ -105,7 +105,7 @@ def _wanted_names(num_classes: int, class_names: Sequence[str] | None) -> str:
 def _labels(
     names: Sequence[str], num_classes: int, class_names: Sequence[str] | None, root: Path, expected: str
 ) -> list[int]:
-    """The label of every folder."""
+    """Choose the label of every folder."""
     if not names:
         raise CalibrationError(f"{str(root)!r} holds no class folders", hint=expected)
     if class_names is not None and set(names) <= set(class_names):
@@ -132,7 +132,7 @@ def _labels(
 
 
 def read_images(found: FoundImages, shape: tuple[int, int, int]) -> PictureSet:
-    """Images cut and resized to (C, H, W), by the functions that training reads them with.
+    """Read images, cut and resized to (C, H, W), by the functions that training reads them with.
 
     Raises:
         CalibrationError: a number of channels that images do not have.

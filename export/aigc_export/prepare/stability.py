@@ -1,4 +1,4 @@
-"""How much another draw of samples would change what calibration found: the two halves of the samples, compared.
+"""Estimate how much other samples would change a calibration: compare the two halves of the samples.
 
 Samples in even and in odd places make the halves (`aigc_calibration.data.draws`). What is compared is what a precision
 goes by: the ranges of 8-bit activations; the largest magnitudes for 16 bits, which only have to fit; for weights alone
@@ -38,7 +38,7 @@ _METHODS: dict[str, Method] = {"minmax": "minmax", "percentile": "percentile", "
 
 @dataclass(frozen=True, kw_only=True)
 class RangeStability:
-    """How sure a range is.
+    """The stability of one range.
 
     Attributes:
         name: of the value in the graph.
@@ -53,7 +53,7 @@ class RangeStability:
 
 
 def stability(plan: QuantizationPlan, seen: Statistics) -> tuple[RangeStability, ...]:
-    """What a plan goes by, the least stable first."""
+    """Measure the stability of the ranges that a plan uses, the least stable first."""
     return tuple(sorted(_compared(plan, seen), key=lambda r: (-r.instability, r.name)))
 
 
@@ -79,7 +79,7 @@ def _root_mean_square(histogram: Histogram) -> float:
 
 
 def instability_warning(plan: QuantizationPlan, seen: Statistics, config: QuantConfig) -> str:
-    """What to say where another draw of samples would change the result; empty if it would not.
+    """Warn where other samples would change the result; empty if they would not.
 
     Args:
         plan: that was made from the samples.
@@ -112,7 +112,7 @@ def instability_warning(plan: QuantizationPlan, seen: Statistics, config: QuantC
 
 
 def _costs(plan: QuantizationPlan, seen: Statistics, config: QuantConfig) -> dict[str, float]:
-    """Value -> how much more root mean squared error the range of the worse half alone makes, relative."""
+    """Map value -> relative increase of root mean squared error with the range of the worse half alone."""
     grid = GRIDS["fp8" if plan.precision == "fp8" else "int8"]
     # A range that is shared with another value has no method of its own.
     return {

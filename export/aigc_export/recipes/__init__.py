@@ -1,1 +1,1 @@
-"""What to export and how: a recipe, its budget, its limits."""
+"""Configure an export: a recipe, its budget, its limits."""

@@ -47,7 +47,7 @@ _FORM = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """One limit.
+    """A limit on one measure.
 
     Attributes:
         text: as it was written.
@@ -64,7 +64,7 @@ class Budget:
     relative: bool
 
     def value(self, scores: Scores) -> float:
-        """What the limit is held against.
+        """Return the measured value that the limit applies to.
 
         Raises:
             ConfigError: it was not measured.
@@ -77,12 +77,12 @@ class Budget:
                 return result.bundle / result.reference - 1 if self.relative else result.bundle
         measured = [m.name for m in scores.paired] + [q.metric for q in scores.quality]
         raise ConfigError(
-            f"the budget {self.text!r} is about {self.measure!r}, which this model has not",
+            f"the budget {self.text!r} limits {self.measure!r}, which is not measured for this model",
             hint=f"measured for it: {', '.join(measured)}",
         )
 
     def holds(self, scores: Scores) -> bool:
-        """Whether a candidate keeps the budget; NaN never does."""
+        """Check whether a candidate keeps the budget; NaN never does."""
         value = self.value(scores)
         return value <= self.limit if self.upper else value >= self.limit
 
@@ -138,7 +138,7 @@ def parse_budget(text: str) -> Budget:
 
 
 def check_family(budgets: Iterable[Budget], family: str) -> None:
-    """Refuse a budget on what no model of a family has.
+    """Check that every budget limits a measure of the family.
 
     Raises:
         ConfigError: lists what it has.
@@ -147,23 +147,23 @@ def check_family(budgets: Iterable[Budget], family: str) -> None:
     for budget in budgets:
         if budget.measure not in measures:
             raise ConfigError(
-                f"the budget {budget.text!r} is about {budget.measure!r}, which this model has not",
+                f"the budget {budget.text!r} limits {budget.measure!r}, which is not measured for this model",
                 hint=f"measured for it: {', '.join(written.get(m, m) for m in measures)}",
             )
 
 
 def holds(budgets: Iterable[Budget], scores: Scores) -> bool:
-    """Whether every budget is kept."""
+    """Check whether every budget is kept."""
     return all(budget.holds(scores) for budget in budgets)
 
 
 def shown(budgets: Iterable[Budget], scores: Scores) -> str:
-    """Every budget with what was measured."""
+    """Format every budget with its measured value."""
     return ", ".join(f"{b.measure} {b.value(scores):.5g} ({b.text})" for b in budgets)
 
 
 def allowed_noise(budgets: Iterable[Budget], scores: Scores, noise: float) -> float | None:
-    """The noise at which every budget would just hold, guessed from one measured mix.
+    """Estimate from one measured mix the noise at which every budget would just hold.
 
     Decibels fall by one for every decibel of noise; an increase in perplexity is, while small, in proportion to the
     noise (the second-order term of the loss).

@@ -1,4 +1,4 @@
-"""Full configurations of an export: one function call per model, target and precision."""
+"""Configure an export in full by one function call per model, target and precision."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_SAMPLES = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRecipe:
-    """Everything that `export_model` needs to know.
+    """The full configuration of an export.
 
     Attributes:
         model: name in the zoo.
@@ -147,7 +147,7 @@ def export_recipe(
     tolerance: Mapping[str, float] | None = None,
     **overrides: Any,
 ) -> ExportRecipe:
-    """The recipe of a model, target and precision, with a few fields overridden.
+    """Make the recipe of a model, target and precision, with a few fields overridden.
 
     Args:
         model: name in the zoo.

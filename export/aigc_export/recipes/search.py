@@ -1,4 +1,4 @@
-"""What a search for mixed precision is asked for."""
+"""The configuration of a search for mixed precision."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OBJECTIVES: tuple[Objective, ...] = ("latency", "size", "ops")
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """How a search goes.
+    """The configuration of a search.
 
     Attributes:
         budgets: limits that must all hold.

@@ -94,12 +94,12 @@ LOOSEST_DB, LOOSEST_DROP = 1.0, 10.0
 """However wide a budget, what is published is not mere noise."""
 
 CASE_HEADROOM = {"psnr_db": 10.0, "loss": 3.0}
-"""How much noisier a single case may be than an average that is just within a budget: tenfold by decibels of images, as
-the limits above lie below what they were set for; threefold by a relative loss."""
+"""Room of a single case beyond the budget, which limits an average: 10 dB for images, as much as the limits above leave
+below the measured values; a factor of 3 for a relative loss."""
 
 
 def loosened(tolerances: Tolerances, budgets: Iterable[Budget]) -> Tolerances:
-    """The limits for a mix that was searched under budgets: what the user allows, no limit forbids.
+    """Loosen limits for a mix that was searched under budgets: no limit forbids what the user allows.
 
     The budgets themselves are checked beside these. Where one is looser than the limit of its measure, or nearer to it
     than a single case may lie from the average, the limits give way by as much noise: decibels fall by it, relative
@@ -129,7 +129,7 @@ def loosened(tolerances: Tolerances, budgets: Iterable[Budget]) -> Tolerances:
 
 
 def with_user_limits(tolerances: Tolerances, chosen: Mapping[str, float], *, family: str) -> Tolerances:
-    """The limits with those that a user chose in place of the family's, and marked as such.
+    """Replace limits by those that the user chose, and mark them as such.
 
     Args:
         tolerances: of the family and precision.
@@ -158,7 +158,7 @@ def with_user_limits(tolerances: Tolerances, chosen: Mapping[str, float], *, fam
 
 
 def parse_limits(texts: Iterable[str]) -> dict[str, float]:
-    """Limits as written on a command line.
+    """Read limits as written on a command line.
 
     >>> parse_limits(["min_sqnr_db=60", "min_cosine=0.9"])
     {'min_sqnr_db': 60.0, 'min_cosine': 0.9}

@@ -69,7 +69,7 @@ class Built:
 
     @property
     def kept_high(self) -> int:
-        """Sites in float, or above the base precision."""
+        """Number of sites in float, or above the base precision."""
         if self.plan is None:
             return 0
         return sum(1 for op in self.plan.ops if op.precision != self.plan.precision)
@@ -99,7 +99,7 @@ def emit_mix(pair: PrecisionPair, kept_high: Mapping[str, str]) -> Built:
 
 
 def _bundle_name(precision: str) -> str:
-    """A site's precision as a bundle calls it."""
+    """Convert a site's precision to the name that bundles use."""
     return "int4" if precision == "int4-weight" else precision
 
 
@@ -169,7 +169,7 @@ class CandidateEvaluator:
         return from_json(Scores, self.journal.remember(f"scores {built.digest} {self.key}", measure))
 
     def time(self, built: Sequence[Built]) -> list[tuple[float, float]]:
-        """(ms of a step at batch 1, how many times faster than the first) of each: medians of alternating rounds."""
+        """Measure (ms of a step at batch 1, speedup over the first) of each: medians of alternating rounds."""
         rounds = self._rounds(built, ROUNDS)
         return [
             (statistics.median(r[i] for r in rounds), statistics.median(r[0] / r[i] for r in rounds))
@@ -177,7 +177,7 @@ class CandidateEvaluator:
         ]
 
     def slower(self, first: Built, second: Built) -> tuple[float, float]:
-        """How many ms longer than `first` a step of `second` takes, and the standard error, over alternating rounds."""
+        """Measure how many ms longer a step of `second` takes than one of `first`, and the standard error."""
         gaps = [b - a for a, b in self._rounds((first, second), SITE_ROUNDS)]
         # The median and its error from the middle half of the rounds: a disturbed round is far off.
         low, middle, high = statistics.quantiles(gaps, n=4)

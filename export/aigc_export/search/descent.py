@@ -12,7 +12,7 @@ __all__ = ["smallest"]
 
 
 def smallest(low: int, high: int, guess: Callable[[], int], holds: Callable[[int], bool]) -> int | None:
-    """The smallest count in [low, high] that holds, for a `holds` that is false up to it and true from there on.
+    """Find the smallest count in [low, high] that holds, for a `holds` that is false up to it and true from there on.
 
     `low` is tried first, then `guess()` (called after it), then counts at doubling distances from there, then the
     middle between the largest that failed and the smallest that held.

@@ -1,4 +1,4 @@
-"""Which pairs of precisions are searched for a family, and their plans."""
+"""Choose the pairs of precisions that are searched for a family, and plan them."""
 
 from __future__ import annotations
 

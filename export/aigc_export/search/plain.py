@@ -1,4 +1,4 @@
-"""The plain precisions that a mix has to beat, each as an export of its own would ship it."""
+"""Build the plain precisions that a mix must beat, each as its own export would ship it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SMALLER = ("fp16", "int8-weight", "int4")
 def plain_builds(
     prepared: PreparedModel, recipe: ExportRecipe, calibration: Calibration, *, objective: str
 ) -> Iterator[Built]:
-    """The family's own configuration of every plain precision that could be better by the objective.
+    """Build the family's own configuration of every plain precision that could be better by the objective.
 
     Args:
         prepared: the float graph and its data.

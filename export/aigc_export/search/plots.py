@@ -21,7 +21,7 @@ SHOWN = 40
 
 
 def plot_format(suffix: str) -> str:
-    """The format of a file name's suffix.
+    """Convert the suffix of a file name to a format.
 
     Raises:
         ConfigError: not one of `PLOT_FORMATS`.
@@ -52,7 +52,7 @@ def _drawn(figure: Any, kind: str) -> bytes:
 
 
 def pareto_plot(report: SearchReport, *, kind: str = "svg") -> bytes:
-    """Every candidate's quality against its time and its size; the front is joined, the result circled.
+    """Plot every candidate's quality against its time and its size; the front is joined, the result circled.
 
     Raises:
         EngineMissingError: matplotlib is not installed.
@@ -87,7 +87,7 @@ def pareto_plot(report: SearchReport, *, kind: str = "svg") -> bytes:
 
 
 def _top(values: Sequence[float], budget: Budget) -> float:
-    """Where decibels are cut: those of fp32 lie so far above all others that these could not be told apart."""
+    """Choose the largest decibels shown: fp32 lies so far above all others that these would coincide."""
     if not budget.measure.endswith("_db"):
         return math.inf
     ordered = sorted(values)
@@ -95,7 +95,7 @@ def _top(values: Sequence[float], budget: Budget) -> float:
 
 
 def sensitivity_plot(sites: Sequence[Sensitivity], title: str, *, kind: str = "svg") -> bytes:
-    """Signal to noise with each site alone in low precision, the noisiest on top.
+    """Plot the signal-to-noise ratio with each site alone in low precision, the noisiest on top.
 
     Raises:
         EngineMissingError: matplotlib is not installed.

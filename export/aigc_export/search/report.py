@@ -1,4 +1,4 @@
-"""What a search found, as values: every candidate with its quality, time and size, and what became of every site."""
+"""The report of a search: every candidate with its quality, time and size, and every site."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class CandidateReport:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchReport:
-    """The whole search.
+    """The report of a search.
 
     Attributes:
         model: its name.
@@ -82,7 +82,7 @@ class SearchReport:
     seconds: float
 
     def dump(self) -> bytes:
-        """As JSON, without what only this run knows: a search that goes on from a journal finds the same bytes."""
+        """Serialize as JSON without run-specific fields: a search that goes on from a journal gives the same bytes."""
         found = {name: value for name, value in to_json(self).items() if name not in _OF_THE_RUN}
         return (json.dumps(found, indent=1, allow_nan=False) + "\n").encode()
 
@@ -101,7 +101,7 @@ def pareto_front(points: Sequence[tuple[float, ...]]) -> list[bool]:
 
 
 def pareto_table(report: SearchReport) -> Table:
-    """The candidates as a table."""
+    """Make a table of the candidates."""
     from rich.table import Table
 
     budgets = ", ".join(b.text for b in report.budgets)

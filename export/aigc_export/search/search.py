@@ -54,7 +54,7 @@ class BudgetError(ParityError):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """What to ship, and how it was found."""
+    """The chosen engine, and the report of the search."""
 
     built: Built
     report: SearchReport
@@ -70,7 +70,7 @@ def search(
     calibration: Calibration | None = None,
     progress: Progress | None = None,
 ) -> SearchResult:
-    """Find the mix.
+    """Search for the best mix that keeps the budget.
 
     Args:
         prepared: the float graph and its data.
@@ -240,7 +240,7 @@ def _why(site: Sensitivity, free: bool, config: SearchConfig) -> str:
 def _choose(
     tried: Sequence[tuple[Built, Scores]], timed: Sequence[tuple[float, float]], config: SearchConfig
 ) -> tuple[int, str]:
-    """The index of the result, and why."""
+    """Choose the result: its index, and the reason."""
     costs: dict[str, Callable[[int], float]] = {
         "latency": lambda i: 1 / timed[i][1],
         "size": lambda i: float(len(tried[i][0].model)),
@@ -300,7 +300,7 @@ def _reports(
 
 
 def _kept(built: Built, pairs: Mapping[str, tuple[Sensitivity, ...]]) -> dict[str, str]:
-    """Site of the result in higher precision -> why."""
+    """Map the sites of the result in higher precision to the reason."""
     if built.plan is None:
         noise = {s.module or s.node: s for sites in pairs.values() for s in sites}
         return {

@@ -84,7 +84,7 @@ def measure_pair(
 def _time_sites(
     pair: PrecisionPair, prepared: PreparedModel, evaluator: CandidateEvaluator
 ) -> dict[str, tuple[float, float]]:
-    """Node -> (ms that low precision saves, standard error); all sites of a kind are timed together."""
+    """Map node -> (ms that low precision saves, standard error); sites of a kind are timed together."""
     lowest = emit_mix(pair, {})
     found = {}
     for nodes in site_kinds(pair, _step_feeds(pair.graph, prepared)).values():
@@ -95,12 +95,12 @@ def _time_sites(
 
 
 def _saved_bytes(shape: tuple[int, ...], pair: PrecisionPair) -> int:
-    """Bytes of a weight: 4 a number against 1, or 1 against a half."""
+    """Compute the bytes that low precision saves: 4 a number against 1, or 1 against a half."""
     return int(math.prod(shape) * (3 if pair.high is None else 0.5)) if shape else 0
 
 
 def _step_feeds(graph: ir.Model, prepared: PreparedModel) -> dict[str, Array]:
-    """What the engine is fed at one step of a generation at batch 1."""
+    """Record the feeds of one step of a generation at batch 1."""
     seen: list[dict[str, Array]] = []
     run = open_onnx(graph)
 

@@ -45,7 +45,7 @@ class BuiltEngine:
 
     @property
     def size_bytes(self) -> int:
-        """Of all files."""
+        """Size of all files."""
         return sum(path.stat().st_size for path in self.files.values())
 
 

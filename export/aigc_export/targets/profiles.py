@@ -1,4 +1,4 @@
-"""Ranges of shapes that an engine is optimized for, derived from the named dimensions of a model."""
+"""Derive the ranges of shapes that an engine is optimized for from the named dimensions of a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Range = tuple[int, int, int]
 
 
 def derive_profiles(spec: ExportSpec, given: Sequence[ShapeProfile] = ()) -> tuple[ShapeProfile, ...]:
-    """The profiles of a model, or those that the user gave, completed and checked.
+    """Derive the profiles of a model, or complete and check the user's own.
 
     1. A language model gets two: `prefill` takes everything the model takes and is best at a prompt with nothing held;
        `decode` takes one new token.
@@ -56,7 +56,7 @@ def _held(found: Range, *, best: int) -> Range:
 
 
 def _range(dim: DimSpec, spec: ExportSpec) -> Range:
-    """The default range of one dimension."""
+    """Choose the default range of one dimension."""
     top = dim.max
     if dim.name == "batch":
         return max(1, dim.min), max(1, dim.min), min(LARGEST_BATCH, top or LARGEST_BATCH)
@@ -94,7 +94,7 @@ _PART = re.compile(r"(\w+)=(\d+)(?::(\d+):(\d+))?")
 
 
 def parse_profile(text: str, *, number: int) -> ShapeProfile:
-    """A profile from the command line: `[NAME/]dim=SMALLEST:BEST:LARGEST,dim=SIZE,...`.
+    """Read a profile from the command line: `[NAME/]dim=SMALLEST:BEST:LARGEST,dim=SIZE,...`.
 
     >>> parse_profile("decode/batch=1:1:8,sequence=1", number=0).dims
     {'batch': (1, 1, 8), 'sequence': (1, 1, 1)}
@@ -122,7 +122,7 @@ def parse_profile(text: str, *, number: int) -> ShapeProfile:
 
 
 def input_shapes(spec: ExportSpec, profile: ShapeProfile) -> dict[str, tuple[tuple[int, ...], ...]]:
-    """Graph input -> its smallest, best and largest shape."""
+    """Map each graph input to its smallest, best and largest shape."""
     return {
         tensor.name: tuple(
             tuple(size if isinstance(size, int) else profile.dims[size][kind] for size in tensor.shape)
@@ -133,7 +133,7 @@ def input_shapes(spec: ExportSpec, profile: ShapeProfile) -> dict[str, tuple[tup
 
 
 def narrowed(interface: Interface, profiles: Sequence[ShapeProfile]) -> Interface:
-    """The interface, its dimensions cut down to what some profile takes."""
+    """Cut the dimensions of an interface down to what some profile takes."""
     return interface.with_dims(
         [
             DimSpec(

@@ -1,4 +1,4 @@
-"""How an engine is compiled: the choices that are the user's, apart from the graph."""
+"""The user's settings of an engine's compilation."""
 
 from __future__ import annotations
 

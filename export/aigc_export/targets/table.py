@@ -1,4 +1,4 @@
-"""Where a graph can go: the engine, the precisions it can run, the passes and the operator set."""
+"""The targets of an export: the engine, the precisions it can run, the passes and the operator set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["TARGETS", "Target", "check_precision", "get_target"]
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A target.
+    """An engine on a device, and the precisions that it runs.
 
     Attributes:
         name: as on the command line; also the key of its passes.
@@ -91,7 +91,7 @@ TARGETS: dict[str, Target] = {
 
 
 def get_target(name: str) -> Target:
-    """The target of that name.
+    """Look up a target by its name.
 
     Raises:
         UnknownNameError: lists the valid names and the nearest one.
@@ -102,7 +102,7 @@ def get_target(name: str) -> Target:
 
 
 def check_precision(target: Target, precision: str) -> None:
-    """Refuse a precision that a target does not run.
+    """Check that a target runs a precision.
 
     Raises:
         ConfigError: another target does; says why this one does not.

@@ -1,4 +1,4 @@
-"""Two bundles of one model side by side, such as fp32 and int8: what the second changes, and what it is worth.
+"""Compare two bundles of one model, such as fp32 and int8: tensors, pictures, quality, size and speed.
 
 No limit is checked here, and PyTorch is not needed: the first bundle is the reference.
 """
@@ -41,7 +41,7 @@ MAX_AMPLIFICATION = 2**16
 
 @dataclass(frozen=True, kw_only=True)
 class BundleFacts:
-    """What a bundle says of itself.
+    """Facts of a bundle, from its manifest.
 
     Attributes:
         path: its folder.
@@ -75,7 +75,7 @@ class TensorGap:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """The same request and seed through both.
+    """Outputs of both bundles for one request and seed.
 
     Attributes:
         metric: `token_agreement` or `psnr_db`.
@@ -92,7 +92,7 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Everything that was measured.
+    """The result of comparing two bundles.
 
     Attributes:
         name: of the model.
@@ -116,7 +116,7 @@ class Comparison:
 
 
 def check_comparable(first: Manifest, second: Manifest) -> None:
-    """Refuse bundles that do not do the same thing.
+    """Check that two bundles do the same thing.
 
     Raises:
         InputError: names what differs, with both values.
@@ -204,7 +204,7 @@ def compare_bundles(
 
 
 def _evaluation(bundle: Bundle, quality_data: Path | str | None) -> Evaluation:
-    """What a bundle's export was evaluated on, found without its weights."""
+    """Find the evaluation of a bundle's export without its weights."""
     manifest = bundle.manifest
     if not isinstance(manifest.pipeline, TextSettings) and quality_data is None:
         # Only the export knew which classes a model of images has, and measured its own metric where that fits.

@@ -1,4 +1,4 @@
-"""Devices by name, for asking about one that is not at hand."""
+"""Find devices by name, to check bundles for a device that is not at hand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KNOWN: dict[str, tuple[str, str, int, str]] = {
 
 
 def find_device(text: str) -> Device:
-    """A device by its name, its compute capability, or the file that `doctor --json` wrote on it.
+    """Find a device by its name, its compute capability, or the file that `doctor --json` wrote on it.
 
     Args:
         text: `orin-nano`, `8.6` (also `86`, `sm_86`), or a path ending with `.json`.

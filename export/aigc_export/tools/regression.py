@@ -1,4 +1,4 @@
-"""What a bundle may cost more than its baseline, in bytes and in milliseconds, and whether it does.
+"""Check by how much a bundle is larger or slower than its baseline.
 
 Sizes are exact. Times are measured in rounds, both bundles in each, and the median over the rounds counts; a limit is
 missed only if the lower end of that median's confidence interval is beyond it, so that noise alone does not fail.
@@ -36,7 +36,7 @@ _FORM = re.compile(r"\+?(?P<value>[0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})\s*(
 
 @dataclass(frozen=True, kw_only=True)
 class CostLimit:
-    """A limit of one cost.
+    """The limit of one cost.
 
     Attributes:
         text: as it was written.

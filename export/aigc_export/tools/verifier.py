@@ -30,7 +30,7 @@ __all__ = ["Verification", "verify_against_torch"]
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What was found.
+    """The result of a verification.
 
     Attributes:
         report: every check.

@@ -76,7 +76,7 @@ def load_images(
     channels: int | None = None,
     background: tuple[float, float, float] | None = None,
 ) -> ImageData:
-    """A folder with one sub-folder of pictures per class, or of pictures alone, which are one class.
+    """Load a folder with one sub-folder of pictures per class, or of pictures alone, which are one class.
 
     One in five of a class is held out, by the hash of its pixels: equal pictures are on one side, and the split moves
     little when pictures are added.
@@ -115,7 +115,7 @@ def load_images(
 
 
 def _folder_name(root: Path) -> str:
-    """What the one class of a folder without sub-folders is called."""
+    """Name the one class of a folder without sub-folders."""
     name = root.resolve().name
     try:
         check_class_names((name,), 1)

@@ -1,4 +1,4 @@
-"""Folders of pictures: which files there are, of which class each is, and all of them in one size.
+"""List and read folders of pictures: their files and classes, and all pictures in one size.
 
 The same functions read pictures for training and for calibration.
 """
@@ -56,7 +56,7 @@ class PictureSet:
 
 
 def list_pictures(root: Path, *, below: bool = True) -> Listing:
-    """The pictures of a folder and, with `below`, of all folders in it; links to folders are followed.
+    """List the pictures of a folder and, with `below`, of all folders in it; links to folders are followed.
 
     Hidden files and folders (a leading dot) are passed over.
 
@@ -96,7 +96,7 @@ def _walk(folder: Path, files: list[Path], others: list[Path], *, below: bool, a
 
 
 def class_folders(root: Path) -> tuple[Path, ...]:
-    """The sub-folders of a folder: by number where all names are numbers, else by name; hidden ones left out.
+    """List the sub-folders of a folder: by number where all names are numbers, else by name; hidden ones left out.
 
     Raises:
         InputError: no such folder, or one that cannot be read.
@@ -179,7 +179,7 @@ def _wanted(file: Path, picture: Picture, size: tuple[int, int] | None, first: P
 
 @dataclass
 class _Log:
-    """What is to be said of the pictures."""
+    """Collects the notes on the pictures that were read."""
 
     files: list[Path] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)

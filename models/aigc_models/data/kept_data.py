@@ -54,7 +54,7 @@ class KeptText:
 
 @dataclass(frozen=True, kw_only=True)
 class KeptData:
-    """What data.json says.
+    """The content of data.json.
 
     Attributes:
         name: of the data, as tables show it.
@@ -68,12 +68,12 @@ class KeptData:
 
 
 def data_name(path: Path | str) -> str:
-    """What to call the user's data: the name of its file or folder."""
+    """Name the user's data by its file or folder."""
     return Path(path).name or Path(path).resolve().name
 
 
 def data_files(name: str, text: TextData | None = None) -> dict[str, bytes]:
-    """The files that a checkpoint keeps, by name.
+    """Make the files that a checkpoint keeps, by name.
 
     Args:
         name: of the data.
@@ -117,7 +117,7 @@ def _sample(pieces: Sequence[bytes]) -> list[bytes]:
 
 
 def read_kept(folder: Path) -> tuple[KeptData | None, dict[str, tuple[bytes, ...]]]:
-    """What a checkpoint folder keeps of its data.
+    """Read the data that a checkpoint folder keeps.
 
     Returns:
         What data.json says, and the pieces of `held_out` and `calibration`; nothing where there is no data.json.
@@ -141,7 +141,7 @@ def _pieces(folder: Path, text: KeptText) -> tuple[bytes, ...]:
     if hashlib.sha256(data).hexdigest() != text.sha256 or len(data) != size:
         raise CheckpointError(
             f"{str(folder / text.file)!r} is not the text that {DATA_FILE} describes",
-            hint=f"copy the checkpoint again, or remove {DATA_FILE}: it is then evaluated on other text, which is said",
+            hint=f"copy the checkpoint again, or remove {DATA_FILE}: the model is then evaluated on other text",
         )
     pieces, at = [], 0
     for length in text.pieces:

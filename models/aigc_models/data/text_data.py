@@ -73,7 +73,7 @@ def standard_library_text() -> TextData:
 
 
 def load_text(path: Path | str) -> TextData:
-    """A text file, or every text file below a folder (see `read_text_files`), or the bytes of any single file.
+    """Load a text file, or every text file below a folder (see `read_text_files`), or the bytes of any single file.
 
     Whole files are held out where there are enough of them, by the hash of their content: files that are equal are on
     one side, and none moves when others are added. Of a few files, the end of each is held out. A piece that stands

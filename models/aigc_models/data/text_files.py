@@ -26,7 +26,7 @@ _HINT = "expected UTF-8 text: a file, or a folder of them"
 
 @dataclass(frozen=True, kw_only=True)
 class TextFiles:
-    """What was read.
+    """The texts that were read.
 
     Attributes:
         texts: of every file that is not empty, in the order of the files' names.

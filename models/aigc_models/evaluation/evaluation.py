@@ -52,12 +52,12 @@ class Evaluation:
 
     @cached_property
     def text(self) -> Array:
-        """[N] uint8."""
+        """All pieces as one text, [N] uint8."""
         return np.frombuffer(SEPARATOR.join(self.pieces), np.uint8)
 
     @cached_property
     def sha256(self) -> str:
-        """Of the text; empty where there is none."""
+        """SHA-256 of the text; empty where there is none."""
         return hashlib.sha256(self.text.tobytes()).hexdigest() if self.pieces else ""
 
 
@@ -69,7 +69,7 @@ def choose_evaluation(
     class_names: object = None,
     quality_data: Path | str | None = None,
 ) -> Evaluation:
-    """What a model is evaluated on: what the user names, else what its checkpoint keeps, else the built-in data.
+    """Choose what a model is evaluated on: what the user names, else what its checkpoint keeps, else the built-in data.
 
     Args:
         settings: of the model's pipeline.
@@ -105,12 +105,12 @@ def choose_evaluation(
 
 
 def held_out_part(name: str) -> str:
-    """What the text that training held out is called."""
+    """Name the text that training held out."""
     return f"held-out part of {name!r}"
 
 
 def standard_evaluation(settings: Pipeline) -> Evaluation:
-    """The built-in data: text of the standard library; for images none, since nothing says what they show."""
+    """Make the built-in evaluation: text of the standard library; for images none, since their content is unknown."""
     if not isinstance(settings, TextSettings):
         return Evaluation(data="", has_task_metric=False)
     pieces = standard_library_text().held_out_pieces

@@ -1,4 +1,4 @@
-"""How good a generator is, in the field's own metrics; the same functions evaluate PyTorch and a bundle.
+"""Metrics of generators, as the field defines them; the same functions evaluate PyTorch and a bundle.
 
 They take arrays and plain callables, so that a PyTorch module and an engine's session are scored alike.
 """
@@ -65,7 +65,7 @@ def bits_per_byte(logits: Callable[[Array], Array], windows: Array, *, batch: in
 
 
 def score_windows(logits: Callable[[Array], Array], windows: Array, *, batch: int = 16) -> tuple[Array, Array]:
-    """How surprising a model finds every window, and what it would have said.
+    """Compute the negative log likelihood of every window, and the model's likeliest tokens.
 
     Args:
         logits: [B, S] int64 ids -> [B, S, V] float logits.

@@ -35,7 +35,7 @@ TRAJECTORY_ROWS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """How good a candidate is.
+    """The measured quality of a candidate.
 
     Attributes:
         paired: sample by sample.

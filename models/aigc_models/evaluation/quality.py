@@ -1,4 +1,4 @@
-"""The models' own metrics, measured through a session: the same code evaluates PyTorch and a bundle.
+"""Task metrics, measured through a session: the same code evaluates PyTorch and a bundle.
 
 Text is measured by bits per byte on held-out files; digits by how often a small classifier sees the class that was
 asked for, and by the Fréchet distance to real digits in its feature space.
@@ -57,7 +57,7 @@ class Metric:
 
 
 def can_measure(settings: Pipeline) -> bool:
-    """Whether a model has a metric here: byte-level text, or the ten digits at 16x16."""
+    """Check whether a model has a metric here: byte-level text, or the ten digits at 16x16."""
     if isinstance(settings, TextSettings):
         return settings.tokenizer.get("kind") == "bytes"
     return settings.sample_shape == DIGITS_SHAPE and settings.num_classes == 10
@@ -90,7 +90,7 @@ def _draw(session: Session, settings: DiffusionSettings | GanSettings, labels: l
 
 
 def text_quality(session: Session, held_out: Array, *, samples: int, seed: int) -> tuple[Metric, ...]:
-    """Bits per byte on windows of a held-out text, as long as the model takes but at most `WINDOW`."""
+    """Measure bits per byte on windows of a held-out text, as long as the model takes but at most `WINDOW`."""
 
     def logits(ids: Array) -> Array:
         feeds = {"input_ids": ids, "pad_length": np.zeros(len(ids), dtype=np.int64)}
@@ -103,7 +103,7 @@ def text_quality(session: Session, held_out: Array, *, samples: int, seed: int) 
 
 
 def image_quality(images: Array, labels: Array) -> tuple[Metric, ...]:
-    """Class accuracy and Fréchet distance of digits [N, 1, 16, 16] against the asked labels [N].
+    """Measure class accuracy and Fréchet distance of digits [N, 1, 16, 16] with the requested labels [N].
 
     Images are measured as they are written: clipped to [-1, 1].
     """
@@ -120,7 +120,7 @@ def image_quality(images: Array, labels: Array) -> tuple[Metric, ...]:
 
 @lru_cache(maxsize=1)
 def digit_classifier() -> Classifier:
-    """The shipped classifier of digits.
+    """Load the shipped classifier of digits.
 
     Raises:
         CheckpointError: it is not installed, or damaged.

@@ -53,12 +53,12 @@ class ClassifierConfig:
             raise ConfigError(f"ClassifierConfig.image_size is {self.image_size}", hint="must be a multiple of 4")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """Convert to plain JSON."""
         return config_to_dict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ClassifierConfig:
-        """From plain JSON; raises ConfigError on an unknown or missing field."""
+        """Read plain JSON; raises ConfigError on an unknown or missing field."""
         return config_from_dict(cls, values)
 
 

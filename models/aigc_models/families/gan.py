@@ -77,12 +77,12 @@ class GeneratorConfig:
         _levels("GeneratorConfig", self.image_size)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """Convert to plain JSON."""
         return config_to_dict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GeneratorConfig:
-        """From plain JSON; raises ConfigError on an unknown or missing field."""
+        """Read plain JSON; raises ConfigError on an unknown or missing field."""
         return config_from_dict(cls, values)
 
 
@@ -142,7 +142,7 @@ class Generator(nn.Module):
         self.to_image = nn.Conv2d(channels[-1], config.image_channels, 3, padding=1)
 
     def forward(self, latents: Tensor, class_labels: Tensor) -> Tensor:
-        """Generate.
+        """Generate images from latents and labels.
 
         Args:
             latents: [B, Z] float, standard normal.

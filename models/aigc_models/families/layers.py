@@ -1,4 +1,4 @@
-"""What two of the model families share: strict configuration dictionaries.
+"""Strict configuration dictionaries, which the model families share.
 
 Sharing stops here on purpose: each model is one file that can be read alone.
 """
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON: tuples become lists.
+    """Convert a configuration to plain JSON: tuples become lists.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class LMOutput(NamedTuple):
-    """What a forward pass returns.
+    """The result of a forward pass.
 
     Attributes:
         logits: [B, S, V].
@@ -87,7 +87,7 @@ class Rotation(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Where one layer's new keys and values go.
+    """Appends one layer's new keys and values to the past ones.
 
     Attributes:
         key: [B, N, P, E], or the buffer [B, N, C, E].
@@ -100,7 +100,7 @@ class Cache(NamedTuple):
     slots: Tensor | None
 
     def extend(self, key: Tensor, value: Tensor) -> KeyValue:
-        """Past and new keys and values together."""
+        """Append new keys and values to the past ones; returns both together."""
         if self.slots is None:
             return torch.cat([self.key, key], dim=2), torch.cat([self.value, value], dim=2)
         # One ScatterElements each, which an engine can do in place.

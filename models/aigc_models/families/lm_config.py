@@ -105,19 +105,19 @@ class LMConfig:
 
     @property
     def kv_heads(self) -> int:
-        """N."""
+        """Number of key/value heads, N."""
         return self.n_kv_heads if self.n_kv_heads is not None else self.n_heads
 
     @property
     def head_size(self) -> int:
-        """E."""
+        """Size of a head, E."""
         return self.head_dim if self.head_dim is not None else self.d_model // self.n_heads
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """Convert to plain JSON."""
         return config_to_dict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LMConfig:
-        """From plain JSON; raises ConfigError on an unknown or missing field."""
+        """Read plain JSON; raises ConfigError on an unknown or missing field."""
         return config_from_dict(cls, values)

@@ -203,12 +203,12 @@ class UNetConfig:
 
     @property
     def multiple_of(self) -> int:
-        """What both sides of a sample must be divisible by."""
+        """Number that both sides of a sample must be divisible by."""
         return 1 << (len(self.block_out_channels) - 1)
 
     @property
     def min_size(self) -> int:
-        """What both sides of a sample must be at least.
+        """Smallest side of a sample.
 
         The lowest level may be one pixel, unless a group of one of its norms would then be a single number: its blocks
         normalize their own channels, and the first one those of the level above.
@@ -229,12 +229,12 @@ class UNetConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """Convert to plain JSON."""
         return config_to_dict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> UNetConfig:
-        """From plain JSON, where null means the default; raises ConfigError on an unknown or missing field.
+        """Read plain JSON, where null means the default; raises ConfigError on an unknown or missing field.
 
         In a configuration of `UNet2DConditionModel` num_attention_heads is null and `attention_head_dim` the number of
         heads; it is the width of a head here, so one that says something else than the default is refused.

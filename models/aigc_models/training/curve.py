@@ -42,7 +42,7 @@ class Curve:
         self.rows.append([str(step), *shown, f"{seconds:.1f}"])
 
     def csv(self) -> bytes:
-        """As a CSV file."""
+        """Write the curve as CSV."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerows([self.columns, *self.rows] if self.columns else [])
@@ -66,7 +66,7 @@ class Curve:
         self.columns, self.rows = header, kept
 
     def png(self) -> bytes | None:
-        """Drawn; None where matplotlib is not installed, or there is nothing to draw."""
+        """Draw the curve as PNG; None where matplotlib is not installed, or there is nothing to draw."""
         if len(self.rows) < 2:
             return None
         try:

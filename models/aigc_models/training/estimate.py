@@ -1,4 +1,4 @@
-"""What a training will cost, from one step on PyTorch's "meta" device, which counts and computes nothing."""
+"""Estimate the cost of a training from one step on PyTorch's "meta" device, which counts and computes nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ META = "meta"
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of one training step.
+    """The cost of one training step.
 
     Attributes:
         flops: floating-point operations, forward and backward.
@@ -39,7 +39,7 @@ class Cost:
 
 
 def check_cost(prepared: Prepared, device: str) -> str:
-    """A sentence on the time that a training takes, about; refuses one that does not fit into memory.
+    """Describe the estimated time of a training; one that does not fit into memory is an error.
 
     Raises:
         InputError: it needs more memory than the device has left.
@@ -145,7 +145,7 @@ _GRAPHS: dict[type, tuple[Callable[[Any, list[nn.Module], int], Tensor], ...]] =
 
 
 def _speed() -> float:
-    """Floating-point operations a second in a middling convolution, forward and backward."""
+    """Measure floating-point operations a second in a middling convolution, forward and backward."""
     rng = torch.Generator().manual_seed(0)  # the training's own draws stay what they are
     x = torch.rand(8, 32, 32, 32, generator=rng).requires_grad_()
     weight = torch.rand(32, 32, 3, 3, generator=rng).requires_grad_()

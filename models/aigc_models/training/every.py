@@ -1,4 +1,4 @@
-"""How often something happens while training: every so many steps, or every so many seconds."""
+"""Intervals of a training, in steps or in seconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TIME = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(s|min|h)")
 
 @dataclass(frozen=True, kw_only=True)
 class Every:
-    """One of the two is set.
+    """An interval: one of steps and seconds is set.
 
     Attributes:
         steps: of training.
@@ -36,7 +36,7 @@ class Every:
 
 
 def parse_every(name: str, text: str) -> Every:
-    """`100` is a number of steps; `30s`, `5min` and `1h` are times.
+    """Read an interval: `100` is a number of steps; `30s`, `5min` and `1h` are times.
 
     >>> parse_every("save_every", "1.5min")
     Every(steps=None, seconds=90.0)
@@ -52,7 +52,7 @@ def parse_every(name: str, text: str) -> Every:
 
 
 class Clock:
-    """Says when it is time again.
+    """Says when an interval has passed.
 
     Args:
         every: how often; None never.
@@ -63,7 +63,7 @@ class Clock:
         self.last = time.monotonic()
 
     def is_due(self, step: int) -> bool:
-        """Whether it is time after `step` steps."""
+        """Check whether the interval has passed after `step` steps."""
         if self.every is None:
             return False
         if self.every.steps is not None:
@@ -72,5 +72,5 @@ class Clock:
         return time.monotonic() - self.last >= self.every.seconds
 
     def restart(self) -> None:
-        """It has just happened."""
+        """Start the interval again."""
         self.last = time.monotonic()

@@ -135,7 +135,7 @@ def train_family(
 
 
 def _nothing(_sentence: str) -> None:
-    """Nobody listens."""
+    """Ignore a sentence."""
 
 
 FAMILIES: dict[str, Callable[[Path | str | None, TrainOptions, int], Prepared]] = {

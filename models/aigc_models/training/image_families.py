@@ -1,4 +1,4 @@
-"""The trainings on images: diffusion UNet, GAN and classifier, in the size and channels of the data."""
+"""Prepare the trainings on images: diffusion UNet, GAN and classifier, in the size and channels of the data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SAMPLE_BATCHES, FINAL_BATCHES = 5, 50
 
 
 def prepare_unet(data: Path | str | None, options: TrainOptions, samples: int) -> Prepared:
-    """Class-conditional, or unconditional for one class.
+    """Prepare a UNet: class-conditional, or unconditional for one class.
 
     Raises:
         InputError: unusable data or options.
@@ -69,7 +69,7 @@ def prepare_unet(data: Path | str | None, options: TrainOptions, samples: int) -
 
 
 def prepare_gan(data: Path | str | None, options: TrainOptions, samples: int) -> Prepared:
-    """Class-conditional, if only on one class.
+    """Prepare a GAN, class-conditional even for one class.
 
     Raises:
         InputError: unusable data or options.
@@ -98,7 +98,7 @@ def prepare_gan(data: Path | str | None, options: TrainOptions, samples: int) ->
 
 
 def prepare_classifier(data: Path | str | None, options: TrainOptions, _samples: int) -> Prepared:
-    """Judged on the images held out.
+    """Prepare a classifier, which is evaluated on the images held out.
 
     Raises:
         InputError: unusable data or options, one class, or nothing held out.
@@ -151,18 +151,18 @@ def _images(data: Path | str | None, options: TrainOptions, model: Callable[[int
 
 
 def _shape(images: ImageData) -> tuple[int, int, int]:
-    """Size, channels and classes of a model for them."""
+    """Return size, channels and classes of a model for these images."""
     return images.train.shape[-1], images.train.shape[1], len(images.class_names)
 
 
 def _quality(spec: ExportSpec, data: Path | str | None, samples: int) -> Measured:
-    """The digits' metrics; a user's own images have no classifier here."""
+    """Measure the digits' metrics; a user's own images have no classifier here."""
     metrics = measure(TorchSession(spec), spec.settings, samples=samples) if data is None else ()
     return Measured(metrics=metrics, samples=samples if metrics else 0, data=DIGITS if metrics else "")
 
 
 def _samples(spec: ExportSpec) -> dict[str, bytes]:
-    """A grid with a column for each of the first classes; the runtime's own pipeline draws it."""
+    """Draw a grid with a column for each of the first classes; the runtime's own pipeline draws it."""
     pipeline: Any = make_pipeline(TorchSession(spec), spec.settings)
     classes = getattr(spec.settings, "num_classes", None)
     if classes is None:

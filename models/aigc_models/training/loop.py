@@ -59,7 +59,7 @@ class TrainingInterruptedError(AigcError):
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """What every recipe sets.
+    """Settings of the loop.
 
     Attributes:
         steps: updates in all.
@@ -116,7 +116,7 @@ class Task(Protocol):
 
 
 class Stop(Protocol):
-    """Asked after every step whether the run is to end there."""
+    """Says after every step whether the run ends there."""
 
     @property
     def signum(self) -> int | None:
@@ -130,7 +130,7 @@ class Stop(Protocol):
 
 @dataclass(kw_only=True)
 class Watch:
-    """What goes on beside the steps, none of which changes the weights.
+    """Callbacks and intervals beside the steps; none changes the weights.
 
     Attributes:
         save_every: how often the state is saved.
@@ -138,7 +138,7 @@ class Watch:
         sample: draws them.
         on_step: called after every step.
         stop: asked after every step.
-        notify: called with what changes of the machine mean to a resumed run.
+        notify: called with a sentence for each change of the machine since the run was interrupted.
     """
 
     save_every: Every = field(default_factory=lambda: Every(seconds=300))
@@ -219,7 +219,7 @@ def _steps(
     output: Path,
     save: Callable[[], None],
 ) -> None:
-    """All steps that are left."""
+    """Run all steps that are left."""
     task, saving, sampling = state.task, Clock(watch.save_every), Clock(watch.sample_every)
     clock = _Stopwatch(state)
     while state.step < config.steps:
@@ -288,7 +288,7 @@ def _diverged(losses: Mapping[str, float], step: int, output: Path) -> TrainingE
 
 
 def what_is_left(output: Path) -> str:
-    """What an interrupted run can be gone on with, by what is there."""
+    """Describe the state in a folder that an interrupted run can go on with."""
     if (left := unfinished(output)) is None:
         return "no state was saved"
     return (

@@ -1,4 +1,4 @@
-"""What a user may set of a training, checked by name before anything is read."""
+"""The options of a training, checked by name before anything is read."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class TrainOptions:
         _check_device(self.device)
 
     def of_images(self) -> dict[str, Any]:
-        """Those set that are about images."""
+        """Return the options about images that are set."""
         names = ("size", "channels", "background")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 

@@ -1,4 +1,4 @@
-"""What a family hands to `train_family`: a task with its data, and what is done with its result."""
+"""The task of a family with its data, and the measurement of its result, for `train_family`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Measured", "Prepared", "loop_of"]
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """How good a trained model is.
+    """The measured quality of a trained model.
 
     Attributes:
         metrics: none where a user's own data have no classifier here.
@@ -33,7 +33,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A training that could begin.
+    """A training that is ready to begin.
 
     Attributes:
         task: what is trained.
@@ -57,6 +57,6 @@ class Prepared:
 
 
 def loop_of(default: LoopConfig, options: TrainOptions) -> LoopConfig:
-    """A recipe's loop with what the user set."""
+    """Apply the user's options to a recipe's loop."""
     given = {name: getattr(options, name) for name in ("steps", "batch_size", "learning_rate")}
     return LoopConfig(**{**asdict(default), **{k: v for k, v in given.items() if v is not None}, "seed": options.seed})

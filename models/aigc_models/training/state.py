@@ -1,4 +1,4 @@
-"""The state of an unfinished training: written with the weights so far, in one step, and read back bit for bit."""
+"""Keep the state of an unfinished training: written with the weights so far, in one step, and read back bit for bit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MAX_SMALL_BYTES = 2**28
 
 @dataclass(kw_only=True)
 class RunState:
-    """All that a run has besides its configuration.
+    """The state of a run, apart from its configuration.
 
     Attributes:
         task: what is trained.
@@ -67,7 +67,7 @@ class RunState:
         return self.average if self.average is not None else self.task.model
 
     def files(self) -> dict[str, bytes]:
-        """What lies beside the weights, finished or not."""
+        """Make the files beside the weights, finished or not."""
         return {CURVE_FILE: self.curve.csv(), **self.samples, **self.kept}
 
     def save(self, output: Path, config: LoopConfig, record: Mapping[str, Any], run: Mapping[str, Any]) -> None:
@@ -148,7 +148,7 @@ class RunState:
 
 
 def _environment() -> dict[str, Any]:
-    """What sums depend on in their last bits."""
+    """Describe what the last bits of sums depend on."""
     return {"torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
@@ -159,7 +159,7 @@ def _changes(before: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _writer(output: Path) -> str | None:
-    """Who wrote the state in a folder; None where there is none."""
+    """Read the writer of the state in a folder; None where there is no state."""
     try:
         saved = _read_record(output)
     except CheckpointError:
@@ -168,7 +168,7 @@ def _writer(output: Path) -> str | None:
 
 
 def check_output(output: Path, *, resume: bool) -> None:
-    """Refuse a folder before anything is done: somebody else's, or one with a state that a new run would replace.
+    """Check before the training that a folder is free: no other files, no state that a new run would replace.
 
     Raises:
         OutputError: it cannot be written, or was not written by this tool.

@@ -1,4 +1,4 @@
-"""What one training step does, per family: the `Task`s that the loop runs."""
+"""The `Task`s that the loop runs, one per family: each defines one training step."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ class LMTask(_SingleModelTask):
         self.window = window
 
     def step(self, rng: torch.Generator) -> dict[str, float]:
-        """One update."""
+        """Update the weights once."""
         starts = torch.randint(len(self.text) - self.window, (self.loop.batch_size,), generator=rng)
         return self._descend(self._loss(self.model, self.text, starts))
 
     def held_out_loss(self, model: nn.Module) -> float | None:
-        """On windows spread over the held-out text."""
+        """Compute the loss on windows spread over the held-out text."""
         last = len(self.held_out) - self.window
         if last < 0:
             return None
@@ -111,13 +111,13 @@ class UNetTask(_SingleModelTask):
         self.condition_dropout = condition_dropout
 
     def step(self, rng: torch.Generator) -> dict[str, float]:
-        """One update."""
+        """Update the weights once."""
         rows = torch.randint(len(self.data.train), (self.loop.batch_size,), generator=rng)
         images, labels = self.data.train[rows], self.data.train_labels[rows]
         return self._descend(self._loss(self.model, images, labels, rng, self.condition_dropout))
 
     def held_out_loss(self, model: nn.Module) -> float | None:
-        """With the same noise every time."""
+        """Compute the loss with the same noise every time."""
         images, labels = self.data.held_out[:HELD_OUT_ROWS], self.data.held_out_labels[:HELD_OUT_ROWS]
         if not len(images):
             return None
@@ -164,7 +164,7 @@ class GanTask:
         self.loop, self.data, self.loss = loop, data, loss
 
     def step(self, rng: torch.Generator) -> dict[str, float]:
-        """One update of each side."""
+        """Update each side once."""
         self.discriminator.train()
         rows = torch.randint(len(self.data.train), (self.loop.batch_size,), generator=rng)
         d_loss, g_loss = min_max_step(
@@ -218,14 +218,14 @@ class ClassifierTask(_SingleModelTask):
         self.data = data
 
     def step(self, rng: torch.Generator) -> dict[str, float]:
-        """One update."""
+        """Update the weights once."""
         rows = torch.randint(len(self.data.train), (self.loop.batch_size,), generator=rng)
         clean = self.data.train[rows]
         images = clean + 0.1 * torch.randn(clean.shape, generator=rng)
         return self._descend(self._loss(self.model, images, self.data.train_labels[rows]))
 
     def held_out_loss(self, model: nn.Module) -> float | None:
-        """On clean images."""
+        """Compute the loss on clean images."""
         images, labels = self.data.held_out[:HELD_OUT_ROWS], self.data.held_out_labels[:HELD_OUT_ROWS]
         return self._loss(model, images, labels).item() if len(images) else None
 

@@ -1,4 +1,4 @@
-"""The language model's training."""
+"""Prepare the training of the language model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SHOWN_FILES = 5
 
 
 def prepare_lm(data: Path | str | None, options: TrainOptions, samples: int) -> Prepared:
-    """Byte-level text: the standard library's sources, or the user's own.
+    """Prepare a byte-level language model on text: the standard library's sources, or the user's own.
 
     Raises:
         InputError: options of images, or unusable text.

@@ -37,20 +37,20 @@ _CONFIG_DIGEST = "config_sha256"
 
 
 def shipped_checkpoint(name: str) -> Path:
-    """The folder of a checkpoint that comes with the package."""
+    """Find the folder of a checkpoint that comes with the package."""
     return Path(__file__).parents[1] / "checkpoints" / name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a checkpoint folder holds.
+    """The content of a checkpoint folder.
 
     Attributes:
         config: the content of config.json.
         tensors: name -> tensor.
         sha256: of the weights file.
         path: of the weights file.
-        notes: what to tell the user: files beside it that were not read, a config.json that was edited.
+        notes: for the user: files beside it that were not read, a config.json that was edited.
         data: what the folder keeps of the data that it was trained on; None where it keeps nothing.
         held_out: text that training did not see, in pieces; empty where none is kept.
         calibration: text that it did see, likewise.
@@ -67,7 +67,7 @@ class Checkpoint:
 
     @property
     def config_sha256(self) -> str:
-        """Digest of what config.json says, however it is written: the same weights mean another model with another."""
+        """Digest of the values in config.json: the same weights with other values are another model."""
         return _config_digest(self.config)
 
 

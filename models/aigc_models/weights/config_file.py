@@ -1,4 +1,4 @@
-"""What config.json says of a model, field by field: nothing in it is passed over."""
+"""Check config.json field by field: no field is ignored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["check_record"]
 
 
 def check_record(record: Mapping[str, Any], family: str, fields: Sequence[str]) -> None:
-    """Refuse the config.json of something else, and what nothing would read.
+    """Check that config.json is that of the model, and that every field is read.
 
     Args:
         record: the parsed file.

@@ -1,4 +1,4 @@
-"""Tensors of a file into a module: every name, shape, type and value is checked before anything is changed."""
+"""Load tensors of a file into a module: every name, shape, type and value is checked before anything is changed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str =
 
 
 def check_fits(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str = "checkpoint") -> dict[str, Tensor]:
-    """Tensors under the names of a module's state dict, each of its shape; the module may be on the meta device.
+    """Check that tensors have the names and shapes of a module's state dict; the module may be on the meta device.
 
     Raises:
         CheckpointError: names the tensor that is missing, is not known or has another shape.

@@ -2,7 +2,7 @@
 
 The format (huggingface/safetensors, README): 8 bytes that hold the header's size, the header (JSON: name -> dtype,
 shape and the place of its bytes behind the header), and the bytes of all tensors without gaps. The library checks most
-of this, too; here every fault is told by the tensor's name, and what the library passes over is refused.
+of this, too; here every fault is reported by the tensor's name, and what the library passes over is refused.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _HINT = "the file is damaged, or was not written by safetensors: get it again"
 
 @dataclass(frozen=True, kw_only=True)
 class Tensors:
-    """What a file holds.
+    """The tensors of a file.
 
     Attributes:
         tensors: by name.
@@ -71,7 +71,7 @@ def parse_tensors(data: bytes, *, what: str) -> Tensors:
 
 
 def check_tensors_file(path: Path) -> None:
-    """Refuse a file that is no whole safetensors file, from its size and its header alone.
+    """Check from its size and header alone that a file is a whole safetensors file.
 
     So nothing else is read into memory, however large it is.
 

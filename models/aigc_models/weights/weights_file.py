@@ -1,4 +1,4 @@
-"""Which file of a checkpoint folder holds the weights; where several could, none is chosen in silence."""
+"""Find the weights file of a checkpoint folder; where several could be meant, it is an error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FORM = f"a checkpoint is a folder with {WEIGHTS_FILE} and {CONFIG_FILE}: docs/c
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsPlace:
-    """Where the weights are.
+    """The place of the weights.
 
     Attributes:
         weights: the file.
@@ -37,7 +37,7 @@ class WeightsPlace:
 
 
 def find_weights(path: Path | str) -> WeightsPlace:
-    """The weights file of a checkpoint: the file itself, or the one of a folder.
+    """Find the weights file of a checkpoint: the file itself, or the one of a folder.
 
     Raises:
         CheckpointError: nothing there, or more than one that could be meant; names them.
@@ -86,7 +86,7 @@ def _refuse_shard(weights: Path) -> None:
 
 
 def _missing(folder: Path, names: list[str]) -> CheckpointError:
-    """Why a folder is no checkpoint: what it holds in place of the weights."""
+    """Say why a folder is not a checkpoint: what it holds in place of the weights."""
     start = f"checkpoint {str(folder)!r} has no {WEIGHTS_FILE}"
     if "manifest.json" in names:
         return CheckpointError(f"{str(folder)!r} is a bundle, not a checkpoint", hint=_FORM)

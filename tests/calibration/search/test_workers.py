@@ -159,7 +159,7 @@ def test_decibels() -> None:
 
 @pytest.mark.parametrize("address", ["junk", "", "tcp://", "10.0.0.1", "host:port", "tcp:// a:1"])
 def test_what_is_no_address(address: str) -> None:
-    with pytest.raises(ConfigError, match="is no address of a Dask scheduler"):
+    with pytest.raises(ConfigError, match="is not the address of a Dask scheduler"):
         make_workers(dask=address)
 
 

@@ -16,7 +16,7 @@ from aigc_calibration.config import QuantConfig
 from aigc_calibration.search.workers import make_workers
 from aigc_export.cli import run
 from aigc_export.cli.options import show_warnings
-from aigc_export.cli.reporting import Reporter
+from aigc_export.cli.reporting import StageDisplay
 from aigc_export.recipes.budget import parse_budget
 from aigc_export.recipes.recipe import export_recipe
 from aigc_export.recipes.search import SearchConfig
@@ -83,7 +83,7 @@ def test_the_limits_hold_in_python() -> None:
 
 def test_stages_and_warnings_show_names_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     out = io.StringIO()
-    with Reporter(Console(file=out, width=200), "export", bar=False) as shown:
+    with StageDisplay(Console(file=out, width=200), "export", bar=False) as shown:
         shown.stage("publish", f"{ODD}\n[/]")
     assert out.getvalue().rstrip("\n") == "publish             a\\x1b[31m\\x07b\\n[/]"
     show_warnings(ODD)

@@ -187,7 +187,7 @@ def test_a_file_that_nothing_would_read(changes: dict[str, str], message: str, h
         ({"precision": "int4"}, "int4 needs no ranges"),
         ({"precision": "int8-weight"}, "int8-weight needs no ranges"),
         ({"precision": "auto"}, "a search reads a calibration for int8"),
-        ({"precision": "int8", "calibration": "c.npz"}, "calibrating from a calibration"),
+        ({"precision": "int8", "calibration": "c.npz"}, "not an input of a calibration"),
     ],
 )
 def test_nothing_to_calibrate(changes: dict[str, str], message: str, models: Path, tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ BAD = [
     (["--budget", "psnr>=45"], "--budget without a search"),
     (["--jobs", "2", "--precision", "int8"], "--jobs without a search"),
     (["--precision", "auto", "--budget", "pssnr>=45"], "Did you mean 'psnr'?"),
-    (["--precision", "auto", "--budget", "ppl<=1%"], "which this model has not"),
+    (["--precision", "auto", "--budget", "ppl<=1%"], "which is not measured for this model"),
     (["--precision", "auto", "--objective", "beauty"], "unknown objective 'beauty'"),
     (["--precision", "auto", "--jobs", "2", "--dask", "tcp://127.0.0.1:9"], "both --jobs and --dask"),
     (["--precision", "auto", "--jobs", "0"], "x>=1"),

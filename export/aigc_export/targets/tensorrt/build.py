@@ -63,7 +63,7 @@ class BuiltTrt:
 
     @property
     def size_bytes(self) -> int:
-        """Of the engine file."""
+        """Size of the engine file."""
         return self.path.stat().st_size
 
 
@@ -193,7 +193,7 @@ def _network_flags(module: Any) -> int:
 
 
 def _parse(library: Library, parser: Any, source: Path, log: trt_log.Log) -> None:
-    """Parse a file."""
+    """Parse an ONNX file into a network."""
     if not parser.parse_from_file(str(source)):
         found = [parser.get_error(i) for i in range(parser.num_errors)]
         reasons = "; ".join(f"{e.node_operator()} {e.node_name()!r}: {e.desc()}" for e in found)

@@ -18,7 +18,7 @@ MAX_TIMING_CACHE_BYTES = 2**31
 
 
 def check_settings(library: Library, settings: BuildSettings) -> None:
-    """Refuse, before anything is built, what the library would ignore.
+    """Check before the build that the library follows every setting.
 
     Raises:
         ConfigError: names the setting.
@@ -48,7 +48,7 @@ def make_config(
     settings: BuildSettings,
     profiles: Sequence[Mapping[str, tuple[tuple[int, ...], ...]]],
 ) -> Any:
-    """A configuration of one build.
+    """Make the builder's configuration of one build.
 
     Raises:
         ConfigError: the library cannot follow a setting, or refuses a profile.
@@ -110,7 +110,7 @@ def _compatibility(library: Library, config: Any, settings: BuildSettings) -> No
 
 
 def _held_timing_cache(path: Path) -> bytes:
-    """What earlier builds have left there; nothing before the first."""
+    """Read the timing cache of earlier builds; empty before the first."""
     return read_file(path, limit=MAX_TIMING_CACHE_BYTES) if path.exists() else b""
 
 

@@ -51,7 +51,7 @@ _SUBGRAPHS = frozenset({"myelin"})
 
 
 def parse_inspector(text: str) -> tuple[EngineLayer, ...]:
-    """Layers of an engine, those that say nothing of types left out.
+    """Read the layers of an engine; layers without types are left out.
 
     Args:
         text: what `getEngineInformation` returned in JSON.
@@ -99,7 +99,7 @@ def inspect_engine(library: Library, logger: Any, engine: Path, shapes: Mapping[
         library: that built it.
         logger: the process's only one.
         engine: the file.
-        shapes: of every input with a dynamic shape, within the first profile; formats are not told without them.
+        shapes: of every input with a dynamic shape, within the first profile; formats are not reported without them.
 
     Returns:
         JSON, for `parse_inspector`.

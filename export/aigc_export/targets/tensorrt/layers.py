@@ -21,8 +21,8 @@ TYPE_NAMES: Mapping[str, str] = {
 NARROW_TO_WIDE = ("int4", "fp8", "int8", "bf16", "fp16", "fp32")
 
 _RANKS = (frozenset({"gemm", "correlation", "deconv"}), frozenset({"runtime_fusion"}))
-"""Kinds of layers that compute a product, the plainest first; generated kernels (`kgen`) come last: most of them only
-move or scale what a product takes and gives, but a fused attention is one too."""
+"""Kinds of layers that compute products, the surest first. Generated kernels (`kgen`) come last: most only scale or
+move the operands and results of a product, but a fused attention is one, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 
 
 def nodes_in(metadata: str) -> tuple[str, ...]:
-    """The ONNX nodes that a layer's metadata names.
+    """List the ONNX nodes that a layer's metadata names.
 
     >>> nodes_in("[ONNX Layer: a][ONNX Layer: b]")
     ('a', 'b')
@@ -68,7 +68,7 @@ def nodes_in(metadata: str) -> tuple[str, ...]:
 
 
 def parse_layer(line: str) -> EngineLayer | None:
-    """One line of the builder's list of layers; None for a line of another form."""
+    """Read one line of the builder's list of layers; None for a line of another form."""
     match = _FIELDS.match(line)
     if match is None:
         return None
@@ -88,7 +88,7 @@ def built_types(lines: Sequence[str], nodes: Iterable[str]) -> dict[str, str]:
 
 
 def types_of(layers: Sequence[EngineLayer], nodes: Iterable[str]) -> dict[str, str]:
-    """ONNX node -> the type its product is computed in.
+    """Map each ONNX node to the type its product is computed in.
 
     Several layers may list a node: the one that multiplies is told by its kind, and of equals the widest type counts.
     A node that no layer lists, or only layers that multiply nothing, is left out.

@@ -47,23 +47,23 @@ class Library:
 
     @property
     def ahead_of_time(self) -> bool:
-        """Whether it builds for named devices, with no device at hand."""
+        """Whether the library builds for named devices, with no device at hand."""
         return hasattr(self.module, "ComputeCapability")
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """Compute capabilities that it can build for ahead of time; empty if it builds for the device at hand."""
+        """Compute capabilities to build for ahead of time; empty if the library builds for the device at hand."""
         if not self.ahead_of_time:
             return ()
         found = (re.fullmatch(r"SM(\d+)(\d)", name) for name in self.module.ComputeCapability.__members__)
         return tuple(f"{m[1]}.{m[2]}" for m in found if m is not None)
 
     def has_flag(self, name: str) -> bool:
-        """Whether its builder knows a flag."""
+        """Check whether the builder knows a flag."""
         return hasattr(self.module.BuilderFlag, name)
 
     def logger(self) -> tuple[Any, Log]:
-        """The process's only logger of this library, and what it has heard.
+        """The process's only logger of this library, with its messages.
 
         A library keeps the first logger that it is given for the life of the process.
         """
@@ -72,7 +72,7 @@ class Library:
         return _LOGS[self.module.__name__]
 
     def check_capabilities(self, wanted: tuple[str, ...]) -> None:
-        """Refuse devices that it cannot build for.
+        """Check that the library can build for these devices.
 
         Raises:
             ConfigError: none where it needs some, some where it takes none, or one that it does not know; the hint

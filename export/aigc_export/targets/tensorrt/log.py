@@ -1,4 +1,4 @@
-"""What TensorRT says while it builds, and the facts in it that no call returns.
+"""Collect the messages of a TensorRT build, and read the facts that no call returns.
 
 Some failures are a line of the log and nothing else; so are the layers of the compiled engine where no device can open
 it. The wording was read in TensorRT-RTX 1.7; what another version words differently is not found, which every reader
@@ -37,7 +37,7 @@ class Log:
     keep: Callable[[BaseException], None] | None = None
 
     def hear(self, severity: Any, text: str) -> None:
-        """One message of a severity of the library's own kind."""
+        """Keep one message, with the library's own severity."""
         try:
             self.messages.append((str(severity).rpartition(".")[2], text))
         except BaseException as err:
@@ -46,12 +46,12 @@ class Log:
             self.keep(err)
 
     def texts(self) -> list[str]:
-        """The texts alone."""
+        """Texts of the messages."""
         return [text for _, text in self.messages]
 
 
 def make_logger(module: Any) -> tuple[Any, Log]:
-    """A logger for that library which keeps everything it hears."""
+    """Make a logger for a library that keeps every message."""
     log = Log()
 
     class Collector(module.ILogger):  # type: ignore[misc]
@@ -68,11 +68,11 @@ _NO_DRIVER = re.compile(r"cudaError 35\b|CUDA driver version is insufficient")
 
 
 def errors(log: Log, *, ahead_of_time: bool = False) -> str:
-    """Everything of severity error, each once, in order.
+    """List the messages of severity error, each once, in order.
 
     Args:
         log: of the build.
-        ahead_of_time: the library needs no driver to build: that there is none is told only if nothing else is.
+        ahead_of_time: the library needs no driver to build: a missing driver is reported only if nothing else is.
     """
     found = dict.fromkeys(text for severity, text in log.messages if severity in {"ERROR", "INTERNAL_ERROR"})
     telling = [text for text in found if not (ahead_of_time and _NO_DRIVER.search(text))]
@@ -118,12 +118,12 @@ class MemoryNeed:
 
     @property
     def total(self) -> int | None:
-        """Both together; None unless both are known."""
+        """Sum of both; None unless both are known."""
         return None if self.weights is None or self.activations is None else self.weights + self.activations
 
 
 def memory_need(log: Log) -> MemoryNeed:
-    """What the builder reports; the last report counts."""
+    """Read the memory that the builder reports; the last report counts."""
     return MemoryNeed(weights=_last(log, "Total Weights Memory"), activations=_last(log, "Total Activation Memory"))
 
 

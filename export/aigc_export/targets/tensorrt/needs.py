@@ -1,4 +1,4 @@
-"""What a build needs of the host, estimated beforehand: one that runs out half-way has cost its time for nothing."""
+"""Estimate the memory and disk that a build needs of the host, before it starts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class BuildNeeds:
 
 
 def estimate_needs(*, weight_bytes: int, nodes: int, profiles: int = 1) -> BuildNeeds:
-    """What building a graph takes.
+    """Estimate the memory and disk that building a graph takes.
 
     Args:
         weight_bytes: of all constants.

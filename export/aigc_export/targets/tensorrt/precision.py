@@ -26,7 +26,7 @@ _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionProof:
-    """What the products of an engine are computed in.
+    """The types that the products of an engine are computed in.
 
     Attributes:
         work: type -> share of all multiply-accumulates; `unknown` where no layer could be held for a product.
@@ -89,7 +89,7 @@ def _type_name(dtype: Any) -> str:
 
 
 def telling(asked: Mapping[str, str], macs: Mapping[str, int], engine: Mapping[str, str]) -> Mapping[str, str] | None:
-    """What an engine says of its products, or None where that is too little to prove anything by.
+    """Return the engine's types of its products, or None where they are too few for a proof.
 
     An engine may show a subgraph as one layer. What it does say must not contradict what was asked for: then it counts,
     however little it is.
@@ -110,7 +110,7 @@ def prove(
     network: Mapping[str, str],
     engine: Mapping[str, str] | None,
 ) -> PrecisionProof:
-    """Hold what was built against what was asked for.
+    """Prove that products were built in the requested types.
 
     Args:
         asked: product of the graph -> type that it should be computed in.

@@ -1,4 +1,4 @@
-"""Progress of a build, its cancellation, and everything else that ends it from within a callback."""
+"""Report the progress of a build, and end it from within a callback: by cancellation, signal or error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Watch", "make_monitor"]
 
 
 class Watch:
-    """What must end a build.
+    """Watches a build and ends it where a callback asks for that or fails.
 
     The library calls back from C++: an exception that Python raises there is lost, and the build goes on. So every
     callback hands what it catches to `keep`; the first is kept, the library is asked to stop at its next step, and
@@ -39,7 +39,7 @@ class Watch:
         self.cancelled = True
 
     def check(self) -> None:
-        """Raise what was kept.
+        """Raise the error that was kept.
 
         Raises:
             BaseException: the first one that was kept.

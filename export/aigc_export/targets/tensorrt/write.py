@@ -13,7 +13,7 @@ __all__ = ["write_engine"]
 
 
 def write_engine(library: Library, builder: Any, network: Any, config: Any, destination: Path, watch: Watch) -> bool:
-    """Build and write.
+    """Build an engine and write its file.
 
     Args:
         library: that builds.
