@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(
@@ -40,6 +41,18 @@ def tracked_files() -> list[Path]:
     if listed.returncode:
         pytest.skip("not a git checkout")
     return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def unchecked(paths: Iterable[Path]) -> list[Path]:
+    """Python files that mypy does not look at."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    folders = [ROOT / name for name in config["files"]]
+    return [p for p in paths if p.suffix == ".py" and not any(p.is_relative_to(folder) for folder in folders)]
+
+
+def test_mypy_looks_at_every_python_file() -> None:
+    assert unchecked(tracked_files()) == []
+    assert unchecked([ROOT / "new" / "a.py"]) == [ROOT / "new" / "a.py"]
 
 
 def test_no_large_file_is_tracked() -> None:

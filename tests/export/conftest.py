@@ -35,12 +35,13 @@ from aigc_runtime.core.tensors import Array
 from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.io.jsonable import to_json
 
-BYTES = {"kind": "bytes"}
+BYTES: dict[str, str | int] = {"kind": "bytes"}
 
 
-def tiny_lm(**changes: object) -> TransformerLM:
-    config = {"vocab_size": 256, "context_length": 96, "d_model": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
-    return TransformerLM(LMConfig(**{**config, "d_ff": 48, **changes}))
+def tiny_lm(**changes: Any) -> TransformerLM:
+    sizes = {"vocab_size": 256, "context_length": 96, "d_model": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
+    config: dict[str, Any] = {**sizes, "d_ff": 48, **changes}
+    return TransformerLM(LMConfig(**config))
 
 
 def tiny_unet() -> UNet:
@@ -96,6 +97,12 @@ SPECS: dict[str, Callable[[], ExportSpec]] = {
     "gan": lambda: gan_spec(tiny_gan()),
 }
 FAMILIES = ("lm-growing", "unet", "gan")
+
+
+def tensor_of(value: ir.Value) -> ir.TensorProtocol:
+    """The tensor of an initializer."""
+    assert value.const_value is not None
+    return value.const_value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -182,8 +182,8 @@ def test_a_baseline_is_a_gate(
         return Latency(median_ms=(2.5 if second else 2.0) + 0.01 * (number % 3), p10_ms=0, p90_ms=0, runs=1)
 
     monkeypatch.setattr("aigc_export.tools.timing.bench_step", timed)
-    for limit, code in (("10%", 3), ("30%", 0), ("0.4ms", 3), ("0.6", 0)):
-        assert run(["compare", small, small, *QUICK, "--max-latency-increase", limit, "--json"]) == code
+    for latency, code in (("10%", 3), ("30%", 0), ("0.4ms", 3), ("0.6", 0)):
+        assert run(["compare", small, small, *QUICK, "--max-latency-increase", latency, "--json"]) == code
         told = json.loads(capsys.readouterr().out)
         assert told["passed"] is (code == 0)
         assert len(told["speed"]["rounds_ms"]) == 9

@@ -200,7 +200,7 @@ def test_a_bundle_that_is_none(verb: str, tmp_path: Path, capsys: Capture) -> No
         assert message in capsys.readouterr().err
 
 
-def break_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+def break_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors")

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,8 +22,10 @@ import torch
 from aigc_export.cli import run
 from aigc_export.cli.train_progress import TrainProgress
 from aigc_export.cli.train_stop import SignalStop
+from aigc_models.evaluation.metrics import class_accuracy
 from aigc_models.training import families
 from aigc_models.training.state import unfinished
+from aigc_models.weights.checkpoint import save_checkpoint
 from aigc_runtime.system.interrupts import handled_signals
 
 SMALL = {
@@ -94,7 +97,9 @@ def test_a_real_signal_loses_nothing(tmp_path: Path, name: str, number: signal.S
     delay = random.uniform(0, 0.2)
     code, told = interrupt([*arguments, str(tmp_path / "run")], number, delay)
     assert code == 128 + number, (told, delay)
-    step, steps = unfinished(tmp_path / "run")
+    left = unfinished(tmp_path / "run")
+    assert left is not None
+    step, steps = left
     assert f"{number.name}: ending after this step and saving; once more ends at once" in told
     assert f"error: interrupted at step {step} of {steps}: the state is in '{tmp_path / 'run'}'" in told
     assert "go on with the same command and --resume" in told
@@ -121,7 +126,9 @@ def test_a_killed_run_goes_on_from_its_last_save_bit_for_bit(tmp_path: Path) -> 
         code, _ = interrupt(program, signal.SIGKILL, random.uniform(0, 0.3), until=until)
         assert code == -signal.SIGKILL
         kills += unfinished(tmp_path / "run") is not None
-    step, steps = unfinished(tmp_path / "run")
+    left = unfinished(tmp_path / "run")
+    assert left is not None
+    step, steps = left
     assert 0 < step < steps
     assert run([*arguments, str(tmp_path / "whole")]) == 0
     assert run([*arguments, str(tmp_path / "run"), "--resume"]) == 0
@@ -193,14 +200,14 @@ def test_the_second_signal_while_saving_leaves_the_old_state(
 ) -> None:
     from aigc_models.training import state
 
-    save, saved = state.save_checkpoint, []
+    saved: list[int] = []
 
-    def interrupted_save(folder: Path, *arguments: object, **options: object) -> None:
+    def interrupted_save(folder: Path, *arguments: Any, **options: Any) -> None:
         if saved:
             signal.raise_signal(signal.SIGINT)  # while it ends after its step
             signal.raise_signal(signal.SIGINT)  # and while it saves
         saved.append(1)
-        save(folder, *arguments, **options)
+        save_checkpoint(folder, *arguments, **options)
 
     monkeypatch.setattr(state, "save_checkpoint", interrupted_save)
     monkeypatch.setattr("aigc_export.cli.train_stop.SAME_SECONDS", 0.0)
@@ -208,7 +215,7 @@ def test_the_second_signal_while_saving_leaves_the_old_state(
     assert run(arguments) == 130
     assert unfinished(tmp_path / "run") == (2, 6)
     assert f"the state of step 2 of 6 is in '{tmp_path / 'run'}'" in capsys.readouterr().err
-    monkeypatch.setattr(state, "save_checkpoint", save)
+    monkeypatch.setattr(state, "save_checkpoint", save_checkpoint)
     assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".")] == ["run"]
     assert run([*arguments, "--resume"]) == 0
 
@@ -219,12 +226,11 @@ def test_an_interruption_while_quality_is_measured_loses_no_step(
 ) -> None:
     from aigc_models.training import image_families
 
-    measure = image_families.class_accuracy
     monkeypatch.setattr(image_families, "class_accuracy", lambda *_: signal.raise_signal(signal.SIGINT))
     arguments = ["train", "classifier", "--steps", "2", "-o", str(tmp_path / "run")]
     assert run(arguments) == 130
     assert "interrupted; the state of step 2 of 2 is in" in capsys.readouterr().err
-    monkeypatch.setattr(image_families, "class_accuracy", measure)
+    monkeypatch.setattr(image_families, "class_accuracy", class_accuracy)
     assert run([*arguments, "--resume"]) == 0
     assert (tmp_path / "run" / "quality.json").is_file()
 

@@ -40,7 +40,8 @@ class Base(nn.Module):
         self.norm = nn.BatchNorm1d(64)
 
     def body(self, latents: Tensor, class_labels: Tensor) -> Tensor:
-        return self.linear(latents) + class_labels[:, None]
+        projected: Tensor = self.linear(latents)
+        return projected + class_labels[:, None]
 
 
 class StyleNoise(Base):
@@ -198,6 +199,7 @@ class FixedNoise(Base):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("noise", torch.randn(1, 64))
+        self.noise: Tensor
 
     def forward(self, latents: Tensor, class_labels: Tensor) -> tuple[Tensor]:
         return ((self.body(latents, class_labels) + self.noise).reshape(-1, 1, 8, 8),)

@@ -146,11 +146,8 @@ def test_a_file_of_another_graph_or_kind(
 ) -> None:
     lm, gan = str(calibrated("lm", models, files)), str(calibrated("gan", models, files))
     own = write_checkpoint(tmp_path / "own", "gan", make=tiny_gan)
-    for changes, checkpoint, name in (
-        ({"precision": "int8", "calibration": lm}, models / "gan", "gan"),
-        ({"precision": "int8", "calibration": gan}, own, "gan"),
-    ):
-        error = refused(export_model, changes, checkpoint, name, tmp_path)
+    for file, checkpoint in ((lm, models / "gan"), (gan, own)):
+        error = refused(export_model, {"precision": "int8", "calibration": file}, checkpoint, "gan", tmp_path)
         assert "belongs to another graph" in str(error)
     monkeypatch.setattr(front, "capture", lambda *_, **__: pytest.fail("the work has started"))
     for precision in ("fp16", "bf16"):
@@ -158,9 +155,9 @@ def test_a_file_of_another_graph_or_kind(
         assert f"was not made for {precision}" in str(error)
         assert f"--precision {precision}" in error.hint
     (tmp_path / FILE).write_bytes(Path(gan).read_bytes()[:-9])
-    damaged = {"precision": "int8", "calibration": str(tmp_path / FILE)}
+    damaged: dict[str, Any] = {"precision": "int8", "calibration": str(tmp_path / FILE)}
     assert "is damaged" in str(refused(export_model, damaged, models / "gan", "gan", tmp_path))
-    missing = {"precision": "int8", "calibration": str(tmp_path / "nowhere.npz")}
+    missing: dict[str, Any] = {"precision": "int8", "calibration": str(tmp_path / "nowhere.npz")}
     assert "no such file" in str(refused(export_model, missing, models / "gan", "gan", tmp_path))
 
 
@@ -190,7 +187,7 @@ def test_a_file_that_nothing_would_read(changes: dict[str, str], message: str, h
         ({"precision": "int8", "calibration": "c.npz"}, "not an input of a calibration"),
     ],
 )
-def test_nothing_to_calibrate(changes: dict[str, str], message: str, models: Path, tmp_path: Path) -> None:
+def test_nothing_to_calibrate(changes: dict[str, Any], message: str, models: Path, tmp_path: Path) -> None:
     assert message in str(refused(calibrate_model, changes, models / "gan", "gan", tmp_path))
 
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -445,7 +446,8 @@ def test_recipes_refuse_unknown_names() -> None:
         export_recipe("lm", target="ort_cpu")
     with pytest.raises(UnknownNameError, match=r"unknown precision for target 'ort-cpu' 'fp23'\nvalid: .*fp32"):
         export_recipe("lm", precision="fp23")
-    for bad in ({"quality_samples": -1}, {"quality_samples": 1}, {"threads": 0}):
+    refused: tuple[dict[str, Any], ...] = ({"quality_samples": -1}, {"quality_samples": 1}, {"threads": 0})
+    for bad in refused:
         with pytest.raises(InputError):
             export_recipe("lm", **bad)
 

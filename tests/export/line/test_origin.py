@@ -22,6 +22,7 @@ from aigc_export.line.engines import check_build
 from aigc_export.line.exporter import export_model
 from aigc_export.line.origin import load_original, make_origin, model_sha256
 from aigc_export.prepare import prepare as front
+from aigc_export.prepare.calibration_data import calibration_data
 from aigc_export.recipes.recipe import ExportRecipe, export_recipe
 from aigc_export.targets.profiles import parse_profile
 from aigc_export.targets.settings import BuildSettings
@@ -288,7 +289,11 @@ def test_the_command_that_check_prints_exports_the_same_model_again(
     device: str, precision: str, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(exported / "bundle", tmp_path / "bundle")
-    options = {"checkpoint": str(exported / "my poems"), "spec_options": {"cache": "growing"}, "ranges": "kl"}
+    options: dict[str, Any] = {
+        "checkpoint": str(exported / "my poems"),
+        "spec_options": {"cache": "growing"},
+        "ranges": "kl",
+    }
     recipe = export_recipe("lm", precision="int8", calibration_data="my data/it's", keep_float=("lm_head",), **options)
     loaded = load_model("lm", checkpoint=exported / "my poems")
     manifest = Bundle.open(tmp_path / "bundle").manifest
@@ -342,8 +347,12 @@ def test_calibration_reads_the_models_own_text_and_never_what_is_held_out(export
 @pytest.mark.usefixtures("no_work")
 def test_a_text_model_is_calibrated_on_what_it_was_trained_on(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    real = front.calibration_data
-    monkeypatch.setattr(front, "calibration_data", lambda *a, **k: seen.append(real(*a, **k)) or seen[-1])
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        seen.append(calibration_data(*arguments, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(front, "calibration_data", recorded)
     recipe = recipe_of("lm", exported / "my poems", precision="int8")
     with pytest.raises(CheckpointError, match="far enough"):
         export_model(recipe, exported / "never")

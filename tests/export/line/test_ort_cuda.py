@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from aigc_calibration.onnx_function import open_onnx
 from aigc_export.cli import run
 from aigc_export.line import engines
 from aigc_export.line.exporter import ParityFailedError, export_model
@@ -93,10 +94,9 @@ def test_an_export_where_only_the_package_for_gpus_is_installed(
 @without_cuda
 @pytest.mark.usefixtures("capture_once")
 def test_missed_parity_publishes_nothing(checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = engines.open_onnx
 
     def wrong(path: Path, **options: Any) -> Any:
-        function = honest(path, **options)
+        function = open_onnx(path, **options)
         return lambda feeds: {k: v * np.float32(1.01) for k, v in function(feeds).items()}
 
     monkeypatch.setattr(engines, "open_onnx", wrong)
@@ -158,7 +158,7 @@ def test_a_search_is_for_an_engine_that_runs_here(checkpoints: Path) -> None:
     recipe = cuda_recipe("gan", checkpoints)
     prepared = prepare_graph(recipe, Reporter(None))
     with pytest.raises(ConfigError, match="a search needs an engine that runs here, and 'ort-cuda' does not"):
-        search(prepared, recipe, SearchConfig(budgets=(parse_budget("psnr>=40"),)), Reporter(None))
+        search(prepared, recipe, SearchConfig(budgets=(parse_budget("psnr>=40"),)), Reporter(None).report)
 
 
 @without_cuda

@@ -19,6 +19,7 @@ from aigc_export.prepare import prepare as front
 from aigc_export.targets.table import TARGETS
 from aigc_models.families.gan import Generator
 from aigc_runtime.bundle.bundle import Bundle
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import AigcError, ConfigError, InputError
 
 from ..conftest import TINY, recipe_of, tiny_gan, write_checkpoint
@@ -103,7 +104,10 @@ def refuse(name: str, path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyP
     return found[0]
 
 
-GOOD = {"latents": np.random.default_rng(0).standard_normal((8, 6), dtype=np.float32), "class_labels": np.arange(8)}
+GOOD: dict[str, Array] = {
+    "latents": np.random.default_rng(0).standard_normal((8, 6), dtype=np.float32),
+    "class_labels": np.arange(8),
+}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import stat
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from aigc_export.line.signing import load_signer, make_keys, sign_bundle
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.trusted_keys import read_trusted_keys
 from aigc_runtime.errors import AigcError, BundleError, ConfigError, EngineMissingError, OutputError
+from aigc_runtime.io.publish_lock import destination_lock
 
 from ..cli.test_group import contents, export_arguments
 
@@ -256,9 +258,13 @@ def test_a_bundle_behind_a_link_is_signed_where_it_is(
     (tmp_path / "elsewhere").mkdir()
     link = tmp_path / "elsewhere" / "link"
     link.symlink_to(bundle)
-    locked = []
-    lock = signing.destination_lock
-    monkeypatch.setattr(signing, "destination_lock", lambda target: locked.append(target) or lock(target))
+    locked: list[Path] = []
+
+    def lock(target: Path) -> AbstractContextManager[object]:
+        locked.append(target)
+        return destination_lock(target)
+
+    monkeypatch.setattr(signing, "destination_lock", lock)
     signer = load_signer(keys / "private.pem")
     assert sign_bundle(link, signer).signed_by == signer.key_id
     assert locked == [bundle]

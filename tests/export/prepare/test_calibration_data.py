@@ -20,6 +20,7 @@ from aigc_export.prepare.image_folder import find_images
 from aigc_models.data.image_data import load_images
 from aigc_models.data.images import ImageError
 from aigc_models.data.text_data import standard_library_text
+from aigc_runtime.pipelines.settings import DiffusionSettings
 
 from ..conftest import make_spec
 
@@ -105,15 +106,23 @@ def test_images_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def named(*names: str) -> Subject:
+    assert isinstance(UNET.settings, DiffusionSettings)
     return replace(
         UNET, settings=replace(UNET.settings, num_classes=len(names), null_class=len(names), class_names=names)
     )
 
 
+def image_data(subject: Subject, root: Path, samples: int) -> ImageData:
+    data = calibration_data(subject, path=root, samples=samples, seed=0)
+    assert isinstance(data, ImageData)
+    return data
+
+
 def labels_and_levels(subject: Subject, root: Path) -> dict[int, int]:
     """label -> number of the folder that its images lie in."""
-    data = calibration_data(subject, path=root, samples=256, seed=0)
+    data = image_data(subject, root, samples=256)
     levels = np.rint((data.images[:, 0, 4, 4] + 1) * 127.5).astype(int) // 20
+    assert data.labels is not None
     return dict(zip(map(int, data.labels), map(int, levels), strict=True))
 
 
@@ -134,7 +143,9 @@ def test_images_beside_class_folders_or_of_one_class(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match=r"holds 1 images beside its class folders, such as 'lost\.png'"):
         calibration_data(UNET, path=root, samples=8, seed=0)
     flat = make_images(tmp_path / "y", ["."])
-    assert set(calibration_data(named("y"), path=flat, samples=8, seed=0).labels) == {0}
+    labels = image_data(named("y"), flat, samples=8).labels
+    assert labels is not None
+    assert set(labels) == {0}
 
 
 def test_images_become_the_numbers_that_training_saw(tmp_path: Path) -> None:
@@ -144,7 +155,7 @@ def test_images_become_the_numbers_that_training_saw(tmp_path: Path) -> None:
         pixels = rng.integers(0, 256, (13, 21, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "a" / f"{i}.png")
     trained = load_images(tmp_path, size=8, channels=1)
-    data = calibration_data(named("a"), path=tmp_path, samples=64, seed=0)
+    data = image_data(named("a"), tmp_path, samples=64)
     seen = {image.tobytes() for image in (*trained.train.numpy(), *trained.held_out.numpy())}
     assert {image.tobytes() for image in data.images} == seen
     assert described(data).startswith("64 samples of 12 pictures, 21x13 RGB; cut to the middle, resized to 8x8 by area")

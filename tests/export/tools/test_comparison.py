@@ -18,6 +18,8 @@ from aigc_runtime.bundle.bundle import Bundle, write_bundle
 from aigc_runtime.bundle.manifest import Manifest, Reference
 from aigc_runtime.errors import ConfigError, EngineError, InputError
 from aigc_runtime.opening import open_pipeline
+from aigc_runtime.pipelines.gan import GanPipeline
+from aigc_runtime.pipelines.settings import TextSettings
 
 from ..conftest import TINY, recipe_of
 
@@ -64,7 +66,9 @@ def test_an_image_that_is_off_by_a_known_step(results: dict[str, ExportResult], 
     found = compare_bundles(bundle, other, **{**QUICK, "quality_samples": 5})
     assert found.picture.metric == "psnr_db"
     assert found.picture.value == pytest.approx(20 * math.log10(np.ptp(found.picture.first) / 0.02), abs=1e-2)
-    drawn = open_pipeline(bundle, threads=1).generate([0, 1, 2, 3, 4], seed=1)
+    pipeline = open_pipeline(bundle, threads=1)
+    assert isinstance(pipeline, GanPipeline)
+    drawn = pipeline.generate([0, 1, 2, 3, 4], seed=1)
     psnr = 20 * math.log10(np.ptp(drawn) / 0.02)
     assert {m.name: m.value for m in found.scores.paired} == {"psnr_db": pytest.approx(psnr, abs=1e-2)}
     for gap in found.tensors:
@@ -134,7 +138,8 @@ def test_what_cannot_be_compared(results: dict[str, ExportResult]) -> None:
     lm, unet = results["lm"].bundle.manifest, results["unet"].bundle.manifest
     check_comparable(lm, replace(lm, precision="int8", tolerances=unet.tolerances))  # these may differ
     halved = replace(lm, state={"carried": tuple(replace(s, dtype="float16") for s in lm.interface.state)})
-    small = replace(lm, pipeline=replace(lm.pipeline, context_length=7))  # type: ignore[type-var]
+    assert isinstance(lm.pipeline, TextSettings)
+    small = replace(lm, pipeline=replace(lm.pipeline, context_length=7))
     given = lm.engine.interface.inputs
     inputs = with_interface(lm, inputs=(replace(given[0], high=7), *given[1:]))
     dims = with_interface(lm, dims=tuple(replace(d, max=7) for d in lm.interface.dims))

@@ -30,7 +30,7 @@ from .. import toys
 FEEDS = {"input_ids": np.array([[5]]), "pad_length": np.zeros(1, np.int64)}
 
 
-def two_engines() -> tuple[Manifest, dict[str, bytes]]:
+def two_engines() -> tuple[Manifest, dict[str, bytes | Path]]:
     """The toy language model twice over one carried state: `model` runs the prompt, `decode` the tokens after it."""
     manifest, files = toys.toy_manifest("toy_lm_growing")
     files["decode.onnx"] = files["model.onnx"]

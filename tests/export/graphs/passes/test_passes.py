@@ -14,7 +14,7 @@ from aigc_export.graphs.passes import PASSES, check_and_run, run_passes
 from aigc_export.prepare.prepare import pass_feeds
 from aigc_runtime.core.compare import Tolerance
 
-from ...conftest import Tiny, tiny_of
+from ...conftest import Tiny, tensor_of, tiny_of
 
 
 def test_the_passes_of_the_default_target_keep_the_function(each: Tiny) -> None:
@@ -49,8 +49,8 @@ def test_no_pass_changes_the_captured_graph(each: Tiny) -> None:
 
 
 def scale_a_weight(model: ir.Model) -> ir.Model:
-    name, value = max(model.graph.initializers.items(), key=lambda item: item[1].const_value.nbytes)
-    value.const_value = ir.tensor(value.const_value.numpy() * np.float32(1.01), name=name)
+    name, value = max(model.graph.initializers.items(), key=lambda item: tensor_of(item[1]).nbytes)
+    value.const_value = ir.tensor(tensor_of(value).numpy() * np.float32(1.01), name=name)
     return model
 
 
@@ -85,8 +85,8 @@ def crash(model: ir.Model) -> ir.Model:
 
 def make_nan(model: ir.Model) -> ir.Model:
     for name, value in model.graph.initializers.items():
-        if value.const_value.dtype == ir.DataType.FLOAT:
-            value.const_value = ir.tensor(value.const_value.numpy() * np.float32("nan"), name=name)
+        if tensor_of(value).dtype == ir.DataType.FLOAT:
+            value.const_value = ir.tensor(tensor_of(value).numpy() * np.float32("nan"), name=name)
     return model
 
 

@@ -25,6 +25,14 @@ _NUMBERS = itertools.count()
 def _nothing() -> None: ...
 
 
+class ComputeCapability(enum.Enum):
+    """Those that engines are built for here."""
+
+    SM75 = 1
+    SM86 = 2
+    SM89 = 3
+
+
 @dataclass(kw_only=True)
 class FakeTensorRT:
     """The module of TensorRT-RTX, or of classic TensorRT.
@@ -65,7 +73,7 @@ class FakeTensorRT:
         self.LayerType = SimpleNamespace(DEQUANTIZE=1)
         self.LayerInformationFormat = SimpleNamespace(JSON=1)
         if self.ahead_of_time:
-            self.ComputeCapability = enum.Enum("ComputeCapability", ["SM75", "SM86", "SM89"])
+            self.ComputeCapability = ComputeCapability
 
     @property
     def library(self) -> Library:

@@ -13,6 +13,7 @@ from onnx import helper
 
 from aigc_export.errors import GraphRefusedError, PrecisionError
 from aigc_export.targets.tensorrt import build as trt
+from aigc_export.targets.tensorrt import log as trt_log
 from aigc_export.targets.tensorrt import needs
 from aigc_export.targets.tensorrt import write as trt_write
 from aigc_export.targets.tensorrt.library import Library
@@ -89,7 +90,7 @@ def test_weights_alone_in_8_bits_are_no_int8_product(rtx: Library, save: Save) -
 def test_a_library_that_lists_no_layers_proves_nothing(
     rtx: Library, conv: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trt.trt_log, "layer_dump", lambda log: ())
+    monkeypatch.setattr(trt_log, "layer_dump", lambda log: ())
     with pytest.raises(Exception, match="did not list the layers it compiled"):
         build(rtx, conv, **ONE)
     assert left(conv) == ["graph.onnx"]
@@ -160,7 +161,7 @@ def test_what_the_parser_refuses_names_the_node(rtx: Library, save: Save) -> Non
     with pytest.raises(GraphRefusedError, match=r"'quantize'.*[Nn]on-zero zero point"):
         build(rtx, quantized_conv(save, np.int8, zero=3), profiles=[])
     antialias = helper.make_node("Resize", ["x", "", "s"], ["y"], name="shrink", mode="linear", antialias=1)
-    source = save([antialias], {"s": np.float32([1, 1, 0.5, 0.5])}, {"x": (FLOAT, [1, 1, 8, 8])}, ["y"])
+    source = save([antialias], {"s": np.array([1, 1, 0.5, 0.5], np.float32)}, {"x": (FLOAT, [1, 1, 8, 8])}, ["y"])
     with pytest.raises(GraphRefusedError, match="Resize 'shrink'"):
         build(rtx, source, profiles=[])
 
@@ -201,7 +202,12 @@ def test_a_profile_that_contradicts_the_graph(rtx: Library, conv: Path) -> None:
 
 def test_progress_is_told(rtx: Library, conv: Path) -> None:
     seen: list[tuple[str, int, int]] = []
-    build(rtx, conv, progress=lambda *step: seen.append(step) or True, **ONE)
+
+    def progress(phase: str, step: int, steps: int) -> bool:
+        seen.append((phase, step, steps))
+        return True
+
+    build(rtx, conv, progress=progress, **ONE)
     assert seen
     assert all(1 <= step <= max(steps, 1) for _, step, steps in seen)
 
@@ -230,7 +236,7 @@ def test_a_full_disk(rtx: Library, conv: Path, monkeypatch: pytest.MonkeyPatch) 
         def write(self, data: Any) -> int:
             raise OSError(28, "No space left on device")
 
-    stream = trt_write._stream
+    stream: Any = trt_write._stream
     monkeypatch.setattr(trt_write, "_stream", lambda module, file, *rest: stream(module, Full(file), *rest))
     with pytest.raises(OutputError, match="No space left"):
         build(rtx, conv, **ONE)

@@ -151,7 +151,7 @@ def test_a_file_shorter_than_the_engine(conv: Path, monkeypatch: pytest.MonkeyPa
             self.file.write(data[:10])
             return len(data)
 
-    stream = trt_write._stream
+    stream: Any = trt_write._stream
     monkeypatch.setattr(trt_write, "_stream", lambda module, file, *rest: stream(module, Short(file), *rest))
     with pytest.raises(OutputError, match=r"has 4,000 bytes, 10 of them were written"):
         build(FakeTensorRT().library, conv)

@@ -122,10 +122,9 @@ def test_transposed_convolutions_have_no_8_bits_to_offer(checkpoints: Path, tmp_
 def test_missed_parity_publishes_nothing(
     rtx: Library, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = engines.open_onnx
 
     def wrong(path: Path, **options: Any) -> Any:
-        function = honest(path, **options)
+        function = open_onnx(path, **options)
         return lambda feeds: {k: v * np.float32(1.01) for k, v in function(feeds).items()}
 
     monkeypatch.setattr(engines, "open_onnx", wrong)
