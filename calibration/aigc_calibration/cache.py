@@ -72,14 +72,14 @@ class _Half:
 @dataclass(frozen=True, kw_only=True)
 class _Tensor:
     name: str
-    halves: tuple[_Half, ...]
+    splits: tuple[_Half, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Header:
     version: int
     graph_sha256: str
-    halves: bool
+    half_precision: bool
     split_skips: bool
     smoothing: dict[Source, float]
     samples: int
@@ -108,17 +108,17 @@ def write_calibration(path: Path | str, calibration: Calibration) -> None:
     header = _Header(
         version=CACHE_VERSION,
         graph_sha256=calibration.graph_sha256,
-        halves=calibration.halves,
+        half_precision=calibration.half_precision,
         split_skips=calibration.split_skips,
         smoothing=dict(calibration.smoothing),
         samples=found.samples,
         batches=found.batches,
         samples_sha256=found.samples_sha256,
-        tensors=tuple(_Tensor(name=n, halves=tuple(_half(h) for h in found.tensors[n].halves)) for n in names),
+        tensors=tuple(_Tensor(name=n, splits=tuple(_half(h) for h in found.tensors[n].splits)) for n in names),
         channels=tuple(calibration.channels),
     )
     arrays: dict[str, Array] = {_HEADER: np.frombuffer(json.dumps(to_json(header)).encode(), dtype=np.uint8)}
-    counts = [[h.counts for h in found.tensors[n].halves] for n in names]
+    counts = [[h.counts for h in found.tensors[n].splits] for n in names]
     arrays[_COUNTS] = np.array(counts, dtype=np.int64).reshape(len(names), 2, 2 * HALF_BINS)
     for index, amax in enumerate(calibration.channels.values()):
         arrays[f"{_CHANNELS}.{index}"] = amax
@@ -160,19 +160,19 @@ def read_calibration(path: Path | str) -> Calibration:
     header = from_json(_Header, value, where=what, error=CalibrationError)
     counts = arrays[_COUNTS]
     channels = {name: arrays.get(f"{_CHANNELS}.{i}") for i, name in enumerate(header.channels)}
-    halves = [half for t in header.tensors for half in t.halves]
+    splits = [half for t in header.tensors for half in t.splits]
     if (
         counts.shape != (len(header.tensors), 2, 2 * HALF_BINS)
         or counts.dtype != np.int64
-        or any(len(t.halves) != 2 for t in header.tensors)
+        or any(len(t.splits) != 2 for t in header.tensors)
         or len({t.name for t in header.tensors}) < len(header.tensors)
         or len(channels) < len(header.channels)
-        or not all(half.counts(row) for half, row in zip(halves, counts.reshape(-1, 2 * HALF_BINS), strict=True))
+        or not all(half.counts(row) for half, row in zip(splits, counts.reshape(-1, 2 * HALF_BINS), strict=True))
         or not all(_magnitudes(c) for c in channels.values())
     ):
         raise CalibrationError(f"{what} is damaged: its arrays are not those of its header", hint=_HINT)
     tensors = {
-        t.name: TensorStatistics(halves=(_histogram(t.halves[0], rows[0]), _histogram(t.halves[1], rows[1])))
+        t.name: TensorStatistics(splits=(_histogram(t.splits[0], rows[0]), _histogram(t.splits[1], rows[1])))
         for t, rows in zip(header.tensors, counts, strict=True)
     }
     return Calibration(
@@ -183,7 +183,7 @@ def read_calibration(path: Path | str) -> Calibration:
         statistics=Statistics(
             tensors=tensors, samples=header.samples, batches=header.batches, samples_sha256=header.samples_sha256
         ),
-        halves=header.halves,
+        half_precision=header.half_precision,
     )
 
 

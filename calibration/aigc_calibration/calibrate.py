@@ -11,7 +11,7 @@ from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.digest import graph_digest
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.plan import HALVES, SitePrecision
+from aigc_calibration.plan import HALF_PRECISIONS, SitePrecision
 from aigc_calibration.planner import watched
 from aigc_calibration.sites import find_sites
 from aigc_calibration.smooth import Source, smooth, smoothable
@@ -38,7 +38,7 @@ class Calibration:
         smoothing: strength of SmoothQuant by where it is folded to; empty for none.
         channels: value -> [C] float32, largest magnitude of every channel, of the values that are smoothed.
         statistics: of the graph after both.
-        halves: whether results of all sites were watched too, which 16-bit formats need.
+        half_precision: whether results of all sites were watched too, which 16-bit formats need.
     """
 
     graph_sha256: str
@@ -46,7 +46,7 @@ class Calibration:
     smoothing: Mapping[Source, float]
     channels: Mapping[str, Array]
     statistics: Statistics
-    halves: bool
+    half_precision: bool
 
 
 def calibrate(
@@ -72,9 +72,9 @@ def calibrate(
         CalibrationError: the data cannot be used.
         CancelledError: `progress` returned False.
     """
-    halves = precision in HALVES
-    smoothing = {} if halves else dict(config.smooth)
-    base, parts = (graph, 0) if halves or not config.split_skips else split_skips(graph)
+    half_precision = precision in HALF_PRECISIONS
+    smoothing = {} if half_precision else dict(config.smooth)
+    base, parts = (graph, 0) if half_precision or not config.split_skips else split_skips(graph)
     groups = [g for g in smoothable(base) if g.source in smoothing]
     channels: dict[str, Array] = {}
     for axis in sorted({g.channel_axis for g in groups}):
@@ -84,20 +84,20 @@ def calibrate(
         channels.update({name: t.channel_amax for name, t in seen.tensors.items() if t.channel_amax is not None})
     made = smooth(base, channels, smoothing) if channels else base
     report = phase(progress, "ranges", data.rows)
-    statistics = collect(made, data, _wanted(made, halves), threads=threads, progress=report)
+    statistics = collect(made, data, _wanted(made, half_precision), threads=threads, progress=report)
     return Calibration(
         graph_sha256=graph_digest(graph),
         split_skips=parts > 0,
         smoothing=smoothing if channels else {},
         channels=channels,
         statistics=statistics,
-        halves=halves,
+        half_precision=half_precision,
     )
 
 
-def _wanted(graph: ir.Model, halves: bool) -> set[str]:
+def _wanted(graph: ir.Model, half_precision: bool) -> set[str]:
     """List the values whose statistics a plan needs."""
-    return {n for s in find_sites(graph) for n in (*s.activations, s.output)} if halves else watched(graph)
+    return {n for s in find_sites(graph) for n in (*s.activations, s.output)} if half_precision else watched(graph)
 
 
 def check_kind(calibration: Calibration, precision: SitePrecision) -> None:
@@ -106,7 +106,7 @@ def check_kind(calibration: Calibration, precision: SitePrecision) -> None:
     Raises:
         CalibrationError: it was made for the other kind.
     """
-    if precision not in CALIBRATED or calibration.halves != (precision in HALVES):
+    if precision not in CALIBRATED or calibration.half_precision != (precision in HALF_PRECISIONS):
         raise CalibrationError(
             f"the calibration was not made for {precision}",
             hint=f"run `aigc-export calibrate` with --precision {precision}",
@@ -135,7 +135,7 @@ def smoothed(graph: ir.Model, calibration: Calibration) -> tuple[ir.Model, tuple
         strengths = dict(sorted(calibration.smoothing.items()))
         made = smooth(base, calibration.channels, calibration.smoothing)
         transforms += (f"SmoothQuant on {len(found)} values, {strengths}",)
-    if missing := sorted(_wanted(made, calibration.halves) - calibration.statistics.tensors.keys()):
+    if missing := sorted(_wanted(made, calibration.half_precision) - calibration.statistics.tensors.keys()):
         raise _incomplete(f"it has no statistics of {missing[0]!r}")
     return made, transforms
 

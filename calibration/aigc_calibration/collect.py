@@ -29,13 +29,13 @@ class TensorStatistics:
     """Statistics of one value.
 
     Attributes:
-        halves: histograms of every other sample, so that the two can be compared with each other; a value that does
+        splits: histograms of every other sample, so that the two can be compared with each other; a value that does
             not depend on the samples is in both.
         channel_amax: [C] float32, largest magnitude per channel, where it was asked for.
         channel_mean: [C] float64, mean magnitude per channel, where it was asked for.
     """
 
-    halves: tuple[Histogram, Histogram] = field(default_factory=lambda: (Histogram(), Histogram()))
+    splits: tuple[Histogram, Histogram] = field(default_factory=lambda: (Histogram(), Histogram()))
     channel_amax: Array | None = None
     channel_mean: Array | None = None
     rows: int = 0
@@ -44,7 +44,7 @@ class TensorStatistics:
     def histogram(self) -> Histogram:
         """Histogram of all samples."""
         whole = Histogram()
-        for half in self.halves:
+        for half in self.splits:
             whole.merge(half)
         return whole
 
@@ -122,7 +122,7 @@ def collect(
                     f"value {name!r} of the graph is NaN in batch {batches}",
                     hint="the float model itself fails on this sample: check the calibration data and the checkpoint",
                 )
-            for half, part in zip(found[name].halves, _halves(value, rows, first), strict=True):
+            for half, part in zip(found[name].splits, _split(value, rows, first), strict=True):
                 half.update(part)
             if name in channels:
                 found[name].watch_channels(value, channel_axis)
@@ -136,7 +136,7 @@ def collect(
     return Statistics(tensors=found, samples=samples, batches=batches, samples_sha256=digest.hexdigest())
 
 
-def _halves(value: Array, rows: int, first: int) -> tuple[Array, Array]:
+def _split(value: Array, rows: int, first: int) -> tuple[Array, Array]:
     """Split a value by samples in even and in odd places; `first` is the place of the batch's first row.
 
     A value whose first axis is not the batch's, or a multiple of it, does not depend on the samples.

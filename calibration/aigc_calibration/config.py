@@ -26,8 +26,8 @@ class QuantConfig:
     """How a graph is quantized.
 
     Attributes:
-        method: how activation ranges are found; see `ranges.find_amax`.
-        percentile: for that method.
+        ranges: how activation ranges are found; see `ranges.find_amax`.
+        percentile: for the method `percentile`.
         weight_ranges: how the range of each output channel of a weight is found, with the activations in 8 bits.
         affine: find ranges with a zero point too, for engines whose 8-bit activations have one.
         attention: quantize products of two activations too.
@@ -41,7 +41,7 @@ class QuantConfig:
         wide: modules, as in `sensitive`, whose weight takes 8 bits where the others take 4.
     """
 
-    method: Method = "mse"
+    ranges: Method = "mse"
     percentile: float = 99.99
     weight_ranges: Method = "mse"
     affine: bool = True
@@ -56,7 +56,7 @@ class QuantConfig:
     wide: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for method in (self.method, self.weight_ranges):
+        for method in (self.ranges, self.weight_ranges):
             if method not in METHODS:
                 raise UnknownNameError("range method", method, METHODS)
         if not 0 < self.percentile <= 100:

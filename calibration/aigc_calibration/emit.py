@@ -27,7 +27,7 @@ from aigc_calibration.edit import add_constant, finish, insert_after
 from aigc_calibration.errors import PlanError
 from aigc_calibration.grids import GRIDS
 from aigc_calibration.nearest import by_index
-from aigc_calibration.plan import HALVES, OpPlan, QuantizationPlan, TensorPlan
+from aigc_calibration.plan import HALF_PRECISIONS, OpPlan, QuantizationPlan, TensorPlan
 from aigc_calibration.prepare import copy_graph
 from aigc_calibration.ranges import affine_scale
 from aigc_calibration.sites import copies, find_sites
@@ -37,10 +37,11 @@ from aigc_runtime.core.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["FORMS", "Form", "emit", "plan_for"]
+__all__ = ["QDQ_FORMATS", "QdqFormat", "emit", "plan_for"]
 
+_Weights = Mapping[str, QuantizedWeight]
 Swap = Callable[["ir.Node", int, "ir.Value", OpPlan], None]
-"""Called as swap(node, index, value, op) where `op` lets `node` read `value` as its input `index`."""
+"""A function swap(node, index, value, op): it makes `node` read `value` as its input `index`, as `op` plans."""
 
 
 def _replace(node: ir.Node, index: int, value: ir.Value, _op: OpPlan) -> None:
@@ -48,7 +49,7 @@ def _replace(node: ir.Node, index: int, value: ir.Value, _op: OpPlan) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class QdqFormat:
     """How an engine wants its quantized graph.
 
     Attributes:
@@ -80,7 +81,7 @@ class Form:
 
 _NO_KERNEL = "TensorRT computes ConvTranspose in float when its operands are of 8 bits, and has no bf16 kernel for it"
 # Read from compiled layers (TensorRT-RTX 1.7, devices 8.6 to 12.0): with Q/DQ it builds, and multiplies fp32.
-_TENSORRT = Form(
+_TENSORRT = QdqFormat(
     unsigned=False,
     moves_codes=False,
     integer_bias=False,
@@ -92,9 +93,9 @@ _TENSORRT = Form(
     compiled=True,
 )
 
-FORMS: Mapping[str, Form] = MappingProxyType(
+QDQ_FORMATS: Mapping[str, QdqFormat] = MappingProxyType(
     {
-        "ort-cpu": Form(
+        "ort-cpu": QdqFormat(
             unsigned=True,
             moves_codes=True,
             integer_bias=True,
@@ -113,8 +114,8 @@ FORMS: Mapping[str, Form] = MappingProxyType(
 """Target -> form."""
 
 
-def plan_for(plan: QuantizationPlan, form: Form) -> QuantizationPlan:
-    """The plan with the sites left float that the engine has no kernel for."""
+def plan_for(plan: QuantizationPlan, form: QdqFormat) -> QuantizationPlan:
+    """Leave the sites float that the engine has no kernel for."""
     missing = {
         op.node: form.float_ops[op.op_type, op.precision]
         for op in plan.ops
@@ -122,7 +123,7 @@ def plan_for(plan: QuantizationPlan, form: Form) -> QuantizationPlan:
     }
     if not form.half_arithmetic:
         why = "it has no weight to store in 16 bits, and the engine computes in float"
-        missing |= {op.node: why for op in plan.ops if op.weight is None and op.precision in HALVES}
+        missing |= {op.node: why for op in plan.ops if op.weight is None and op.precision in HALF_PRECISIONS}
     return plan.with_float(missing)
 
 
@@ -130,7 +131,7 @@ def emit(
     model: ir.Model,
     plan: QuantizationPlan,
     weights: Mapping[str, QuantizedWeight],
-    form: Form,
+    form: QdqFormat,
     *,
     swap: Swap = _replace,
 ) -> ir.Model:
@@ -161,9 +162,7 @@ def emit(
 
 
 class _Emitter:
-    def __init__(
-        self, model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, QuantizedWeight], form: Form, swap: Swap
-    ) -> None:
+    def __init__(self, model: ir.Model, plan: QuantizationPlan, weights: _Weights, form: QdqFormat, swap: Swap) -> None:
         self.model, self.graph = model, model.graph
         self.plan, self.weights, self.form, self.swap = plan, weights, form, swap
         self.nodes = {str(n.name): n for n in model.graph}
@@ -180,12 +179,12 @@ class _Emitter:
     def site(self, op: OpPlan) -> None:
         node = self.nodes.get(op.node)
         if node is None or node.op_type != op.op_type:
-            raise PlanError(f"the plan names {op.node!r} ({op.op_type}), which the graph has not")
+            raise PlanError(f"the plan names {op.node!r} ({op.op_type}), which was not found in the graph")
         if op.precision in {"int8", "fp8"}:
             for index, name in enumerate(self.reads[op.node][:2]):
                 if name in op.activations:
                     self.swap(node, index, self.activation(str(name), op.precision), op)
-        if op.precision in HALVES:
+        if op.precision in HALF_PRECISIONS:
             self.half(node, op)
         elif op.block is not None:
             found = self.weights[str(op.weight)]

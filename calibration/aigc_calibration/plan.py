@@ -20,7 +20,7 @@ from aigc_runtime.io.jsonable import from_json, to_json
 from aigc_runtime.io.strict_json import loads_strict
 
 __all__ = [
-    "HALVES",
+    "HALF_PRECISIONS",
     "PRECISIONS",
     "OpPlan",
     "QuantizationPlan",
@@ -36,7 +36,7 @@ SitePrecision = Literal["float", "fp16", "bf16", "int8", "fp8", "int8-weight", "
 PRECISIONS: tuple[SitePrecision, ...] = ("float", "fp16", "bf16", "int8", "fp8", "int8-weight", "int4-weight")
 """Of a site: kept as it is; operands in 16 bits; activations and weight in 8 bits; the weight alone."""
 
-HALVES = frozenset({"fp16", "bf16"})
+HALF_PRECISIONS = frozenset({"fp16", "bf16"})
 
 
 def as_site_precision(name: str) -> SitePrecision:

@@ -66,7 +66,7 @@ def make_plan(
     """
     grid = GRIDS["fp8" if precision == "fp8" else "int8"]
     # Eight-bit floating point reaches far by itself: the largest value goes to the largest code.
-    method: Method = "minmax" if precision == "fp8" else config.method
+    method: Method = "minmax" if precision == "fp8" else config.ranges
     sites = find_sites(model)
     saturating = _saturating(model, sites)
     tensors = {
@@ -113,7 +113,7 @@ def _range(
 ) -> TensorPlan:
     whole, first, second = (
         find_amax(h, method, grid, percentile=config.percentile, through=through)
-        for h in (found.histogram, *found.halves)
+        for h in (found.histogram, *found.splits)
     )
     affine = config.affine and grid.name == "int8"
     return TensorPlan(

@@ -11,9 +11,9 @@ from aigc_calibration.collect import Statistics, collect
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import MIN_EXECUTED, Coverage, check_executed, planned_coverage, site_macs
 from aigc_calibration.data import CalibrationData
-from aigc_calibration.emit import FORMS, Form, emit, plan_for
+from aigc_calibration.emit import QDQ_FORMATS, QdqFormat, emit, plan_for
 from aigc_calibration.limits import value_problem
-from aigc_calibration.plan import HALVES, QuantizationPlan, SitePrecision
+from aigc_calibration.plan import HALF_PRECISIONS, QuantizationPlan, SitePrecision
 from aigc_calibration.planner import half_plan, make_plan, round_weights
 from aigc_calibration.prepare import prepare
 from aigc_calibration.sites import find_sites
@@ -67,7 +67,7 @@ def quantize(
         config: methods and exceptions.
         precision: `fp16` or `bf16` for the operands of products, `int8` or `fp8` for activations and weights,
             `int8-weight` or `int4-weight` for weights alone.
-        target: key of `emit.FORMS`.
+        target: key of `emit.QDQ_FORMATS`.
         calibration: of an earlier run; None calibrates now.
         threads: of the engine that calibrates.
         progress: called after every batch, with the rows that were read and all rows.
@@ -77,7 +77,7 @@ def quantize(
         CancelledError: `progress` returned False.
         PlanError: the engine would not run what the plan says.
     """
-    prepared, form = prepare(model), FORMS[target]
+    prepared, form = prepare(model), QDQ_FORMATS[target]
     if precision not in CALIBRATED:
         if calibration is not None:
             check_kind(calibration, precision)
@@ -85,12 +85,12 @@ def quantize(
     if calibration is None:
         calibration = calibrate(prepared, data, config, precision=precision, threads=threads, progress=progress)
     graph, plan = plan_calibrated(prepared, calibration, config, precision=precision, form=form)
-    weights = {} if precision in HALVES else round_weights(graph, plan, config)
+    weights = {} if precision in HALF_PRECISIONS else round_weights(graph, plan, config)
     return _emitted(graph, data, plan, weights, calibration.statistics, form, threads)
 
 
 def plan_calibrated(
-    prepared: ir.Model, calibration: Calibration, config: QuantConfig, *, precision: SitePrecision, form: Form
+    prepared: ir.Model, calibration: Calibration, config: QuantConfig, *, precision: SitePrecision, form: QdqFormat
 ) -> tuple[ir.Model, QuantizationPlan]:
     """Smooth a graph by its calibration and plan it.
 
@@ -99,10 +99,10 @@ def plan_calibrated(
     """
     graph, transforms = smoothed(prepared, calibration)
     check_kind(calibration, precision)
-    if precision in HALVES:
+    if precision in HALF_PRECISIONS:
         # Modules are kept float for the sake of 8 bits; 16 bits take them as well.
-        halves = half_plan(graph, calibration.statistics, replace(config, sensitive=()), precision=precision)
-        return graph, plan_for(halves, form)
+        plan = half_plan(graph, calibration.statistics, replace(config, sensitive=()), precision=precision)
+        return graph, plan_for(plan, form)
     plan = make_plan(graph, calibration.statistics, config, precision=precision, transforms=transforms)
     return graph, plan_for(plan, form)
 
@@ -113,7 +113,7 @@ def _emitted(
     plan: QuantizationPlan,
     weights: Mapping[str, QuantizedWeight],
     statistics: Statistics,
-    form: Form,
+    form: QdqFormat,
     threads: int | None,
 ) -> Quantized:
     emitted = emit(graph, plan, weights, form)
@@ -124,7 +124,7 @@ def _emitted(
             graph=emitted, plan=plan, statistics=statistics, coverage=coverage, float_graph=graph, weights=weights
         )
     # A plan in a format that ONNX Runtime only stores and rounds to has nothing to be executed.
-    stored = (plan.precision in HALVES and not form.half_arithmetic) or (
+    stored = (plan.precision in HALF_PRECISIONS and not form.half_arithmetic) or (
         plan.precision == "fp8" and not form.fp8_arithmetic
     )
     coverage = check_executed(emitted, plan, macs, least=0.0 if stored else MIN_EXECUTED)
@@ -138,7 +138,7 @@ def _quantize_weights(
     data: CalibrationData,
     config: QuantConfig,
     precision: SitePrecision,
-    form: Form,
+    form: QdqFormat,
     threads: int | None,
     progress: Progress | None,
 ) -> Quantized:

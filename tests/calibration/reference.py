@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from aigc_calibration.emit import Form
+from aigc_calibration.emit import QdqFormat
 from aigc_calibration.plan import OpPlan, QuantizationPlan
 from aigc_calibration.weights import QuantizedWeight
 from aigc_runtime.core.tensors import Array
@@ -66,7 +66,7 @@ def e4m3(values: Array) -> Array:
     return near
 
 
-def grid_of(plan: QuantizationPlan, name: str, form: Form) -> tuple[tuple[int, int], float, int]:
+def grid_of(plan: QuantizationPlan, name: str, form: QdqFormat) -> tuple[tuple[int, int], float, int]:
     """(codes, scale, zero point) by the definition of each form."""
     found = plan.ranges[name]
     if form.unsigned and found.bounds is not None:
@@ -133,7 +133,7 @@ class Reference:
     """Follows a float graph under a plan."""
 
     def __init__(
-        self, model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, QuantizedWeight], form: Form
+        self, model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, QuantizedWeight], form: QdqFormat
     ) -> None:
         self.model, self.plan, self.weights, self.form = model, plan, weights, form
         self.ops = {op.node: op for op in plan.ops}

@@ -39,7 +39,11 @@ def calibration() -> Calibration:
 
 
 def assert_same(a: Calibration, b: Calibration) -> None:
-    assert (a.graph_sha256, dict(a.smoothing), a.halves) == (b.graph_sha256, dict(b.smoothing), b.halves)
+    assert (a.graph_sha256, dict(a.smoothing), a.half_precision) == (
+        b.graph_sha256,
+        dict(b.smoothing),
+        b.half_precision,
+    )
     assert list(a.channels) == list(b.channels)
     for name in a.channels:
         np.testing.assert_array_equal(a.channels[name], b.channels[name], strict=True)
@@ -47,7 +51,7 @@ def assert_same(a: Calibration, b: Calibration) -> None:
     assert (x.samples, x.batches, x.samples_sha256) == (y.samples, y.batches, y.samples_sha256)
     assert x.tensors.keys() == y.tensors.keys()
     for name in x.tensors:
-        for one, other in zip(x.tensors[name].halves, y.tensors[name].halves, strict=True):
+        for one, other in zip(x.tensors[name].splits, y.tensors[name].splits, strict=True):
             np.testing.assert_array_equal(one.counts, other.counts, strict=True)
             assert replace(one, counts=None) == replace(other, counts=None)  # type: ignore[arg-type]
 
@@ -128,7 +132,7 @@ def fewer_tensors(header: dict[str, Any], arrays: dict[str, Any]) -> None:
 
 
 def one_half(header: dict[str, Any], arrays: dict[str, Any]) -> None:
-    header["tensors"][0]["halves"].pop()
+    header["tensors"][0]["splits"].pop()
 
 
 def a_name_twice(header: dict[str, Any], arrays: dict[str, Any]) -> None:
@@ -168,19 +172,19 @@ def no_digest(header: dict[str, Any], arrays: dict[str, Any]) -> None:
 
 
 def odd_width(header: dict[str, Any], arrays: dict[str, Any]) -> None:
-    header["tensors"][0]["halves"][0]["width"] = 0.3
+    header["tensors"][0]["splits"][0]["width"] = 0.3
 
 
 def upside_down(header: dict[str, Any], arrays: dict[str, Any]) -> None:
-    header["tensors"][0]["halves"][0].update(low=1.0, high=-1.0)
+    header["tensors"][0]["splits"][0].update(low=1.0, high=-1.0)
 
 
 def no_low(header: dict[str, Any], arrays: dict[str, Any]) -> None:
-    header["tensors"][0]["halves"][0]["low"] = None
+    header["tensors"][0]["splits"][0]["low"] = None
 
 
 def more_zeros(header: dict[str, Any], arrays: dict[str, Any]) -> None:
-    header["tensors"][0]["halves"][0]["zeros"] = 10**9
+    header["tensors"][0]["splits"][0]["zeros"] = 10**9
 
 
 def strong(header: dict[str, Any], arrays: dict[str, Any]) -> None:

@@ -40,7 +40,7 @@ def test_ranges_are_those_of_the_smoothed_graph(network: tuple[ir.Model, Batches
 def test_sixteen_bits_need_results_and_no_smoothing(network: tuple[ir.Model, Batches]) -> None:
     graph, data = prepare(network[0]), network[1]
     found = calibrate(graph, data, SMOOTH, precision="fp16")
-    assert (found.halves, dict(found.smoothing), dict(found.channels)) == (True, {}, {})
+    assert (found.half_precision, dict(found.smoothing), dict(found.channels)) == (True, {}, {})
     assert {"x", "c1", "r1", "c2", "r2", "c3", "f", "m", "r4", "y"} <= found.statistics.tensors.keys()
     assert smoothed(graph, found) == (graph, ())
 

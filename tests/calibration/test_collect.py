@@ -29,8 +29,8 @@ def test_ranges_and_channels_are_numpys(network: tuple[ir.Model, Batches]) -> No
     np.testing.assert_array_equal(seen.channel_amax, np.abs(c1).max(axis=(0, 2, 3)))
     assert seen.channel_mean is not None
     np.testing.assert_allclose(seen.channel_mean, np.abs(c1).mean(axis=(0, 2, 3), dtype=np.float64), rtol=1e-6)
-    assert [h.high for h in seen.halves] == [c1[i::2].max() for i in (0, 1)]
-    assert [h.count for h in seen.halves] == [c1.size // 2] * 2
+    assert [h.high for h in seen.splits] == [c1[i::2].max() for i in (0, 1)]
+    assert [h.count for h in seen.splits] == [c1.size // 2] * 2
     assert found.tensors["r4"].histogram.zeros > 0
     assert found.tensors["x"].channel_amax is None
     assert (found.samples, found.batches) == (48, 6)
@@ -49,7 +49,7 @@ def test_halves_are_of_samples_whatever_the_batches() -> None:
     for sizes in ((9,), (4, 5), (1,) * 9, (3, 3, 3)):
         parts = np.split(x, np.cumsum(sizes)[:-1])
         seen = collect(model, Batches(tuple({"x": part} for part in parts)), ["y"]).tensors["y"]
-        assert [(h.low, h.high, h.count) for h in seen.halves] == [
+        assert [(h.low, h.high, h.count) for h in seen.splits] == [
             (-x[i::2].max(), -x[i::2].min(), x[i::2].size) for i in (0, 1)
         ]
 
@@ -62,14 +62,14 @@ def test_a_sample_of_several_steps_is_in_one_half() -> None:
 
     data = Stepped(tuple({"x": np.array(v, np.float32)} for v in ([[1], [2]],) * 3 + ([[4]],) * 3))
     seen = collect(model, data, ["y"]).tensors["y"]
-    assert [(h.low, h.high, h.count) for h in seen.halves] == [(-4, -1, 6), (-2, -2, 3)]
+    assert [(h.low, h.high, h.count) for h in seen.splits] == [(-4, -1, 6), (-2, -2, 3)]
 
 
 def test_a_value_without_samples_is_in_both_halves() -> None:
     nodes = [helper.make_node("Neg", ["c"], ["k"]), helper.make_node("Mul", ["x", "k"], ["y"])]
     model = make_graph(nodes, {"c": np.ones((3, 1), np.float32)}, {"x": [2, 1, 1]}, {"y": [2, 3, 1]})
     seen = collect(model, Batches(({"x": np.ones((2, 1, 1), np.float32)},)), ["k"]).tensors["k"]
-    assert [h.count for h in seen.halves] == [3, 3]
+    assert [h.count for h in seen.splits] == [3, 3]
 
 
 def test_nan_in_the_graph_is_named() -> None:

@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.emit import FORMS, emit
+from aigc_calibration.emit import QDQ_FORMATS, emit
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import SitePrecision
 from aigc_calibration.quantize import quantize
@@ -56,7 +56,7 @@ def test_the_tensorrt_form_multiplies_in_16_bits(network: tuple[ir.Model, Batche
     plan = quantize(model, data, CONFIG, precision="fp16").plan
     from aigc_calibration.prepare import prepare
 
-    proto = ir.to_proto(emit(prepare(model), plan, {}, FORMS["tensorrt"]))
+    proto = ir.to_proto(emit(prepare(model), plan, {}, QDQ_FORMATS["tensorrt"]))
     onnx.checker.check_model(proto, full_check=True)
     inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
     types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.graph.value_info, *inferred.graph.output)}
@@ -76,7 +76,7 @@ def test_the_tensorrt_form_runs_in_fp16(network: tuple[ir.Model, Batches]) -> No
     """ONNX Runtime inserts casts where it has no kernel, so the graph itself can be judged."""
     model, data = network
     plan = quantize(model, data, CONFIG, precision="fp16").plan
-    run = open_onnx(emit(model, plan, {}, FORMS["tensorrt"]))
+    run = open_onnx(emit(model, plan, {}, QDQ_FORMATS["tensorrt"]))
     for feeds in data.feeds:
         assert compare_arrays(open_onnx(model)(feeds)["y"], run(feeds)["y"]).sqnr_db > 55
 

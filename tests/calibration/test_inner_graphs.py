@@ -12,7 +12,7 @@ import pytest
 
 from aigc_calibration.calibrate import calibrate
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.emit import FORMS, emit
+from aigc_calibration.emit import QDQ_FORMATS, emit
 from aigc_calibration.errors import PlanError
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import parse_plan
@@ -213,7 +213,7 @@ def test_a_search_measures_the_main_graph_and_leaves_bodies_alone(name: str, tar
     inner, config = INNER[name], QuantConfig()
     graph, data = prepare(inner.model()), data_of(inner)
     calibration = calibrate(graph, data, config, precision="int8", threads=1)
-    form = FORMS[target]
+    form = QDQ_FORMATS[target]
     made, plan = plan_calibrated(graph, calibration, config, precision="int8", form=form)
     weights = round_weights(made, plan, config)
     pair = PrecisionPair(name="", graph=made, low=plan, low_weights=weights, high=None, high_weights={}, form=form)

@@ -20,7 +20,7 @@ from onnx import helper
 
 from aigc_calibration.collect import collect
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.emit import FORMS, Form, emit, plan_for
+from aigc_calibration.emit import QDQ_FORMATS, QdqFormat, emit, plan_for
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.planner import make_plan, round_weights, watched
@@ -53,7 +53,7 @@ class Interval:
         )
 
 
-def grid_of(plan: QuantizationPlan, name: str, form: Form) -> tuple[tuple[int, int], float, int]:
+def grid_of(plan: QuantizationPlan, name: str, form: QdqFormat) -> tuple[tuple[int, int], float, int]:
     """(codes, scale, zero point) by the definition of each form."""
     found, least = plan.ranges[name], float(np.finfo(np.float32).tiny)
     if form.unsigned and found.bounds is not None:
@@ -82,7 +82,7 @@ def multiply(node: ir.Node, x: Interval, weight: Array, bias: Array | None) -> I
 
 
 def follow(
-    model: ir.Model, plan: QuantizationPlan, weights: dict[str, QuantizedWeight], form: Form, x: Array
+    model: ir.Model, plan: QuantizationPlan, weights: dict[str, QuantizedWeight], form: QdqFormat, x: Array
 ) -> Interval:
     """The interval of the result."""
     values = {"x": Interval(x.astype(np.float64), x.astype(np.float64))}
@@ -167,7 +167,7 @@ def networks(draw: st.DrawFn) -> tuple[ir.Model, Batches]:
     return model, Batches(feeds)
 
 
-def planned(model: ir.Model, data: Batches, config: QuantConfig, form: Form) -> tuple[QuantizationPlan, Any]:
+def planned(model: ir.Model, data: Batches, config: QuantConfig, form: QdqFormat) -> tuple[QuantizationPlan, Any]:
     plan = make_plan(model, collect(model, data, watched(model)), config, precision="int8")
     return plan_for(plan, form), round_weights(model, plan, config)
 
@@ -181,8 +181,8 @@ def outside(interval: Interval, actual: Array) -> float:
 CONFIGS = [
     QuantConfig(),
     QuantConfig(affine=False),
-    QuantConfig(method="minmax", weight_ranges="minmax"),
-    QuantConfig(method="percentile", percentile=99.0, weight_ranges="percentile"),
+    QuantConfig(ranges="minmax", weight_ranges="minmax"),
+    QuantConfig(ranges="percentile", percentile=99.0, weight_ranges="percentile"),
 ]
 
 
@@ -192,7 +192,7 @@ def test_results_lie_within_what_the_scales_imply(
     network: tuple[ir.Model, Batches], config: QuantConfig, target: str
 ) -> None:
     model, data = network
-    form = FORMS[target]
+    form = QDQ_FORMATS[target]
     plan, weights = planned(model, data, config, form)
     run = open_onnx(emit(model, plan, weights, form), optimize=False)
     for feeds in data.feeds:
@@ -208,8 +208,8 @@ def test_wrong_scales_lie_outside(target: str) -> None:
         [helper.make_node("MatMul", ["x", "w"], ["y"], "n")], constants, {"x": ["n", 16]}, {"y": ["n", 8]}
     )
     data = Batches(({"x": rng.standard_normal((32, 16)).astype(np.float32)},))
-    form = FORMS[target]
-    plan, weights = planned(model, data, QuantConfig(method="minmax", affine=False), form)
+    form = QDQ_FORMATS[target]
+    plan, weights = planned(model, data, QuantConfig(ranges="minmax", affine=False), form)
     feeds = data.feeds[0]
     interval = follow(model, plan, weights, form, feeds["x"])
     assert outside(interval, open_onnx(emit(model, plan, weights, form))(feeds)["y"]) <= 1e-6

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from aigc_calibration.digest import graph_digest
-from aigc_calibration.emit import Form
+from aigc_calibration.emit import QdqFormat
 from aigc_calibration.matrices import from_matrix
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.prepare import copy_graph
@@ -41,7 +41,7 @@ class PrecisionPair:
     low_weights: Mapping[str, QuantizedWeight]
     high: QuantizationPlan | None
     high_weights: Mapping[str, QuantizedWeight]
-    form: Form
+    form: QdqFormat
 
     def mix(self, kept_high: Mapping[str, str]) -> tuple[QuantizationPlan, dict[str, QuantizedWeight]]:
         """Plan a mix: the sites in `kept_high` (node -> why) in the high precision, all others in the low one."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from aigc_calibration.emit import Form, emit
+from aigc_calibration.emit import QdqFormat, emit
 from aigc_calibration.plan import OpPlan, QuantizationPlan
 from aigc_calibration.weights import QuantizedWeight
 
@@ -28,7 +28,7 @@ SWITCH = "switch."
 
 
 def toggle_graph(
-    model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, QuantizedWeight], form: Form
+    model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, QuantizedWeight], form: QdqFormat
 ) -> ir.Model:
     """Build the graph with a switch for every site that the plan quantizes.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aigc_calibration.cache import write_calibration
 from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate
-from aigc_calibration.emit import FORMS
+from aigc_calibration.emit import QDQ_FORMATS
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.prepare import prepare
 from aigc_calibration.quantize import plan_calibrated
@@ -86,7 +86,7 @@ def calibrate_model(
     )
     seen = found.statistics
     reporter.report("calibrate", f"{described(model.data)}, {seen.batches} runs, {len(seen.tensors)} values")
-    _, plan = plan_calibrated(graph, found, recipe.quantization, precision=precision, form=FORMS[recipe.target])
+    _, plan = plan_calibrated(graph, found, recipe.quantization, precision=precision, form=QDQ_FORMATS[recipe.target])
     reporter.warn(instability_warning(plan, seen, recipe.quantization))
     write_calibration(destination, found)
     reporter.report("write", str(destination))

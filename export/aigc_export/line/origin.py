@@ -82,7 +82,7 @@ def _quantization_options(config: QuantConfig, default: QuantConfig) -> list[str
         words.append("--split-skips")
     for option, name in (
         ("--calibration-samples", "samples"),
-        ("--ranges", "method"),
+        ("--ranges", "ranges"),
         ("--weight-ranges", "weight_ranges"),
         ("--weight-method", "weight_method"),
         ("--block", "block"),

@@ -12,8 +12,8 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from aigc_calibration.emit import FORMS
-from aigc_calibration.plan import HALVES
+from aigc_calibration.emit import QDQ_FORMATS
+from aigc_calibration.plan import HALF_PRECISIONS
 from aigc_calibration.quantize import Quantized
 from aigc_calibration.search.probe import Probe, make_probe, measure_noise
 from aigc_calibration.search.sensitivity import decibels
@@ -70,11 +70,11 @@ def find_costly_modules(
         None where it cannot be measured: numbers of 16 bits, or a mix that a search has found.
     """
     graph, plan, low = quantized.float_graph, quantized.plan, quantized.plan.quantized()
-    if graph is None or prepared.data is None or plan.precision in HALVES or not low:
+    if graph is None or prepared.data is None or plan.precision in HALF_PRECISIONS or not low:
         return None
     try:
         feeds = list(itertools.islice(prepared.data.batches(graph), PROBE_BATCHES[prepared.spec.family]))
-        toggled = toggle_graph(graph, plan, quantized.weights, FORMS[recipe.target])
+        toggled = toggle_graph(graph, plan, quantized.weights, QDQ_FORMATS[recipe.target])
         probe = make_probe(toggled, [op.node for op in low], feeds, [t.name for t in prepared.spec.interface.outputs])
     except AigcError:  # what cannot be measured is not said; that parity is missed stays the error
         return None
@@ -147,7 +147,7 @@ def _keep_float(recipe: ExportRecipe, costly: CostlyModules | None, divergence: 
             yield f"{options}: helps, and does not suffice alone ({gain}, on calibration samples)"
         else:
             yield f"the error comes from all over the model: {', '.join(costly.modules)} are the costliest ({gain})"
-    elif recipe.precision in HALVES and divergence is not None and divergence.module not in (None, "(root)"):
+    elif recipe.precision in HALF_PRECISIONS and divergence is not None and divergence.module not in (None, "(root)"):
         yield f"--keep-float {shlex.quote(str(divergence.module))}: the first values that differ are computed there"
 
 

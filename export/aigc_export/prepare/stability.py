@@ -19,7 +19,7 @@ from aigc_calibration.collect import Statistics, TensorStatistics
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.grids import GRIDS, Grid
 from aigc_calibration.histogram import Histogram
-from aigc_calibration.plan import HALVES, QuantizationPlan, TensorPlan
+from aigc_calibration.plan import HALF_PRECISIONS, QuantizationPlan, TensorPlan
 from aigc_calibration.planner import HALF_HEADROOM
 from aigc_calibration.ranges import Method, find_amax
 
@@ -62,9 +62,9 @@ def _compared(plan: QuantizationPlan, seen: Statistics) -> Iterator[RangeStabili
         for t in plan.tensors:
             yield RangeStability(name=t.name, amax=t.amax, instability=t.instability)
         return
-    measure = _extreme if plan.precision in HALVES else _root_mean_square
+    measure = _extreme if plan.precision in HALF_PRECISIONS else _root_mean_square
     for name, tensor in seen.tensors.items():
-        whole, (first, second) = measure(tensor.histogram), (measure(half) for half in tensor.halves)
+        whole, (first, second) = measure(tensor.histogram), (measure(half) for half in tensor.splits)
         apart = abs(first - second) / whole if whole else 0.0
         yield RangeStability(name=name, amax=tensor.histogram.amax, instability=apart)
 
@@ -89,7 +89,7 @@ def instability_warning(plan: QuantizationPlan, seen: Statistics, config: QuantC
     found = stability(plan, seen)
     if not found or not seen.tensors:
         return ""
-    if not any(tensor.halves[1].count for tensor in seen.tensors.values()):
+    if not any(tensor.splits[1].count for tensor in seen.tensors.values()):
         return "there is one sample, so that nothing tells how stable its ranges are: give more samples"
     worst = f"{found[0].name!r} by {found[0].instability:.0%}"
     change = f"ranges change from one half of the samples to the other, {worst}"
@@ -103,7 +103,7 @@ def instability_warning(plan: QuantizationPlan, seen: Statistics, config: QuantC
                 f"rounding error, for {name!r} {costs[name]:.0%} more: give more samples"
             )
     else:
-        limit = UNSTABLE_EXTREME if plan.precision in HALVES else UNSTABLE
+        limit = UNSTABLE_EXTREME if plan.precision in HALF_PRECISIONS else UNSTABLE
         if loose := [r.name for r in found if r.instability > limit]:
             return f"{change}, {len(loose)} of {len(found)} by more than {limit:.0%}: give more samples"
     if seen.samples < MIN_ROWS:
@@ -123,7 +123,7 @@ def _costs(plan: QuantizationPlan, seen: Statistics, config: QuantConfig) -> dic
 
 
 def _cost(plan: TensorPlan, method: Method, tensor: TensorStatistics, grid: Grid, percentile: float) -> float:
-    histograms = (tensor.histogram, *tensor.halves)
+    histograms = (tensor.histogram, *tensor.splits)
     ranges = [find_amax(h, method, grid, percentile=percentile) for h in histograms]
     if not math.isclose(ranges[0], plan.amax, rel_tol=1e-6):
         return plan.instability  # found behind a saturating function, whose error is another

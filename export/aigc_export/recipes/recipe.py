@@ -108,7 +108,7 @@ _EIGHT_BITS, _WEIGHTS = ("int8", "fp8", "auto"), ("int8-weight", "int4", "auto")
 _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "keep_float": ("--keep-float", ("int8", "fp8", "fp16", "bf16", "int8-weight", "int4", "auto")),
     "split_skips": ("--split-skips", _EIGHT_BITS),
-    "method": ("--ranges", ("int8", "auto")),
+    "ranges": ("--ranges", ("int8", "auto")),
     "weight_ranges": ("--weight-ranges", _EIGHT_BITS),
     "weight_method": ("--weight-method", _WEIGHTS),
     "block": ("--block", _WEIGHTS),
@@ -156,7 +156,7 @@ def export_recipe(
         calibration_samples: in place of the family's default.
         split_skips: see `QuantConfig`.
         keep_float: modules that stay float, besides the family's `QuantConfig.sensitive`.
-        ranges: `QuantConfig.method`, in place of the family's.
+        ranges: `QuantConfig.ranges`, in place of the family's.
         weight_ranges: see `QuantConfig`, as for the next two.
         weight_method: how weights alone are rounded.
         block: numbers of such a weight that share a scale.
@@ -183,7 +183,7 @@ def export_recipe(
         "samples": calibration_samples,
         "keep_float": tuple(keep_float) or None,
         "split_skips": split_skips or None,
-        "method": ranges,
+        "ranges": ranges,
         "weight_ranges": weight_ranges,
         "weight_method": weight_method,
         "block": block,

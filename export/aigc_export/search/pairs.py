@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aigc_calibration.calibrate import Calibration
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
-from aigc_calibration.emit import Form
+from aigc_calibration.emit import QdqFormat
 from aigc_calibration.plan import SitePrecision
 from aigc_calibration.planner import round_weights
 from aigc_calibration.quantize import plan_calibrated
@@ -48,7 +48,7 @@ def plan_pair(
     data: CalibrationData,
     config: QuantConfig,
     precisions: Precisions,
-    form: Form,
+    form: QdqFormat,
     calibration: Calibration,
     *,
     threads: int | None,

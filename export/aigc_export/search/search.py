@@ -17,7 +17,7 @@ from pathlib import Path
 
 from aigc_calibration.calibrate import Calibration, calibrate
 from aigc_calibration.coverage import site_macs
-from aigc_calibration.emit import FORMS
+from aigc_calibration.emit import QDQ_FORMATS
 from aigc_calibration.errors import PlanError
 from aigc_calibration.prepare import prepare
 from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_environment
@@ -130,7 +130,9 @@ def search(
         for built in plain_builds(prepared, recipe, calibration, objective=config.objective)
     ]
     for precisions in precision_pairs(spec.family, config.objective):
-        pair = plan_pair(ready, prepared.data, every, precisions, FORMS[recipe.target], calibration, threads=threads)
+        pair = plan_pair(
+            ready, prepared.data, every, precisions, QDQ_FORMATS[recipe.target], calibration, threads=threads
+        )
         sites = measure_pair(pair, prepared, workers, evaluator, journal)
         pairs[pair.name] = sites
         noisiest = sites[0]

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from aigc_calibration.calibrate import calibrate
-from aigc_calibration.emit import FORMS
+from aigc_calibration.emit import QDQ_FORMATS
 from aigc_calibration.prepare import prepare
 from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_environment
 from aigc_calibration.search.sensitivity import Sensitivity
@@ -83,7 +83,9 @@ def measure_sensitivity(
         ready, prepared.data, every, precision="int8", threads=recipe.threads, progress=progress
     )
     reporter.report("calibrate", f"{calibration.statistics.samples} samples")
-    pair = plan_pair(ready, prepared.data, every, precisions, FORMS[recipe.target], calibration, threads=recipe.threads)
+    pair = plan_pair(
+        ready, prepared.data, every, precisions, QDQ_FORMATS[recipe.target], calibration, threads=recipe.threads
+    )
     journal = Journal(
         None if config.folder is None else config.folder / JOURNAL_FILE, environment=measuring_environment()
     )

@@ -9,7 +9,7 @@ import pytest
 
 from aigc_calibration.calibrate import calibrate
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.emit import FORMS, emit
+from aigc_calibration.emit import QDQ_FORMATS, emit
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.planner import round_weights
@@ -28,7 +28,7 @@ def int8_pair(form: str = "ort-cpu", seed: int = 0) -> tuple[PrecisionPair, Batc
     model, data = small_network(seed)
     ready, config = prepare(model), QuantConfig()
     calibration = calibrate(ready, data, config, precision="int8")
-    graph, plan = plan_calibrated(ready, calibration, config, precision="int8", form=FORMS[form])
+    graph, plan = plan_calibrated(ready, calibration, config, precision="int8", form=QDQ_FORMATS[form])
     weights = round_weights(graph, plan)
     pair = PrecisionPair(
         name="int8 / float",
@@ -37,7 +37,7 @@ def int8_pair(form: str = "ort-cpu", seed: int = 0) -> tuple[PrecisionPair, Batc
         low_weights=weights,
         high=None,
         high_weights={},
-        form=FORMS[form],
+        form=QDQ_FORMATS[form],
     )
     return pair, data
 
@@ -55,7 +55,9 @@ def weight_pair() -> tuple[PrecisionPair, Batches]:
             low_weights=codes[0],
             high=plans[1],
             high_weights=codes[1],
-            form=FORMS["tensorrt"],  # the form without operators of its own: ORT's MatMulNBits rounds activations too
+            form=QDQ_FORMATS[
+                "tensorrt"
+            ],  # the form without operators of its own: ORT's MatMulNBits rounds activations too
         ),
         data,
     )

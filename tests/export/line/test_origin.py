@@ -310,7 +310,7 @@ def test_the_command_that_check_prints_exports_the_same_model_again(
     assert again.spec_options["cache"] == "growing"
     assert again.quantization is not None
     assert again.quantization.keep_float == ("lm_head",)
-    assert again.quantization.method == ("kl" if precision == "int8" else default_config("text", "fp16").method)
+    assert again.quantization.ranges == ("kl" if precision == "int8" else default_config("text", "fp16").ranges)
     expected = ("8.6", "12.0", "8.9") if precision == "int8" else ("7.5",)
     assert again.build.compute_capabilities == expected
 

@@ -43,10 +43,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def seen_of(first: Array, second: Array, rows: int = 1000) -> Statistics:
-    halves = (Histogram(), Histogram())
-    for half, values in zip(halves, (first, second), strict=True):
+    splits = (Histogram(), Histogram())
+    for half, values in zip(splits, (first, second), strict=True):
         half.update(values)
-    return Statistics(tensors={"x": TensorStatistics(halves=halves)}, samples=rows, batches=9, samples_sha256="")
+    return Statistics(tensors={"x": TensorStatistics(splits=splits)}, samples=rows, batches=9, samples_sha256="")
 
 
 def plan_of(precision: SitePrecision, tensors: tuple[TensorPlan, ...] = ()) -> QuantizationPlan:
@@ -60,7 +60,7 @@ def ranged(instability: float) -> QuantizationPlan:
 
 
 UNIFORM = np.linspace(-1, 1, 20_001, dtype=np.float32)
-MINMAX = QuantConfig(method="minmax")
+MINMAX = QuantConfig(ranges="minmax")
 
 
 def test_a_range_that_costs_nothing_is_not_warned_of() -> None:

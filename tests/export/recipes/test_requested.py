@@ -48,7 +48,7 @@ def test_branches_of_a_calibration_that_exists() -> None:
 @pytest.mark.parametrize(
     ("options", "field", "value"),
     [
-        (["--precision", "int8", "--ranges", "kl"], "method", "kl"),
+        (["--precision", "int8", "--ranges", "kl"], "ranges", "kl"),
         (["--precision", "fp8", "--weight-ranges", "minmax"], "weight_ranges", "minmax"),
         (["--precision", "int4", "--weight-method", "rtn"], "weight_method", "rtn"),
         (["--precision", "auto", "--block", "128"], "block", 128),

@@ -14,10 +14,10 @@ import pytest
 
 from aigc_calibration.calibrate import Calibration, calibrate
 from aigc_calibration.coverage import site_macs
-from aigc_calibration.emit import FORMS, emit
+from aigc_calibration.emit import QDQ_FORMATS, emit
 from aigc_calibration.onnx_file import save_graph
 from aigc_calibration.onnx_function import open_onnx
-from aigc_calibration.plan import HALVES, SitePrecision
+from aigc_calibration.plan import HALF_PRECISIONS, SitePrecision
 from aigc_calibration.planner import round_weights
 from aigc_calibration.prepare import prepare
 from aigc_calibration.quantize import plan_calibrated
@@ -75,13 +75,13 @@ def graph_of(name: str, precision: str) -> tuple[ir.Model, dict[str, str]]:
     kind: SitePrecision = precision  # type: ignore[assignment]
     config = export_recipe(name, target="tensorrt-rtx", precision="int8").quantization
     assert config is not None
-    calibration = calibrated(name, "fp16" if kind in HALVES else "int8")
+    calibration = calibrated(name, "fp16" if kind in HALF_PRECISIONS else "int8")
     float_graph, plan = plan_calibrated(
-        prepare(ready.graph), calibration, config, precision=kind, form=FORMS["tensorrt-rtx"]
+        prepare(ready.graph), calibration, config, precision=kind, form=QDQ_FORMATS["tensorrt-rtx"]
     )
-    weights = {} if kind in HALVES else round_weights(float_graph, plan)
+    weights = {} if kind in HALF_PRECISIONS else round_weights(float_graph, plan)
     asked = {op.node: "fp32" if op.precision == "float" else op.precision for op in plan.ops}
-    return emit(float_graph, plan, weights, FORMS["tensorrt-rtx"]), asked
+    return emit(float_graph, plan, weights, QDQ_FORMATS["tensorrt-rtx"]), asked
 
 
 def build_model(rtx: Library, name: str, precision: str, capability: str, folder: Path) -> BuiltTrt:
