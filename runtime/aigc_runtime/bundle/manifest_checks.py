@@ -108,6 +108,8 @@ def _check_engines(manifest: Manifest) -> None:
     if MAIN_ENGINE not in manifest.engines:
         known = ", ".join(manifest.engines) or "(none)"
         raise ConfigError(f"engines has no {MAIN_ENGINE!r}, which the pipeline drives", hint=f"it has: {known}")
+    for state in manifest.state:
+        _check_sharing(state, {n: e for n, e in manifest.engines.items() if e.interface.state == state})
     read = {engine.interface.state for engine in manifest.engines.values()}
     if unread := sorted(manifest.state.keys() - read):
         raise ConfigError(
@@ -117,6 +119,18 @@ def _check_engines(manifest: Manifest) -> None:
         raise ConfigError(f"state {empty[0]!r} has no tensors", hint="an engine without carried state has null there")
     if len(set(manifest.shared_files)) < len(manifest.shared_files):
         raise ConfigError(f"shared_files names a file twice: {list(manifest.shared_files)}")
+
+
+def _check_sharing(state: str, engines: Mapping[str, EngineInfo]) -> None:
+    """Engines that share a state are graphs of ONNX Runtime on one device: TensorRT keeps a state with its session."""
+    if len(engines) < 2:
+        return
+    places = {(engine.kind, None if engine.provider is None else engine.provider.name) for engine in engines.values()}
+    if len(places) > 1 or next(iter(places))[0] != "onnxruntime":
+        raise ConfigError(
+            f"state {state!r} is shared by engines that cannot share one: {', '.join(engines)}",
+            hint="they must be graphs of ONNX Runtime for one device",
+        )
 
 
 def _check_text(where: str, text: str, most: int) -> None:

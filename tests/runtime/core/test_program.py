@@ -30,9 +30,9 @@ from .. import toys
 FEEDS = {"input_ids": np.array([[5]]), "pad_length": np.zeros(1, np.int64)}
 
 
-def two_engines() -> tuple[Manifest, dict[str, bytes | Path]]:
+def two_engines(cache: str = "growing") -> tuple[Manifest, dict[str, bytes | Path]]:
     """The toy language model twice over one carried state: `model` runs the prompt, `decode` the tokens after it."""
-    manifest, files = toys.toy_manifest("toy_lm_growing")
+    manifest, files = toys.toy_manifest(f"toy_lm_{cache}")
     files["decode.onnx"] = files["model.onnx"]
     engines = {"model": manifest.engine, "decode": replace(manifest.engine, file="decode.onnx")}
     case = manifest.reference.cases[0]
@@ -49,14 +49,38 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "two"
 
 
-def test_state_that_one_engine_began_another_goes_on_with(folder: Path) -> None:
+@pytest.mark.parametrize("cache", ["growing", "buffer"])
+def test_state_that_one_engine_began_another_goes_on_with(cache: str, tmp_path: Path) -> None:
     """The toy's next token is the sum of all before it: of what the other engine has read, too."""
+    manifest, files = two_engines(cache)
+    write_bundle(tmp_path / "two", manifest, files)
     pad = np.zeros(1, np.int64)
-    with open_program(Bundle.open(folder), threads=1) as program:
+    with open_program(Bundle.open(tmp_path / "two"), threads=1) as program:
         state = program.new_state(1)
         program.run("model", {"input_ids": np.array([[5, 6, 7]]), "pad_length": pad}, state)
         logits = program.run("decode", {"input_ids": np.array([[4]]), "pad_length": pad}, state)["logits"]
     assert int(logits[0, -1].argmax()) == 5 + 6 + 7 + 4
+
+
+def test_engines_that_take_turns_each_run_themselves(tmp_path: Path) -> None:
+    """Buffers are bound once for a set of shapes, by each engine for itself."""
+    import onnx
+    from onnx import helper
+
+    manifest, files = two_engines("buffer")
+    stored = files["decode.onnx"]
+    assert isinstance(stored, bytes)
+    graph = onnx.load_model_from_string(stored)
+    logits = next(node for node in graph.graph.node if "logits" in node.output)
+    logits.output[list(logits.output).index("logits")] = "before"
+    graph.graph.node.append(helper.make_node("Neg", ["before"], ["logits"]))
+    files["decode.onnx"] = graph.SerializeToString()
+    write_bundle(tmp_path / "two", manifest, files)
+    with open_program(Bundle.open(tmp_path / "two"), threads=1) as program:
+        state = program.new_state(1)
+        turns = [program.run(name, FEEDS, state)["logits"] for name in ("model", "decode", "model", "decode")]
+    assert [int(turn[0, -1].argmax()) for turn in turns[::2]] == [5, 15]
+    assert [int(turn[0, -1].argmin()) for turn in turns[1::2]] == [10, 20]
 
 
 def test_engines_of_different_states_share_nothing() -> None:
@@ -160,7 +184,12 @@ BAD: list[tuple[Any, str]] = [
     (lambda m: m["state"].update(carried=[]), "state 'carried' has no tensors"),
     (lambda m: m.update(shared_files=["none.data"]), r"files lacks \['none\.data'\]"),
     (lambda m: m.update(shared_files=["model.onnx", "model.onnx"]), "shared_files names a file twice"),
-    (lambda m: m["engines"]["decode"].update(kind="zz"), "unknown engine 'zz'"),
+    (lambda m: m["engines"]["decode"].update(kind="zz"), "state 'carried' is shared by engines that cannot share one"),
+    (lambda m: [e.update(kind="tensorrt") for e in m["engines"].values()], "that cannot share one: model, decode"),
+    (
+        lambda m: m["engines"]["decode"].update(provider={"name": "cuda", "parity": "graph"}, proven_on=[]),
+        "they must be graphs of ONNX Runtime for one device",
+    ),
     (lambda m: m["engines"]["decode"].update(file="none.onnx"), r"files lacks \['none\.onnx'\]"),
 ]
 

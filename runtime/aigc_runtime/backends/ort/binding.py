@@ -15,13 +15,16 @@ __all__ = ["Binder", "OrtState", "Plan"]
 
 
 class OrtState:
-    """Carried state as ONNX Runtime values on the engine's device; between steps they never become numpy arrays."""
+    """Carried state as ONNX Runtime values on the engine's device; between steps they never become numpy arrays.
+
+    Sessions of one program may take turns on it; `plans` holds what each of them bound for each set of shapes.
+    """
 
     def __init__(self, binder: Binder, specs: Sequence[StateSpec], batch: int) -> None:
         self.batch = batch
         self.length = 0
         self.values = {s.input: binder.value(np.zeros(s.empty_shape(batch), dtype=s.dtype)) for s in specs}
-        self.plans: dict[tuple[tuple[int, ...], ...], Plan] = {}
+        self.plans: dict[tuple[object, tuple[tuple[int, ...], ...]], Plan] = {}
 
 
 @dataclass(frozen=True, kw_only=True)

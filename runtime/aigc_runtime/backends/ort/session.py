@@ -153,9 +153,11 @@ class OrtSession:
     def _run_buffer(self, feeds: Mapping[str, Array], state: OrtState, bound: Mapping[str, int]) -> dict[str, Array]:
         """The buffers stay where they are; inputs and outputs are reused for equal shapes."""
         shapes = tuple(feeds[spec.name].shape for spec in self.interface.inputs)
-        plan = state.plans.get(shapes)
+        plan = state.plans.get((self.native, shapes))
         if plan is None:
-            plan = state.plans[shapes] = Plan(self.native, self._binder, state, self.interface, feeds, bound)
+            plan = state.plans[self.native, shapes] = Plan(
+                self.native, self._binder, state, self.interface, feeds, bound
+            )
         started = time.perf_counter()
         results = plan.run(feeds, state.length)
         self.engine_seconds += time.perf_counter() - started
