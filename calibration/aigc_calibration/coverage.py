@@ -160,10 +160,10 @@ def check_executed(
     if not planned:
         reasons = "; ".join(sorted(set(found.float_sites.values())))
         raise PlanError(f"nothing in the graph can be run in {plan.precision} by this engine", hint=reasons)
-    asked, runs = (sum(macs[n] for n in nodes) / total for nodes in (wanted, executed & wanted))
-    if runs < least * asked:
+    requested, runs = (sum(macs[n] for n in nodes) / total for nodes in (wanted, executed & wanted))
+    if runs < least * requested:
         raise PlanError(
-            f"the engine runs {runs:.1%} of the work in low precision, the plan says {asked:.1%}",
+            f"the engine runs {runs:.1%} of the work in low precision, the plan says {requested:.1%}",
             hint=f"sites that stay float: {', '.join(found.missed[:5])}; nothing was published: "
             "name their modules with --keep-float if that will do",
         )

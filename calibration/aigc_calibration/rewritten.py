@@ -75,7 +75,7 @@ def silent_changes(emitted: onnx.ModelProto, optimized: onnx.ModelProto, plan: Q
             wrong[node.name] = f"the bias of {site(node.name)!r} has other codes"
     for name, key in found.operands():
         if key not in numbers:
-            wrong[name] = f"{site(name)!r} has a constant in low precision that the plan has not"
+            wrong[name] = f"{site(name)!r} has a constant in low precision that is not in the plan"
     for name, pair in found.activations():
         if pair not in pairs:
             wrong[name] = f"{site(name)!r} rounds to steps of {pair[0]:.4g} with zero at code {pair[1]}, unplanned"

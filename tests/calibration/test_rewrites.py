@@ -107,8 +107,8 @@ def integer_graphs(rng: np.random.Generator) -> tuple[onnx.ModelProto, onnx.Mode
 @pytest.mark.parametrize(
     ("constant", "found"),
     [
-        ("w_quantized", "'gemm' has a constant in low precision that the plan has not"),
-        ("w_scale", "'gemm' has a constant in low precision that the plan has not"),
+        ("w_quantized", "'gemm' has a constant in low precision that is not in the plan"),
+        ("w_scale", "'gemm' has a constant in low precision that is not in the plan"),
         ("gemm_bias_quantized", "the bias of 'gemm' has other codes"),
         ("x_scale", "'gemm' rounds to steps of .*, unplanned"),
         ("x_zero_point", "'gemm' rounds to steps of .*, unplanned"),

@@ -39,7 +39,7 @@ def calibrate(
     seed: int,
     threads: int | None,
     as_json: bool,
-    asked: dict[str, Any],
+    requested: dict[str, Any],
 ) -> None:
     """Run samples through MODEL and keep the ranges of its values in a file, for `export --calibration`.
 
@@ -57,7 +57,7 @@ def calibrate(
         precision=precision,
         seed=seed,
         threads=threads,
-        **asked,
+        **requested,
     )
     console = err_console() if as_json else out_console()
     with StageDisplay(console, f"calibrate {model}", bar=not as_json) as shown:

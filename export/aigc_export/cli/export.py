@@ -79,7 +79,7 @@ def export(
     threads: int | None,
     as_json: bool,
     build: BuildSettings,
-    asked: dict[str, Any],
+    requested: dict[str, Any],
     reports: Reports,
 ) -> None:
     """Take MODEL from PyTorch to a verified bundle, and say what each stage did.
@@ -123,7 +123,7 @@ def export(
         calibration=calibration,
         build=build,
         tolerance=parse_limits(tolerance),
-        **asked,
+        **requested,
         **search,
     )
     console = err_console() if as_json or reports.on_stdout else out_console()

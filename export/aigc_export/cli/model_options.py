@@ -31,7 +31,7 @@ _OPTIONS = (
 
 
 def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options; the command gets them as `asked`, keyword arguments of `export_recipe`."""
+    """Add the options; the command gets them as `requested`, keyword arguments of `export_recipe`."""
 
     @functools.wraps(function)
     def command(
@@ -49,7 +49,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
         block: str | None,
         **named: Any,
     ) -> Any:
-        asked = {
+        requested = {
             "checkpoint": checkpoint,
             "spec_options": {"cache": cache, "dynamic_size": dynamic_size},
             "calibration_data": calibration_data,
@@ -61,7 +61,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "weight_method": weight_method,
             "block": None if block is None else int(block),
         }
-        return function(*arguments, asked=asked, **named)
+        return function(*arguments, requested=requested, **named)
 
     for option in reversed(_OPTIONS):
         command = option(command)

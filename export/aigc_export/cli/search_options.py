@@ -20,14 +20,14 @@ KEPT_SHOWN = 12
 
 
 def search_options(
-    model: str, precision: str, asked: Mapping[str, Any], *, folder: Path | None, samples: int
+    model: str, precision: str, requested: Mapping[str, Any], *, folder: Path | None, samples: int
 ) -> dict[str, Any]:
     """Make the recipe's field `search` from the options.
 
     Args:
         model: name in the zoo.
         precision: as asked for.
-        asked: option -> value, of those that were given.
+        requested: option -> value, of those that were given.
         folder: for the journal and the report; None keeps them in memory.
         samples: on which mixes are evaluated; 0 takes the default.
 
@@ -42,29 +42,29 @@ def search_options(
     from aigc_runtime.io.publish_checks import check_file
 
     if precision != "auto":
-        if asked:
-            raise ConfigError(f"{', '.join(asked)} without a search", hint="add --precision auto, or leave it out")
+        if requested:
+            raise ConfigError(f"{', '.join(requested)} without a search", hint="add --precision auto, or leave it out")
         return {}
     if model not in MODELS:
         raise UnknownNameError("model", model, MODELS)
-    budgets = asked.get("--budget") or (DEFAULT_BUDGETS[MODELS[model].family],)
-    objective = asked.get("--objective", "latency")
+    budgets = requested.get("--budget") or (DEFAULT_BUDGETS[MODELS[model].family],)
+    objective = requested.get("--objective", "latency")
     if objective not in OBJECTIVES:
         raise UnknownNameError("objective", objective, OBJECTIVES)
-    if "--jobs" in asked and "--dask" in asked:
+    if "--jobs" in requested and "--dask" in requested:
         raise ConfigError("both --jobs and --dask were given", hint="the cluster has its own workers: give one")
     parsed = tuple(parse_budget(text) for text in budgets)
     check_family(parsed, MODELS[model].family)
     if folder is not None:
         check_file(folder / JOURNAL_FILE)
-    if "--dask" in asked:
-        check_dask_address(asked["--dask"])
+    if "--dask" in requested:
+        check_dask_address(requested["--dask"])
     return {
         "search": SearchConfig(
             budgets=parsed,
             objective=objective,
-            jobs=asked.get("--jobs", 1),
-            dask=asked.get("--dask"),
+            jobs=requested.get("--jobs", 1),
+            dask=requested.get("--dask"),
             folder=folder,
             **({"samples": samples} if samples else {}),
         )

@@ -47,7 +47,7 @@ def sensitivity(
     seed: int,
     threads: int | None,
     as_json: bool,
-    asked: dict[str, Any],
+    requested: dict[str, Any],
 ) -> None:
     """Say what low precision costs and saves at every site of MODEL, each alone: noise, milliseconds, bytes."""
     from aigc_export.cli.reporting import StageDisplay
@@ -67,7 +67,7 @@ def sensitivity(
         seed=seed,
         threads=threads,
         calibration=calibration,
-        **asked,
+        **requested,
         **search_options(model, "auto", workers, folder=search_dir, samples=0),
     )
     console = err_console() if as_json else out_console()

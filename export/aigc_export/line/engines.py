@@ -207,7 +207,7 @@ def _build_trt(
         folder / ENGINE_FILE,
         recipe.build,
         profiles=[input_shapes(spec, profile) for profile in profiles],
-        asked={node: low.get(node, "fp32") for node in macs},
+        requested={node: low.get(node, "fp32") for node in macs},
         macs=macs,
         progress=progress,
     )

@@ -116,16 +116,16 @@ _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
 """Field of a quantization -> its option, and the precisions that read it."""
 
 
-def _check_asked(asked: Mapping[str, Any], precision: str, *, calibration: str | None) -> None:
+def _check_requested(requested: Mapping[str, Any], precision: str, *, calibration: str | None) -> None:
     """Raise ConfigError for a choice that nothing would read."""
-    for name in asked.keys() & _READ_BY.keys():
+    for name in requested.keys() & _READ_BY.keys():
         option, read_by = _READ_BY[name]
         if precision not in read_by:
             raise ConfigError(
                 f"{option} changes nothing in {precision}",
                 hint=f"leave it out, or choose --precision {', '.join(read_by)}",
             )
-    if "split_skips" in asked and calibration is not None:
+    if "split_skips" in requested and calibration is not None:
         raise ConfigError(
             "--split-skips with a calibration file, which was made with it or without",
             hint="leave it out; `aigc-export calibrate --split-skips` makes a file with it",
@@ -179,7 +179,7 @@ def export_recipe(
     quantization = None if precision == "fp32" else default_config(MODELS[model].family, precision)
     own_samples = calibration_samples is not None or overrides.get("calibration_data") is not None
     _check_calibration(precision, calibration=overrides.get("calibration"), own_samples=own_samples)
-    asked: dict[str, Any] = {
+    requested: dict[str, Any] = {
         "samples": calibration_samples,
         "keep_float": tuple(keep_float) or None,
         "split_skips": split_skips or None,
@@ -188,10 +188,10 @@ def export_recipe(
         "weight_method": weight_method,
         "block": block,
     }
-    asked = {name: value for name, value in asked.items() if value is not None}
-    _check_asked(asked, precision, calibration=overrides.get("calibration"))
+    requested = {name: value for name, value in requested.items() if value is not None}
+    _check_requested(requested, precision, calibration=overrides.get("calibration"))
     if quantization is not None:
-        quantization = replace(quantization, **asked)
+        quantization = replace(quantization, **requested)
     family = MODELS[model].family
     recipe = ExportRecipe(
         model=model,

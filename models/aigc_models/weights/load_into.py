@@ -139,7 +139,7 @@ def _unexpected(
         )
     near = _nearest(name, expected, taken=given)
     return CheckpointError(
-        f"{source} has a tensor {name!r} that the model has not",
+        f"{source} has a tensor {name!r} that the model does not have",
         hint=(f"nearest in the model: {near!r}; " if near else "") + "does config.json belong to these weights?",
     )
 

@@ -144,11 +144,13 @@ def test_each_report_is_written_whatever_becomes_of_the_other(tmp_path: Path, ca
 @pytest.mark.parametrize("equals", [False, True])
 def test_a_bad_option_is_reported_wherever_it_stands(equals: bool, tmp_path: Path, capsys: Capture) -> None:
     report, junit = tmp_path / "r.json", tmp_path / "r.xml"
-    asked = [f"--report={report}", f"--junit={junit}"] if equals else ["--report", str(report), "--junit", str(junit)]
+    requested = (
+        [f"--report={report}", f"--junit={junit}"] if equals else ["--report", str(report), "--junit", str(junit)]
+    )
     for arguments in (
-        ["verify", "b", "--nope", *asked],
-        ["export", *asked, "--seed", "x"],
-        ["export", *asked, "a", "b"],
+        ["verify", "b", "--nope", *requested],
+        ["export", *requested, "--seed", "x"],
+        ["export", *requested, "a", "b"],
     ):
         assert run(arguments) == 2
         assert json.loads(report.read_text())["error"]["exit_code"] == 2

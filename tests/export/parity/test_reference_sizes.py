@@ -97,10 +97,10 @@ def test_a_language_model_that_takes_no_prompt_is_refused_before_the_work(
 
 def test_shapes_between_two_profiles_are_refused(checkpoints: Path) -> None:
     """The dimensions of both together would admit what neither takes."""
-    asked = recipe("gan", checkpoints, "batch=1", "batch=4:5:6")
+    requested = recipe("gan", checkpoints, "batch=1", "batch=4:5:6")
     spec = tiny_of("gan").spec
-    session = reference_session(spec, asked)
-    dims = narrowed(spec.interface, derive_profiles(spec, asked.build.profiles)).dims
+    session = reference_session(spec, requested)
+    dims = narrowed(spec.interface, derive_profiles(spec, requested.build.profiles)).dims
     assert [(d.min, d.max) for d in dims] == [(1, 6)]
     with pytest.raises(FeedError, match="no profile of the engine takes batch 3"):
         session.run(tiny_of("gan").feeds(batch=3))

@@ -187,7 +187,7 @@ def test_a_missing_tensor_is_named_with_the_nearest(model: nn.Module) -> None:
 def test_an_unexpected_tensor_is_named_with_the_nearest(model: nn.Module) -> None:
     tensors = {**model.state_dict(), "1.weights": torch.ones(4)}
     with pytest.raises(
-        CheckpointError, match=r"'1\.weights' that the model has not\nnearest in the model: '1\.weight'"
+        CheckpointError, match=r"'1\.weights' that the model does not have\nnearest in the model: '1\.weight'"
     ):
         load_into(model, tensors)
 

@@ -74,7 +74,7 @@ def build_trt(
     settings: BuildSettings,
     *,
     profiles: Sequence[Shapes],
-    asked: Mapping[str, str],
+    requested: Mapping[str, str],
     macs: Mapping[str, int],
     progress: Progress | None = None,
 ) -> BuiltTrt:
@@ -86,7 +86,7 @@ def build_trt(
         destination: the engine file; whatever fails, nothing is left there.
         settings: the user's choices.
         profiles: one or more, each with every input of the graph that has a dynamic shape.
-        asked: product of the graph (MatMul, Gemm, Conv, ConvTranspose) -> type that it should be computed in.
+        requested: product of the graph (MatMul, Gemm, Conv, ConvTranspose) -> type that it should be computed in.
         macs: multiply-accumulates of every one of them.
         progress: called after every step of a phase of the build; False cancels it.
 
@@ -118,7 +118,9 @@ def build_trt(
         log.keep = watch.keep
         try:
             with watch.listening():
-                return _build(library, logger, log, source, destination, settings, graph, profiles, asked, macs, watch)
+                return _build(
+                    library, logger, log, source, destination, settings, graph, profiles, requested, macs, watch
+                )
         except BaseException:
             destination.unlink(missing_ok=True)
             raise
@@ -136,7 +138,7 @@ def _build(
     settings: BuildSettings,
     graph: onnx.GraphProto,
     profiles: Sequence[Shapes],
-    asked: Mapping[str, str],
+    requested: Mapping[str, str],
     macs: Mapping[str, int],
     watch: Watch,
 ) -> BuiltTrt:
@@ -163,12 +165,15 @@ def _build(
     if not built:
         raise _cannot_build(library, log, settings)
     layers = tuple(trt_log.layer_dump(log))
-    found: Mapping[str, str] | None = built_types(layers, asked) if layers else None
+    found: Mapping[str, str] | None = built_types(layers, requested) if layers else None
     if not library.ahead_of_time:  # it was built for this device, so that the engine itself can be asked
         best = {name: shapes[1] for name, shapes in profiles[0].items()}
         inspected = parse_inspector(inspect_engine(library, logger, destination, best))
-        layers, found = tuple(layer.name for layer in inspected), telling(asked, macs, types_of(inspected, asked))
-    proof = prove(asked, macs, types, found)
+        layers, found = (
+            tuple(layer.name for layer in inspected),
+            telling(requested, macs, types_of(inspected, requested)),
+        )
+    proof = prove(requested, macs, types, found)
     if library.ahead_of_time and proof.source != "engine":
         raise EngineError(
             f"{module.__name__} {library.version} did not list the layers it compiled, so its precision is unproven",

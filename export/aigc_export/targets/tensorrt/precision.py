@@ -31,13 +31,13 @@ class PrecisionProof:
     Attributes:
         work: type -> share of all multiply-accumulates; `unknown` where no layer could be held for a product.
         source: `engine` if read from compiled layers, `network` if only from what was handed to the compiler.
-        asked: share of the work that was asked for in less than fp32.
+        requested: share of the work that was asked for in less than fp32.
         built: share of the work that was asked for in less than fp32 and is built so.
     """
 
     work: dict[str, float]
     source: Literal["engine", "network"]
-    asked: float
+    requested: float
     built: float
 
     def __str__(self) -> str:
@@ -88,24 +88,26 @@ def _type_name(dtype: Any) -> str:
     return _TYPES.get(name, name.lower())
 
 
-def telling(asked: Mapping[str, str], macs: Mapping[str, int], engine: Mapping[str, str]) -> Mapping[str, str] | None:
+def telling(
+    requested: Mapping[str, str], macs: Mapping[str, int], engine: Mapping[str, str]
+) -> Mapping[str, str] | None:
     """Return the engine's types of its products, or None where they are too few for a proof.
 
     An engine may show a subgraph as one layer. What it does say must not contradict what was asked for: then it counts,
     however little it is.
 
     Args:
-        asked: product of the graph -> type that it should be computed in.
+        requested: product of the graph -> type that it should be computed in.
         macs: its multiply-accumulates.
         engine: product -> type, of those that the engine says something about.
     """
-    said = sum(macs[node] for node in asked if node in engine)
-    contradicts = any(engine.get(node, kind) != kind for node, kind in asked.items())
-    return engine if contradicts or said >= MIN_PROVEN * sum(macs[node] for node in asked) else None
+    said = sum(macs[node] for node in requested if node in engine)
+    contradicts = any(engine.get(node, kind) != kind for node, kind in requested.items())
+    return engine if contradicts or said >= MIN_PROVEN * sum(macs[node] for node in requested) else None
 
 
 def prove(
-    asked: Mapping[str, str],
+    requested: Mapping[str, str],
     macs: Mapping[str, int],
     network: Mapping[str, str],
     engine: Mapping[str, str] | None,
@@ -113,7 +115,7 @@ def prove(
     """Prove that products were built in the requested types.
 
     Args:
-        asked: product of the graph -> type that it should be computed in.
+        requested: product of the graph -> type that it should be computed in.
         macs: its multiply-accumulates.
         network: types from the network.
         engine: types from the compiled engine; None where it cannot be read.
@@ -122,31 +124,33 @@ def prove(
         PrecisionError: less than `MIN_PROVEN` of the work that was asked for in a type is built in it; names the
             products.
     """
-    total = sum(macs[node] for node in asked) or 1
+    total = sum(macs[node] for node in requested) or 1
     built = dict(network) if engine is None else dict(engine)
     work: dict[str, int] = {}
-    for node in asked:
+    for node in requested:
         kind = built.get(node, "unknown")
         kind = kind if kind in NARROW_TO_WIDE else "unknown"
         work[kind] = work.get(kind, 0) + macs[node]
     missed = [
-        node for node, kind in asked.items() if built.get(node, "unknown") != kind or network.get(node, kind) != kind
+        node
+        for node, kind in requested.items()
+        if built.get(node, "unknown") != kind or network.get(node, kind) != kind
     ]
-    low = {node for node, kind in asked.items() if kind != "fp32"}
+    low = {node for node, kind in requested.items() if kind != "fp32"}
     wrong = sum(macs[node] for node in missed)
     proof = PrecisionProof(
         work={kind: work[kind] / total for kind in sorted(work, key=lambda k: -work[k])},
         source="network" if engine is None else "engine",
-        asked=sum(macs[node] for node in low) / total,
+        requested=sum(macs[node] for node in low) / total,
         built=sum(macs[node] for node in low.difference(missed)) / total,
     )
-    if wrong > (1 - MIN_PROVEN) * total or proof.built < MIN_PROVEN * proof.asked:
+    if wrong > (1 - MIN_PROVEN) * total or proof.built < MIN_PROVEN * proof.requested:
         shown = ", ".join(
-            f"{node} asked {asked[node]}, network {network.get(node, '-')}, built {built.get(node, 'unknown')}"
+            f"{node} asked {requested[node]}, network {network.get(node, '-')}, built {built.get(node, 'unknown')}"
             for node in missed[:5]
         )
         raise PrecisionError(
-            f"{proof.asked:.1%} of the work was asked for in less than fp32, {proof.built:.1%} is built so",
+            f"{proof.requested:.1%} of the work was asked for in less than fp32, {proof.built:.1%} is built so",
             hint=f"{len(missed)} products differ: {shown}\nnothing was published",
         )
     return proof

@@ -71,5 +71,5 @@ def build(library: Library, source: Path, **changes: Any) -> BuiltTrt:
     settings = BuildSettings(
         **{"compute_capabilities": ("8.6",), "optimization_level": 0, **changes.pop("settings", {})}
     )
-    arguments: dict[str, Any] = {"profiles": [BATCH], "asked": {}, "macs": {}, **changes}
+    arguments: dict[str, Any] = {"profiles": [BATCH], "requested": {}, "macs": {}, **changes}
     return build_trt(library, source, source.parent / "out.engine", settings, **arguments)

@@ -22,7 +22,7 @@ from aigc_runtime.errors import CancelledError, ConfigError, InputError, OutputE
 from .conftest import BATCH, FLOAT, HALF, INT64, build
 
 Save = Callable[..., Path]
-ONE = {"asked": {"conv": "fp32"}, "macs": {"conv": 100}}
+ONE = {"requested": {"conv": "fp32"}, "macs": {"conv": 100}}
 
 
 def left(source: Path) -> list[str]:
@@ -66,17 +66,17 @@ def quantized_conv(save: Save, kind: Any, *, op: str = "Conv", weight_only: bool
 @pytest.mark.parametrize(("name", "kind"), [("int8", np.int8), ("fp8", ml_dtypes.float8_e4m3fn)])
 def test_eight_bits_are_proven_from_the_compiled_layers(rtx: Library, save: Save, name: str, kind: Any) -> None:
     settings = {"compute_capabilities": ("8.9", "12.0")}
-    asked = {"asked": {"conv": name}, "macs": {"conv": 7}, "profiles": [], "settings": settings}
-    built = build(rtx, quantized_conv(save, kind), **asked)
+    requested = {"requested": {"conv": name}, "macs": {"conv": 7}, "profiles": [], "settings": settings}
+    built = build(rtx, quantized_conv(save, kind), **requested)
     assert built.proof.work == {name: 1.0}
-    assert (built.proof.asked, built.proof.built) == (1.0, 1.0)
+    assert (built.proof.requested, built.proof.built) == (1.0, 1.0)
 
 
 def test_a_build_that_would_run_float_is_a_failure(rtx: Library, save: Save) -> None:
     """ConvTranspose with Q/DQ builds, the network says int8, and the compiled layer multiplies floats."""
     source = quantized_conv(save, np.int8, op="ConvTranspose")
     with pytest.raises(PrecisionError, match=r"100\.0% of the work .* 0\.0% is built so") as caught:
-        build(rtx, source, asked={"conv": "int8"}, macs={"conv": 7}, profiles=[])
+        build(rtx, source, requested={"conv": "int8"}, macs={"conv": 7}, profiles=[])
     assert "conv asked int8, network int8, built fp32" in str(caught.value)
     assert left(source) == ["graph.onnx"]
 
@@ -84,7 +84,7 @@ def test_a_build_that_would_run_float_is_a_failure(rtx: Library, save: Save) -> 
 def test_weights_alone_in_8_bits_are_no_int8_product(rtx: Library, save: Save) -> None:
     source = quantized_conv(save, np.int8, weight_only=True)
     with pytest.raises(PrecisionError, match="conv asked int8, network fp32, built fp32"):
-        build(rtx, source, asked={"conv": "int8"}, macs={"conv": 7}, profiles=[])
+        build(rtx, source, requested={"conv": "int8"}, macs={"conv": 7}, profiles=[])
 
 
 def test_a_library_that_lists_no_layers_proves_nothing(

@@ -22,14 +22,14 @@ from .conftest import BATCH, FLOAT
 from .fake_trt import PLAN, FakeTensorRT
 
 
-def build(fake: FakeTensorRT, source: Path, *, asked: str | None = None, **settings: Any) -> BuiltTrt:
+def build(fake: FakeTensorRT, source: Path, *, requested: str | None = None, **settings: Any) -> BuiltTrt:
     return build_trt(
         fake.library,
         source,
         source.parent / "out.engine",
         BuildSettings(**settings),
         profiles=[BATCH],
-        asked={} if asked is None else {"conv": asked},
+        requested={} if requested is None else {"conv": requested},
         macs={"conv": 1},
     )
 
@@ -70,7 +70,7 @@ def test_an_unproven_build_teaches_the_timing_cache_nothing(classic: FakeTensorR
     cache = tmp_path / "cache"
     cache.write_bytes(b"older")
     with pytest.raises(PrecisionError):
-        build(classic, conv, asked="int8", timing_cache=cache)
+        build(classic, conv, requested="int8", timing_cache=cache)
     assert cache.read_bytes() == b"older"
 
 

@@ -86,23 +86,23 @@ def test_layer_types_precisions_and_nodes() -> None:
 
 
 def test_the_share_of_the_work() -> None:
-    asked = {"conv_a": "int8", "up": "fp32", "q": "fp16", "k": "fp16"}
+    requested = {"conv_a": "int8", "up": "fp32", "q": "fp16", "k": "fp16"}
     macs = {"conv_a": 600, "up": 100, "q": 150, "k": 150}
-    found = types_of(parse_inspector(document(REFORMAT, CONV, DECONV, GEMM)), asked)
-    assert found == asked
-    proof = prove(asked, macs, asked, telling(asked, macs, found))
+    found = types_of(parse_inspector(document(REFORMAT, CONV, DECONV, GEMM)), requested)
+    assert found == requested
+    proof = prove(requested, macs, requested, telling(requested, macs, found))
     assert proof.work == {"int8": 0.6, "fp16": 0.3, "fp32": 0.1}
     assert proof.source == "engine"
 
 
 def test_an_engine_that_was_built_otherwise_is_refused() -> None:
-    asked, macs = {"conv_a": "int8", "scores": "int8"}, {"conv_a": 1, "scores": 999}
+    requested, macs = {"conv_a": "int8", "scores": "int8"}, {"conv_a": 1, "scores": 999}
     slow = {**CONV, "Inputs": [tensor("x", "Row major linear FP32")], "Weights": {"Type": "Float", "Count": 1}}
-    found = types_of(parse_inspector(document(slow, MYELIN)), asked)
+    found = types_of(parse_inspector(document(slow, MYELIN)), requested)
     assert found == {"conv_a": "fp32"}
     # However little it says, that contradicts: it is not passed over for what the network says.
     with pytest.raises(PrecisionError, match=r"conv_a asked int8, network int8, built fp32"):
-        prove(asked, macs, asked, telling(asked, macs, found))
+        prove(requested, macs, requested, telling(requested, macs, found))
 
 
 @pytest.mark.parametrize(
@@ -117,11 +117,11 @@ def test_an_engine_that_was_built_otherwise_is_refused() -> None:
     ],
 )
 def test_what_says_nothing_proves_nothing(layer: object) -> None:
-    asked, macs = {"conv_a": "int8"}, {"conv_a": 1}
-    found = types_of(parse_inspector(document(layer)), asked)
+    requested, macs = {"conv_a": "int8"}, {"conv_a": 1}
+    found = types_of(parse_inspector(document(layer)), requested)
     assert found == {}
-    assert telling(asked, macs, found) is None
-    assert prove(asked, macs, asked, None).source == "network"
+    assert telling(requested, macs, found) is None
+    assert prove(requested, macs, requested, None).source == "network"
 
 
 def test_without_metadata_the_names_count() -> None:

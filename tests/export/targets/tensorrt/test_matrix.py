@@ -80,20 +80,20 @@ def graph_of(name: str, precision: str) -> tuple[ir.Model, dict[str, str]]:
         prepare(ready.graph), calibration, config, precision=kind, form=QDQ_FORMATS["tensorrt-rtx"]
     )
     weights = {} if kind in HALF_PRECISIONS else round_weights(float_graph, plan)
-    asked = {op.node: "fp32" if op.precision == "float" else op.precision for op in plan.ops}
-    return emit(float_graph, plan, weights, QDQ_FORMATS["tensorrt-rtx"]), asked
+    requested = {op.node: "fp32" if op.precision == "float" else op.precision for op in plan.ops}
+    return emit(float_graph, plan, weights, QDQ_FORMATS["tensorrt-rtx"]), requested
 
 
 def build_model(rtx: Library, name: str, precision: str, capability: str, folder: Path) -> BuiltTrt:
     spec, macs = prepared_model(name).spec, macs_of(name)
-    graph, asked = graph_of(name, precision)
+    graph, requested = graph_of(name, precision)
     return build_trt(
         rtx,
         save_graph(graph, folder / "graph.onnx")[0],
         folder / "model.engine",
         BuildSettings(compute_capabilities=(capability,), optimization_level=0),
         profiles=[input_shapes(spec, p) for p in derive_profiles(spec)],
-        asked={node: asked.get(node, "fp32") for node in macs},
+        requested={node: requested.get(node, "fp32") for node in macs},
         macs=macs,
     )
 
@@ -182,7 +182,7 @@ def test_every_kind_of_model_is_taken_whole(rtx: Library, name: str, tmp_path: P
         tmp_path / "model.engine",
         BuildSettings(compute_capabilities=("8.6",), optimization_level=0),
         profiles=[input_shapes(tiny.spec, p) for p in derive_profiles(tiny.spec)],
-        asked=dict.fromkeys(macs, "fp32"),
+        requested=dict.fromkeys(macs, "fp32"),
         macs=macs,
     )
     assert built.proof.work == {"fp32": pytest.approx(1.0)}
