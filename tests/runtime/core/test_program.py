@@ -64,16 +64,14 @@ def test_state_that_one_engine_began_another_goes_on_with(cache: str, tmp_path: 
 
 def test_engines_that_take_turns_each_run_themselves(tmp_path: Path) -> None:
     """Buffers are bound once for a set of shapes, by each engine for itself."""
-    import onnx
-    from onnx import helper
-
+    onnx = pytest.importorskip("onnx")
     manifest, files = two_engines("buffer")
     stored = files["decode.onnx"]
     assert isinstance(stored, bytes)
     graph = onnx.load_model_from_string(stored)
     logits = next(node for node in graph.graph.node if "logits" in node.output)
     logits.output[list(logits.output).index("logits")] = "before"
-    graph.graph.node.append(helper.make_node("Neg", ["before"], ["logits"]))
+    graph.graph.node.append(onnx.helper.make_node("Neg", ["before"], ["logits"]))
     files["decode.onnx"] = graph.SerializeToString()
     write_bundle(tmp_path / "two", manifest, files)
     with open_program(Bundle.open(tmp_path / "two"), threads=1) as program:
