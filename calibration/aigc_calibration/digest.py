@@ -12,7 +12,7 @@ __all__ = ["graph_digest"]
 
 
 def graph_digest(model: ir.Model) -> str:
-    """SHA-256 of what a graph computes: operators, wiring, attributes and weights, but no metadata.
+    """Compute the SHA-256 of what a graph computes: operators, wiring, attributes and weights, but no metadata.
 
     The bodies of If, Loop and Scan are part of it, as are the model's functions.
     """

@@ -50,7 +50,7 @@ def _replace(node: ir.Node, index: int, value: ir.Value, _op: OpPlan) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class QdqFormat:
-    """How an engine wants its quantized graph.
+    """The form in which an engine takes a quantized graph.
 
     Attributes:
         unsigned: activations as u8 with a zero point (128 for a symmetric range) in place of s8.

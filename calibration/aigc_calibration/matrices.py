@@ -40,7 +40,7 @@ def from_matrix(site: Site, matrix: Array) -> Array:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a site reads its input: which rows the matrix is multiplied with.
+    """The rows of a site's input that its matrix multiplies.
 
     Attributes:
         value: name of the input.

@@ -1,4 +1,4 @@
-"""From statistics to a plan."""
+"""Make a plan from statistics."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["half_plan", "make_plan", "round_weights", "watched"]
 
 
 def watched(model: ir.Model) -> set[str]:
-    """The values whose ranges a plan needs: what enters a site, and the results that an engine may quantize."""
+    """List the values whose ranges a plan needs: what enters a site, and the results that an engine may quantize."""
     sites = find_sites(model)
     return {a for s in sites for a in s.activations} | _results(model, sites)
 
@@ -186,7 +186,7 @@ def _decide(
 
 
 def _reach(model: ir.Model, site: Site, seen: Mapping[str, Histogram]) -> float:
-    """Magnitude that one product of a site can have."""
+    """Compute the magnitude that one product of a site can have."""
     reach = 1.0 if site.weight is None else float(np.abs(weight_array(model, site.weight)).max(initial=0.0))
     for name in site.activations:
         reach *= seen[name].amax
@@ -251,7 +251,7 @@ def half_plan(
 def round_weights(
     model: ir.Model, plan: QuantizationPlan, config: QuantConfig | None = None
 ) -> dict[str, QuantizedWeight]:
-    """The weights of all sites in 8 bits, rounded to nearest.
+    """Round the weights of all sites to the nearest 8-bit codes.
 
     Args:
         model: the float graph.
@@ -281,6 +281,6 @@ def _rounded(model: ir.Model, site: Site, op: OpPlan, plan: QuantizationPlan, co
 
 
 def _least_step(found: TensorPlan) -> float:
-    """Of the forms that a plan is emitted in: weights have the same codes in all."""
+    """Find the smallest step of all Q/DQ formats: weights have the same codes in all."""
     symmetric = GRIDS["int8"].scale_for(found.amax)
     return symmetric if found.bounds is None else min(symmetric, affine_scale(*found.bounds)[0])

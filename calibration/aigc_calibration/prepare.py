@@ -18,7 +18,7 @@ __all__ = ["copy_graph", "prepare"]
 
 
 def copy_graph(model: ir.Model) -> ir.Model:
-    """A graph of one's own, its subgraphs and functions included.
+    """Copy a graph, its subgraphs and functions included.
 
     Constants are shared, which is safe as long as they are replaced and never written to.
     """

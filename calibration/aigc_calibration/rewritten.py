@@ -122,14 +122,14 @@ class _Constants:
 
 
 def _place(zero: Array | None) -> int:
-    """Which of the codes a zero point is: the same for s8 codes and for those moved to u8."""
+    """Find which of the codes a zero point is: the same for s8 codes and for those moved to u8."""
     if zero is None or zero.dtype.kind not in "iu":
         return 0
     return int(zero.item()) - int(np.iinfo(zero.dtype).min)
 
 
 def _real(node: onnx.NodeProto, codes: Array, scales: Array, zeros: Array | None) -> Array:
-    """What codes stand for, float64; scales of one axis or of blocks along one are only multiplied where they fit."""
+    """Dequantize codes, float64; scales of one axis or of blocks along one are only multiplied where they fit."""
     from onnx import helper
 
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}

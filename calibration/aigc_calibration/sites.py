@@ -1,4 +1,4 @@
-"""Where a graph can be quantized: its MatMul, Gemm, Conv and ConvTranspose nodes.
+"""Find where a graph can be quantized: its MatMul, Gemm, Conv and ConvTranspose nodes.
 
 A *site* is one such node with its activations and, where it has one, its weight. A product of two activations
 (attention) is a site without a weight.
@@ -118,7 +118,7 @@ def _sites(graph: ir.Graph, within: str = "") -> Iterator[Site]:
 
 
 def copies(node: ir.Node) -> bool:
-    """Whether every number of a node's result is one of its first input's."""
+    """Check whether every number of a node's result is one of its first input's."""
     if node.op_type == "Resize":
         return node.attributes.get_string("mode", "nearest") == "nearest"
     return node.op_type in _COPYING

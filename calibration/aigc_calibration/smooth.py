@@ -133,7 +133,7 @@ def _fold_place(value: ir.Value) -> tuple[list[tuple[str, int]], Source] | None:
 
 
 def _keeps_channels(node: ir.Node) -> bool:
-    """Whether a positive factor per channel passes through unchanged."""
+    """Check whether a positive factor per channel passes through unchanged."""
     if node.op_type == "Resize":
         return node.attributes.get_string("mode", "nearest") == "nearest"
     return node.op_type == "Relu"

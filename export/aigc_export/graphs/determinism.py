@@ -89,7 +89,7 @@ def check_repeats(spec: ExportSpec, feeds: Mapping[str, Array]) -> None:
     session = TorchSession(spec)
     try:
         first, second = session.call(feeds), session.call(feeds)
-    except EngineError:  # told where the reference is made
+    except EngineError:  # reported where the reference is made
         return
     for name, values in first.items():
         if np.array_equal(values, second[name], equal_nan=values.dtype.kind == "f"):

@@ -66,7 +66,7 @@ class BundleFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorGap:
-    """How far the second bundle's output is from the first's, at the worst step of a reference case."""
+    """The difference of the second bundle's output from the first's, at the worst step of a reference case."""
 
     case: str
     output: str

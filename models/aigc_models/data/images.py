@@ -287,7 +287,7 @@ def _turned(pixels: Array, orientation: int) -> Array:
 
 
 def _profile_note(image: Image.Image) -> Iterator[str]:
-    """What says that the numbers are not sRGB's."""
+    """Describe what says that the numbers are not sRGB."""
     profile, gamma = image.info.get("icc_profile"), image.info.get("gamma")
     if profile:
         name = _profile_name(profile)

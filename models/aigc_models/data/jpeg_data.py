@@ -1,4 +1,4 @@
-"""Whether a JPEG file holds as many pixels as it says: libjpeg fills up what is missing, and Pillow keeps its warning.
+"""Check that a JPEG file holds all its pixels: libjpeg fills up what is missing, and Pillow keeps its warning.
 
 A file that was cut and got an end marker again (by a repair tool, a camera without power, a download in parts) decodes
 without an error, to a picture whose rest is gray. Here the data of every scan are prolonged by some bytes and decoded
@@ -36,7 +36,7 @@ class _CutError(Exception):
 
 
 def lacks_pixels(data: bytes, image: Image.Image) -> bool:
-    """Whether a JPEG file's data end before its picture does.
+    """Check whether a JPEG file's data end before its picture does.
 
     Args:
         data: the file.

@@ -104,7 +104,7 @@ class _Walk:
                 self.left_out.append(str(entry))
 
     def _is_new(self, file: Path) -> bool:
-        """Whether a file was not reached before; what is no file is left to who reads it, and says what it is."""
+        """Check that a file was not reached before; what is no file is left to who reads it, and says what it is."""
         try:
             status = file.stat()
         except OSError:

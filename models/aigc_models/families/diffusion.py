@@ -27,7 +27,7 @@ PredictionType = Literal["epsilon", "sample", "v_prediction"]
 
 
 class Conditions(NamedTuple):
-    """What a UNet is conditioned on.
+    """The conditions of a UNet.
 
     Attributes:
         class_labels: [B] int64, or None.

@@ -90,7 +90,7 @@ def check_tensors_file(path: Path) -> None:
 
 
 def _read_header(start: bytes, total: int, what: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a file's header says of its tensors, and its free strings; the tensors' places fill the file exactly."""
+    """Read a file's header: its tensors and its free strings; the tensors' places fill the file exactly."""
     header = loads_strict(start[8:], what=f"the header of {what!r}", error=CheckpointError)
     metadata = _metadata(header.pop(METADATA, {}), what)
     _check_places({name: _place(name, entry, what) for name, entry in header.items()}, total - len(start), what)
@@ -98,7 +98,7 @@ def _read_header(start: bytes, total: int, what: str) -> tuple[dict[str, Any], d
 
 
 def _header_end(data: bytes, total: int, what: str) -> int:
-    """Where the header ends, from the first nine bytes of a file of `total`."""
+    """Find where the header ends, from the first nine bytes of a file of `total`."""
     size = int.from_bytes(data[:8], "little")
     # A header's size may begin with the very bytes of a zip file or a pickle: what follows it decides.
     if len(data) > 8 and data[8:9] == b"{" and size <= min(total - 8, MAX_HEADER_BYTES):
@@ -125,7 +125,7 @@ def _metadata(value: Any, what: str) -> dict[str, str]:
 
 
 def _place(name: str, entry: Any, what: str) -> tuple[int, int]:
-    """Where a tensor's bytes begin and end."""
+    """Find where a tensor's bytes begin and end."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(
             f"{what!r}: tensor {name!r} is described by {_fields(entry)}, expected dtype, shape, data_offsets",

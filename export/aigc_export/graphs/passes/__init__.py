@@ -56,7 +56,7 @@ PASS_TOLERANCE = Tolerance(max_over_rms=1e-3, min_cosine=0.999999, min_sqnr_db=9
 
 @dataclass(frozen=True, kw_only=True)
 class PassReport:
-    """What one pass did.
+    """The report of one pass.
 
     Attributes:
         name: of the pass.

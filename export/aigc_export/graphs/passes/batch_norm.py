@@ -84,7 +84,7 @@ def _sole_producer(node: ir.Node, op_type: str) -> ir.Node | None:
 
 
 def _factors(norm: ir.Node) -> tuple[Array, Array] | None:
-    """What a batch normalization multiplies by and adds, [C] float64 each."""
+    """Compute what a batch normalization multiplies by and adds, [C] float64 each."""
     constants = [None if value is None else value.const_value for value in norm.inputs[1:5]]
     if _flag(norm, "training_mode") or len(constants) != 4 or any(c is None for c in constants):
         return None
@@ -102,7 +102,7 @@ def _own_constant(node: ir.Node, at: int) -> Array | None:
 
 
 def _splits_features(reshape: ir.Node, channels: int, features: int) -> bool:
-    """Whether a Reshape turns [N, C * S] into [N, C, S...] and nothing else, whatever N."""
+    """Check whether a Reshape turns [N, C * S] into [N, C, S...] and nothing else, whatever N."""
     shape = reshape.inputs[1]
     if shape is None or shape.const_value is None:
         return False

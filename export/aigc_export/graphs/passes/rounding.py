@@ -1,4 +1,4 @@
-"""What a graph loses to fp32, measured: the same graph in float64, and how far the fp32 one is from it.
+"""Measure what a graph loses to fp32: the same graph in float64, and how far the fp32 one is from it.
 
 A rewrite may change the order of additions, which moves an output by about as much as fp32 had rounded it already. So
 the yardstick is the captured graph's own distance from its float64 copy, whatever the scale of its outputs.

@@ -1,4 +1,4 @@
-"""What TensorRT would accept in silence and compute otherwise: found in the graph before it is built, node by node."""
+"""Find what TensorRT would accept in silence and compute otherwise, in the graph before it is built, node by node."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def built_types(lines: Sequence[str], nodes: Iterable[str]) -> dict[str, str]:
 def types_of(layers: Sequence[EngineLayer], nodes: Iterable[str]) -> dict[str, str]:
     """Map each ONNX node to the type its product is computed in.
 
-    Several layers may list a node: the one that multiplies is told by its kind, and of equals the widest type counts.
+    Several layers may list a node: the one that multiplies is known by its kind, and of equals the widest type counts.
     A node that no layer lists, or only layers that multiply nothing, is left out.
 
     Args:

@@ -80,7 +80,7 @@ def errors(log: Log, *, ahead_of_time: bool = False) -> str:
 
 
 def lacks_workspace(log: Log) -> bool:
-    """Whether some operator had no kernel that does with the scratch memory it was given."""
+    """Check whether some operator had no kernel that does with the scratch memory it was given."""
     return "workspace limit" in errors(log)
 
 

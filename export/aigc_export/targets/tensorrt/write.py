@@ -1,4 +1,4 @@
-"""From a network to a file: streamed where the library can, and either whole or not there."""
+"""Write a network's engine to a file: streamed where the library can, and either whole or not there."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def write_engine(library: Library, builder: Any, network: Any, config: Any, dest
 def _build_into(
     module: Any, file: BinaryIO, destination: Path, builder: Any, network: Any, config: Any, watch: Watch
 ) -> tuple[bool, int]:
-    """Whether it was built, and how many bytes the library gave for it."""
+    """Build into a file; returns whether it was built, and the number of bytes that the library gave."""
     if hasattr(builder, "build_serialized_network_to_stream"):
         stream = _stream(module, file, destination, watch)
         return bool(builder.build_serialized_network_to_stream(network, config, stream)), stream.taken
