@@ -149,7 +149,7 @@ def test_a_config_as_windows_tools_write_it(folder: Path) -> None:
         ({"architectures": ["GPT2LMHeadModel"]}, "that of transformers' GPT2LMHeadModel"),
         ({"_class_name": "UNet2DModel"}, "that of diffusers' 'UNet2DModel'"),
         ({}, "is of family None, expected 'lm'"),
-        ({"family": "lm", "model": {}, "tokenizer": 1}, "has no field 'tokenizer'\ndid you mean 'tokenizer'?"),
+        ({"family": "lm", "model": {}, "tokenizers": 1}, "has no field 'tokenizers'\ndid you mean 'tokenizer'?"),
         ({"family": "lm", "model": {}, "schedule": {}}, "config.json of family 'lm' has no field 'schedule'"),
     ],
 )
