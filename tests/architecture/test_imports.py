@@ -9,8 +9,9 @@ import pytest
 TOOLCHAIN = {"torch", "onnx", "onnxscript", "click", "rich", "safetensors", "scipy", "sklearn"}
 ENGINES = {"onnxruntime", "tensorrt", "tensorrt_lean", "tensorrt_rtx", "cuda"}
 HEAVY = TOOLCHAIN | ENGINES | {"cryptography"}
-BUDGET = 1.75
-"""What importing the runtime may take, in imports of numpy: machines differ, and so does one from hour to hour."""
+BUDGET_MS = 150.0
+BUDGET_RATIO = 1.75
+"""What importing the runtime may take, in imports of numpy, where that is more: a machine is slower in some hours."""
 
 
 def loaded_modules(code: str) -> set[str]:
@@ -45,7 +46,7 @@ def import_ms(module: str) -> float:
 def test_importing_the_runtime_stays_within_its_budget() -> None:
     everything = "numpy, aigc_runtime, aigc_runtime.pipelines, aigc_runtime.proof.verify, aigc_runtime.cli.main"
     numpy_ms = import_ms("numpy")
-    assert import_ms(everything) - numpy_ms < BUDGET * numpy_ms
+    assert import_ms(everything) - numpy_ms < max(BUDGET_MS, BUDGET_RATIO * numpy_ms)
 
 
 def test_public_names_are_those_announced() -> None:
