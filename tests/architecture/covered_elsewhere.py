@@ -1,6 +1,7 @@
 """Modules that a test of another name covers: module -> test. A new module gets a test of its own."""
 
 COVERED_ELSEWHERE = {
+    "runtime/aigc_runtime/core/closing.py": "tests/runtime/core/test_program.py",
     "runtime/aigc_runtime/backends/ort/binding.py": "tests/runtime/core/test_session.py",
     "runtime/aigc_runtime/backends/ort/open.py": "tests/runtime/backends/ort/test_ort_cuda.py",
     "runtime/aigc_runtime/backends/ort/rewrites.py": "tests/calibration/test_rewrites.py",

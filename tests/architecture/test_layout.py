@@ -1,14 +1,13 @@
 """The repository's own rules, each with a check that it can be broken."""
 
 import ast
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-import tomllib
 
-ROOT = Path(__file__).resolve().parents[2]
+from .tracked import ROOT, tracked_files
+
 SOURCES = sorted(
     p for top in ("runtime", "models", "calibration", "export") for p in (ROOT / top).rglob("aigc_*/**/*.py")
 )
@@ -34,25 +33,6 @@ def test_the_length_check_can_fail(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_module_says_what_it_is_for(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
-
-
-def tracked_files() -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode:
-        pytest.skip("not a git checkout")
-    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
-
-
-def unchecked(paths: Iterable[Path]) -> list[Path]:
-    """Python files that mypy does not look at."""
-    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
-    folders = [ROOT / name for name in config["files"]]
-    return [p for p in paths if p.suffix == ".py" and not any(p.is_relative_to(folder) for folder in folders)]
-
-
-def test_mypy_looks_at_every_python_file() -> None:
-    assert unchecked(tracked_files()) == []
-    assert unchecked([ROOT / "new" / "a.py"]) == [ROOT / "new" / "a.py"]
 
 
 def test_no_large_file_is_tracked() -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
+from .tracked import ROOT, tracked_files
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXT = {".py", ".md", ".toml", ".ini", ".yaml"}
 KEPT = {"aigc_runtime.open_pipelines": "a name that is misspelled on purpose"}
 _IMPORT = re.compile(r"\bfrom (aigc_\w+(?:\.\w+)*) import (\w+(?:, \w+)*)")
@@ -52,11 +50,8 @@ def test_the_check_can_fail() -> None:
 
 
 def test_names_of_ours_exist() -> None:
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode:
-        pytest.skip("not a git checkout")
-    files = [ROOT / name for name in listed.stdout.split("\0") if name]
-    checked = [p for p in files if p.suffix in TEXT and p.is_file() and p.name != Path(__file__).name]
+    files = tracked_files()
+    checked = [p for p in files if p.suffix in TEXT and p.name != Path(__file__).name]
     assert len(checked) > 400
     wrong = {str(p.relative_to(ROOT)): found for p in checked if (found := faults(p.read_text(encoding="utf-8")))}
     assert wrong == {}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 import codespell_lib
-import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from .tracked import ROOT, tracked_files
+
 TEXT = {".py", ".md", ".toml", ".ini", ".yml", ".yaml"}
 KEPT = {
     "cancelled": "Python's own word: asyncio.CancelledError",
@@ -46,11 +45,8 @@ def test_the_check_can_fail() -> None:
 
 
 def test_spelling_is_american() -> None:
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode:
-        pytest.skip("not a git checkout")
-    files = [ROOT / name for name in listed.stdout.split("\0") if name]
-    checked = [p for p in files if p.suffix in TEXT and p.is_file() and p.name != Path(__file__).name]
+    files = tracked_files()
+    checked = [p for p in files if p.suffix in TEXT and p.name != Path(__file__).name]
     assert len(checked) > 400
     wrong = {str(p.relative_to(ROOT)): found for p in checked if (found := faults(p.read_text(encoding="utf-8")))}
     wrong |= {str(p): found for p in files if (found := faults(str(p.relative_to(ROOT))))}

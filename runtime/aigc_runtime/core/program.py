@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from aigc_runtime.core.closing import close_all
 from aigc_runtime.core.session import Session, State
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import UnknownNameError
@@ -64,14 +65,7 @@ class OpenProgram:
 
     def close(self) -> None:
         """Close every session, whatever one of them raises."""
-        failed: BaseException | None = None
-        for session in self.sessions.values():
-            try:
-                session.close()
-            except BaseException as err:  # noqa: BLE001 - raised below, once the others are closed
-                failed = failed or err
-        if failed is not None:
-            raise failed
+        close_all(session.close for session in self.sessions.values())
 
     def __enter__(self) -> OpenProgram:
         return self

@@ -17,7 +17,7 @@ def test_a_phase_reports_its_name_its_count_and_its_total() -> None:
 
 
 def test_without_a_callback_nothing_is_reported() -> None:
-    phase(None, "ranges", 48)(16)
+    assert phase(None, "ranges", 48)(16) is None
 
 
 @pytest.mark.parametrize("answer", [True, None, 0])

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 
 from aigc_runtime.backends.trt.cuda import Cuda
 from aigc_runtime.core.tensors import Array
-from aigc_runtime.errors import EngineError
 
-__all__ = ["DeviceBuffer", "HostBuffer", "close_all"]
+__all__ = ["DeviceBuffer", "HostBuffer"]
 
 
 class _Buffer:
@@ -71,15 +70,3 @@ class HostBuffer(_Buffer):
         raw = (ctypes.c_uint8 * (count * np.dtype(dtype).itemsize)).from_address(self.address)
         array: Array = np.frombuffer(memoryview(raw), dtype=dtype, count=count).reshape(shape)
         return array
-
-
-def close_all(steps: Iterable[Callable[[], None]]) -> None:
-    """Take every step, whatever fails, then raise the first failure: one broken handle must not keep all others."""
-    first: EngineError | None = None
-    for step in steps:
-        try:
-            step()
-        except EngineError as err:
-            first = first or err
-    if first is not None:
-        raise first

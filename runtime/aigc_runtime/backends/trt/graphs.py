@@ -14,9 +14,9 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
-from aigc_runtime.backends.trt.buffers import close_all
 from aigc_runtime.backends.trt.cuda import Cuda, CudaError
 from aigc_runtime.backends.trt.engine import TrtEngine
+from aigc_runtime.core.closing import close_all
 
 __all__ = ["MOST_GRAPHS", "GraphStore"]
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from aigc_runtime.backends.trt.buffers import DeviceBuffer, HostBuffer, close_all
+from aigc_runtime.backends.trt.buffers import DeviceBuffer, HostBuffer
 from aigc_runtime.backends.trt.cuda import Cuda
 from aigc_runtime.backends.trt.engine import TrtEngine
 from aigc_runtime.backends.trt.graphs import GraphStore
 from aigc_runtime.backends.trt.interface import Port
 from aigc_runtime.backends.trt.outputs import Asked, make_allocator
 from aigc_runtime.backends.trt.state import TrtState
+from aigc_runtime.core.closing import close_all
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import AigcError, EngineError
 

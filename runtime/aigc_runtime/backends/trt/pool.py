@@ -6,8 +6,8 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
-from aigc_runtime.backends.trt.buffers import close_all
 from aigc_runtime.backends.trt.lane import Lane
+from aigc_runtime.core.closing import close_all
 from aigc_runtime.errors import EngineError
 
 __all__ = ["MOST_LANES", "LanePool"]

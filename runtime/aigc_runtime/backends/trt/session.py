@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from aigc_runtime.backends.trt.buffers import close_all
 from aigc_runtime.backends.trt.cache import cache_path
 from aigc_runtime.backends.trt.cuda import Cuda, load_cuda
 from aigc_runtime.backends.trt.engine import TrtEngine
@@ -26,6 +25,7 @@ from aigc_runtime.backends.trt.state import Carried, StateMemory, TrtState
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.engine_build import EngineBuild, choose_profile
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
+from aigc_runtime.core.closing import close_all
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.session import State
 from aigc_runtime.core.state import check_batch, check_rows, new_steps, require_state

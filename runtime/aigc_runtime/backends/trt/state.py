@@ -6,9 +6,10 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from aigc_runtime.backends.trt.buffers import DeviceBuffer, close_all
+from aigc_runtime.backends.trt.buffers import DeviceBuffer
 from aigc_runtime.backends.trt.cuda import Cuda
 from aigc_runtime.backends.trt.interface import Port
+from aigc_runtime.core.closing import close_all
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import StateSpec
 
