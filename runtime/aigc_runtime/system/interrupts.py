@@ -11,6 +11,8 @@ The signal is given again a little later where an exception would be lost, or do
 - Python drops what is raised in a callback of a weak reference, of which PyTorch's capture has many.
 - While an extension module starts nothing is raised, nor while PyTorch is imported, whose start calls Python from
   C++: an exception there can abort the process.
+- While PyTorch enters or leaves a context, such as a dispatch mode: broken off between taking a mode and giving it
+  back, its C++ finds its stack of modes wrong and aborts the process.
 - Within `interrupts_held`: where something is taken that must be given back, or is given back.
 """
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import inspect
 import math
 import signal
 import sys
@@ -43,6 +46,9 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 """The last is Windows' Ctrl-Break; a system has some of them."""
 
 _AGAIN_SECONDS = 0.02
+
+_NEAREST_FRAMES = 6
+"""As deep as the entering of PyTorch's modes goes, with some to spare."""
 
 SAME_SECONDS = 1.0
 """Signals that come within this time of the first are the same wish."""
@@ -95,6 +101,25 @@ def _note(number: int, frame: FrameType | None) -> None:
 
 
 def _is_delicate(frame: FrameType | None) -> bool:
+    return _enters_context(frame) or _starts_compiled_code(frame)
+
+
+def _enters_context(frame: FrameType | None) -> bool:
+    """Whether PyTorch enters or leaves a context right here: by a method, or by a generator under `contextlib`."""
+    for _ in range(_NEAREST_FRAMES):
+        if frame is None:
+            return False
+        code, package = frame.f_code, str(frame.f_globals.get("__name__")).partition(".")[0]
+        switches = code.co_name in ("__enter__", "__exit__")
+        if (package == "contextlib" and switches) or (
+            package == "torch" and (switches or code.co_flags & inspect.CO_GENERATOR)
+        ):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _starts_compiled_code(frame: FrameType | None) -> bool:
     """Whether compiled code is starting somewhere below."""
     while frame is not None:
         name, module = frame.f_code.co_name, frame.f_globals.get("__name__")

@@ -145,6 +145,63 @@ def pause() -> None:
         time.sleep(0.001)
 
 
+MODES = """
+import contextlib, os, signal, time
+stack = []
+
+def pop():
+    mode = stack.pop()
+    {0}
+    return mode
+
+@contextlib.contextmanager
+def without_mode():
+    mode = pop()
+    {1}
+    try:
+        yield
+    finally:
+        {2}
+        stack.append(mode)
+
+class Mode:
+    def __enter__(self):
+        stack.append(self)
+        {3}
+
+    def __exit__(self, *of):
+        {4}
+        stack.pop()
+"""
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_a_mode_of_torch_is_taken_and_given_back_whole(at: int) -> None:
+    """Each place between the change of the stack and the statement that undoes it; the body itself is broken off."""
+    signals = ["os.kill(os.getpid(), signal.SIGHUP); time.sleep(0.005)" if k == at else "pass" for k in range(5)]
+    module: dict[str, Any] = {"__name__": "torch.utils._modes"}
+    exec(MODES.format(*signals), module)
+
+    def within_modes() -> None:
+        with module["Mode"](), module["without_mode"]():
+            assert len(module["stack"]) == 0
+            time.sleep(5)
+        time.sleep(5)
+
+    with pytest.raises(Interrupted), handled_signals():
+        within_modes()
+    assert module["stack"] == []
+
+
+def test_a_context_of_others_is_broken_off_at_once() -> None:
+    """The negative: the same class of another package."""
+    module: dict[str, Any] = {"__name__": "other"}
+    exec(MODES.format(*["pass"] * 3, "os.kill(os.getpid(), signal.SIGHUP); time.sleep(5)", "pass"), module)
+    with pytest.raises(Interrupted), handled_signals(), module["Mode"]():
+        pass
+    assert len(module["stack"]) == 1
+
+
 def test_signals_at_once_are_one() -> None:
     """A terminal that closes sends SIGHUP, and its shell another, perhaps SIGTERM: what is being cleaned up goes on."""
     cleaned = []
