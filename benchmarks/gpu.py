@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from aigc_runtime.device.probe import Device, probe_device
 
 if TYPE_CHECKING:
-    from aigc_models.spec import ExportSpec
+    from aigc_models.program import Part
     from aigc_runtime.core.tensors import Array
 
 MODELS = ("lm", "unet", "gan")
@@ -80,14 +80,14 @@ def why_not(device: Device) -> str | None:
 class TorchDeviceState:
     """Carried state as tensors on the device, by input name."""
 
-    def __init__(self, spec: ExportSpec, device: str, batch: int) -> None:
+    def __init__(self, part: Part, device: str, batch: int) -> None:
         import torch
 
         self.batch = batch
         self.length = 0
         self.tensors = {
             s.input: torch.zeros(s.empty_shape(batch), dtype=getattr(torch, s.dtype), device=device)
-            for s in spec.interface.state
+            for s in part.interface.state
         }
 
 
@@ -95,22 +95,22 @@ class TorchDeviceSession:
     """PyTorch eager on a device as a `Session`: inputs from the host, results to the host, state stays.
 
     Args:
-        spec: the model; its module is moved to the device.
+        part: the model; its module is moved to the device.
         device: PyTorch's name of it.
         half: compute products in fp16 by autocast, which is what the fp16 graphs do by casts.
     """
 
-    def __init__(self, spec: ExportSpec, device: str, *, half: bool) -> None:
+    def __init__(self, part: Part, device: str, *, half: bool) -> None:
         from aigc_runtime.core.tensors import FeedChecker
 
-        self._spec, self._device, self._half = spec, device, half
-        self._module = spec.module.eval().to(device)
-        self.interface = spec.interface
-        self._checker = FeedChecker(spec.interface.inputs, spec.interface.dims_by_name)
+        self._part, self._device, self._half = part, device, half
+        self._module = part.module.eval().to(device)
+        self.interface = part.interface
+        self._checker = FeedChecker(part.interface.inputs, part.interface.dims_by_name)
         self.engine_seconds = 0.0
 
     def new_state(self, batch: int) -> TorchDeviceState:
-        return TorchDeviceState(self._spec, self._device, batch)
+        return TorchDeviceState(self._part, self._device, batch)
 
     def run(self, feeds: Mapping[str, Array], state: Any = None) -> dict[str, Array]:
         import torch
@@ -147,11 +147,11 @@ def measure(name: str, device: Device, folder: Path, *, rounds: int, runs: int) 
     import torch
 
     from aigc_export.tools.timing import time_side_by_side
-    from aigc_models.zoo import load_model
+    from aigc_models.sources.shipped import load_shipped
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32 on every side
-    eager = TorchDeviceSession(load_model(name).spec, "cuda", half=False)
-    settings = load_model(name).spec.settings
+    eager = TorchDeviceSession(load_shipped(name).part, "cuda", half=False)
+    settings = load_shipped(name).settings
     rows = []
     for target, precision in (("PyTorch eager", "fp16"), *BUNDLES):
         candidate, reason = open_candidate(name, target, precision, device, folder)
@@ -178,13 +178,13 @@ def open_candidate(name: str, target: str, precision: str, device: Device, folde
     from aigc_export.line.exporter import export_model
     from aigc_export.recipes.recipe import export_recipe
     from aigc_export.targets.settings import BuildSettings
-    from aigc_models.zoo import load_model
+    from aigc_models.sources.shipped import load_shipped
     from aigc_runtime.backends import open_session
     from aigc_runtime.bundle.bundle import Bundle
     from aigc_runtime.errors import AigcError
 
     if target == "PyTorch eager":
-        return TorchDeviceSession(load_model(name).spec, "cuda", half=precision == "fp16"), ""
+        return TorchDeviceSession(load_shipped(name).part, "cuda", half=precision == "fp16"), ""
     path = folder / f"{name}-{target}-{precision}"
     compiled = target == "tensorrt-rtx"
     capabilities = (device.gpus[0].compute_capability,) if compiled else ()

@@ -235,7 +235,7 @@ def _nncf_static(subject: Subject, seed: int, preset: str, correction: str, kept
             nncf.Dataset(feeds),
             preset=nncf.QuantizationPreset(preset),
             subset_size=len(feeds),
-            model_type=nncf.ModelType.TRANSFORMER if subject.spec.family == "text" else None,
+            model_type=nncf.ModelType.TRANSFORMER if subject.program.kind == "text" else None,
             ignored_scope=nncf.IgnoredScope(names=names) if names else None,
             advanced_parameters=AdvancedQuantizationParameters(disable_bias_correction=correction.startswith("no")),
         )

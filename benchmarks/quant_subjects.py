@@ -15,10 +15,11 @@ from aigc_export.graphs.passes import PASSES, run_passes
 from aigc_export.prepare.calibration_data import calibration_data, subject_of
 from aigc_export.prepare.prepare import pass_feeds
 from aigc_models.evaluation.evaluation import Evaluation
+from aigc_models.evaluation.of_program import program_evaluation
 from aigc_models.evaluation.paired import Evaluator, make_evaluator
-from aigc_models.spec import ExportSpec
+from aigc_models.program import Program
+from aigc_models.sources.shipped import load_shipped
 from aigc_models.torch_session import TorchSession
-from aigc_models.zoo import load_model
 from aigc_runtime.backends.ort.session import OrtSession
 from aigc_runtime.core.session import Session
 
@@ -40,8 +41,8 @@ class Subject:
 
     Attributes:
         name: key of `SUBJECTS`.
-        model: name in the zoo.
-        spec: how it is exported.
+        model: of a shipped model.
+        program: the model that is quantized.
         graph: float, after the passes.
         reference: PyTorch's session of the shipped weights.
         evaluation: what it is evaluated on.
@@ -50,7 +51,7 @@ class Subject:
 
     name: str
     model: str
-    spec: ExportSpec
+    program: Program
     graph: ir.Model
     reference: Session
     evaluation: Evaluation
@@ -59,22 +60,22 @@ class Subject:
 
     def config(self, precision: str) -> QuantConfig:
         """The product's defaults for its family and a precision, or what the subject changes about them."""
-        made = default_config(self.spec.family, precision)
+        made = default_config(self.program.kind, precision)
         return made if self.sensitive is None else replace(made, sensitive=self.sensitive)
 
     @property
     def measure(self) -> str:
         """The metric that it is evaluated by."""
-        return "ppl_increase" if self.spec.family == "text" else "psnr_db"
+        return "ppl_increase" if self.program.kind == "text" else "psnr_db"
 
     def data(self, seed: int, samples: int | None = None) -> CalibrationData:
         """Calibration samples: training text, or what the pipeline draws."""
         count = samples or self.config("int8").samples
-        return calibration_data(subject_of(self.spec), path=None, samples=count, seed=seed)
+        return calibration_data(subject_of(self.program), path=None, samples=count, seed=seed)
 
     def open(self, model: bytes, *, threads: int | None = None) -> OrtSession:
         """A session over a graph in bytes."""
-        return OrtSession(model, self.spec.interface, folder=None, threads=threads)
+        return OrtSession(model, self.program.part.interface, folder=None, threads=threads)
 
     def evaluator(self, seed: int, samples: int) -> Evaluator:
         """Beside PyTorch, on held-out text or noise of its own; the reference's side is computed once."""
@@ -82,7 +83,7 @@ class Subject:
         if key not in self.evaluators:
             made = make_evaluator(
                 self.reference,
-                self.spec.settings,
+                self.program.settings,
                 evaluation=self.evaluation,
                 samples=samples,
                 seed=EVALUATION_SEED + seed,
@@ -101,17 +102,18 @@ class Subject:
 def load_subject(name: str) -> Subject:
     """Load, capture and clean up."""
     model, change = SUBJECTS[name]
-    loaded = load_model(model)
-    spec = load_model(model).spec
-    change(spec.module)
-    graph, _ = run_passes(capture(spec, opset=OPSET).model, PASSES["ort-cpu"], feeds=pass_feeds(spec, 0))
+    loaded, program = load_shipped(model), load_shipped(model)
+    part = program.part
+    change(part.module)
+    captured = capture(part, opset=OPSET, model_config=program.model_config)
+    graph, _ = run_passes(captured.model, PASSES["ort-cpu"], feeds=pass_feeds(part, 0))
     return Subject(
         name=name,
         model=model,
-        spec=spec,
+        program=program,
         graph=graph,
-        reference=TorchSession(loaded.spec),
-        evaluation=loaded.evaluation(),
+        reference=TorchSession(loaded.part),
+        evaluation=program_evaluation(loaded),
         sensitive=KEPT_FLOAT.get(name),
     )
 
@@ -148,6 +150,6 @@ SUBJECTS: dict[str, tuple[str, Callable[[nn.Module], None]]] = {
     "gan": ("gan", _unchanged),
     "gan-float-image": ("gan", _unchanged),
 }
-"""name -> (model of the zoo, what is done to it)."""
+"""name -> (shipped model, what is done to it)."""
 KEPT_FLOAT = {"gan-float-image": ("project", "to_image")}
 """name -> modules that stay float in 8 bits, in place of the family's own."""

@@ -253,15 +253,15 @@ def auto() -> dict[str, Any]:
 def speed_feeds(subject: Subject, batch: int) -> Callable[[Any], Callable[[], object]]:
     """A step of one session: a prompt, a denoising step, an image."""
     rng = np.random.default_rng(0)
-    if subject.spec.family == "text":
+    if subject.program.kind == "text":
         ids = rng.integers(32, 127, (batch, PROMPT))
         feeds = {"input_ids": ids, "pad_length": np.zeros(batch, np.int64)}
         return lambda session: lambda: session.run(feeds, session.new_state(batch))
-    if subject.spec.family == "diffusion":
+    if subject.program.kind == "diffusion":
         image = rng.standard_normal((batch, 1, 16, 16), dtype=np.float32)
         steps = {"sample": image, "timestep": np.full(batch, 500, np.float32), "class_labels": np.arange(batch) % 10}
         return lambda session: lambda: session.run(steps)
-    latents = rng.standard_normal((batch, subject.spec.interface.graph_inputs[0].shape[1]), dtype=np.float32)  # type: ignore[arg-type]
+    latents = rng.standard_normal((batch, subject.program.part.interface.graph_inputs[0].shape[1]), dtype=np.float32)  # type: ignore[arg-type]
     one = {"latents": latents, "class_labels": np.arange(batch) % 10}
     return lambda session: lambda: session.run(one)
 

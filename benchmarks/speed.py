@@ -69,7 +69,7 @@ def measure(
         bundle = export_model(recipe, Path(folder) / name).bundle
         session, settings = open_session(bundle, threads=threads), bundle.manifest.pipeline
         with torch_threads(threads):
-            reference = TorchSession(load_original(bundle, None).spec)
+            reference = TorchSession(load_original(bundle, None).part)
             found = time_side_by_side(reference, session, settings, rounds=rounds, runs=50)
         whole = bench_generation(session, settings, runs=10)
     return {

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from aigc_models.spec import ExportSpec
+from aigc_models.program import Part
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import EngineError
@@ -20,16 +20,16 @@ __all__ = ["TorchSession"]
 
 
 class TorchSession(ArraySession):
-    """Runs `spec.module` in float32 on the CPU.
+    """Runs `part.module` in float32 on the CPU.
 
     Args:
-        spec: the model. Its module is put into evaluation mode.
+        part: of a program. Its module is put into evaluation mode.
     """
 
-    def __init__(self, spec: ExportSpec) -> None:
-        self._spec = spec
-        spec.module.eval()
-        super().__init__(self.call, spec.interface)
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        part.module.eval()
+        super().__init__(self.call, part.interface)
 
     def call(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """All graph inputs by name -> all graph outputs by name.
@@ -41,10 +41,10 @@ class TorchSession(ArraySession):
         arrays = [np.require(values[t.name], requirements=["C", "W"]) for t in self.interface.graph_inputs]
         try:
             with torch.inference_mode():
-                results = self._spec.module(*map(torch.from_numpy, arrays))
+                results = self._part.module(*map(torch.from_numpy, arrays))
         except (RuntimeError, IndexError) as err:
             raise EngineError(
-                f"PyTorch failed in {type(self._spec.module).__name__}: {err}",
+                f"PyTorch failed in {type(self._part.module).__name__}: {err}",
                 hint="check the sizes of the inputs against the model's configuration",
             ) from err
         return {name: tensor.numpy() for name, tensor in zip(self.interface.graph_outputs, results, strict=True)}

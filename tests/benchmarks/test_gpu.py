@@ -14,9 +14,9 @@ import torch
 
 from aigc_export.graphs.capture import example_sizes
 from aigc_export.parity.reference import make_cases
-from aigc_models.spec import example_feeds
+from aigc_models.program import example_feeds
+from aigc_models.sources.shipped import load_shipped
 from aigc_models.torch_session import TorchSession
-from aigc_models.zoo import load_model
 from aigc_runtime.core.compare import compare_arrays
 from aigc_runtime.device.probe import Device, Gpu, probe_device
 
@@ -53,9 +53,9 @@ def test_a_pytorch_without_cuda_is_nothing_to_compare_with(script: ModuleType, m
 
 @pytest.mark.parametrize(("name", "options"), [("lm", {"cache": "growing"}), ("lm", {"cache": "buffer"}), ("gan", {})])
 def test_pytorch_on_a_device_is_what_it_is_on_the_host(script: ModuleType, name: str, options: dict[str, str]) -> None:
-    spec = load_model(name, options=options).spec
+    spec = load_shipped(name, options=options)
     session = script.TorchDeviceSession(spec, "cpu", half=False)
-    for case in make_cases(TorchSession(spec), spec, seed=0):
+    for case in make_cases(TorchSession(spec.part), spec, seed=0):
         state = session.new_state(len(next(iter(case.steps[0].inputs.values()))))
         for step in case.steps:
             for key, value in session.run(step.inputs, state).items():
@@ -65,8 +65,8 @@ def test_pytorch_on_a_device_is_what_it_is_on_the_host(script: ModuleType, name:
 
 @pytest.mark.parametrize("name", ["lm", "gan"])
 def test_pytorch_in_half_precision_stays_close(script: ModuleType, name: str) -> None:
-    spec = load_model(name).spec
-    case = make_cases(TorchSession(spec), spec, seed=0)[0]
+    spec = load_shipped(name)
+    case = make_cases(TorchSession(spec.part), spec, seed=0)[0]
     session = script.TorchDeviceSession(spec, "cpu", half=True)
     state = session.new_state(1)
     for step in case.steps:
@@ -111,9 +111,9 @@ def test_the_table(script: ModuleType) -> None:
 )
 def test_models_make_their_tensors_where_their_inputs_are(name: str, options: dict[str, object]) -> None:
     """On PyTorch's device without memory: a tensor made on the CPU instead fails there, as it would on a GPU."""
-    spec = load_model(name, options=options).spec
-    feeds = example_feeds(spec, example_sizes(spec), seed=0)
-    module = spec.module.eval().to("meta")
+    spec = load_shipped(name, options=options)
+    feeds = example_feeds(spec.part, example_sizes(spec.part), seed=0)
+    module = spec.part.module.eval().to("meta")
     with torch.inference_mode():
-        results = module(*(torch.from_numpy(feeds[t.name]).to("meta") for t in spec.interface.graph_inputs))
+        results = module(*(torch.from_numpy(feeds[t.name]).to("meta") for t in spec.part.interface.graph_inputs))
     assert {result.device.type for result in results} == {"meta"}

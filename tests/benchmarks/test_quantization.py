@@ -16,7 +16,7 @@ from quant_subjects import Subject, load_subject
 
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.quantize import quantize
-from aigc_models.spec import example_feeds
+from aigc_models.program import example_feeds
 from aigc_models.torch_session import TorchSession
 
 SAMPLES, WINDOWS = 48, 60
@@ -39,10 +39,10 @@ def increase(subject: Subject, config: QuantConfig) -> float:
 
 
 def test_the_fixture_is_the_same_function(subject: Subject) -> None:
-    spec = subject.spec
-    feeds = example_feeds(spec, {"batch": 2, "sequence": 24, "past": 0}, seed=0)
+    program = subject.program
+    feeds = example_feeds(program.part, {"batch": 2, "sequence": 24, "past": 0}, seed=0)
     feeds["pad_length"] = np.zeros_like(feeds["pad_length"])
-    function = TorchSession(spec).call
+    function = TorchSession(program.part).call
     original = subject.reference.call  # type: ignore[attr-defined]
     np.testing.assert_allclose(function(feeds)["logits"], original(feeds)["logits"], rtol=1e-3, atol=2e-4)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aigc_calibration.config import DEFAULTS, QuantConfig, default_config
-from aigc_models.zoo import MODELS
+from aigc_models.sources.shipped import MODELS
 from aigc_runtime.errors import ConfigError
 
 
@@ -27,11 +27,11 @@ def test_what_stays_float_in_integers() -> None:
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_modules_that_stay_float_exist(name: str, precision: str) -> None:
     """A path that no module has would keep nothing."""
-    from aigc_models.zoo import load_model
+    from aigc_models.sources.shipped import load_shipped
 
-    spec = load_model(name).spec
-    paths = {path.removeprefix("model").removeprefix(".") for path, _ in spec.module.named_modules()}
-    kept = default_config(spec.family, precision).sensitive
+    program = load_shipped(name)
+    paths = {path.removeprefix("model").removeprefix(".") for path, _ in program.part.module.named_modules()}
+    kept = default_config(program.kind, precision).sensitive
     assert all(path in paths for path in kept), kept
 
 

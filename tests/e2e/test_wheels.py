@@ -90,8 +90,8 @@ def test_the_same_seed_gives_the_same_picture_with_and_without_torch(
     import torch
     from PIL import Image
 
+    from aigc_models.sources.shipped import load_shipped
     from aigc_models.torch_session import TorchSession
-    from aigc_models.zoo import load_model
     from aigc_runtime.io.png import to_uint8
     from aigc_runtime.pipelines.gan import GanPipeline
     from aigc_runtime.pipelines.settings import GanSettings
@@ -99,12 +99,12 @@ def test_the_same_seed_gives_the_same_picture_with_and_without_torch(
     picture = tmp_path / "seven.png"
     arguments = ["--class", "7", "--seed", "5", "--scale", "1", "-o", str(picture)]
     assert run(device, "aigc-run", "generate", str(bundles / "gan"), *arguments).returncode == 0
-    spec = load_model("gan").spec
+    program = load_shipped("gan")
     latents = torch.randn(1, 64, generator=torch.Generator().manual_seed(5))
     with torch.inference_mode():
-        (image,) = spec.module(latents, torch.tensor([7]))
+        (image,) = program.part.module(latents, torch.tensor([7]))
     inner = np.asarray(Image.open(picture))[2:-2, 2:-2]
     assert np.abs(inner.astype(int) - to_uint8(image[0, 0].numpy()).astype(int)).max() <= 1
-    assert isinstance(spec.settings, GanSettings)
-    again = GanPipeline(TorchSession(spec), spec.settings).generate([7], seed=5)
+    assert isinstance(program.settings, GanSettings)
+    again = GanPipeline(TorchSession(program.part), program.settings).generate([7], seed=5)
     assert np.abs(again - image.numpy()).max() < 1e-5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -27,8 +27,8 @@ from aigc_models.families.lm import TransformerLM
 from aigc_models.families.lm_config import LMConfig
 from aigc_models.families.unet import UNet
 from aigc_models.families.unet_config import UNetConfig
-from aigc_models.spec import ExportSpec, example_feeds
-from aigc_models.specs import gan_spec, lm_spec, unet_spec
+from aigc_models.program import Part, Program, example_feeds
+from aigc_models.programs import gan_program, lm_program, unet_program
 from aigc_models.torch_session import TorchSession
 from aigc_models.weights.checkpoint import save_checkpoint
 from aigc_runtime.core.tensors import Array
@@ -89,12 +89,12 @@ def tiny_gan(**changes: Any) -> Generator:
 
 
 SCHEDULE = ScheduleConfig(num_train_timesteps=100)
-SPECS: dict[str, Callable[[], ExportSpec]] = {
-    "lm-growing": lambda: lm_spec(tiny_lm(), tokenizer=BYTES, cache="growing"),
-    "lm-buffer": lambda: lm_spec(tiny_lm(), tokenizer=BYTES, cache="buffer"),
-    "unet": lambda: unet_spec(tiny_unet(), SCHEDULE),
-    "unet-cross": lambda: unet_spec(tiny_cross_unet(), SCHEDULE, dynamic_size=True),
-    "gan": lambda: gan_spec(tiny_gan()),
+SPECS: dict[str, Callable[[], Program]] = {
+    "lm-growing": lambda: lm_program(tiny_lm(), tokenizer=BYTES, cache="growing"),
+    "lm-buffer": lambda: lm_program(tiny_lm(), tokenizer=BYTES, cache="buffer"),
+    "unet": lambda: unet_program(tiny_unet(), SCHEDULE),
+    "unet-cross": lambda: unet_program(tiny_cross_unet(), SCHEDULE, dynamic_size=True),
+    "gan": lambda: gan_program(tiny_gan()),
 }
 FAMILIES = ("lm-growing", "unet", "gan")
 
@@ -110,45 +110,52 @@ class Tiny:
     """A model, its graph, and what PyTorch computes; tests copy before they change anything."""
 
     name: str
-    spec: ExportSpec
+    program: Program
     captured: Captured
 
     def feeds(self, seed: int = 0, **sizes: int) -> dict[str, Array]:
         """Arrays for every input of the graph."""
-        return example_feeds(self.spec, {**example_sizes(self.spec), **sizes}, seed=seed)
+        return example_feeds(self.program.part, {**example_sizes(self.program.part), **sizes}, seed=seed)
 
     def torch_outputs(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """What the module itself returns."""
         with torch.no_grad():
-            results = self.spec.module(*(torch.from_numpy(feeds[t.name]) for t in self.spec.interface.graph_inputs))
-        return {name: r.numpy() for name, r in zip(self.spec.interface.graph_outputs, results, strict=True)}
+            results = self.program.part.module(
+                *(torch.from_numpy(feeds[t.name]) for t in self.program.part.interface.graph_inputs)
+            )
+        return {name: r.numpy() for name, r in zip(self.program.part.interface.graph_outputs, results, strict=True)}
 
     def session(self) -> TorchSession:
         """PyTorch's session."""
-        return TorchSession(self.spec)
+        return TorchSession(self.program.part)
 
 
-def make_spec(name: str, seed: int = 0) -> ExportSpec:
+def with_part(program: Program, **changes: Any) -> Program:
+    """The program with its only part changed."""
+    return replace(program, parts={program.part.name: replace(program.part, **changes)})
+
+
+def make_program(name: str, seed: int = 0) -> Program:
     """A fresh tiny model with weights far enough from their initial values that every path is seen."""
     torch.manual_seed(seed)
-    spec = SPECS[name]()
+    program = SPECS[name]()
     with torch.no_grad():
-        for parameter in spec.module.parameters():
+        for parameter in program.part.module.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    return replace(spec, module=spec.module.eval())
+    return with_part(program, module=program.part.module.eval())
 
 
-def quiet_capture(spec: ExportSpec) -> Captured:
+def quiet_capture(program: Program) -> Captured:
     """`capture`, which silences the exporter itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return capture(spec)
+        return capture(program.part, model_config=program.model_config)
 
 
 @cache
 def tiny_of(name: str) -> Tiny:
-    spec = make_spec(name)
-    return Tiny(name=name, spec=spec, captured=quiet_capture(spec))
+    program = make_program(name)
+    return Tiny(name=name, program=program, captured=quiet_capture(program))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -182,15 +189,15 @@ def capture_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every graph is captured and rewritten once for all tests of what comes behind that."""
     found: dict[int, tuple[Captured, ir.Model, list[PassReport]]] = {}
 
-    def captured(spec: ExportSpec, *, opset: int) -> Captured:
-        digest = hashlib.sha256(repr((spec.interface.inputs, spec.interface.state, spec.settings, opset)).encode())
-        for tensor in spec.module.state_dict().values():
+    def captured(part: Part, *, opset: int, model_config: Mapping[str, Any]) -> Captured:
+        digest = hashlib.sha256(repr((part.interface.inputs, part.interface.state, model_config, opset)).encode())
+        for tensor in part.module.state_dict().values():
             digest.update(tensor.numpy().tobytes())
         key = digest.hexdigest()
         if key not in _CAPTURED:
-            fresh = capture(spec, opset=opset)
+            fresh = capture(part, opset=opset, model_config=model_config)
             original = ir.from_proto(to_proto(fresh.model))
-            graph, reports = run_passes(fresh.model, PASSES["ort-cpu"], feeds=front.pass_feeds(spec, 0))
+            graph, reports = run_passes(fresh.model, PASSES["ort-cpu"], feeds=front.pass_feeds(part, 0))
             _CAPTURED[key] = replace(fresh, model=original), graph, reports
         found[id(_CAPTURED[key][0].model)] = _CAPTURED[key]
         return _CAPTURED[key][0]

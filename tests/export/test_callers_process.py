@@ -18,7 +18,7 @@ import matplotlib, onnx, onnxruntime, onnxscript, torch
 from aigc_export.line.exporter import export_model
 from aigc_export.recipes.recipe import export_recipe
 from aigc_export.tools.verifier import verify_against_torch
-import aigc_calibration, aigc_export.graphs.passes, aigc_models.zoo
+import aigc_calibration, aigc_export.graphs.passes, aigc_models.sources.shipped
 random.seed(1); np.random.seed(2); torch.manual_seed(3)
 torch.set_num_threads(1)
 before = process_state()

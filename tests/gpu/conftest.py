@@ -13,8 +13,8 @@ import pytest
 from aigc_export.line.exporter import export_model
 from aigc_export.recipes.recipe import export_recipe
 from aigc_export.targets.settings import BuildSettings
+from aigc_models.sources.shipped import load_shipped
 from aigc_models.torch_session import TorchSession
-from aigc_models.zoo import load_model
 from aigc_runtime.backends import open_session
 from aigc_runtime.backends.trt.cuda import load_cuda
 from aigc_runtime.bundle.bundle import Bundle
@@ -113,7 +113,7 @@ def export(target: str, gpu: Gpu, tmp_path_factory: pytest.TempPathFactory) -> E
             )
             folder = tmp_path_factory.mktemp("bundle") / "-".join(map(str, key[:2]))
             bundle = export_model(recipe, folder).bundle
-            made[key] = Exported(bundle=bundle, reference=TorchSession(load_model(model, options=options).spec))
+            made[key] = Exported(bundle=bundle, reference=TorchSession(load_shipped(model, options=options).part))
         return made[key]
 
     return build

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from aigc_models.families.gan import Generator, GeneratorConfig
 from aigc_models.families.lm import TransformerLM
 from aigc_models.families.lm_config import LMConfig
-from aigc_models.specs import gan_spec, lm_spec
+from aigc_models.programs import gan_program, lm_program
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.errors import EngineError, FeedError
 
@@ -30,7 +30,7 @@ def model() -> TransformerLM:
 
 @pytest.fixture(params=["growing", "buffer"])
 def session(request: pytest.FixtureRequest, model: TransformerLM) -> TorchSession:
-    return TorchSession(lm_spec(model, tokenizer={"kind": "bytes"}, cache=request.param))
+    return TorchSession(lm_program(model, tokenizer={"kind": "bytes"}, cache=request.param).part)
 
 
 def feeds(ids: np.ndarray, *pad: int) -> dict[str, np.ndarray]:
@@ -63,15 +63,15 @@ def test_states_do_not_meet(session: TorchSession) -> None:
 def test_dropout_and_batch_statistics_are_off() -> None:
     torch.manual_seed(0)
     config = dataclasses.replace(CONFIG, dropout=0.5)
-    spec = lm_spec(TransformerLM(config), tokenizer={"kind": "bytes"})
-    spec.module.train()
-    session, ids = TorchSession(spec), np.arange(4)[None]
+    program = lm_program(TransformerLM(config), tokenizer={"kind": "bytes"})
+    program.part.module.train()
+    session, ids = TorchSession(program.part), np.arange(4)[None]
     a, b = (session.run(feeds(ids), session.new_state(1))["logits"] for _ in range(2))
     np.testing.assert_array_equal(a, b)
     generator = Generator(GeneratorConfig(image_size=8, latent_size=4, num_classes=3, base_channels=4))
     means = generator.norm_in.running_mean.clone()  # type: ignore[union-attr]
     latents = np.ones((2, 4), np.float32)
-    TorchSession(gan_spec(generator)).run({"latents": latents, "class_labels": np.zeros(2, np.int64)})
+    TorchSession(gan_program(generator).part).run({"latents": latents, "class_labels": np.zeros(2, np.int64)})
     assert torch.equal(means, generator.norm_in.running_mean)  # type: ignore[arg-type]
 
 
@@ -127,8 +127,8 @@ def test_what_the_module_raises_is_an_engine_error() -> None:
         def forward(self, latents: Tensor, _labels: Tensor) -> tuple[Tensor]:
             return (latents @ torch.ones(3, 2),)
 
-    spec = gan_spec(Generator(GeneratorConfig(image_size=8, latent_size=4, num_classes=3, base_channels=4)))
-    session = TorchSession(dataclasses.replace(spec, module=Failing()))
+    program = gan_program(Generator(GeneratorConfig(image_size=8, latent_size=4, num_classes=3, base_channels=4)))
+    session = TorchSession(dataclasses.replace(program.part, module=Failing()))
     with pytest.raises(EngineError, match="PyTorch failed in Failing: mat1 and mat2 shapes cannot be multiplied"):
         session.run({"latents": np.ones((2, 4), np.float32), "class_labels": np.zeros(2, np.int64)})
     session.close()

@@ -37,7 +37,7 @@ def bench(bundle_path: str, checkpoint: str | None, rounds: int, runs: int, thre
     settings, count = bundle.manifest.pipeline, threads or available_threads()
     with open_session(bundle, threads=count) as candidate:
         with torch_threads(count):
-            reference = TorchSession(load_original(bundle, checkpoint).spec)
+            reference = TorchSession(load_original(bundle, checkpoint).part)
             found = time_side_by_side(reference, candidate, settings, rounds=rounds, runs=runs)
         whole = bench_generation(candidate, settings)
     if as_json:

@@ -24,7 +24,7 @@ PER_CLASS = 4
 @json_option
 def demo(output: Path, quality_samples: int, as_json: bool) -> None:
     """Export the three shipped models, verify them, generate from each, and print one table."""
-    from aigc_models.zoo import MODELS
+    from aigc_models.sources.shipped import MODELS
 
     console = err_console() if as_json else out_console()
     rows = [_one(name, output, quality_samples, console) for name in MODELS]
@@ -68,7 +68,7 @@ def _one(name: str, output: Path, quality_samples: int, console: Console) -> dic
             f"[bold]{'verify':<20}[/]the published bundle, as a device does: {len(on_device.tensors)} tensors, ok"
         )
         with torch_threads(available_threads()):
-            timing = time_side_by_side(TorchSession(load_original(bundle, None).spec), session, settings, rounds=3)
+            timing = time_side_by_side(TorchSession(load_original(bundle, None).part), session, settings, rounds=3)
     worst = result.report.worst().errors
     return {
         "model": name,

@@ -14,8 +14,8 @@ from aigc_export.cli.options import CONTEXT, emit_json, json_option, out_console
 def models(as_json: bool) -> None:
     """List the models, their shipped checkpoints and the measured quality."""
     from aigc_export.targets.table import TARGETS
+    from aigc_models.sources.shipped import MODELS
     from aigc_models.weights.checkpoint import shipped_checkpoint
-    from aigc_models.zoo import MODELS
 
     rows = []
     for name, entry in MODELS.items():
@@ -24,7 +24,7 @@ def models(as_json: bool) -> None:
         rows.append(
             {
                 "name": name,
-                "family": entry.family,
+                "family": entry.kind,
                 "summary": entry.summary,
                 "parameters": report["training"]["parameters"],
                 "size_bytes": (folder / "model.safetensors").stat().st_size,

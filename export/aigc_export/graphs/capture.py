@@ -1,4 +1,4 @@
-"""From a PyTorch module and its spec to an ONNX graph with named tensors and dimensions.
+"""From a part of a program to an ONNX graph with named tensors and dimensions.
 
 Every node keeps the path of the PyTorch module that it came from (`pkg.torch.onnx.name_scopes`), and every value the
 name of the node of the exported program that computed it, which is what `bisect` goes by.
@@ -10,18 +10,19 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from aigc_calibration.bodies import all_graphs, all_nodes
 from aigc_export.errors import CaptureError
-from aigc_export.graphs.determinism import check_deterministic, check_repeats, user_line
-from aigc_models.spec import ExportSpec, example_feeds
+from aigc_export.graphs.determinism import check_deterministic, check_repeats
+from aigc_models.program import Part, SizeLimit, example_feeds
+from aigc_models.sources.sizes import dynamic_shapes
+from aigc_models.sources.user_code import capture_advice
 from aigc_runtime.core.tensors import DimSpec
 from aigc_runtime.errors import CheckpointError
-from aigc_runtime.pipelines.settings import TextSettings
 from aigc_runtime.system.interrupts import interrupted_by
 
 if TYPE_CHECKING:
@@ -48,12 +49,13 @@ class Captured:
     program: ExportedProgram
 
 
-def capture(spec: ExportSpec, *, opset: int = 20) -> Captured:
-    """Export `spec.module` by `torch.onnx.export(dynamo=True)`.
+def capture(part: Part, *, opset: int = 20, model_config: Mapping[str, Any] | None = None) -> Captured:
+    """Export `part.module` by `torch.onnx.export(dynamo=True)`.
 
     Args:
-        spec: the model.
+        part: of a program.
         opset: ONNX operator set; 20 is the newest that all targets read.
+        model_config: of the program, kept in the graph.
 
     Raises:
         CheckpointError: a weight is NaN or infinite; names it.
@@ -61,19 +63,19 @@ def capture(spec: ExportSpec, *, opset: int = 20) -> Captured:
     """
     import torch
 
-    check_finite(spec)
-    feeds = example_feeds(spec, example_sizes(spec), seed=0)
+    check_finite(part)
+    feeds = example_feeds(part, example_sizes(part), seed=0)
     arguments = tuple(torch.from_numpy(array) for array in feeds.values())
     try:
         with _quiet(), torch.no_grad():
             exported = torch.onnx.export(
-                spec.module,
+                part.module,
                 arguments,
                 dynamo=True,
                 opset_version=opset,
-                input_names=[t.name for t in spec.interface.graph_inputs],
-                output_names=list(spec.interface.graph_outputs),
-                dynamic_shapes=_dynamic_shapes(spec),
+                input_names=[t.name for t in part.interface.graph_inputs],
+                output_names=list(part.interface.graph_outputs),
+                dynamic_shapes=_dynamic_shapes(part),
                 external_data=False,
                 optimize=False,
                 verbose=False,
@@ -81,24 +83,20 @@ def capture(spec: ExportSpec, *, opset: int = 20) -> Captured:
     except Exception as err:
         if interrupted_by(err):
             raise KeyboardInterrupt from err
-        _check_random(spec, arguments)
-        cause = err.__cause__ or err
-        where = user_line(str(cause))
-        raise CaptureError(
-            f"PyTorch cannot export {type(spec.module).__name__}{where and ' ' + where}: {_first_lines(str(cause))}",
-            hint="look for data-dependent Python control flow in its forward; AIGC_DEBUG=1 shows the whole report",
-        ) from err
+        _check_random(part, arguments)
+        message, hint = capture_advice(err, _axes(part))
+        raise CaptureError(f"{type(part.module).__name__} cannot be exported: {message}", hint=hint) from err
     if exported is None or exported.exported_program is None:
         raise CaptureError("PyTorch's exporter returned no program", hint="check the installed torch and onnxscript")
     check_deterministic(exported.exported_program)
-    check_repeats(spec, example_feeds(spec, run_sizes(spec)[0], seed=0))
+    check_repeats(part, example_feeds(part, run_sizes(part)[0], seed=0))
     model = exported.model
-    _name_dimensions(model, spec)
-    _label(model, spec)
+    _name_dimensions(model, part)
+    _label(model, model_config or {})
     return Captured(model=model, program=exported.exported_program)
 
 
-def _check_random(spec: ExportSpec, arguments: tuple[Any, ...]) -> None:
+def _check_random(part: Part, arguments: tuple[Any, ...]) -> None:
     """Check for a random operator without an ONNX counterpart: only the program knows its line of code.
 
     Raises:
@@ -108,70 +106,84 @@ def _check_random(spec: ExportSpec, arguments: tuple[Any, ...]) -> None:
 
     try:
         with _quiet(), torch.no_grad():
-            program = torch.export.export(spec.module, arguments, dynamic_shapes=_dynamic_shapes(spec), strict=False)
+            program = torch.export.export(part.module, arguments, dynamic_shapes=_dynamic_shapes(part), strict=False)
     except Exception:  # noqa: BLE001 - then the first failure says why
         return
     check_deterministic(program)
 
 
-def example_sizes(spec: ExportSpec) -> dict[str, int]:
+def example_sizes(part: Part) -> dict[str, int]:
     """Choose example sizes of the named dimensions: distinct, and neither 0 nor 1, which the exporter would fix."""
     sizes: dict[str, int] = {}
-    for i, dim in enumerate(spec.interface.dims):
+    for i, dim in enumerate(part.interface.dims):
         size = max(dim.min, (i + 2) * dim.multiple_of)
         sizes[dim.name] = size if dim.max is None else min(size, dim.max)
     return sizes
 
 
-def run_sizes(spec: ExportSpec) -> tuple[dict[str, int], dict[str, int]]:
+def run_sizes(part: Part) -> tuple[dict[str, int], dict[str, int]]:
     """Choose two sets of sizes that the model takes: a rewrite that is right for one size only must fail.
 
     An example for capture alone may be longer than a small context, since nothing is computed on it.
     """
-    example, units = example_sizes(spec), spec.interface.dims_by_name
+    example, units = example_sizes(part), part.interface.dims_by_name
     larger = {name: units[name].nearest(size + units[name].multiple_of) for name, size in example.items()}
-    if not isinstance(spec.settings, TextSettings):
-        return example, larger
-    first, second = (_within_context(sizes, spec.settings.context_length) for sizes in (example, larger))
-    if "past" in second and (first["past"], first["sequence"]) == (second["past"], second["sequence"]):
-        second |= {"past": 0, "sequence": spec.settings.context_length}
-    elif first["sequence"] == second["sequence"]:
-        second |= {"sequence": max(1, first["sequence"] - 1)}
+    first, second = example, larger
+    for limit in part.limits:
+        first, second = _within(first, limit, units), _within(second, limit, units)
+        if all(first[name] == second[name] for name in limit.dims):
+            second = _other(second, limit, units)
     return first, second
 
 
-def _within_context(sizes: dict[str, int], context: int) -> dict[str, int]:
-    """Cut sizes so that held and new tokens fit into a context together."""
-    past = min(sizes.get("past", 0), context // 2)
-    held = {"past": past} if "past" in sizes else {}
-    return {**sizes, **held, "sequence": min(sizes["sequence"], context - past)}
+def _within(sizes: dict[str, int], limit: SizeLimit, units: Mapping[str, DimSpec]) -> dict[str, int]:
+    """Cut sizes down to what they may be together: each but the last to its share, the last to what they leave."""
+    *others, last = limit.dims
+    cut = {name: units[name].nearest(min(sizes[name], limit.max // len(limit.dims))) for name in others}
+    return {**sizes, **cut, last: min(sizes[last], limit.max - sum(cut.values()))}
 
 
-def check_finite(spec: ExportSpec) -> None:
+def _other(sizes: dict[str, int], limit: SizeLimit, units: Mapping[str, DimSpec]) -> dict[str, int]:
+    """Other sizes within the limit: all of it for the last dimension, or one less where there is no other."""
+    *others, last = limit.dims
+    if not others:
+        return {**sizes, last: max(1, sizes[last] - 1)}
+    least = {name: units[name].min for name in others}
+    return {**sizes, **least, last: limit.max - sum(least.values())}
+
+
+def check_finite(part: Part) -> None:
     """Raise CheckpointError if a weight or buffer of the module is NaN or infinite."""
     import torch
 
-    for name, tensor in spec.module.state_dict().items():
+    for name, tensor in part.module.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(
                 f"tensor {name!r} of the model holds NaN or infinity", hint="use an earlier checkpoint"
             )
 
 
-def _dynamic_shapes(spec: ExportSpec) -> tuple[Any, ...] | dict[str, Any]:
+def _dynamic_shapes(part: Part) -> tuple[Any, ...] | dict[str, Any]:
     """Make torch.export's description of the dynamic dimensions, in the order of the module's positional arguments."""
     import inspect
 
-    named = {d.name: _torch_dim(d) for d in spec.interface.dims}
+    named = {d.name: _torch_dim(d) for d in part.interface.dims}
+    if part.examples:  # the ranges were found by tracing, and what else it found is no range: it is left to be found
+        return (tuple(dynamic_shapes([t.shape for t in part.interface.graph_inputs], part.interface.dims_by_name)),)
     shapes = [
-        {axis: named[n] for axis, n in enumerate(t.shape) if isinstance(n, str)} for t in spec.interface.graph_inputs
+        {axis: named[n] for axis, n in enumerate(t.shape) if isinstance(n, str)} for t in part.interface.graph_inputs
     ]
     # torch.export matches by the signature: a variadic parameter takes the rest as one tuple.
-    parameters = list(inspect.signature(spec.module.forward).parameters.values())
+    parameters = list(inspect.signature(part.module.forward).parameters.values())
     if parameters and parameters[-1].kind is inspect.Parameter.VAR_POSITIONAL:
         fixed = len(parameters) - 1
         return (*shapes[:fixed], tuple(shapes[fixed:]))
     return tuple(shapes)
+
+
+def _axes(part: Part) -> dict[tuple[int, int], str]:
+    axes = ((i, axis, size) for i, t in enumerate(part.interface.graph_inputs) for axis, size in enumerate(t.shape))
+    return {(i, axis): size for i, axis, size in axes if isinstance(size, str)}
 
 
 def _torch_dim(dim: DimSpec) -> Any:
@@ -184,20 +196,20 @@ def _torch_dim(dim: DimSpec) -> Any:
     return torch.export.Dim(dim.name, min=dim.min, max=dim.max)
 
 
-def _name_dimensions(model: ir.Model, spec: ExportSpec) -> None:
-    """Give the graph's symbolic dimensions the names of the spec, in place of the exporter's s0, s1, ..."""
+def _name_dimensions(model: ir.Model, part: Part) -> None:
+    """Give the graph's symbolic dimensions the names of the part, in place of the exporter's s0, s1, ..."""
     import onnx_ir as ir
 
     names: dict[str, str] = {}
-    for value, tensor in zip(model.graph.inputs, spec.interface.graph_inputs, strict=True):
+    for value, tensor in zip(model.graph.inputs, part.interface.graph_inputs, strict=True):
         assert value.shape is not None
         for axis, wanted in enumerate(tensor.shape):
             if isinstance(wanted, str):
                 found = value.shape[axis]
                 names[str(found.value if isinstance(found, ir.SymbolicDim) else found)] = wanted
         value.shape = ir.Shape(tensor.shape)
-    outputs = {s.name: s.shape for s in spec.interface.outputs}
-    outputs.update({s.output: _grown(s.shape, s.axis, s.kind, s.step_dim) for s in spec.interface.state})
+    outputs = {s.name: s.shape for s in part.interface.outputs}
+    outputs.update({s.output: _grown(s.shape, s.axis, s.kind, s.step_dim) for s in part.interface.state})
     for value in model.graph.outputs:
         value.shape = ir.Shape(outputs[str(value.name)])
     # What the exporter inferred for inner values speaks of s0, s1, ...: it is inferred again, with the new names.
@@ -220,20 +232,15 @@ def _grown(shape: tuple[int | str, ...], axis: int, kind: str, step: str) -> tup
     return tuple(f"{n}+{step}" if i == axis else n for i, n in enumerate(shape))
 
 
-def _label(model: ir.Model, spec: ExportSpec) -> None:
+def _label(model: ir.Model, model_config: Mapping[str, Any]) -> None:
     import json
 
     model.producer_name = "aigc-export"
     model.producer_version = metadata.version("aigc-export")
-    model.metadata_props[CONFIG_PROPERTY] = json.dumps(spec.model_config, sort_keys=True)
+    model.metadata_props[CONFIG_PROPERTY] = json.dumps(dict(model_config), sort_keys=True)
     for node in all_nodes(model):
         for key in _LOCAL_PROPERTIES:
             node.metadata_props.pop(key, None)
-
-
-def _first_lines(text: str, count: int = 3) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " ".join(lines[:count])[:500]
 
 
 @contextlib.contextmanager

@@ -5,15 +5,14 @@ PyTorch and an engine draw different random numbers, so that nothing could be co
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from aigc_export.errors import CaptureError
+from aigc_models.sources.user_code import user_line
 from aigc_runtime.core.compare import compare_arrays
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import EngineError
@@ -22,11 +21,10 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import Node
 
-    from aigc_models.spec import ExportSpec
+    from aigc_models.program import Part
 
-__all__ = ["RandomOperator", "check_deterministic", "check_repeats", "random_operators", "user_line"]
+__all__ = ["RandomOperator", "check_deterministic", "check_repeats", "random_operators"]
 
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)\n\s*(?P<code>[^\n]*)')
 _SHOWN = 3
 REPEATS_DB = 60.0
 """Two runs of float32 in another order of threads are 100 dB and more apart."""
@@ -72,13 +70,13 @@ def check_deterministic(program: ExportedProgram) -> None:
     raise CaptureError(f"the model draws random numbers while it runs: {shown}{more}", hint=_NOISE)
 
 
-def check_repeats(spec: ExportSpec, feeds: Mapping[str, Array]) -> None:
+def check_repeats(part: Part, feeds: Mapping[str, Array]) -> None:
     """Refuse a module that gives two results for one input: it draws outside of PyTorch, or remembers its calls.
 
     The program that was captured of it holds the one number that was drawn meanwhile, as a constant.
 
     Args:
-        spec: the model.
+        part: of a program.
         feeds: every input of its graph, of sizes that it takes.
 
     Raises:
@@ -86,7 +84,7 @@ def check_repeats(spec: ExportSpec, feeds: Mapping[str, Array]) -> None:
     """
     from aigc_models.torch_session import TorchSession
 
-    session = TorchSession(spec)
+    session = TorchSession(part)
     try:
         first, second = session.call(feeds), session.call(feeds)
     except EngineError:  # reported where the reference is made
@@ -139,20 +137,3 @@ def _arguments(node: Node, target: Any) -> dict[str, Any]:
     names = [argument.name for argument in target._schema.arguments]
     defaults = {a.name: a.default_value for a in target._schema.arguments if a.has_default_value()}
     return {**defaults, **dict(zip(names, node.args, strict=False)), **node.kwargs}
-
-
-def user_line(trace: str) -> str:
-    r"""The innermost call of a trace that is not PyTorch's own, as `at FILE:LINE in FUNCTION: CODE`.
-
-    >>> user_line('File "/home/me/noise.py", line 7, in forward\n    x = x + torch.randn_like(x)')
-    'at /home/me/noise.py:7 in forward: x = x + torch.randn_like(x)'
-    """
-    import torch
-
-    library = Path(torch.__file__).parent
-    frames = list(_FRAME.finditer(trace))
-    own = [frame for frame in frames if library not in Path(frame["file"]).parents] or frames
-    if not own:
-        return ""
-    last = own[-1]
-    return f"at {last['file']}:{last['line']} in {last['function']}: {last['code']}".rstrip(": ")

@@ -24,7 +24,7 @@ from aigc_export.targets.tensorrt.build import BuiltTrt, build_trt
 from aigc_export.targets.tensorrt.checks import MIN_CAPABILITY
 from aigc_export.targets.tensorrt.config import check_settings
 from aigc_export.targets.tensorrt.library import Library, load_library
-from aigc_models.spec import ExportSpec
+from aigc_models.program import Program
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.backends.ort.open import import_onnxruntime, placement_line, unavailable
 from aigc_runtime.backends.ort.session import OrtSession
@@ -99,17 +99,17 @@ def check_build(recipe: ExportRecipe) -> None:
             )
 
 
-def reference_session(spec: ExportSpec, recipe: ExportRecipe) -> Session:
+def reference_session(program: Program, recipe: ExportRecipe) -> Session:
     """Make a PyTorch session that takes the shapes that the engine will take, and no others.
 
     Raises:
         ConfigError: profiles that the model cannot follow.
     """
-    reference = TorchSession(spec)
+    reference = TorchSession(program.part)
     if get_target(recipe.target).engine == "onnxruntime":
         return reference
-    profiles = derive_profiles(spec, recipe.build.profiles)
-    interface = narrowed(spec.interface, profiles)
+    profiles = derive_profiles(program, recipe.build.profiles)
+    interface = narrowed(program.part.interface, profiles)
     return ArraySession(bounded(reference.call, interface, profiles), interface)
 
 
@@ -146,7 +146,7 @@ def _build_ort(
     folder: Path,
     _progress: Progress | None,
 ) -> EngineUnderTest:
-    engine = build_ort(graph, prepared.spec.interface, folder)
+    engine = build_ort(graph, prepared.part.interface, folder)
     if get_target(recipe.target).provider != "cpu":
         return _build_for_provider(graph, engine, recipe)
     session = _ort_session(engine, recipe, "cpu")
@@ -196,17 +196,17 @@ def _build_trt(
     folder: Path,
     progress: Progress | None,
 ) -> EngineUnderTest:
-    spec, library = prepared.spec, load_library(cast(Flavor, get_target(recipe.target).engine))
-    profiles = derive_profiles(spec, recipe.build.profiles)
+    part, library = prepared.part, load_library(cast(Flavor, get_target(recipe.target).engine))
+    profiles = derive_profiles(prepared.program, recipe.build.profiles)
     source = save_graph(graph, folder / "source.onnx")[0]
-    macs = site_macs(prepare(prepared.graph), pass_feeds(spec, recipe.seed)[0])
+    macs = site_macs(prepare(prepared.graph), pass_feeds(part, recipe.seed)[0])
     low = {} if plan is None else {op.node: _TYPE_OF.get(op.precision, op.precision) for op in plan.ops}
     built = build_trt(
         library,
         source,
         folder / ENGINE_FILE,
         recipe.build,
-        profiles=[input_shapes(spec, profile) for profile in profiles],
+        profiles=[input_shapes(part, profile) for profile in profiles],
         requested={node: low.get(node, "fp32") for node in macs},
         macs=macs,
         progress=progress,
@@ -221,15 +221,15 @@ def _build_trt(
         files={ENGINE_FILE: built.path},
         seconds=built.seconds,
         build=_facts(library, built, recipe.build, profiles),
-        interface=narrowed(spec.interface, profiles),
+        interface=narrowed(part.interface, profiles),
     )
     return EngineUnderTest(
         engine=engine,
         candidate=ArraySession(bounded(function, engine.interface, profiles), engine.interface),
-        unbounded=ArraySession(function, spec.interface),
+        unbounded=ArraySession(function, part.interface),
         graph=runnable,
         summary=f"; {built.proof}; built, not run here: parity is that of its graph",
-        provenance=_provenance(library, source, spec),
+        provenance=_provenance(library, source, prepared.program),
     )
 
 
@@ -265,14 +265,14 @@ def _own_gpu() -> Gpu:
     return gpus[0]
 
 
-def _provenance(library: Library, source: Path, spec: ExportSpec) -> dict[str, str]:
+def _provenance(library: Library, source: Path, program: Program) -> dict[str, str]:
     digest = hashlib.sha256()
     for path in sorted(source.parent.glob(f"{source.name}*")):
         digest.update(path.read_bytes())
     return {
         "built_graph_sha256": digest.hexdigest(),
         library.module.__name__: library.version,
-        "parity_of": f"the graph of the {spec.family} engine, run by ONNX Runtime on a CPU; the engine was not run",
+        "parity_of": f"the graph of the {program.kind} engine, run by ONNX Runtime on a CPU; the engine was not run",
     }
 
 

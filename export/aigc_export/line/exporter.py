@@ -34,7 +34,7 @@ from aigc_export.search.report import SearchReport
 from aigc_export.search.search import BudgetError, search
 from aigc_models.caller_state import callers_state
 from aigc_models.evaluation.paired import Scores, make_evaluator
-from aigc_models.spec import ExportSpec, example_feeds
+from aigc_models.program import Part, Program, example_feeds
 from aigc_models.torch_session import TorchSession
 from aigc_models.weights.checkpoint import shipped_checkpoint
 from aigc_models.weights.weights_file import find_weights
@@ -141,9 +141,9 @@ def export_model(
 
     # A model that PyTorch cannot generate with is refused before the costly stages.
     prepared = prepare_graph(
-        recipe, reporter, before_capture=lambda spec: references.append(_references(spec, recipe, reporter))
+        recipe, reporter, before_capture=lambda program: references.append(_references(program, recipe, reporter))
     )
-    spec, graph = prepared.spec, prepared.graph
+    program, graph = prepared.program, prepared.graph
     ((cases, generation),) = references
     quantized: Quantized | None = None
     found: SearchReport | None = None
@@ -159,8 +159,8 @@ def export_model(
         engine, candidate = built.engine, stack.enter_context(built.candidate)
         reporter.report("build", f"{engine.kind}, {engine.size_bytes / 1e6:.2f} MB{built.summary}")
         evaluate = make_evaluator(
-            TorchSession(spec),
-            spec.settings,
+            TorchSession(program.part),
+            program.settings,
             evaluation=prepared.evaluation,
             samples=recipe.quality_samples,
             seed=recipe.seed,
@@ -170,7 +170,7 @@ def export_model(
             _check_budget(recipe.search, scores)
         report = check_parity(
             candidate,
-            spec,
+            program,
             name=recipe.model,
             target=recipe.target,
             precision=recipe.precision,
@@ -182,9 +182,9 @@ def export_model(
         if not report.passed:
             divergence = None
             if bisect:
-                divergence = bisect_graph(to_proto(built.graph), prepared.captured, spec, recipe)
+                divergence = bisect_graph(to_proto(built.graph), prepared.captured, program.part, recipe)
             costly = None if quantized is None else find_costly_modules(prepared, quantized, report, recipe)
-            helpful = remedies(report, recipe, family=spec.family, costly=costly, divergence=divergence)
+            helpful = remedies(report, recipe, family=program.kind, costly=costly, divergence=divergence)
             raise ParityFailedError(report, divergence, helpful)
         worst = report.worst().errors
         reporter.report(
@@ -192,7 +192,7 @@ def export_model(
         )
         candidate.close()
         manifest, files = make_bundle(
-            prepared.loaded,
+            program,
             recipe,
             engine,
             cases=cases,
@@ -200,7 +200,7 @@ def export_model(
             quality=scores.quality,
             extra=_extra(quantized, found),
             provenance={**({} if quantized is None else _calibration_facts(quantized)), **built.provenance},
-            origin=make_origin(prepared.loaded, recipe, prepared.evaluation),
+            origin=make_origin(program, recipe, prepared.evaluation),
         )
         check_interrupted()
         write_bundle(destination, manifest, files, sign=sign)
@@ -228,12 +228,12 @@ def _weights_bytes(recipe: ExportRecipe) -> int:
         return 0
 
 
-def _references(spec: ExportSpec, recipe: ExportRecipe, reporter: Reporter) -> tuple[tuple[Case, ...], Generation]:
+def _references(program: Program, recipe: ExportRecipe, reporter: Reporter) -> tuple[tuple[Case, ...], Generation]:
     """Compute the reference cases with PyTorch, within the engine's shapes, before the costly stages."""
-    session = reference_session(spec, recipe)
+    session = reference_session(program, recipe)
     try:
-        cases = make_cases(session, spec, seed=recipe.seed)
-        generation = make_generation(session, spec, seed=recipe.seed)
+        cases = make_cases(session, program, seed=recipe.seed)
+        generation = make_generation(session, program, seed=recipe.seed)
     except FeedError as err:
         raise ConfigError(
             f"no engine of these profiles can be proven, since each must take a whole generation: {err.message}",
@@ -249,7 +249,7 @@ def _search(
     """Search, and make the recipe of the result: its precision, and the limits of the lowest precision in it."""
     found = search(prepared, recipe, config, reporter.report, calibration=prepared.calibration, progress=progress)
     built = found.built
-    family = prepared.spec.family
+    family = prepared.program.kind
     limits = loosened(TOLERANCES[family, built.base], config.budgets)
     limits = with_user_limits(limits, recipe.tolerance, family=family)
     recipe = replace(recipe, precision=built.precision, tolerances=limits)
@@ -330,12 +330,12 @@ def _shown(report: ParityReport) -> str:
     return ", ".join(parts)
 
 
-def bisect_graph(proto: onnx.ModelProto, captured: Captured, spec: ExportSpec, recipe: ExportRecipe) -> Divergence:
+def bisect_graph(proto: onnx.ModelProto, captured: Captured, part: Part, recipe: ExportRecipe) -> Divergence:
     """Bisect a graph against the program that it was captured from."""
     return find_first_divergence(
         proto,
         captured.program,
-        example_feeds(spec, run_sizes(spec)[0], seed=recipe.seed),
-        output_names=spec.interface.graph_outputs,
+        example_feeds(part, run_sizes(part)[0], seed=recipe.seed),
+        output_names=part.interface.graph_outputs,
         tolerance=recipe.tolerances.tensor,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.targets.settings import BuildSettings
 from aigc_models.data.kept_data import KeptData, read_kept
 from aigc_models.evaluation.evaluation import Evaluation
+from aigc_models.program import Program
+from aigc_models.sources.shipped import MODELS, load_shipped
 from aigc_models.weights.weights_file import find_weights
-from aigc_models.zoo import MODELS, LoadedModel, load_model
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.engine_build import ShapeProfile
 from aigc_runtime.bundle.manifest import Manifest
@@ -23,25 +23,16 @@ from aigc_runtime.bundle.origin import Origin, can_be_recorded
 from aigc_runtime.errors import AigcError, BundleError, CheckpointError
 from aigc_runtime.io.user_file import path_exists
 
-__all__ = ["find_evaluation", "kept_text", "load_original", "make_origin", "model_sha256"]
+__all__ = ["find_evaluation", "kept_text", "load_original", "make_origin"]
 
 
-def model_sha256(loaded: LoadedModel) -> str:
-    """Compute the digest of a model: its configuration and all its numbers, however the files hold them."""
-    digest = hashlib.sha256(loaded.checkpoint.config_sha256.encode())
-    for name, tensor in sorted(loaded.spec.module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def make_origin(loaded: LoadedModel, recipe: ExportRecipe, evaluation: Evaluation) -> Origin:
+def make_origin(program: Program, recipe: ExportRecipe, evaluation: Evaluation) -> Origin:
     """Describe what a bundle is exported from; paths stay as the user wrote them."""
     return Origin(
         shipped=recipe.checkpoint is None,
         checkpoint=_path(recipe.checkpoint),
-        model_sha256=model_sha256(loaded),
-        config_sha256=loaded.checkpoint.config_sha256,
+        model_sha256=program.module_sha256,
+        config_sha256=program.config_sha256,
         calibration_data=_path(recipe.calibration_data),
         calibration=_path(recipe.calibration),
         quality_data=_path(recipe.quality_data),
@@ -68,9 +59,7 @@ def _options(recipe: ExportRecipe) -> list[str]:
     for name, value in recipe.tolerance.items():
         words += ["--tolerance", f"{name}={value!r}"]
     if recipe.quantization is not None:
-        words += _quantization_options(
-            recipe.quantization, default_config(MODELS[recipe.model].family, recipe.precision)
-        )
+        words += _quantization_options(recipe.quantization, default_config(MODELS[recipe.model].kind, recipe.precision))
     return words + _build_options(recipe.build)
 
 
@@ -122,7 +111,7 @@ def _default(cls: type, name: str) -> Any:
     return next(f.default for f in dataclasses.fields(cls) if f.name == name)
 
 
-def load_original(bundle: Bundle, checkpoint: Path | str | None) -> LoadedModel:
+def load_original(bundle: Bundle, checkpoint: Path | str | None) -> Program:
     """Load the PyTorch model that a bundle was exported from, and no other.
 
     Args:
@@ -130,7 +119,7 @@ def load_original(bundle: Bundle, checkpoint: Path | str | None) -> LoadedModel:
         checkpoint: its weights; None takes those that the manifest names.
 
     Raises:
-        BundleError: a model that is not in the zoo, or with other inputs than the bundle's.
+        BundleError: a model that is unknown here, or with other inputs than the bundle's.
         CheckpointError: the weights are not there, damaged, foreign, or others than the bundle's.
     """
     manifest = bundle.manifest
@@ -143,21 +132,21 @@ def load_original(bundle: Bundle, checkpoint: Path | str | None) -> LoadedModel:
     if "dynamic_size" in MODELS[manifest.name].options:
         options["dynamic_size"] = manifest.interface.dim("height") is not None
     try:
-        loaded = load_model(manifest.name, checkpoint=path, options=options)
+        program = load_shipped(manifest.name, checkpoint=path, options=options)
     except AigcError as err:
         if checkpoint is not None:
             raise
         raise CheckpointError(
             f"the bundle was made from {_named(path)}, which cannot be loaded: {err.message}", hint=_remedy(manifest)
         ) from err
-    spec = loaded.spec
-    if spec.interface.with_dims(manifest.interface.dims) != manifest.interface:
+    interface = program.part.interface
+    if interface.with_dims(manifest.interface.dims) != manifest.interface:
         raise BundleError(
             "the bundle's inputs and outputs are not those of this checkpoint",
             hint="name the checkpoint that the bundle was exported from with --checkpoint",
         )
-    _require_same(loaded, manifest, path)
-    return loaded
+    _require_same(program, manifest, path)
+    return program
 
 
 def _recorded(manifest: Manifest) -> str | None:
@@ -193,21 +182,20 @@ def _remedy(manifest: Manifest) -> str:
     return f"name it with --checkpoint{which}"
 
 
-def _require_same(loaded: LoadedModel, manifest: Manifest, path: Path | str | None) -> None:
+def _require_same(program: Program, manifest: Manifest, path: Path | str | None) -> None:
     """Check that weights and settings are those of the export: comparing others says nothing of it."""
     origin, recorded = manifest.origin, manifest.provenance.get("checkpoint_sha256")
-    found = loaded.checkpoint
     if origin is None:
-        same = recorded is None or found.sha256 == recorded
+        same = recorded is None or program.weights_sha256 == recorded
     else:
-        same = model_sha256(loaded) == origin.model_sha256
+        same = program.module_sha256 == origin.model_sha256
     if same:
         return
-    if origin is not None and found.config_sha256 != origin.config_sha256:
+    if origin is not None and program.config_sha256 != origin.config_sha256:
         what = "its config.json says something else"
-        what += "" if found.sha256 == recorded else ", and so do its weights"
+        what += "" if program.weights_sha256 == recorded else ", and so do its weights"
     else:
-        what = f"its weights have SHA-256 {found.sha256}"
+        what = f"its weights have SHA-256 {program.weights_sha256}"
     raise CheckpointError(
         f"{_named(path)} is not the one that the bundle was made from: {what}",
         hint=f"{_remedy(manifest)}; to see what another checkpoint changes, export it and use `aigc-export compare`",
@@ -221,7 +209,7 @@ def find_evaluation(
 
     Args:
         manifest: of the bundle.
-        evaluate: gives what a path, or None, stands for: `LoadedModel.evaluation`.
+        evaluate: gives what a path, or None, stands for: `program_evaluation`.
         quality_data: the user's.
 
     Returns:

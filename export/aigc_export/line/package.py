@@ -1,4 +1,4 @@
-"""Assemble a bundle: engine, spec, reference and provenance in, manifest and files out."""
+"""Assemble a bundle: engine, program, reference and provenance in, manifest and files out."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any, cast
 
 from aigc_export.parity.reference import Case, Generation
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.targets.ort import BuiltEngine
-from aigc_models.zoo import LoadedModel
+from aigc_models.program import Program
 from aigc_runtime.backends.ort.open import import_onnxruntime
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.bundle.manifest import (
@@ -46,7 +47,7 @@ _TOOLS = ("aigc-export", "torch", "onnx", "onnxscript", "onnxslim", "numpy")
 
 
 def make_bundle(
-    loaded: LoadedModel,
+    program: Program,
     recipe: ExportRecipe,
     engine: BuiltEngine,
     *,
@@ -60,7 +61,7 @@ def make_bundle(
     """Make the manifest (without its list of files) and the files of a bundle.
 
     Args:
-        loaded: the model.
+        program: the model.
         recipe: how it was exported.
         engine: the engine's files.
         cases: PyTorch's arrays.
@@ -71,7 +72,6 @@ def make_bundle(
         origin: what it was exported from.
     """
     files: dict[str, bytes | Path] = {**engine.files, **(extra or {})}
-    spec = loaded.spec
     stored = tuple(
         ReferenceCase(
             name=case.name,
@@ -110,19 +110,19 @@ def make_bundle(
         format="aigc-bundle",
         format_version=FORMAT_VERSION,
         name=recipe.model,
-        family=spec.family,
+        family=cast(Any, program.kind),
         target=recipe.target,
         precision=recipe.precision,
         engines={MAIN_ENGINE: info},
         state={CARRIED: engine.interface.state} if engine.interface.state else {},
         files=(),
         shared_files=(),
-        pipeline=spec.settings,
+        pipeline=program.settings,
         tolerances=recipe.tolerances,
         reference=Reference(cases=stored, generation=stored_generation),
         quality=tuple(quality),
-        model_config=spec.model_config,
-        provenance={**tool_versions(loaded), **(provenance or {})},
+        model_config=dict(program.model_config),
+        provenance={**tool_versions(program), **(provenance or {})},
         origin=origin,
     )
     return manifest, files
@@ -161,10 +161,10 @@ def creation_time() -> datetime.datetime:
         ) from err
 
 
-def tool_versions(loaded: LoadedModel) -> dict[str, str]:
+def tool_versions(program: Program) -> dict[str, str]:
     """List what it takes to make the bundle again: tool versions, the checkpoint's digest and the time."""
     return {
-        "checkpoint_sha256": loaded.checkpoint.sha256,
+        "checkpoint_sha256": program.weights_sha256,
         "created_utc": creation_time().isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": platform.machine(),

@@ -73,9 +73,9 @@ def find_costly_modules(
     if graph is None or prepared.data is None or plan.precision in HALF_PRECISIONS or not low:
         return None
     try:
-        feeds = list(itertools.islice(prepared.data.batches(graph), PROBE_BATCHES[prepared.spec.family]))
+        feeds = list(itertools.islice(prepared.data.batches(graph), PROBE_BATCHES[prepared.program.kind]))
         toggled = toggle_graph(graph, plan, quantized.weights, QDQ_FORMATS[recipe.target])
-        probe = make_probe(toggled, [op.node for op in low], feeds, [t.name for t in prepared.spec.interface.outputs])
+        probe = make_probe(toggled, [op.node for op in low], feeds, [t.name for t in prepared.part.interface.outputs])
     except AigcError:  # what cannot be measured is not said; that parity is missed stays the error
         return None
     nodes: dict[str, list[str]] = {}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from aigc_export.parity.reference import Case, Generation
 from aigc_models.evaluation.paired import Scores
-from aigc_models.spec import ExportSpec
+from aigc_models.program import Program
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.bundle.manifest import Tolerances
 from aigc_runtime.core.program import OpenProgram
@@ -19,7 +19,7 @@ __all__ = ["check_parity"]
 
 def check_parity(
     candidate: Session,
-    spec: ExportSpec,
+    program: Program,
     *,
     name: str,
     target: str,
@@ -33,7 +33,7 @@ def check_parity(
 
     Args:
         candidate: the engine.
-        spec: the model.
+        program: the model.
         name: of the model, for the report, as are the next two.
         target: where it runs.
         precision: of its weights and arithmetic.
@@ -48,7 +48,7 @@ def check_parity(
         target=target,
         precision=precision,
         tensors=check_tensors(OpenProgram({MAIN_ENGINE: candidate}), steps, tolerances.tensor),
-        generation=check_generation(candidate, spec.settings, generation.request, generation.output, tolerances),
+        generation=check_generation(candidate, program.settings, generation.request, generation.output, tolerances),
         quality=check_quality(scores.quality, tolerances),
         paired=check_paired(scores.paired, tolerances),
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from aigc_models.data.text_data import standard_library_text
-from aigc_models.spec import ExportSpec
+from aigc_models.program import Program
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import CheckpointError, EngineError
@@ -47,21 +47,21 @@ class Generation:
     output: Array
 
 
-def make_cases(session: Session, spec: ExportSpec, *, seed: int) -> tuple[Case, ...]:
+def make_cases(session: Session, program: Program, *, seed: int) -> tuple[Case, ...]:
     """Run seeded inputs through PyTorch: several shapes, and for carried state several steps.
 
     Args:
         session: PyTorch's; its dimensions bound the shapes, so that an engine for fewer of them can be proven.
-        spec: the model.
+        program: the model.
         seed: of the inputs.
     """
     rng = np.random.default_rng(seed)
-    if isinstance(spec.settings, TextSettings):
-        plans = _text_inputs(session, spec.settings, rng)
-    elif isinstance(spec.settings, DiffusionSettings):
-        plans = _diffusion_inputs(session, spec.settings, rng)
+    if isinstance(program.settings, TextSettings):
+        plans = _text_inputs(session, program.settings, rng)
+    elif isinstance(program.settings, DiffusionSettings):
+        plans = _diffusion_inputs(session, program.settings, rng)
     else:
-        plans = _gan_inputs(session, spec.settings, rng)
+        plans = _gan_inputs(session, program.settings, rng)
     cases = []
     for name, inputs in plans:
         state = session.new_state(len(next(iter(inputs[0].values()))))
@@ -144,28 +144,28 @@ def _gan_inputs(session: Session, settings: GanSettings, rng: np.random.Generato
         yield f"batch{rows}", [feeds]
 
 
-def make_generation(session: Session, spec: ExportSpec, *, seed: int) -> Generation:
+def make_generation(session: Session, program: Program, *, seed: int) -> Generation:
     """Let PyTorch generate once, through the same pipeline as the bundle will.
 
     Args:
         session: PyTorch's; its dimensions bound the request.
-        spec: the model.
+        program: the model.
         seed: of the request.
 
     Raises:
         CheckpointError: the model gives NaN or infinity.
     """
     request: dict[str, Any]
-    if isinstance(spec.settings, TextSettings):
-        fitting = _fitting_prompts(spec.settings)
+    if isinstance(program.settings, TextSettings):
+        fitting = _fitting_prompts(program.settings)
         prompts = [fitting[i % len(fitting)] for i in range(_fit(session, "batch", 2))]
         request = {"prompts": prompts, "max_new_tokens": 48, "seed": seed}
-    elif isinstance(spec.settings, DiffusionSettings):
-        request = _diffusion_request(session, spec.settings, seed)
+    elif isinstance(program.settings, DiffusionSettings):
+        request = _diffusion_request(session, program.settings, seed)
     else:
-        request = {"seed": seed, "class_labels": [i % spec.settings.num_classes for i in range(_images(session, 8))]}
+        request = {"seed": seed, "class_labels": [i % program.settings.num_classes for i in range(_images(session, 8))]}
     try:
-        output = run_request(make_pipeline(session, spec.settings), request)
+        output = run_request(make_pipeline(session, program.settings), request)
     except EngineError as err:
         raise CheckpointError(
             f"PyTorch cannot generate with this model: {err.message}",

@@ -29,7 +29,7 @@ from aigc_export.prepare.image_folder import find_images, read_images
 from aigc_models.data.text_data import MIN_SEARCHED_PIECE, SEPARATOR, standard_library_text
 from aigc_models.data.text_files import read_text_files
 from aigc_models.evaluation.evaluation import text_tokens
-from aigc_models.spec import ExportSpec, example_feeds
+from aigc_models.program import Part, Program, example_feeds
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.pipelines.settings import DiffusionSettings, TextSettings
 
@@ -44,11 +44,11 @@ class ExampleData:
     """One batch of the model's example inputs: enough to count a graph's work on, not to calibrate it.
 
     Attributes:
-        spec: of the model.
+        part: of a program.
         seed: of the numbers.
     """
 
-    spec: ExportSpec
+    part: Part
     seed: int = 0
 
     @property
@@ -66,12 +66,12 @@ class ExampleData:
         yield self._feeds()
 
     def _feeds(self) -> dict[str, Array]:
-        return example_feeds(self.spec, run_sizes(self.spec)[0], seed=self.seed)
+        return example_feeds(self.part, run_sizes(self.part)[0], seed=self.seed)
 
 
-def subject_of(spec: ExportSpec) -> Subject:
-    """Make the subject of calibration from a model's specification."""
-    return Subject(interface=spec.interface, settings=spec.settings)
+def subject_of(program: Program) -> Subject:
+    """Make the subject of calibration from a program."""
+    return Subject(interface=program.part.interface, settings=program.settings)
 
 
 def calibration_data(

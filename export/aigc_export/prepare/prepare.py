@@ -19,8 +19,9 @@ from aigc_export.prepare.calibration_data import ExampleData, calibration_data, 
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.targets.table import get_target
 from aigc_models.evaluation.evaluation import Evaluation
-from aigc_models.spec import ExportSpec, example_feeds
-from aigc_models.zoo import LoadedModel, load_model
+from aigc_models.evaluation.of_program import is_evaluated_elsewhere, program_evaluation
+from aigc_models.program import Part, Program, example_feeds
+from aigc_models.sources.shipped import load_shipped
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.system.interrupts import check_interrupted
 
@@ -38,7 +39,7 @@ class PreparedModel:
     """A float graph in the form of its target, and all that it came from.
 
     Attributes:
-        loaded: the PyTorch model and its checkpoint.
+        program: the PyTorch model and its checkpoint.
         data: to calibrate on, already checked; None for fp32.
         calibration: of the recipe's file, already checked, in which case `data` is one example; else None.
         captured: the graph as captured, and the program behind it, which bisection needs.
@@ -47,7 +48,7 @@ class PreparedModel:
         evaluation: what the model is evaluated on.
     """
 
-    loaded: LoadedModel
+    program: Program
     data: CalibrationData | None
     calibration: Calibration | None
     captured: Captured
@@ -56,13 +57,13 @@ class PreparedModel:
     evaluation: Evaluation
 
     @property
-    def spec(self) -> ExportSpec:
-        """The model's export specification."""
-        return self.loaded.spec
+    def part(self) -> Part:
+        """The only part."""
+        return self.program.part
 
 
 def prepare_graph(
-    recipe: ExportRecipe, reporter: Reporter, *, before_capture: Callable[[ExportSpec], None] | None = None
+    recipe: ExportRecipe, reporter: Reporter, *, before_capture: Callable[[Program], None] | None = None
 ) -> PreparedModel:
     """Load a model, capture it and run the passes of its target.
 
@@ -76,26 +77,26 @@ def prepare_graph(
             starts), or a stage failed.
     """
     target = get_target(recipe.target)
-    loaded = load_model(recipe.model, checkpoint=recipe.checkpoint, options=recipe.spec_options)
-    spec = loaded.spec
-    parameters = sum(p.numel() for p in spec.module.parameters())
-    reporter.report("load", f"{recipe.model}: {parameters:,} parameters, {loaded.checkpoint.sha256[:12]}")
-    for note in loaded.notes:
+    program = load_shipped(recipe.model, checkpoint=recipe.checkpoint, options=recipe.spec_options)
+    part = program.part
+    parameters = sum(p.numel() for p in part.module.parameters())
+    reporter.report("load", f"{recipe.model}: {parameters:,} parameters, {program.weights_sha256[:12]}")
+    for note in program.notes:
         reporter.warn(note)
     # What is bad is refused before the work starts.
     calibration = _calibration(recipe)
-    evaluation = loaded.evaluation(recipe.quality_data)
-    if loaded.is_evaluated_elsewhere(evaluation):
+    evaluation = program_evaluation(program, recipe.quality_data)
+    if is_evaluated_elsewhere(program, evaluation):
         reporter.warn(
             f"the checkpoint keeps no text of its own: it is evaluated on {evaluation.data} (see --quality-data)"
         )
-    data = _calibration_data(loaded, evaluation, recipe)
+    data = _calibration_data(program, evaluation, recipe)
     if before_capture is not None:
-        before_capture(spec)
-    captured = capture(spec, opset=recipe.opset or target.opset)
+        before_capture(program)
+    captured = capture(part, opset=recipe.opset or target.opset, model_config=program.model_config)
     nodes = sum(1 for _ in all_nodes(captured.model))
     reporter.report("capture", f"{nodes} nodes, opset {captured.model.opset_imports['']}")
-    graph, passes = run_passes(captured.model, PASSES[recipe.target], feeds=pass_feeds(spec, recipe.seed))
+    graph, passes = run_passes(captured.model, PASSES[recipe.target], feeds=pass_feeds(part, recipe.seed))
     if recipe.quantization is not None:
         recipe.quantization.check_modules([site.module for site in (*find_sites(graph), *inner_sites(graph))])
     for done in passes:
@@ -103,7 +104,7 @@ def prepare_graph(
             done.name, f"{done.nodes_before} -> {done.nodes_after} nodes, {done.worst.sqnr_db:.0f} dB{_rounding(done)}"
         )
     return PreparedModel(
-        loaded=loaded,
+        program=program,
         data=data,
         calibration=calibration,
         captured=captured,
@@ -126,26 +127,25 @@ def _calibration(recipe: ExportRecipe) -> Calibration | None:
     return calibration
 
 
-def _calibration_data(loaded: LoadedModel, evaluation: Evaluation, recipe: ExportRecipe) -> CalibrationData | None:
+def _calibration_data(program: Program, evaluation: Evaluation, recipe: ExportRecipe) -> CalibrationData | None:
     if recipe.quantization is None:
         return None
-    spec = loaded.spec
     if recipe.calibration is not None and recipe.search is None:
-        return ExampleData(spec=spec, seed=recipe.seed)
+        return ExampleData(part=program.part, seed=recipe.seed)
     samples = recipe.quantization.samples
     return calibration_data(
-        subject_of(spec),
+        subject_of(program),
         path=recipe.calibration_data,
         samples=samples,
         seed=recipe.seed,
-        own_text=loaded.checkpoint.calibration,
+        own_text=() if program.checkpoint is None else program.checkpoint.calibration,
         held_out=evaluation.pieces,
     )
 
 
-def pass_feeds(spec: ExportSpec, seed: int) -> list[dict[str, Array]]:
+def pass_feeds(part: Part, seed: int) -> list[dict[str, Array]]:
     """Make example inputs of two sets of shapes: a rewrite that is right for one size only must fail."""
-    return [example_feeds(spec, sizes, seed=seed) for sizes in run_sizes(spec)]
+    return [example_feeds(part, sizes, seed=seed) for sizes in run_sizes(part)]
 
 
 WARNING = "warning"

@@ -34,12 +34,12 @@ class ExportRecipe:
     """The full configuration of an export.
 
     Attributes:
-        model: name in the zoo.
+        model: name of a shipped model.
         target: name in `targets.TARGETS`.
         precision: one that the target can run.
         tolerances: limits; a bundle that misses one is not published.
         checkpoint: folder of the user's own weights; None takes the shipped ones.
-        spec_options: keyword arguments of the model's spec (for the LM: `cache`).
+        spec_options: keyword arguments of the model's program (for the LM: `cache`).
         opset: ONNX opset; None takes the target's own.
         threads: intra-op threads of both sides during parity; None lets each engine choose.
         quality_samples: windows of text or images on which quality is measured; 0 leaves quality out.
@@ -150,7 +150,7 @@ def export_recipe(
     """Make the recipe of a model, target and precision, with a few fields overridden.
 
     Args:
-        model: name in the zoo.
+        model: name of a shipped model.
         target: name of the target.
         precision: one that it can run.
         calibration_samples: in place of the family's default.
@@ -168,7 +168,7 @@ def export_recipe(
         ConfigError: a precision that the target cannot run, a limit that can never fail, or an override outside what
             is allowed.
     """
-    from aigc_models.zoo import MODELS
+    from aigc_models.sources.shipped import MODELS
 
     if model not in MODELS:
         raise UnknownNameError("model", model, MODELS)
@@ -176,7 +176,7 @@ def export_recipe(
         if name not in _OVERRIDES:
             raise UnknownNameError("argument of export_recipe", name, _ARGUMENTS)
     check_precision(get_target(target), precision)
-    quantization = None if precision == "fp32" else default_config(MODELS[model].family, precision)
+    quantization = None if precision == "fp32" else default_config(MODELS[model].kind, precision)
     own_samples = calibration_samples is not None or overrides.get("calibration_data") is not None
     _check_calibration(precision, calibration=overrides.get("calibration"), own_samples=own_samples)
     requested: dict[str, Any] = {
@@ -192,7 +192,7 @@ def export_recipe(
     _check_requested(requested, precision, calibration=overrides.get("calibration"))
     if quantization is not None:
         quantization = replace(quantization, **requested)
-    family = MODELS[model].family
+    family = MODELS[model].kind
     recipe = ExportRecipe(
         model=model,
         target=target,

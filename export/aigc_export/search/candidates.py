@@ -18,7 +18,7 @@ from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.search.journal import Journal
 from aigc_calibration.search.pair import PrecisionPair
 from aigc_models.evaluation.paired import Evaluator, Scores
-from aigc_models.spec import ExportSpec
+from aigc_models.program import Program
 from aigc_runtime.backends.ort.session import OrtSession
 from aigc_runtime.io.jsonable import from_json, to_json
 from aigc_runtime.proof.bench import bench_step
@@ -133,7 +133,7 @@ class CandidateEvaluator:
     """Evaluates and times candidates; what the journal holds is not measured again.
 
     Args:
-        spec: of the model.
+        program: the model.
         evaluate: makes the evaluator when the first candidate needs it, since PyTorch's side takes a while. None: only
             times.
         key: names everything that the evaluation depends on.
@@ -143,14 +143,14 @@ class CandidateEvaluator:
 
     def __init__(
         self,
-        spec: ExportSpec,
+        program: Program,
         evaluate: Callable[[], Evaluator] | None,
         *,
         key: str,
         journal: Journal,
         threads: int | None,
     ) -> None:
-        self.spec, self.key, self.journal, self.threads = spec, key, journal, threads
+        self.program, self.key, self.journal, self.threads = program, key, journal, threads
         self._make_evaluate = evaluate
         self._evaluate: Evaluator | None = None
         self.evaluated = 0
@@ -185,7 +185,7 @@ class CandidateEvaluator:
 
     def _rounds(self, built: Sequence[Built], rounds: int) -> list[list[float]]:
         def measure() -> list[list[float]]:
-            settings = self.spec.settings
+            settings = self.program.settings
             with contextlib.ExitStack() as stack:
                 sessions = [stack.enter_context(self._open(b)) for b in built]
                 return [
@@ -196,4 +196,4 @@ class CandidateEvaluator:
         return [[float(ms) for ms in row] for row in self.journal.remember(key, measure)]
 
     def _open(self, built: Built) -> OrtSession:
-        return OrtSession(built.model, self.spec.interface, threads=self.threads)
+        return OrtSession(built.model, self.program.part.interface, threads=self.threads)

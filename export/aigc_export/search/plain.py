@@ -35,7 +35,7 @@ def plain_builds(
     assert prepared.data is not None
     assert recipe.quantization is not None
     for precision in (*_PLAIN, *(_SMALLER if objective == "size" else ())):
-        own = default_config(prepared.spec.family, precision)
+        own = default_config(prepared.program.kind, precision)
         try:
             found = quantize(
                 prepared.graph,

@@ -94,19 +94,19 @@ def search(
     journal = Journal(
         None if config.folder is None else config.folder / JOURNAL_FILE, environment=measuring_environment()
     )
-    spec, graph, quantization = prepared.spec, prepared.graph, recipe.quantization
+    program, graph, quantization = prepared.program, prepared.graph, recipe.quantization
     assert prepared.data is not None
     assert quantization is not None
     evaluator = CandidateEvaluator(
-        spec,
+        program,
         lambda: make_evaluator(
-            TorchSession(spec),
-            spec.settings,
+            TorchSession(program.part),
+            program.settings,
             evaluation=prepared.evaluation,
             samples=config.samples,
             seed=recipe.seed,
         ),
-        key=f"{prepared.loaded.checkpoint.sha256} {prepared.loaded.checkpoint.config_sha256} "
+        key=f"{program.weights_sha256} {program.config_sha256} "
         f"{prepared.evaluation.data} {prepared.evaluation.sha256} {config.samples} {recipe.seed}",
         journal=journal,
         threads=recipe.threads,
@@ -129,7 +129,7 @@ def search(
         (built, evaluator.evaluate(built))
         for built in plain_builds(prepared, recipe, calibration, objective=config.objective)
     ]
-    for precisions in precision_pairs(spec.family, config.objective):
+    for precisions in precision_pairs(program.kind, config.objective):
         pair = plan_pair(
             ready, prepared.data, every, precisions, QDQ_FORMATS[recipe.target], calibration, threads=threads
         )

@@ -73,7 +73,7 @@ def measure_sensitivity(
     reporter = Reporter(stage)
     prepared = prepare_graph(recipe, reporter)
     assert prepared.data is not None
-    known = {precisions[0]: precisions for precisions in precision_pairs(prepared.spec.family, "size")}
+    known = {precisions[0]: precisions for precisions in precision_pairs(prepared.program.kind, "size")}
     requested = next(iter(known)) if low is None else {"int4": "int4-weight"}.get(low, low)
     precisions = next((both for name, both in known.items() if name == requested), None)
     if precisions is None:
@@ -89,7 +89,7 @@ def measure_sensitivity(
     journal = Journal(
         None if config.folder is None else config.folder / JOURNAL_FILE, environment=measuring_environment()
     )
-    evaluator = CandidateEvaluator(prepared.spec, None, key="", journal=journal, threads=recipe.threads)
+    evaluator = CandidateEvaluator(prepared.program, None, key="", journal=journal, threads=recipe.threads)
     workers = make_workers(jobs=config.jobs, dask=config.dask)
     sites = measure_pair(pair, prepared, workers, evaluator, journal, progress=progress)
     reporter.report("sensitivity", f"{pair.name}: {len(sites)} sites")

@@ -54,13 +54,15 @@ def measure_pair(
     Raises:
         PlanError: no site can run in low precision.
     """
-    spec, data = prepared.spec, prepared.data
+    program, data = prepared.program, prepared.data
     assert data is not None
     low = pair.low.quantized()
     if not low:
         raise PlanError(f"no site of {pair.name} can run in low precision", hint="export fp32")
-    feeds = itertools.islice(data.batches(pair.graph), PROBE_BATCHES[spec.family])
-    probe = make_probe(pair.toggled(), [op.node for op in low], list(feeds), [t.name for t in spec.interface.outputs])
+    feeds = itertools.islice(data.batches(pair.graph), PROBE_BATCHES[program.kind])
+    probe = make_probe(
+        pair.toggled(), [op.node for op in low], list(feeds), [t.name for t in program.part.interface.outputs]
+    )
     noise = measure_sites(probe, workers, journal, progress=progress)
     times = _time_sites(pair, prepared, evaluator)
     sizes = {s.node: s.shape for s in find_sites(pair.graph)}
@@ -108,5 +110,5 @@ def _step_feeds(graph: ir.Model, prepared: PreparedModel) -> dict[str, Array]:
         seen.append({name: array.copy() for name, array in feeds.items()})
         return run(feeds)
 
-    bench_step(subject_of(prepared.spec).session(record), prepared.spec.settings, runs=1, warmup=0)
+    bench_step(subject_of(prepared.program).session(record), prepared.program.settings, runs=1, warmup=0)
     return seen[-1]

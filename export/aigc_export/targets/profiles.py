@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from aigc_models.spec import ExportSpec
+from aigc_models.program import Part, Program
 from aigc_runtime.bundle.engine_build import ShapeProfile
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import DimSpec
@@ -21,7 +21,7 @@ LARGEST_BATCH = 16
 Range = tuple[int, int, int]
 
 
-def derive_profiles(spec: ExportSpec, given: Sequence[ShapeProfile] = ()) -> tuple[ShapeProfile, ...]:
+def derive_profiles(program: Program, given: Sequence[ShapeProfile] = ()) -> tuple[ShapeProfile, ...]:
     """Derive the profiles of a model, or complete and check the user's own.
 
     1. A language model gets two: `prefill` takes everything the model takes and is best at a prompt with nothing held;
@@ -30,18 +30,18 @@ def derive_profiles(spec: ExportSpec, given: Sequence[ShapeProfile] = ()) -> tup
     3. A given profile replaces the derived ones; dimensions that it does not name keep their derived range.
 
     Args:
-        spec: the model.
+        program: the model.
         given: the user's.
 
     Raises:
         UnknownNameError: a given profile names a dimension that the model has not.
         ConfigError: a given range is outside what the model takes.
     """
-    ranges = {dim.name: _range(dim, spec) for dim in spec.interface.dims}
+    ranges = {dim.name: _range(dim, program) for dim in program.part.interface.dims}
     if given:
-        return tuple(_complete(profile, ranges, spec.interface.dims) for profile in given)
-    step = spec.interface.state[0].step_dim if spec.interface.state else None
-    if step is None or not isinstance(spec.settings, TextSettings):
+        return tuple(_complete(profile, ranges, program.part.interface.dims) for profile in given)
+    step = program.part.interface.state[0].step_dim if program.part.interface.state else None
+    if step is None or not isinstance(program.settings, TextSettings):
         return (ShapeProfile(name="default", dims=ranges),)
     held = {name: _held(ranges[name], best=0) for name in ranges if name == "past"}
     half = {name: _held(ranges[name], best=ranges[name][2] // 2) for name in ranges if name == "past"}
@@ -55,17 +55,17 @@ def _held(found: Range, *, best: int) -> Range:
     return found[0], max(found[0], best), found[2]
 
 
-def _range(dim: DimSpec, spec: ExportSpec) -> Range:
+def _range(dim: DimSpec, program: Program) -> Range:
     """Choose the default range of one dimension."""
     top = dim.max
     if dim.name == "batch":
         return max(1, dim.min), max(1, dim.min), min(LARGEST_BATCH, top or LARGEST_BATCH)
-    if isinstance(spec.settings, TextSettings):
-        top = top if top is not None else spec.settings.context_length
+    if isinstance(program.settings, TextSettings):
+        top = top if top is not None else program.settings.context_length
         return dim.min, max(dim.min, min(128, top // 2)), top
     best = dim.min
-    if isinstance(spec.settings, DiffusionSettings):
-        _, height, width = spec.settings.sample_shape
+    if isinstance(program.settings, DiffusionSettings):
+        _, height, width = program.settings.sample_shape
         best = {"height": height, "width": width, "tokens": CONTEXT_TOKENS}.get(dim.name, best)
     best = max(dim.min, best)
     return dim.min, best, top if top is not None else 2 * best
@@ -121,14 +121,14 @@ def parse_profile(text: str, *, number: int) -> ShapeProfile:
     return ShapeProfile(name=name, dims=dims)
 
 
-def input_shapes(spec: ExportSpec, profile: ShapeProfile) -> dict[str, tuple[tuple[int, ...], ...]]:
+def input_shapes(part: Part, profile: ShapeProfile) -> dict[str, tuple[tuple[int, ...], ...]]:
     """Map each graph input to its smallest, best and largest shape."""
     return {
         tensor.name: tuple(
             tuple(size if isinstance(size, int) else profile.dims[size][kind] for size in tensor.shape)
             for kind in range(3)
         )
-        for tensor in spec.interface.graph_inputs
+        for tensor in part.interface.graph_inputs
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from aigc_export.graphs.capture import capture, run_sizes
@@ -15,8 +16,9 @@ from aigc_export.parity.reference import make_cases, make_generation
 from aigc_export.recipes.recipe import check_quality_samples
 from aigc_export.recipes.tolerances import with_user_limits
 from aigc_models.caller_state import callers_state
+from aigc_models.evaluation.of_program import program_evaluation
 from aigc_models.evaluation.paired import make_evaluator
-from aigc_models.spec import ExportSpec, example_feeds
+from aigc_models.program import Part, example_feeds
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.backends import open_session
 from aigc_runtime.bundle.bundle import Bundle
@@ -36,14 +38,14 @@ class Verification:
         report: every check.
         divergence: what bisection found, if it was asked for and parity is missed.
         tolerances: the limits that were applied.
-        checkpoint: the weights file that the bundle was compared with.
+        checkpoint: the weights file that the bundle was compared with; None for a module that was handed in.
         notes: what else to know, such as that it was evaluated on other data than at its export.
     """
 
     report: ParityReport
     divergence: Divergence | None
     tolerances: Tolerances
-    checkpoint: Path
+    checkpoint: Path | None
     notes: tuple[str, ...] = ()
 
 
@@ -80,42 +82,41 @@ def verify_against_torch(
     check_quality_samples(quality_samples)
     manifest = bundle.manifest
     tolerances = with_user_limits(manifest.tolerances, tolerance or {}, family=manifest.family)
-    loaded = load_original(bundle, checkpoint)
-    spec = loaded.spec
-    evaluation, notes = find_evaluation(manifest, loaded.evaluation, quality_data)
-    reference = TorchSession(spec)
+    program = load_original(bundle, checkpoint)
+    evaluation, notes = find_evaluation(manifest, partial(program_evaluation, program), quality_data)
+    reference = TorchSession(program.part)
     with open_session(bundle, threads=threads) as candidate:
         bounded = ArraySession(reference.call, candidate.interface)
         report = check_parity(
             candidate,
-            spec,
+            program,
             name=manifest.name,
             target=manifest.target,
             precision=manifest.precision,
-            cases=make_cases(bounded, spec, seed=seed),
-            generation=make_generation(bounded, spec, seed=seed),
-            scores=make_evaluator(reference, spec.settings, evaluation=evaluation, samples=quality_samples, seed=seed)(
-                candidate
-            ),
+            cases=make_cases(bounded, program, seed=seed),
+            generation=make_generation(bounded, program, seed=seed),
+            scores=make_evaluator(
+                reference, program.settings, evaluation=evaluation, samples=quality_samples, seed=seed
+            )(candidate),
             tolerances=tolerances,
         )
     divergence = None
     if bisect and not report.passed:
-        divergence = _bisect(bundle, spec, seed, tolerances.tensor)
+        divergence = _bisect(bundle, program.part, seed, tolerances.tensor)
     return Verification(
         report=report,
         divergence=divergence,
         tolerances=tolerances,
-        checkpoint=loaded.checkpoint.path,
-        notes=(*loaded.notes, *(notes if quality_samples else ())),
+        checkpoint=None if program.checkpoint is None else program.checkpoint.path,
+        notes=(*program.notes, *(notes if quality_samples else ())),
     )
 
 
-def _bisect(bundle: Bundle, spec: ExportSpec, seed: int, tolerance: Tolerance) -> Divergence:
+def _bisect(bundle: Bundle, part: Part, seed: int, tolerance: Tolerance) -> Divergence:
     return find_first_divergence(
         read_graph(bundle, weights=True),
-        capture(spec).program,
-        example_feeds(spec, run_sizes(spec)[0], seed=seed),
-        output_names=spec.interface.graph_outputs,
+        capture(part).program,
+        example_feeds(part, run_sizes(part)[0], seed=seed),
+        output_names=part.interface.graph_outputs,
         tolerance=tolerance,
     )

@@ -57,7 +57,7 @@ def make_evaluator(
     Args:
         reference: PyTorch's.
         settings: of the pipeline.
-        evaluation: what to evaluate on (`LoadedModel.evaluation`): to the settings alone, ten classes of something else
+        evaluation: what to evaluate on (`program_evaluation`): to the settings alone, ten classes of something else
             look like digits.
         samples: windows of text, or images; 0 evaluates nothing.
         seed: of windows or noise.

@@ -18,8 +18,8 @@ from aigc_models.evaluation.quality import Metric, measure
 from aigc_models.families.classifier import Classifier
 from aigc_models.families.gan import Generator, hinge_loss
 from aigc_models.families.unet import UNet
-from aigc_models.spec import ExportSpec
-from aigc_models.specs import gan_spec, unet_spec
+from aigc_models.program import Program
+from aigc_models.programs import gan_program, unet_program
 from aigc_models.torch_session import TorchSession
 from aigc_models.training import recipes
 from aigc_models.training.options import TrainOptions
@@ -53,9 +53,9 @@ def prepare_unet(data: Path | str | None, options: TrainOptions, samples: int) -
     task = UNetTask(config, loop, images, schedule, recipes.CONDITION_DROPOUT, device=options.device)
     record: dict[str, Any] = {"family": "unet", "model": config.to_dict(), "schedule": to_json(schedule)}
 
-    def spec(model: nn.Module) -> ExportSpec:
+    def program(model: nn.Module) -> Program:
         assert isinstance(model, UNet)
-        return unet_spec(model, schedule, class_names=names)
+        return unet_program(model, schedule, class_names=names)
 
     return Prepared(
         task=task,
@@ -63,8 +63,8 @@ def prepare_unet(data: Path | str | None, options: TrainOptions, samples: int) -
         record={**record, "class_names": None if names is None else list(names)},
         notes=images.notes,
         data_sha256=images.digest(),
-        finish=lambda model: _quality(spec(model), data, samples),
-        sample=lambda model: _samples(spec(model)),
+        finish=lambda model: _quality(program(model), data, samples),
+        sample=lambda model: _samples(program(model)),
     )
 
 
@@ -81,10 +81,10 @@ def prepare_gan(data: Path | str | None, options: TrainOptions, samples: int) ->
 
     batches = max(SAMPLE_BATCHES, FINAL_BATCHES * 16**2 // max(16, config.image_size) ** 2)
 
-    def spec(model: nn.Module, batches: int) -> ExportSpec:
+    def program(model: nn.Module, batches: int) -> Program:
         assert isinstance(model, Generator)
         reestimate_batch_norm(model, batches=batches, seed=options.seed)
-        return gan_spec(model, class_names=images.class_names)
+        return gan_program(model, class_names=images.class_names)
 
     return Prepared(
         task=task,
@@ -92,8 +92,8 @@ def prepare_gan(data: Path | str | None, options: TrainOptions, samples: int) ->
         record={"family": "gan", "model": config.to_dict(), "class_names": list(images.class_names)},
         notes=images.notes,
         data_sha256=images.digest(),
-        finish=lambda model: _quality(spec(model, batches), data, samples),
-        sample=lambda model: _samples(spec(model, SAMPLE_BATCHES)),
+        finish=lambda model: _quality(program(model, batches), data, samples),
+        sample=lambda model: _samples(program(model, SAMPLE_BATCHES)),
     )
 
 
@@ -155,16 +155,16 @@ def _shape(images: ImageData) -> tuple[int, int, int]:
     return images.train.shape[-1], images.train.shape[1], len(images.class_names)
 
 
-def _quality(spec: ExportSpec, data: Path | str | None, samples: int) -> Measured:
+def _quality(program: Program, data: Path | str | None, samples: int) -> Measured:
     """Measure the digits' metrics; a user's own images have no classifier here."""
-    metrics = measure(TorchSession(spec), spec.settings, samples=samples) if data is None else ()
+    metrics = measure(TorchSession(program.part), program.settings, samples=samples) if data is None else ()
     return Measured(metrics=metrics, samples=samples if metrics else 0, data=DIGITS if metrics else "")
 
 
-def _samples(spec: ExportSpec) -> dict[str, bytes]:
+def _samples(program: Program) -> dict[str, bytes]:
     """Draw a grid with a column for each of the first classes; the runtime's own pipeline draws it."""
-    pipeline: Any = make_pipeline(TorchSession(spec), spec.settings)
-    classes = getattr(spec.settings, "num_classes", None)
+    pipeline: Any = make_pipeline(TorchSession(program.part), program.settings)
+    classes = getattr(program.settings, "num_classes", None)
     if classes is None:
         images, columns = pipeline.generate(batch=2 * SAMPLED_EACH, seed=0), SAMPLED_EACH
     else:

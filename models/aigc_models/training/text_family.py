@@ -12,7 +12,7 @@ from aigc_models.data.text_data import TextData, load_text, standard_library_tex
 from aigc_models.evaluation.evaluation import STANDARD_LIBRARY, held_out_part
 from aigc_models.evaluation.quality import text_quality
 from aigc_models.families.lm import TransformerLM
-from aigc_models.specs import lm_spec
+from aigc_models.programs import lm_program
 from aigc_models.torch_session import TorchSession
 from aigc_models.training import recipes
 from aigc_models.training.options import TrainOptions
@@ -44,7 +44,7 @@ def prepare_lm(data: Path | str | None, options: TrainOptions, samples: int) -> 
     task = LMTask(config, loop, text, recipes.WINDOW, device=options.device)
 
     def finish(model: nn.Module) -> Measured:
-        session = TorchSession(lm_spec(_lm(model), tokenizer=BYTES))
+        session = TorchSession(lm_program(_lm(model), tokenizer=BYTES).part)
         metrics = text_quality(session, text.held_out, samples=samples, seed=0)
         name = STANDARD_LIBRARY if data is None else held_out_part(data_name(data))
         return Measured(metrics=metrics, samples=samples, data=name)
@@ -83,8 +83,8 @@ def _lm(model: nn.Module) -> TransformerLM:
 
 def _continued(model: TransformerLM, text: TextData) -> str:
     """The start of the held-out text, continued."""
-    spec = lm_spec(model, tokenizer=BYTES)
-    pipeline = make_pipeline(TorchSession(spec), spec.settings)
+    program = lm_program(model, tokenizer=BYTES)
+    pipeline = make_pipeline(TorchSession(program.part), program.settings)
     assert isinstance(pipeline, TextPipeline)
     prompt = text.held_out[:PROMPT_BYTES].tobytes().decode("utf-8", errors="ignore") or " "
     sampling = SamplingParams(temperature=0.8)

@@ -12,7 +12,7 @@ import pytest
 
 from aigc_export.cli import VERBS, run
 from aigc_export.line.exporter import ExportResult
-from aigc_models.zoo import MODELS
+from aigc_models.sources.shipped import MODELS
 from aigc_runtime.cli.main import run as run_on_device
 
 pytestmark = pytest.mark.usefixtures("capture_once")
@@ -102,7 +102,7 @@ def test_what_every_verb_prints(copies: Path, checkpoints: Path, tmp_path: Path,
 @pytest.mark.slow
 def test_what_training_and_the_demo_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     check(printed(capsys, "aigc-export", "train", "classifier", "-o", str(tmp_path / "c"), "--steps", "1"))
-    monkeypatch.setattr("aigc_models.zoo.MODELS", {"gan": MODELS["gan"]})
+    monkeypatch.setattr("aigc_models.sources.shipped.MODELS", {"gan": MODELS["gan"]})
     check(printed(capsys, "aigc-export", "demo", "-o", str(tmp_path / "demo"), "--quality-samples", "2"))
 
 

@@ -15,11 +15,11 @@ import torch
 from aigc_calibration.onnx_file import save_graph, to_proto, weight_bytes
 from aigc_export.errors import CaptureError
 from aigc_export.graphs.capture import capture, example_sizes
-from aigc_models.spec import ExportSpec
+from aigc_models.program import Program
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import CheckpointError
 
-from ..conftest import Tiny, make_spec, tiny_of
+from ..conftest import Tiny, make_program, tiny_of
 
 
 def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> dict[str, Array]:
@@ -32,14 +32,14 @@ def test_interface_names_and_dimensions(each: Tiny) -> None:
     proto = to_proto(each.captured.model)
     onnx.checker.check_model(proto, full_check=True)
     found = {i.name: tuple(d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim) for i in proto.graph.input}
-    assert found == {t.name: t.shape for t in each.spec.interface.graph_inputs}
-    assert [o.name for o in proto.graph.output] == list(each.spec.interface.graph_outputs)
+    assert found == {t.name: t.shape for t in each.program.part.interface.graph_inputs}
+    assert [o.name for o in proto.graph.output] == list(each.program.part.interface.graph_outputs)
     assert {o.version for o in proto.opset_import if o.domain == ""} == {20}
 
 
 def test_other_sizes_than_the_examples_match_pytorch(each: Tiny) -> None:
     proto = to_proto(each.captured.model)
-    examples, units = example_sizes(each.spec), each.spec.interface.dims_by_name
+    examples, units = example_sizes(each.program.part), each.program.part.interface.dims_by_name
     smallest = {name: max(d.min, d.multiple_of) for name, d in units.items()}
     larger = {name: size + 2 * units[name].multiple_of for name, size in examples.items()}
     for sizes in (examples, smallest, larger):
@@ -52,7 +52,7 @@ def test_other_sizes_than_the_examples_match_pytorch(each: Tiny) -> None:
 def test_the_configuration_travels_and_no_local_path_does(each: Tiny) -> None:
     proto = to_proto(each.captured.model)
     properties = {p.key: p.value for p in proto.metadata_props}
-    assert json.loads(properties["aigc.model_config"]) == json.loads(json.dumps(each.spec.model_config))
+    assert json.loads(properties["aigc.model_config"]) == json.loads(json.dumps(each.program.model_config))
     assert proto.producer_name == "aigc-export"
     raw = proto.SerializeToString()
     for path in (str(Path(__file__).parents[3]), str(Path(torch.__file__).parent), str(Path.home())):
@@ -61,12 +61,12 @@ def test_the_configuration_travels_and_no_local_path_does(each: Tiny) -> None:
 
 
 def test_a_weight_that_is_not_finite_is_named() -> None:
-    spec = make_spec("gan")
-    name, parameter = next(iter(spec.module.named_parameters()))
+    program = make_program("gan")
+    name, parameter = next(iter(program.part.module.named_parameters()))
     with torch.no_grad():
         parameter.view(-1)[0] = float("nan")
     with pytest.raises(CheckpointError, match=f"tensor '{name}' of the model holds NaN or infinity"):
-        capture(spec)
+        capture(program.part)
 
 
 class Branching(torch.nn.Module):
@@ -79,16 +79,17 @@ class Branching(torch.nn.Module):
 def test_a_module_that_cannot_be_exported_says_why() -> None:
     with pytest.raises(
         CaptureError,
-        match=r"PyTorch cannot export Branching at .*test_capture\.py:74 in forward: if latents\.sum\(\) > 0",
+        match=r"Branching cannot be exported: forward decides by the numbers in a tensor at "
+        r".*test_capture\.py:74 in forward: if latents\.sum\(\) > 0",
     ):
-        capture(replace(tiny_of("gan").spec, module=Branching()))
+        capture(replace(tiny_of("gan").program.part, module=Branching()))
 
 
 def test_capture_leaves_the_module_as_it_was() -> None:
-    spec: ExportSpec = make_spec("unet")
-    before = {k: v.clone() for k, v in spec.module.state_dict().items()}
-    capture(spec)
-    assert all(torch.equal(v, before[k]) for k, v in spec.module.state_dict().items())
+    program: Program = make_program("unet")
+    before = {k: v.clone() for k, v in program.part.module.state_dict().items()}
+    capture(program.part)
+    assert all(torch.equal(v, before[k]) for k, v in program.part.module.state_dict().items())
 
 
 def test_large_weights_go_beside_the_graph(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class DrawsInABranch(Base):
 
 
 def captured(module: nn.Module) -> Captured:
-    return capture(replace(tiny_of("gan").spec, module=module.eval()))
+    return capture(replace(tiny_of("gan").program.part, module=module.eval()))
 
 
 def feeds_of(label: int, rows: int = 8) -> dict[str, Array]:

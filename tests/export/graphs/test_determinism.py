@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from aigc_export.errors import CaptureError
 from aigc_export.graphs.capture import capture
-from aigc_export.graphs.determinism import check_deterministic, random_operators, user_line
+from aigc_export.graphs.determinism import check_deterministic, random_operators
 from aigc_export.graphs.passes import run_passes
-from aigc_models.spec import ExportSpec
+from aigc_models.program import Part
+from aigc_models.sources.user_code import user_line
 from aigc_runtime.core.tensors import TensorSpec
 
 from ..conftest import tiny_of
@@ -27,9 +28,9 @@ from ..conftest import tiny_of
 HERE = Path(__file__).read_text().splitlines()
 
 
-def spec_of(module: nn.Module) -> ExportSpec:
+def part_of(module: nn.Module) -> Part:
     """A module of [N, 6] latents and [N] labels."""
-    return replace(tiny_of("gan").spec, module=module)
+    return replace(tiny_of("gan").program.part, module=module)
 
 
 class Base(nn.Module):
@@ -113,7 +114,7 @@ def of_program(module: nn.Module) -> None:
 
 
 def of_capture(module: nn.Module) -> None:
-    capture(spec_of(module))
+    capture(part_of(module))
 
 
 @pytest.mark.parametrize(
@@ -206,10 +207,10 @@ class FixedNoise(Base):
 
 
 def test_noise_as_an_input_and_fixed_noise_are_taken() -> None:
-    assert capture(spec_of(FixedNoise().eval())).model.graph
-    spec = spec_of(NoiseAsInput().eval())
+    assert capture(part_of(FixedNoise().eval())).model.graph
+    part = part_of(NoiseAsInput().eval())
     noise = TensorSpec(name="noise", dtype="float32", shape=("batch", 64))
-    captured = capture(replace(spec, interface=replace(spec.interface, inputs=(*spec.interface.inputs, noise))))
+    captured = capture(replace(part, interface=replace(part.interface, inputs=(*part.interface.inputs, noise))))
     assert [v.name for v in captured.model.graph.inputs] == ["latents", "class_labels", "noise"]
 
 
@@ -239,7 +240,7 @@ def test_what_changes_from_call_to_call_outside_of_pytorch_is_refused(module: ty
     model = module().eval()
     assert not list(random_operators(program_of(model)))
     with pytest.raises(CaptureError, match=r"output 'image' changes from call to call \(by .* of its RMS\), and no op"):
-        capture(spec_of(model))
+        capture(part_of(model))
 
 
 class Branching(nn.Module):
@@ -250,9 +251,9 @@ class Branching(nn.Module):
 
 
 def test_a_branch_that_depends_on_data_is_named_by_its_line() -> None:
-    where = f"PyTorch cannot export Branching at {__file__}:{line_of('a branch')} in forward: if latents.sum() > 0:"
+    where = f"by the numbers in a tensor at {__file__}:{line_of('a branch')} in forward: if latents.sum() > 0:"
     with pytest.raises(CaptureError, match=re.escape(where)):
-        capture(spec_of(Branching()))
+        capture(part_of(Branching()))
 
 
 def test_a_graph_whose_two_runs_differ_is_refused_before_any_pass() -> None:

@@ -17,7 +17,7 @@ from aigc_runtime.bundle.manifest import Tolerances
 from aigc_runtime.core.compare import Tolerance
 from aigc_runtime.errors import AigcError, ConfigError, OutputError
 
-from ..conftest import TINY, make_spec, recipe_of, tiny_gan, write_checkpoint
+from ..conftest import TINY, make_program, recipe_of, tiny_gan, write_checkpoint
 
 FILE = "c.npz"
 SAMPLES = 32
@@ -200,9 +200,9 @@ def test_a_place_that_cannot_be_written(models: Path, tmp_path: Path) -> None:
 
 def test_an_example_is_one_batch_for_every_input() -> None:
     for name in ("lm-growing", "unet", "gan"):
-        spec = make_spec(name)
-        data = ExampleData(spec=spec)
+        part = make_program(name).part
+        data = ExampleData(part=part)
         feeds = list(data.batches(None))  # type: ignore[arg-type]
         assert len(feeds) == 1
-        assert feeds[0].keys() == {t.name for t in spec.interface.graph_inputs}
-        assert data.rows == data.samples == len(feeds[0][spec.interface.inputs[0].name])
+        assert feeds[0].keys() == {t.name for t in part.interface.graph_inputs}
+        assert data.rows == data.samples == len(feeds[0][part.interface.inputs[0].name])

@@ -29,10 +29,10 @@ from aigc_export.recipes.recipe import export_recipe
 from aigc_export.targets.profiles import derive_profiles, input_shapes, narrowed
 from aigc_models.evaluation.evaluation import standard_evaluation
 from aigc_models.evaluation.paired import make_evaluator
-from aigc_models.spec import ExportSpec
+from aigc_models.program import Program
+from aigc_models.sources.shipped import load_shipped
 from aigc_models.torch_session import TorchSession
 from aigc_models.weights.checkpoint import save_checkpoint
-from aigc_models.zoo import load_model
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.cli.main import run
 from aigc_runtime.core.array_session import ArraySession
@@ -45,7 +45,7 @@ from ..configs import CONFIGS, Drawn
 _FIELD = re.compile(r"(LMConfig|UNetConfig|GeneratorConfig|ScheduleConfig)\b")
 
 
-def load(drawn: Drawn, folder: Path) -> ExportSpec | ConfigError:
+def load(drawn: Drawn, folder: Path) -> Program | ConfigError:
     """The model as the line loads it, or why it is refused."""
     torch.manual_seed(0)
     try:
@@ -54,42 +54,44 @@ def load(drawn: Drawn, folder: Path) -> ExportSpec | ConfigError:
             for parameter in module.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
         save_checkpoint(folder, module, record)
-        return load_model(drawn.name, checkpoint=folder, options=drawn.options or {}).spec
+        return load_shipped(drawn.name, checkpoint=folder, options=drawn.options or {})
     except ConfigError as err:
         return err
 
 
 def check_defaults(drawn: Drawn, folder: Path) -> None:
     """Every input that the line invents is one that the model takes."""
-    spec = load(drawn, folder / "checkpoint")
-    if isinstance(spec, ConfigError):
-        assert _FIELD.match(spec.message), spec.message
-        assert spec.hint
+    program = load(drawn, folder / "checkpoint")
+    if isinstance(program, ConfigError):
+        assert _FIELD.match(program.message), program.message
+        assert program.hint
         return
-    session = TorchSession(spec)
-    assert all(size >= 2 for size in example_sizes(spec).values())
-    first, second = run_sizes(spec)
+    session = TorchSession(program.part)
+    assert all(size >= 2 for size in example_sizes(program.part).values())
+    first, second = run_sizes(program.part)
     assert first != second
-    for feeds in pass_feeds(spec, 0):
+    for feeds in pass_feeds(program.part, 0):
         outputs = session.call(feeds)
         assert all(np.isfinite(value).all() for value in outputs.values())
-    cases = make_cases(session, spec, seed=0)
+    cases = make_cases(session, program, seed=0)
     assert all(np.isfinite(v).all() for case in cases for step in case.steps for v in step.outputs.values())
-    generation = make_generation(session, spec, seed=0)
+    generation = make_generation(session, program, seed=0)
     assert np.isfinite(generation.output).all()
     assert generation.output.size
-    bench_step(session, spec.settings, runs=2, warmup=1)
-    bench_generation(session, spec.settings, runs=1)
-    make_evaluator(session, spec.settings, evaluation=standard_evaluation(spec.settings), samples=2)(session)
-    profiles = derive_profiles(spec)
-    assert all(input_shapes(spec, profile) for profile in profiles)
-    compiled = ArraySession(bounded(session.call, spec.interface, profiles), narrowed(spec.interface, profiles))
-    make_cases(compiled, spec, seed=0)
-    make_generation(compiled, spec, seed=0)
-    bench_step(compiled, spec.settings, runs=1, warmup=0)
-    assert ExampleData(spec=spec).samples
-    if not any(t.name == "encoder_hidden_states" for t in spec.interface.inputs):
-        data = calibration_data(subject_of(spec), path=None, samples=3, seed=0)
+    bench_step(session, program.settings, runs=2, warmup=1)
+    bench_generation(session, program.settings, runs=1)
+    make_evaluator(session, program.settings, evaluation=standard_evaluation(program.settings), samples=2)(session)
+    profiles = derive_profiles(program)
+    assert all(input_shapes(program.part, profile) for profile in profiles)
+    compiled = ArraySession(
+        bounded(session.call, program.part.interface, profiles), narrowed(program.part.interface, profiles)
+    )
+    make_cases(compiled, program, seed=0)
+    make_generation(compiled, program, seed=0)
+    bench_step(compiled, program.settings, runs=1, warmup=0)
+    assert ExampleData(part=program.part).samples
+    if not any(t.name == "encoder_hidden_states" for t in program.part.interface.inputs):
+        data = calibration_data(subject_of(program), path=None, samples=3, seed=0)
         with pytest.MonkeyPatch.context() as patch:
             for module in ("text", "diffusion"):
                 patch.setattr(f"aigc_calibration.data.{module}.open_onnx", lambda graph, *, threads=None: session.call)

@@ -35,8 +35,8 @@ from aigc_export.targets.ort import build_ort
 from aigc_export.tools.verifier import verify_against_torch
 from aigc_models.evaluation.paired import Scores
 from aigc_models.families.gan import Generator, GeneratorConfig
+from aigc_models.sources.shipped import load_shipped
 from aigc_models.weights.checkpoint import save_checkpoint
-from aigc_models.zoo import load_model
 from aigc_runtime.backends import open_session
 from aigc_runtime.bundle.bundle import Bundle, write_bundle
 from aigc_runtime.bundle.manifest import QualityResult
@@ -62,10 +62,10 @@ from ..conftest import TINY, Tiny, recipe_of, tiny_lm, tiny_of, write_checkpoint
 
 
 def test_a_built_engine_loads_and_has_the_announced_interface(each: Tiny, tmp_path: Path) -> None:
-    engine = build_ort(each.captured.model, each.spec.interface, tmp_path)
+    engine = build_ort(each.captured.model, each.program.part.interface, tmp_path)
     assert (engine.kind, engine.file, list(engine.files)) == ("onnxruntime", "model.onnx", ["model.onnx"])
     assert engine.size_bytes == (tmp_path / "model.onnx").stat().st_size
-    wrong = replace(each.spec.interface, inputs=each.spec.interface.inputs[:-1])
+    wrong = replace(each.program.part.interface, inputs=each.program.part.interface.inputs[:-1])
     with pytest.raises(EngineError, match="the manifest announces"):
         build_ort(each.captured.model, wrong, tmp_path)
 
@@ -74,11 +74,11 @@ def test_weights_beside_the_graph_are_read_from_the_bundle_alone(
     checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny = tiny_of("gan")
-    engine = build_ort(tiny.captured.model, tiny.spec.interface, tmp_path, external_threshold=0)
+    engine = build_ort(tiny.captured.model, tiny.program.part.interface, tmp_path, external_threshold=0)
     assert sorted(engine.files) == ["model.onnx", "model.onnx.data"]
-    loaded = replace(load_model("gan", checkpoint=checkpoints / "gan"), spec=tiny.spec)
+    loaded = replace(load_shipped("gan", checkpoint=checkpoints / "gan"), parts=tiny.program.parts)
     session = tiny.session()
-    cases, generation = make_cases(session, tiny.spec, seed=0), make_generation(session, tiny.spec, seed=0)
+    cases, generation = make_cases(session, tiny.program, seed=0), make_generation(session, tiny.program, seed=0)
     recipe = recipe_of("gan", checkpoints / "gan")
     manifest, files = make_bundle(loaded, recipe, engine, cases=cases, generation=generation, quality=())
     write_bundle(tmp_path / "bundle", manifest, files)
@@ -102,7 +102,7 @@ def test_weights_beside_the_graph_are_read_from_the_bundle_alone(
 
 def test_references_are_seeded_and_cover_several_shapes_and_steps(family: Tiny) -> None:
     session = family.session()
-    a, b, c = (make_cases(session, family.spec, seed=s) for s in (1, 1, 2))
+    a, b, c = (make_cases(session, family.program, seed=s) for s in (1, 1, 2))
     for first, second, other in zip(a, b, c, strict=True):
         assert first.name == second.name
         for x, y, z in zip(first.steps, second.steps, other.steps, strict=True):
@@ -111,10 +111,10 @@ def test_references_are_seeded_and_cover_several_shapes_and_steps(family: Tiny) 
             assert any(not np.array_equal(x.inputs[n], z.inputs[n]) for n in x.inputs)
     rows = {len(next(iter(case.steps[0].inputs.values()))) for case in a}
     assert len(rows) > 1
-    if family.spec.interface.state:
+    if family.program.part.interface.state:
         assert all(len(case.steps) == 4 for case in a)
         assert any(case.steps[0].inputs["pad_length"].any() for case in a)
-    generation = make_generation(session, family.spec, seed=1)
+    generation = make_generation(session, family.program, seed=1)
     plain = {name: value for name, value in generation.request.items() if name not in ARRAY_ARGUMENTS}
     assert json.loads(json.dumps(plain)) == plain
     assert np.isfinite(generation.output).all()
@@ -139,14 +139,14 @@ def parity_of(
     reference = tiny.session()
     return check_parity(
         candidate,
-        tiny.spec,
+        tiny.program,
         name=tiny.name,
         target="ort-cpu",
         precision="fp32",
-        cases=make_cases(reference, tiny.spec, seed=0),
-        generation=make_generation(reference, tiny.spec, seed=0),
+        cases=make_cases(reference, tiny.program, seed=0),
+        generation=make_generation(reference, tiny.program, seed=0),
         scores=Scores(quality=quality, paired=paired),
-        tolerances=TOLERANCES[tiny.spec.family, "fp32"],
+        tolerances=TOLERANCES[tiny.program.kind, "fp32"],
     )
 
 
@@ -157,7 +157,7 @@ def test_pytorch_agrees_with_itself(family: Tiny) -> None:
 
 
 def test_a_small_error_in_one_output_fails(family: Tiny) -> None:
-    name = family.spec.interface.outputs[0].name
+    name = family.program.part.interface.outputs[0].name
     report = parity_of(family, damaged(family.session(), lambda out: {**out, name: out[name] * np.float32(1.001)}))
     assert not report.passed
     assert any(name in failure and "sqnr_db" in failure for failure in report.failures)
@@ -285,7 +285,7 @@ def test_an_export_is_a_verified_bundle(name: str, results: dict[str, ExportResu
     assert result.report.passed
     assert [p.name for p in result.passes] == [n for n, _ in PASSES["ort-cpu"]]
     assert manifest.name == name
-    assert manifest.provenance["checkpoint_sha256"] == load_model(name, checkpoint=checkpoints / name).checkpoint.sha256
+    assert manifest.provenance["checkpoint_sha256"] == load_shipped(name, checkpoint=checkpoints / name).weights_sha256
     assert manifest.provenance["torch"] == torch.__version__
     assert manifest.engine.proven_on == (instruction_set(),)
     assert verify_bundle(result.bundle, open_session(result.bundle, threads=1)).passed
@@ -404,7 +404,7 @@ def test_bisection_of_a_sound_graph_finds_nothing(copies: Path, checkpoints: Pat
     from aigc_export.tools.verifier import _bisect
 
     bundle = Bundle.open(copies / "unet")
-    found = _bisect(bundle, load_original(bundle, checkpoints / "unet").spec, 0, bundle.manifest.tolerances.tensor)
+    found = _bisect(bundle, load_original(bundle, checkpoints / "unet").part, 0, bundle.manifest.tolerances.tensor)
     assert not found.found
     assert found.compared > 50
     assert "no single node diverges" in str(found)
@@ -416,7 +416,8 @@ def test_bisection_needs_shared_names() -> None:
     for node in model.graph.node:
         for names in (node.input, node.output):
             renamed = [
-                f"{n}_" if n and n not in {t.name for t in tiny.spec.interface.graph_inputs} else n for n in names
+                f"{n}_" if n and n not in {t.name for t in tiny.program.part.interface.graph_inputs} else n
+                for n in names
             ]
             names[:] = renamed
     with pytest.raises(EngineError, match="shares no value name"):
@@ -424,7 +425,7 @@ def test_bisection_needs_shared_names() -> None:
             model,
             tiny.captured.program,
             tiny.feeds(),
-            output_names=tiny.spec.interface.graph_outputs,
+            output_names=tiny.program.part.interface.graph_outputs,
             tolerance=Tolerance(min_sqnr_db=80.0),
         )
 
@@ -454,13 +455,13 @@ def test_recipes_refuse_unknown_names() -> None:
 
 def test_every_family_and_precision_has_limits() -> None:
     from aigc_export.targets.table import TARGETS
-    from aigc_models.zoo import MODELS
+    from aigc_models.sources.shipped import MODELS
 
     for entry in MODELS.values():
         for target in TARGETS.values():
             for precision in target.precisions:
                 # A search ends in a plain precision, or in a mix that has the limits of the lowest one in it.
-                assert precision == "auto" or (entry.family, precision) in TOLERANCES
+                assert precision == "auto" or (entry.kind, precision) in TOLERANCES
 
 
 def test_ten_classes_of_something_else_are_not_evaluated_as_digits(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from aigc_export.cli import run
 from aigc_export.cli.export import export as export_command
 from aigc_export.line.engines import check_build
 from aigc_export.line.exporter import export_model
-from aigc_export.line.origin import load_original, make_origin, model_sha256
+from aigc_export.line.origin import load_original, make_origin
 from aigc_export.prepare import prepare as front
 from aigc_export.prepare.calibration_data import calibration_data
 from aigc_export.recipes.recipe import ExportRecipe, export_recipe
@@ -30,8 +30,9 @@ from aigc_export.tools.verifier import verify_against_torch
 from aigc_models.data.kept_data import data_files
 from aigc_models.data.text_data import TextData
 from aigc_models.evaluation.evaluation import STANDARD_LIBRARY
+from aigc_models.evaluation.of_program import program_evaluation
+from aigc_models.sources.shipped import load_shipped
 from aigc_models.weights.checkpoint import load_checkpoint, save_checkpoint
-from aigc_models.zoo import load_model
 from aigc_runtime.bundle.bundle import Bundle, write_bundle
 from aigc_runtime.bundle.origin import OPTIONS, Origin
 from aigc_runtime.errors import CheckpointError
@@ -79,9 +80,9 @@ def test_the_manifest_and_the_table_name_the_data(exported: Path) -> None:
     manifest = Bundle.open(exported / "bundle").manifest
     assert [(q.metric, q.data) for q in manifest.quality] == [("bits_per_byte", "held-out part of 'poems'")]
     assert manifest.origin == make_origin(
-        load_model("lm", checkpoint=exported / "my poems"),
+        load_shipped("lm", checkpoint=exported / "my poems"),
         export_recipe("lm", checkpoint=str(exported / "my poems"), quality_samples=4),
-        load_model("lm", checkpoint=exported / "my poems").evaluation(),
+        program_evaluation(load_shipped("lm", checkpoint=exported / "my poems")),
     )
     assert manifest.origin is not None
     assert manifest.origin.checkpoint == str(exported / "my poems")
@@ -150,7 +151,7 @@ def test_other_weights_are_an_input_error_and_not_missed_parity(
     edited(tmp_path / "bundle", origin=None)
     told = refusal(["verify", bundle, "--checkpoint", "other"], capsys)
     assert "is not the one that the bundle was made from" in told
-    assert load_original(Bundle.open(bundle), exported / "my poems").checkpoint.sha256 == digest
+    assert load_original(Bundle.open(bundle), exported / "my poems").weights_sha256 == digest
 
 
 def test_an_edited_config_is_another_model(exported: Path, tmp_path: Path) -> None:
@@ -169,8 +170,8 @@ def test_the_same_numbers_in_another_file_are_the_same_model(exported: Path, tmp
     save_file(doubles, tmp_path / "again" / "model.safetensors", {"free": "text"})
     (tmp_path / "again" / "config.json").write_text(json.dumps(found.config, indent=1))
     again = load_original(Bundle.open(exported / "bundle"), tmp_path / "again")
-    assert again.checkpoint.sha256 != found.sha256
-    assert model_sha256(again) == model_sha256(load_model("lm", checkpoint=exported / "my poems"))
+    assert again.weights_sha256 != found.sha256
+    assert again.module_sha256 == load_shipped("lm", checkpoint=exported / "my poems").module_sha256
 
 
 def test_compare_judges_on_the_text_of_the_export(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -275,8 +276,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 def test_the_options_of_an_origin_give_the_recipe_again(name: str, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "a b", "lm")
     recipe = export_recipe("lm", checkpoint=str(folder), **RECIPES[name])
-    loaded = load_model("lm", checkpoint=folder)
-    origin = make_origin(loaded, recipe, loaded.evaluation())
+    loaded = load_shipped("lm", checkpoint=folder)
+    origin = make_origin(loaded, recipe, program_evaluation(loaded))
     capabilities = [w for c in recipe.build.compute_capabilities for w in ("--compute-capability", c)]
     words = shlex.split(origin.arguments(same_precision=True, target=recipe.target))
     again = parsed(["lm", "--target", recipe.target, "--precision", recipe.precision, "-o", "x", *capabilities, *words])
@@ -295,10 +296,10 @@ def test_the_command_that_check_prints_exports_the_same_model_again(
         "ranges": "kl",
     }
     recipe = export_recipe("lm", precision="int8", calibration_data="my data/it's", keep_float=("lm_head",), **options)
-    loaded = load_model("lm", checkpoint=exported / "my poems")
+    loaded = load_shipped("lm", checkpoint=exported / "my poems")
     manifest = Bundle.open(tmp_path / "bundle").manifest
     engine = replace(manifest.engine, kind="tensorrt-rtx", build=BUILD, proven_on=())
-    origin = make_origin(loaded, recipe, loaded.evaluation())
+    origin = make_origin(loaded, recipe, program_evaluation(loaded))
     edited(tmp_path / "bundle", engines={"model": engine}, precision="int8", target="tensorrt-rtx", origin=origin)
     assert run(["check", str(tmp_path / "bundle"), "--device", device]) == 5
     command = capsys.readouterr().out.split("aigc-export export ")[1].splitlines()[0]
@@ -322,8 +323,8 @@ def test_every_option_that_is_kept_is_one_of_the_command() -> None:
 
 def test_a_path_that_cannot_be_written_down_is_left_out(tmp_path: Path) -> None:
     folder = write_checkpoint(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")), "gan")
-    loaded = load_model("gan", checkpoint=folder)
-    origin = make_origin(loaded, export_recipe("gan", checkpoint=str(folder)), loaded.evaluation())
+    loaded = load_shipped("gan", checkpoint=folder)
+    origin = make_origin(loaded, export_recipe("gan", checkpoint=str(folder)), program_evaluation(loaded))
     assert (origin.shipped, origin.checkpoint) == (False, None)
     assert Origin.__dataclass_fields__.keys() == vars(origin).keys()
     assert default_config("gan", "int8")  # what an origin leaves out is what this says

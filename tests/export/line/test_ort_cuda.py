@@ -188,12 +188,12 @@ def test_the_same_from_the_command_line(checkpoints: Path, tmp_path: Path, capsy
 
 def test_bound_and_plain_runs_of_every_model_are_equal(each: Tiny, tmp_path: Path) -> None:
     """Growing and buffered caches, images of fixed and of any size: bound to a device, they are what they were."""
-    spec = each.spec
-    build_ort(each.captured.model, spec.interface, tmp_path)
+    program = each.program
+    build_ort(each.captured.model, program.part.interface, tmp_path)
     data = (tmp_path / "model.onnx").read_bytes()
-    plain, bound = (OrtSession(data, spec.interface, threads=1, bound=b) for b in (False, True))
+    plain, bound = (OrtSession(data, program.part.interface, threads=1, bound=b) for b in (False, True))
     steps = 0
-    for case in make_cases(each.session(), spec, seed=0):
+    for case in make_cases(each.session(), program, seed=0):
         rows = len(next(iter(case.steps[0].inputs.values())))
         states = [session.new_state(rows) for session in (plain, bound)]
         for step in case.steps:
@@ -202,4 +202,4 @@ def test_bound_and_plain_runs_of_every_model_are_equal(each: Tiny, tmp_path: Pat
                 np.testing.assert_array_equal(first[name], second[name])
                 np.testing.assert_allclose(second[name], expected, atol=2e-4)
             steps += 1
-    assert steps >= (8 if spec.interface.state else 2)
+    assert steps >= (8 if program.part.interface.state else 2)

@@ -21,7 +21,7 @@ from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import DimSpec
 from aigc_runtime.errors import CheckpointError, ConfigError, FeedError
 
-from ..conftest import Tiny, make_spec, recipe_of, tiny_of
+from ..conftest import Tiny, make_program, recipe_of, tiny_of
 
 Bounds = dict[str, tuple[int, int | None]]
 
@@ -32,9 +32,9 @@ def within(tiny: Tiny, bounds: Bounds) -> Session:
         DimSpec(name=d.name, min=bounds[d.name][0], max=bounds[d.name][1], multiple_of=d.multiple_of)
         if d.name in bounds
         else d
-        for d in tiny.spec.interface.dims
+        for d in tiny.program.part.interface.dims
     ]
-    return ArraySession(tiny.session().call, tiny.spec.interface.with_dims(dims))
+    return ArraySession(tiny.session().call, tiny.program.part.interface.with_dims(dims))
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,10 @@ def within(tiny: Tiny, bounds: Bounds) -> Session:
 def test_cases_and_the_generation_fit(name: str, bounds: Bounds, rows: list[int]) -> None:
     tiny = tiny_of(name)
     session = within(tiny, bounds)
-    cases = make_cases(session, tiny.spec, seed=0)
+    cases = make_cases(session, tiny.program, seed=0)
     assert [len(next(iter(case.steps[0].inputs.values()))) for case in cases] == rows
     assert len({case.name for case in cases}) == len(cases)
-    assert make_generation(session, tiny.spec, seed=0).output.size
+    assert make_generation(session, tiny.program, seed=0).output.size
 
 
 def recipe(name: str, checkpoints: Path, *profiles: str) -> Any:
@@ -98,9 +98,9 @@ def test_a_language_model_that_takes_no_prompt_is_refused_before_the_work(
 def test_shapes_between_two_profiles_are_refused(checkpoints: Path) -> None:
     """The dimensions of both together would admit what neither takes."""
     requested = recipe("gan", checkpoints, "batch=1", "batch=4:5:6")
-    spec = tiny_of("gan").spec
-    session = reference_session(spec, requested)
-    dims = narrowed(spec.interface, derive_profiles(spec, requested.build.profiles)).dims
+    program = tiny_of("gan").program
+    session = reference_session(program, requested)
+    dims = narrowed(program.part.interface, derive_profiles(program, requested.build.profiles)).dims
     assert [(d.min, d.max) for d in dims] == [(1, 6)]
     with pytest.raises(FeedError, match="no profile of the engine takes batch 3"):
         session.run(tiny_of("gan").feeds(batch=3))
@@ -108,13 +108,13 @@ def test_shapes_between_two_profiles_are_refused(checkpoints: Path) -> None:
 
 @pytest.mark.parametrize("name", ["unet", "gan", "lm-buffer"])
 def test_a_model_that_gives_nan_is_refused_as_a_checkpoint_and_not_as_a_bundle(name: str) -> None:
-    spec = make_spec(name)
-    call = TorchSession(spec).call
+    program = make_program(name)
+    call = TorchSession(program.part).call
 
     def broken(values: Any) -> Any:
         return {key: array * np.float32("nan") for key, array in call(values).items()}
 
-    session = ArraySession(broken, spec.interface)
+    session = ArraySession(broken, program.part.interface)
     with pytest.raises(CheckpointError, match=r"PyTorch cannot generate with this model: .*NaN") as caught:
-        make_generation(session, spec, seed=0)
+        make_generation(session, program, seed=0)
     assert "bundle" not in str(caught.value)

@@ -22,9 +22,9 @@ from aigc_models.data.images import ImageError
 from aigc_models.data.text_data import standard_library_text
 from aigc_runtime.pipelines.settings import DiffusionSettings
 
-from ..conftest import make_spec
+from ..conftest import make_program
 
-LM, UNET, CROSS, GAN = (subject_of(make_spec(n)) for n in ("lm-growing", "unet", "unet-cross", "gan"))
+LM, UNET, CROSS, GAN = (subject_of(make_program(n)) for n in ("lm-growing", "unet", "unet-cross", "gan"))
 
 
 def make_images(root: Path, folders: Sequence[str], each: int = 2) -> Path:

@@ -12,30 +12,30 @@ from ..conftest import tiny_of
 
 
 def test_a_language_model_gets_a_profile_for_the_prompt_and_one_for_each_token() -> None:
-    prefill, decode = derive_profiles(tiny_of("lm-growing").spec)
+    prefill, decode = derive_profiles(tiny_of("lm-growing").program)
     assert prefill.dims == {"batch": (1, 1, 16), "sequence": (1, 48, 96), "past": (0, 0, 96)}
     assert decode.dims == {"batch": (1, 1, 16), "sequence": (1, 1, 1), "past": (0, 48, 96)}
-    shapes = input_shapes(tiny_of("lm-growing").spec, decode)
+    shapes = input_shapes(tiny_of("lm-growing").program.part, decode)
     assert shapes["input_ids"] == ((1, 1), (1, 1), (16, 1))
     assert shapes["past_key_0"] == ((1, 2, 0, 8), (1, 2, 48, 8), (16, 2, 96, 8))
-    prefill, decode = derive_profiles(tiny_of("lm-buffer").spec)
+    prefill, decode = derive_profiles(tiny_of("lm-buffer").program)
     assert decode.dims == {"batch": (1, 1, 16), "sequence": (1, 1, 1)}
 
 
 def test_images_get_one_profile() -> None:
-    assert [p.dims for p in derive_profiles(tiny_of("gan").spec)] == [{"batch": (1, 1, 16)}]
-    (cross,) = derive_profiles(tiny_of("unet-cross").spec)
+    assert [p.dims for p in derive_profiles(tiny_of("gan").program)] == [{"batch": (1, 1, 16)}]
+    (cross,) = derive_profiles(tiny_of("unet-cross").program)
     assert cross.dims["height"] == (2, 8, 16)
     assert cross.dims["tokens"] == (1, 77, 154)
 
 
 def test_the_users_profiles_replace_the_derived() -> None:
-    spec = tiny_of("lm-growing").spec
+    program = tiny_of("lm-growing").program
     given = [parse_profile("batch=1:2:4,sequence=1", number=0), parse_profile("prompt/sequence=8:16:32", number=1)]
-    one, two = derive_profiles(spec, given)
+    one, two = derive_profiles(program, given)
     assert (one.name, one.dims) == ("profile-0", {"batch": (1, 2, 4), "sequence": (1, 1, 1), "past": (0, 48, 96)})
     assert (two.name, two.dims["sequence"]) == ("prompt", (8, 16, 32))
-    dims = {d.name: (d.min, d.max) for d in narrowed(spec.interface, [one, two]).dims}
+    dims = {d.name: (d.min, d.max) for d in narrowed(program.part.interface, [one, two]).dims}
     assert dims == {"batch": (1, 16), "sequence": (1, 32), "past": (0, 96)}
 
 
@@ -48,13 +48,13 @@ def test_not_a_profile(text: str) -> None:
 
 
 def test_profiles_that_the_model_does_not_take() -> None:
-    spec = tiny_of("unet-cross").spec
+    program = tiny_of("unet-cross").program
     with pytest.raises(UnknownNameError, match="unknown dimension in profile 'profile-0' 'heights'"):
-        derive_profiles(spec, [parse_profile("heights=8", number=0)])
+        derive_profiles(program, [parse_profile("heights=8", number=0)])
     with pytest.raises(ConfigError, match="batch goes from 1 to 999"):
-        derive_profiles(spec, [parse_profile("batch=1:1:999", number=0)])
+        derive_profiles(program, [parse_profile("batch=1:1:999", number=0)])
     with pytest.raises(ConfigError, match="multiples of 2"):
-        derive_profiles(spec, [parse_profile("height=8:9:10", number=0)])
+        derive_profiles(program, [parse_profile("height=8:9:10", number=0)])
     with pytest.raises(ConfigError, match="batch is 4:2:1"):
         parse_profile("batch=4:2:1", number=0)
 

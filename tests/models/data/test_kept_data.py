@@ -11,9 +11,10 @@ import torch
 
 from aigc_models.data.kept_data import MAX_KEPT_BYTES, data_files, data_name, read_kept
 from aigc_models.data.text_data import TextData, load_text
+from aigc_models.evaluation.of_program import is_evaluated_elsewhere, program_evaluation
+from aigc_models.sources.shipped import load_shipped
 from aigc_models.training import families
 from aigc_models.weights.checkpoint import load_checkpoint, save_checkpoint
-from aigc_models.zoo import load_model
 from aigc_runtime.errors import CheckpointError, InputError
 
 
@@ -98,25 +99,25 @@ def test_training_keeps_what_it_held_out_and_the_model_is_evaluated_on_that(
     (tmp_path / "poems" / "cover").write_text("no text by its name")
     report = families.train_family("lm", output=tmp_path / "out", data=tmp_path / "poems", steps=1)
     text = load_text(tmp_path / "poems")
-    loaded = load_model("lm", checkpoint=tmp_path / "out")
-    assert loaded.checkpoint.held_out == text.held_out_pieces
-    assert loaded.checkpoint.calibration == text.train_pieces
-    found = loaded.evaluation()
+    loaded = load_shipped("lm", checkpoint=tmp_path / "out")
+    assert (loaded.checkpoint and loaded.checkpoint.held_out) == text.held_out_pieces
+    assert (loaded.checkpoint and loaded.checkpoint.calibration) == text.train_pieces
+    found = program_evaluation(loaded)
     assert found.data == "held-out part of 'poems'"
     assert found.sha256 == hashlib.sha256(text.held_out.tobytes()).hexdigest()
-    assert not loaded.is_evaluated_elsewhere(found)
+    assert not is_evaluated_elsewhere(loaded, found)
     assert report["data"] == found.data
     assert report["training"]["notes"][1:] == [
         f"not read, by their names no texts: {str(tmp_path / 'poems' / 'cover')!r}"
     ]
-    named = loaded.evaluation(tmp_path / "poems" / "1.txt")
+    named = program_evaluation(loaded, tmp_path / "poems" / "1.txt")
     assert named.data == "'1.txt'"
     assert named.pieces == ((tmp_path / "poems" / "1.txt").read_bytes(),)
     (tmp_path / "short.txt").write_text("short")
     with pytest.raises(InputError, match="holds 5 bytes to evaluate on"):
-        loaded.evaluation(tmp_path / "short.txt")
+        program_evaluation(loaded, tmp_path / "short.txt")
     (tmp_path / "out" / "data.json").unlink()
-    elsewhere = load_model("lm", checkpoint=tmp_path / "out")
-    assert elsewhere.evaluation().data.endswith("standard library")
-    assert elsewhere.is_evaluated_elsewhere(elsewhere.evaluation())
-    assert not load_model("lm").is_evaluated_elsewhere(load_model("lm").evaluation())
+    elsewhere = load_shipped("lm", checkpoint=tmp_path / "out")
+    assert program_evaluation(elsewhere).data.endswith("standard library")
+    assert is_evaluated_elsewhere(elsewhere, program_evaluation(elsewhere))
+    assert not is_evaluated_elsewhere(load_shipped("lm"), program_evaluation(load_shipped("lm")))

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 
 from aigc_models.evaluation.evaluation import Evaluation, choose_evaluation
 from aigc_models.evaluation.paired import Evaluator, Scores, make_evaluator
-from aigc_models.spec import ExportSpec
+from aigc_models.program import Program
+from aigc_models.sources.shipped import load_shipped
 from aigc_models.torch_session import TorchSession
-from aigc_models.zoo import load_model
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError
@@ -23,20 +23,20 @@ from aigc_runtime.pipelines.gan import GanPipeline
 from aigc_runtime.pipelines.settings import GanSettings
 
 
-def changed(spec: ExportSpec, change: Callable[[dict[str, Array]], dict[str, Array]]) -> ArraySession:
-    session = TorchSession(spec)
+def changed(spec: Program, change: Callable[[dict[str, Array]], dict[str, Array]]) -> ArraySession:
+    session = TorchSession(spec.part)
     function = session._function
     assert function is not None
     session._function = lambda values: change(dict(function(values)))
     return session
 
 
-def built_in(spec: ExportSpec) -> Evaluation:
+def built_in(spec: Program) -> Evaluation:
     return choose_evaluation(spec.settings, kept=None, held_out=(), class_names=[str(i) for i in range(10)])
 
 
-def evaluator_of(spec: ExportSpec, *, samples: int, seed: int = 0) -> Evaluator:
-    return make_evaluator(TorchSession(spec), spec.settings, evaluation=built_in(spec), samples=samples, seed=seed)
+def evaluator_of(spec: Program, *, samples: int, seed: int = 0) -> Evaluator:
+    return make_evaluator(TorchSession(spec.part), spec.settings, evaluation=built_in(spec), samples=samples, seed=seed)
 
 
 def values(scores: Scores) -> dict[str, float]:
@@ -44,11 +44,11 @@ def values(scores: Scores) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def lm() -> ExportSpec:
-    return load_model("lm").spec
+def lm() -> Program:
+    return load_shipped("lm")
 
 
-def test_perplexity_is_pytorchs(lm: ExportSpec) -> None:
+def test_perplexity_is_pytorchs(lm: Program) -> None:
     def sharpened(out: dict[str, Array]) -> dict[str, Array]:
         return {**out, "logits": out["logits"] * np.float32(1.1)}
 
@@ -59,7 +59,7 @@ def test_perplexity_is_pytorchs(lm: ExportSpec) -> None:
     from aigc_models.evaluation.metrics import text_windows
 
     windows = torch.from_numpy(text_windows(standard_library_text().held_out, count=6, length=256, seed=3))
-    session = TorchSession(lm)
+    session = TorchSession(lm.part)
     feeds = {"input_ids": windows[:, :-1].numpy(), "pad_length": np.zeros(6, dtype=np.int64)}
     logits = torch.from_numpy(session.run(feeds, session.new_state(6))["logits"]).double()
     targets = windows[:, 1:].reshape(-1)
@@ -70,7 +70,7 @@ def test_perplexity_is_pytorchs(lm: ExportSpec) -> None:
     assert scores.quality[0].bundle == pytest.approx(losses[1] / math.log(2), rel=1e-5)
 
 
-def test_the_standard_error_is_that_of_paired_windows(lm: ExportSpec) -> None:
+def test_the_standard_error_is_that_of_paired_windows(lm: Program) -> None:
     def noisy(out: dict[str, Array]) -> dict[str, Array]:
         noise = np.asarray(np.random.default_rng(0).standard_normal(out["logits"].shape), np.float32)
         return {**out, "logits": out["logits"] + 0.3 * noise}
@@ -84,7 +84,7 @@ def test_the_standard_error_is_that_of_paired_windows(lm: ExportSpec) -> None:
 
 
 def test_images_that_are_off_by_a_known_step() -> None:
-    spec = load_model("gan").spec
+    spec = load_shipped("gan")
 
     def shifted(out: dict[str, Array]) -> dict[str, Array]:
         return {"image": out["image"] + np.float32(0.02)}
@@ -92,7 +92,7 @@ def test_images_that_are_off_by_a_known_step() -> None:
     scores = evaluator_of(spec, samples=10)(changed(spec, shifted))
     psnr = next(m for m in scores.paired if m.name == "psnr_db")
     assert isinstance(spec.settings, GanSettings)
-    images = GanPipeline(TorchSession(spec), spec.settings).generate([i % 10 for i in range(10)], seed=0)
+    images = GanPipeline(TorchSession(spec.part), spec.settings).generate([i % 10 for i in range(10)], seed=0)
     assert psnr.value == pytest.approx(10 * math.log10((images.max() - images.min()) ** 2 / 0.02**2), abs=1e-3)
     assert psnr.standard_error == pytest.approx(0.0, abs=1e-3)
     assert psnr.samples == 10
@@ -100,7 +100,7 @@ def test_images_that_are_off_by_a_known_step() -> None:
 
 
 def test_a_trajectory_that_is_wrong_at_one_step_only() -> None:
-    spec = load_model("unet").spec
+    spec = load_shipped("unet")
     calls: list[int] = []
 
     def late(out: dict[str, Array]) -> dict[str, Array]:
@@ -115,8 +115,8 @@ def test_a_trajectory_that_is_wrong_at_one_step_only() -> None:
 
 @pytest.mark.parametrize("name", ["lm", "unet", "gan"])
 def test_a_model_beside_itself(name: str) -> None:
-    spec = load_model(name).spec
-    scores = evaluator_of(spec, samples=2)(TorchSession(spec))
+    spec = load_shipped(name)
+    scores = evaluator_of(spec, samples=2)(TorchSession(spec.part))
     for metric in scores.paired:
         expected = {"ppl_increase": 0.0, "top1_agreement": 1.0, "psnr_db": 400.0, "step_sqnr_db": 400.0}[metric.name]
         assert metric.value == expected
@@ -124,17 +124,17 @@ def test_a_model_beside_itself(name: str) -> None:
 
 
 def test_samples() -> None:
-    spec = load_model("gan").spec
-    session = TorchSession(spec)
+    spec = load_shipped("gan")
+    session = TorchSession(spec.part)
     assert evaluator_of(spec, samples=0)(session) == Scores()
     for bad in (1, -1):
         with pytest.raises(ConfigError, match=f"samples is {bad}"):
             evaluator_of(spec, samples=bad)
 
 
-def test_what_the_own_metric_does_not_fit_is_evaluated_without_it(lm: ExportSpec) -> None:
-    for spec in (lm, load_model("gan").spec):
-        session = TorchSession(spec)
+def test_what_the_own_metric_does_not_fit_is_evaluated_without_it(lm: Program) -> None:
+    for spec in (lm, load_shipped("gan")):
+        session = TorchSession(spec.part)
         assert evaluator_of(spec, samples=2)(session).quality
         without = replace(built_in(spec), has_task_metric=False)
         alone = make_evaluator(session, spec.settings, evaluation=without, samples=2)(session)

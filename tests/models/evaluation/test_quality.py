@@ -23,9 +23,9 @@ from aigc_models.evaluation.quality import (
 from aigc_models.families.gan import Generator, GeneratorConfig
 from aigc_models.families.lm import TransformerLM
 from aigc_models.families.lm_config import LMConfig
-from aigc_models.specs import gan_spec, lm_spec
+from aigc_models.programs import gan_program, lm_program
+from aigc_models.sources.shipped import load_shipped
 from aigc_models.torch_session import TorchSession
-from aigc_models.zoo import load_model
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import Array, DimSpec, TensorSpec
@@ -74,8 +74,8 @@ def test_chance_is_eight_bits_and_a_model_that_counts_needs_none(longest: int | 
 
 def test_a_model_with_a_short_context_is_measured_too() -> None:
     torch.manual_seed(0)
-    spec = lm_spec(TransformerLM(LM), tokenizer={"kind": "bytes"}, cache="buffer")
-    found = values(measure(TorchSession(spec), spec.settings, samples=3))
+    program = lm_program(TransformerLM(LM), tokenizer={"kind": "bytes"}, cache="buffer")
+    found = values(measure(TorchSession(program.part), program.settings, samples=3))
     assert 7.5 < found["bits_per_byte"] < 8.5
 
 
@@ -95,11 +95,11 @@ def test_real_digits_are_seen_as_themselves_and_noise_is_not() -> None:
 
 
 def test_an_engine_that_breaks_the_pictures_scores_worse_than_pytorch() -> None:
-    spec = load_model("gan").spec
-    session = TorchSession(spec)
-    ours = values(measure(session, spec.settings, samples=100))
+    program = load_shipped("gan")
+    session = TorchSession(program.part)
+    ours = values(measure(session, program.settings, samples=100))
     assert ours["class_accuracy"] >= 0.9
-    assert values(measure(session, spec.settings, samples=100)) == ours
+    assert values(measure(session, program.settings, samples=100)) == ours
 
     asked: list[int] = []
 
@@ -107,28 +107,28 @@ def test_an_engine_that_breaks_the_pictures_scores_worse_than_pytorch() -> None:
         asked.extend(feeds["class_labels"].tolist())
         return session.run({**feeds, "class_labels": (feeds["class_labels"] + 1) % 10})
 
-    broken = ArraySession(swapped, spec.interface)
-    assert values(measure(broken, spec.settings, samples=100))["class_accuracy"] < 0.1
+    broken = ArraySession(swapped, program.part.interface)
+    assert values(measure(broken, program.settings, samples=100))["class_accuracy"] < 0.1
     assert sorted(asked) == sorted([*range(10)] * 10)
 
     def nan(feeds: Mapping[str, Array]) -> dict[str, Array]:
         return {"image": session.run(feeds)["image"] * np.float32("nan")}
 
     with pytest.raises(EngineError):
-        measure(ArraySession(nan, spec.interface), spec.settings, samples=20)
+        measure(ArraySession(nan, program.part.interface), program.settings, samples=20)
 
 
 def test_what_has_no_metric_is_not_measured() -> None:
-    spec = gan_spec(Generator(GeneratorConfig(image_size=8, latent_size=4, base_channels=4)))
-    assert not can_measure(spec.settings)
-    assert measure(TorchSession(spec), spec.settings, samples=10) == ()
-    other = gan_spec(Generator(GeneratorConfig(image_size=16, num_classes=9, latent_size=4, base_channels=4)))
+    program = gan_program(Generator(GeneratorConfig(image_size=8, latent_size=4, base_channels=4)))
+    assert not can_measure(program.settings)
+    assert measure(TorchSession(program.part), program.settings, samples=10) == ()
+    other = gan_program(Generator(GeneratorConfig(image_size=16, num_classes=9, latent_size=4, base_channels=4)))
     assert not can_measure(other.settings)
     for name in ("lm", "unet", "gan"):
-        shipped = load_model(name).spec
+        shipped = load_shipped(name)
         assert can_measure(shipped.settings)
-        assert measure(TorchSession(shipped), shipped.settings, samples=0) == ()
-    text: Any = load_model("lm").spec.settings
+        assert measure(TorchSession(shipped.part), shipped.settings, samples=0) == ()
+    text: Any = load_shipped("lm").settings
     assert not can_measure(dataclasses.replace(text, tokenizer={"kind": "words"}))
 
 

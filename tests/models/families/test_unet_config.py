@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from aigc_models.families.unet import UNet, UNetConfig, digits_unet_config
-from aigc_models.specs import unet_spec
-from aigc_models.zoo import MODELS
+from aigc_models.programs import unet_program
+from aigc_models.sources.shipped import MODELS
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.generation.schedules import ScheduleConfig
 
@@ -215,5 +215,5 @@ def test_no_group_of_a_norm_is_a_single_number(channels: tuple[int, ...]) -> Non
                 model(torch.randn(1, 1, config.multiple_of, config.multiple_of), t)
             with pytest.raises(ConfigError, match="norm_num_groups is 4: with sample_size"):
                 UNetConfig(sample_size=config.multiple_of, **shared)
-    dims = unet_spec(UNet(config), ScheduleConfig(), dynamic_size=True).interface.dims
+    dims = unet_program(UNet(config), ScheduleConfig(), dynamic_size=True).part.interface.dims
     assert {dim.min for dim in dims if dim.name in ("height", "width")} == {config.min_size}

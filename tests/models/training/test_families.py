@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from aigc_models.data.image_data import digits
 from aigc_models.evaluation.metrics import class_accuracy
 from aigc_models.families.classifier import Classifier, ClassifierConfig
+from aigc_models.sources.shipped import MODELS, load_shipped
 from aigc_models.torch_session import TorchSession
 from aigc_models.training import estimate, families, recipes
 from aigc_models.training.every import Every
@@ -21,7 +22,6 @@ from aigc_models.training.families import FAMILIES, train_family
 from aigc_models.training.options import TrainOptions
 from aigc_models.training.tasks import GanTask, LMTask
 from aigc_models.weights.checkpoint import load_checkpoint, load_into, shipped_checkpoint
-from aigc_models.zoo import MODELS, load_model
 from aigc_runtime.errors import CheckpointError, InputError, UnknownNameError
 from aigc_runtime.io.png import image_grid
 from aigc_runtime.pipelines import make_pipeline
@@ -65,7 +65,7 @@ def test_a_short_run_leaves_a_checkpoint_with_its_quality(
     files = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert files == ["config.json", "curve.csv", "curve.png", "model.safetensors", "quality.json"]
     if name in MODELS:
-        load_model(name, checkpoint=tmp_path / "out")
+        load_shipped(name, checkpoint=tmp_path / "out")
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def make_pictures(root: Path, *classes: str, size: int = 8, colored: bool = True
 
 
 def picture_settings(name: str, checkpoint: Path) -> DiffusionSettings | GanSettings:
-    settings = load_model(name, checkpoint=checkpoint).spec.settings
+    settings = load_shipped(name, checkpoint=checkpoint).settings
     assert isinstance(settings, DiffusionSettings | GanSettings)
     return settings
 
@@ -217,8 +217,8 @@ def test_samples_are_drawn_by_the_runtimes_own_pipeline(tmp_path: Path) -> None:
         samples = sorted((tmp_path / name).glob("samples-*.png"))
         assert [path.name for path in samples] == ["samples-0000001.png", "samples-0000002.png"]
         # The last one is what the runtime's pipeline draws over the checkpoint that was written.
-        spec = load_model(name, checkpoint=tmp_path / name).spec
-        pipeline = make_pipeline(TorchSession(spec), spec.settings)
+        program = load_shipped(name, checkpoint=tmp_path / name)
+        pipeline = make_pipeline(TorchSession(program.part), program.settings)
         assert isinstance(pipeline, DiffusionPipeline | GanPipeline)
         images = pipeline.generate([0, 1] * 4, seed=0)
         grid = image_grid(images, columns=2, scale=8)

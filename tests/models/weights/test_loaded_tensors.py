@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from aigc_models.families.unet import UNet, UNetConfig
+from aigc_models.sources.shipped import MODELS, load_shipped
 from aigc_models.weights.checkpoint import save_checkpoint, shipped_checkpoint
-from aigc_models.zoo import MODELS, load_model
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.io.jsonable import to_json
@@ -38,7 +38,7 @@ def read_safetensors(path: Path) -> dict[str, Array]:
 
 
 def loaded_state(name: str, checkpoint: Path | None = None) -> dict[str, Array]:
-    module = load_model(name, checkpoint=checkpoint).spec.module
+    module = load_shipped(name, checkpoint=checkpoint).part.module
     return {key.removeprefix("model."): value.numpy() for key, value in module.state_dict().items()}
 
 

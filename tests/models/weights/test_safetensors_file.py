@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from aigc_models.sources.shipped import load_shipped
 from aigc_models.weights.checkpoint import load_checkpoint, save_checkpoint, shipped_checkpoint
 from aigc_models.weights.safetensors_file import check_tensors_file, parse_tensors
-from aigc_models.zoo import load_model
 from aigc_runtime.errors import CheckpointError
 
 NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
@@ -48,7 +48,7 @@ def entry(first: int, last: int, shape: list[int] | None = None, dtype: str = "F
 @pytest.mark.parametrize("name", ["lm", "unet", "gan"])
 def test_the_module_holds_the_files_own_numbers(name: str) -> None:
     arrays = second_reader((shipped_checkpoint(name) / "model.safetensors").read_bytes())
-    state = load_model(name).spec.module.state_dict()
+    state = load_shipped(name).part.module.state_dict()
     assert {f"model.{key}" for key in arrays} == state.keys()
     for key, array in arrays.items():
         np.testing.assert_array_equal(state[f"model.{key}"].numpy(), array, strict=True)
@@ -56,17 +56,14 @@ def test_the_module_holds_the_files_own_numbers(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_16_bit_floats_become_float32_with_the_same_values(dtype: torch.dtype, tmp_path: Path) -> None:
-    loaded = load_model("gan")
-    halves = {
-        key: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for key, tensor in loaded.checkpoint.tensors.items()
-    }
-    save_checkpoint(tmp_path / "half", halves, loaded.checkpoint.config)
-    found = load_model("gan", checkpoint=tmp_path / "half")
+    loaded = load_checkpoint(shipped_checkpoint("gan"))
+    halves = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in loaded.tensors.items()}
+    save_checkpoint(tmp_path / "half", halves, loaded.config)
+    found = load_shipped("gan", checkpoint=tmp_path / "half")
     floats = sum(t.is_floating_point() for t in halves.values())
     assert found.notes == (f"{floats} tensors of {str(dtype)[6:]} became float32, every number as it was",)
     for key, array in second_reader((tmp_path / "half" / "model.safetensors").read_bytes()).items():
-        ours = found.spec.module.state_dict()[f"model.{key}"].numpy()
+        ours = found.part.module.state_dict()[f"model.{key}"].numpy()
         np.testing.assert_array_equal(ours, array.astype(ours.dtype), strict=True)
 
 

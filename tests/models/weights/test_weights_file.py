@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from aigc_models.sources.shipped import load_shipped
 from aigc_models.weights import checkpoint
 from aigc_models.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_checkpoint, save_checkpoint
-from aigc_models.zoo import load_model
 from aigc_runtime.errors import CheckpointError, ConfigError
 from aigc_runtime.io.user_file import read_file
 
@@ -156,7 +156,7 @@ def test_a_config_as_windows_tools_write_it(folder: Path) -> None:
 def test_the_config_of_something_else(folder: Path, record: dict[str, Any], message: str) -> None:
     (folder / CONFIG_FILE).write_text(json.dumps(record))
     with pytest.raises(CheckpointError) as caught:
-        load_model("lm", checkpoint=folder)
+        load_shipped("lm", checkpoint=folder)
     assert message in str(caught.value)
 
 
@@ -180,14 +180,14 @@ def test_values_of_another_type_are_refused_by_the_fields_name(
 ) -> None:
     (folder / CONFIG_FILE).write_text(json.dumps({"family": "lm", "model": {**SIZES, **change}}))
     with pytest.raises(ConfigError) as caught:
-        load_model("lm", checkpoint=folder)
+        load_shipped("lm", checkpoint=folder)
     assert message in str(caught.value)
 
 
 def test_a_tokenizer_that_is_not_read_is_refused(folder: Path) -> None:
     (folder / CONFIG_FILE).write_text(json.dumps({"family": "lm", "model": SIZES, "tokenizer": {"kind": "bpe"}}))
     with pytest.raises(CheckpointError, match=r"lacks tensor|tokenizer is \{'kind': 'bpe'\}, which is not read"):
-        load_model("lm", checkpoint=folder)
+        load_shipped("lm", checkpoint=folder)
 
 
 def test_saved_and_loaded_is_the_same_through_every_way(tmp_path: Path) -> None:

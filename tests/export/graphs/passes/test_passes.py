@@ -18,7 +18,7 @@ from ...conftest import Tiny, tensor_of, tiny_of
 
 
 def test_the_passes_of_the_default_target_keep_the_function(each: Tiny) -> None:
-    feeds = [each.feeds(), *pass_feeds(each.spec, seed=3)]
+    feeds = [each.feeds(), *pass_feeds(each.program.part, seed=3)]
     graph, reports = run_passes(each.captured.model, PASSES["ort-cpu"], feeds=feeds)
     assert [r.name for r in reports] == ["onnxscript-optimize", "onnxslim", "fold-batch-norm"]
     assert reports[-1].nodes_after < reports[0].nodes_before
@@ -104,12 +104,12 @@ def make_nan(model: ir.Model) -> ir.Model:
 def test_a_pass_that_changes_the_function_is_stopped(rewrite: Callable[[ir.Model], ir.Model], message: str) -> None:
     tiny = tiny_of("gan")
     with pytest.raises(PassError, match=message):
-        run_passes(tiny.captured.model, [("bad", rewrite)], feeds=pass_feeds(tiny.spec, 0))
+        run_passes(tiny.captured.model, [("bad", rewrite)], feeds=pass_feeds(tiny.program.part, 0))
 
 
 def test_a_rewrite_right_for_one_size_gets_through_with_one_size_only() -> None:
     tiny = tiny_of("gan")
-    _, reports = run_passes(tiny.captured.model, [("bad", forget_a_size)], feeds=pass_feeds(tiny.spec, 0)[:1])
+    _, reports = run_passes(tiny.captured.model, [("bad", forget_a_size)], feeds=pass_feeds(tiny.program.part, 0)[:1])
     assert reports[0].nodes_after == reports[0].nodes_before + 2
 
 
@@ -129,7 +129,7 @@ def test_the_tolerance_decides() -> None:
 @pytest.mark.parametrize("name", ["lm-growing", "lm-buffer"])
 def test_the_feeds_of_the_checks_see_the_cache(name: str) -> None:
     tiny = tiny_of(name)
-    for feeds in pass_feeds(tiny.spec, seed=0):
+    for feeds in pass_feeds(tiny.program.part, seed=0):
         blind = {k: np.zeros_like(v) if k.startswith("past_") and v.ndim == 4 else v for k, v in feeds.items()}
         (with_cache,), (without,) = (check_and_run(tiny.captured.model, [f]) for f in (feeds, blind))
         assert np.abs(with_cache["logits"] - without["logits"]).max() > 1e-2

@@ -63,7 +63,7 @@ def calibrated(name: str, precision: SitePrecision) -> Calibration:
 @cache
 def macs_of(name: str) -> dict[str, int]:
     ready = prepared_model(name)
-    return site_macs(prepare(ready.graph), pass_feeds(ready.spec, 0)[0])
+    return site_macs(prepare(ready.graph), pass_feeds(ready.program.part, 0)[0])
 
 
 @cache
@@ -85,14 +85,14 @@ def graph_of(name: str, precision: str) -> tuple[ir.Model, dict[str, str]]:
 
 
 def build_model(rtx: Library, name: str, precision: str, capability: str, folder: Path) -> BuiltTrt:
-    spec, macs = prepared_model(name).spec, macs_of(name)
+    program, macs = prepared_model(name).program, macs_of(name)
     graph, requested = graph_of(name, precision)
     return build_trt(
         rtx,
         save_graph(graph, folder / "graph.onnx")[0],
         folder / "model.engine",
         BuildSettings(compute_capabilities=(capability,), optimization_level=0),
-        profiles=[input_shapes(spec, p) for p in derive_profiles(spec)],
+        profiles=[input_shapes(program.part, p) for p in derive_profiles(program)],
         requested={node: requested.get(node, "fp32") for node in macs},
         macs=macs,
     )
@@ -103,19 +103,19 @@ def build_model(rtx: Library, name: str, precision: str, capability: str, folder
 
 @cache
 def reference_of(name: str) -> tuple[Case, ...]:
-    spec = prepared_model(name).spec
-    return make_cases(TorchSession(spec), spec, seed=0)[-1:]
+    program = prepared_model(name).program
+    return make_cases(TorchSession(program.part), program, seed=0)[-1:]
 
 
 def compared(name: str, precision: str, limits: str, folder: Path) -> tuple[TensorCheck, ...]:
     """The graph as it is built, against PyTorch under the limits of a precision."""
-    spec = prepared_model(name).spec
+    program = prepared_model(name).program
     graph, _ = graph_of(name, precision)
     runnable = bf16_products_in_float(graph) if precision == "bf16" else graph
     function = open_onnx(save_graph(runnable, folder / "graph.onnx")[0], threads=2, optimize=False)
     steps = [(c.name, [("model", s.inputs, s.outputs) for s in c.steps]) for c in reference_of(name)]
-    tolerance = TOLERANCES[spec.family, limits].tensor
-    session = ArraySession(bounded(function, spec.interface, derive_profiles(spec)), spec.interface)
+    tolerance = TOLERANCES[program.kind, limits].tensor
+    session = ArraySession(bounded(function, program.part.interface, derive_profiles(program)), program.part.interface)
     return check_tensors(OpenProgram({"model": session}), steps, tolerance)
 
 
@@ -181,7 +181,7 @@ def test_every_kind_of_model_is_taken_whole(rtx: Library, name: str, tmp_path: P
         save_graph(graph, tmp_path / "graph.onnx")[0],
         tmp_path / "model.engine",
         BuildSettings(compute_capabilities=("8.6",), optimization_level=0),
-        profiles=[input_shapes(tiny.spec, p) for p in derive_profiles(tiny.spec)],
+        profiles=[input_shapes(tiny.program.part, p) for p in derive_profiles(tiny.program)],
         requested=dict.fromkeys(macs, "fp32"),
         macs=macs,
     )

@@ -1,23 +1,22 @@
-"""The models by name: how to build one, how it is exported, and where its shipped checkpoint is."""
+"""The shipped models by name: how to build one, the program of one, and where its checkpoint is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from aigc_models.evaluation.evaluation import STANDARD_LIBRARY, Evaluation, choose_evaluation
 from aigc_models.families.gan import Generator, GeneratorConfig
 from aigc_models.families.lm import TransformerLM
 from aigc_models.families.lm_config import LMConfig
 from aigc_models.families.schedule_config import read_schedule
 from aigc_models.families.unet import UNet, UNetConfig
-from aigc_models.spec import ExportSpec
-from aigc_models.specs import gan_spec, lm_spec, unet_classes, unet_spec
+from aigc_models.program import Program
+from aigc_models.programs import gan_program, lm_program, unet_classes, unet_program
 from aigc_models.weights.checkpoint import Checkpoint, load_checkpoint, load_into, shipped_checkpoint
 from aigc_models.weights.config_file import check_record
 from aigc_models.weights.load_into import check_fits
@@ -25,7 +24,7 @@ from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
 from aigc_runtime.pipelines.class_names import check_class_names
 from aigc_runtime.system.host_memory import available_memory
 
-__all__ = ["MODELS", "LoadedModel", "ModelEntry", "load_model"]
+__all__ = ["MODELS", "ModelEntry", "load_shipped"]
 
 BYTES: dict[str, str | int] = {"kind": "bytes"}
 """The tokenizer of every language model here."""
@@ -33,66 +32,33 @@ BYTES: dict[str, str | int] = {"kind": "bytes"}
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    """A model of the zoo.
+    """A shipped model.
 
     Attributes:
-        family: which pipeline runs it.
+        kind: of the pipeline that drives it.
         summary: one line.
         build: config.json of a checkpoint -> module with random weights.
-        spec: (module, config.json, options of the export) -> how it is exported.
-        options: names of the options that `spec` takes.
+        program: (module, checkpoint, options of the export) -> the program.
+        options: names of the options that `program` takes.
         fields: of config.json beside `family` and `model`.
     """
 
-    family: Literal["text", "diffusion", "gan"]
+    kind: Literal["text", "diffusion", "gan"]
     summary: str
     build: Callable[[Mapping[str, Any]], nn.Module]
-    spec: Callable[[nn.Module, Mapping[str, Any], Mapping[str, Any]], ExportSpec]
+    program: Callable[[nn.Module, Checkpoint, Mapping[str, Any]], Program]
     options: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoadedModel:
-    """A model with its weights.
-
-    Attributes:
-        name: in the zoo.
-        spec: how it is exported; holds the module.
-        checkpoint: where the weights came from.
-        notes: for the user: what was converted, what lies beside the weights and was not read.
-    """
-
-    name: str
-    spec: ExportSpec
-    checkpoint: Checkpoint
-    notes: tuple[str, ...] = ()
-
-    def evaluation(self, quality_data: Path | str | None = None) -> Evaluation:
-        """Choose what the model is evaluated on; see `choose_evaluation`."""
-        found = self.checkpoint
-        return choose_evaluation(
-            self.spec.settings,
-            kept=found.data,
-            held_out=found.held_out,
-            class_names=found.config.get("class_names"),
-            quality_data=quality_data,
-        )
-
-    def is_evaluated_elsewhere(self, evaluation: Evaluation) -> bool:
-        """Check whether own weights are evaluated on the built-in text, which may differ from their training data."""
-        shipped = shipped_checkpoint(self.name)
-        return evaluation.data == STANDARD_LIBRARY and self.checkpoint.path.parent != shipped
-
-
-def _lm_spec(module: nn.Module, record: Mapping[str, Any], options: Mapping[str, Any]) -> ExportSpec:
+def _lm_program(module: nn.Module, found: Checkpoint, options: Mapping[str, Any]) -> Program:
     assert isinstance(module, TransformerLM)
-    tokenizer = record.get("tokenizer", BYTES)
+    tokenizer = found.config.get("tokenizer", BYTES)
     if tokenizer != BYTES:
         raise CheckpointError(
             f"config.json: tokenizer is {tokenizer!r}, which is not read", hint=f"valid: {BYTES}, or leave it out"
         )
-    return lm_spec(module, tokenizer=BYTES, cache=options.get("cache", "growing"))
+    return lm_program(module, tokenizer=BYTES, cache=options.get("cache", "growing"), checkpoint=found)
 
 
 def _unet(record: Mapping[str, Any]) -> nn.Module:
@@ -101,16 +67,17 @@ def _unet(record: Mapping[str, Any]) -> nn.Module:
     return UNet(config)
 
 
-def _unet_spec(module: nn.Module, record: Mapping[str, Any], options: Mapping[str, Any]) -> ExportSpec:
+def _unet_program(module: nn.Module, found: Checkpoint, options: Mapping[str, Any]) -> Program:
     assert isinstance(module, UNet)
-    schedule = read_schedule(record.get("schedule"))
-    names = _class_names(record, unet_classes(module.config))
-    return unet_spec(module, schedule, dynamic_size=options.get("dynamic_size"), class_names=names)
+    schedule = read_schedule(found.config.get("schedule"))
+    names = _class_names(found.config, unet_classes(module.config))
+    return unet_program(module, schedule, dynamic_size=options.get("dynamic_size"), class_names=names, checkpoint=found)
 
 
-def _gan_spec(module: nn.Module, record: Mapping[str, Any], _options: Mapping[str, Any]) -> ExportSpec:
+def _gan_program(module: nn.Module, found: Checkpoint, _options: Mapping[str, Any]) -> Program:
     assert isinstance(module, Generator)
-    return gan_spec(module, class_names=_class_names(record, module.config.num_classes))
+    names = _class_names(found.config, module.config.num_classes)
+    return gan_program(module, class_names=names, checkpoint=found)
 
 
 def _class_names(record: Mapping[str, Any], num_classes: int | None) -> tuple[str, ...] | None:
@@ -126,26 +93,26 @@ def _class_names(record: Mapping[str, Any], num_classes: int | None) -> tuple[st
 
 MODELS: dict[str, ModelEntry] = {
     "lm": ModelEntry(
-        family="text",
+        kind="text",
         summary="Transformer language model over bytes, trained on the standard library's sources",
         build=lambda record: TransformerLM(LMConfig.from_dict(record["model"])),
-        spec=_lm_spec,
+        program=_lm_program,
         options=("cache",),
         fields=("tokenizer",),
     ),
     "unet": ModelEntry(
-        family="diffusion",
+        kind="diffusion",
         summary="class-conditional diffusion UNet, trained on hand-written digits",
         build=_unet,
-        spec=_unet_spec,
+        program=_unet_program,
         options=("dynamic_size",),
         fields=("schedule", "class_names"),
     ),
     "gan": ModelEntry(
-        family="gan",
+        kind="gan",
         summary="class-conditional GAN generator, trained on hand-written digits",
         build=lambda record: Generator(GeneratorConfig.from_dict(record["model"])),
-        spec=_gan_spec,
+        program=_gan_program,
         fields=("class_names",),
     ),
 }
@@ -161,14 +128,14 @@ def _check_before_memory(entry: ModelEntry, found: Checkpoint) -> None:
         raise ConfigError(
             f"a model of this config.json needs {tables / 2**30:,.1f} GiB of memory for its tables, "
             f"{free / 2**30:,.1f} GiB are free",
-            hint="is context_length meant?" if entry.family == "text" else "are its sizes meant?",
+            hint="is context_length meant?" if entry.kind == "text" else "are its sizes meant?",
         )
 
 
-def load_model(
+def load_shipped(
     name: str, *, checkpoint: Path | str | None = None, options: Mapping[str, Any] | None = None
-) -> LoadedModel:
-    """Build a model and load its weights.
+) -> Program:
+    """Build a shipped model and load its weights.
 
     Args:
         name: a key of `MODELS`.
@@ -192,5 +159,6 @@ def load_model(
     _check_before_memory(entry, found)
     module = entry.build(found.config)
     converted = load_into(module, found.tensors, source=str(found.path))
-    spec = entry.spec(module.eval(), found.config, given)
-    return LoadedModel(name=name, spec=spec, checkpoint=found, notes=(*found.notes, *converted))
+    # The module holds the weights now: the program must not hold them twice.
+    program = entry.program(module.eval(), replace(found, tensors={}), given)
+    return replace(program, notes=(*found.notes, *converted))

@@ -1,4 +1,4 @@
-"""Specify how each family is exported: its inputs, outputs, dynamic dimensions and carried state."""
+"""Make programs of the families: inputs, outputs, dynamic dimensions, carried state, and how they are quantized."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from aigc_models.families.gan import Generator
 from aigc_models.families.lm import TransformerLM
 from aigc_models.families.unet import UNet, UNetConfig
-from aigc_models.spec import ExportSpec
+from aigc_models.program import Part, Program, QuantHints, SizeLimit
+from aigc_models.weights.checkpoint import Checkpoint
+from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import DimSpec, StateSpec, TensorSpec
 from aigc_runtime.errors import ConfigError, UnknownNameError
@@ -17,7 +19,7 @@ from aigc_runtime.generation.schedules import ScheduleConfig, fitting_steps
 from aigc_runtime.generation.tokenizers import make_tokenizer
 from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings, TextSettings
 
-__all__ = ["gan_spec", "lm_spec", "unet_classes", "unet_spec"]
+__all__ = ["gan_program", "lm_program", "unet_classes", "unet_program"]
 
 CacheKind = Literal["growing", "buffer"]
 MAX_BATCH = 64
@@ -44,12 +46,21 @@ class _CachedLM(nn.Module):
         return (out.logits, *(tensor for key_value in out.present for tensor in key_value))
 
 
-def lm_spec(model: TransformerLM, *, tokenizer: dict[str, str | int], cache: CacheKind = "growing") -> ExportSpec:
-    """Specify a language model with its KV cache carried as state.
+def lm_program(
+    model: TransformerLM,
+    *,
+    tokenizer: dict[str, str | int],
+    cache: CacheKind = "growing",
+    name: str = "lm",
+    checkpoint: Checkpoint | None = None,
+) -> Program:
+    """Make the program of a language model, its KV cache carried as state.
 
     Args:
         model: the model.
         tokenizer: settings of the tokenizer, as in the manifest.
+        name: of the program.
+        checkpoint: where its weights came from.
         cache: `growing` (the cache is as long as the text) or `buffer` (it is `context_length` long from the start
             and updated in place).
 
@@ -88,9 +99,9 @@ def lm_spec(model: TransformerLM, *, tokenizer: dict[str, str | int], cache: Cac
     dims = [DimSpec(name="batch", max=MAX_BATCH), DimSpec(name="sequence", max=config.context_length)]
     if cache == "growing":
         dims.append(DimSpec(name="past", min=0, max=config.context_length))
-    return ExportSpec(
+    context = SizeLimit(dims=("past", "sequence") if cache == "growing" else ("sequence",), max=config.context_length)
+    part = Part(
         module=_CachedLM(model, buffer=cache == "buffer").eval(),
-        family="text",
         interface=Interface(
             inputs=(
                 TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"), low=0, high=config.vocab_size),
@@ -100,6 +111,20 @@ def lm_spec(model: TransformerLM, *, tokenizer: dict[str, str | int], cache: Cac
             dims=tuple(dims),
             state=state,
         ),
+        # Some padding; but padding over the text and its cache would hide whether the cache is used at all.
+        example_ranges={"pad_length": (min(1, config.context_length - 1), min(3, config.context_length))},
+        limits=(context,),
+        hints=QuantHints(
+            # What enters down projections has heavy tails; rounding it in the first one costs most perplexity.
+            sensitive_int8=("layers.0.mlp.down_proj",),
+            wide=("lm_head",),
+            smooth={"gain": 0.5, "product": 0.75},
+        ),
+    )
+    return Program(
+        name=name,
+        kind="text",
+        parts={MAIN_ENGINE: part},
         settings=TextSettings(
             tokenizer=tokenizer,
             vocab_size=config.vocab_size,
@@ -108,8 +133,7 @@ def lm_spec(model: TransformerLM, *, tokenizer: dict[str, str | int], cache: Cac
             pad_token_id=0,
         ),
         model_config=config.to_dict(),
-        # Some padding; but padding over the text and its cache would hide whether the cache is used at all.
-        example_ranges={"pad_length": (min(1, config.context_length - 1), min(3, config.context_length))},
+        checkpoint=checkpoint,
     )
 
 
@@ -137,7 +161,7 @@ class _ContextUNet(nn.Module):
         return (self.model(sample, timestep, None, encoder_hidden_states),)
 
 
-def unet_spec(
+def unet_program(
     model: UNet,
     schedule: ScheduleConfig,
     *,
@@ -146,8 +170,10 @@ def unet_spec(
     default_steps: int | None = None,
     default_guidance_scale: float = 1.0,
     class_names: tuple[str, ...] | None = None,
-) -> ExportSpec:
-    """Specify a diffusion UNet.
+    name: str = "unet",
+    checkpoint: Checkpoint | None = None,
+) -> Program:
+    """Make the program of a diffusion UNet.
 
     Args:
         model: the model.
@@ -158,6 +184,8 @@ def unet_spec(
         default_steps: of the bundle; None takes 20, or as many as the schedule allows.
         default_guidance_scale: of the bundle.
         class_names: one per class.
+        name: of the program.
+        checkpoint: where its weights came from.
 
     Raises:
         ConfigError: channels that no sampler could use, or a schedule whose variance is learned for a model that gives
@@ -185,14 +213,20 @@ def unet_spec(
         dims.append(DimSpec(name="tokens"))
         context = ("batch", "tokens", config.cross_attention_dim)
         inputs.append(TensorSpec(name="encoder_hidden_states", dtype="float32", shape=context))
-    return ExportSpec(
+    part = Part(
         module=module.eval(),
-        family="diffusion",
         interface=Interface(
             inputs=tuple(inputs),
             outputs=(TensorSpec(name="model_output", dtype="float32", shape=("batch", config.out_channels, *sides)),),
             dims=tuple(dims),
         ),
+        example_ranges={"timestep": (0, schedule.num_train_timesteps)},
+        hints=QuantHints(sensitive=("conv_in", "conv_out")),
+    )
+    return Program(
+        name=name,
+        kind="diffusion",
+        parts={MAIN_ENGINE: part},
         settings=DiffusionSettings(
             schedule=schedule,
             sample_shape=(config.in_channels, config.sample_size, config.sample_size),
@@ -204,7 +238,7 @@ def unet_spec(
             class_names=class_names,
         ),
         model_config=config.to_dict(),
-        example_ranges={"timestep": (0, schedule.num_train_timesteps)},
+        checkpoint=checkpoint,
     )
 
 
@@ -232,18 +266,25 @@ def unet_classes(config: UNetConfig) -> int | None:
     return classes - 1 if classes is not None and config.null_class == classes - 1 else classes
 
 
-def gan_spec(model: Generator, *, class_names: tuple[str, ...] | None = None) -> ExportSpec:
-    """Specify a GAN's generator.
+def gan_program(
+    model: Generator,
+    *,
+    class_names: tuple[str, ...] | None = None,
+    name: str = "gan",
+    checkpoint: Checkpoint | None = None,
+) -> Program:
+    """Make the program of a GAN's generator.
 
     Args:
         model: the model.
         class_names: one per class.
+        name: of the program.
+        checkpoint: where its weights came from.
     """
     config = model.config
     shape = (config.image_channels, config.image_size, config.image_size)
-    return ExportSpec(
+    part = Part(
         module=_TupleModule(model).eval(),
-        family="gan",
         interface=Interface(
             inputs=(
                 TensorSpec(name="latents", dtype="float32", shape=("batch", config.latent_size)),
@@ -252,6 +293,13 @@ def gan_spec(model: Generator, *, class_names: tuple[str, ...] | None = None) ->
             outputs=(TensorSpec(name="image", dtype="float32", shape=("batch", *shape)),),
             dims=(DimSpec(name="batch", max=2 * MAX_BATCH),),
         ),
+        # Integer convolutions are worth it even for the image; rounded weights alone would gain nothing there.
+        hints=QuantHints(sensitive=("project", "to_image"), sensitive_int8=("project",)),
+    )
+    return Program(
+        name=name,
+        kind="gan",
+        parts={MAIN_ENGINE: part},
         settings=GanSettings(
             latent_size=config.latent_size,
             sample_shape=shape,
@@ -259,4 +307,5 @@ def gan_spec(model: Generator, *, class_names: tuple[str, ...] | None = None) ->
             class_names=class_names,
         ),
         model_config=config.to_dict(),
+        checkpoint=checkpoint,
     )

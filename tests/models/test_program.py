@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from torch import nn
 
-from aigc_models.spec import ExportSpec, example_feeds
+from aigc_models.program import Part, Program, SizeLimit, example_feeds
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import DimSpec, FeedChecker, StateSpec, TensorSpec
 from aigc_runtime.errors import ConfigError
-from aigc_runtime.pipelines.settings import GanSettings
 
 
 def cache(part: str) -> StateSpec:
@@ -41,25 +40,22 @@ INTERFACE = Interface(
 )
 
 
-def make(**changes: Any) -> ExportSpec:
+def make(**changes: Any) -> Part:
     values: dict[str, Any] = {
         "module": nn.Identity(),
-        "family": "gan",
         "interface": INTERFACE,
-        "settings": GanSettings(latent_size=1, sample_shape=(1, 1, 1), num_classes=1),
-        "model_config": {},
     }
-    return ExportSpec(**{**values, **changes})
+    return Part(**{**values, **changes})
 
 
 SIZES = {"batch": 50, "sequence": 4}
 
 
 def test_examples_pass_the_runtimes_own_checks_on_feeds() -> None:
-    spec = make()
-    feeds = example_feeds(spec, SIZES, seed=0)
-    assert list(feeds) == [t.name for t in spec.interface.graph_inputs]
-    assert FeedChecker(spec.interface.graph_inputs, spec.interface.dims_by_name).check(feeds) == SIZES
+    part = make()
+    feeds = example_feeds(part, SIZES, seed=0)
+    assert list(feeds) == [t.name for t in part.interface.graph_inputs]
+    assert FeedChecker(part.interface.graph_inputs, part.interface.dims_by_name).check(feeds) == SIZES
     assert set(feeds["ids"].ravel()) == {3, 4, 5}
     assert set(feeds["flags"]) == {False, True}
     assert feeds["half"].dtype == np.float16
@@ -88,8 +84,8 @@ def test_a_buffer_that_the_new_steps_fill_holds_nothing_before() -> None:
 
 
 def test_example_ranges_replace_what_the_input_allows() -> None:
-    spec = make(example_ranges={"ids": (4, 5), "level": (100, 900)})
-    feeds = example_feeds(spec, SIZES, seed=0)
+    part = make(example_ranges={"ids": (4, 5), "level": (100, 900)})
+    feeds = example_feeds(part, SIZES, seed=0)
     assert set(feeds["ids"].ravel()) == {4}
     assert 100 <= feeds["level"].min() < 200
     assert 800 < feeds["level"].max() <= 900
@@ -105,6 +101,49 @@ def test_a_range_for_what_is_no_input_is_refused() -> None:
         make(example_ranges={"levels": (0, 1)})
 
 
-def test_a_specification_is_frozen() -> None:
+def test_a_part_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        make().family = "text"  # type: ignore[misc]
+        make().name = "text"  # type: ignore[misc]
+
+
+def test_a_limit_names_dimensions() -> None:
+    assert make(limits=(SizeLimit(dims=("batch", "sequence"), max=9),)).limits[0].max == 9
+    with pytest.raises(ConfigError, match="a limit on sizes names 'past', which is no dimension"):
+        make(limits=(SizeLimit(dims=("past", "sequence"), max=9),))
+    with pytest.raises(ConfigError, match="are at most 0 together"):
+        SizeLimit(dims=("batch",), max=0)
+
+
+def test_a_program_knows_its_parts() -> None:
+    part = make()
+    program = Program(name="p", kind="tensors", parts={"model": part}, settings=None)
+    assert program.part is part
+    assert program.engines == {"model": "model"}
+    two = {"model": part, "other": dataclasses.replace(part, name="other")}
+    with pytest.raises(ConfigError, match="the program 'p' has several parts: model, other"):
+        _ = Program(name="p", kind="tensors", parts=two, settings=None).part
+    with pytest.raises(ConfigError, match="the part 'model' is called 'main'"):
+        Program(name="p", kind="tensors", parts={"main": part}, settings=None)
+    with pytest.raises(ConfigError, match="the role 'decode' names the part 'decoder', which the program 'p' does not"):
+        Program(name="p", kind="tensors", parts={"model": part}, settings=None, engines={"decode": "decoder"})
+    with pytest.raises(ConfigError, match="has no parts"):
+        Program(name="p", kind="tensors", parts={}, settings=None)
+
+
+def test_a_program_is_known_by_its_numbers_and_its_configuration() -> None:
+    def program(weight: float, **config: int) -> Program:
+        linear = nn.Linear(1, 1)
+        nn.init.constant_(linear.weight, weight)
+        nn.init.zeros_(linear.bias)
+        return Program(
+            name="p", kind="tensors", parts={"model": make(module=linear)}, settings=None, model_config=config
+        )
+
+    first = program(1.0, size=3)
+    assert first.weights_sha256 == program(1.0, size=3).weights_sha256
+    assert len({p.module_sha256 for p in (first, program(2.0, size=3), program(1.0, size=4))}) == 3
+
+
+def test_examples_are_drawn_from_a_real_one() -> None:
+    feeds = example_feeds(make(examples={"level": np.array([2.5, 7.0])}), SIZES, seed=0)
+    assert set(feeds["level"].tolist()) == {2.5, 7.0}

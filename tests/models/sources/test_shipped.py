@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from aigc_models import zoo
 from aigc_models.data.kept_data import data_files
+from aigc_models.evaluation.of_program import program_evaluation
 from aigc_models.families.gan import Generator, GeneratorConfig
 from aigc_models.families.lm import TransformerLM
 from aigc_models.families.lm_config import LMConfig
 from aigc_models.families.unet import UNet
 from aigc_models.families.unet_config import UNetConfig
-from aigc_models.specs import gan_spec
+from aigc_models.programs import gan_program
+from aigc_models.sources import shipped
+from aigc_models.sources.shipped import MODELS, load_shipped
 from aigc_models.torch_session import TorchSession
-from aigc_models.weights.checkpoint import save_checkpoint, shipped_checkpoint
-from aigc_models.zoo import MODELS, load_model
+from aigc_models.weights.checkpoint import load_checkpoint, save_checkpoint, shipped_checkpoint
 from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
 from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.io.jsonable import to_json
@@ -58,54 +59,59 @@ def rewrite(folder: Path, change: Any) -> None:
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_model_comes_with_its_checkpoint(name: str) -> None:
-    loaded = load_model(name)
+    loaded = load_shipped(name)
     weights = (shipped_checkpoint(name) / "model.safetensors").read_bytes()
     assert loaded.name == name
-    assert loaded.checkpoint.sha256 == hashlib.sha256(weights).hexdigest()
-    assert loaded.spec.family == MODELS[name].family
-    assert isinstance(loaded.spec.settings, PIPELINES[MODELS[name].family])
-    assert loaded.spec.model_config == loaded.checkpoint.config["model"]
-    assert not any(module.training for module in loaded.spec.module.modules())
-    assert loaded.evaluation().has_task_metric
-    for key, tensor in loaded.checkpoint.tensors.items():
-        assert torch.equal(loaded.spec.module.state_dict()[f"model.{key}"], tensor), key
+    assert loaded.weights_sha256 == hashlib.sha256(weights).hexdigest()
+    assert loaded.kind == MODELS[name].kind
+    assert isinstance(loaded.settings, PIPELINES[MODELS[name].kind])
+    found = load_checkpoint(shipped_checkpoint(name))
+    assert loaded.model_config == found.config["model"]
+    assert loaded.checkpoint is not None
+    assert loaded.checkpoint.tensors == {}  # the module holds them
+    assert not any(module.training for module in loaded.part.module.modules())
+    assert program_evaluation(loaded).has_task_metric
+    for key, tensor in found.tensors.items():
+        assert torch.equal(loaded.part.module.state_dict()[f"model.{key}"], tensor), key
 
 
 def test_the_users_own_weights_are_run(gan: Path) -> None:
     torch.manual_seed(0)
-    session = TorchSession(gan_spec(Generator(GAN)))
+    session = TorchSession(gan_program(Generator(GAN)).part)
     feeds = {"latents": np.ones((2, 4), np.float32), "class_labels": np.array([0, 2])}
-    loaded = TorchSession(load_model("gan", checkpoint=gan).spec)
+    loaded = TorchSession(load_shipped("gan", checkpoint=gan).part)
     np.testing.assert_array_equal(loaded.run(feeds)["image"], session.run(feeds)["image"])
-    assert load_model("gan", checkpoint=str(gan)).checkpoint.path == gan / "model.safetensors"
+    found = load_shipped("gan", checkpoint=str(gan)).checkpoint
+    assert found is not None
+    assert found.path == gan / "model.safetensors"
 
 
 def test_options_reach_the_export(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "lm", TransformerLM(LM), {"family": "lm", "model": LM.to_dict()})
     kinds = {
-        given: load_model("lm", checkpoint=tmp_path / "lm", options={"cache": given}).spec.interface.state[0].kind
+        given: load_shipped("lm", checkpoint=tmp_path / "lm", options={"cache": given}).part.interface.state[0].kind
         for given in (None, "growing", "buffer")
     }
     assert kinds == {None: "growing", "growing": "growing", "buffer": "buffer"}
     with pytest.raises(UnknownNameError, match="unknown cache 'ring'"):
-        load_model("lm", checkpoint=tmp_path / "lm", options={"cache": "ring"})
+        load_shipped("lm", checkpoint=tmp_path / "lm", options={"cache": "ring"})
     record = {"family": "unet", "model": UNET.to_dict(), "schedule": SCHEDULE}
     save_checkpoint(tmp_path / "unet", UNet(UNET), record)
-    fixed = load_model("unet", checkpoint=tmp_path / "unet").spec
-    assert fixed.interface.inputs[0].shape == ("batch", 1, 8, 8)
-    assert fixed.settings.schedule.num_train_timesteps == 77  # type: ignore[union-attr]
-    dynamic = load_model("unet", checkpoint=tmp_path / "unet", options={"dynamic_size": True}).spec
-    assert dynamic.interface.inputs[0].shape == ("batch", 1, "height", "width")
+    fixed = load_shipped("unet", checkpoint=tmp_path / "unet")
+    assert fixed.part.interface.inputs[0].shape == ("batch", 1, 8, 8)
+    assert fixed.settings.schedule.num_train_timesteps == 77
+    dynamic = load_shipped("unet", checkpoint=tmp_path / "unet", options={"dynamic_size": True})
+    assert dynamic.part.interface.inputs[0].shape == ("batch", 1, "height", "width")
 
 
 def test_unknown_models_and_options_give_the_valid_names_and_the_nearest() -> None:
     with pytest.raises(UnknownNameError) as caught:
-        load_model("unett")
+        load_shipped("unett")
     assert str(caught.value) == "unknown model 'unett'\nvalid: gan, lm, unet. Did you mean 'unet'?"
     with pytest.raises(UnknownNameError, match=r"unknown export option of 'lm' 'kache'\nvalid: cache\. Did you mean"):
-        load_model("lm", options={"kache": "buffer"})
+        load_shipped("lm", options={"kache": "buffer"})
     with pytest.raises(UnknownNameError, match=r"unknown export option of 'gan' 'cache'\nvalid: \(none\)"):
-        load_model("gan", options={"cache": "buffer"})
+        load_shipped("gan", options={"cache": "buffer"})
 
 
 @pytest.mark.parametrize(
@@ -128,7 +134,7 @@ def test_a_config_that_is_not_the_checkpoints(
 ) -> None:
     rewrite(gan, lambda record: record.update(change))
     with pytest.raises(error) as caught:
-        load_model("gan", checkpoint=gan)
+        load_shipped("gan", checkpoint=gan)
     assert message in str(caught.value)
 
 
@@ -144,7 +150,7 @@ def test_a_unet_without_a_right_schedule(tmp_path: Path, schedule: Any, message:
     record = {"family": "unet", "model": UNET.to_dict(), "schedule": schedule}
     save_checkpoint(tmp_path / "unet", UNet(UNET), record)
     with pytest.raises(ConfigError) as caught:
-        load_model("unet", checkpoint=tmp_path / "unet")
+        load_shipped("unet", checkpoint=tmp_path / "unet")
     assert message in str(caught.value)
 
 
@@ -164,11 +170,11 @@ def test_what_nobody_says_to_be_digits_is_not_evaluated_as_digits(
     record: dict[str, Any] = {"family": "gan", "model": config.to_dict(), "class_names": names}
     kept = data_files("photos") if own else {}
     save_checkpoint(tmp_path / "mine", Generator(config), record, extra_files=kept)
-    loaded = load_model("gan", checkpoint=tmp_path / "mine")
-    assert (loaded.evaluation().data, loaded.evaluation().has_task_metric) == (data, bool(data))
-    assert loaded.spec.settings.class_names == (None if names is None else tuple(names))  # type: ignore[union-attr]
+    loaded = load_shipped("gan", checkpoint=tmp_path / "mine")
+    assert (program_evaluation(loaded).data, program_evaluation(loaded).has_task_metric) == (data, bool(data))
+    assert loaded.settings.class_names == (None if names is None else tuple(names))
     with pytest.raises(ConfigError, match="cannot evaluate a model of images"):
-        loaded.evaluation(tmp_path)
+        program_evaluation(loaded, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -187,13 +193,13 @@ def test_names_that_do_not_fit_the_classes(tmp_path: Path, names: Any, message: 
     record = {"family": "gan", "model": config.to_dict(), "class_names": names}
     save_checkpoint(tmp_path / "mine", Generator(config), record)
     with pytest.raises((CheckpointError, ConfigError)) as caught:
-        load_model("gan", checkpoint=tmp_path / "mine")
+        load_shipped("gan", checkpoint=tmp_path / "mine")
     assert message in str(caught.value)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nowhere"):
-        load_model("gan", checkpoint=tmp_path / "nowhere")
+        load_shipped("gan", checkpoint=tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -215,15 +221,15 @@ def test_sizes_that_the_file_does_not_hold_take_no_memory(
     """The weights of each would take tens of GiB and more."""
     rewrite(gan, lambda record: record["model"].update(change))
     with pytest.raises(error, match=message):
-        load_model("gan", checkpoint=gan)
+        load_shipped("gan", checkpoint=gan)
 
 
 def test_depths_and_tables_beyond_all_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_checkpoint(tmp_path, TransformerLM(LM), {"family": "lm", "model": LM.to_dict()})
     rewrite(tmp_path, lambda record: record["model"].update(n_layers=10**6))
     with pytest.raises(ConfigError, match=r"LMConfig\.n_layers is 1000000\nmust be at most 1,024"):
-        load_model("lm", checkpoint=tmp_path)
+        load_shipped("lm", checkpoint=tmp_path)
     rewrite(tmp_path, lambda record: record["model"].update(n_layers=1, context_length=2**24))
-    monkeypatch.setattr(zoo, "available_memory", lambda: 2**29)
+    monkeypatch.setattr(shipped, "available_memory", lambda: 2**29)
     with pytest.raises(ConfigError, match=r"needs \d\.\d GiB of memory for its tables, 0\.5 GiB are free\nis context"):
-        load_model("lm", checkpoint=tmp_path)
+        load_shipped("lm", checkpoint=tmp_path)

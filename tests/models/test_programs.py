@@ -14,8 +14,8 @@ from aigc_models.families.gan import Generator, GeneratorConfig
 from aigc_models.families.lm import TransformerLM
 from aigc_models.families.lm_config import LMConfig
 from aigc_models.families.unet import UNet, UNetConfig
-from aigc_models.spec import ExportSpec, example_feeds
-from aigc_models.specs import gan_spec, lm_spec, unet_spec
+from aigc_models.program import Program, example_feeds
+from aigc_models.programs import gan_program, lm_program, unet_program
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.core.tensors import FeedChecker
 from aigc_runtime.errors import ConfigError, UnknownNameError
@@ -61,24 +61,24 @@ def language_model() -> TransformerLM:
     return model
 
 
-def sizes(spec: ExportSpec, **given: int) -> dict[str, int]:
-    return {d.name: given.get(d.name, max(d.min, 2)) for d in spec.interface.dims}
+def sizes(program: Program, **given: int) -> dict[str, int]:
+    return {d.name: given.get(d.name, max(d.min, 2)) for d in program.part.interface.dims}
 
 
 @torch.no_grad()
-def call(spec: ExportSpec, feeds: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    assert FeedChecker(spec.interface.graph_inputs, spec.interface.dims_by_name).check(feeds)
-    results = spec.module(*(torch.from_numpy(feeds[t.name]) for t in spec.interface.graph_inputs))
+def call(program: Program, feeds: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    assert FeedChecker(program.part.interface.graph_inputs, program.part.interface.dims_by_name).check(feeds)
+    results = program.part.module(*(torch.from_numpy(feeds[t.name]) for t in program.part.interface.graph_inputs))
     assert isinstance(results, tuple)
-    return dict(zip(spec.interface.graph_outputs, results, strict=True))
+    return dict(zip(program.part.interface.graph_outputs, results, strict=True))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("cache", ["growing", "buffer"])
 def test_the_flat_language_model_is_the_language_model(cache: Any) -> None:
     model = language_model()
-    spec = lm_spec(model, tokenizer=BYTES, cache=cache)
-    feeds = example_feeds(spec, {"batch": 2, "sequence": 3, "past": 5}, seed=0)
+    program = lm_program(model, tokenizer=BYTES, cache=cache)
+    feeds = example_feeds(program.part, {"batch": 2, "sequence": 3, "past": 5}, seed=0)
     tensors = {k: torch.from_numpy(v) for k, v in feeds.items()}
     expected = model(
         tensors["input_ids"],
@@ -86,45 +86,45 @@ def test_the_flat_language_model_is_the_language_model(cache: Any) -> None:
         past=[(tensors[f"past_key_{i}"], tensors[f"past_value_{i}"]) for i in range(2)],
         past_length=tensors.get("past_length"),
     )
-    results = call(spec, feeds)
+    results = call(program, feeds)
     assert torch.equal(results["logits"], expected.logits)
     for i, (key, value) in enumerate(expected.present):
         assert torch.equal(results[f"present_key_{i}"], key)
         assert torch.equal(results[f"present_value_{i}"], value)
     assert list(results) == ["logits", "present_key_0", "present_value_0", "present_key_1", "present_value_1"]
-    assert not spec.module.training
+    assert not program.part.module.training
 
 
 @pytest.mark.parametrize("cache", ["growing", "buffer"])
 def test_examples_of_the_language_model_look_at_padding_and_at_every_layers_cache(cache: Any) -> None:
-    spec = lm_spec(language_model(), tokenizer=BYTES, cache=cache)
+    program = lm_program(language_model(), tokenizer=BYTES, cache=cache)
     for seed in range(3):
-        feeds = example_feeds(spec, {"batch": 2, "sequence": 3, "past": 4}, seed=seed)
-        before = call(spec, feeds)["logits"]
+        feeds = example_feeds(program.part, {"batch": 2, "sequence": 3, "past": 4}, seed=seed)
+        before = call(program, feeds)["logits"]
         assert (feeds["pad_length"] > 0).all()
-        for state in spec.interface.state:
+        for state in program.part.interface.state:
             changed = {**feeds, state.input: np.zeros_like(feeds[state.input])}
-            assert float((call(spec, changed)["logits"] - before).abs().max()) > 100 * SAME, state.input
+            assert float((call(program, changed)["logits"] - before).abs().max()) > 100 * SAME, state.input
         unpadded = {**feeds, "pad_length": np.zeros_like(feeds["pad_length"])}
-        assert float((call(spec, unpadded)["logits"] - before).abs().max()) > 100 * SAME
+        assert float((call(program, unpadded)["logits"] - before).abs().max()) > 100 * SAME
 
 
 def test_the_language_models_interface() -> None:
-    growing = lm_spec(language_model(), tokenizer=BYTES)
-    assert [(t.name, t.dtype, t.shape, t.low, t.high) for t in growing.interface.inputs] == [
+    growing = lm_program(language_model(), tokenizer=BYTES)
+    assert [(t.name, t.dtype, t.shape, t.low, t.high) for t in growing.part.interface.inputs] == [
         ("input_ids", "int64", ("batch", "sequence"), 0, 256),
         ("pad_length", "int64", ("batch",), 0, 24),
     ]
-    assert [(d.name, d.min, d.max) for d in growing.interface.dims] == [
+    assert [(d.name, d.min, d.max) for d in growing.part.interface.dims] == [
         ("batch", 1, 64),
         ("sequence", 1, 24),
         ("past", 0, 24),
     ]
-    assert {s.shape for s in growing.interface.state} == {("batch", 2, "past", 4)}
-    assert growing.interface.length_input is None
-    buffer = lm_spec(language_model(), tokenizer=BYTES, cache="buffer")
-    assert [d.name for d in buffer.interface.dims] == ["batch", "sequence"]
-    assert {(s.shape, s.capacity, s.length_input) for s in buffer.interface.state} == {
+    assert {s.shape for s in growing.part.interface.state} == {("batch", 2, "past", 4)}
+    assert growing.part.interface.length_input is None
+    buffer = lm_program(language_model(), tokenizer=BYTES, cache="buffer")
+    assert [d.name for d in buffer.part.interface.dims] == ["batch", "sequence"]
+    assert {(s.shape, s.capacity, s.length_input) for s in buffer.part.interface.state} == {
         (("batch", 2, 24, 4), 24, "past_length")
     }
     assert buffer.model_config == LM.to_dict()
@@ -133,22 +133,22 @@ def test_the_language_models_interface() -> None:
 def test_the_smallest_context_has_examples() -> None:
     model = TransformerLM(dataclasses.replace(LM, context_length=2))
     for cache in ("growing", "buffer"):
-        spec = lm_spec(model, tokenizer=BYTES, cache=cache)
-        feeds = example_feeds(spec, {"batch": 2, "sequence": 1, "past": 0}, seed=0)
-        assert bool(call(spec, feeds)["logits"].isfinite().all())
+        program = lm_program(model, tokenizer=BYTES, cache=cache)
+        feeds = example_feeds(program.part, {"batch": 2, "sequence": 1, "past": 0}, seed=0)
+        assert bool(call(program, feeds)["logits"].isfinite().all())
     with pytest.raises(ConfigError, match=r"LMConfig\.context_length is 1\nmust be at least 2"):
-        lm_spec(TransformerLM(dataclasses.replace(LM, context_length=1)), tokenizer=BYTES)
+        lm_program(TransformerLM(dataclasses.replace(LM, context_length=1)), tokenizer=BYTES)
 
 
 def test_language_models_that_cannot_be_exported() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown cache 'ring'\nvalid: buffer, growing"):
-        lm_spec(language_model(), tokenizer=BYTES, cache="ring")  # type: ignore[arg-type]
+        lm_program(language_model(), tokenizer=BYTES, cache="ring")  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="unknown tokenizer 'byte'"):
-        lm_spec(language_model(), tokenizer={"kind": "byte"})
+        lm_program(language_model(), tokenizer={"kind": "byte"})
     for size in (255, 300):
         other = TransformerLM(dataclasses.replace(LM, vocab_size=size))
         with pytest.raises(ConfigError, match=rf"vocab_size is {size}, the tokenizer .* has 256 ids\nuse the tokeni"):
-            lm_spec(other, tokenizer=BYTES)
+            lm_program(other, tokenizer=BYTES)
 
 
 @torch.no_grad()
@@ -157,23 +157,23 @@ def test_language_models_that_cannot_be_exported() -> None:
 def test_the_flat_unet_passes_every_condition_on(classes: int | None, context: bool) -> None:
     config = dataclasses.replace(UNET, num_class_embeds=classes, **(CONTEXT if context else {}))
     model = UNet(config)
-    spec = unet_spec(model, SCHEDULE)
+    program = unet_program(model, SCHEDULE)
     names = ["sample", "timestep", *["class_labels"] * bool(classes), *["encoder_hidden_states"] * context]
-    assert [t.name for t in spec.interface.inputs] == names
-    feeds = example_feeds(spec, sizes(spec, batch=3), seed=0)
-    (result,) = call(spec, feeds).values()
+    assert [t.name for t in program.part.interface.inputs] == names
+    feeds = example_feeds(program.part, sizes(program, batch=3), seed=0)
+    (result,) = call(program, feeds).values()
     expected = model.eval()(**{k: torch.from_numpy(v) for k, v in feeds.items()})
     assert result.shape == (3, 2, 8, 8)
     assert torch.equal(result, expected)
     for name, array in feeds.items():
         # Every input must matter, or the comparison above proves nothing about it.
         changed = {**feeds, name: (array + 1) % 5 if name == "class_labels" else array * np.float32(0.5)}
-        assert float((call(spec, changed)["model_output"] - result).abs().max()) > SAME, name
+        assert float((call(program, changed)["model_output"] - result).abs().max()) > SAME, name
 
 
 def test_examples_of_the_unet_span_the_schedule() -> None:
-    spec = unet_spec(UNet(UNET), SCHEDULE)
-    timesteps = example_feeds(spec, sizes(spec, batch=128), seed=0)["timestep"]
+    program = unet_program(UNet(UNET), SCHEDULE)
+    timesteps = example_feeds(program.part, sizes(program, batch=128), seed=0)["timestep"]
     assert 0 <= timesteps.min() < 40
     assert 360 < timesteps.max() <= 400
 
@@ -185,7 +185,7 @@ def test_the_null_class_cannot_be_asked_for_where_it_is_the_last(
     classes: int | None, null: int | None, asked: int | None
 ) -> None:
     config = dataclasses.replace(UNET, num_class_embeds=classes, null_class=null)
-    settings: Any = unet_spec(UNet(config), SCHEDULE, default_steps=7).settings
+    settings: Any = unet_program(UNet(config), SCHEDULE, default_steps=7).settings
     assert (settings.num_classes, settings.null_class) == (asked, null)
     assert settings.sample_shape == (2, 8, 8)
     assert settings.schedule is SCHEDULE
@@ -194,14 +194,19 @@ def test_the_null_class_cannot_be_asked_for_where_it_is_the_last(
 
 @torch.no_grad()
 def test_sides_vary_where_the_model_is_large_enough_or_it_is_asked_for() -> None:
-    large = unet_spec(UNet(dataclasses.replace(UNET, sample_size=32)), SCHEDULE)
-    assert large.interface.inputs[0].shape == large.interface.outputs[0].shape == ("batch", 2, "height", "width")
-    assert [(d.name, d.min, d.multiple_of) for d in large.interface.dims[1:]] == [("height", 2, 2), ("width", 2, 2)]
-    fixed = unet_spec(UNet(dataclasses.replace(UNET, sample_size=32)), SCHEDULE, dynamic_size=False)
-    assert fixed.interface.inputs[0].shape == ("batch", 2, 32, 32)
-    assert unet_spec(UNet(UNET), SCHEDULE).interface.inputs[0].shape == ("batch", 2, 8, 8)
-    asked = unet_spec(UNet(UNET), SCHEDULE, dynamic_size=True)
-    feeds = example_feeds(asked, {"batch": 1, "height": 6, "width": 10}, seed=0)
+    large = unet_program(UNet(dataclasses.replace(UNET, sample_size=32)), SCHEDULE)
+    assert (
+        large.part.interface.inputs[0].shape == large.part.interface.outputs[0].shape == ("batch", 2, "height", "width")
+    )
+    assert [(d.name, d.min, d.multiple_of) for d in large.part.interface.dims[1:]] == [
+        ("height", 2, 2),
+        ("width", 2, 2),
+    ]
+    fixed = unet_program(UNet(dataclasses.replace(UNET, sample_size=32)), SCHEDULE, dynamic_size=False)
+    assert fixed.part.interface.inputs[0].shape == ("batch", 2, 32, 32)
+    assert unet_program(UNet(UNET), SCHEDULE).part.interface.inputs[0].shape == ("batch", 2, 8, 8)
+    asked = unet_program(UNet(UNET), SCHEDULE, dynamic_size=True)
+    feeds = example_feeds(asked.part, {"batch": 1, "height": 6, "width": 10}, seed=0)
     assert call(asked, feeds)["model_output"].shape == (1, 2, 6, 10)
 
 
@@ -209,16 +214,16 @@ def test_sides_vary_where_the_model_is_large_enough_or_it_is_asked_for() -> None
 def test_the_flat_generator_is_the_generator_in_evaluation_mode() -> None:
     config = GeneratorConfig(image_size=8, latent_size=6, num_classes=3, base_channels=4)
     model = Generator(config).train()
-    spec = gan_spec(model)
-    feeds = example_feeds(spec, {"batch": 4}, seed=0)
-    (image,) = call(spec, feeds).values()
+    program = gan_program(model)
+    feeds = example_feeds(program.part, {"batch": 4}, seed=0)
+    (image,) = call(program, feeds).values()
     assert image.shape == (4, 1, 8, 8)
     assert not model.training
     assert torch.equal(image, model(torch.from_numpy(feeds["latents"]), torch.from_numpy(feeds["class_labels"])))
     # In evaluation mode a row does not depend on the others.
-    alone = call(spec, {k: v[:1] for k, v in feeds.items()})["image"]
+    alone = call(program, {k: v[:1] for k, v in feeds.items()})["image"]
     assert float((alone - image[:1]).abs().max()) <= SAME
-    assert [(t.name, t.shape, t.high) for t in spec.interface.inputs] == [
+    assert [(t.name, t.shape, t.high) for t in program.part.interface.inputs] == [
         ("latents", ("batch", 6), None),
         ("class_labels", ("batch",), 3),
     ]
@@ -228,12 +233,12 @@ def test_the_flat_generator_is_the_generator_in_evaluation_mode() -> None:
 def test_a_learned_variance_doubles_the_output_and_asks_for_ddpm(kind: Any) -> None:
     learned = ScheduleConfig(num_train_timesteps=400, variance_type=kind)
     twice = dataclasses.replace(UNET, out_channels=4)
-    spec = unet_spec(UNet(twice), learned)
-    assert isinstance(spec.settings, DiffusionSettings)
-    assert spec.settings.sample_shape == (2, 8, 8)
-    assert spec.settings.default_sampler == "ddpm"
-    assert spec.interface.outputs[0].shape == ("batch", 4, 8, 8)
-    images = DiffusionPipeline(TorchSession(spec), spec.settings).generate(batch=2, steps=1)
+    program = unet_program(UNet(twice), learned)
+    assert isinstance(program.settings, DiffusionSettings)
+    assert program.settings.sample_shape == (2, 8, 8)
+    assert program.settings.default_sampler == "ddpm"
+    assert program.part.interface.outputs[0].shape == ("batch", 4, 8, 8)
+    images = DiffusionPipeline(TorchSession(program.part), program.settings).generate(batch=2, steps=1)
     assert images.shape == (2, 2, 8, 8)
 
 
@@ -252,4 +257,4 @@ def test_a_learned_variance_doubles_the_output_and_asks_for_ddpm(kind: Any) -> N
 def test_channels_and_variance_belong_together(channels: tuple[int, int], kind: Any, message: str) -> None:
     config = dataclasses.replace(UNET, in_channels=channels[0], out_channels=channels[1])
     with pytest.raises(ConfigError, match=message):
-        unet_spec(UNet(config), ScheduleConfig(variance_type=kind))
+        unet_program(UNet(config), ScheduleConfig(variance_type=kind))

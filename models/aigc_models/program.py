@@ -1,0 +1,212 @@
+"""A program: named parts, each one graph, and the settings of the pipeline that drives them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from aigc_models.weights.checkpoint import Checkpoint
+from aigc_runtime.bundle.engine_info import MAIN_ENGINE
+from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.tensors import Array, StateSpec, TensorSpec
+from aigc_runtime.errors import ConfigError
+
+__all__ = ["Part", "Program", "QuantHints", "SizeLimit", "example_feeds"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantHints:
+    """What the author of an architecture knows about rounding it. A module is its path, or the path's beginning.
+
+    Attributes:
+        sensitive: modules that stay float, because few bits cost them too much.
+        sensitive_int8: the same where activations have 8 integer bits; None: as in `sensitive`.
+        wide: modules whose weight takes 8 bits where the others take 4.
+        smooth: strength of SmoothQuant, 0 to 1, by where its factors go: `gain` of a norm, or a `product`.
+    """
+
+    sensitive: tuple[str, ...] = ()
+    sensitive_int8: tuple[str, ...] | None = None
+    wide: tuple[str, ...] = ()
+    smooth: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeLimit:
+    """Dimensions whose sizes together are at most `max`: what is held and what is new must fit into a context."""
+
+    dims: tuple[str, ...]
+    max: int
+
+    def __post_init__(self) -> None:
+        if not self.dims or self.max < 1:
+            raise ConfigError(f"the sizes of {list(self.dims)} are at most {self.max} together", hint="at least 1 of 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One graph of a program.
+
+    Attributes:
+        name: of the part, and of the engine that is made of it; the only part of a program is called `model`.
+        module: takes every graph input positionally, in the order of `interface.graph_inputs`, and returns a tuple in
+            the order of `interface.graph_outputs`.
+        interface: names, types and shapes of everything that goes in and out.
+        example_ranges: input -> (low, high) that examples are drawn from, where all that the input allows would make
+            an example unlike any real one: left padding longer than the text hides the whole KV cache.
+        examples: input -> one real example, of whose numbers others are drawn; for a module that was handed in.
+        limits: on sizes together, beside those of each dimension.
+        hints: how it is best quantized.
+        notes: for the user: what was fixed, what was narrowed.
+    """
+
+    name: str = MAIN_ENGINE
+    module: nn.Module
+    interface: Interface
+    example_ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    examples: Mapping[str, Array] = field(default_factory=dict)
+    limits: tuple[SizeLimit, ...] = ()
+    hints: QuantHints = QuantHints()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = sorted(self.example_ranges.keys() - {t.name for t in self.interface.inputs})
+        if unknown:
+            raise ConfigError(f"example_ranges names {unknown[0]!r}, which is not an input")
+        known = {dim.name for dim in self.interface.dims}
+        for limit in self.limits:
+            if not known.issuperset(limit.dims):
+                raise ConfigError(
+                    f"a limit on sizes names {sorted(set(limit.dims) - known)[0]!r}, which is no dimension"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A model as a program of parts.
+
+    Attributes:
+        name: of the model.
+        kind: of the pipeline that drives it, a key of `aigc_runtime.pipelines.KINDS`.
+        parts: name -> part.
+        settings: of the pipeline.
+        engines: role in the pipeline -> name of the part.
+        model_config: the PyTorch model's configuration, as JSON.
+        checkpoint: where the weights came from; None for a module that was handed in.
+        notes: for the user: what was converted, what lies beside the weights and was not read.
+    """
+
+    name: str
+    kind: str
+    parts: Mapping[str, Part]
+    settings: Any
+    engines: Mapping[str, str] = field(default_factory=lambda: {MAIN_ENGINE: MAIN_ENGINE})
+    model_config: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: Checkpoint | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ConfigError(f"the program {self.name!r} has no parts", hint="give at least one")
+        for name, part in self.parts.items():
+            if name != part.name:
+                raise ConfigError(f"the part {part.name!r} is called {name!r} in the program {self.name!r}")
+        for role, name in self.engines.items():
+            if name not in self.parts:
+                raise ConfigError(
+                    f"the role {role!r} names the part {name!r}, which the program {self.name!r} does not have",
+                    hint=f"its parts: {', '.join(self.parts)}",
+                )
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights file; for a module that was handed in, of all its numbers."""
+        return self.module_sha256 if self.checkpoint is None else self.checkpoint.sha256
+
+    @property
+    def config_sha256(self) -> str:
+        """SHA-256 of the configuration: the same weights with other values are another model."""
+        if self.checkpoint is not None:
+            return self.checkpoint.config_sha256
+        return hashlib.sha256(json.dumps(dict(self.model_config), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def module_sha256(self) -> str:
+        """SHA-256 of the configuration and of all numbers of all parts, however files hold them."""
+        digest = hashlib.sha256(self.config_sha256.encode())
+        for part in self.parts.values():
+            for name, tensor in sorted(part.module.state_dict().items()):
+                digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+                digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def part(self) -> Part:
+        """The only part.
+
+        Raises:
+            ConfigError: the program has several.
+        """
+        if len(self.parts) > 1:
+            raise ConfigError(f"the program {self.name!r} has several parts: {', '.join(self.parts)}")
+        return next(iter(self.parts.values()))
+
+
+def example_feeds(part: Part, sizes: Mapping[str, int], *, seed: int) -> dict[str, Array]:
+    """Make seeded random arrays for every graph input: integers within their range, a buffer partly filled.
+
+    Args:
+        part: of a program.
+        sizes: a size for every named dimension.
+        seed: of the draw.
+
+    Raises:
+        ConfigError: a named dimension without a size, or more new steps than a buffer holds.
+    """
+    rng = np.random.default_rng(seed)
+    interface = part.interface
+    ranges: dict[str, tuple[int, int]] = dict(part.example_ranges)
+    if interface.length_input is not None:
+        ranges[interface.length_input] = _held_range(interface.state[0], sizes)
+    feeds = {}
+    for tensor in interface.graph_inputs:
+        shape, example = _shape(tensor, sizes), part.examples.get(tensor.name)
+        if example is None:
+            feeds[tensor.name] = _draw(rng, tensor, shape, ranges.get(tensor.name))
+        else:
+            # Of the same numbers, so as likely as in the example.
+            feeds[tensor.name] = rng.choice(np.asarray(example).ravel(), size=shape).astype(tensor.dtype)
+    return feeds
+
+
+def _held_range(state: StateSpec, sizes: Mapping[str, int]) -> tuple[int, int]:
+    """Choose how many steps a buffer may hold before the new ones; at least one where it can, so that they are seen."""
+    steps, capacity = sizes.get(state.step_dim, 1), state.capacity or 0
+    if steps > capacity:
+        raise ConfigError(f"{steps} steps do not fit into the buffer {state.input!r} of {capacity}")
+    return min(1, capacity - steps), capacity - steps + 1
+
+
+def _shape(tensor: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    missing = [n for n in tensor.shape if isinstance(n, str) and n not in sizes]
+    if missing:
+        raise ConfigError(f"no size for dimension {missing[0]!r} of {tensor.name!r}", hint=f"given: {sorted(sizes)}")
+    return tuple(n if isinstance(n, int) else sizes[n] for n in tensor.shape)
+
+
+def _draw(rng: np.random.Generator, tensor: TensorSpec, shape: tuple[int, ...], given: tuple[int, int] | None) -> Array:
+    """Draw one input; `given` is the half-open range to draw from in place of the tensor's own."""
+    dtype = np.dtype(tensor.dtype)
+    if dtype.kind == "f":
+        values = rng.standard_normal(shape) if given is None else rng.uniform(*given, size=shape)
+        return values.astype(dtype)
+    low = tensor.low if tensor.low is not None else 0
+    low, high = given or (low, tensor.high if tensor.high is not None else low + 2)
+    return rng.integers(low, high, size=shape).astype(dtype)

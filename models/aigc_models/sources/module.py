@@ -1,0 +1,384 @@
+"""A user's own module as a part of a program: nothing is asked of it but example inputs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aigc_models.caller_state import callers_state
+from aigc_models.program import Part, QuantHints
+from aigc_models.sources.nested import check_names, flatten, named_leaves, rebuild
+from aigc_models.sources.sizes import check_other_sizes, trace
+from aigc_runtime.bundle.engine_info import MAIN_ENGINE
+from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.tensors import DTYPES, Array, DimSpec, StateSpec, TensorSpec
+from aigc_runtime.errors import ConfigError, UnknownNameError
+
+__all__ = ["Dims", "make_part"]
+
+Dims = Mapping[str, Mapping[int, str | DimSpec]]
+"""Input -> axis -> the name of a dimension whose size may vary, or that dimension with its range."""
+
+_REMEDIES = {
+    torch.float64: "engines compute in float32: call .float() on it, and on the module",
+    torch.bfloat16: "give it in float32: the precision of the engine is chosen at export",
+}
+
+
+class _Flat(nn.Module):
+    """A module over flat tensors: the nested arguments are put together before it, its results taken apart after."""
+
+    def __init__(self, model: nn.Module, arguments: Any, order: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.arguments = arguments
+        self.order = tuple(order)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Run the module."""
+        positional, named = rebuild(self.arguments, tensors)
+        leaves, _ = flatten(self.model(*positional, **named), name="output", what="output")
+        found = dict(_without_root(leaves))
+        return tuple(found[name] for name in self.order)
+
+
+def _without_root(leaves: Sequence[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+    """A mapping's outputs are called by their keys alone; those of a sequence, and a lone one, `output`."""
+    return [
+        (name.removeprefix("output_") if not name.removeprefix("output_")[:1].isdigit() else name, tensor)
+        for name, tensor in leaves
+    ]
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The example of a module: arguments with slots, and the tensors for them by name."""
+
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    tensors: dict[str, Tensor]
+
+
+@callers_state()
+def make_part(
+    module: nn.Module,
+    example_inputs: Mapping[str, Any] | Sequence[Any] | Tensor | Array,
+    *,
+    dims: Dims | None = None,
+    state: Sequence[StateSpec] = (),
+    bounds: Mapping[str, tuple[int, int]] | None = None,
+    hints: QuantHints | None = None,
+    name: str = MAIN_ENGINE,
+) -> Part:
+    """Make a part of a module, by running it on an example.
+
+    Args:
+        module: in evaluation mode. Its `forward` may take and give tensors, and mappings, sequences and dataclasses of
+            them, which are flattened: the keys of nested ones are joined by `_`.
+        example_inputs: by the names of `forward`'s parameters, or in their order, tensors or numpy arrays. What is no
+            tensor (None, a number, a text) is fixed: every engine has that value.
+        dims: sizes that may vary; all others are those of the example. Dimension 0 is called `batch` where rows are
+            independent of each other, as a module with `state` needs it.
+        state: tensors that are carried from a call to the next; their inputs and outputs are named here only.
+        bounds: integer input -> (low, high): its values lie in [low, high). None: any.
+        hints: how it is best quantized.
+        name: of the part.
+
+    Returns:
+        The part. Inputs are called as the parameters are; a mapping's outputs by its keys, a lone output `output`,
+        those of a sequence `output_0`, `output_1` and so on.
+
+    Raises:
+        ConfigError: a module in training mode or without values, an example that does not fit, a name twice.
+        UnknownNameError: a name that the module does not have.
+        CaptureError: a size that was declared to vary and does not.
+    """
+    _check_module(module)
+    inputs = _read_inputs(module, example_inputs)
+    _check_tensors(inputs.tensors)
+    outputs = _run(module, inputs)
+    names = list(inputs.tensors)
+    check_names(names, what="input")
+    carried = _check_state(state, inputs.tensors, outputs)
+    fed = [n for n in names if n not in carried]
+    given = [n for n in outputs if n not in {s.output for s in state}]
+    if not fed or not given:
+        raise ConfigError("a part needs an input and an output beside its carried state")
+    check_names(list(outputs), what="output")
+    if same := sorted(outputs.keys() & inputs.tensors.keys()):
+        raise ConfigError(
+            f"an input and an output are both called {same[0]!r}", hint="a graph needs two names: rename one of them"
+        )
+    declared = _Declared(inputs.tensors, dims or {}, state)
+    ordered = [*fed, *(s.input for s in state)]
+    flat = _Flat(module, _reordered(inputs, ordered), [*given, *(s.output for s in state)]).eval()
+    example = {n: inputs.tensors[n] for n in ordered}
+    shapes = {n: declared.shape(n) for n in ordered}
+    check_other_sizes(lambda tensors: flat(*tensors), example, shapes, declared.dims)
+    traced = trace(flat, list(example.values()), list(shapes.values()), declared.dims, given=declared.given)
+    low_high = _bounds(bounds or {}, inputs.tensors)
+    return Part(
+        name=name,
+        module=flat,
+        interface=Interface(
+            inputs=tuple(
+                TensorSpec(
+                    name=n,
+                    dtype=_dtype(inputs.tensors[n]),
+                    shape=declared.shape(n),
+                    low=low_high.get(n, (None, None))[0],
+                    high=low_high.get(n, (None, None))[1],
+                )
+                for n in fed
+            ),
+            outputs=tuple(
+                TensorSpec(name=n, dtype=_dtype(outputs[n]), shape=shape)
+                for n, shape in zip(given, traced.shapes, strict=False)
+            ),
+            dims=tuple(traced.dims.values()),
+            state=tuple(state),
+        ),
+        examples={n: inputs.tensors[n].numpy() for n in fed},
+        hints=QuantHints() if hints is None else hints,
+        notes=(*_fixed_notes(inputs), *traced.notes),
+    )
+
+
+def _fixed_notes(inputs: _Inputs) -> list[str]:
+    positional, named = inputs.arguments
+    return [
+        f"input {name!r} is fixed: {value!r:.100}"
+        for name, value in (*named_leaves(list(positional)), *named_leaves(named))
+    ]
+
+
+def _check_module(module: nn.Module) -> None:
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"the module is a {type(module).__name__}", hint="give a torch.nn.Module")
+    training = next((name or "the module" for name, m in module.named_modules() if m.training), None)
+    if training is not None:
+        raise ConfigError(f"{training} is in training mode", hint="call .eval() on the module")
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_meta:
+            raise ConfigError(
+                f"tensor {name!r} of the module is on the meta device, without numbers", hint="load its weights first"
+            )
+        if tensor.device.type != "cpu":
+            raise ConfigError(f"tensor {name!r} of the module is on {tensor.device}", hint="call .cpu() on the module")
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise ConfigError(
+                f"tensor {name!r} of the module is {str(tensor.dtype)[6:]}",
+                hint="call .float() on the module: the precision of the engine is chosen at export",
+            )
+
+
+def _read_inputs(module: nn.Module, given: Any) -> _Inputs:
+    """Bind the example to the parameters of `forward`, and name its tensors after them."""
+    signature = inspect.signature(module.forward)
+    if isinstance(given, (Tensor, *_array_types())):
+        given = (given,)
+    if isinstance(given, Mapping):
+        positional, named = (), dict(given)
+    elif isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
+        positional, named = tuple(given), {}
+    else:
+        raise ConfigError(
+            f"example_inputs is a {type(given).__name__}", hint="give a mapping by name, a tuple, or one tensor"
+        )
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    for name in named:
+        if not isinstance(name, str) or (name not in signature.parameters and not takes_any):
+            raise UnknownNameError(f"parameter of {type(module).__name__}.forward", str(name), signature.parameters)
+    try:
+        bound = signature.bind(*positional, **named)
+    except TypeError as err:
+        raise ConfigError(
+            f"example_inputs do not fit {type(module).__name__}.forward{signature}: {err}",
+            hint="give one value for each parameter without a default",
+        ) from err
+    places = _places(signature, bound)
+    leaves, tree = flatten(places, name="", what="input")
+    if not leaves:
+        raise ConfigError("example_inputs has no tensor", hint="give at least one")
+    check_names([name for name, _ in leaves], what="input")
+    tensors = {name: tensor.detach() for name, tensor in leaves}
+    return _Inputs(arguments=_call(signature, bound, tree), tensors=tensors)
+
+
+def _array_types() -> tuple[type, ...]:
+    import numpy as np
+
+    return (np.ndarray,)
+
+
+def _places(signature: inspect.Signature, bound: inspect.BoundArguments) -> dict[str, Any]:
+    """The arguments by name: those of `*args` as a list, those of `**kwargs` each by its own."""
+    places: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            places.update(value)
+        else:
+            places[name] = value
+    return places
+
+
+def _call(
+    signature: inspect.Signature, bound: inspect.BoundArguments, tree: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The tree as the arguments of a call: positional where `forward` takes them no other way."""
+    positional: list[Any] = []
+    named: dict[str, Any] = {}
+    kinds = {name: parameter.kind for name, parameter in signature.parameters.items()}
+    spread = any(kinds[name] is inspect.Parameter.VAR_POSITIONAL for name in bound.arguments)
+    for name, value in tree.items():
+        kind = kinds.get(name, inspect.Parameter.VAR_KEYWORD)
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            positional += list(value)
+        elif kind is inspect.Parameter.POSITIONAL_ONLY or (spread and kind is inspect.Parameter.POSITIONAL_OR_KEYWORD):
+            positional.append(value)
+        else:
+            named[name] = value
+    return tuple(positional), named
+
+
+def _check_tensors(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        kind = str(tensor.dtype)[6:]
+        if kind not in DTYPES:
+            raise ConfigError(
+                f"example input {name!r} is {kind}",
+                hint=_REMEDIES.get(tensor.dtype, f"an engine takes {', '.join(DTYPES)}"),
+            )
+        if tensor.ndim == 0:
+            raise ConfigError(
+                f"example input {name!r} has no dimensions",
+                hint="give it one: a tensor of shape [1], or fix it as a number",
+            )
+        if not tensor.numel():
+            raise ConfigError(
+                f"example input {name!r} has shape {list(tensor.shape)}", hint="give one with numbers in it"
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ConfigError(f"example input {name!r} holds NaN or infinity", hint="give finite numbers")
+
+
+def _run(module: nn.Module, inputs: _Inputs) -> dict[str, Tensor]:
+    """The module's outputs on the example, by name."""
+    positional, named = rebuild(inputs.arguments, [t.clone() for t in inputs.tensors.values()])
+    try:
+        with torch.no_grad():
+            result = module(*positional, **named)
+    except Exception as err:
+        raise ConfigError(
+            f"{type(module).__name__} cannot run on the example inputs: {type(err).__name__}: {err}",
+            hint="; ".join(f"{n}: {str(t.dtype)[6:]} {list(t.shape)}" for n, t in inputs.tensors.items()),
+        ) from err
+    leaves, tree = flatten(result, name="output", what="output")
+    if fixed := next(named_leaves(tree, "output"), None):
+        raise ConfigError(
+            f"{type(module).__name__} gives {fixed[0]!r}, which is a {type(fixed[1]).__name__} and no tensor",
+            hint="let forward return tensors, or wrap the module in one that does",
+        )
+    if not leaves:
+        raise ConfigError(f"{type(module).__name__} gives no tensor", hint="let forward return at least one")
+    named_outputs = _without_root(leaves)
+    check_names([name for name, _ in named_outputs], what="output")
+    for name, tensor in named_outputs:
+        if str(tensor.dtype)[6:] not in DTYPES:
+            raise ConfigError(
+                f"output {name!r} is {str(tensor.dtype)[6:]}", hint=f"an engine gives {', '.join(DTYPES)}: convert it"
+            )
+    return dict(named_outputs)
+
+
+def _check_state(state: Sequence[StateSpec], tensors: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> set[str]:
+    for spec in state:
+        if spec.input not in tensors:
+            raise UnknownNameError("input of a state", spec.input, tensors)
+        if spec.output not in outputs:
+            raise UnknownNameError("output of a state", spec.output, outputs)
+        if _dtype(tensors[spec.input]) != spec.dtype or tensors[spec.input].ndim != len(spec.shape):
+            found = tensors[spec.input]
+            raise ConfigError(
+                f"state {spec.input!r} is {_dtype(found)} {list(found.shape)} in the example, "
+                f"its StateSpec says {spec.dtype} {list(spec.shape)}"
+            )
+    return {spec.input for spec in state}
+
+
+class _Declared:
+    """The sizes of a part: fixed as in the example, or named and free."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], dims: Dims, state: Sequence[StateSpec]) -> None:
+        self._tensors = tensors
+        self._names: dict[tuple[str, int], str] = {}
+        self.dims: dict[str, DimSpec] = {}
+        self.given = frozenset(d.name for axes in dims.values() for d in axes.values() if isinstance(d, DimSpec))
+        sizes: dict[str, int] = {}
+        for name, axes in dims.items():
+            if name not in tensors:
+                raise UnknownNameError("input in dims", name, tensors)
+            for axis, dim in axes.items():
+                self._add(name, axis, dim, sizes)
+        for spec in state:
+            for axis, size in enumerate(spec.shape):
+                if isinstance(size, str) and size.isidentifier():
+                    self._add(spec.input, axis, size, sizes)
+
+    def _add(self, name: str, axis: int, dim: str | DimSpec, sizes: dict[str, int]) -> None:
+        shape = self._tensors[name].shape
+        if isinstance(axis, bool) or not isinstance(axis, int) or not -len(shape) <= axis < len(shape):
+            raise ConfigError(
+                f"dims names axis {axis!r} of {name!r}, whose example has shape {list(shape)}",
+                hint=f"axes go from 0 to {len(shape) - 1}",
+            )
+        spec = DimSpec(name=dim) if isinstance(dim, str) else dim
+        check_names([spec.name], what="dimension")
+        size = shape[axis]
+        if sizes.setdefault(spec.name, size) != size:
+            raise ConfigError(
+                f"dimension {spec.name!r} is {sizes[spec.name]} and {size} in the example",
+                hint="one name stands for one size: give them two names",
+            )
+        known = self.dims.get(spec.name)
+        if known is None or known == DimSpec(name=spec.name):
+            self.dims[spec.name] = spec
+        elif isinstance(dim, DimSpec) and dim != known:
+            raise ConfigError(f"dimension {spec.name!r} is declared twice: {known} and {dim}")
+        if size % spec.multiple_of or size < spec.min or (spec.max is not None and size > spec.max):
+            raise ConfigError(f"dimension {spec.name!r} is {size} in the example, which {spec} does not allow")
+        self._names[name, axis % len(shape)] = spec.name
+
+    def shape(self, name: str) -> tuple[int | str, ...]:
+        """The shape of an input: numbers, and the names of what varies."""
+        return tuple(self._names.get((name, axis), size) for axis, size in enumerate(self._tensors[name].shape))
+
+
+def _reordered(inputs: _Inputs, order: Sequence[str]) -> Any:
+    """The arguments with their slots renumbered for tensors in another order."""
+    from aigc_models.sources.nested import Slot
+
+    names = list(inputs.tensors)
+    return rebuild(inputs.arguments, [Slot(order.index(name)) for name in names])
+
+
+def _bounds(bounds: Mapping[str, tuple[int, int]], tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    for name, (low, high) in bounds.items():
+        if name not in tensors:
+            raise UnknownNameError("input in bounds", name, tensors)
+        found = tensors[name]
+        if found.is_floating_point() or found.dtype == torch.bool:
+            raise ConfigError(f"bounds of {name!r}, which is {_dtype(found)}", hint="only integers have bounds")
+        if int(found.min()) < low or int(found.max()) >= high:
+            raise ConfigError(
+                f"example input {name!r} holds {int(found.min())} to {int(found.max())}, bounds are [{low}, {high})"
+            )
+    return dict(bounds)
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype)[6:]
