@@ -115,20 +115,22 @@ class TorchDeviceSession:
     def run(self, feeds: Mapping[str, Array], state: Any = None) -> dict[str, Array]:
         import torch
 
+        from aigc_runtime.core.state import new_steps
+
         bound = self._checker.check(feeds)
         started = time.perf_counter()
         tensors: dict[str, Any] = {k: torch.from_numpy(v.copy()).to(self._device) for k, v in feeds.items()}
         if self.interface.state:
             tensors.update(state.tensors)
             length = torch.tensor([state.length], dtype=torch.int64, device=self._device)
-            tensors.update({s.length_input: length for s in self.interface.state if s.length_input})
+            tensors.update(dict.fromkeys(self.interface.length_inputs, length))
         cast = torch.autocast(torch.device(self._device).type, dtype=torch.float16) if self._half else nullcontext()
         with torch.inference_mode(), cast:
             results = self._module(*(tensors[t.name] for t in self.interface.graph_inputs))
         named = dict(zip(self.interface.graph_outputs, results, strict=True))
         if self.interface.state:
             state.tensors = {s.input: named[s.output].to(getattr(torch, s.dtype)) for s in self.interface.state}
-            state.length += bound[self.interface.state[0].step_dim]
+            state.length += new_steps(self.interface, bound, state.length)
         arrays = {t.name: named[t.name].float().cpu().numpy() for t in self.interface.outputs}  # waits for the device
         self.engine_seconds += time.perf_counter() - started
         return arrays

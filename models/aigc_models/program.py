@@ -15,7 +15,8 @@ from torch import nn
 from aigc_models.weights.checkpoint import Checkpoint
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.core.interface import Interface
-from aigc_runtime.core.tensors import Array, StateSpec, TensorSpec
+from aigc_runtime.core.sizes import shape_value
+from aigc_runtime.core.tensors import Array, TensorSpec
 from aigc_runtime.errors import ConfigError
 
 __all__ = ["Part", "Program", "QuantHints", "SizeLimit", "example_feeds"]
@@ -173,32 +174,34 @@ def example_feeds(part: Part, sizes: Mapping[str, int], *, seed: int) -> dict[st
     rng = np.random.default_rng(seed)
     interface = part.interface
     ranges: dict[str, tuple[int, int]] = dict(part.example_ranges)
-    if interface.length_input is not None:
-        ranges[interface.length_input] = _held_range(interface.state[0], sizes)
+    lengths = interface.length_inputs
+    if lengths:
+        ranges |= dict.fromkeys(lengths, _held_range(interface, sizes))
     feeds = {}
     for tensor in interface.graph_inputs:
-        shape, example = _shape(tensor, sizes), part.examples.get(tensor.name)
+        shape, example = shape_value(tensor.shape, sizes, repr(tensor.name)), part.examples.get(tensor.name)
         if example is None:
             feeds[tensor.name] = _draw(rng, tensor, shape, ranges.get(tensor.name))
         else:
             # Of the same numbers, so as likely as in the example.
             feeds[tensor.name] = rng.choice(np.asarray(example).ravel(), size=shape).astype(tensor.dtype)
-    return feeds
+    return feeds | dict.fromkeys(lengths, feeds[lengths[0]]) if lengths else feeds
 
 
-def _held_range(state: StateSpec, sizes: Mapping[str, int]) -> tuple[int, int]:
-    """Choose how many steps a buffer may hold before the new ones; at least one where it can, so that they are seen."""
-    steps, capacity = sizes.get(state.step_dim, 1), state.capacity or 0
-    if steps > capacity:
-        raise ConfigError(f"{steps} steps do not fit into the buffer {state.input!r} of {capacity}")
-    return min(1, capacity - steps), capacity - steps + 1
+def _held_range(interface: Interface, sizes: Mapping[str, int]) -> tuple[int, int]:
+    """Choose how many steps the state may hold before the new ones; at least one where it can, so that they are seen.
 
-
-def _shape(tensor: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    missing = [n for n in tensor.shape if isinstance(n, str) and n not in sizes]
-    if missing:
-        raise ConfigError(f"no size for dimension {missing[0]!r} of {tensor.name!r}", hint=f"given: {sorted(sizes)}")
-    return tuple(n if isinstance(n, int) else sizes[n] for n in tensor.shape)
+    What grows tells it; a window alone may have lost steps, too.
+    """
+    steps, most = sizes.get(interface.step_dim or "", 1), interface.max_steps
+    held = sizes.get(interface.growing_dim or "")
+    if most is not None and steps + (held or 0) > most:
+        raise ConfigError(f"{steps + (held or 0)} steps do not fit into the carried state of {most}")
+    if held is not None:
+        return held, held + 1
+    if most is None:
+        return 1, 2 * max(max(spec.shape_at(1, 0)) for spec in interface.state) + 1
+    return min(1, most - steps), most - steps + 1
 
 
 def _draw(rng: np.random.Generator, tensor: TensorSpec, shape: tuple[int, ...], given: tuple[int, int] | None) -> Array:

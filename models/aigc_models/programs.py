@@ -92,6 +92,7 @@ def lm_program(
             axis=2,
             kind=cache,
             length_input="past_length" if cache == "buffer" else None,
+            step_dim="sequence",
         )
         for layer in range(config.n_layers)
         for part in ("key", "value")

@@ -39,6 +39,7 @@ def text_subject(context_length: int = 96) -> Subject:
                     shape=("batch", "past", 1),
                     axis=1,
                     kind="growing",
+                    step_dim="sequence",
                 ),
             ),
         ),

@@ -24,6 +24,7 @@ def cache(part: str) -> StateSpec:
         axis=2,
         kind="buffer",
         length_input="past_length",
+        step_dim="sequence",
     )
 
 
@@ -79,7 +80,7 @@ def test_a_buffer_is_partly_filled_and_has_room_for_the_new_steps(steps: int) ->
 
 def test_a_buffer_that_the_new_steps_fill_holds_nothing_before() -> None:
     assert example_feeds(make(), {"batch": 1, "sequence": 9}, seed=0)["past_length"].tolist() == [0]
-    with pytest.raises(ConfigError, match="10 steps do not fit into the buffer 'past_key' of 9"):
+    with pytest.raises(ConfigError, match="10 steps do not fit into the carried state of 9"):
         example_feeds(make(), {"batch": 1, "sequence": 10}, seed=0)
 
 
@@ -147,3 +148,31 @@ def test_a_program_is_known_by_its_numbers_and_its_configuration() -> None:
 def test_examples_are_drawn_from_a_real_one() -> None:
     feeds = example_feeds(make(examples={"level": np.array([2.5, 7.0])}), SIZES, seed=0)
     assert set(feeds["level"].tolist()) == {2.5, 7.0}
+
+
+def test_examples_of_several_kinds_of_state_speak_of_one_number_of_steps() -> None:
+    window = StateSpec(
+        input="window",
+        output="moved",
+        dtype="float32",
+        shape=("batch", 5),
+        axis=1,
+        kind="window",
+        length_input="taken",
+        step_dim="sequence",
+    )
+    growing = dataclasses.replace(
+        window, input="past", output="grown", shape=("batch", "past"), kind="growing", length_input=None
+    )
+    recurrent = StateSpec(input="h", output="new_h", dtype="float32", shape=("batch", 3), kind="recurrent")
+    dims = (*INTERFACE.dims, DimSpec(name="past", min=0, max=20))
+    everything = dataclasses.replace(INTERFACE, dims=dims, state=(cache("key"), window, growing, recurrent))
+    feeds = example_feeds(make(interface=everything), {**SIZES, "past": 3}, seed=0)
+    assert [feeds[name].tolist() for name in ("past_length", "taken")] == [[3], [3]]
+    assert (feeds["past"].shape, feeds["window"].shape, feeds["h"].shape) == ((50, 3), (50, 5), (50, 3))
+    with pytest.raises(ConfigError, match="10 steps do not fit into the carried state of 9"):
+        example_feeds(make(interface=everything), {**SIZES, "past": 6}, seed=0)
+    only = make(interface=dataclasses.replace(INTERFACE, state=(window,)))
+    taken = {int(example_feeds(only, SIZES, seed=seed)["taken"][0]) for seed in range(40)}
+    assert min(taken) >= 1
+    assert max(taken) > 5, "some examples have lost steps already"

@@ -121,10 +121,10 @@ def test_the_language_models_interface() -> None:
         ("past", 0, 24),
     ]
     assert {s.shape for s in growing.part.interface.state} == {("batch", 2, "past", 4)}
-    assert growing.part.interface.length_input is None
+    assert growing.part.interface.length_inputs == ()
     buffer = lm_program(language_model(), tokenizer=BYTES, cache="buffer")
     assert [d.name for d in buffer.part.interface.dims] == ["batch", "sequence"]
-    assert {(s.shape, s.capacity, s.length_input) for s in buffer.part.interface.state} == {
+    assert {(s.shape, s.room(0, {}), s.length_input) for s in buffer.part.interface.state} == {
         (("batch", 2, 24, 4), 24, "past_length")
     }
     assert buffer.model_config == LM.to_dict()

@@ -60,6 +60,7 @@ def lm_state(kind: str) -> tuple[StateSpec, ...]:
             axis=2,
             kind=kind,  # type: ignore[arg-type]
             length_input="past_length" if kind == "buffer" else None,
+            step_dim="sequence",
         ),
     )
 

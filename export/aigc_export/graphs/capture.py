@@ -21,6 +21,7 @@ from aigc_export.graphs.determinism import check_deterministic, check_repeats
 from aigc_models.program import Part, SizeLimit, example_feeds
 from aigc_models.sources.sizes import dynamic_shapes
 from aigc_models.sources.user_code import capture_advice
+from aigc_runtime.core.sizes import is_dim_name
 from aigc_runtime.core.tensors import DimSpec
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.system.interrupts import interrupted_by
@@ -167,11 +168,15 @@ def _dynamic_shapes(part: Part) -> tuple[Any, ...] | dict[str, Any]:
     """Make torch.export's description of the dynamic dimensions, in the order of the module's positional arguments."""
     import inspect
 
+    import torch
+
     named = {d.name: _torch_dim(d) for d in part.interface.dims}
     if part.examples:  # the ranges were found by tracing, and what else it found is no range: it is left to be found
         return (tuple(dynamic_shapes([t.shape for t in part.interface.graph_inputs], part.interface.dims_by_name)),)
     shapes = [
-        {axis: named[n] for axis, n in enumerate(t.shape) if isinstance(n, str)} for t in part.interface.graph_inputs
+        # A sum has no name of its own in PyTorch, which finds out what it is.
+        {axis: named.get(n, torch.export.Dim.AUTO) for axis, n in enumerate(t.shape) if isinstance(n, str)}
+        for t in part.interface.graph_inputs
     ]
     # torch.export matches by the signature: a variadic parameter takes the rest as one tuple.
     parameters = list(inspect.signature(part.module.forward).parameters.values())
@@ -204,12 +209,12 @@ def _name_dimensions(model: ir.Model, part: Part) -> None:
     for value, tensor in zip(model.graph.inputs, part.interface.graph_inputs, strict=True):
         assert value.shape is not None
         for axis, wanted in enumerate(tensor.shape):
-            if isinstance(wanted, str):
+            if isinstance(wanted, str) and is_dim_name(wanted):
                 found = value.shape[axis]
                 names[str(found.value if isinstance(found, ir.SymbolicDim) else found)] = wanted
         value.shape = ir.Shape(tensor.shape)
     outputs = {s.name: s.shape for s in part.interface.outputs}
-    outputs.update({s.output: _grown(s.shape, s.axis, s.kind, s.step_dim) for s in part.interface.state})
+    outputs.update({s.output: s.output_shape for s in part.interface.state})
     for value in model.graph.outputs:
         value.shape = ir.Shape(outputs[str(value.name)])
     # What the exporter inferred for inner values speaks of s0, s1, ...: it is inferred again, with the new names.
@@ -224,12 +229,6 @@ def _renamed(dim: Any, names: dict[str, str]) -> int | str | None:
     if isinstance(dim, int):
         return dim
     return names.get(str(dim.value))
-
-
-def _grown(shape: tuple[int | str, ...], axis: int, kind: str, step: str) -> tuple[int | str, ...]:
-    if kind == "buffer":
-        return shape
-    return tuple(f"{n}+{step}" if i == axis else n for i, n in enumerate(shape))
 
 
 def _label(model: ir.Model, model_config: Mapping[str, Any]) -> None:

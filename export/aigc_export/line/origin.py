@@ -128,7 +128,7 @@ def load_original(bundle: Bundle, checkpoint: Path | str | None) -> Program:
     path = _recorded(manifest) if checkpoint is None else checkpoint
     options: dict[str, object] = {}
     if manifest.interface.state and "cache" in MODELS[manifest.name].options:
-        options["cache"] = manifest.interface.state[0].kind
+        options["cache"] = min(spec.kind for spec in manifest.interface.state)  # all are of one kind in a shipped one
     if "dynamic_size" in MODELS[manifest.name].options:
         options["dynamic_size"] = manifest.interface.dim("height") is not None
     try:

@@ -74,9 +74,7 @@ def bounded(function: Function, interface: Interface, profiles: Sequence[ShapePr
     """
 
     def run(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        sizes: dict[str, int] = {}
-        for tensor in interface.graph_inputs:
-            bind_dims(tensor, feeds[tensor.name].shape, sizes)
+        sizes = bind_dims((tensor, feeds[tensor.name].shape) for tensor in interface.graph_inputs)
         choose_profile(profiles, sizes)
         return function(feeds)
 

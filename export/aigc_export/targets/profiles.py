@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from aigc_models.program import Part, Program
 from aigc_runtime.bundle.engine_build import ShapeProfile
 from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.sizes import shape_value
 from aigc_runtime.core.tensors import DimSpec
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.pipelines.embeddings import CONTEXT_TOKENS
@@ -40,7 +41,7 @@ def derive_profiles(program: Program, given: Sequence[ShapeProfile] = ()) -> tup
     ranges = {dim.name: _range(dim, program) for dim in program.part.interface.dims}
     if given:
         return tuple(_complete(profile, ranges, program.part.interface.dims) for profile in given)
-    step = program.part.interface.state[0].step_dim if program.part.interface.state else None
+    step = program.part.interface.step_dim
     if step is None or not isinstance(program.settings, TextSettings):
         return (ShapeProfile(name="default", dims=ranges),)
     held = {name: _held(ranges[name], best=0) for name in ranges if name == "past"}
@@ -125,8 +126,7 @@ def input_shapes(part: Part, profile: ShapeProfile) -> dict[str, tuple[tuple[int
     """Map each graph input to its smallest, best and largest shape."""
     return {
         tensor.name: tuple(
-            tuple(size if isinstance(size, int) else profile.dims[size][kind] for size in tensor.shape)
-            for kind in range(3)
+            shape_value(tensor.shape, profile.sizes(kind), f"input {tensor.name!r}") for kind in range(3)
         )
         for tensor in part.interface.graph_inputs
     }

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from aigc_models.sources.user_code import SIZE_BY_NUMBERS, capture_advice
+from aigc_runtime.core.sizes import Shape, parse_size
 from aigc_runtime.core.tensors import DimSpec
 from aigc_runtime.errors import ConfigError
 
 __all__ = ["Traced", "check_other_sizes", "dynamic_shapes", "trace"]
-
-Shape = tuple[int | str, ...]
 
 _ARTIFICIAL_MIN = 2
 """PyTorch traces sizes of 0 and 1 apart, and calls every free size at least 2."""
@@ -82,19 +81,16 @@ def trace(
     narrowed, notes = _narrowed(program, symbols, dims, given)
     output = next(n for n in program.graph.nodes if n.op == "output")
     return Traced(
-        shapes=tuple(
-            tuple(
-                size if isinstance(size, int) else _expression(size.node.expr, symbols) for size in n.meta["val"].shape
-            )
-            for n in output.args[0]
-        ),
+        shapes=tuple(_shape(n.meta["val"].shape, symbols) for n in output.args[0]),
         dims=narrowed,
         notes=notes,
     )
 
 
 def _shape(sizes: Sequence[Any], symbols: Mapping[Any, tuple[str, int]]) -> Shape:
-    return tuple(size if isinstance(size, int) else _expression(size.node.expr, symbols) for size in sizes)
+    return tuple(
+        size if isinstance(size, int) else parse_size(_expression(size.node.expr, symbols)).text for size in sizes
+    )
 
 
 def dynamic_shapes(shapes: Sequence[Shape], dims: Mapping[str, DimSpec]) -> list[dict[int, Any]]:

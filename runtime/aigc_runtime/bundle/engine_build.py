@@ -79,6 +79,10 @@ class ShapeProfile:
                     hint="give smallest:best:largest, in that order, none below 0",
                 )
 
+    def sizes(self, kind: int) -> dict[str, int]:
+        """The smallest (0), best (1) or largest (2) size of every dimension."""
+        return {name: sizes[kind] for name, sizes in self.dims.items()}
+
     def admits(self, sizes: Mapping[str, int]) -> bool:
         """Whether every size that it knows is within its range."""
         return all(low <= sizes[dim] <= high for dim, (low, _, high) in self.dims.items() if dim in sizes)

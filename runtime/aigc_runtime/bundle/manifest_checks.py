@@ -150,10 +150,8 @@ def _check_state_size(interface: Interface) -> None:
 
 def state_bytes(interface: Interface, *, rows: int) -> int:
     """Bytes of the carried state of `rows` rows at its longest; a dimension without an end counts as nothing."""
-    longest = {dim.name: dim.max or 0 for dim in interface.dims}
-    return rows * sum(
-        np.dtype(spec.dtype).itemsize
-        * math.prod(size if isinstance(size, int) else longest.get(size, 0) for size in spec.shape[1:])
+    return sum(
+        np.dtype(spec.dtype).itemsize * math.prod(spec.longest_shape(rows, interface.dims_by_name))
         for spec in interface.state
     )
 

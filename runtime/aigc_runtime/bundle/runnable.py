@@ -81,7 +81,9 @@ def _check_text(settings: TextSettings, manifest: Manifest, inputs: Mapping[str,
         )
     if not manifest.interface.state:
         raise ConfigError("the engine carries no state", hint="a text pipeline needs one: each step feeds new tokens")
-    capacity = manifest.interface.state[0].capacity
+    # What a tensor has by its own size; the range of a dimension is another thing.
+    rooms = [spec.room(0, {}) for spec in manifest.interface.state]
+    capacity = min((room for room in rooms if room is not None), default=None)
     if capacity is not None and capacity < settings.context_length:
         raise ConfigError(
             f"context_length is {settings.context_length:,}, the carried state holds {capacity:,} steps",

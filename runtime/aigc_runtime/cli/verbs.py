@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from dataclasses import asdict
 
 from aigc_runtime.backends import open_program
@@ -82,11 +83,9 @@ def _say_engine(manifest: Manifest, name: str) -> None:
     for word, specs in (("input", interface.inputs), ("output", interface.outputs)):
         for spec in specs:
             _say(f"{word:<10} {spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]")
-    state = interface.state
-    if state:
-        first = state[0]
-        shape = ", ".join(map(str, first.shape))
-        _say(f"state      {len(state)} tensors, {first.kind}, {first.dtype} [{shape}]")
+    for (kind, dtype, shape), count in Counter((s.kind, s.dtype, s.shape) for s in interface.state).items():
+        tensors = f"{count} tensor{'s' if count > 1 else ''}"
+        _say(f"state      {tensors}, {kind}, {dtype} [{', '.join(map(str, shape))}]")
 
 
 def verify(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.session import State
-from aigc_runtime.core.state import check_batch, check_rows, new_steps, require_state
+from aigc_runtime.core.state import check_batch, check_rows, check_written, new_steps, require_state
 from aigc_runtime.core.tensors import Array, FeedChecker, StateSpec
 from aigc_runtime.errors import EngineError
 
@@ -53,17 +53,18 @@ class ArraySession:
         bound = self._checker.check(feeds)
         values = dict(feeds)
         require_state(state, ArrayState, self.interface)
-        steps, specs, length_input = 0, self.interface.state, self.interface.length_input
+        steps, specs = 0, self.interface.state
         if isinstance(state, ArrayState) and specs:
             check_batch(bound, state.batch)
             steps = new_steps(self.interface, bound, state.length)
             values.update(state.arrays)
-            if length_input is not None:
-                values[length_input] = np.array([state.length], np.int64)
+            values.update({name: np.array([state.length], np.int64) for name in self.interface.length_inputs})
         started = time.perf_counter()
         results = self._function(values)
         self.engine_seconds += time.perf_counter() - started
         if isinstance(state, ArrayState) and specs:
+            shapes = {s.output: results[s.output].shape for s in specs}
+            check_written(self.interface, state.batch, state.length + steps, shapes)
             state.arrays = {s.input: np.asarray(results[s.output]) for s in specs}
             state.length += steps
         return {spec.name: np.asarray(results[spec.name]) for spec in self.interface.outputs}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
 
+from aigc_runtime.core.sizes import parse_size, shape_names, size_names
 from aigc_runtime.core.tensors import DimSpec, StateSpec, TensorSpec
 from aigc_runtime.errors import ConfigError
 
@@ -23,7 +24,7 @@ class Interface:
         inputs: the tensors that a caller feeds.
         outputs: the tensors that a caller gets.
         dims: the named dynamic dimensions of the inputs and the state.
-        state: the carried tensors: all of one kind, with one length input and one step dimension.
+        state: the carried tensors, of one or several kinds; those that have steps step along one dimension.
 
     Raises:
         ConfigError: no session could run it: a name twice, a size that nothing determines, states that disagree.
@@ -37,7 +38,7 @@ class Interface:
     def __post_init__(self) -> None:
         _check_names(self)
         _check_dimensions(self)
-        _check_state(self.state)
+        _check_state(self)
         for tensor in (*self.inputs, *self.outputs):
             _check_bounds(tensor)
 
@@ -54,16 +55,36 @@ class Interface:
         """The named dimensions by their names."""
         return MappingProxyType({dim.name: dim for dim in self.dims})
 
-    @property
-    def length_input(self) -> str | None:
-        """The input that takes the number of steps held so far; None where the state is no buffer."""
-        return next((spec.length_input for spec in self.state if spec.length_input), None)
+    @cached_property
+    def length_inputs(self) -> tuple[str, ...]:
+        """The inputs that take the number of steps held so far, in the order of the graph."""
+        return tuple(dict.fromkeys(spec.length_input for spec in self.state if spec.length_input is not None))
+
+    @cached_property
+    def step_dim(self) -> str | None:
+        """The dimension that says how many steps a run adds; None where nothing has steps."""
+        return next((spec.step_dim for spec in self.state if spec.step_dim is not None), None)
+
+    @cached_property
+    def growing_dim(self) -> str | None:
+        """The dimension whose size is the number of steps held; None where nothing grows."""
+        return next((spec.growing_dim for spec in self.state if spec.growing_dim is not None), None)
+
+    @cached_property
+    def max_steps(self) -> int | None:
+        """The most steps that the carried state may hold; None where any number fits."""
+        rooms = [spec.room(0, self.dims_by_name) for spec in self.state]
+        return min((room for room in rooms if room is not None), default=None)
+
+    @cached_property
+    def has_steady_state(self) -> bool:
+        """Whether no carried tensor changes its shape from run to run."""
+        return all(spec.behavior.is_steady for spec in self.state)
 
     @cached_property
     def graph_inputs(self) -> tuple[TensorSpec, ...]:
-        """Every input of the graph, in its order: those that a caller feeds, the length, the state."""
-        length = self.length_input
-        lengths = () if length is None else (TensorSpec(name=length, dtype="int64", shape=(1,), low=0),)
+        """Every input of the graph, in its order: those that a caller feeds, the lengths, the state."""
+        lengths = (TensorSpec(name=name, dtype="int64", shape=(1,), low=0) for name in self.length_inputs)
         state = (TensorSpec(name=spec.input, dtype=spec.dtype, shape=spec.shape) for spec in self.state)
         return (*self.inputs, *lengths, *state)
 
@@ -78,8 +99,13 @@ class Interface:
 
 
 def _check_names(interface: Interface) -> None:
-    if not interface.inputs or not interface.outputs or any(not tensor.shape for tensor in interface.inputs):
-        raise ConfigError("an engine needs inputs, each with a batch dimension, and outputs")
+    if not interface.inputs or not interface.outputs:
+        raise ConfigError("an engine needs inputs and outputs")
+    for tensor in interface.inputs:
+        if not tensor.shape:
+            raise ConfigError(
+                f"input {tensor.name!r} is a scalar: it has no dimension", hint="give it the shape [1] or ['batch']"
+            )
     for kind, names in (
         ("inputs", [tensor.name for tensor in interface.graph_inputs]),
         ("outputs", list(interface.graph_outputs)),
@@ -91,35 +117,52 @@ def _check_names(interface: Interface) -> None:
 
 def _check_dimensions(interface: Interface) -> None:
     declared = [dim.name for dim in interface.dims]
-    sized = {size for tensor in interface.inputs for size in tensor.shape if isinstance(size, str)}
-    for tensor in (*interface.inputs, *interface.graph_inputs[len(interface.inputs) :]):
+    for tensor in interface.graph_inputs:
         for size in tensor.shape:
-            for part in size.split("+") if isinstance(size, str) else ():
-                if part not in declared:
+            for name in size_names(size):
+                if name not in declared:
                     raise ConfigError(
-                        f"input {tensor.name!r} has the dimension {part!r}, which dims does not declare",
+                        f"input {tensor.name!r} has the dimension {name!r}, which dims does not declare",
                         hint=f"declared: {', '.join(declared) or '(none)'}",
                     )
-    for tensor in interface.outputs:
-        for size in tensor.shape:
-            if isinstance(size, str) and size not in sized:
-                raise ConfigError(f"output {tensor.name!r} has dimension {size!r}, which no input has")
-    for spec in interface.state:
-        if spec.step_dim not in sized:
+            if isinstance(size, str) and not parse_size(size).is_sum:
+                raise ConfigError(
+                    f"input {tensor.name!r} has size {size!r}",
+                    hint="an input's size is a number, a dimension or a sum of different ones; an output's may be more",
+                )
+    known = _determined(interface, (spec.growing_dim for spec in interface.state if spec.growing_dim is not None))
+    for side, tensors in (("input", interface.inputs), ("output", interface.outputs)):
+        for tensor in tensors:
+            if lost := [name for name in shape_names(tensor.shape) if name not in known]:
+                raise ConfigError(
+                    f"{side} {tensor.name!r} has dimension {lost[0]!r}, which no input has",
+                    hint=f"inputs have: {', '.join(sorted(known)) or '(none)'}",
+                )
+
+
+def _determined(interface: Interface, given: Iterable[str]) -> set[str]:
+    """The dimensions whose sizes follow from the shapes of the inputs, and from those that are given."""
+    shapes = [size_names(size) for tensor in interface.inputs for size in tensor.shape]
+    known = set(given)
+    while found := {name for names in shapes for name in names if known.issuperset({*names} - {name})} - known:
+        known |= found
+    return known
+
+
+def _check_state(interface: Interface) -> None:
+    state = interface.state
+    for verb, found in (
+        ("steps", {spec.step_dim for spec in state if spec.step_dim is not None}),
+        ("grows", {spec.growing_dim for spec in state if spec.growing_dim is not None}),
+    ):
+        if len(found) > 1:
+            raise ConfigError(
+                f"the carried state {verb} along {' and '.join(sorted(found))}", hint="use one dimension for all of it"
+            )
+    sized = _determined(interface, ())
+    for spec in state:
+        if spec.step_dim is not None and spec.step_dim not in sized:
             raise ConfigError(f"state {spec.input!r} steps along {spec.step_dim!r}, which no input has")
-
-
-def _check_state(state: Sequence[StateSpec]) -> None:
-    facts: Mapping[str, set[object]] = {
-        "kind": {spec.kind for spec in state},
-        "length_input": {spec.length_input for spec in state},
-        "step_dim": {spec.step_dim for spec in state},
-        "size along its axis": {spec.shape[spec.axis] for spec in state},
-    }
-    for name, values in facts.items():
-        if len(values) > 1:
-            shown = " and ".join(sorted(map(str, values)))
-            raise ConfigError(f"the carried state mixes {name} {shown}", hint="use one for all of it")
 
 
 def _check_bounds(tensor: TensorSpec) -> None:

@@ -12,14 +12,14 @@ __all__ = ["Session", "State"]
 
 
 class State(Protocol):
-    """Carried state of one generation (a KV cache), owned by the session that made it.
+    """Carried state of one generation (a KV cache, a hidden state), owned by the session that made it.
 
     A pipeline holds the handle and hands it back; it never looks inside.
     """
 
     @property
     def length(self) -> int:
-        """Steps (tokens) held so far."""
+        """Steps (tokens) taken so far, those that fell out of a window included; 0 where the state has no steps."""
         ...
 
 

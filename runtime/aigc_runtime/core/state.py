@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from aigc_runtime.core.integers import as_integer
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import DimSpec
-from aigc_runtime.errors import FeedError
+from aigc_runtime.errors import EngineError, FeedError
 
-__all__ = ["check_batch", "check_rows", "new_steps", "require_state"]
+__all__ = ["check_batch", "check_rows", "check_written", "new_steps", "require_state"]
 
 
 def new_steps(interface: Interface, sizes: Mapping[str, int], held: int) -> int:
@@ -20,19 +20,49 @@ def new_steps(interface: Interface, sizes: Mapping[str, int], held: int) -> int:
         sizes: of the feeds' named dimensions.
         held: steps held so far.
 
+    Returns:
+        0 where nothing has steps.
+
     Raises:
-        FeedError: the buffer is too small, or a growing state would exceed the range of its dimension.
+        FeedError: a buffer is too small, a growing state would exceed the range of its dimension, or the feeds speak of
+            another number of held steps.
     """
-    spec = interface.state[0]
-    steps, size = sizes[spec.step_dim], spec.shape[spec.axis]
-    dim = None if isinstance(size, int) else interface.dim(size)
-    most = size if isinstance(size, int) else None if dim is None else dim.max
+    name = interface.growing_dim
+    if name is not None and sizes.get(name, held) != held:
+        raise FeedError(
+            f"the feeds are for {name} = {sizes[name]}, the carried state holds {held} steps",
+            hint="make the inputs for as many steps as the state holds, or start a new state",
+        )
+    if interface.step_dim is None:
+        return 0
+    steps, most = sizes[interface.step_dim], interface.max_steps
     if most is not None and held + steps > most:
         raise FeedError(
             f"{steps} steps do not fit: the engine's carried state of at most {most} holds {held} already",
             hint="start a new state, or export with a longer context",
         )
     return steps
+
+
+def check_written(interface: Interface, batch: int, held: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Check what a run gave back as carried state.
+
+    Args:
+        interface: of the engine.
+        batch: rows of the state.
+        held: steps that it holds after the run.
+        shapes: of the state's outputs, by their names.
+
+    Raises:
+        EngineError: a shape that the next run could not read.
+    """
+    for spec in interface.state:
+        wanted, found = spec.shape_at(batch, held), tuple(shapes[spec.output])
+        if found != wanted:
+            raise EngineError(
+                f"the engine gave {spec.output!r} of shape {list(found)}, its carried state needs {list(wanted)}",
+                hint=f"state {spec.input!r} is {spec.kind!r}: see the bundle format's carried state",
+            )
 
 
 def check_rows(batch: int, interface: Interface) -> int:

@@ -6,12 +6,14 @@ error, so every feed is checked here before any engine sees it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from aigc_runtime.core.sizes import MAX_SIZE, MAX_SIZE_TEXT, Shape, check_shape, is_dim_name, parse_size, size_value
+from aigc_runtime.core.state_kinds import STATE_KINDS, StateKind
 from aigc_runtime.errors import ConfigError, FeedError
 
 __all__ = ["DTYPES", "Array", "DimSpec", "FeedChecker", "StateSpec", "TensorSpec", "bind_dims", "check_dims"]
@@ -22,7 +24,6 @@ DTYPES = ("float32", "float16", "int64", "int32", "int8", "uint8", "bool")
 """The element types that may cross the boundary of an engine."""
 
 _MOST_KNOWN_SHAPES = 256
-_MAX_SIZE = 2**31 - 1
 _NATIVE = {name: np.dtype(name) for name in DTYPES}
 
 
@@ -31,7 +32,7 @@ class DimSpec:
     """A named dynamic dimension.
 
     Attributes:
-        name: as it stands in tensor shapes.
+        name: as it stands in tensor shapes: ASCII letters, digits and `_`, not a digit first, at most 64.
         min: smallest size, >= 0.
         max: largest size, or None where only memory bounds it.
         multiple_of: sizes must be divisible by this.
@@ -43,15 +44,18 @@ class DimSpec:
     multiple_of: int = 1
 
     def __post_init__(self) -> None:
+        if not is_dim_name(self.name):
+            raise ConfigError(
+                f"a dimension is called {self.name[:MAX_SIZE_TEXT]!a}",
+                hint="ASCII letters, digits and _, not a digit first, at most 64",
+            )
         if self.min < 0 or self.multiple_of < 1 or (self.max is not None and self.max < self.min):
             raise ConfigError(
                 f"dimension {self.name!r}: min={self.min}, max={self.max}, multiple_of={self.multiple_of}",
                 hint="need 0 <= min <= max and multiple_of >= 1",
             )
-        if (self.max or self.min) > _MAX_SIZE:
-            raise ConfigError(
-                f"dimension {self.name!r}: max is {self.max or self.min:,}", hint=f"at most {_MAX_SIZE:,}"
-            )
+        if (self.max or self.min) > MAX_SIZE:
+            raise ConfigError(f"dimension {self.name!r}: max is {self.max or self.min:,}", hint=f"at most {MAX_SIZE:,}")
         if self.max is not None and -(-self.min // self.multiple_of) * self.multiple_of > self.max:
             raise ConfigError(
                 f"dimension {self.name!r}: no size from {self.min} to {self.max} is a multiple of {self.multiple_of}",
@@ -76,21 +80,22 @@ class TensorSpec:
     Attributes:
         name: as the engine knows it.
         dtype: one of `DTYPES`.
-        shape: sizes; a string is a named dynamic dimension (`DimSpec`) or `"a+b"`, the sum of two.
+        shape: sizes; a string is a named dynamic dimension (`DimSpec`), or a size that follows from such ones
+            (`aigc_runtime.core.sizes`): `"past+sequence"`, and for outputs also `"(height+1)//2"`.
         low: smallest value that an integer tensor may hold (inclusive), if bounded.
         high: bound on an integer tensor's values (exclusive), if bounded.
     """
 
     name: str
     dtype: str
-    shape: tuple[int | str, ...]
+    shape: Shape
     low: int | None = None
     high: int | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ConfigError(f"tensor {self.name!r} has dtype {self.dtype!r}", hint=f"valid: {', '.join(DTYPES)}")
-        _check_shape(f"tensor {self.name!r}", self.shape)
+        check_shape(f"tensor {self.name!r}", self.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,94 +106,123 @@ class StateSpec:
         input: name of the engine's input, for example `past_key_0`.
         output: name of the engine's output, for example `present_key_0`.
         dtype: one of `DTYPES`.
-        shape: of the input; must hold the `batch` dimension first.
-        axis: the axis along which steps accumulate.
-        kind: `growing`: starts with size 0 on `axis` and the output is past + new. `buffer`: always
-            `capacity` long on `axis`, written in place at the position given by `length_input`.
-        length_input: for `buffer`, the int64 input of shape [1] that takes the number of steps held so far.
-        step_dim: the named dimension of the inputs that says how many steps a run adds.
+        shape: of the input; one size is `batch`, every other but the one on `axis` is a number.
+        axis: the axis along which steps gather; None for `recurrent`.
+        kind: key of `STATE_KINDS`. `growing`: starts with size 0 on `axis` and the output is past + new. `buffer`:
+            always of one size, written in place at the position given by `length_input`. `window`: always of one size,
+            the oldest steps fall out. `recurrent`: a tensor that every run replaces; it has no steps.
+        length_input: for `buffer` and `window`, the int64 input of shape [1] that takes the number of steps held so
+            far, those that fell out included.
+        step_dim: the named dimension of the inputs that says how many steps a run adds; None for `recurrent`.
     """
 
     input: str
     output: str
     dtype: str
-    shape: tuple[int | str, ...]
-    axis: int
-    kind: Literal["growing", "buffer"]
+    shape: Shape
+    axis: int | None = None
+    kind: Literal["growing", "buffer", "window", "recurrent"]
     length_input: str | None = None
-    step_dim: str = "sequence"
+    step_dim: str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ConfigError(f"state {self.input!r} has dtype {self.dtype!r}", hint=f"valid: {', '.join(DTYPES)}")
-        _check_shape(f"state {self.input!r}", self.shape)
-        if self.kind not in ("growing", "buffer"):
-            raise ConfigError(f"state {self.input!r} has kind {self.kind!r}", hint="valid: growing, buffer")
-        if not 0 < self.axis < len(self.shape):
-            raise ConfigError(f"state {self.input!r}: axis {self.axis} outside shape {self.shape}")
-        rest = [size for axis, size in enumerate(self.shape) if axis != self.axis]
-        if rest[0] != "batch" or any(isinstance(size, str) for size in rest[1:]):
-            raise ConfigError(
-                f"state {self.input!r} has shape {list(self.shape)}",
-                hint=f"must be 'batch' first and numbers after it, axis {self.axis} aside",
-            )
-        if (self.kind == "buffer") != (self.length_input is not None):
-            raise ConfigError(
-                f"state {self.input!r}: kind {self.kind!r} with length_input={self.length_input!r}",
-                hint="a buffer names its length input; a growing state has none",
-            )
-        if self.kind == "buffer" and not isinstance(self.shape[self.axis], int):
-            raise ConfigError(f"state {self.input!r}: a buffer's size along axis {self.axis} must be a number")
+        check_shape(f"state {self.input!r}", self.shape)
+        if self.kind not in STATE_KINDS:
+            raise ConfigError(f"state {self.input!r} has kind {self.kind!r}", hint=f"valid: {', '.join(STATE_KINDS)}")
+        self.behavior.check(self)
+
+    @property
+    def behavior(self) -> StateKind:
+        """What its kind means."""
+        return STATE_KINDS[self.kind]
 
     def empty_shape(self, batch: int) -> tuple[int, ...]:
         """The shape of the input before the first step."""
-        sizes = [batch, *(size if isinstance(size, int) else 0 for size in self.shape[1:])]
-        if self.kind == "growing":
-            sizes[self.axis] = 0
-        return tuple(sizes)
+        return self.shape_at(batch, 0)
+
+    def shape_at(self, batch: int, held: int) -> tuple[int, ...]:
+        """The shape of the tensor that holds `held` steps."""
+        return self.behavior.shape(self, batch, held)
+
+    def longest_shape(self, batch: int, dims: Mapping[str, DimSpec]) -> tuple[int, ...]:
+        """The shape at its longest; a dimension without an end counts as nothing."""
+        return self.behavior.longest_shape(self, batch, dims)
+
+    def room(self, held: int, dims: Mapping[str, DimSpec]) -> int | None:
+        """How many steps still fit beside `held`; None where any number does."""
+        return self.behavior.room(self, held, dims)
 
     @property
-    def capacity(self) -> int | None:
-        """Most steps that fit, for a buffer; None for a growing state."""
-        size = self.shape[self.axis]
-        return size if self.kind == "buffer" and isinstance(size, int) else None
+    def output_shape(self) -> Shape:
+        """The shape of the output, with named dimensions."""
+        return self.behavior.output_shape(self)
+
+    @property
+    def growing_dim(self) -> str | None:
+        """The dimension whose size is the number of steps held; None where the shape says nothing about it."""
+        size = None if self.behavior.is_steady or self.axis is None else self.shape[self.axis]
+        return size if isinstance(size, str) else None
 
 
-def _check_shape(what: str, shape: tuple[int | str, ...]) -> None:
-    if any(isinstance(size, int) and not 1 <= size <= _MAX_SIZE for size in shape):
-        raise ConfigError(f"{what} has shape {list(shape)}", hint=f"sizes must be from 1 to {_MAX_SIZE}")
+def bind_dims(tensors: Iterable[tuple[TensorSpec, Sequence[int]]]) -> dict[str, int]:
+    """Find the sizes of the named dimensions from the shapes of tensors.
 
+    Named sizes are read first, then sums: one dimension of a sum that nothing else tells follows from it.
 
-def bind_dims(spec: TensorSpec, shape: Sequence[int], dims: dict[str, int]) -> None:
-    """Match `shape` with `spec.shape`, adding newly met named dimensions to `dims` in place.
+    Args:
+        tensors: each with the shape that it was found to have.
 
     Raises:
-        FeedError: rank or a size differs, or a name is bound to two sizes.
+        FeedError: a rank or a size differs, or a name has two sizes.
     """
-    if len(shape) != len(spec.shape):
-        raise FeedError(
-            f"input {spec.name!r} has rank {len(shape)} (shape {tuple(shape)}), expected rank {len(spec.shape)}",
-            hint=f"expected shape {list(spec.shape)}",
-        )
-    for axis, (size, want) in enumerate(zip(shape, spec.shape, strict=True)):
-        known = want if isinstance(want, int) else _lookup(want, dims)
-        if known is None:
-            dims[str(want)] = size
-        elif size != known:
+    pairs, dims = tuple(tensors), dict[str, int]()
+    sums = []
+    for spec, shape in pairs:
+        if len(shape) != len(spec.shape):
             raise FeedError(
-                f"input {spec.name!r} has size {size} on axis {axis}, expected {want}"
-                + ("" if isinstance(want, int) else f" = {known}"),
-                hint=f"expected shape {list(spec.shape)}, found {list(shape)}",
+                f"input {spec.name!r} has rank {len(shape)} (shape {tuple(shape)}), expected rank {len(spec.shape)}",
+                hint=f"expected shape {list(spec.shape)}",
             )
+        for axis, (size, want) in enumerate(zip(shape, spec.shape, strict=True)):
+            if isinstance(want, str) and not is_dim_name(want):
+                sums.append((spec, shape, axis))
+            elif isinstance(want, int) or want in dims:
+                _check_size(spec, shape, axis, dims)
+            else:
+                dims[want] = size
+    while sums:
+        left = [one for one in sums if not _bind_sum(*one, dims)]
+        if len(left) == len(sums):
+            break
+        sums = left
+    return dims
 
 
-def _lookup(name: str, dims: Mapping[str, int]) -> int | None:
-    if name in dims:
-        return dims[name]
-    if "+" not in name:
-        return None
-    parts = name.split("+")
-    return sum(dims[p] for p in parts) if all(p in dims for p in parts) else None
+def _bind_sum(spec: TensorSpec, shape: Sequence[int], axis: int, dims: dict[str, int]) -> bool:
+    """Check a size that follows from dimensions, or find the only one that is not known; False if there are several."""
+    size, want = shape[axis], parse_size(str(spec.shape[axis]))
+    unknown = [name for name in want.names if name not in dims]
+    if len(unknown) > 1:
+        return False
+    if unknown:
+        rest = want.value({**dims, unknown[0]: 0})
+        assert rest is not None
+        dims[unknown[0]] = max(0, size - rest)
+    _check_size(spec, shape, axis, dims)
+    return True
+
+
+def _check_size(spec: TensorSpec, shape: Sequence[int], axis: int, dims: Mapping[str, int]) -> None:
+    want = spec.shape[axis]
+    known = size_value(want, dims)
+    if shape[axis] != known:
+        raise FeedError(
+            f"input {spec.name!r} has size {shape[axis]} on axis {axis}, expected {want}"
+            + ("" if isinstance(want, int) else f" = {known}"),
+            hint=f"expected shape {list(spec.shape)}, found {list(shape)}",
+        )
 
 
 def check_dims(bound: Mapping[str, int], dims: Mapping[str, DimSpec]) -> None:
@@ -240,9 +274,7 @@ class FeedChecker:
         shapes = tuple([_check_type(spec, feeds[spec.name]) for spec in self._specs])
         bound = self._known.get(shapes)
         if bound is None:
-            bound = {}
-            for spec, shape in zip(self._specs, shapes, strict=True):
-                bind_dims(spec, shape, bound)
+            bound = bind_dims(zip(self._specs, shapes, strict=True))
             check_dims(bound, self._dims)
             if len(self._known) >= _MOST_KNOWN_SHAPES:
                 self._known = {}

@@ -96,7 +96,7 @@ EDITS: list[tuple[Callable[[Json], object], str]] = [
     (lambda m: m["files"][0].update(sha256="0" * 64 + "\n"), "has digest"),
     (lambda m: m["engines"]["model"].update(file="other.onnx"), r"files lacks \['other.onnx'\]"),
     (lambda m: interface(m)["inputs"][0].update(dtype="float64"), "has dtype 'float64'"),
-    (lambda m: interface(m)["inputs"][0].update(shape=[]), "each with a batch dimension"),
+    (lambda m: interface(m)["inputs"][0].update(shape=[]), "is a scalar: it has no dimension"),
     (lambda m: interface(m)["inputs"][0].update(shape=["batch", 0]), "sizes must be from 1"),
     (
         lambda m: interface(m)["inputs"][0].update(shape=["batch", "nowhere"]),
@@ -135,16 +135,25 @@ def test_inconsistent_manifests(edit: Callable[[Json], object], message: str, pl
 
 STATE_EDITS: list[tuple[Callable[[Json], object], str]] = [
     (lambda s: s.update(kind="ring"), r"valid: growing, buffer"),
-    (lambda s: s.update(axis=0), "axis 0 outside shape"),
+    (lambda s: s.update(axis=0), "'batch' must be one size"),
+    (lambda s: s.update(axis=-1), "axis -1 outside shape"),
     (lambda s: s.update(axis=4), "axis 4 outside shape"),
     (lambda s: s.update(dtype="complex64"), "has dtype 'complex64'"),
-    (lambda s: s.update(shape=[1, "batch", 32, 1]), "must be 'batch' first"),
-    (lambda s: s.update(shape=["batch", "batch", 32, 1]), "must be 'batch' first"),
-    (lambda s: s.update(step_dim="past"), "steps along 'past', which no input has"),
+    (lambda s: s.update(shape=[1, 1, 32, 1]), "'batch' must be one size"),
+    (lambda s: s.update(shape=["batch", "batch", 32, 1]), "'batch' must be one size"),
+    (lambda s: s.update(shape=["batch", 1, "2*past", 1]), "of size '2\\*past'|every size but 'batch' must be a number"),
+    (lambda s: s.update(shape=["batch", 1, "past ", 1]), "has size 'past '\nwrite it as 'past'"),
+    (lambda s: s.update(step_dim="past"), "'past', which no input has|a named dimension of its own"),
+    (lambda s: s.update(step_dim=None), "has step_dim=None"),
+    (lambda s: s.update(kind="recurrent"), "of kind 'recurrent' has axis=2"),
+    (lambda s: s.update(kind="window", length_input=None), "of kind 'window' has length_input=None"),
     (lambda s: s.update(length_input="input_ids", kind="buffer", shape=["batch", 1, 32, 1]), "inputs holds a name"),
-    (lambda s: s.update(length_input=None, kind="buffer"), "a buffer names its length input"),
-    (lambda s: s.update(length_input="n", kind="growing"), "a growing state has none"),
-    (lambda s: s.update(length_input="n", kind="buffer", shape=["batch", 1, "past", 1]), "must be a number"),
+    (lambda s: s.update(length_input=None, kind="buffer"), "has length_input=None"),
+    (lambda s: s.update(length_input="n", kind="growing"), "has length_input='n'"),
+    (
+        lambda s: s.update(length_input="n", kind="buffer", shape=["batch", 1, "past", 1]),
+        "every size but 'batch' must be a number",
+    ),
     (lambda s: s.update(output="logits"), "outputs holds a name twice"),
 ]
 
@@ -162,8 +171,10 @@ def test_states_that_disagree() -> None:
     manifest, _ = toys.toy_manifest("toy_lm_growing")
     (first,) = manifest.interface.state
     (buffer,) = toys.lm_state("buffer")
-    with pytest.raises(ConfigError, match="mixes kind buffer and growing"):
-        replace(manifest, state={"carried": (first, replace(buffer, input="past_2", output="present_2"))})
+    second = replace(buffer, input="past_2", output="present_2")
+    with pytest.raises(ConfigError, match="the carried state steps along batch and sequence"):
+        replace(manifest, state={"carried": (first, replace(second, step_dim="batch"))})
+    assert len(replace(manifest, state={"carried": (first, second)}).interface.state) == 2
 
 
 def test_a_family_with_settings_of_another() -> None:

@@ -26,6 +26,7 @@ def cache(part: str, **changes: Any) -> StateSpec:
         "axis": 2,
         "kind": "buffer",
         "length_input": "past_length",
+        "step_dim": "sequence",
     }
     return StateSpec(**{**values, **changes})
 
@@ -45,9 +46,9 @@ def test_graph_inputs_and_outputs_are_in_the_order_of_the_graph() -> None:
     assert [t.name for t in interface.graph_inputs] == ["ids", "level", "past_length", "past_key", "past_value"]
     assert interface.graph_outputs == ("y", "present_key", "present_value")
     length = interface.graph_inputs[2]
-    assert (interface.length_input, length.dtype, length.shape, length.low) == ("past_length", "int64", (1,), 0)
+    assert (interface.length_inputs, length.dtype, length.shape, length.low) == (("past_length",), "int64", (1,), 0)
     stateless = make(state=())
-    assert stateless.length_input is None
+    assert stateless.length_inputs == ()
     assert [t.name for t in stateless.graph_inputs] == ["ids", "level"]
 
 
@@ -56,6 +57,19 @@ def test_what_is_looked_up_by_name() -> None:
     assert (interface.input("ids"), interface.input("y")) == (IDS, None)
     assert (interface.dim("sequence"), interface.dim("past")) == (DIMS[1], None)
     assert dict(interface.dims_by_name) == {"batch": DIMS[0], "sequence": DIMS[1]}
+
+
+def test_sizes_of_outputs_follow_from_dimensions_of_inputs_and_state() -> None:
+    growing = cache("key", shape=("batch", 2, "past", 4), kind="growing", length_input=None)
+    outputs = tuple(
+        TensorSpec(name=f"y{i}", dtype="float32", shape=("batch", size))
+        for i, size in enumerate(["2*sequence", "(sequence+1)//2", "past+sequence", "batch*sequence", "past"])
+    )
+    dims = (*DIMS, DimSpec(name="past", min=0))
+    assert make(outputs=outputs, dims=dims, state=(growing,)).outputs == outputs
+    # A mask over held and new steps tells how many are held, where nothing else does.
+    mask = TensorSpec(name="mask", dtype="bool", shape=("batch", "past+sequence"))
+    assert make(inputs=(IDS, mask), outputs=outputs, dims=dims, state=()).outputs == outputs
 
 
 def test_other_ranges_of_its_dimensions_change_nothing_else() -> None:
@@ -74,8 +88,11 @@ def test_an_interface_is_frozen_and_compared_by_value() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"inputs": ()}, "an engine needs inputs, each with a batch dimension, and outputs"),
-        ({"inputs": (TensorSpec(name="x", dtype="float32", shape=()),), "state": ()}, "each with a batch dimension"),
+        ({"inputs": ()}, "an engine needs inputs and outputs"),
+        (
+            {"inputs": (TensorSpec(name="x", dtype="float32", shape=()),), "state": ()},
+            "input 'x' is a scalar: it has no dimension\ngive it the shape [1] or ['batch']",
+        ),
         ({"outputs": ()}, "and outputs"),
         ({"inputs": (IDS, IDS)}, "inputs holds a name twice: ['ids']"),
         ({"dims": (*DIMS, DIMS[0])}, "dims holds a name twice: ['batch']"),
@@ -92,26 +109,38 @@ def test_an_interface_is_frozen_and_compared_by_value() -> None:
         ({"state": (cache("key"), cache("v", output="present_key"))}, "outputs holds a name twice: ['present_key']"),
         ({"state": (cache("key", input="past_length"),)}, "inputs holds a name twice: ['past_length']"),
         (
+            {"state": (cache("key"), cache("value", step_dim="batch"))},
+            "the carried state steps along batch and sequence\nuse one dimension for all of it",
+        ),
+        (
             {
-                "dims": (*DIMS, DimSpec(name="past", min=0)),
-                "state": (
-                    cache("key"),
-                    cache("value", kind="growing", length_input=None, shape=("batch", 2, "past", 4)),
+                "dims": (*DIMS, DimSpec(name="past", min=0), DimSpec(name="older", min=0)),
+                "state": tuple(
+                    cache(name, kind="growing", length_input=None, shape=("batch", 2, name, 4))
+                    for name in ("past", "older")
                 ),
             },
-            "the carried state mixes kind buffer and growing",
+            "the carried state grows along older and past\nuse one dimension for all of it",
         ),
         (
-            {"state": (cache("key"), cache("value", length_input="other"))},
-            "the carried state mixes length_input other and past_length",
+            {"inputs": (TensorSpec(name="ids", dtype="int64", shape=("batch", "2*sequence")),)},
+            "input 'ids' has size '2*sequence'\nan input's size is a number, a dimension or a sum of different ones",
         ),
         (
-            {"state": (cache("key"), cache("value", step_dim="batch"))},
-            "the carried state mixes step_dim batch and sequence",
+            {"inputs": (LEVEL, TensorSpec(name="ids", dtype="int64", shape=("batch", "sequence+tokens")))},
+            "input 'ids' has the dimension 'tokens', which dims does not declare",
         ),
         (
-            {"state": (cache("key"), cache("value", shape=("batch", 2, 8, 4)))},
-            "the carried state mixes size along its axis 8 and 9",
+            {
+                "dims": (*DIMS, DimSpec(name="tokens")),
+                "inputs": (LEVEL, TensorSpec(name="ids", dtype="int64", shape=("batch", "sequence+tokens"))),
+                "state": (),
+            },
+            "input 'ids' has dimension 'sequence', which no input has\ninputs have: batch",
+        ),
+        (
+            {"outputs": (TensorSpec(name="y", dtype="float32", shape=("batch", "2*(tokens//2)")),)},
+            "output 'y' has dimension 'tokens', which no input has",
         ),
         ({"state": (cache("key", step_dim="tokens"),)}, "state 'past_key' steps along 'tokens', which no input has"),
         (

@@ -170,7 +170,87 @@ def toy_gan_external() -> None:
     (HERE / "toy_gan_external.onnx").write_bytes(model.SerializeToString())
 
 
+def toy_mixed() -> None:
+    """Carried state of every kind at once: see tests/runtime/mixed.py for the formula."""
+    inputs = [
+        h.make_tensor_value_info("x", T.FLOAT, ["batch", "sequence"]),
+        h.make_tensor_value_info("mask", T.BOOL, ["batch", "past+sequence"]),
+        h.make_tensor_value_info("length", T.INT64, [1]),
+        h.make_tensor_value_info("taken", T.INT64, [1]),
+        h.make_tensor_value_info("growing", T.FLOAT, ["batch", "past"]),
+        h.make_tensor_value_info("buffer", T.FLOAT, ["batch", 12]),
+        h.make_tensor_value_info("window", T.FLOAT, ["batch", 5]),
+        h.make_tensor_value_info("recurrent", T.FLOAT, [2, "batch"]),
+    ]
+    outputs = [
+        h.make_tensor_value_info("y", T.FLOAT, ["batch", "sequence"]),
+        h.make_tensor_value_info("seen", T.FLOAT, ["batch", "past+sequence"]),
+        h.make_tensor_value_info("last", T.FLOAT, ["batch", 6]),
+        h.make_tensor_value_info("grown", T.FLOAT, ["batch", "past+sequence"]),
+        h.make_tensor_value_info("written", T.FLOAT, ["batch", 12]),
+        h.make_tensor_value_info("moved", T.FLOAT, ["batch", 5]),
+        h.make_tensor_value_info("replaced", T.FLOAT, [2, "batch"]),
+    ]
+    constants = [
+        *(const(f"i{n}", n) for n in (0, 1)),
+        *(const(f"axis_{n}", [n]) for n in (0, 1)),
+        const("minus_5", [-5]),
+        const("far", [2**31]),
+        *(const(f"f{n}", n, "float32") for n in (0, 2, 3, 5, 7, 11, 13)),
+        const("one_one", [[1]], "float32"),
+        const("slots", np.arange(12).reshape(1, 12)),
+    ]
+    nodes = [
+        h.make_node("Shape", ["x"], ["steps_1"], start=1, end=2),
+        h.make_node("Shape", ["x"], ["rows_1"], start=0, end=1),
+        h.make_node("Squeeze", ["steps_1"], ["steps"]),
+        h.make_node("Range", ["i0", "steps", "i1"], ["order"]),
+        h.make_node("Cast", ["order"], ["order_f"], to=T.FLOAT),
+        h.make_node("Concat", ["growing", "x"], ["grown"], axis=1),
+        h.make_node("Mul", ["grown", "f2"], ["twice"]),
+        h.make_node("Where", ["mask", "twice", "f0"], ["seen"]),
+        h.make_node("Add", ["order", "length"], ["places"]),
+        h.make_node("Unsqueeze", ["places", "axis_0"], ["places_2d"]),
+        h.make_node("Shape", ["x"], ["x_shape"]),
+        h.make_node("Expand", ["places_2d", "x_shape"], ["places_all"]),
+        h.make_node("ScatterElements", ["buffer", "places_all", "x"], ["written"], axis=1),
+        h.make_node("Concat", ["window", "x"], ["longer"], axis=1),
+        h.make_node("Slice", ["longer", "minus_5", "far", "axis_1"], ["moved"]),
+        h.make_node("Concat", ["rows_1", "axis_1"], ["column_shape"], axis=0),
+        h.make_node("Expand", ["one_one", "column_shape"], ["ones"]),
+        h.make_node("Concat", ["moved", "ones"], ["last"], axis=1),
+        h.make_node("ReduceSum", ["x", "axis_1"], ["sum_x"], keepdims=0),
+        h.make_node("Gather", ["recurrent", "i0"], ["a"], axis=0),
+        h.make_node("Gather", ["recurrent", "i1"], ["b"], axis=0),
+        h.make_node("Sub", ["sum_x", "a"], ["new_a"]),
+        h.make_node("Mul", ["a", "f2"], ["a_2"]),
+        h.make_node("Add", ["b", "a_2"], ["new_b"]),
+        h.make_node("Unsqueeze", ["new_a", "axis_0"], ["new_a_2d"]),
+        h.make_node("Unsqueeze", ["new_b", "axis_0"], ["new_b_2d"]),
+        h.make_node("Concat", ["new_a_2d", "new_b_2d"], ["replaced"], axis=0),
+        h.make_node("ReduceSum", ["growing", "axis_1"], ["t1"], keepdims=0),
+        h.make_node("Less", ["slots", "length"], ["is_held"]),
+        h.make_node("Where", ["is_held", "buffer", "f0"], ["held"]),
+        h.make_node("ReduceSum", ["held", "axis_1"], ["s2"], keepdims=0),
+        h.make_node("Mul", ["s2", "f2"], ["t2"]),
+        h.make_node("ReduceSum", ["window", "axis_1"], ["s3"], keepdims=0),
+        h.make_node("Mul", ["s3", "f3"], ["t3"]),
+        h.make_node("Mul", ["a", "f5"], ["t4"]),
+        h.make_node("Mul", ["b", "f7"], ["t5"]),
+        h.make_node("Cast", ["length"], ["length_f"], to=T.FLOAT),
+        h.make_node("Mul", ["length_f", "f11"], ["t6"]),
+        h.make_node("Cast", ["taken"], ["taken_f"], to=T.FLOAT),
+        h.make_node("Mul", ["taken_f", "f13"], ["t7"]),
+        h.make_node("Sum", [f"t{n}" for n in range(1, 8)], ["before"]),
+        h.make_node("Unsqueeze", ["before", "axis_1"], ["before_2d"]),
+        h.make_node("Add", ["before_2d", "order_f"], ["y"]),
+    ]
+    used = {name for node in nodes for name in node.input}
+    save("toy_mixed", nodes, inputs, outputs, [c for c in constants if c.name in used])
+
+
 if __name__ == "__main__":
+    toy_mixed()
     toy_lm("growing")
     toy_lm("buffer")
     toy_unet()

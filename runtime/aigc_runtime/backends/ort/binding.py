@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from aigc_runtime.core.interface import Interface
-from aigc_runtime.core.tensors import Array, StateSpec, TensorSpec
+from aigc_runtime.core.sizes import shape_value
+from aigc_runtime.core.tensors import Array, StateSpec
 
 __all__ = ["Binder", "OrtState", "Plan"]
 
@@ -18,12 +20,25 @@ class OrtState:
     """Carried state as ONNX Runtime values on the engine's device; between steps they never become numpy arrays.
 
     Sessions of one program may take turns on it; `plans` holds what each of them bound for each set of shapes.
+
+    Attributes:
+        batch: rows.
+        length: steps taken so far.
+        values: what the next run reads, by the inputs' names.
+        spares: of tensors that keep their shape and are not written in place, where the next run writes: the two change
+            places after it.
+        plans: of the sessions, by session and shapes.
     """
 
     def __init__(self, binder: Binder, specs: Sequence[StateSpec], batch: int) -> None:
         self.batch = batch
         self.length = 0
         self.values = {s.input: binder.value(np.zeros(s.empty_shape(batch), dtype=s.dtype)) for s in specs}
+        self.spares = {
+            s.input: binder.value(np.zeros(s.empty_shape(batch), dtype=s.dtype))
+            for s in specs
+            if s.behavior.is_steady and not s.behavior.in_place
+        }
         self.plans: dict[tuple[object, tuple[tuple[int, ...], ...]], Plan] = {}
 
 
@@ -52,7 +67,12 @@ class Binder:
         return self.ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device, self.device_id)
 
     def run(
-        self, native: Any, inputs: Mapping[str, Any], outputs: Sequence[str], kept: Sequence[str]
+        self,
+        native: Any,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[str],
+        kept: Sequence[str],
+        placed: Mapping[str, Any] = MappingProxyType({}),
     ) -> tuple[dict[str, Array], list[Any]]:
         """Run once, with results of any shape.
 
@@ -61,6 +81,7 @@ class Binder:
             inputs: name -> value, wherever it lies.
             outputs: results that the caller wants as arrays.
             kept: results that stay on the device.
+            placed: results that are written into values that are there already.
 
         Returns:
             The arrays, and the values of `kept` in that order.
@@ -72,20 +93,25 @@ class Binder:
             binding.bind_output(name, "cpu")
         for name in kept:
             binding.bind_output(name, self.device, self.device_id)
+        for name, value in placed.items():
+            binding.bind_ortvalue_output(name, value)
         binding.synchronize_inputs()  # copies that binding began may still be under way
         native.run_with_iobinding(binding)
         results = binding.get_outputs()
         arrays = {name: value.numpy() for name, value in zip(outputs, results, strict=False)}
-        return arrays, results[len(outputs) :]
+        return arrays, results[len(outputs) : len(outputs) + len(kept)]
 
 
 class Plan:
-    """A binding that is made once and run many times: fixed buffers for one set of shapes, carried state in place.
+    """A binding that is made once and run many times, for an engine whose carried state keeps its shapes.
+
+    A tensor that may be written in place is bound as input and as output, so that the engine writes the new steps where
+    the old ones are. Another one has two places, which are bound again for every run.
 
     Args:
         native: ONNX Runtime's session.
         binder: its device.
-        state: bound as input and as output, so that the engine writes the new steps where the old ones are.
+        state: whose tensors are bound.
         interface: of the engine.
         feeds: of the shapes that the plan is for.
         sizes: of the named dimensions.
@@ -103,29 +129,30 @@ class Plan:
         self._native, self._rebind = native, binder.rebind
         self._binding = native.io_binding()
         self._inputs = {name: binder.value(array.copy()) for name, array in feeds.items()}
-        length = interface.length_input
-        self._lengths = {} if length is None else {length: binder.value(np.zeros(1, np.int64))}
-        self._state = {s.input: state.values[s.input] for s in interface.state}
+        self._lengths = {name: binder.value(np.zeros(1, np.int64)) for name in interface.length_inputs}
+        in_place = [spec for spec in interface.state if spec.behavior.in_place]
+        self._moving = [spec for spec in interface.state if not spec.behavior.in_place]
+        self._state = {s.input: state.values[s.input] for s in in_place}
         self._bind_inputs()
         # Results are read on the host: they are copied there at the end of a run. The values borrow these arrays.
-        self._arrays = {s.name: np.empty(_resolve(s, sizes), dtype=s.dtype) for s in interface.outputs}
+        self._arrays = {s.name: np.empty(shape_value(s.shape, sizes), dtype=s.dtype) for s in interface.outputs}
         make = binder.ort.OrtValue.ortvalue_from_numpy
         self._results = {name: make(array, "cpu", 0) for name, array in self._arrays.items()}
         for name, value in self._results.items():
             self._binding.bind_ortvalue_output(name, value)
-        for spec in interface.state:
+        for spec in in_place:
             self._binding.bind_ortvalue_output(spec.output, self._state[spec.input])
 
     def _bind_inputs(self) -> None:
         for name, value in (*self._inputs.items(), *self._lengths.items(), *self._state.items()):
             self._binding.bind_ortvalue_input(name, value)
 
-    def run(self, feeds: Mapping[str, Array], held: int) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Array], state: OrtState) -> dict[str, Array]:
         """Run on arrays of the same shapes.
 
         Args:
             feeds: what changed since the last run.
-            held: steps that the state holds.
+            state: whose tensors are read and written.
 
         Returns:
             Arrays of the caller's own.
@@ -133,13 +160,16 @@ class Plan:
         for name, array in feeds.items():
             self._inputs[name].update_inplace(np.ascontiguousarray(array))
         for value in self._lengths.values():
-            value.update_inplace(np.array([held], dtype=np.int64))
+            value.update_inplace(np.array([state.length], dtype=np.int64))
         if self._rebind:
             self._bind_inputs()
+        for spec in self._moving:
+            self._binding.bind_ortvalue_input(spec.input, state.values[spec.input])
+            self._binding.bind_ortvalue_output(spec.output, state.spares[spec.input])
+        if self._rebind:
             self._binding.synchronize_inputs()  # copies that binding began may still be under way
         self._native.run_with_iobinding(self._binding)
+        for spec in self._moving:
+            name = spec.input
+            state.values[name], state.spares[name] = state.spares[name], state.values[name]
         return {name: array.copy() for name, array in self._arrays.items()}
-
-
-def _resolve(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    return tuple(n if isinstance(n, int) else sizes[n] for n in spec.shape)

@@ -7,13 +7,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from aigc_runtime.backends.ort.binding import Binder, OrtState, Plan
 from aigc_runtime.backends.ort.denormals import flushed
 from aigc_runtime.backends.ort.open import available_threads, import_onnxruntime, open_native
 from aigc_runtime.bundle.providers import PROVIDERS
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.session import State
-from aigc_runtime.core.state import check_batch, check_rows, new_steps, require_state
+from aigc_runtime.core.state import check_batch, check_rows, check_written, new_steps, require_state
 from aigc_runtime.core.tensors import Array, FeedChecker
 from aigc_runtime.errors import AigcError, EngineError, EngineMemoryError, UnknownNameError
 
@@ -70,7 +72,8 @@ class OrtSession:
         self._binder = Binder(ort=self.ort, device=device, device_id=device_id, rebind=self._bound)
         self._output_names = [s.name for s in interface.outputs]
         self._all_names = list(interface.graph_outputs)
-        self._state_inputs = [s.input for s in interface.state]
+        self._in_place = [s for s in interface.state if s.behavior.in_place]
+        self._moving = [s for s in interface.state if not s.behavior.in_place]
         self.engine_seconds = 0.0
         self._check_interface()
 
@@ -110,9 +113,11 @@ class OrtSession:
             assert isinstance(state, OrtState)
             check_batch(bound, state.batch)
             steps = new_steps(self.interface, bound, state.length)
-            run = self._run_growing if self.interface.state[0].kind == "growing" else self._run_buffer
             with flushed():
-                results = run(feeds, state, bound)
+                if self.interface.has_steady_state:
+                    results = self._run_planned(feeds, state, bound)
+                else:
+                    results = self._run_growing(feeds, state, steps)
         except AigcError:
             raise
         except Exception as err:  # ONNX Runtime's own types share no base class
@@ -134,24 +139,37 @@ class OrtSession:
         self.engine_seconds += time.perf_counter() - started
         return results
 
-    def _run_growing(self, feeds: Mapping[str, Array], state: OrtState, _bound: Mapping[str, int]) -> dict[str, Array]:
-        """Past values go in as they came out; the engine allocates the grown ones, where the old ones are."""
+    def _run_growing(self, feeds: Mapping[str, Array], state: OrtState, steps: int) -> dict[str, Array]:
+        """Past values go in as they came out; the engine allocates the new ones, where the old ones are.
+
+        What it may write in place it writes in place.
+        """
         values = {name: self._binder.value(array) for name, array in feeds.items()}
         values.update(state.values)
+        values.update(
+            {name: self._binder.value(np.array([state.length], np.int64)) for name in self.interface.length_inputs}
+        )
         count = len(self._output_names)
         started = time.perf_counter()
-        if self._bound:
-            arrays, kept = self._binder.run(self.native, values, self._output_names, self._all_names[count:])
+        if self._bound or self._in_place:
+            placed = {s.output: state.values[s.input] for s in self._in_place}
+            arrays, kept = self._binder.run(
+                self.native, values, self._output_names, [s.output for s in self._moving], placed
+            )
         else:
             results = self.native.run_with_ort_values(self._all_names, values)
             arrays = {name: v.numpy() for name, v in zip(self._output_names, results[:count], strict=True)}
             kept = results[count:]
         self.engine_seconds += time.perf_counter() - started
-        state.values = dict(zip(self._state_inputs, kept, strict=True))
+        if state.length == 0:
+            shapes = {s.output: v.shape() for s, v in zip(self._moving, kept, strict=True)}
+            placed_shapes = {s.output: s.empty_shape(state.batch) for s in self._in_place}
+            check_written(self.interface, state.batch, steps, {**shapes, **placed_shapes})
+        state.values.update({s.input: value for s, value in zip(self._moving, kept, strict=True)})
         return arrays
 
-    def _run_buffer(self, feeds: Mapping[str, Array], state: OrtState, bound: Mapping[str, int]) -> dict[str, Array]:
-        """The buffers stay where they are; inputs and outputs are reused for equal shapes."""
+    def _run_planned(self, feeds: Mapping[str, Array], state: OrtState, bound: Mapping[str, int]) -> dict[str, Array]:
+        """The state stays where it is; inputs and outputs are reused for equal shapes."""
         shapes = tuple(feeds[spec.name].shape for spec in self.interface.inputs)
         plan = state.plans.get((self.native, shapes))
         if plan is None:
@@ -159,7 +177,7 @@ class OrtSession:
                 self.native, self._binder, state, self.interface, feeds, bound
             )
         started = time.perf_counter()
-        results = plan.run(feeds, state.length)
+        results = plan.run(feeds, state)
         self.engine_seconds += time.perf_counter() - started
         return results
 

@@ -64,7 +64,7 @@ class TrtEngine:
         if build.weight_streaming and self.native.streamable_weights_size:
             # The library's default keeps all weights on the device.
             self.native.weight_streaming_budget_v2 = self.native.get_weight_streaming_automatic_budget()
-        steady = not any(spec.kind == "growing" for spec in interface.state)
+        steady = interface.has_steady_state
         self._cache: Any = None
         self._config = self._make_config(steady)
         native_graphs = self._config is not None and hasattr(library.module, "CudaGraphStrategy")

@@ -9,6 +9,7 @@ from typing import Any
 from aigc_runtime.backends.trt.types import HostType, host_type
 from aigc_runtime.bundle.engine_build import EngineBuild
 from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.sizes import Size, size_value
 from aigc_runtime.errors import EngineError
 
 __all__ = ["Port", "check_ports", "check_profiles", "read_ports"]
@@ -83,7 +84,7 @@ def check_ports(ports: Mapping[str, Port], interface: Interface) -> None:
             raise EngineError(
                 f"the engine takes {spec.input!r} in another form than it gives {port.name!r}", hint=_AGAIN
             )
-        in_place = spec is not None and spec.kind == "buffer" and port.alias == spec.input
+        in_place = spec is not None and spec.behavior.in_place and port.alias == spec.input
         if port.alias is not None and not in_place and (spec is not None or port.alias in kept):
             raise EngineError(f"the engine writes {port.name!r} into {port.alias!r}", hint=_AGAIN)
 
@@ -92,7 +93,7 @@ def _listed(types: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({types[name]})" for name in sorted(types))
 
 
-def check_profiles(engine: Any, build: EngineBuild, shapes: Mapping[str, Sequence[int | str]]) -> None:
+def check_profiles(engine: Any, build: EngineBuild, shapes: Mapping[str, Sequence[Size]]) -> None:
     """Refuse an engine whose ranges of shapes are not those of the manifest, in its order: they are chosen from there.
 
     Args:
@@ -114,10 +115,11 @@ def check_profiles(engine: Any, build: EngineBuild, shapes: Mapping[str, Sequenc
                 continue
             low, _, high = (tuple(found) for found in engine.get_tensor_profile_shape(name, index))
             for axis, size in enumerate(shape):
-                want = profile.dims.get(size) if isinstance(size, str) else None
-                if want is not None and (low[axis], high[axis]) != (want[0], want[2]):
+                least, most = (size_value(size, profile.sizes(kind)) for kind in (0, 2))
+                known = isinstance(size, str) and least is not None
+                if known and (low[axis], high[axis]) != (least, most):
                     raise EngineError(
                         f"profile {profile.name!r} of the engine takes {low[axis]} to {high[axis]} on axis {axis} of "
-                        f"{name!r}, the manifest says {size} {want[0]} to {want[2]}",
+                        f"{name!r}, the manifest says {size} {least} to {most}",
                         hint=_AGAIN,
                     )

@@ -111,7 +111,6 @@ class TrtSession:
         self._checker = FeedChecker(interface.inputs, interface.dims_by_name)
         self._build = build
         self._wanted = [s.name for s in interface.outputs]
-        self._growing = sorted({s.shape[s.axis] for s in interface.state if s.kind == "growing"}, key=str)
         engine = TrtEngine(plan, interface, library=library, cuda=cuda, build=build, cache=cache)
         self._resources = _Resources(engine, cuda, most_lanes)
         self._end = weakref.finalize(self, self._resources.close)
@@ -151,9 +150,9 @@ class TrtSession:
                 raise FeedError("the state is of another session", hint="pass a state from session.new_state(batch)")
             check_batch(sizes, state.batch)
             steps, carried = new_steps(self.interface, sizes, state.length), state
-            sizes.update({str(name): state.length for name in self._growing})
-            if (length := self.interface.length_input) is not None:
-                values[length] = np.array([state.length], np.int64)
+            if (growing := self.interface.growing_dim) is not None:
+                sizes[growing] = state.length
+            values.update({name: np.array([state.length], np.int64) for name in self.interface.length_inputs})
         results = self._run(choose_profile(self._build.profiles, sizes), values, carried, steps)
         if carried is not None:
             carried.advance(steps)

@@ -19,35 +19,30 @@ __all__ = ["Carried", "StateMemory", "TrtState"]
 class Carried:
     """One carried tensor.
 
-    `growing`: a run reads `past` and writes `present`, one step longer or more, and the two change places.
-    `buffer`: where the engine writes in place there is only `past`; elsewhere the two change places as well, since an
-    engine may read a place of its input after it has written that place of its output.
+    A run reads `past` and writes `present`, which may be longer, and the two change places. Where the engine writes in
+    place there is only `past`: a `buffer` alone, and not every one, since an engine may read a place of its input after
+    it has written that place of its output.
     """
 
     def __init__(self, spec: StateSpec, ports: Mapping[str, Port], interface: Interface, cuda: Cuda) -> None:
         self.spec = spec
         self._itemsize = ports[spec.input].type.itemsize
-        size = spec.shape[spec.axis]
-        dim = interface.dim(size) if isinstance(size, str) else None
-        self._most = None if dim is None else dim.max
+        self._most = spec.room(0, interface.dims_by_name)
         self.past = DeviceBuffer(cuda)
         self.present = self.past if ports[spec.output].alias is not None else DeviceBuffer(cuda)
 
     def shape(self, batch: int, length: int) -> tuple[int, ...]:
         """Of the tensor that holds `length` steps."""
-        shape = list(self.spec.empty_shape(batch))
-        if self.spec.kind == "growing":
-            shape[self.spec.axis] = length
-        return tuple(shape)
+        return self.spec.shape_at(batch, length)
 
     def _bytes(self, batch: int, length: int) -> int:
         return math.prod(self.shape(batch, length)) * self._itemsize
 
     def allocate(self, batch: int) -> int:
-        """Memory for a state without steps; returns its bytes, all of which a buffer needs to be zero."""
+        """Memory for a state without steps; returns its bytes, all of which must be zero."""
         size = self._bytes(batch, 0)
         self.past.require(size)
-        if self.spec.kind == "buffer":
+        if self.spec.behavior.is_steady:
             self.present.require(size)
         return size
 

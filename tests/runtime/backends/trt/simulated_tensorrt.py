@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.sizes import size_value
 
 from .simulated_gpu import SimulatedFault, SimulatedGpu
 
@@ -416,7 +417,11 @@ class Engine:
     def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
         dims = self.sim_plan.profiles[index]
         sizes = self.sim_plan.inputs[name][1]
-        return [tuple(s if isinstance(s, int) else dims.get(s, (0, 1, 99))[k] for s in sizes) for k in range(3)]
+        known = [{name: found[k] for name, found in dims.items()} for k in range(3)]
+        return [
+            tuple(value if (value := size_value(s, known[k])) is not None else (0, 1, 99)[k] for s in sizes)
+            for k in range(3)
+        ]
 
     def create_execution_context(self, strategy: Any = ExecutionContextAllocationStrategy.STATIC) -> Context | None:
         if self.sim_refuse_contexts:

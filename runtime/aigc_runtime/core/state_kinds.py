@@ -1,0 +1,197 @@
+"""The ways in which an engine carries a tensor from one step to the next, each as one object.
+
+| kind | before the first step | a run of S steps gives | full |
+| --- | --- | --- | --- |
+| `growing` | size 0 on the axis | the tensor, S longer on the axis | at the largest size of the axis's dimension |
+| `buffer` | zeros, of its capacity | the tensor with the new steps written behind the held ones | at its capacity |
+| `window` | zeros, of its size | the tensor of the same shape; the oldest steps fall out | never |
+| `recurrent` | zeros | another tensor of the same shape; it has no steps | never |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from aigc_runtime.core.sizes import Shape, Size, add_sizes, is_dim_name, shape_value
+from aigc_runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aigc_runtime.core.tensors import DimSpec, StateSpec
+
+__all__ = ["BATCH", "STATE_KINDS", "StateKind"]
+
+BATCH = "batch"
+"""The dimension of the rows: every carried tensor has it once."""
+
+
+class StateKind(Protocol):
+    """How a carried tensor behaves."""
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether it gathers steps along an axis."""
+        ...
+
+    @property
+    def takes_length(self) -> bool:
+        """Whether the engine has an input that takes the number of steps held."""
+        ...
+
+    @property
+    def in_place(self) -> bool:
+        """Whether an engine may write the output over the input: it changes nothing that it still reads."""
+        ...
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether the output always has the shape of the input."""
+        ...
+
+    def check(self, spec: StateSpec) -> None:
+        """Refuse a spec that means nothing.
+
+        Raises:
+            ConfigError: says why.
+        """
+        ...
+
+    def shape(self, spec: StateSpec, batch: int, held: int) -> tuple[int, ...]:
+        """The shape of the tensor that holds `held` steps."""
+        ...
+
+    def output_shape(self, spec: StateSpec) -> Shape:
+        """The shape of the output, with named dimensions."""
+        ...
+
+    def room(self, spec: StateSpec, held: int, dims: Mapping[str, DimSpec]) -> int | None:
+        """How many steps still fit; None where any number does.
+
+        Args:
+            spec: of the tensor.
+            held: steps held so far.
+            dims: the named dimensions that may bound it.
+        """
+        ...
+
+    def longest_shape(self, spec: StateSpec, batch: int, dims: Mapping[str, DimSpec]) -> tuple[int, ...]:
+        """The shape at its longest; a dimension without an end counts as nothing."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Growing:
+    """The output is the input with the new steps behind it."""
+
+    has_steps: bool = True
+    takes_length: bool = False
+    in_place: bool = False
+    is_steady: bool = False
+
+    def check(self, spec: StateSpec) -> None:
+        _check_fields(spec, length=False, axis=True)
+        size = _axis_size(spec)
+        if not isinstance(size, str) or not is_dim_name(size) or size in (BATCH, spec.step_dim):
+            raise ConfigError(
+                f"state {spec.input!r} grows along axis {spec.axis} of size {size!r}",
+                hint="its size there must be a named dimension of its own, such as 'past'",
+            )
+
+    def shape(self, spec: StateSpec, batch: int, held: int) -> tuple[int, ...]:
+        return shape_value(spec.shape, {BATCH: batch, str(_axis_size(spec)): held})
+
+    def output_shape(self, spec: StateSpec) -> Shape:
+        return tuple(
+            add_sizes(size, str(spec.step_dim)) if axis == spec.axis else size for axis, size in enumerate(spec.shape)
+        )
+
+    def room(self, spec: StateSpec, held: int, dims: Mapping[str, DimSpec]) -> int | None:
+        dim = dims.get(str(_axis_size(spec)))
+        return None if dim is None or dim.max is None else dim.max - held
+
+    def longest_shape(self, spec: StateSpec, batch: int, dims: Mapping[str, DimSpec]) -> tuple[int, ...]:
+        return self.shape(spec, batch, self.room(spec, 0, dims) or 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Steady:
+    """The output has the shape of the input.
+
+    Attributes:
+        is_bounded: whether it is full once its axis is.
+    """
+
+    has_steps: bool
+    takes_length: bool
+    in_place: bool
+    is_bounded: bool
+    is_steady: bool = True
+
+    def check(self, spec: StateSpec) -> None:
+        _check_fields(spec, length=self.takes_length, axis=self.has_steps)
+        if any(isinstance(size, str) and size != BATCH for size in spec.shape):
+            raise ConfigError(
+                f"state {spec.input!r} of kind {spec.kind!r} has shape {list(spec.shape)}",
+                hint=f"every size but {BATCH!r} must be a number",
+            )
+
+    def shape(self, spec: StateSpec, batch: int, held: int) -> tuple[int, ...]:
+        return shape_value(spec.shape, {BATCH: batch})
+
+    def output_shape(self, spec: StateSpec) -> Shape:
+        return spec.shape
+
+    def room(self, spec: StateSpec, held: int, dims: Mapping[str, DimSpec]) -> int | None:
+        size = _axis_size(spec) if self.is_bounded else None
+        return size - held if isinstance(size, int) else None
+
+    def longest_shape(self, spec: StateSpec, batch: int, dims: Mapping[str, DimSpec]) -> tuple[int, ...]:
+        return self.shape(spec, batch, 0)
+
+
+STATE_KINDS: Mapping[str, StateKind] = {
+    "growing": _Growing(),
+    "buffer": _Steady(has_steps=True, takes_length=True, in_place=True, is_bounded=True),
+    "window": _Steady(has_steps=True, takes_length=True, in_place=False, is_bounded=False),
+    "recurrent": _Steady(has_steps=False, takes_length=False, in_place=False, is_bounded=False),
+}
+"""`StateSpec.kind` -> how it behaves."""
+
+
+def _axis_size(spec: StateSpec) -> Size | None:
+    return None if spec.axis is None else spec.shape[spec.axis]
+
+
+def _check_fields(spec: StateSpec, *, length: bool, axis: bool) -> None:
+    """Check what every kind has or has not, and that the rows are one axis.
+
+    Raises:
+        ConfigError: says which field.
+    """
+    what = f"state {spec.input!r} of kind {spec.kind!r}"
+    for name, value, wanted in (
+        ("axis", spec.axis, axis),
+        ("step_dim", spec.step_dim, axis),
+        ("length_input", spec.length_input, length),
+    ):
+        if (value is not None) != wanted:
+            raise ConfigError(
+                f"{what} has {name}={value!r}",
+                hint=f"{_MEANING[name]}; {'one is needed here' if wanted else 'this kind has none'}",
+            )
+    if spec.axis is not None and not 0 <= spec.axis < len(spec.shape):
+        raise ConfigError(f"{what}: axis {spec.axis} outside shape {list(spec.shape)}")
+    rest = [size for i, size in enumerate(spec.shape) if i != spec.axis]
+    if rest.count(BATCH) != 1 or any(isinstance(size, str) and size != BATCH for size in rest):
+        raise ConfigError(
+            f"{what} has shape {list(spec.shape)}",
+            hint=f"{BATCH!r} must be one size, every other a number" + (", the axis of steps aside" if axis else ""),
+        )
+
+
+_MEANING = {
+    "axis": "the axis along which steps gather",
+    "step_dim": "the dimension of the inputs that says how many steps a run adds, such as 'sequence'",
+    "length_input": "the int64 input of shape [1] that takes the number of steps held so far",
+}
