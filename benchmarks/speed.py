@@ -67,7 +67,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         recipe = export_recipe(name, spec_options=options, quality_samples=0)
         bundle = export_model(recipe, Path(folder) / name).bundle
-        session, settings = open_session(bundle, threads=threads), bundle.manifest.pipeline
+        session, settings = open_session(bundle, threads=threads), bundle.manifest.pipeline.settings
         with torch_threads(threads):
             reference = TorchSession(load_original(bundle, None).part)
             found = time_side_by_side(reference, session, settings, rounds=rounds, runs=50)

@@ -16,7 +16,7 @@ from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import DimSpec, StateSpec, TensorSpec
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.generation.schedules import ScheduleConfig, fitting_steps
-from aigc_runtime.generation.tokenizers import make_tokenizer
+from aigc_runtime.generation.tokenizers import TokenizerInfo, make_tokenizer
 from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings, TextSettings
 
 __all__ = ["gan_program", "lm_program", "unet_classes", "unet_program"]
@@ -58,7 +58,7 @@ def lm_program(
 
     Args:
         model: the model.
-        tokenizer: settings of the tokenizer, as in the manifest.
+        tokenizer: as config.json has it.
         name: of the program.
         checkpoint: where its weights came from.
         cache: `growing` (the cache is as long as the text) or `buffer` (it is `context_length` long from the start
@@ -76,7 +76,8 @@ def lm_program(
             f"LMConfig.context_length is {config.context_length}",
             hint="must be at least 2 to generate: a token of a prompt, and a new one",
         )
-    needed = make_tokenizer(tokenizer).vocab_size
+    info = TokenizerInfo(kind=str(tokenizer.get("kind")))
+    needed = make_tokenizer(info).vocab_size
     if config.vocab_size != needed:
         raise ConfigError(
             f"LMConfig.vocab_size is {config.vocab_size}, the tokenizer {tokenizer} has {needed} ids",
@@ -127,7 +128,7 @@ def lm_program(
         kind="text",
         parts={MAIN_ENGINE: part},
         settings=TextSettings(
-            tokenizer=tokenizer,
+            tokenizer=info,
             vocab_size=config.vocab_size,
             context_length=config.context_length,
             eos_token_ids=(),

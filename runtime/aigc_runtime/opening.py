@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from aigc_runtime.backends import open_session
+from aigc_runtime.backends import open_program
 from aigc_runtime.bundle.bundle import Bundle, retry_replaced
 from aigc_runtime.bundle.signature import PublicKey
 from aigc_runtime.errors import ConfigError
@@ -21,9 +21,9 @@ def open_pipeline(
     expect_manifest_sha256: str | None = None,
     trusted_keys: Sequence[PublicKey] | None = None,
 ) -> AnyPipeline:
-    """Open a bundle, load its engine and make its pipeline.
+    """Open a bundle, load its engines and make its pipeline.
 
-    The pipeline is a context manager: `with open_pipeline(path) as pipeline` closes its session at the end.
+    The pipeline is a context manager: `with open_pipeline(path) as pipeline` closes its engines at the end.
 
     Args:
         bundle: an opened bundle, or the path of one. A path may be published to at the same time: the pipeline is that
@@ -35,7 +35,7 @@ def open_pipeline(
     Raises:
         BundleError: the bundle is damaged, another one than expected, or not signed by a trusted key.
         ConfigError: a digest or keys for a bundle that is open already.
-        EngineError: its engine cannot be loaded.
+        EngineError: one of its engines cannot be loaded.
     """
     if isinstance(bundle, Bundle):
         late = {"expect_manifest_sha256": expect_manifest_sha256, "trusted_keys": trusted_keys}
@@ -53,9 +53,10 @@ def open_pipeline(
 
 
 def _open(bundle: Bundle, threads: int | None) -> AnyPipeline:
-    session = open_session(bundle, threads=threads)
+    program = open_program(bundle, threads=threads)
     try:
-        return make_pipeline(session, bundle.manifest.pipeline)
+        pipeline = bundle.manifest.pipeline
+        return make_pipeline(program, pipeline.settings, pipeline.engines)
     except BaseException:
-        session.close()
+        program.close()
         raise

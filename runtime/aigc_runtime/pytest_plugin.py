@@ -126,22 +126,14 @@ def aigc_pipeline(aigc_bundle: Bundle, pytestconfig: pytest.Config) -> Iterator[
 
 @pytest.fixture(scope="session")
 def aigc_parity(aigc_bundle: Bundle, aigc_pipeline: AnyPipeline, pytestconfig: pytest.Config) -> ParityReport:
-    """The `ParityReport` of the bundle's engines, as `aigc-run verify` has it; computed once.
-
-    The engine that `aigc_pipeline` runs is not loaded a second time where it is the only one.
-    """
-    from aigc_runtime.backends import open_program
+    """The `ParityReport` of the engines of `aigc_pipeline`, as `aigc-run verify` has it; computed once."""
     from aigc_runtime.errors import AigcError
     from aigc_runtime.proof.verify import verify_bundle
 
     reports, path = pytestconfig.stash.setdefault(_REPORTS, {}), str(aigc_bundle.path)
     if path not in reports:
         try:
-            if len(aigc_bundle.manifest.engines) == 1:
-                reports[path] = verify_bundle(aigc_bundle, aigc_pipeline.session)
-            else:
-                with open_program(aigc_bundle, threads=pytestconfig.getoption("--aigc-threads")) as program:
-                    reports[path] = verify_bundle(aigc_bundle, program)
+            reports[path] = verify_bundle(aigc_bundle, aigc_pipeline.program)
         except AigcError as err:
             _fail(aigc_bundle, err)
     return reports[path]

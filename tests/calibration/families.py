@@ -11,6 +11,7 @@ from aigc_calibration.subject import Subject
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import DimSpec, StateSpec, TensorSpec
 from aigc_runtime.generation.schedules import ScheduleConfig
+from aigc_runtime.generation.tokenizers import TokenizerInfo
 from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings, TextSettings
 
 WIDTH = 5
@@ -44,7 +45,7 @@ def text_subject(context_length: int = 96) -> Subject:
             ),
         ),
         settings=TextSettings(
-            tokenizer={"kind": "bytes"},
+            tokenizer=TokenizerInfo(kind="bytes"),
             vocab_size=256,
             context_length=context_length,
             eos_token_ids=(),

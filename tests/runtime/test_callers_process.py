@@ -39,8 +39,8 @@ for name in ("toy_lm_growing", "toy_unet", "toy_gan"):
     bundle = Bundle.open(path)
     session = open_session(bundle, threads=2)
     assert verify_bundle(bundle, session).passed
-    bench_step(session, bundle.manifest.pipeline, runs=2, warmup=0)
-    bench_generation(session, bundle.manifest.pipeline, runs=1)
+    bench_step(session, bundle.manifest.pipeline.settings, runs=2, warmup=0)
+    bench_generation(session, bundle.manifest.pipeline.settings, runs=1)
     session.close()
     try:
         session.run({})

@@ -13,6 +13,7 @@ from aigc_runtime.bundle.manifest import (
     EngineInfo,
     EngineInterface,
     Manifest,
+    PipelineInfo,
     QualityResult,
     Reference,
     ReferenceCase,
@@ -25,6 +26,7 @@ from aigc_runtime.core.compare import Tolerance
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import Array, DimSpec, StateSpec, TensorSpec
 from aigc_runtime.generation.schedules import ScheduleConfig
+from aigc_runtime.generation.tokenizers import TokenizerInfo
 from aigc_runtime.io.npy import write_npy
 from aigc_runtime.pipelines import make_pipeline
 from aigc_runtime.pipelines.replay import run_request
@@ -45,7 +47,11 @@ LM_DIMS = (
     DimSpec(name="past", min=0, max=CONTEXT),
 )
 TEXT = TextSettings(
-    tokenizer={"kind": "bytes"}, vocab_size=256, context_length=CONTEXT, eos_token_ids=(), pad_token_id=0
+    tokenizer=TokenizerInfo(kind="bytes"),
+    vocab_size=256,
+    context_length=CONTEXT,
+    eos_token_ids=(),
+    pad_token_id=0,
 )
 
 
@@ -150,12 +156,12 @@ def gan_session() -> ArraySession:
     return ArraySession(gan_function, Interface(inputs=GAN_INPUTS, outputs=GAN_OUTPUTS, dims=IMAGE_DIMS))
 
 
-def _family(name: str) -> tuple[str, ArraySession, Pipeline, list[dict[str, Array]], dict[str, Any]]:
+def _toy(name: str) -> tuple[ArraySession, Pipeline, list[dict[str, Array]], dict[str, Any]]:
     if name.startswith("toy_lm"):
         pad = np.zeros(1, dtype=np.int64)
         steps = [{"input_ids": np.array([ids], dtype=np.int64), "pad_length": pad} for ids in ([3, 4, 5], [12], [24])]
         request: dict[str, Any] = {"prompts": ["ab"], "max_new_tokens": 6, "seed": 0}
-        return "text", lm_session(name.removeprefix("toy_lm_")), TEXT, steps, request
+        return lm_session(name.removeprefix("toy_lm_")), TEXT, steps, request
     labels = np.array([0, 2], dtype=np.int64)
     rng = np.random.default_rng(0)
     if name == "toy_unet":
@@ -164,14 +170,14 @@ def _family(name: str) -> tuple[str, ArraySession, Pipeline, list[dict[str, Arra
             "timestep": np.array([0, 999], dtype=np.float32),
             "class_labels": labels,
         }
-        return "diffusion", unet_session(), DIFFUSION, [feeds], {"class_labels": [0, 1], "seed": 3}
+        return unet_session(), DIFFUSION, [feeds], {"class_labels": [0, 1], "seed": 3}
     feeds = {"latents": rng.standard_normal((2, 4), dtype=np.float32), "class_labels": labels}
-    return "gan", gan_session(), GAN, [feeds], {"class_labels": [0, 1, 2], "seed": 3}
+    return gan_session(), GAN, [feeds], {"class_labels": [0, 1, 2], "seed": 3}
 
 
 def toy_manifest(name: str) -> tuple[Manifest, dict[str, bytes | Path]]:
     """A bundle's manifest and files around one of the graphs in data/."""
-    family, session, settings, inputs, request = _family(name)
+    session, settings, inputs, request = _toy(name)
     files: dict[str, bytes | Path] = {"model.onnx": (DATA / f"{name}.onnx").read_bytes()}
     state = session.new_state(len(next(iter(inputs[0].values()))))
     steps = []
@@ -183,13 +189,13 @@ def toy_manifest(name: str) -> tuple[Manifest, dict[str, bytes | Path]]:
             files.update({stored[key]: write_npy(array) for key, array in arrays.items()})
             names.append(stored)
         steps.append(ReferenceStep(engine="model", inputs=names[0], outputs=names[1]))
-    files["ref.generation.npy"] = write_npy(run_request(make_pipeline(session, settings), request))
-    text = family == "text"
+    results = run_request(make_pipeline(session, settings), request)
+    files["ref.generation.npy"] = write_npy(next(iter(results.values())))
+    text = name.startswith("toy_lm")
     manifest = Manifest(
         format="aigc-bundle",
         format_version=1,
         name=name,
-        family=family,  # type: ignore[arg-type]
         target="ort-cpu",
         precision="fp32",
         engines={
@@ -198,7 +204,7 @@ def toy_manifest(name: str) -> tuple[Manifest, dict[str, bytes | Path]]:
         state={"carried": session.interface.state} if session.interface.state else {},
         files=(),
         shared_files=(),
-        pipeline=settings,
+        pipeline=PipelineInfo.of(settings),
         tolerances=Tolerances(
             tensor=Tolerance(max_over_rms=1e-4, min_sqnr_db=80.0),
             min_token_agreement=1.0 if text else None,
@@ -207,7 +213,9 @@ def toy_manifest(name: str) -> tuple[Manifest, dict[str, bytes | Path]]:
         ),
         reference=Reference(
             cases=(ReferenceCase(name="case", steps=tuple(steps)),),
-            generation=ReferenceGeneration(request=request, output="ref.generation.npy", arrays={}),
+            generation=ReferenceGeneration(
+                request=request, arrays={}, outputs=dict.fromkeys(results, "ref.generation.npy")
+            ),
         ),
         quality=(QualityResult(metric="toy", reference=1.0, bundle=1.0, higher_is_better=True),),
         model_config={},

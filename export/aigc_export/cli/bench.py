@@ -34,7 +34,7 @@ def bench(bundle_path: str, checkpoint: str | None, rounds: int, runs: int, thre
     from aigc_runtime.proof.bench import bench_generation
 
     bundle = Bundle.open(bundle_path)
-    settings, count = bundle.manifest.pipeline, threads or available_threads()
+    settings, count = bundle.manifest.pipeline.settings, threads or available_threads()
     with open_session(bundle, threads=count) as candidate:
         with torch_threads(count):
             reference = TorchSession(load_original(bundle, checkpoint).part)

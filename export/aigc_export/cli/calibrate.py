@@ -48,7 +48,7 @@ def calibrate(
     from aigc_export.cli.reporting import StageDisplay
     from aigc_export.line.calibrator import calibrate_model
     from aigc_export.recipes.recipe import export_recipe
-    from aigc_runtime.cli.output import check_outputs
+    from aigc_runtime.io.report import check_outputs
 
     check_outputs(output)
     recipe = export_recipe(

@@ -59,7 +59,7 @@ def _one(name: str, output: Path, quality_samples: int, console: Console) -> dic
             output / name,
             stage=lambda stage, what: console.print(f"[bold]{stage:<20}[/]{escape(printable(what))}", soft_wrap=True),
         )
-    bundle, settings = result.bundle, result.bundle.manifest.pipeline
+    bundle, settings = result.bundle, result.bundle.manifest.pipeline.settings
     with open_session(bundle) as session:
         on_device = verify_bundle(bundle, session)
         if not on_device.passed:

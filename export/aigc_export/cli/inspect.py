@@ -50,10 +50,12 @@ def inspect(bundle_path: str, as_json: bool) -> None:
     from rich.table import Table
 
     console = out_console()
-    console.print(f"[bold]{_plain(manifest.name)}[/] {_plain(manifest.family, manifest.target, manifest.precision)}")
+    console.print(
+        f"[bold]{_plain(manifest.name)}[/] {_plain(manifest.pipeline.kind, manifest.target, manifest.precision)}"
+    )
     console.print(f"manifest sha256 {bundle.manifest_sha256}, {bundle.size_bytes / 1e6:.2f} MB")
     console.print(printable(bundle.signature_told), soft_wrap=True, markup=False)
-    names = getattr(manifest.pipeline, "class_names", None)
+    names = getattr(manifest.pipeline.settings, "class_names", None)
     if names is not None:
         console.print(f"classes: {class_table(names)}", soft_wrap=True, markup=False)
     table = Table()

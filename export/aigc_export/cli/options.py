@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from aigc_export.cli.paths import TEXT_PATH
-from aigc_runtime.cli.output import emit_json
 from aigc_runtime.io.printable import printable
+from aigc_runtime.io.report import emit_json
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -74,9 +74,9 @@ def report_options(verb: str, subject: str) -> Callable[[Callable[..., Any]], Ca
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def command(*arguments: Any, report: Path | None, junit: Path | None, **named: Any) -> Any:
-            from aigc_runtime.cli.output import check_outputs
             from aigc_runtime.errors import ConfigError, OutputError, ParityError
             from aigc_runtime.io.output_file import is_standard_output
+            from aigc_runtime.io.report import check_outputs
 
             check_outputs(report, junit)
             on_stdout = any(path is not None and is_standard_output(path) for path in (report, junit))
@@ -122,8 +122,8 @@ def report_usage(err: click.ClickException, arguments: Sequence[str]) -> None:
         return
     if isinstance(err, PathsCollideError):
         return
-    from aigc_runtime.cli.output import check_outputs
     from aigc_runtime.errors import InputError, OutputError
+    from aigc_runtime.io.report import check_outputs
 
     report, junit = (_asked(flag, arguments) for flag in ("--report", "--junit"))
     try:

@@ -54,8 +54,8 @@ def sensitivity(
     from aigc_export.recipes.recipe import export_recipe
     from aigc_export.search.plots import plot_format, sensitivity_plot
     from aigc_export.search.sensitivity import measure_sensitivity
-    from aigc_runtime.cli.output import check_outputs
     from aigc_runtime.io.publish import atomic_write_bytes
+    from aigc_runtime.io.report import check_outputs
 
     check_outputs(plot)
     kind = None if plot is None else plot_format(plot.suffix)

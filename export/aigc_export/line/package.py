@@ -9,7 +9,8 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+
+import numpy as np
 
 from aigc_export.parity.reference import Case, Generation
 from aigc_export.recipes.recipe import ExportRecipe
@@ -22,6 +23,7 @@ from aigc_runtime.bundle.manifest import (
     EngineInfo,
     EngineInterface,
     Manifest,
+    PipelineInfo,
     QualityResult,
     Reference,
     ReferenceCase,
@@ -33,7 +35,6 @@ from aigc_runtime.bundle.providers import PROVIDERS
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.io.npy import write_npy
-from aigc_runtime.pipelines.requests import ARRAY_ARGUMENTS
 from aigc_runtime.system.processor import instruction_set
 
 __all__ = ["SOURCE_DATE_EPOCH", "creation_time", "make_bundle", "tool_versions"]
@@ -86,12 +87,11 @@ def make_bundle(
         )
         for case in cases
     )
-    arguments = {name: value for name, value in generation.request.items() if name not in ARRAY_ARGUMENTS}
-    arrays = {name: value for name, value in generation.request.items() if name in ARRAY_ARGUMENTS}
+    arrays = {name: value for name, value in generation.request.items() if isinstance(value, np.ndarray)}
     stored_generation = ReferenceGeneration(
-        request=arguments,
-        output=_store(files, "ref.generation", {"output": generation.output})["output"],
+        request={name: value for name, value in generation.request.items() if name not in arrays},
         arrays=_store(files, "ref.generation.in", arrays),
+        outputs=_store(files, "ref.generation.out", generation.outputs),
     )
     info = EngineInfo(
         kind=engine.kind,
@@ -110,14 +110,13 @@ def make_bundle(
         format="aigc-bundle",
         format_version=FORMAT_VERSION,
         name=recipe.model,
-        family=cast(Any, program.kind),
         target=recipe.target,
         precision=recipe.precision,
         engines={MAIN_ENGINE: info},
         state={CARRIED: engine.interface.state} if engine.interface.state else {},
         files=(),
         shared_files=(),
-        pipeline=program.settings,
+        pipeline=PipelineInfo.of(program.settings),
         tolerances=recipe.tolerances,
         reference=Reference(cases=stored, generation=stored_generation),
         quality=tuple(quality),

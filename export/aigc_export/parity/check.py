@@ -48,7 +48,7 @@ def check_parity(
         target=target,
         precision=precision,
         tensors=check_tensors(OpenProgram({MAIN_ENGINE: candidate}), steps, tolerances.tensor),
-        generation=check_generation(candidate, program.settings, generation.request, generation.output, tolerances),
+        generation=check_generation(candidate, program.settings, generation.request, generation.outputs, tolerances),
         quality=check_quality(scores.quality, tolerances),
         paired=check_paired(scores.paired, tolerances),
     )

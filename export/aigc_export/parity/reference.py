@@ -14,11 +14,11 @@ from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import CheckpointError, EngineError
 from aigc_runtime.generation.schedules import fitting_steps
-from aigc_runtime.generation.tokenizers import make_tokenizer
 from aigc_runtime.pipelines import make_pipeline
 from aigc_runtime.pipelines.embeddings import CONTEXT_TOKENS
 from aigc_runtime.pipelines.replay import run_request
 from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings, TextSettings
+from aigc_runtime.pipelines.text import text_tokenizer
 
 __all__ = ["Case", "Generation", "Step", "make_cases", "make_generation"]
 
@@ -41,10 +41,10 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """A request to the pipeline, keyword arguments of its `generate`, and its result."""
+    """A request to the pipeline, keyword arguments of its `generate`, and the arrays of its result by name."""
 
     request: dict[str, Any]
-    output: Array
+    outputs: dict[str, Array]
 
 
 def make_cases(session: Session, program: Program, *, seed: int) -> tuple[Case, ...]:
@@ -95,7 +95,7 @@ def _text_inputs(session: Session, settings: TextSettings, rng: np.random.Genera
     The tokens are those of a real text: on noise a language model computes what nobody will ask of it, and an engine
     of lower precision would be compared with that.
     """
-    text = make_tokenizer(settings.tokenizer).encode(standard_library_text().held_out.tobytes().decode("utf-8"))
+    text = text_tokenizer(settings).encode(standard_library_text().held_out.tobytes().decode("utf-8"))
     decoded = min(3, settings.context_length // 2)
     longest = _fit(session, "sequence", min(48, settings.context_length // 2))
     longest = max(1, min(longest, _fit(session, "past", longest + decoded) - decoded))
@@ -165,18 +165,18 @@ def make_generation(session: Session, program: Program, *, seed: int) -> Generat
     else:
         request = {"seed": seed, "class_labels": [i % program.settings.num_classes for i in range(_images(session, 8))]}
     try:
-        output = run_request(make_pipeline(session, program.settings), request)
+        outputs = run_request(make_pipeline(session, program.settings), request)
     except EngineError as err:
         raise CheckpointError(
             f"PyTorch cannot generate with this model: {err.message}",
             hint="check the weights, and the noise schedule in config.json",
         ) from err
-    return Generation(request=request, output=output)
+    return Generation(request=request, outputs=outputs)
 
 
 def _fitting_prompts(settings: TextSettings) -> list[str]:
     """Beginnings of two prompts, of different lengths if the context allows it, with room for half a context behind."""
-    tokenizer, most = make_tokenizer(settings.tokenizer), max(1, settings.context_length // 2)
+    tokenizer, most = text_tokenizer(settings), max(1, settings.context_length // 2)
     prompts = []
     for prompt in ("def main(", "import "):
         lengths = range(len(prompt), 0, -1)

@@ -24,13 +24,13 @@ from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.bundle.manifest import Manifest
 from aigc_runtime.bundle.reference_arrays import read_request
-from aigc_runtime.core.compare import TensorErrors, compare_arrays, psnr_db, token_agreement
+from aigc_runtime.core.compare import TensorErrors, compare_arrays
 from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError, InputError
 from aigc_runtime.io.png import image_grid
-from aigc_runtime.pipelines import make_pipeline
+from aigc_runtime.pipelines import kind_of, make_pipeline
 from aigc_runtime.pipelines.replay import run_request
 from aigc_runtime.pipelines.settings import TextSettings
 
@@ -142,8 +142,9 @@ def _difference(a: Any, b: Any) -> tuple[Any, Any]:
 
 def _traits(first: Manifest, second: Manifest) -> Iterator[tuple[str, Any, Any]]:
     """What two bundles must have in common: name and both values."""
-    for what in ("name", "family", "pipeline"):
-        yield what, getattr(first, what), getattr(second, what)
+    yield "name", first.name, second.name
+    yield "kind", first.pipeline.kind, second.pipeline.kind
+    yield "pipeline", first.pipeline, second.pipeline
     yield "engines", list(first.engines), list(second.engines)
     for engine, interface in first.interfaces.items():
         for what in ("inputs", "outputs", "state", "dims"):
@@ -182,7 +183,7 @@ def compare_bundles(
 
     check_quality_samples(quality_samples)
     check_comparable(first.manifest, second.manifest)
-    settings, count = first.manifest.pipeline, threads or available_threads()
+    settings, count = first.manifest.pipeline.settings, threads or available_threads()
     with open_program(first, threads=count) as p, open_program(second, threads=count) as q:
         a, b = p.session(MAIN_ENGINE), q.session(MAIN_ENGINE)
         return Comparison(
@@ -206,14 +207,14 @@ def compare_bundles(
 def _evaluation(bundle: Bundle, quality_data: Path | str | None) -> Evaluation:
     """Find the evaluation of a bundle's export without its weights."""
     manifest = bundle.manifest
-    if not isinstance(manifest.pipeline, TextSettings) and quality_data is None:
+    if not isinstance(manifest.pipeline.settings, TextSettings) and quality_data is None:
         # Only the export knew which classes a model of images has, and measured its own metric where that fits.
         data = next((result.data for result in manifest.quality), "")
-        return Evaluation(data=data, has_task_metric=bool(data) and can_measure(manifest.pipeline))
+        return Evaluation(data=data, has_task_metric=bool(data) and can_measure(manifest.pipeline.settings))
     kept, held_out = kept_text(manifest)
 
     def evaluate(path: Path | str | None) -> Evaluation:
-        return choose_evaluation(manifest.pipeline, kept=kept, held_out=held_out, quality_data=path)
+        return choose_evaluation(manifest.pipeline.settings, kept=kept, held_out=held_out, quality_data=path)
 
     return find_evaluation(manifest, evaluate, quality_data)[0]
 
@@ -260,16 +261,12 @@ def _gaps(bundle: Bundle, a: OpenProgram, b: OpenProgram) -> Iterator[TensorGap]
 
 
 def _picture(bundle: Bundle, a: Session, b: Session, seed: int) -> Picture:
-    settings = bundle.manifest.pipeline
+    settings = bundle.manifest.pipeline.settings
     request = {**read_request(bundle), "seed": seed}
     first, second = (run_request(make_pipeline(session, settings), request) for session in (a, b))
-    text = isinstance(settings, TextSettings)
-    return Picture(
-        metric="token_agreement" if text else "psnr_db",
-        value=token_agreement(first, second) if text else psnr_db(first, second),
-        first=first,
-        second=second,
-    )
+    metric = kind_of(settings).metric
+    arrays = [next(iter(results.values())) for results in (first, second)]
+    return Picture(metric=metric.name, value=metric.measure(first, second), first=arrays[0], second=arrays[1])
 
 
 def picture_grid(picture: Picture) -> tuple[Array, int]:

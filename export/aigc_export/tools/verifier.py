@@ -81,7 +81,7 @@ def verify_against_torch(
     """
     check_quality_samples(quality_samples)
     manifest = bundle.manifest
-    tolerances = with_user_limits(manifest.tolerances, tolerance or {}, family=manifest.family)
+    tolerances = with_user_limits(manifest.tolerances, tolerance or {}, family=manifest.pipeline.kind)
     program = load_original(bundle, checkpoint)
     evaluation, notes = find_evaluation(manifest, partial(program_evaluation, program), quality_data)
     reference = TorchSession(program.part)

@@ -17,8 +17,8 @@ from aigc_models.data.text_files import read_text_files
 from aigc_models.evaluation.quality import DIGIT_NAMES, can_measure
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError, InputError
-from aigc_runtime.generation.tokenizers import make_tokenizer
 from aigc_runtime.pipelines.settings import Pipeline, TextSettings
+from aigc_runtime.pipelines.text import text_tokenizer
 
 __all__ = [
     "DIGITS",
@@ -123,7 +123,7 @@ def text_tokens(settings: TextSettings, text: Array) -> Array:
     Raises:
         UnicodeDecodeError: text that is not UTF-8, for another tokenizer.
     """
-    tokenizer = make_tokenizer(settings.tokenizer)
-    if settings.tokenizer.get("kind") == "bytes":
+    tokenizer = text_tokenizer(settings)
+    if settings.tokenizer.kind == "bytes":
         return np.concatenate([tokenizer.encode(""), text.astype(np.int64)])
     return tokenizer.encode(text.tobytes().decode("utf-8"))

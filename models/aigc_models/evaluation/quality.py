@@ -59,7 +59,7 @@ class Metric:
 def can_measure(settings: Pipeline) -> bool:
     """Check whether a model has a metric here: byte-level text, or the ten digits at 16x16."""
     if isinstance(settings, TextSettings):
-        return settings.tokenizer.get("kind") == "bytes"
+        return settings.tokenizer.kind == "bytes"
     return settings.sample_shape == DIGITS_SHAPE and settings.num_classes == 10
 
 

@@ -96,12 +96,11 @@ def open_program(bundle: Bundle, *, threads: int | None = None) -> OpenProgram:
     Raises:
         AigcError: as `open_session` does; no session stays open then.
     """
-    engines, sessions = bundle.manifest.engines, dict[str, Session]()
-    states = {name: engine.interface.state for name, engine in engines.items() if engine.interface.state is not None}
+    sessions = dict[str, Session]()
     try:
-        for name in engines:
+        for name in bundle.manifest.engines:
             sessions[name] = open_session(bundle, engine=name, threads=threads)
     except BaseException:
         OpenProgram(sessions).close()
         raise
-    return OpenProgram(sessions, states)
+    return OpenProgram(sessions, bundle.manifest.state_names)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from aigc_runtime.bundle.engine_build import EngineBuild
 from aigc_runtime.bundle.providers import EngineProvider
 from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.program import MAIN_ENGINE
 from aigc_runtime.core.tensors import DimSpec, StateSpec, TensorSpec
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.system.processor import check_instruction_set
@@ -16,10 +17,6 @@ __all__ = ["ENGINE_KINDS", "MAIN_ENGINE", "EngineInfo", "EngineInterface"]
 
 ENGINE_KINDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 """Values of `engine.kind`; `backends.ENGINES` opens each of them."""
-
-
-MAIN_ENGINE = "model"
-"""The engine that a pipeline of one engine drives."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,11 @@ from typing import Any, Literal
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE, EngineInfo, EngineInterface
 from aigc_runtime.bundle.manifest_checks import check_meaning
 from aigc_runtime.bundle.origin import Origin
+from aigc_runtime.bundle.pipeline_info import PipelineInfo
 from aigc_runtime.bundle.tolerances import Tolerances
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import StateSpec
 from aigc_runtime.errors import ConfigError
-from aigc_runtime.pipelines.settings import PIPELINES, Pipeline
 
 __all__ = [
     "FORMAT",
@@ -26,6 +26,7 @@ __all__ = [
     "EngineInterface",
     "FileInfo",
     "Manifest",
+    "PipelineInfo",
     "QualityResult",
     "Reference",
     "ReferenceCase",
@@ -97,14 +98,14 @@ class ReferenceGeneration:
     """A request to the pipeline and PyTorch's result.
 
     Attributes:
-        request: keyword arguments of `generate` that are plain JSON.
-        output: the .npy file of the result.
-        arrays: keyword arguments of `generate` that are arrays -> their .npy files.
+        request: arguments of `generate` that are plain JSON.
+        arrays: arguments of `generate` that are arrays -> their .npy files.
+        outputs: the arrays of the result -> their .npy files.
     """
 
     request: dict[str, Any]
-    output: str
     arrays: dict[str, str]
+    outputs: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +133,7 @@ class Manifest:
 
     Attributes:
         engines: name -> engine; the only engine of a bundle is called `model`.
+        pipeline: what drives the engines.
         state: name -> carried tensors, which every engine that names them reads and writes.
         shared_files: files that several engines read.
     """
@@ -139,14 +141,13 @@ class Manifest:
     format: Literal["aigc-bundle"]
     format_version: int
     name: str
-    family: Literal["text", "diffusion", "gan"]
     target: str
     precision: str
     engines: dict[str, EngineInfo]
     state: dict[str, tuple[StateSpec, ...]]
     files: tuple[FileInfo, ...]
     shared_files: tuple[str, ...]
-    pipeline: Pipeline
+    pipeline: PipelineInfo
     tolerances: Tolerances
     reference: Reference
     quality: tuple[QualityResult, ...]
@@ -164,6 +165,12 @@ class Manifest:
         return {name: engine.interface.bound(self.state) for name, engine in self.engines.items()}
 
     @property
+    def state_names(self) -> dict[str, str]:
+        """Which engine reads and writes which carried state."""
+        stated = {name: engine.interface.state for name, engine in self.engines.items()}
+        return {name: state for name, state in stated.items() if state is not None}
+
+    @property
     def engine(self) -> EngineInfo:
         """The engine that a pipeline of one engine drives."""
         return self.engines[MAIN_ENGINE]
@@ -174,8 +181,6 @@ class Manifest:
         return self.interfaces[MAIN_ENGINE]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.pipeline, PIPELINES[self.family]):
-            raise ConfigError(f"family {self.family!r} with {type(self.pipeline).__name__}")
         if self.format_version != FORMAT_VERSION:
             raise ConfigError(f"format_version is {self.format_version}", hint=f"known: {FORMAT_VERSION}")
         names = [f.path for f in self.files]
@@ -186,7 +191,7 @@ class Manifest:
         steps = [step for case in self.reference.cases for step in case.steps]
         generation = self.reference.generation
         used = {engine.file for engine in self.engines.values()} | set(self.shared_files)
-        used |= {generation.output, *generation.arrays.values()}
+        used |= {*generation.arrays.values(), *generation.outputs.values()}
         used |= {file for step in steps for files in (step.inputs, step.outputs) for file in files.values()}
         if self.files and not used <= set(names):
             raise ConfigError(f"files lacks {sorted(used - set(names))}")

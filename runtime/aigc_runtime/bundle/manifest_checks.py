@@ -105,9 +105,16 @@ def _check_engines(manifest: Manifest) -> None:
                 raise ConfigError(
                     f"{what} holds the name {name[:MAX_TEXT]!r}", hint="lower-case letters, digits and _, at most 64"
                 )
-    if MAIN_ENGINE not in manifest.engines:
-        known = ", ".join(manifest.engines) or "(none)"
-        raise ConfigError(f"engines has no {MAIN_ENGINE!r}, which the pipeline drives", hint=f"it has: {known}")
+    if not manifest.engines:
+        raise ConfigError("engines is empty", hint="a bundle holds one engine at least")
+    if len(manifest.engines) == 1 and MAIN_ENGINE not in manifest.engines:
+        raise ConfigError(f"the only engine is called {next(iter(manifest.engines))!r}", hint=f"must be {MAIN_ENGINE}")
+    for role, engine in manifest.pipeline.engines.items():
+        if engine not in manifest.engines:
+            raise ConfigError(
+                f"engines has no {engine!r}, which the pipeline drives as {role!r}",
+                hint=f"it has: {', '.join(manifest.engines)}",
+            )
     for state in manifest.state:
         _check_sharing(state, {n: e for n, e in manifest.engines.items() if e.interface.state == state})
     read = {engine.interface.state for engine in manifest.engines.values()}

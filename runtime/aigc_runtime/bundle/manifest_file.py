@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from aigc_runtime.bundle.manifest import FORMAT, FORMAT_VERSION, Manifest
+from aigc_runtime.bundle.pipeline_info import pipeline_from_json, pipeline_to_json
 from aigc_runtime.bundle.runnable import check_runnable
 from aigc_runtime.errors import AigcError, BundleError
 from aigc_runtime.io.jsonable import from_json, to_json
 from aigc_runtime.io.strict_json import loads_strict
-from aigc_runtime.pipelines.settings import PIPELINES
 
 __all__ = ["MAX_MANIFEST_BYTES", "dump_manifest", "manifest_json", "parse_manifest"]
 
@@ -41,11 +41,10 @@ def parse_manifest(data: bytes) -> Manifest:
             hint="upgrade the runtime (pip install --upgrade aigc-runtime), or export the bundle again with the "
             "aigc-export that goes with it",
         )
-    family = value.get("family")
-    if not isinstance(family, str) or family not in PIPELINES:
-        raise BundleError(f"$.family is {family!r}", hint=f"valid: {', '.join(PIPELINES)}")
-    pipeline = from_json(PIPELINES[family], value.get("pipeline"), where="$.pipeline")
-    # The pipeline's type follows from the family, which a type hint alone cannot say: it is read first, by its type.
+    if "pipeline" not in value:
+        raise BundleError("$.pipeline is missing", hint="the bundle is inconsistent: export it again")
+    # The types of a pipeline's fields follow from its kind, which a type hint alone cannot say.
+    pipeline = pipeline_from_json(value["pipeline"])
     manifest = from_json(_Untyped, {**value, "pipeline": None})
     if not manifest.files:
         raise BundleError("manifest.json lists no files", hint="the bundle is inconsistent: export it again")
@@ -68,7 +67,7 @@ class _Untyped(Manifest):
 def manifest_json(manifest: Manifest) -> dict[str, Any]:
     """The manifest as plain JSON."""
     value: dict[str, Any] = to_json(manifest)
-    return value
+    return {**value, "pipeline": pipeline_to_json(manifest.pipeline)}
 
 
 def dump_manifest(manifest: Manifest) -> bytes:

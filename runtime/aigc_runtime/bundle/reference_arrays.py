@@ -7,13 +7,13 @@ from typing import Any
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.manifest import ReferenceCase
 from aigc_runtime.bundle.manifest_checks import MAX_STATE_BYTES, state_bytes
+from aigc_runtime.bundle.runnable import idle_pipeline, result_forms
 from aigc_runtime.core.sizes import Size, size_value
 from aigc_runtime.core.tensors import Array, FeedChecker
-from aigc_runtime.errors import BundleError, ConfigError, FeedError
-from aigc_runtime.pipelines.requests import check_request_array
-from aigc_runtime.pipelines.settings import TextSettings
+from aigc_runtime.errors import BundleError, FeedError, InputError
+from aigc_runtime.pipelines import get_kind
 
-__all__ = ["read_request", "read_result", "read_step"]
+__all__ = ["read_request", "read_results", "read_step"]
 
 
 def read_step(bundle: Bundle, case: ReferenceCase, number: int) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -52,31 +52,32 @@ def read_request(bundle: Bundle) -> dict[str, Any]:
     """The keyword arguments of `generate` that the reference was made with, its arrays read.
 
     Raises:
-        BundleError: an array is damaged, of another type or rank, or not finite.
+        BundleError: an array is damaged, or not such as the pipeline takes.
     """
     generation = bundle.manifest.reference.generation
     arrays = {name: bundle.array(file) for name, file in generation.arrays.items()}
     try:
-        for name, array in arrays.items():
-            check_request_array(name, array)
-    except ConfigError as err:
+        get_kind(bundle.manifest.pipeline.kind).check_arrays(idle_pipeline(bundle.manifest), arrays)
+    except InputError as err:
         raise BundleError(err.message, hint=err.hint) from err
     return {**generation.request, **arrays}
 
 
-def read_result(bundle: Bundle) -> Array:
-    """What PyTorch generated: int64 [total], tokens, or float32 [N, C, H, W], images.
+def read_results(bundle: Bundle) -> dict[str, Array]:
+    """What PyTorch generated, by the names that `run_request` gives.
 
     Raises:
-        BundleError: damaged, or of another type or rank.
+        BundleError: damaged, or of another type or shape.
     """
-    array = bundle.array(bundle.manifest.reference.generation.output)
-    text = isinstance(bundle.manifest.pipeline, TextSettings)
-    dtype, rank = ("int64", 1) if text else ("float32", 4)
-    if array.ndim != rank:
-        raise BundleError(f"the reference's result has shape {list(array.shape)}", hint=f"must have rank {rank}")
-    _check_array("the reference's result", array, dtype, array.shape)
-    return array
+    generation = bundle.manifest.reference.generation
+    forms = result_forms(bundle.manifest, idle_pipeline(bundle.manifest))
+    arrays = {name: bundle.array(file) for name, file in generation.outputs.items()}
+    for name, array in arrays.items():
+        if not forms[name].fits(array):
+            raise BundleError(
+                f"the reference's {name!r} is {array.dtype} {list(array.shape)}", hint=f"must be {forms[name]}"
+            )
+    return arrays
 
 
 def _check_array(what: str, array: Array, dtype: str, shape: tuple[Size, ...]) -> None:

@@ -19,7 +19,7 @@ class Tolerances:
         min_token_agreement: of generated tokens, for text.
         min_psnr_db: of generated images.
         max_quality_drop: how much worse the model's own metric may be, relative to PyTorch's.
-        set_by_user: names of the limits that whoever exported the model chose; the others are the family's own.
+        set_by_user: names of the limits that whoever exported the model chose; the others are the kind of pipeline's.
     """
 
     tensor: Tolerance

@@ -8,11 +8,11 @@ from dataclasses import asdict
 
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.cli.bundle import open_bundle
-from aigc_runtime.cli.output import emit_json
 from aigc_runtime.device.preflight import Preflight, check_device
 from aigc_runtime.device.probe import Device, probe_device
 from aigc_runtime.io.jsonable import to_json
 from aigc_runtime.io.printable import printable
+from aigc_runtime.io.report import emit_json
 
 __all__ = ["device_lines", "doctor", "finding_lines"]
 

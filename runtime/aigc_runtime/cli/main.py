@@ -6,8 +6,6 @@ Exit codes are those of `aigc_runtime.errors`, listed in docs/cli.md.
 from __future__ import annotations
 
 import argparse
-import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -15,31 +13,44 @@ from typing import Any, NoReturn
 from aigc_runtime._version import __version__
 from aigc_runtime.cli.entry import end_program, failure_code, run_program
 from aigc_runtime.errors import InputError
+from aigc_runtime.io.arguments import path_argument
 
-__all__ = ["build_parser", "main", "run"]
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
+__all__ = ["Parser", "build_parser", "main", "run"]
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors in our own form, and no abbreviated options, which would break as options are added."""
+class Parser(argparse.ArgumentParser):
+    """Errors in our own form, and no abbreviated options, which would break as options are added.
+
+    Attributes:
+        late: adds further options once this parser is used, from modules that the other verbs need not import.
+    """
+
+    late: Callable[[argparse.ArgumentParser], None] | None = None
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, the late options among the others."""
+        if self.late is not None:
+            self.late(self)
+            self.late = None
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print and exit with."""
         raise InputError(message, hint=f"see `{self.prog} -h`")
 
 
 def build_parser(prog: str = "aigc-run") -> argparse.ArgumentParser:
     """The parser with its verbs."""
-    parser = _Parser(
+    parser = Parser(
         prog=prog,
         description="Run an aigc-export bundle on this device.",
         epilog=f'example: {prog} generate out/lm --prompt "def main("',
     )
     parser.add_argument("--version", action="version", version=f"aigc-run {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
     for verb, text, example in (
         ("info", "show what a bundle holds", "info out/lm"),
         ("verify", "prove the bundle's engine on this device against PyTorch's reference", "verify out/lm --json"),
@@ -53,7 +64,7 @@ def build_parser(prog: str = "aigc-run") -> argparse.ArgumentParser:
         # Only doctor has something to say without a bundle.
         sub.add_argument(
             "bundle",
-            type=_path,
+            type=path_argument,
             metavar="BUNDLE",
             help="folder of the bundle",
             nargs="?" if verb == "doctor" else None,
@@ -62,7 +73,7 @@ def build_parser(prog: str = "aigc-run") -> argparse.ArgumentParser:
         sub.add_argument("--expect-manifest-sha256", metavar="HEX", help="refuse any other manifest")
         sub.add_argument(
             "--trusted-key",
-            type=_path,
+            type=path_argument,
             action="append",
             metavar="FILE",
             help="refuse a bundle that this public key (PEM, or a folder of them) did not sign; may be repeated "
@@ -73,59 +84,14 @@ def build_parser(prog: str = "aigc-run") -> argparse.ArgumentParser:
         if verb == "bench":
             sub.add_argument("--runs", type=int, default=50, help="timed runs (default: 50)")
         if verb == "generate":
-            _add_generate_options(sub)
+            sub.late = _add_generate_options
     return parser
 
 
-def _path(argument: str) -> str:
-    """A path, never an empty one: `--trusted-key "$UNSET"` would mean the folder that the program runs in."""
-    if not argument:
-        raise argparse.ArgumentTypeError("a path is expected, and this one is empty")
-    return argument
-
-
-def _text(argument: str) -> str:
-    """Text from the command line; bytes that the locale does not know (Python kept them apart) are read as UTF-8."""
-    try:
-        return os.fsencode(argument).decode("utf-8") if _SURROGATE.search(argument) else argument
-    except UnicodeError as err:
-        raise argparse.ArgumentTypeError(f"{argument!r} is not UTF-8: {err}") from err
-
-
 def _add_generate_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, help="of all random draws (default: 0)")
-    text = parser.add_argument_group("text")
-    text.add_argument("--prompt", type=_text, help="text to continue")
-    text.add_argument("--prompt-file", type=_path, metavar="FILE", help="the same from a file, - for standard input")
-    text.add_argument("--max-new-tokens", type=int, help="(default: 128)")
-    text.add_argument("--temperature", type=float, help="0 is greedy (default: 0)")
-    text.add_argument("--top-k", type=int, help="keep the k most likely tokens")
-    text.add_argument("--top-p", type=float, help="keep the most likely tokens that reach this probability")
-    text.add_argument("--repetition-penalty", type=float, help="above 1 discourages repetition")
-    text.add_argument(
-        "--stop", type=_text, action="append", metavar="TEXT", help="end before this text; may be repeated"
-    )
-    images = parser.add_argument_group("images")
-    images.add_argument(
-        "-o", "--output", type=_path, metavar="FILE", help="file to write: .png for a picture, .npy for numbers"
-    )
-    images.add_argument("--class", dest="classes", metavar="CLASS[,...]", help="names or numbers (default: each once)")
-    images.add_argument("--count", type=int, help="images per class or embedding (default: 1)")
-    images.add_argument("--scale", type=int, help="pixels per pixel in the picture (default: 4)")
-    diffusion = parser.add_argument_group("diffusion")
-    diffusion.add_argument("--steps", type=int, help="sampling steps")
-    diffusion.add_argument("--sampler", help="ddim, ddpm, dpmpp_2m or euler")
-    diffusion.add_argument("--eta", type=float, help="share of fresh noise in DDIM, 0 to 1")
-    diffusion.add_argument("--guidance-scale", type=float, help="classifier-free guidance; 1 is none")
-    diffusion.add_argument("--size", metavar="HxW", help="sides of an image, for an engine that takes several")
-    diffusion.add_argument(
-        "--embeddings",
-        type=_path,
-        metavar="FILE.npz",
-        help="encoder_hidden_states [N, T, X], and null_encoder_hidden_states for guidance",
-    )
-    gan = parser.add_argument_group("GAN")
-    gan.add_argument("--truncation", type=float, help="redraw latents beyond this magnitude")
+    from aigc_runtime.cli.generate import add_options
+
+    add_options(parser)
 
 
 def _verbs() -> dict[str, Callable[[argparse.Namespace], int]]:
@@ -151,7 +117,11 @@ def _verb(parsed: argparse.Namespace) -> int:
 def run(arguments: Sequence[str], *, prog: str = "aigc-run") -> int:
     """Run the command line and return its exit code; every failure is one message on standard error."""
     try:
-        parsed = build_parser(prog).parse_args(list(arguments))
+        parser = build_parser(prog)
+        parsed, more = parser.parse_known_args(list(arguments))
+        parsed.more = more
+        if more and parsed.verb != "generate":
+            parser.error(f"unrecognized arguments: {' '.join(more)}")
         return _verb(parsed)
     except SystemExit as done:  # argparse has printed the help or the version
         return int(done.code or 0)

@@ -13,8 +13,8 @@ from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.bundle.manifest import Manifest
 from aigc_runtime.bundle.manifest_file import manifest_json
 from aigc_runtime.cli.bundle import open_bundle
-from aigc_runtime.cli.output import emit_json
 from aigc_runtime.io.printable import printable
+from aigc_runtime.io.report import emit_json
 from aigc_runtime.pipelines.class_names import class_table
 from aigc_runtime.proof.bench import bench_generation, bench_reference, bench_step
 from aigc_runtime.proof.verify import TensorCheck, verify_bundle
@@ -42,13 +42,13 @@ def info(arguments: argparse.Namespace) -> int:
             },
         )
         return 0
-    _say(f"{manifest.name}: {manifest.family}, {manifest.target}, {manifest.precision}")
+    _say(f"{manifest.name}: {manifest.pipeline.kind}, {manifest.target}, {manifest.precision}")
     _say(f"size       {bundle.size_bytes / 1e6:.2f} MB")
     _say(f"manifest   sha256 {bundle.manifest_sha256}")
     _say(f"origin     {bundle.signature_told}")
     for name in manifest.engines:
         _say_engine(manifest, name)
-    names = getattr(manifest.pipeline, "class_names", None)
+    names = getattr(manifest.pipeline.settings, "class_names", None)
     if names is not None:
         _say(f"classes    {class_table(names)}")
     _say(f"limits     {manifest.tolerances}")
@@ -130,16 +130,16 @@ def bench(arguments: argparse.Namespace) -> int:
     """Time one step and whole generations at batch 1."""
     bundle = open_bundle(arguments)
     with open_program(bundle, threads=arguments.threads) as program:
-        settings, session = bundle.manifest.pipeline, program.session(MAIN_ENGINE)
-        others = {name: bench_reference(bundle, program, name, runs=arguments.runs) for name in _others(bundle)}
-        step = bench_step(session, settings, runs=arguments.runs)
-        whole = bench_generation(session, settings, runs=max(1, arguments.runs // 10))
+        settings, roles = bundle.manifest.pipeline.settings, bundle.manifest.pipeline.engines
+        each = {name: bench_reference(bundle, program, name, runs=arguments.runs) for name in _several(bundle)}
+        step = bench_step(program, settings, roles, runs=arguments.runs)
+        whole = bench_generation(program, settings, roles, runs=max(1, arguments.runs // 10))
     if arguments.json:
-        engines = {name: asdict(latency) for name, latency in others.items()}
+        engines = {name: asdict(latency) for name, latency in each.items()}
         emit_json("aigc-run-bench/1", {"step": asdict(step), "generation": asdict(whole), "engines": engines})
         return 0
     _say(f"one step    {step.median_ms:.3f} ms (p10 {step.p10_ms:.3f}, p90 {step.p90_ms:.3f}, {step.runs} runs)")
-    for name, latency in others.items():
+    for name, latency in each.items():
         spread = f"p10 {latency.p10_ms:.3f}, p90 {latency.p90_ms:.3f}"
         _say(f"{name:<11} {latency.median_ms:.3f} ms ({spread}), on the inputs of its reference")
     unit = whole.per_unit
@@ -148,6 +148,7 @@ def bench(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _others(bundle: Bundle) -> list[str]:
-    """The engines that the pipeline does not drive."""
-    return [name for name in bundle.manifest.engines if name != MAIN_ENGINE]
+def _several(bundle: Bundle) -> list[str]:
+    """The engines, where there are several: a step of the pipeline does not tell one from the other."""
+    names = list(bundle.manifest.engines)
+    return names if len(names) > 1 else []

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from aigc_runtime.core.closing import close_all
+from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.session import Session, State
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import UnknownNameError
 
-__all__ = ["OpenProgram", "ProgramState"]
+__all__ = ["MAIN_ENGINE", "OpenProgram", "ProgramState", "as_program", "batch_rows"]
+
+MAIN_ENGINE = "model"
+"""The engine of a program that has only one, and the role it has in its pipeline."""
 
 
 class ProgramState:
@@ -57,11 +61,18 @@ class OpenProgram:
             EngineError: the engine failed.
         """
         session = self.session(engine)
-        # An engine without a state of that name has an empty one of its own.
+        if not session.interface.state:
+            return session.run(feeds)
+        # An engine whose state has no name shares it with no other.
         name = self.states.get(engine, f"of {engine}")
         if name not in state.held:
             state.held[name] = session.new_state(state.batch)
         return session.run(feeds, state.held[name])
+
+    @property
+    def engine_seconds(self) -> float:
+        """Wall time spent inside all engines since the program was opened."""
+        return sum(session.engine_seconds for session in self.sessions.values())
 
     def close(self) -> None:
         """Close every session, whatever one of them raises."""
@@ -72,3 +83,17 @@ class OpenProgram:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def as_program(engines: OpenProgram | Session) -> OpenProgram:
+    """A program as it is; a session as the program of one engine that it is."""
+    return engines if isinstance(engines, OpenProgram) else OpenProgram({MAIN_ENGINE: engines})
+
+
+def batch_rows(interface: Interface, feeds: Mapping[str, Array]) -> int:
+    """The number of rows that an engine's feeds are for: their size along `batch`, 1 where none has it."""
+    for spec in interface.inputs:
+        for size, axis in zip(spec.shape, range(feeds[spec.name].ndim), strict=False):
+            if size == "batch":
+                return int(feeds[spec.name].shape[axis])
+    return 1

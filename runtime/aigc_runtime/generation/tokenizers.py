@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -13,10 +14,18 @@ from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import BundleError, InputError, UnknownNameError
 from aigc_runtime.io.printable import shown
 
-__all__ = ["TOKENIZERS", "ByteTokenizer", "StreamDecoder", "Tokenizer", "make_tokenizer"]
+__all__ = ["TOKENIZERS", "ByteTokenizer", "StreamDecoder", "Tokenizer", "TokenizerInfo", "make_tokenizer"]
 
 _BYTES = 256
 _MAX_ID = 2**31
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerInfo:
+    """Which tokenizer a model has: a key of `TOKENIZERS`, and the bundle's file that it is in; None for bytes."""
+
+    kind: str
+    file: str | None = None
 
 
 class StreamDecoder(Protocol):
@@ -57,8 +66,7 @@ class ByteTokenizer:
 
     Args:
         bos: id that begins every text; `encode` puts it in front.
-        eos: id that ends a text.
-        pad: id that fills shorter rows.
+        special: further ids that stand for no text, such as those that end one or fill shorter rows.
 
     Raises:
         InputError: an id that is a byte, or not an integer.
@@ -69,13 +77,13 @@ class ByteTokenizer:
     [256, 104]
     """
 
-    def __init__(self, *, bos: int | None = None, eos: int | None = None, pad: int | None = None) -> None:
-        special = {name: i for name, i in (("bos", bos), ("eos", eos), ("pad", pad)) if i is not None}
-        for name, i in special.items():
+    def __init__(self, *, bos: int | None = None, special: Collection[int] = ()) -> None:
+        named = [("a special id", i) for i in special]
+        for name, i in named if bos is None else [("bos", bos), *named]:
             if (number := as_integer(i)) is None or not _BYTES <= number < _MAX_ID:
                 raise InputError(f"{name} is {shown(i)}", hint=f"must be an integer from {_BYTES} to {_MAX_ID - 1}")
         self._bos = bos
-        self._special = sorted(set(special.values()))
+        self._special = sorted({*special, *(() if bos is None else (bos,))})
         self.vocab_size = max([_BYTES - 1, *self._special]) + 1
 
     def encode(self, text: str) -> Array:
@@ -95,7 +103,7 @@ class ByteTokenizer:
         return np.array([*front, *data], dtype=np.int64)
 
     def decode(self, ids: Array) -> str:
-        """Ids -> text; `bos`, `eos` and `pad` give none, bytes that are not UTF-8 become U+FFFD.
+        """Ids -> text; special ones give none, bytes that are not UTF-8 become U+FFFD.
 
         Raises:
             InputError: an id that stands for nothing, or ids that are not integers [n].
@@ -128,30 +136,31 @@ class _ByteStream:
         return self._decoder.decode(b"", final=True)
 
 
-def _bytes(settings: Mapping[str, object]) -> Tokenizer:
-    names = ("bos", "eos", "pad")
-    if not settings.keys() <= {"kind", *names}:
-        raise BundleError(
-            f"tokenizer settings {dict(settings)}", hint="the byte tokenizer takes kind, and if wanted bos, eos, pad"
-        )
-    given: dict[str, Any] = {name: settings[name] for name in names if name in settings}
+def _bytes(info: TokenizerInfo, bos: int | None, others: Collection[int]) -> Tokenizer:
+    if info.file is not None:
+        raise BundleError(f"the byte tokenizer has the file {info.file!r}", hint="it needs none: must be null")
     try:
-        return ByteTokenizer(**given)
+        # An id below 256 is a byte, whatever else it is taken for.
+        return ByteTokenizer(bos=bos, special=[i for i in others if i >= _BYTES])
     except InputError as err:
-        raise BundleError(f"tokenizer settings {dict(settings)}: {err.message}", hint=err.hint) from err
+        raise BundleError(f"the byte tokenizer: {err.message}", hint=err.hint) from err
 
 
-TOKENIZERS: dict[str, Callable[[Mapping[str, object]], Tokenizer]] = {"bytes": _bytes}
+TOKENIZERS: dict[str, Callable[[TokenizerInfo, int | None, Collection[int]], Tokenizer]] = {"bytes": _bytes}
 
 
-def make_tokenizer(settings: Mapping[str, object]) -> Tokenizer:
-    """The tokenizer that a manifest describes, such as `{"kind": "bytes"}`.
+def make_tokenizer(info: TokenizerInfo, *, bos: int | None = None, others: Collection[int] = ()) -> Tokenizer:
+    """The tokenizer that a manifest describes.
+
+    Args:
+        info: which.
+        bos: id that begins every text; None for none, and where the tokenizer's file says it.
+        others: ids that end a text or fill shorter rows.
 
     Raises:
         UnknownNameError: an unknown kind.
-        BundleError: settings that the kind does not take.
+        BundleError: a file, or ids, that the kind does not take.
     """
-    kind = settings.get("kind")
-    if not isinstance(kind, str) or kind not in TOKENIZERS:
-        raise UnknownNameError("tokenizer", str(kind), TOKENIZERS)
-    return TOKENIZERS[kind](settings)
+    if info.kind not in TOKENIZERS:
+        raise UnknownNameError("tokenizer", info.kind, TOKENIZERS)
+    return TOKENIZERS[info.kind](info, bos, others)

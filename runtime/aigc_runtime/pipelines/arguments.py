@@ -14,41 +14,46 @@ from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError, InputError
 from aigc_runtime.io.printable import shown
 
-__all__ = ["batch_bounds", "check_count", "check_labels", "check_number", "chunks", "require_tensors"]
+__all__ = ["batch_bounds", "check_count", "check_labels", "check_number", "chunks", "fit", "require_tensors"]
 
-Sized = Sequence[int | None]
+Wanted = Mapping[str, tuple[str, Sequence[int | None]]]
+"""Name -> element type and sizes of a tensor; None stands for any size."""
 
 
-def require_tensors(session: Session, *, inputs: Mapping[str, Sized], outputs: Mapping[str, Sized]) -> None:
+def require_tensors(session: Session, *, inputs: Wanted, outputs: Wanted) -> None:
     """Refuse a session that a pipeline cannot drive.
 
     Args:
         session: any.
-        inputs: name -> sizes; None stands for any.
-        outputs: the same.
+        inputs: that the pipeline feeds, all of them.
+        outputs: that it reads; there may be more.
 
     Raises:
-        ConfigError: an input or output is missing or has other sizes, or there is an input that the pipeline does not
-            know.
+        ConfigError: an input or output is missing, has other sizes or another type, or there is an input that the
+            pipeline does not know.
     """
     for side, specs, wanted in (
         ("inputs", session.interface.inputs, inputs),
         ("outputs", session.interface.outputs, outputs),
     ):
-        found = {spec.name: spec.shape for spec in specs}
+        found = {spec.name: spec for spec in specs}
         if not wanted.keys() <= found.keys() or (side == "inputs" and len(found) > len(wanted)):
             raise ConfigError(
                 f"the engine has the {side} {sorted(found)}", hint=f"this pipeline needs {sorted(wanted)}"
             )
-        for name, sizes in wanted.items():
-            if len(found[name]) != len(sizes) or any(
-                isinstance(n, int) and m is not None and n != m for n, m in zip(found[name], sizes, strict=True)
+        for name, (dtype, sizes) in wanted.items():
+            shape = found[name].shape
+            if len(shape) != len(sizes) or any(
+                isinstance(n, int) and m is not None and n != m for n, m in zip(shape, sizes, strict=True)
             ):
-                shown = ["any" if m is None else m for m in sizes]
+                said = ["any" if m is None else m for m in sizes]
                 raise ConfigError(
-                    f"the engine's {name!r} has shape {list(found[name])}, the settings say {shown}",
+                    f"the engine's {name!r} has shape {list(shape)}, the settings say {said}",
                     hint="the engine and the settings do not belong together",
                 )
+            # What a pipeline feeds and reads, whatever an engine computes with inside.
+            if found[name].dtype != dtype:
+                raise ConfigError(f"tensor {name!r} has dtype {found[name].dtype!r}", hint=f"must be {dtype}")
 
 
 def batch_bounds(session: Session, name: str) -> tuple[int, int | None]:
@@ -58,6 +63,12 @@ def batch_bounds(session: Session, name: str) -> tuple[int, int | None]:
         return size, size
     dim = session.interface.dim(size)
     return (1, None) if dim is None else (dim.min, dim.max)
+
+
+def fit(session: Session, dim: str, size: int) -> int:
+    """The size nearest to `size` that the session takes along a named dimension."""
+    found = session.interface.dim(dim)
+    return size if found is None else found.nearest(size)
 
 
 def chunks(count: int, most: int | None) -> Iterator[slice]:

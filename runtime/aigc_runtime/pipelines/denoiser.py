@@ -16,7 +16,29 @@ from aigc_runtime.errors import EngineError
 from aigc_runtime.generation.samplers import Prediction, predict
 from aigc_runtime.generation.schedules import Levels, ScheduleConfig
 
-__all__ = ["Denoiser"]
+__all__ = [
+    "CLASS_LABELS",
+    "CONTEXT",
+    "CONTEXT_TOKENS",
+    "MODEL_OUTPUT",
+    "NULL_CONTEXT",
+    "SAMPLE",
+    "TIMESTEP",
+    "Denoiser",
+]
+
+SAMPLE = "sample"
+TIMESTEP = "timestep"
+CLASS_LABELS = "class_labels"
+CONTEXT = "encoder_hidden_states"
+MODEL_OUTPUT = "model_output"
+"""The tensors of a diffusion model, with diffusers' names."""
+
+CONTEXT_TOKENS = 77
+"""Tokens of a context where nothing else is known: as CLIP has them."""
+
+NULL_CONTEXT = f"null_{CONTEXT}"
+"""The argument of `generate` that holds the context of "no condition"."""
 
 
 class Denoiser:
@@ -56,7 +78,7 @@ class Denoiser:
             branches = [conditions, null]
         rows = 2 * count if self._joined else count
         self._feeds: list[dict[str, Array]] = [
-            {"timestep": np.empty(rows, dtype=np.float32), **{k: np.ascontiguousarray(v) for k, v in branch.items()}}
+            {TIMESTEP: np.empty(rows, dtype=np.float32), **{k: np.ascontiguousarray(v) for k, v in branch.items()}}
             for branch in branches
         ]
 
@@ -95,6 +117,6 @@ class Denoiser:
         return mean if given.shape[1] == channels else np.concatenate([mean, given[:, channels:]], axis=1)
 
     def _run(self, x: Array, t: np.float32, feeds: dict[str, Array]) -> Array:
-        feeds["sample"] = x
-        feeds["timestep"].fill(t)
-        return self._session.run(feeds)["model_output"]
+        feeds[SAMPLE] = x
+        feeds[TIMESTEP].fill(t)
+        return self._session.run(feeds)[MODEL_OUTPUT]

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram, as_program
 from aigc_runtime.core.ranges import MAX_GUIDANCE_SCALE
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
@@ -34,21 +35,27 @@ from aigc_runtime.pipelines.arguments import (
     chunks,
     require_tensors,
 )
-from aigc_runtime.pipelines.denoiser import Denoiser
+from aigc_runtime.pipelines.denoiser import (
+    CLASS_LABELS,
+    CONTEXT,
+    MODEL_OUTPUT,
+    NULL_CONTEXT,
+    SAMPLE,
+    TIMESTEP,
+    Denoiser,
+)
+from aigc_runtime.pipelines.kind import SINGLE_ENGINE, Roles, require_roles
 from aigc_runtime.pipelines.limits import check_image_count, check_numbers, check_size, rows_at_once
 from aigc_runtime.pipelines.settings import DiffusionSettings
 
-__all__ = ["DiffusionPipeline"]
+__all__ = ["CLASS_LABELS", "CONTEXT", "MODEL_OUTPUT", "NULL_CONTEXT", "SAMPLE", "TIMESTEP", "DiffusionPipeline"]
 
 Progress = Callable[[int, int], None]
 Cancel = Callable[[], bool]
 
-_ARGUMENTS = frozenset(
-    {"batch", "steps", "sampler", "eta", "guidance_scale", "seed", "size"}
-    | {"encoder_hidden_states", "null_encoder_hidden_states"}
-)
+_ARGUMENTS = frozenset({"batch", "steps", "sampler", "eta", "guidance_scale", "seed", "size", CONTEXT, NULL_CONTEXT})
 """Of `generate`, besides the labels and what both name themselves."""
-_CONDITIONS = {"class_labels": (None,), "encoder_hidden_states": (None, None, None)}
+_CONDITIONS = {CLASS_LABELS: ("int64", (None,)), CONTEXT: ("float32", (None, None, None))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,38 +89,43 @@ class DiffusionPipeline:
     """Generates images with a diffusion UNet.
 
     Args:
-        session: inputs `sample` [N, C, H, W], `timestep` [N] and, where the model takes them, `class_labels` [N] and
-            `encoder_hidden_states` [N, T, X]; output `model_output` [N, C, H, W], or [N, 2 C, H, W] where the
-            schedule's variance is learned.
+        program: one engine, or the session of it, with the inputs `sample` [N, C, H, W], `timestep` [N] and, where the
+            model takes them, `class_labels` [N] and `encoder_hidden_states` [N, T, X]; output `model_output`
+            [N, C, H, W], or [N, 2 C, H, W] where the schedule's variance is learned.
         settings: schedule, shape and defaults.
+        roles: which engine is the `model`.
 
     Raises:
-        ConfigError: the session has other inputs or outputs, or other sizes.
+        ConfigError: other roles, or the engine has other inputs or outputs, or other sizes.
     """
 
-    def __init__(self, session: Session, settings: DiffusionSettings) -> None:
+    def __init__(
+        self, program: OpenProgram | Session, settings: DiffusionSettings, roles: Roles = SINGLE_ENGINE
+    ) -> None:
+        require_roles("diffusion", roles, (MAIN_ENGINE,))
+        self.program = as_program(program)
+        session = self.session = self.program.session(roles[MAIN_ENGINE])
         self._names = {spec.name for spec in session.interface.inputs}
         c, h, w = settings.sample_shape
-        taken = {name: sizes for name, sizes in _CONDITIONS.items() if name in self._names}
+        taken = {name: wanted for name, wanted in _CONDITIONS.items() if name in self._names}
         given = 2 * c if settings.schedule.learns_variance else c
         require_tensors(
             session,
-            inputs={"sample": (None, c, h, w), "timestep": (None,), **taken},
-            outputs={"model_output": (None, given, h, w)},
+            inputs={SAMPLE: ("float32", (None, c, h, w)), TIMESTEP: ("float32", (None,)), **taken},
+            outputs={MODEL_OUTPUT: ("float32", (None, given, h, w))},
         )
-        self.session = session
         self.settings = settings
 
     def close(self) -> None:
-        """Close the session."""
-        self.session.close()
+        """Close the program."""
+        self.program.close()
 
     def __enter__(self) -> DiffusionPipeline:
-        """The pipeline, its session closed at the end of the block."""
+        """The pipeline, its program closed at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the session."""
+        """Close the program."""
         self.close()
 
     def generate(
@@ -251,7 +263,7 @@ class DiffusionPipeline:
         self, request: _Request, progress: Progress | None, cancel: Cancel | None
     ) -> Iterator[tuple[slice, Array]]:
         """Images in groups that the engine takes at once, each with its rows."""
-        (least, most), levels = batch_bounds(self.session, "sample"), request.levels
+        (least, most), levels = batch_bounds(self.session, SAMPLE), request.levels
         rows = rows_at_once(math.prod(request.shape), least, most, runs=1 if request.null is None else 2)
         groups = list(chunks(request.count, rows))
         noise = NoiseStream(request.seed, request.count * math.prod(request.shape))
@@ -287,34 +299,34 @@ class DiffusionPipeline:
 
     def _conditions(self, labels: Sequence[int] | None, context: Array | None) -> dict[str, Array]:
         conditions: dict[str, Array] = {}
-        if "class_labels" in self._names:
-            conditions["class_labels"] = check_labels(labels, self.settings.num_classes)
+        if CLASS_LABELS in self._names:
+            conditions[CLASS_LABELS] = check_labels(labels, self.settings.num_classes)
         elif labels is not None:
             raise InputError("class labels were given", hint="this model takes none")
-        if "encoder_hidden_states" in self._names:
-            conditions["encoder_hidden_states"] = _check_context("encoder_hidden_states", context)
+        if CONTEXT in self._names:
+            conditions[CONTEXT] = _check_context(CONTEXT, context)
         elif context is not None:
-            raise InputError("encoder_hidden_states was given", hint="this model takes none")
+            raise InputError(f"{CONTEXT} was given", hint="this model takes none")
         return conditions
 
     def _null_conditions(
         self, conditions: dict[str, Array], scale: float, null_context: Array | None
     ) -> dict[str, Array] | None:
-        if null_context is not None and "encoder_hidden_states" not in conditions:
-            raise InputError("null_encoder_hidden_states was given", hint="this model takes none")
+        if null_context is not None and CONTEXT not in conditions:
+            raise InputError(f"{NULL_CONTEXT} was given", hint="this model takes none")
         if scale == 1.0:
             return None
         null: dict[str, Array] = {}
-        if "class_labels" in conditions:
+        if CLASS_LABELS in conditions:
             if self.settings.null_class is None:
                 raise InputError(
                     f"guidance_scale is {scale:g}", hint="this model was trained without a null class: use 1"
                 )
-            null["class_labels"] = np.full_like(conditions["class_labels"], self.settings.null_class)
-        if "encoder_hidden_states" in conditions:
+            null[CLASS_LABELS] = np.full_like(conditions[CLASS_LABELS], self.settings.null_class)
+        if CONTEXT in conditions:
             if null_context is None:
-                raise InputError(f"guidance_scale is {scale:g}", hint="give null_encoder_hidden_states, or use 1")
-            null["encoder_hidden_states"] = _match_context(null_context, conditions["encoder_hidden_states"].shape)
+                raise InputError(f"guidance_scale is {scale:g}", hint=f"give {NULL_CONTEXT}, or use 1")
+            null[CONTEXT] = _match_context(null_context, conditions[CONTEXT].shape)
         if not null:
             raise InputError(f"guidance_scale is {scale:g}", hint="this model has no condition to be guided by: use 1")
         return null
@@ -350,10 +362,10 @@ def _check_context(name: str, context: Array | None) -> Array:
 
 def _match_context(null_context: Array, shape: tuple[int, ...]) -> Array:
     """The null context, for every image."""
-    null = _check_context("null_encoder_hidden_states", null_context)
+    null = _check_context(NULL_CONTEXT, null_context)
     if null.shape[1:] != shape[1:] or len(null) not in (1, shape[0]):
         raise InputError(
-            f"null_encoder_hidden_states has shape {list(null.shape)}, encoder_hidden_states has {list(shape)}",
+            f"{NULL_CONTEXT} has shape {list(null.shape)}, {CONTEXT} has {list(shape)}",
             hint="must be equal, or 1 in front",
         )
     return np.broadcast_to(null, shape)

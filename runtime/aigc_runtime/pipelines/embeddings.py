@@ -14,14 +14,11 @@ from aigc_runtime.core.tensors import Array, TensorSpec
 from aigc_runtime.errors import InputError
 from aigc_runtime.io.npy import read_npy
 from aigc_runtime.io.user_file import open_plain
+from aigc_runtime.pipelines.denoiser import CONTEXT, CONTEXT_TOKENS, NULL_CONTEXT
 from aigc_runtime.pipelines.limits import MAX_NUMBERS
 
 __all__ = ["CONTEXT", "CONTEXT_TOKENS", "NULL_CONTEXT", "read_embeddings"]
 
-CONTEXT = "encoder_hidden_states"
-NULL_CONTEXT = "null_encoder_hidden_states"
-CONTEXT_TOKENS = 77
-"""Tokens of a context where nothing else is known: as CLIP has them."""
 _MAX_BYTES = 4 * MAX_NUMBERS
 _HINT = "write it with numpy.savez, from float32 arrays"
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram, as_program
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import EngineError, InputError
@@ -17,10 +18,16 @@ from aigc_runtime.generation.noise import PiecewiseNormal
 from aigc_runtime.generation.rng import TorchGenerator, check_seed
 from aigc_runtime.io.printable import shown
 from aigc_runtime.pipelines.arguments import batch_bounds, check_labels, check_number, chunks, require_tensors
+from aigc_runtime.pipelines.kind import SINGLE_ENGINE, Roles, require_roles
 from aigc_runtime.pipelines.limits import check_image_count, check_numbers, rows_at_once
 from aigc_runtime.pipelines.settings import GanSettings
 
-__all__ = ["GanPipeline", "draw_latents"]
+__all__ = ["CLASS_LABELS", "IMAGE", "LATENTS", "GanPipeline", "draw_latents"]
+
+LATENTS = "latents"
+CLASS_LABELS = "class_labels"
+IMAGE = "image"
+"""The tensors of a generator."""
 
 LATENT_ROWS = 1024
 """Images whose latents are drawn together."""
@@ -30,33 +37,37 @@ class GanPipeline:
     """Generates images with a class-conditional generator.
 
     Args:
-        session: inputs `latents` [N, Z] and `class_labels` [N], output `image` [N, C, H, W].
+        program: one engine, or the session of it, with the inputs `latents` [N, Z] and `class_labels` [N], output
+            `image` [N, C, H, W].
         settings: latent size and classes.
+        roles: which engine is the `model`.
 
     Raises:
-        ConfigError: the session has other inputs or outputs, or other sizes.
+        ConfigError: other roles, or the engine has other inputs or outputs, or other sizes.
     """
 
-    def __init__(self, session: Session, settings: GanSettings) -> None:
+    def __init__(self, program: OpenProgram | Session, settings: GanSettings, roles: Roles = SINGLE_ENGINE) -> None:
+        require_roles("gan", roles, (MAIN_ENGINE,))
+        self.program = as_program(program)
+        session = self.session = self.program.session(roles[MAIN_ENGINE])
         require_tensors(
             session,
-            inputs={"latents": (None, settings.latent_size), "class_labels": (None,)},
-            outputs={"image": (None, *settings.sample_shape)},
+            inputs={LATENTS: ("float32", (None, settings.latent_size)), CLASS_LABELS: ("int64", (None,))},
+            outputs={IMAGE: ("float32", (None, *settings.sample_shape))},
         )
-        self._bounds = batch_bounds(session, "latents")
-        self.session = session
+        self._bounds = batch_bounds(session, LATENTS)
         self.settings = settings
 
     def close(self) -> None:
-        """Close the session."""
-        self.session.close()
+        """Close the program."""
+        self.program.close()
 
     def __enter__(self) -> GanPipeline:
-        """The pipeline, its session closed at the end of the block."""
+        """The pipeline, its program closed at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the session."""
+        """Close the program."""
         self.close()
 
     def generate(self, class_labels: Sequence[int], *, seed: int = 0, truncation: float | None = None) -> Array:
@@ -106,8 +117,8 @@ class GanPipeline:
         for first, latents in _latents(len(labels), settings.latent_size, seed, limit):
             for part in chunks(len(latents), rows_each):
                 rows = slice(first + part.start, first + part.stop)
-                feeds = {"latents": np.ascontiguousarray(latents[part]), "class_labels": labels[rows]}
-                images = self.session.run(feeds)["image"]
+                feeds = {LATENTS: np.ascontiguousarray(latents[part]), CLASS_LABELS: labels[rows]}
+                images = self.session.run(feeds)[IMAGE]
                 if not np.isfinite(images).all():
                     raise EngineError("the model gave NaN or infinity", hint="run `aigc-run verify` on the bundle")
                 yield rows, images

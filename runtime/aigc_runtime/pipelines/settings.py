@@ -9,9 +9,10 @@ from aigc_runtime.core.ranges import MAX_COUNT, MAX_GUIDANCE_SCALE, MAX_STEPS, c
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.generation.samplers import SAMPLERS
 from aigc_runtime.generation.schedules import ScheduleConfig
+from aigc_runtime.generation.tokenizers import TokenizerInfo
 from aigc_runtime.pipelines.class_names import check_class_names
 
-__all__ = ["PIPELINES", "DiffusionSettings", "GanSettings", "Pipeline", "TextSettings"]
+__all__ = ["DiffusionSettings", "GanSettings", "Pipeline", "TextSettings"]
 
 MAX_SAMPLE = 2**28
 """Numbers in one sample: 1 GiB of float32."""
@@ -22,23 +23,26 @@ class TextSettings:
     """How the text pipeline uses the engine.
 
     Attributes:
-        tokenizer: `{"kind": "bytes"}`.
+        tokenizer: which, and of which file.
         vocab_size: width of the logits.
         context_length: most tokens, prompt and generated together.
+        bos_token_id: the token that every text begins with; None where there is none, or the tokenizer's file says so.
         eos_token_ids: the tokens that end a text; empty where none does.
         pad_token_id: the token that fills the left of shorter rows.
     """
 
-    tokenizer: dict[str, str | int]
+    tokenizer: TokenizerInfo
     vocab_size: int
     context_length: int
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
+    bos_token_id: int | None = None
 
     def __post_init__(self) -> None:
         check_range("vocab_size", self.vocab_size, 1, MAX_COUNT)
         check_range("context_length", self.context_length, 1, MAX_COUNT)
         check_range("pad_token_id", self.pad_token_id, 0, self.vocab_size - 1)
+        check_range("bos_token_id", self.bos_token_id, 0, self.vocab_size - 1)
         for token in self.eos_token_ids:
             check_range("eos_token_ids", token, 0, self.vocab_size - 1)
         if len(set(self.eos_token_ids)) < len(self.eos_token_ids):
@@ -110,10 +114,4 @@ class GanSettings:
 
 
 Pipeline = TextSettings | DiffusionSettings | GanSettings
-
-PIPELINES: dict[str, type[TextSettings] | type[DiffusionSettings] | type[GanSettings]] = {
-    "text": TextSettings,
-    "diffusion": DiffusionSettings,
-    "gan": GanSettings,
-}
-"""family -> type of `Manifest.pipeline`."""
+"""The settings of the shipped models' pipelines; those of other kinds are of types of their own."""

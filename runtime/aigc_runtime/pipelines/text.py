@@ -14,17 +14,37 @@ from typing import Literal
 
 import numpy as np
 
+from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram, as_program
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
-from aigc_runtime.errors import BundleError, InputError
+from aigc_runtime.errors import BundleError, ConfigError, InputError
 from aigc_runtime.generation.logits import SamplingParams, sample_tokens
 from aigc_runtime.generation.rng import TorchGenerator, check_seed
-from aigc_runtime.generation.tokenizers import StreamDecoder, make_tokenizer
+from aigc_runtime.generation.tokenizers import StreamDecoder, Tokenizer, make_tokenizer
 from aigc_runtime.io.printable import shown
 from aigc_runtime.pipelines.arguments import check_count, require_tensors
+from aigc_runtime.pipelines.kind import SINGLE_ENGINE, Roles, require_roles
 from aigc_runtime.pipelines.settings import TextSettings
 
-__all__ = ["FinishReason", "TextPipeline", "TextResult"]
+__all__ = [
+    "DECODE",
+    "INPUT_IDS",
+    "LOGITS",
+    "PAD_LENGTH",
+    "PREFILL",
+    "FinishReason",
+    "TextPipeline",
+    "TextResult",
+    "text_tokenizer",
+]
+
+INPUT_IDS = "input_ids"
+PAD_LENGTH = "pad_length"
+LOGITS = "logits"
+"""The tensors of a language model, its carried state aside."""
+
+PREFILL, DECODE = "prefill", "decode"
+"""Roles of two engines over one carried state: one reads the prompt, the other the tokens after it."""
 
 FinishReason = Literal["length", "context", "stop", "eos", "cancelled"]
 Cancel = Callable[[], bool]
@@ -48,6 +68,18 @@ class TextResult:
     prompt_tokens: int
 
 
+def text_tokenizer(settings: TextSettings) -> Tokenizer:
+    """The tokenizer of a language model.
+
+    Raises:
+        UnknownNameError: an unknown kind.
+        BundleError: settings that the kind does not take.
+    """
+    return make_tokenizer(
+        settings.tokenizer, bos=settings.bos_token_id, others=(*settings.eos_token_ids, settings.pad_token_id)
+    )
+
+
 class _Row:
     """What is known of one row while it is generated."""
 
@@ -65,23 +97,32 @@ class TextPipeline:
     """Generates text with a language model.
 
     Args:
-        session: inputs `input_ids` [B, S] and `pad_length` [B], output `logits` [B, S, V], carried state.
+        program: one engine, or the session of it, with the inputs `input_ids` [B, S] and `pad_length` [B], the output
+            `logits` [B, S, V], and carried state; or two such engines over one state.
         settings: tokenizer, context and special tokens.
+        roles: which engine is the `model`; or which is `prefill`, for prompts, and which `decode`, for every token
+            after.
 
     Raises:
-        ConfigError: the session has other inputs or outputs, or other sizes.
+        ConfigError: other roles, an engine has other inputs or outputs, or other sizes, or two share no state.
         BundleError: tokenizer settings that this runtime cannot use, or more tokens than the engine knows.
     """
 
-    def __init__(self, session: Session, settings: TextSettings) -> None:
-        require_tensors(
-            session,
-            inputs={"input_ids": (None, None), "pad_length": (None,)},
-            outputs={"logits": (None, None, settings.vocab_size)},
-        )
-        self.session = session
+    def __init__(self, program: OpenProgram | Session, settings: TextSettings, roles: Roles = SINGLE_ENGINE) -> None:
+        require_roles("text", roles, (MAIN_ENGINE,), (PREFILL, DECODE))
+        self.program = as_program(program)
+        self.prefill = roles.get(PREFILL) or roles[MAIN_ENGINE]
+        self.decode = roles.get(DECODE) or self.prefill
+        for engine in dict.fromkeys((self.prefill, self.decode)):
+            require_tensors(
+                self.program.session(engine),
+                inputs={INPUT_IDS: ("int64", (None, None)), PAD_LENGTH: ("int64", (None,))},
+                outputs={LOGITS: ("float32", (None, None, settings.vocab_size))},
+            )
+        if self.prefill != self.decode:
+            _check_one_state(self.program, self.prefill, self.decode)
         self.settings = settings
-        self.tokenizer = make_tokenizer(settings.tokenizer)
+        self.tokenizer = text_tokenizer(settings)
         if self.tokenizer.vocab_size > settings.vocab_size:
             raise BundleError(
                 f"the tokenizer has {self.tokenizer.vocab_size} tokens, the engine {settings.vocab_size}",
@@ -89,15 +130,15 @@ class TextPipeline:
             )
 
     def close(self) -> None:
-        """Close the session."""
-        self.session.close()
+        """Close the program."""
+        self.program.close()
 
     def __enter__(self) -> TextPipeline:
-        """The pipeline, its session closed at the end of the block."""
+        """The pipeline, its program closed at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the session."""
+        """Close the program."""
         self.close()
 
     def generate(
@@ -229,8 +270,8 @@ class TextPipeline:
         ids_BS = np.full((len(rows), longest), self.settings.pad_token_id, dtype=np.int64)
         for i, row in enumerate(rows):
             ids_BS[i, pad_B[i] :] = row.prompt
-        feeds = {"input_ids": ids_BS, "pad_length": pad_B}
-        state = self.session.new_state(len(rows))
+        feeds, engine = {INPUT_IDS: ids_BS, PAD_LENGTH: pad_B}, self.prefill
+        state = self.program.new_state(len(rows))
         generators = [row.generator for row in rows]
         penalized = sampling.repetition_penalty != 1.0
         # The batch shares one cache, so its longest row fills the context first; padding counts towards it.
@@ -238,15 +279,16 @@ class TextPipeline:
         for step in range(room):
             if cancel is not None and cancel():
                 break
-            logits_BV = self.session.run(feeds, state)["logits"][:, -1]
+            logits_BV = self.program.run(engine, feeds, state)[LOGITS][:, -1]
             history = [row.history() for row in rows] if penalized else ()
             tokens_B = sample_tokens(logits_BV, sampling, generators, history)
             yield self._accept(rows, tokens_B, last=step + 1 == room, full=room < max_new_tokens)
             if all(row.finish_reason is not None for row in rows):
                 return
             if step == 0:
-                feeds = {"input_ids": np.empty((len(rows), 1), dtype=np.int64), "pad_length": pad_B}
-            feeds["input_ids"][:, 0] = tokens_B
+                engine = self.decode
+                feeds = {INPUT_IDS: np.empty((len(rows), 1), dtype=np.int64), PAD_LENGTH: pad_B}
+            feeds[INPUT_IDS][:, 0] = tokens_B
         for row in rows:
             row.finish_reason = row.finish_reason or "cancelled"
 
@@ -262,6 +304,17 @@ class TextPipeline:
             elif last:
                 row.finish_reason = "context" if full else "length"
         return told
+
+
+def _check_one_state(program: OpenProgram, prefill: str, decode: str) -> None:
+    """Refuse two engines of which one would not go on with what the other has read."""
+    states = [program.states.get(engine) for engine in (prefill, decode)]
+    specs = [program.session(engine).interface.state for engine in (prefill, decode)]
+    if states[0] is None or states[0] != states[1] or specs[0] != specs[1]:
+        raise ConfigError(
+            f"the engines {prefill!r} and {decode!r} do not share a carried state",
+            hint=f"{DECODE} goes on with what {PREFILL} has read: both must name one state",
+        )
 
 
 def _listed(prompts: Sequence[str]) -> list[str]:

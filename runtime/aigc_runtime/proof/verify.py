@@ -13,15 +13,15 @@ from typing import Any
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.bundle.manifest import QualityResult, Tolerances
-from aigc_runtime.bundle.reference_arrays import read_request, read_result, read_step
-from aigc_runtime.core.compare import TensorErrors, Tolerance, compare_arrays, judge, psnr_db, token_agreement
-from aigc_runtime.core.program import OpenProgram
+from aigc_runtime.bundle.reference_arrays import read_request, read_results, read_step
+from aigc_runtime.core.compare import TensorErrors, Tolerance, compare_arrays, judge
+from aigc_runtime.core.program import OpenProgram, as_program
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import AigcError, BundleError, ConfigError, FeedError
-from aigc_runtime.pipelines import make_pipeline
+from aigc_runtime.pipelines import kind_of, make_pipeline
+from aigc_runtime.pipelines.kind import SINGLE_ENGINE, Request, Results, Roles
 from aigc_runtime.pipelines.replay import run_request
-from aigc_runtime.pipelines.settings import Pipeline, TextSettings
 from aigc_runtime.proof.paired import PairedCheck, named
 
 __all__ = [
@@ -62,7 +62,7 @@ class TensorCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationCheck:
-    """A whole generation by both sides; `metric` is `token_agreement` or `psnr_db`."""
+    """A whole generation by both sides; `metric` is that of the kind of pipeline."""
 
     metric: str
     value: float
@@ -183,26 +183,33 @@ def _check_case(program: OpenProgram, name: str, steps: Sequence[Step], toleranc
 
 
 def check_generation(
-    session: Session, settings: Pipeline, request: Mapping[str, Any], reference: Array, tolerances: Tolerances
+    program: OpenProgram | Session,
+    settings: Any,
+    request: Request,
+    reference: Results,
+    tolerances: Tolerances,
+    roles: Roles = SINGLE_ENGINE,
 ) -> GenerationCheck:
     """Replay a request through the pipeline and compare the result with PyTorch's.
 
     Raises:
-        ConfigError: the tolerances have no limit for this family.
+        ConfigError: the tolerances have no limit for this kind of pipeline.
     """
-    text = isinstance(settings, TextSettings)
-    limit = tolerances.min_token_agreement if text else tolerances.min_psnr_db
-    metric = "token_agreement" if text else "psnr_db"
+    metric = kind_of(settings).metric
+    limit = tolerances.limits()[metric.limit]
     if limit is None:
-        raise ConfigError(f"the tolerances set no limit for {metric}", hint="a check without a limit cannot fail")
+        raise ConfigError(
+            f"the tolerances set no limit for {metric.name}: {metric.limit} is null",
+            hint="a check without a limit cannot fail",
+        )
     try:
-        actual = run_request(make_pipeline(session, settings), request)
+        actual = run_request(make_pipeline(program, settings, roles), request)
     except AigcError as err:
-        return GenerationCheck(metric=metric, value=0.0, limit=limit, passed=False, reasons=(err.message,))
-    value = token_agreement(reference, actual) if text else psnr_db(reference, actual)
+        return GenerationCheck(metric=metric.name, value=0.0, limit=limit, passed=False, reasons=(err.message,))
+    value = metric.measure(reference, actual)
     passed = value >= limit
-    reasons = () if passed else (f"{metric} is {value:.4g}, at least {limit:g} is needed",)
-    return GenerationCheck(metric=metric, value=value, limit=limit, passed=passed, reasons=reasons)
+    reasons = () if passed else (f"{metric.name} is {value:.4g}, at least {limit:g} is needed",)
+    return GenerationCheck(metric=metric.name, value=value, limit=limit, passed=passed, reasons=reasons)
 
 
 def check_quality(results: Iterable[QualityResult], tolerances: Tolerances) -> tuple[QualityCheck, ...]:
@@ -248,8 +255,7 @@ def verify_bundle(bundle: Bundle, program: OpenProgram | Session) -> ParityRepor
         EngineError: the engine failed.
     """
     manifest = bundle.manifest
-    if not isinstance(program, OpenProgram):
-        program = OpenProgram({MAIN_ENGINE: program})
+    program = as_program(program)
     try:
         cases = [
             (case.name, [(step.engine, *read_step(bundle, case, number)) for number, step in enumerate(case.steps)])
@@ -261,11 +267,12 @@ def verify_bundle(bundle: Bundle, program: OpenProgram | Session) -> ParityRepor
             precision=manifest.precision,
             tensors=check_tensors(program, cases, manifest.tolerances.tensor),
             generation=check_generation(
-                program.session(MAIN_ENGINE),
-                manifest.pipeline,
+                program,
+                manifest.pipeline.settings,
                 read_request(bundle),
-                read_result(bundle),
+                read_results(bundle),
                 manifest.tolerances,
+                manifest.pipeline.engines,
             ),
         )
     except FeedError as err:

@@ -65,7 +65,7 @@ def test_two_precisions_side_by_side(
     assert "different weights" not in printed.out
     assert printed.err == ""
     pixels = gray_pixels(image)
-    size = results["gan"].bundle.manifest.pipeline.sample_shape[1]  # type: ignore[union-attr]
+    size = results["gan"].bundle.manifest.pipeline.settings.sample_shape[1]
     scale = 96 // size
     assert pixels.shape[0] == scale * (3 * (size + 2) + 2)
     rows = [pixels[scale * (2 + i * (size + 2)) : scale * (i + 1) * (size + 2)] for i in range(3)]
@@ -140,7 +140,8 @@ def test_a_damaged_bundle(copies: Path, capsys: Capture) -> None:
 def test_samples_that_no_picture_holds_are_refused_before_they_are_made(
     monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    latents = SimpleNamespace(family="diffusion", pipeline=SimpleNamespace(sample_shape=(4, 8, 8)))
+    settings = SimpleNamespace(sample_shape=(4, 8, 8))
+    latents = SimpleNamespace(pipeline=SimpleNamespace(kind="diffusion", settings=settings))
     monkeypatch.setattr("aigc_runtime.bundle.bundle.Bundle.open", lambda _path: SimpleNamespace(manifest=latents))
     monkeypatch.setattr("aigc_export.tools.comparison.check_comparable", lambda *_: None)
     monkeypatch.setattr("aigc_export.tools.comparison.compare_bundles", None)  # must not be called

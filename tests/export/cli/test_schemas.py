@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 
 from aigc_export.cli import VERBS, run
 from aigc_export.line.exporter import ExportResult
 from aigc_models.sources.shipped import MODELS
 from aigc_runtime.cli.main import run as run_on_device
+
+from ...runtime import tensor_toys
 
 pytestmark = pytest.mark.usefixtures("capture_once")
 Capture = pytest.CaptureFixture[str]
@@ -54,6 +57,13 @@ def on_a_device(bundles: Path, capsys: Capture) -> Iterator[dict[str, Any]]:
         yield printed(capsys, "aigc-run", "doctor", bundle)
     yield printed(capsys, "aigc-run", "doctor")
     yield printed(capsys, "aigc-run", "generate", str(bundles / "lm"), "--prompt", "a", "--max-new-tokens", "2")
+    arrays = [f"{name}={bundles / f'{name}.npy'}" for name in tensor_toys.INPUTS]
+    for name, array in tensor_toys.INPUTS.items():
+        np.save(bundles / f"{name}.npy", array)
+    inputs = [word for text in arrays for word in ("--input", text)]
+    tensors = str(tensor_toys.write(bundles))
+    yield printed(capsys, "aigc-run", "info", tensors)
+    yield printed(capsys, "aigc-run", "generate", tensors, *inputs, "-o", str(bundles / "x.npz"))
     for suffix in ("png", "npy"):
         yield printed(capsys, "aigc-run", "generate", str(bundles / "gan"), "-o", str(bundles / f"x.{suffix}"))
 

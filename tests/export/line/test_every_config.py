@@ -76,8 +76,9 @@ def check_defaults(drawn: Drawn, folder: Path) -> None:
     cases = make_cases(session, program, seed=0)
     assert all(np.isfinite(v).all() for case in cases for step in case.steps for v in step.outputs.values())
     generation = make_generation(session, program, seed=0)
-    assert np.isfinite(generation.output).all()
-    assert generation.output.size
+    for output in generation.outputs.values():
+        assert np.isfinite(output).all()
+        assert output.size
     bench_step(session, program.settings, runs=2, warmup=1)
     bench_generation(session, program.settings, runs=1)
     make_evaluator(session, program.settings, evaluation=standard_evaluation(program.settings), samples=2)(session)

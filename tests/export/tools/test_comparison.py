@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from aigc_export.line.exporter import PLAN_FILE, ExportResult, export_model
 from aigc_export.tools.comparison import Picture, check_comparable, compare_bundles, picture_grid
 from aigc_runtime.bundle.bundle import Bundle, write_bundle
-from aigc_runtime.bundle.manifest import Manifest, Reference
+from aigc_runtime.bundle.manifest import Manifest, PipelineInfo, Reference
 from aigc_runtime.errors import ConfigError, EngineError, InputError
 from aigc_runtime.opening import open_pipeline
 from aigc_runtime.pipelines.gan import GanPipeline
@@ -138,8 +138,8 @@ def test_what_cannot_be_compared(results: dict[str, ExportResult]) -> None:
     lm, unet = results["lm"].bundle.manifest, results["unet"].bundle.manifest
     check_comparable(lm, replace(lm, precision="int8", tolerances=unet.tolerances))  # these may differ
     halved = replace(lm, state={"carried": tuple(replace(s, dtype="float16") for s in lm.interface.state)})
-    assert isinstance(lm.pipeline, TextSettings)
-    small = replace(lm, pipeline=replace(lm.pipeline, context_length=7))
+    assert isinstance(lm.pipeline.settings, TextSettings)
+    small = replace(lm, pipeline=PipelineInfo.of(replace(lm.pipeline.settings, context_length=7)))
     given = lm.engine.interface.inputs
     inputs = with_interface(lm, inputs=(replace(given[0], high=7), *given[1:]))
     dims = with_interface(lm, dims=tuple(replace(d, max=7) for d in lm.interface.dims))
@@ -148,7 +148,7 @@ def test_what_cannot_be_compared(results: dict[str, ExportResult]) -> None:
         (unet, "'name': lm and unet"),
         (replace(lm, name="other"), "'name': lm and other"),
         (halved, "'state': .*float32.* and .*float16"),
-        (replace(unet, name="lm"), "'family': text and diffusion"),
+        (replace(unet, name="lm"), "'kind': text and diffusion"),
         (small, "'pipeline': .*context_length=96.* and .*context_length=7"),
         (inputs, "'inputs': .*high=256.* and .*high=7"),
         (dims, "'dims': .* and .*max=7"),

@@ -35,9 +35,9 @@ class Slow:
 def test_the_slower_side_is_seen_as_slower(name: str, results: dict[str, ExportResult]) -> None:
     bundle = results[name].bundle
     make: Callable[[float], Any] = lambda seconds: Slow(open_session(bundle, threads=1), seconds)  # noqa: E731
-    found = time_side_by_side(make(0.02), make(0.0), bundle.manifest.pipeline, rounds=1, runs=3)
+    found = time_side_by_side(make(0.02), make(0.0), bundle.manifest.pipeline.settings, rounds=1, runs=3)
     assert found.reference_ms >= 20
     assert found.speedup > 1.5
     assert found.speedup == pytest.approx(found.reference_ms / found.candidate_ms)
-    found = time_side_by_side(make(0.0), make(0.02), bundle.manifest.pipeline, rounds=1, runs=3)
+    found = time_side_by_side(make(0.0), make(0.02), bundle.manifest.pipeline.settings, rounds=1, runs=3)
     assert found.speedup < 1 / 1.5

@@ -30,6 +30,7 @@ from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import Array, DimSpec, TensorSpec
 from aigc_runtime.errors import CheckpointError, EngineError
+from aigc_runtime.generation.tokenizers import TokenizerInfo
 
 LM = LMConfig(vocab_size=256, context_length=40, d_model=16, n_layers=1, n_heads=2, d_ff=24)
 
@@ -129,7 +130,7 @@ def test_what_has_no_metric_is_not_measured() -> None:
         assert can_measure(shipped.settings)
         assert measure(TorchSession(shipped.part), shipped.settings, samples=0) == ()
     text: Any = load_shipped("lm").settings
-    assert not can_measure(dataclasses.replace(text, tokenizer={"kind": "words"}))
+    assert not can_measure(dataclasses.replace(text, tokenizer=TokenizerInfo(kind="words")))
 
 
 def test_every_metric_has_a_direction() -> None:

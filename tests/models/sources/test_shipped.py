@@ -27,7 +27,7 @@ from aigc_models.weights.checkpoint import load_checkpoint, save_checkpoint, shi
 from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
 from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.io.jsonable import to_json
-from aigc_runtime.pipelines.settings import PIPELINES
+from aigc_runtime.pipelines import KINDS
 
 GAN = GeneratorConfig(image_size=8, latent_size=4, num_classes=3, base_channels=4)
 LM = LMConfig(vocab_size=256, context_length=12, d_model=16, n_layers=1, n_heads=2, d_ff=24)
@@ -64,7 +64,7 @@ def test_every_model_comes_with_its_checkpoint(name: str) -> None:
     assert loaded.name == name
     assert loaded.weights_sha256 == hashlib.sha256(weights).hexdigest()
     assert loaded.kind == MODELS[name].kind
-    assert isinstance(loaded.settings, PIPELINES[MODELS[name].kind])
+    assert isinstance(loaded.settings, KINDS[MODELS[name].kind].settings)
     found = load_checkpoint(shipped_checkpoint(name))
     assert loaded.model_config == found.config["model"]
     assert loaded.checkpoint is not None

@@ -45,7 +45,7 @@ def test_round_trip(toy_bundles: Path) -> None:
         assert manifest.files
 
 
-FREE = ("model_config", "provenance", "reference.generation.request", "pipeline.tokenizer")
+FREE = ("model_config", "provenance", "reference.generation.request")
 
 
 def is_refused(value: Json) -> bool:
@@ -83,8 +83,19 @@ EDITS: list[tuple[Callable[[Json], object], str]] = [
     (lambda m: m.update(format_version=0), "has format_version 0, this runtime reads 1"),
     (lambda m: m.update(format_version=True), "has format_version True"),
     (lambda m: m.update(format_version="1"), "has format_version '1'"),
-    (lambda m: m.update(family="video"), r"\$\.family is 'video'\nvalid: text, diffusion, gan"),
-    (lambda m: m.update(family=["text"]), r"\$\.family is \['text'\]"),
+    (lambda m: m["pipeline"].update(kind="video"), r"\$\.pipeline\.kind is 'video'\nvalid: diffusion, gan, te"),
+    (lambda m: m["pipeline"].update(kind=["text"]), r"\$\.pipeline\.kind is \['text'\]"),
+    (lambda m: m["pipeline"].update(kind="gam"), r"\$\.pipeline\.kind is 'gam'\nvalid: .* Did you mean 'gan'\?"),
+    (lambda m: m.update(pipeline=[]), r"\$\.pipeline is \[\], expected an object"),
+    (lambda m: m["pipeline"].update(engines={"model": "none"}), "engines has no 'none', which the pipeline drives as"),
+    (lambda m: m["pipeline"].update(engines={"decode": "model"}), "pipeline with engines for decode\nit needs: model"),
+    (lambda m: m["pipeline"].update(engines={}), "pipeline with engines for nothing\nit needs: model"),
+    (lambda m: m["pipeline"].update(engines="model"), r"\$\.pipeline\.engines is a string, expected an object"),
+    (
+        lambda m: m["pipeline"].update(engines={"model": 1}),
+        r"\$\.pipeline\.engines\.model is the number 1, expected str",
+    ),
+    (lambda m: m.update(engines={"other": m["engines"]["model"]}), "the only engine is called 'other'\nmust be model"),
     (lambda m: m.update(files=[]), r"lists no files"),
     (lambda m: m["files"].append(dict(m["files"][0])), "differ in case only, or twice"),
     (lambda m: m["files"].append({**m["files"][0], "path": "MODEL.onnx"}), "differ in case only"),
@@ -122,7 +133,12 @@ EDITS: list[tuple[Callable[[Json], object], str]] = [
     (lambda m: m["reference"].update(cases=[]), "nothing could be verified"),
     (lambda m: m["reference"]["cases"][0]["steps"][0].update(outputs={}), "nothing could be verified"),
     (lambda m: m["reference"]["cases"][0]["steps"][0].update(inputs={}), "other inputs or outputs than the engine"),
-    (lambda m: m["reference"]["generation"].update(output="gone.npy"), r"files lacks \['gone.npy'\]"),
+    (lambda m: m["reference"]["generation"]["outputs"].update(z="gone.npy"), r"files lacks \['gone.npy'\]"),
+    (
+        lambda m: m["reference"]["generation"]["outputs"].update(z="model.onnx"),
+        r"reference\.generation\.outputs names \[.*'z'\]\nthe request gives \['(tokens|images)'\]",
+    ),
+    (lambda m: m["reference"]["generation"].update(outputs={}), r"outputs names \[\]\nthe request gives"),
 ]
 
 
@@ -177,10 +193,10 @@ def test_states_that_disagree() -> None:
     assert len(replace(manifest, state={"carried": (first, second)}).interface.state) == 2
 
 
-def test_a_family_with_settings_of_another() -> None:
+def test_a_kind_with_settings_of_another() -> None:
     manifest, _ = toys.toy_manifest("toy_gan")
-    with pytest.raises(ConfigError, match="family 'gan' with TextSettings"):
-        replace(manifest, pipeline=toys.TEXT)
+    with pytest.raises(ConfigError, match="pipeline of kind 'gan' with TextSettings"):
+        replace(manifest.pipeline, settings=toys.TEXT)
 
 
 def test_a_version_that_nothing_reads_is_not_written() -> None:

@@ -104,8 +104,11 @@ TEXT: list[tuple[Edit, str]] = [
     (settings(eos_token_ids=[3, 256]), r"eos_token_ids is 256\nmust be from 0 to 255"),
     (settings(eos_token_ids=[3, 3]), r"eos_token_ids holds a token twice: \[3, 3\]"),
     (settings(eos_token_ids=3), r"eos_token_ids is the number 3, expected a list"),
-    (settings(tokenizer={"kind": "zz"}), "unknown tokenizer"),
-    (settings(tokenizer={"kind": "bytes", "bos": 256}), "the tokenizer has 257 tokens, the engine 256"),
+    (settings(tokenizer={"kind": "zz", "file": None}), "unknown tokenizer"),
+    (settings(tokenizer={"kind": "bytes"}), r"\$\.pipeline\.tokenizer\.file is missing"),
+    (settings(tokenizer={"kind": "bytes", "file": "model.onnx"}), "the byte tokenizer has the file 'model.onnx'"),
+    (settings(bos_token_id=256), r"bos_token_id is 256\nmust be from 0 to 255"),
+    (settings(bos_token_id=7), r"the byte tokenizer: bos is 7\nmust be an integer from 256"),
     (
         lambda m: interface(m)["inputs"][0].update(high=257),
         "takes ids below 257, vocab_size is 256",

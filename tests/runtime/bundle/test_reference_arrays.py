@@ -37,7 +37,9 @@ class OneArray:
 def bundle(toy_bundles: Path) -> Bundle:
     found = Bundle.open(toy_bundles / "toy_unet")
     generation = ReferenceGeneration(
-        request={"batch": 2, "seed": 7}, output="ref.generation.npy", arrays={"encoder_hidden_states": "context.npy"}
+        request={"batch": 2, "seed": 7},
+        arrays={"encoder_hidden_states": "context.npy"},
+        outputs={"images": "ref.generation.npy"},
     )
     object.__setattr__(found.manifest.reference, "generation", generation)
     return found

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from aigc_runtime.bundle.bundle import write_bundle
-from aigc_runtime.cli import images as cli_images
+from aigc_runtime.bundle.manifest import PipelineInfo
 from aigc_runtime.cli.main import run
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
@@ -82,19 +82,19 @@ def bundle(folder: Path, monkeypatch: pytest.MonkeyPatch, *, channels: int = 1, 
     made = session(channels, context=context)
     manifest, files = toys.toy_manifest("toy_unet")
     shape = (channels, 4, 4)
-    files[manifest.reference.generation.output] = write_npy(np.zeros((2, *shape), np.float32))
+    files["ref.generation.npy"] = write_npy(np.zeros((2, *shape), np.float32))
     step = manifest.reference.cases[0].steps[0]
     inputs = {spec.name: "ref.0.in.sample.npy" for spec in made.interface.inputs}
     case = replace(manifest.reference.cases[0], steps=(replace(step, inputs=inputs),))
     manifest = replace(
         manifest,
         engines={"model": replace(manifest.engine, interface=toys.stored_interface(made.interface))},
-        pipeline=replace(NO_CLASSES, sample_shape=shape),
+        pipeline=PipelineInfo.of(replace(NO_CLASSES, sample_shape=shape)),
         reference=replace(manifest.reference, cases=(case,)),
     )
     write_bundle(folder / "b", manifest, files)
     opened = Opened(channels, context=context)
-    monkeypatch.setattr(cli_images, "open_pipeline", opened)
+    monkeypatch.setattr("aigc_runtime.cli.generate.open_pipeline", opened)
     return opened
 
 
@@ -339,7 +339,7 @@ def test_a_picture_holds_the_array_as_a_png_reader_reads_it(
     def opened(*_: Any, **__: Any) -> Any:
         return make_pipeline(session(channels, context=False), free)
 
-    monkeypatch.setattr(cli_images, "open_pipeline", opened)
+    monkeypatch.setattr("aigc_runtime.cli.generate.open_pipeline", opened)
     for name in ("x.npy", "x.png"):
         more = ["--scale", "1"] if name == "x.png" else []
         assert run(["generate", "b", "--count", "5", "--seed", "3", "-o", name, *more]) == 0

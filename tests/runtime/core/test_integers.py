@@ -72,10 +72,10 @@ def test_nothing_else_is(name: str, value: object) -> None:
 def test_sessions_and_benches(toy_bundles: Path) -> None:
     bundle = Bundle.open(toy_bundles / "toy_gan")
     with open_session(bundle, threads=np.int64(1)) as session:  # type: ignore[arg-type]
-        assert bench_step(session, bundle.manifest.pipeline, runs=np.int32(2), warmup=0).runs == 2  # type: ignore[arg-type]
+        assert bench_step(session, bundle.manifest.pipeline.settings, runs=np.int32(2), warmup=0).runs == 2  # type: ignore[arg-type]
         for runs in (0, 2.5, True, "2"):
             with pytest.raises(AigcError, match=r"runs is .*\nmust be an integer from 1 to"):
-                bench_step(session, bundle.manifest.pipeline, runs=runs)  # type: ignore[arg-type]
+                bench_step(session, bundle.manifest.pipeline.settings, runs=runs)  # type: ignore[arg-type]
     for threads in (0, -1, 1.5, True, np.float64(1)):
         with pytest.raises(AigcError, match=r"threads is .*\nmust be an integer from 1 to 1024"):
             open_pipeline(bundle, threads=threads)  # type: ignore[arg-type]

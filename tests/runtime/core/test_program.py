@@ -15,7 +15,7 @@ import pytest
 
 from aigc_runtime.backends import open_program, open_session
 from aigc_runtime.bundle.bundle import Bundle, write_bundle
-from aigc_runtime.bundle.manifest import Manifest
+from aigc_runtime.bundle.manifest import Manifest, PipelineInfo
 from aigc_runtime.bundle.manifest_file import dump_manifest, parse_manifest
 from aigc_runtime.cli.main import run
 from aigc_runtime.core.array_session import ArraySession
@@ -23,6 +23,7 @@ from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import BundleError, EngineError, UnknownNameError
+from aigc_runtime.opening import open_pipeline
 from aigc_runtime.proof.verify import verify_bundle
 
 from .. import toys
@@ -60,6 +61,35 @@ def test_state_that_one_engine_began_another_goes_on_with(cache: str, tmp_path: 
         program.run("model", {"input_ids": np.array([[5, 6, 7]]), "pad_length": pad}, state)
         logits = program.run("decode", {"input_ids": np.array([[4]]), "pad_length": pad}, state)["logits"]
     assert int(logits[0, -1].argmax()) == 5 + 6 + 7 + 4
+
+
+@pytest.mark.parametrize("cache", ["growing", "buffer"])
+def test_a_text_pipeline_of_two_engines(
+    cache: str, tmp_path: Path, toy_bundles: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Opened, proven, timed and run as prefill and decode over one state of ONNX Runtime."""
+    manifest, files = two_engines(cache)
+    renamed = {"prefill": manifest.engines["model"], "decode": manifest.engines["decode"]}
+    (case,) = manifest.reference.cases
+    steps = (replace(case.steps[0], engine="prefill"), *case.steps[1:])
+    manifest = replace(
+        manifest,
+        engines=renamed,
+        pipeline=PipelineInfo.of(toys.TEXT, {"prefill": "prefill", "decode": "decode"}),
+        reference=replace(manifest.reference, cases=(replace(case, steps=steps),)),
+    )
+    write_bundle(tmp_path / "two", manifest, files)
+    bundle = Bundle.open(tmp_path / "two")
+    with open_pipeline(bundle, threads=1) as pipeline, open_pipeline(toy_bundles / f"toy_lm_{cache}") as alone:
+        assert verify_bundle(bundle, pipeline.program).passed
+        for prompts in (["ab"], ["a", "hello", "xy"]):
+            found, wanted = (p.generate(prompts, max_new_tokens=9, seed=1) for p in (pipeline, alone))
+            assert [row.token_ids.tolist() for row in found] == [row.token_ids.tolist() for row in wanted]
+    arguments = ["generate", str(bundle.path), "--prompt", "ab", "--max-new-tokens", "3", "--threads", "1", "--json"]
+    assert run(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["token_ids"] == [195, 134, 12]  # 97 + 98, and so on modulo 256
+    assert run(["bench", str(bundle.path), "--runs", "2", "--threads", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["engines"].keys() == {"prefill", "decode"}
 
 
 def test_engines_that_take_turns_each_run_themselves(tmp_path: Path) -> None:
@@ -170,7 +200,11 @@ def test_the_command_line_shows_proves_and_times_every_engine(folder: Path, caps
 
 
 BAD: list[tuple[Any, str]] = [
-    (lambda m: m["engines"].pop("model"), r"engines has no 'model', which the pipeline drives\nit has: decode"),
+    (lambda m: m["engines"].pop("model"), r"the only engine is called 'decode'\nmust be model"),
+    (
+        lambda m: m["engines"].update(prefill=m["engines"].pop("model")),
+        r"engines has no 'model', which the pipeline drives as 'model'\nit has: decode, prefill",
+    ),
     (lambda m: m["engines"].update({"a/b": m["engines"]["decode"]}), r"engines holds the name 'a/b'"),
     (
         lambda m: m["engines"]["decode"]["interface"].update(state="other"),

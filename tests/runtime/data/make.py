@@ -249,9 +249,58 @@ def toy_mixed() -> None:
     save("toy_mixed", nodes, inputs, outputs, [c for c in constants if c.name in used])
 
 
+def toy_encoder() -> None:
+    """code [2] = the sums of both halves of image [4], scale [1] = its mean."""
+    nodes = [
+        h.make_node("MatMul", ["image", "halves"], ["code"]),
+        h.make_node("ReduceMean", ["image", "last"], ["scale"], keepdims=1),
+    ]
+    constants = [const("halves", [[1, 0], [1, 0], [0, 1], [0, 1]], "float32"), const("last", [1])]
+    outputs = [
+        h.make_tensor_value_info("code", T.FLOAT, ["batch", 2]),
+        h.make_tensor_value_info("scale", T.FLOAT, ["batch", 1]),
+    ]
+    save("toy_encoder", nodes, [h.make_tensor_value_info("image", T.FLOAT, ["batch", 4])], outputs, constants)
+
+
+def toy_loop() -> None:
+    """code_next = code / 2 + scale, and gap, how far that is from code."""
+    inputs = [
+        h.make_tensor_value_info("code", T.FLOAT, ["batch", 2]),
+        h.make_tensor_value_info("scale", T.FLOAT, ["batch", 1]),
+    ]
+    nodes = [
+        h.make_node("Mul", ["code", "half"], ["halved"]),
+        h.make_node("Add", ["halved", "scale"], ["code_next"]),
+        h.make_node("Sub", ["code_next", "code"], ["gap"]),
+    ]
+    outputs = [h.make_tensor_value_info(name, T.FLOAT, ["batch", 2]) for name in ("code_next", "gap")]
+    save("toy_loop", nodes, inputs, outputs, [const("half", 0.5, "float32")])
+
+
+def toy_decoder() -> None:
+    """picture [2] = code_next + shift, label = which of both is larger."""
+    inputs = [
+        h.make_tensor_value_info("code_next", T.FLOAT, ["batch", 2]),
+        h.make_tensor_value_info("shift", T.FLOAT, ["batch", 1]),
+    ]
+    nodes = [
+        h.make_node("Add", ["code_next", "shift"], ["picture"]),
+        h.make_node("ArgMax", ["picture"], ["label"], axis=1, keepdims=0),
+    ]
+    outputs = [
+        h.make_tensor_value_info("picture", T.FLOAT, ["batch", 2]),
+        h.make_tensor_value_info("label", T.INT64, ["batch"]),
+    ]
+    save("toy_decoder", nodes, inputs, outputs, [])
+
+
 if __name__ == "__main__":
     toy_mixed()
     toy_lm("growing")
     toy_lm("buffer")
     toy_unet()
     toy_gan_external()
+    toy_encoder()
+    toy_loop()
+    toy_decoder()

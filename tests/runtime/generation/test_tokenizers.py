@@ -10,7 +10,16 @@ import pytest
 
 from aigc_runtime.errors import BundleError, InputError, UnknownNameError
 from aigc_runtime.generation import tokenizers
-from aigc_runtime.generation.tokenizers import TOKENIZERS, ByteTokenizer, StreamDecoder, Tokenizer, make_tokenizer
+from aigc_runtime.generation.tokenizers import (
+    TOKENIZERS,
+    ByteTokenizer,
+    StreamDecoder,
+    Tokenizer,
+    TokenizerInfo,
+    make_tokenizer,
+)
+
+BYTES = TokenizerInfo(kind="bytes")
 
 # One to four bytes a character, a combining accent, a joined emoji, right-to-left, a byte order mark, NUL.
 TEXTS = ["", "plain", "naïve", "日本語", "👩‍🚀 🎉", "e\u0301", "שלום", "\ufeffx", "a\x00b\r\n\t"]
@@ -65,7 +74,7 @@ def test_streams_are_independent() -> None:
 
 
 def test_special_ids_stand_for_no_text() -> None:
-    tokenizer = ByteTokenizer(bos=256, eos=300, pad=256)
+    tokenizer = ByteTokenizer(bos=256, special=[300, 256])
     assert tokenizer.vocab_size == 301
     assert tokenizer.encode("é").tolist() == [256, 0xC3, 0xA9]
     assert tokenizer.encode("").tolist() == [256]
@@ -75,8 +84,8 @@ def test_special_ids_stand_for_no_text() -> None:
 
 def test_sizes_of_vocabularies() -> None:
     assert ByteTokenizer().vocab_size == 256
-    assert ByteTokenizer(eos=256).vocab_size == 257
-    assert ByteTokenizer(eos=256).encode("a").tolist() == [97]
+    assert ByteTokenizer(special=[256]).vocab_size == 257
+    assert ByteTokenizer(special=[256]).encode("a").tolist() == [97]
 
 
 @pytest.mark.parametrize("bad", [-1, 256, 2**40])
@@ -86,7 +95,7 @@ def test_ids_that_stand_for_nothing(bad: int) -> None:
     with pytest.raises(InputError, match=f"token id {bad} stands for nothing"):
         ByteTokenizer().stream().feed(bad)
     with pytest.raises(InputError, match="token id 257 stands for nothing\nneed 0 to 255 or one of 256, 258"):
-        ByteTokenizer(bos=258, eos=256).decode(np.array([257]))
+        ByteTokenizer(bos=258, special=[256]).decode(np.array([257]))
 
 
 @pytest.mark.parametrize("ids", [np.array([65.0]), np.array([[65]]), np.array([True])])
@@ -106,32 +115,31 @@ def test_a_lone_surrogate_cannot_be_encoded() -> None:
 
 @pytest.mark.parametrize("bad", [255, -1, True, 256.0, "256", 2**31])
 def test_bad_special_ids(bad: Any) -> None:
-    with pytest.raises(InputError, match=r"eos is .*\nmust be an integer from 256 to"):
-        ByteTokenizer(eos=bad)
+    with pytest.raises(InputError, match=r"a special id is .*\nmust be an integer from 256 to"):
+        ByteTokenizer(special=[bad])
+    with pytest.raises(InputError, match=r"bos is .*\nmust be an integer from 256 to"):
+        ByteTokenizer(bos=bad)
 
 
 def test_the_tokenizer_of_a_manifest() -> None:
-    tokenizer: Tokenizer = make_tokenizer({"kind": "bytes"})
+    tokenizer: Tokenizer = make_tokenizer(BYTES)
     assert isinstance(tokenizer, ByteTokenizer)
     assert tokenizer.vocab_size == 256
-    assert make_tokenizer({"kind": "bytes", "bos": 256, "eos": 257, "pad": 258}).vocab_size == 259
+    assert make_tokenizer(BYTES, bos=256, others=[257, 258]).vocab_size == 259
+    assert make_tokenizer(BYTES, others=[33, 0]).decode(np.array([33])) == "!"
     assert list(TOKENIZERS) == ["bytes"]
 
 
 def test_an_unknown_kind() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown tokenizer 'byte'\nvalid: bytes\. Did you mean 'bytes'\?"):
-        make_tokenizer({"kind": "byte"})
-    with pytest.raises(UnknownNameError, match="unknown tokenizer"):
-        make_tokenizer({})
-    with pytest.raises(UnknownNameError, match="unknown tokenizer"):
-        make_tokenizer({"kind": ["bytes"]})
+        make_tokenizer(TokenizerInfo(kind="byte"))
 
 
 def test_settings_that_the_kind_does_not_take() -> None:
-    with pytest.raises(BundleError, match=r"tokenizer settings .*'vocab': 3.*\nthe byte tokenizer takes kind"):
-        make_tokenizer({"kind": "bytes", "vocab": 3})
-    with pytest.raises(BundleError, match=r"eos is 12\nmust be an integer from 256"):
-        make_tokenizer({"kind": "bytes", "eos": 12})
+    with pytest.raises(BundleError, match=r"the byte tokenizer has the file 'a\.json'\nit needs none: must be null"):
+        make_tokenizer(TokenizerInfo(kind="bytes", file="a.json"))
+    with pytest.raises(BundleError, match=r"the byte tokenizer: bos is 12\nmust be an integer from 256"):
+        make_tokenizer(BYTES, bos=12)
 
 
 def test_doctests() -> None:

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from aigc_runtime.cli.main import run
-from aigc_runtime.cli.output import check_outputs
 from aigc_runtime.errors import OutputError
 from aigc_runtime.io.png import encode_png, write_png
 from aigc_runtime.io.publish import atomic_write_bytes
 from aigc_runtime.io.publish_checks import check_file
+from aigc_runtime.io.report import check_outputs
 
 from ...processes import clean, command
 

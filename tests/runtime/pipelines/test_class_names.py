@@ -70,10 +70,11 @@ def test_names_that_are_allowed() -> None:
 
 def test_a_manifest_carries_them_and_refuses_bad_ones() -> None:
     manifest, _ = toys.toy_manifest("toy_unet")
-    assert isinstance(manifest.pipeline, DiffusionSettings)
-    assert manifest.pipeline.class_names == toys.DIFFUSION.class_names
+    settings = manifest.pipeline.settings
+    assert isinstance(settings, DiffusionSettings)
+    assert settings.class_names == toys.DIFFUSION.class_names
     with pytest.raises(ConfigError, match="twice"):
-        replace(manifest.pipeline, class_names=("a", "a", "b"))
+        replace(settings, class_names=("a", "a", "b"))
     data = dump_manifest(manifest).replace(b'"honey bee"', b'"ant"')
     with pytest.raises(BundleError, match="holds 'ant' twice"):
         parse_manifest(data)

@@ -11,9 +11,11 @@ import pytest
 
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
-from aigc_runtime.errors import EngineError, InputError
+from aigc_runtime.core.program import OpenProgram
+from aigc_runtime.errors import ConfigError, EngineError, InputError
 from aigc_runtime.generation.logits import SamplingParams
 from aigc_runtime.pipelines.text import TextPipeline
+from aigc_runtime.proof.bench import bench_step
 
 from .. import toys
 
@@ -199,3 +201,56 @@ def test_a_repetition_penalty_turns_away_from_what_was_said() -> None:
     assert pipeline.generate("p", max_new_tokens=2)[0].text == "aa"
     assert pipeline.generate("p", max_new_tokens=2, sampling=SamplingParams(repetition_penalty=1.5))[0].text == "ab"
     assert pipeline.generate("a", max_new_tokens=1, sampling=SamplingParams(repetition_penalty=1.5))[0].text == "b"
+
+
+TURNS = {"prefill": "reader", "decode": "writer"}
+
+
+def two_engines(cache: str = "growing", states: dict[str, str] | None = None) -> tuple[OpenProgram, list[str]]:
+    """The toy as two engines over one state, and a list of which of them ran on how many tokens."""
+    interface, ran = toys.lm_session(cache).interface, list[str]()
+
+    def session(name: str) -> ArraySession:
+        def function(values: Any) -> Any:
+            ran.append(f"{name} {values['input_ids'].shape[1]}")
+            return toys.lm_function(values)
+
+        return ArraySession(function, interface)
+
+    shared = dict.fromkeys(TURNS.values(), "carried") if states is None else states
+    return OpenProgram({name: session(name) for name in TURNS.values()}, shared), ran
+
+
+@pytest.mark.parametrize("cache", ["growing", "buffer"])
+def test_a_prompt_is_read_by_one_engine_and_continued_by_another(cache: str) -> None:
+    program, ran = two_engines(cache)
+    pipeline = TextPipeline(program, toys.TEXT, TURNS)
+    first, second = pipeline.generate(["abc", "z"], max_new_tokens=4)
+    assert first.token_ids.tolist() == expected("abc", 4)
+    assert second.token_ids.tolist() == expected("z", 4)
+    assert ran == ["reader 3", "writer 1", "writer 1", "writer 1"]
+    alone = TextPipeline(toys.lm_session(cache), toys.TEXT)
+    assert "".join(pipeline.stream("abc", max_new_tokens=9)) == "".join(alone.stream("abc", max_new_tokens=9))
+
+
+def test_two_engines_must_share_their_state() -> None:
+    for states in ({}, {"reader": "a", "writer": "b"}, {"reader": "a"}):
+        with pytest.raises(ConfigError, match=r"'reader' and 'writer' do not share a carried state\ndecode goes on"):
+            TextPipeline(two_engines(states=states)[0], toys.TEXT, TURNS)
+
+
+def test_both_engines_are_closed() -> None:
+    program, _ = two_engines()
+    with TextPipeline(program, toys.TEXT, TURNS) as pipeline:
+        pipeline.generate("a", max_new_tokens=2)
+    for session in program.sessions.values():
+        with pytest.raises(EngineError, match="closed"):
+            session.run({"input_ids": np.zeros((1, 1), np.int64), "pad_length": np.zeros(1, np.int64)})
+
+
+def test_a_step_of_two_engines_is_one_of_the_second() -> None:
+    program, ran = two_engines()
+    assert bench_step(program, toys.TEXT, TURNS, runs=20, warmup=0).runs == 20
+    assert ran[0] == "reader 16"
+    assert ran[1:17] == ["writer 1"] * 16
+    assert ran[17] == "reader 16"  # the context of 32 is full

@@ -12,7 +12,7 @@ import pytest
 
 from aigc_runtime.backends import open_session
 from aigc_runtime.bundle.bundle import Bundle
-from aigc_runtime.bundle.manifest import QualityResult, Tolerances
+from aigc_runtime.bundle.manifest import PipelineInfo, QualityResult, Tolerances
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import BundleError, ConfigError
@@ -77,7 +77,7 @@ def test_an_engine_that_forgets_its_state_fails(toy_bundles: Path) -> None:
 def test_a_wrong_loop_is_caught_by_the_generation_alone(toy_bundles: Path) -> None:
     bundle = Bundle.open(toy_bundles / "toy_unet")
     faster = dataclasses.replace(toys.DIFFUSION, default_steps=3)
-    manifest = dataclasses.replace(bundle.manifest, pipeline=faster)
+    manifest = dataclasses.replace(bundle.manifest, pipeline=PipelineInfo.of(faster))
     report = verify_bundle(dataclasses.replace(bundle, manifest=manifest), toys.unet_session())
     assert all(check.passed for check in report.tensors)
     assert not report.passed
@@ -137,6 +137,6 @@ def test_a_request_that_does_not_fit_the_pipeline_is_named(toy_bundles: Path) ->
 def test_a_request_with_sampling_is_replayed(toy_bundles: Path) -> None:
     pipeline = open_pipeline(toy_bundles / "toy_lm_growing", threads=1)
     request = {"prompts": ["a", "b"], "max_new_tokens": 4, "sampling": {"temperature": 9.0, "top_k": 5}, "seed": 1}
-    tokens = run_request(pipeline, request)
-    assert tokens.tolist() == run_request(pipeline, request).tolist()
+    tokens = run_request(pipeline, request)["tokens"]
+    assert tokens.tolist() == run_request(pipeline, request)["tokens"].tolist()
     assert (tokens == -1).sum() == 2

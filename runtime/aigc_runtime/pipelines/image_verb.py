@@ -2,114 +2,177 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from aigc_runtime.bundle.bundle import Bundle
-from aigc_runtime.bundle.manifest import Manifest
-from aigc_runtime.cli.output import check_outputs, emit_json, say_written
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import InputError
+from aigc_runtime.io.arguments import path_argument
 from aigc_runtime.io.npy import write_npy_rows
 from aigc_runtime.io.output_file import is_stream
 from aigc_runtime.io.png import Grid, write_png
 from aigc_runtime.io.printable import shown
 from aigc_runtime.io.publish_checks import check_file
-from aigc_runtime.opening import open_pipeline
+from aigc_runtime.io.report import emit_json, say_written
 from aigc_runtime.pipelines.class_names import parse_classes
-from aigc_runtime.pipelines.diffusion import DiffusionPipeline
-from aigc_runtime.pipelines.embeddings import CONTEXT, read_embeddings
+from aigc_runtime.pipelines.diffusion import CLASS_LABELS, CONTEXT, NULL_CONTEXT, DiffusionPipeline
+from aigc_runtime.pipelines.embeddings import read_embeddings
 from aigc_runtime.pipelines.gan import GanPipeline
+from aigc_runtime.pipelines.kind import Option, Verb
 from aigc_runtime.pipelines.limits import check_image_count, check_numbers, check_size
+from aigc_runtime.pipelines.options import OUTPUT, SEED, given
 from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings
-from aigc_runtime.system.memory_bound import bounded_memory
 
-__all__ = ["DIFFUSION_OPTIONS", "GAN_OPTIONS", "IMAGE_OPTIONS", "generate_images"]
-
-IMAGE_OPTIONS = ("output", "classes", "count", "scale")
-DIFFUSION_OPTIONS = ("steps", "sampler", "eta", "guidance_scale", "size", "embeddings")
-GAN_OPTIONS = ("truncation",)
+__all__ = ["DIFFUSION_VERB", "GAN_VERB"]
 
 MAX_LEGEND = 100
 """Images whose classes fit into a line."""
 
 DEFAULT_SCALE = 4
 
+CLASSES = Option(
+    flags=("--class",),
+    name="classes",
+    group="images",
+    metavar="CLASS[,...]",
+    help="names or numbers (default: each once)",
+)
+COUNT = Option(
+    flags=("--count",), name="count", group="images", type=int, help="images per class or embedding (default: 1)"
+)
+SCALE = Option(
+    flags=("--scale",), name="scale", group="images", type=int, help="pixels per pixel in the picture (default: 4)"
+)
+SAMPLING = (
+    Option(flags=("--steps",), name="steps", group="diffusion", type=int, help="sampling steps"),
+    Option(flags=("--sampler",), name="sampler", group="diffusion", help="ddim, ddpm, dpmpp_2m or euler"),
+    Option(flags=("--eta",), name="eta", group="diffusion", type=float, help="share of fresh noise in DDIM, 0 to 1"),
+    Option(
+        flags=("--guidance-scale",),
+        name="guidance_scale",
+        group="diffusion",
+        type=float,
+        help="classifier-free guidance; 1 is none",
+    ),
+)
+SIZE = Option(
+    flags=("--size",),
+    name="size",
+    group="diffusion",
+    metavar="HxW",
+    help="sides of an image, for an engine that takes several",
+)
+EMBEDDINGS = Option(
+    flags=("--embeddings",),
+    name="embeddings",
+    group="diffusion",
+    type=path_argument,
+    metavar="FILE.npz",
+    help=f"{CONTEXT} [N, T, X], and {NULL_CONTEXT} for guidance",
+)
+TRUNCATION = Option(
+    flags=("--truncation",), name="truncation", group="GAN", type=float, help="redraw latents beyond this magnitude"
+)
+_IMAGES = (OUTPUT, CLASSES, COUNT, SCALE)
+
+Settings: TypeAlias = DiffusionSettings | GanSettings
+
 
 @dataclass(frozen=True, kw_only=True)
-class _Request:
-    """What is asked for, checked against the manifest.
+class _ImageJob:
+    """Images that are asked for, checked against the model.
 
     Attributes:
         output: the file.
         count: of images.
         shape: (C, H, W) of each.
         labels: one per image, for a model with classes.
+        names: of those labels, where the model's classes have names.
         columns: of the picture, where the request makes a table.
         grid: the picture; None for an array.
-        options: of the pipeline.
+        stream: pipeline -> the images, one by one.
+        json: whether to report as JSON.
+        written: width and height, or shape, once they are known.
     """
 
     output: Path
     count: int
     shape: tuple[int, int, int]
     labels: list[int] | None
+    names: list[str] | None
     columns: int | None
     grid: Grid | None
+    stream: Callable[[Any, _ImageJob], Iterator[Array]]
     options: dict[str, Any]
+    json: bool
+    written: dict[str, Any]
+    bounds_memory: bool = True
 
+    def run(self, pipeline: DiffusionPipeline | GanPipeline) -> None:
+        """Generate the images and write them as they come."""
+        self.written.update(_write(self, self.stream(pipeline, self)))
 
-def generate_images(arguments: argparse.Namespace, bundle: Bundle) -> int:
-    """Generate and write them.
-
-    Raises:
-        InputError: a request that cannot be carried out; nothing was run.
-    """
-    settings = bundle.manifest.pipeline
-    assert isinstance(settings, (DiffusionSettings, GanSettings))
-    request = _request(arguments, bundle.manifest, settings)
-    check_outputs(request.output)
-    # An engine on a GPU reserves more addresses than there is memory.
-    bounded = bounded_memory if bundle.manifest.engine.runs_on_cpu else nullcontext
-    # The engine's threads are there before the bound is: their stacks are promised and hardly used.
-    with open_pipeline(bundle, threads=arguments.threads) as pipeline, bounded():
-        assert isinstance(pipeline, (DiffusionPipeline, GanPipeline))
-        told = _write(request, _stream(request, pipeline))
-    names = settings.class_names
-    shown = request.labels if request.labels is None or names is None else [names[label] for label in request.labels]
-    if arguments.json:
-        classes = {"class_labels": request.labels, "class_names": None if names is None else shown}
-        emit_json(
-            "aigc-run-generate-images/1", {"output": str(arguments.output), "images": request.count, **told, **classes}
+    def report(self) -> None:
+        """Say what was written, and which class stands where."""
+        if self.json:
+            classes = {CLASS_LABELS: self.labels, "class_names": self.names}
+            document = {"output": str(self.output), "images": self.count, **self.written, **classes}
+            emit_json("aigc-run-generate-images/1", document)
+            return
+        told = self.written
+        size = f"{told['width']} x {told['height']} pixels" if self.grid else f"float32 {told['shape']}"
+        legend = _legend(
+            self.labels if self.names is None else self.names, self.columns, pictures=self.grid is not None
         )
-        return 0
-    size = f"{told['width']} x {told['height']} pixels" if request.grid else f"float32 {told['shape']}"
-    legend = _legend(shown, request.columns, pictures=request.grid is not None)
-    say_written(arguments.output, f"wrote {arguments.output}: {request.count} images, {size}{legend}")
-    return 0
+        say_written(self.output, f"wrote {self.output}: {self.count} images, {size}{legend}")
 
 
-def _request(arguments: argparse.Namespace, manifest: Manifest, settings: DiffusionSettings | GanSettings) -> _Request:
-    output, picture = _output(arguments.output)
-    given = ("seed", *(GAN_OPTIONS if isinstance(settings, GanSettings) else DIFFUSION_OPTIONS[:4]))
-    options = {name: getattr(arguments, name) for name in given if getattr(arguments, name) is not None}
+def _prepare_diffusion(arguments: Namespace, pipeline: DiffusionPipeline) -> _ImageJob:
+    settings, interface = pipeline.settings, pipeline.session.interface
+    _require_output(arguments)
+    options = given(arguments, SEED, *SAMPLING)
     shape = settings.sample_shape
-    if isinstance(settings, DiffusionSettings) and arguments.size is not None:
+    if arguments.size is not None:
         options["size"] = _size(arguments.size)
-        shape = check_size(settings, manifest.interface, options["size"])
+        shape = check_size(settings, interface, options["size"])
+    return _job(
+        arguments, settings, shape, options, stream=_diffuse, contexts=_contexts(arguments.embeddings, pipeline)
+    )
+
+
+def _prepare_gan(arguments: Namespace, pipeline: GanPipeline) -> _ImageJob:
+    _require_output(arguments)
+    settings = pipeline.settings
+    options = given(arguments, SEED, TRUNCATION)
+    return _job(arguments, settings, settings.sample_shape, options, stream=_draw, contexts={})
+
+
+def _require_output(arguments: Namespace) -> None:
+    if arguments.output is None:
+        raise InputError("images need a file", hint="give -o FILE.png, or -o FILE.npy for the numbers")
+
+
+def _job(
+    arguments: Namespace,
+    settings: Settings,
+    shape: tuple[int, int, int],
+    options: dict[str, Any],
+    *,
+    stream: Callable[[Any, _ImageJob], Iterator[Array]],
+    contexts: dict[str, Array],
+) -> _ImageJob:
+    output, picture = _output(arguments.output)
     times = 1 if arguments.count is None else arguments.count
     if times < 1:
         raise InputError(f"--count is {times}", hint="must be at least 1")
     classes = _classes(arguments.classes, settings)
-    contexts = _contexts(arguments.embeddings, manifest)
     columns = _columns(classes, contexts)
     count = times * columns
     check_image_count(count)
@@ -121,16 +184,22 @@ def _request(arguments: argparse.Namespace, manifest: Manifest, settings: Diffus
         raise InputError(f"--scale is {arguments.scale} for an array", hint="it is for pictures: leave it out")
     if contexts:
         options.update(_repeated(contexts, times, columns))
-    elif isinstance(settings, DiffusionSettings) and classes is None:
+    elif classes is None:
         options["batch"] = count
-    return _Request(
+    labels = None if classes is None else list(classes) * times
+    names = settings.class_names
+    return _ImageJob(
         output=output,
         count=count,
         shape=shape,
-        labels=None if classes is None else list(classes) * times,
+        labels=labels,
+        names=None if labels is None or names is None else [names[label] for label in labels],
         columns=table,
         grid=grid,
+        stream=stream,
         options=options,
+        json=arguments.json,
+        written={},
     )
 
 
@@ -157,7 +226,7 @@ def _size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _classes(text: str | None, settings: DiffusionSettings | GanSettings) -> Sequence[int] | None:
+def _classes(text: str | None, settings: Settings) -> Sequence[int] | None:
     if settings.num_classes is None:
         if text is not None:
             raise InputError(f"--class is {shown(text)}", hint="this model has no classes: leave it out")
@@ -167,8 +236,8 @@ def _classes(text: str | None, settings: DiffusionSettings | GanSettings) -> Seq
     return parse_classes(text, settings.class_names, settings.num_classes)
 
 
-def _contexts(path: str | None, manifest: Manifest) -> dict[str, Array]:
-    spec = manifest.interface.input(CONTEXT)
+def _contexts(path: str | None, pipeline: DiffusionPipeline) -> dict[str, Array]:
+    spec = pipeline.session.interface.input(CONTEXT)
     if spec is None:
         if path is not None:
             raise InputError("--embeddings was given", hint="this model takes none: leave it out")
@@ -216,20 +285,22 @@ def _grid(scale: int | None, count: int, shape: tuple[int, int, int], columns: i
     return Grid(count=count, shape=shape, columns=columns, scale=DEFAULT_SCALE if scale is None else scale)
 
 
-def _stream(request: _Request, pipeline: DiffusionPipeline | GanPipeline) -> Iterator[Array]:
-    if isinstance(pipeline, GanPipeline):
-        return pipeline.stream(request.labels or [], **request.options)
+def _diffuse(pipeline: DiffusionPipeline, job: _ImageJob) -> Iterator[Array]:
     progress = _show_progress if sys.stderr.isatty() else None
-    return pipeline.stream(request.labels, progress=progress, **request.options)
+    return pipeline.stream(job.labels, progress=progress, **job.options)
 
 
-def _write(request: _Request, images: Iterator[Array]) -> dict[str, Any]:
-    if request.grid is None:
-        shape = (request.count, *request.shape)
-        write_npy_rows(request.output, images, shape)
+def _draw(pipeline: GanPipeline, job: _ImageJob) -> Iterator[Array]:
+    return pipeline.stream(job.labels or [], **job.options)
+
+
+def _write(job: _ImageJob, images: Iterator[Array]) -> dict[str, Any]:
+    if job.grid is None:
+        shape = (job.count, *job.shape)
+        write_npy_rows(job.output, images, shape)
         return {"shape": list(shape)}
-    picture = request.grid.draw(images)
-    write_png(request.output, picture)
+    picture = job.grid.draw(images)
+    write_png(job.output, picture)
     return {"width": picture.shape[1], "height": picture.shape[0]}
 
 
@@ -245,3 +316,7 @@ def _legend(shown: Sequence[int | str] | None, columns: int | None, *, pictures:
 
 def _show_progress(step: int, total: int) -> None:
     sys.stderr.write(f"\rstep {step}/{total}" + ("\n" if step == total else ""))
+
+
+DIFFUSION_VERB = Verb(options=(*_IMAGES, *SAMPLING, SIZE, EMBEDDINGS, SEED), prepare=_prepare_diffusion)
+GAN_VERB = Verb(options=(*_IMAGES, TRUNCATION, SEED), prepare=_prepare_gan)

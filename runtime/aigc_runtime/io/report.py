@@ -1,4 +1,4 @@
-"""What a verb writes: files, refused before the work where they cannot be made, and JSON on standard output."""
+"""What a command writes: files, refused before the work where they cannot be made, and JSON on standard output."""
 
 from __future__ import annotations
 

@@ -1,0 +1,167 @@
+"""The kind `text`: what a request of a bundle may ask for, how two texts are compared, and what is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from aigc_runtime.core.compare import token_agreement
+from aigc_runtime.core.ranges import MAX_COUNT
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.errors import ConfigError
+from aigc_runtime.generation.logits import SamplingParams
+from aigc_runtime.generation.rng import check_seed
+from aigc_runtime.pipelines.arguments import fit
+from aigc_runtime.pipelines.kind import Metric, PipelineKind, Request, ResultForm, Results, Verb
+from aigc_runtime.pipelines.requests import check_arguments, integer_check, texts_check
+from aigc_runtime.pipelines.settings import TextSettings
+from aigc_runtime.pipelines.text import INPUT_IDS, PAD_LENGTH, TextPipeline
+
+__all__ = ["MAX_REFERENCE_TOKENS", "TEXT", "TOKENS", "request_sampling"]
+
+TOKENS = "tokens"
+"""The result of a request."""
+
+MAX_REFERENCE_TOKENS = 2**16
+"""Tokens that the reference may ask for, all rows together."""
+
+PROMPT_TOKENS = 64
+DECODE_TOKENS = 64
+
+
+def request_sampling(value: object) -> SamplingParams:
+    """The sampling of a request, from an object with some of its fields.
+
+    Raises:
+        ConfigError: no object, or a field that sampling has not.
+        InputError: a value that it does not take.
+    """
+    known = list(SamplingParams.__dataclass_fields__)
+    if not isinstance(value, Mapping) or not value.keys() <= set(known):
+        raise ConfigError(f"request.sampling is {value!r:.200}", hint=f"must be an object with some of {known}")
+    return SamplingParams(**value)
+
+
+_CHECKS: Mapping[str, Callable[[Any], object]] = {
+    "prompts": texts_check("prompts", single=True),
+    "stop": texts_check("stop"),
+    "max_new_tokens": integer_check("max_new_tokens", MAX_COUNT),
+    "sampling": request_sampling,
+    "seed": check_seed,
+}
+
+
+def _check(pipeline: TextPipeline) -> None:
+    settings = pipeline.settings
+    for engine in dict.fromkeys((pipeline.prefill, pipeline.decode)):
+        interface = pipeline.program.session(engine).interface
+        ids = interface.input(INPUT_IDS)
+        high = None if ids is None else ids.high
+        if high is not None and high > settings.vocab_size:
+            raise ConfigError(
+                f"input {INPUT_IDS!r} takes ids below {high:,}, vocab_size is {settings.vocab_size:,}",
+                hint="an engine must not take ids beyond its vocabulary",
+            )
+        if not interface.state:
+            raise ConfigError(
+                "the engine carries no state", hint="a text pipeline needs one: each step feeds new tokens"
+            )
+        # What a tensor has by its own size; the range of a dimension is another thing.
+        rooms = [spec.room(0, {}) for spec in interface.state]
+        capacity = min((room for room in rooms if room is not None), default=None)
+        if capacity is not None and capacity < settings.context_length:
+            raise ConfigError(
+                f"context_length is {settings.context_length:,}, the carried state holds {capacity:,} steps",
+                hint="a context must fit into the state",
+            )
+
+
+def _check_request(pipeline: TextPipeline, request: Request, arrays: Collection[str]) -> dict[str, ResultForm]:
+    check_arguments(TextPipeline.generate, request, arrays, checks=_CHECKS)
+    prompts = request["prompts"]
+    rows = 1 if isinstance(prompts, str) else len(prompts)
+    if not rows:
+        raise ConfigError("request.prompts is empty", hint="must be a list of texts")
+    most = min(request.get("max_new_tokens", 128), pipeline.settings.context_length)
+    if rows * most > MAX_REFERENCE_TOKENS:
+        raise ConfigError(
+            f"the reference's request asks for {rows * most:,} tokens", hint=f"at most {MAX_REFERENCE_TOKENS:,}"
+        )
+    # A token and the end of its row at least.
+    form = ResultForm(
+        what=f"{rows} rows of text",
+        dtype="int64",
+        shape=(None,),
+        min_bytes=rows * 2 * 8,
+        max_bytes=MAX_REFERENCE_TOKENS * 2 * 8,
+    )
+    return {TOKENS: form}
+
+
+def _replay(pipeline: TextPipeline, request: Request) -> dict[str, Array]:
+    arguments = dict(request)
+    if arguments.get("sampling") is not None:
+        arguments["sampling"] = request_sampling(arguments["sampling"])
+    rows = pipeline.generate(**arguments)
+    return {TOKENS: np.concatenate([np.append(row.token_ids, -1) for row in rows])}
+
+
+def _agreement(reference: Results, actual: Results) -> float:
+    return token_agreement(reference[TOKENS], actual[TOKENS])
+
+
+def _step(pipeline: TextPipeline) -> Callable[[], object]:
+    """A decoded token with 64 before it."""
+    program, settings = pipeline.program, pipeline.settings
+    rows = fit(program.session(pipeline.decode), "batch", 1)  # an engine of one batch size takes no other
+    pad = np.zeros(rows, dtype=np.int64)
+    prompt = np.full((rows, min(PROMPT_TOKENS, settings.context_length // 2)), 65, dtype=np.int64)
+    token = np.full((rows, 1), 65, dtype=np.int64)
+    state, held = program.new_state(rows), 0
+
+    def read_prompt() -> None:
+        nonlocal state, held
+        state, held = program.new_state(rows), prompt.shape[1]
+        program.run(pipeline.prefill, {INPUT_IDS: prompt, PAD_LENGTH: pad}, state)
+
+    def step() -> object:
+        nonlocal held
+        if held + 1 > settings.context_length:
+            read_prompt()
+        held += 1
+        return program.run(pipeline.decode, {INPUT_IDS: token, PAD_LENGTH: pad}, state)
+
+    read_prompt()
+    return step
+
+
+def _units(settings: TextSettings) -> tuple[str, int]:
+    return "token", min(DECODE_TOKENS, settings.context_length - 1)
+
+
+def _generate_once(pipeline: TextPipeline) -> object:
+    return pipeline.generate("a", max_new_tokens=_units(pipeline.settings)[1])
+
+
+def _verb() -> Verb:
+    from aigc_runtime.pipelines.text_verb import TEXT_VERB
+
+    return TEXT_VERB
+
+
+TEXT = PipelineKind(
+    name="text",
+    settings=TextSettings,
+    open=lambda program, roles, settings: TextPipeline(program, settings, roles),
+    check=_check,
+    check_request=_check_request,
+    replay=_replay,
+    metric=Metric(name="token_agreement", measure=_agreement, limit="min_token_agreement"),
+    step=_step,
+    units=_units,
+    generate_once=_generate_once,
+    verb=_verb,
+)
+"""Continues prompts with a language model."""
