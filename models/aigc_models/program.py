@@ -101,6 +101,7 @@ class Program:
         engines: role in the pipeline -> name of the part.
         model_config: the PyTorch model's configuration, as JSON.
         checkpoint: where the weights came from; None for a module that was handed in.
+        source: what the user named to load it, where that is no shipped name: a folder or a function.
         notes: for the user: what was converted, what lies beside the weights and was not read.
     """
 
@@ -111,6 +112,7 @@ class Program:
     engines: Mapping[str, str] = field(default_factory=lambda: {MAIN_ENGINE: MAIN_ENGINE})
     model_config: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None
+    source: str = ""
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

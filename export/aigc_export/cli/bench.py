@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import click
 
+from aigc_export.cli.model_options import original_option
 from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console, threads_option
 from aigc_export.cli.paths import TEXT_PATH
 from aigc_export.tools.timing import MAX_ROUNDS
@@ -14,6 +15,7 @@ from aigc_runtime.proof.bench import MAX_RUNS
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export bench out/lm --threads 2")
 @bundle_argument
+@original_option
 @click.option("--checkpoint", type=TEXT_PATH, help="The weights PyTorch runs. Default: where the manifest says.")
 @click.option(
     "--rounds", type=click.IntRange(1, MAX_ROUNDS), default=5, show_default=True, help="Alternations A B A B."
@@ -23,7 +25,15 @@ from aigc_runtime.proof.bench import MAX_RUNS
 )
 @threads_option
 @json_option
-def bench(bundle_path: str, checkpoint: str | None, rounds: int, runs: int, threads: int | None, as_json: bool) -> None:
+def bench(
+    bundle_path: str,
+    model: str | None,
+    checkpoint: str | None,
+    rounds: int,
+    runs: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
     """Time BUNDLE against PyTorch eager on the same weights: one step at batch 1, equal threads, alternating."""
     from aigc_export.line.origin import load_original
     from aigc_export.tools.timing import time_side_by_side, torch_threads
@@ -37,7 +47,7 @@ def bench(bundle_path: str, checkpoint: str | None, rounds: int, runs: int, thre
     settings, count = bundle.manifest.pipeline.settings, threads or available_threads()
     with open_session(bundle, threads=count) as candidate:
         with torch_threads(count):
-            reference = TorchSession(load_original(bundle, checkpoint).part)
+            reference = TorchSession(load_original(bundle, checkpoint, model=model).part)
             found = time_side_by_side(reference, candidate, settings, rounds=rounds, runs=runs)
         whole = bench_generation(candidate, settings)
     if as_json:

@@ -11,6 +11,7 @@ import click
 from aigc_export.cli.engine_options import engine_options
 from aigc_export.cli.model_options import (
     calibration_option,
+    chosen_model,
     model_options,
     seed_option,
     target_option,
@@ -92,6 +93,7 @@ def export(
     from aigc_export.parity.report import parity_table
     from aigc_export.recipes.recipe import export_recipe
     from aigc_export.recipes.tolerances import parse_limits
+    from aigc_models.sources import kind_of
     from aigc_runtime.bundle.bundle import check_destination
     from aigc_runtime.io.jsonable import to_json
 
@@ -105,15 +107,16 @@ def export(
         "--dask": dask,
         "--search-dir": search_dir,
     }
+    chosen = chosen_model(model, requested)
     search = search_options(
-        model,
+        kind_of(chosen),
         precision,
         {k: v for k, v in searched.items() if v},
         folder=search_dir or _beside(output, ".search"),
         samples=quality_samples,
     )
     recipe = export_recipe(
-        model,
+        chosen,
         target=target,
         precision=precision,
         quality_samples=quality_samples,

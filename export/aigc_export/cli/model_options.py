@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aigc_export.cli.paths import TEXT_PATH
 
-__all__ = ["calibration_option", "model_options", "seed_option", "target_option", "tolerance_option"]
+if TYPE_CHECKING:
+    from aigc_models.program import Program
+
+__all__ = [
+    "calibration_option",
+    "chosen_model",
+    "model_options",
+    "original_option",
+    "seed_option",
+    "target_option",
+    "tolerance_option",
+]
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -66,6 +77,31 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def chosen_model(model: str, requested: dict[str, Any]) -> str | Program:
+    """What MODEL on a command line stands for: a shipped name, or the program that another name loads.
+
+    Args:
+        model: as typed.
+        requested: keyword arguments of `export_recipe`, of which those that say how to load it are taken out.
+
+    Raises:
+        AigcError: see `sources.resolve`.
+    """
+    from aigc_models.sources import resolve
+    from aigc_models.sources.shipped import MODELS
+
+    if model in MODELS:
+        return model
+    return resolve(model, options={"checkpoint": requested.pop("checkpoint"), **requested.pop("spec_options")})
+
+
+def original_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--model`: what a bundle was made from, where only the user may say so."""
+    return click.option("--model", metavar="FILE.py:FUNCTION", help="Your own code that made the model of the bundle.")(
+        function
+    )
 
 
 def target_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,12 +20,12 @@ KEPT_SHOWN = 12
 
 
 def search_options(
-    model: str, precision: str, requested: Mapping[str, Any], *, folder: Path | None, samples: int
+    kind: str, precision: str, requested: Mapping[str, Any], *, folder: Path | None, samples: int
 ) -> dict[str, Any]:
     """Make the recipe's field `search` from the options.
 
     Args:
-        model: name of a shipped model.
+        kind: of the model's pipeline.
         precision: as asked for.
         requested: option -> value, of those that were given.
         folder: for the journal and the report; None keeps them in memory.
@@ -38,23 +38,20 @@ def search_options(
     from aigc_calibration.search.workers import check_dask_address
     from aigc_export.recipes.budget import DEFAULT_BUDGETS, check_family, parse_budget
     from aigc_export.recipes.search import OBJECTIVES, SearchConfig
-    from aigc_models.sources.shipped import MODELS
     from aigc_runtime.io.publish_checks import check_file
 
     if precision != "auto":
         if requested:
             raise ConfigError(f"{', '.join(requested)} without a search", hint="add --precision auto, or leave it out")
         return {}
-    if model not in MODELS:
-        raise UnknownNameError("model", model, MODELS)
-    budgets = requested.get("--budget") or (DEFAULT_BUDGETS[MODELS[model].kind],)
+    budgets = requested.get("--budget") or (DEFAULT_BUDGETS[kind],)
     objective = requested.get("--objective", "latency")
     if objective not in OBJECTIVES:
         raise UnknownNameError("objective", objective, OBJECTIVES)
     if "--jobs" in requested and "--dask" in requested:
         raise ConfigError("both --jobs and --dask were given", hint="the cluster has its own workers: give one")
     parsed = tuple(parse_budget(text) for text in budgets)
-    check_family(parsed, MODELS[model].kind)
+    check_family(parsed, kind)
     if folder is not None:
         check_file(folder / JOURNAL_FILE)
     if "--dask" in requested:

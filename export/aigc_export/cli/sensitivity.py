@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aigc_export.cli.model_options import calibration_option, model_options, seed_option, target_option
+from aigc_export.cli.model_options import calibration_option, chosen_model, model_options, seed_option, target_option
 from aigc_export.cli.options import CONTEXT, emit_json, err_console, json_option, out_console, threads_option
 from aigc_export.cli.paths import WRITTEN_PATH
 from aigc_export.cli.search_options import search_options
@@ -54,21 +54,23 @@ def sensitivity(
     from aigc_export.recipes.recipe import export_recipe
     from aigc_export.search.plots import plot_format, sensitivity_plot
     from aigc_export.search.sensitivity import measure_sensitivity
+    from aigc_models.sources import kind_of
     from aigc_runtime.io.publish import atomic_write_bytes
     from aigc_runtime.io.report import check_outputs
 
     check_outputs(plot)
     kind = None if plot is None else plot_format(plot.suffix)
     workers = {k: v for k, v in {"--jobs": jobs, "--dask": dask}.items() if v}
+    chosen = chosen_model(model, requested)
     recipe = export_recipe(
-        model,
+        chosen,
         target=target,
         precision="auto",
         seed=seed,
         threads=threads,
         calibration=calibration,
         **requested,
-        **search_options(model, "auto", workers, folder=search_dir, samples=0),
+        **search_options(kind_of(chosen), "auto", workers, folder=search_dir, samples=0),
     )
     console = err_console() if as_json else out_console()
     with StageDisplay(console, f"sensitivity {model}", bar=not as_json) as shown:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from aigc_export.cli.model_options import tolerance_option
+from aigc_export.cli.model_options import original_option, tolerance_option
 from aigc_export.cli.options import (
     CONTEXT,
     bundle_argument,
@@ -21,6 +21,7 @@ from aigc_runtime.io.printable import printable
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export verify out/lm --junit parity.xml")
 @bundle_argument
+@original_option
 @click.option("--checkpoint", type=TEXT_PATH, help="The weights it was made from. Default: where the manifest says.")
 @click.option("--quality-samples", type=click.IntRange(min=0), default=200, show_default=True, help="0: none.")
 @tolerance_option("in place of the manifest's")
@@ -32,6 +33,7 @@ from aigc_runtime.io.printable import printable
 @report_options("verify", "bundle_path")
 def verify(
     bundle_path: str,
+    model: str | None,
     checkpoint: str | None,
     quality_samples: int,
     tolerance: tuple[str, ...],
@@ -56,6 +58,7 @@ def verify(
         found = verify_against_torch(
             Bundle.open(bundle_path),
             checkpoint=checkpoint,
+            model=model,
             bisect=bisect,
             quality_samples=quality_samples,
             quality_data=quality_data,

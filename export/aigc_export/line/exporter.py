@@ -171,7 +171,7 @@ def export_model(
         report = check_parity(
             candidate,
             program,
-            name=recipe.model,
+            name=recipe.name,
             target=recipe.target,
             precision=recipe.precision,
             cases=cases,
@@ -220,7 +220,11 @@ def export_model(
 
 
 def _weights_bytes(recipe: ExportRecipe) -> int:
-    """Size of the weights file in bytes; 0 where it is not found, which loading reports."""
+    """Size of the weights in bytes; 0 where it is not found, which loading reports."""
+    if not isinstance(recipe.model, str):
+        return sum(
+            tensor.nbytes for part in recipe.model.parts.values() for tensor in part.module.state_dict().values()
+        )
     try:
         folder = shipped_checkpoint(recipe.model) if recipe.checkpoint is None else recipe.checkpoint
         return find_weights(folder).weights.stat().st_size

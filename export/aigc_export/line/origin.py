@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from aigc_export.targets.settings import BuildSettings
 from aigc_models.data.kept_data import KeptData, read_kept
 from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.program import Program
+from aigc_models.sources import resolve
 from aigc_models.sources.shipped import MODELS, load_shipped
 from aigc_models.weights.weights_file import find_weights
 from aigc_runtime.bundle.bundle import Bundle
@@ -28,16 +30,19 @@ __all__ = ["find_evaluation", "kept_text", "load_original", "make_origin"]
 
 def make_origin(program: Program, recipe: ExportRecipe, evaluation: Evaluation) -> Origin:
     """Describe what a bundle is exported from; paths stay as the user wrote them."""
+    own = recipe.checkpoint or (program.source if program.checkpoint is not None else "") or None
+    code = program.source if program.checkpoint is None else ""
     return Origin(
-        shipped=recipe.checkpoint is None,
-        checkpoint=_path(recipe.checkpoint),
+        shipped=own is None and program.checkpoint is not None,
+        checkpoint=_path(own),
+        source=_path(code or None),
         model_sha256=program.module_sha256,
         config_sha256=program.config_sha256,
         calibration_data=_path(recipe.calibration_data),
         calibration=_path(recipe.calibration),
         quality_data=_path(recipe.quality_data),
         quality_sha256=evaluation.sha256 if recipe.quality_samples else "",
-        options=tuple(_options(recipe)),
+        options=tuple(_options(recipe, program.kind)),
     )
 
 
@@ -45,7 +50,7 @@ def _path(given: str | None) -> str | None:
     return given if given is not None and can_be_recorded(given) else None
 
 
-def _options(recipe: ExportRecipe) -> list[str]:
+def _options(recipe: ExportRecipe, kind: str) -> list[str]:
     """List the options of `aigc-export export` that give the recipe, beside its paths, target and precision."""
     words: list[str] = []
     if cache := recipe.spec_options.get("cache"):
@@ -59,7 +64,7 @@ def _options(recipe: ExportRecipe) -> list[str]:
     for name, value in recipe.tolerance.items():
         words += ["--tolerance", f"{name}={value!r}"]
     if recipe.quantization is not None:
-        words += _quantization_options(recipe.quantization, default_config(MODELS[recipe.model].kind, recipe.precision))
+        words += _quantization_options(recipe.quantization, default_config(kind, recipe.precision))
     return words + _build_options(recipe.build)
 
 
@@ -111,20 +116,35 @@ def _default(cls: type, name: str) -> Any:
     return next(f.default for f in dataclasses.fields(cls) if f.name == name)
 
 
-def load_original(bundle: Bundle, checkpoint: Path | str | None) -> Program:
+def load_original(
+    bundle: Bundle, checkpoint: Path | str | None = None, *, model: Program | str | None = None
+) -> Program:
     """Load the PyTorch model that a bundle was exported from, and no other.
 
     Args:
         bundle: opened.
         checkpoint: its weights; None takes those that the manifest names.
+        model: the program itself, or what makes it: for a bundle of the user's own code, which is run where the user
+            names it and never because a bundle does.
 
     Raises:
         BundleError: a model that is unknown here, or with other inputs than the bundle's.
         CheckpointError: the weights are not there, damaged, foreign, or others than the bundle's.
     """
     manifest = bundle.manifest
+    if model is not None:
+        program = resolve(model, options={"checkpoint": checkpoint}) if isinstance(model, str) else model
+        return _checked(program, manifest, f"the program {program.name!r}")
+    if manifest.origin is not None and manifest.origin.source is not None:
+        raise BundleError(
+            f"the bundle was made by {manifest.origin.source!r}, which is code of its maker's own",
+            hint=f"read it, and name it with --model: --model {shlex.quote(manifest.origin.source)}",
+        )
     if manifest.name not in MODELS:
-        raise BundleError(f"the bundle's model {manifest.name!r} is unknown here", hint=f"known: {', '.join(MODELS)}")
+        raise BundleError(
+            f"the bundle's model {manifest.name!r} is unknown here",
+            hint=f"name what it was made from with --model; known without it: {', '.join(MODELS)}",
+        )
     path = _recorded(manifest) if checkpoint is None else checkpoint
     options: dict[str, object] = {}
     if manifest.interface.state and "cache" in MODELS[manifest.name].options:
@@ -139,13 +159,22 @@ def load_original(bundle: Bundle, checkpoint: Path | str | None) -> Program:
         raise CheckpointError(
             f"the bundle was made from {_named(path)}, which cannot be loaded: {err.message}", hint=_remedy(manifest)
         ) from err
-    interface = program.part.interface
-    if interface.with_dims(manifest.interface.dims) != manifest.interface:
+    return _checked(program, manifest, _named(path))
+
+
+def _checked(program: Program, manifest: Manifest, named: str) -> Program:
+    """Check that a program is the one that a bundle was made from."""
+    interfaces = {name: part.interface for name, part in program.parts.items()}
+    if interfaces.keys() != manifest.interfaces.keys() or any(
+        interfaces[name].with_dims(found.dims) != found for name, found in manifest.interfaces.items()
+    ):
         raise BundleError(
-            "the bundle's inputs and outputs are not those of this checkpoint",
-            hint="name the checkpoint that the bundle was exported from with --checkpoint",
+            f"the bundle's inputs and outputs are not those of {named}",
+            hint="name the checkpoint that the bundle was exported from with --checkpoint"
+            if program.checkpoint is not None
+            else "name the program that the bundle was exported from",
         )
-    _require_same(program, manifest, path)
+    _require_same(program, manifest, named)
     return program
 
 
@@ -182,7 +211,7 @@ def _remedy(manifest: Manifest) -> str:
     return f"name it with --checkpoint{which}"
 
 
-def _require_same(program: Program, manifest: Manifest, path: Path | str | None) -> None:
+def _require_same(program: Program, manifest: Manifest, named: str) -> None:
     """Check that weights and settings are those of the export: comparing others says nothing of it."""
     origin, recorded = manifest.origin, manifest.provenance.get("checkpoint_sha256")
     if origin is None:
@@ -197,7 +226,7 @@ def _require_same(program: Program, manifest: Manifest, path: Path | str | None)
     else:
         what = f"its weights have SHA-256 {program.weights_sha256}"
     raise CheckpointError(
-        f"{_named(path)} is not the one that the bundle was made from: {what}",
+        f"{named} is not the one that the bundle was made from: {what}",
         hint=f"{_remedy(manifest)}; to see what another checkpoint changes, export it and use `aigc-export compare`",
     )
 

@@ -109,7 +109,7 @@ def make_bundle(
     manifest = Manifest(
         format="aigc-bundle",
         format_version=FORMAT_VERSION,
-        name=recipe.model,
+        name=program.name,
         target=recipe.target,
         precision=recipe.precision,
         engines={MAIN_ENGINE: info},

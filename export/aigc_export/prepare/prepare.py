@@ -21,7 +21,7 @@ from aigc_export.targets.table import get_target
 from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.evaluation.of_program import is_evaluated_elsewhere, program_evaluation
 from aigc_models.program import Part, Program, example_feeds
-from aigc_models.sources.shipped import load_shipped
+from aigc_models.sources import resolve
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.system.interrupts import check_interrupted
 
@@ -77,11 +77,15 @@ def prepare_graph(
             starts), or a stage failed.
     """
     target = get_target(recipe.target)
-    program = load_shipped(recipe.model, checkpoint=recipe.checkpoint, options=recipe.spec_options)
+    program = (
+        resolve(recipe.model, options={**recipe.spec_options, "checkpoint": recipe.checkpoint})
+        if isinstance(recipe.model, str)
+        else recipe.model
+    )
     part = program.part
     parameters = sum(p.numel() for p in part.module.parameters())
-    reporter.report("load", f"{recipe.model}: {parameters:,} parameters, {program.weights_sha256[:12]}")
-    for note in program.notes:
+    reporter.report("load", f"{program.name}: {parameters:,} parameters, {program.weights_sha256[:12]}")
+    for note in (*program.notes, *part.notes):
         reporter.warn(note)
     # What is bad is refused before the work starts.
     calibration = _calibration(recipe)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aigc_calibration.calibrate import CALIBRATED
 from aigc_calibration.config import QuantConfig, WeightMethod, default_config
@@ -23,6 +23,9 @@ from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.generation.rng import check_seed
 from aigc_runtime.io.printable import shown
 
+if TYPE_CHECKING:
+    from aigc_models.program import Program
+
 __all__ = ["ExportRecipe", "check_quality_samples", "export_recipe"]
 
 MAX_SAMPLES = 100_000
@@ -34,7 +37,7 @@ class ExportRecipe:
     """The full configuration of an export.
 
     Attributes:
-        model: name of a shipped model.
+        model: a program, or what `sources.resolve` makes one of when the work starts.
         target: name in `targets.TARGETS`.
         precision: one that the target can run.
         tolerances: limits; a bundle that misses one is not published.
@@ -53,7 +56,7 @@ class ExportRecipe:
         tolerance: limits that the user chose in place of the family's, by name; `tolerances` has them already.
     """
 
-    model: str
+    model: str | Program
     target: str
     precision: str
     tolerances: Tolerances
@@ -70,6 +73,11 @@ class ExportRecipe:
     calibration: str | None = None
     build: BuildSettings = field(default_factory=BuildSettings)
     tolerance: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name of the model, as tables and the bundle have it."""
+        return self.model if isinstance(self.model, str) else self.model.name
 
     def __post_init__(self) -> None:
         check_quality_samples(self.quality_samples)
@@ -133,7 +141,7 @@ def _check_requested(requested: Mapping[str, Any], precision: str, *, calibratio
 
 
 def export_recipe(
-    model: str,
+    model: str | Program,
     *,
     target: str = "ort-cpu",
     precision: str = "fp32",
@@ -150,7 +158,7 @@ def export_recipe(
     """Make the recipe of a model, target and precision, with a few fields overridden.
 
     Args:
-        model: name of a shipped model.
+        model: a program, or the name of one: see `sources.resolve`. A shipped model is loaded when the work starts.
         target: name of the target.
         precision: one that it can run.
         calibration_samples: in place of the family's default.
@@ -168,15 +176,18 @@ def export_recipe(
         ConfigError: a precision that the target cannot run, a limit that can never fail, or an override outside what
             is allowed.
     """
+    from aigc_models.sources import kind_of, resolve
     from aigc_models.sources.shipped import MODELS
 
-    if model not in MODELS:
-        raise UnknownNameError("model", model, MODELS)
     for name in overrides:
         if name not in _OVERRIDES:
             raise UnknownNameError("argument of export_recipe", name, _ARGUMENTS)
     check_precision(get_target(target), precision)
-    quantization = None if precision == "fp32" else default_config(MODELS[model].kind, precision)
+    if isinstance(model, str) and model not in MODELS:
+        given = {**overrides.pop("spec_options", {}), "checkpoint": overrides.pop("checkpoint", None)}
+        model = resolve(model, options=given)
+    kind = kind_of(model)
+    quantization = None if precision == "fp32" else default_config(kind, precision)
     own_samples = calibration_samples is not None or overrides.get("calibration_data") is not None
     _check_calibration(precision, calibration=overrides.get("calibration"), own_samples=own_samples)
     requested: dict[str, Any] = {
@@ -192,7 +203,7 @@ def export_recipe(
     _check_requested(requested, precision, calibration=overrides.get("calibration"))
     if quantization is not None:
         quantization = replace(quantization, **requested)
-    family = MODELS[model].kind
+    family = kind
     recipe = ExportRecipe(
         model=model,
         target=target,

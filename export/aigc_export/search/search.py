@@ -149,7 +149,7 @@ def search(
     stage("search", verdict)
     built = tried[chosen][0]
     report = SearchReport(
-        model=recipe.model,
+        model=recipe.name,
         target=recipe.target,
         objective=config.objective,
         budgets=config.budgets,

@@ -94,7 +94,7 @@ def measure_sensitivity(
     sites = measure_pair(pair, prepared, workers, evaluator, journal, progress=progress)
     reporter.report("sensitivity", f"{pair.name}: {len(sites)} sites")
     return SensitivityReport(
-        model=recipe.model,
+        model=recipe.name,
         target=recipe.target,
         pair=pair.name,
         sites=sites,

@@ -18,7 +18,7 @@ from aigc_export.recipes.tolerances import with_user_limits
 from aigc_models.caller_state import callers_state
 from aigc_models.evaluation.of_program import program_evaluation
 from aigc_models.evaluation.paired import make_evaluator
-from aigc_models.program import Part, example_feeds
+from aigc_models.program import Part, Program, example_feeds
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.backends import open_session
 from aigc_runtime.bundle.bundle import Bundle
@@ -54,6 +54,7 @@ def verify_against_torch(
     bundle: Bundle,
     *,
     checkpoint: Path | str | None = None,
+    model: Program | str | None = None,
     bisect: bool = False,
     quality_samples: int = 200,
     quality_data: Path | str | None = None,
@@ -65,7 +66,8 @@ def verify_against_torch(
 
     Args:
         bundle: opened.
-        checkpoint: see `load_original`.
+        checkpoint: see `load_original`, as for the next one.
+        model: the program itself, or what makes it.
         bisect: bisect the graph if parity is missed.
         quality_samples: see `ExportRecipe`.
         quality_data: the user's own text to evaluate on; None takes what the export used, where it is found.
@@ -82,7 +84,7 @@ def verify_against_torch(
     check_quality_samples(quality_samples)
     manifest = bundle.manifest
     tolerances = with_user_limits(manifest.tolerances, tolerance or {}, family=manifest.pipeline.kind)
-    program = load_original(bundle, checkpoint)
+    program = load_original(bundle, checkpoint, model=model)
     evaluation, notes = find_evaluation(manifest, partial(program_evaluation, program), quality_data)
     reference = TorchSession(program.part)
     with open_session(bundle, threads=threads) as candidate:

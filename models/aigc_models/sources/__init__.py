@@ -1,1 +1,179 @@
-"""Bring models in: a shipped name, a folder, or the user's own code, each to a `Program`."""
+"""Bring models in: a shipped name, a folder, or the user's own code, each to a `Program`.
+
+A source of another package registers itself by an entry point `aigc_export.sources`, whose object is a `Source`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from aigc_models.program import Program
+from aigc_models.sources.function import call_function, names_function
+from aigc_models.sources.shipped import MODELS, load_shipped
+from aigc_models.weights.checkpoint import CONFIG_FILE
+from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
+from aigc_runtime.io.strict_json import loads_strict
+from aigc_runtime.io.user_file import path_exists, read_file
+
+__all__ = ["SOURCES", "Found", "Source", "kind_of", "resolve"]
+
+ENTRY_POINTS = "aigc_export.sources"
+MAX_CONFIG_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a user named, and what is known of it before any weights are read.
+
+    Attributes:
+        model: as it was named.
+        path: of the folder or file; None where there is none of that name.
+        config: the content of its config.json; None where it has none.
+    """
+
+    model: str
+    path: Path | None
+    config: Mapping[str, Any] | None
+
+
+class Source(Protocol):
+    """Brings one kind of model in."""
+
+    def matches(self, found: Found) -> bool:
+        """Whether it can load what was found."""
+        ...
+
+    def load(self, found: Found, options: Mapping[str, Any]) -> Program:
+        """Load it.
+
+        Args:
+            found: what `matches` said yes to.
+            options: of the export: `checkpoint`, and those of the model such as `cache`; those not given are missing.
+
+        Raises:
+            AigcError: it cannot be used; says why.
+        """
+        ...
+
+
+class _Shipped:
+    """A model by its name."""
+
+    def matches(self, found: Found) -> bool:
+        return found.model in MODELS
+
+    def load(self, found: Found, options: Mapping[str, Any]) -> Program:
+        given = dict(options)
+        return load_shipped(found.model, checkpoint=given.pop("checkpoint", None), options=given)
+
+
+class _Folder:
+    """A checkpoint of one of the shipped models, as training writes it."""
+
+    def matches(self, found: Found) -> bool:
+        return found.config is not None and found.config.get("family") in MODELS
+
+    def load(self, found: Found, options: Mapping[str, Any]) -> Program:
+        assert found.config is not None
+        given = dict(options)
+        if given.pop("checkpoint", None) is not None:
+            raise ConfigError(f"{found.model!r} is a checkpoint already", hint="leave --checkpoint out")
+        program = load_shipped(str(found.config["family"]), checkpoint=found.path, options=given)
+        return replace(program, source=found.model)
+
+
+class _Function:
+    """A function of the user's own."""
+
+    def matches(self, found: Found) -> bool:
+        return names_function(found.model)
+
+    def load(self, found: Found, options: Mapping[str, Any]) -> Program:
+        if options:
+            name = next(iter(options))
+            raise ConfigError(
+                f"{name} means nothing to a function of your own", hint=f"let {found.model} itself decide about it"
+            )
+        return call_function(found.model)
+
+
+SOURCES: dict[str, Source] = {"shipped": _Shipped(), "folder": _Folder(), "function": _Function()}
+"""Name -> source, in the order in which they are asked."""
+
+
+def kind_of(model: str | Program) -> str:
+    """The kind of a program, or of a shipped model before it is loaded.
+
+    Raises:
+        UnknownNameError: no shipped model of that name.
+    """
+    if isinstance(model, Program):
+        return model.kind
+    if model not in MODELS:
+        raise UnknownNameError("model", model, MODELS)
+    return MODELS[model].kind
+
+
+def resolve(model: str, *, options: Mapping[str, Any] | None = None) -> Program:
+    """Find out what a name stands for, and load it.
+
+    Args:
+        model: a shipped name, a folder with config.json and weights, `file.py:function` or `module:function`.
+        options: of the export, such as `{"checkpoint": ..., "cache": "buffer"}`; None values are left out.
+
+    Raises:
+        UnknownNameError: nothing of that name; lists the shipped models and the nearest.
+        CheckpointError: a folder that no source can load.
+        AigcError: what was found cannot be used.
+    """
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    found = _look(model)
+    for source in (*SOURCES.values(), *_third_parties()):
+        if source.matches(found):
+            return source.load(found, given)
+    if model.endswith(".py") and path_exists(model):
+        raise ConfigError(f"{model!r} is a Python file", hint=f"name a function in it: {model}:make_program")
+    if found.path is not None:
+        kind = None if found.config is None else next((found.config[k] for k in _KINDS if k in found.config), None)
+        says = f"has no {CONFIG_FILE}" if found.config is None else f"is of kind {kind!r}" if kind else "names no model"
+        raise CheckpointError(
+            f"{model!r} {says}, which no source can load",
+            hint=f"known: checkpoints of {', '.join(MODELS)}; any module of yours by file.py:function",
+        )
+    raise UnknownNameError("model", model, MODELS)
+
+
+_KINDS = ("family", "model_type", "_class_name", "architectures")
+"""Fields of config.json that say what a model is, ours and others'."""
+
+
+def _look(model: str) -> Found:
+    if model in MODELS or names_function(model) or not path_exists(model):
+        return Found(model=model, path=None, config=None)
+    path = Path(model)
+    folder = path if path.is_dir() else path.parent
+    config: Any = None
+    if path_exists(folder / CONFIG_FILE):
+        raw = read_file(folder / CONFIG_FILE, limit=MAX_CONFIG_BYTES, error=CheckpointError)
+        config = loads_strict(raw, what=str(folder / CONFIG_FILE), error=CheckpointError, written_by_hand=True)
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{str(folder / CONFIG_FILE)!r} is not a JSON object")
+    return Found(model=model, path=path, config=config)
+
+
+def _third_parties() -> list[Source]:
+    from importlib.metadata import entry_points
+
+    sources: list[Source] = []
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            sources.append(point.load())
+        except Exception as err:
+            raise ConfigError(
+                f"the source {point.name!r} of {point.value!r} cannot be loaded: {type(err).__name__}: {err}",
+                hint="mend or uninstall the package that registers it",
+            ) from err
+    return sources

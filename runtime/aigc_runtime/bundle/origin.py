@@ -61,6 +61,8 @@ class Origin:
         quality_data: path of the text that the user named to judge on, or null.
         quality_sha256: of the text that it was judged on; empty for images.
         options: further options of the export, as they are typed.
+        source: the maker's own code that made the program, such as `mine.py:make_program`; null for other models. It
+            is never run because a bundle names it: its user names it.
     """
 
     shipped: bool
@@ -72,6 +74,7 @@ class Origin:
     quality_data: str | None
     quality_sha256: str
     options: tuple[str, ...]
+    source: str | None = None
 
     def __post_init__(self) -> None:
         digests = {"model_sha256": self.model_sha256, "config_sha256": self.config_sha256}
@@ -82,7 +85,8 @@ class Origin:
                 raise ConfigError(f"{name} is {digest!r}", hint="64 lower-case hexadecimal digits")
         if self.shipped and self.checkpoint is not None:
             raise ConfigError(f"checkpoint is {self.checkpoint!r} of a model that was shipped", hint="must be null")
-        for text in (self.checkpoint, self.calibration_data, self.calibration, self.quality_data, *self.options):
+        paths = (self.checkpoint, self.calibration_data, self.calibration, self.quality_data, self.source)
+        for text in (*paths, *self.options):
             if text is not None and not can_be_recorded(text):
                 raise ConfigError(f"a path or option is {text!r}", hint="printable characters, at least one")
         self._pairs()

@@ -27,9 +27,9 @@ def rebuild_line(manifest: Manifest, capability: str) -> str:
     why = "" if same else f", in {precision} because {capability} is not built in {manifest.precision}"
     target = "tensorrt-rtx" if capability in RTX_CAPABILITIES else "tensorrt"
     origin = manifest.origin
-    if origin is None or not (origin.shipped or origin.checkpoint):
+    if origin is None or not (origin.shipped or origin.checkpoint or origin.source):
         return f"export {manifest.name!r} again{why} as it was exported, with --target {target} for {capability}"
-    name, arguments = shlex.quote(manifest.name), origin.arguments(same_precision=same, target=target)
+    name, arguments = shlex.quote(origin.source or manifest.name), origin.arguments(same_precision=same, target=target)
     rest = " ".join(part for part in (f"--precision {shlex.quote(precision)}", arguments, "-o DIR") if part)
     if target == "tensorrt-rtx":
         build = manifest.engine.build
