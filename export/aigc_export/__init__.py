@@ -1,1 +1,69 @@
-"""From a PyTorch module to a verified bundle."""
+"""From a PyTorch module to a verified bundle.
+
+Names are loaded when first used, so that importing this package costs next to nothing.
+
+    import aigc_export
+
+    program = aigc_export.program(module, {"image": image}, dims={"image": {2: "height", 3: "width"}})
+    aigc_export.export(program, precision="int8", output="out/mine")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aigc_export.api import calibrate, compare, export, load, part, program, sensitivity, verify
+    from aigc_models.program import Part, Program, QuantHints
+    from aigc_runtime.core.tensors import DimSpec, StateSpec
+    from aigc_runtime.errors import AigcError
+
+__all__ = [
+    "AigcError",
+    "DimSpec",
+    "Part",
+    "Program",
+    "QuantHints",
+    "StateSpec",
+    "calibrate",
+    "compare",
+    "export",
+    "load",
+    "part",
+    "program",
+    "sensitivity",
+    "verify",
+]
+
+_API = "aigc_export.api"
+_HOMES = {
+    "AigcError": "aigc_runtime.errors",
+    "DimSpec": "aigc_runtime.core.tensors",
+    "Part": "aigc_models.program",
+    "Program": "aigc_models.program",
+    "QuantHints": "aigc_models.program",
+    "StateSpec": "aigc_runtime.core.tensors",
+    "calibrate": _API,
+    "compare": _API,
+    "export": _API,
+    "load": _API,
+    "part": _API,
+    "program": _API,
+    "sensitivity": _API,
+    "verify": _API,
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'aigc_export' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not."""
+    return sorted(__all__)

@@ -75,6 +75,8 @@ COVERED_ELSEWHERE = {
     "models/aigc_models/training/tasks.py": "tests/models/training/test_loop.py",
     "models/aigc_models/training/text_family.py": "tests/models/training/test_families.py",
     "models/aigc_models/evaluation/of_program.py": "tests/models/data/test_kept_data.py",
+    "models/aigc_models/sources/arguments.py": "tests/models/sources/test_module.py",
+    "models/aigc_models/sources/declared.py": "tests/models/sources/test_module.py",
     "models/aigc_models/sources/function.py": "tests/models/sources/test_sources.py",
     "models/aigc_models/sources/nested.py": "tests/models/sources/test_module.py",
     "models/aigc_models/sources/sizes.py": "tests/models/sources/test_module.py",

@@ -10,7 +10,10 @@ from pathlib import Path
 from .tracked import ROOT, tracked_files
 
 TEXT = {".py", ".md", ".toml", ".ini", ".yaml"}
-KEPT = {"aigc_runtime.open_pipelines": "a name that is misspelled on purpose"}
+KEPT = {
+    "aigc_runtime.open_pipelines": "a name that is misspelled on purpose",
+    "aigc_export.sources": "a group of entry points",
+}
 _IMPORT = re.compile(r"\bfrom (aigc_\w+(?:\.\w+)*) import (\w+(?:, \w+)*)")
 _DOTTED = re.compile(r"\baigc_(?:runtime|models|calibration|export)(?:\.[a-z_]\w*)+")
 

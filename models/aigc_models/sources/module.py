@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from aigc_models.caller_state import callers_state
-from aigc_models.program import Part, QuantHints
-from aigc_models.sources.nested import check_names, flatten, named_leaves, rebuild
+from aigc_models.program import Part, Program, QuantHints
+from aigc_models.sources.arguments import ExampleInputs, read_inputs
+from aigc_models.sources.declared import DeclaredSizes, Dims
+from aigc_models.sources.nested import Slot, check_names, flatten, named_leaves, rebuild
 from aigc_models.sources.sizes import check_other_sizes, trace
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.core.interface import Interface
-from aigc_runtime.core.tensors import DTYPES, Array, DimSpec, StateSpec, TensorSpec
+from aigc_runtime.core.tensors import DTYPES, Array, StateSpec, TensorSpec
 from aigc_runtime.errors import ConfigError, UnknownNameError
+from aigc_runtime.pipelines.tensors import Stage, TensorsSettings
 
-__all__ = ["Dims", "make_part"]
-
-Dims = Mapping[str, Mapping[int, str | DimSpec]]
-"""Input -> axis -> the name of a dimension whose size may vary, or that dimension with its range."""
+__all__ = ["Dims", "make_part", "make_program"]
 
 _REMEDIES = {
     torch.float64: "engines compute in float32: call .float() on it, and on the module",
@@ -53,14 +51,6 @@ def _without_root(leaves: Sequence[tuple[str, Tensor]]) -> list[tuple[str, Tenso
         (name.removeprefix("output_") if not name.removeprefix("output_")[:1].isdigit() else name, tensor)
         for name, tensor in leaves
     ]
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """The example of a module: arguments with slots, and the tensors for them by name."""
-
-    arguments: tuple[tuple[Any, ...], dict[str, Any]]
-    tensors: dict[str, Tensor]
 
 
 @callers_state()
@@ -98,7 +88,7 @@ def make_part(
         CaptureError: a size that was declared to vary and does not.
     """
     _check_module(module)
-    inputs = _read_inputs(module, example_inputs)
+    inputs = read_inputs(module, example_inputs)
     _check_tensors(inputs.tensors)
     outputs = _run(module, inputs)
     names = list(inputs.tensors)
@@ -113,7 +103,7 @@ def make_part(
         raise ConfigError(
             f"an input and an output are both called {same[0]!r}", hint="a graph needs two names: rename one of them"
         )
-    declared = _Declared(inputs.tensors, dims or {}, state)
+    declared = DeclaredSizes(inputs.tensors, dims or {}, state)
     ordered = [*fed, *(s.input for s in state)]
     flat = _Flat(module, _reordered(inputs, ordered), [*given, *(s.output for s in state)]).eval()
     example = {n: inputs.tensors[n] for n in ordered}
@@ -148,7 +138,7 @@ def make_part(
     )
 
 
-def _fixed_notes(inputs: _Inputs) -> list[str]:
+def _fixed_notes(inputs: ExampleInputs) -> list[str]:
     positional, named = inputs.arguments
     return [
         f"input {name!r} is fixed: {value!r:.100}"
@@ -176,75 +166,6 @@ def _check_module(module: nn.Module) -> None:
             )
 
 
-def _read_inputs(module: nn.Module, given: Any) -> _Inputs:
-    """Bind the example to the parameters of `forward`, and name its tensors after them."""
-    signature = inspect.signature(module.forward)
-    if isinstance(given, (Tensor, *_array_types())):
-        given = (given,)
-    if isinstance(given, Mapping):
-        positional, named = (), dict(given)
-    elif isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
-        positional, named = tuple(given), {}
-    else:
-        raise ConfigError(
-            f"example_inputs is a {type(given).__name__}", hint="give a mapping by name, a tuple, or one tensor"
-        )
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    for name in named:
-        if not isinstance(name, str) or (name not in signature.parameters and not takes_any):
-            raise UnknownNameError(f"parameter of {type(module).__name__}.forward", str(name), signature.parameters)
-    try:
-        bound = signature.bind(*positional, **named)
-    except TypeError as err:
-        raise ConfigError(
-            f"example_inputs do not fit {type(module).__name__}.forward{signature}: {err}",
-            hint="give one value for each parameter without a default",
-        ) from err
-    places = _places(signature, bound)
-    leaves, tree = flatten(places, name="", what="input")
-    if not leaves:
-        raise ConfigError("example_inputs has no tensor", hint="give at least one")
-    check_names([name for name, _ in leaves], what="input")
-    tensors = {name: tensor.detach() for name, tensor in leaves}
-    return _Inputs(arguments=_call(signature, bound, tree), tensors=tensors)
-
-
-def _array_types() -> tuple[type, ...]:
-    import numpy as np
-
-    return (np.ndarray,)
-
-
-def _places(signature: inspect.Signature, bound: inspect.BoundArguments) -> dict[str, Any]:
-    """The arguments by name: those of `*args` as a list, those of `**kwargs` each by its own."""
-    places: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
-        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-            places.update(value)
-        else:
-            places[name] = value
-    return places
-
-
-def _call(
-    signature: inspect.Signature, bound: inspect.BoundArguments, tree: Mapping[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The tree as the arguments of a call: positional where `forward` takes them no other way."""
-    positional: list[Any] = []
-    named: dict[str, Any] = {}
-    kinds = {name: parameter.kind for name, parameter in signature.parameters.items()}
-    spread = any(kinds[name] is inspect.Parameter.VAR_POSITIONAL for name in bound.arguments)
-    for name, value in tree.items():
-        kind = kinds.get(name, inspect.Parameter.VAR_KEYWORD)
-        if kind is inspect.Parameter.VAR_POSITIONAL:
-            positional += list(value)
-        elif kind is inspect.Parameter.POSITIONAL_ONLY or (spread and kind is inspect.Parameter.POSITIONAL_OR_KEYWORD):
-            positional.append(value)
-        else:
-            named[name] = value
-    return tuple(positional), named
-
-
 def _check_tensors(tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         kind = str(tensor.dtype)[6:]
@@ -266,7 +187,7 @@ def _check_tensors(tensors: Mapping[str, Tensor]) -> None:
             raise ConfigError(f"example input {name!r} holds NaN or infinity", hint="give finite numbers")
 
 
-def _run(module: nn.Module, inputs: _Inputs) -> dict[str, Tensor]:
+def _run(module: nn.Module, inputs: ExampleInputs) -> dict[str, Tensor]:
     """The module's outputs on the example, by name."""
     positional, named = rebuild(inputs.arguments, [t.clone() for t in inputs.tensors.values()])
     try:
@@ -310,58 +231,8 @@ def _check_state(state: Sequence[StateSpec], tensors: Mapping[str, Tensor], outp
     return {spec.input for spec in state}
 
 
-class _Declared:
-    """The sizes of a part: fixed as in the example, or named and free."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], dims: Dims, state: Sequence[StateSpec]) -> None:
-        self._tensors = tensors
-        self._names: dict[tuple[str, int], str] = {}
-        self.dims: dict[str, DimSpec] = {}
-        self.given = frozenset(d.name for axes in dims.values() for d in axes.values() if isinstance(d, DimSpec))
-        sizes: dict[str, int] = {}
-        for name, axes in dims.items():
-            if name not in tensors:
-                raise UnknownNameError("input in dims", name, tensors)
-            for axis, dim in axes.items():
-                self._add(name, axis, dim, sizes)
-        for spec in state:
-            for axis, size in enumerate(spec.shape):
-                if isinstance(size, str) and size.isidentifier():
-                    self._add(spec.input, axis, size, sizes)
-
-    def _add(self, name: str, axis: int, dim: str | DimSpec, sizes: dict[str, int]) -> None:
-        shape = self._tensors[name].shape
-        if isinstance(axis, bool) or not isinstance(axis, int) or not -len(shape) <= axis < len(shape):
-            raise ConfigError(
-                f"dims names axis {axis!r} of {name!r}, whose example has shape {list(shape)}",
-                hint=f"axes go from 0 to {len(shape) - 1}",
-            )
-        spec = DimSpec(name=dim) if isinstance(dim, str) else dim
-        check_names([spec.name], what="dimension")
-        size = shape[axis]
-        if sizes.setdefault(spec.name, size) != size:
-            raise ConfigError(
-                f"dimension {spec.name!r} is {sizes[spec.name]} and {size} in the example",
-                hint="one name stands for one size: give them two names",
-            )
-        known = self.dims.get(spec.name)
-        if known is None or known == DimSpec(name=spec.name):
-            self.dims[spec.name] = spec
-        elif isinstance(dim, DimSpec) and dim != known:
-            raise ConfigError(f"dimension {spec.name!r} is declared twice: {known} and {dim}")
-        if size % spec.multiple_of or size < spec.min or (spec.max is not None and size > spec.max):
-            raise ConfigError(f"dimension {spec.name!r} is {size} in the example, which {spec} does not allow")
-        self._names[name, axis % len(shape)] = spec.name
-
-    def shape(self, name: str) -> tuple[int | str, ...]:
-        """The shape of an input: numbers, and the names of what varies."""
-        return tuple(self._names.get((name, axis), size) for axis, size in enumerate(self._tensors[name].shape))
-
-
-def _reordered(inputs: _Inputs, order: Sequence[str]) -> Any:
+def _reordered(inputs: ExampleInputs, order: Sequence[str]) -> Any:
     """The arguments with their slots renumbered for tensors in another order."""
-    from aigc_models.sources.nested import Slot
-
     names = list(inputs.tensors)
     return rebuild(inputs.arguments, [Slot(order.index(name)) for name in names])
 
@@ -382,3 +253,64 @@ def _bounds(bounds: Mapping[str, tuple[int, int]], tensors: Mapping[str, Tensor]
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype)[6:]
+
+
+def make_program(
+    module: nn.Module | Sequence[Part],
+    example_inputs: Mapping[str, Any] | Sequence[Any] | Tensor | Array | None = None,
+    *,
+    dims: Dims | None = None,
+    state: Sequence[StateSpec] = (),
+    bounds: Mapping[str, tuple[int, int]] | None = None,
+    hints: QuantHints | None = None,
+    kind: str = "tensors",
+    settings: Any = None,
+    engines: Mapping[str, str] | None = None,
+    name: str | None = None,
+    model_config: Mapping[str, Any] | None = None,
+) -> Program:
+    """Make a program of a module of your own, or of several parts.
+
+    Args:
+        module: see `make_part`, which `example_inputs`, `dims`, `state`, `bounds` and `hints` go to; or parts that are
+            made already.
+        example_inputs: of the module; None with parts.
+        dims: see `make_part`.
+        state: see `make_part`.
+        bounds: see `make_part`.
+        hints: see `make_part`.
+        kind: of the pipeline that drives it.
+        settings: of the pipeline; None: the parts run one after the other, each once, wired by the names of tensors.
+        engines: role in the pipeline -> name of the part; None: each part has the role of its name.
+        name: of the program; None: the class of the module, in lower case.
+        model_config: kept in the bundle.
+
+    Raises:
+        ConfigError: see `make_part`; parts beside example inputs; a kind whose settings are missing.
+    """
+    if isinstance(module, (nn.Module, str)) or not isinstance(module, Sequence):
+        if example_inputs is None:
+            raise ConfigError("a module without example inputs", hint="give example_inputs: one real input of each")
+        parts = [make_part(module, example_inputs, dims=dims, state=state, bounds=bounds, hints=hints)]
+        named = name or type(module).__name__.lower()
+    else:
+        parts = list(module)
+        others = {"example_inputs": example_inputs, "dims": dims, "state": state, "bounds": bounds, "hints": hints}
+        if given := [n for n, value in others.items() if value is not None and value != ()]:
+            raise ConfigError(f"{given[0]} beside parts, which have their own", hint="give it to part(...)")
+        check_names([part.name for part in parts], what="part")
+        named = name or "program"
+    return Program(
+        name=named,
+        kind=kind,
+        parts={part.name: part for part in parts},
+        settings=_in_a_row(kind, parts) if settings is None else settings,
+        engines={part.name: part.name for part in parts} if engines is None else dict(engines),
+        model_config=dict(model_config or {}),
+    )
+
+
+def _in_a_row(kind: str, parts: Sequence[Part]) -> TensorsSettings:
+    if kind != "tensors":
+        raise ConfigError(f"a program of kind {kind!r} without settings", hint="give the settings of its pipeline")
+    return TensorsSettings(stages=tuple(Stage(role=part.name) for part in parts))

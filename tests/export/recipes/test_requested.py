@@ -113,7 +113,7 @@ def test_a_place_that_cannot_be_written_is_refused_first(
     def too_late(*_: object, **__: object) -> None:
         raise AssertionError("the work has started")
 
-    monkeypatch.setattr(front, "load_shipped", too_late)
+    monkeypatch.setattr(front, "resolve", too_late)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     place = {"file": "mine/thesis.txt", "folder of another": "mine", "below a file": "mine/thesis.txt/out"}[what]

@@ -36,6 +36,19 @@ def image(side: int = 12) -> Tensor:
     return torch.rand(1, 3, side, side)
 
 
+def test_names_and_sizes_of_an_upscaler() -> None:
+    model = Upscale().eval()
+    part = make_part(model, {"image": image()}, dims=SIDES)
+    (fed,), (given,) = part.interface.inputs, part.interface.outputs
+    assert (fed.name, fed.dtype, fed.shape) == ("image", "float32", (1, 3, "height", "width"))
+    assert (given.name, given.dtype, given.shape) == ("output", "float32", (1, 3, "2*height", "2*width"))
+    x = image(16)[:, :, :, :7].contiguous()
+    with torch.no_grad():
+        expected = model(x).numpy()
+    found = TorchSession(part).run({"image": x.numpy()})["output"]
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_nothing_varies_unless_it_is_declared() -> None:
     part = make_part(Upscale().eval(), image())
     assert part.interface.dims == ()
@@ -50,6 +63,17 @@ class Strided(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {"half": self.conv(x), "flat": x.flatten(1), "both": torch.cat([x, x[:, :, :3]], 2)}
+
+
+def test_expressions_of_sizes_are_true() -> None:
+    part = make_part(Strided().eval(), torch.randn(2, 1, 9, 10), dims={"x": {0: "batch", 2: "rows", 3: "columns"}})
+    shapes = {t.name: t.shape for t in part.interface.outputs}
+    session = TorchSession(part)
+    for sizes in ({"batch": 1, "rows": 7, "columns": 6}, {"batch": 3, "rows": 8, "columns": 11}):
+        results = session.run(example_feeds(part, sizes, seed=0))
+        for name, shape in shapes.items():
+            expected = tuple(eval(s, {}, dict(sizes)) if isinstance(s, str) else s for s in shape)
+            assert results[name].shape == expected, name
 
 
 def test_numbers_of_examples_are_those_of_the_example() -> None:
@@ -180,12 +204,7 @@ VARIES = {"x": {1: "length"}}
 @pytest.mark.parametrize(
     ("module", "example", "dims", "sentence"),
     [
-        (
-            Chooses(),
-            X,
-            VARIES,
-            r"forward decides by the numbers in a tensor at .*test_module.py:\d+ in forward: ",
-        ),
+        (Chooses(), X, VARIES, r"forward decides by the numbers in a tensor at .*test_module.py:\d+ in forward: "),
         (Fixes(), X, VARIES, "Fixes: forward fixes what was declared to vary: dimension 'length' at 8"),
         (Counts(), X, VARIES, "a size of an output depends on the numbers in a tensor"),
         (Raises(), X, {}, "Raises cannot run on the example inputs: KeyError: 'lost'\nx: float32 "),
@@ -218,9 +237,7 @@ def test_what_cannot_be_a_part(module: nn.Module, example: Any, dims: Any, sente
 
 
 def test_the_multiple_that_works_is_named() -> None:
-    sentence = (
-        r"dimension 'n' is declared to vary, and the module fails where it is 9: .*\n.*multiple_of=4\), which works"
-    )
+    sentence = r"'n' is declared to vary, and the module fails where it is 9: .*\n.*multiple_of=4\), which works"
     with pytest.raises(ConfigError, match=sentence):
         make_part(NeedsFours().eval(), torch.randn(1, 2, 8), dims={"x": {2: "n"}})
     part = make_part(NeedsFours().eval(), torch.randn(1, 2, 8), dims={"x": {2: DimSpec(name="n", multiple_of=4)}})
