@@ -21,6 +21,7 @@ from aigc_export.graphs.determinism import check_deterministic, check_repeats
 from aigc_models.program import Part, SizeLimit, example_feeds
 from aigc_models.sources.sizes import dynamic_shapes
 from aigc_models.sources.user_code import capture_advice
+from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.sizes import is_dim_name
 from aigc_runtime.core.tensors import DimSpec
 from aigc_runtime.errors import CheckpointError
@@ -119,7 +120,16 @@ def example_sizes(part: Part) -> dict[str, int]:
     for i, dim in enumerate(part.interface.dims):
         size = max(dim.min, (i + 2) * dim.multiple_of)
         sizes[dim.name] = size if dim.max is None else min(size, dim.max)
+    if part.interface.length_inputs:  # whose numbers must be such that the new steps fit
+        for limit in _state_limits(part.interface):
+            sizes = _within(sizes, limit, part.interface.dims_by_name)
     return sizes
+
+
+def _state_limits(interface: Interface) -> tuple[SizeLimit, ...]:
+    """The limit on held and new steps together that follows from the carried state."""
+    dims = tuple(dim for dim in (interface.growing_dim, interface.step_dim) if dim is not None)
+    return () if interface.max_steps is None else (SizeLimit(dims=dims, max=interface.max_steps),)
 
 
 def run_sizes(part: Part) -> tuple[dict[str, int], dict[str, int]]:
@@ -130,7 +140,7 @@ def run_sizes(part: Part) -> tuple[dict[str, int], dict[str, int]]:
     example, units = example_sizes(part), part.interface.dims_by_name
     larger = {name: units[name].nearest(size + units[name].multiple_of) for name, size in example.items()}
     first, second = example, larger
-    for limit in part.limits:
+    for limit in (*part.limits, *_state_limits(part.interface)):
         first, second = _within(first, limit, units), _within(second, limit, units)
         if all(first[name] == second[name] for name in limit.dims):
             second = _other(second, limit, units)

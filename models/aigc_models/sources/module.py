@@ -73,7 +73,8 @@ def make_part(
             tensor (None, a number, a text) is fixed: every engine has that value.
         dims: sizes that may vary; all others are those of the example. Dimension 0 is called `batch` where rows are
             independent of each other, as a module with `state` needs it.
-        state: tensors that are carried from a call to the next; their inputs and outputs are named here only.
+        state: tensors that are carried from a call to the next; their inputs and outputs are named here only, and so
+            are inputs that take the number of steps held.
         bounds: integer input -> (low, high): its values lie in [low, high). None: any.
         hints: how it is best quantized.
         name: of the part.
@@ -93,8 +94,8 @@ def make_part(
     outputs = _run(module, inputs)
     names = list(inputs.tensors)
     check_names(names, what="input")
-    carried = _check_state(state, inputs.tensors, outputs)
-    fed = [n for n in names if n not in carried]
+    lengths, carried = _check_state(state, inputs.tensors, outputs)
+    fed = [n for n in names if n not in lengths and n not in carried]
     given = [n for n in outputs if n not in {s.output for s in state}]
     if not fed or not given:
         raise ConfigError("a part needs an input and an output beside its carried state")
@@ -104,7 +105,7 @@ def make_part(
             f"an input and an output are both called {same[0]!r}", hint="a graph needs two names: rename one of them"
         )
     declared = DeclaredSizes(inputs.tensors, dims or {}, state)
-    ordered = [*fed, *(s.input for s in state)]
+    ordered = [*fed, *lengths, *carried]
     flat = _Flat(module, _reordered(inputs, ordered), [*given, *(s.output for s in state)]).eval()
     example = {n: inputs.tensors[n] for n in ordered}
     shapes = {n: declared.shape(n) for n in ordered}
@@ -216,7 +217,10 @@ def _run(module: nn.Module, inputs: ExampleInputs) -> dict[str, Tensor]:
     return dict(named_outputs)
 
 
-def _check_state(state: Sequence[StateSpec], tensors: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> set[str]:
+def _check_state(
+    state: Sequence[StateSpec], tensors: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the inputs that take lengths, and of those that take carried tensors."""
     for spec in state:
         if spec.input not in tensors:
             raise UnknownNameError("input of a state", spec.input, tensors)
@@ -228,7 +232,17 @@ def _check_state(state: Sequence[StateSpec], tensors: Mapping[str, Tensor], outp
                 f"state {spec.input!r} is {_dtype(found)} {list(found.shape)} in the example, "
                 f"its StateSpec says {spec.dtype} {list(spec.shape)}"
             )
-    return {spec.input for spec in state}
+    lengths = tuple(dict.fromkeys(spec.length_input for spec in state if spec.length_input is not None))
+    for name in lengths:
+        if name not in tensors:
+            raise UnknownNameError("length_input of a state", name, tensors)
+        if tensors[name].dtype != torch.int64 or tensors[name].shape != (1,):
+            raise ConfigError(
+                f"input {name!r}, which takes the number of steps held, is {_dtype(tensors[name])} "
+                f"{list(tensors[name].shape)} in the example",
+                hint="it must be int64 of shape [1]",
+            )
+    return lengths, tuple(spec.input for spec in state)
 
 
 def _reordered(inputs: ExampleInputs, order: Sequence[str]) -> Any:

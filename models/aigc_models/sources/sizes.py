@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from aigc_models.sources.user_code import SIZE_BY_NUMBERS, capture_advice
-from aigc_runtime.core.sizes import Shape, parse_size
+from aigc_runtime.core.sizes import Shape, parse_size, shape_value
 from aigc_runtime.core.tensors import DimSpec
 from aigc_runtime.errors import ConfigError
 
@@ -77,7 +77,7 @@ def trace(
     for node, shape in zip(nodes, shapes, strict=True):
         for size, name in zip(node.meta["val"].shape, shape, strict=True):
             if isinstance(name, str) and not isinstance(size, int):
-                _bind(symbols, size.node.expr, name, dims[name])
+                _bind(symbols, size.node.expr, name, dims.get(name))
     narrowed, notes = _narrowed(program, symbols, dims, given)
     output = next(n for n in program.graph.nodes if n.op == "output")
     return Traced(
@@ -96,7 +96,11 @@ def _shape(sizes: Sequence[Any], symbols: Mapping[Any, tuple[str, int]]) -> Shap
 def dynamic_shapes(shapes: Sequence[Shape], dims: Mapping[str, DimSpec]) -> list[dict[int, Any]]:
     """PyTorch's description of the free sizes of positional arguments, their ranges left to be found."""
     shared = {name: _torch_dim(dim) for name, dim in dims.items()}
-    return [{axis: shared[size] for axis, size in enumerate(shape) if isinstance(size, str)} for shape in shapes]
+    # A sum has no name of its own in PyTorch, which finds out what it is.
+    return [
+        {axis: shared.get(size, torch.export.Dim.AUTO) for axis, size in enumerate(shape) if isinstance(size, str)}
+        for shape in shapes
+    ]
 
 
 def _torch_dim(dim: DimSpec) -> Any:
@@ -116,11 +120,13 @@ def _name(module: nn.Module) -> str:
     return type(getattr(module, "model", module)).__name__
 
 
-def _bind(symbols: dict[Any, tuple[str, int]], expr: Any, name: str, dim: DimSpec) -> None:
-    """Note which name a symbol stands for, in units of how much."""
+def _bind(symbols: dict[Any, tuple[str, int]], expr: Any, name: str, dim: DimSpec | None) -> None:
+    """Note which name, or which sum of names, a symbol stands for, in units of how much."""
     free = list(expr.free_symbols)
-    if len(free) == 1:
+    if len(free) == 1 and dim is not None:
         symbols.setdefault(free[0], (name, dim.multiple_of if expr != free[0] else 1))
+    elif expr.is_Symbol:
+        symbols.setdefault(expr, (f"({name})", 1))
 
 
 def _narrowed(
@@ -129,9 +135,9 @@ def _narrowed(
     """Cut the ranges down to what the module takes."""
     found, notes = dict(dims), []
     for symbol, span in program.range_constraints.items():
-        if symbol not in symbols:
+        name, unit = symbols.get(symbol, ("", 1))
+        if name not in dims:
             continue
-        name, unit = symbols[symbol]
         dim = dims[name]
         low = int(span.lower) * unit if span.lower > _ARTIFICIAL_MIN else dim.min
         high = int(span.upper) * unit if span.upper.is_Integer and int(span.upper) < 2**31 - 1 else dim.max
@@ -215,15 +221,24 @@ def check_other_sizes(
     Raises:
         ConfigError: names the dimension, and what it may be a multiple of.
     """
+    sizes = {
+        size: tensor.shape[axis]
+        for name, tensor in example.items()
+        for axis, size in enumerate(shapes[name])
+        if isinstance(size, str)
+    }
     for name, dim in dims.items():
-        size = next(t.shape[axis] for n, t in example.items() for axis, s in enumerate(shapes[n]) if s == name)
+        size = sizes[name]
         other = dim.nearest(size + dim.multiple_of)
         if other == size:
             other = dim.nearest(max(dim.min, size - dim.multiple_of))
-        failure = _failure(run, example, shapes, name, other)
+        failure = _failure(run, example, shapes, {**sizes, name: other})
         if failure is None:
             continue
-        works = next((m for m in _multiples(size, dim) if _failure(run, example, shapes, name, size + m) is None), None)
+        works = next(
+            (m for m in _multiples(size, dim) if _failure(run, example, shapes, {**sizes, name: size + m}) is None),
+            None,
+        )
         raise ConfigError(
             f"dimension {name!r} is declared to vary, and the module fails where it is {other}: {failure}",
             hint=f"declare DimSpec(name={name!r}, multiple_of={works}), which works"
@@ -244,10 +259,9 @@ def _failure(
     run: Callable[[Sequence[Tensor]], Any],
     example: Mapping[str, Tensor],
     shapes: Mapping[str, Shape],
-    dim: str,
-    size: int,
+    sizes: Mapping[str, int],
 ) -> str | None:
-    resized = [_resized(tensor, shapes[name], dim, size) for name, tensor in example.items()]
+    resized = [_resized(tensor, shape_value(shapes[name], sizes)) for name, tensor in example.items()]
     try:
         with torch.no_grad():
             run(resized)
@@ -256,10 +270,10 @@ def _failure(
     return None
 
 
-def _resized(tensor: Tensor, shape: Shape, dim: str, size: int) -> Tensor:
-    """Repeat or cut a tensor along one named dimension."""
-    for axis, name in enumerate(shape):
-        if name == dim:
+def _resized(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Repeat or cut a tensor along the axes whose sizes differ."""
+    for axis, size in enumerate(shape):
+        if size != tensor.shape[axis]:
             tensor = tensor.index_select(axis, torch.arange(size) % tensor.shape[axis])
     return tensor.contiguous()
 
