@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aigc_calibration.config import QuantConfig, default_config
+from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
 from aigc_export.graphs.capture import capture
 from aigc_export.graphs.passes import PASSES, run_passes
-from aigc_export.prepare.calibration_data import calibration_data, subject_of
+from aigc_export.prepare.calibration_data import calibration_data
 from aigc_export.prepare.prepare import pass_feeds
+from aigc_export.recipes.hints import with_hints
+from aigc_export.workloads import get_workload
+from aigc_export.workloads.evaluate import make_evaluator, program_evaluation
 from aigc_models.evaluation.evaluation import Evaluation
-from aigc_models.evaluation.of_program import program_evaluation
-from aigc_models.evaluation.paired import Evaluator, make_evaluator
+from aigc_models.evaluation.paired import Evaluator
 from aigc_models.program import Program
 from aigc_models.sources.shipped import load_shipped
 from aigc_models.torch_session import TorchSession
@@ -59,8 +61,8 @@ class Subject:
     evaluators: dict[tuple[int, int], Evaluator] = field(default_factory=dict)
 
     def config(self, precision: str) -> QuantConfig:
-        """The product's defaults for its family and a precision, or what the subject changes about them."""
-        made = default_config(self.program.kind, precision)
+        """What the model's own hints say for a precision, or what the subject changes about it."""
+        made = with_hints(QuantConfig(), self.program.part.hints, precision)
         return made if self.sensitive is None else replace(made, sensitive=self.sensitive)
 
     @property
@@ -71,7 +73,7 @@ class Subject:
     def data(self, seed: int, samples: int | None = None) -> CalibrationData:
         """Calibration samples: training text, or what the pipeline draws."""
         count = samples or self.config("int8").samples
-        return calibration_data(subject_of(self.program), path=None, samples=count, seed=seed)
+        return calibration_data(self.program, path=None, samples=count, seed=seed)
 
     def open(self, model: bytes, *, threads: int | None = None) -> OrtSession:
         """A session over a graph in bytes."""
@@ -82,6 +84,7 @@ class Subject:
         key = (seed, samples)
         if key not in self.evaluators:
             made = make_evaluator(
+                get_workload(self.program.kind),
                 self.reference,
                 self.program.settings,
                 evaluation=self.evaluation,

@@ -1,15 +1,14 @@
-"""What to quantize and how: frozen, one default per family and precision."""
+"""What to quantize and how, as one frozen value."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from aigc_calibration.ranges import METHODS, Method
-from aigc_calibration.smooth import Source
+from aigc_calibration.smooth import SOURCES, Source
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.io.printable import shown
 
@@ -18,7 +17,7 @@ WEIGHT_METHODS: tuple[WeightMethod, ...] = ("rtn", "gptq", "awq")
 BLOCKS = (32, 64, 128)
 MAX_SAMPLES = 1_000_000
 
-__all__ = ["BLOCKS", "DEFAULTS", "WEIGHT_METHODS", "QuantConfig", "WeightMethod", "default_config"]
+__all__ = ["BLOCKS", "WEIGHT_METHODS", "QuantConfig", "WeightMethod"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +60,9 @@ class QuantConfig:
                 raise UnknownNameError("range method", method, METHODS)
         if not 0 < self.percentile <= 100:
             raise ConfigError(f"percentile is {self.percentile}", hint="must be above 0, at most 100")
+        for source in self.smooth:
+            if source not in SOURCES:
+                raise UnknownNameError("place of smoothing", source, SOURCES)
         if not all(0 <= alpha <= 1 for alpha in self.smooth.values()):
             raise ConfigError(f"smooth is {dict(self.smooth)}", hint="strengths lie between 0 and 1")
         if self.weight_method not in WEIGHT_METHODS:
@@ -76,20 +78,32 @@ class QuantConfig:
             return "asked to stay float"
         return "the configuration keeps it float" if _among(module, self.sensitive) else ""
 
-    def check_modules(self, modules: Collection[str]) -> None:
-        """Raise ConfigError for a module in `keep_float` that the model does not have.
+    def check_modules(self, modules: Collection[str]) -> tuple[str, ...]:
+        """Check the names of modules against those of a graph.
 
         Args:
             modules: paths of all modules that could be quantized.
+
+        Returns:
+            A warning for each name in `sensitive` and `wide` that none of them has: it changes nothing.
+
+        Raises:
+            ConfigError: a module in `keep_float`, which the user named, is not there.
         """
         known = sorted(module for module in set(modules) if module)
         for path in self.keep_float:
-            if not any(_among(module, (path,)) for module in known):
-                near = difflib.get_close_matches(path, known, n=3, cutoff=0.4) or known[:8]
+            if not _is_there(path, known):
                 raise ConfigError(
                     f"keep_float: module {path!r} was not found among those that can be quantized",
-                    hint=f"nearest: {', '.join(near)}; `aigc-export sensitivity` lists all of a model",
+                    hint=f"nearest: {_nearest(path, known)}; `aigc-export sensitivity` lists all of a model",
                 )
+        named = [("sensitive", path) for path in self.sensitive] + [("wide", path) for path in self.wide]
+        return tuple(
+            f"{what} names the module {path!r}, which is not among those that can be quantized, and so changes nothing "
+            f"(nearest: {_nearest(path, known)})"
+            for what, path in named
+            if not _is_there(path, known)
+        )
 
     def widens(self, module: str) -> bool:
         """Check whether a module's weight takes 8 bits where the others take 4."""
@@ -100,32 +114,9 @@ def _among(module: str, paths: tuple[str, ...]) -> bool:
     return any(module == path or module.startswith(f"{path}.") for path in paths)
 
 
-def default_config(family: str, precision: str) -> QuantConfig:
-    """Choose the default configuration of a family for a precision. Sources of each choice: docs/quantization.md.
-
-    Args:
-        family: key of `DEFAULTS`.
-        precision: as in a recipe; `auto` starts from that of `int8`.
-    """
-    chosen = _INT8 if precision in {"int8", "auto"} else {}
-    return chosen.get(family, DEFAULTS[family])
+def _is_there(path: str, known: Sequence[str]) -> bool:
+    return any(_among(module, (path,)) for module in known)
 
 
-_TEXT = QuantConfig(smooth=MappingProxyType({"gain": 0.5, "product": 0.75}), wide=("lm_head",))
-DEFAULTS: Mapping[str, QuantConfig] = MappingProxyType(
-    {
-        "text": _TEXT,
-        "diffusion": QuantConfig(sensitive=("conv_in", "conv_out")),
-        "gan": QuantConfig(sensitive=("project", "to_image")),
-    }
-)
-"""family -> configuration."""
-_INT8: Mapping[str, QuantConfig] = MappingProxyType(
-    {
-        # What enters down projections has heavy tails; rounding it in the first one costs most perplexity.
-        "text": replace(_TEXT, sensitive=("layers.0.mlp.down_proj",)),
-        # Integer convolutions are worth it even for the image; rounded weights alone would gain nothing there.
-        "gan": QuantConfig(sensitive=("project",)),
-    }
-)
-"""family -> configuration where it differs for activations of 8 integer bits."""
+def _nearest(path: str, known: Sequence[str]) -> str:
+    return ", ".join(difflib.get_close_matches(path, known, n=3, cutoff=0.4) or known[:8])

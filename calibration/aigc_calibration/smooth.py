@@ -26,9 +26,10 @@ from aigc_runtime.core.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["SmoothGroup", "scale_constant", "smooth", "smooth_scales", "smoothable"]
+__all__ = ["SOURCES", "SmoothGroup", "scale_constant", "smooth", "smooth_scales", "smoothable"]
 
 Source = Literal["gain", "product", "layer"]
+SOURCES: tuple[Source, ...] = ("gain", "product", "layer")
 
 
 @dataclass(frozen=True, kw_only=True)

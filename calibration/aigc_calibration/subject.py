@@ -1,31 +1,45 @@
-"""The subject of a calibration: a graph as its pipeline drives it."""
+"""The subject of a calibration: a graph's interface, and what the arrays that it is fed may hold."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from aigc_calibration.onnx_function import Feeds
-from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import Array
-from aigc_runtime.pipelines.settings import Pipeline
 
-__all__ = ["Subject"]
+__all__ = ["ArrayRules", "Subject"]
+
+
+def _no_fault(_arrays: Mapping[str, Array]) -> str:
+    return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayRules:
+    """What the arrays of a graph may hold, beyond what its interface says.
+
+    Attributes:
+        limits: input -> smallest and largest number, both allowed.
+        words: input -> its range in words, where two numbers do not say it.
+        varied: inputs of integers that must not be one constant; inputs of real numbers never may be.
+        find_fault: (arrays of one batch) -> what is wrong with them together; empty if nothing is.
+    """
+
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
+    varied: frozenset[str] = frozenset()
+    find_fault: Callable[[Mapping[str, Array]], str] = _no_fault
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The interface of a graph, and the settings of the pipeline that drives it.
+    """What is calibrated.
 
     Attributes:
         interface: of the graph.
-        settings: of the pipeline.
+        rules: of the arrays that it is fed.
     """
 
     interface: Interface
-    settings: Pipeline
-
-    def session(self, function: Callable[[Feeds], Mapping[str, Array]]) -> ArraySession:
-        """Make a session that the pipeline can drive from a function of all graph inputs."""
-        return ArraySession(function, self.interface)
+    rules: ArrayRules = ArrayRules()

@@ -10,9 +10,10 @@ from aigc_calibration.data.draws import stratified, stream
 from aigc_calibration.data.expected import ArrayCheck
 from aigc_calibration.data.npz import NpzRows
 from aigc_calibration.data.protocol import check_samples
-from aigc_calibration.data.text import Recorder
+from aigc_calibration.data.recorder import Recorder
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.subject import Subject
+from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ArrayData", "choose_rows"]
 
+STREAM = 5
+"""Of random numbers; see `draws.stream`."""
+
 
 def choose_rows(total: int, samples: int, seed: int) -> Array:
     """Choose `samples` of `total` rows, ascending, one from each of equal stretches; all rows if there are no more."""
-    return stratified(min(samples, total), total, stream(seed, "rows"))
+    return stratified(min(samples, total), total, stream(seed, STREAM))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class ArrayData:
     """Rows of an `.npz` with one array for every input, drawn without replacement and read in the file's order.
 
     Attributes:
-        subject: the interface and settings of the model.
+        subject: what the arrays are for.
         source: the file; all rows that are drawn are checked once, before any work starts.
         most: rows to draw; all where the file has no more.
         batch: rows at a time.
@@ -73,7 +77,7 @@ class ArrayData:
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         """Yield the feeds of the graph; carried state is empty."""
         recorder = Recorder(open_onnx(graph, threads=threads))
-        session = self.subject.session(recorder)
+        session = ArraySession(recorder, self.subject.interface)
         for feeds in self.source.batches(self._chosen(), self.batch):
             rows = len(next(iter(feeds.values())))
             session.run(feeds, session.new_state(rows) if self.subject.interface.state else None)

@@ -7,7 +7,6 @@ in what the samples are stratified over (time, text, rows of a file) therefore g
 from __future__ import annotations
 
 import math
-from types import MappingProxyType
 
 import numpy as np
 
@@ -15,10 +14,8 @@ from aigc_runtime.core.tensors import Array
 
 __all__ = ["balanced_cells", "halves", "paired_order", "stratified", "stream"]
 
-_KEYS = MappingProxyType({"text": 1, "diffusion": 2, "images": 3, "gan": 4, "rows": 5})
 
-
-def stream(seed: int, what: str) -> np.random.Generator:
+def stream(seed: int, key: int) -> np.random.Generator:
     """Make a random generator that nothing else draws from.
 
     Pipelines, and so the evaluation of quality, draw noise from PyTorch's Mersenne Twister. This is numpy's PCG64
@@ -26,9 +23,9 @@ def stream(seed: int, what: str) -> np.random.Generator:
 
     Args:
         seed: 0 or more.
-        what: key of `_KEYS`.
+        key: a number of its own for every kind of draw.
     """
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_KEYS[what],)))
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(key,)))
 
 
 def stratified(count: int, total: int, rng: np.random.Generator) -> Array:

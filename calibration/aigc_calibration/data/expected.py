@@ -1,9 +1,8 @@
-"""Describe the arrays that a model takes, and check arrays against that before any work starts."""
+"""Describe the arrays that a graph takes, and check arrays against that before any work starts."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from types import MappingProxyType
 
 import numpy as np
 
@@ -11,29 +10,20 @@ from aigc_calibration.errors import CalibrationError
 from aigc_calibration.subject import Subject
 from aigc_runtime.core.tensors import Array, FeedChecker, TensorSpec
 from aigc_runtime.errors import FeedError
-from aigc_runtime.pipelines.settings import DiffusionSettings
 
-__all__ = ["ArrayCheck", "expected_arrays", "takes"]
-
-LIMITS = MappingProxyType({"latents": 100.0, "sample": 1e4, "encoder_hidden_states": 1e6})
-"""Input -> largest magnitude. No float32 normal number comes near 100; the others leave room for odd models."""
-
-
-def takes(subject: Subject, name: str) -> bool:
-    """Check whether a model has an input of this name."""
-    return subject.interface.input(name) is not None
+__all__ = ["ArrayCheck", "expected_arrays"]
 
 
 def expected_arrays(subject: Subject, names: Collection[str] | None = None) -> str:
-    """Describe a model's inputs, or some of them, in one line: names, types, shapes and ranges."""
+    """Describe a graph's inputs, or some of them, in one line: names, types, shapes and ranges."""
     parts = [_expected(subject, t) for t in subject.interface.inputs if names is None or t.name in names]
     return f"expected exactly: {'; '.join(parts)}; the same number of rows in each, one or more"
 
 
 def _expected(subject: Subject, tensor: TensorSpec) -> str:
     shape = ", ".join(map(str, tensor.shape))
-    if tensor.name == "pad_length":
-        span = "0 to sequence - 1"
+    if tensor.name in subject.rules.words:
+        span = subject.rules.words[tensor.name]
     elif (limits := _limits(subject, tensor)) is None:
         span = "any finite numbers"
     else:
@@ -43,20 +33,18 @@ def _expected(subject: Subject, tensor: TensorSpec) -> str:
 
 def _limits(subject: Subject, tensor: TensorSpec) -> tuple[float, float] | None:
     """Smallest and largest number of an input, both allowed; None where nothing is known."""
-    if tensor.name == "timestep" and isinstance(subject.settings, DiffusionSettings):
-        return 0, subject.settings.schedule.num_train_timesteps - 1
-    if tensor.name in LIMITS:
-        return -LIMITS[tensor.name], LIMITS[tensor.name]
+    if tensor.name in subject.rules.limits:
+        return subject.rules.limits[tensor.name]
     if tensor.high is not None:
         return tensor.low or 0, tensor.high - 1
     return None
 
 
 class ArrayCheck:
-    """Checks arrays for a model's inputs, piece by piece.
+    """Checks arrays for a graph's inputs, piece by piece.
 
     Args:
-        subject: the interface and settings of the model.
+        subject: the interface, and the rules of its arrays.
         names: the inputs to check; None takes all.
         named: what to call the one input in messages, where the user calls it something else.
     """
@@ -68,7 +56,7 @@ class ArrayCheck:
         self._hint = expected_arrays(subject, names)
         self._named = named
         self._spans: dict[str, tuple[float, float]] = {}
-        self._rows = 0
+        self._numbers = dict.fromkeys((t.name for t in self._specs), 0)
 
     def refuse(self, what: str, why: str = "") -> CalibrationError:
         """Make the error that says what is expected."""
@@ -107,8 +95,9 @@ class ArrayCheck:
                 raise self.refuse(f"calibration array {name!r} holds values from {low:g} to {high:g}")
             before = self._spans.get(spec.name, (low, high))
             self._spans[spec.name] = min(before[0], low), max(before[1], high)
-        self._check_padding(arrays)
-        self._rows += len(arrays[self._specs[0].name])
+            self._numbers[spec.name] += array.size
+        if fault := self._subject.rules.find_fault(arrays):
+            raise self.refuse(fault)
 
     def finish(self) -> None:
         """Check what needs all rows: ranges and constant inputs.
@@ -119,10 +108,8 @@ class ArrayCheck:
         for spec in self._specs:
             low, high = self._spans[spec.name]
             # One class, or no padding, is what the data may be like; one token or one number everywhere is no data.
-            is_checked = np.dtype(spec.dtype).kind == "f" or spec.name == "input_ids"
-            if spec.name == "timestep" and self._rows == 1:
-                is_checked = False
-            if is_checked and low == high:
+            is_checked = np.dtype(spec.dtype).kind == "f" or spec.name in self._subject.rules.varied
+            if is_checked and low == high and self._numbers[spec.name] > 1:
                 raise self.refuse(f"calibration array {spec.name!r} is one constant, {low:g}", "give real samples")
 
     def _feed(self, arrays: Mapping[str, Array]) -> None:
@@ -131,10 +118,3 @@ class ArrayCheck:
         except FeedError as err:
             message = err.message if not self._named else f"{self._named!r}: {err.message}"
             raise self.refuse(message, err.hint) from err
-
-    def _check_padding(self, arrays: Mapping[str, Array]) -> None:
-        if "pad_length" not in arrays or "input_ids" not in arrays:
-            return
-        length, most = arrays["input_ids"].shape[1], int(arrays["pad_length"].max())
-        if most >= length:
-            raise self.refuse(f"calibration array 'pad_length' reaches {most}, and a row of 'input_ids' has {length}")

@@ -71,6 +71,15 @@ class NpzRows:
                 with archive.open(entry) as stream:
                     self.columns[name] = _read_header(stream, entry.filename, entry.file_size)
 
+    @classmethod
+    def of(cls, path: Path | str | None) -> NpzRows | None:
+        """Open a path that is named as an `.npz`; None for any other, and for none.
+
+        Raises:
+            CalibrationError: it cannot be read.
+        """
+        return cls(Path(path)) if path is not None and Path(path).suffix.lower() == ".npz" else None
+
     def rows(self, name: str, chosen: Array, *, whole: bool = False) -> Generator[Array, None, None]:
         """Yield the rows of an array, one at a time.
 

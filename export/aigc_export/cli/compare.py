@@ -63,12 +63,12 @@ def compare(
     """
     from aigc_export.tools.comparison import check_comparable, compare_bundles, picture_grid
     from aigc_export.tools.regression import MIN_ROUNDS
+    from aigc_export.workloads import get_workload
     from aigc_runtime.bundle.bundle import Bundle
     from aigc_runtime.errors import ConfigError
     from aigc_runtime.io.output_file import is_standard_output, is_stream
     from aigc_runtime.io.png import write_png
     from aigc_runtime.io.report import check_outputs
-    from aigc_runtime.pipelines.settings import TextSettings
 
     first, second = _pair(bundles, baseline)
     limits = _limits(
@@ -81,10 +81,10 @@ def compare(
         rounds = max(rounds, MIN_ROUNDS)
     a, b = Bundle.open(first), Bundle.open(second)
     check_comparable(a.manifest, b.manifest)
-    if image is not None and a.manifest.pipeline.kind == "text":
-        raise ConfigError("a language model makes no picture", hint="leave --image out")
-    if image is not None and not isinstance(a.manifest.pipeline.settings, TextSettings):
-        channels = a.manifest.pipeline.settings.sample_shape[0]
+    if image is not None:
+        channels = get_workload(a.manifest.pipeline.kind).picture_channels(a.manifest.pipeline.settings)
+        if channels is None:
+            raise ConfigError("these bundles make no images", hint="leave --image out")
         if channels not in (1, 3):
             raise ConfigError(f"a PNG holds 1 or 3 channels, these samples have {channels}", hint="leave --image out")
     check_outputs(image)

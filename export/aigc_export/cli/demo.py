@@ -14,8 +14,7 @@ from aigc_runtime.io.printable import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-PROMPT = "def read_lines(path"
-PER_CLASS = 4
+    from aigc_runtime.bundle.bundle import Bundle
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export demo -o out/demo")
@@ -80,30 +79,25 @@ def _one(name: str, output: Path, quality_samples: int, console: Console) -> dic
         "torch_ms": timing.reference_ms,
         "runtime_ms": timing.candidate_ms,
         "speedup": timing.speedup,
-        "generated": _generate(name, bundle.path, output, console),
+        "generated": _generate(name, bundle, output, console),
     }
 
 
-def _generate(name: str, bundle: Path, output: Path, console: Console) -> str:
+def _generate(name: str, bundle: Bundle, output: Path, console: Console) -> str:
     """Use the bundle as an application would: through the runtime alone."""
-    from aigc_runtime.generation.logits import SamplingParams
-    from aigc_runtime.io.png import image_grid, write_png
+    from aigc_export.workloads import get_workload
     from aigc_runtime.io.publish import atomic_write_bytes
     from aigc_runtime.opening import open_pipeline
-    from aigc_runtime.pipelines.text import TextPipeline
 
-    with open_pipeline(bundle) as pipeline:
-        if isinstance(pipeline, TextPipeline):
-            sampling = SamplingParams(temperature=0.7, top_p=0.9)
-            text = PROMPT + pipeline.generate(PROMPT, max_new_tokens=200, sampling=sampling, seed=1)[0].text
-            path = output / f"{name}.txt"
-            atomic_write_bytes(path, text.encode("utf-8"))
-            console.print(text, markup=False, style="dim")
-            return str(path)
-        labels = [label for _ in range(PER_CLASS) for label in range(10)]
-        path = output / f"{name}.png"
-        write_png(path, image_grid(pipeline.generate(labels, seed=1), columns=10, scale=4))
-        return str(path)
+    showcase = get_workload(bundle.manifest.pipeline.kind).showcase
+    assert showcase is not None, "the shipped models have something to show"
+    with open_pipeline(bundle.path) as pipeline:
+        suffix, shown = showcase(pipeline)
+    path = output / f"{name}{suffix}"
+    atomic_write_bytes(path, shown)
+    if suffix == ".txt":
+        console.print(shown.decode("utf-8"), markup=False, style="dim")
+    return str(path)
 
 
 def _table(rows: list[dict[str, Any]]) -> Any:

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 @click.option("--jobs", type=click.IntRange(min=1), help="Of --precision auto: local processes. Default: 1.")
 @click.option("--dask", help="Of --precision auto: address of a Dask scheduler, in place of --jobs.")
 @click.option("--search-dir", type=WRITTEN_PATH, help="Journal and report. Default: OUTPUT.search.")
-@tolerance_option("in place of the family's")
+@tolerance_option("in place of the kind's")
 @seed_option("inputs, calibration and judging")
 @click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
 @click.option("--sign-key", type=PATH, help="Sign the bundle with this private key (PEM).")

@@ -31,7 +31,7 @@ _OPTIONS = (
     click.option("--cache", help="KV cache of a language model: growing (default) or buffer."),
     click.option("--dynamic-size/--fixed-size", default=None, help="Let the sides of a UNet's sample vary."),
     click.option("--calibration-data", type=TEXT_PATH, help="Your text, images or .npz. Default: the model's own."),
-    click.option("--calibration-samples", type=click.IntRange(min=1), help="Default: what suits the family."),
+    click.option("--calibration-samples", type=click.IntRange(min=1), help="Default: 256."),
     click.option("--keep-float", multiple=True, metavar="MODULE", help="Not quantized; may be repeated."),
     click.option("--ranges", type=_METHODS, help="Of activations. Default: mse."),
     click.option("--weight-ranges", type=_METHODS, help="Of weights' channels."),

@@ -36,22 +36,24 @@ def search_options(
     """
     from aigc_calibration.search.journal import JOURNAL_FILE
     from aigc_calibration.search.workers import check_dask_address
-    from aigc_export.recipes.budget import DEFAULT_BUDGETS, check_family, parse_budget
+    from aigc_export.recipes.budget import check_measures, parse_budget
     from aigc_export.recipes.search import OBJECTIVES, SearchConfig
+    from aigc_export.workloads import get_workload
     from aigc_runtime.io.publish_checks import check_file
 
     if precision != "auto":
         if requested:
             raise ConfigError(f"{', '.join(requested)} without a search", hint="add --precision auto, or leave it out")
         return {}
-    budgets = requested.get("--budget") or (DEFAULT_BUDGETS[kind],)
+    workload = get_workload(kind)
+    budgets = requested.get("--budget") or (workload.budget,)
     objective = requested.get("--objective", "latency")
     if objective not in OBJECTIVES:
         raise UnknownNameError("objective", objective, OBJECTIVES)
     if "--jobs" in requested and "--dask" in requested:
         raise ConfigError("both --jobs and --dask were given", hint="the cluster has its own workers: give one")
-    parsed = tuple(parse_budget(text) for text in budgets)
-    check_family(parsed, kind)
+    parsed = tuple(parse_budget(text, workload) for text in budgets)
+    check_measures(parsed, workload)
     if folder is not None:
         check_file(folder / JOURNAL_FILE)
     if "--dask" in requested:

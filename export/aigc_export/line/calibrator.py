@@ -79,20 +79,20 @@ def calibrate_model(
     precision = as_site_precision(recipe.precision)
     reporter = Reporter(stage)
     model = prepare_graph(recipe, reporter)
-    assert model.data is not None
+    data, config = model.data, model.quantization
+    assert data is not None
+    assert config is not None
     graph = prepare(model.graph)
-    found = calibrate(
-        graph, model.data, recipe.quantization, precision=precision, threads=recipe.threads, progress=progress
-    )
+    found = calibrate(graph, data, config, precision=precision, threads=recipe.threads, progress=progress)
     seen = found.statistics
-    reporter.report("calibrate", f"{described(model.data)}, {seen.batches} runs, {len(seen.tensors)} values")
-    _, plan = plan_calibrated(graph, found, recipe.quantization, precision=precision, form=QDQ_FORMATS[recipe.target])
-    reporter.warn(instability_warning(plan, seen, recipe.quantization))
+    reporter.report("calibrate", f"{described(data)}, {seen.batches} runs, {len(seen.tensors)} values")
+    _, plan = plan_calibrated(graph, found, config, precision=precision, form=QDQ_FORMATS[recipe.target])
+    reporter.warn(instability_warning(plan, seen, config))
     write_calibration(destination, found)
     reporter.report("write", str(destination))
     return CalibrationResult(
         calibration=found,
-        samples=model.data.samples,
+        samples=data.samples,
         ranges=stability(plan, seen),
         warnings=tuple(reporter.warnings),
         passes=model.passes,

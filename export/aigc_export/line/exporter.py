@@ -29,11 +29,13 @@ from aigc_export.prepare.stability import instability_warning
 from aigc_export.recipes.budget import holds, shown
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.recipes.search import SearchConfig
-from aigc_export.recipes.tolerances import TOLERANCES, loosened, with_user_limits
+from aigc_export.recipes.tolerances import loosened, with_user_limits
 from aigc_export.search.report import SearchReport
 from aigc_export.search.search import BudgetError, search
+from aigc_export.workloads import get_workload
+from aigc_export.workloads.evaluate import make_evaluator
 from aigc_models.caller_state import callers_state
-from aigc_models.evaluation.paired import Scores, make_evaluator
+from aigc_models.evaluation.paired import Scores
 from aigc_models.program import Part, Program, example_feeds
 from aigc_models.torch_session import TorchSession
 from aigc_models.weights.checkpoint import shipped_checkpoint
@@ -144,6 +146,7 @@ def export_model(
         recipe, reporter, before_capture=lambda program: references.append(_references(program, recipe, reporter))
     )
     program, graph = prepared.program, prepared.graph
+    workload = get_workload(program.kind)
     ((cases, generation),) = references
     quantized: Quantized | None = None
     found: SearchReport | None = None
@@ -159,6 +162,7 @@ def export_model(
         engine, candidate = built.engine, stack.enter_context(built.candidate)
         reporter.report("build", f"{engine.kind}, {engine.size_bytes / 1e6:.2f} MB{built.summary}")
         evaluate = make_evaluator(
+            workload,
             TorchSession(program.part),
             program.settings,
             evaluation=prepared.evaluation,
@@ -184,7 +188,7 @@ def export_model(
             if bisect:
                 divergence = bisect_graph(to_proto(built.graph), prepared.captured, program.part, recipe)
             costly = None if quantized is None else find_costly_modules(prepared, quantized, report, recipe)
-            helpful = remedies(report, recipe, family=program.kind, costly=costly, divergence=divergence)
+            helpful = remedies(report, recipe, workload=workload, costly=costly, divergence=divergence)
             raise ParityFailedError(report, divergence, helpful)
         worst = report.worst().errors
         reporter.report(
@@ -253,17 +257,17 @@ def _search(
     """Search, and make the recipe of the result: its precision, and the limits of the lowest precision in it."""
     found = search(prepared, recipe, config, reporter.report, calibration=prepared.calibration, progress=progress)
     built = found.built
-    family = prepared.program.kind
-    limits = loosened(TOLERANCES[family, built.base], config.budgets)
-    limits = with_user_limits(limits, recipe.tolerance, family=family)
+    workload = get_workload(prepared.program.kind)
+    limits = loosened(workload.limits(built.base), config.budgets)
+    limits = with_user_limits(limits, recipe.tolerance, workload)
     recipe = replace(recipe, precision=built.precision, tolerances=limits)
     if built.plan is None or built.coverage is None:
         return recipe, None, found.report
     quantized = Quantized(
         graph=built.graph, plan=built.plan, statistics=found.calibration.statistics, coverage=built.coverage
     )
-    assert recipe.quantization is not None
-    reporter.warn(instability_warning(built.plan, found.calibration.statistics, recipe.quantization))
+    assert prepared.quantization is not None
+    reporter.warn(instability_warning(built.plan, found.calibration.statistics, prepared.quantization))
     _report_quantized(quantized, reporter.report)
     return recipe, quantized, found.report
 
@@ -296,12 +300,12 @@ def _extra(quantized: Quantized | None, found: SearchReport | None) -> dict[str,
 
 
 def _quantize(model: PreparedModel, recipe: ExportRecipe, reporter: Reporter, progress: Progress | None) -> Quantized:
-    assert recipe.quantization is not None
+    assert model.quantization is not None
     assert model.data is not None
     found = quantize(
         model.graph,
         model.data,
-        recipe.quantization,
+        model.quantization,
         precision=as_site_precision(recipe.precision),
         target=recipe.target,
         calibration=model.calibration,
@@ -313,7 +317,7 @@ def _quantize(model: PreparedModel, recipe: ExportRecipe, reporter: Reporter, pr
         reporter.report("calibrate", f"{described(model.data)}, {seen.batches} runs, {len(seen.tensors)} values")
     else:
         reporter.report("calibrate", f"{recipe.calibration}: {seen.samples} rows, {len(seen.tensors)} values")
-    reporter.warn(instability_warning(found.plan, seen, recipe.quantization))
+    reporter.warn(instability_warning(found.plan, seen, model.quantization))
     _report_quantized(found, reporter.report)
     return found
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aigc_calibration.config import QuantConfig, default_config
+from aigc_calibration.config import QuantConfig
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.targets.settings import BuildSettings
 from aigc_models.data.kept_data import KeptData, read_kept
@@ -42,7 +42,7 @@ def make_origin(program: Program, recipe: ExportRecipe, evaluation: Evaluation) 
         calibration=_path(recipe.calibration),
         quality_data=_path(recipe.quality_data),
         quality_sha256=evaluation.sha256 if recipe.quality_samples else "",
-        options=tuple(_options(recipe, program.kind)),
+        options=tuple(_options(recipe)),
     )
 
 
@@ -50,7 +50,7 @@ def _path(given: str | None) -> str | None:
     return given if given is not None and can_be_recorded(given) else None
 
 
-def _options(recipe: ExportRecipe, kind: str) -> list[str]:
+def _options(recipe: ExportRecipe) -> list[str]:
     """List the options of `aigc-export export` that give the recipe, beside its paths, target and precision."""
     words: list[str] = []
     if cache := recipe.spec_options.get("cache"):
@@ -64,7 +64,7 @@ def _options(recipe: ExportRecipe, kind: str) -> list[str]:
     for name, value in recipe.tolerance.items():
         words += ["--tolerance", f"{name}={value!r}"]
     if recipe.quantization is not None:
-        words += _quantization_options(recipe.quantization, default_config(kind, recipe.precision))
+        words += _quantization_options(recipe.quantization, QuantConfig())
     return words + _build_options(recipe.build)
 
 
@@ -245,7 +245,7 @@ def find_evaluation(
         The evaluation, and notes for the user.
 
     Raises:
-        AigcError: see `choose_evaluation`.
+        AigcError: see `Workload.evaluation`.
     """
     origin, evaluation = manifest.origin, evaluate(quality_data)
     if quality_data is not None or origin is None or not origin.quality_sha256:

@@ -78,7 +78,7 @@ def make_bundle(
             name=case.name,
             steps=tuple(
                 ReferenceStep(
-                    engine=MAIN_ENGINE,
+                    engine=step.engine,
                     inputs=_store(files, f"ref.{case.name}.{i}.in", step.inputs),
                     outputs=_store(files, f"ref.{case.name}.{i}.out", step.outputs),
                 )

@@ -21,9 +21,8 @@ from aigc_calibration.search.toggle import toggle_graph
 from aigc_export.parity.bisect import Divergence
 from aigc_export.prepare.prepare import PreparedModel
 from aigc_export.recipes.recipe import ExportRecipe
-from aigc_export.recipes.tolerances import TOLERANCES
-from aigc_export.search.sites import PROBE_BATCHES
 from aigc_export.targets.table import get_target
+from aigc_export.workloads import Workload, get_workload
 from aigc_runtime.errors import AigcError
 from aigc_runtime.proof.verify import ParityReport
 from aigc_runtime.system.interrupts import check_interrupted
@@ -73,7 +72,7 @@ def find_costly_modules(
     if graph is None or prepared.data is None or plan.precision in HALF_PRECISIONS or not low:
         return None
     try:
-        feeds = list(itertools.islice(prepared.data.batches(graph), PROBE_BATCHES[prepared.program.kind]))
+        feeds = list(itertools.islice(prepared.data.batches(graph), get_workload(prepared.program.kind).probe_batches))
         toggled = toggle_graph(graph, plan, quantized.weights, QDQ_FORMATS[recipe.target])
         probe = make_probe(toggled, [op.node for op in low], feeds, [t.name for t in prepared.part.interface.outputs])
     except AigcError:  # what cannot be measured is not said; that parity is missed stays the error
@@ -117,7 +116,7 @@ def remedies(
     report: ParityReport,
     recipe: ExportRecipe,
     *,
-    family: str,
+    workload: Workload,
     costly: CostlyModules | None = None,
     divergence: Divergence | None = None,
 ) -> tuple[str, ...]:
@@ -126,13 +125,13 @@ def remedies(
     Args:
         report: how parity is missed.
         recipe: what was exported.
-        family: of the model.
+        workload: of the kind of pipeline.
         costly: what was measured, if it was.
         divergence: what bisection found, if it was asked for.
     """
     return (
         *_keep_float(recipe, costly, divergence),
-        *_other_precisions(recipe, family),
+        *_other_precisions(recipe, workload),
         *_looser_limits(report, recipe),
     )
 
@@ -151,9 +150,9 @@ def _keep_float(recipe: ExportRecipe, costly: CostlyModules | None, divergence: 
         yield f"--keep-float {shlex.quote(str(divergence.module))}: the first values that differ are computed there"
 
 
-def _other_precisions(recipe: ExportRecipe, family: str) -> Iterator[str]:
+def _other_precisions(recipe: ExportRecipe, workload: Workload) -> Iterator[str]:
     """List the precisions whose own limits are stricter, since their arithmetic is more exact."""
-    exactness = {p: limits.tensor.min_sqnr_db or 0.0 for (f, p), limits in TOLERANCES.items() if f == family}
+    exactness = {p: limits.tensor.min_sqnr_db or 0.0 for p, limits in workload.tolerances.items()}
     here = exactness.get(recipe.precision, math.inf)
     better = [p for p in get_target(recipe.target).precisions if exactness.get(p, 0.0) > here]
     if better:

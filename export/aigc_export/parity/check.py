@@ -42,7 +42,7 @@ def check_parity(
         scores: of the candidate beside PyTorch; empty where quality is not measured.
         tolerances: explicit limits.
     """
-    steps = [(case.name, [(MAIN_ENGINE, step.inputs, step.outputs) for step in case.steps]) for case in cases]
+    steps = [(case.name, [(step.engine, step.inputs, step.outputs) for step in case.steps]) for case in cases]
     return ParityReport(
         name=name,
         target=target,

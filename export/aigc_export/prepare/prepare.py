@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 from aigc_calibration.bodies import all_nodes
 from aigc_calibration.cache import read_calibration
 from aigc_calibration.calibrate import Calibration, check_kind
+from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.sites import find_sites, inner_sites
 from aigc_export.graphs.capture import Captured, capture, run_sizes
 from aigc_export.graphs.passes import PASSES, PassReport, run_passes
-from aigc_export.prepare.calibration_data import ExampleData, calibration_data, subject_of
+from aigc_export.prepare.calibration_data import ExampleData, calibration_data
+from aigc_export.recipes.hints import with_hints
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.targets.table import get_target
+from aigc_export.workloads.evaluate import is_evaluated_elsewhere, program_evaluation
 from aigc_models.evaluation.evaluation import Evaluation
-from aigc_models.evaluation.of_program import is_evaluated_elsewhere, program_evaluation
 from aigc_models.program import Part, Program, example_feeds
 from aigc_models.sources import resolve
 from aigc_runtime.core.tensors import Array
@@ -46,6 +48,7 @@ class PreparedModel:
         graph: after the target's passes.
         passes: what each pass did.
         evaluation: what the model is evaluated on.
+        quantization: of the recipe, with the hints of the part; None for fp32.
     """
 
     program: Program
@@ -55,6 +58,7 @@ class PreparedModel:
     graph: ir.Model
     passes: tuple[PassReport, ...]
     evaluation: Evaluation
+    quantization: QuantConfig | None
 
     @property
     def part(self) -> Part:
@@ -101,8 +105,11 @@ def prepare_graph(
     nodes = sum(1 for _ in all_nodes(captured.model))
     reporter.report("capture", f"{nodes} nodes, opset {captured.model.opset_imports['']}")
     graph, passes = run_passes(captured.model, PASSES[recipe.target], feeds=pass_feeds(part, recipe.seed))
+    quantization = None
     if recipe.quantization is not None:
-        recipe.quantization.check_modules([site.module for site in (*find_sites(graph), *inner_sites(graph))])
+        quantization = with_hints(recipe.quantization, part.hints, recipe.precision)
+        for warning in quantization.check_modules([s.module for s in (*find_sites(graph), *inner_sites(graph))]):
+            reporter.warn(warning)
     for done in passes:
         reporter.report(
             done.name, f"{done.nodes_before} -> {done.nodes_after} nodes, {done.worst.sqnr_db:.0f} dB{_rounding(done)}"
@@ -115,6 +122,7 @@ def prepare_graph(
         graph=graph,
         passes=tuple(passes),
         evaluation=evaluation,
+        quantization=quantization,
     )
 
 
@@ -136,14 +144,12 @@ def _calibration_data(program: Program, evaluation: Evaluation, recipe: ExportRe
         return None
     if recipe.calibration is not None and recipe.search is None:
         return ExampleData(part=program.part, seed=recipe.seed)
-    samples = recipe.quantization.samples
     return calibration_data(
-        subject_of(program),
+        program,
         path=recipe.calibration_data,
-        samples=samples,
+        samples=recipe.quantization.samples,
         seed=recipe.seed,
-        own_text=() if program.checkpoint is None else program.checkpoint.calibration,
-        held_out=evaluation.pieces,
+        evaluation=evaluation,
     )
 
 

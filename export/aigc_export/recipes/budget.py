@@ -8,37 +8,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from types import MappingProxyType
 
+from aigc_export.workloads import WORKLOADS
+from aigc_export.workloads.base import Workload
+from aigc_export.workloads.measures import Measure, Unit
 from aigc_models.evaluation.paired import Scores
-from aigc_models.evaluation.quality import HIGHER_IS_BETTER
 from aigc_runtime.errors import ConfigError, UnknownNameError
 
-__all__ = ["DEFAULT_BUDGETS", "Budget", "allowed_noise", "check_family", "holds", "parse_budget", "shown"]
-
-PAIRED_NAMES: Mapping[str, str] = MappingProxyType(
-    {"ppl": "ppl_increase", "top1": "top1_agreement", "psnr": "psnr_db", "step_sqnr": "step_sqnr_db"}
-)
-"""Name in a budget -> paired measure."""
-
-DEFAULT_BUDGETS: Mapping[str, str] = MappingProxyType(
-    {"text": "ppl<=+0.1%", "diffusion": "psnr>=45", "gan": "psnr>=51"}
-)
-"""family -> budget of `--precision auto`."""
-
-FAMILY_MEASURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "text": ("ppl_increase", "top1_agreement", "bits_per_byte"),
-        "diffusion": ("psnr_db", "step_sqnr_db", "class_accuracy", "frechet_distance"),
-        "gan": ("psnr_db", "class_accuracy", "frechet_distance"),
-    }
-)
-"""family -> what can be measured on it; the models' own metrics only where one knows their data."""
-
-_SHARES = frozenset({"class_accuracy"})
-"""Measures of a model's own that are shares of one."""
+__all__ = ["Budget", "allowed_noise", "check_measures", "holds", "parse_budget", "shown"]
 
 _FORM = re.compile(
     r"(?P<name>[a-z0-9_]+)\s*(?P<sign><=|>=)\s*(?P<value>[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?)\s*(?P<percent>%?)"
@@ -55,6 +34,8 @@ class Budget:
         upper: whether the limit is the largest allowed value; else the smallest.
         limit: a number; for `relative`, of value / PyTorch's - 1.
         relative: to PyTorch's value.
+        unit: of the measure.
+        tolerance: name of the tolerance that limits the measure, too; None where none does.
     """
 
     text: str
@@ -62,6 +43,8 @@ class Budget:
     upper: bool
     limit: float
     relative: bool
+    unit: Unit
+    tolerance: str | None
 
     def value(self, scores: Scores) -> float:
         """Return the measured value that the limit applies to.
@@ -87,11 +70,15 @@ class Budget:
         return value <= self.limit if self.upper else value >= self.limit
 
 
-def parse_budget(text: str) -> Budget:
+def parse_budget(text: str, workload: Workload | None = None) -> Budget:
     """Read a budget.
 
     >>> parse_budget("ppl<=+0.5%").limit
     0.005
+
+    Args:
+        text: as it is written.
+        workload: may have measures of its own beside those of the kinds here.
 
     Raises:
         ConfigError: not of the form `measure <= limit` or `measure >= limit`, or a limit in the wrong direction.
@@ -102,26 +89,21 @@ def parse_budget(text: str) -> Budget:
         raise ConfigError(
             f"budget {text!r} cannot be read", hint="write 'ppl<=+0.5%', 'psnr>=45' or 'class_accuracy>=-1%'"
         )
-    name = match["name"]
-    if name not in PAIRED_NAMES and name not in HIGHER_IS_BETTER:
-        raise UnknownNameError("measure in a budget", name, [*PAIRED_NAMES, *HIGHER_IS_BETTER])
-    measure = PAIRED_NAMES.get(name, name)
-    upper = match["sign"] == "<="
-    lower_is_better = measure == "ppl_increase" or HIGHER_IS_BETTER.get(measure) is False
-    if upper != lower_is_better:
+    measure = _measure(match["name"], workload)
+    name, upper, percent = measure.budget_name, match["sign"] == "<=", bool(match["percent"])
+    if upper == measure.higher_is_better:
         raise ConfigError(
             f"budget {text!r} limits {name} from the wrong side",
-            hint=f"write {name}{'<=' if lower_is_better else '>='}...",
+            hint=f"write {name}{'>=' if measure.higher_is_better else '<='}...",
         )
-    percent = bool(match["percent"])
-    if name == "ppl" and not percent:
+    if measure.unit == "increase" and not percent:
         raise ConfigError(
-            f"budget {text!r} needs a percent sign", hint="perplexity is limited relative to PyTorch's: 'ppl<=+0.5%'"
+            f"budget {text!r} needs a percent sign", hint=f"{name} is limited relative to PyTorch's: '{name}<=+0.5%'"
         )
-    if name in {"psnr", "step_sqnr"} and percent:
+    if measure.unit == "decibels" and percent:
         raise ConfigError(f"budget {text!r} is in decibels", hint=f"write it without the percent sign: '{name}>=45'")
     signed = match["value"][0] in "+-"
-    if percent and not signed and name in HIGHER_IS_BETTER and name not in _SHARES:
+    if percent and not signed and measure.unit == "number":
         raise ConfigError(
             f"budget {text!r}: {name} is no share", hint=f"write '{name}{match['sign']}+5%' for 5 % of PyTorch's own"
         )
@@ -130,25 +112,35 @@ def parse_budget(text: str) -> Budget:
         raise ConfigError(f"budget {text!r} has a limit that is not finite")
     return Budget(
         text=text.strip(),
-        measure=measure,
+        measure=measure.name,
         upper=upper,
         limit=limit,
-        relative=percent and signed and name in HIGHER_IS_BETTER,
+        relative=percent and signed and measure.is_task,
+        unit=measure.unit,
+        tolerance=measure.limit,
     )
 
 
-def check_family(budgets: Iterable[Budget], family: str) -> None:
-    """Check that every budget limits a measure of the family.
+def _measure(name: str, workload: Workload | None) -> Measure:
+    workloads = (*WORKLOADS.values(), *(() if workload is None else (workload,)))
+    known: dict[str, Measure] = {measure.budget_name: measure for each in workloads for measure in each.measures}
+    if name not in known:
+        raise UnknownNameError("measure in a budget", name, known)
+    return known[name]
+
+
+def check_measures(budgets: Iterable[Budget], workload: Workload) -> None:
+    """Check that every budget limits a measure of the kind of pipeline.
 
     Raises:
         ConfigError: lists what it has.
     """
-    measures, written = FAMILY_MEASURES[family], {measure: name for name, measure in PAIRED_NAMES.items()}
+    names = {measure.name: measure.budget_name for measure in workload.measures}
     for budget in budgets:
-        if budget.measure not in measures:
+        if budget.measure not in names:
             raise ConfigError(
                 f"the budget {budget.text!r} limits {budget.measure!r}, which is not measured for this model",
-                hint=f"measured for it: {', '.join(written.get(m, m) for m in measures)}",
+                hint=f"measured for it: {', '.join(names.values())}",
             )
 
 
@@ -165,8 +157,8 @@ def shown(budgets: Iterable[Budget], scores: Scores) -> str:
 def allowed_noise(budgets: Iterable[Budget], scores: Scores, noise: float) -> float | None:
     """Estimate from one measured mix the noise at which every budget would just hold.
 
-    Decibels fall by one for every decibel of noise; an increase in perplexity is, while small, in proportion to the
-    noise (the second-order term of the loss).
+    Decibels fall by one for every decibel of noise; an increase in a loss is, while small, in proportion to the noise
+    (the second-order term of the loss).
 
     Returns:
         Relative noise of the outputs; None where a measure says nothing about it.
@@ -174,9 +166,9 @@ def allowed_noise(budgets: Iterable[Budget], scores: Scores, noise: float) -> fl
     found = []
     for budget in budgets:
         value = budget.value(scores)
-        if budget.measure in {"psnr_db", "step_sqnr_db"}:
+        if budget.unit == "decibels":
             found.append(noise * 10 ** ((value - budget.limit) / 10))
-        elif budget.measure == "ppl_increase" and value > 0 and budget.limit > 0:
+        elif budget.unit == "increase" and value > 0 and budget.limit > 0:
             found.append(noise * budget.limit / value)
         else:
             return None

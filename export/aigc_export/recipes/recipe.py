@@ -8,14 +8,15 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from aigc_calibration.calibrate import CALIBRATED
-from aigc_calibration.config import QuantConfig, WeightMethod, default_config
+from aigc_calibration.config import QuantConfig, WeightMethod
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.ranges import Method
-from aigc_export.recipes.budget import DEFAULT_BUDGETS, parse_budget
+from aigc_export.recipes.budget import parse_budget
 from aigc_export.recipes.search import SearchConfig
-from aigc_export.recipes.tolerances import TOLERANCES, with_user_limits
+from aigc_export.recipes.tolerances import with_user_limits
 from aigc_export.targets.settings import BuildSettings
 from aigc_export.targets.table import check_precision, get_target
+from aigc_export.workloads import Workload, get_workload
 from aigc_runtime.backends import check_threads
 from aigc_runtime.bundle.manifest import Tolerances
 from aigc_runtime.core.integers import as_integer
@@ -47,13 +48,13 @@ class ExportRecipe:
         threads: intra-op threads of both sides during parity; None lets each engine choose.
         quality_samples: windows of text or images on which quality is measured; 0 leaves quality out.
         seed: of every random draw.
-        quantization: how the graph is quantized; None for fp32.
+        quantization: how the graph is quantized, what the model's own hints say aside; None for fp32.
         calibration_data: the user's own samples; None takes the model's.
         quality_data: the user's own text to evaluate on; None takes what the checkpoint keeps, or the built-in text.
         search: how `auto` looks for its mix; None for other precisions.
         calibration: file of an earlier calibration, which takes the place of samples; None calibrates now.
         build: how the engine is compiled, for targets that compile one.
-        tolerance: limits that the user chose in place of the family's, by name; `tolerances` has them already.
+        tolerance: limits that the user chose in place of the kind's, by name; `tolerances` has them already.
     """
 
     model: str | Program
@@ -161,10 +162,10 @@ def export_recipe(
         model: a program, or the name of one: see `sources.resolve`. A shipped model is loaded when the work starts.
         target: name of the target.
         precision: one that it can run.
-        calibration_samples: in place of the family's default.
+        calibration_samples: in place of the default.
         split_skips: see `QuantConfig`.
-        keep_float: modules that stay float, besides the family's `QuantConfig.sensitive`.
-        ranges: `QuantConfig.ranges`, in place of the family's.
+        keep_float: modules that stay float, besides those that the model's hints name.
+        ranges: see `QuantConfig`.
         weight_ranges: see `QuantConfig`, as for the next two.
         weight_method: how weights alone are rounded.
         block: numbers of such a weight that share a scale.
@@ -186,8 +187,7 @@ def export_recipe(
     if isinstance(model, str) and model not in MODELS:
         given = {**overrides.pop("spec_options", {}), "checkpoint": overrides.pop("checkpoint", None)}
         model = resolve(model, options=given)
-    kind = kind_of(model)
-    quantization = None if precision == "fp32" else default_config(kind, precision)
+    quantization = None if precision == "fp32" else QuantConfig()
     own_samples = calibration_samples is not None or overrides.get("calibration_data") is not None
     _check_calibration(precision, calibration=overrides.get("calibration"), own_samples=own_samples)
     requested: dict[str, Any] = {
@@ -203,24 +203,28 @@ def export_recipe(
     _check_requested(requested, precision, calibration=overrides.get("calibration"))
     if quantization is not None:
         quantization = replace(quantization, **requested)
-    family = kind
+    workload = get_workload(kind_of(model))
     recipe = ExportRecipe(
         model=model,
         target=target,
         precision=precision,
-        tolerances=TOLERANCES[family, "int8" if precision == "auto" else precision],
+        tolerances=workload.limits("int8" if precision == "auto" else precision),
         quantization=quantization,
-        search=SearchConfig(budgets=(parse_budget(DEFAULT_BUDGETS[family]),)) if precision == "auto" else None,
+        search=_default_search(workload) if precision == "auto" else None,
     )
     recipe = replace(recipe, **overrides)
     if tolerance:
-        limits = with_user_limits(recipe.tolerances, tolerance, family=family)
+        limits = with_user_limits(recipe.tolerances, tolerance, workload)
         recipe = replace(recipe, tolerances=limits, tolerance=dict(tolerance))
     if (recipe.search is not None) != (precision == "auto"):
         raise ConfigError(
             f"a search for a mix, and precision {precision!r}", hint="--budget and its like go with --precision auto"
         )
     return recipe
+
+
+def _default_search(workload: Workload) -> SearchConfig:
+    return SearchConfig(budgets=(parse_budget(workload.budget, workload),))
 
 
 _OVERRIDES = tuple(f.name for f in fields(ExportRecipe) if f.name not in ("model", "target", "precision", "tolerance"))

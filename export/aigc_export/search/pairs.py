@@ -1,4 +1,4 @@
-"""Choose the pairs of precisions that are searched for a family, and plan them."""
+"""Plan pairs of precisions that are searched."""
 
 from __future__ import annotations
 
@@ -9,37 +9,20 @@ from aigc_calibration.calibrate import Calibration
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.emit import QdqFormat
-from aigc_calibration.plan import SitePrecision
 from aigc_calibration.planner import round_weights
 from aigc_calibration.quantize import plan_calibrated
 from aigc_calibration.search.pair import PrecisionPair
 from aigc_calibration.weight_only import quantize_weights, weight_plan
+from aigc_export.workloads.base import Precisions
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["PRECISION_PAIRS", "Precisions", "plan_pair", "precision_pairs", "without_exceptions"]
-
-Precisions = tuple[SitePrecision, SitePrecision]
-"""(low, high)."""
-
-PRECISION_PAIRS: dict[str, tuple[Precisions, ...]] = {
-    "text": (("int8", "float"), ("int4-weight", "int8-weight")),
-    "diffusion": (("int8", "float"),),
-    "gan": (("int8", "float"),),
-}
-"""family -> pairs of precisions."""
-
-
-def precision_pairs(family: str, objective: str) -> tuple[Precisions, ...]:
-    """Choose the pairs to search: for images, weights alone save bytes but no time."""
-    found = PRECISION_PAIRS[family]
-    weights: Precisions = ("int4-weight", "int8-weight")
-    return found if objective != "size" or weights in found else (*found, weights)
+__all__ = ["plan_pair", "without_exceptions"]
 
 
 def without_exceptions(config: QuantConfig) -> QuantConfig:
-    """Drop the family's exceptions: the search itself finds what must stay float."""
+    """Drop the model's exceptions: the search itself finds what must stay float."""
     return replace(config, sensitive=(), attention=True, wide=())
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from aigc_calibration.calibrate import Calibration
-from aigc_calibration.config import default_config
 from aigc_calibration.errors import PlanError
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.quantize import quantize
 from aigc_export.prepare.prepare import PreparedModel
+from aigc_export.recipes.hints import with_hints
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.search.candidates import Built
 
@@ -24,7 +23,7 @@ _SMALLER = ("fp16", "int8-weight", "int4")
 def plain_builds(
     prepared: PreparedModel, recipe: ExportRecipe, calibration: Calibration, *, objective: str
 ) -> Iterator[Built]:
-    """Build the family's own configuration of every plain precision that could be better by the objective.
+    """Build the model's own configuration of every plain precision that could be better by the objective.
 
     Args:
         prepared: the float graph and its data.
@@ -35,12 +34,11 @@ def plain_builds(
     assert prepared.data is not None
     assert recipe.quantization is not None
     for precision in (*_PLAIN, *(_SMALLER if objective == "size" else ())):
-        own = default_config(prepared.program.kind, precision)
         try:
             found = quantize(
                 prepared.graph,
                 prepared.data,
-                replace(recipe.quantization, sensitive=own.sensitive, wide=own.wide),
+                with_hints(recipe.quantization, prepared.part.hints, precision),
                 precision=as_site_precision(precision),
                 target=recipe.target,
                 calibration=calibration if precision == "int8" else None,

@@ -30,13 +30,15 @@ from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.recipes.search import SearchConfig
 from aigc_export.search.candidates import Built, CandidateEvaluator, build_mix
 from aigc_export.search.descent import smallest
-from aigc_export.search.pairs import plan_pair, precision_pairs, without_exceptions
+from aigc_export.search.pairs import plan_pair, without_exceptions
 from aigc_export.search.plain import plain_builds
 from aigc_export.search.plots import pareto_plot
 from aigc_export.search.report import CandidateReport, SearchReport, pareto_front
 from aigc_export.search.sites import measure_pair
 from aigc_export.targets.table import get_target
-from aigc_models.evaluation.paired import Scores, make_evaluator
+from aigc_export.workloads import get_workload
+from aigc_export.workloads.evaluate import make_evaluator
+from aigc_models.evaluation.paired import Scores
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.core.progress import Progress
 from aigc_runtime.errors import ConfigError, EngineMissingError, ParityError
@@ -94,12 +96,14 @@ def search(
     journal = Journal(
         None if config.folder is None else config.folder / JOURNAL_FILE, environment=measuring_environment()
     )
-    program, graph, quantization = prepared.program, prepared.graph, recipe.quantization
+    program, graph, quantization = prepared.program, prepared.graph, prepared.quantization
+    workload = get_workload(program.kind)
     assert prepared.data is not None
     assert quantization is not None
     evaluator = CandidateEvaluator(
         program,
         lambda: make_evaluator(
+            workload,
             TorchSession(program.part),
             program.settings,
             evaluation=prepared.evaluation,
@@ -129,7 +133,7 @@ def search(
         (built, evaluator.evaluate(built))
         for built in plain_builds(prepared, recipe, calibration, objective=config.objective)
     ]
-    for precisions in precision_pairs(program.kind, config.objective):
+    for precisions in workload.searched_pairs(config.objective):
         pair = plan_pair(
             ready, prepared.data, every, precisions, QDQ_FORMATS[recipe.target], calibration, threads=threads
         )

@@ -15,8 +15,9 @@ from aigc_export.prepare.prepare import Reporter, Stage, prepare_graph
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.recipes.search import SearchConfig
 from aigc_export.search.candidates import CandidateEvaluator
-from aigc_export.search.pairs import plan_pair, precision_pairs, without_exceptions
+from aigc_export.search.pairs import plan_pair, without_exceptions
 from aigc_export.search.sites import measure_pair
+from aigc_export.workloads import get_workload
 from aigc_runtime.core.progress import Progress
 from aigc_runtime.errors import ConfigError, UnknownNameError
 
@@ -55,7 +56,7 @@ def measure_sensitivity(
 
     Args:
         recipe: of precision `auto`.
-        low: the low precision of the pair; None takes the family's first.
+        low: the low precision of the pair; None takes the kind's first.
         stage: called after every stage.
         progress: called while samples are read, and after every site.
 
@@ -73,12 +74,13 @@ def measure_sensitivity(
     reporter = Reporter(stage)
     prepared = prepare_graph(recipe, reporter)
     assert prepared.data is not None
-    known = {precisions[0]: precisions for precisions in precision_pairs(prepared.program.kind, "size")}
+    assert prepared.quantization is not None
+    known = {precisions[0]: precisions for precisions in get_workload(prepared.program.kind).searched_pairs("size")}
     requested = next(iter(known)) if low is None else {"int4": "int4-weight"}.get(low, low)
     precisions = next((both for name, both in known.items() if name == requested), None)
     if precisions is None:
         raise UnknownNameError("low precision", str(low), known)
-    ready, every = prepare(prepared.graph), without_exceptions(recipe.quantization)
+    ready, every = prepare(prepared.graph), without_exceptions(prepared.quantization)
     calibration = prepared.calibration or calibrate(
         ready, prepared.data, every, precision="int8", threads=recipe.threads, progress=progress
     )

@@ -16,9 +16,10 @@ from aigc_calibration.search.probe import make_probe
 from aigc_calibration.search.sensitivity import Sensitivity, measure_sites
 from aigc_calibration.search.workers import Workers
 from aigc_calibration.sites import find_sites
-from aigc_export.prepare.calibration_data import subject_of
 from aigc_export.prepare.prepare import PreparedModel
 from aigc_export.search.candidates import CandidateEvaluator, emit_mix
+from aigc_export.workloads import get_workload
+from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.progress import Progress
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.proof.bench import bench_step
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["measure_pair"]
-
-PROBE_BATCHES = {"text": 5, "diffusion": 3, "gan": 4}
-"""Batches of calibration data on which noise is measured; for text a prompt and its decoded tokens."""
 
 
 def measure_pair(
@@ -59,7 +57,7 @@ def measure_pair(
     low = pair.low.quantized()
     if not low:
         raise PlanError(f"no site of {pair.name} can run in low precision", hint="export fp32")
-    feeds = itertools.islice(data.batches(pair.graph), PROBE_BATCHES[program.kind])
+    feeds = itertools.islice(data.batches(pair.graph), get_workload(program.kind).probe_batches)
     probe = make_probe(
         pair.toggled(), [op.node for op in low], list(feeds), [t.name for t in program.part.interface.outputs]
     )
@@ -110,5 +108,5 @@ def _step_feeds(graph: ir.Model, prepared: PreparedModel) -> dict[str, Array]:
         seen.append({name: array.copy() for name, array in feeds.items()})
         return run(feeds)
 
-    bench_step(subject_of(prepared.program).session(record), prepared.program.settings, runs=1, warmup=0)
+    bench_step(ArraySession(record, prepared.part.interface), prepared.program.settings, runs=1, warmup=0)
     return seen[-1]

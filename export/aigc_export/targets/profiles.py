@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from aigc_export.workloads import Workload, get_workload
+from aigc_export.workloads.base import Range
+from aigc_export.workloads.sizes import BATCH
 from aigc_models.program import Part, Program
 from aigc_runtime.bundle.engine_build import ShapeProfile
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.sizes import shape_value
 from aigc_runtime.core.tensors import DimSpec
 from aigc_runtime.errors import ConfigError, UnknownNameError
-from aigc_runtime.pipelines.embeddings import CONTEXT_TOKENS
-from aigc_runtime.pipelines.settings import DiffusionSettings, TextSettings
 
 __all__ = ["derive_profiles", "input_shapes", "narrowed", "parse_profile"]
 
 LARGEST_BATCH = 16
 """Rows that an engine is built for by default: an edge device seldom runs more, and memory grows with it."""
 
-Range = tuple[int, int, int]
-
 
 def derive_profiles(program: Program, given: Sequence[ShapeProfile] = ()) -> tuple[ShapeProfile, ...]:
     """Derive the profiles of a model, or complete and check the user's own.
 
-    1. A language model gets two: `prefill` takes everything the model takes and is best at a prompt with nothing held;
-       `decode` takes one new token.
-    2. A model of images gets one: its own size is best, and sides that vary go from the smallest to twice its own.
+    1. A range goes from the smallest size to the largest; where that is not known, to twice the size that is best for
+       the kind of pipeline.
+    2. The kind says which profiles there are: a language model gets one for prompts and one for single tokens.
     3. A given profile replaces the derived ones; dimensions that it does not name keep their derived range.
 
     Args:
@@ -38,38 +38,20 @@ def derive_profiles(program: Program, given: Sequence[ShapeProfile] = ()) -> tup
         UnknownNameError: a given profile names a dimension that the model has not.
         ConfigError: a given range is outside what the model takes.
     """
-    ranges = {dim.name: _range(dim, program) for dim in program.part.interface.dims}
+    part, workload = program.part, get_workload(program.kind)
+    ranges = {dim.name: _range(dim, part, workload, program.settings) for dim in part.interface.dims}
     if given:
-        return tuple(_complete(profile, ranges, program.part.interface.dims) for profile in given)
-    step = program.part.interface.step_dim
-    if step is None or not isinstance(program.settings, TextSettings):
-        return (ShapeProfile(name="default", dims=ranges),)
-    held = {name: _held(ranges[name], best=0) for name in ranges if name == "past"}
-    half = {name: _held(ranges[name], best=ranges[name][2] // 2) for name in ranges if name == "past"}
-    return (
-        ShapeProfile(name="prefill", dims={**ranges, **held}),
-        ShapeProfile(name="decode", dims={**ranges, **half, step: (1, 1, 1)}),
-    )
+        return tuple(_complete(profile, ranges, part.interface.dims) for profile in given)
+    return workload.profiles(part, ranges)
 
 
-def _held(found: Range, *, best: int) -> Range:
-    return found[0], max(found[0], best), found[2]
-
-
-def _range(dim: DimSpec, program: Program) -> Range:
+def _range(dim: DimSpec, part: Part, workload: Workload, settings: Any) -> Range:
     """Choose the default range of one dimension."""
-    top = dim.max
-    if dim.name == "batch":
-        return max(1, dim.min), max(1, dim.min), min(LARGEST_BATCH, top or LARGEST_BATCH)
-    if isinstance(program.settings, TextSettings):
-        top = top if top is not None else program.settings.context_length
-        return dim.min, max(dim.min, min(128, top // 2)), top
-    best = dim.min
-    if isinstance(program.settings, DiffusionSettings):
-        _, height, width = program.settings.sample_shape
-        best = {"height": height, "width": width, "tokens": CONTEXT_TOKENS}.get(dim.name, best)
-    best = max(dim.min, best)
-    return dim.min, best, top if top is not None else 2 * best
+    if dim.name == BATCH:
+        return max(1, dim.min), max(1, dim.min), min(LARGEST_BATCH, dim.max or LARGEST_BATCH)
+    best = max(dim.min, workload.best_size(dim, part, settings) or dim.min)
+    top = dim.max if dim.max is not None else workload.largest_size(dim, part, settings)
+    return dim.min, best, 2 * best if top is None else top
 
 
 def _complete(given: ShapeProfile, ranges: Mapping[str, Range], dims: Sequence[DimSpec]) -> ShapeProfile:

@@ -6,7 +6,7 @@ No limit is checked here, and PyTorch is not needed: the first bundle is the ref
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,22 @@ from aigc_export.line.bundle_files import read_plan
 from aigc_export.line.origin import find_evaluation, kept_text
 from aigc_export.recipes.recipe import check_quality_samples
 from aigc_export.tools.timing import SideBySide, time_side_by_side
-from aigc_models.evaluation.evaluation import Evaluation, choose_evaluation
-from aigc_models.evaluation.paired import Scores, make_evaluator
-from aigc_models.evaluation.quality import can_measure
+from aigc_export.workloads import Workload, get_workload
+from aigc_export.workloads.base import EvaluationFacts
+from aigc_export.workloads.evaluate import make_evaluator
+from aigc_models.evaluation.evaluation import Evaluation
+from aigc_models.evaluation.paired import Scores
 from aigc_runtime.backends import open_program
 from aigc_runtime.bundle.bundle import Bundle
-from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.bundle.manifest import Manifest
 from aigc_runtime.bundle.reference_arrays import read_request
 from aigc_runtime.core.compare import TensorErrors, compare_arrays
 from aigc_runtime.core.program import OpenProgram
-from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError, InputError
 from aigc_runtime.io.png import image_grid
-from aigc_runtime.pipelines import kind_of, make_pipeline
+from aigc_runtime.pipelines import get_kind, make_pipeline
 from aigc_runtime.pipelines.replay import run_request
-from aigc_runtime.pipelines.settings import TextSettings
 
 __all__ = ["BundleFacts", "Comparison", "Picture", "TensorGap", "check_comparable", "compare_bundles", "picture_grid"]
 
@@ -183,38 +182,43 @@ def compare_bundles(
 
     check_quality_samples(quality_samples)
     check_comparable(first.manifest, second.manifest)
-    settings, count = first.manifest.pipeline.settings, threads or available_threads()
-    with open_program(first, threads=count) as p, open_program(second, threads=count) as q:
-        a, b = p.session(MAIN_ENGINE), q.session(MAIN_ENGINE)
+    pipeline, count = first.manifest.pipeline, threads or available_threads()
+    workload = get_workload(pipeline.kind)
+    with open_program(first, threads=count) as a, open_program(second, threads=count) as b:
         return Comparison(
             name=first.manifest.name,
             first=_facts(first),
             second=_facts(second),
-            tensors=tuple(_gaps(first, p, q)),
+            tensors=tuple(_gaps(first, a, b)),
             picture=_picture(first, a, b, seed),
             scores=make_evaluator(
+                workload,
                 a,
-                settings,
-                evaluation=_evaluation(first, quality_data),
+                pipeline.settings,
+                evaluation=_evaluation(workload, first, quality_data),
                 samples=quality_samples,
                 seed=seed,
+                roles=pipeline.engines,
             )(b),
-            timing=time_side_by_side(a, b, settings, rounds=rounds, runs=runs),
+            timing=time_side_by_side(a, b, pipeline.settings, pipeline.engines, rounds=rounds, runs=runs),
             threads=count,
         )
 
 
-def _evaluation(bundle: Bundle, quality_data: Path | str | None) -> Evaluation:
+def _evaluation(workload: Workload, bundle: Bundle, quality_data: Path | str | None) -> Evaluation:
     """Find the evaluation of a bundle's export without its weights."""
     manifest = bundle.manifest
-    if not isinstance(manifest.pipeline.settings, TextSettings) and quality_data is None:
-        # Only the export knew which classes a model of images has, and measured its own metric where that fits.
-        data = next((result.data for result in manifest.quality), "")
-        return Evaluation(data=data, has_task_metric=bool(data) and can_measure(manifest.pipeline.settings))
     kept, held_out = kept_text(manifest)
+    facts = EvaluationFacts(
+        kept=kept,
+        held_out=held_out,
+        # Only the export knew which classes a model of images has, and measured its own metric where that fits.
+        measured_on=next((result.data for result in manifest.quality), ""),
+        examples={name: value for name, value in read_request(bundle).items() if isinstance(value, np.ndarray)},
+    )
 
     def evaluate(path: Path | str | None) -> Evaluation:
-        return choose_evaluation(manifest.pipeline.settings, kept=kept, held_out=held_out, quality_data=path)
+        return workload.evaluation(manifest.pipeline.settings, replace(facts, quality_data=path))
 
     return find_evaluation(manifest, evaluate, quality_data)[0]
 
@@ -260,11 +264,12 @@ def _gaps(bundle: Bundle, a: OpenProgram, b: OpenProgram) -> Iterator[TensorGap]
             yield TensorGap(case=case.name, output=output, errors=errors)
 
 
-def _picture(bundle: Bundle, a: Session, b: Session, seed: int) -> Picture:
-    settings = bundle.manifest.pipeline.settings
-    request = {**read_request(bundle), "seed": seed}
-    first, second = (run_request(make_pipeline(session, settings), request) for session in (a, b))
-    metric = kind_of(settings).metric
+def _picture(bundle: Bundle, a: OpenProgram, b: OpenProgram, seed: int) -> Picture:
+    pipeline, request = bundle.manifest.pipeline, dict(read_request(bundle))
+    if "seed" in request:
+        request["seed"] = seed
+    first, second = (run_request(make_pipeline(p, pipeline.settings, pipeline.engines), request) for p in (a, b))
+    metric = get_kind(pipeline.kind).metric
     arrays = [next(iter(results.values())) for results in (first, second)]
     return Picture(metric=metric.name, value=metric.measure(first, second), first=arrays[0], second=arrays[1])
 
@@ -277,10 +282,10 @@ def picture_grid(picture: Picture) -> tuple[Array, int]:
         keeps every difference within the range of a pixel.
 
     Raises:
-        ConfigError: text.
+        ConfigError: what they make are no images.
     """
     if picture.metric != "psnr_db":
-        raise ConfigError("a language model makes no picture", hint="leave --image out")
+        raise ConfigError("these bundles make no images", hint="leave --image out")
     difference = picture.second - picture.first
     largest = float(np.abs(difference).max())
     amplification = 1

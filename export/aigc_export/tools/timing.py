@@ -6,12 +6,14 @@ import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from aigc_runtime.core.integers import as_integer
+from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.session import Session
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.io.printable import shown
-from aigc_runtime.pipelines.settings import Pipeline
+from aigc_runtime.pipelines.kind import SINGLE_ENGINE, Roles
 from aigc_runtime.proof.bench import bench_step
 
 __all__ = ["MAX_ROUNDS", "SideBySide", "check_rounds", "time_side_by_side", "torch_threads"]
@@ -58,14 +60,21 @@ def check_rounds(rounds: int) -> None:
 
 
 def time_side_by_side(
-    reference: Session, candidate: Session, settings: Pipeline, *, rounds: int = 5, runs: int = 30
+    reference: OpenProgram | Session,
+    candidate: OpenProgram | Session,
+    settings: Any,
+    roles: Roles = SINGLE_ENGINE,
+    *,
+    rounds: int = 5,
+    runs: int = 30,
 ) -> SideBySide:
     """Alternate A B B A A B, so that neither is always the second, and take medians.
 
     Args:
-        reference: a session of PyTorch or of a bundle.
-        candidate: a session of the same model.
+        reference: sessions of PyTorch or of a bundle.
+        candidate: sessions of the same model.
         settings: of the pipeline, which say what a step is.
+        roles: which engine has which role in it.
         rounds: how often to alternate.
         runs: steps per round and side.
 
@@ -77,7 +86,7 @@ def time_side_by_side(
     pairs: list[tuple[float, float]] = []
     for number in range(rounds):
         both = (reference, candidate) if number % 2 == 0 else (candidate, reference)
-        times = [bench_step(session, settings, runs=runs).median_ms for session in both]
+        times = [bench_step(session, settings, roles, runs=runs).median_ms for session in both]
         pairs.append((times[0], times[1]) if number % 2 == 0 else (times[1], times[0]))
     return SideBySide(
         reference_ms=statistics.median(a for a, _ in pairs),

@@ -15,9 +15,9 @@ from aigc_export.parity.check import check_parity
 from aigc_export.parity.reference import make_cases, make_generation
 from aigc_export.recipes.recipe import check_quality_samples
 from aigc_export.recipes.tolerances import with_user_limits
+from aigc_export.workloads import get_workload
+from aigc_export.workloads.evaluate import make_evaluator, program_evaluation
 from aigc_models.caller_state import callers_state
-from aigc_models.evaluation.of_program import program_evaluation
-from aigc_models.evaluation.paired import make_evaluator
 from aigc_models.program import Part, Program, example_feeds
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.backends import open_session
@@ -83,7 +83,8 @@ def verify_against_torch(
     """
     check_quality_samples(quality_samples)
     manifest = bundle.manifest
-    tolerances = with_user_limits(manifest.tolerances, tolerance or {}, family=manifest.pipeline.kind)
+    workload = get_workload(manifest.pipeline.kind)
+    tolerances = with_user_limits(manifest.tolerances, tolerance or {}, workload)
     program = load_original(bundle, checkpoint, model=model)
     evaluation, notes = find_evaluation(manifest, partial(program_evaluation, program), quality_data)
     reference = TorchSession(program.part)
@@ -98,7 +99,7 @@ def verify_against_torch(
             cases=make_cases(bounded, program, seed=seed),
             generation=make_generation(bounded, program, seed=seed),
             scores=make_evaluator(
-                reference, program.settings, evaluation=evaluation, samples=quality_samples, seed=seed
+                workload, reference, program.settings, evaluation=evaluation, samples=quality_samples, seed=seed
             )(candidate),
             tolerances=tolerances,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,19 +14,19 @@ import numpy as np
 from aigc_models.data.kept_data import KeptData, data_name
 from aigc_models.data.text_data import SEPARATOR, standard_library_text
 from aigc_models.data.text_files import read_text_files
-from aigc_models.evaluation.quality import DIGIT_NAMES, can_measure
+from aigc_models.evaluation.quality import DIGIT_NAMES, are_digits
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError, InputError
-from aigc_runtime.pipelines.settings import Pipeline, TextSettings
+from aigc_runtime.pipelines.settings import TextSettings
 from aigc_runtime.pipelines.text import text_tokenizer
 
 __all__ = [
     "DIGITS",
     "STANDARD_LIBRARY",
     "Evaluation",
-    "choose_evaluation",
     "held_out_part",
-    "standard_evaluation",
+    "image_evaluation",
+    "text_evaluation",
     "text_tokens",
 ]
 
@@ -43,12 +43,14 @@ class Evaluation:
         data: its name, as tables and manifests show it; empty for images of models that have no metric here.
         has_task_metric: whether the model's own metric can be measured on it.
         pieces: of the text, for a language model: each is part of one file.
+        examples: inputs by name, for a model that is evaluated on such as these.
         sha256: of the text; empty for images.
     """
 
     data: str
     has_task_metric: bool
     pieces: tuple[bytes, ...] = field(default=(), repr=False)
+    examples: Mapping[str, Array] = field(default_factory=dict, repr=False)
 
     @cached_property
     def text(self) -> Array:
@@ -61,36 +63,26 @@ class Evaluation:
         return hashlib.sha256(self.text.tobytes()).hexdigest() if self.pieces else ""
 
 
-def choose_evaluation(
-    settings: Pipeline,
+def text_evaluation(
+    settings: TextSettings,
     *,
-    kept: KeptData | None,
-    held_out: Sequence[bytes],
-    class_names: object = None,
+    kept: KeptData | None = None,
+    held_out: Sequence[bytes] = (),
     quality_data: Path | str | None = None,
 ) -> Evaluation:
-    """Choose what a model is evaluated on: what the user names, else what its checkpoint keeps, else the built-in data.
+    """Choose the text for a language model: what the user names, else what its checkpoint keeps, else the built-in one.
 
     Args:
         settings: of the model's pipeline.
         kept: what the checkpoint says of its data; None where it says nothing.
         held_out: the text that it keeps, in pieces.
-        class_names: of config.json.
         quality_data: the user's text, a file or a folder.
 
     Raises:
-        ConfigError: text was named for a model of images.
         InputError: it cannot be read, or is too short.
     """
-    if not isinstance(settings, TextSettings):
-        if quality_data is not None:
-            raise ConfigError(
-                f"{str(quality_data)!r} cannot evaluate a model of images, which has no metric on own data here",
-                hint="leave --quality-data out: its images are compared with PyTorch's",
-            )
-        # Trained on the user's own pictures, ten classes called "0" to "9" are not scikit-learn's digits.
-        digits = kept is None and class_names == [*DIGIT_NAMES] and can_measure(settings)
-        return Evaluation(data=DIGITS if digits else "", has_task_metric=digits)
+    # Bits per byte are those of a model over bytes.
+    has_metric = settings.tokenizer.kind == "bytes"
     if quality_data is not None:
         pieces = read_text_files(quality_data).texts
         if sum(map(len, pieces)) < MIN_TEXT_BYTES:
@@ -98,23 +90,46 @@ def choose_evaluation(
                 f"{str(quality_data)!r} holds {sum(map(len, pieces)):,} bytes to evaluate on",
                 hint=f"need at least {MIN_TEXT_BYTES}: give more text",
             )
-        return Evaluation(data=f"{data_name(quality_data)!r}", has_task_metric=can_measure(settings), pieces=pieces)
+        return Evaluation(data=f"{data_name(quality_data)!r}", has_task_metric=has_metric, pieces=pieces)
     if kept is not None and held_out:
-        return Evaluation(data=held_out_part(kept.name), has_task_metric=can_measure(settings), pieces=tuple(held_out))
-    return standard_evaluation(settings)
+        return Evaluation(data=held_out_part(kept.name), has_task_metric=has_metric, pieces=tuple(held_out))
+    pieces = standard_library_text().held_out_pieces
+    return Evaluation(data=STANDARD_LIBRARY, has_task_metric=has_metric, pieces=pieces)
+
+
+def image_evaluation(
+    sample_shape: tuple[int, int, int],
+    num_classes: int | None,
+    *,
+    kept: KeptData | None = None,
+    class_names: object = None,
+    quality_data: Path | str | None = None,
+) -> Evaluation:
+    """Choose what images are evaluated on: the built-in digits where they are these, else nothing but PyTorch's images.
+
+    Args:
+        sample_shape: (C, H, W) of the images.
+        num_classes: of the model; None for one without.
+        kept: what the checkpoint says of its data; None where it says nothing.
+        class_names: of config.json.
+        quality_data: what the user names, which no model of images takes.
+
+    Raises:
+        ConfigError: data was named.
+    """
+    if quality_data is not None:
+        raise ConfigError(
+            f"{str(quality_data)!r} cannot evaluate a model of images, which has no metric on own data here",
+            hint="leave --quality-data out: its images are compared with PyTorch's",
+        )
+    # Trained on the user's own pictures, ten classes called "0" to "9" are not scikit-learn's digits.
+    digits = kept is None and class_names == [*DIGIT_NAMES] and are_digits(sample_shape, num_classes)
+    return Evaluation(data=DIGITS if digits else "", has_task_metric=digits)
 
 
 def held_out_part(name: str) -> str:
     """Name the text that training held out."""
     return f"held-out part of {name!r}"
-
-
-def standard_evaluation(settings: Pipeline) -> Evaluation:
-    """Make the built-in evaluation: text of the standard library; for images none, since their content is unknown."""
-    if not isinstance(settings, TextSettings):
-        return Evaluation(data="", has_task_metric=False)
-    pieces = standard_library_text().held_out_pieces
-    return Evaluation(data=STANDARD_LIBRARY, has_task_metric=can_measure(settings), pieces=pieces)
 
 
 def text_tokens(settings: TextSettings, text: Array) -> Array:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from aigc_models.data.image_data import ImageData, digits, load_images
@@ -14,7 +15,7 @@ from aigc_models.data.images import parse_background
 from aigc_models.data.kept_data import data_name
 from aigc_models.evaluation.evaluation import DIGITS, held_out_part
 from aigc_models.evaluation.metrics import class_accuracy
-from aigc_models.evaluation.quality import Metric, measure
+from aigc_models.evaluation.quality import Metric, are_digits, image_quality
 from aigc_models.families.classifier import Classifier
 from aigc_models.families.gan import Generator, hinge_loss
 from aigc_models.families.unet import UNet
@@ -157,8 +158,13 @@ def _shape(images: ImageData) -> tuple[int, int, int]:
 
 def _quality(program: Program, data: Path | str | None, samples: int) -> Measured:
     """Measure the digits' metrics; a user's own images have no classifier here."""
-    metrics = measure(TorchSession(program.part), program.settings, samples=samples) if data is None else ()
-    return Measured(metrics=metrics, samples=samples if metrics else 0, data=DIGITS if metrics else "")
+    settings = program.settings
+    if data is not None or samples == 0 or not are_digits(settings.sample_shape, settings.num_classes):
+        return Measured()
+    labels = [i % settings.num_classes for i in range(samples)]
+    pipeline: Any = make_pipeline(TorchSession(program.part), settings)
+    metrics = image_quality(pipeline.generate(labels, seed=0), np.array(labels, dtype=np.int64))
+    return Measured(metrics=metrics, samples=samples, data=DIGITS)
 
 
 def _samples(program: Program) -> dict[str, bytes]:

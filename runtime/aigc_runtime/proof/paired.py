@@ -6,23 +6,12 @@ where the perplexities of two draws differ by several per cent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from aigc_runtime.bundle.manifest import Tolerances
 
-__all__ = ["PAIRED", "PairedCheck", "PairedMetric", "check_paired", "named"]
-
-PAIRED: Mapping[str, bool] = MappingProxyType(
-    {"ppl_increase": False, "top1_agreement": True, "psnr_db": True, "step_sqnr_db": True}
-)
-"""Measure -> whether more is better.
-
-`ppl_increase`: perplexity / PyTorch's - 1. `top1_agreement`: share of positions with the same likeliest token.
-`psnr_db`: of generated images, 10 log10(range^2 / mean squared error) over the reference's own range. `step_sqnr_db`:
-of the model's output on PyTorch's own trajectory, at the worst step.
-"""
+__all__ = ["PairedCheck", "PairedMetric", "check_paired", "named"]
 
 
 def named(metric: str, data: str) -> str:
@@ -41,11 +30,13 @@ class PairedMetric:
     """One measure.
 
     Attributes:
-        name: key of `PAIRED`.
+        name: of the measure.
         value: measured.
         standard_error: of `value`, over the samples; 0 where it is a worst case.
         samples: windows of text, images, or steps.
         data: what it was measured on; empty for what the models generate themselves.
+        higher_is_better: its direction.
+        limit: name of the tolerance that it is held against; None where it is only told.
     """
 
     name: str
@@ -53,11 +44,8 @@ class PairedMetric:
     standard_error: float
     samples: int
     data: str = ""
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Direction."""
-        return PAIRED[self.name]
+    higher_is_better: bool = True
+    limit: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +58,11 @@ class PairedCheck:
 
 
 def check_paired(metrics: Iterable[PairedMetric], tolerances: Tolerances) -> tuple[PairedCheck, ...]:
-    """Hold paired measures against a bundle's limits; NaN never passes.
-
-    `psnr_db` against `min_psnr_db`, `ppl_increase` against `max_quality_drop`; the others are told.
-    """
-    limits = {"psnr_db": tolerances.min_psnr_db, "ppl_increase": tolerances.max_quality_drop}
+    """Hold paired measures against a bundle's limits; NaN never passes."""
+    limits = tolerances.limits()
     checks = []
     for metric in metrics:
-        limit = limits.get(metric.name)
+        limit = None if metric.limit is None else limits[metric.limit]
         passed = limit is None or (metric.value >= limit if metric.higher_is_better else metric.value <= limit)
         checks.append(PairedCheck(metric=metric, limit=limit, passed=passed))
     return tuple(checks)

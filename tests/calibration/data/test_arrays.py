@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 
-from aigc_calibration.data import ArrayData, CalibrationData, NpzRows
+from aigc_calibration.data import ArrayData, NpzRows
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.subject import Subject
 from aigc_runtime.core.tensors import Array
 
-from ..families import (
+from ...export.workloads.families import (
     WIDTH,
+    all_rows,
+    counts,
     gan_graph,
     gan_subject,
     text_graph,
@@ -23,15 +24,6 @@ from ..families import (
 )
 
 PROMPTS = np.random.default_rng(1).standard_normal((6, 3, WIDTH)).astype(np.float32)
-
-
-def all_rows(data: CalibrationData, graph: ir.Model) -> dict[str, Array]:
-    batches = list(data.batches(graph, threads=1))
-    return {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
-
-
-def counts(values: Array, of: int) -> Array:
-    return np.bincount(values.astype(np.int64), minlength=of)
 
 
 def save(path: Path, **arrays: Array) -> NpzRows:

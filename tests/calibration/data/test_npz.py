@@ -78,14 +78,11 @@ from pathlib import Path
 from aigc_calibration.data import ArrayData, NpzRows
 from aigc_calibration.subject import Subject
 from aigc_runtime.core.interface import Interface
-from aigc_runtime.pipelines.settings import GanSettings
 from aigc_runtime.core.tensors import DimSpec, TensorSpec
 inputs = (TensorSpec(name="latents", dtype="float32", shape=("batch", 6)),
           TensorSpec(name="class_labels", dtype="int64", shape=("batch",), low=0, high=10))
 interface = Interface(inputs=inputs, outputs=inputs[:1], dims=(DimSpec(name="batch"),))
-subject = Subject(interface=interface,
-                  settings=GanSettings(latent_size=6, sample_shape=(1, 8, 8), num_classes=10))
-print(ArrayData(subject=subject, source=NpzRows(Path(sys.argv[1])), most=64).samples)
+print(ArrayData(subject=Subject(interface=interface), source=NpzRows(Path(sys.argv[1])), most=64).samples)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -105,7 +105,7 @@ def test_bad_requests(results: dict[str, ExportResult], tmp_path: Path, capsys: 
     image = ["--image", str(tmp_path / "x.png")]
     for arguments, code, message, hint in (
         ([lm, unet, *image], 2, "the two bundles differ in 'name': lm and unet", "two exports of one model"),
-        ([lm, lm, *image], 2, "a language model makes no picture", "leave --image out"),
+        ([lm, lm, *image], 2, "these bundles make no images", "leave --image out"),
         ([gan, gan, "--quality-samples", "1"], 2, "quality_samples is 1", "0 leaves quality out"),
         ([gan, gan, "--quality-samples", "-3"], 2, "quality_samples is -3", "at least 2"),
         ([gan, gan, "--rounds", "0"], 2, "--rounds", "1<=x"),

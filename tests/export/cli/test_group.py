@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -19,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aigc_export.cli import VERBS, run
-from aigc_export.recipes.tolerances import TOLERANCES
+from aigc_export.workloads import WORKLOADS
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.core.compare import Tolerance
 
@@ -294,10 +293,9 @@ def test_missed_parity_is_exit_code_3(
     from dataclasses import replace
 
     before = contents(copies / "gan")
-    strict = replace(TOLERANCES["gan", "fp32"], tensor=Tolerance(min_sqnr_db=390.0))
-    monkeypatch.setattr(
-        "aigc_export.recipes.recipe.TOLERANCES", MappingProxyType({**TOLERANCES, ("gan", "fp32"): strict})
-    )
+    gan = WORKLOADS["gan"]
+    strict = replace(gan.tolerances["fp32"], tensor=Tolerance(min_sqnr_db=390.0))
+    monkeypatch.setitem(WORKLOADS, "gan", replace(gan, tolerances={**gan.tolerances, "fp32": strict}))
     files = ["--report", str(tmp_path / "r.json"), "--junit", str(tmp_path / "r.xml")]
     assert run(export_arguments("gan", checkpoints, copies / "gan", "--bisect", *files)) == 3
     printed = capsys.readouterr()

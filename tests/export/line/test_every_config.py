@@ -23,12 +23,12 @@ from aigc_export.graphs.capture import example_sizes, run_sizes
 from aigc_export.line.exporter import ParityFailedError, export_model
 from aigc_export.parity.graph_session import bounded
 from aigc_export.parity.reference import make_cases, make_generation
-from aigc_export.prepare.calibration_data import ExampleData, calibration_data, subject_of
+from aigc_export.prepare.calibration_data import ExampleData, calibration_data
 from aigc_export.prepare.prepare import pass_feeds
 from aigc_export.recipes.recipe import export_recipe
 from aigc_export.targets.profiles import derive_profiles, input_shapes, narrowed
-from aigc_models.evaluation.evaluation import standard_evaluation
-from aigc_models.evaluation.paired import make_evaluator
+from aigc_export.workloads import get_workload
+from aigc_export.workloads.evaluate import make_evaluator, program_evaluation
 from aigc_models.program import Program
 from aigc_models.sources.shipped import load_shipped
 from aigc_models.torch_session import TorchSession
@@ -81,7 +81,8 @@ def check_defaults(drawn: Drawn, folder: Path) -> None:
         assert output.size
     bench_step(session, program.settings, runs=2, warmup=1)
     bench_generation(session, program.settings, runs=1)
-    make_evaluator(session, program.settings, evaluation=standard_evaluation(program.settings), samples=2)(session)
+    workload, evaluation = get_workload(program.kind), program_evaluation(program)
+    make_evaluator(workload, session, program.settings, evaluation=evaluation, samples=2)(session)
     profiles = derive_profiles(program)
     assert all(input_shapes(program.part, profile) for profile in profiles)
     compiled = ArraySession(
@@ -92,10 +93,12 @@ def check_defaults(drawn: Drawn, folder: Path) -> None:
     bench_step(compiled, program.settings, runs=1, warmup=0)
     assert ExampleData(part=program.part).samples
     if not any(t.name == "encoder_hidden_states" for t in program.part.interface.inputs):
-        data = calibration_data(subject_of(program), path=None, samples=3, seed=0)
+        data = calibration_data(program, path=None, samples=3, seed=0)
         with pytest.MonkeyPatch.context() as patch:
             for module in ("text", "diffusion"):
-                patch.setattr(f"aigc_calibration.data.{module}.open_onnx", lambda graph, *, threads=None: session.call)
+                patch.setattr(
+                    f"aigc_export.workloads.samples.{module}.open_onnx", lambda graph, *, threads=None: session.call
+                )
             batches = list(data.batches(None, threads=1))  # type: ignore[arg-type]
         assert sum(len(next(iter(batch.values()))) for batch in batches) == data.rows
         for batch in batches:

@@ -30,9 +30,9 @@ from aigc_export.parity.reference import make_cases, make_generation
 from aigc_export.parity.report import junit_xml, parity_table, report_json
 from aigc_export.prepare import prepare as front
 from aigc_export.recipes.recipe import export_recipe
-from aigc_export.recipes.tolerances import TOLERANCES
 from aigc_export.targets.ort import build_ort
 from aigc_export.tools.verifier import verify_against_torch
+from aigc_export.workloads import get_workload
 from aigc_models.evaluation.paired import Scores
 from aigc_models.families.gan import Generator, GeneratorConfig
 from aigc_models.sources.shipped import load_shipped
@@ -145,7 +145,7 @@ def parity_of(
         cases=make_cases(reference, tiny.program, seed=0),
         generation=make_generation(reference, tiny.program, seed=0),
         scores=Scores(quality=quality, paired=paired),
-        tolerances=TOLERANCES[tiny.program.kind, "fp32"],
+        tolerances=get_workload(tiny.program.kind).tolerances["fp32"],
     )
 
 
@@ -217,7 +217,8 @@ def test_quality_alone_can_fail(reference: float, bundle: float, higher: bool, p
 )
 def test_paired_quality_alone_can_fail(family: str, name: str, value: float, passed: bool) -> None:
     tiny = tiny_of(family)
-    metric = PairedMetric(name=name, value=value, standard_error=0.1, samples=20)
+    measure = next(m for m in get_workload(tiny.program.kind).measures if m.name == name)
+    metric = measure.paired(value, standard_error=0.1, samples=20)
     report = parity_of(tiny, tiny.session(), paired=(metric,))
     assert report.passed is passed
     assert any(f"paired: {name}" in f for f in report.failures) is not passed
@@ -301,7 +302,7 @@ def test_the_stages_are_told_in_order(checkpoints: Path, tmp_path: Path) -> None
     assert all(text.endswith(" s)") for _, text in told)
 
 
-STRICT = replace(TOLERANCES["gan", "fp32"], tensor=Tolerance(min_sqnr_db=390.0))
+STRICT = replace(get_workload("gan").tolerances["fp32"], tensor=Tolerance(min_sqnr_db=390.0))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -460,7 +461,7 @@ def test_every_family_and_precision_has_limits() -> None:
         for target in TARGETS.values():
             for precision in target.precisions:
                 # A search ends in a plain precision, or in a mix that has the limits of the lowest one in it.
-                assert precision == "auto" or (entry.kind, precision) in TOLERANCES
+                assert precision == "auto" or precision in get_workload(entry.kind).tolerances
 
 
 def test_ten_classes_of_something_else_are_not_evaluated_as_digits(tmp_path: Path) -> None:

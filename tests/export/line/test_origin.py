@@ -15,7 +15,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from aigc_calibration.config import default_config
+from aigc_calibration.config import QuantConfig
 from aigc_export.cli import run
 from aigc_export.cli.export import export as export_command
 from aigc_export.line.engines import check_build
@@ -27,10 +27,10 @@ from aigc_export.recipes.recipe import ExportRecipe, export_recipe
 from aigc_export.targets.profiles import parse_profile
 from aigc_export.targets.settings import BuildSettings
 from aigc_export.tools.verifier import verify_against_torch
+from aigc_export.workloads.evaluate import program_evaluation
 from aigc_models.data.kept_data import data_files
 from aigc_models.data.text_data import TextData
 from aigc_models.evaluation.evaluation import STANDARD_LIBRARY
-from aigc_models.evaluation.of_program import program_evaluation
 from aigc_models.sources.shipped import load_shipped
 from aigc_models.weights.checkpoint import load_checkpoint, save_checkpoint
 from aigc_runtime.bundle.bundle import Bundle, write_bundle
@@ -311,7 +311,7 @@ def test_the_command_that_check_prints_exports_the_same_model_again(
     assert again.spec_options["cache"] == "growing"
     assert again.quantization is not None
     assert again.quantization.keep_float == ("lm_head",)
-    assert again.quantization.ranges == ("kl" if precision == "int8" else default_config("text", "fp16").ranges)
+    assert again.quantization.ranges == ("kl" if precision == "int8" else QuantConfig().ranges)
     expected = ("8.6", "12.0", "8.9") if precision == "int8" else ("7.5",)
     assert again.build.compute_capabilities == expected
 
@@ -327,22 +327,21 @@ def test_a_path_that_cannot_be_written_down_is_left_out(tmp_path: Path) -> None:
     origin = make_origin(loaded, export_recipe("gan", checkpoint=str(folder)), program_evaluation(loaded))
     assert (origin.shipped, origin.checkpoint) == (False, None)
     assert Origin.__dataclass_fields__.keys() == vars(origin).keys()
-    assert default_config("gan", "int8")  # what an origin leaves out is what this says
 
 
 # Calibration
 
 
 def test_calibration_reads_the_models_own_text_and_never_what_is_held_out(exported: Path, tmp_path: Path) -> None:
-    from aigc_export.prepare.calibration_data import _text
+    from aigc_export.workloads.samples.text import calibration_text
 
     held_out, train = POEMS.held_out_pieces, POEMS.train_pieces
-    assert _text(None, train, held_out).tobytes() == train[0]
+    assert calibration_text(None, train, held_out).tobytes() == train[0]
     (tmp_path / "all.txt").write_bytes(train[0] + held_out[0])
-    assert _text(tmp_path / "all.txt", train, held_out).tobytes() == train[0]
+    assert calibration_text(tmp_path / "all.txt", train, held_out).tobytes() == train[0]
     (tmp_path / "all.txt").write_bytes(held_out[0])
     with pytest.raises(Exception, match="is text that quality is measured on"):
-        _text(tmp_path / "all.txt", train, held_out)
+        calibration_text(tmp_path / "all.txt", train, held_out)
 
 
 @pytest.mark.usefixtures("no_work")

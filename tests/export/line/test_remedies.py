@@ -15,6 +15,7 @@ from aigc_export.line.exporter import ParityFailedError, export_model
 from aigc_export.line.remedies import CostlyModules, remedies
 from aigc_export.recipes.recipe import export_recipe
 from aigc_export.recipes.tolerances import parse_limits
+from aigc_export.workloads import get_workload
 from aigc_models.families.gan import Generator, GeneratorConfig
 from aigc_runtime.core.compare import compare_arrays
 from aigc_runtime.proof.verify import GenerationCheck, ParityReport, TensorCheck
@@ -78,20 +79,20 @@ def report(error: float, *, psnr: float = 80.0) -> ParityReport:
 
 
 def test_float_has_no_precision_to_go_to() -> None:
-    (loose,) = remedies(report(1.1e-3), export_recipe("gan"), family="gan")
+    (loose,) = remedies(report(1.1e-3), export_recipe("gan"), workload=get_workload("gan"))
     assert parse_limits(options(loose, "--tolerance")) == {"max_over_rms": 0.002, "min_sqnr_db": 59.0}
 
 
 @pytest.mark.parametrize("error", [float("nan"), 3.0])
 def test_what_no_limit_could_allow_has_none(error: float) -> None:
-    found = remedies(report(error), export_recipe("gan", precision="int8"), family="gan")
+    found = remedies(report(error), export_recipe("gan", precision="int8"), workload=get_workload("gan"))
     assert found == ("--precision bf16 or int8-weight or fp16 or fp32: more exact",)
 
 
 def test_16_bits_name_the_module_of_the_first_divergence() -> None:
     recipe: Any = replace(export_recipe("gan", precision="fp16"))
     divergence: Any = SimpleNamespace(module="blocks.1.1")
-    keep, precision, _ = remedies(report(1e-2), recipe, family="gan", divergence=divergence)
+    keep, precision, _ = remedies(report(1e-2), recipe, workload=get_workload("gan"), divergence=divergence)
     assert keep.startswith("--keep-float blocks.1.1: ")
     assert precision == "--precision fp32: more exact"
 
@@ -100,4 +101,4 @@ def test_a_gain_that_does_not_suffice_is_not_sold_as_one() -> None:
     recipe = export_recipe("gan", precision="int8")
     for after, wanted in ((26.0, "does not suffice alone"), (20.5, "all over the model: a, b are the costliest")):
         costly = CostlyModules(modules=("a", "b"), before_db=20.0, after_db=after, suffices=False)
-        assert wanted in remedies(report(0.1), recipe, family="gan", costly=costly)[0]
+        assert wanted in remedies(report(0.1), recipe, workload=get_workload("gan"), costly=costly)[0]

@@ -10,21 +10,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aigc_calibration.data import ArrayData, DiffusionData, ImageData, TextData
+from aigc_calibration.data import ArrayData
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.subject import Subject
 from aigc_export.cli import run
 from aigc_export.prepare import prepare as front
-from aigc_export.prepare.calibration_data import calibration_data, described, subject_of
-from aigc_export.prepare.image_folder import find_images
+from aigc_export.prepare.calibration_data import calibration_data, described
+from aigc_export.workloads.samples.diffusion import DiffusionData
+from aigc_export.workloads.samples.image_folder import find_images
+from aigc_export.workloads.samples.images import ImageData
+from aigc_export.workloads.samples.text import TextData
 from aigc_models.data.image_data import load_images
 from aigc_models.data.images import ImageError
 from aigc_models.data.text_data import standard_library_text
+from aigc_models.program import Program
 from aigc_runtime.pipelines.settings import DiffusionSettings
 
 from ..conftest import make_program
 
-LM, UNET, CROSS, GAN = (subject_of(make_program(n)) for n in ("lm-growing", "unet", "unet-cross", "gan"))
+LM, UNET, CROSS, GAN = (make_program(n) for n in ("lm-growing", "unet", "unet-cross", "gan"))
 
 
 def make_images(root: Path, folders: Sequence[str], each: int = 2) -> Path:
@@ -105,22 +108,22 @@ def test_images_that_cannot_be_read(tmp_path: Path) -> None:
         calibration_data(CROSS, path=make_images(tmp_path / "z", ["a"]), samples=8, seed=0)
 
 
-def named(*names: str) -> Subject:
+def named(*names: str) -> Program:
     assert isinstance(UNET.settings, DiffusionSettings)
     return replace(
         UNET, settings=replace(UNET.settings, num_classes=len(names), null_class=len(names), class_names=names)
     )
 
 
-def image_data(subject: Subject, root: Path, samples: int) -> ImageData:
-    data = calibration_data(subject, path=root, samples=samples, seed=0)
+def image_data(program: Program, root: Path, samples: int) -> ImageData:
+    data = calibration_data(program, path=root, samples=samples, seed=0)
     assert isinstance(data, ImageData)
     return data
 
 
-def labels_and_levels(subject: Subject, root: Path) -> dict[int, int]:
+def labels_and_levels(program: Program, root: Path) -> dict[int, int]:
     """label -> number of the folder that its images lie in."""
-    data = image_data(subject, root, samples=256)
+    data = image_data(program, root, samples=256)
     levels = np.rint((data.images[:, 0, 4, 4] + 1) * 127.5).astype(int) // 20
     assert data.labels is not None
     return dict(zip(map(int, data.labels), map(int, levels), strict=True))

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from aigc_export.recipes.budget import DEFAULT_BUDGETS, allowed_noise, check_family, holds, parse_budget, shown
-from aigc_export.recipes.tolerances import TOLERANCES, loosened
+from aigc_export.recipes.budget import allowed_noise, check_measures, holds, parse_budget, shown
+from aigc_export.recipes.tolerances import loosened
+from aigc_export.workloads import WORKLOADS, get_workload
 from aigc_models.evaluation.paired import Scores
 from aigc_runtime.bundle.manifest import QualityResult
 from aigc_runtime.errors import ConfigError, UnknownNameError
@@ -99,7 +100,7 @@ def test_the_noise_that_is_allowed() -> None:
 
 
 def test_defaults_can_be_read() -> None:
-    assert {family: parse_budget(text).measure for family, text in DEFAULT_BUDGETS.items()} == {
+    assert {kind: parse_budget(workload.budget).measure for kind, workload in WORKLOADS.items()} == {
         "text": "ppl_increase",
         "diffusion": "psnr_db",
         "gan": "psnr_db",
@@ -112,15 +113,15 @@ def test_a_percent_sign_alone_is_a_share_and_not_of_everything() -> None:
     assert "frechet_distance<=+5%" in str(err.value.hint)
 
 
-@pytest.mark.parametrize(("family", "text"), [("gan", "ppl<=+1%"), ("gan", "step_sqnr>=20"), ("text", "psnr>=40")])
-def test_a_measure_that_the_family_has_not(family: str, text: str) -> None:
+@pytest.mark.parametrize(("kind", "text"), [("gan", "ppl<=+1%"), ("gan", "step_sqnr>=20"), ("text", "psnr>=40")])
+def test_a_measure_that_the_kind_has_not(kind: str, text: str) -> None:
     with pytest.raises(ConfigError, match="which is not measured for this model"):
-        check_family([parse_budget(text)], family)
-    check_family([parse_budget(DEFAULT_BUDGETS[family])], family)
+        check_measures([parse_budget(text)], get_workload(kind))
+    check_measures([parse_budget(get_workload(kind).budget)], get_workload(kind))
 
 
 def test_a_looser_budget_loosens_every_limit_by_as_much_noise() -> None:
-    limits = TOLERANCES["gan", "int8"]
+    limits = get_workload("gan").tolerances["int8"]
     assert limits.min_psnr_db == 42
     found = loosened(limits, [parse_budget("psnr>=32")])
     assert found.min_psnr_db == pytest.approx(22)  # of a few pictures; the average is held against the budget
@@ -130,10 +131,10 @@ def test_a_looser_budget_loosens_every_limit_by_as_much_noise() -> None:
     near = loosened(limits, [parse_budget("psnr>=43")])
     assert near.min_psnr_db == pytest.approx(33)
     assert near.max_quality_drop == limits.max_quality_drop
-    text = TOLERANCES["text", "int8"]
+    text = get_workload("text").tolerances["int8"]
     assert text.max_quality_drop == 0.003
     found = loosened(text, [parse_budget("ppl<=+3%")])
     assert found.max_quality_drop == pytest.approx(0.03)
     assert found.min_token_agreement == pytest.approx(0.25 / 30)
     assert found.tensor.min_sqnr_db == pytest.approx(24 - 14.77, abs=0.01)
-    assert loosened(text, [parse_budget(DEFAULT_BUDGETS["text"])]) is text
+    assert loosened(text, [parse_budget(get_workload("text").budget)]) is text

@@ -15,8 +15,9 @@ from torch import nn
 from aigc_export.cli import run as command
 from aigc_export.line.exporter import ExportResult, ParityFailedError, export_model
 from aigc_export.recipes.recipe import export_recipe
-from aigc_export.recipes.tolerances import TOLERANCES, parse_limits, with_user_limits
+from aigc_export.recipes.tolerances import parse_limits, with_user_limits
 from aigc_export.tools.verifier import verify_against_torch
+from aigc_export.workloads import WORKLOADS, get_workload
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.cli.main import run
 from aigc_runtime.errors import AigcError, ConfigError, UnknownNameError
@@ -25,7 +26,7 @@ from ..conftest import TINY, recipe_of, write_checkpoint
 
 
 def test_no_limit_of_ours_depends_on_the_scale() -> None:
-    names = {name for limits in TOLERANCES.values() for name in limits.limits()}
+    names = {n for workload in WORKLOADS.values() for limits in workload.tolerances.values() for n in limits.limits()}
     assert names == {
         "max_over_rms",
         "min_cosine",
@@ -79,12 +80,13 @@ def test_a_model_of_any_scale_is_exported(
 
 
 def test_a_user_s_limit_takes_the_place_of_the_family_s() -> None:
-    limits = with_user_limits(TOLERANCES["text", "int8"], {"min_sqnr_db": 12.5, "max_over_rms": 0.9}, family="text")
-    assert limits.limits() == {**TOLERANCES["text", "int8"].limits(), "min_sqnr_db": 12.5, "max_over_rms": 0.9}
+    text = get_workload("text")
+    limits = with_user_limits(text.tolerances["int8"], {"min_sqnr_db": 12.5, "max_over_rms": 0.9}, text)
+    assert limits.limits() == {**text.tolerances["int8"].limits(), "min_sqnr_db": 12.5, "max_over_rms": 0.9}
     assert limits.set_by_user == ("max_over_rms", "min_sqnr_db")
     assert "min_sqnr_db 12.5 (set by the user)" in str(limits)
     assert str(limits).count("set by the user") == 2
-    assert TOLERANCES["text", "int8"].set_by_user == ()
+    assert text.tolerances["int8"].set_by_user == ()
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_a_user_s_limit_decides_and_is_recorded_and_shown(
     limits = Bundle.open(out).manifest.tolerances
     assert limits.set_by_user == ("min_psnr_db", "min_sqnr_db")
     assert (limits.tensor.min_sqnr_db, limits.min_psnr_db) == (33.0, 34.0)
-    assert limits.tensor.max_over_rms == TOLERANCES["gan", "fp32"].tensor.max_over_rms
+    assert limits.tensor.max_over_rms == get_workload("gan").tolerances["fp32"].tensor.max_over_rms
     for verb in ("info", "verify"):
         assert run([verb, out]) == 0
         assert "set by the user" in capsys.readouterr().out

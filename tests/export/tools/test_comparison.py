@@ -179,5 +179,5 @@ def test_a_picture_of_no_difference_and_of_a_large_one() -> None:
     assert amplification == 1
     tiny = replace(same, second=images + np.float32(1e-7))
     assert picture_grid(tiny)[1] == 2**16
-    with pytest.raises(ConfigError, match="makes no picture"):
+    with pytest.raises(ConfigError, match="make no images"):
         picture_grid(Picture(metric="token_agreement", value=1.0, first=np.arange(3), second=np.arange(3)))

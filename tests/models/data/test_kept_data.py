@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from aigc_export.workloads.evaluate import is_evaluated_elsewhere, program_evaluation
 from aigc_models.data.kept_data import MAX_KEPT_BYTES, data_files, data_name, read_kept
 from aigc_models.data.text_data import TextData, load_text
-from aigc_models.evaluation.of_program import is_evaluated_elsewhere, program_evaluation
 from aigc_models.sources.shipped import load_shipped
 from aigc_models.training import families
 from aigc_models.weights.checkpoint import load_checkpoint, save_checkpoint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,26 +10,20 @@ import pytest
 import torch
 
 from aigc_models.data.image_data import digits
+from aigc_models.data.text_data import standard_library_text
 from aigc_models.evaluation import quality
-from aigc_models.evaluation.quality import (
-    HIGHER_IS_BETTER,
-    can_measure,
-    digit_classifier,
-    image_quality,
-    measure,
-    text_quality,
-)
-from aigc_models.families.gan import Generator, GeneratorConfig
+from aigc_models.evaluation.quality import are_digits, digit_classifier, image_quality, text_quality
 from aigc_models.families.lm import TransformerLM
 from aigc_models.families.lm_config import LMConfig
-from aigc_models.programs import gan_program, lm_program
+from aigc_models.programs import lm_program
 from aigc_models.sources.shipped import load_shipped
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array, DimSpec, TensorSpec
 from aigc_runtime.errors import CheckpointError, EngineError
-from aigc_runtime.generation.tokenizers import TokenizerInfo
+from aigc_runtime.pipelines.gan import GanPipeline
 
 LM = LMConfig(vocab_size=256, context_length=40, d_model=16, n_layers=1, n_heads=2, d_ff=24)
 
@@ -76,7 +69,8 @@ def test_chance_is_eight_bits_and_a_model_that_counts_needs_none(longest: int | 
 def test_a_model_with_a_short_context_is_measured_too() -> None:
     torch.manual_seed(0)
     program = lm_program(TransformerLM(LM), tokenizer={"kind": "bytes"}, cache="buffer")
-    found = values(measure(TorchSession(program.part), program.settings, samples=3))
+    held_out = standard_library_text().held_out
+    found = values(text_quality(TorchSession(program.part), held_out, samples=3, seed=0))
     assert 7.5 < found["bits_per_byte"] < 8.5
 
 
@@ -98,46 +92,35 @@ def test_real_digits_are_seen_as_themselves_and_noise_is_not() -> None:
 def test_an_engine_that_breaks_the_pictures_scores_worse_than_pytorch() -> None:
     program = load_shipped("gan")
     session = TorchSession(program.part)
-    ours = values(measure(session, program.settings, samples=100))
-    assert ours["class_accuracy"] >= 0.9
-    assert values(measure(session, program.settings, samples=100)) == ours
+    labels = np.arange(100) % 10
 
-    asked: list[int] = []
+    def measured(candidate: Session) -> dict[str, float]:
+        return values(image_quality(GanPipeline(candidate, program.settings).generate(labels.tolist(), seed=0), labels))
+
+    ours = measured(session)
+    assert ours["class_accuracy"] >= 0.9
+    assert measured(session) == ours
 
     def swapped(feeds: Mapping[str, Array]) -> dict[str, Array]:
-        asked.extend(feeds["class_labels"].tolist())
         return session.run({**feeds, "class_labels": (feeds["class_labels"] + 1) % 10})
 
-    broken = ArraySession(swapped, program.part.interface)
-    assert values(measure(broken, program.settings, samples=100))["class_accuracy"] < 0.1
-    assert sorted(asked) == sorted([*range(10)] * 10)
+    assert measured(ArraySession(swapped, program.part.interface))["class_accuracy"] < 0.1
 
     def nan(feeds: Mapping[str, Array]) -> dict[str, Array]:
         return {"image": session.run(feeds)["image"] * np.float32("nan")}
 
     with pytest.raises(EngineError):
-        measure(ArraySession(nan, program.part.interface), program.settings, samples=20)
+        measured(ArraySession(nan, program.part.interface))
 
 
-def test_what_has_no_metric_is_not_measured() -> None:
-    program = gan_program(Generator(GeneratorConfig(image_size=8, latent_size=4, base_channels=4)))
-    assert not can_measure(program.settings)
-    assert measure(TorchSession(program.part), program.settings, samples=10) == ()
-    other = gan_program(Generator(GeneratorConfig(image_size=16, num_classes=9, latent_size=4, base_channels=4)))
-    assert not can_measure(other.settings)
-    for name in ("lm", "unet", "gan"):
-        shipped = load_shipped(name)
-        assert can_measure(shipped.settings)
-        assert measure(TorchSession(shipped.part), shipped.settings, samples=0) == ()
-    text: Any = load_shipped("lm").settings
-    assert not can_measure(dataclasses.replace(text, tokenizer=TokenizerInfo(kind="words")))
-
-
-def test_every_metric_has_a_direction() -> None:
-    data = digits()
-    found = values(image_quality(data.train[:20].numpy(), data.train_labels[:20].numpy()))
-    assert {*found, "bits_per_byte"} == set(HIGHER_IS_BETTER)
-    assert HIGHER_IS_BETTER == {"bits_per_byte": False, "class_accuracy": True, "frechet_distance": False}
+def test_what_may_be_digits() -> None:
+    assert are_digits((1, 16, 16), 10)
+    assert not are_digits((1, 8, 8), 10)
+    assert not are_digits((1, 16, 16), 9)
+    assert not are_digits((1, 16, 16), None)
+    for name in ("unet", "gan"):
+        settings = load_shipped(name).settings
+        assert are_digits(settings.sample_shape, settings.num_classes)
 
 
 def test_a_missing_classifier_says_so(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from aigc_export.workloads.evaluate import program_evaluation
 from aigc_models.data.kept_data import data_files
-from aigc_models.evaluation.of_program import program_evaluation
 from aigc_models.families.gan import Generator, GeneratorConfig
 from aigc_models.families.lm import TransformerLM
 from aigc_models.families.lm_config import LMConfig

@@ -26,11 +26,11 @@ from aigc_export.parity.graph_session import bf16_products_in_float, bounded
 from aigc_export.parity.reference import Case, make_cases
 from aigc_export.prepare.prepare import PreparedModel, Reporter, pass_feeds, prepare_graph
 from aigc_export.recipes.recipe import export_recipe
-from aigc_export.recipes.tolerances import TOLERANCES
 from aigc_export.targets.profiles import derive_profiles, input_shapes
 from aigc_export.targets.settings import BuildSettings
 from aigc_export.targets.tensorrt.build import BuiltTrt, build_trt
 from aigc_export.targets.tensorrt.library import Library
+from aigc_export.workloads import get_workload
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.program import OpenProgram
@@ -54,10 +54,9 @@ def prepared_model(name: str) -> PreparedModel:
 def calibrated(name: str, precision: SitePrecision) -> Calibration:
     """One calibration for each of: halves, 8 bits."""
     ready = prepared_model(name)
-    config = export_recipe(name, target="tensorrt-rtx", precision="int8", calibration_samples=8).quantization
-    assert config is not None
+    assert ready.quantization is not None
     assert ready.data is not None
-    return calibrate(prepare(ready.graph), ready.data, config, precision=precision, threads=2)
+    return calibrate(prepare(ready.graph), ready.data, ready.quantization, precision=precision, threads=2)
 
 
 @cache
@@ -73,11 +72,10 @@ def graph_of(name: str, precision: str) -> tuple[ir.Model, dict[str, str]]:
     if precision == "fp32":
         return ready.graph, {}
     kind: SitePrecision = precision  # type: ignore[assignment]
-    config = export_recipe(name, target="tensorrt-rtx", precision="int8").quantization
-    assert config is not None
+    assert ready.quantization is not None
     calibration = calibrated(name, "fp16" if kind in HALF_PRECISIONS else "int8")
     float_graph, plan = plan_calibrated(
-        prepare(ready.graph), calibration, config, precision=kind, form=QDQ_FORMATS["tensorrt-rtx"]
+        prepare(ready.graph), calibration, ready.quantization, precision=kind, form=QDQ_FORMATS["tensorrt-rtx"]
     )
     weights = {} if kind in HALF_PRECISIONS else round_weights(float_graph, plan)
     requested = {op.node: "fp32" if op.precision == "float" else op.precision for op in plan.ops}
@@ -114,7 +112,7 @@ def compared(name: str, precision: str, limits: str, folder: Path) -> tuple[Tens
     runnable = bf16_products_in_float(graph) if precision == "bf16" else graph
     function = open_onnx(save_graph(runnable, folder / "graph.onnx")[0], threads=2, optimize=False)
     steps = [(c.name, [("model", s.inputs, s.outputs) for s in c.steps]) for c in reference_of(name)]
-    tolerance = TOLERANCES[program.kind, limits].tensor
+    tolerance = get_workload(program.kind).tolerances[limits].tensor
     session = ArraySession(bounded(function, program.part.interface, derive_profiles(program)), program.part.interface)
     return check_tensors(OpenProgram({"model": session}), steps, tolerance)
 

@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aigc_calibration.data.draws import paired_order, stratified, stream
-from aigc_calibration.data.expected import expected_arrays, takes
+from aigc_calibration.data.expected import expected_arrays
 from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.subject import Subject
 from aigc_runtime.core.tensors import Array
+from aigc_runtime.generation.schedules import alphas_cumprod
+from aigc_runtime.pipelines.denoiser import CLASS_LABELS, CONTEXT, SAMPLE, TIMESTEP
 from aigc_runtime.pipelines.settings import DiffusionSettings
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["ImageData"]
+
+STREAM = 3
+"""Of random numbers; see `draws.stream`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +34,8 @@ class ImageData:
     Where the model has a class for none, every other point of a class is fed without it.
 
     Attributes:
-        subject: the interface and settings of the UNet.
+        subject: the UNet.
+        settings: of its pipeline.
         images: [N, C, H, W] float32 in [-1, 1].
         labels: [N] int64, for a model with classes.
         samples: points; images are taken in turn.
@@ -39,6 +45,7 @@ class ImageData:
     """
 
     subject: Subject
+    settings: DiffusionSettings
     images: Array
     labels: Array | None = None
     samples: int = 256
@@ -48,19 +55,14 @@ class ImageData:
 
     def __post_init__(self) -> None:
         check_samples(self.samples, self.batch)
-        settings = self.subject.settings
-        if not isinstance(settings, DiffusionSettings):
+        if self.subject.interface.input(CONTEXT) is not None:
             raise CalibrationError(
-                "images were given for a model that reads none", hint="give text for a language model; a GAN needs none"
-            )
-        if takes(self.subject, "encoder_hidden_states"):
-            raise CalibrationError(
-                "the model takes encoder_hidden_states, which images do not have",
+                f"the model takes {CONTEXT}, which images do not have",
                 hint=f"give an .npz: {expected_arrays(self.subject)}",
             )
-        _check_images(self.images, settings.sample_shape)
-        if settings.num_classes is not None:
-            _check_labels(self.labels, len(self.images), settings.num_classes)
+        _check_images(self.images, self.settings.sample_shape)
+        if self.settings.num_classes is not None:
+            _check_labels(self.labels, len(self.images), self.settings.num_classes)
 
     @property
     def rows(self) -> int:
@@ -69,11 +71,8 @@ class ImageData:
 
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         """Yield the feeds of the graph."""
-        from aigc_runtime.generation.schedules import alphas_cumprod
-
-        settings = self.subject.settings
-        assert isinstance(settings, DiffusionSettings)
-        alpha_bar, rng = alphas_cumprod(settings.schedule), stream(self.seed, "images")
+        settings = self.settings
+        alpha_bar, rng = alphas_cumprod(settings.schedule), stream(self.seed, STREAM)
         times = stratified(self.samples, len(alpha_bar), rng)
         picks, without = self._picks(rng)
         order = paired_order(self.samples, rng)
@@ -84,11 +83,11 @@ class ImageData:
             a = alpha_bar[t][:, None, None, None]
             noise = rng.standard_normal(self.images[pick].shape)
             x = np.sqrt(a) * self.images[pick] + np.sqrt(1 - a) * noise
-            feeds = {"sample": x.astype(np.float32), "timestep": t.astype(np.float32)}
+            feeds = {SAMPLE: x.astype(np.float32), TIMESTEP: t.astype(np.float32)}
             if self.labels is not None and settings.num_classes is not None:
-                feeds["class_labels"] = self.labels[pick].astype(np.int64)
+                feeds[CLASS_LABELS] = self.labels[pick].astype(np.int64)
                 if settings.null_class is not None:
-                    feeds["class_labels"][without[some]] = settings.null_class
+                    feeds[CLASS_LABELS][without[some]] = settings.null_class
             yield feeds
 
     def _picks(self, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -15,6 +15,7 @@ from aigc_calibration.onnx_function import Feeds
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.generation.samplers import Prediction, ddim, predict
 from aigc_runtime.generation.schedules import Levels, ScheduleConfig, alphas_cumprod
+from aigc_runtime.pipelines.denoiser import MODEL_OUTPUT, SAMPLE, TIMESTEP
 
 __all__ = ["ddim_trajectory"]
 
@@ -46,8 +47,8 @@ def ddim_trajectory(
 
     def denoise(x: Array, step: int) -> Prediction:
         t = np.full(len(x), timesteps[step], dtype=np.float32)
-        fed[:] = [{"sample": x, "timestep": t, **branch} for branch in branches]
-        outputs = [run(feeds)["model_output"] for feeds in fed]
+        fed[:] = [{SAMPLE: x, TIMESTEP: t, **branch} for branch in branches]
+        outputs = [run(feeds)[MODEL_OUTPUT] for feeds in fed]
         with np.errstate(over="ignore", invalid="ignore"):  # reported below
             out = outputs[0] if len(outputs) == 1 else outputs[1] + np.float32(scale) * (outputs[0] - outputs[1])
         if not np.isfinite(out).all():

@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aigc_calibration.data.draws import paired_order, stratified, stream
 from aigc_calibration.data.protocol import check_samples
+from aigc_calibration.data.recorder import Recorder
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.onnx_function import Feeds, open_onnx
-from aigc_calibration.subject import Subject
+from aigc_calibration.onnx_function import open_onnx
+from aigc_models.data.text_data import MIN_SEARCHED_PIECE, SEPARATOR, standard_library_text
+from aigc_models.data.text_files import read_text_files
+from aigc_runtime.core.array_session import ArraySession
+from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.pipelines.settings import TextSettings
+from aigc_runtime.pipelines.text import INPUT_IDS, PAD_LENGTH
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Recorder", "TextData"]
+__all__ = ["TextData", "calibration_text"]
 
-
-class Recorder:
-    """Wraps a function of all graph inputs and keeps copies of its feeds."""
-
-    def __init__(self, run: Callable[[Feeds], dict[str, Array]]) -> None:
-        self.run = run
-        self.records: list[dict[str, Array]] = []
-
-    def __call__(self, feeds: Feeds) -> Mapping[str, Array]:
-        """Run the function and keep its feeds."""
-        self.records.append({name: np.array(value) for name, value in feeds.items()})
-        return self.run(feeds)
-
-    def take(self) -> list[dict[str, Array]]:
-        """Return the feeds recorded since the last call."""
-        records, self.records = self.records, []
-        return records
+STREAM = 1
+"""Of random numbers; see `draws.stream`."""
+SEQUENCE = "sequence"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +37,8 @@ class TextData:
     """Windows of a text: each is read as a prompt, and its last tokens one by one behind a filled cache.
 
     Attributes:
-        subject: the interface and settings of the language model.
+        interface: of the language model.
+        settings: of its pipeline.
         tokens: [N] int64, the whole text.
         samples: windows, one from each of as many stretches of the text.
         length: tokens in a window, cut to what the model takes.
@@ -54,7 +47,8 @@ class TextData:
         seed: of the windows' places.
     """
 
-    subject: Subject
+    interface: Interface
+    settings: TextSettings
     tokens: Array
     samples: int = 64
     length: int = 128
@@ -64,14 +58,11 @@ class TextData:
 
     def __post_init__(self) -> None:
         check_samples(self.samples, self.batch)
-        settings = self.subject.settings
-        if not isinstance(settings, TextSettings):
-            raise CalibrationError("text was given for a model that reads none", hint="give images or an .npz")
-        needed = self.window
-        expected = f"expected text of at least {2 * needed:,} tokens from 0 to {settings.vocab_size - 1}"
+        needed, vocab_size = self.window, self.settings.vocab_size
+        expected = f"expected text of at least {2 * needed:,} tokens from 0 to {vocab_size - 1}"
         if needed < 2 or len(self.tokens) < 2 * needed:
             raise CalibrationError(f"the calibration text has {len(self.tokens):,} tokens", hint=expected)
-        if self.tokens.min() < 0 or self.tokens.max() >= settings.vocab_size:
+        if self.tokens.min() < 0 or self.tokens.max() >= vocab_size:
             raise CalibrationError(
                 f"the calibration text has token ids from {self.tokens.min()} to {self.tokens.max()}", hint=expected
             )
@@ -92,16 +83,15 @@ class TextData:
     @property
     def window(self) -> int:
         """Number of tokens in a window."""
-        dims = {d.name: d.max for d in self.subject.interface.dims}
-        settings = self.subject.settings
-        context = settings.context_length if isinstance(settings, TextSettings) else self.length
-        return min(self.length, context, dims.get("sequence") or self.length)
+        dim = self.interface.dim(SEQUENCE)
+        longest = None if dim is None else dim.max
+        return min(self.length, self.settings.context_length, longest or self.length)
 
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         """Yield the feeds of the graph, the cache among them."""
         recorder = Recorder(open_onnx(graph, threads=threads))
-        session = self.subject.session(recorder)
-        rng = stream(self.seed, "text")
+        session = ArraySession(recorder, self.interface)
+        rng = stream(self.seed, STREAM)
         # One window per stretch of the text, so that few windows already cover all of it.
         starts = stratified(self.samples, len(self.tokens) - self.window + 1, rng)
         starts = starts[paired_order(self.samples, rng)]
@@ -111,7 +101,44 @@ class TextData:
             ids = np.stack([self.tokens[s : s + self.window] for s in rows]).astype(np.int64)
             state = session.new_state(len(rows))
             pads = np.zeros(len(rows), dtype=np.int64)
-            session.run({"input_ids": ids[:, :prompt], "pad_length": pads}, state)
+            session.run({INPUT_IDS: ids[:, :prompt], PAD_LENGTH: pads}, state)
             for step in range(prompt, self.window):
-                session.run({"input_ids": ids[:, step : step + 1], "pad_length": pads}, state)
+                session.run({INPUT_IDS: ids[:, step : step + 1], PAD_LENGTH: pads}, state)
             yield from recorder.take()
+
+
+def calibration_text(path: Path | str | None, own_text: Sequence[bytes], held_out: Sequence[bytes]) -> Array:
+    """Read the text to calibrate on, [N] uint8.
+
+    Args:
+        path: the user's file or folder; None takes the checkpoint's own text, else the standard library's sources.
+        own_text: what the checkpoint keeps of the text that it was trained on, in pieces.
+        held_out: the text that quality is measured on, in pieces: where it stands in the user's text, it is left out.
+
+    Raises:
+        CalibrationError: nothing but text that quality is measured on.
+        InputError: files that cannot be read.
+    """
+    if path is None:
+        return _joined(own_text) if own_text else standard_library_text().train
+    texts = read_text_files(path, error=CalibrationError).texts
+    text = _joined([_without(text, held_out) for text in texts])
+    if texts and not len(text):
+        raise CalibrationError(
+            f"all of the calibration text {str(path)!r} is text that quality is measured on",
+            hint="calibrate on other text, such as what the model was trained on",
+        )
+    return text
+
+
+def _joined(pieces: Sequence[bytes]) -> Array:
+    return np.frombuffer(SEPARATOR.join(piece for piece in pieces if piece), np.uint8)
+
+
+def _without(text: bytes, held_out: Sequence[bytes]) -> bytes:
+    """Remove from a text the pieces that quality is measured on: whole files or their ends; short pieces anywhere."""
+    for piece in held_out:
+        if len(piece) >= MIN_SEARCHED_PIECE:
+            front, _, back = text.rpartition(piece)
+            text = front + back
+    return text

@@ -1,15 +1,19 @@
-"""Subjects and graphs of the three families, small enough to check by hand."""
+"""Subjects, settings and graphs of the three families, small enough to check by hand."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
+from aigc_calibration.data import CalibrationData
 from aigc_calibration.subject import Subject
+from aigc_export.workloads import WORKLOADS
 from aigc_runtime.core.interface import Interface
-from aigc_runtime.core.tensors import DimSpec, StateSpec, TensorSpec
+from aigc_runtime.core.tensors import Array, DimSpec, StateSpec, TensorSpec
 from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.generation.tokenizers import TokenizerInfo
 from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings, TextSettings
@@ -19,9 +23,19 @@ WIDTH = 5
 NULL = 4
 
 
+def text_settings(context_length: int = 96) -> TextSettings:
+    return TextSettings(
+        tokenizer=TokenizerInfo(kind="bytes"),
+        vocab_size=256,
+        context_length=context_length,
+        eos_token_ids=(),
+        pad_token_id=0,
+    )
+
+
 def text_subject(context_length: int = 96) -> Subject:
-    return Subject(
-        interface=Interface(
+    return WORKLOADS["text"].subject(
+        Interface(
             inputs=(
                 TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"), low=0, high=256),
                 TensorSpec(name="pad_length", dtype="int64", shape=("batch",), low=0, high=context_length),
@@ -44,13 +58,7 @@ def text_subject(context_length: int = 96) -> Subject:
                 ),
             ),
         ),
-        settings=TextSettings(
-            tokenizer=TokenizerInfo(kind="bytes"),
-            vocab_size=256,
-            context_length=context_length,
-            eos_token_ids=(),
-            pad_token_id=0,
-        ),
+        text_settings(context_length),
     )
 
 
@@ -73,8 +81,20 @@ def text_graph() -> ir.Model:
     return _model(nodes, inputs, outputs, {"last": np.array([-1])})
 
 
-def unet_subject(*, classes: int | None = 4, context: bool = False, timesteps: int = 1000) -> Subject:
+def unet_settings(*, classes: int | None = 4, timesteps: int = 1000) -> DiffusionSettings:
     """Classes 0 to 3, and 4 for none."""
+    return DiffusionSettings(
+        schedule=ScheduleConfig(num_train_timesteps=timesteps),
+        sample_shape=(1, 2, 2),
+        num_classes=classes,
+        null_class=classes,
+        default_sampler="ddim",
+        default_steps=min(20, timesteps),
+        default_guidance_scale=1.0,
+    )
+
+
+def unet_subject(*, classes: int | None = 4, context: bool = False, timesteps: int = 1000) -> Subject:
     inputs = [
         TensorSpec(name="sample", dtype="float32", shape=("batch", 1, 2, 2)),
         TensorSpec(name="timestep", dtype="float32", shape=("batch",)),
@@ -83,21 +103,13 @@ def unet_subject(*, classes: int | None = 4, context: bool = False, timesteps: i
         inputs.append(TensorSpec(name="class_labels", dtype="int64", shape=("batch",), low=0, high=classes + 1))
     if context:
         inputs.append(TensorSpec(name="encoder_hidden_states", dtype="float32", shape=("batch", "tokens", WIDTH)))
-    return Subject(
-        interface=Interface(
+    return WORKLOADS["diffusion"].subject(
+        Interface(
             inputs=tuple(inputs),
             outputs=(TensorSpec(name="model_output", dtype="float32", shape=("batch", 1, 2, 2)),),
             dims=(DimSpec(name="batch", max=64), DimSpec(name="tokens")),
         ),
-        settings=DiffusionSettings(
-            schedule=ScheduleConfig(num_train_timesteps=timesteps),
-            sample_shape=(1, 2, 2),
-            num_classes=classes,
-            null_class=classes,
-            default_sampler="ddim",
-            default_steps=min(20, timesteps),
-            default_guidance_scale=1.0,
-        ),
+        unet_settings(classes=classes, timesteps=timesteps),
     )
 
 
@@ -109,9 +121,13 @@ def unet_graph(factor: float = 0.5) -> ir.Model:
     return _model(nodes, value, out, {"factor": np.array(factor, np.float32)})
 
 
+def gan_settings(classes: int = 10) -> GanSettings:
+    return GanSettings(latent_size=6, sample_shape=(1, 8, 8), num_classes=classes)
+
+
 def gan_subject(classes: int = 10) -> Subject:
-    return Subject(
-        interface=Interface(
+    return WORKLOADS["gan"].subject(
+        Interface(
             inputs=(
                 TensorSpec(name="latents", dtype="float32", shape=("batch", 6)),
                 TensorSpec(name="class_labels", dtype="int64", shape=("batch",), low=0, high=classes),
@@ -119,7 +135,7 @@ def gan_subject(classes: int = 10) -> Subject:
             outputs=(TensorSpec(name="image", dtype="float32", shape=("batch", 6)),),
             dims=(DimSpec(name="batch", max=64),),
         ),
-        settings=GanSettings(latent_size=6, sample_shape=(1, 8, 8), num_classes=classes),
+        gan_settings(classes),
     )
 
 
@@ -139,3 +155,26 @@ def _model(
         nodes, "toy", inputs, outputs, [numpy_helper.from_array(a, n) for n, a in constants.items()]
     )
     return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10))
+
+
+def all_rows(data: CalibrationData, graph: ir.Model) -> dict[str, Array]:
+    batches = list(data.batches(graph, threads=1))
+    return {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+
+
+def counts(values: Array, of: int) -> Array:
+    return np.bincount(values.astype(np.int64), minlength=of)
+
+
+def check_same_again(make: Callable[[int], CalibrationData], graph: ir.Model, *, samples: int, rows: int) -> None:
+    """The same again, other seeds others, and as many as told."""
+    digests = [
+        b"".join(b[k].tobytes() for b in make(seed).batches(graph, threads=1) for k in sorted(b))
+        for seed in (0, 0, 1, 2)
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+    data, first = make(0), list(make(0).batches(graph, threads=1))
+    assert data.samples == samples
+    assert sum(len(next(iter(b.values()))) for b in first) == data.rows == rows
+    assert all(np.isfinite(a).all() for b in first for a in b.values())

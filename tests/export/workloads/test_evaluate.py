@@ -1,4 +1,4 @@
-"""Judging beside a reference: known answers from PyTorch and from images that are off by a known step."""
+"""Evaluation beside a reference: known answers from PyTorch and from images that are off by a known step."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from aigc_models.evaluation.evaluation import Evaluation, choose_evaluation
-from aigc_models.evaluation.paired import Evaluator, Scores, make_evaluator
+from aigc_export.workloads import get_workload
+from aigc_export.workloads.base import EvaluationFacts
+from aigc_export.workloads.evaluate import make_evaluator
+from aigc_models.evaluation.evaluation import Evaluation
+from aigc_models.evaluation.paired import Evaluator, Scores
 from aigc_models.program import Program
 from aigc_models.sources.shipped import load_shipped
 from aigc_models.torch_session import TorchSession
@@ -32,11 +35,15 @@ def changed(spec: Program, change: Callable[[dict[str, Array]], dict[str, Array]
 
 
 def built_in(spec: Program) -> Evaluation:
-    return choose_evaluation(spec.settings, kept=None, held_out=(), class_names=[str(i) for i in range(10)])
+    facts = EvaluationFacts(class_names=[str(i) for i in range(10)])
+    return get_workload(spec.kind).evaluation(spec.settings, facts)
 
 
 def evaluator_of(spec: Program, *, samples: int, seed: int = 0) -> Evaluator:
-    return make_evaluator(TorchSession(spec.part), spec.settings, evaluation=built_in(spec), samples=samples, seed=seed)
+    workload, evaluation = get_workload(spec.kind), built_in(spec)
+    return make_evaluator(
+        workload, TorchSession(spec.part), spec.settings, evaluation=evaluation, samples=samples, seed=seed
+    )
 
 
 def values(scores: Scores) -> dict[str, float]:
@@ -137,6 +144,7 @@ def test_what_the_own_metric_does_not_fit_is_evaluated_without_it(lm: Program) -
         session = TorchSession(spec.part)
         assert evaluator_of(spec, samples=2)(session).quality
         without = replace(built_in(spec), has_task_metric=False)
-        alone = make_evaluator(session, spec.settings, evaluation=without, samples=2)(session)
+        workload = get_workload(spec.kind)
+        alone = make_evaluator(workload, session, spec.settings, evaluation=without, samples=2)(session)
         assert alone.quality == ()
         assert alone.paired

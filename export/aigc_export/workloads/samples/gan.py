@@ -10,9 +10,8 @@ import numpy as np
 
 from aigc_calibration.data.draws import stream
 from aigc_calibration.data.protocol import check_samples
-from aigc_calibration.errors import CalibrationError
-from aigc_calibration.subject import Subject
 from aigc_runtime.core.tensors import Array
+from aigc_runtime.pipelines.gan import CLASS_LABELS, LATENTS
 from aigc_runtime.pipelines.settings import GanSettings
 
 if TYPE_CHECKING:
@@ -20,27 +19,28 @@ if TYPE_CHECKING:
 
 __all__ = ["GanData"]
 
+STREAM = 4
+"""Of random numbers; see `draws.stream`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GanData:
     """Standard normal latents, and the same number of each class, give or take one.
 
     Attributes:
-        subject: the interface and settings of the generator.
+        settings: of the pipeline.
         samples: latents.
         batch: latents at a time.
         seed: of latents and the order of classes; no pipeline's seed gives the same latents (`draws.stream`).
     """
 
-    subject: Subject
+    settings: GanSettings
     samples: int = 256
     batch: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_samples(self.samples, self.batch)
-        if not isinstance(self.subject.settings, GanSettings):
-            raise CalibrationError("latents were asked for", hint="the model is not a GAN generator")
 
     @property
     def rows(self) -> int:
@@ -49,13 +49,11 @@ class GanData:
 
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
         """Yield the feeds of the graph."""
-        settings = self.subject.settings
-        assert isinstance(settings, GanSettings)
-        rng = stream(self.seed, "gan")
+        settings, rng = self.settings, stream(self.seed, STREAM)
         names = rng.permutation(settings.num_classes)
         # In the second round each class is in a place of the other parity, so that both halves have all classes.
         labels = np.concatenate([names, np.roll(names, 1 - len(names) % 2)])
         for first in range(0, self.samples, self.batch):
             count = min(self.batch, self.samples - first)
             latents = rng.standard_normal((count, settings.latent_size), dtype=np.float32)
-            yield {"latents": latents, "class_labels": labels[np.arange(first, first + count) % len(labels)]}
+            yield {LATENTS: latents, CLASS_LABELS: labels[np.arange(first, first + count) % len(labels)]}

@@ -10,21 +10,23 @@ import numpy as np
 
 from aigc_calibration.data.chunks import Chunk, make_chunks
 from aigc_calibration.data.draws import stream
-from aigc_calibration.data.expected import ArrayCheck, expected_arrays, takes
+from aigc_calibration.data.expected import ArrayCheck, expected_arrays
 from aigc_calibration.data.protocol import check_samples
-from aigc_calibration.data.trajectory import ddim_trajectory
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.subject import Subject
+from aigc_export.workloads.samples.trajectory import ddim_trajectory
 from aigc_runtime.core.tensors import Array
+from aigc_runtime.pipelines.denoiser import CLASS_LABELS, CONTEXT, NULL_CONTEXT
 from aigc_runtime.pipelines.settings import DiffusionSettings
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["CONTEXT", "NULL_CONTEXT", "DiffusionData"]
+__all__ = ["DiffusionData"]
 
-CONTEXT, NULL_CONTEXT = "encoder_hidden_states", "null_encoder_hidden_states"
+STREAM = 2
+"""Of random numbers; see `draws.stream`."""
 STEPS = 50
 Halves = tuple[list[dict[str, Array]], list[dict[str, Array]]]
 MIN_GUIDANCE = 1.5
@@ -45,7 +47,8 @@ class DiffusionData:
     enough samples.
 
     Attributes:
-        subject: the interface and settings of the UNet.
+        subject: the UNet.
+        settings: of its pipeline.
         samples: points.
         steps: of the trajectories; None takes 50, or as many as the schedule has.
         batch: points at a time.
@@ -55,6 +58,7 @@ class DiffusionData:
     """
 
     subject: Subject
+    settings: DiffusionSettings
     samples: int = 256
     steps: int | None = None
     batch: int = 16
@@ -64,13 +68,10 @@ class DiffusionData:
 
     def __post_init__(self) -> None:
         check_samples(self.samples, self.batch)
-        settings = self.subject.settings
-        if not isinstance(settings, DiffusionSettings):
-            raise CalibrationError("a sampling trajectory was asked for", hint="the model is not a diffusion model")
-        total = settings.schedule.num_train_timesteps
+        total = self.settings.schedule.num_train_timesteps
         if self.steps is not None and not 1 <= self.steps <= total:
             raise CalibrationError(f"steps is {self.steps}", hint=f"must be from 1 to {total}")
-        if takes(self.subject, CONTEXT):
+        if self.subject.interface.input(CONTEXT) is not None:
             self._check_context()
         elif self.context is not None or self.null_context is not None:
             raise CalibrationError(f"the model takes no {CONTEXT}", hint=expected_arrays(self.subject))
@@ -112,9 +113,8 @@ class DiffusionData:
             yield _stacked(points)
 
     def _points(self, graph: ir.Model, threads: int | None) -> Iterator[dict[str, Array]]:
-        settings = self.subject.settings
-        assert isinstance(settings, DiffusionSettings)
-        run, rng = open_onnx(graph, threads=threads), stream(self.seed, "diffusion")
+        settings = self.settings
+        run, rng = open_onnx(graph, threads=threads), stream(self.seed, STREAM)
         total, guided = settings.schedule.num_train_timesteps, self._guided(settings)
         steps = self.steps or min(STEPS, total)
         conditions = settings.num_classes or (1 if self.context is None else len(self.context))
@@ -148,8 +148,8 @@ class DiffusionData:
         given: dict[str, Array] = {}
         null: dict[str, Array] = {}
         if settings.num_classes is not None:
-            given["class_labels"] = chunk.conditions
-            null["class_labels"] = np.full_like(chunk.conditions, settings.null_class or 0)
+            given[CLASS_LABELS] = chunk.conditions
+            null[CLASS_LABELS] = np.full_like(chunk.conditions, settings.null_class or 0)
         if self.context is not None:
             turn = chunk.conditions if settings.num_classes is None else chunk.first + np.arange(len(chunk.conditions))
             given[CONTEXT] = self.context[turn % len(self.context)]

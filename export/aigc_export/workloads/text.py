@@ -1,0 +1,184 @@
+"""The workload of language models: text in, text out, over a carried cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from aigc_calibration.data import ArrayData, CalibrationData, NpzRows
+from aigc_calibration.subject import ArrayRules, Subject
+from aigc_export.workloads.base import (
+    INTEGERS,
+    WEIGHTS_ALONE,
+    CasePlan,
+    EvaluationFacts,
+    Range,
+    SampleRequest,
+    Workload,
+    single_profile,
+)
+from aigc_export.workloads.evaluators.text import TEXT_MEASURES, text_evaluator
+from aigc_export.workloads.limits import make_tolerances
+from aigc_export.workloads.samples.text import SEQUENCE, TextData, calibration_text
+from aigc_export.workloads.sizes import BATCH, fitting, fitting_batches
+from aigc_models.data.text_data import standard_library_text
+from aigc_models.evaluation.evaluation import Evaluation, text_evaluation, text_tokens
+from aigc_models.program import Part, Program
+from aigc_runtime.bundle.engine_build import ShapeProfile
+from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram
+from aigc_runtime.core.tensors import Array, DimSpec
+from aigc_runtime.generation.logits import SamplingParams
+from aigc_runtime.pipelines.settings import TextSettings
+from aigc_runtime.pipelines.text import INPUT_IDS, PAD_LENGTH, text_tokenizer
+
+__all__ = ["TEXT"]
+
+PAST = "past"
+DECODED = 3
+"""Tokens that a case decodes one by one."""
+PROMPT_TOKENS = 48
+NEW_TOKENS = 48
+BEST_LENGTH = 128
+"""Tokens of a prompt that an engine is optimized for."""
+SHOWN_PROMPT, SHOWN_TOKENS = "def read_lines(path", 200
+
+
+def _cases(program: Program, opened: OpenProgram, rng: np.random.Generator) -> Iterator[CasePlan]:
+    """Plan a prompt alone and a left-padded pair, each with tokens decoded one by one after it.
+
+    The tokens are those of a real text: on noise a language model computes what nobody will ask of it, and an engine
+    of lower precision would be compared with that.
+    """
+    settings: TextSettings = program.settings
+    session = opened.session(MAIN_ENGINE)
+    text = text_tokenizer(settings).encode(standard_library_text().held_out.tobytes().decode("utf-8"))
+    decoded = min(DECODED, settings.context_length // 2)
+    longest = fitting(session, SEQUENCE, min(PROMPT_TOKENS, settings.context_length // 2))
+    longest = max(1, min(longest, fitting(session, PAST, longest + decoded) - decoded))
+    for name, rows in zip(("single", "ragged"), fitting_batches(session, 1, 2), strict=False):
+        pad = [0] * rows
+        if name == "ragged":
+            pad[-1] = -(-longest // 3) if 1 < longest < 3 else longest // 3
+        starts = rng.integers(0, len(text) - longest - decoded, size=len(pad))
+        ids = np.stack([text[s : s + longest + decoded] for s in starts]).astype(np.int64)
+        pad_length = np.array(pad, dtype=np.int64)
+        steps = [{INPUT_IDS: ids[:, :longest], PAD_LENGTH: pad_length}]
+        steps += [{INPUT_IDS: ids[:, i : i + 1], PAD_LENGTH: pad_length} for i in range(longest, longest + decoded)]
+        yield CasePlan(name=name, steps=tuple((MAIN_ENGINE, feeds) for feeds in steps))
+
+
+def _request(program: Program, opened: OpenProgram, seed: int) -> dict[str, Any]:
+    fitting_prompts = _fitting_prompts(program.settings)
+    rows = fitting(opened.session(MAIN_ENGINE), BATCH, 2)
+    prompts = [fitting_prompts[i % len(fitting_prompts)] for i in range(rows)]
+    return {"prompts": prompts, "max_new_tokens": NEW_TOKENS, "seed": seed}
+
+
+def _fitting_prompts(settings: TextSettings) -> list[str]:
+    """Cut two prompts to different lengths if the context allows it, with room for half a context behind."""
+    tokenizer, most = text_tokenizer(settings), max(1, settings.context_length // 2)
+    prompts = []
+    for prompt in ("def main(", "import "):
+        lengths = range(len(prompt), 0, -1)
+        prompts.append(prompt[: next((n for n in lengths if len(tokenizer.encode(prompt[:n])) <= most), 1)])
+    if most > 1 and len(prompts[0]) == len(prompts[1]):
+        prompts[1] = prompts[1][:-1]
+    return prompts
+
+
+def _subject(interface: Interface, _settings: TextSettings) -> Subject:
+    rules = ArrayRules(
+        words={PAD_LENGTH: f"0 to {SEQUENCE} - 1"}, varied=frozenset({INPUT_IDS}), find_fault=_padding_fault
+    )
+    return Subject(interface=interface, rules=rules)
+
+
+def _padding_fault(arrays: Mapping[str, Array]) -> str:
+    if PAD_LENGTH not in arrays or INPUT_IDS not in arrays:
+        return ""
+    length, most = arrays[INPUT_IDS].shape[1], int(arrays[PAD_LENGTH].max())
+    fault = f"calibration array {PAD_LENGTH!r} reaches {most}, and a row of {INPUT_IDS!r} has {length}"
+    return fault if most >= length else ""
+
+
+def _calibration(program: Program, part: Part, request: SampleRequest) -> CalibrationData:
+    settings: TextSettings = program.settings
+    if (rows := NpzRows.of(request.path)) is not None:
+        subject = _subject(part.interface, settings)
+        return ArrayData(subject=subject, source=rows, most=request.samples, seed=request.seed)
+    text = calibration_text(request.path, request.own_text, request.held_out)
+    return TextData(
+        interface=part.interface,
+        settings=settings,
+        tokens=text_tokens(settings, text),
+        samples=request.samples,
+        seed=request.seed,
+    )
+
+
+def _evaluation(settings: TextSettings, facts: EvaluationFacts) -> Evaluation:
+    return text_evaluation(settings, kept=facts.kept, held_out=facts.held_out, quality_data=facts.quality_data)
+
+
+def _best_size(dim: DimSpec, _part: Part, settings: TextSettings) -> int:
+    top = dim.max if dim.max is not None else settings.context_length
+    return min(BEST_LENGTH, top // 2)
+
+
+def _largest_size(_dim: DimSpec, _part: Part, settings: TextSettings) -> int:
+    return settings.context_length
+
+
+def _profiles(part: Part, ranges: Mapping[str, Range]) -> tuple[ShapeProfile, ...]:
+    """Make two: `prefill` is best at a prompt with nothing held; `decode` takes one new token."""
+    step = part.interface.step_dim
+    if step is None:
+        return single_profile(part, ranges)
+    held = {PAST: _held(ranges[PAST], best=0)} if PAST in ranges else {}
+    half = {PAST: _held(ranges[PAST], best=ranges[PAST][2] // 2)} if PAST in ranges else {}
+    return (
+        ShapeProfile(name="prefill", dims={**ranges, **held}),
+        ShapeProfile(name="decode", dims={**ranges, **half, step: (1, 1, 1)}),
+    )
+
+
+def _held(found: Range, *, best: int) -> Range:
+    return found[0], max(found[0], best), found[2]
+
+
+def _showcase(pipeline: Any) -> tuple[str, bytes]:
+    sampling = SamplingParams(temperature=0.7, top_p=0.9)
+    (result,) = pipeline.generate(SHOWN_PROMPT, max_new_tokens=SHOWN_TOKENS, sampling=sampling, seed=1)
+    return ".txt", (SHOWN_PROMPT + result.text).encode("utf-8")
+
+
+TEXT = Workload(
+    kind="text",
+    cases=_cases,
+    request=_request,
+    subject=_subject,
+    calibration=_calibration,
+    evaluation=_evaluation,
+    evaluator=text_evaluator,
+    tolerances={
+        "fp32": make_tolerances(None, agreement=1.0, drop=0.001),
+        "fp16": make_tolerances(45.0, agreement=0.25, drop=0.001),
+        "bf16": make_tolerances(30.0, agreement=0.25, drop=0.002),
+        "int8": make_tolerances(24.0, agreement=0.25, drop=0.003),
+        "fp8": make_tolerances(20.0, agreement=0.25, drop=0.01),
+        "int8-weight": make_tolerances(30.0, agreement=0.25, drop=0.002),
+        "int4": make_tolerances(18.0, agreement=0.1, drop=0.01),
+    },
+    measures=TEXT_MEASURES,
+    budget="ppl<=+0.1%",
+    showcase=_showcase,
+    precision_pairs=(INTEGERS, WEIGHTS_ALONE),
+    probe_batches=5,  # a prompt and its decoded tokens
+    foreign_limits=("min_psnr_db",),
+    best_size=_best_size,
+    largest_size=_largest_size,
+    profiles=_profiles,
+)

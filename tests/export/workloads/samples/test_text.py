@@ -1,0 +1,69 @@
+"""Windows of a text: real tokens, a prompt and tokens behind it, all of the text."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from aigc_calibration.errors import CalibrationError
+from aigc_export.workloads.samples.text import TextData
+from aigc_runtime.core.tensors import Array
+
+from ..families import check_same_again, text_graph, text_settings, text_subject
+
+TOKENS = np.arange(3000) % 251
+INTERFACE, SETTINGS = text_subject().interface, text_settings()
+
+
+def test_the_same_again_other_seeds_others_and_as_many_as_told() -> None:
+    check_same_again(
+        lambda seed: TextData(interface=INTERFACE, settings=SETTINGS, tokens=TOKENS, samples=24, seed=seed),
+        text_graph(),
+        samples=24,
+        rows=120,
+    )
+
+
+def test_none_of_no_samples() -> None:
+    with pytest.raises(CalibrationError, match="samples is 0"):
+        TextData(interface=INTERFACE, settings=SETTINGS, tokens=TOKENS, samples=0)
+
+
+def test_a_window_is_a_prompt_and_tokens_behind_a_filled_cache() -> None:
+    data = TextData(
+        interface=INTERFACE, settings=SETTINGS, tokens=TOKENS, samples=5, length=40, decode_steps=3, batch=2
+    )
+    batches = list(data.batches(text_graph(), threads=1))
+    assert (data.window, data.rows, len(batches)) == (40, 20, 12)
+    shapes = [(b["input_ids"].shape, b["past_key"].shape) for b in batches[:4]]
+    assert shapes == [((2, 37), (2, 0, 1)), ((2, 1), (2, 37, 1)), ((2, 1), (2, 38, 1)), ((2, 1), (2, 39, 1))]
+    for first in range(0, 12, 4):
+        last = batches[first + 3]
+        window = np.concatenate([last["past_key"][:, :, 0].astype(np.int64), last["input_ids"]], axis=1)
+        assert (np.diff(window, axis=1) % 251 == 1).all()  # 40 tokens of the text, in order
+        np.testing.assert_array_equal(batches[first]["input_ids"], window[:, :37])
+    assert all((b["pad_length"] == 0).all() for b in batches)
+
+
+def test_windows_cover_the_text() -> None:
+    tokens = np.minimum(np.arange(200_000) // 1000, 255)
+    data = TextData(interface=INTERFACE, settings=SETTINGS, tokens=tokens, samples=50, length=8)
+    starts = np.concatenate(
+        [b["input_ids"][:, 0] for b in data.batches(text_graph(), threads=1) if b["input_ids"].shape[1] > 1]
+    )
+    assert np.diff(np.sort(starts)).max() <= 8  # of 200 stretches, one window in every four
+    assert abs(int(starts[::2].astype(int).sum()) - int(starts[1::2].astype(int).sum())) < 25 * 8  # and so both halves
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (np.arange(100) % 9, "has 100 tokens"),
+        (np.zeros(3000, np.int64), "one token over and over"),
+        (np.arange(3000), "token ids from 0 to 2999"),
+    ],
+)
+def test_text_that_cannot_be_used(tokens: Array, message: str) -> None:
+    with pytest.raises(CalibrationError, match=message) as caught:
+        TextData(interface=INTERFACE, settings=SETTINGS, tokens=tokens)
+    assert "expected text of at least 192 tokens from 0 to 255" in caught.value.hint
