@@ -15,11 +15,27 @@ Every number is a small integer in float32, so that results are exact.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from aigc_runtime.bundle.manifest import (
+    EngineInfo,
+    Manifest,
+    PipelineInfo,
+    Reference,
+    ReferenceCase,
+    ReferenceGeneration,
+    ReferenceStep,
+    Tolerances,
+)
+from aigc_runtime.core.compare import Tolerance
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import Array, DimSpec, StateSpec, TensorSpec
+from aigc_runtime.io.npy import write_npy
+from aigc_runtime.pipelines.tensors import Stage, TensorsSettings
+
+from . import toys
 
 BUFFER, WINDOW = 12, 5
 
@@ -126,3 +142,65 @@ def draw(rng: np.random.Generator, rows: int, steps: int) -> Array:
 def feeds(x: Array, held: int) -> dict[str, Array]:
     """What a run takes on a state that holds so many steps."""
     return {"x": x, "mask": mask(len(x), held + x.shape[1])}
+
+
+def manifest() -> tuple[Manifest, dict[str, bytes | Path]]:
+    """A bundle of the model twice over one carried state: `model` runs the first steps, `decode` those after them."""
+    graph = (toys.DATA / "toy_mixed.onnx").read_bytes()
+    files: dict[str, bytes | Path] = {"model.onnx": graph, "decode.onnx": graph}
+
+    def store(prefix: str, arrays: Mapping[str, Array]) -> dict[str, str]:
+        names = {name: f"{prefix}.{name}.npy" for name in arrays}
+        files.update({names[name]: write_npy(array) for name, array in arrays.items()})
+        return names
+
+    rng, cases = np.random.default_rng(6), []
+    for rows in (1, 3):
+        history: list[Array] = []
+        steps = []
+        for number, count in enumerate((4, 1, 2, 1)):
+            held = sum(x.shape[1] for x in history)
+            history.append(draw(rng, rows, count))
+            prefix = f"ref.{rows}.{number}"
+            steps.append(
+                ReferenceStep(
+                    engine="decode" if number else "model",
+                    inputs=store(f"{prefix}.in", feeds(history[-1], held)),
+                    outputs=store(f"{prefix}.out", expected(history)),
+                )
+            )
+        cases.append(ReferenceCase(name=f"batch{rows}", steps=tuple(steps)))
+    request = draw(rng, 2, 3)
+    made = Manifest(
+        format="aigc-bundle",
+        format_version=1,
+        name="toy_mixed",
+        target="ort-cpu",
+        precision="fp32",
+        engines={
+            name: EngineInfo(kind="onnxruntime", file=f"{name}.onnx", interface=toys.stored_interface(INTERFACE))
+            for name in ("model", "decode")
+        },
+        state={"carried": STATE},
+        files=(),
+        shared_files=(),
+        pipeline=PipelineInfo.of(TensorsSettings(stages=(Stage(),)), {"model": "model"}),
+        tolerances=Tolerances(
+            tensor=Tolerance(max_over_rms=1e-4, min_sqnr_db=80.0),
+            min_token_agreement=None,
+            min_psnr_db=None,
+            max_quality_drop=None,
+        ),
+        reference=Reference(
+            cases=tuple(cases),
+            generation=ReferenceGeneration(
+                request={},
+                arrays=store("ref.generation.in", feeds(request, 0)),
+                outputs=store("ref.generation.out", expected([request])),
+            ),
+        ),
+        quality=(),
+        model_config={},
+        provenance={},
+    )
+    return made, files

@@ -11,7 +11,7 @@ from typing import Any
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.reference_arrays import read_step
 from aigc_runtime.core.integers import as_integer
-from aigc_runtime.core.program import OpenProgram
+from aigc_runtime.core.program import OpenProgram, batch_rows
 from aigc_runtime.core.session import Session
 from aigc_runtime.errors import InputError
 from aigc_runtime.io.printable import shown
@@ -82,28 +82,33 @@ def bench_step(
 
 
 def bench_reference(bundle: Bundle, program: OpenProgram, engine: str, *, runs: int = 50, warmup: int = 5) -> Latency:
-    """Wall time of one step of an engine on the inputs of its first step of the reference.
+    """Wall time of one step of an engine on the inputs of its first step of the reference, after all steps before it.
 
     Raises:
         InputError: no runs.
         EngineError: the engine failed.
     """
     _check_runs(runs)
-    step, case, number = next(
-        (step, case, i)
+    case, number = next(
+        (case, i)
         for case in bundle.manifest.reference.cases
         for i, step in enumerate(case.steps)
         if step.engine == engine
     )
-    feeds, _ = read_step(bundle, case, number)
-    rows = len(next(iter(feeds.values())))
+    *before, (_, feeds) = [
+        (one.engine, read_step(bundle, case, i)[0]) for i, one in enumerate(case.steps[: number + 1])
+    ]
+    rows = batch_rows(bundle.manifest.interfaces[case.steps[0].engine], (before[0][1] if before else feeds))
 
-    def run() -> object:
-        return program.run(step.engine, feeds, program.new_state(rows))
+    def run() -> float:
+        state = program.new_state(rows)
+        for name, earlier in before:
+            program.run(name, earlier, state)
+        return _timed(lambda: program.run(engine, feeds, state))
 
     for _ in range(warmup):
         run()
-    return _summary([_timed(run) for _ in range(runs)])
+    return _summary([run() for _ in range(runs)])
 
 
 def _timed(call: Callable[[], object]) -> float:
