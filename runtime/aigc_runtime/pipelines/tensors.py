@@ -17,6 +17,7 @@ from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram, ProgramState, as
 from aigc_runtime.core.ranges import MAX_STEPS, check_range
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.sizes import shape_value
+from aigc_runtime.core.state import check_rows
 from aigc_runtime.core.tensors import Array, FeedChecker, TensorSpec
 from aigc_runtime.errors import ConfigError, InputError
 from aigc_runtime.pipelines.kind import SINGLE_ENGINE, Roles, require_roles
@@ -108,21 +109,39 @@ class TensorsPipeline:
         """Close the program."""
         self.close()
 
-    def generate(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    @property
+    def carries_state(self) -> bool:
+        """Whether an engine hands anything from one run to the next."""
+        return any(self.interface(stage).state for stage in self.settings.stages)
+
+    def new_state(self, rows: int) -> ProgramState:
+        """Empty carried state of all engines, for `generate` to go on with from call to call.
+
+        Raises:
+            FeedError: an engine does not take so many rows.
+        """
+        for stage in self.settings.stages:
+            check_rows(rows, self.interface(stage))
+        return self.program.new_state(rows)
+
+    def generate(self, inputs: Mapping[str, Array], state: ProgramState | None = None) -> dict[str, Array]:
         """Run every stage.
 
         Args:
             inputs: arrays by name: those of `self.inputs`.
+            state: from `new_state`, which this call goes on with and advances; None begins anew. After a call that
+                failed in a later stage it is in between: make a new one.
 
         Returns:
             Arrays by name: those of `self.outputs`, in their order.
 
         Raises:
-            InputError: an input is missing or unknown, or of another dtype or shape than its engine takes.
+            InputError: an input is missing or unknown, or of another dtype or shape than its engine takes, or does not
+                fit into the state any more.
             EngineError: an engine failed.
         """
         self.check_inputs(inputs)
-        tensors, state = dict(inputs), None
+        tensors = dict(inputs)
         for stage in self.settings.stages:
             session = self.program.session(self.roles[stage.role])
             feeds = {spec.name: tensors[spec.name] for spec in session.interface.inputs}

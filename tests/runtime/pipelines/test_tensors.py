@@ -16,6 +16,7 @@ from aigc_runtime.core.tensors import Array, DimSpec, StateSpec, TensorSpec
 from aigc_runtime.errors import ConfigError, InputError
 from aigc_runtime.pipelines.tensors import Stage, TensorsPipeline, TensorsSettings, smallest_inputs
 
+from .. import mixed
 from .. import tensor_toys as toys
 
 
@@ -178,3 +179,28 @@ def test_the_smallest_inputs_are_zeros_that_the_engines_take() -> None:
     assert made["below"].tolist() == [-5] * 4
     assert not made["mask"].any()
     assert pipeline.generate(made)["out"].tolist() == [3, 3]
+
+
+def test_a_state_goes_on_from_call_to_call() -> None:
+    rng = np.random.default_rng(0)
+    with TensorsPipeline(ArraySession(mixed.function, mixed.INTERFACE), TensorsSettings()) as pipeline:
+        assert pipeline.carries_state
+        states, histories = [pipeline.new_state(2), pipeline.new_state(2)], [list[Array](), list[Array]()]
+        for steps in (3, 1, 2):
+            for state, history in zip(states, histories, strict=True):
+                held = sum(x.shape[1] for x in history)
+                history.append(mixed.draw(rng, 2, steps))
+                results = pipeline.generate(mixed.feeds(history[-1], held), state)
+                for name, value in mixed.expected(history).items():
+                    np.testing.assert_array_equal(results[name], value)
+        anew = mixed.draw(rng, 2, 4)
+        np.testing.assert_array_equal(pipeline.generate(mixed.feeds(anew, 0))["y"], mixed.expected([anew])["y"])
+        with pytest.raises(InputError, match="the feeds are for past = 0, the carried state holds 6 steps"):
+            pipeline.generate(mixed.feeds(anew, 0), states[0])
+        with pytest.raises(InputError, match="7 steps do not fit: the engine's carried state of at most 12 holds 6"):
+            pipeline.generate(mixed.feeds(mixed.draw(rng, 2, 7), 6), states[0])
+        with pytest.raises(InputError, match="the feeds have batch 1, the state was made for 2"):
+            pipeline.generate(mixed.feeds(mixed.draw(rng, 1, 1), 6), states[0])
+        with pytest.raises(InputError, match="a state for 5 rows\nthis engine takes at most 4"):
+            pipeline.new_state(5)
+    assert not toys.pipeline().carries_state
