@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from aigc_runtime.opening import open_pipeline
     from aigc_runtime.pipelines.diffusion import DiffusionPipeline
     from aigc_runtime.pipelines.gan import GanPipeline
+    from aigc_runtime.pipelines.kind import PipelineKind
+    from aigc_runtime.pipelines.tensors import TensorsPipeline
     from aigc_runtime.pipelines.text import TextPipeline, TextResult
     from aigc_runtime.proof.verify import verify_bundle
 
@@ -61,7 +63,9 @@ __all__ = [
     "InputError",
     "OutputError",
     "ParityError",
+    "PipelineKind",
     "SamplingParams",
+    "TensorsPipeline",
     "TextPipeline",
     "TextResult",
     "TorchGenerator",
@@ -92,7 +96,9 @@ _HOMES = {
     "InputError": "errors",
     "OutputError": "errors",
     "ParityError": "errors",
+    "PipelineKind": "pipelines.kind",
     "SamplingParams": "generation.logits",
+    "TensorsPipeline": "pipelines.tensors",
     "TextPipeline": "pipelines.text",
     "TextResult": "pipelines.text",
     "TorchGenerator": "generation.rng",

@@ -39,11 +39,12 @@ from aigc_runtime.bundle.manifest_file import dump_manifest
 from aigc_runtime.bundle.origin import Origin
 from aigc_runtime.cli.main import run
 from aigc_runtime.io.npy import write_npy
+from aigc_runtime.pipelines import get_kind
 
-from . import toys
+from . import tensor_toys, toys
 
 import_onnxruntime()
-NAMES = ("toy_lm_growing", "toy_lm_buffer", "toy_unet", "toy_gan")
+NAMES = ("toy_lm_growing", "toy_lm_buffer", "toy_unet", "toy_gan", "toy_tensors")
 TIMEOUT_S = 30.0
 MEMORY = 3 * 2**30
 """Above what a child has at its start: a mutant that takes more is told so by the system, as on a small device."""
@@ -74,6 +75,7 @@ STRANGE: list[Any] = [None, True, False, 0, 1, -1, 2, 3, 255, 2**31, 2**31 - 1, 
 STRANGE += [0.5, -0.0, 1e-308, 1e308, -1e308, 1.5, "", " ", "a", "batch", "sequence", "past", "batch+past", "a+b", "+"]
 STRANGE += ["input_ids", "logits", "model.onnx", "manifest.json", "float64", "int8", "float16", "uint8", "bool"]
 STRANGE += ["\x1b[2J", "a\nb", "\x00", "\u202e", "\ud800", "é" * 300, "x" * 100_000, "[/]", "[bold]", "{}", "%s"]
+STRANGE += ["model", "loop", {"code_next": "code"}, {"role": "loop", "repeat": 2, "feedback": {}}, "tensors", "gan"]
 STRANGE += ["fp64", "onnxruntime", "tensorrt", "ddpm", "euler", "null", "NaN", "-1", "epsilon", "sample"]
 STRANGE += [[], {}, [1], [[]], [[1], [1, 2]], {"a": 1}, ["a"], [None], {"": ""}, [True], [[[]]], [[["a"]]]]
 STRANGE += [[1, 1, 1], [200_000, 200_000], [1, 200_000, 200_000], [0] * 3, [2**31] * 3, list(range(100)), {"kind": "a"}]
@@ -225,18 +227,30 @@ def problem(verb: str, code: int, out: str, err: str) -> str:
     return ""
 
 
+def options(name: str, folder: Path) -> list[str]:
+    """What `generate` is asked for."""
+    if name.startswith("toy_lm"):
+        return ["--prompt", "ab"]
+    if name != "toy_tensors":
+        return ["-o", str(folder / "out.png")]
+    for key, array in tensor_toys.INPUTS.items():
+        np.save(folder / f"{key}.npy", array)
+    inputs = [f"{key}={folder / key}.npy" for key in tensor_toys.INPUTS]
+    return [word for text in inputs for word in ("--input", text)] + ["-o", str(folder / "out.npz")]
+
+
 def main(folder: Path, mutants: int, seed: int) -> dict[str, object]:
     rng = random.Random(seed)
     sound, homes = {}, {}
     for name in NAMES:
         homes[name] = folder / name
         homes[name].mkdir()
-        manifest, files = toys.toy_manifest(name)
-        limit = "min_token_agreement" if name.startswith("toy_lm") else "min_psnr_db"
+        manifest, files = tensor_toys.manifest() if name == "toy_tensors" else toys.toy_manifest(name)
+        limit = get_kind(manifest.pipeline.kind).metric.limit
         quality = tuple(replace(result, data="the user's own") for result in manifest.quality)
-        tolerances = replace(manifest.tolerances, set_by_user=(limit, "min_sqnr_db"))
-        engine = replace(manifest.engine, proven_on=("x86-64-v3",))
-        manifest = replace(manifest, origin=ORIGIN, quality=quality, tolerances=tolerances, engines={"model": engine})
+        tolerances = replace(manifest.tolerances, set_by_user=tuple({limit, "min_sqnr_db"}))
+        engines = {key: replace(engine, proven_on=("avx2",)) for key, engine in manifest.engines.items()}
+        manifest = replace(manifest, origin=ORIGIN, quality=quality, tolerances=tolerances, engines=engines)
         sound[name] = json.loads(dump_manifest(fill_bundle(homes[name], manifest, files)))
     codes, wrong, memory = Counter[str](), [], []
     for number in range(mutants):
@@ -265,8 +279,7 @@ def main(folder: Path, mutants: int, seed: int) -> dict[str, object]:
         if verb[0] not in {"info", "doctor"}:
             arguments += ["--threads", "1"]
         if verb[0] == "generate":
-            lm = name.startswith("toy_lm")
-            arguments += ["--prompt", "ab"] if lm else ["-o", str(folder / "out.png")]
+            arguments += options(name, folder)
         code, out, err = end(arguments)
         codes[f"{verb[0]} {code}"] += 1
         if "not enough memory" in err:
