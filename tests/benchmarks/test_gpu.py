@@ -54,7 +54,7 @@ def test_a_pytorch_without_cuda_is_nothing_to_compare_with(script: ModuleType, m
 @pytest.mark.parametrize(("name", "options"), [("lm", {"cache": "growing"}), ("lm", {"cache": "buffer"}), ("gan", {})])
 def test_pytorch_on_a_device_is_what_it_is_on_the_host(script: ModuleType, name: str, options: dict[str, str]) -> None:
     spec = load_shipped(name, options=options)
-    session = script.TorchDeviceSession(spec, "cpu", half=False)
+    session = script.TorchDeviceSession(spec.part, "cpu", half=False)
     for case in make_cases(TorchSession(spec.part), spec, seed=0):
         state = session.new_state(len(next(iter(case.steps[0].inputs.values()))))
         for step in case.steps:
@@ -67,7 +67,7 @@ def test_pytorch_on_a_device_is_what_it_is_on_the_host(script: ModuleType, name:
 def test_pytorch_in_half_precision_stays_close(script: ModuleType, name: str) -> None:
     spec = load_shipped(name)
     case = make_cases(TorchSession(spec.part), spec, seed=0)[0]
-    session = script.TorchDeviceSession(spec, "cpu", half=True)
+    session = script.TorchDeviceSession(spec.part, "cpu", half=True)
     state = session.new_state(1)
     for step in case.steps:
         for key, value in session.run(step.inputs, state).items():

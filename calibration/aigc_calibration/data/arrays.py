@@ -14,6 +14,7 @@ from aigc_calibration.data.recorder import Recorder
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.subject import Subject
 from aigc_runtime.core.array_session import ArraySession
+from aigc_runtime.core.program import batch_rows
 from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
@@ -79,6 +80,6 @@ class ArrayData:
         recorder = Recorder(open_onnx(graph, threads=threads))
         session = ArraySession(recorder, self.subject.interface)
         for feeds in self.source.batches(self._chosen(), self.batch):
-            rows = len(next(iter(feeds.values())))
-            session.run(feeds, session.new_state(rows) if self.subject.interface.state else None)
+            rows = batch_rows(session.interface, feeds)
+            session.run(feeds, session.new_state(rows) if session.interface.state else None)
             yield from recorder.take()

@@ -16,11 +16,13 @@ from aigc_runtime.bundle.bundle import Bundle, write_bundle
 from aigc_runtime.bundle.manifest_file import dump_manifest, parse_manifest
 from aigc_runtime.cli.main import run
 from aigc_runtime.core.array_session import ArraySession
+from aigc_runtime.core.compare import Tolerance
+from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.program import OpenProgram
-from aigc_runtime.core.tensors import Array
+from aigc_runtime.core.tensors import Array, DimSpec, StateSpec, TensorSpec
 from aigc_runtime.errors import BundleError
 from aigc_runtime.proof.bench import bench_reference
-from aigc_runtime.proof.verify import verify_bundle
+from aigc_runtime.proof.verify import check_tensors, verify_bundle
 
 from .. import mixed
 
@@ -159,3 +161,23 @@ def test_a_reference_for_another_number_of_held_steps_is_refused(tmp_path: Path)
         pytest.raises(BundleError, match="the feeds are for past = 5, the carried state holds 4 steps"),
     ):
         verify_bundle(bundle, program)
+
+
+def test_rows_are_counted_along_their_own_axis() -> None:
+    """The first axis of the first input has 3 numbers, and the state is for 2 rows."""
+    interface = Interface(
+        inputs=(TensorSpec(name="x", dtype="float32", shape=(3, "batch")),),
+        outputs=(TensorSpec(name="y", dtype="float32", shape=("batch",)),),
+        dims=(DimSpec(name="batch"),),
+        state=(StateSpec(input="h", output="new_h", dtype="float32", shape=("batch",), kind="recurrent"),),
+    )
+
+    def function(values: Mapping[str, Array]) -> dict[str, Array]:
+        total = values["h"] + values["x"].sum(axis=0)
+        return {"y": total, "new_h": total}
+
+    x = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
+    steps = [("model", {"x": x}, {"y": times * np.array([9, 12], np.float32)}) for times in (1, 2, 3)]
+    program = OpenProgram({"model": ArraySession(function, interface)})
+    checks = check_tensors(program, [("case", steps)], Tolerance(max_over_rms=1e-6))
+    assert [check.passed for check in checks] == [True] * 3
