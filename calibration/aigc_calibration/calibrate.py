@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["CALIBRATED", "Calibration", "calibrate", "check_kind", "smoothed"]
+
+_LOG = logging.getLogger(__name__)
 
 CALIBRATED: tuple[SitePrecision, ...] = ("fp16", "bf16", "int8", "fp8")
 """Precisions that need ranges."""
@@ -83,8 +86,10 @@ def calibrate(
         seen = collect(base, data, (), channels=names, channel_axis=axis, threads=threads, progress=report)
         channels.update({name: t.channel_amax for name, t in seen.tensors.items() if t.channel_amax is not None})
     made = smooth(base, channels, smoothing) if channels else base
+    _LOG.debug("%d sites are split, %d of %d groups smoothed by %s", parts, len(channels), len(groups), smoothing)
     report = phase(progress, "ranges", data.rows)
     statistics = collect(made, data, _wanted(made, half_precision), threads=threads, progress=report)
+    _LOG.info("%d rows for %s: ranges of %d values", statistics.samples, precision, len(statistics.tensors))
     return Calibration(
         graph_sha256=graph_digest(graph),
         split_skips=parts > 0,

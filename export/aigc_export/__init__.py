@@ -10,6 +10,7 @@ Names are loaded when first used, so that importing this package costs next to n
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,9 @@ _HOMES = {
     "sensitivity": _API,
     "verify": _API,
 }
+
+# Without it, Python would print warnings of an application that sets up no logging.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

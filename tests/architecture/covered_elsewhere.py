@@ -24,6 +24,7 @@ COVERED_ELSEWHERE = {
     "runtime/aigc_runtime/bundle/tolerances.py": "tests/runtime/core/test_compare.py",
     "runtime/aigc_runtime/cli/bundle.py": "tests/runtime/bundle/test_signed_bundle.py",
     "runtime/aigc_runtime/cli/doctor.py": "tests/runtime/device/test_preflight.py",
+    "runtime/aigc_runtime/cli/log_handlers.py": "tests/runtime/cli/test_run_log.py",
     "runtime/aigc_runtime/cli/generate.py": "tests/runtime/io/test_prompt_file.py",
     "runtime/aigc_runtime/cli/verbs.py": "tests/runtime/device/test_proven_on.py",
     "runtime/aigc_runtime/core/array_session.py": "tests/runtime/core/test_session.py",

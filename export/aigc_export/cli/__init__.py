@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["VERBS", "main", "run"]
 
+PROGRAM = "aigc-export"
+
 VERBS = {
     "models": ("aigc_export.cli.models:models", "List the models and the quality of their checkpoints."),
     "train": ("aigc_export.cli.train:train", "Train a model and write a checkpoint."),
@@ -52,19 +54,21 @@ def run(arguments: list[str]) -> int:
         from aigc_export.cli.group import cli
 
         try:
-            result = cli.main(args=arguments, prog_name="aigc-export", standalone_mode=False)
+            result = cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
         except click.ClickException as err:
+            from aigc_export.cli.log_options import log_usage
             from aigc_export.cli.report_options import report_usage
             from aigc_runtime.io.printable import printable, shortened
 
             message = "\n".join(printable(shortened(line)) for line in err.format_message().split("\n"))
             click.UsageError(message, getattr(err, "ctx", None)).show(sys.stderr)
             report_usage(err, arguments)
+            log_usage(err, arguments)
             return 2
         except click.exceptions.Abort as err:
             raise (err.__cause__ or KeyboardInterrupt) from err
     except (Exception, KeyboardInterrupt) as err:  # noqa: BLE001 - whatever it is, it ends as a message and a code
-        return failure_code(err, tell=_complain)
+        return failure_code(err, tell=_complain, program=PROGRAM, arguments=arguments)
     return result if isinstance(result, int) else 0
 
 

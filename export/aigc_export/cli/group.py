@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from aigc_export.cli import VERBS
+from aigc_export.cli.log_options import ARGUMENTS, with_log
 from aigc_runtime.errors import UnknownNameError
 
 __all__ = ["cli"]
@@ -18,6 +19,11 @@ __all__ = ["cli"]
 
 class LazyGroup(click.Group):
     """A group that imports a verb's module when the verb is used, and suggests the nearest verb."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Like click's; what was typed is kept for the log."""
+        ctx.meta[ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The verbs, in the order of use."""
@@ -31,7 +37,7 @@ class LazyGroup(click.Group):
         command = getattr(import_module(module), attribute)
         if not isinstance(command, click.Command):
             raise TypeError(f"{VERBS[cmd_name][0]} is not a click command")
-        return command
+        return with_log(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

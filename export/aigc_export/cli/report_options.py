@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aigc_export.cli.paths import WRITTEN_PATH, PathsCollideError
+from aigc_runtime.cli.run_log import requested_path
 
 if TYPE_CHECKING:
     from aigc_runtime.errors import AigcError
@@ -125,7 +125,7 @@ def report_usage(err: click.ClickException, arguments: Sequence[str]) -> None:
     from aigc_runtime.errors import InputError, OutputError
     from aigc_runtime.io.report import check_outputs
 
-    report, junit = (_asked(flag, arguments) for flag in ("--report", "--junit"))
+    report, junit = (requested_path(flag, arguments) for flag in ("--report", "--junit"))
     try:
         check_outputs(report, junit)
     except OutputError as lost:
@@ -133,23 +133,6 @@ def report_usage(err: click.ClickException, arguments: Sequence[str]) -> None:
         return
     reports = Reports(subject=str(context.info_name), report=report, junit=junit)
     _write_despite(reports, InputError(err.format_message()))
-
-
-def _asked(flag: str, arguments: Sequence[str]) -> Path | None:
-    """The path that a flag names, the last time that it stands there; None where another argument names it, too."""
-    found = None
-    for i, argument in enumerate(arguments):
-        name, equals, _ = argument.partition("=")
-        if name == flag and (equals or i + 1 < len(arguments)):
-            found = (i, i) if equals else (i, i + 1)
-    if found is None:
-        return None
-    given = arguments[found[1]].partition("=")[2] if found[0] == found[1] else arguments[found[1]]
-    others = [a for i, a in enumerate(arguments) if i not in found]
-    whole = os.path.realpath(given)
-    if not given or any(os.path.realpath(part) == whole for a in others for part in (a, a.partition("=")[2]) if part):
-        return None
-    return Path(given)
 
 
 def _write_despite(reports: Reports, err: BaseException | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = ["ExportResult", "ParityFailedError", "Stage", "bisect_graph", "export_model"]
+
+_LOG = logging.getLogger(__name__)
 
 PLAN_FILE = "plan.json"
 """The quantization plan's name in a bundle."""
@@ -132,6 +135,7 @@ def export_model(
         AigcError: any stage failed; nothing is published.
     """
     started = time.perf_counter()
+    _LOG.debug("%s", recipe)
     reporter = Reporter(stage)
     check_destination(destination)
     check_build(recipe)
@@ -281,6 +285,7 @@ def _report_quantized(quantized: Quantized, stage: Stage) -> None:
     counts = ", ".join(f"{n} {precision}" for precision, n in sorted(quantized.plan.counts().items()))
     stage("quantize", f"{counts}; {quantized.coverage}")
     for why, sites in quantized.coverage.reasons().items():
+        _LOG.debug("left float, %s: %s", why, ", ".join(sites))
         more = f" and {len(sites) - SHOWN_SITES} more" if len(sites) > SHOWN_SITES else ""
         stage("left float", f"{', '.join(sites[:SHOWN_SITES])}{more}: {why}")
 

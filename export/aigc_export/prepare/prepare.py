@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["WARNING", "PreparedModel", "Reporter", "Stage", "pass_feeds", "prepare_graph"]
+
+_LOG = logging.getLogger(__name__)
 
 Stage = Callable[[str, str], None]
 """Called as stage(name, what it did) when a stage is done."""
@@ -163,18 +166,20 @@ WARNING = "warning"
 
 
 class Reporter:
-    """Reports stages, each with the seconds that it took, and keeps the warnings."""
+    """Reports stages to the log and to the caller, each with the seconds that it took, and keeps the warnings."""
 
     def __init__(self, stage: Stage | None) -> None:
         self.stage = stage
         self.last = time.perf_counter()
         self.warnings: list[str] = []
+        self._shown = {"shown": stage is not None}
 
     def warn(self, what: str) -> None:
         """Report a warning; an empty text is none."""
         if not what:
             return
         self.warnings.append(what)
+        _LOG.warning("%s", what, extra=self._shown)
         if self.stage is not None:
             self.stage(WARNING, what)
 
@@ -182,6 +187,7 @@ class Reporter:
         """Report a stage; raise here if a signal came whose exception was dropped."""
         check_interrupted()
         now = time.perf_counter()
+        _LOG.info("%s: %s (%.1f s)", name, what, now - self.last, extra=self._shown)
         if self.stage is not None:
             self.stage(name, f"{what} ({now - self.last:.1f} s)")
         self.last = now

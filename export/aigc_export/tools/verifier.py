@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,8 @@ from aigc_runtime.core.compare import Tolerance
 from aigc_runtime.proof.verify import ParityReport
 
 __all__ = ["Verification", "verify_against_torch"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +90,7 @@ def verify_against_torch(
     tolerances = with_user_limits(manifest.tolerances, tolerance or {}, workload)
     program = load_original(bundle, checkpoint, model=model)
     evaluation, notes = find_evaluation(manifest, partial(program_evaluation, program), quality_data)
+    _LOG.info("%s: held against %s, seed %d, limits %s", bundle.path, program.name, seed, tolerances)
     reference = TorchSession(program.part)
     with open_session(bundle, threads=threads) as candidate:
         bounded = ArraySession(reference.call, candidate.interface)

@@ -5,6 +5,7 @@ A source of another package registers itself by an entry point `aigc_export.sour
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from aigc_runtime.io.strict_json import loads_strict
 from aigc_runtime.io.user_file import path_exists, read_file
 
 __all__ = ["SOURCES", "Found", "Source", "kind_of", "resolve"]
+
+_LOG = logging.getLogger(__name__)
 
 ENTRY_POINTS = "aigc_export.sources"
 MAX_CONFIG_BYTES = 16 * 2**20
@@ -133,6 +136,7 @@ def resolve(model: str, *, options: Mapping[str, Any] | None = None) -> Program:
     found = _look(model)
     for source in (*SOURCES.values(), *_third_parties()):
         if source.matches(found):
+            _LOG.info("%r is brought in by the source %s", model, type(source).__name__.strip("_").lower())
             return source.load(found, given)
     if model.endswith(".py") and path_exists(model):
         raise ConfigError(f"{model!r} is a Python file", hint=f"name a function in it: {model}:make_program")

@@ -6,6 +6,7 @@ A `Task` says what one step does; the loop owns everything around it.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -35,6 +36,8 @@ __all__ = [
     "train",
     "what_is_left",
 ]
+
+_LOG = logging.getLogger(__name__)
 
 EVALUATIONS = 20
 """Times that the loss on held-out data is measured in a run."""
@@ -202,6 +205,7 @@ def train(
     peaks = {name: [g["lr"] for g in o.param_groups] for name, o in task.optimizers.items()}
     if resume:
         state.restore(output, config, record, run)
+        _LOG.info("goes on from step %d in %s", state.step, output)
         for note in state.notes:
             watch.notify(note)
     task.model.train()
@@ -236,6 +240,8 @@ def _steps(
         is_last = state.step == config.steps
         if state.step % max(1, config.steps // EVALUATIONS) == 0 or is_last:
             losses |= _held_out(task, state.result)
+        if "held_out_loss" in losses or is_last:
+            _LOG.info("step %d of %d: %s", state.step, config.steps, losses)
         clock.update()
         state.curve.add(state.step, losses, learning_rate=config.learning_rate * share, seconds=state.seconds)
         if watch.on_step is not None:

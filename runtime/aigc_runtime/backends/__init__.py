@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 
 from aigc_runtime.bundle.bundle import Bundle
@@ -13,6 +15,8 @@ from aigc_runtime.errors import InputError, UnknownNameError
 from aigc_runtime.io.printable import shown
 
 __all__ = ["ENGINES", "check_threads", "open_program", "open_session"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def _open_ort(bundle: Bundle, name: str, threads: int | None) -> Session:
@@ -83,7 +87,10 @@ def open_session(bundle: Bundle, *, engine: str = MAIN_ENGINE, threads: int | No
     kind = bundle.manifest.engines[engine].kind
     if kind not in ENGINES:
         raise UnknownNameError("engine", kind, ENGINES)
-    return ENGINES[kind](bundle, engine, threads)
+    started = time.perf_counter()
+    session = ENGINES[kind](bundle, engine, threads)
+    _LOG.info("engine %s: %s, opened in %.2f s", engine, kind, time.perf_counter() - started)
+    return session
 
 
 def open_program(bundle: Bundle, *, threads: int | None = None) -> OpenProgram:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ __all__ = [
     "retry_replaced",
     "write_bundle",
 ]
+
+_LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -181,6 +184,7 @@ def retry_replaced(work: Callable[[], T]) -> T:
     for _ in range(_ATTEMPTS - 1):
         with contextlib.suppress(BundleReplacedError):
             return work()
+        _LOG.info("the bundle was replaced while it was opened: again")
     return work()
 
 
@@ -218,7 +222,7 @@ def _load(folder: BundleFolder, expect_manifest_sha256: str | None, keys: Sequen
     _check_listing(found, manifest, signed=signature is not None)
     for info in manifest.files:
         _check_file(folder, info)
-    return Bundle(
+    bundle = Bundle(
         path=folder.path,
         manifest=manifest,
         manifest_sha256=digest,
@@ -226,6 +230,8 @@ def _load(folder: BundleFolder, expect_manifest_sha256: str | None, keys: Sequen
         signed_by=signed_by,
         folder=folder,
     )
+    _LOG.info("opened %s: %s, manifest %s, %s", bundle.path, manifest.name, digest, bundle.signature_told)
+    return bundle
 
 
 def _verified(manifest: bytes, signature: bytes | None, keys: Sequence[PublicKey]) -> str:
@@ -258,6 +264,7 @@ def write_bundle(
         if sign is not None:
             (staging / SIGNATURE).write_bytes(sign((staging / MANIFEST).read_bytes()))
         _check_written(staging)
+    _LOG.info("published %s: %d files, %d bytes", destination, len(files), needed)
 
 
 def _check_written(staging: Path) -> None:

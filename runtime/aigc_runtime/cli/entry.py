@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from aigc_runtime.io.printable import printable, shortened
@@ -20,7 +20,19 @@ from aigc_runtime.system.interrupts import handled_signals, interrupt_code, inte
 if TYPE_CHECKING:
     from aigc_runtime.errors import AigcError, OutputError
 
-__all__ = ["as_failure", "complain", "end_program", "error_lines", "failure_code", "run_program"]
+__all__ = [
+    "LOG_HELP",
+    "VERBOSE_HELP",
+    "as_failure",
+    "complain",
+    "end_program",
+    "error_lines",
+    "failure_code",
+    "run_program",
+]
+
+VERBOSE_HELP = "show on standard error what is done and decided, and why"
+LOG_HELP = "write that to a file, with versions and the traceback of a failure"
 
 _UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP, errno.ENOTDIR)
 """What the system says of a path that it will not even look at."""
@@ -71,12 +83,20 @@ def _lost(failure: OSError) -> OutputError:
     )
 
 
-def failure_code(err: BaseException, *, tell: Callable[[AigcError], None] | None = None) -> int:
+def failure_code(
+    err: BaseException,
+    *,
+    tell: Callable[[AigcError], None] | None = None,
+    program: str = "",
+    arguments: Sequence[str] = (),
+) -> int:
     """Tell what went wrong, and return the exit code.
 
     Args:
         err: what a verb raised. With AIGC_DEBUG in the environment, its traceback is shown, too.
         tell: shows a message and its hint; None takes `complain`.
+        program: the name of the command line that failed.
+        arguments: of that command line. Where they name a log that has not been begun, it is written now.
     """
     if os.environ.get("AIGC_DEBUG"):
         import traceback
@@ -86,6 +106,10 @@ def failure_code(err: BaseException, *, tell: Callable[[AigcError], None] | None
     if interrupted_by(err) and sys.stderr.isatty():
         sys.stderr.write("\n")  # after the ^C that a terminal shows
     (complain if tell is None else tell)(failure)
+    if any(argument.startswith("--log") for argument in arguments):
+        from aigc_runtime.cli.run_log import log_early_failure
+
+        log_early_failure(err, program=program, arguments=arguments)
     return failure.exit_code
 
 
@@ -113,7 +137,7 @@ def as_failure(err: BaseException) -> AigcError:
         return InputError(f"cannot use {err.filename!r}: {err.strerror}", hint="check the path and its permissions")
     return AigcError(
         f"internal error: {type(err).__name__}: {err}",
-        hint="set AIGC_DEBUG=1 for the traceback, and please report it",
+        hint="set AIGC_DEBUG=1 or give --log FILE for the traceback, and please report it",
     )
 
 

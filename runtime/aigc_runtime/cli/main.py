@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from aigc_runtime._version import __version__
-from aigc_runtime.cli.entry import end_program, failure_code, run_program
+from aigc_runtime.cli.entry import LOG_HELP, VERBOSE_HELP, end_program, failure_code, run_program
 from aigc_runtime.errors import InputError
 from aigc_runtime.io.arguments import path_argument
 
@@ -70,6 +70,8 @@ def build_parser(prog: str = "aigc-run") -> argparse.ArgumentParser:
             nargs="?" if verb == "doctor" else None,
         )
         sub.add_argument("--json", action="store_true", help="print one JSON document")
+        sub.add_argument("--verbose", action="store_true", help=VERBOSE_HELP)
+        sub.add_argument("--log", type=path_argument, metavar="FILE", help=LOG_HELP)
         sub.add_argument("--expect-manifest-sha256", metavar="HEX", help="refuse any other manifest")
         sub.add_argument(
             "--trusted-key",
@@ -122,11 +124,22 @@ def run(arguments: Sequence[str], *, prog: str = "aigc-run") -> int:
         parsed.more = more
         if more and parsed.verb != "generate":
             parser.error(f"unrecognized arguments: {' '.join(more)}")
-        return _verb(parsed)
+        if parsed.log is None and not parsed.verbose:
+            return _verb(parsed)
+        from aigc_runtime.cli.run_log import run_logged
+
+        return run_logged(
+            lambda: _verb(parsed),
+            program=prog,
+            arguments=arguments,
+            verbose=parsed.verbose,
+            path=parsed.log,
+            json_on_stdout=parsed.json,
+        )
     except SystemExit as done:  # argparse has printed the help or the version
         return int(done.code or 0)
     except (Exception, KeyboardInterrupt) as err:  # noqa: BLE001 - whatever it is, it ends as a message and a code
-        return failure_code(err)
+        return failure_code(err, program=prog, arguments=arguments)
 
 
 def main() -> None:

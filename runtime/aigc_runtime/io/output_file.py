@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, BinaryIO
 
-__all__ = ["is_standard_output", "is_stream", "replaced_file", "spooled_to"]
+__all__ = ["is_standard_output", "is_stream", "open_stream", "replaced_file", "spooled_to"]
 
 _IN_MEMORY_BYTES = 1 << 26
 
@@ -86,7 +86,7 @@ def spooled_to(target: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: nobody reads the pipe, or it does not take everything.
     """
-    with contextlib.closing(_open_stream(target)) as stream:
+    with contextlib.closing(open_stream(target)) as stream:
         with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as file:
             yield file  # type: ignore[misc]
             file.seek(0)
@@ -95,7 +95,12 @@ def spooled_to(target: Path) -> Iterator[BinaryIO]:
         stream.flush()
 
 
-def _open_stream(target: Path) -> IO[bytes]:
+def open_stream(target: Path) -> IO[bytes]:
+    """Open a pipe or device to write to, without waiting for a reader.
+
+    Raises:
+        OSError: nobody reads the pipe.
+    """
     own = _own_stream(target)
     if own is not None:
         sys.stdout.flush()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import threading
 import time
@@ -19,6 +20,8 @@ from aigc_runtime.errors import OutputError
 from aigc_runtime.system.interrupts import interrupts_held
 
 __all__ = ["LOCK", "LOCK_TIMEOUT_S", "destination_lock", "lock_handle", "same_file"]
+
+_LOG = logging.getLogger(__name__)
 
 LOCK = ".aigc-lock-"
 """A lock file's name is this and the destination's name, so that two destinations never share one."""
@@ -68,7 +71,7 @@ def destination_lock(target: Path) -> Iterator[bool]:
 
 
 def _acquire(target: Path, path: Path, deadline: float) -> int | None:
-    pause = 0.001
+    pause, waited = 0.001, False
     while True:
         with interrupts_held():
             handle = _open(path)
@@ -88,6 +91,9 @@ def _acquire(target: Path, path: Path, deadline: float) -> int | None:
         if not held:
             if time.monotonic() > deadline:
                 raise _busy(target, path)
+            if not waited:
+                _LOG.info("another process writes %s: waiting for its lock %s", target, path)
+                waited = True
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 

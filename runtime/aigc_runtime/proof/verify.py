@@ -6,6 +6,7 @@ metric, which only the host can measure. A level that compared nothing has faile
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -34,6 +35,8 @@ __all__ = [
     "check_tensors",
     "verify_bundle",
 ]
+
+_LOG = logging.getLogger(__name__)
 
 Step = tuple[str, Mapping[str, Array], Mapping[str, Array]]
 """Engine, inputs, reference outputs."""
@@ -171,6 +174,8 @@ def _check_case(program: OpenProgram, name: str, steps: Sequence[Step], toleranc
         for output, reference in outputs.items():
             errors = compare_arrays(reference, actual[output])
             verdict = judge(errors, tolerance)
+            where, told = f"{name} step {number} {engine}.{output}", "; ".join(verdict.reasons) or "ok"
+            _LOG.debug("%s: %.1f dB, max %.2e of the RMS, %s", where, errors.sqnr_db, errors.max_over_rms, told)
             yield TensorCheck(
                 case=name,
                 step=number,
@@ -208,6 +213,7 @@ def check_generation(
         return GenerationCheck(metric=metric.name, value=0.0, limit=limit, passed=False, reasons=(err.message,))
     value = metric.measure(reference, actual)
     passed = value >= limit
+    _LOG.debug("generation: %s %.6g, at least %g is needed", metric.name, value, limit)
     reasons = () if passed else (f"{metric.name} is {value:.4g}, at least {limit:g} is needed",)
     return GenerationCheck(metric=metric.name, value=value, limit=limit, passed=passed, reasons=reasons)
 

@@ -8,6 +8,7 @@ start one may wait for ever.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 from aigc_runtime.system.host_memory import available_memory
 
 __all__ = ["bounded_memory"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -35,6 +38,7 @@ def bounded_memory(*, status: Path = Path("/proc/self/status")) -> Iterator[None
     if soft != resource.RLIM_INFINITY:
         bound = min(bound, soft)
     resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
+    _LOG.debug("memory is bounded to %d MB: %d MB held, %d MB free", bound >> 20, held >> 20, free >> 20)
     try:
         yield
     finally:

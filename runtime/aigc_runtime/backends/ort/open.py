@@ -16,6 +16,7 @@ exception, and refuses every graph with a dynamic shape; the placement is read i
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections import Counter
@@ -39,6 +40,8 @@ __all__ = [
     "placement_line",
     "unavailable",
 ]
+
+_LOG = logging.getLogger(__name__)
 
 SHAPE_OPS = frozenset(
     {"Shape", "Size", "Gather", "Slice", "Split", "Concat", "Unsqueeze", "Squeeze", "Reshape", "Cast", "Identity"}
@@ -150,7 +153,10 @@ def open_native(
             hint="install CUDA and cuDNN of the versions that it was built for: "
             "pip install 'aigc-runtime[ort-gpu]' brings them",
         )
-    return session, {} if provider is _CPU else check_placement(ort, session, provider)
+    placement = {} if provider is _CPU else check_placement(ort, session, provider)
+    told = placement_line(placement, provider) if placement else provider.ort_name
+    _LOG.debug("ONNX Runtime %s, %d threads: %s", ort.__version__, options.intra_op_num_threads, told)
+    return session, placement
 
 
 def _make(ort: Any, model: bytes, options: Any, providers: list[Any]) -> Any:
