@@ -40,6 +40,7 @@ from aigc_models.evaluation.paired import Scores
 from aigc_models.program import Part, Program, example_feeds
 from aigc_models.torch_session import TorchSession
 from aigc_models.weights.checkpoint import shipped_checkpoint
+from aigc_models.weights.stored_weights import StoredWeights
 from aigc_models.weights.weights_file import find_weights
 from aigc_runtime.bundle.bundle import Bundle, Sign, check_destination, load_bundle, write_bundle
 from aigc_runtime.core.progress import Progress
@@ -228,14 +229,14 @@ def export_model(
 
 
 def _weights_bytes(recipe: ExportRecipe) -> int:
-    """Size of the weights in bytes; 0 where it is not found, which loading reports."""
+    """Size of the weights in 32 bits; 0 where it is not found, which loading reports."""
     if not isinstance(recipe.model, str):
         return sum(
             tensor.nbytes for part in recipe.model.parts.values() for tensor in part.module.state_dict().values()
         )
     try:
         folder = shipped_checkpoint(recipe.model) if recipe.checkpoint is None else recipe.checkpoint
-        return find_weights(folder).weights.stat().st_size
+        return StoredWeights(find_weights(folder).weights).float32_bytes
     except (AigcError, OSError):
         return 0
 

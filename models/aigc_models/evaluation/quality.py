@@ -21,7 +21,8 @@ from aigc_models.evaluation.metrics import (
     text_windows,
 )
 from aigc_models.families.classifier import Classifier, ClassifierConfig
-from aigc_models.weights.checkpoint import load_checkpoint, load_into, shipped_checkpoint
+from aigc_models.weights.checkpoint import load_checkpoint, shipped_checkpoint
+from aigc_models.weights.stream_into import stream_into
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import CheckpointError
@@ -100,7 +101,7 @@ def digit_classifier() -> Classifier:
     if "model" not in found.config:
         raise CheckpointError(f"{str(found.path)!r} is not a classifier's checkpoint")
     model = Classifier(ClassifierConfig.from_dict(found.config["model"]))
-    load_into(model, found.tensors, source="the shipped classifier")
+    stream_into(model, found.tensors, source="the shipped classifier")
     return model.eval()
 
 

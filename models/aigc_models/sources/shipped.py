@@ -17,9 +17,10 @@ from aigc_models.families.schedule_config import read_schedule
 from aigc_models.families.unet import UNet, UNetConfig
 from aigc_models.program import Program
 from aigc_models.programs import gan_program, lm_program, unet_classes, unet_program
-from aigc_models.weights.checkpoint import Checkpoint, load_checkpoint, load_into, shipped_checkpoint
+from aigc_models.weights.checkpoint import Checkpoint, load_checkpoint, shipped_checkpoint
 from aigc_models.weights.config_file import check_record
 from aigc_models.weights.load_into import check_fits
+from aigc_models.weights.stream_into import build_undrawn, stream_into
 from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
 from aigc_runtime.pipelines.class_names import check_class_names
 from aigc_runtime.system.host_memory import available_memory
@@ -122,14 +123,22 @@ def _check_before_memory(entry: ModelEntry, found: Checkpoint) -> None:
     """Check before memory is taken that the file holds what config.json describes."""
     with torch.device("meta"):
         module = entry.build(found.config)
-    check_fits(module, found.tensors, source=str(found.path))
-    tables, free = sum(buffer.nbytes for buffer in module.buffers()), available_memory()
-    if free is not None and tables > free:
-        raise ConfigError(
-            f"a model of this config.json needs {tables / 2**30:,.1f} GiB of memory for its tables, "
-            f"{free / 2**30:,.1f} GiB are free",
-            hint="is context_length meant?" if entry.kind == "text" else "are its sizes meant?",
-        )
+    check_fits(module, found.tensors.described(), source=str(found.path))
+    free = available_memory()
+    for what, hint, needed in (
+        (
+            "tables",
+            "is context_length meant?" if entry.kind == "text" else "are its sizes meant?",
+            sum(buffer.nbytes for buffer in module.buffers()),
+        ),
+        ("weights", "take a machine with more memory", sum(weight.nbytes for weight in module.parameters())),
+    ):
+        if free is not None and needed > free:
+            raise ConfigError(
+                f"a model of this config.json needs {needed / 2**30:,.1f} GiB of memory for its {what}, "
+                f"{free / 2**30:,.1f} GiB are free",
+                hint=hint,
+            )
 
 
 def load_shipped(
@@ -157,8 +166,7 @@ def load_shipped(
     found = load_checkpoint(shipped_checkpoint(name) if checkpoint is None else checkpoint)
     check_record(found.config, name, entry.fields)
     _check_before_memory(entry, found)
-    module = entry.build(found.config)
-    converted = load_into(module, found.tensors, source=str(found.path))
-    # The module holds the weights now: the program must not hold them twice.
-    program = entry.program(module.eval(), replace(found, tensors={}), given)
+    module = build_undrawn(lambda: entry.build(found.config))
+    converted = stream_into(module, found.tensors, source=str(found.path))
+    program = entry.program(module.eval(), found, given)
     return replace(program, notes=(*found.notes, *converted))

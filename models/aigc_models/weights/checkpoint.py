@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from aigc_models.data.kept_data import KeptData, read_kept
 from aigc_models.weights.load_into import load_into, require_finite
-from aigc_models.weights.safetensors_file import check_tensors_file, parse_tensors
+from aigc_models.weights.stored_weights import StoredWeights
 from aigc_models.weights.weights_file import CONFIG_FILE, WEIGHTS_FILE, find_weights
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.io.publish import atomic_directory
@@ -30,7 +30,6 @@ __all__ = [
     "shipped_checkpoint",
 ]
 
-MAX_WEIGHTS_BYTES = 2**40
 MAX_CONFIG_BYTES = 1024 * 1024
 _CONFIG_DIGEST = "config_sha256"
 """Where the weights' own file says which config.json they were written with."""
@@ -47,9 +46,8 @@ class Checkpoint:
 
     Attributes:
         config: the content of config.json.
-        tensors: name -> tensor.
-        sha256: of the weights file.
-        path: of the weights file.
+        tensors: name -> tensor, read where it is asked for: nothing of it is kept in memory.
+        path: of the weights file, or of the index of its shards.
         notes: for the user: files beside it that were not read, a config.json that was edited.
         data: what the folder keeps of the data that it was trained on; None where it keeps nothing.
         held_out: text that training did not see, in pieces; empty where none is kept.
@@ -57,13 +55,17 @@ class Checkpoint:
     """
 
     config: dict[str, Any]
-    tensors: dict[str, Tensor]
-    sha256: str
+    tensors: StoredWeights
     path: Path
     notes: tuple[str, ...] = ()
     data: KeptData | None = None
     held_out: tuple[bytes, ...] = ()
     calibration: tuple[bytes, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the weights file; of shards as in `StoredWeights.sha256`."""
+        return self.tensors.sha256
 
     @property
     def config_sha256(self) -> str:
@@ -116,28 +118,27 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
-    """Read a checkpoint folder, or a weights file with config.json beside it.
+    """Read a checkpoint folder, or a weights file or an index of shards with config.json beside it.
+
+    Of the weights, only what the files say about themselves is read and checked.
 
     Raises:
         CheckpointError: missing, corrupt, foreign, or more than one model; says what was found and what to do.
     """
     place = find_weights(path)
     # The weights first: who gives a lone .pt file must hear about pickle, not about a missing config.json.
-    check_tensors_file(place.weights)
-    data = read_file(place.weights, limit=MAX_WEIGHTS_BYTES, error=CheckpointError)
-    found = parse_tensors(data, what=str(place.weights))
+    tensors = StoredWeights(place.weights)
     config = _read_config(place.weights.parent / CONFIG_FILE, given=path)
-    notes = list(place.notes)
+    notes = [*place.notes, *tensors.notes]
     # What was saved is compared as JSON holds it: tuples are lists there.
-    if found.metadata.get(_CONFIG_DIGEST, _config_digest(config)) != _config_digest(config):
+    if tensors.metadata.get(_CONFIG_DIGEST, _config_digest(config)) != _config_digest(config):
         notes.append(f"{CONFIG_FILE} was changed after {place.weights.name} was written with another")
     kept, pieces = read_kept(place.weights.parent)
     return Checkpoint(
         data=kept,
         **pieces,
         config=config,
-        tensors=found.tensors,
-        sha256=hashlib.sha256(data).hexdigest(),
+        tensors=tensors,
         path=place.weights,
         notes=tuple(notes),
     )

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from aigc_runtime.errors import CheckpointError
 
-__all__ = ["load_into", "require_finite"]
+__all__ = [
+    "check_fits",
+    "check_same",
+    "check_type",
+    "conversions",
+    "convert",
+    "load_into",
+    "require_finite",
+    "tied_names",
+]
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str = "checkpoint") -> tuple[str, ...]:
@@ -35,9 +44,14 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str =
     expected = module.state_dict()
     given = check_fits(module, tensors, source=source)
     require_finite(given, source)
-    converted = {name: _converted(name, given[name], wanted.dtype, source) for name, wanted in expected.items()}
+    converted = {name: convert(name, given[name], wanted.dtype, source) for name, wanted in expected.items()}
     module.load_state_dict(converted, strict=True)
-    changed = Counter((given[n].dtype, t.dtype) for n, t in converted.items() if given[n].dtype != t.dtype)
+    return conversions(given, converted)
+
+
+def conversions(given: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Say which types became which, a sentence for each."""
+    changed = Counter((given[n].dtype, t.dtype) for n, t in loaded.items() if given[n].dtype != t.dtype)
     return tuple(
         f"{count} tensors of {_type(was)} became {_type(now)}, every number as it was"
         for (was, now), count in sorted(changed.items(), key=str)
@@ -45,13 +59,18 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str =
 
 
 def check_fits(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str = "checkpoint") -> dict[str, Tensor]:
-    """Check that tensors have the names and shapes of a module's state dict; the module may be on the meta device.
+    """Check that tensors have the names and shapes of a module's state dict.
+
+    The module may be on the meta device, and so may the tensors, of which only names, types and shapes are compared.
+
+    Returns:
+        The tensors under all names of the module.
 
     Raises:
         CheckpointError: names the tensor that is missing, is not known or has another shape.
     """
     expected = module.state_dict()
-    tied = _tied_names(module)
+    tied = tied_names(module)
     given = _untie(tensors, tied, source)
     for name in (n for n in expected if n not in given):
         raise _missing(name, expected[name], given, expected, tied.get(name, ()), source)
@@ -77,8 +96,8 @@ def require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
             )
 
 
-def _tied_names(module: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Name -> all names of the same parameter, for those that have several."""
+def tied_names(module: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Find the parameters with several names: each name -> all names of the same parameter."""
     names: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -91,16 +110,21 @@ def _untie(tensors: Mapping[str, Tensor], tied: Mapping[str, tuple[str, ...]], s
     for group in dict.fromkeys(tied.values()):
         present = [name for name in group if name in tensors]
         for other in present[1:]:
-            _require_same(present[0], other, tensors, source)
+            check_same(present[0], other, tensors, source)
         full.update({name: tensors[present[0]] for name in group if present})
     return full
 
 
-def _require_same(name: str, other: str, tensors: Mapping[str, Tensor], source: str) -> None:
+def check_same(name: str, other: str, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Check that two tied tensors are equal; on the meta device, that their types and shapes are.
+
+    Raises:
+        CheckpointError: they differ.
+    """
     one, two = tensors[name], tensors[other]
     if one.dtype != two.dtype or one.shape != two.shape:
         difference = " and ".join(f"{_type(t.dtype)} {list(t.shape)}" for t in (one, two))
-    elif not torch.equal(one, two):
+    elif not one.is_meta and not torch.equal(one, two):
         difference = f"{int((one != two).sum()):,} of {one.numel():,} values differ"
     else:
         return
@@ -144,16 +168,28 @@ def _unexpected(
     )
 
 
-def _converted(name: str, tensor: Tensor, dtype: torch.dtype, source: str) -> Tensor:
-    """The tensor in the module's type, if no number changes by that."""
-    if tensor.dtype == dtype:
-        return tensor
-    kinds = [_kind(t) for t in (tensor.dtype, dtype)]
-    if kinds[0] != kinds[1]:
+def check_type(name: str, given: torch.dtype, wanted: torch.dtype, source: str) -> None:
+    """Check that numbers of one type can be those of another: floats are floats, integers are integers.
+
+    Raises:
+        CheckpointError: they are not; names both.
+    """
+    if _kind(given) != _kind(wanted):
         raise CheckpointError(
-            f"{source}: tensor {name!r} is of {_type(tensor.dtype)}, the model's is of {_type(dtype)}",
+            f"{source}: tensor {name!r} is of {_type(given)}, the model's is of {_type(wanted)}",
             hint="quantized or encoded weights are not read: save the numbers that the model computes with",
         )
+
+
+def convert(name: str, tensor: Tensor, dtype: torch.dtype, source: str) -> Tensor:
+    """Convert a tensor to the module's type, if no number changes by that.
+
+    Raises:
+        CheckpointError: the types are of different kinds, or numbers would change.
+    """
+    if tensor.dtype == dtype:
+        return tensor
+    check_type(name, tensor.dtype, dtype, source)
     result = tensor.to(dtype)
     lost = int((result.to(tensor.dtype) != tensor).sum())
     if lost:

@@ -1,4 +1,4 @@
-"""The bytes of a safetensors file, checked tensor by tensor before the library reads them.
+"""Safetensors files, checked tensor by tensor before any number is read, and read one tensor at a time.
 
 The format (huggingface/safetensors, README): 8 bytes that hold the header's size, the header (JSON: name -> dtype,
 shape and the place of its bytes behind the header), and the bytes of all tensors without gaps. The library checks most
@@ -9,33 +9,155 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import torch
 from torch import Tensor
 
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.io.strict_json import loads_strict
 from aigc_runtime.io.user_file import open_plain
 
-__all__ = ["Tensors", "check_tensors_file", "parse_tensors"]
+__all__ = ["StoredTensor", "Tensors", "TensorsFile", "open_tensors_file", "parse_tensors"]
 
 MAX_HEADER_BYTES = 100 * 1024 * 1024
 METADATA = "__metadata__"
-ITEM_BYTES = {
-    **dict.fromkeys(("F64", "I64"), 8),
-    **dict.fromkeys(("F32", "I32"), 4),
-    **dict.fromkeys(("F16", "BF16", "I16"), 2),
-    **dict.fromkeys(("I8", "U8", "BOOL"), 1),
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
 }
-"""Types that are read -> size of a number. 8-bit floats are not: they are codes, whose scales stand elsewhere."""
+"""Types that are read. 8-bit floats are not: they are codes, whose scales stand elsewhere."""
+_CHUNK = 1 << 24
 _HINT = "the file is damaged, or was not written by safetensors: get it again"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredTensor:
+    """A tensor in a file.
+
+    Attributes:
+        dtype: of its numbers.
+        shape: of the tensor.
+        first: byte of the file where its numbers begin.
+        last: byte behind them.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorsFile:
+    """A safetensors file whose header was read and checked; its numbers are still on the disk.
+
+    Attributes:
+        path: of the file.
+        tensors: name -> tensor, in the order of their bytes.
+        metadata: the header's free strings.
+        header: the bytes in front of the first tensor.
+        changed: size and time of the last change, in nanoseconds: a file that changes is refused.
+    """
+
+    path: Path
+    tensors: dict[str, StoredTensor]
+    metadata: dict[str, str]
+    header: bytes
+    changed: tuple[int, int]
+
+    def read(self, name: str) -> Tensor:
+        """Read one tensor.
+
+        Raises:
+            CheckpointError: the file cannot be read, or was changed since it was opened.
+        """
+        stored = self.tensors[name]
+        tensor = torch.empty(stored.shape, dtype=stored.dtype)
+        with self._opened() as file:
+            file.seek(stored.first)
+            self._fill(file, _memory(tensor))
+        return tensor
+
+    def stream(
+        self, into: Callable[[str], Tensor | None], *, seen: Callable[[memoryview], object]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Read all tensors, one at a time and each byte once.
+
+        Args:
+            into: name -> where its numbers go, if that has its type and lies in one piece; else None or any other.
+            seen: called with every piece of the file in its order, such as a digest.
+
+        Raises:
+            CheckpointError: as in `read`.
+        """
+        with self._opened() as file:
+            file.seek(len(self.header))
+            seen(memoryview(self.header))  # the very bytes that were parsed
+            for name, stored in self.tensors.items():
+                tensor = into(name)
+                if tensor is None or tensor.dtype != stored.dtype or not tensor.is_contiguous():
+                    tensor = torch.empty(stored.shape, dtype=stored.dtype)
+                memory = _memory(tensor)
+                self._fill(file, memory)
+                seen(memory)
+                yield name, tensor
+
+    def _opened(self) -> BinaryIO:
+        file = os.fdopen(open_plain(self.path, error=CheckpointError), "rb", buffering=0)
+        if _changed(file) != self.changed:
+            file.close()
+            raise self._was_changed()
+        return file
+
+    def _fill(self, file: BinaryIO, memory: memoryview) -> None:
+        """Read as many bytes as `memory` has, from a file that does not change meanwhile."""
+        at = 0
+        try:
+            while at < len(memory) and (count := file.readinto(memory[at : at + _CHUNK])):  # type: ignore[attr-defined]
+                at += count
+        except OSError as err:
+            raise _unreadable(self.path, err) from err
+        if at < len(memory) or _changed(file) != self.changed:
+            raise self._was_changed()
+
+    def _was_changed(self) -> CheckpointError:
+        return CheckpointError(
+            f"{str(self.path)!r} was changed while it was read", hint="wait until it is written, and try again"
+        )
+
+
+def _memory(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor that lies in one piece."""
+    if not tensor.numel():
+        return memoryview(b"")
+    array: Any = tensor.view(-1).view(torch.uint8).numpy()
+    return memoryview(array)
+
+
+def _changed(file: BinaryIO) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
+
+
+def _unreadable(path: Path, err: OSError) -> CheckpointError:
+    return CheckpointError(f"cannot read {str(path)!r}: {err.strerror}", hint="check the disk it is on")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tensors:
-    """The tensors of a file.
+    """The tensors of a file that is in memory.
 
     Attributes:
         tensors: by name.
@@ -70,8 +192,8 @@ def parse_tensors(data: bytes, *, what: str) -> Tensors:
     return Tensors(tensors=tensors, metadata=metadata)
 
 
-def check_tensors_file(path: Path) -> None:
-    """Check from its size and header alone that a file is a whole safetensors file.
+def open_tensors_file(path: Path) -> TensorsFile:
+    """Open a safetensors file: its size and header say whether it is a whole one.
 
     So nothing else is read into memory, however large it is.
 
@@ -81,20 +203,23 @@ def check_tensors_file(path: Path) -> None:
     what = str(path)
     try:
         with os.fdopen(open_plain(path, error=CheckpointError), "rb") as file:
-            total = os.fstat(file.fileno()).st_size
+            changed = _changed(file)
             start = file.read(9)
-            start += file.read(_header_end(start, total, what) - len(start))
+            start += file.read(_header_end(start, changed[0], what) - len(start))
     except OSError as err:
-        raise CheckpointError(f"cannot read {what!r}: {err.strerror}", hint="check the disk it is on") from err
-    _read_header(start, total, what)
+        raise _unreadable(path, err) from err
+    tensors, metadata = _read_header(start, changed[0], what)
+    return TensorsFile(path=path, tensors=tensors, metadata=metadata, header=start, changed=changed)
 
 
-def _read_header(start: bytes, total: int, what: str) -> tuple[dict[str, Any], dict[str, str]]:
+def _read_header(start: bytes, total: int, what: str) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """Read a file's header: its tensors and its free strings; the tensors' places fill the file exactly."""
     header = loads_strict(start[8:], what=f"the header of {what!r}", error=CheckpointError)
     metadata = _metadata(header.pop(METADATA, {}), what)
-    _check_places({name: _place(name, entry, what) for name, entry in header.items()}, total - len(start), what)
-    return header, metadata
+    tensors = {name: _stored(name, entry, len(start), what) for name, entry in header.items()}
+    tensors = dict(sorted(tensors.items(), key=lambda item: (item[1].first, item[1].last, item[0])))
+    _check_places(tensors, len(start), total, what)
+    return tensors, metadata
 
 
 def _header_end(data: bytes, total: int, what: str) -> int:
@@ -124,29 +249,29 @@ def _metadata(value: Any, what: str) -> dict[str, str]:
     return value
 
 
-def _place(name: str, entry: Any, what: str) -> tuple[int, int]:
-    """Find where a tensor's bytes begin and end."""
+def _stored(name: str, entry: Any, start: int, what: str) -> StoredTensor:
+    """Read the description of a tensor, whose place counts from `start`."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(
             f"{what!r}: tensor {name!r} is described by {_fields(entry)}, expected dtype, shape, data_offsets",
             hint=_HINT,
         )
     dtype, shape, place = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointError(
             f"{what!r}: tensor {name!r} is of type {dtype!r}, which is not read",
-            hint=f"save it as one of {', '.join(sorted(ITEM_BYTES))}; quantized weights must be float ones again",
+            hint=f"save it as one of {', '.join(sorted(DTYPES))}; quantized weights must be float ones again",
         )
     if not _sizes(shape) or not _sizes(place) or len(place) != 2 or place[0] > place[1]:
         raise CheckpointError(f"{what!r}: tensor {name!r} has shape {shape} and data_offsets {place}", hint=_HINT)
-    needed = math.prod(shape) * ITEM_BYTES[dtype]
+    needed = math.prod(shape) * DTYPES[dtype].itemsize
     if place[1] - place[0] != needed:
         raise CheckpointError(
             f"{what!r}: tensor {name!r} of type {dtype} and shape {shape} needs {needed:,} bytes, "
             f"its data_offsets {place} hold {place[1] - place[0]:,}",
             hint=_HINT,
         )
-    return place[0], place[1]
+    return StoredTensor(dtype=DTYPES[dtype], shape=tuple(shape), first=start + place[0], last=start + place[1])
 
 
 def _fields(entry: Any) -> str:
@@ -157,18 +282,18 @@ def _sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
 
 
-def _check_places(places: dict[str, tuple[int, int]], size: int, what: str) -> None:
+def _check_places(tensors: dict[str, StoredTensor], start: int, total: int, what: str) -> None:
     """Refuse bytes that belong to two tensors or to none: a reader may see other numbers than the writer meant."""
-    end, before = 0, "the header"
-    for name, (first, last) in sorted(places.items(), key=lambda item: (item[1], item[0])):
-        if last > size:
+    end, before = start, "the header"
+    for name, stored in tensors.items():
+        if stored.last > total:
             raise CheckpointError(
-                f"{what!r} is cut short: tensor {name!r} ends at byte {last:,} of {size:,}",
+                f"{what!r} is cut short: tensor {name!r} ends at byte {stored.last - start:,} of {total - start:,}",
                 hint="copy it again from where it came from",
             )
-        if first != end:
-            fault = "overlaps" if first < end else f"lies {first - end:,} bytes behind"
+        if stored.first != end:
+            fault = "overlaps" if stored.first < end else f"lies {stored.first - end:,} bytes behind"
             raise CheckpointError(f"{what!r}: tensor {name!r} {fault} {before}", hint=_HINT)
-        end, before = last, f"tensor {name!r}"
-    if end != size:
-        raise CheckpointError(f"{what!r} holds {size - end:,} bytes behind its last tensor", hint=_HINT)
+        end, before = stored.last, f"tensor {name!r}"
+    if end != total:
+        raise CheckpointError(f"{what!r} holds {total - end:,} bytes behind its last tensor", hint=_HINT)

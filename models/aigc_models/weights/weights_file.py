@@ -6,12 +6,24 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from aigc_models.weights.shard_index import INDEX_SUFFIX, is_index
 from aigc_runtime.errors import AigcError, CheckpointError
 from aigc_runtime.io.user_file import read_file
 
-__all__ = ["CONFIG_FILE", "STATE_FILE", "STATE_JSON", "WEIGHTS_FILE", "WeightsPlace", "find_weights", "unfinished"]
+__all__ = [
+    "CONFIG_FILE",
+    "INDEX_FILE",
+    "STATE_FILE",
+    "STATE_JSON",
+    "WEIGHTS_FILE",
+    "WeightsPlace",
+    "find_weights",
+    "unfinished",
+]
 
 WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
+"""Which of several files a tensor of the model is in."""
 CONFIG_FILE = "config.json"
 STATE_FILE = "training.safetensors"
 """The state of an unfinished training, which lies beside the weights that it had come to."""
@@ -28,7 +40,7 @@ class WeightsPlace:
     """The place of the weights.
 
     Attributes:
-        weights: the file.
+        weights: the file, or the index of its shards.
         notes: what lies beside it and is not read.
     """
 
@@ -37,7 +49,7 @@ class WeightsPlace:
 
 
 def find_weights(path: Path | str) -> WeightsPlace:
-    """Find the weights file of a checkpoint: the file itself, or the one of a folder.
+    """Find the weights file of a checkpoint, or the index of its shards: the file itself, or the one of a folder.
 
     Raises:
         CheckpointError: nothing there, or more than one that could be meant; names them.
@@ -55,16 +67,19 @@ def find_weights(path: Path | str) -> WeightsPlace:
             raise CheckpointError(f"no such path: {str(path)!r}", hint=f"check the spelling; {_FORM}")
         _refuse_shard(given)
         return WeightsPlace(weights=given)
-    if WEIGHTS_FILE not in names:
+    meant = next((name for name in (WEIGHTS_FILE, INDEX_FILE) if name in names), None)
+    if meant is None:
         raise _missing(given, names)
-    index = [name for name in names if name.endswith(f"{_SAFETENSORS}.index.json")]
-    others = [n for n in names if n.endswith(_SAFETENSORS) and n not in (WEIGHTS_FILE, STATE_FILE)]
-    if index or others:
+    others = [n for n in names if n != meant and (n.endswith(_SAFETENSORS) or is_index(Path(n)))]
+    if meant == INDEX_FILE:
+        others = [n for n in others if not _is_shard(n)]  # of which the index says which are its own
+    others = [n for n in others if n != STATE_FILE]
+    if others:
         raise CheckpointError(
-            f"checkpoint {str(path)!r} holds {WEIGHTS_FILE} and {', '.join([*index, *others])}: which is meant?",
-            hint=f"name the file itself ({given / WEIGHTS_FILE}), or move the others away: nothing is merged",
+            f"checkpoint {str(path)!r} holds {meant} and {', '.join(others)}: which is meant?",
+            hint=f"name the file itself ({given / meant}), or move the others away: nothing is merged",
         )
-    return WeightsPlace(weights=given / WEIGHTS_FILE, notes=_notes(given, names))
+    return WeightsPlace(weights=given / meant, notes=_notes(given, names, meant))
 
 
 def unfinished(folder: Path) -> tuple[int, int] | None:
@@ -76,12 +91,18 @@ def unfinished(folder: Path) -> tuple[int, int] | None:
         return None
 
 
+def _is_shard(name: str) -> bool:
+    """Whether a file is called as shards are: `model-00001-of-00003.safetensors`."""
+    stem, _, count = name.removesuffix(_SAFETENSORS).rpartition("-of-")
+    return bool(stem) and count.isdecimal() and stem.rpartition("-")[2].isdecimal()
+
+
 def _refuse_shard(weights: Path) -> None:
-    stem, _, count = weights.name.removesuffix(_SAFETENSORS).rpartition("-of-")
-    if stem and count.isdecimal() and stem.rpartition("-")[2].isdecimal():
+    if _is_shard(weights.name):
+        count = int(weights.name.removesuffix(_SAFETENSORS).rpartition("-of-")[2])
         raise CheckpointError(
-            f"{str(weights)!r} is one of {int(count)} shards of a model, which are not read",
-            hint=f"save the whole model as one {WEIGHTS_FILE}",
+            f"{str(weights)!r} is one of {count} shards of a model",
+            hint=f"name their folder, or their index: {weights.parent / INDEX_FILE}",
         )
 
 
@@ -90,10 +111,16 @@ def _missing(folder: Path, names: list[str]) -> CheckpointError:
     start = f"checkpoint {str(folder)!r} has no {WEIGHTS_FILE}"
     if "manifest.json" in names:
         return CheckpointError(f"{str(folder)!r} is a bundle, not a checkpoint", hint=_FORM)
+    if found := [name for name in names if name.endswith(INDEX_SUFFIX)]:
+        return CheckpointError(f"{start}, but {', '.join(found)}", hint=f"name the index: {folder / found[0]}")
     if any(name.endswith(".index.json") for name in names):
         return CheckpointError(
-            f"{start}: its weights are in shards, which are not read",
-            hint=f"save the whole model as one {WEIGHTS_FILE}",
+            f"{start}: its weights are in shards of another format, which are not read",
+            hint=f"save the whole model as one {WEIGHTS_FILE}, or as shards with {INDEX_FILE}",
+        )
+    if any(map(_is_shard, names)):
+        return CheckpointError(
+            f"{start}, and its shards have no {INDEX_FILE}", hint="copy it from where the shards came from"
         )
     if found := [name for name in names if name.endswith(_SAFETENSORS)]:
         return CheckpointError(
@@ -106,10 +133,10 @@ def _missing(folder: Path, names: list[str]) -> CheckpointError:
     return CheckpointError(start, hint=_FORM)
 
 
-def _notes(folder: Path, names: list[str]) -> tuple[str, ...]:
+def _notes(folder: Path, names: list[str], meant: str) -> tuple[str, ...]:
     notes = []
     if ignored := [name for name in names if name.endswith(_OTHER_FORMATS)]:
-        notes.append(f"read {WEIGHTS_FILE}; not read: {', '.join(ignored)}")
+        notes.append(f"read {meant}; not read: {', '.join(ignored)}")
     if STATE_FILE in names:
         at = f" (stopped at step {state[0]:,} of {state[1]:,})" if (state := unfinished(folder)) is not None else ""
         notes.append(f"this training was not finished{at}: `aigc-export train` goes on from there with --resume")

@@ -17,6 +17,7 @@ from aigc_export.line.signing import load_signer, make_keys, signature_warnings
 from aigc_export.prepare import prepare as front
 from aigc_models.families.unet import UNet
 from aigc_models.weights.checkpoint import save_checkpoint
+from aigc_models.weights.stored_weights import StoredWeights
 from aigc_runtime.errors import OutputError
 from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.io.jsonable import to_json
@@ -82,7 +83,7 @@ def test_a_signature_that_will_be_missing(
 def test_room_is_asked_for_before_the_work(
     checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    weights = (checkpoints / "gan" / "model.safetensors").stat().st_size
+    weights = StoredWeights(checkpoints / "gan" / "model.safetensors").float32_bytes
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=weights - 1))
     monkeypatch.setattr("aigc_export.line.exporter.prepare_graph", lambda *_: pytest.fail("the work began"))
     assert run(export_arguments("gan", checkpoints, tmp_path / "new" / "out")) == 6

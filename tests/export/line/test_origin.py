@@ -166,7 +166,7 @@ def test_an_edited_config_is_another_model(exported: Path, tmp_path: Path) -> No
 def test_the_same_numbers_in_another_file_are_the_same_model(exported: Path, tmp_path: Path) -> None:
     found = load_checkpoint(exported / "my poems")
     (tmp_path / "again").mkdir()
-    doubles = {name: tensor.double() for name, tensor in reversed(found.tensors.items())}
+    doubles = {name: tensor.double() for name, tensor in reversed(dict(found.tensors).items())}
     save_file(doubles, tmp_path / "again" / "model.safetensors", {"free": "text"})
     (tmp_path / "again" / "config.json").write_text(json.dumps(found.config, indent=1))
     again = load_original(Bundle.open(exported / "bundle"), tmp_path / "again")

@@ -68,7 +68,7 @@ def test_every_model_comes_with_its_checkpoint(name: str) -> None:
     found = load_checkpoint(shipped_checkpoint(name))
     assert loaded.model_config == found.config["model"]
     assert loaded.checkpoint is not None
-    assert loaded.checkpoint.tensors == {}  # the module holds them
+    assert not any(isinstance(held, torch.Tensor) for held in vars(loaded.checkpoint.tensors).values())
     assert not any(module.training for module in loaded.part.module.modules())
     assert program_evaluation(loaded).has_task_metric
     for key, tensor in found.tensors.items():
@@ -232,4 +232,8 @@ def test_depths_and_tables_beyond_all_models(tmp_path: Path, monkeypatch: pytest
     rewrite(tmp_path, lambda record: record["model"].update(n_layers=1, context_length=2**24))
     monkeypatch.setattr(shipped, "available_memory", lambda: 2**29)
     with pytest.raises(ConfigError, match=r"needs \d\.\d GiB of memory for its tables, 0\.5 GiB are free\nis context"):
+        load_shipped("lm", checkpoint=tmp_path)
+    rewrite(tmp_path, lambda record: record["model"].update(context_length=LM.context_length))
+    monkeypatch.setattr(shipped, "available_memory", lambda: 4 * LM.context_length * LM.head_size * 2)
+    with pytest.raises(ConfigError, match=r"GiB of memory for its weights, 0\.0 GiB are free\ntake a machine"):
         load_shipped("lm", checkpoint=tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors.torch import save
 
 from aigc_models.sources.shipped import load_shipped
 from aigc_models.weights.checkpoint import load_checkpoint, save_checkpoint, shipped_checkpoint
-from aigc_models.weights.safetensors_file import check_tensors_file, parse_tensors
+from aigc_models.weights.safetensors_file import open_tensors_file, parse_tensors
 from aigc_runtime.errors import CheckpointError
 
 NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
@@ -67,7 +68,7 @@ def test_16_bit_floats_become_float32_with_the_same_values(dtype: torch.dtype, t
         np.testing.assert_array_equal(ours, array.astype(ours.dtype), strict=True)
 
 
-def test_all_types_and_sizes_are_read_as_the_second_reader_reads_them() -> None:
+def test_all_types_and_sizes_are_read_as_the_second_reader_reads_them(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     tensors = {
         f"{name}.{len(shape)}": torch.from_numpy(rng.integers(0, 100, shape).astype(kind))
@@ -76,10 +77,40 @@ def test_all_types_and_sizes_are_read_as_the_second_reader_reads_them() -> None:
     }
     tensors["bf16"] = torch.tensor([1.0, -0.0, 3e38, 1e-40]).to(torch.bfloat16)
     data = save(tensors, {"free": "text"})
-    found = parse_tensors(data, what="x")
-    assert found.metadata == {"free": "text"}
-    for name, array in second_reader(data).items():
-        np.testing.assert_array_equal(found.tensors[name].float().numpy(), array.astype(np.float32))
+    (tmp_path / "x").write_bytes(data)
+    found, file = parse_tensors(data, what="x"), open_tensors_file(tmp_path / "x")
+    assert found.metadata == file.metadata == {"free": "text"}
+    seen = bytearray()
+    streamed = dict(file.stream(lambda _: None, seen=seen.extend))
+    assert bytes(seen) == data
+    arrays = second_reader(data)
+    assert arrays.keys() == streamed.keys() == file.tensors.keys()
+    for name, array in arrays.items():
+        for tensor in (found.tensors[name], streamed[name], file.read(name)):
+            assert tensor.dtype == tensors[name].dtype
+            np.testing.assert_array_equal(tensor.float().numpy(), array.astype(np.float32), strict=True)
+
+
+def test_numbers_go_where_they_belong_if_the_type_is_the_same(tmp_path: Path) -> None:
+    numbers = torch.arange(6, dtype=torch.float32).view(2, 3)
+    (tmp_path / "x").write_bytes(save({"same": numbers, "half": numbers.half(), "turned": numbers.clone()}))
+    places = {"same": torch.zeros(2, 3), "half": torch.zeros(2, 3), "turned": torch.zeros(3, 2).T}
+    for name, tensor in open_tensors_file(tmp_path / "x").stream(places.get, seen=lambda _: None):
+        assert (tensor is places[name]) == (name == "same"), name
+        assert torch.equal(tensor.float(), numbers)
+
+
+def test_a_file_that_changes_after_its_header_was_read(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(save({"a": torch.ones(2), "b": torch.ones(2)}))
+    file = open_tensors_file(path)
+    streamed = file.stream(lambda _: None, seen=lambda _: None)
+    next(streamed)
+    path.write_bytes(save({"a": torch.ones(2), "b": torch.zeros(2)}))
+    os.utime(path, ns=(0, file.changed[1] + 1))
+    for read in (lambda: next(streamed), lambda: file.read("a")):
+        with pytest.raises(CheckpointError, match="was changed while it was read"):
+            read()
 
 
 A, B = entry(0, 8), entry(8, 16)
@@ -109,10 +140,16 @@ FAULTS: dict[str, tuple[dict[str, Any] | bytes, int, str]] = {
 
 
 @pytest.mark.parametrize("fault", list(FAULTS))
-def test_a_file_that_does_not_fit_its_header_is_refused_by_the_tensors_name(fault: str) -> None:
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_file_that_does_not_fit_its_header_is_refused_by_the_tensors_name(
+    fault: str, on_disk: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     header, size, message = FAULTS[fault]
+    data = written(header, bytes(size))
+    monkeypatch.chdir(tmp_path)
+    Path("x.safetensors").write_bytes(data)
     with pytest.raises(CheckpointError) as caught:
-        parse_tensors(written(header, bytes(size)), what="x.safetensors")
+        open_tensors_file(Path("x.safetensors")) if on_disk else parse_tensors(data, what="x.safetensors")
     assert message in str(caught.value)
     assert "'x.safetensors'" in str(caught.value)
     assert caught.value.hint
@@ -144,7 +181,7 @@ def test_a_file_larger_than_memory_is_refused_by_its_beginning(start: bytes, tmp
 
 def test_a_whole_file_is_taken(tmp_path: Path) -> None:
     for name in ("lm", "unet", "gan"):
-        check_tensors_file(shipped_checkpoint(name) / "model.safetensors")
+        open_tensors_file(shipped_checkpoint(name) / "model.safetensors")
     (tmp_path / "short").write_bytes(written({"a": entry(0, 4)}, bytes(3)))
     with pytest.raises(CheckpointError, match="'a'"):
-        check_tensors_file(tmp_path / "short")
+        open_tensors_file(tmp_path / "short")

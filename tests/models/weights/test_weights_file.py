@@ -13,7 +13,6 @@ from safetensors.torch import save
 from torch import nn
 
 from aigc_models.sources.shipped import load_shipped
-from aigc_models.weights import checkpoint
 from aigc_models.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_checkpoint, save_checkpoint
 from aigc_runtime.errors import CheckpointError, ConfigError
 from aigc_runtime.io.user_file import read_file
@@ -60,7 +59,13 @@ def test_files_of_other_formats_and_an_unfinished_training_are_told(folder: Path
     [
         ([], "has no model.safetensors\na checkpoint is a folder with"),
         (["diffusion_pytorch_model.safetensors"], "has no model.safetensors, but diffusion_pytorch_model.safetensors"),
-        (["model.safetensors.index.json", "model-1-of-2.safetensors"], "its weights are in shards, which are not read"),
+        (["pytorch_model.bin.index.json"], "its weights are in shards of another format, which are not read"),
+        (["model-1-of-2.safetensors"], "its shards have no model.safetensors.index.json\ncopy it from"),
+        (["x.safetensors.index.json", "x-1-of-2.safetensors"], "but x.safetensors.index.json\nname the index: "),
+        (
+            ["model.safetensors.index.json", "adapter.safetensors"],
+            "index.json and adapter.safetensors: which is",
+        ),
         (["pytorch_model.bin"], "but pytorch_model.bin, which are not read"),
         (["manifest.json", "model.onnx"], "is a bundle, not a checkpoint"),
     ],
@@ -73,7 +78,8 @@ def test_a_folder_without_weights_is_told_what_it_holds(tmp_path: Path, names: l
 
 def test_a_shard_alone_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "model-00001-of-00003.safetensors").write_bytes(save(ONE))
-    assert "is one of 3 shards of a model" in refusal(tmp_path / "model-00001-of-00003.safetensors")
+    told = refusal(tmp_path / "model-00001-of-00003.safetensors")
+    assert f"is one of 3 shards of a model\nname their folder, or their index: {tmp_path}" in told
 
 
 def test_paths_that_are_not_there(tmp_path: Path, folder: Path) -> None:
@@ -196,7 +202,5 @@ def test_saved_and_loaded_is_the_same_through_every_way(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "a", module, {"sizes": (1, 2)})
     found = load_checkpoint(tmp_path / "a")
     assert found.notes == ()
-    assert (
-        found.config_sha256
-        == checkpoint.Checkpoint(config={"sizes": [1, 2]}, tensors={}, sha256="", path=tmp_path).config_sha256
-    )
+    save_checkpoint(tmp_path / "b", module, {"sizes": [1, 2]})
+    assert found.config_sha256 == load_checkpoint(tmp_path / "b").config_sha256
