@@ -9,7 +9,7 @@ import numpy as np
 
 from aigc_export.workloads import get_workload
 from aigc_models.program import Program
-from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram, as_program, batch_rows
+from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram, as_program
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import CheckpointError, EngineError
@@ -55,8 +55,7 @@ def make_cases(sessions: OpenProgram | Session, program: Program, *, seed: int) 
     opened = as_program(sessions)
     cases = []
     for plan in get_workload(program.kind).cases(program, opened, np.random.default_rng(seed)):
-        first, feeds = plan.steps[0]
-        state = opened.new_state(batch_rows(opened.session(first).interface, feeds))
+        state = opened.new_state()
         steps = [
             Step(engine=engine, inputs=feeds, outputs=opened.run(engine, feeds, state)) for engine, feeds in plan.steps
         ]

@@ -26,7 +26,7 @@ from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.manifest import Manifest
 from aigc_runtime.bundle.reference_arrays import read_request
 from aigc_runtime.core.compare import TensorErrors, compare_arrays
-from aigc_runtime.core.program import OpenProgram, batch_rows
+from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError, InputError
 from aigc_runtime.io.png import image_grid
@@ -247,8 +247,7 @@ def _is_engine(file: str, manifest: Manifest) -> bool:
 def _gaps(bundle: Bundle, a: OpenProgram, b: OpenProgram) -> Iterator[TensorGap]:
     for case in bundle.manifest.reference.cases:
         steps = [(step.engine, {n: bundle.array(file) for n, file in step.inputs.items()}) for step in case.steps]
-        rows = batch_rows(a.session(steps[0][0]).interface, steps[0][1])
-        states = a.new_state(rows), b.new_state(rows)
+        states = a.new_state(), b.new_state()
         worst: dict[str, TensorErrors] = {}
         for engine, feeds in steps:
             ours, theirs = a.run(engine, feeds, states[0]), b.run(engine, feeds, states[1])

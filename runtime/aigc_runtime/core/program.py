@@ -8,6 +8,7 @@ from types import MappingProxyType
 from aigc_runtime.core.closing import close_all
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.session import Session, State
+from aigc_runtime.core.state_kinds import BATCH
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import UnknownNameError
 
@@ -18,9 +19,13 @@ MAIN_ENGINE = "model"
 
 
 class ProgramState:
-    """Carried state of one generation: one handle for each state of the program, made when it is first needed."""
+    """Carried state of one generation: one handle for each state of the program, made when it is first needed.
 
-    def __init__(self, batch: int) -> None:
+    Args:
+        batch: rows; None takes as many as the feeds have that first need a handle.
+    """
+
+    def __init__(self, batch: int | None = None) -> None:
         self.batch = batch
         self.held: dict[str, State] = {}
 
@@ -48,8 +53,8 @@ class OpenProgram:
             raise UnknownNameError("engine", engine, self.sessions)
         return self.sessions[engine]
 
-    def new_state(self, batch: int) -> ProgramState:
-        """Empty carried state for `batch` rows, of all engines."""
+    def new_state(self, batch: int | None = None) -> ProgramState:
+        """Empty carried state of all engines, for `batch` rows, or for as many as the first feeds have."""
         return ProgramState(batch)
 
     def run(self, engine: str, feeds: Mapping[str, Array], state: ProgramState) -> dict[str, Array]:
@@ -66,7 +71,8 @@ class OpenProgram:
         # An engine whose state has no name shares it with no other.
         name = self.states.get(engine, f"of {engine}")
         if name not in state.held:
-            state.held[name] = session.new_state(state.batch)
+            batch = batch_rows(session.interface, feeds) if state.batch is None else state.batch
+            state.held[name] = session.new_state(batch)
         return session.run(feeds, state.held[name])
 
     @property
@@ -91,9 +97,10 @@ def as_program(engines: OpenProgram | Session) -> OpenProgram:
 
 
 def batch_rows(interface: Interface, feeds: Mapping[str, Array]) -> int:
-    """The number of rows that an engine's feeds are for: their size along `batch`, 1 where none has it."""
+    """The number of rows that feeds are for, their size along `batch`; 1 where no input has it."""
     for spec in interface.inputs:
-        for size, axis in zip(spec.shape, range(feeds[spec.name].ndim), strict=False):
-            if size == "batch":
-                return int(feeds[spec.name].shape[axis])
+        shape = getattr(feeds.get(spec.name), "shape", ())
+        for size, found in zip(spec.shape, shape, strict=False):
+            if size == BATCH:
+                return int(found)
     return 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from aigc_runtime.core.interface import Interface
-from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram, ProgramState, as_program, batch_rows
+from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram, ProgramState, as_program
 from aigc_runtime.core.ranges import MAX_STEPS, check_range
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.sizes import shape_value
@@ -141,12 +141,11 @@ class TensorsPipeline:
             EngineError: an engine failed.
         """
         self.check_inputs(inputs)
+        state = self.program.new_state() if state is None else state
         tensors = dict(inputs)
         for stage in self.settings.stages:
             session = self.program.session(self.roles[stage.role])
             feeds = {spec.name: tensors[spec.name] for spec in session.interface.inputs}
-            if state is None and session.interface.state:
-                state = ProgramState(batch_rows(session.interface, feeds))
             tensors.update(self._run(stage, feeds, state))
         return {name: tensors[name] for name in self.outputs}
 
@@ -171,11 +170,11 @@ class TensorsPipeline:
         for checker, names in self._checkers:
             checker.check({name: inputs[name] for name in names})
 
-    def _run(self, stage: Stage, feeds: dict[str, Array], state: ProgramState | None) -> dict[str, Array]:
+    def _run(self, stage: Stage, feeds: dict[str, Array], state: ProgramState) -> dict[str, Array]:
         engine, given = self.roles[stage.role], dict[str, Array]()
         for _ in range(stage.repeat):
             feeds.update({taken: given[output] for output, taken in stage.feedback.items() if given})
-            given = self.program.run(engine, feeds, state or ProgramState(1))
+            given = self.program.run(engine, feeds, state)
         return given
 
 

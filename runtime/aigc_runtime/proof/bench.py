@@ -11,7 +11,7 @@ from typing import Any
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.reference_arrays import read_step
 from aigc_runtime.core.integers import as_integer
-from aigc_runtime.core.program import OpenProgram, batch_rows
+from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.session import Session
 from aigc_runtime.errors import InputError
 from aigc_runtime.io.printable import shown
@@ -98,10 +98,9 @@ def bench_reference(bundle: Bundle, program: OpenProgram, engine: str, *, runs: 
     *before, (_, feeds) = [
         (one.engine, read_step(bundle, case, i)[0]) for i, one in enumerate(case.steps[: number + 1])
     ]
-    rows = batch_rows(bundle.manifest.interfaces[case.steps[0].engine], (before[0][1] if before else feeds))
 
     def run() -> float:
-        state = program.new_state(rows)
+        state = program.new_state()
         for name, earlier in before:
             program.run(name, earlier, state)
         return _timed(lambda: program.run(engine, feeds, state))

@@ -16,7 +16,7 @@ from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.bundle.manifest import QualityResult, Tolerances
 from aigc_runtime.bundle.reference_arrays import read_request, read_results, read_step
 from aigc_runtime.core.compare import TensorErrors, Tolerance, compare_arrays, judge
-from aigc_runtime.core.program import OpenProgram, as_program, batch_rows
+from aigc_runtime.core.program import OpenProgram, as_program
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import AigcError, BundleError, ConfigError, FeedError
@@ -167,8 +167,7 @@ def check_tensors(program: OpenProgram, cases: Cases, tolerance: Tolerance) -> t
 
 
 def _check_case(program: OpenProgram, name: str, steps: Sequence[Step], tolerance: Tolerance) -> Iterator[TensorCheck]:
-    first, feeds, _ = steps[0]
-    state = program.new_state(batch_rows(program.session(first).interface, feeds))
+    state = program.new_state()
     for number, (engine, inputs, outputs) in enumerate(steps):
         actual = program.run(engine, inputs, state)
         for output, reference in outputs.items():

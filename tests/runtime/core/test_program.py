@@ -21,8 +21,8 @@ from aigc_runtime.cli.main import run
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.program import OpenProgram
-from aigc_runtime.core.tensors import Array
-from aigc_runtime.errors import BundleError, EngineError, UnknownNameError
+from aigc_runtime.core.tensors import Array, TensorSpec
+from aigc_runtime.errors import BundleError, EngineError, FeedError, UnknownNameError
 from aigc_runtime.opening import open_pipeline
 from aigc_runtime.proof.verify import verify_bundle
 
@@ -246,3 +246,23 @@ def test_parity(aigc_parity):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
+
+
+def test_the_rows_of_a_state_are_those_of_the_engine_that_begins_it() -> None:
+    """The engine before it has no batch: it takes one table for all rows."""
+    table = Interface(
+        inputs=(TensorSpec(name="table", dtype="float32", shape=(5, 2)),),
+        outputs=(TensorSpec(name="sum", dtype="float32", shape=()),),
+    )
+    program = OpenProgram(
+        {"table": ArraySession(lambda v: {"sum": v["table"].sum()}, table), "model": toys.lm_session()}
+    )
+    feeds = {"input_ids": np.array([[5], [7], [9]]), "pad_length": np.zeros(3, np.int64)}
+    state = program.new_state()
+    assert program.run("table", {"table": np.ones((5, 2), np.float32)}, state)["sum"] == 10
+    for k in (1, 2, 4):
+        assert program.run("model", feeds, state)["logits"][:, -1].argmax(axis=1).tolist() == [5 * k, 7 * k, 9 * k]
+        feeds = {**feeds, "input_ids": k * np.array([[5], [7], [9]])}
+    for wrong in ({}, {"input_ids": [[5]], "pad_length": np.zeros(1, np.int64)}):
+        with pytest.raises(FeedError, match=r"wrong inputs|is a list, not a numpy array"):
+            program.run("model", wrong, program.new_state())  # type: ignore[arg-type]
