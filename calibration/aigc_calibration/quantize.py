@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Quantized", "plan_calibrated", "quantize"]
 
+RUNS_IN_FLOAT = "the engine runs it in float"
+"""Why a site stays float that was to be low precision: what it is fed to or from keeps the engine from it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
@@ -127,10 +130,28 @@ def _emitted(
     stored = (plan.precision in HALF_PRECISIONS and not form.half_arithmetic) or (
         plan.precision == "fp8" and not form.fp8_arithmetic
     )
+    if not stored:
+        plan, emitted = _only_executed(graph, plan, weights, form, emitted, macs)
+        weights = {name: codes for name, codes in weights.items() if name in {op.weight for op in plan.quantized()}}
     coverage = check_executed(emitted, plan, macs, least=0.0 if stored else MIN_EXECUTED)
     return Quantized(
         graph=emitted, plan=plan, statistics=statistics, coverage=coverage, float_graph=graph, weights=weights
     )
+
+
+def _only_executed(
+    graph: ir.Model,
+    plan: QuantizationPlan,
+    weights: Mapping[str, QuantizedWeight],
+    form: QdqFormat,
+    emitted: ir.Model,
+    macs: Mapping[str, int],
+) -> tuple[QuantizationPlan, ir.Model]:
+    """Leave float what the engine runs in float anyway: rounding it would cost quality and gain nothing."""
+    while missed := check_executed(emitted, plan, macs, least=0.0).missed:
+        plan = plan.with_float(dict.fromkeys(missed, RUNS_IN_FLOAT))
+        emitted = emit(graph, plan, weights, form)
+    return plan, emitted
 
 
 def _quantize_weights(

@@ -79,6 +79,7 @@ COVERED_ELSEWHERE = {
     "models/aigc_models/sources/arguments.py": "tests/models/sources/test_module.py",
     "models/aigc_models/sources/declared.py": "tests/models/sources/test_module.py",
     "models/aigc_models/sources/function.py": "tests/models/sources/test_sources.py",
+    "models/aigc_models/example_sizes.py": "tests/export/graphs/test_capture.py",
     "models/aigc_models/sources/nested.py": "tests/models/sources/test_module.py",
     "models/aigc_models/sources/sizes.py": "tests/models/sources/test_module.py",
     "models/aigc_models/sources/user_code.py": "tests/models/sources/test_module.py",
@@ -167,5 +168,6 @@ COVERED_ELSEWHERE = {
     "export/aigc_export/workloads/samples/image_folder.py": "tests/export/prepare/test_calibration_data.py",
     "export/aigc_export/workloads/samples/trajectory.py": "tests/export/workloads/samples/test_diffusion.py",
     "export/aigc_export/workloads/sizes.py": "tests/export/parity/test_reference_sizes.py",
+    "export/aigc_export/workloads/tensor_inputs.py": "tests/export/workloads/test_tensors.py",
     "export/aigc_export/workloads/text.py": "tests/export/parity/test_reference_sizes.py",
 }

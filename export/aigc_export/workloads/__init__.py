@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from aigc_export.workloads.base import Workload
 from aigc_export.workloads.diffusion import DIFFUSION
 from aigc_export.workloads.gan import GAN
+from aigc_export.workloads.tensors import TENSORS
 from aigc_export.workloads.text import TEXT
 from aigc_runtime.errors import ConfigError, UnknownNameError
 
@@ -15,7 +16,7 @@ __all__ = ["ENTRY_POINTS", "WORKLOADS", "Workload", "get_workload"]
 ENTRY_POINTS = "aigc_export.workloads"
 """The group in which an installed package names workloads of its own: kind = "module:WORKLOAD"."""
 
-WORKLOADS: dict[str, Workload] = {workload.kind: workload for workload in (TEXT, DIFFUSION, GAN)}
+WORKLOADS: dict[str, Workload] = {workload.kind: workload for workload in (TEXT, DIFFUSION, GAN, TENSORS)}
 """kind -> what the host knows of it."""
 
 

@@ -104,6 +104,7 @@ def test_defaults_can_be_read() -> None:
         "text": "ppl_increase",
         "diffusion": "psnr_db",
         "gan": "psnr_db",
+        "tensors": "output_sqnr_db",
     }
 
 

@@ -48,6 +48,7 @@ def test_directions_of_measures() -> None:
         "step_sqnr_db": True,
         "class_accuracy": True,
         "frechet_distance": False,
+        "output_sqnr_db": True,
     }
     data = digits()
     found = image_quality(data.train[:20].numpy(), data.train_labels[:20].numpy())
@@ -74,7 +75,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, *, kind: str, code: s
 def test_an_installed_package_brings_a_workload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownNameError, match="unknown kind of pipeline 'sound'") as unknown:
         get_workload("sound")
-    assert unknown.value.valid == ("diffusion", "gan", "text")
+    assert unknown.value.valid == ("diffusion", "gan", "tensors", "text")
     code = """
 from dataclasses import replace
 from aigc_export.workloads.gan import GAN
