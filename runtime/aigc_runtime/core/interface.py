@@ -159,6 +159,12 @@ def _check_state(interface: Interface) -> None:
             raise ConfigError(
                 f"the carried state {verb} along {' and '.join(sorted(found))}", hint="use one dimension for all of it"
             )
+    growing = None if interface.growing_dim is None else interface.dim(interface.growing_dim)
+    if growing is not None and growing.min > 0:
+        raise ConfigError(
+            f"the carried state begins with 0 steps, dimension {growing.name!r} goes from {growing.min}",
+            hint=f"let {growing.name!r} begin at 0 (min=0)",
+        )
     sized = _determined(interface, ())
     for spec in state:
         if spec.step_dim is not None and spec.step_dim not in sized:

@@ -123,6 +123,13 @@ def test_an_interface_is_frozen_and_compared_by_value() -> None:
             "the carried state grows along older and past\nuse one dimension for all of it",
         ),
         (
+            {
+                "dims": (*DIMS, DimSpec(name="past", max=9)),
+                "state": (cache("key", kind="growing", length_input=None, shape=("batch", 2, "past", 4)),),
+            },
+            "the carried state begins with 0 steps, dimension 'past' goes from 1\nlet 'past' begin at 0 (min=0)",
+        ),
+        (
             {"inputs": (TensorSpec(name="ids", dtype="int64", shape=("batch", "2*sequence")),)},
             "input 'ids' has size '2*sequence'\nan input's size is a number, a dimension or a sum of different ones",
         ),
