@@ -26,17 +26,17 @@ import numpy as np
 
 from aigc_export.line.exporter import export_model
 from aigc_export.recipes.recipe import export_recipe
-from aigc_runtime.backends import open_session
 from aigc_runtime.backends.ort import open as ort_open
 from aigc_runtime.backends.ort.exact_products import products_saturate
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
+from aigc_runtime.opening import open_session
 from aigc_runtime.system.processor import instruction_set
 
 OPEN = """
 import sys, time
-from aigc_runtime.backends import open_session
+from aigc_runtime.opening import open_session
 from aigc_runtime.backends.ort import open as ort_open
 from aigc_runtime.bundle.bundle import Bundle
 import onnxruntime

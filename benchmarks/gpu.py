@@ -179,11 +179,11 @@ def open_candidate(name: str, target: str, precision: str, device: Device, folde
     """A session, or None and why there is none: that is a result too, and goes into the table."""
     from aigc_export.line.exporter import export_model
     from aigc_export.recipes.recipe import export_recipe
-    from aigc_export.targets.settings import BuildSettings
+    from aigc_export.targets.tensorrt.settings import BuildSettings
     from aigc_models.sources.shipped import load_shipped
-    from aigc_runtime.backends import open_session
     from aigc_runtime.bundle.bundle import Bundle
     from aigc_runtime.errors import AigcError
+    from aigc_runtime.opening import open_session
 
     if target == "PyTorch eager":
         return TorchDeviceSession(load_shipped(name).part, "cuda", half=precision == "fp16"), ""

@@ -16,11 +16,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from aigc_runtime.backends import open_session
+from aigc_runtime.backends.ort.providers import PROVIDERS
 from aigc_runtime.bundle.bundle import Bundle
-from aigc_runtime.bundle.providers import PROVIDERS
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
+from aigc_runtime.opening import open_session
 
 WAYS = ("EXHAUSTIVE", "HEURISTIC", "DEFAULT")
 

@@ -11,7 +11,7 @@ import numpy as np
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
 from aigc_export.graphs.capture import capture
-from aigc_export.graphs.passes import PASSES, run_passes
+from aigc_export.graphs.passes import CLEAN_UP, run_passes
 from aigc_export.prepare.calibration_data import calibration_data
 from aigc_export.prepare.prepare import pass_feeds
 from aigc_export.recipes.hints import with_hints
@@ -109,7 +109,7 @@ def load_subject(name: str) -> Subject:
     part = program.part
     change(part.module)
     captured = capture(part, opset=OPSET, model_config=program.model_config)
-    graph, _ = run_passes(captured.model, PASSES["ort-cpu"], feeds=pass_feeds(part, 0))
+    graph, _ = run_passes(captured.model, CLEAN_UP, feeds=pass_feeds(part, 0))
     return Subject(
         name=name,
         model=model,

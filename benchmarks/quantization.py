@@ -81,9 +81,7 @@ def say(text: str) -> None:
 
 def ours(subject: Subject, precision: str, seed: int) -> bytes:
     config = subject.config(precision)
-    found = quantize(
-        subject.graph, subject.data(seed), config, precision=as_site_precision(precision), target="ort-cpu"
-    )
+    found = quantize(subject.graph, subject.data(seed), config, precision=as_site_precision(precision))
     data: bytes = ir.to_proto(found.graph).SerializeToString()
     return data
 

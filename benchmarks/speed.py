@@ -22,7 +22,7 @@ from aigc_export.line.origin import load_original
 from aigc_export.recipes.recipe import export_recipe
 from aigc_export.tools.timing import time_side_by_side, torch_threads
 from aigc_models.torch_session import TorchSession
-from aigc_runtime.backends import open_session
+from aigc_runtime.opening import open_session
 from aigc_runtime.proof.bench import bench_generation
 
 CASES: tuple[tuple[str, dict[str, Any], float, float | None], ...] = (

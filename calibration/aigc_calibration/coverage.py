@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aigc_calibration.errors import PlanError
 from aigc_calibration.integer_products import EXACT_SUFFIX, optimized, saturating
+from aigc_calibration.onnx_file import to_proto
 from aigc_calibration.onnx_function import Feeds, open_onnx
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.rewritten import silent_changes
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MIN_EXECUTED",
     "Coverage",
+    "Executed",
     "check_executed",
     "executed_sites",
     "float_sites",
@@ -30,6 +32,9 @@ __all__ = [
 INTEGER_OPS = frozenset({"QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "MatMulNBits"})
 """What ONNX Runtime on a CPU makes of a quantized site."""
 
+Executed = Callable[["ir.Model", QuantizationPlan], "set[str] | None"]
+"""Called as executed(emitted graph, its plan): the quantized sites that an engine really runs in few bits; None where
+that is for the engine's builder to prove."""
 
 MIN_EXECUTED = 0.99
 """Share of the planned work that an engine must run in low precision."""
@@ -108,16 +113,13 @@ def executed_sites(model: ir.Model, plan: QuantizationPlan) -> set[str]:
         PlanError: the engine would run more in low precision than the plan says, or other codes; or a product is not
             the same on every processor. Names the sites.
     """
-    import onnx_ir as ir
-
-    emitted = ir.to_proto(model)
-    runs = optimized(emitted)
+    runs = optimized(model)
     if wrong := saturating(runs.graph):
         raise PlanError(
             f"{len(wrong)} products of 8-bit numbers would saturate on processors without VNNI: {', '.join(wrong[:5])}",
             hint="nothing was published: name their modules with --keep-float",
         )
-    if changes := silent_changes(emitted, runs, plan):
+    if changes := silent_changes(to_proto(model), runs, plan):
         raise PlanError(
             f"the engine would not compute what the plan says: {'; '.join(changes[:5])}",
             hint="nothing was published: please report the model, or name the module with --keep-float",
@@ -133,7 +135,12 @@ def executed_sites(model: ir.Model, plan: QuantizationPlan) -> set[str]:
 
 
 def check_executed(
-    model: ir.Model, plan: QuantizationPlan, macs: Mapping[str, int], *, least: float = MIN_EXECUTED
+    model: ir.Model,
+    plan: QuantizationPlan,
+    macs: Mapping[str, int],
+    executed: Executed = executed_sites,
+    *,
+    least: float = MIN_EXECUTED,
 ) -> Coverage:
     """Prove that the engine runs what the plan says.
 
@@ -141,26 +148,29 @@ def check_executed(
         model: the emitted graph.
         plan: that it was emitted from.
         macs: of every site.
+        executed: finds what the engine runs; where it says None, the coverage is that of the plan alone.
         least: share of the planned work that must run in low precision.
 
     Raises:
-        PlanError: it runs less; names the sites.
+        PlanError: it runs less, names the sites; or the plan quantizes nothing.
     """
-    executed, planned = executed_sites(model, plan), {op.node for op in plan.quantized()}
+    ran, planned = executed(model, plan), {op.node for op in plan.quantized()}
+    if ran is None:
+        return planned_coverage(plan, macs)
     # A convolution whose weight alone is quantized is stored in few bits and computed in float, as meant.
     wanted = {op.node for op in plan.quantized() if op.block is None or not op.op_type.startswith("Conv")}
     total = sum(macs.values()) or 1
     found = Coverage(
         planned=sum(macs[n] for n in planned) / total,
-        executed=sum(macs[n] for n in executed) / total,
-        missed=tuple(op.node for op in plan.quantized() if op.node in wanted - executed),
+        executed=sum(macs[n] for n in ran) / total,
+        missed=tuple(op.node for op in plan.quantized() if op.node in wanted - ran),
         float_sites=float_sites(plan),
         uncounted=_uncounted(plan),
     )
     if not planned:
         reasons = "; ".join(sorted(set(found.float_sites.values())))
         raise PlanError(f"nothing in the graph can be run in {plan.precision} by this engine", hint=reasons)
-    requested, runs = (sum(macs[n] for n in nodes) / total for nodes in (wanted, executed & wanted))
+    requested, runs = (sum(macs[n] for n in nodes) / total for nodes in (wanted, ran & wanted))
     if runs < least * requested:
         raise PlanError(
             f"the engine runs {runs:.1%} of the work in low precision, the plan says {requested:.1%}",

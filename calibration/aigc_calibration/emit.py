@@ -1,21 +1,8 @@
-"""A plan carried out on a graph: QuantizeLinear and DequantizeLinear in the form that an engine turns into 8 bits.
-
-Weights have the same codes in both forms. So have activations whose plan holds a symmetric range alone: TensorRT's
-signed code c is ONNX Runtime's unsigned code c + 128. Where the plan also holds the two ends of the range, ONNX
-Runtime's 256 codes lie between them.
-
-1. TensorRT: symmetric s8 (or fp8) on the inputs of a site, float bias, nothing on its result; ConvTranspose stays
-   float in 8 bits and bf16.
-2. ONNX Runtime on a CPU: u8 with a zero point, since its kernels multiply u8 by s8; int32 bias; Q/DQ also on the
-   result of Conv, and of MatMul in front of Relu, without which they stay float, and in front of operators that copy
-   numbers; ConvTranspose stays float, for which it has no kernel.
-"""
+"""Carry out a plan on a graph: QuantizeLinear and DequantizeLinear in the form that an engine turns into 8 bits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +12,7 @@ from aigc_calibration.blocks import dequantize_blocks, to_matmul_nbits
 from aigc_calibration.digest import graph_digest
 from aigc_calibration.edit import add_constant, finish, insert_after
 from aigc_calibration.errors import PlanError
+from aigc_calibration.formats import QdqFormat
 from aigc_calibration.grids import GRIDS
 from aigc_calibration.nearest import by_index
 from aigc_calibration.plan import HALF_PRECISIONS, OpPlan, QuantizationPlan, TensorPlan
@@ -37,7 +25,7 @@ from aigc_runtime.core.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["QDQ_FORMATS", "QdqFormat", "emit", "plan_for"]
+__all__ = ["emit", "plan_for"]
 
 _Weights = Mapping[str, QuantizedWeight]
 Swap = Callable[["ir.Node", int, "ir.Value", OpPlan], None]
@@ -46,72 +34,6 @@ Swap = Callable[["ir.Node", int, "ir.Value", OpPlan], None]
 
 def _replace(node: ir.Node, index: int, value: ir.Value, _op: OpPlan) -> None:
     node.replace_input_with(index, value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class QdqFormat:
-    """The form in which an engine takes a quantized graph.
-
-    Attributes:
-        unsigned: activations as u8 with a zero point (128 for a symmetric range) in place of s8.
-        moves_codes: whether operators that only copy numbers copy codes, with Q and DQ on both sides of them, and
-            nearest-neighbor upsampling is a Gather per axis.
-        integer_bias: the bias of an int8 site as int32.
-        quantized_results: operators whose result is quantized too, where the plan has a range for it.
-        float_ops: (operator, precision) that the engine has no kernel for, with the reason.
-        nbits: whether it has MatMulNBits for weights in blocks.
-        fp8_arithmetic: whether it multiplies fp8 numbers; else they are stored and rounded so, and computed with in
-            float.
-        half_arithmetic: whether it multiplies 16-bit numbers; else they are stored and rounded so, and computed with
-            in float.
-        compiled: whether the engine runs on another device than this one; its builder or its session then proves what
-            is run, and ONNX Runtime's CPU kernels, which take the graph too, say nothing about it.
-    """
-
-    unsigned: bool
-    moves_codes: bool
-    integer_bias: bool
-    quantized_results: frozenset[str]
-    float_ops: Mapping[tuple[str, str], str]
-    nbits: bool
-    half_arithmetic: bool
-    fp8_arithmetic: bool
-    compiled: bool = False
-
-
-_NO_KERNEL = "TensorRT computes ConvTranspose in float when its operands are of 8 bits, and has no bf16 kernel for it"
-# Read from compiled layers (TensorRT-RTX 1.7, devices 8.6 to 12.0): with Q/DQ it builds, and multiplies fp32.
-_TENSORRT = QdqFormat(
-    unsigned=False,
-    moves_codes=False,
-    integer_bias=False,
-    quantized_results=frozenset(),
-    float_ops=MappingProxyType({("ConvTranspose", name): _NO_KERNEL for name in ("int8", "fp8", "bf16")}),
-    nbits=False,
-    half_arithmetic=True,
-    fp8_arithmetic=True,
-    compiled=True,
-)
-
-QDQ_FORMATS: Mapping[str, QdqFormat] = MappingProxyType(
-    {
-        "ort-cpu": QdqFormat(
-            unsigned=True,
-            moves_codes=True,
-            integer_bias=True,
-            quantized_results=frozenset({"Conv", "MatMul"}),
-            float_ops=MappingProxyType({("ConvTranspose", "int8"): "ONNX Runtime has no 8-bit ConvTranspose on a CPU"}),
-            nbits=True,
-            half_arithmetic=False,
-            fp8_arithmetic=False,
-        ),
-        # For 16 bits alone, of which it multiplies all: with 8 it would restore the numbers and multiply floats.
-        "ort-cuda": replace(_TENSORRT, float_ops=MappingProxyType({}), fp8_arithmetic=False),
-        "tensorrt": _TENSORRT,
-        "tensorrt-rtx": _TENSORRT,
-    }
-)
-"""Target -> form."""
 
 
 def plan_for(plan: QuantizationPlan, form: QdqFormat) -> QuantizationPlan:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aigc_calibration.bodies import proto_graphs, proto_nodes
+from aigc_calibration.onnx_file import save_graph
 from aigc_runtime.backends.ort.denormals import isolated
 from aigc_runtime.backends.ort.exact_products import EXACT_PRODUCTS
 from aigc_runtime.backends.ort.rewrites import leave_out_rewrites
@@ -21,6 +22,7 @@ from aigc_runtime.system.temporary_folder import temporary_folder
 
 if TYPE_CHECKING:
     import onnx
+    import onnx_ir as ir
 
 __all__ = ["EXACT_SUFFIX", "LARGEST_EXACT", "optimized", "saturating"]
 
@@ -47,21 +49,28 @@ _MOVES = frozenset({"amx_int8", "avx512_vnni", "avx512", "avx_vnni", "avx2"})
 """Instruction sets with kernels of their own for u8 by s8, where ONNX Runtime moves codes when it is asked to."""
 
 
-def optimized(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Optimize a graph as ONNX Runtime does to run it, with exact products."""
+_WEIGHTS_FILE = "session.optimized_model_external_initializers_file_name"
+_WEIGHTS_SIZE = "session.optimized_model_external_initializers_min_size_in_bytes"
+
+
+def optimized(model: ir.Model) -> onnx.ModelProto:
+    """Optimize a graph as ONNX Runtime does to run it, with exact products; both go through files."""
     import onnx
     import onnxruntime
 
     with temporary_folder("optimized") as folder:
+        paths = save_graph(model, folder / "model.onnx")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # it warns that an optimized graph fits this machine only, which is what we want
         options.optimized_model_filepath = str(folder / "optimized.onnx")
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.add_session_config_entry(EXACT_PRODUCTS, "1")
         leave_out_rewrites(options)
-        data = model.SerializeToString()
-        isolated(lambda: onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]))
-        return onnx.load(options.optimized_model_filepath, load_external_data=False)
+        if len(paths) > 1:
+            options.add_session_config_entry(_WEIGHTS_FILE, "optimized.onnx.data")
+            options.add_session_config_entry(_WEIGHTS_SIZE, "1024")
+        isolated(lambda: onnxruntime.InferenceSession(str(paths[0]), options, providers=["CPUExecutionProvider"]))
+        return onnx.load(options.optimized_model_filepath)
 
 
 def saturating(graph: onnx.GraphProto) -> tuple[str, ...]:

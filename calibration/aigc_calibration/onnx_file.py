@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EXTERNAL_THRESHOLD", "save_graph", "to_proto", "weight_bytes"]
 
-EXTERNAL_THRESHOLD = 2**31 - 2**24
-"""Weights from this size on go to a file beside the graph: protobuf messages end at 2 GiB, the rest is for nodes."""
+EXTERNAL_THRESHOLD = 2**26
+"""Weights from this size on go to a file beside the graph: a message is in memory twice when it is written, a file of
+weights is not; and messages end at 2 GiB."""
 
 
 def weight_bytes(model: ir.Model) -> int:

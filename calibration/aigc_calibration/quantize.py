@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate, check_kind, smoothed
 from aigc_calibration.collect import Statistics, collect
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.coverage import MIN_EXECUTED, Coverage, check_executed, planned_coverage, site_macs
+from aigc_calibration.coverage import MIN_EXECUTED, Coverage, Executed, check_executed, executed_sites, site_macs
 from aigc_calibration.data import CalibrationData
-from aigc_calibration.emit import QDQ_FORMATS, QdqFormat, emit, plan_for
+from aigc_calibration.emit import emit, plan_for
+from aigc_calibration.formats import UNSIGNED_FORMAT, QdqFormat
 from aigc_calibration.limits import value_problem
 from aigc_calibration.plan import HALF_PRECISIONS, QuantizationPlan, SitePrecision
 from aigc_calibration.planner import half_plan, make_plan, round_weights
@@ -57,7 +58,8 @@ def quantize(
     config: QuantConfig,
     *,
     precision: SitePrecision,
-    target: str = "ort-cpu",
+    form: QdqFormat = UNSIGNED_FORMAT,
+    executed: Executed = executed_sites,
     calibration: Calibration | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -70,7 +72,8 @@ def quantize(
         config: methods and exceptions.
         precision: `fp16` or `bf16` for the operands of products, `int8` or `fp8` for activations and weights,
             `int8-weight` or `int4-weight` for weights alone.
-        target: key of `emit.QDQ_FORMATS`.
+        form: in which the engine takes the graph.
+        executed: what the engine really runs in few bits; see `check_executed`.
         calibration: of an earlier run; None calibrates now.
         threads: of the engine that calibrates.
         progress: called after every batch, with the rows that were read and all rows.
@@ -80,16 +83,16 @@ def quantize(
         CancelledError: `progress` returned False.
         PlanError: the engine would not run what the plan says.
     """
-    prepared, form = prepare(model), QDQ_FORMATS[target]
+    prepared = prepare(model)
     if precision not in CALIBRATED:
         if calibration is not None:
             check_kind(calibration, precision)
-        return _quantize_weights(prepared, data, config, precision, form, threads, progress)
+        return _quantize_weights(prepared, data, config, precision, form, executed, threads, progress)
     if calibration is None:
         calibration = calibrate(prepared, data, config, precision=precision, threads=threads, progress=progress)
     graph, plan = plan_calibrated(prepared, calibration, config, precision=precision, form=form)
     weights = {} if precision in HALF_PRECISIONS else round_weights(graph, plan, config)
-    return _emitted(graph, data, plan, weights, calibration.statistics, form, threads)
+    return _emitted(graph, data, plan, weights, calibration.statistics, form, executed, threads)
 
 
 def plan_calibrated(
@@ -117,23 +120,19 @@ def _emitted(
     weights: Mapping[str, QuantizedWeight],
     statistics: Statistics,
     form: QdqFormat,
+    executed: Executed,
     threads: int | None,
 ) -> Quantized:
     emitted = emit(graph, plan, weights, form)
     macs = site_macs(graph, next(data.batches(graph, threads=threads)))
-    if form.compiled:
-        coverage = planned_coverage(plan, macs)
-        return Quantized(
-            graph=emitted, plan=plan, statistics=statistics, coverage=coverage, float_graph=graph, weights=weights
-        )
-    # A plan in a format that ONNX Runtime only stores and rounds to has nothing to be executed.
+    # A plan in a format that the engine only stores and rounds to has nothing to be executed.
     stored = (plan.precision in HALF_PRECISIONS and not form.half_arithmetic) or (
         plan.precision == "fp8" and not form.fp8_arithmetic
     )
     if not stored:
-        plan, emitted = _only_executed(graph, plan, weights, form, emitted, macs)
+        plan, emitted = _only_executed(graph, plan, weights, form, emitted, macs, executed)
         weights = {name: codes for name, codes in weights.items() if name in {op.weight for op in plan.quantized()}}
-    coverage = check_executed(emitted, plan, macs, least=0.0 if stored else MIN_EXECUTED)
+    coverage = check_executed(emitted, plan, macs, executed, least=0.0 if stored else MIN_EXECUTED)
     return Quantized(
         graph=emitted, plan=plan, statistics=statistics, coverage=coverage, float_graph=graph, weights=weights
     )
@@ -146,9 +145,10 @@ def _only_executed(
     form: QdqFormat,
     emitted: ir.Model,
     macs: Mapping[str, int],
+    executed: Executed,
 ) -> tuple[QuantizationPlan, ir.Model]:
     """Leave float what the engine runs in float anyway: rounding it would cost quality and gain nothing."""
-    while missed := check_executed(emitted, plan, macs, least=0.0).missed:
+    while missed := check_executed(emitted, plan, macs, executed, least=0.0).missed:
         plan = plan.with_float(dict.fromkeys(missed, RUNS_IN_FLOAT))
         emitted = emit(graph, plan, weights, form)
     return plan, emitted
@@ -160,6 +160,7 @@ def _quantize_weights(
     config: QuantConfig,
     precision: SitePrecision,
     form: QdqFormat,
+    executed: Executed,
     threads: int | None,
     progress: Progress | None,
 ) -> Quantized:
@@ -178,4 +179,4 @@ def _quantize_weights(
     problems = {node: value_problem(values, seen, least=0.0) for node, values in fitted.items()}
     plan = plan.with_float({node: why for node, why in problems.items() if why})
     weights = quantize_weights(graph, plan, data, config, threads=threads, progress=report)
-    return _emitted(graph, data, plan, weights, statistics, form, threads)
+    return _emitted(graph, data, plan, weights, statistics, form, executed, threads)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aigc_export.targets import DEFAULT_TARGET
 from aigc_models.sources import resolve
 from aigc_models.sources.module import make_part, make_program
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from aigc_export.line.calibrator import CalibrationResult
     from aigc_export.line.exporter import ExportResult
     from aigc_export.search.sensitivity import SensitivityReport
+    from aigc_export.targets.base import Target
     from aigc_export.tools.comparison import Comparison
     from aigc_export.tools.verifier import Verification
     from aigc_models.program import Program
@@ -41,7 +43,7 @@ def export(
     model: Program | str,
     *,
     output: Path | str,
-    target: str = "ort-cpu",
+    target: str | Target = DEFAULT_TARGET,
     precision: str = "fp32",
     bisect: bool = False,
     stage: Any = None,
@@ -93,7 +95,12 @@ def verify(bundle: Bundle | Path | str, **options: Any) -> Verification:
 
 
 def calibrate(
-    model: Program | str, output: Path | str, *, target: str = "ort-cpu", precision: str = "int8", **options: Any
+    model: Program | str,
+    output: Path | str,
+    *,
+    target: str | Target = DEFAULT_TARGET,
+    precision: str = "int8",
+    **options: Any,
 ) -> CalibrationResult:
     """Collect the statistics that a quantized export needs, into a file that several exports can use.
 
@@ -130,7 +137,11 @@ def compare(first: Bundle | Path | str, second: Bundle | Path | str, **options: 
 
 
 def sensitivity(
-    model: Program | str, *, target: str = "ort-cpu", low: str | None = None, options: Mapping[str, Any] | None = None
+    model: Program | str,
+    *,
+    target: str | Target = DEFAULT_TARGET,
+    low: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> SensitivityReport:
     """Measure what low precision costs and saves at every site of a model, each alone.
 

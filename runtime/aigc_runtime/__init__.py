@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from aigc_runtime._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from aigc_runtime.backends import open_program, open_session
     from aigc_runtime.bundle.bundle import Bundle
     from aigc_runtime.bundle.trusted_keys import read_trusted_keys
     from aigc_runtime.errors import (
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from aigc_runtime.generation.logits import SamplingParams
     from aigc_runtime.generation.rng import TorchGenerator
     from aigc_runtime.io.png import image_grid, write_png
-    from aigc_runtime.opening import open_pipeline
+    from aigc_runtime.opening import open_pipeline, open_program, open_session
     from aigc_runtime.pipelines.diffusion import DiffusionPipeline
     from aigc_runtime.pipelines.gan import GanPipeline
     from aigc_runtime.pipelines.kind import PipelineKind
@@ -106,8 +105,8 @@ _HOMES = {
     "UnknownNameError": "errors",
     "image_grid": "io.png",
     "open_pipeline": "opening",
-    "open_program": "backends",
-    "open_session": "backends",
+    "open_program": "opening",
+    "open_session": "opening",
     "read_trusted_keys": "bundle.trusted_keys",
     "verify_bundle": "proof.verify",
     "write_png": "io.png",

@@ -1,17 +1,81 @@
-"""From a bundle to a pipeline that runs."""
+"""From a bundle to sessions, and to a pipeline that runs."""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from aigc_runtime.backends import open_program
+from aigc_runtime.backends.base import EngineFiles
+from aigc_runtime.backends.threads import check_threads
 from aigc_runtime.bundle.bundle import Bundle, retry_replaced
+from aigc_runtime.bundle.engine_facts import engine_facts
+from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.bundle.signature import PublicKey
-from aigc_runtime.errors import ConfigError
+from aigc_runtime.core.program import OpenProgram
+from aigc_runtime.core.session import Session
+from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.pipelines import AnyPipeline, make_pipeline
 
-__all__ = ["open_pipeline"]
+__all__ = ["open_pipeline", "open_program", "open_session"]
+
+_LOG = logging.getLogger(__name__)
+
+
+def open_session(bundle: Bundle, *, engine: str = MAIN_ENGINE, threads: int | None = None) -> Session:
+    """Load one engine of a bundle.
+
+    Args:
+        bundle: an opened bundle.
+        engine: its name.
+        threads: threads inside an operator, for engines that run on processors; None takes all that the process may
+            use. An engine on a GPU has none to set.
+
+    Raises:
+        UnknownNameError: the bundle has no such engine.
+        EngineMissingError: its package is not installed; the hint is the install line.
+        EngineError: it does not load.
+        InputError: `threads` below 1, or above `MAX_THREADS`.
+    """
+    threads = check_threads(threads)
+    if engine not in bundle.manifest.engines:
+        raise UnknownNameError("engine", engine, bundle.manifest.engines)
+    info = bundle.manifest.engines[engine]
+    files = EngineFiles(
+        facts=engine_facts(bundle.manifest, engine),
+        interface=bundle.manifest.interfaces[engine],
+        file=info.file,
+        sha256=bundle.file(info.file).sha256,
+        folder=bundle.folder.location,
+        read=bundle.read,
+    )
+    started = time.perf_counter()
+    # A back-end may open files of the folder by their path.
+    with bundle.unless_replaced(opened_by_path=True):
+        session = info.backend.open(files, threads)
+    _LOG.info("engine %s: %s, opened in %.2f s", engine, info.kind, time.perf_counter() - started)
+    return session
+
+
+def open_program(bundle: Bundle, *, threads: int | None = None) -> OpenProgram:
+    """Load every engine of a bundle.
+
+    Args:
+        bundle: an opened bundle.
+        threads: see `open_session`.
+
+    Raises:
+        AigcError: as `open_session` does; no session stays open then.
+    """
+    sessions = dict[str, Session]()
+    try:
+        for name in bundle.manifest.engines:
+            sessions[name] = open_session(bundle, engine=name, threads=threads)
+    except BaseException:
+        OpenProgram(sessions).close()
+        raise
+    return OpenProgram(sessions, bundle.manifest.state_names)
 
 
 def open_pipeline(

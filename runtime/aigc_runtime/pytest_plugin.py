@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not paths:
         return
     try:
-        from aigc_runtime.backends import check_threads
+        from aigc_runtime.backends.threads import check_threads
         from aigc_runtime.bundle.bundle import Bundle
         from aigc_runtime.errors import AigcError
         from aigc_runtime.io.printable import printable

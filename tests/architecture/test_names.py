@@ -46,8 +46,8 @@ def faults(text: str) -> set[str]:
 
 
 def test_the_check_can_fail() -> None:
-    program = "from aigc_runtime.backends import open_session, ort_open"
-    assert faults(program) == {"aigc_runtime.backends.ort_open"}
+    program = "from aigc_runtime.opening import open_session, ort_open"
+    assert faults(program) == {"aigc_runtime.opening.ort_open"}
     assert faults("see `aigc_runtime.manifest.Manifest`") == {"aigc_runtime.manifest"}
     assert faults("from aigc_runtime.backends.ort import open; aigc_runtime.core.compare.Tolerance.limits") == set()
 

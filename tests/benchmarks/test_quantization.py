@@ -29,7 +29,7 @@ def subject() -> Subject:
 
 def increase(subject: Subject, config: QuantConfig) -> float:
     """Relative increase of perplexity over the model without outliers, which computes the same function."""
-    found = quantize(subject.graph, subject.data(0, SAMPLES), config, precision="int8", target="ort-cpu")
+    found = quantize(subject.graph, subject.data(0, SAMPLES), config, precision="int8")
     session = subject.open(ir.to_proto(found.graph).SerializeToString())
     try:
         paired = subject.evaluator(0, WINDOWS)(session).paired

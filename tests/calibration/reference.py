@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from aigc_calibration.emit import QdqFormat
+from aigc_calibration.formats import QdqFormat
 from aigc_calibration.plan import OpPlan, QuantizationPlan
 from aigc_calibration.weights import QuantizedWeight
 from aigc_runtime.core.tensors import Array

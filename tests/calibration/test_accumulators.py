@@ -13,7 +13,7 @@ from aigc_calibration.accumulators import MIN_UNIT, fits, least_scales
 from aigc_calibration.collect import collect
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import executed_sites
-from aigc_calibration.emit import QDQ_FORMATS, emit
+from aigc_calibration.emit import emit
 from aigc_calibration.errors import PlanError
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import QuantizationPlan
@@ -21,6 +21,7 @@ from aigc_calibration.planner import make_plan, round_weights, watched
 from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches, make_graph
+from .formats import FORMATS
 
 
 def conv(weight: Array, bias: Array | None, x: Array) -> tuple[ir.Model, Batches]:
@@ -46,7 +47,7 @@ def test_dead_channels_keep_their_bias(dead: float, bias: float, rng: np.random.
     values = np.where(np.arange(8) < 4, bias, 0.1).astype(np.float32)
     model, data = conv(weight, values, rng.standard_normal((2, 4, 6, 6)).astype(np.float32))
     plan = planned(model, data)
-    graph = emit(model, plan, round_weights(model, plan), QDQ_FORMATS["ort-cpu"])
+    graph = emit(model, plan, round_weights(model, plan), FORMATS["ort-cpu"])
     assert executed_sites(graph, plan) == {"conv"}
     actual = open_onnx(graph)(data.feeds[0])["y"]
     low, high = plan.ranges["c"].bounds or (0.0, 0.0)
@@ -74,7 +75,7 @@ def test_many_terms_do_not_wrap_around() -> None:
     plan = planned(model, data)
     weights = round_weights(model, plan)
     assert fits(weights["w"].codes, 0, None)
-    actual = open_onnx(emit(model, plan, weights, QDQ_FORMATS["ort-cpu"]))(data.feeds[0])["y"]
+    actual = open_onnx(emit(model, plan, weights, FORMATS["ort-cpu"]))(data.feeds[0])["y"]
     np.testing.assert_allclose(actual, 1000.0, rtol=0.02)
 
 
@@ -99,6 +100,4 @@ def test_weights_rounded_in_another_way_are_refused(rng: np.random.Generator) ->
     from aigc_calibration.weights import round_to_channels
 
     with pytest.raises(PlanError, match="the bias of 'conv' and its products do not fit in 32 bits"):
-        emit(
-            model, planned(model, data), {"w": round_to_channels("w", weight, 0, GRIDS["int8"])}, QDQ_FORMATS["ort-cpu"]
-        )
+        emit(model, planned(model, data), {"w": round_to_channels("w", weight, 0, GRIDS["int8"])}, FORMATS["ort-cpu"])

@@ -19,7 +19,7 @@ from onnx import helper
 from aigc_calibration.collect import collect
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import check_executed, executed_sites, site_macs
-from aigc_calibration.emit import QDQ_FORMATS, emit, plan_for
+from aigc_calibration.emit import emit, plan_for
 from aigc_calibration.errors import PlanError
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import QuantizationPlan, SitePrecision, parse_plan
@@ -32,6 +32,7 @@ from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import AigcError
 
 from .conftest import Batches, Shape, initializer, make_graph, small_network
+from .formats import FORMATS
 
 
 def sqnr(expected: Array, actual: Array) -> float:
@@ -48,7 +49,7 @@ def plan_of(
 
 def emitted(name: str, model: ir.Model, data: Batches, precision: SitePrecision = "int8") -> ir.Model:
     plan, weights = plan_of(model, data, precision=precision)
-    return emit(model, plan_for(plan, QDQ_FORMATS[name]), weights, QDQ_FORMATS[name])
+    return emit(model, plan_for(plan, FORMATS[name]), weights, FORMATS[name])
 
 
 def test_known_answer() -> None:
@@ -69,7 +70,7 @@ def test_known_answer() -> None:
     np.testing.assert_array_equal(weights["w"].codes, [[127, 64], [-64, 127], [16, -38]])
     x_codes, w_codes = np.array([32, 64, 127]), weights["w"].codes
     expected = (x_codes @ w_codes) * (np.float32(4 / 127) * scales)
-    for form in QDQ_FORMATS.values():
+    for form in FORMATS.values():
         actual = open_onnx(emit(model, plan, weights, form))({"x": x})["y"]
         np.testing.assert_allclose(actual[0], expected, rtol=1e-6)
 
@@ -85,7 +86,7 @@ def test_known_answer_with_a_zero_point() -> None:
     assert plan.ranges["x"].bounds == (-1.0, 4.0)
     codes = {"ort-cpu": np.array([0, 154, 255]), "tensorrt": np.array([-32, 64, 127])}  # 51 * 2.01 = 102.5, 63.8
     for name, expected in codes.items():
-        graph = emit(model, plan, weights, QDQ_FORMATS[name])
+        graph = emit(model, plan, weights, FORMATS[name])
         actual = open_onnx(graph, expose=["x_quantized"], optimize=False)({"x": x})["x_quantized"]
         np.testing.assert_array_equal(actual[0], expected)
     np.testing.assert_allclose(initializer(graph, "x_scale").numpy(), 4 / 127, rtol=1e-6)
@@ -96,8 +97,8 @@ def test_both_forms_hold_the_same_codes(network: tuple[ir.Model, Batches]) -> No
     model, data = network
     plan, weights = plan_of(model, data, QuantConfig(affine=False))
     # Only what both forms quantize: one ConvTranspose less.
-    plan = plan_for(plan, QDQ_FORMATS["ort-cpu"])
-    graphs = {name: emit(model, plan, weights, QDQ_FORMATS[name]) for name in ("ort-cpu", "tensorrt")}
+    plan = plan_for(plan, FORMATS["ort-cpu"])
+    graphs = {name: emit(model, plan, weights, FORMATS[name]) for name in ("ort-cpu", "tensorrt")}
     names = [f"{a}_quantized" for op in plan.quantized() for a in op.activations]
     codes = {
         name: open_onnx(graph, expose=[n for n in names if n == "x_quantized"], optimize=False)(data.feeds[0])
@@ -144,7 +145,7 @@ def test_the_tensorrt_form(network: tuple[ir.Model, Batches]) -> None:
 def test_onnx_runtime_runs_its_form_in_integers(network: tuple[ir.Model, Batches]) -> None:
     model, data = network
     plan, weights = plan_of(model, data)
-    form = QDQ_FORMATS["ort-cpu"]
+    form = FORMATS["ort-cpu"]
     plan = plan_for(plan, form)
     assert {op.node: op.precision for op in plan.ops}["up"] == "float"
     graph = emit(model, plan, weights, form)
@@ -157,8 +158,8 @@ def test_onnx_runtime_runs_its_form_in_integers(network: tuple[ir.Model, Batches
 def test_a_plan_that_silently_runs_float_is_an_error(network: tuple[ir.Model, Batches]) -> None:
     model, data = network
     plan, weights = plan_of(model, data)
-    plan = plan_for(plan, QDQ_FORMATS["tensorrt"])
-    graph = emit(model, plan, weights, QDQ_FORMATS["tensorrt"])  # not the form for this engine
+    plan = plan_for(plan, FORMATS["tensorrt"])
+    graph = emit(model, plan, weights, FORMATS["tensorrt"])  # not the form for this engine
     with pytest.raises(PlanError, match=r"the engine runs .*, the plan says \d\d\.\d%\nsites that stay"):
         check_executed(graph, plan, site_macs(model, data.feeds[0]))
     nothing = plan.with_float({op.node: "" for op in plan.ops})
@@ -166,7 +167,7 @@ def test_a_plan_that_silently_runs_float_is_an_error(network: tuple[ir.Model, Ba
         check_executed(model, nothing, site_macs(model, data.feeds[0]))
 
 
-@pytest.mark.parametrize("form", list(QDQ_FORMATS))
+@pytest.mark.parametrize("form", list(FORMATS))
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_results_stay_close(form: str, precision: SitePrecision, network: tuple[ir.Model, Batches]) -> None:
     model, data = network
@@ -197,7 +198,7 @@ def test_the_error_of_a_product_is_within_what_the_scales_imply(seed: int) -> No
     weights = {"w": round_to_channels("w", weight, 1, GRIDS["int8"], scales=scales)}
     low, high = plan.ranges["x"].bounds or (0.0, 0.0)
     exact = x.astype(np.float64) @ weight.astype(np.float64)
-    for form in QDQ_FORMATS.values():
+    for form in FORMATS.values():
         # A zero point is a whole code, so the ends of a range may lie half a step outside the codes.
         dx = (high - low) / 255 if form.unsigned else 0.5 * plan.ranges["x"].amax / 127
         dw = 0.5 * scales
@@ -254,9 +255,9 @@ def test_plans_are_for_one_graph(network: tuple[ir.Model, Batches]) -> None:
     model, data = network
     plan, weights = plan_of(model, data)
     with pytest.raises(PlanError, match="the plan was made for another graph"):
-        emit(small_network(1)[0], plan, weights, QDQ_FORMATS["tensorrt"])
+        emit(small_network(1)[0], plan, weights, FORMATS["tensorrt"])
     with pytest.raises(PlanError, match="cannot be quantized: ONNX Runtime has no 8-bit ConvTranspose"):
-        emit(model, plan, weights, QDQ_FORMATS["ort-cpu"])
+        emit(model, plan, weights, FORMATS["ort-cpu"])
 
 
 def test_plans_are_json(network: tuple[ir.Model, Batches]) -> None:
@@ -329,7 +330,7 @@ def test_codes_are_copied_where_floats_were(tmp_path: Path, rng: np.random.Gener
     model = make_graph(nodes, constants, {"x": ["n", 2, 4, 4]}, {"y": ["n", 3, 8, 8]})
     data = Batches(tuple({"x": normal(4, 2, 4, 4)} for _ in range(4)))
     plan, weights = plan_of(model, data)
-    form = QDQ_FORMATS["ort-cpu"]
+    form = FORMATS["ort-cpu"]
     copied, floats = (emit(model, plan, weights, replace(form, moves_codes=moves)) for moves in (True, False))
     for feeds in data.feeds:  # the same numbers, whoever copies
         expected = open_onnx(floats, optimize=False)(feeds)["y"]
@@ -359,7 +360,7 @@ def test_upsampling_that_is_read_by_floats_too(rng: np.random.Generator) -> None
     model = make_graph(nodes, constants, {"x": ["n", 2, 4, 5]}, {"y": ["n", 2, 8, 15]})
     data = Batches(tuple({"x": normal(4, 2, 4, 5)} for _ in range(4)))
     plan, weights = plan_of(model, data)
-    graph = emit(model, plan, weights, QDQ_FORMATS["ort-cpu"])
+    graph = emit(model, plan, weights, FORMATS["ort-cpu"])
     assert "Resize" not in {node.op_type for node in graph.graph}
     for feeds in data.feeds:
         expected = open_onnx(model)(feeds)["y"]
@@ -381,7 +382,7 @@ def test_upsampling_by_a_size_or_of_an_unknown_one_stays_a_resize(rng: np.random
         model = make_graph(nodes, constants, {"x": shape}, {"y": ["n", 2, None, None]})
         data = Batches(({"x": rng.standard_normal((4, 2, 4, 4)).astype(np.float32)},))
         plan, weights = plan_of(model, data)
-        graph = emit(model, plan, weights, QDQ_FORMATS["ort-cpu"])
+        graph = emit(model, plan, weights, FORMATS["ort-cpu"])
         assert "Resize" in {node.op_type for node in graph.graph}
         expected = open_onnx(model)(data.feeds[0])["y"]
         assert sqnr(expected, open_onnx(graph)(data.feeds[0])["y"]) > 35

@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.emit import QDQ_FORMATS, emit
+from aigc_calibration.emit import emit
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import SitePrecision
 from aigc_calibration.quantize import quantize
@@ -19,6 +19,7 @@ from aigc_runtime.core.compare import compare_arrays
 from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches, initializer, make_graph
+from .formats import asked
 
 FORMATS = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 CONFIG = QuantConfig()
@@ -56,7 +57,7 @@ def test_the_tensorrt_form_multiplies_in_16_bits(network: tuple[ir.Model, Batche
     plan = quantize(model, data, CONFIG, precision="fp16").plan
     from aigc_calibration.prepare import prepare
 
-    proto = ir.to_proto(emit(prepare(model), plan, {}, QDQ_FORMATS["tensorrt"]))
+    proto = ir.to_proto(emit(prepare(model), plan, {}, asked("tensorrt")["form"]))
     onnx.checker.check_model(proto, full_check=True)
     inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
     types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.graph.value_info, *inferred.graph.output)}
@@ -76,7 +77,7 @@ def test_the_tensorrt_form_runs_in_fp16(network: tuple[ir.Model, Batches]) -> No
     """ONNX Runtime inserts casts where it has no kernel, so the graph itself can be judged."""
     model, data = network
     plan = quantize(model, data, CONFIG, precision="fp16").plan
-    run = open_onnx(emit(model, plan, {}, QDQ_FORMATS["tensorrt"]))
+    run = open_onnx(emit(model, plan, {}, asked("tensorrt")["form"]))
     for feeds in data.feeds:
         assert compare_arrays(open_onnx(model)(feeds)["y"], run(feeds)["y"]).sqnr_db > 55
 
@@ -128,7 +129,7 @@ def test_fp8_codes_are_ml_dtypes(rng: np.random.Generator) -> None:
 
 def test_the_tensorrt_form_has_no_bf16_conv_transpose(network: tuple[ir.Model, Batches]) -> None:
     model, data = network
-    found = quantize(model, data, CONFIG, precision="bf16", target="tensorrt-rtx")
+    found = quantize(model, data, CONFIG, precision="bf16", **asked("tensorrt-rtx"))
     assert {op.op_type for op in found.plan.ops if op.precision == "float"} == {"ConvTranspose"}
     assert found.coverage.executed is None  # ONNX Runtime has no say in it
     assert "planned in low precision" in str(found.coverage)

@@ -12,7 +12,7 @@ import pytest
 
 from aigc_calibration.calibrate import calibrate
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.emit import QDQ_FORMATS, emit
+from aigc_calibration.emit import emit
 from aigc_calibration.errors import PlanError
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import parse_plan
@@ -28,6 +28,7 @@ from aigc_runtime.core.compare import compare_arrays
 
 from ..inner_graphs import HEAD, INNER, ONLY_INSIDE, Inner, reference
 from .conftest import Batches
+from .formats import FORMATS, asked
 
 ROWS = 16
 BITS_DB = {"int8": 28.0, "int8-weight": 35.0, "int4-weight": 14.0, "fp16": 60.0, "fp8": 22.0}
@@ -44,7 +45,7 @@ def quantized(inner: Inner, precision: str, target: str = "ort-cpu", config: Qua
         data_of(inner),
         config or QuantConfig(),
         precision=precision,  # type: ignore[arg-type]
-        target=target,
+        **asked(target),
         threads=1,
     )
 
@@ -213,7 +214,7 @@ def test_a_search_measures_the_main_graph_and_leaves_bodies_alone(name: str, tar
     inner, config = INNER[name], QuantConfig()
     graph, data = prepare(inner.model()), data_of(inner)
     calibration = calibrate(graph, data, config, precision="int8", threads=1)
-    form = QDQ_FORMATS[target]
+    form = FORMATS[target]
     made, plan = plan_calibrated(graph, calibration, config, precision="int8", form=form)
     weights = round_weights(made, plan, config)
     pair = PrecisionPair(name="", graph=made, low=plan, low_weights=weights, high=None, high_weights={}, form=form)

@@ -52,7 +52,7 @@ def test_small_codes_need_not_be() -> None:
 
 @moves_codes
 def test_codes_that_are_computed_are_found() -> None:
-    assert saturating(optimized(product(None)).graph) == ("product",)
+    assert saturating(optimized(ir.from_proto(product(None))).graph) == ("product",)
 
 
 @moves_codes

@@ -17,6 +17,7 @@ from aigc_calibration.sites import find_sites
 from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches, initializer, make_graph
+from .formats import asked
 
 PRECISIONS = ("int8", "fp8", "fp16", "bf16", "int8-weight", "int4-weight")
 
@@ -50,7 +51,7 @@ def test_a_mask_constant_in_a_weight(bad: float, why: str, precision: SitePrecis
     if form == "tensorrt" and precision.endswith("weight"):
         pytest.skip("weights alone are for ONNX Runtime")
     model.graph.initializers["a"].const_value = ir.tensor(_moved(model, bad), name="a")
-    plan = quantize(model, data, QuantConfig(), precision=precision, target=form).plan
+    plan = quantize(model, data, QuantConfig(), precision=precision, **asked(form)).plan
     found = {op.node: (op.precision, op.why) for op in plan.ops}
     assert found["first"] == ("float", why)
     assert found["second"][0] == precision
@@ -69,7 +70,7 @@ def _moved(model: ir.Model, bad: float) -> Array:
 def test_a_number_beyond_fp16() -> None:
     model, data = two_products(65000.0)
     model.graph.initializers["a"].const_value = ir.tensor(_moved(model, 65000.0), name="a")
-    plan = quantize(model, data, QuantConfig(), precision="fp16", target="tensorrt").plan
+    plan = quantize(model, data, QuantConfig(), precision="fp16", **asked("tensorrt")).plan
     first, second = plan.ops
     assert (first.precision, second.precision) == ("float", "fp16")
     assert first.why.startswith("'a' reaches 6.5e+04")

@@ -14,6 +14,7 @@ from aigc_calibration.quantize import quantize
 from aigc_runtime.core.compare import compare_arrays
 
 from .conftest import Batches, make_graph
+from .formats import asked
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8", "int8-weight", "int4-weight", "fp16"])
@@ -63,7 +64,7 @@ def test_nodes_without_a_name_of_their_own(name: str, target: str, rng: np.rando
     constants = {n: (rng.standard_normal((16, 16)) / 4).astype(np.float32) for n in ("w1", "w2")}
     model = make_graph(nodes, constants, {"x": ["n", 16]}, {"y": ["n", 16]})
     feeds = {"x": rng.standard_normal((32, 16)).astype(np.float32)}
-    found = quantize(model, Batches((feeds,)), QuantConfig(), precision="int8", target=target)
+    found = quantize(model, Batches((feeds,)), QuantConfig(), precision="int8", **asked(target))
     assert found.plan.counts() == {"int8": 2}
     assert len({op.node for op in found.plan.ops}) == 2
     actual = open_onnx(found.graph, optimize=target == "ort-cpu")(feeds)["y"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aigc_calibration.calibrate import CALIBRATED, calibrate
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import executed_sites
-from aigc_calibration.emit import QDQ_FORMATS, emit, plan_for
+from aigc_calibration.emit import emit, plan_for
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import HALF_PRECISIONS, QuantizationPlan, SitePrecision
 from aigc_calibration.planner import round_weights
@@ -24,6 +24,7 @@ from aigc_calibration.weight_only import quantize_weights, weight_plan
 from aigc_calibration.weights import QuantizedWeight
 
 from .conftest import Batches
+from .formats import FORMATS
 from .odd_graphs import BETWEEN, BIASES, IMAGES, ROWS, WEIGHTS, Layer, Recipe, build, recipes
 from .reference import Reference, distance
 
@@ -41,8 +42,8 @@ def planned(
         plan = weight_plan(prepared, config, precision=precision).with_float(why)
         return prepared, plan, quantize_weights(prepared, plan, data, config)
     calibration = calibrate(prepared, data, config, precision=precision)
-    graph, plan = plan_calibrated(prepared, calibration, config, precision=precision, form=QDQ_FORMATS[target])
-    plan = plan_for(plan.with_float(why), QDQ_FORMATS[target])
+    graph, plan = plan_calibrated(prepared, calibration, config, precision=precision, form=FORMATS[target])
+    plan = plan_for(plan.with_float(why), FORMATS[target])
     return graph, plan, {} if precision in HALF_PRECISIONS else round_weights(graph, plan, config)
 
 
@@ -52,7 +53,7 @@ def check(recipe: Recipe, precision: SitePrecision, target: str) -> None:
         reject()  # the float graph itself overflows
     kept = frozenset(f"site{number}" for number in recipe.kept)
     graph, plan, weights = planned(model, data, precision, target, kept)
-    form, own = QDQ_FORMATS[target], target == "ort-cpu"
+    form, own = FORMATS[target], target == "ort-cpu"
     emitted = emit(graph, plan, weights, form)
     for feeds in data.feeds:
         actual = open_onnx(emitted, optimize=own)(feeds)["y"]
@@ -96,7 +97,7 @@ def test_the_check_can_fail() -> None:
     """One code of one weight moved by one, a bias of another sign, a range of another tensor."""
     model, data = build(Recipe(layers=(Layer(kind="Gemm", out=4), Layer(kind="Gemm", out=2))))
     graph, plan, weights = planned(model, data, "int8", "ort-cpu", frozenset())
-    feeds, form = data.feeds[0], QDQ_FORMATS["ort-cpu"]
+    feeds, form = data.feeds[0], FORMATS["ort-cpu"]
 
     def far(plan: QuantizationPlan, weights: Mapping[str, QuantizedWeight]) -> float:
         actual = open_onnx(emit(graph, plan, weights, form))(feeds)["y"]

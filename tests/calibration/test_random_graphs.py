@@ -20,7 +20,8 @@ from onnx import helper
 
 from aigc_calibration.collect import collect
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.emit import QDQ_FORMATS, QdqFormat, emit, plan_for
+from aigc_calibration.emit import emit, plan_for
+from aigc_calibration.formats import QdqFormat
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.planner import make_plan, round_weights, watched
@@ -29,6 +30,7 @@ from aigc_calibration.weights import QuantizedWeight
 from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches, make_graph
+from .formats import FORMATS
 
 SIDE = 5
 
@@ -192,7 +194,7 @@ def test_results_lie_within_what_the_scales_imply(
     network: tuple[ir.Model, Batches], config: QuantConfig, target: str
 ) -> None:
     model, data = network
-    form = QDQ_FORMATS[target]
+    form = FORMATS[target]
     plan, weights = planned(model, data, config, form)
     run = open_onnx(emit(model, plan, weights, form), optimize=False)
     for feeds in data.feeds:
@@ -208,7 +210,7 @@ def test_wrong_scales_lie_outside(target: str) -> None:
         [helper.make_node("MatMul", ["x", "w"], ["y"], "n")], constants, {"x": ["n", 16]}, {"y": ["n", 8]}
     )
     data = Batches(({"x": rng.standard_normal((32, 16)).astype(np.float32)},))
-    form = QDQ_FORMATS[target]
+    form = FORMATS[target]
     plan, weights = planned(model, data, QuantConfig(ranges="minmax", affine=False), form)
     feeds = data.feeds[0]
     interval = follow(model, plan, weights, form, feeds["x"])

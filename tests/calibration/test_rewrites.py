@@ -15,18 +15,19 @@ from onnx import helper
 from aigc_calibration.collect import collect
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import executed_sites
-from aigc_calibration.emit import QDQ_FORMATS, emit
+from aigc_calibration.emit import emit
 from aigc_calibration.errors import PlanError
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.planner import make_plan, round_weights, watched
 from aigc_calibration.rewritten import silent_changes
 from aigc_runtime.backends.ort.open import import_onnxruntime, open_native
-from aigc_runtime.bundle.providers import PROVIDERS
+from aigc_runtime.backends.ort.providers import PROVIDERS
 from aigc_runtime.core.compare import compare_arrays
 from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches, make_graph
+from .formats import FORMATS
 
 
 def chain(op: str, rng: np.random.Generator) -> tuple[ir.Model, Batches]:
@@ -55,7 +56,7 @@ def test_a_float_layer_between_quantized_ones_stays_float(op: str, rng: np.rando
     model, data = chain(op, rng)
     plan = make_plan(model, collect(model, data, watched(model)), QuantConfig(), precision="int8")
     plan = plan.with_float({"second": "kept"})
-    proto = ir.to_proto(emit(model, plan, round_weights(model, plan), QDQ_FORMATS["ort-cpu"]))
+    proto = ir.to_proto(emit(model, plan, round_weights(model, plan), FORMATS["ort-cpu"]))
     feeds = data.feeds[0]
     literal = open_onnx(ir.from_proto(proto), optimize=False)(feeds)["y"]
     session, _ = open_native(import_onnxruntime(), proto.SerializeToString(), provider=PROVIDERS["cpu"], threads=1)
@@ -76,7 +77,7 @@ def test_an_engine_that_rounds_what_the_plan_leaves_float_is_an_error(
     model, data = chain(op, rng)
     plan = make_plan(model, collect(model, data, watched(model)), QuantConfig(), precision="int8")
     plan = plan.with_float({"second": "kept"})
-    graph = emit(model, plan, round_weights(model, plan), QDQ_FORMATS["ort-cpu"])
+    graph = emit(model, plan, round_weights(model, plan), FORMATS["ort-cpu"])
     assert executed_sites(graph, plan) == {"first", "third"}
     monkeypatch.setattr("aigc_calibration.integer_products.leave_out_rewrites", lambda options: None)
     with pytest.raises(PlanError, match=r"would not compute what the plan says: .*'second' has a constant in low prec"):
@@ -90,7 +91,7 @@ def integer_graphs(rng: np.random.Generator) -> tuple[onnx.ModelProto, onnx.Mode
     model = make_graph([gemm], {"w": weight, "b": bias}, {"x": ["n", 4]}, {"y": ["n", 3]})
     data = Batches(({"x": rng.standard_normal((8, 4)).astype(np.float32)},))
     plan = make_plan(model, collect(model, data, watched(model)), QuantConfig(), precision="int8")
-    emitted = ir.to_proto(emit(model, plan, round_weights(model, plan), QDQ_FORMATS["ort-cpu"]))
+    emitted = ir.to_proto(emit(model, plan, round_weights(model, plan), FORMATS["ort-cpu"]))
     optimized = onnx.ModelProto()
     optimized.CopyFrom(emitted)
     del optimized.graph.node[:]

@@ -13,7 +13,7 @@ from aigc_calibration.awq import awq_scales
 from aigc_calibration.blocks import pack_nbits
 from aigc_calibration.config import QuantConfig, WeightMethod
 from aigc_calibration.coverage import check_executed, site_macs
-from aigc_calibration.emit import QDQ_FORMATS, emit
+from aigc_calibration.emit import emit
 from aigc_calibration.gptq import gptq
 from aigc_calibration.grids import GRIDS
 from aigc_calibration.hessian import collect_hessians, product_error
@@ -29,6 +29,7 @@ from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError, UnknownNameError
 
 from .conftest import Batches, initializer, make_graph, small_network
+from .formats import FORMATS
 
 INT4 = GRIDS["int4"]
 
@@ -222,7 +223,7 @@ def test_packed_codes_are_what_onnx_runtime_reads(bits: int, rows: int, rng: np.
 
 
 @pytest.mark.parametrize("precision", ["int8-weight", "int4-weight"])
-@pytest.mark.parametrize("form", list(QDQ_FORMATS))
+@pytest.mark.parametrize("form", list(FORMATS))
 def test_every_stored_form_computes_with_the_same_weights(
     precision: SitePrecision, form: str, network: tuple[ir.Model, Batches]
 ) -> None:
@@ -235,7 +236,7 @@ def test_every_stored_form_computes_with_the_same_weights(
     for site in find_sites(model):
         values = from_matrix(site, weights[str(site.weight)].dequantize())
         rounded.graph.initializers[str(site.weight)].const_value = ir.tensor(values, name=site.weight)
-    emitted = emit(model, plan, weights, QDQ_FORMATS[form])
+    emitted = emit(model, plan, weights, FORMATS[form])
     for feeds in data.feeds[:2]:
         # As they stand: optimized, ONNX Runtime makes MatMulNBits of a blocked DequantizeLinear, too.
         expected, actual = (open_onnx(g, optimize=False)(feeds)["y"] for g in (rounded, emitted))

@@ -18,6 +18,7 @@ from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import UnknownNameError
 
 from .conftest import Batches
+from .formats import asked
 
 INT8 = GRIDS["int8"]
 
@@ -71,7 +72,7 @@ def test_scales_follow_the_channels(method: Method, weight: Array) -> None:
 
 def test_the_configuration_decides(network: tuple[ir.Model, Batches]) -> None:
     model, data = network
-    plan: QuantizationPlan = quantize(model, data, QuantConfig(), precision="int8", target="tensorrt").plan
+    plan: QuantizationPlan = quantize(model, data, QuantConfig(), precision="int8", **asked("tensorrt")).plan
     made = {m: round_weights(model, plan, QuantConfig(weight_ranges=m)) for m in METHODS}
     for name, found in made["minmax"].items():
         assert np.abs(found.codes).max() == 127

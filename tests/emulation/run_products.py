@@ -15,7 +15,7 @@ import onnxruntime
 
 from aigc_runtime.backends.ort import open as ort_open
 from aigc_runtime.backends.ort.exact_products import products_saturate
-from aigc_runtime.bundle.providers import PROVIDERS
+from aigc_runtime.backends.ort.providers import PROVIDERS
 from aigc_runtime.system.processor import instruction_set
 
 folder, target = Path(sys.argv[1]), Path(sys.argv[2])

@@ -18,7 +18,7 @@ import torch
 
 from aigc_calibration.onnx_file import to_proto
 from aigc_export.graphs.capture import Captured, capture, example_sizes
-from aigc_export.graphs.passes import PASSES, PassReport, run_passes
+from aigc_export.graphs.passes import CLEAN_UP, PassReport, run_passes
 from aigc_export.line.exporter import ExportResult, export_model
 from aigc_export.prepare import prepare as front
 from aigc_export.recipes.recipe import ExportRecipe, export_recipe
@@ -197,7 +197,7 @@ def capture_once(monkeypatch: pytest.MonkeyPatch) -> None:
         if key not in _CAPTURED:
             fresh = capture(part, opset=opset, model_config=model_config)
             original = ir.from_proto(to_proto(fresh.model))
-            graph, reports = run_passes(fresh.model, PASSES["ort-cpu"], feeds=front.pass_feeds(part, 0))
+            graph, reports = run_passes(fresh.model, CLEAN_UP, feeds=front.pass_feeds(part, 0))
             _CAPTURED[key] = replace(fresh, model=original), graph, reports
         found[id(_CAPTURED[key][0].model)] = _CAPTURED[key]
         return _CAPTURED[key][0]

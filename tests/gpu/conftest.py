@@ -12,16 +12,16 @@ import pytest
 
 from aigc_export.line.exporter import export_model
 from aigc_export.recipes.recipe import export_recipe
-from aigc_export.targets.settings import BuildSettings
+from aigc_export.targets.tensorrt.settings import BuildSettings
 from aigc_models.sources.shipped import load_shipped
 from aigc_models.torch_session import TorchSession
-from aigc_runtime.backends import open_session
 from aigc_runtime.backends.trt.cuda import load_cuda
+from aigc_runtime.backends.trt.rebuild import LEAST_CAPABILITY, RTX_CAPABILITIES
 from aigc_runtime.bundle.bundle import Bundle
-from aigc_runtime.bundle.engine_build import capability_number
 from aigc_runtime.core.session import Session
+from aigc_runtime.device.capability import capability_number
 from aigc_runtime.device.probe import Gpu, probe_device
-from aigc_runtime.device.rebuild import LEAST_CAPABILITY, RTX_CAPABILITIES
+from aigc_runtime.opening import open_session
 
 
 @pytest.fixture(scope="session")

@@ -15,16 +15,17 @@ import pytest
 from aigc_export.line.exporter import export_model
 from aigc_export.recipes.recipe import export_recipe
 from aigc_export.tools.verifier import verify_against_torch
-from aigc_runtime.backends import open_session
+from aigc_runtime.backends.base import EngineProof
 from aigc_runtime.backends.ort.session import OrtSession
+from aigc_runtime.backends.table import engine_packages
 from aigc_runtime.bundle.bundle import Bundle
-from aigc_runtime.bundle.providers import EngineProvider
 from aigc_runtime.bundle.reference_arrays import read_request
 from aigc_runtime.core.tensors import Array
-from aigc_runtime.device.preflight import check_device
 from aigc_runtime.device.probe import probe_device
+from aigc_runtime.opening import open_session
 from aigc_runtime.pipelines import make_pipeline
 from aigc_runtime.pipelines.replay import run_request
+from aigc_runtime.preflight import check_device
 from aigc_runtime.proof.verify import verify_bundle
 
 from .conftest import free_bytes
@@ -83,7 +84,7 @@ def opened(bundle: Bundle) -> OrtSession:
 def test_every_model_runs_and_is_what_pytorch_computes(key: str, precision: str, folder: Path) -> None:
     bundle = exported(folder, key, precision)
     # The engine itself was judged when it was exported, and is again here on its own reference and on fresh inputs.
-    assert bundle.manifest.engine.provider == EngineProvider(name="cuda", parity="engine")
+    assert bundle.manifest.engine.proof == EngineProof(parity="engine")
     report = verify_bundle(bundle, opened(bundle))
     assert report.passed, report.failures
     fresh = verify_against_torch(bundle, quality_samples=0, seed=5).report
@@ -98,7 +99,7 @@ def test_the_provider_is_proven(key: str, precision: str, folder: Path) -> None:
     assert session.native.get_providers()[0] == CUDA
     # What is not on the device computes shapes: anything else refuses to open.
     assert session.placement[CUDA] > 0.5 * sum(session.placement.values()), session.placement
-    assert check_device(bundle.manifest, probe_device()).runs
+    assert check_device(bundle.manifest, probe_device(engine_packages())).runs
 
 
 @pytest.mark.parametrize("key", ["lm-growing", "lm-buffer"])

@@ -9,11 +9,11 @@ import pytest
 
 from aigc_export.line.exporter import export_model
 from aigc_export.recipes.recipe import export_recipe
-from aigc_export.targets.settings import BuildSettings
-from aigc_runtime.backends import open_session
+from aigc_export.targets.tensorrt.settings import BuildSettings
+from aigc_runtime.backends.trt.rebuild import RTX_CAPABILITIES
 from aigc_runtime.device.probe import Gpu
-from aigc_runtime.device.rebuild import RTX_CAPABILITIES
 from aigc_runtime.errors import EngineError
+from aigc_runtime.opening import open_session
 
 from .conftest import lacks, require_package
 

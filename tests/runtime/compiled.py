@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aigc_runtime.backends.base import EngineProof
+from aigc_runtime.backends.trt.build_info import EngineBuild
 from aigc_runtime.bundle.bundle import Bundle
-from aigc_runtime.bundle.engine_build import EngineBuild, ShapeProfile
 from aigc_runtime.bundle.manifest import Manifest
 from aigc_runtime.bundle.origin import Origin
+from aigc_runtime.core.shape_profiles import ShapeProfile
 from aigc_runtime.device.findings import Finding, Preflight
 from aigc_runtime.device.probe import Device, Gpu
 
@@ -29,7 +31,6 @@ BUILD = EngineBuild(
     ),
     work={"int8": 0.9, "fp32": 0.1},
     work_source="engine",
-    parity="graph",
 )
 CLASSIC = replace(
     BUILD, flavor="tensorrt", version="10.3.0", gpu="NVIDIA A100-SXM4-40GB", compute_capabilities=("8.0",)
@@ -63,7 +64,7 @@ ORIGIN = Origin(
 def manifest_of(toy_bundles: Path, build: EngineBuild = BUILD, precision: str = "int8") -> Manifest:
     """A toy's manifest around a compiled engine."""
     manifest = Bundle.open(toy_bundles / "toy_unet").manifest
-    info = replace(manifest.engine, kind=build.flavor, build=build, proven_on=())
+    info = replace(manifest.engine, kind=build.flavor, build=build, proof=EngineProof(parity="graph"))
     return replace(manifest, engines={"model": info}, precision=precision, origin=ORIGIN)
 
 

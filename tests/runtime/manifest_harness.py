@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 
 # Loaded once, before the first fork.
+from aigc_runtime.backends.base import EngineProof
 from aigc_runtime.backends.ort.open import import_onnxruntime
 from aigc_runtime.bundle.bundle import fill_bundle
 from aigc_runtime.bundle.manifest_file import dump_manifest
@@ -249,7 +250,8 @@ def main(folder: Path, mutants: int, seed: int) -> dict[str, object]:
         limit = get_kind(manifest.pipeline.kind).metric.limit
         quality = tuple(replace(result, data="the user's own") for result in manifest.quality)
         tolerances = replace(manifest.tolerances, set_by_user=tuple({limit, "min_sqnr_db"}))
-        engines = {key: replace(engine, proven_on=("avx2",)) for key, engine in manifest.engines.items()}
+        proof = EngineProof(proven_on=("avx2",))
+        engines = {key: replace(engine, proof=proof) for key, engine in manifest.engines.items()}
         manifest = replace(manifest, origin=ORIGIN, quality=quality, tolerances=tolerances, engines=engines)
         sound[name] = json.loads(dump_manifest(fill_bundle(homes[name], manifest, files)))
     codes, wrong, memory = Counter[str](), [], []

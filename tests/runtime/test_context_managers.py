@@ -11,11 +11,11 @@ import pytest
 
 import aigc_runtime
 from aigc_runtime import errors, open_pipeline
-from aigc_runtime.backends import open_session
 from aigc_runtime.backends.ort.session import OrtSession
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.cli.main import run
 from aigc_runtime.errors import AigcError, BundleError, ConfigError, EngineError
+from aigc_runtime.opening import open_session
 from aigc_runtime.pipelines.gan import GanPipeline
 
 from . import toys

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from aigc_calibration.digest import graph_digest
-from aigc_calibration.emit import QdqFormat
+from aigc_calibration.formats import QdqFormat
 from aigc_calibration.matrices import from_matrix
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.prepare import copy_graph

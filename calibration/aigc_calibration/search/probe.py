@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aigc_calibration.errors import CalibrationError
+from aigc_calibration.onnx_file import save_graph
 from aigc_calibration.onnx_function import Feeds, open_onnx
 from aigc_calibration.search.toggle import SWITCH
 from aigc_runtime.core.tensors import Array
+from aigc_runtime.system.temporary_folder import temporary_folder
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -29,14 +31,14 @@ class Probe:
     """All that a worker needs to measure a mix.
 
     Attributes:
-        model: the toggle graph, serialized.
+        files: of the toggle graph, the graph itself first.
         nodes: its sites.
         feeds: samples.
         outputs: names of the results that count.
         reference: of the float graph, per sample set.
     """
 
-    model: bytes
+    files: dict[str, bytes]
     nodes: tuple[str, ...]
     feeds: tuple[dict[str, Array], ...]
     outputs: tuple[str, ...]
@@ -45,7 +47,9 @@ class Probe:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of everything that decides the result."""
-        found = hashlib.sha256(self.model)
+        found = hashlib.sha256()
+        for data in self.files.values():
+            found.update(data)
         for arrays in (*self.feeds, *self.reference):
             for name in sorted(arrays):
                 found.update(f"{name}:{arrays[name].dtype}:{arrays[name].shape}".encode())
@@ -59,10 +63,10 @@ def make_probe(toggled: ir.Model, nodes: Sequence[str], feeds: Sequence[Feeds], 
     Raises:
         CalibrationError: an output is zero or not finite on all samples, so that noise cannot be measured.
     """
-    import onnx_ir as ir
-
-    model = ir.to_proto(toggled).SerializeToString()
-    run = open_onnx(model, outputs=outputs, threads=1, optimize=False)
+    with temporary_folder("probe") as folder:
+        paths = save_graph(toggled, folder / "toggled.onnx")
+        files = {path.name: path.read_bytes() for path in paths}
+        run = open_onnx(paths[0], outputs=outputs, threads=1, optimize=False)
     reference = tuple(run({**f, **_switches(nodes, ())}) for f in feeds)
     power = sum(float(np.square(v, dtype=np.float64).sum()) for r in reference for v in r.values())
     if not np.isfinite(power) or power == 0:
@@ -71,7 +75,7 @@ def make_probe(toggled: ir.Model, nodes: Sequence[str], feeds: Sequence[Feeds], 
             hint="give real calibration data",
         )
     return Probe(
-        model=model,
+        files=files,
         nodes=tuple(nodes),
         feeds=tuple({k: np.asarray(v) for k, v in f.items()} for f in feeds),
         outputs=tuple(outputs),
@@ -109,5 +113,9 @@ _OPEN: dict[str, Callable[[Feeds], Mapping[str, Array]]] = {}
 def _opened(probe: Probe) -> Callable[[Feeds], Mapping[str, Array]]:
     if probe.digest not in _OPEN:
         _OPEN.clear()
-        _OPEN[probe.digest] = open_onnx(probe.model, outputs=probe.outputs, threads=1, optimize=False)
+        with temporary_folder("probe") as folder:
+            for name, data in probe.files.items():
+                (folder / name).write_bytes(data)
+            path = folder / next(iter(probe.files))
+            _OPEN[probe.digest] = open_onnx(path, outputs=probe.outputs, threads=1, optimize=False)
     return _OPEN[probe.digest]

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from aigc_calibration.emit import QdqFormat, emit
+from aigc_calibration.emit import emit
+from aigc_calibration.formats import QdqFormat
 from aigc_calibration.plan import OpPlan, QuantizationPlan
 from aigc_calibration.weights import QuantizedWeight
 

@@ -38,9 +38,9 @@ def bench(
     from aigc_export.line.origin import load_original
     from aigc_export.tools.timing import time_side_by_side, torch_threads
     from aigc_models.torch_session import TorchSession
-    from aigc_runtime.backends import open_session
-    from aigc_runtime.backends.ort.session import available_threads
+    from aigc_runtime.backends.threads import available_threads
     from aigc_runtime.bundle.bundle import Bundle
+    from aigc_runtime.opening import open_session
     from aigc_runtime.proof.bench import bench_generation
 
     bundle = Bundle.open(bundle_path)
@@ -57,7 +57,7 @@ def bench(
     console = out_console()
     console.print(f"one step, batch 1, {count} threads, medians of {rounds} alternating rounds of {runs}")
     engine = bundle.manifest.engine
-    elsewhere = "" if engine.build is None and engine.provider is None else ", on the CPU"
+    elsewhere = "" if engine.runs_on_cpu else ", on the CPU"
     console.print(f"PyTorch  {found.reference_ms:.3f} ms{elsewhere}")
     console.print(f"runtime  {found.candidate_ms:.3f} ms, {found.speedup:.2f}x")
     console.print(

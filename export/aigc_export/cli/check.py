@@ -19,7 +19,7 @@ def check(bundle_path: str, device: str, as_json: bool) -> int:
     from aigc_export.tools.devices import find_device
     from aigc_runtime.bundle.bundle import Bundle
     from aigc_runtime.cli.doctor import finding_lines
-    from aigc_runtime.device.preflight import check_device
+    from aigc_runtime.preflight import check_device
 
     found = check_device(Bundle.open(bundle_path).manifest, find_device(device))
     code = 0 if found.runs else 5

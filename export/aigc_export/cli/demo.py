@@ -46,9 +46,9 @@ def _one(name: str, output: Path, quality_samples: int, console: Console) -> dic
     from aigc_export.recipes.recipe import export_recipe
     from aigc_export.tools.timing import time_side_by_side, torch_threads
     from aigc_models.torch_session import TorchSession
-    from aigc_runtime.backends import open_session
-    from aigc_runtime.backends.ort.session import available_threads
+    from aigc_runtime.backends.threads import available_threads
     from aigc_runtime.errors import ParityError
+    from aigc_runtime.opening import open_session
     from aigc_runtime.proof.verify import verify_bundle
 
     console.rule(f"[bold]{name}", align="left")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -29,15 +29,14 @@ from aigc_export.cli.options import (
 from aigc_export.cli.paths import PATH, REPLACED_FOLDER, TEXT_PATH, WRITTEN_PATH
 from aigc_export.cli.report_options import Reports, report_options
 from aigc_export.cli.search_options import print_search, search_options
+from aigc_export.targets import DEFAULT_TARGET
 from aigc_runtime.bundle.bundle import MANIFEST
 from aigc_runtime.io.printable import printable
 
-if TYPE_CHECKING:
-    from aigc_export.targets.settings import BuildSettings
-
 
 @click.command(
-    context_settings=CONTEXT, epilog="Example: aigc-export export lm --target ort-cpu --precision fp32 -o out/lm"
+    context_settings=CONTEXT,
+    epilog=f"Example: aigc-export export lm --target {DEFAULT_TARGET} --precision fp32 -o out/lm",
 )
 @click.argument("model")
 @click.option("-o", "--output", required=True, type=REPLACED_FOLDER, help="Bundle folder to write.")
@@ -79,7 +78,7 @@ def export(
     sign_key: Path | None,
     threads: int | None,
     as_json: bool,
-    build: BuildSettings,
+    build: dict[str, Any],
     requested: dict[str, Any],
     reports: Reports,
 ) -> None:

@@ -12,6 +12,7 @@ import click
 
 from aigc_export.cli import VERBS
 from aigc_export.cli.log_options import ARGUMENTS, with_log
+from aigc_export.targets import DEFAULT_TARGET
 from aigc_runtime.errors import UnknownNameError
 
 __all__ = ["cli"]
@@ -69,7 +70,7 @@ def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
 @click.command(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Example: aigc-export export lm --target ort-cpu --precision fp32 -o out/lm",
+    epilog=f"Example: aigc-export export lm --target {DEFAULT_TARGET} --precision fp32 -o out/lm",
 )
 @click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version.")
 def cli() -> None:

@@ -14,8 +14,10 @@ from aigc_runtime.io.printable import printable
 if TYPE_CHECKING:
     from aigc_calibration.plan import QuantizationPlan
     from aigc_runtime.bundle.bundle import Bundle
-    from aigc_runtime.bundle.engine_build import EngineBuild
     from aigc_runtime.bundle.manifest import Manifest
+
+GRAPH_SUFFIX = ".onnx"
+"""Of an engine's file that is a graph."""
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export inspect out/unet")
@@ -39,7 +41,8 @@ def inspect(bundle_path: str, as_json: bool) -> None:
         "manifest": manifest_json(manifest),
     }
     # A compiled engine holds no graph that could be read.
-    graphs = {name: _graph_facts(bundle, name) for name, engine in manifest.engines.items() if engine.build is None}
+    engines = manifest.engines.items()
+    graphs = {name: _graph_facts(bundle, name) for name, engine in engines if engine.file.endswith(GRAPH_SUFFIX)}
     found["graphs"] = graphs
     plan = read_plan(bundle)
     if plan is not None:
@@ -105,13 +108,14 @@ def _tensor_rows(manifest: Manifest, engine: str) -> Iterator[tuple[str, str, st
 
 
 def _engine_lines(manifest: Manifest, name: str, graphs: Mapping[str, dict[str, Any]]) -> Iterator[str]:
-    """What an engine consists of, and which provider runs it."""
+    """What an engine consists of, how it was built and how it was proven."""
     engine, of = manifest.engines[name], _prefix(manifest, name)
-    for line in _graph_lines(graphs[name]) if engine.build is None else _build_lines(engine.build):
+    graph = _graph_lines(graphs[name]) if name in graphs else []
+    for line in (*graph, *map(" ".join, engine.backend.describe(engine.build))):
         yield f"{of}{line}"
-    if (provider := engine.provider) is not None:
-        run = "run and compared" if provider.parity == "engine" else "not tried: parity is that of its graph on a CPU"
-        yield f"{of}provider {provider.name}, {run}"
+    if not engine.runs_on_cpu:
+        run = engine.proof.parity == "engine"
+        yield f"{of}{'run and compared' if run else 'not run here: parity is that of its graph on a CPU'}"
 
 
 def _plan_lines(plan: QuantizationPlan) -> Iterator[str]:
@@ -145,17 +149,6 @@ def _graph_lines(found: dict[str, Any]) -> list[str]:
     return [
         f"{found['nodes']} nodes: " + ", ".join(f"{n} {op}" for op, n in operators[:12]),
         f"{found['parameters']:,} parameters{which}",
-    ]
-
-
-def _build_lines(build: EngineBuild) -> list[str]:
-    shares = ", ".join(f"{share:.1%} {kind}" for kind, share in build.work.items())
-    run = "run and compared" if build.parity == "engine" else "built, not run: parity is that of its graph"
-    where = "" if build.gpu is None else f", built on {build.gpu}"
-    return [
-        f"{build.flavor} {build.version} for compute capability {', '.join(build.compute_capabilities)}{where}, {run}",
-        f"{shares} of the work, read from the {build.work_source}",
-        *(f"profile {profile}" for profile in build.profiles),
     ]
 
 

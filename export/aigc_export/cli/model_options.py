@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aigc_export.cli.paths import TEXT_PATH
+from aigc_export.targets import DEFAULT_TARGET
 
 if TYPE_CHECKING:
     from aigc_models.program import Program
@@ -107,7 +108,7 @@ def original_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def target_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--target`."""
     return click.option(
-        "--target", default="ort-cpu", show_default=True, help="Engine and device; see `aigc-export models`."
+        "--target", default=DEFAULT_TARGET, show_default=True, help="Engine and device; see `aigc-export models`."
     )(function)
 
 

@@ -13,7 +13,7 @@ from aigc_export.cli.options import CONTEXT, emit_json, json_option, out_console
 @json_option
 def models(as_json: bool) -> None:
     """List the models, their shipped checkpoints and the measured quality."""
-    from aigc_export.targets.table import TARGETS
+    from aigc_export.targets.table import known_targets
     from aigc_models.sources.shipped import MODELS
     from aigc_models.weights.checkpoint import shipped_checkpoint
 
@@ -32,7 +32,7 @@ def models(as_json: bool) -> None:
                 "options": list(entry.options),
             }
         )
-    targets = {t.name: {"precisions": list(t.precisions), "summary": t.summary} for t in TARGETS.values()}
+    targets = {t.name: {"precisions": list(t.precisions), "summary": t.summary} for t in known_targets()}
     if as_json:
         emit_json("aigc-export-models/1", {"models": rows, "targets": targets})
         return

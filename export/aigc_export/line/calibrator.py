@@ -8,7 +8,6 @@ from pathlib import Path
 
 from aigc_calibration.cache import write_calibration
 from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate
-from aigc_calibration.emit import QDQ_FORMATS
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.prepare import prepare
 from aigc_calibration.quantize import plan_calibrated
@@ -86,7 +85,7 @@ def calibrate_model(
     found = calibrate(graph, data, config, precision=precision, threads=recipe.threads, progress=progress)
     seen = found.statistics
     reporter.report("calibrate", f"{described(data)}, {seen.batches} runs, {len(seen.tensors)} values")
-    _, plan = plan_calibrated(graph, found, config, precision=precision, form=QDQ_FORMATS[recipe.target])
+    _, plan = plan_calibrated(graph, found, config, precision=precision, form=recipe.target.format)
     reporter.warn(instability_warning(plan, seen, config))
     write_calibration(destination, found)
     reporter.report("write", str(destination))

@@ -16,7 +16,7 @@ from aigc_calibration.quantize import Quantized, quantize
 from aigc_export.graphs.capture import Captured, run_sizes
 from aigc_export.graphs.passes import PassReport
 from aigc_export.line.disk_space import check_space, engine_bytes
-from aigc_export.line.engines import build_engine, check_build, reference_session
+from aigc_export.line.engines import check_build, reference_session
 from aigc_export.line.origin import make_origin
 from aigc_export.line.package import creation_time, make_bundle
 from aigc_export.line.remedies import find_costly_modules, remedies
@@ -26,6 +26,7 @@ from aigc_export.parity.check import check_parity
 from aigc_export.parity.reference import Case, Generation, make_cases, make_generation
 from aigc_export.prepare.calibration_data import described
 from aigc_export.prepare.prepare import PreparedModel, Reporter, Stage, prepare_graph
+from aigc_export.prepare.request import build_engine
 from aigc_export.prepare.stability import instability_warning
 from aigc_export.recipes.budget import holds, shown
 from aigc_export.recipes.recipe import ExportRecipe
@@ -181,7 +182,7 @@ def export_model(
             candidate,
             program,
             name=recipe.name,
-            target=recipe.target,
+            target=recipe.target.name,
             precision=recipe.precision,
             cases=cases,
             generation=generation,
@@ -313,7 +314,8 @@ def _quantize(model: PreparedModel, recipe: ExportRecipe, reporter: Reporter, pr
         model.data,
         model.quantization,
         precision=as_site_precision(recipe.precision),
-        target=recipe.target,
+        form=recipe.target.format,
+        executed=recipe.target.executed,
         calibration=model.calibration,
         threads=recipe.threads,
         progress=progress,

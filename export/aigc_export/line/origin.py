@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from aigc_calibration.config import QuantConfig
 from aigc_export.recipes.recipe import ExportRecipe
-from aigc_export.targets.settings import BuildSettings
 from aigc_models.data.kept_data import KeptData, read_kept
 from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.program import Program
@@ -19,7 +18,6 @@ from aigc_models.sources import resolve
 from aigc_models.sources.shipped import MODELS, load_shipped
 from aigc_models.weights.weights_file import find_weights
 from aigc_runtime.bundle.bundle import Bundle
-from aigc_runtime.bundle.engine_build import ShapeProfile
 from aigc_runtime.bundle.manifest import Manifest
 from aigc_runtime.bundle.origin import Origin, can_be_recorded
 from aigc_runtime.errors import AigcError, BundleError, CheckpointError
@@ -65,7 +63,7 @@ def _options(recipe: ExportRecipe) -> list[str]:
         words += ["--tolerance", f"{name}={value!r}"]
     if recipe.quantization is not None:
         words += _quantization_options(recipe.quantization, QuantConfig())
-    return words + _build_options(recipe.build)
+    return [*words, *recipe.target.options(recipe.build)]
 
 
 def _quantization_options(config: QuantConfig, default: QuantConfig) -> list[str]:
@@ -85,31 +83,6 @@ def _quantization_options(config: QuantConfig, default: QuantConfig) -> list[str
         if value != getattr(default, name):
             words += [option, str(value)]
     return words
-
-
-def _build_options(build: BuildSettings) -> list[str]:
-    words: list[str] = []
-    for profile in build.profiles:
-        words += ["--profile", _profile(profile)]
-    if build.workspace_bytes is not None:
-        words += ["--workspace-mib", str(build.workspace_bytes >> 20)]
-    if build.optimization_level is not None:
-        words += ["--optimization-level", str(build.optimization_level)]
-    if build.timing_cache is not None and can_be_recorded(str(build.timing_cache)):
-        words += ["--timing-cache", str(build.timing_cache)]
-    if build.hardware_compatibility != "none":
-        words += ["--hardware-compatibility", build.hardware_compatibility]
-    flags: Mapping[str, bool] = {
-        "--version-compatible": build.version_compatible,
-        "--weight-streaming": build.weight_streaming,
-        "--tf32": build.tf32,
-    }
-    return words + [flag for flag, given in flags.items() if given]
-
-
-def _profile(profile: ShapeProfile) -> str:
-    """Write a profile as `parse_profile` reads it."""
-    return f"{profile.name}/" + ",".join(f"{dim}={':'.join(map(str, sizes))}" for dim, sizes in profile.dims.items())
 
 
 def _default(cls: type, name: str) -> Any:

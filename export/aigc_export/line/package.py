@@ -14,9 +14,10 @@ import numpy as np
 
 from aigc_export.parity.reference import Case, Generation
 from aigc_export.recipes.recipe import ExportRecipe
-from aigc_export.targets.ort import BuiltEngine
+from aigc_export.targets.base import BuiltEngine
 from aigc_models.program import Program
 from aigc_runtime.backends.ort.open import import_onnxruntime
+from aigc_runtime.backends.ort.providers import PROVIDERS
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.bundle.manifest import (
     FORMAT_VERSION,
@@ -31,11 +32,9 @@ from aigc_runtime.bundle.manifest import (
     ReferenceStep,
 )
 from aigc_runtime.bundle.origin import Origin
-from aigc_runtime.bundle.providers import PROVIDERS
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.io.npy import write_npy
-from aigc_runtime.system.processor import instruction_set
 
 __all__ = ["SOURCE_DATE_EPOCH", "creation_time", "make_bundle", "tool_versions"]
 
@@ -103,14 +102,13 @@ def make_bundle(
             state=CARRIED if engine.interface.state else None,
         ),
         build=engine.build,
-        provider=engine.provider,
-        proven_on=_proven_on(engine),
+        proof=engine.proof,
     )
     manifest = Manifest(
         format="aigc-bundle",
         format_version=FORMAT_VERSION,
         name=program.name,
-        target=recipe.target,
+        target=recipe.target.name,
         precision=recipe.precision,
         engines={MAIN_ENGINE: info},
         state={CARRIED: engine.interface.state} if engine.interface.state else {},
@@ -125,13 +123,6 @@ def make_bundle(
         origin=origin,
     )
     return manifest, files
-
-
-def _proven_on(engine: BuiltEngine) -> tuple[str, ...]:
-    """Name this processor's instruction set, if this processor ran the engine for parity."""
-    here = instruction_set()
-    on_cpu = engine.build is None and engine.provider is None
-    return (here,) if on_cpu and here is not None else ()
 
 
 def _store(files: dict[str, bytes | Path], prefix: str, arrays: dict[str, Array]) -> dict[str, str]:

@@ -12,7 +12,6 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from aigc_calibration.emit import QDQ_FORMATS
 from aigc_calibration.plan import HALF_PRECISIONS
 from aigc_calibration.quantize import Quantized
 from aigc_calibration.search.probe import Probe, make_probe, measure_noise
@@ -21,7 +20,6 @@ from aigc_calibration.search.toggle import toggle_graph
 from aigc_export.parity.bisect import Divergence
 from aigc_export.prepare.prepare import PreparedModel
 from aigc_export.recipes.recipe import ExportRecipe
-from aigc_export.targets.table import get_target
 from aigc_export.workloads import Workload, get_workload
 from aigc_runtime.errors import AigcError
 from aigc_runtime.proof.verify import ParityReport
@@ -73,7 +71,7 @@ def find_costly_modules(
         return None
     try:
         feeds = list(itertools.islice(prepared.data.batches(graph), get_workload(prepared.program.kind).probe_batches))
-        toggled = toggle_graph(graph, plan, quantized.weights, QDQ_FORMATS[recipe.target])
+        toggled = toggle_graph(graph, plan, quantized.weights, recipe.target.format)
         probe = make_probe(toggled, [op.node for op in low], feeds, [t.name for t in prepared.part.interface.outputs])
     except AigcError:  # what cannot be measured is not said; that parity is missed stays the error
         return None
@@ -154,7 +152,7 @@ def _other_precisions(recipe: ExportRecipe, workload: Workload) -> Iterator[str]
     """List the precisions whose own limits are stricter, since their arithmetic is more exact."""
     exactness = {p: limits.tensor.min_sqnr_db or 0.0 for p, limits in workload.tolerances.items()}
     here = exactness.get(recipe.precision, math.inf)
-    better = [p for p in get_target(recipe.target).precisions if exactness.get(p, 0.0) > here]
+    better = [p for p in recipe.target.precisions if exactness.get(p, 0.0) > here]
     if better:
         yield f"--precision {' or '.join(sorted(better, key=exactness.__getitem__))}: more exact"
 

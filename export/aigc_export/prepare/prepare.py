@@ -16,11 +16,10 @@ from aigc_calibration.data import CalibrationData
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.sites import find_sites, inner_sites
 from aigc_export.graphs.capture import Captured, capture, run_sizes
-from aigc_export.graphs.passes import PASSES, PassReport, run_passes
+from aigc_export.graphs.passes import PassReport, run_passes
 from aigc_export.prepare.calibration_data import ExampleData, calibration_data
 from aigc_export.recipes.hints import with_hints
 from aigc_export.recipes.recipe import ExportRecipe
-from aigc_export.targets.table import get_target
 from aigc_export.workloads.evaluate import is_evaluated_elsewhere, program_evaluation
 from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.program import Part, Program, example_feeds
@@ -83,7 +82,6 @@ def prepare_graph(
         AigcError: the checkpoint, the calibration data or the calibration cannot be used (said before the work
             starts), or a stage failed.
     """
-    target = get_target(recipe.target)
     program = (
         resolve(recipe.model, options={**recipe.spec_options, "checkpoint": recipe.checkpoint})
         if isinstance(recipe.model, str)
@@ -104,10 +102,10 @@ def prepare_graph(
     data = _calibration_data(program, evaluation, recipe)
     if before_capture is not None:
         before_capture(program)
-    captured = capture(part, opset=recipe.opset or target.opset, model_config=program.model_config)
+    captured = capture(part, opset=recipe.opset or recipe.target.opset, model_config=program.model_config)
     nodes = sum(1 for _ in all_nodes(captured.model))
     reporter.report("capture", f"{nodes} nodes, opset {captured.model.opset_imports['']}")
-    graph, passes = run_passes(captured.model, PASSES[recipe.target], feeds=pass_feeds(part, recipe.seed))
+    graph, passes = run_passes(captured.model, recipe.target.passes, feeds=pass_feeds(part, recipe.seed))
     quantization = None
     if recipe.quantization is not None:
         quantization = with_hints(recipe.quantization, part.hints, recipe.precision)

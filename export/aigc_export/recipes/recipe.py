@@ -14,10 +14,11 @@ from aigc_calibration.ranges import Method
 from aigc_export.recipes.budget import parse_budget
 from aigc_export.recipes.search import SearchConfig
 from aigc_export.recipes.tolerances import with_user_limits
-from aigc_export.targets.settings import BuildSettings
-from aigc_export.targets.table import check_precision, get_target
+from aigc_export.targets import DEFAULT_TARGET
+from aigc_export.targets.base import Target, check_precision, settings_for
+from aigc_export.targets.table import get_target
 from aigc_export.workloads import Workload, get_workload
-from aigc_runtime.backends import check_threads
+from aigc_runtime.backends.threads import check_threads
 from aigc_runtime.bundle.manifest import Tolerances
 from aigc_runtime.core.integers import as_integer
 from aigc_runtime.errors import ConfigError, UnknownNameError
@@ -39,7 +40,7 @@ class ExportRecipe:
 
     Attributes:
         model: a program, or what `sources.resolve` makes one of when the work starts.
-        target: name in `targets.TARGETS`.
+        target: what runs it.
         precision: one that the target can run.
         tolerances: limits; a bundle that misses one is not published.
         checkpoint: folder of the user's own weights; None takes the shipped ones.
@@ -53,12 +54,12 @@ class ExportRecipe:
         quality_data: the user's own text to evaluate on; None takes what the checkpoint keeps, or the built-in text.
         search: how `auto` looks for its mix; None for other precisions.
         calibration: file of an earlier calibration, which takes the place of samples; None calibrates now.
-        build: how the engine is compiled, for targets that compile one.
+        build: settings of the target: an object of its type, or fields by name; None takes the defaults.
         tolerance: limits that the user chose in place of the kind's, by name; `tolerances` has them already.
     """
 
     model: str | Program
-    target: str
+    target: Target
     precision: str
     tolerances: Tolerances
     checkpoint: str | None = None
@@ -72,7 +73,7 @@ class ExportRecipe:
     quality_data: str | None = None
     search: SearchConfig | None = None
     calibration: str | None = None
-    build: BuildSettings = field(default_factory=BuildSettings)
+    build: Any = None
     tolerance: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -84,6 +85,7 @@ class ExportRecipe:
         check_quality_samples(self.quality_samples)
         check_threads(self.threads)
         check_seed(self.seed)
+        object.__setattr__(self, "build", settings_for(self.target, self.build))
 
 
 def check_quality_samples(count: int) -> None:
@@ -144,7 +146,7 @@ def _check_requested(requested: Mapping[str, Any], precision: str, *, calibratio
 def export_recipe(
     model: str | Program,
     *,
-    target: str = "ort-cpu",
+    target: str | Target = DEFAULT_TARGET,
     precision: str = "fp32",
     calibration_samples: int | None = None,
     split_skips: bool = False,
@@ -160,7 +162,7 @@ def export_recipe(
 
     Args:
         model: a program, or the name of one: see `sources.resolve`. A shipped model is loaded when the work starts.
-        target: name of the target.
+        target: a target, or its name.
         precision: one that it can run.
         calibration_samples: in place of the default.
         split_skips: see `QuantConfig`.
@@ -183,7 +185,8 @@ def export_recipe(
     for name in overrides:
         if name not in _OVERRIDES:
             raise UnknownNameError("argument of export_recipe", name, _ARGUMENTS)
-    check_precision(get_target(target), precision)
+    target = get_target(target)
+    check_precision(target, precision)
     if isinstance(model, str) and model not in MODELS:
         given = {**overrides.pop("spec_options", {}), "checkpoint": overrides.pop("checkpoint", None)}
         model = resolve(model, options=given)

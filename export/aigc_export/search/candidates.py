@@ -6,22 +6,26 @@ import contextlib
 import hashlib
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from aigc_calibration.coverage import Coverage, check_executed, executed_sites
+from aigc_calibration.coverage import Coverage, Executed, check_executed
 from aigc_calibration.emit import emit
 from aigc_calibration.errors import PlanError
+from aigc_calibration.onnx_file import save_graph
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.search.journal import Journal
 from aigc_calibration.search.pair import PrecisionPair
+from aigc_export.prepare.prepare import PreparedModel
+from aigc_export.prepare.request import build_engine
+from aigc_export.recipes.recipe import ExportRecipe
 from aigc_models.evaluation.paired import Evaluator, Scores
-from aigc_models.program import Program
-from aigc_runtime.backends.ort.session import OrtSession
+from aigc_runtime.core.session import Session
 from aigc_runtime.io.jsonable import from_json, to_json
 from aigc_runtime.proof.bench import bench_step
+from aigc_runtime.system.temporary_folder import temporary_folder
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -55,17 +59,15 @@ class Built:
     coverage: Coverage | None = None
 
     @cached_property
-    def model(self) -> bytes:
-        """The serialized graph."""
-        import onnx_ir as ir
-
-        serialized: bytes = ir.to_proto(self.graph).SerializeToString(deterministic=True)
-        return serialized
-
-    @cached_property
     def digest(self) -> str:
-        """SHA-256 of the serialized graph."""
-        return hashlib.sha256(self.model).hexdigest()
+        """SHA-256 of the graph's files."""
+        digest = hashlib.sha256()
+        with temporary_folder("candidate") as folder:
+            for path in save_graph(self.graph, folder / "model.onnx"):
+                with path.open("rb") as file:
+                    while block := file.read(1 << 20):
+                        digest.update(block)
+        return digest.hexdigest()
 
     @property
     def kept_high(self) -> int:
@@ -103,13 +105,14 @@ def _bundle_name(precision: str) -> str:
     return "int4" if precision == "int4-weight" else precision
 
 
-def build_mix(pair: PrecisionPair, kept_high: Mapping[str, str], macs: Mapping[str, int]) -> Built:
+def build_mix(pair: PrecisionPair, kept_high: Mapping[str, str], macs: Mapping[str, int], executed: Executed) -> Built:
     """Emit a mix and prove that the engine runs it as planned; what it runs in float is kept high, too.
 
     Args:
         pair: plans in both precisions.
         kept_high: node -> why it stays in high precision.
         macs: of every site.
+        executed: of the target: what its engine really runs in few bits.
 
     Raises:
         PlanError: nothing is left that the engine runs in low precision.
@@ -119,40 +122,40 @@ def build_mix(pair: PrecisionPair, kept_high: Mapping[str, str], macs: Mapping[s
         built = emit_mix(pair, kept_high)
         assert built.plan is not None
         try:
-            return replace(built, coverage=check_executed(built.graph, built.plan, macs))
+            return replace(built, coverage=check_executed(built.graph, built.plan, macs, executed))
         except PlanError:
-            lost = (
-                {op.node for op in built.plan.quantized()} - executed_sites(built.graph, built.plan) - kept_high.keys()
-            )
+            runs = executed(built.graph, built.plan)
+            lost = {op.node for op in built.plan.quantized()} - (runs or set()) - kept_high.keys()
             if not lost or pair.high is not None:
                 raise
             kept_high.update(dict.fromkeys(lost, RUNS_IN_FLOAT))
 
 
 class CandidateEvaluator:
-    """Evaluates and times candidates; what the journal holds is not measured again.
+    """Evaluates and times candidates, each as its target builds it; what the journal holds is not measured again.
 
     Args:
-        program: the model.
+        prepared: the model.
+        recipe: its target and settings.
         evaluate: makes the evaluator when the first candidate needs it, since PyTorch's side takes a while. None: only
             times.
         key: names everything that the evaluation depends on.
         journal: of the search.
-        threads: of the engine.
     """
 
     def __init__(
         self,
-        program: Program,
+        prepared: PreparedModel,
+        recipe: ExportRecipe,
         evaluate: Callable[[], Evaluator] | None,
         *,
         key: str,
         journal: Journal,
-        threads: int | None,
     ) -> None:
-        self.program, self.key, self.journal, self.threads = program, key, journal, threads
+        self.prepared, self.recipe, self.key, self.journal = prepared, recipe, key, journal
         self._make_evaluate = evaluate
         self._evaluate: Evaluator | None = None
+        self._sizes: dict[str, int] = {}
         self.evaluated = 0
 
     def evaluate(self, built: Built) -> Scores:
@@ -185,15 +188,33 @@ class CandidateEvaluator:
 
     def _rounds(self, built: Sequence[Built], rounds: int) -> list[list[float]]:
         def measure() -> list[list[float]]:
-            settings = self.program.settings
+            settings = self.prepared.program.settings
             with contextlib.ExitStack() as stack:
                 sessions = [stack.enter_context(self._open(b)) for b in built]
                 return [
                     [bench_step(s, settings, runs=RUNS, warmup=2).median_ms for s in sessions] for _ in range(rounds)
                 ]
 
-        key = f"rounds {' '.join(b.digest for b in built)} {self.threads}"
+        key = f"rounds {' '.join(b.digest for b in built)} {self.recipe.threads}"
         return [[float(ms) for ms in row] for row in self.journal.remember(key, measure)]
 
-    def _open(self, built: Built) -> OrtSession:
-        return OrtSession(built.model, self.program.part.interface, threads=self.threads)
+    def size_bytes(self, built: Built) -> int:
+        """Measure the size of the engine's files."""
+
+        def measure() -> int:
+            if built.digest not in self._sizes:
+                with self._open(built):
+                    pass
+            return self._sizes[built.digest]
+
+        return int(self.journal.remember(f"size {built.digest}", measure))
+
+    @contextlib.contextmanager
+    def _open(self, built: Built) -> Iterator[Session]:
+        with temporary_folder("candidate") as folder:
+            under_test = build_engine(
+                self.prepared, built.graph, built.plan, self.recipe, folder, precision=built.precision
+            )
+            self._sizes[built.digest] = under_test.engine.size_bytes
+            with under_test.candidate as session:
+                yield session

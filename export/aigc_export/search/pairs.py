@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aigc_calibration.calibrate import Calibration
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
-from aigc_calibration.emit import QdqFormat
+from aigc_calibration.formats import QdqFormat
 from aigc_calibration.planner import round_weights
 from aigc_calibration.quantize import plan_calibrated
 from aigc_calibration.search.pair import PrecisionPair

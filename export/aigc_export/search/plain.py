@@ -40,7 +40,8 @@ def plain_builds(
                 prepared.data,
                 with_hints(recipe.quantization, prepared.part.hints, precision),
                 precision=as_site_precision(precision),
-                target=recipe.target,
+                form=recipe.target.format,
+                executed=recipe.target.executed,
                 calibration=calibration if precision == "int8" else None,
                 threads=recipe.threads,
             )

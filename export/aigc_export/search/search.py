@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aigc_calibration.calibrate import Calibration, calibrate
-from aigc_calibration.coverage import site_macs
-from aigc_calibration.emit import QDQ_FORMATS
+from aigc_calibration.coverage import Executed, site_macs
 from aigc_calibration.errors import PlanError
 from aigc_calibration.prepare import prepare
 from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_environment
@@ -35,13 +34,13 @@ from aigc_export.search.plain import plain_builds
 from aigc_export.search.plots import pareto_plot
 from aigc_export.search.report import CandidateReport, SearchReport, pareto_front
 from aigc_export.search.sites import measure_pair
-from aigc_export.targets.table import get_target
+from aigc_export.targets.base import check_precision
 from aigc_export.workloads import get_workload
 from aigc_export.workloads.evaluate import make_evaluator
 from aigc_models.evaluation.paired import Scores
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.core.progress import Progress
-from aigc_runtime.errors import ConfigError, EngineMissingError, ParityError
+from aigc_runtime.errors import EngineMissingError, ParityError
 from aigc_runtime.io.publish import atomic_write_bytes
 
 __all__ = ["BudgetError", "SearchResult", "search"]
@@ -88,20 +87,18 @@ def search(
         AigcError: any stage failed.
     """
     started = time.perf_counter()
-    if "auto" not in get_target(recipe.target).precisions:
-        raise ConfigError(
-            f"a search needs an engine that runs here, and {recipe.target!r} does not",
-            hint="search with --target ort-cpu, or export a plain precision",
-        )
+    check_precision(recipe.target, "auto")
     journal = Journal(
-        None if config.folder is None else config.folder / JOURNAL_FILE, environment=measuring_environment()
+        None if config.folder is None else config.folder / JOURNAL_FILE,
+        environment=f"{recipe.target.name}, {measuring_environment()}",
     )
     program, graph, quantization = prepared.program, prepared.graph, prepared.quantization
     workload = get_workload(program.kind)
     assert prepared.data is not None
     assert quantization is not None
     evaluator = CandidateEvaluator(
-        program,
+        prepared,
+        recipe,
         lambda: make_evaluator(
             workload,
             TorchSession(program.part),
@@ -113,7 +110,6 @@ def search(
         key=f"{program.weights_sha256} {program.config_sha256} "
         f"{prepared.evaluation.data} {prepared.evaluation.sha256} {config.samples} {recipe.seed}",
         journal=journal,
-        threads=recipe.threads,
     )
     float_built = Built(name="fp32", precision="fp32", base="fp32", graph=graph)
     tried: list[tuple[Built, Scores]] = [(float_built, evaluator.evaluate(float_built))]
@@ -134,9 +130,7 @@ def search(
         for built in plain_builds(prepared, recipe, calibration, objective=config.objective)
     ]
     for precisions in workload.searched_pairs(config.objective):
-        pair = plan_pair(
-            ready, prepared.data, every, precisions, QDQ_FORMATS[recipe.target], calibration, threads=threads
-        )
+        pair = plan_pair(ready, prepared.data, every, precisions, recipe.target.format, calibration, threads=threads)
         sites = measure_pair(pair, prepared, workers, evaluator, journal)
         pairs[pair.name] = sites
         noisiest = sites[0]
@@ -146,19 +140,20 @@ def search(
         )
         macs = site_macs(pair.graph, next(prepared.data.batches(pair.graph, threads=recipe.threads)))
         known = {built.digest for built, _ in tried}
-        found = _descend(pair, sites, macs, config, evaluator, stage)
+        found = _descend(pair, sites, macs, config, evaluator, recipe.target.executed, stage)
         tried += [(built, scores) for built, scores in found if built.digest not in known]
     timed = evaluator.time([built for built, _ in tried])
-    chosen, verdict = _choose(tried, timed, config)
+    sizes = [evaluator.size_bytes(built) for built, _ in tried]
+    chosen, verdict = _choose(tried, timed, sizes, config)
     stage("search", verdict)
     built = tried[chosen][0]
     report = SearchReport(
         model=recipe.name,
-        target=recipe.target,
+        target=recipe.target.name,
         objective=config.objective,
         budgets=config.budgets,
         verdict=verdict,
-        candidates=_reports(tried, timed, chosen, config),
+        candidates=_reports(tried, timed, sizes, chosen, config),
         pairs=pairs,
         kept=_kept(built, pairs),
         evaluated=evaluator.evaluated,
@@ -185,6 +180,7 @@ def _descend(
     macs: Mapping[str, int],
     config: SearchConfig,
     evaluator: CandidateEvaluator,
+    executed: Executed,
     stage: Stage,
 ) -> list[tuple[Built, Scores]]:
     """Run mixes, down to the fewest sites in high precision that keep the budget."""
@@ -198,7 +194,7 @@ def _descend(
         if count == len(order) and pair.high is None:
             return True  # that is fp32
         try:
-            built = build_mix(pair, kept_high, macs)
+            built = build_mix(pair, kept_high, macs, executed)
         except PlanError as err:  # the few sites that are left are none that the engine runs in low precision
             stage("try", f"{pair.name}, {count} kept high: {err.message}")
             return False
@@ -244,12 +240,15 @@ def _why(site: Sensitivity, free: bool, config: SearchConfig) -> str:
 
 
 def _choose(
-    tried: Sequence[tuple[Built, Scores]], timed: Sequence[tuple[float, float]], config: SearchConfig
+    tried: Sequence[tuple[Built, Scores]],
+    timed: Sequence[tuple[float, float]],
+    sizes: Sequence[int],
+    config: SearchConfig,
 ) -> tuple[int, str]:
     """Choose the result: its index, and the reason."""
     costs: dict[str, Callable[[int], float]] = {
         "latency": lambda i: 1 / timed[i][1],
-        "size": lambda i: float(len(tried[i][0].model)),
+        "size": lambda i: float(sizes[i]),
         "ops": lambda i: float("inf") if tried[i][0].plan is None else float(tried[i][0].kept_high),
     }
     cost = costs[config.objective]
@@ -277,14 +276,15 @@ def _choose(
 def _reports(
     tried: Sequence[tuple[Built, Scores]],
     timed: Sequence[tuple[float, float]],
+    sizes: Sequence[int],
     chosen: int,
     config: SearchConfig,
 ) -> tuple[CandidateReport, ...]:
     first = config.budgets[0]
     sign = 1.0 if first.upper else -1.0
     points = [
-        (sign * first.value(scores), ms, float(len(built.model)))
-        for (built, scores), (ms, _) in zip(tried, timed, strict=True)
+        (sign * first.value(scores), ms, float(size))
+        for (_, scores), (ms, _), size in zip(tried, timed, sizes, strict=True)
     ]
     reports = [
         CandidateReport(
@@ -296,11 +296,13 @@ def _reports(
             holds=holds(config.budgets, scores),
             latency_ms=ms,
             speedup=ratio,
-            size_bytes=len(built.model),
+            size_bytes=size,
             pareto=front,
             chosen=i == chosen,
         )
-        for i, ((built, scores), (ms, ratio), front) in enumerate(zip(tried, timed, pareto_front(points), strict=True))
+        for i, ((built, scores), (ms, ratio), size, front) in enumerate(
+            zip(tried, timed, sizes, pareto_front(points), strict=True)
+        )
     ]
     return tuple(sorted(reports, key=lambda r: (r.latency_ms, r.name)))
 

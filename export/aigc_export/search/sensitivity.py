@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 
 from aigc_calibration.calibrate import calibrate
-from aigc_calibration.emit import QDQ_FORMATS
 from aigc_calibration.prepare import prepare
 from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_environment
 from aigc_calibration.search.sensitivity import Sensitivity
@@ -85,19 +84,18 @@ def measure_sensitivity(
         ready, prepared.data, every, precision="int8", threads=recipe.threads, progress=progress
     )
     reporter.report("calibrate", f"{calibration.statistics.samples} samples")
-    pair = plan_pair(
-        ready, prepared.data, every, precisions, QDQ_FORMATS[recipe.target], calibration, threads=recipe.threads
-    )
+    pair = plan_pair(ready, prepared.data, every, precisions, recipe.target.format, calibration, threads=recipe.threads)
     journal = Journal(
-        None if config.folder is None else config.folder / JOURNAL_FILE, environment=measuring_environment()
+        None if config.folder is None else config.folder / JOURNAL_FILE,
+        environment=f"{recipe.target.name}, {measuring_environment()}",
     )
-    evaluator = CandidateEvaluator(prepared.program, None, key="", journal=journal, threads=recipe.threads)
+    evaluator = CandidateEvaluator(prepared, recipe, None, key="", journal=journal)
     workers = make_workers(jobs=config.jobs, dask=config.dask)
     sites = measure_pair(pair, prepared, workers, evaluator, journal, progress=progress)
     reporter.report("sensitivity", f"{pair.name}: {len(sites)} sites")
     return SensitivityReport(
         model=recipe.name,
-        target=recipe.target,
+        target=recipe.target.name,
         pair=pair.name,
         sites=sites,
         total_db=decibels(sum(s.noise for s in sites)),

@@ -1,1 +1,4 @@
-"""From a graph to the files of an engine, one module per engine."""
+"""Targets, one file or folder each: all that the line knows of an engine on a device."""
+
+DEFAULT_TARGET = "ort-cpu"
+"""The target of an export that names none."""

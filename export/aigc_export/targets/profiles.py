@@ -10,8 +10,8 @@ from aigc_export.workloads import Workload, get_workload
 from aigc_export.workloads.base import Range
 from aigc_export.workloads.sizes import BATCH
 from aigc_models.program import Part, Program
-from aigc_runtime.bundle.engine_build import ShapeProfile
 from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.shape_profiles import ShapeProfile
 from aigc_runtime.core.sizes import shape_value
 from aigc_runtime.core.tensors import DimSpec
 from aigc_runtime.errors import ConfigError, UnknownNameError

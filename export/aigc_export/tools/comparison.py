@@ -21,7 +21,6 @@ from aigc_export.workloads.base import EvaluationFacts
 from aigc_export.workloads.evaluate import make_evaluator
 from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.evaluation.paired import Scores
-from aigc_runtime.backends import open_program
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.manifest import Manifest
 from aigc_runtime.bundle.reference_arrays import read_request
@@ -30,6 +29,7 @@ from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError, InputError
 from aigc_runtime.io.png import image_grid
+from aigc_runtime.opening import open_program
 from aigc_runtime.pipelines import get_kind, make_pipeline
 from aigc_runtime.pipelines.replay import run_request
 
@@ -178,7 +178,7 @@ def compare_bundles(
         InputError: bundles of different models or interfaces, or a number of samples that measures nothing.
         EngineError: an engine does not load or run.
     """
-    from aigc_runtime.backends.ort.session import available_threads
+    from aigc_runtime.backends.threads import available_threads
 
     check_quality_samples(quality_samples)
     check_comparable(first.manifest, second.manifest)
@@ -232,7 +232,7 @@ def _facts(bundle: Bundle) -> BundleFacts:
         precision=manifest.precision,
         target=manifest.target,
         size_bytes=bundle.size_bytes,
-        # Weights of 2 GiB or more lie beside the graph, as `model.onnx.data`.
+        # Many weights lie beside the graph, as `model.onnx.data`.
         engine_bytes=sum(size for name, size in files.items() if _is_engine(name, manifest)),
         plan={} if plan is None else dict(sorted(plan.counts().items())),
         checkpoint_sha256=manifest.provenance.get("checkpoint_sha256", ""),

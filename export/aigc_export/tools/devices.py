@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aigc_runtime.bundle.engine_build import capability_number, read_capability
+from aigc_runtime.device.capability import capability_number, read_capability
 from aigc_runtime.device.probe import Device, Gpu
 from aigc_runtime.errors import AigcError, ConfigError, InputError, UnknownNameError
 from aigc_runtime.io.jsonable import from_json

@@ -21,11 +21,11 @@ from aigc_export.workloads.evaluate import make_evaluator, program_evaluation
 from aigc_models.caller_state import callers_state
 from aigc_models.program import Part, Program, example_feeds
 from aigc_models.torch_session import TorchSession
-from aigc_runtime.backends import open_session
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.manifest import Tolerances
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.compare import Tolerance
+from aigc_runtime.opening import open_session
 from aigc_runtime.proof.verify import ParityReport
 
 __all__ = ["Verification", "verify_against_torch"]

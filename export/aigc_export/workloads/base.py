@@ -21,11 +21,11 @@ from aigc_models.data.kept_data import KeptData
 from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.evaluation.paired import ProgramEvaluator
 from aigc_models.program import Part, Program
-from aigc_runtime.bundle.engine_build import ShapeProfile
 from aigc_runtime.bundle.manifest import Tolerances
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram
 from aigc_runtime.core.session import Session
+from aigc_runtime.core.shape_profiles import ShapeProfile
 from aigc_runtime.core.tensors import Array, DimSpec
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.pipelines.kind import Roles

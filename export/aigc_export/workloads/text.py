@@ -26,9 +26,9 @@ from aigc_export.workloads.sizes import BATCH, fitting, fitting_batches
 from aigc_models.data.text_data import standard_library_text
 from aigc_models.evaluation.evaluation import Evaluation, text_evaluation, text_tokens
 from aigc_models.program import Part, Program
-from aigc_runtime.bundle.engine_build import ShapeProfile
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram
+from aigc_runtime.core.shape_profiles import ShapeProfile
 from aigc_runtime.core.tensors import Array, DimSpec
 from aigc_runtime.generation.logits import SamplingParams
 from aigc_runtime.pipelines.settings import TextSettings

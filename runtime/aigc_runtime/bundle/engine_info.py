@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from aigc_runtime.bundle.engine_build import EngineBuild
-from aigc_runtime.bundle.providers import EngineProvider
+from aigc_runtime.backends.base import Backend, EngineProof
+from aigc_runtime.backends.table import get_backend
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.program import MAIN_ENGINE
 from aigc_runtime.core.tensors import DimSpec, StateSpec, TensorSpec
 from aigc_runtime.errors import ConfigError
-from aigc_runtime.system.processor import check_instruction_set
+from aigc_runtime.io.jsonable import from_json
 
-__all__ = ["ENGINE_KINDS", "MAIN_ENGINE", "EngineInfo", "EngineInterface"]
-
-ENGINE_KINDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
-"""Values of `engine.kind`; `backends.ENGINES` opens each of them."""
+__all__ = ["MAIN_ENGINE", "EngineInfo", "EngineInterface"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,39 +50,54 @@ class EngineInfo:
     """Which back-end opens which file.
 
     Attributes:
-        kind: of the back-end.
+        kind: of the engine, which tells its back-end.
         file: that it opens.
         interface: what it takes and gives.
-        build: for an engine compiled for certain devices, which.
-        provider: for a graph that something else than the CPU runs, what.
-        proven_on: instruction sets of the processors on which the engine itself passed parity, keys of
-            `processor.INSTRUCTION_SETS`; empty for one that does not run on processors, or was not run.
+        build: how it was built, of the back-end's own type; as plain JSON it is read strictly, and None takes the
+            defaults of that type.
+        proof: how the export proved it.
     """
 
     kind: str
     file: str
     interface: EngineInterface
-    build: EngineBuild | None = None
-    provider: EngineProvider | None = None
-    proven_on: tuple[str, ...] = ()
+    build: Any = None
+    proof: EngineProof = field(default_factory=EngineProof)
+
+    @property
+    def backend(self) -> Backend:
+        """How engines of its kind are opened."""
+        return get_backend(self.kind)
 
     @property
     def runs_on_cpu(self) -> bool:
-        """Whether it is a graph that this machine's processor runs."""
-        return self.kind == "onnxruntime" and self.provider is None
+        """Whether this machine's processor runs it."""
+        return self.backend.on_cpu(self.build)
 
     def __post_init__(self) -> None:
-        if self.provider is not None and (self.kind != "onnxruntime" or self.build is not None):
+        object.__setattr__(self, "build", _build(self.backend, self.build))
+        if self.proof.proven_on and not self.runs_on_cpu:
             raise ConfigError(
-                f"engine {self.kind!r} with provider {self.provider.name!r}",
-                hint="only a graph of ONNX Runtime has one",
+                f"an engine that no processor runs is proven on {', '.join(self.proof.proven_on)}",
+                hint="proven_on belongs to engines that run on a CPU",
             )
-        for name in self.proven_on:
-            check_instruction_set(name)
-        if len(set(self.proven_on)) < len(self.proven_on):
-            raise ConfigError(f"proven_on names an instruction set twice: {', '.join(self.proven_on)}")
-        if self.proven_on and (self.build is not None or self.provider is not None):
+
+
+def _build(backend: Backend, given: Any) -> Any:
+    """What a manifest says about how an engine was built, in the back-end's own type."""
+    if isinstance(given, backend.build):
+        return given
+    if given is None:
+        try:
+            return backend.build()
+        except TypeError as err:
             raise ConfigError(
-                f"an engine that no processor runs is proven on {', '.join(self.proven_on)}",
-                hint="proven_on belongs to graphs that run on a CPU",
-            )
+                f"the manifest does not say for which device its {backend.kind} engine was built",
+                hint="the bundle is inconsistent: export it again",
+            ) from err
+    if not isinstance(given, dict):
+        raise ConfigError(
+            f"an engine of kind {backend.kind!r} has a build of type {type(given).__name__}",
+            hint=f"it must be of type {backend.build.__name__}",
+        )
+    return from_json(backend.build, given, where="build", error=ConfigError)

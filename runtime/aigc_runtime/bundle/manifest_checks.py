@@ -129,14 +129,15 @@ def _check_engines(manifest: Manifest) -> None:
 
 
 def _check_sharing(state: str, engines: Mapping[str, EngineInfo]) -> None:
-    """Engines that share a state are graphs of ONNX Runtime on one device: TensorRT keeps a state with its session."""
+    """Engines that share a state are of one kind, and keep it in one place: some keep a state with its session."""
     if len(engines) < 2:
         return
-    places = {(engine.kind, None if engine.provider is None else engine.provider.name) for engine in engines.values()}
-    if len(places) > 1 or next(iter(places))[0] != "onnxruntime":
+    places = {(engine.kind, engine.backend.state_place(engine.build)) for engine in engines.values()}
+    if len(places) > 1 or next(iter(places))[1] is None:
+        kinds = ", ".join(f"{name} ({engine.kind})" for name, engine in engines.items())
         raise ConfigError(
-            f"state {state!r} is shared by engines that cannot share one: {', '.join(engines)}",
-            hint="they must be graphs of ONNX Runtime for one device",
+            f"state {state!r} is shared by engines that cannot share one: {kinds}",
+            hint="they must be of one kind, for one device, and of a kind that can hand its state on",
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Collection
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -42,7 +43,6 @@ OPTIONS = MappingProxyType(
 )
 """Option of `aigc-export export` that an origin may hold -> values it takes each time."""
 _OF_ONE_PRECISION = ("--tolerance", "--ranges", "--weight-ranges", "--weight-method", "--block", "--split-skips")
-_OF_TENSORRT = ("--timing-cache", "--version-compatible", "--hardware-compatibility")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 MAX_TEXT = 4096
 
@@ -104,12 +104,12 @@ class Origin:
             del rest[: count + 1]
         return pairs
 
-    def arguments(self, *, same_precision: bool, target: str) -> str:
+    def arguments(self, *, same_precision: bool, without: Collection[str] = ()) -> str:
         """What to append to `aigc-export export NAME --target ... --precision ...` to export the same again.
 
         Args:
             same_precision: whether it is asked for in the same precision; what only one takes is left out otherwise.
-            target: that it is asked for.
+            without: options that what it is exported for does not take.
         """
         words: list[str] = []
         for option, path in (
@@ -121,7 +121,7 @@ class Origin:
             words += [] if path is None else [option, path]
         for pair in self._pairs():
             fits = same_precision or pair[0] not in _OF_ONE_PRECISION
-            if fits and (target == "tensorrt" or pair[0] not in _OF_TENSORRT):
+            if fits and pair[0] not in without:
                 words += pair
         return shlex.join(words)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NoReturn
 
-from aigc_runtime.bundle.engine_info import ENGINE_KINDS
 from aigc_runtime.bundle.manifest import Manifest
 from aigc_runtime.bundle.manifest_checks import PRECISIONS
 from aigc_runtime.core.array_session import ArraySession
@@ -28,9 +27,6 @@ def check_runnable(manifest: Manifest) -> None:
     Raises:
         AigcError: says which field and why.
     """
-    for engine in manifest.engines.values():
-        if engine.kind not in ENGINE_KINDS:
-            raise UnknownNameError("engine", engine.kind, ENGINE_KINDS)
     if manifest.precision not in PRECISIONS:
         raise UnknownNameError("precision", manifest.precision, PRECISIONS)
     pipeline = idle_pipeline(manifest)

@@ -6,13 +6,15 @@ import argparse
 import sys
 from dataclasses import asdict
 
+from aigc_runtime.backends.table import engine_packages
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.cli.bundle import open_bundle
-from aigc_runtime.device.preflight import Preflight, check_device
+from aigc_runtime.device.findings import Preflight
 from aigc_runtime.device.probe import Device, probe_device
 from aigc_runtime.io.jsonable import to_json
 from aigc_runtime.io.printable import printable
 from aigc_runtime.io.report import emit_json
+from aigc_runtime.preflight import check_device
 
 __all__ = ["device_lines", "doctor", "finding_lines"]
 
@@ -25,7 +27,7 @@ _UNKNOWN_ORIGIN = (
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Print what the device has; with a bundle, exit code 5 if it does not run here."""
-    device = probe_device()
+    device = probe_device(engine_packages())
     bundle, judged = None, None
     if arguments.bundle is not None:
         bundle = open_bundle(arguments)

@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from dataclasses import asdict
 
-from aigc_runtime.backends import open_program
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.bundle.manifest import Manifest
@@ -15,6 +14,7 @@ from aigc_runtime.bundle.manifest_file import manifest_json
 from aigc_runtime.cli.bundle import open_bundle
 from aigc_runtime.io.printable import printable
 from aigc_runtime.io.report import emit_json
+from aigc_runtime.opening import open_program
 from aigc_runtime.pipelines.class_names import class_table
 from aigc_runtime.proof.bench import bench_generation, bench_reference, bench_step
 from aigc_runtime.proof.verify import TensorCheck, verify_bundle
@@ -66,20 +66,13 @@ def _say_engine(manifest: Manifest, name: str) -> None:
     engine, interface = manifest.engines[name], manifest.interfaces[name]
     several = f"{name}: " if len(manifest.engines) > 1 else ""
     _say(f"engine     {several}{engine.kind} ({engine.file})")
-    build = engine.build
-    if build is not None:
-        shares = ", ".join(f"{share:.1%} {kind}" for kind, share in build.work.items())
-        _say(f"built by   {build.flavor} {build.version} for {', '.join(build.compute_capabilities)}: {shares}")
-        if build.gpu is not None:
-            _say(f"built on   {build.gpu}")
-        _say(f"proven     {'the engine itself' if build.parity == 'engine' else 'its graph; the engine was not run'}")
-    provider = engine.provider
-    if provider is not None:
-        told = "by that provider" if provider.parity == "engine" else "its graph, on a CPU; that provider was not tried"
-        _say(f"runs on    {provider.name}")
-        _say(f"proven     {told}")
-    if engine.proven_on:
-        _say(f"proven on  {', '.join(engine.proven_on)}")
+    for about, text in engine.backend.describe(engine.build):
+        _say(f"{about:<10} {text}")
+    if not engine.runs_on_cpu:
+        ran = engine.proof.parity == "engine"
+        _say(f"proven     {'the engine itself' if ran else 'its graph, on a CPU; the engine was not run'}")
+    if engine.proof.proven_on:
+        _say(f"proven on  {', '.join(engine.proof.proven_on)}")
     for word, specs in (("input", interface.inputs), ("output", interface.outputs)):
         for spec in specs:
             _say(f"{word:<10} {spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]")
@@ -93,7 +86,7 @@ def verify(arguments: argparse.Namespace) -> int:
     bundle = open_bundle(arguments)
     with open_program(bundle, threads=arguments.threads) as program:
         report = verify_bundle(bundle, program)
-    proven_on = tuple(dict.fromkeys(on for engine in bundle.manifest.engines.values() for on in engine.proven_on))
+    proven_on = tuple(dict.fromkeys(on for engine in bundle.manifest.engines.values() for on in engine.proof.proven_on))
     here = instruction_set() if proven_on else None
     if arguments.json:
         emit_json("aigc-run-verify/1", {**report.to_dict(), "instruction_set": here})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Finding", "Preflight"]
+__all__ = ["Finding", "Preflight", "no_gpu", "not_known"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,3 +44,10 @@ class Preflight:
 def not_known(subject: str, needed: str) -> Finding:
     """A finding on what the device does not say."""
     return Finding(subject=subject, passed=None, found=f"{needed}; not known of this device")
+
+
+def no_gpu() -> Finding:
+    """A finding on a device without a GPU, for an engine that needs one."""
+    return Finding(
+        subject="GPU", passed=False, found="none that a driver knows", fix="install the driver, or export for a CPU"
+    )

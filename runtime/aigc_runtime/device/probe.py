@@ -9,28 +9,17 @@ import ctypes
 import platform
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 from aigc_runtime._version import __version__
-from aigc_runtime.bundle.engine_build import capability_number
-from aigc_runtime.bundle.providers import PROVIDERS
-from aigc_runtime.device.requirements import CUDA_BINDINGS
+from aigc_runtime.device.capability import capability_number
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.system.processor import check_instruction_set, instruction_set
 
 __all__ = ["Device", "Gpu", "host_platform", "probe_device"]
-
-_TENSORRT_PACKAGES = ("tensorrt", "tensorrt_lean", "tensorrt_rtx")
-ENGINE_PACKAGES = (
-    *PROVIDERS["cpu"].packages,
-    *_TENSORRT_PACKAGES,
-    CUDA_BINDINGS,
-    *(name for provider in PROVIDERS.values() for name in provider.libraries),
-)
-_CUDA_MAJORS = (13, 12, 11)
-"""TensorRT's packages may be installed by the name of their CUDA version, as in `tensorrt_cu12`."""
 
 _DRIVER_CUDA = re.compile(r"[0-9]{1,3}\.[0-9]{1,2}")
 _VERSION = re.compile(r"[0-9][A-Za-z0-9.+_!-]{0,63}")
@@ -106,8 +95,12 @@ def host_platform() -> str:
     return f"{sys.platform}-{platform.machine().lower()}"
 
 
-def probe_device() -> Device:
-    """This machine."""
+def probe_device(packages: Mapping[str, Sequence[str]] | None = None) -> Device:
+    """This machine.
+
+    Args:
+        packages: that it is asked for: package -> distributions that bring it, any of them; None asks for none.
+    """
     driver, gpus = _ask_driver(_load_driver())
     return Device(
         runtime=__version__,
@@ -115,14 +108,17 @@ def probe_device() -> Device:
         python=platform.python_version(),
         driver_cuda=driver,
         gpus=gpus,
-        packages={name: found for name in ENGINE_PACKAGES if (found := _version(name)) is not None},
+        packages=None if packages is None else _installed(packages),
         instruction_set=instruction_set(),
     )
 
 
-def _version(name: str) -> str | None:
-    names = [name, *(f"{name}_cu{major}" for major in _CUDA_MAJORS if name in _TENSORRT_PACKAGES)]
-    for each in names:
+def _installed(packages: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    return {name: found for name, brought_by in packages.items() if (found := _version(brought_by)) is not None}
+
+
+def _version(distributions: Sequence[str]) -> str | None:
+    for each in distributions:
         try:
             return metadata.version(each)
         except metadata.PackageNotFoundError:

@@ -9,7 +9,7 @@ import pytest
 
 from aigc_calibration.calibrate import calibrate
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.emit import QDQ_FORMATS, emit
+from aigc_calibration.emit import emit
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.planner import round_weights
@@ -22,13 +22,14 @@ from aigc_calibration.search.toggle import SWITCH
 from aigc_calibration.weight_only import quantize_weights, weight_plan
 
 from ..conftest import Batches, make_graph, small_network
+from ..formats import FORMATS
 
 
 def int8_pair(form: str = "ort-cpu", seed: int = 0) -> tuple[PrecisionPair, Batches]:
     model, data = small_network(seed)
     ready, config = prepare(model), QuantConfig()
     calibration = calibrate(ready, data, config, precision="int8")
-    graph, plan = plan_calibrated(ready, calibration, config, precision="int8", form=QDQ_FORMATS[form])
+    graph, plan = plan_calibrated(ready, calibration, config, precision="int8", form=FORMATS[form])
     weights = round_weights(graph, plan)
     pair = PrecisionPair(
         name="int8 / float",
@@ -37,7 +38,7 @@ def int8_pair(form: str = "ort-cpu", seed: int = 0) -> tuple[PrecisionPair, Batc
         low_weights=weights,
         high=None,
         high_weights={},
-        form=QDQ_FORMATS[form],
+        form=FORMATS[form],
     )
     return pair, data
 
@@ -55,9 +56,7 @@ def weight_pair() -> tuple[PrecisionPair, Batches]:
             low_weights=codes[0],
             high=plans[1],
             high_weights=codes[1],
-            form=QDQ_FORMATS[
-                "tensorrt"
-            ],  # the form without operators of its own: ORT's MatMulNBits rounds activations too
+            form=FORMATS["tensorrt"],  # the form without operators of its own: ORT's MatMulNBits rounds activations too
         ),
         data,
     )

@@ -19,7 +19,7 @@ from aigc_calibration.quantize import quantize
 from aigc_calibration.sites import inner_sites
 from aigc_export.errors import CaptureError
 from aigc_export.graphs.capture import Captured, capture
-from aigc_export.graphs.passes import PASSES, run_passes
+from aigc_export.graphs.passes import CLEAN_UP, run_passes
 from aigc_export.parity.bisect import find_first_divergence
 from aigc_runtime.core.compare import Tolerance, compare_arrays
 from aigc_runtime.core.tensors import Array
@@ -81,7 +81,7 @@ def test_bodies_are_captured_rewritten_bisected_and_left_float(
     dims = {str(dim) for shape in shapes if shape is not None for dim in shape if not isinstance(dim, int)}
     assert dims == {"batch"}
     feeds = [feeds_of(0), feeds_of(1, 5)]
-    graph, _ = run_passes(found.model, PASSES["ort-cpu"], feeds=feeds)
+    graph, _ = run_passes(found.model, CLEAN_UP, feeds=feeds)
     assert [node.op_type for node in graph.graph].count(kind) == 1
     for one in feeds:
         divergence = find_first_divergence(

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from aigc_calibration.errors import CalibrationError
 from aigc_export.graphs.capture import example_sizes, run_sizes
 from aigc_export.line.exporter import ParityFailedError, export_model
-from aigc_export.parity.graph_session import bounded
 from aigc_export.parity.reference import make_cases, make_generation
 from aigc_export.prepare.calibration_data import ExampleData, calibration_data
 from aigc_export.prepare.prepare import pass_feeds
 from aigc_export.recipes.recipe import export_recipe
+from aigc_export.targets.graph_session import bounded
 from aigc_export.targets.profiles import derive_profiles, input_shapes, narrowed
 from aigc_export.workloads import get_workload
 from aigc_export.workloads.evaluate import make_evaluator, program_evaluation

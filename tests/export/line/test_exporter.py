@@ -19,7 +19,7 @@ from onnx import numpy_helper
 
 from aigc_calibration.onnx_file import to_proto
 from aigc_export.errors import PassError
-from aigc_export.graphs.passes import PASSES
+from aigc_export.graphs.passes import CLEAN_UP
 from aigc_export.line import exporter
 from aigc_export.line.exporter import ExportResult, ParityFailedError, export_model
 from aigc_export.line.origin import load_original
@@ -37,7 +37,6 @@ from aigc_models.evaluation.paired import Scores
 from aigc_models.families.gan import Generator, GeneratorConfig
 from aigc_models.sources.shipped import load_shipped
 from aigc_models.weights.checkpoint import save_checkpoint
-from aigc_runtime.backends import open_session
 from aigc_runtime.bundle.bundle import Bundle, write_bundle
 from aigc_runtime.bundle.manifest import QualityResult
 from aigc_runtime.core.array_session import ArraySession
@@ -51,6 +50,7 @@ from aigc_runtime.errors import (
     OutputError,
     UnknownNameError,
 )
+from aigc_runtime.opening import open_session
 from aigc_runtime.proof.paired import PairedMetric
 from aigc_runtime.proof.verify import ParityReport, verify_bundle
 from aigc_runtime.system.processor import instruction_set
@@ -283,11 +283,11 @@ def test_an_export_is_a_verified_bundle(name: str, results: dict[str, ExportResu
     result = results[name]
     manifest = result.bundle.manifest
     assert result.report.passed
-    assert [p.name for p in result.passes] == [n for n, _ in PASSES["ort-cpu"]]
+    assert [p.name for p in result.passes] == [n for n, _ in CLEAN_UP]
     assert manifest.name == name
     assert manifest.provenance["checkpoint_sha256"] == load_shipped(name, checkpoint=checkpoints / name).weights_sha256
     assert manifest.provenance["torch"] == torch.__version__
-    assert manifest.engine.proven_on == (instruction_set(),)
+    assert manifest.engine.proof.proven_on == (instruction_set(),)
     assert verify_bundle(result.bundle, open_session(result.bundle, threads=1)).passed
     again = verify_against_torch(result.bundle, checkpoint=checkpoints / name, quality_samples=0, threads=1)
     assert again.report.passed
@@ -297,7 +297,7 @@ def test_an_export_is_a_verified_bundle(name: str, results: dict[str, ExportResu
 def test_the_stages_are_told_in_order(checkpoints: Path, tmp_path: Path) -> None:
     told: list[tuple[str, str]] = []
     export_model(recipe_of("gan", checkpoints / "gan"), tmp_path / "out", stage=lambda *what: told.append(what))
-    passes = [n for n, _ in PASSES["ort-cpu"]]
+    passes = [n for n, _ in CLEAN_UP]
     assert [n for n, _ in told] == ["load", "reference", "capture", *passes, "build", "parity", "publish"]
     assert all(text.endswith(" s)") for _, text in told)
 

@@ -25,7 +25,7 @@ from aigc_export.prepare import prepare as front
 from aigc_export.prepare.calibration_data import calibration_data
 from aigc_export.recipes.recipe import ExportRecipe, export_recipe
 from aigc_export.targets.profiles import parse_profile
-from aigc_export.targets.settings import BuildSettings
+from aigc_export.targets.tensorrt.settings import BuildSettings
 from aigc_export.tools.verifier import verify_against_torch
 from aigc_export.workloads.evaluate import program_evaluation
 from aigc_models.data.kept_data import data_files
@@ -33,6 +33,7 @@ from aigc_models.data.text_data import TextData
 from aigc_models.evaluation.evaluation import STANDARD_LIBRARY
 from aigc_models.sources.shipped import load_shipped
 from aigc_models.weights.checkpoint import load_checkpoint, save_checkpoint
+from aigc_runtime.backends.base import EngineProof
 from aigc_runtime.bundle.bundle import Bundle, write_bundle
 from aigc_runtime.bundle.origin import OPTIONS, Origin
 from aigc_runtime.errors import CheckpointError
@@ -278,9 +279,11 @@ def test_the_options_of_an_origin_give_the_recipe_again(name: str, tmp_path: Pat
     recipe = export_recipe("lm", checkpoint=str(folder), **RECIPES[name])
     loaded = load_shipped("lm", checkpoint=folder)
     origin = make_origin(loaded, recipe, program_evaluation(loaded))
-    capabilities = [w for c in recipe.build.compute_capabilities for w in ("--compute-capability", c)]
-    words = shlex.split(origin.arguments(same_precision=True, target=recipe.target))
-    again = parsed(["lm", "--target", recipe.target, "--precision", recipe.precision, "-o", "x", *capabilities, *words])
+    capabilities = [w for c in getattr(recipe.build, "compute_capabilities", ()) for w in ("--compute-capability", c)]
+    words = shlex.split(origin.arguments(same_precision=True, without=()))
+    again = parsed(
+        ["lm", "--target", recipe.target.name, "--precision", recipe.precision, "-o", "x", *capabilities, *words]
+    )
     options = {k: v for k, v in again.spec_options.items() if v is not None}
     assert replace(again, spec_options=options) == recipe
 
@@ -298,14 +301,14 @@ def test_the_command_that_check_prints_exports_the_same_model_again(
     recipe = export_recipe("lm", precision="int8", calibration_data="my data/it's", keep_float=("lm_head",), **options)
     loaded = load_shipped("lm", checkpoint=exported / "my poems")
     manifest = Bundle.open(tmp_path / "bundle").manifest
-    engine = replace(manifest.engine, kind="tensorrt-rtx", build=BUILD, proven_on=())
+    engine = replace(manifest.engine, kind="tensorrt-rtx", build=BUILD, proof=EngineProof(parity="graph"))
     origin = make_origin(loaded, recipe, program_evaluation(loaded))
     edited(tmp_path / "bundle", engines={"model": engine}, precision="int8", target="tensorrt-rtx", origin=origin)
     assert run(["check", str(tmp_path / "bundle"), "--device", device]) == 5
     command = capsys.readouterr().out.split("aigc-export export ")[1].splitlines()[0]
     again = parsed(shlex.split(command))
     check_build(again)
-    assert (again.model, again.target, again.precision) == ("lm", "tensorrt-rtx", precision)
+    assert (again.model, again.target.name, again.precision) == ("lm", "tensorrt-rtx", precision)
     assert again.checkpoint == str(exported / "my poems")
     assert again.calibration_data == "my data/it's"
     assert again.spec_options["cache"] == "growing"

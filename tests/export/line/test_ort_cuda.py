@@ -13,7 +13,6 @@ import pytest
 
 from aigc_calibration.onnx_function import open_onnx
 from aigc_export.cli import run
-from aigc_export.line import engines
 from aigc_export.line.exporter import ParityFailedError, export_model
 from aigc_export.parity.reference import make_cases
 from aigc_export.prepare.prepare import Reporter, prepare_graph
@@ -21,13 +20,16 @@ from aigc_export.recipes.budget import parse_budget
 from aigc_export.recipes.recipe import export_recipe
 from aigc_export.recipes.search import SearchConfig
 from aigc_export.search.search import search
+from aigc_export.targets import ort_cuda
+from aigc_export.targets.base import BuiltEngine
 from aigc_export.targets.ort import build_ort
 from aigc_export.targets.table import TARGETS
-from aigc_runtime.backends import open_session
+from aigc_runtime.backends.base import EngineProof
+from aigc_runtime.backends.ort.providers import OrtBuild
 from aigc_runtime.backends.ort.session import OrtSession
 from aigc_runtime.bundle.bundle import Bundle
-from aigc_runtime.bundle.providers import EngineProvider
 from aigc_runtime.errors import ConfigError, EngineMissingError, UnknownNameError
+from aigc_runtime.opening import open_session
 
 from ..conftest import Tiny, recipe_of
 
@@ -63,8 +65,8 @@ def test_a_bundle_that_says_what_was_not_tried(name: str, precision: str, checkp
     bundle = export_model(recipe, tmp_path / "out", stage=lambda *line: told.append(": ".join(line))).bundle
     manifest = bundle.manifest
     assert (manifest.target, manifest.precision, manifest.format_version) == ("ort-cuda", precision, 1)
-    assert (manifest.engine.kind, manifest.engine.build) == ("onnxruntime", None)
-    assert manifest.engine.provider == EngineProvider(name="cuda", parity="graph")
+    assert (manifest.engine.kind, manifest.engine.build) == ("onnxruntime", OrtBuild(provider="cuda"))
+    assert manifest.engine.proof == EngineProof(parity="graph")
     assert manifest.provenance["parity_of"].startswith("the graph, run by ONNX Runtime on a CPU; ")
     assert "was not tried" in manifest.provenance["parity_of"]
     assert any("cuda was not tried here: parity is that of its graph on a CPU" in line for line in told)
@@ -99,7 +101,7 @@ def test_missed_parity_publishes_nothing(checkpoints: Path, tmp_path: Path, monk
         function = open_onnx(path, **options)
         return lambda feeds: {k: v * np.float32(1.01) for k, v in function(feeds).items()}
 
-    monkeypatch.setattr(engines, "open_onnx", wrong)
+    monkeypatch.setattr(ort_cuda, "open_onnx", wrong)
     with pytest.raises(ParityFailedError):
         export_model(cuda_recipe("gan", checkpoints), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -112,19 +114,19 @@ def test_where_the_provider_runs_parity_is_its_own(
     """As on a machine with a GPU, of which the way of values to the device is all that a CPU can stand for."""
     opened: list[str] = []
 
-    def on_device(*arguments: Any, device: str, **named: Any) -> OrtSession:
+    def on_device(engine: BuiltEngine, *, threads: int | None, device: str) -> OrtSession:
         opened.append(device)
-        session = OrtSession(*arguments, bound=True, **named)
+        session = OrtSession(engine.files[engine.file].read_bytes(), engine.interface, threads=threads, bound=True)
         session.placement = {CUDA: 14, "CPUExecutionProvider": 2}
         return session
 
-    monkeypatch.setattr(engines, "unavailable", lambda _ort, _provider: None)
-    monkeypatch.setattr(engines, "OrtSession", on_device)
+    monkeypatch.setattr(ort_cuda, "unavailable", lambda _ort, _provider: None)
+    monkeypatch.setattr(ort_cuda, "open_ort", on_device)
     told: list[str] = []
     recipe = cuda_recipe("gan", checkpoints)
     manifest = export_model(recipe, tmp_path / "out", stage=lambda *line: told.append(": ".join(line))).bundle.manifest
     assert opened == ["cuda"]
-    assert manifest.engine.provider == EngineProvider(name="cuda", parity="engine")
+    assert manifest.engine.proof == EngineProof(parity="engine")
     assert "parity_of" not in manifest.provenance
     assert any(f"{CUDA} runs 14 of 16 nodes, 2 compute shapes on the host" in line for line in told)
 
@@ -145,19 +147,16 @@ def test_a_precision_that_nobody_runs() -> None:
         export_recipe("gan", target="ort-cuda", precision="fp15")
 
 
-def test_options_of_compiled_engines(checkpoints: Path, tmp_path: Path) -> None:
-    from aigc_export.targets.settings import BuildSettings
-
-    recipe = cuda_recipe("gan", checkpoints, build=BuildSettings(compute_capabilities=("8.6",)))
-    with pytest.raises(ConfigError, match="target 'ort-cuda' compiles nothing"):
-        export_model(recipe, tmp_path / "out")
+def test_options_of_compiled_engines(checkpoints: Path) -> None:
+    with pytest.raises(ConfigError, match="target 'ort-cuda' compiles nothing, so it takes no compute_capabilities"):
+        cuda_recipe("gan", checkpoints, build={"compute_capabilities": ("8.6",)})
 
 
 @pytest.mark.usefixtures("capture_once")
 def test_a_search_is_for_an_engine_that_runs_here(checkpoints: Path) -> None:
     recipe = cuda_recipe("gan", checkpoints)
     prepared = prepare_graph(recipe, Reporter(None))
-    with pytest.raises(ConfigError, match="a search needs an engine that runs here, and 'ort-cuda' does not"):
+    with pytest.raises(ConfigError, match="target 'ort-cuda' does not run auto"):
         search(prepared, recipe, SearchConfig(budgets=(parse_budget("psnr>=40"),)), Reporter(None).report)
 
 
@@ -171,7 +170,9 @@ def test_the_same_from_the_command_line(checkpoints: Path, tmp_path: Path, capsy
     assert run([*command, "--precision", "fp16", "--calibration-samples", "32", "--quality-samples", "0"]) == 0
     assert "parity is that of its graph on a CPU" in capsys.readouterr().out
     assert run(["inspect", output]) == 0
-    assert "provider cuda, not tried: parity is that of its graph on a CPU" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "runs on cuda" in text
+    assert "not run here: parity is that of its graph on a CPU" in text
     assert run(["check", output, "--device", "rtx-3060"]) == 0
     assert "pass  GPU: GeForce RTX 3060" in capsys.readouterr().out
     original = ["--checkpoint", str(checkpoints / "gan")]
@@ -180,7 +181,7 @@ def test_the_same_from_the_command_line(checkpoints: Path, tmp_path: Path, capsy
         assert "aigc-runtime[ort-gpu]" in capsys.readouterr().err
     assert run(["doctor"]) == 0
     assert "ort-cuda: but does not run here, so parity is that of its graph: " in capsys.readouterr().out
-    assert Bundle.open(output).manifest.engine.provider is not None
+    assert Bundle.open(output).manifest.engine.build == OrtBuild(provider="cuda")
 
 
 # The way of values to a device, on the CPU

@@ -14,7 +14,7 @@ from aigc_export.line.engines import reference_session
 from aigc_export.line.exporter import export_model
 from aigc_export.parity.reference import make_cases, make_generation
 from aigc_export.targets.profiles import derive_profiles, narrowed, parse_profile
-from aigc_export.targets.settings import BuildSettings
+from aigc_export.targets.tensorrt.settings import BuildSettings
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.session import Session

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aigc_export.targets.profiles import derive_profiles, input_shapes, narrowed, parse_profile
-from aigc_export.targets.settings import BuildSettings
+from aigc_export.targets.tensorrt.settings import BuildSettings
 from aigc_runtime.errors import ConfigError, UnknownNameError
 
 from ..conftest import tiny_of

@@ -14,16 +14,18 @@ from hypothesis import strategies as st
 from aigc_export.cli import run
 from aigc_export.line.exporter import export_model
 from aigc_export.tools.devices import KNOWN, find_device
+from aigc_runtime.backends.base import EngineProof
+from aigc_runtime.backends.trt.build_info import EngineBuild
 from aigc_runtime.bundle.bundle import Bundle
-from aigc_runtime.bundle.engine_build import EngineBuild, ShapeProfile
 from aigc_runtime.bundle.manifest import Manifest
 from aigc_runtime.bundle.manifest_file import dump_manifest
 from aigc_runtime.cli.doctor import device_lines, finding_lines
 from aigc_runtime.cli.main import run as run_on_device
-from aigc_runtime.device.preflight import check_device
+from aigc_runtime.core.shape_profiles import ShapeProfile
 from aigc_runtime.device.probe import Device, Gpu
 from aigc_runtime.errors import ConfigError, InputError, UnknownNameError
 from aigc_runtime.io.jsonable import to_json
+from aigc_runtime.preflight import check_device
 
 from ..conftest import recipe_of
 
@@ -41,7 +43,6 @@ BUILD = EngineBuild(
     profiles=(ShapeProfile(name="all", dims={}),),
     work={"int8": 1.0},
     work_source="engine",
-    parity="graph",
 )
 DEVICE = Device(
     runtime="0.1.0",
@@ -58,7 +59,7 @@ def bundle(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole bundle whose manifest speaks of a TensorRT-RTX engine."""
     folder = tmp_path_factory.mktemp("devices") / "gan"
     manifest = export_model(recipe_of("gan", checkpoints / "gan"), folder).bundle.manifest
-    info = replace(manifest.engine, kind="tensorrt-rtx", build=BUILD, proven_on=())
+    info = replace(manifest.engine, kind="tensorrt-rtx", build=BUILD, proof=EngineProof(parity="graph"))
     changed = replace(manifest, engines={"model": info}, precision="int8", target="tensorrt-rtx")
     (folder / "manifest.json").write_bytes(dump_manifest(changed))
     return folder
@@ -142,8 +143,8 @@ def test_turing_is_built_in_fp16_alone(bundle: Path, capsys: Capture) -> None:
 def test_the_three_files_that_doctor_writes(
     bundle: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aigc_runtime.cli.doctor.probe_device", lambda: DEVICE)
-    monkeypatch.setattr("aigc_runtime.device.probe.probe_device", lambda: DEVICE)
+    monkeypatch.setattr("aigc_runtime.cli.doctor.probe_device", lambda *_: DEVICE)
+    monkeypatch.setattr("aigc_runtime.device.probe.probe_device", lambda *_: DEVICE)
     for verb, arguments in ((run_on_device, []), (run_on_device, [str(bundle)]), (run, [])):
         assert verb(["doctor", *arguments, "--json"]) == 0
         (tmp_path / "device.json").write_text(capsys.readouterr().out)

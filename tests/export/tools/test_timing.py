@@ -10,8 +10,8 @@ import pytest
 
 from aigc_export.line.exporter import ExportResult
 from aigc_export.tools.timing import time_side_by_side
-from aigc_runtime.backends import open_session
 from aigc_runtime.core.tensors import Array
+from aigc_runtime.opening import open_session
 
 from ..conftest import TINY
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from aigc_runtime.backends import open_session
 from aigc_runtime.bundle import bundle as bundle_module
 from aigc_runtime.bundle.bundle import Bundle, write_bundle
 from aigc_runtime.bundle.manifest_file import dump_manifest
 from aigc_runtime.errors import AigcError, BundleError, ConfigError, OutputError
+from aigc_runtime.opening import open_session
 
 from .. import toys
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from aigc_runtime import open_pipeline
-from aigc_runtime.backends import open_session
 from aigc_runtime.bundle import folder as bundle_folder
 from aigc_runtime.bundle.bundle import Bundle, retry_replaced, write_bundle
 from aigc_runtime.cli.main import run as run_cli
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import BundleError, BundleReplacedError
+from aigc_runtime.opening import open_session
 from aigc_runtime.pipelines.gan import GanPipeline
 
 from .. import publish_harness as harness

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from aigc_runtime.bundle.engine_build import ShapeProfile, capability_number, choose_profile, read_capability
 from aigc_runtime.bundle.manifest_file import dump_manifest, parse_manifest
+from aigc_runtime.core.shape_profiles import ShapeProfile, choose_profile
+from aigc_runtime.device.capability import capability_number, read_capability
 from aigc_runtime.errors import BundleError, ConfigError, FeedError
 
 from ..compiled import BUILD, CLASSIC, manifest_of
@@ -37,10 +38,10 @@ def test_the_model_that_an_engine_was_built_on_in_the_manifest(toy_bundles: Path
     assert parse_manifest(data) == manifest
     value = json.loads(data)
     assert value["engines"]["model"]["build"]["gpu"] == "NVIDIA A100-SXM4-40GB"
-    assert value["engines"]["model"]["provider"] is None
+    assert value["engines"]["model"]["proof"] == {"parity": "graph", "proven_on": []}
     assert json.loads(dump_manifest(manifest_of(toy_bundles)))["engines"]["model"]["build"]["gpu"] is None
     del value["engines"]["model"]["build"]["gpu"]
-    with pytest.raises(BundleError, match=r"engines\.model\.build\.gpu is missing"):
+    with pytest.raises(BundleError, match=r"engines\.model: build\.gpu is missing"):
         parse_manifest(json.dumps(value).encode())
 
 

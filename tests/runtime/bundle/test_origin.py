@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from aigc_runtime.backends.trt.rebuild import rebuild_line
+from aigc_runtime.bundle.engine_facts import engine_facts
 from aigc_runtime.bundle.manifest_file import dump_manifest, parse_manifest
 from aigc_runtime.bundle.origin import Origin
-from aigc_runtime.device.preflight import check_device
-from aigc_runtime.device.rebuild import rebuild_line
 from aigc_runtime.errors import BundleError, ConfigError
+from aigc_runtime.preflight import check_device
 
 from ..compiled import BUILD, CLASSIC, ORIGIN, gpu, manifest_of, refused
 
@@ -47,11 +48,13 @@ def test_the_command_keeps_weights_data_options_and_devices(toy_bundles: Path) -
 def test_what_only_the_old_precision_or_target_takes_is_left_out(toy_bundles: Path) -> None:
     calibrated = replace(OWN, calibration="c.npz", calibration_data=None)
     manifest = replace(manifest_of(toy_bundles), origin=calibrated)
-    turing = words(rebuild_line(manifest, "7.5"))
+    turing = words(rebuild_line(engine_facts(manifest, "model"), "7.5"))
     assert not {"--ranges", "--calibration", "--timing-cache", "8.6", "12.0"} & set(turing)
     assert turing[turing.index("--precision") + 1] == "fp16"
     assert {"--keep-float", "--seed", "--dynamic-size"} <= set(turing)
-    classic = words(rebuild_line(replace(manifest_of(toy_bundles, CLASSIC), origin=calibrated), "9.0"))
+    classic = words(
+        rebuild_line(engine_facts(replace(manifest_of(toy_bundles, CLASSIC), origin=calibrated), "model"), "9.0")
+    )
     assert classic[classic.index("--timing-cache") + 1] == "a b"
     assert classic[classic.index("--calibration") + 1] == "c.npz"
     assert "--compute-capability" not in classic
@@ -60,14 +63,14 @@ def test_what_only_the_old_precision_or_target_takes_is_left_out(toy_bundles: Pa
 def test_no_command_is_invented_for_a_model_that_cannot_be_named(toy_bundles: Path) -> None:
     manifest = manifest_of(toy_bundles)
     for origin in (None, replace(OWN, checkpoint=None)):
-        line = rebuild_line(replace(manifest, origin=origin), "8.9")
+        line = rebuild_line(engine_facts(replace(manifest, origin=origin), "model"), "8.9")
         assert "aigc-export" not in line
         assert line == f"export {manifest.name!r} again as it was exported, with --target tensorrt-rtx for 8.9"
 
 
 def test_names_of_strangers_are_quoted(toy_bundles: Path) -> None:
     manifest = replace(manifest_of(toy_bundles), name="lm; reboot", precision="int8 $(id)")
-    found = words(rebuild_line(manifest, "8.9"))
+    found = words(rebuild_line(engine_facts(manifest, "model"), "8.9"))
     assert found[2] == "lm; reboot"
     assert found[found.index("--precision") + 1] == "int8 $(id)"
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from aigc_runtime import SamplingParams, TorchGenerator, image_grid, open_pipeline
-from aigc_runtime.backends import open_session
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.core.integers import as_integer
 from aigc_runtime.errors import AigcError
 from aigc_runtime.generation.schedules import ScheduleConfig, timesteps
 from aigc_runtime.generation.tokenizers import ByteTokenizer
+from aigc_runtime.opening import open_session
 from aigc_runtime.pipelines.diffusion import DiffusionPipeline
 from aigc_runtime.pipelines.gan import GanPipeline
 from aigc_runtime.pipelines.text import TextPipeline

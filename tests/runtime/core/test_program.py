@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_runtime.backends import open_program, open_session
 from aigc_runtime.bundle.bundle import Bundle, write_bundle
 from aigc_runtime.bundle.manifest import Manifest, PipelineInfo
 from aigc_runtime.bundle.manifest_file import dump_manifest, parse_manifest
@@ -23,10 +22,12 @@ from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.tensors import Array, TensorSpec
 from aigc_runtime.errors import BundleError, EngineError, FeedError, UnknownNameError
-from aigc_runtime.opening import open_pipeline
+from aigc_runtime.io.jsonable import to_json
+from aigc_runtime.opening import open_pipeline, open_program, open_session
 from aigc_runtime.proof.verify import verify_bundle
 
 from .. import toys
+from ..compiled import BUILD
 
 FEEDS = {"input_ids": np.array([[5]]), "pad_length": np.zeros(1, np.int64)}
 
@@ -150,7 +151,7 @@ def test_an_engine_that_does_not_open_leaves_no_session(folder: Path, monkeypatc
         opened.append(open_session(bundle, engine=engine, threads=threads))
         return opened[0]
 
-    monkeypatch.setattr("aigc_runtime.backends.open_session", first_alone)
+    monkeypatch.setattr("aigc_runtime.opening.open_session", first_alone)
     with pytest.raises(EngineError, match="no memory for the second"):
         open_program(Bundle.open(folder))
     with pytest.raises(EngineError, match="closed"):
@@ -216,11 +217,14 @@ BAD: list[tuple[Any, str]] = [
     (lambda m: m["state"].update(carried=[]), "state 'carried' has no tensors"),
     (lambda m: m.update(shared_files=["none.data"]), r"files lacks \['none\.data'\]"),
     (lambda m: m.update(shared_files=["model.onnx", "model.onnx"]), "shared_files names a file twice"),
-    (lambda m: m["engines"]["decode"].update(kind="zz"), "state 'carried' is shared by engines that cannot share one"),
-    (lambda m: [e.update(kind="tensorrt") for e in m["engines"].values()], "that cannot share one: model, decode"),
+    (lambda m: m["engines"]["decode"].update(kind="zz"), "unknown engine 'zz'"),
     (
-        lambda m: m["engines"]["decode"].update(provider={"name": "cuda", "parity": "graph"}, proven_on=[]),
-        "they must be graphs of ONNX Runtime for one device",
+        lambda m: [e.update(kind="tensorrt-rtx", build=to_json(BUILD)) for e in m["engines"].values()],
+        r"that cannot share one: model \(tensorrt-rtx\), decode \(tensorrt-rtx\)",
+    ),
+    (
+        lambda m: m["engines"]["decode"].update(build={"provider": "cuda"}),
+        "they must be of one kind, for one device",
     ),
     (lambda m: m["engines"]["decode"].update(file="none.onnx"), r"files lacks \['none\.onnx'\]"),
 ]

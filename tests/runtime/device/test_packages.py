@@ -10,16 +10,18 @@ from typing import Any
 
 import pytest
 
+from aigc_runtime.backends.base import EngineProof
+from aigc_runtime.backends.ort.providers import OrtBuild
 from aigc_runtime.backends.trt import library as trt_library
+from aigc_runtime.backends.trt.build_info import EngineBuild
 from aigc_runtime.backends.trt.cuda import load_cuda
 from aigc_runtime.backends.trt.library import load_library
+from aigc_runtime.backends.trt.preflight import require
 from aigc_runtime.bundle.bundle import Bundle
-from aigc_runtime.bundle.engine_build import EngineBuild
 from aigc_runtime.bundle.manifest import Manifest
-from aigc_runtime.bundle.providers import EngineProvider
 from aigc_runtime.device.findings import Preflight
-from aigc_runtime.device.preflight import check_device, require_device
-from aigc_runtime.errors import EngineError, EngineMissingError
+from aigc_runtime.errors import EngineError, EngineMissingError, InputError
+from aigc_runtime.preflight import check_device
 
 from ..compiled import BUILD, DEVICE, manifest_of, refused, unknown
 
@@ -111,16 +113,21 @@ def test_the_session_needs_cuda_bindings_as_well(
         load_cuda()
     assert refused(found)[0].fix == caught.value.hint == "pip install cuda-bindings"
     with pytest.raises(EngineError, match="does not run here: cuda-bindings: not installed"):
-        require_device(manifest_of(toy_bundles, build), replace(DEVICE, packages=packages))
+        require(check_device(manifest_of(toy_bundles, build), replace(DEVICE, packages=packages)))
 
 
 def test_engines_that_no_package_brings(toy_bundles: Path) -> None:
-    manifest = Bundle.open(toy_bundles / "toy_unet").manifest
-    for kind, told in (("tensorrt", "does not say for which device"), ("openvino", "knows no engine 'openvino'")):
-        other = replace(manifest, engines={"model": replace(manifest.engine, kind=kind)})
-        (wrong,) = refused(check_device(other, DEVICE))
-        assert told in wrong.found
-        assert wrong.fix
+    engine = Bundle.open(toy_bundles / "toy_unet").manifest.engine
+    for kind, told in (("tensorrt", "does not say for which device"), ("openvino", "unknown engine 'openvino'")):
+        with pytest.raises(InputError, match=told):
+            replace(engine, kind=kind, build=None)
+
+
+def test_an_engine_that_another_library_built(toy_bundles: Path) -> None:
+    engine = replace(manifest_of(toy_bundles).engine, kind="tensorrt")
+    (wrong,) = refused(check_device(replace(manifest_of(toy_bundles), engines={"model": engine}), DEVICE))
+    assert wrong.found == "the manifest says that its tensorrt engine was built by tensorrt-rtx"
+    assert wrong.fix
 
 
 # ONNX Runtime on a GPU
@@ -128,7 +135,7 @@ def test_engines_that_no_package_brings(toy_bundles: Path) -> None:
 
 def for_cuda(toy_bundles: Path) -> Manifest:
     manifest = Bundle.open(toy_bundles / "toy_unet").manifest
-    engine = replace(manifest.engine, provider=EngineProvider(name="cuda", parity="graph"))
+    engine = replace(manifest.engine, build=OrtBuild(provider="cuda"), proof=EngineProof(parity="graph"))
     return replace(manifest, engines={"model": engine})
 
 

@@ -9,15 +9,16 @@ from typing import Any, Literal
 
 import pytest
 
-from aigc_runtime.backends import open_session
+from aigc_runtime.backends.trt.preflight import require
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.manifest_file import dump_manifest
 from aigc_runtime.cli import main as cli
 from aigc_runtime.cli.doctor import finding_lines
 from aigc_runtime.cli.main import run
-from aigc_runtime.device.preflight import check_device, require_device
 from aigc_runtime.device.probe import Device
 from aigc_runtime.errors import BundleError, EngineError
+from aigc_runtime.opening import open_session
+from aigc_runtime.preflight import check_device
 
 from ..compiled import BUILD, CLASSIC, DEVICE, GPU, NAMED, gpu, manifest_of, refused, unknown
 
@@ -34,7 +35,7 @@ def test_a_device_that_will_do(toy_bundles: Path) -> None:
         "compute capability",
         "memory",
     }
-    require_device(manifest_of(toy_bundles), DEVICE)
+    require(check_device(manifest_of(toy_bundles), DEVICE))
 
 
 @pytest.mark.parametrize(
@@ -54,17 +55,17 @@ def test_devices_that_will_not(changed: Device, subject: str, message: str, toy_
     assert message in wrong[0].found
     assert wrong[0].fix
     with pytest.raises(EngineError, match="the engine does not run here"):
-        require_device(manifest, changed)
+        require(check_device(manifest, changed))
 
 
 def test_no_package_is_named_where_none_would_help(toy_bundles: Path) -> None:
     manifest = manifest_of(toy_bundles)
     bare = replace(DEVICE, packages={})
     with pytest.raises(EngineError, match="tensorrt_rtx is not installed") as caught:
-        require_device(manifest, bare)
+        require(check_device(manifest, bare))
     assert caught.value.hint.count("pip install") == 2
     with pytest.raises(EngineError, match=r"tensorrt_rtx is not installed.*compute capability: 9\.0") as caught:
-        require_device(manifest, replace(bare, gpus=(replace(GPU, compute_capability="9.0"),)))
+        require(check_device(manifest, replace(bare, gpus=(replace(GPU, compute_capability="9.0"),))))
     assert "--target tensorrt" in caught.value.hint
     assert "pip install" not in caught.value.hint
 
@@ -166,7 +167,7 @@ def test_what_a_named_device_does_not_tell_is_neither_passed_nor_failed(toy_bund
     assert "?     engine: needs tensorrt_rtx exactly 1.7.1.116; not known of this device" in lines
     assert "pass  compute capability: 8.6, built for 8.6, 12.0" in lines
     assert lines[-1] == "runs here, as far as the manifest tells; 5 of 6 not judged (?)"
-    require_device(manifest_of(toy_bundles), bare)
+    require(check_device(manifest_of(toy_bundles), bare))
     old = check_device(manifest_of(toy_bundles), gpu(bare, compute_capability="7.5", memory_bytes=None))
     assert not old.runs
     assert [f.subject for f in refused(old)] == ["compute capability"]
@@ -213,7 +214,7 @@ def test_an_engine_for_another_device_is_never_opened(
     toy_bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = Bundle.open(trt_bundle(toy_bundles, tmp_path))
-    monkeypatch.setattr("aigc_runtime.backends.trt.session.probe_device", lambda: replace(DEVICE, gpus=()))
+    monkeypatch.setattr("aigc_runtime.backends.trt.session.probe_device", lambda *_: replace(DEVICE, gpus=()))
     with pytest.raises(EngineError, match="does not run here: GPU: none that a driver knows"):
         open_session(bundle)
 
@@ -229,7 +230,7 @@ def test_a_tampered_engine_is_refused_before_anything_else(toy_bundles: Path, tm
 def test_doctor(
     toy_bundles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aigc_runtime.cli.doctor.probe_device", lambda: DEVICE)
+    monkeypatch.setattr("aigc_runtime.cli.doctor.probe_device", lambda *_: DEVICE)
     assert run(["doctor"]) == 0
     assert "some GPU, compute capability 8.6, 12.0 GB" in capsys.readouterr().out
     folder = str(trt_bundle(toy_bundles, tmp_path))
@@ -243,7 +244,7 @@ def test_doctor(
     assert capsys.readouterr().out.endswith("origin    not signed\n")
     assert run(["doctor", folder, *pin, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["manifest_pinned"] is True
-    monkeypatch.setattr("aigc_runtime.cli.doctor.probe_device", lambda: replace(DEVICE, driver_cuda="12.0"))
+    monkeypatch.setattr("aigc_runtime.cli.doctor.probe_device", lambda *_: replace(DEVICE, driver_cuda="12.0"))
     assert run(["doctor", folder, "--json"]) == 5
     told = json.loads(capsys.readouterr().out)
     assert (told["runs"], told["manifest_pinned"]) == (False, False)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from aigc_runtime.backends.table import engine_packages
 from aigc_runtime.device import probe as device
 from aigc_runtime.device.probe import Device, Gpu, probe_device
 from aigc_runtime.errors import ConfigError
@@ -79,7 +80,7 @@ def test_packages_by_the_name_of_their_cuda_version(monkeypatch: pytest.MonkeyPa
         return installed[name]
 
     monkeypatch.setattr(metadata, "version", version)
-    assert probe_device().packages == {
+    assert probe_device(engine_packages()).packages == {
         "tensorrt": "10.3.0",
         "tensorrt_rtx": "1.7.1.116",
         "cuda-bindings": "13.0",

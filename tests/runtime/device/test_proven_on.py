@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
+from aigc_runtime.backends.base import EngineProof
+from aigc_runtime.backends.ort.providers import OrtBuild
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.manifest import EngineInfo, EngineInterface, Manifest
 from aigc_runtime.bundle.manifest_file import dump_manifest, parse_manifest
-from aigc_runtime.bundle.providers import EngineProvider
 from aigc_runtime.cli.main import run
-from aigc_runtime.device.preflight import check_device, require_device
 from aigc_runtime.device.probe import Device
 from aigc_runtime.errors import ConfigError
+from aigc_runtime.preflight import check_device
 
 from ..compiled import BUILD, NAMED, unknown
 from ..compiled import DEVICE as WITH_GPU
@@ -27,7 +28,9 @@ HASWELL = replace(WITH_GPU, gpus=(), driver_cuda=None, packages={"onnxruntime": 
 
 def proven(toy_bundles: Path, *names: str, precision: str = "int8") -> Manifest:
     manifest = Bundle.open(toy_bundles / "toy_gan").manifest
-    return replace(manifest, precision=precision, engines={"model": replace(manifest.engine, proven_on=names)})
+    return replace(
+        manifest, precision=precision, engines={"model": replace(manifest.engine, proof=EngineProof(proven_on=names))}
+    )
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4", "int8-weight", "mixed"])
@@ -51,7 +54,6 @@ def test_what_is_said_of_a_processor(
     assert found.runs, "what is not known does not speak against running"
     if passed is None and device is HASWELL:
         assert "aigc-run verify" in finding.fix
-        require_device(proven(toy_bundles, *names, precision=precision), device)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "fp8"])
@@ -62,17 +64,18 @@ def test_nothing_is_said_where_floats_are_multiplied(precision: str, toy_bundles
 
 def test_another_target_is_not_judged_by_its_processor(toy_bundles: Path) -> None:
     manifest = proven(toy_bundles)
-    cuda = replace(manifest.engine, provider=EngineProvider(name="cuda", parity="graph"), proven_on=())
+    cuda = replace(manifest.engine, build=OrtBuild(provider="cuda"), proof=EngineProof(parity="graph"))
     assert "instruction set" not in unknown(check_device(replace(manifest, engines={"model": cuda}), WITH_GPU))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"proven_on": ("AVX2",)}, "instruction set 'AVX2'\nknown: amx_int8, avx512_vnni"),
-        ({"proven_on": ("avx2", "avx2")}, "proven_on names an instruction set twice"),
-        ({"proven_on": ("avx2",), "provider": EngineProvider(name="cuda", parity="engine")}, "no processor runs"),
-        ({"proven_on": ("avx2",), "kind": "tensorrt-rtx", "build": BUILD}, "no processor runs"),
+        ({"proof": {"proven_on": ("AVX2",)}}, "instruction set 'AVX2'\nknown: amx_int8, avx512_vnni"),
+        ({"proof": {"proven_on": ("avx2", "avx2")}}, "proven_on names an instruction set twice"),
+        ({"proof": {"proven_on": ("avx2",), "parity": "graph"}}, "an engine that was not run is proven on avx2"),
+        ({"proof": {"proven_on": ("avx2",)}, "build": OrtBuild(provider="cuda")}, "no processor runs"),
+        ({"proof": {"proven_on": ("avx2",)}, "kind": "tensorrt-rtx", "build": BUILD}, "no processor runs"),
     ],
 )
 def test_what_cannot_be_proven(changes: dict[str, Any], message: str) -> None:
@@ -83,6 +86,7 @@ def test_what_cannot_be_proven(changes: dict[str, Any], message: str) -> None:
                 "file": "model.onnx",
                 "interface": EngineInterface(inputs=(), outputs=(), dims=(), state=None),
                 **changes,
+                "proof": EngineProof(**changes["proof"]),
             }
         )
     assert message in str(caught.value)
@@ -100,7 +104,9 @@ def bundle(toy_bundles: Path, tmp_path: Path) -> str:
     shutil.copytree(toy_bundles / "toy_gan", folder)
     manifest = Bundle.open(folder).manifest
     manifest = replace(
-        manifest, precision="int8", engines={"model": replace(manifest.engine, proven_on=("avx512_vnni",))}
+        manifest,
+        precision="int8",
+        engines={"model": replace(manifest.engine, proof=EngineProof(proven_on=("avx512_vnni",)))},
     )
     (folder / "manifest.json").write_bytes(dump_manifest(manifest))
     return str(folder)
@@ -125,7 +131,7 @@ def test_verify_proves_it_here(
 
 
 def test_doctor_and_info_tell(bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aigc_runtime.cli.doctor.probe_device", lambda: HASWELL)
+    monkeypatch.setattr("aigc_runtime.cli.doctor.probe_device", lambda *_: HASWELL)
     assert run(["doctor", bundle]) == 0
     text = capsys.readouterr().out
     assert "processor avx2\n" in text

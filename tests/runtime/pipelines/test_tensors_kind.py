@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_runtime.backends import open_program
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.manifest_file import parse_manifest
 from aigc_runtime.cli.main import run
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import BundleError
-from aigc_runtime.opening import open_pipeline
+from aigc_runtime.opening import open_pipeline, open_program
 from aigc_runtime.pipelines import KINDS, kind_of
 from aigc_runtime.proof.verify import verify_bundle
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_runtime.backends import open_program
 from aigc_runtime.bundle.bundle import Bundle, write_bundle
 from aigc_runtime.bundle.manifest_file import dump_manifest, parse_manifest
 from aigc_runtime.cli.main import run
@@ -21,6 +20,7 @@ from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.tensors import Array, DimSpec, StateSpec, TensorSpec
 from aigc_runtime.errors import BundleError
+from aigc_runtime.opening import open_program
 from aigc_runtime.proof.bench import bench_reference
 from aigc_runtime.proof.verify import check_tensors, verify_bundle
 

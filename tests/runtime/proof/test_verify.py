@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aigc_runtime.backends import open_session
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.manifest import PipelineInfo, QualityResult, Tolerances
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import BundleError, ConfigError
-from aigc_runtime.opening import open_pipeline
+from aigc_runtime.opening import open_pipeline, open_session
 from aigc_runtime.pipelines.replay import run_request
 from aigc_runtime.proof.verify import ParityReport, check_quality, verify_bundle
 

@@ -1,4 +1,4 @@
-"""Rewrites of a graph, one per file, in the order of each target; every one is checked after it ran.
+"""Rewrites of a graph, one per file; every one is checked after it ran.
 
 A pass is a function `(ir.Model) -> ir.Model`, which may change the model that it is given and return it.
 """
@@ -30,25 +30,18 @@ from aigc_runtime.system.temporary_folder import temporary_folder
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["INLINE", "PASSES", "Pass", "PassReport", "check_and_run", "run_passes"]
+__all__ = ["CLEAN_UP", "INLINE", "Pass", "PassReport", "check_and_run", "run_passes"]
 
 Pass = Callable[["ir.Model"], "ir.Model"]
 
 INLINE: tuple[str, Pass] = ("inline-functions", inline_functions)
 """Comes first where the model has functions, whatever the target."""
-_CLEAN_UP: tuple[tuple[str, Pass], ...] = (
+CLEAN_UP: tuple[tuple[str, Pass], ...] = (
     ("onnxscript-optimize", onnxscript_optimize),
     ("onnxslim", slim),
     ("fold-batch-norm", fold_batch_norm),
 )
-PASSES: dict[str, tuple[tuple[str, Pass], ...]] = {
-    "ort-cpu": _CLEAN_UP,
-    "ort-cuda": _CLEAN_UP,
-    # What a model spells out (masks, norms, grouped heads) TensorRT takes whole as it stands: see docs/tensorrt.md.
-    "tensorrt-rtx": _CLEAN_UP,
-    "tensorrt": _CLEAN_UP,
-}
-"""target -> (name, pass) in order."""
+"""(name, pass) in order: what is good for every engine."""
 
 PASS_TOLERANCE = Tolerance(max_over_rms=1e-3, min_cosine=0.999999, min_sqnr_db=90.0)
 """What a rewrite may change, where the rounding of the graph cannot be measured: the order of additions."""

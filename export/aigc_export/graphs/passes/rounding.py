@@ -27,8 +27,8 @@ __all__ = ["evaluate_in_double", "reordered_tolerance", "rounding_tolerance"]
 
 Outputs = dict[str, Array]
 
-MAX_WEIGHT_BYTES = 1 << 30
-"""Of fp32 weights: the copy takes twice as much."""
+MAX_WEIGHT_BYTES = 1 << 28
+"""Of fp32 weights: the copy takes twice as much, and the session that runs it as much again."""
 MAX_WORK = 5e10
 """Numbers of one set of feeds times numbers of all weights, from which on evaluation in Python would take minutes."""
 

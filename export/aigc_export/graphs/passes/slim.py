@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from aigc_calibration.bodies import all_nodes
-from aigc_calibration.onnx_file import EXTERNAL_THRESHOLD, weight_bytes
+from aigc_calibration.onnx_file import to_proto, weight_bytes
+from aigc_calibration.prepare import copy_graph
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_ir as ir
 
-__all__ = ["slim"]
+__all__ = ["STAND_IN_THRESHOLD", "slim"]
+
+STAND_IN_THRESHOLD = 2**28
+"""Bytes of weights from which on large ones are left out."""
+LARGE_BYTES = 2**20
+"""Of one weight."""
 
 
 def slim(model: ir.Model) -> ir.Model:
@@ -23,19 +31,20 @@ def slim(model: ir.Model) -> ir.Model:
     3. Batch normalization after a convolution -> folded into its weights.
 
     onnxslim works on protobuf and drops node metadata and symbolic shapes; both are put back by name, in bodies of If,
-    Loop and Scan as well. A graph whose weights do not fit into one protobuf message (2 GiB) is returned as it is.
+    Loop and Scan as well. In a graph with many weights (`STAND_IN_THRESHOLD`) the large ones are inputs while it
+    works, since it holds everything twice and more: they are neither compared with each other nor computed with.
 
     Any opset that onnxslim knows (9 and later). It rewrites the main graph, and leaves bodies as they are.
     """
     import onnx_ir as ir
     import onnxslim
 
-    if weight_bytes(model) >= EXTERNAL_THRESHOLD:
-        return model
+    held = _large_weights(model) if weight_bytes(model) >= STAND_IN_THRESHOLD else {}
     scopes = {node.name: dict(node.metadata_props) for node in all_nodes(model)}
     properties = dict(model.metadata_props)
     interface = {v.name: v.shape for v in (*model.graph.inputs, *model.graph.outputs)}
-    slimmed: ir.Model = ir.from_proto(onnxslim.slim(ir.to_proto(model)))
+    slimmed: ir.Model = ir.from_proto(onnxslim.slim(_without(model, held)))
+    _put_back(slimmed, held)
     for node in all_nodes(slimmed):
         node.metadata_props.update(scopes.get(node.name, {}))
     for value in (*slimmed.graph.inputs, *slimmed.graph.outputs):
@@ -43,3 +52,32 @@ def slim(model: ir.Model) -> ir.Model:
     slimmed.metadata_props.update(properties)
     slimmed.producer_name, slimmed.producer_version = model.producer_name, model.producer_version
     return slimmed
+
+
+def _large_weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
+    """The large weights of the main graph, by name; those of convolutions take what is folded into them."""
+    found = {}
+    for name, value in model.graph.initializers.items():
+        tensor, readers = value.const_value, [node.op_type for node, _ in value.uses()]
+        if tensor is not None and tensor.nbytes >= LARGE_BYTES and not any(op.startswith("Conv") for op in readers):
+            found[name] = tensor
+    return found
+
+
+def _without(model: ir.Model, held: Mapping[str, ir.TensorProtocol]) -> onnx.ModelProto:
+    """A graph as a message, in which these weights are inputs."""
+    if not held:
+        return to_proto(model)
+    model = copy_graph(model)
+    for name in held:
+        value = model.graph.initializers.pop(name)
+        value.const_value = None
+        model.graph.inputs.append(value)
+    return to_proto(model)
+
+
+def _put_back(model: ir.Model, held: Mapping[str, ir.TensorProtocol]) -> None:
+    for value in [one for one in model.graph.inputs if one.name in held]:
+        model.graph.inputs.remove(value)
+        value.const_value = held[str(value.name)]
+        model.graph.register_initializer(value)

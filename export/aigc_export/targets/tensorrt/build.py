@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from aigc_calibration.bodies import proto_nodes
 from aigc_export.errors import GraphRefusedError
-from aigc_export.targets.settings import BuildSettings
 from aigc_export.targets.tensorrt import log as trt_log
 from aigc_export.targets.tensorrt.checks import check_graph, check_turing, nodes_that_read, target_capabilities
 from aigc_export.targets.tensorrt.config import keep_timing_cache, make_config
@@ -24,6 +23,7 @@ from aigc_export.targets.tensorrt.library import Library
 from aigc_export.targets.tensorrt.needs import check_needs, estimate_needs
 from aigc_export.targets.tensorrt.precision import PrecisionProof, network_types, prove, telling
 from aigc_export.targets.tensorrt.progress import Watch, make_monitor
+from aigc_export.targets.tensorrt.settings import BuildSettings
 from aigc_export.targets.tensorrt.write import write_engine
 from aigc_runtime.core.progress import Progress
 from aigc_runtime.errors import EngineError

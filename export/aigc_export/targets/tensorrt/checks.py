@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from aigc_calibration.bodies import proto_graphs, proto_nodes
 from aigc_export.errors import GraphRefusedError
 from aigc_export.targets.tensorrt.library import Library
-from aigc_runtime.bundle.engine_build import capability_number
-from aigc_runtime.device import rebuild
+from aigc_runtime.backends.trt import rebuild
+from aigc_runtime.device.capability import capability_number
 from aigc_runtime.device.probe import probe_device
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aigc_export.targets.settings import BuildSettings
 from aigc_export.targets.tensorrt.library import Library
+from aigc_export.targets.tensorrt.settings import BuildSettings
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.io.publish import atomic_write_bytes
 from aigc_runtime.io.user_file import read_file

@@ -12,7 +12,8 @@ from importlib import metadata
 from typing import Any
 
 from aigc_export.targets.tensorrt.log import Log, make_logger
-from aigc_runtime.bundle.engine_build import Flavor, capability_number
+from aigc_runtime.backends.trt.build_info import Flavor
+from aigc_runtime.device.capability import capability_number
 from aigc_runtime.errors import ConfigError, EngineMissingError
 
 __all__ = ["INSTALL", "MODULES", "Library", "load_library"]

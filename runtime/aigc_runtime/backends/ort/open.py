@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,15 +24,15 @@ from typing import Any
 
 from aigc_runtime.backends.ort.denormals import CAN_FLUSH, flushed, isolated
 from aigc_runtime.backends.ort.exact_products import EXACT_PRODUCTS, products_saturate
+from aigc_runtime.backends.ort.providers import PROVIDERS, Provider
 from aigc_runtime.backends.ort.rewrites import leave_out_rewrites
-from aigc_runtime.bundle.providers import PROVIDERS, Provider
+from aigc_runtime.backends.threads import available_threads
 from aigc_runtime.core.integers import as_integer
 from aigc_runtime.device.probe import probe_device
 from aigc_runtime.errors import EngineError, EngineMissingError, InputError
 
 __all__ = [
     "SHAPE_OPS",
-    "available_threads",
     "check_placement",
     "import_onnxruntime",
     "open_native",
@@ -55,13 +54,6 @@ activates.
 _CPU = PROVIDERS["cpu"]
 _WARNINGS, _ERRORS = 2, 3
 """Severities of ONNX Runtime's logger; the first is its default."""
-
-
-def available_threads() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def import_onnxruntime(provider: Provider = _CPU) -> Any:

@@ -11,15 +11,15 @@ import numpy as np
 
 from aigc_runtime.backends.ort.binding import Binder, OrtState, Plan
 from aigc_runtime.backends.ort.denormals import flushed
-from aigc_runtime.backends.ort.open import available_threads, import_onnxruntime, open_native
-from aigc_runtime.bundle.providers import PROVIDERS
+from aigc_runtime.backends.ort.open import import_onnxruntime, open_native
+from aigc_runtime.backends.ort.providers import PROVIDERS
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.session import State
 from aigc_runtime.core.state import check_batch, check_rows, check_written, new_steps, require_state
 from aigc_runtime.core.tensors import Array, FeedChecker
 from aigc_runtime.errors import AigcError, EngineError, EngineMemoryError, UnknownNameError
 
-__all__ = ["OrtSession", "OrtState", "available_threads"]
+__all__ = ["OrtSession", "OrtState"]
 
 _NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 """What ONNX Runtime says where an activation cannot be held."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from aigc_runtime.device.requirements import CUDA_BINDINGS, CUDA_BINDINGS_INSTALL
+from aigc_runtime.backends.trt.requirements import CUDA_BINDINGS, CUDA_BINDINGS_INSTALL
 from aigc_runtime.errors import EngineError, EngineMissingError
 
 __all__ = ["Cuda", "CudaError", "load_cuda"]

@@ -6,11 +6,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from aigc_runtime.backends.trt.build_info import EngineBuild
 from aigc_runtime.backends.trt.cache import read_cache, write_cache
 from aigc_runtime.backends.trt.cuda import Cuda
 from aigc_runtime.backends.trt.interface import check_ports, check_profiles, read_ports
 from aigc_runtime.backends.trt.library import Library
-from aigc_runtime.bundle.engine_build import EngineBuild
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.errors import EngineError
 

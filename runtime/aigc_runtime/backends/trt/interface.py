@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aigc_runtime.backends.trt.build_info import EngineBuild
 from aigc_runtime.backends.trt.types import HostType, host_type
-from aigc_runtime.bundle.engine_build import EngineBuild
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.sizes import Size, size_value
 from aigc_runtime.errors import EngineError

@@ -10,8 +10,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from aigc_runtime.bundle.engine_build import EngineBuild
-from aigc_runtime.device.requirements import install_line, modules_for, runs_version, version_needed
+from aigc_runtime.backends.trt.build_info import EngineBuild
+from aigc_runtime.backends.trt.requirements import install_line, modules_for, runs_version, version_needed
 from aigc_runtime.errors import EngineError, EngineMissingError
 
 __all__ = ["Library", "Log", "load_library"]

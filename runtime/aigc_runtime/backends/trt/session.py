@@ -15,29 +15,30 @@ from pathlib import Path
 
 import numpy as np
 
+from aigc_runtime.backends.base import EngineFiles
+from aigc_runtime.backends.trt.build_info import EngineBuild, Flavor
 from aigc_runtime.backends.trt.cache import cache_path
 from aigc_runtime.backends.trt.cuda import Cuda, load_cuda
 from aigc_runtime.backends.trt.engine import TrtEngine
 from aigc_runtime.backends.trt.lane import Lane
 from aigc_runtime.backends.trt.library import Library, load_library
 from aigc_runtime.backends.trt.pool import MOST_LANES, LanePool
+from aigc_runtime.backends.trt.preflight import check, require
+from aigc_runtime.backends.trt.requirements import PACKAGES
 from aigc_runtime.backends.trt.state import Carried, StateMemory, TrtState
-from aigc_runtime.bundle.bundle import Bundle
-from aigc_runtime.bundle.engine_build import EngineBuild, choose_profile
-from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.core.closing import close_all
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.session import State
+from aigc_runtime.core.shape_profiles import choose_profile
 from aigc_runtime.core.state import check_batch, check_rows, new_steps, require_state
 from aigc_runtime.core.tensors import Array, FeedChecker
-from aigc_runtime.device.preflight import require_device
 from aigc_runtime.device.probe import probe_device
 from aigc_runtime.errors import EngineError, FeedError
 
 __all__ = ["TrtSession", "open_trt"]
 
 
-def open_trt(bundle: Bundle, name: str = MAIN_ENGINE) -> TrtSession:
+def open_trt(kind: Flavor, files: EngineFiles) -> TrtSession:
     """Open a TensorRT engine of a bundle.
 
     Raises:
@@ -45,22 +46,16 @@ def open_trt(bundle: Bundle, name: str = MAIN_ENGINE) -> TrtSession:
         EngineError: the engine does not run here; says why and what to rebuild.
         BundleError: the engine file changed since the bundle was opened.
     """
-    manifest = bundle.manifest
-    engine, device = manifest.engines[name], probe_device()
-    ordinal = require_device(manifest, device, name).ordinal
-    if engine.build is None or engine.build.flavor != engine.kind or ordinal is None:
-        raise EngineError(
-            f"the manifest does not say for which device its {engine.kind} engine was built",
-            hint="the bundle is inconsistent: export it again",
-        )
-    library, cuda, gpu = load_library(engine.build), load_cuda(ordinal), device.gpus[ordinal]
+    device, build = probe_device(PACKAGES), files.facts.build
+    ordinal = require(check(kind, files.facts, device))
+    library, cuda, gpu = load_library(build), load_cuda(ordinal), device.gpus[ordinal]
     return TrtSession(
-        bundle.read(engine.file),
-        manifest.interfaces[name],
+        files.read(files.file),
+        files.interface,
         library=library,
         cuda=cuda,
-        build=engine.build,
-        cache=cache_path(bundle.file(engine.file).sha256, f"{gpu.name} {gpu.compute_capability}"),
+        build=build,
+        cache=cache_path(files.sha256, f"{gpu.name} {gpu.compute_capability}"),
     )
 
 

@@ -120,7 +120,7 @@ def test_the_generator_has_none_left() -> None:
     tiny = tiny_of("gan")
     graph = ir.from_proto(to_proto(tiny.captured.model))
     assert "BatchNormalization" in operators(graph)
-    from aigc_export.graphs.passes import PASSES
+    from aigc_export.graphs.passes import CLEAN_UP
 
-    graph, _ = run_passes(graph, PASSES["ort-cpu"], feeds=[tiny.feeds()])
+    graph, _ = run_passes(graph, CLEAN_UP, feeds=[tiny.feeds()])
     assert "BatchNormalization" not in operators(graph)

@@ -17,11 +17,12 @@ from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.prepare import prepare
 from aigc_calibration.sites import find_sites, inner_sites
 from aigc_export.errors import PassError
-from aigc_export.graphs.passes import INLINE, PASSES, run_passes
+from aigc_export.graphs.passes import CLEAN_UP, INLINE, run_passes
 from aigc_export.graphs.passes.batch_norm import fold_batch_norm
 from aigc_export.graphs.passes.onnxscript_optimize import onnxscript_optimize
 from aigc_export.graphs.passes.slim import slim
-from aigc_export.parity.graph_session import bf16_products_in_float
+from aigc_export.targets.graph_session import bf16_products_in_float
+from aigc_export.targets.table import TARGETS
 from aigc_runtime.core.tensors import Array
 
 from ....inner_graphs import HEAD, INNER, Inner, reference
@@ -35,10 +36,12 @@ def test_results_stay_and_so_does_the_model_that_was_given(name: str, target: st
     inner = INNER[name]
     model, feeds = inner.model(), inner.sets()
     before = to_proto(model).SerializeToString(deterministic=True)
-    made, reports = run_passes(model, PASSES[target], feeds=feeds)
+    made, reports = run_passes(model, TARGETS[target].passes, feeds=feeds)
     assert to_proto(model).SerializeToString(deterministic=True) == before
     functions = bool(model.functions)
-    assert [report.name for report in reports] == [n for n, _ in (*((INLINE,) if functions else ()), *PASSES[target])]
+    assert [report.name for report in reports] == [
+        n for n, _ in (*((INLINE,) if functions else ()), *TARGETS[target].passes)
+    ]
     assert reports[0].nodes_before == sum(1 for _ in all_nodes(model))
     assert not made.functions
     for one in feeds:
@@ -48,8 +51,8 @@ def test_results_stay_and_so_does_the_model_that_was_given(name: str, target: st
     graph = prepare(made)
     assert len(find_sites(graph)) == inner.outer
     assert Counter(s.within for s in inner_sites(graph)) == Counter(inner.within)
-    again, _ = run_passes(inner.model(), PASSES[target], feeds=feeds)
-    other, _ = run_passes(inner.model(seed=1), PASSES[target], feeds=feeds)
+    again, _ = run_passes(inner.model(), TARGETS[target].passes, feeds=feeds)
+    other, _ = run_passes(inner.model(seed=1), TARGETS[target].passes, feeds=feeds)
     assert graph_digest(made) == graph_digest(again) != graph_digest(other)
 
 
@@ -69,7 +72,7 @@ def test_a_loop_without_a_condition_runs_in_float64_as_well() -> None:
     inner = INNER["loop"]
     endless = parser.parse_model(inner.text.replace("Loop (n, yes, c)", "Loop (n, , c)"))
     endless.graph.initializer.extend(inner.proto().graph.initializer)
-    made, reports = run_passes(ir.from_proto(endless), PASSES["ort-cpu"], feeds=inner.sets())
+    made, reports = run_passes(ir.from_proto(endless), CLEAN_UP, feeds=inner.sets())
     assert reports[0].rounding_db is not None
     assert reports[0].rounding_db > 100
     for feeds in inner.sets():
@@ -84,7 +87,7 @@ old (a) => (b) { b = Relu (a) }
 """
     model = ir.from_proto(parser.parse_model(HEAD + text))
     with pytest.raises(PassError, match=r"(?s)pass 'inline-functions' failed.*own::old.*version 17"):
-        run_passes(model, PASSES["ort-cpu"], feeds=[{"x": np.ones((2, 4), np.float32)}])
+        run_passes(model, CLEAN_UP, feeds=[{"x": np.ones((2, 4), np.float32)}])
 
 
 FOLDABLE = """<ir_version: 8, opset_import: ["" : OPSET]>

@@ -10,7 +10,7 @@ import pytest
 
 from aigc_calibration.onnx_file import to_proto
 from aigc_export.errors import PassError
-from aigc_export.graphs.passes import PASSES, check_and_run, run_passes
+from aigc_export.graphs.passes import CLEAN_UP, check_and_run, run_passes
 from aigc_export.prepare.prepare import pass_feeds
 from aigc_runtime.core.compare import Tolerance
 
@@ -19,7 +19,7 @@ from ...conftest import Tiny, tensor_of, tiny_of
 
 def test_the_passes_of_the_default_target_keep_the_function(each: Tiny) -> None:
     feeds = [each.feeds(), *pass_feeds(each.program.part, seed=3)]
-    graph, reports = run_passes(each.captured.model, PASSES["ort-cpu"], feeds=feeds)
+    graph, reports = run_passes(each.captured.model, CLEAN_UP, feeds=feeds)
     assert [r.name for r in reports] == ["onnxscript-optimize", "onnxslim", "fold-batch-norm"]
     assert reports[-1].nodes_after < reports[0].nodes_before
     assert all(r.worst.sqnr_db >= 90 for r in reports)
@@ -30,7 +30,7 @@ def test_the_passes_of_the_default_target_keep_the_function(each: Tiny) -> None:
 
 def test_interface_metadata_and_scopes_survive(each: Tiny) -> None:
     before = to_proto(each.captured.model)
-    graph, _ = run_passes(each.captured.model, PASSES["ort-cpu"], feeds=[each.feeds()])
+    graph, _ = run_passes(each.captured.model, CLEAN_UP, feeds=[each.feeds()])
     after = to_proto(graph)
     for side in ("input", "output"):
         new, old = (getattr(proto.graph, side) for proto in (after, before))
@@ -43,7 +43,7 @@ def test_interface_metadata_and_scopes_survive(each: Tiny) -> None:
 
 def test_no_pass_changes_the_captured_graph(each: Tiny) -> None:
     before = to_proto(each.captured.model).SerializeToString()
-    graph, _ = run_passes(each.captured.model, PASSES["ort-cpu"], feeds=[each.feeds()])
+    graph, _ = run_passes(each.captured.model, CLEAN_UP, feeds=[each.feeds()])
     assert len(graph.graph) < len(each.captured.model.graph)
     assert to_proto(each.captured.model).SerializeToString() == before
 

@@ -10,7 +10,7 @@ import pytest
 
 from aigc_calibration.onnx_file import to_proto
 from aigc_export.errors import CaptureError, PassError
-from aigc_export.graphs.passes import PASSES, rounding, run_passes
+from aigc_export.graphs.passes import CLEAN_UP, rounding, run_passes
 from aigc_export.graphs.passes.rounding import evaluate_in_double, rounding_tolerance
 from aigc_runtime.core.compare import compare_arrays, judge
 from aigc_runtime.core.tensors import Array
@@ -132,7 +132,7 @@ def test_a_pass_that_breaks_a_graph_is_refused_at_every_scale(
 @pytest.mark.parametrize(("name", "scale"), CASES)
 def test_sound_passes_get_through_at_every_scale(name: str, scale: float) -> None:
     tiny = tiny_of(name)
-    _, reports = run_passes(scaled(tiny, scale), PASSES["ort-cpu"], feeds=[tiny.feeds()])
+    _, reports = run_passes(scaled(tiny, scale), CLEAN_UP, feeds=[tiny.feeds()])
     assert all(report.rounding_db is not None and 100 < report.rounding_db < 160 for report in reports)
 
 
@@ -171,7 +171,7 @@ def test_a_graph_that_float64_cannot_be_had_for_is_held_to_relative_limits(monke
     monkeypatch.setattr(rounding, "MAX_WEIGHT_BYTES", 0)
     tiny = tiny_of("gan")
     for scale in SCALES:
-        _, reports = run_passes(scaled(tiny, scale), PASSES["ort-cpu"], feeds=[tiny.feeds()])
+        _, reports = run_passes(scaled(tiny, scale), CLEAN_UP, feeds=[tiny.feeds()])
         assert [report.rounding_db for report in reports] == [None, None, None]
         with pytest.raises(PassError, match="max_over_rms is"):
             run_passes(scaled(tiny, scale), [("bad", one_number)], feeds=[tiny.feeds()])

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from aigc_export.targets.settings import BuildSettings
 from aigc_export.targets.tensorrt.build import BuiltTrt, build_trt
 from aigc_export.targets.tensorrt.library import Library, load_library
+from aigc_export.targets.tensorrt.settings import BuildSettings
 from aigc_runtime.core.tensors import Array
 
 FLOAT, HALF, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64

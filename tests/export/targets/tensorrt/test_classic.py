@@ -12,9 +12,9 @@ import pytest
 from onnx import helper
 
 from aigc_export.errors import GraphRefusedError, PrecisionError
-from aigc_export.targets.settings import BuildSettings
 from aigc_export.targets.tensorrt import checks as trt_checks
 from aigc_export.targets.tensorrt.build import BuiltTrt, build_trt
+from aigc_export.targets.tensorrt.settings import BuildSettings
 from aigc_runtime.device.probe import Gpu, probe_device
 from aigc_runtime.errors import InputError, OutputError
 
@@ -90,7 +90,7 @@ def fp8_conv(save: Any) -> Path:
 
 def here(monkeypatch: pytest.MonkeyPatch, *capabilities: str) -> None:
     gpus = tuple(Gpu(name="a GPU", compute_capability=c, memory_bytes=8 << 30) for c in capabilities)
-    monkeypatch.setattr(trt_checks, "probe_device", lambda: replace(probe_device(), gpus=gpus))
+    monkeypatch.setattr(trt_checks, "probe_device", lambda *_: replace(probe_device(), gpus=gpus))
 
 
 def test_a_type_that_the_device_here_cannot_multiply(

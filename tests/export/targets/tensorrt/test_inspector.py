@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from aigc_export.errors import PrecisionError
-from aigc_export.targets.settings import BuildSettings
 from aigc_export.targets.tensorrt.config import check_settings
 from aigc_export.targets.tensorrt.inspector import inspect_engine, parse_inspector
 from aigc_export.targets.tensorrt.layers import types_of
 from aigc_export.targets.tensorrt.library import Library
 from aigc_export.targets.tensorrt.precision import prove, telling
+from aigc_export.targets.tensorrt.settings import BuildSettings
 from aigc_runtime.errors import ConfigError, EngineError
 
 

@@ -22,16 +22,15 @@ from aigc_calibration.onnx_function import open_onnx
 from aigc_export.cli import run
 from aigc_export.cli.reporting import StageDisplay
 from aigc_export.errors import PrecisionError
-from aigc_export.line import engines
 from aigc_export.line.exporter import ParityFailedError, export_model
-from aigc_export.parity.graph_session import bf16_products_in_float
+from aigc_export.targets.graph_session import bf16_products_in_float
 from aigc_export.targets.tensorrt.layers import built_types, parse_layer
 from aigc_export.targets.tensorrt.library import INSTALL, Library, load_library
 from aigc_export.targets.tensorrt.precision import prove
-from aigc_runtime.backends import open_session
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.device.probe import probe_device
 from aigc_runtime.errors import ConfigError, EngineError, EngineMissingError
+from aigc_runtime.opening import open_session
 
 from ...conftest import recipe_of
 from .conftest import FLOAT
@@ -40,7 +39,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def rtx_recipe(name: str, checkpoints: Path, precision: str, capability: str = "8.9", **changes: Any) -> Any:
-    from aigc_export.targets.settings import BuildSettings
+    from aigc_export.targets.tensorrt.settings import BuildSettings
 
     samples = {} if precision == "fp32" else {"calibration_samples": 32}
     build = BuildSettings(compute_capabilities=(capability,), optimization_level=0, **changes)
@@ -61,7 +60,7 @@ def test_a_bundle_that_says_what_was_and_was_not_done(
     build = manifest.engine.build
     assert build is not None
     assert (build.flavor, build.version, build.compute_capabilities) == ("tensorrt-rtx", rtx.version, ("8.9",))
-    assert (build.work_source, build.parity) == ("engine", "graph")
+    assert (build.work_source, manifest.engine.proof.parity) == ("engine", "graph")
     assert max(build.work, key=lambda kind: build.work[kind]) == precision
     assert [p.dims for p in build.profiles] == [{"batch": (1, 1, 16)}]
     assert {d.name: d.max for d in manifest.interface.dims} == {"batch": 16}
@@ -69,7 +68,9 @@ def test_a_bundle_that_says_what_was_and_was_not_done(
     assert len(manifest.provenance["built_graph_sha256"]) == 64
     assert not any(f.path.endswith(".onnx") for f in manifest.files)
     assert any("built, not run here" in line for line in told)
-    monkeypatch.setattr("aigc_runtime.backends.trt.session.probe_device", lambda: replace(probe_device(), gpus=()))
+    monkeypatch.setattr(
+        "aigc_runtime.backends.trt.session.probe_device", lambda packages: replace(probe_device(packages), gpus=())
+    )
     with pytest.raises(EngineError, match="does not run here: GPU: none that a driver knows"):
         open_session(result.bundle)
 
@@ -127,7 +128,7 @@ def test_missed_parity_publishes_nothing(
         function = open_onnx(path, **options)
         return lambda feeds: {k: v * np.float32(1.01) for k, v in function(feeds).items()}
 
-    monkeypatch.setattr(engines, "open_onnx", wrong)
+    monkeypatch.setattr("aigc_export.targets.tensorrt.target.open_onnx", wrong)
     with pytest.raises(ParityFailedError):
         export_model(rtx_recipe("gan", checkpoints, "fp32"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -167,12 +168,13 @@ def test_the_same_from_the_command_line(rtx: Library, checkpoints: Path, tmp_pat
 
 def test_a_device_from_the_file_that_doctor_wrote(tmp_path: Path, capsys: Capture) -> None:
     from aigc_export.tools.devices import find_device
+    from aigc_runtime.backends.table import engine_packages
     from aigc_runtime.cli.main import run as run_on_device
     from aigc_runtime.device.probe import probe_device
 
     assert run_on_device(["doctor", "--json"]) == 0
     (tmp_path / "device.json").write_text(capsys.readouterr().out)
-    assert find_device(str(tmp_path / "device.json")) == probe_device()
+    assert find_device(str(tmp_path / "device.json")) == probe_device(engine_packages())
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(ConfigError, match="are missing"):
         find_device(str(tmp_path / "bad.json"))
@@ -195,14 +197,6 @@ def test_doctor_lists_the_devices_it_can_build_for(rtx: Library, capsys: Capture
     told = json.loads(capsys.readouterr().out)["targets"]["tensorrt-rtx"]
     assert told["builds"] is True
     assert "7.5, 8.0, 8.6" in told["summary"]
-
-
-def test_options_of_compiled_engines_on_a_target_that_compiles_nothing(checkpoints: Path, tmp_path: Path) -> None:
-    from aigc_export.targets.settings import BuildSettings
-
-    recipe = recipe_of("gan", checkpoints / "gan", build=BuildSettings(compute_capabilities=("8.6",)))
-    with pytest.raises(ConfigError, match="target 'ort-cpu' compiles nothing"):
-        export_model(recipe, tmp_path / "out")
 
 
 # bf16 in ONNX Runtime

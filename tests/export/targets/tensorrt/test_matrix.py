@@ -14,22 +14,23 @@ import pytest
 
 from aigc_calibration.calibrate import Calibration, calibrate
 from aigc_calibration.coverage import site_macs
-from aigc_calibration.emit import QDQ_FORMATS, emit
+from aigc_calibration.emit import emit
 from aigc_calibration.onnx_file import save_graph
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import HALF_PRECISIONS, SitePrecision
 from aigc_calibration.planner import round_weights
 from aigc_calibration.prepare import prepare
 from aigc_calibration.quantize import plan_calibrated
-from aigc_export.graphs.passes import PASSES, run_passes
-from aigc_export.parity.graph_session import bf16_products_in_float, bounded
+from aigc_export.graphs.passes import CLEAN_UP, run_passes
 from aigc_export.parity.reference import Case, make_cases
 from aigc_export.prepare.prepare import PreparedModel, Reporter, pass_feeds, prepare_graph
 from aigc_export.recipes.recipe import export_recipe
+from aigc_export.targets.graph_session import bf16_products_in_float, bounded
 from aigc_export.targets.profiles import derive_profiles, input_shapes
-from aigc_export.targets.settings import BuildSettings
 from aigc_export.targets.tensorrt.build import BuiltTrt, build_trt
 from aigc_export.targets.tensorrt.library import Library
+from aigc_export.targets.tensorrt.settings import BuildSettings
+from aigc_export.targets.tensorrt.target import TENSORRT_RTX
 from aigc_export.workloads import get_workload
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.core.array_session import ArraySession
@@ -75,11 +76,11 @@ def graph_of(name: str, precision: str) -> tuple[ir.Model, dict[str, str]]:
     assert ready.quantization is not None
     calibration = calibrated(name, "fp16" if kind in HALF_PRECISIONS else "int8")
     float_graph, plan = plan_calibrated(
-        prepare(ready.graph), calibration, ready.quantization, precision=kind, form=QDQ_FORMATS["tensorrt-rtx"]
+        prepare(ready.graph), calibration, ready.quantization, precision=kind, form=TENSORRT_RTX.format
     )
     weights = {} if kind in HALF_PRECISIONS else round_weights(float_graph, plan)
     requested = {op.node: "fp32" if op.precision == "float" else op.precision for op in plan.ops}
-    return emit(float_graph, plan, weights, QDQ_FORMATS["tensorrt-rtx"]), requested
+    return emit(float_graph, plan, weights, TENSORRT_RTX.format), requested
 
 
 def build_model(rtx: Library, name: str, precision: str, capability: str, folder: Path) -> BuiltTrt:
@@ -172,7 +173,7 @@ def test_every_kind_of_model_is_taken_whole(rtx: Library, name: str, tmp_path: P
     """Both cache forms, sizes that vary, cross-attention: parsed and built with the profiles derived for them."""
     tiny = tiny_of(name)
     model = ir.from_proto(ir.to_proto(tiny.captured.model))
-    graph, _ = run_passes(model, PASSES["tensorrt-rtx"], feeds=[tiny.feeds()])
+    graph, _ = run_passes(model, CLEAN_UP, feeds=[tiny.feeds()])
     macs = site_macs(prepare(graph), tiny.feeds())
     built = build_trt(
         rtx,

@@ -11,10 +11,10 @@ from onnx import helper
 
 from aigc_export.cli import run
 from aigc_export.errors import GraphRefusedError
-from aigc_export.targets.settings import MAX_WORKSPACE, BuildSettings
 from aigc_export.targets.tensorrt import build as trt
 from aigc_export.targets.tensorrt.build import BuiltTrt
 from aigc_export.targets.tensorrt.library import Library
+from aigc_export.targets.tensorrt.settings import MAX_WORKSPACE, BuildSettings
 from aigc_runtime.errors import ConfigError
 
 from .conftest import BATCH, FLOAT, HALF, build

@@ -16,7 +16,7 @@ from aigc_runtime.backends.ort.denormals import CAN_FLUSH, flushed, isolated
 PRELUDE = """
 import sys, threading
 import numpy as np
-from aigc_runtime.backends import open_session
+from aigc_runtime.opening import open_session
 from aigc_runtime.backends.ort.denormals import _FENV, flushed
 from aigc_runtime.bundle.bundle import Bundle
 

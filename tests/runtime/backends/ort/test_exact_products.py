@@ -11,11 +11,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from aigc_runtime.backends import open_session
 from aigc_runtime.backends.ort import open as ort_open
 from aigc_runtime.backends.ort.exact_products import EXACT_PRODUCTS, PROBE, products_saturate
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.core.tensors import Array
+from aigc_runtime.opening import open_session
 
 
 def exact(x: Array) -> Array:

@@ -17,21 +17,21 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from aigc_runtime.backends import open_session
+from aigc_runtime.backends.base import EngineProof
 from aigc_runtime.backends.ort import binding as ort_binding
 from aigc_runtime.backends.ort import session as ort_backend
 from aigc_runtime.backends.ort.open import check_placement, open_native, unavailable
+from aigc_runtime.backends.ort.providers import PROVIDERS, OrtBuild, Provider
 from aigc_runtime.backends.ort.session import OrtSession
 from aigc_runtime.bundle.bundle import Bundle, write_bundle
-from aigc_runtime.bundle.engine_build import EngineBuild, ShapeProfile
 from aigc_runtime.bundle.engine_info import EngineInterface
 from aigc_runtime.bundle.manifest import EngineInfo, Manifest
 from aigc_runtime.bundle.manifest_file import dump_manifest, parse_manifest
-from aigc_runtime.bundle.providers import PROVIDERS, EngineProvider, Provider
 from aigc_runtime.cli.main import run
-from aigc_runtime.device.preflight import check_device
 from aigc_runtime.device.probe import Device, Gpu
 from aigc_runtime.errors import BundleError, ConfigError, EngineError, EngineMissingError, InputError, UnknownNameError
+from aigc_runtime.opening import open_session
+from aigc_runtime.preflight import check_device
 
 from ... import toys
 
@@ -69,7 +69,7 @@ def gan_session(**changes: Any) -> OrtSession:
 def cuda_bundle(tmp_path: Path) -> Path:
     """A whole bundle that asks for CUDA."""
     manifest, files = toys.toy_manifest("toy_gan")
-    info = replace(manifest.engine, provider=EngineProvider(name="cuda", parity="graph"))
+    info = replace(manifest.engine, build=OrtBuild(provider="cuda"), proof=EngineProof(parity="graph"))
     manifest = replace(manifest, engines={"model": info}, target="ort-cuda")
     write_bundle(tmp_path / "cuda", manifest, files)
     return tmp_path / "cuda"
@@ -79,54 +79,35 @@ def test_a_provider_in_the_manifest(cuda_bundle: Path) -> None:
     data = (cuda_bundle / "manifest.json").read_bytes()
     manifest = parse_manifest(data)
     assert dump_manifest(manifest) == data
-    assert json.loads(data)["engines"]["model"]["provider"] == {"name": "cuda", "parity": "graph"}
-    assert json.loads(data)["engines"]["model"]["build"] is None
+    assert json.loads(data)["engines"]["model"]["proof"] == {"parity": "graph", "proven_on": []}
+    assert json.loads(data)["engines"]["model"]["build"] == {"provider": "cuda"}
 
 
 @pytest.mark.parametrize(
-    ("provider", "message"),
+    ("changes", "message"),
     [
-        ({"name": "rocm", "parity": "graph"}, r"engines\.model\.provider\.name is 'rocm'\nvalid: cuda"),
-        ({"name": "cpu", "parity": "graph"}, r"engines\.model\.provider\.name is 'cpu'\nvalid: cuda"),
-        ({"name": "cuda", "parity": "none"}, r"engines\.model\.provider\.parity is 'none'"),
-        ({"name": "cuda"}, r"provider\.parity is missing"),
-        ("cuda", "expected an object"),
+        ({"build": {"provider": "rocm"}}, r"engines\.model: build\.provider is 'rocm'\nvalid: cpu, cuda"),
+        ({"build": {}}, r"build\.provider is missing"),
+        ({"build": {"provider": "cuda", "id": 1}}, r"build\.id is not a known field"),
+        ({"build": "cuda"}, "a build of type str"),
+        ({"proof": {"parity": "none", "proven_on": []}}, r"engines\.model\.proof\.parity is 'none'"),
+        ({"proof": {"parity": "graph"}}, r"proof\.proven_on is missing"),
     ],
 )
-def test_providers_that_no_reader_takes(provider: object, message: str, cuda_bundle: Path) -> None:
+def test_builds_that_no_reader_takes(changes: dict[str, object], message: str, cuda_bundle: Path) -> None:
     value = json.loads((cuda_bundle / "manifest.json").read_bytes())
-    value["engines"]["model"]["provider"] = provider
+    value["engines"]["model"].update(changes)
     with pytest.raises(BundleError, match=message):
         parse_manifest(json.dumps(value).encode())
 
 
-def test_a_compiled_engine_has_no_provider(cuda_bundle: Path) -> None:
-    provider = EngineProvider(name="cuda", parity="graph")
-    with pytest.raises(ConfigError, match="engine 'tensorrt' with provider 'cuda'"):
-        EngineInfo(
-            kind="tensorrt",
-            file="model.engine",
-            interface=EngineInterface(inputs=(), outputs=(), dims=(), state=None),
-            provider=provider,
-        )
-    build = EngineBuild(
-        flavor="tensorrt",
-        version="10.3",
-        cuda_major=None,
-        platform="linux-x86_64",
-        compute_capabilities=("8.6",),
-        hardware_compatibility="none",
-        version_compatible=False,
-        weight_streaming=False,
-        device_memory_bytes=None,
-        profiles=(ShapeProfile(name="all", dims={}),),
-        work={"fp32": 1.0},
-        work_source="engine",
-        parity="graph",
-    )
+def test_an_engine_of_another_kind_has_another_build(cuda_bundle: Path) -> None:
+    interface = EngineInterface(inputs=(), outputs=(), dims=(), state=None)
+    with pytest.raises(ConfigError, match="kind 'tensorrt' has a build of type OrtBuild"):
+        EngineInfo(kind="tensorrt", file="model.engine", interface=interface, build=OrtBuild(provider="cuda"))
     value = json.loads((cuda_bundle / "manifest.json").read_bytes())
-    value["engines"]["model"]["build"] = json.loads(json.dumps(build.__dict__, default=lambda o: o.__dict__))
-    with pytest.raises(BundleError, match="only a graph of ONNX Runtime has one"):
+    value["engines"]["model"]["kind"] = "tensorrt"
+    with pytest.raises(BundleError, match=r"engines\.model: build\.provider is not a known field"):
         parse_manifest(json.dumps(value).encode())
 
 
@@ -161,7 +142,7 @@ def test_devices_that_will_not(device: Device, wrong: dict[str, str], cuda_bundl
 def test_doctor_and_info_speak_of_it(
     cuda_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("aigc_runtime.cli.doctor.probe_device", lambda: NO_GPU)
+    monkeypatch.setattr("aigc_runtime.cli.doctor.probe_device", lambda *_: NO_GPU)
     assert run(["doctor", str(cuda_bundle)]) == 5
     text = capsys.readouterr().out
     assert "FAIL  engine: onnxruntime-gpu is not installed" in text
@@ -170,7 +151,7 @@ def test_doctor_and_info_speak_of_it(
     assert run(["info", str(cuda_bundle)]) == 0
     text = capsys.readouterr().out
     assert "runs on    cuda" in text
-    assert "its graph, on a CPU; that provider was not tried" in text
+    assert "proven     its graph, on a CPU; the engine was not run" in text
 
 
 # Opening
@@ -239,7 +220,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeOrt]:
     def install(session: Callable[[Any], Any] = lambda session: session, device: Device = DEVICE) -> FakeOrt:
         fake = FakeOrt(session)
         monkeypatch.setattr(ort_backend, "import_onnxruntime", lambda _provider: fake)
-        monkeypatch.setattr("aigc_runtime.backends.ort.open.probe_device", lambda: device)
+        monkeypatch.setattr("aigc_runtime.backends.ort.open.probe_device", lambda *_: device)
         return fake
 
     return install
@@ -348,7 +329,7 @@ def test_a_provider_without_kernels_is_refused_for_real(name: str, monkeypatch: 
     azure = "AzureExecutionProvider"
     if azure not in onnxruntime.get_available_providers():
         pytest.skip(f"this ONNX Runtime was built without {azure}")
-    monkeypatch.setattr("aigc_runtime.backends.ort.open.probe_device", lambda: DEVICE)
+    monkeypatch.setattr("aigc_runtime.backends.ort.open.probe_device", lambda *_: DEVICE)
     provider = Provider(name="azure", ort_name=azure, packages=(), install="")
     plain = replace(provider, options={})
     monkeypatch.setattr("aigc_runtime.backends.ort.open._check_device_id", lambda _id: None)

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from aigc_runtime.backends.trt.build_info import EngineBuild
 from aigc_runtime.backends.trt.cuda import Cuda
 from aigc_runtime.backends.trt.library import library_of
 from aigc_runtime.backends.trt.session import TrtSession
-from aigc_runtime.bundle.engine_build import EngineBuild, ShapeProfile
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.shape_profiles import ShapeProfile
 
 from ... import toys
 from .simulated_gpu import SimulatedGpu
@@ -86,7 +87,6 @@ def engine_build(profiles: tuple[ShapeProfile, ...], *, rtx: bool = False, **cha
         "profiles": profiles,
         "work": {"fp32": 1.0},
         "work_source": "engine",
-        "parity": "graph",
     }
     return EngineBuild(**{**facts, **changes})
 

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_runtime.backends import open_session
 from aigc_runtime.backends.trt import session as trt
+from aigc_runtime.backends.trt.build_info import EngineBuild
 from aigc_runtime.backends.trt.cuda import Cuda
 from aigc_runtime.backends.trt.library import Log, library_of, load_library
 from aigc_runtime.bundle.bundle import Bundle, write_bundle
-from aigc_runtime.bundle.engine_build import EngineBuild, ShapeProfile
+from aigc_runtime.core.shape_profiles import ShapeProfile
 from aigc_runtime.device.probe import Device, Gpu, probe_device
 from aigc_runtime.errors import BundleError, EngineError, EngineMissingError, InputError
-from aigc_runtime.opening import open_pipeline
+from aigc_runtime.opening import open_pipeline, open_session
 from aigc_runtime.proof.verify import verify_bundle
 
 from ... import toys
@@ -58,7 +58,7 @@ class Machine:
     def __init__(self, patch: pytest.MonkeyPatch, plan: Plan, device: Device = DEVICE, devices: int = 1) -> None:
         self.gpu = SimulatedGpu(devices=devices)
         self.module = simulated_tensorrt(self.gpu, {ENGINE: plan}, rtx=True)
-        patch.setattr(trt, "probe_device", lambda: device)
+        patch.setattr(trt, "probe_device", lambda *_: device)
         patch.setattr(trt, "load_library", lambda build: library_of(self.module))
         patch.setattr(trt, "load_cuda", lambda ordinal: Cuda(self.gpu, ordinal))
 
@@ -156,7 +156,7 @@ def test_a_manifest_that_names_another_flavor_is_refused(tmp_path: Path, monkeyp
     build = engine_build((ShapeProfile(name="p", dims={}),), rtx=False)
     device = replace(DEVICE, packages={"tensorrt_rtx": "10.3.0"})
     Machine(monkeypatch, UNET.plan(), device)
-    with pytest.raises(EngineError, match="does not say for which device its tensorrt-rtx engine was built"):
+    with pytest.raises(EngineError, match="its tensorrt-rtx engine was built by tensorrt"):
         open_session(Bundle.open(write_rtx(tmp_path, "toy_unet", build)))
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from aigc_export.line import engines
-from aigc_export.targets.settings import BuildSettings
+from aigc_export.targets.tensorrt import target
 from aigc_export.targets.tensorrt.build import BuiltTrt
 from aigc_export.targets.tensorrt.library import Library
-from aigc_runtime.bundle.engine_build import EngineBuild, Flavor, ShapeProfile
+from aigc_export.targets.tensorrt.settings import BuildSettings
+from aigc_runtime.backends.trt.build_info import EngineBuild, Flavor
+from aigc_runtime.core.shape_profiles import ShapeProfile
 from aigc_runtime.device.probe import Device, Gpu, probe_device
 from aigc_runtime.errors import ConfigError
 
@@ -22,11 +23,11 @@ OTHER = Gpu(name="other", compute_capability="8.6", memory_bytes=10**9)
 
 
 def facts(flavor: Flavor, settings: BuildSettings, device: Device, patch: pytest.MonkeyPatch) -> EngineBuild:
-    patch.setattr(engines, "probe_device", lambda: device)
+    patch.setattr(target, "probe_device", lambda *_: device)
     proof: Any = SimpleNamespace(work={"fp32": 1.0}, source="engine")
     built = BuiltTrt(path=Path("model.engine"), seconds=1.0, proof=proof, device_memory_bytes=1, layers=(), warnings=())
     library = Library(flavor=flavor, module=SimpleNamespace(), version="10.3.0", cuda_major=12)
-    return engines._facts(library, built, settings, (ShapeProfile(name="all", dims={}),))
+    return target._facts(library, built, settings, (ShapeProfile(name="all", dims={}),))
 
 
 def test_classic_tensorrt_builds_for_the_model_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from aigc_calibration.bodies import all_graphs
 from aigc_calibration.prepare import copy_graph
 from aigc_calibration.sites import SITE_OPS
-from aigc_runtime.bundle.engine_build import ShapeProfile, choose_profile
 from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.shape_profiles import ShapeProfile, choose_profile
 from aigc_runtime.core.tensors import Array, bind_dims
 
 if TYPE_CHECKING:

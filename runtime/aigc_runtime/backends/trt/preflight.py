@@ -1,111 +1,60 @@
-"""Whether a device runs a bundle, from the manifest alone: nothing is opened, nothing is tried.
-
-An engine for another device is not always refused by its library with a reason that helps; some crash. What the
-manifest says is compared here first. What a device does not tell, one that is known by name above all, is neither
-passed nor failed.
-"""
+"""Whether a device runs a compiled engine: its platform, driver, packages, and one of its GPUs."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from aigc_runtime.bundle.engine_build import EngineBuild, capability_number
-from aigc_runtime.bundle.engine_info import MAIN_ENGINE, EngineInfo
-from aigc_runtime.bundle.manifest import Manifest
-from aigc_runtime.device.findings import Finding, Preflight, not_known
-from aigc_runtime.device.packages import check_packages
+from aigc_runtime.backends.base import EngineFacts
+from aigc_runtime.backends.trt.build_info import EngineBuild, Flavor
+from aigc_runtime.backends.trt.packages import check_packages
+from aigc_runtime.backends.trt.rebuild import LEAST_CAPABILITY, rebuild_line
+from aigc_runtime.backends.trt.requirements import CUDA_BINDINGS
+from aigc_runtime.device.capability import capability_number
+from aigc_runtime.device.findings import Finding, Preflight, no_gpu, not_known
 from aigc_runtime.device.probe import Device, Gpu
-from aigc_runtime.device.rebuild import LEAST_CAPABILITY, rebuild_line
-from aigc_runtime.device.requirements import CUDA_BINDINGS
 from aigc_runtime.errors import EngineError
 
-__all__ = ["Finding", "Preflight", "check_device", "check_engine", "require_device"]
+__all__ = ["check", "require"]
 
 
-_COMPUTED_IN_FLOAT = frozenset({"fp32", "fp16", "bf16", "fp8"})
-"""Precisions that ONNX Runtime's CPU kernels compute in float, whatever the numbers are stored in."""
+def check(kind: Flavor, facts: EngineFacts, device: Device) -> Preflight:
+    """Compare an engine with a device: packages, platform, capability, model, arithmetic, driver and memory.
 
-
-def check_device(manifest: Manifest, device: Device) -> Preflight:
-    """Compare a manifest with a device: each of its engines.
-
-    Args:
-        manifest: of the bundle.
-        device: probed, or described by name.
-
-    Returns:
-        Findings on packages, for a quantized graph on the processor that runs it, for a provider of ONNX Runtime on
-        its device, and for a compiled engine on platform, capability, model, arithmetic, driver and memory. Of several
-        GPUs the first that runs it is judged, or the first of all.
+    Of several GPUs the first that runs it is judged, or the first of all.
     """
-    judged = [check_engine(manifest, name, device) for name in manifest.engines]
-    named = next((found for found in judged if found.gpu is not None), judged[0])
-    return replace(named, findings=tuple(dict.fromkeys(f for found in judged for f in found.findings)))
-
-
-def check_engine(manifest: Manifest, name: str, device: Device) -> Preflight:
-    """The same for one engine."""
-    engine = manifest.engines[name]
-    build, provider = engine.build, engine.provider
-    packages = check_packages(engine, device.packages)
-    if build is None and provider is None:
-        return Preflight(gpu=None, findings=(*packages, *_processor(manifest, engine, device)))
+    build: EngineBuild = facts.build
+    if build.flavor != kind:
+        told = f"the manifest says that its {kind} engine was built by {build.flavor}"
+        fix = "the bundle is inconsistent: export it again"
+        return Preflight(gpu=None, findings=(Finding(subject="engine", passed=False, found=told, fix=fix),))
+    packages = check_packages(build, device.packages)
     if not device.gpus:
-        missing = Finding(
-            subject="GPU", passed=False, found="none that a driver knows", fix="install the driver, or export for a CPU"
-        )
-        return Preflight(gpu=None, findings=(*packages, missing))
-    if build is None:
-        first = device.gpus[0]
-        found = Finding(
-            subject="GPU", passed=True, found=f"{first.name}, compute capability {first.compute_capability}"
-        )
-        return Preflight(gpu=first.name, ordinal=0, findings=(*packages, found))
+        return Preflight(gpu=None, findings=(*packages, no_gpu()))
     machine = (_platform(build, device), *_driver(build, device))
     named = device.packages is None
     judged = [
-        Preflight(gpu=gpu.name, ordinal=i, findings=(*packages, *machine, *_gpu(manifest, build, gpu, named=named)))
+        Preflight(gpu=gpu.name, ordinal=i, findings=(*packages, *machine, *_gpu(facts, gpu, named=named)))
         for i, gpu in enumerate(device.gpus)
     ]
     return next((found for found in judged if found.runs), judged[0])
 
 
-def require_device(manifest: Manifest, device: Device, engine: str = MAIN_ENGINE) -> Preflight:
+def require(found: Preflight) -> int:
     """Refuse an engine that cannot run here, before anything of it is opened.
 
     Returns:
-        What was found; nothing of it speaks against running.
+        The place of the GPU that runs it, in the driver's order.
 
     Raises:
         EngineError: says what is in the way and what to rebuild.
     """
-    found = check_engine(manifest, engine, device)
     wrong = [finding for finding in found.findings if finding.passed is False]
-    if wrong:
+    if wrong or found.ordinal is None:
         # For an engine of another device no package helps.
         lasting = [finding for finding in wrong if finding.subject not in ("engine", CUDA_BINDINGS)]
         raise EngineError(
             f"the engine does not run here: {'; '.join(f'{f.subject}: {f.found}' for f in wrong)}",
             hint="\n".join(dict.fromkeys(f.fix for f in lasting or wrong if f.fix)),
         )
-    return found
-
-
-def _processor(manifest: Manifest, engine: EngineInfo, device: Device) -> tuple[Finding, ...]:
-    """Kernels for few bits differ from processor to processor; those for floats differ in their last bits alone."""
-    if engine.kind != "onnxruntime" or manifest.precision in _COMPUTED_IN_FLOAT:
-        return ()
-    proven = f"proven on {' and '.join(engine.proven_on) or 'no processor'}"
-    if device.instruction_set is None:
-        return (not_known("instruction set", proven),)
-    if device.instruction_set in engine.proven_on:
-        return (Finding(subject="instruction set", passed=True, found=f"{device.instruction_set}, {proven}"),)
-    told = f"{device.instruction_set}; {proven}, not on this one"
-    return (
-        Finding(
-            subject="instruction set", passed=None, found=told, fix="`aigc-run verify` on the device proves it there"
-        ),
-    )
+    return found.ordinal
 
 
 def _platform(build: EngineBuild, device: Device) -> Finding:
@@ -135,13 +84,15 @@ def _driver(build: EngineBuild, device: Device) -> tuple[Finding, ...]:
     return (found,)
 
 
-def _gpu(manifest: Manifest, build: EngineBuild, gpu: Gpu, *, named: bool) -> tuple[Finding, ...]:
-    capability = _capability(manifest, build, gpu)
+def _gpu(facts: EngineFacts, gpu: Gpu, *, named: bool) -> tuple[Finding, ...]:
+    build: EngineBuild = facts.build
+    capability = _capability(facts, gpu)
     model = _model(build, gpu, named=named) if capability.passed else ()
     return (capability, *model, *_arithmetic(build, gpu), *_memory(build, gpu))
 
 
-def _capability(manifest: Manifest, build: EngineBuild, gpu: Gpu) -> Finding:
+def _capability(facts: EngineFacts, gpu: Gpu) -> Finding:
+    build: EngineBuild = facts.build
     fits = gpu.compute_capability in build.compute_capabilities
     if build.hardware_compatibility == "ampere_plus":
         fits = capability_number(gpu.compute_capability) >= capability_number("8.0")
@@ -149,7 +100,7 @@ def _capability(manifest: Manifest, build: EngineBuild, gpu: Gpu) -> Finding:
         subject="compute capability",
         passed=fits,
         found=f"{gpu.compute_capability}, built for {', '.join(build.compute_capabilities)}",
-        fix="" if fits else rebuild_line(manifest, gpu.compute_capability),
+        fix="" if fits else rebuild_line(facts, gpu.compute_capability),
     )
 
 

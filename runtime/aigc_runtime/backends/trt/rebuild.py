@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from aigc_runtime.bundle.engine_build import capability_number
-from aigc_runtime.bundle.manifest import Manifest
+from aigc_runtime.backends.base import EngineFacts
+from aigc_runtime.device.capability import capability_number
 
 __all__ = ["LEAST_CAPABILITY", "RTX_CAPABILITIES", "rebuild_line"]
 
@@ -15,25 +15,27 @@ RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 LEAST_CAPABILITY = {"bf16": "8.0", "fp8": "8.9"}
 """Type of arithmetic -> the first device that has it."""
 
+_OF_CLASSIC = ("--timing-cache", "--version-compatible", "--hardware-compatibility")
+"""Options that TensorRT-RTX does not take."""
 
-def rebuild_line(manifest: Manifest, capability: str) -> str:
+
+def rebuild_line(facts: EngineFacts, capability: str) -> str:
     """The command that exports the same model for another device too, in the same precision where the device has it.
 
     It names what the bundle was made from: weights, calibration data and options, and the devices it was built for.
     Where the manifest does not say what that was, there is no command: another model would come of it.
     """
-    precision = _precision(manifest.precision, capability)
-    same = precision == manifest.precision
-    why = "" if same else f", in {precision} because {capability} is not built in {manifest.precision}"
+    precision = _precision(facts.precision, capability)
+    same = precision == facts.precision
+    why = "" if same else f", in {precision} because {capability} is not built in {facts.precision}"
     target = "tensorrt-rtx" if capability in RTX_CAPABILITIES else "tensorrt"
-    origin = manifest.origin
-    if origin is None or not (origin.shipped or origin.checkpoint or origin.source):
-        return f"export {manifest.name!r} again{why} as it was exported, with --target {target} for {capability}"
-    name, arguments = shlex.quote(origin.source or manifest.name), origin.arguments(same_precision=same, target=target)
+    if facts.export_arguments is None:
+        return f"export {facts.program!r} again{why} as it was exported, with --target {target} for {capability}"
+    without = () if target == "tensorrt" else _OF_CLASSIC
+    name, arguments = shlex.quote(facts.program), facts.export_arguments(same_precision=same, without=without)
     rest = " ".join(part for part in (f"--precision {shlex.quote(precision)}", arguments, "-o DIR") if part)
     if target == "tensorrt-rtx":
-        build = manifest.engine.build
-        others = build.compute_capabilities if build is not None and build.flavor == target and same else ()
+        others = facts.build.compute_capabilities if facts.build.flavor == target and same else ()
         devices = " ".join(f"--compute-capability {device}" for device in (*others, capability))
         command = f"aigc-export export {name} --target {target} {devices} {rest}"
         return f"export again{why}: {command}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["PROVIDERS", "EngineProvider", "Provider"]
+__all__ = ["PROVIDERS", "OrtBuild", "Provider"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +60,7 @@ PROVIDERS: dict[str, Provider] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineProvider:
-    """What a manifest says about the provider that a graph was exported for; without one, it is the CPU's.
+class OrtBuild:
+    """What a manifest says about a graph for ONNX Runtime: the provider that it was exported for."""
 
-    Attributes:
-        name: key of `PROVIDERS`.
-        parity: `engine`: the graph was run by that very provider and compared with PyTorch; `graph`: by ONNX Runtime on
-            a CPU, and that provider was not tried.
-    """
-
-    name: Literal["cuda"]
-    parity: Literal["engine", "graph"]
+    provider: Literal["cpu", "cuda"] = "cpu"

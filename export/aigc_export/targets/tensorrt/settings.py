@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from aigc_runtime.bundle.engine_build import ShapeProfile, capability_number
+from aigc_runtime.core.shape_profiles import ShapeProfile
+from aigc_runtime.device.capability import capability_number
 from aigc_runtime.errors import ConfigError
 
 __all__ = ["MAX_WORKSPACE", "BuildSettings"]

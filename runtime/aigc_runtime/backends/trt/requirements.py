@@ -5,12 +5,30 @@ One source for both who ask: the session, which imports them, and the preflight,
 
 from __future__ import annotations
 
-from aigc_runtime.bundle.engine_build import EngineBuild
+from aigc_runtime.backends.trt.build_info import EngineBuild
 
-__all__ = ["CUDA_BINDINGS", "CUDA_BINDINGS_INSTALL", "install_line", "modules_for", "runs_version", "version_needed"]
+__all__ = [
+    "CUDA_BINDINGS",
+    "CUDA_BINDINGS_INSTALL",
+    "PACKAGES",
+    "install_line",
+    "modules_for",
+    "runs_version",
+    "version_needed",
+]
 
 CUDA_BINDINGS = "cuda-bindings"
 CUDA_BINDINGS_INSTALL = "pip install cuda-bindings"
+_CUDA_MAJORS = (13, 12, 11)
+"""TensorRT's packages may be installed by the name of their CUDA version, as in `tensorrt_cu12`."""
+PACKAGES: dict[str, tuple[str, ...]] = {
+    **{
+        name: (name, *(f"{name}_cu{major}" for major in _CUDA_MAJORS))
+        for name in ("tensorrt", "tensorrt_lean", "tensorrt_rtx")
+    },
+    CUDA_BINDINGS: (CUDA_BINDINGS,),
+}
+"""Package -> distributions that bring it."""
 _EXTRAS = {"tensorrt": ("tensorrt", "tensorrt"), "tensorrt-rtx": ("rtx", "tensorrt-rtx")}
 """Flavor -> (extra of aigc-runtime, package)."""
 

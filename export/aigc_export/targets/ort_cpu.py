@@ -1,0 +1,36 @@
+"""ONNX Runtime on a CPU, the embedded default: the graph that ships is the one that parity runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from aigc_calibration.coverage import executed_sites
+from aigc_calibration.formats import UNSIGNED_FORMAT
+from aigc_export.graphs.passes import CLEAN_UP
+from aigc_export.targets.base import BuildRequest, EngineUnderTest, Target
+from aigc_export.targets.ort import build_ort, open_ort
+from aigc_runtime.backends.base import EngineProof
+from aigc_runtime.core.progress import Progress
+from aigc_runtime.system.processor import instruction_set
+
+__all__ = ["ORT_CPU"]
+
+
+def _build(request: BuildRequest, folder: Path, _progress: Progress | None) -> EngineUnderTest:
+    here = instruction_set()
+    engine = build_ort(request.graph, request.part.interface, folder)
+    engine = replace(engine, proof=EngineProof(proven_on=() if here is None else (here,)))
+    session = open_ort(engine, threads=request.threads)
+    return EngineUnderTest(engine=engine, candidate=session, unbounded=session, graph=request.graph)
+
+
+ORT_CPU = Target(
+    name="ort-cpu",
+    summary="ONNX Runtime on a CPU",
+    precisions=("fp32", "fp16", "bf16", "int8", "fp8", "int8-weight", "int4", "auto"),
+    passes=CLEAN_UP,
+    format=UNSIGNED_FORMAT,
+    build=_build,
+    executed=executed_sites,
+)
