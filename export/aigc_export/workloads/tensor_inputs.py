@@ -11,6 +11,7 @@ from aigc_models.program import Program, example_feeds
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.program import OpenProgram
+from aigc_runtime.core.sizes import shape_names
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import InputError
 from aigc_runtime.pipelines.tensors import TensorsPipeline
@@ -27,7 +28,7 @@ def input_interface(program: Program) -> Interface:
     """Describe what the whole row of engines is fed, as the interface of one graph."""
     inputs = tuple(TensorsPipeline(torch_program(program), program.settings, program.engines).inputs.values())
     dims = {dim.name: dim for part in program.parts.values() for dim in part.interface.dims}
-    named = {part for tensor in inputs for size in tensor.shape if isinstance(size, str) for part in size.split("+")}
+    named = {name for tensor in inputs for name in shape_names(tensor.shape)}
     # What comes out does not matter here, and an interface has something that does.
     return Interface(inputs=inputs, outputs=inputs[:1], dims=tuple(dims[name] for name in sorted(named)))
 

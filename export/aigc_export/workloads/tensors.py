@@ -21,6 +21,7 @@ from aigc_export.workloads.limits import make_tolerances
 from aigc_export.workloads.recording import recorded
 from aigc_export.workloads.samples.tensors import TensorsData
 from aigc_export.workloads.tensor_inputs import are_taken, drawn_inputs, example_inputs, input_interface
+from aigc_export.workloads.turns import run_turns
 from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.example_sizes import example_sizes
 from aigc_models.program import Part, Program
@@ -46,24 +47,29 @@ def _cases(program: Program, opened: OpenProgram, rng: np.random.Generator) -> I
         shapes = tuple(array.shape for array in inputs.values())
         if shapes not in seen and are_taken(program, opened, inputs):
             seen.add(shapes)
-            yield CasePlan(name=name, steps=_run(program, opened, inputs))
+            yield CasePlan(name=name, steps=_run(program, opened, inputs, rng))
     if not seen:
         raise FeedError("the engines take no sizes of an example", hint="build them for a wider range of sizes")
 
 
 def _run(
-    program: Program, opened: OpenProgram, inputs: Mapping[str, Array]
+    program: Program, opened: OpenProgram, inputs: Mapping[str, Array], rng: np.random.Generator
 ) -> tuple[tuple[str, dict[str, Array]], ...]:
-    """Run the pipeline, and return the first runs of every engine with what they were fed."""
+    """Run the pipeline, and return the first runs of every engine with what they were fed.
+
+    Where state is carried there are several calls, so that what is carried is compared, too.
+    """
     steps: list[tuple[str, Feeds]] = []
     runs: dict[str, int] = {}
 
     def record(engine: str, feeds: Mapping[str, Array], _results: Mapping[str, Array]) -> None:
-        runs[engine] = runs.get(engine, 0) + 1
-        if runs[engine] <= MAX_STEPS:
+        shared = opened.states.get(engine, engine)  # engines of one state are replayed up to the same moment
+        runs[shared] = runs.get(shared, 0) + 1
+        if runs[shared] <= MAX_STEPS:
             steps.append((engine, {name: array.copy() for name, array in feeds.items()}))
 
-    TensorsPipeline(recorded(opened, record), program.settings, program.engines).generate(inputs)
+    pipeline = TensorsPipeline(recorded(opened, record), program.settings, program.engines)
+    list(run_turns(pipeline, inputs, rng, most=MAX_STEPS))
     return tuple(steps)
 
 

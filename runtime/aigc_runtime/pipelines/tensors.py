@@ -114,14 +114,18 @@ class TensorsPipeline:
         """Whether an engine hands anything from one run to the next."""
         return any(self.interface(stage).state for stage in self.settings.stages)
 
-    def new_state(self, rows: int) -> ProgramState:
+    def new_state(self, rows: int | None = None) -> ProgramState:
         """Empty carried state of all engines, for `generate` to go on with from call to call.
+
+        Args:
+            rows: that it is for; None: as many as the first call has.
 
         Raises:
             FeedError: an engine does not take so many rows.
         """
-        for stage in self.settings.stages:
-            check_rows(rows, self.interface(stage))
+        if rows is not None:
+            for stage in self.settings.stages:
+                check_rows(rows, self.interface(stage))
         return self.program.new_state(rows)
 
     def generate(self, inputs: Mapping[str, Array], state: ProgramState | None = None) -> dict[str, Array]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from aigc_export.workloads.base import EvaluatorRequest
 from aigc_export.workloads.measures import Measure
 from aigc_export.workloads.tensor_inputs import draw_like
+from aigc_export.workloads.turns import MAX_TURNS, Turn, run_turns
 from aigc_models.evaluation.paired import ProgramEvaluator, Scores
 from aigc_runtime.core.compare import EXACT_DB
 from aigc_runtime.core.program import OpenProgram
@@ -29,30 +29,35 @@ MIN_SAMPLES = 2
 
 
 def tensors_evaluator(request: EvaluatorRequest) -> ProgramEvaluator:
-    """Make the evaluator of a program, on draws that are like the evaluation's examples."""
+    """Make the evaluator of a program, on draws that are like the evaluation's examples.
+
+    Where state is carried, a few calls go on from each other, so that an error in the state counts.
+    """
     rng = np.random.default_rng(request.seed)
-
-    def run(program: OpenProgram, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        return TensorsPipeline(program, request.settings, request.roles).generate(inputs)
-
-    pairs: list[tuple[dict[str, Array], dict[str, Array]]] = []
-    kept = 0
-    for number in itertools.count(1):
-        inputs = draw_like(request.evaluation.examples, rng)
-        outputs = run(request.reference, inputs)
-        pairs.append((inputs, outputs))
-        kept += sum(array.nbytes for array in (*inputs.values(), *outputs.values()))
-        if number >= request.samples or (number >= MIN_SAMPLES and kept >= MAX_KEPT_BYTES):
-            break
+    reference = TensorsPipeline(request.reference, request.settings, request.roles)
+    generations: list[list[Turn]] = []
+    count, kept = 0, 0
+    while count < request.samples and (count < MIN_SAMPLES or kept < MAX_KEPT_BYTES):
+        first, generation = draw_like(request.evaluation.examples, rng), list[Turn]()
+        for turn in run_turns(reference, first, rng, most=min(MAX_TURNS, request.samples - count)):
+            generation.append(turn)
+            count += 1
+            kept += sum(array.nbytes for arrays in turn for array in arrays.values())
+            if count >= MIN_SAMPLES and kept >= MAX_KEPT_BYTES:
+                break
+        generations.append(generation)
 
     def evaluate(candidate: OpenProgram) -> Scores:
+        pipeline = TensorsPipeline(candidate, request.settings, request.roles)
         energies: dict[str, list[tuple[float, float]]] = {}
-        for inputs, outputs in pairs:
-            actual = run(candidate, inputs)
-            for name, reference in outputs.items():
-                energies.setdefault(name, []).append(_energies(reference, actual[name]))
+        for generation in generations:
+            state = pipeline.new_state()
+            for inputs, outputs in generation:
+                actual = pipeline.generate(inputs, state)
+                for name, wanted in outputs.items():
+                    energies.setdefault(name, []).append(_energies(wanted, actual[name]))
         value, error = min(pooled_sqnr(found) for found in energies.values())
-        return Scores(paired=(OUTPUT_SQNR.paired(value, standard_error=error, samples=len(pairs)),))
+        return Scores(paired=(OUTPUT_SQNR.paired(value, standard_error=error, samples=count),))
 
     return evaluate
 

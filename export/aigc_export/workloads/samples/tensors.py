@@ -15,6 +15,7 @@ from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.subject import Subject
 from aigc_export.workloads.sizes import BATCH
 from aigc_export.workloads.tensor_inputs import draw_like, example_inputs, input_interface, torch_program
+from aigc_export.workloads.turns import MAX_TURNS, run_turns
 from aigc_models.program import Part, Program
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.program import OpenProgram
@@ -83,23 +84,30 @@ class TensorsData:
         return self.samples * turns * first
 
     def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
-        """Yield the feeds of the graph, carried state among them."""
+        """Yield the feeds of the graph, carried state among them.
+
+        Draws are calls one after the other on one state; the user's arrays begin anew with every row.
+        """
         recorder = Recorder(open_onnx(graph, threads=threads))
         sessions = {**torch_program(self.program).sessions}
         sessions[self.part.name] = ArraySession(recorder, self.part.interface)
         pipeline = TensorsPipeline(OpenProgram(sessions), self.program.settings, self.program.engines)
-        for inputs in self._inputs():
-            pipeline.generate(inputs)
+        for _ in self._calls(pipeline):
             yield from recorder.take()
 
-    def _inputs(self) -> Iterator[Mapping[str, Array]]:
+    def _calls(self, pipeline: TensorsPipeline) -> Iterator[Mapping[str, Array]]:
+        """Call the pipeline once for every sample."""
         if self.source is not None:
-            yield from self.source.batches(self._chosen(self.source), self._batch)
+            for inputs in self.source.batches(self._chosen(self.source), self._batch):
+                yield pipeline.generate(inputs)
             return
         examples, rng = example_inputs(self.program), stream(self.seed, STREAM)
-        yield examples
-        for _ in range(self.most - 1):
-            yield draw_like(examples, rng)
+        first, left = examples, self.most
+        while left > 0:
+            for _, outputs in run_turns(pipeline, first, rng, most=min(left, MAX_TURNS)):
+                left -= 1
+                yield outputs
+            first = draw_like(examples, rng)
 
 
 def _rows(source: NpzRows) -> int:

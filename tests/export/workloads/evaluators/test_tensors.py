@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from aigc_models.program import Program
 from aigc_models.sources.module import make_program
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.core.array_session import ArraySession
-from aigc_runtime.core.tensors import Array
+from aigc_runtime.core.tensors import Array, StateSpec
 from aigc_runtime.errors import ConfigError
 
 
@@ -128,3 +129,29 @@ def test_large_outputs_are_measured_on_fewer_samples(program: Program, monkeypat
 def test_own_data_cannot_evaluate_arrays(program: Program) -> None:
     with pytest.raises(ConfigError, match="cannot evaluate a model of arrays"):
         program_evaluation(program, "inputs.npz")
+
+
+class Running(nn.Module):
+    """A sum over all calls."""
+
+    def forward(self, x: torch.Tensor, total: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"y": total + x, "new_total": total + x}
+
+
+def test_an_error_in_the_state_alone_counts() -> None:
+    state = StateSpec(input="total", output="new_total", dtype="float32", shape=("batch", 4), kind="recurrent")
+    running = make_program(
+        Running().eval(),
+        example_inputs={"x": torch.ones(2, 4), "total": torch.zeros(2, 4)},
+        dims={"x": {0: "batch"}},
+        state=(state,),
+    )
+
+    def forgets(values: Mapping[str, Array]) -> dict[str, Array]:
+        y = values["x"] + values["total"]
+        return {"y": y, "new_total": 0 * y}
+
+    evaluate = evaluator(running, samples=8)
+    assert evaluate(TorchSession(running.part)).paired[0].value == 400
+    # Of 1, 2, 3, 4 the one that forgets gives 1, 1, 1, 1: 10 log10(30 / 14).
+    assert evaluate(ArraySession(forgets, running.part.interface)).paired[0].value == pytest.approx(3.31, abs=0.01)

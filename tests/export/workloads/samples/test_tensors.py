@@ -17,7 +17,7 @@ from aigc_export.workloads.base import SampleRequest
 from aigc_export.workloads.samples.tensors import TensorsData
 from aigc_models.program import Part, Program
 from aigc_models.sources.module import make_part, make_program
-from aigc_runtime.core.tensors import Array
+from aigc_runtime.core.tensors import Array, StateSpec
 from aigc_runtime.pipelines.tensors import Stage, TensorsSettings
 
 from ..families import all_rows
@@ -146,3 +146,28 @@ def test_a_part_without_an_example_is_drawn(graph: ir.Model, plus: Program) -> N
     rows = all_rows(TensorsData(program=bare, part=bare.part, most=4), graph)["x"]
     assert np.isfinite(rows).all()
     assert len(np.unique(rows)) > 4
+
+
+class Running(nn.Module):
+    """A sum over all calls."""
+
+    def forward(self, x: torch.Tensor, total: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"y": 2 * total, "new_total": total + x}
+
+
+@pytest.mark.parametrize("samples", [1, 4, 7])
+def test_draws_go_on_from_each_other_where_state_is_carried(samples: int) -> None:
+    """A carried tensor that is always empty would be calibrated for zeros alone."""
+    state = StateSpec(input="total", output="new_total", dtype="float32", shape=("batch", 4), kind="recurrent")
+    program = make_program(
+        Running().eval(),
+        example_inputs={"x": EXAMPLE + 1, "total": EXAMPLE},
+        dims={"x": {0: "batch"}},
+        state=(state,),
+    )
+    data = TensorsData(program=program, part=program.part, most=samples)
+    feeds = list(data.batches(capture(program.part).model))
+    assert len(feeds) == samples
+    for number, one in enumerate(feeds):
+        before = feeds[number - number % 4 : number]
+        np.testing.assert_array_equal(one["total"], sum((f["x"] for f in before), np.zeros((2, 4), np.float32)))
