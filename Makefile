@@ -1,4 +1,4 @@
-# Two commands for a newcomer: `make demo` (set up, then the main job) and `make test` (set up, then every check).
+# `make` says what there is. A target's line in it is what stands behind its ##.
 PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -9,36 +9,41 @@ WORKERS ?= -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 # The processes share the cores: threads of OpenMP that wait for each other would take the others' time (measured: 11 %).
 PYTEST  := OMP_NUM_THREADS=1 $(BIN)/pytest -q
 
-.PHONY: demo test test-fast test-emulated test-aarch64 test-stress lint wheels clean
-.DEFAULT_GOAL := demo
+.PHONY: help setup demo test test-fast test-emulated test-aarch64 test-stress lint wheels clean
+.DEFAULT_GOAL := help
 
-demo: $(READY)
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with the exact versions of constraints.txt; what needs it does so itself
+
+demo: $(READY) ## export, verify and run the three shipped models; one table at the end
 	$(BIN)/aigc-export demo -o $(OUT)
 
-test: $(READY) lint
+test: $(READY) lint ## every check of a change: lint, then all tests
 	$(PYTEST) --durations=10 $(WORKERS)
 
-test-fast: $(READY)
+test-fast: $(READY) ## the tests without those that are marked slow
 	$(PYTEST) -m "not slow and not emulated and not stress" $(WORKERS)
 
-test-emulated: $(READY)
+test-emulated: $(READY) ## bundles on emulated processors, by Debian's qemu-user; takes long
 	$(BIN)/pytest -q -m emulated --durations=10 $(WORKERS)
 
 # A bare aarch64 machine in .cache/: Debian's packages and wheels, unpacked there and run by qemu-user.
-test-aarch64: $(READY)
+test-aarch64: $(READY) ## the part of test-emulated for 64-bit ARM
 	$(BIN)/pytest -q -m emulated -k "arm" --durations=10 tests/emulation
 
-test-stress: $(READY)
+test-stress: $(READY) ## thousands of publishes, damaged manifests and random models
 	$(BIN)/pytest -q -m stress --durations=10 $(WORKERS)
 
-lint: $(READY)
+lint: $(READY) ## ruff, mypy, the layers of imports, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-wheels: $(READY)
+wheels: $(READY) ## both distributions as wheels in dist/
 	$(BIN)/python -m build --wheel --outdir dist runtime
 	$(BIN)/python -m build --wheel --outdir dist .
 
@@ -49,5 +54,5 @@ $(READY): pyproject.toml runtime/pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch --editable 'runtime[ort]' --editable '.[dev,rtx]'
 	@touch $@
 
-clean:
+clean: ## remove .venv, build, dist, out and caches
 	rm -rf $(VENV) build dist out .mypy_cache .ruff_cache .pytest_cache

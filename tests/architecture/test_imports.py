@@ -1,8 +1,10 @@
 """Importing the runtime is cheap, pulls in no engine, and its public names are what it says."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,16 +39,23 @@ def test_the_toolchains_help_imports_no_torch() -> None:
     assert not loaded_modules(code) & {"torch", "onnx", "onnxruntime", "sklearn", "scipy", "cryptography"}
 
 
-def import_ms(module: str) -> float:
+def import_ms(module: str, cache: Path) -> float:
+    """Time to import a module that is compiled already, as it is wherever the package is installed.
+
+    An environment may forbid Python to write what it compiles (PYTHONDONTWRITEBYTECODE, as container images do): then
+    every run would compile our sources again, and not numpy's.
+    """
     code = f"import time; t = time.process_time(); import {module}; print((time.process_time() - t) * 1e3)"
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)]
-    return min(float(run.stdout) for run in runs)
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"PYTHONPYCACHEPREFIX": str(cache)}
+    command = [sys.executable, "-c", code]
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True, env=env) for _ in range(6)]
+    return min(float(run.stdout) for run in runs[1:])
 
 
-def test_importing_the_runtime_stays_within_its_budget() -> None:
+def test_importing_the_runtime_stays_within_its_budget(tmp_path: Path) -> None:
     everything = "numpy, aigc_runtime, aigc_runtime.pipelines, aigc_runtime.proof.verify, aigc_runtime.cli.main"
-    numpy_ms = import_ms("numpy")
-    assert import_ms(everything) - numpy_ms < max(BUDGET_MS, BUDGET_RATIO * numpy_ms)
+    numpy_ms = import_ms("numpy", tmp_path)
+    assert import_ms(everything, tmp_path) - numpy_ms < max(BUDGET_MS, BUDGET_RATIO * numpy_ms)
 
 
 def test_public_names_are_those_announced() -> None:

@@ -20,7 +20,6 @@ EXCEPTIONS = {
     "calibration/aigc_calibration/search/journal.py": "the library that measures is part of a journal's environment",
     "calibration/aigc_calibration/search/workers.py": "a hint names the packages that workers need",
     "calibration/aigc_calibration/onnx_function.py": "a hint names the package that evaluates graphs on the host",
-    "runtime/aigc_runtime/cli/run_log.py": "a log lists the versions of installed packages",
     "export/aigc_export/line/package.py": "the manifest says which version of the package evaluated graphs",
 }
 """File -> why it names one all the same: ONNX Runtime also evaluates graphs on the host, whatever the target."""

@@ -17,6 +17,7 @@ import contextlib
 import logging
 import os
 import platform
+import re
 import shlex
 import sys
 import time
@@ -34,11 +35,8 @@ from aigc_runtime.io.report import check_outputs
 
 __all__ = ["log_early_failure", "requested_path", "run_logged"]
 
-LIBRARIES = (
-    *("aigc-runtime", "aigc-export", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "openvino"),
-    *("torch", "onnx", "onnx-ir", "onnxscript", "onnxslim", "safetensors", "transformers", "diffusers"),
-)
-"""Distributions whose versions decide what a run does; those that are not installed are left out."""
+OURS = ("aigc-runtime", "aigc-export")
+"""Distributions whose requirements decide what a run does, and so their versions."""
 VARIABLES = ("AIGC_TRUSTED_KEYS", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "SOURCE_DATE_EPOCH", "TMPDIR")
 """Environment variables that decide it, too. None is a secret."""
 _IN_LOG = "_aigc_in_log"
@@ -181,7 +179,7 @@ def _log_start(program: str, arguments: Sequence[str]) -> None:
     _LOG.info("%s", shlex.join([program, *arguments]))
     _LOG.info("in %s, at %s", _working_folder(), time.strftime("%Y-%m-%d %H:%M:%S %z"))
     _LOG.info("Python %s, %s, %d processors", platform.python_version(), platform.platform(), os.cpu_count() or 1)
-    _LOG.info("%s", ", ".join(f"{name} {version}" for name in LIBRARIES if (version := _version(name))))
+    _LOG.info("%s", ", ".join(f"{name} {version}" for name, version in _versions().items()))
     for name in VARIABLES:
         if name in os.environ:
             _LOG.info("%s=%s", name, os.environ[name])
@@ -207,11 +205,18 @@ def _working_folder() -> str:
         return f"a folder that is gone ({err.strerror})"
 
 
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return ""
+def _versions() -> dict[str, str]:
+    """The versions of our distributions and of what they require, tools for development aside, as far as installed."""
+    found: dict[str, str] = {}
+    for ours in OURS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[ours] = metadata.version(ours)
+            for requirement in metadata.requires(ours) or ():
+                name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+                with contextlib.suppress(metadata.PackageNotFoundError):
+                    if not re.search(r"extra == .dev\b", requirement):
+                        found.setdefault(name, metadata.version(name))
+    return found
 
 
 def _told(error: AigcError) -> str:

@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 from aigc_runtime._version import __version__
@@ -118,6 +117,8 @@ def _installed(packages: Mapping[str, Sequence[str]]) -> dict[str, str]:
 
 
 def _version(distributions: Sequence[str]) -> str | None:
+    from importlib import metadata
+
     for each in distributions:
         try:
             return metadata.version(each)
