@@ -68,7 +68,7 @@ class Subject:
     @property
     def measure(self) -> str:
         """The metric that it is evaluated by."""
-        return "ppl_increase" if self.program.kind == "text" else "psnr_db"
+        return get_workload(self.program.kind).measures[0].name
 
     def data(self, seed: int, samples: int | None = None) -> CalibrationData:
         """Calibration samples: training text, or what the pipeline draws."""

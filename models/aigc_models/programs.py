@@ -17,7 +17,10 @@ from aigc_runtime.core.tensors import DimSpec, StateSpec, TensorSpec
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.generation.schedules import ScheduleConfig, fitting_steps
 from aigc_runtime.generation.tokenizers import TokenizerInfo, make_tokenizer
+from aigc_runtime.pipelines.denoiser import CLASS_LABELS, CONTEXT, MODEL_OUTPUT, SAMPLE, TIMESTEP
+from aigc_runtime.pipelines.gan import IMAGE, LATENTS
 from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings, TextSettings
+from aigc_runtime.pipelines.text import INPUT_IDS, LOGITS, PAD_LENGTH
 
 __all__ = ["gan_program", "lm_program", "unet_classes", "unet_program"]
 
@@ -106,15 +109,15 @@ def lm_program(
         module=_CachedLM(model, buffer=cache == "buffer").eval(),
         interface=Interface(
             inputs=(
-                TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"), low=0, high=config.vocab_size),
-                TensorSpec(name="pad_length", dtype="int64", shape=("batch",), low=0, high=config.context_length),
+                TensorSpec(name=INPUT_IDS, dtype="int64", shape=("batch", "sequence"), low=0, high=config.vocab_size),
+                TensorSpec(name=PAD_LENGTH, dtype="int64", shape=("batch",), low=0, high=config.context_length),
             ),
-            outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", "sequence", config.vocab_size)),),
+            outputs=(TensorSpec(name=LOGITS, dtype="float32", shape=("batch", "sequence", config.vocab_size)),),
             dims=tuple(dims),
             state=state,
         ),
         # Some padding; but padding over the text and its cache would hide whether the cache is used at all.
-        example_ranges={"pad_length": (min(1, config.context_length - 1), min(3, config.context_length))},
+        example_ranges={PAD_LENGTH: (min(1, config.context_length - 1), min(3, config.context_length))},
         limits=(context,),
         hints=QuantHints(
             # What enters down projections has heavy tails; rounding it in the first one costs most perplexity.
@@ -201,28 +204,28 @@ def unet_program(
     if dynamic:
         dims += [DimSpec(name=n, min=config.min_size, multiple_of=config.multiple_of) for n in ("height", "width")]
     inputs = [
-        TensorSpec(name="sample", dtype="float32", shape=("batch", config.in_channels, *sides)),
-        TensorSpec(name="timestep", dtype="float32", shape=("batch",)),
+        TensorSpec(name=SAMPLE, dtype="float32", shape=("batch", config.in_channels, *sides)),
+        TensorSpec(name=TIMESTEP, dtype="float32", shape=("batch",)),
     ]
     module: nn.Module = _TupleModule(model)
     if config.num_class_embeds is not None:
         inputs.append(
-            TensorSpec(name="class_labels", dtype="int64", shape=("batch",), low=0, high=config.num_class_embeds)
+            TensorSpec(name=CLASS_LABELS, dtype="int64", shape=("batch",), low=0, high=config.num_class_embeds)
         )
     elif config.cross_attention_dim is not None:
         module = _ContextUNet(model)
     if config.cross_attention_dim is not None:
         dims.append(DimSpec(name="tokens"))
         context = ("batch", "tokens", config.cross_attention_dim)
-        inputs.append(TensorSpec(name="encoder_hidden_states", dtype="float32", shape=context))
+        inputs.append(TensorSpec(name=CONTEXT, dtype="float32", shape=context))
     part = Part(
         module=module.eval(),
         interface=Interface(
             inputs=tuple(inputs),
-            outputs=(TensorSpec(name="model_output", dtype="float32", shape=("batch", config.out_channels, *sides)),),
+            outputs=(TensorSpec(name=MODEL_OUTPUT, dtype="float32", shape=("batch", config.out_channels, *sides)),),
             dims=tuple(dims),
         ),
-        example_ranges={"timestep": (0, schedule.num_train_timesteps)},
+        example_ranges={TIMESTEP: (0, schedule.num_train_timesteps)},
         hints=QuantHints(sensitive=("conv_in", "conv_out")),
     )
     return Program(
@@ -289,10 +292,10 @@ def gan_program(
         module=_TupleModule(model).eval(),
         interface=Interface(
             inputs=(
-                TensorSpec(name="latents", dtype="float32", shape=("batch", config.latent_size)),
-                TensorSpec(name="class_labels", dtype="int64", shape=("batch",), low=0, high=config.num_classes),
+                TensorSpec(name=LATENTS, dtype="float32", shape=("batch", config.latent_size)),
+                TensorSpec(name=CLASS_LABELS, dtype="int64", shape=("batch",), low=0, high=config.num_classes),
             ),
-            outputs=(TensorSpec(name="image", dtype="float32", shape=("batch", *shape)),),
+            outputs=(TensorSpec(name=IMAGE, dtype="float32", shape=("batch", *shape)),),
             dims=(DimSpec(name="batch", max=2 * MAX_BATCH),),
         ),
         # Integer convolutions are worth it even for the image; rounded weights alone would gain nothing there.

@@ -44,12 +44,13 @@ def bench(
     from aigc_runtime.proof.bench import bench_generation
 
     bundle = Bundle.open(bundle_path)
-    settings, count = bundle.manifest.pipeline.settings, threads or available_threads()
+    pipeline, count = bundle.manifest.pipeline, threads or available_threads()
+    settings, roles = pipeline.settings, pipeline.engines
     with open_session(bundle, threads=count) as candidate:
         with torch_threads(count):
             reference = TorchSession(load_original(bundle, checkpoint, model=model).part)
-            found = time_side_by_side(reference, candidate, settings, rounds=rounds, runs=runs)
-        whole = bench_generation(candidate, settings)
+            found = time_side_by_side(reference, candidate, settings, roles, rounds=rounds, runs=runs)
+        whole = bench_generation(candidate, settings, roles)
     if as_json:
         timed = {"torch_ms": found.reference_ms, "runtime_ms": found.candidate_ms, "speedup": found.speedup}
         emit_json("aigc-export-bench/1", {"threads": count, **timed, "generation": asdict(whole)})

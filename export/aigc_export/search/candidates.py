@@ -188,11 +188,12 @@ class CandidateEvaluator:
 
     def _rounds(self, built: Sequence[Built], rounds: int) -> list[list[float]]:
         def measure() -> list[list[float]]:
-            settings = self.prepared.program.settings
+            program = self.prepared.program
             with contextlib.ExitStack() as stack:
                 sessions = [stack.enter_context(self._open(b)) for b in built]
                 return [
-                    [bench_step(s, settings, runs=RUNS, warmup=2).median_ms for s in sessions] for _ in range(rounds)
+                    [bench_step(s, program.settings, program.engines, runs=RUNS, warmup=2).median_ms for s in sessions]
+                    for _ in range(rounds)
                 ]
 
         key = f"rounds {' '.join(b.digest for b in built)} {self.recipe.threads}"

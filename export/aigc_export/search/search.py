@@ -106,6 +106,7 @@ def search(
             evaluation=prepared.evaluation,
             samples=config.samples,
             seed=recipe.seed,
+            roles=program.engines,
         ),
         key=f"{program.weights_sha256} {program.config_sha256} "
         f"{prepared.evaluation.data} {prepared.evaluation.sha256} {config.samples} {recipe.seed}",

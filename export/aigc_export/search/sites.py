@@ -108,5 +108,7 @@ def _step_feeds(graph: ir.Model, prepared: PreparedModel) -> dict[str, Array]:
         seen.append({name: array.copy() for name, array in feeds.items()})
         return run(feeds)
 
-    bench_step(ArraySession(record, prepared.part.interface), prepared.program.settings, runs=1, warmup=0)
+    program = prepared.program
+    session = ArraySession(record, prepared.part.interface)
+    bench_step(session, program.settings, program.engines, runs=1, warmup=0)
     return seen[-1]

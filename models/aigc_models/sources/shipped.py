@@ -128,7 +128,7 @@ def _check_before_memory(entry: ModelEntry, found: Checkpoint) -> None:
     for what, hint, needed in (
         (
             "tables",
-            "is context_length meant?" if entry.kind == "text" else "are its sizes meant?",
+            "is context_length meant?" if "context_length" in found.config["model"] else "are its sizes meant?",
             sum(buffer.nbytes for buffer in module.buffers()),
         ),
         ("weights", "take a machine with more memory", sum(weight.nbytes for weight in module.parameters())),

@@ -434,7 +434,7 @@ def test_a_bundle_with_the_checkpoint_of_another_shape(copies: Path, tmp_path: P
     torch.manual_seed(0)
     module = tiny_lm(n_layers=1)
     save_checkpoint(tmp_path / "shallow", module, {"family": "lm", "model": module.config.to_dict()})
-    with pytest.raises(BundleError, match=r"inputs and outputs are not those of this checkpoint\nname the checkpoint"):
+    with pytest.raises(BundleError, match=r"inputs and outputs are not those of .*\nname the checkpoint"):
         load_original(Bundle.open(copies / "lm"), tmp_path / "shallow")
     with pytest.raises(CheckpointError):
         load_original(Bundle.open(copies / "lm"), copies / "gan")
