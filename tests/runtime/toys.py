@@ -30,7 +30,7 @@ from aigc_runtime.generation.tokenizers import TokenizerInfo
 from aigc_runtime.io.npy import write_npy
 from aigc_runtime.pipelines import make_pipeline
 from aigc_runtime.pipelines.replay import run_request
-from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings, Pipeline, TextSettings
+from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings, TextSettings
 
 DATA = Path(__file__).parent / "data"
 CAPACITY = 32
@@ -156,7 +156,7 @@ def gan_session() -> ArraySession:
     return ArraySession(gan_function, Interface(inputs=GAN_INPUTS, outputs=GAN_OUTPUTS, dims=IMAGE_DIMS))
 
 
-def _toy(name: str) -> tuple[ArraySession, Pipeline, list[dict[str, Array]], dict[str, Any]]:
+def _toy(name: str) -> tuple[ArraySession, Any, list[dict[str, Array]], dict[str, Any]]:
     if name.startswith("toy_lm"):
         pad = np.zeros(1, dtype=np.int64)
         steps = [{"input_ids": np.array([ids], dtype=np.int64), "pad_length": pad} for ids in ([3, 4, 5], [12], [24])]

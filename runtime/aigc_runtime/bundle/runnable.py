@@ -29,8 +29,13 @@ def check_runnable(manifest: Manifest) -> None:
     """
     if manifest.precision not in PRECISIONS:
         raise UnknownNameError("precision", manifest.precision, PRECISIONS)
-    pipeline = idle_pipeline(manifest)
-    get_kind(manifest.pipeline.kind).check(pipeline)
+    kind, pipeline = get_kind(manifest.pipeline.kind), idle_pipeline(manifest)
+    kind.check(pipeline)
+    if manifest.tolerances.limits().get(kind.metric.limit) is None:
+        raise ConfigError(
+            f"tolerances.{kind.metric.limit} is null, and {kind.metric.name} of the generation is held against it",
+            hint="a check without a limit cannot fail",
+        )
     forms = result_forms(manifest, pipeline)
     outputs = manifest.reference.generation.outputs
     if outputs.keys() != forms.keys():

@@ -12,7 +12,7 @@ from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.generation.tokenizers import TokenizerInfo
 from aigc_runtime.pipelines.class_names import check_class_names
 
-__all__ = ["DiffusionSettings", "GanSettings", "Pipeline", "TextSettings"]
+__all__ = ["DiffusionSettings", "GanSettings", "TextSettings"]
 
 MAX_SAMPLE = 2**28
 """Numbers in one sample: 1 GiB of float32."""
@@ -111,7 +111,3 @@ class GanSettings:
         _check_sizes("latent_size", (self.latent_size,))
         check_range("num_classes", self.num_classes, 1, MAX_COUNT)
         check_class_names(self.class_names, self.num_classes)
-
-
-Pipeline = TextSettings | DiffusionSettings | GanSettings
-"""The settings of the shipped models' pipelines; those of other kinds are of types of their own."""

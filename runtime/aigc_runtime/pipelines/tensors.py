@@ -7,6 +7,7 @@ from run to run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -26,6 +27,8 @@ __all__ = ["Stage", "TensorsPipeline", "TensorsSettings"]
 
 MAX_STAGES = 64
 
+_ROLE = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -42,6 +45,10 @@ class Stage:
     feedback: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not _ROLE.fullmatch(self.role):
+            raise ConfigError(
+                f"a stage has the role {self.role!r:.200}", hint="lower-case letters, digits and _, at most 64"
+            )
         check_range("repeat", self.repeat, 1, MAX_STEPS)
         if self.feedback and self.repeat == 1:
             raise ConfigError(f"stage {self.role!r} has feedback and runs once", hint="let it repeat, or leave it out")

@@ -200,7 +200,7 @@ def check_generation(
         ConfigError: the tolerances have no limit for this kind of pipeline.
     """
     metric = kind_of(settings).metric
-    limit = tolerances.limits()[metric.limit]
+    limit = tolerances.limits().get(metric.limit)
     if limit is None:
         raise ConfigError(
             f"the tolerances set no limit for {metric.name}: {metric.limit} is null",

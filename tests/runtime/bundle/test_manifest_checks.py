@@ -228,3 +228,19 @@ GAN: list[tuple[Edit, str]] = [
 @pytest.mark.parametrize(("edit", "message"), GAN)
 def test_of_gans(edit: Edit, message: str, toy_bundles: Path) -> None:
     refuse(toy_bundles, "toy_gan", edit, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("toy_lm_growing", "min_token_agreement"), ("toy_unet", "min_psnr_db"), ("toy_gan", "min_psnr_db")],
+)
+def test_the_generation_has_a_limit(name: str, limit: str, toy_bundles: Path) -> None:
+    def without(m: Json) -> None:
+        m["tolerances"][limit] = None
+
+    refuse(
+        toy_bundles,
+        name,
+        without,
+        rf"tolerances\.{limit} is null, and .* of the generation is held against it\na check",
+    )

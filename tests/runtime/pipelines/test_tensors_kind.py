@@ -158,6 +158,8 @@ BAD: list[tuple[Any, str]] = [
     (lambda m: m["pipeline"]["stages"][1].update(feedback={}), "stage 'loop' would do the same 3 times"),
     (lambda m: m["pipeline"]["stages"].pop(), "a tensors pipeline with engines for decoder, encoder, loop"),
     (lambda m: m["pipeline"]["stages"].reverse(), "does not fit|a name that is taken|first value or the last"),
+    (lambda m: m["pipeline"]["stages"][0].update(role="\x1b[2J"), r"a stage has the role '\\x1b\[2J'\nlower-case let"),
+    (lambda m: m["tolerances"]["tensor"].update(min_sqnr_db=None), r"tolerances\.min_sqnr_db is null, and output_sqnr"),
     (lambda m: m["pipeline"]["stages"][0].update(zz=1), r"\$\.pipeline\.stages\[0\]\.zz is not a known field"),
     (
         lambda m: m["pipeline"]["engines"].update(loop="none"),
