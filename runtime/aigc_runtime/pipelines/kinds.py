@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from aigc_runtime.core.plugins import look_up, plugin_names
 from aigc_runtime.core.program import OpenProgram, as_program
 from aigc_runtime.core.session import Session
-from aigc_runtime.errors import ConfigError, UnknownNameError
+from aigc_runtime.errors import ConfigError
 from aigc_runtime.pipelines.diffusion_kind import DIFFUSION
 from aigc_runtime.pipelines.gan_kind import GAN
 from aigc_runtime.pipelines.kind import SINGLE_ENGINE, AnyPipeline, PipelineKind, Roles
 from aigc_runtime.pipelines.tensors_kind import TENSORS
 from aigc_runtime.pipelines.text_kind import TEXT
 
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
 __all__ = ["KINDS", "get_kind", "kind_of", "make_pipeline"]
 
 KINDS: dict[str, PipelineKind] = {"text": TEXT, "diffusion": DIFFUSION, "gan": GAN, "tensors": TENSORS}
 
 
-GROUP = "aigc_runtime.pipelines"
-"""The entry points of packages that bring a kind: the kind's name -> the `PipelineKind`."""
+ENTRY_POINTS = "aigc_runtime.pipelines"
+"""The group under which an installed package registers a `PipelineKind`, by its name."""
 
 _installed: dict[str, PipelineKind] = {}
 """Kinds of other packages that were loaded."""
@@ -33,57 +31,37 @@ def get_kind(name: str) -> PipelineKind:
 
     Raises:
         UnknownNameError: there is none; lists the names.
-        ConfigError: a package announces a kind of that name and brings none.
+        ConfigError: a package registers it, and it cannot be loaded or has another name.
     """
-    if name in KINDS:
-        return KINDS[name]
-    if name not in _installed:
-        found = _entry_points()
-        if name not in found:
-            raise UnknownNameError("kind of pipeline", name, [*KINDS, *found])
-        _installed[name] = _load(found[name])
-    return _installed[name]
+    known = {**_installed, **KINDS}
+    if name in known:
+        return known[name]
+    kind = look_up(KINDS, name, what="kind of pipeline", group=ENTRY_POINTS, of=PipelineKind)
+    if kind.name != name:
+        raise ConfigError(
+            f"an installed package registers the kind of pipeline {name!r}, which calls itself {kind.name!r}",
+            hint="mend the package or remove it",
+        )
+    _installed[name] = kind
+    return kind
 
 
 def kind_of(settings: Any) -> PipelineKind:
     """The kind whose settings these are.
 
     Raises:
-        ConfigError: they are those of no kind.
+        ConfigError: they are those of no kind, or an installed package registers one that cannot be loaded.
     """
     for kind in (*KINDS.values(), *_installed.values()):
         if type(settings) is kind.settings:
             return kind
-    names = _entry_points()
+    names = plugin_names(KINDS, group=ENTRY_POINTS)
     for name in names:
         if type(settings) is get_kind(name).settings:
             return get_kind(name)
     raise ConfigError(
-        f"no kind of pipeline has settings of type {type(settings).__name__}",
-        hint=f"known: {', '.join((*KINDS, *names))}",
+        f"no kind of pipeline has settings of type {type(settings).__name__}", hint=f"known: {', '.join(names)}"
     )
-
-
-def _entry_points() -> dict[str, EntryPoint]:
-    """What installed packages announce; names of the table stay the table's."""
-    from importlib.metadata import entry_points
-
-    return {point.name: point for point in entry_points(group=GROUP) if point.name not in KINDS}
-
-
-def _load(point: EntryPoint) -> PipelineKind:
-    try:
-        kind = point.load()
-    except Exception as err:  # whatever a package raises while it is imported
-        raise ConfigError(
-            f"the kind of pipeline {point.name!r} cannot be loaded: {type(err).__name__}: {err}",
-            hint=f"the package that announces it is broken: {point.value}",
-        ) from err
-    if not isinstance(kind, PipelineKind) or kind.name != point.name:
-        raise ConfigError(
-            f"{point.value} is no PipelineKind called {point.name!r}", hint="the package that announces it is broken"
-        )
-    return kind
 
 
 def make_pipeline(program: OpenProgram | Session, settings: Any, roles: Roles = SINGLE_ENGINE) -> AnyPipeline:

@@ -327,9 +327,9 @@ def test_kinds_that_are_not_there_or_broken(installed: dict[str, str]) -> None:
     with pytest.raises(UnknownNameError, match=r"unknown kind of pipeline 'ech'\nvalid: diffusion, echos, gan, gone"):
         get_kind("ech")
     for name, message in (
-        ("echos", "NO_KIND is no PipelineKind called 'echos'"),
-        ("other", "ECHO is no PipelineKind called 'other'"),
-        ("gone", "the kind of pipeline 'gone' cannot be loaded: KeyError: 'GONE'"),
+        ("echos", "the kind of pipeline 'echos' of an installed package is str, not PipelineKind"),
+        ("other", "registers the kind of pipeline 'other', which calls itself 'echo'"),
+        ("gone", "the kind of pipeline 'gone' of an installed package cannot be loaded: KeyError: 'GONE'"),
     ):
         with pytest.raises(ConfigError, match=message):
             get_kind(name)
