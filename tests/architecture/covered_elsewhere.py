@@ -71,6 +71,7 @@ COVERED_ELSEWHERE = {
     "models/aigc_models/caller_state.py": "tests/export/test_callers_process.py",
     "models/aigc_models/data/image_folder.py": "tests/models/data/test_image_data.py",
     "models/aigc_models/evaluation/evaluation.py": "tests/models/sources/test_shipped.py",
+    "models/aigc_models/evaluation/showcase.py": "tests/models/training/test_families.py",
     "models/aigc_models/evaluation/paired.py": "tests/export/workloads/test_evaluate.py",
     "models/aigc_models/families/layers.py": "tests/models/families/test_lm.py",
     "models/aigc_models/families/lm_config.py": "tests/models/families/test_lm.py",

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from aigc_calibration.data import ArrayData, CalibrationData, NpzRows, choose_rows
 from aigc_calibration.subject import ArrayRules, Subject
-from aigc_export.workloads.base import CasePlan, EvaluationFacts, EvaluatorRequest, SampleRequest, Workload
+from aigc_export.workloads.base import CasePlan, EvaluatorRequest, SampleRequest, Workload
 from aigc_export.workloads.evaluators.images import image_evaluator
 from aigc_export.workloads.evaluators.trajectory import STEP_SQNR, Trajectory
-from aigc_export.workloads.images import SHOWN_SEED, image_evaluation_of, picture
+from aigc_export.workloads.images import image_evaluation_of, show_images
 from aigc_export.workloads.limits import make_tolerances
 from aigc_export.workloads.measures import IMAGE_MEASURES
 from aigc_export.workloads.recording import recorded
@@ -21,7 +20,6 @@ from aigc_export.workloads.samples.diffusion import DiffusionData
 from aigc_export.workloads.samples.image_folder import find_images, read_images
 from aigc_export.workloads.samples.images import ImageData
 from aigc_export.workloads.sizes import fitting, fitting_batches, image_count
-from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.evaluation.paired import ProgramEvaluator
 from aigc_models.program import Part, Program
 from aigc_runtime.core.interface import Interface
@@ -182,21 +180,13 @@ def _best_size(dim: DimSpec, _part: Part, settings: DiffusionSettings) -> int | 
     return {HEIGHT: height, WIDTH: width, TOKENS: CONTEXT_TOKENS}.get(dim.name)
 
 
-def _showcase(pipeline: Any) -> tuple[str, bytes]:
-    return picture(partial(pipeline.generate, seed=SHOWN_SEED), pipeline.settings.num_classes)
-
-
-def _evaluation(settings: DiffusionSettings, facts: EvaluationFacts) -> Evaluation:
-    return image_evaluation_of(settings, facts)
-
-
 DIFFUSION = Workload(
     kind="diffusion",
     cases=_cases,
     request=_request,
     subject=_subject,
     calibration=_calibration,
-    evaluation=_evaluation,
+    evaluation=image_evaluation_of,
     evaluator=_evaluator,
     tolerances={
         "fp32": make_tolerances(None, psnr_db=60.0, drop=0.01),
@@ -209,7 +199,7 @@ DIFFUSION = Workload(
     },
     measures=(IMAGE_MEASURES[0], STEP_SQNR, *IMAGE_MEASURES[1:]),
     budget="psnr>=45",
-    showcase=_showcase,
+    showcase=show_images,
     probe_batches=3,
     foreign_limits=("min_token_agreement",),
     best_size=_best_size,

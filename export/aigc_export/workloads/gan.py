@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,13 @@ import numpy as np
 from aigc_calibration.data import ArrayData, CalibrationData, NpzRows, expected_arrays
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.subject import ArrayRules, Subject
-from aigc_export.workloads.base import CasePlan, EvaluationFacts, EvaluatorRequest, SampleRequest, Workload
+from aigc_export.workloads.base import CasePlan, EvaluatorRequest, SampleRequest, Workload
 from aigc_export.workloads.evaluators.images import image_evaluator
-from aigc_export.workloads.images import SHOWN_SEED, image_evaluation_of, picture
+from aigc_export.workloads.images import image_evaluation_of, show_images
 from aigc_export.workloads.limits import make_tolerances
 from aigc_export.workloads.measures import IMAGE_MEASURES
 from aigc_export.workloads.samples.gan import GanData
 from aigc_export.workloads.sizes import fitting_batches, image_count
-from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.evaluation.paired import ProgramEvaluator
 from aigc_models.program import Part, Program
 from aigc_runtime.core.interface import Interface
@@ -75,21 +73,13 @@ def _evaluator(request: EvaluatorRequest) -> ProgramEvaluator:
     return image_evaluator(request.reference, draw, request.evaluation, labels=labels)
 
 
-def _showcase(pipeline: Any) -> tuple[str, bytes]:
-    return picture(partial(pipeline.generate, seed=SHOWN_SEED), pipeline.settings.num_classes)
-
-
-def _evaluation(settings: GanSettings, facts: EvaluationFacts) -> Evaluation:
-    return image_evaluation_of(settings, facts)
-
-
 GAN = Workload(
     kind="gan",
     cases=_cases,
     request=_request,
     subject=_subject,
     calibration=_calibration,
-    evaluation=_evaluation,
+    evaluation=image_evaluation_of,
     evaluator=_evaluator,
     tolerances={
         "fp32": make_tolerances(None, psnr_db=70.0, drop=0.01),
@@ -102,7 +92,7 @@ GAN = Workload(
     },
     measures=IMAGE_MEASURES,
     budget="psnr>=51",
-    showcase=_showcase,
+    showcase=show_images,
     probe_batches=4,
     foreign_limits=("min_token_agreement",),
     picture_channels=lambda settings: settings.sample_shape[0],

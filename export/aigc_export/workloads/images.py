@@ -1,22 +1,18 @@
-"""What the workloads of images share: what they are evaluated on, and a picture of what they make."""
+"""What the workloads of images share: what they are evaluated on, and how they are shown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from aigc_export.workloads.base import EvaluationFacts
 from aigc_models.evaluation.evaluation import Evaluation, image_evaluation
 from aigc_models.evaluation.quality import are_digits
-from aigc_runtime.core.tensors import Array
-from aigc_runtime.io.png import encode_png, image_grid
+from aigc_models.evaluation.showcase import image_showcase
 
-__all__ = ["SHOWN_SEED", "image_evaluation_of", "picture"]
+__all__ = ["image_evaluation_of", "show_images"]
 
 SHOWN_SEED = 1
-SHOWN_CLASSES, SHOWN_EACH = 10, 4
-SHOWN_WIDTH = 64
-"""Pixels that an image has in a picture, at least."""
 
 
 def image_evaluation_of(settings: Any, facts: EvaluationFacts) -> Evaluation:
@@ -34,10 +30,6 @@ def image_evaluation_of(settings: Any, facts: EvaluationFacts) -> Evaluation:
     )
 
 
-def picture(generate: Callable[..., Array], num_classes: int | None) -> tuple[str, bytes]:
-    """Draw a grid with a column for each of the first classes, as a PNG."""
-    columns = SHOWN_EACH if num_classes in {None, 1} else min(num_classes or 1, SHOWN_CLASSES)
-    labels = [column % (num_classes or 1) for _ in range(SHOWN_EACH) for column in range(columns)]
-    images = generate(batch=len(labels)) if num_classes is None else generate(labels)
-    scale = max(1, SHOWN_WIDTH // images.shape[-1])
-    return ".png", encode_png(image_grid(images, columns=columns, scale=scale))
+def show_images(pipeline: Any) -> tuple[str, bytes]:
+    """Draw a grid of images; a `Workload.showcase`."""
+    return ".png", image_showcase(partial(pipeline.generate, seed=SHOWN_SEED), pipeline.settings.num_classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from aigc_models.data.kept_data import data_name
 from aigc_models.evaluation.evaluation import DIGITS, held_out_part
 from aigc_models.evaluation.metrics import class_accuracy
 from aigc_models.evaluation.quality import Metric, are_digits, image_quality
+from aigc_models.evaluation.showcase import image_showcase
 from aigc_models.families.classifier import Classifier
 from aigc_models.families.gan import Generator, hinge_loss
 from aigc_models.families.unet import UNet
@@ -28,15 +30,10 @@ from aigc_models.training.prepared import Measured, Prepared, loop_of
 from aigc_models.training.tasks import ClassifierTask, GanTask, UNetTask, reestimate_batch_norm
 from aigc_runtime.errors import InputError
 from aigc_runtime.io.jsonable import to_json
-from aigc_runtime.io.png import encode_png, image_grid
 from aigc_runtime.pipelines import make_pipeline
 
 __all__ = ["prepare_classifier", "prepare_gan", "prepare_unet"]
 
-SAMPLED_CLASSES = 10
-SAMPLED_EACH = 4
-SAMPLE_WIDTH = 64
-"""Pixels that a sample has in the grid, at least."""
 SAMPLE_BATCHES, FINAL_BATCHES = 5, 50
 """Of 128 images, on which BatchNorm statistics are measured again; fewer of images larger than the digits."""
 
@@ -168,14 +165,6 @@ def _quality(program: Program, data: Path | str | None, samples: int) -> Measure
 
 
 def _samples(program: Program) -> dict[str, bytes]:
-    """Draw a grid with a column for each of the first classes; the runtime's own pipeline draws it."""
+    """Draw samples; the runtime's own pipeline draws them."""
     pipeline: Any = make_pipeline(TorchSession(program.part), program.settings)
-    classes = getattr(program.settings, "num_classes", None)
-    if classes is None:
-        images, columns = pipeline.generate(batch=2 * SAMPLED_EACH, seed=0), SAMPLED_EACH
-    else:
-        columns = min(classes, SAMPLED_CLASSES) if classes > 1 else SAMPLED_EACH
-        labels = [column % classes for _ in range(SAMPLED_EACH) for column in range(columns)]
-        images = pipeline.generate(labels, seed=0)
-    scale = max(1, SAMPLE_WIDTH // images.shape[-1])
-    return {".png": encode_png(image_grid(images, columns=columns, scale=scale))}
+    return {".png": image_showcase(partial(pipeline.generate, seed=0), program.settings.num_classes)}
