@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
 from aigc_export.targets.profiles import derive_profiles, input_shapes, narrowed, parse_profile
 from aigc_export.targets.tensorrt.settings import BuildSettings
+from aigc_models.program import Part
+from aigc_runtime.core.shape_profiles import ShapeProfile
 from aigc_runtime.errors import ConfigError, UnknownNameError
 
+from ...runtime import mixed
 from ..conftest import tiny_of
 
 
@@ -72,3 +76,13 @@ def test_profiles_that_the_model_does_not_take() -> None:
 def test_bad_settings(changes: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         BuildSettings(**changes)  # type: ignore[arg-type]
+
+
+def test_a_size_that_is_a_sum_has_the_range_of_the_sum() -> None:
+    part = Part(module=nn.Identity(), interface=mixed.INTERFACE)
+    profile = ShapeProfile(name="any", dims={"batch": (1, 2, 4), "sequence": (1, 3, 8), "past": (0, 5, 16)})
+    shapes = input_shapes(part, profile)
+    assert shapes["mask"] == ((1, 1), (2, 8), (4, 24))
+    assert shapes["growing"] == ((1, 0), (2, 5), (4, 16))
+    assert shapes["recurrent"] == ((2, 1), (2, 2), (2, 4))
+    assert shapes["length"] == ((1,), (1,), (1,))

@@ -15,8 +15,9 @@ from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.state import check_written
-from aigc_runtime.core.tensors import Array, TensorSpec
+from aigc_runtime.core.tensors import Array, StateSpec, TensorSpec
 from aigc_runtime.errors import EngineError, FeedError
+from aigc_runtime.pipelines import make_pipeline
 
 from .. import mixed, toys
 
@@ -237,3 +238,34 @@ def test_onnx_runtime_refuses_a_growing_tensor_that_does_not_grow() -> None:
     session = OrtSession((toys.DATA / "toy_mixed.onnx").read_bytes(), interface, threads=1)
     with pytest.raises(EngineError, match=r"gave 'last' of shape \[1, 6\], its carried state needs \[1, 5\]"):
         session.run(mixed.feeds(np.ones((1, 2), np.float32), 0), session.new_state(1))
+
+
+# -- a pipeline that knows nothing of it -----------------------------------------------------------------------------
+
+
+def recurrent_lm(values: Mapping[str, Array]) -> dict[str, Array]:
+    """The toy language model with a running sum for a cache: it also counts, to know where padding ends."""
+    ids, total, count = values["input_ids"], values["total"], values["count"]
+    index = count[:, None] + np.arange(ids.shape[1])
+    new = np.where(index >= values["pad_length"][:, None], ids, 0).astype(np.float32)
+    target = np.mod(np.cumsum(new, axis=1) + total[:, None], 256)
+    logits = -np.abs(np.arange(256, dtype=np.float32) - target[:, :, None])
+    return {
+        "logits": logits.astype(np.float32),
+        "new_total": total + new.sum(axis=1),
+        "new_count": count + np.float32(ids.shape[1]),
+    }
+
+
+def test_text_is_generated_with_a_recurrent_state_as_with_a_cache() -> None:
+    state = tuple(
+        StateSpec(input=name, output=f"new_{name}", dtype="float32", shape=("batch",), kind="recurrent")
+        for name in ("total", "count")
+    )
+    interface = Interface(inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS[:2], state=state)
+    texts = []
+    for session in (toys.lm_session("growing"), ArraySession(recurrent_lm, interface)):
+        results = make_pipeline(session, toys.TEXT).generate(["ab", "xyz!"], max_new_tokens=9, seed=0)
+        texts.append([result.token_ids.tolist() for result in results])
+    assert texts[0] == texts[1]
+    assert len({tuple(ids) for ids in texts[0]}) == 2
