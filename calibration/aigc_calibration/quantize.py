@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate, check_kind, smoothed
 from aigc_calibration.collect import Statistics, collect
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.coverage import MIN_EXECUTED, Coverage, Executed, check_executed, executed_sites, site_macs
+from aigc_calibration.coverage import Coverage, Executed, check_executed, executed_sites, site_macs
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.emit import emit, plan_for
 from aigc_calibration.formats import UNSIGNED_FORMAT, QdqFormat
@@ -129,29 +129,17 @@ def _emitted(
     stored = (plan.precision in HALF_PRECISIONS and not form.half_arithmetic) or (
         plan.precision == "fp8" and not form.fp8_arithmetic
     )
-    if not stored:
-        plan, emitted = _only_executed(graph, plan, weights, form, emitted, macs, executed)
-        weights = {name: codes for name, codes in weights.items() if name in {op.weight for op in plan.quantized()}}
-    coverage = check_executed(emitted, plan, macs, executed, least=0.0 if stored else MIN_EXECUTED)
+    coverage = check_executed(emitted, plan, macs, executed, least=0.0)
+    # What the engine runs in float anyway stays float: rounding it would cost quality and gain nothing.
+    while coverage.missed and not stored:
+        plan = plan.with_float(dict.fromkeys(coverage.missed, RUNS_IN_FLOAT))
+        kept = {op.weight for op in plan.quantized()}
+        weights = {name: codes for name, codes in weights.items() if name in kept}
+        emitted = emit(graph, plan, weights, form)
+        coverage = check_executed(emitted, plan, macs, executed, least=0.0)
     return Quantized(
         graph=emitted, plan=plan, statistics=statistics, coverage=coverage, float_graph=graph, weights=weights
     )
-
-
-def _only_executed(
-    graph: ir.Model,
-    plan: QuantizationPlan,
-    weights: Mapping[str, QuantizedWeight],
-    form: QdqFormat,
-    emitted: ir.Model,
-    macs: Mapping[str, int],
-    executed: Executed,
-) -> tuple[QuantizationPlan, ir.Model]:
-    """Leave float what the engine runs in float anyway: rounding it would cost quality and gain nothing."""
-    while missed := check_executed(emitted, plan, macs, executed, least=0.0).missed:
-        plan = plan.with_float(dict.fromkeys(missed, RUNS_IN_FLOAT))
-        emitted = emit(graph, plan, weights, form)
-    return plan, emitted
 
 
 def _quantize_weights(

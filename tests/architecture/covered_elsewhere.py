@@ -110,7 +110,6 @@ COVERED_ELSEWHERE = {
     "calibration/aigc_calibration/onnx_file.py": "tests/export/graphs/test_capture.py",
     "calibration/aigc_calibration/plan.py": "tests/calibration/test_odd_weights.py",
     "calibration/aigc_calibration/planner.py": "tests/calibration/test_rewrites.py",
-    "calibration/aigc_calibration/quantize.py": "tests/calibration/test_half.py",
     "calibration/aigc_calibration/rewritten.py": "tests/calibration/test_rewrites.py",
     "calibration/aigc_calibration/search/kinds.py": "tests/calibration/search/test_toggle.py",
     "calibration/aigc_calibration/search/pair.py": "tests/calibration/search/test_toggle.py",

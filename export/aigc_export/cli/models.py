@@ -24,7 +24,7 @@ def models(as_json: bool) -> None:
         rows.append(
             {
                 "name": name,
-                "family": entry.kind,
+                "kind": entry.kind,
                 "summary": entry.summary,
                 "parameters": report["training"]["parameters"],
                 "size_bytes": (folder / "model.safetensors").stat().st_size,
@@ -39,12 +39,12 @@ def models(as_json: bool) -> None:
     from rich.table import Table
 
     table = Table()
-    for heading in ("model", "family", "parameters", "size", "quality", ""):
+    for heading in ("model", "kind", "parameters", "size", "quality", ""):
         table.add_column(heading, overflow="fold")
     for row in rows:
         shown = ", ".join(f"{k} {v:.4g}" for k, v in row["quality"].items())
         size = f"{row['size_bytes'] / 1e6:.1f} MB"
-        table.add_row(row["name"], row["family"], f"{row['parameters']:,}", size, shown, row["summary"])
+        table.add_row(row["name"], row["kind"], f"{row['parameters']:,}", size, shown, row["summary"])
     console = out_console()
     console.print(table)
     for name, target in targets.items():

@@ -72,7 +72,7 @@ def test_models_lists_what_ships(capsys: Capture) -> None:
     text = capsys.readouterr().out
     assert run(["models", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert {m["family"] for m in told["models"]} == {"text", "diffusion", "gan"}
+    assert {m["kind"] for m in told["models"]} == {"text", "diffusion", "gan"}
     assert "fp32" in told["targets"]["ort-cpu"]["precisions"]
     for model in told["models"]:
         assert model["name"] in text
