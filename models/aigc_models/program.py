@@ -99,6 +99,8 @@ class Program:
         parts: name -> part.
         settings: of the pipeline.
         engines: role in the pipeline -> name of the part.
+        states: part -> name of the carried state that it reads and writes; parts of one name share it. A part that is
+            not named here has its own.
         model_config: the PyTorch model's configuration, as JSON.
         checkpoint: where the weights came from; None for a module that was handed in.
         source: what the user named to load it, where that is no shipped name: a folder or a function.
@@ -110,6 +112,7 @@ class Program:
     parts: Mapping[str, Part]
     settings: Any
     engines: Mapping[str, str] = field(default_factory=lambda: {MAIN_ENGINE: MAIN_ENGINE})
+    states: Mapping[str, str] = field(default_factory=dict)
     model_config: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None
     source: str = ""
@@ -121,12 +124,24 @@ class Program:
         for name, part in self.parts.items():
             if name != part.name:
                 raise ConfigError(f"the part {part.name!r} is called {name!r} in the program {self.name!r}")
+        self._check_states()
         for role, name in self.engines.items():
             if name not in self.parts:
                 raise ConfigError(
                     f"the role {role!r} names the part {name!r}, which the program {self.name!r} does not have",
                     hint=f"its parts: {', '.join(self.parts)}",
                 )
+
+    def _check_states(self) -> None:
+        for name in self.states:
+            if name not in self.parts or not self.parts[name].interface.state:
+                raise ConfigError(
+                    f"states names the part {name!r}, which carries no state in the program {self.name!r}"
+                )
+        for name in set(self.states.values()):
+            sharing = [self.parts[part].interface.state for part, state in self.states.items() if state == name]
+            if any(state != sharing[0] for state in sharing):
+                raise ConfigError(f"parts that share the state {name!r} carry other tensors")
 
     @cached_property
     def weights_sha256(self) -> str:

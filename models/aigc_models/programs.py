@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor, nn
@@ -20,22 +21,25 @@ from aigc_runtime.generation.tokenizers import TokenizerInfo, make_tokenizer
 from aigc_runtime.pipelines.denoiser import CLASS_LABELS, CONTEXT, MODEL_OUTPUT, SAMPLE, TIMESTEP
 from aigc_runtime.pipelines.gan import IMAGE, LATENTS
 from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings, TextSettings
-from aigc_runtime.pipelines.text import INPUT_IDS, LOGITS, PAD_LENGTH
+from aigc_runtime.pipelines.text import DECODE, INPUT_IDS, LOGITS, PAD_LENGTH, PREFILL
 
 __all__ = ["gan_program", "lm_program", "unet_classes", "unet_program"]
 
 CacheKind = Literal["growing", "buffer"]
 MAX_BATCH = 64
 DEFAULT_STEPS = 20
+CACHE = "cache"
+"""The carried state that two parts share."""
 
 
 class _CachedLM(nn.Module):
     """The language model with flat inputs and outputs: (ids, pad, [length], keys and values) -> (logits, ...)."""
 
-    def __init__(self, model: TransformerLM, *, buffer: bool) -> None:
+    def __init__(self, model: TransformerLM, *, buffer: bool, last_only: bool = False) -> None:
         super().__init__()
         self.model = model
         self.buffer = buffer
+        self.last_only = last_only
 
     def forward(self, input_ids: Tensor, pad_length: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """Run one step."""
@@ -45,6 +49,7 @@ class _CachedLM(nn.Module):
             pad_length=pad_length,
             past=list(zip(flat[::2], flat[1::2], strict=True)),
             past_length=rest[0] if self.buffer else None,
+            last_only=self.last_only,
         )
         return (out.logits, *(tensor for key_value in out.present for tensor in key_value))
 
@@ -54,6 +59,7 @@ def lm_program(
     *,
     tokenizer: dict[str, str | int],
     cache: CacheKind = "growing",
+    separate_prefill: bool = False,
     name: str = "lm",
     checkpoint: Checkpoint | None = None,
 ) -> Program:
@@ -66,6 +72,8 @@ def lm_program(
         checkpoint: where its weights came from.
         cache: `growing` (the cache is as long as the text) or `buffer` (it is `context_length` long from the start
             and updated in place).
+        separate_prefill: make two parts over one state and one set of weights: `prefill`, which reads a prompt and
+            gives the logits of its last token alone, and `decode`.
 
     Raises:
         ConfigError: a context without room for a token beside a prompt, another cache form, or a vocabulary of another
@@ -126,10 +134,22 @@ def lm_program(
             smooth={"gain": 0.5, "product": 0.75},
         ),
     )
+    parts = {MAIN_ENGINE: part}
+    if separate_prefill:
+        last = TensorSpec(name=LOGITS, dtype="float32", shape=("batch", 1, config.vocab_size))
+        prefill = replace(
+            part,
+            name=PREFILL,
+            module=_CachedLM(model, buffer=cache == "buffer", last_only=True).eval(),
+            interface=replace(part.interface, outputs=(last,)),
+        )
+        parts = {PREFILL: prefill, DECODE: replace(part, name=DECODE)}
     return Program(
         name=name,
         kind="text",
-        parts={MAIN_ENGINE: part},
+        parts=parts,
+        engines={name: name for name in parts},
+        states=dict.fromkeys(parts, CACHE) if separate_prefill else {},
         settings=TextSettings(
             tokenizer=info,
             vocab_size=config.vocab_size,

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from aigc_models.program import Part
+from aigc_models.program import Part, Program
 from aigc_runtime.core.array_session import ArraySession
+from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import EngineError
 
-__all__ = ["TorchSession"]
+__all__ = ["TorchSession", "open_torch"]
 
 
 class TorchSession(ArraySession):
@@ -48,3 +49,8 @@ class TorchSession(ArraySession):
                 hint="check the sizes of the inputs against the model's configuration",
             ) from err
         return {name: tensor.numpy() for name, tensor in zip(self.interface.graph_outputs, results, strict=True)}
+
+
+def open_torch(program: Program) -> OpenProgram:
+    """The parts of a program as sessions of PyTorch."""
+    return OpenProgram({name: TorchSession(part) for name, part in program.parts.items()}, program.states)

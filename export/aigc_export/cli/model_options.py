@@ -30,6 +30,7 @@ _METHODS = click.Choice(["minmax", "percentile", "mse", "kl"])
 _OPTIONS = (
     click.option("--checkpoint", type=TEXT_PATH, help="Your own weights. Default: the shipped ones."),
     click.option("--cache", help="KV cache of a language model: growing (default) or buffer."),
+    click.option("--separate-prefill", is_flag=True, help="Two engines of a language model: for prompts, for tokens."),
     click.option("--dynamic-size/--fixed-size", default=None, help="Let the sides of a UNet's sample vary."),
     click.option("--calibration-data", type=TEXT_PATH, help="Your text, images or .npz. Default: the model's own."),
     click.option("--calibration-samples", type=click.IntRange(min=1), help="Default: 256."),
@@ -50,6 +51,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
         *arguments: Any,
         checkpoint: str | None,
         cache: str | None,
+        separate_prefill: bool,
         dynamic_size: bool | None,
         calibration_data: str | None,
         calibration_samples: int | None,
@@ -63,7 +65,11 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         requested = {
             "checkpoint": checkpoint,
-            "spec_options": {"cache": cache, "dynamic_size": dynamic_size},
+            "spec_options": {
+                "cache": cache,
+                "dynamic_size": dynamic_size,
+                "separate_prefill": separate_prefill or None,
+            },
             "calibration_data": calibration_data,
             "calibration_samples": calibration_samples,
             "keep_float": keep_float,

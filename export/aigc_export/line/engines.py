@@ -5,12 +5,13 @@ from __future__ import annotations
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.targets.graph_session import bounded
 from aigc_export.targets.profiles import narrowed
-from aigc_models.program import Program
+from aigc_models.program import Part, Program
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.core.array_session import ArraySession
+from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.session import Session
 
-__all__ = ["check_build", "reference_session"]
+__all__ = ["check_build", "reference_program"]
 
 
 def check_build(recipe: ExportRecipe) -> None:
@@ -23,15 +24,20 @@ def check_build(recipe: ExportRecipe) -> None:
     recipe.target.check(recipe.build, recipe.precision, recipe.opset)
 
 
-def reference_session(program: Program, recipe: ExportRecipe) -> Session:
-    """Make a PyTorch session that takes the shapes that the engine will take, and no others.
+def reference_program(program: Program, recipe: ExportRecipe) -> OpenProgram:
+    """Make PyTorch sessions that take the shapes that the engines will take, and no others.
 
     Raises:
         ConfigError: profiles that the model cannot follow.
     """
-    reference = TorchSession(program.part)
-    profiles = recipe.target.bounds(program, recipe.build)
+    sessions = {name: _reference_session(program, part, recipe) for name, part in program.parts.items()}
+    return OpenProgram(sessions, program.states)
+
+
+def _reference_session(program: Program, part: Part, recipe: ExportRecipe) -> Session:
+    reference = TorchSession(part)
+    profiles = recipe.target.bounds(program, part, recipe.build)
     if profiles is None:
         return reference
-    interface = narrowed(program.part.interface, profiles)
+    interface = narrowed(part.interface, profiles)
     return ArraySession(bounded(reference.call, interface, profiles), interface)

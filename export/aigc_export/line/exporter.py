@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aigc_calibration.coverage import Coverage
-from aigc_calibration.onnx_file import to_proto
+from aigc_calibration.onnx_file import SharedWeights, to_proto
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.quantize import Quantized, quantize
 from aigc_export.graphs.capture import Captured, run_sizes
 from aigc_export.graphs.passes import PassReport
 from aigc_export.line.disk_space import check_space, engine_bytes
-from aigc_export.line.engines import check_build, reference_session
+from aigc_export.line.engines import check_build, reference_program
 from aigc_export.line.origin import make_origin
 from aigc_export.line.package import creation_time, make_bundle
 from aigc_export.line.remedies import find_costly_modules, remedies
@@ -25,7 +26,7 @@ from aigc_export.parity.bisect import Divergence, find_first_divergence
 from aigc_export.parity.check import check_parity
 from aigc_export.parity.reference import Case, Generation, make_cases, make_generation
 from aigc_export.prepare.calibration_data import described
-from aigc_export.prepare.prepare import PreparedModel, Reporter, Stage, prepare_graph
+from aigc_export.prepare.prepare import PreparedModel, Reporter, Stage, load_program, prepare_parts
 from aigc_export.prepare.request import build_engine
 from aigc_export.prepare.stability import instability_warning
 from aigc_export.recipes.budget import holds, shown
@@ -34,16 +35,18 @@ from aigc_export.recipes.search import SearchConfig
 from aigc_export.recipes.tolerances import loosened, with_user_limits
 from aigc_export.search.report import SearchReport
 from aigc_export.search.search import BudgetError, search
-from aigc_export.workloads import get_workload
+from aigc_export.targets.base import EngineUnderTest
+from aigc_export.workloads import Workload, get_workload
 from aigc_export.workloads.evaluate import make_evaluator
 from aigc_models.caller_state import callers_state
 from aigc_models.evaluation.paired import Scores
 from aigc_models.program import Part, Program, example_feeds
-from aigc_models.torch_session import TorchSession
+from aigc_models.torch_session import open_torch
 from aigc_models.weights.checkpoint import shipped_checkpoint
 from aigc_models.weights.stored_weights import StoredWeights
 from aigc_models.weights.weights_file import find_weights
 from aigc_runtime.bundle.bundle import Bundle, Sign, check_destination, load_bundle, write_bundle
+from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.progress import Progress
 from aigc_runtime.errors import AigcError, ConfigError, FeedError, ParityError
 from aigc_runtime.proof.verify import ParityReport
@@ -59,6 +62,8 @@ _LOG = logging.getLogger(__name__)
 
 PLAN_FILE = "plan.json"
 """The quantization plan's name in a bundle."""
+WEIGHTS_FILE = "shared.weights"
+"""The name of the file of weights that several engines read."""
 SEARCH_FILE = "search.json"
 """The name of the report of a search in a bundle."""
 
@@ -98,7 +103,7 @@ class ExportResult:
         report: its parity with PyTorch.
         passes: what each pass did.
         search: how `auto` found its mix; None for other precisions.
-        coverage: what runs in low precision, and why the rest does not; None for fp32.
+        coverages: part -> what of it runs in low precision, and why the rest does not; empty for fp32.
         warnings: what did not stop it.
         seconds: of the whole line.
     """
@@ -107,9 +112,14 @@ class ExportResult:
     report: ParityReport
     passes: tuple[PassReport, ...]
     search: SearchReport | None
-    coverage: Coverage | None
+    coverages: Mapping[str, Coverage]
     warnings: tuple[str, ...]
     seconds: float
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """What runs in low precision in the only engine; None for fp32, and for a model of several parts."""
+        return next(iter(self.coverages.values())) if len(self.coverages) == 1 else None
 
 
 @callers_state()
@@ -145,37 +155,52 @@ def export_model(
     check_space(destination, engine_bytes(_weights_bytes(recipe), recipe.precision))
     for warning in signature_warnings(destination, sign):
         reporter.warn(warning)
+    program = load_program(recipe)
+    workload = get_workload(program.kind)
+    if recipe.search is not None and len(program.parts) > 1:
+        raise ConfigError(
+            f"a search chooses for one graph, {program.name!r} has several: {', '.join(program.parts)}",
+            hint="choose a precision, such as --precision int8",
+        )
     references: list[tuple[tuple[Case, ...], Generation]] = []
 
     # A model that PyTorch cannot generate with is refused before the costly stages.
-    prepared = prepare_graph(
-        recipe, reporter, before_capture=lambda program: references.append(_references(program, recipe, reporter))
+    prepared = prepare_parts(
+        recipe,
+        program,
+        reporter,
+        before_capture=lambda: references.append(_references(program, recipe, reporter)),
     )
-    program, graph = prepared.program, prepared.graph
-    workload = get_workload(program.kind)
     ((cases, generation),) = references
-    quantized: Quantized | None = None
+    quantized: dict[str, Quantized] = {}
     found: SearchReport | None = None
     if recipe.search is not None:
-        recipe, quantized, found = _search(prepared, recipe, recipe.search, reporter, progress)
-    elif prepared.data is not None:
-        quantized = _quantize(prepared, recipe, reporter, progress)
-    if quantized is not None:
-        graph = quantized.graph
+        recipe, mix, found = _search(prepared[0], recipe, recipe.search, reporter, progress)
+        if mix is not None:
+            quantized[prepared[0].part.name] = mix
+    else:
+        for one in prepared:
+            if one.data is not None:
+                quantized[one.part.name] = _quantize(one, recipe, reporter, progress)
     with temporary_folder("export") as folder, contextlib.ExitStack() as stack:
-        plan = None if quantized is None else quantized.plan
-        built = build_engine(prepared, graph, plan, recipe, folder, progress=progress)
-        engine, candidate = built.engine, stack.enter_context(built.candidate)
-        reporter.report("build", f"{engine.kind}, {engine.size_bytes / 1e6:.2f} MB{built.summary}")
+        shared = SharedWeights(folder / WEIGHTS_FILE) if len(prepared) > 1 else None
+        built = {
+            one.part.name: _build(one, quantized, recipe, folder, reporter, shared=shared, progress=progress)
+            for one in prepared
+        }
+        candidate = stack.enter_context(
+            OpenProgram({name: engine.candidate for name, engine in built.items()}, program.states)
+        )
         evaluate = make_evaluator(
             workload,
-            TorchSession(program.part),
+            open_torch(program),
             program.settings,
-            evaluation=prepared.evaluation,
+            evaluation=prepared[0].evaluation,
             samples=recipe.quality_samples,
             seed=recipe.seed,
+            roles=program.engines,
         )
-        scores = evaluate(built.unbounded)
+        scores = evaluate(OpenProgram({name: engine.unbounded for name, engine in built.items()}, program.states))
         if recipe.search is not None:
             _check_budget(recipe.search, scores)
         report = check_parity(
@@ -190,12 +215,7 @@ def export_model(
             tolerances=recipe.tolerances,
         )
         if not report.passed:
-            divergence = None
-            if bisect:
-                divergence = bisect_graph(to_proto(built.graph), prepared.captured, program.part, recipe)
-            costly = None if quantized is None else find_costly_modules(prepared, quantized, report, recipe)
-            helpful = remedies(report, recipe, workload=workload, costly=costly, divergence=divergence)
-            raise ParityFailedError(report, divergence, helpful)
+            raise _failure(report, prepared, built, quantized, recipe, workload, bisect=bisect)
         worst = report.worst().errors
         reporter.report(
             "parity", f"max error {worst.max_over_rms:.1e} of the RMS, {worst.sqnr_db:.0f} dB, {_shown(report)}"
@@ -204,13 +224,13 @@ def export_model(
         manifest, files = make_bundle(
             program,
             recipe,
-            engine,
+            {name: engine.engine for name, engine in built.items()},
             cases=cases,
             generation=generation,
             quality=scores.quality,
-            extra=_extra(quantized, found),
-            provenance={**({} if quantized is None else _calibration_facts(quantized)), **built.provenance},
-            origin=make_origin(program, recipe, prepared.evaluation),
+            extra=_extra(program, quantized, found),
+            provenance=_provenance(quantized, built),
+            origin=make_origin(program, recipe, prepared[0].evaluation),
         )
         check_interrupted()
         write_bundle(destination, manifest, files, sign=sign)
@@ -221,12 +241,63 @@ def export_model(
     return ExportResult(
         bundle=bundle,
         report=report,
-        passes=prepared.passes,
+        passes=tuple(done for one in prepared for done in one.passes),
         search=found,
-        coverage=None if quantized is None else quantized.coverage,
+        coverages={name: one.coverage for name, one in quantized.items()},
         warnings=tuple(reporter.warnings),
         seconds=time.perf_counter() - started,
     )
+
+
+def _build(
+    prepared: PreparedModel,
+    quantized: Mapping[str, Quantized],
+    recipe: ExportRecipe,
+    folder: Path,
+    reporter: Reporter,
+    *,
+    shared: SharedWeights | None,
+    progress: Progress | None,
+) -> EngineUnderTest:
+    """Build the engine of a part."""
+    name = prepared.part.name
+    low = quantized.get(name)
+    graph, plan = (prepared.graph, None) if low is None else (low.graph, low.plan)
+    built = build_engine(prepared, graph, plan, recipe, folder, shared=shared, progress=progress)
+    of = "" if len(prepared.program.parts) == 1 else f"{name}: "
+    reporter.report("build", f"{of}{built.engine.kind}, {built.engine.size_bytes / 1e6:.2f} MB{built.summary}")
+    return built
+
+
+def _failure(
+    report: ParityReport,
+    prepared: Sequence[PreparedModel],
+    built: Mapping[str, EngineUnderTest],
+    quantized: Mapping[str, Quantized],
+    recipe: ExportRecipe,
+    workload: Workload,
+    *,
+    bisect: bool,
+) -> ParityFailedError:
+    """Say what missed, and look in the engine whose outputs are worst for the cause."""
+    engine = report.worst().engine
+    one = next((one for one in prepared if one.part.name == engine), prepared[0])
+    name = one.part.name
+    divergence = None
+    if bisect:
+        divergence = bisect_graph(to_proto(built[name].graph), one.captured, one.part, recipe)
+    costly = find_costly_modules(one, quantized[name], report, recipe) if name in quantized else None
+    helpful = remedies(report, recipe, workload=workload, costly=costly, divergence=divergence)
+    return ParityFailedError(report, divergence, helpful)
+
+
+def _provenance(quantized: Mapping[str, Quantized], built: Mapping[str, EngineUnderTest]) -> dict[str, str]:
+    """Facts of every part; where there are several, each fact's name begins with that of its part."""
+    facts: dict[str, str] = {}
+    for name, engine in built.items():
+        own = {**(_calibration_facts(quantized[name]) if name in quantized else {}), **engine.provenance}
+        facts |= own if len(built) == 1 else {f"{name}.{key}": value for key, value in own.items()}
+    return facts
 
 
 def _weights_bytes(recipe: ExportRecipe) -> int:
@@ -244,10 +315,10 @@ def _weights_bytes(recipe: ExportRecipe) -> int:
 
 def _references(program: Program, recipe: ExportRecipe, reporter: Reporter) -> tuple[tuple[Case, ...], Generation]:
     """Compute the reference cases with PyTorch, within the engine's shapes, before the costly stages."""
-    session = reference_session(program, recipe)
+    sessions = reference_program(program, recipe)
     try:
-        cases = make_cases(session, program, seed=recipe.seed)
-        generation = make_generation(session, program, seed=recipe.seed)
+        cases = make_cases(sessions, program, seed=recipe.seed)
+        generation = make_generation(sessions, program, seed=recipe.seed)
     except FeedError as err:
         raise ConfigError(
             f"no engine of these profiles can be proven, since each must take a whole generation: {err.message}",
@@ -301,9 +372,14 @@ def _check_budget(config: SearchConfig, scores: Scores) -> None:
         )
 
 
-def _extra(quantized: Quantized | None, found: SearchReport | None) -> dict[str, bytes]:
-    extra = {} if quantized is None else {PLAN_FILE: quantized.plan.dump()}
+def _extra(program: Program, quantized: Mapping[str, Quantized], found: SearchReport | None) -> dict[str, bytes]:
+    extra = {plan_file(name, program.parts): one.plan.dump() for name, one in quantized.items()}
     return extra if found is None else {**extra, SEARCH_FILE: found.dump()}
+
+
+def plan_file(part: str, parts: Collection[str]) -> str:
+    """The name of a part's quantization plan in a bundle: `plan.json`, where there are several `plan.PART.json`."""
+    return PLAN_FILE if len(parts) == 1 else f"plan.{part}.json"
 
 
 def _quantize(model: PreparedModel, recipe: ExportRecipe, reporter: Reporter, progress: Progress | None) -> Quantized:

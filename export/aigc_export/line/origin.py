@@ -53,6 +53,8 @@ def _options(recipe: ExportRecipe) -> list[str]:
     words: list[str] = []
     if cache := recipe.spec_options.get("cache"):
         words += ["--cache", str(cache)]
+    if recipe.spec_options.get("separate_prefill"):
+        words.append("--separate-prefill")
     if (dynamic := recipe.spec_options.get("dynamic_size")) is not None:
         words += ["--dynamic-size" if dynamic else "--fixed-size"]
     if recipe.seed:
@@ -120,10 +122,12 @@ def load_original(
         )
     path = _recorded(manifest) if checkpoint is None else checkpoint
     options: dict[str, object] = {}
-    if manifest.interface.state and "cache" in MODELS[manifest.name].options:
-        options["cache"] = min(spec.kind for spec in manifest.interface.state)  # all are of one kind in a shipped one
+    interface = next(iter(manifest.interfaces.values()))
+    if interface.state and "cache" in MODELS[manifest.name].options:
+        options["cache"] = min(spec.kind for spec in interface.state)  # all are of one kind in a shipped one
+        options["separate_prefill"] = len(manifest.engines) > 1
     if "dynamic_size" in MODELS[manifest.name].options:
-        options["dynamic_size"] = manifest.interface.dim("height") is not None
+        options["dynamic_size"] = interface.dim("height") is not None
     try:
         program = load_shipped(manifest.name, checkpoint=path, options=options)
     except AigcError as err:

@@ -18,7 +18,6 @@ from aigc_export.targets.base import BuiltEngine
 from aigc_models.program import Program
 from aigc_runtime.backends.ort.open import import_onnxruntime
 from aigc_runtime.backends.ort.providers import PROVIDERS
-from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.bundle.manifest import (
     FORMAT_VERSION,
     EngineInfo,
@@ -49,7 +48,7 @@ _TOOLS = ("aigc-export", "torch", "onnx", "onnxscript", "onnxslim", "numpy")
 def make_bundle(
     program: Program,
     recipe: ExportRecipe,
-    engine: BuiltEngine,
+    engines: Mapping[str, BuiltEngine],
     *,
     cases: Sequence[Case],
     generation: Generation,
@@ -63,7 +62,7 @@ def make_bundle(
     Args:
         program: the model.
         recipe: how it was exported.
-        engine: the engine's files.
+        engines: part -> the files of its engine.
         cases: PyTorch's arrays.
         generation: PyTorch's generation.
         quality: measured on both sides.
@@ -71,7 +70,9 @@ def make_bundle(
         provenance: further facts.
         origin: what it was exported from.
     """
-    files: dict[str, bytes | Path] = {**engine.files, **(extra or {})}
+    files: dict[str, bytes | Path] = dict(extra or {})
+    for engine in engines.values():
+        files |= engine.files
     stored = tuple(
         ReferenceCase(
             name=case.name,
@@ -92,29 +93,19 @@ def make_bundle(
         arrays=_store(files, "ref.generation.in", arrays),
         outputs=_store(files, "ref.generation.out", generation.outputs),
     )
-    info = EngineInfo(
-        kind=engine.kind,
-        file=engine.file,
-        interface=EngineInterface(
-            inputs=engine.interface.inputs,
-            outputs=engine.interface.outputs,
-            dims=engine.interface.dims,
-            state=CARRIED if engine.interface.state else None,
-        ),
-        build=engine.build,
-        proof=engine.proof,
-    )
+    states = {name: _state_name(program, name) for name, engine in engines.items() if engine.interface.state}
+    infos = {name: _engine_info(engine, states.get(name)) for name, engine in engines.items()}
     manifest = Manifest(
         format="aigc-bundle",
         format_version=FORMAT_VERSION,
         name=program.name,
         target=recipe.target.name,
         precision=recipe.precision,
-        engines={MAIN_ENGINE: info},
-        state={CARRIED: engine.interface.state} if engine.interface.state else {},
+        engines=infos,
+        state={state: engines[name].interface.state for name, state in states.items()},
         files=(),
-        shared_files=(),
-        pipeline=PipelineInfo.of(program.settings),
+        shared_files=_shared_files(engines),
+        pipeline=PipelineInfo.of(program.settings, program.engines),
         tolerances=recipe.tolerances,
         reference=Reference(cases=stored, generation=stored_generation),
         quality=tuple(quality),
@@ -123,6 +114,32 @@ def make_bundle(
         origin=origin,
     )
     return manifest, files
+
+
+def _shared_files(engines: Mapping[str, BuiltEngine]) -> tuple[str, ...]:
+    """Names of the files that several engines read."""
+    names = [name for engine in engines.values() for name in engine.files]
+    return tuple(sorted({name for name in names if names.count(name) > 1}))
+
+
+def _state_name(program: Program, part: str) -> str:
+    """The name of the state that a part carries: its own, unless it shares one."""
+    return program.states.get(part, CARRIED if len(program.parts) == 1 else part)
+
+
+def _engine_info(engine: BuiltEngine, state: str | None) -> EngineInfo:
+    return EngineInfo(
+        kind=engine.kind,
+        file=engine.file,
+        interface=EngineInterface(
+            inputs=engine.interface.inputs,
+            outputs=engine.interface.outputs,
+            dims=engine.interface.dims,
+            state=state,
+        ),
+        build=engine.build,
+        proof=engine.proof,
+    )
 
 
 def _store(files: dict[str, bytes | Path], prefix: str, arrays: dict[str, Array]) -> dict[str, str]:

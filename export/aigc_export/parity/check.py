@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from aigc_export.parity.reference import Case, Generation
 from aigc_models.evaluation.paired import Scores
 from aigc_models.program import Program
-from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.bundle.manifest import Tolerances
-from aigc_runtime.core.program import OpenProgram
+from aigc_runtime.core.program import OpenProgram, as_program
 from aigc_runtime.core.session import Session
 from aigc_runtime.proof.paired import check_paired
 from aigc_runtime.proof.verify import ParityReport, check_generation, check_quality, check_tensors
@@ -18,7 +17,7 @@ __all__ = ["check_parity"]
 
 
 def check_parity(
-    candidate: Session,
+    candidate: OpenProgram | Session,
     program: Program,
     *,
     name: str,
@@ -29,10 +28,10 @@ def check_parity(
     scores: Scores,
     tolerances: Tolerances,
 ) -> ParityReport:
-    """Run all three levels of parity for one session.
+    """Run all three levels of parity.
 
     Args:
-        candidate: the engine.
+        candidate: the engines.
         program: the model.
         name: of the model, for the report, as are the next two.
         target: where it runs.
@@ -47,8 +46,10 @@ def check_parity(
         name=name,
         target=target,
         precision=precision,
-        tensors=check_tensors(OpenProgram({MAIN_ENGINE: candidate}), steps, tolerances.tensor),
-        generation=check_generation(candidate, program.settings, generation.request, generation.outputs, tolerances),
+        tensors=check_tensors(as_program(candidate), steps, tolerances.tensor),
+        generation=check_generation(
+            candidate, program.settings, generation.request, generation.outputs, tolerances, program.engines
+        ),
         quality=check_quality(scores.quality, tolerances),
         paired=check_paired(scores.paired, tolerances),
     )

@@ -53,12 +53,19 @@ class ExampleData:
 
 
 def calibration_data(
-    program: Program, *, path: Path | str | None, samples: int, seed: int, evaluation: Evaluation | None = None
+    program: Program,
+    *,
+    part: Part | None = None,
+    path: Path | str | None,
+    samples: int,
+    seed: int,
+    evaluation: Evaluation | None = None,
 ) -> CalibrationData:
-    """Make the calibration samples of a program.
+    """Make the calibration samples of a part of a program.
 
     Args:
-        program: of one part.
+        program: the model.
+        part: that is calibrated; None for the only one.
         path: the user's text, images or `.npz`, whatever its kind takes; None takes what the checkpoint keeps, the
             built-in data, or what the pipeline itself draws.
         samples: how many, at most.
@@ -76,7 +83,7 @@ def calibration_data(
         own_text=() if program.checkpoint is None else program.checkpoint.calibration,
         held_out=() if evaluation is None else evaluation.pieces,
     )
-    return get_workload(program.kind).calibration(program, program.part, request)
+    return get_workload(program.kind).calibration(program, part or program.part, request)
 
 
 def described(data: CalibrationData) -> str:

@@ -25,12 +25,22 @@ from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.program import Part, Program, example_feeds
 from aigc_models.sources import resolve
 from aigc_runtime.core.tensors import Array
+from aigc_runtime.errors import ConfigError
 from aigc_runtime.system.interrupts import check_interrupted
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["WARNING", "PreparedModel", "Reporter", "Stage", "pass_feeds", "prepare_graph"]
+__all__ = [
+    "WARNING",
+    "PreparedModel",
+    "Reporter",
+    "Stage",
+    "load_program",
+    "pass_feeds",
+    "prepare_graph",
+    "prepare_parts",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,10 +50,11 @@ Stage = Callable[[str, str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedModel:
-    """A float graph in the form of its target, and all that it came from.
+    """The float graph of a part in the form of its target, and all that it came from.
 
     Attributes:
         program: the PyTorch model and its checkpoint.
+        part: whose graph it is.
         data: to calibrate on, already checked; None for fp32.
         calibration: of the recipe's file, already checked, in which case `data` is one example; else None.
         captured: the graph as captured, and the program behind it, which bisection needs.
@@ -54,6 +65,7 @@ class PreparedModel:
     """
 
     program: Program
+    part: Part
     data: CalibrationData | None
     calibration: Calibration | None
     captured: Captured
@@ -62,35 +74,55 @@ class PreparedModel:
     evaluation: Evaluation
     quantization: QuantConfig | None
 
-    @property
-    def part(self) -> Part:
-        """The only part."""
-        return self.program.part
 
-
-def prepare_graph(
-    recipe: ExportRecipe, reporter: Reporter, *, before_capture: Callable[[Program], None] | None = None
-) -> PreparedModel:
-    """Load a model, capture it and run the passes of its target.
-
-    Args:
-        recipe: what to take, and for which target.
-        reporter: called after every stage.
-        before_capture: called with the model once it is loaded and all that was asked for is checked; may refuse it.
+def load_program(recipe: ExportRecipe) -> Program:
+    """Load the model of a recipe.
 
     Raises:
-        AigcError: the checkpoint, the calibration data or the calibration cannot be used (said before the work
-            starts), or a stage failed.
+        AigcError: see `sources.resolve`.
     """
-    program = (
-        resolve(recipe.model, options={**recipe.spec_options, "checkpoint": recipe.checkpoint})
-        if isinstance(recipe.model, str)
-        else recipe.model
-    )
-    part = program.part
-    parameters = sum(p.numel() for p in part.module.parameters())
-    reporter.report("load", f"{program.name}: {parameters:,} parameters, {program.weights_sha256[:12]}")
-    for note in (*program.notes, *part.notes):
+    if not isinstance(recipe.model, str):
+        return recipe.model
+    return resolve(recipe.model, options={**recipe.spec_options, "checkpoint": recipe.checkpoint})
+
+
+def prepare_graph(recipe: ExportRecipe, reporter: Reporter) -> PreparedModel:
+    """Prepare a model of one part; see `prepare_parts`.
+
+    Raises:
+        ConfigError: the model has several parts.
+        AigcError: see `prepare_parts`.
+    """
+    program = load_program(recipe)
+    _ = program.part
+    (prepared,) = prepare_parts(recipe, program, reporter)
+    return prepared
+
+
+def prepare_parts(
+    recipe: ExportRecipe,
+    program: Program,
+    reporter: Reporter,
+    *,
+    before_capture: Callable[[], None] | None = None,
+) -> tuple[PreparedModel, ...]:
+    """Capture every part of a model, and run the passes of its target.
+
+    Args:
+        recipe: for which target.
+        program: the model.
+        reporter: called after every stage.
+        before_capture: called once all that was asked for is checked; may refuse the model.
+
+    Raises:
+        AigcError: the calibration data or the calibration cannot be used (said before the work starts), or a stage
+            failed.
+    """
+    parameters = {id(p): p.numel() for part in program.parts.values() for p in part.module.parameters()}
+    several = "" if len(program.parts) == 1 else f" in {len(program.parts)} parts"
+    total = sum(parameters.values())
+    reporter.report("load", f"{program.name}: {total:,} parameters{several}, {program.weights_sha256[:12]}")
+    for note in (*program.notes, *(note for part in program.parts.values() for note in part.notes)):
         reporter.warn(note)
     # What is bad is refused before the work starts.
     calibration = _calibration(recipe)
@@ -99,12 +131,29 @@ def prepare_graph(
         reporter.warn(
             f"the checkpoint keeps no text of its own: it is evaluated on {evaluation.data} (see --quality-data)"
         )
-    data = _calibration_data(program, evaluation, recipe)
+    data = {name: _calibration_data(program, part, evaluation, recipe) for name, part in program.parts.items()}
     if before_capture is not None:
-        before_capture(program)
+        before_capture()
+    return tuple(
+        _prepare(program, part, recipe, reporter, data=data[name], calibration=calibration, evaluation=evaluation)
+        for name, part in program.parts.items()
+    )
+
+
+def _prepare(
+    program: Program,
+    part: Part,
+    recipe: ExportRecipe,
+    reporter: Reporter,
+    *,
+    data: CalibrationData | None,
+    calibration: Calibration | None,
+    evaluation: Evaluation,
+) -> PreparedModel:
+    of = "" if len(program.parts) == 1 else f"{part.name}: "
     captured = capture(part, opset=recipe.opset or recipe.target.opset, model_config=program.model_config)
     nodes = sum(1 for _ in all_nodes(captured.model))
-    reporter.report("capture", f"{nodes} nodes, opset {captured.model.opset_imports['']}")
+    reporter.report("capture", f"{of}{nodes} nodes, opset {captured.model.opset_imports['']}")
     graph, passes = run_passes(captured.model, recipe.target.passes, feeds=pass_feeds(part, recipe.seed))
     quantization = None
     if recipe.quantization is not None:
@@ -113,10 +162,12 @@ def prepare_graph(
             reporter.warn(warning)
     for done in passes:
         reporter.report(
-            done.name, f"{done.nodes_before} -> {done.nodes_after} nodes, {done.worst.sqnr_db:.0f} dB{_rounding(done)}"
+            done.name,
+            f"{of}{done.nodes_before} -> {done.nodes_after} nodes, {done.worst.sqnr_db:.0f} dB{_rounding(done)}",
         )
     return PreparedModel(
         program=program,
+        part=part,
         data=data,
         calibration=calibration,
         captured=captured,
@@ -140,13 +191,21 @@ def _calibration(recipe: ExportRecipe) -> Calibration | None:
     return calibration
 
 
-def _calibration_data(program: Program, evaluation: Evaluation, recipe: ExportRecipe) -> CalibrationData | None:
+def _calibration_data(
+    program: Program, part: Part, evaluation: Evaluation, recipe: ExportRecipe
+) -> CalibrationData | None:
     if recipe.quantization is None:
         return None
     if recipe.calibration is not None and recipe.search is None:
-        return ExampleData(part=program.part, seed=recipe.seed)
+        if len(program.parts) > 1:
+            raise ConfigError(
+                f"a calibration file is of one graph, {program.name!r} has several: {', '.join(program.parts)}",
+                hint="leave --calibration out: every part is calibrated",
+            )
+        return ExampleData(part=part, seed=recipe.seed)
     return calibration_data(
         program,
+        part=part,
         path=recipe.calibration_data,
         samples=recipe.quantization.samples,
         seed=recipe.seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aigc_calibration.onnx_file import SharedWeights
 from aigc_calibration.plan import QuantizationPlan
 from aigc_export.prepare.prepare import PreparedModel, pass_feeds
 from aigc_export.recipes.recipe import ExportRecipe
@@ -25,6 +26,7 @@ def build_engine(
     folder: Path,
     *,
     precision: str | None = None,
+    shared: SharedWeights | None = None,
     progress: Progress | None = None,
 ) -> EngineUnderTest:
     """Build the engine of the recipe's target.
@@ -36,6 +38,7 @@ def build_engine(
         recipe: target and settings.
         folder: where the files go.
         precision: of the graph; None takes the recipe's.
+        shared: a file of weights that the engines of all parts may read.
         progress: called after every step of a compilation; False cancels it, and what it raises ends it.
 
     Raises:
@@ -51,5 +54,6 @@ def build_engine(
         settings=recipe.build,
         plan=plan,
         threads=recipe.threads,
+        shared=shared,
     )
     return recipe.target.build(request, folder, progress)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from aigc_calibration.formats import QdqFormat
+    from aigc_calibration.onnx_file import SharedWeights
     from aigc_calibration.plan import QuantizationPlan
     from aigc_export.graphs.passes import Pass
     from aigc_models.program import Part, Program
@@ -56,6 +57,7 @@ class BuildRequest:
         settings: of the target's own type.
         plan: that the graph was quantized by; None for fp32.
         threads: of the session that parity compares; None takes every processor.
+        shared: a file of weights that the engines of all parts may read; None for a program of one part.
     """
 
     program: Program
@@ -67,6 +69,7 @@ class BuildRequest:
     settings: Any
     plan: QuantizationPlan | None = None
     threads: int | None = None
+    shared: SharedWeights | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +133,7 @@ def _takes_all(_settings: Any, _precision: str, _opset: int | None) -> None:
     """Refuse nothing."""
 
 
-def _unbounded(_program: Program, _settings: Any) -> None:
+def _unbounded(_program: Program, _part: Part, _settings: Any) -> None:
     """The engine takes every shape that the model takes."""
 
 
@@ -177,7 +180,7 @@ class Target:
     settings: type = NoSettings
     refused: Mapping[str, str] = field(default_factory=dict)
     check: Callable[[Any, str, int | None], None] = _takes_all
-    bounds: Callable[[Program, Any], tuple[ShapeProfile, ...] | None] = _unbounded
+    bounds: Callable[[Program, Part, Any], tuple[ShapeProfile, ...] | None] = _unbounded
     options: Callable[[Any], tuple[str, ...]] = _no_options
     doctor: Callable[[Device], Readiness] = _ready
 

@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from aigc_calibration.onnx_file import EXTERNAL_THRESHOLD, save_graph
+from aigc_calibration.onnx_file import EXTERNAL_THRESHOLD, SharedWeights, save_graph
 from aigc_export.targets.base import BuiltEngine
 from aigc_runtime.backends.ort.providers import OrtBuild
 from aigc_runtime.backends.ort.session import OrtSession
 from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.program import MAIN_ENGINE
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["ENGINE_KIND", "build_ort", "open_ort"]
 
 ENGINE_KIND = "onnxruntime"
-ENGINE_FILE = "model.onnx"
 
 
 def build_ort(
@@ -26,8 +26,10 @@ def build_ort(
     interface: Interface,
     folder: Path,
     *,
+    name: str = MAIN_ENGINE,
     provider: Literal["cpu", "cuda"] = "cpu",
     external_threshold: int = EXTERNAL_THRESHOLD,
+    shared: SharedWeights | None = None,
 ) -> BuiltEngine:
     """Write the graph and load it once.
 
@@ -35,17 +37,20 @@ def build_ort(
         model: the graph.
         interface: that it must have.
         folder: where the files go.
+        name: of the engine.
         provider: of ONNX Runtime, that it is for; it is loaded on the CPU all the same.
-        external_threshold: see `save_graph`.
+        external_threshold: see `save_graph`, as for the next one.
+        shared: a file of weights that other engines read too.
 
     Raises:
         EngineError: ONNX Runtime does not load it, or its interface is another.
     """
     started = time.perf_counter()
-    paths = save_graph(model, folder / ENGINE_FILE, threshold=external_threshold)
+    file = f"{name}.onnx"
+    paths = save_graph(model, folder / file, threshold=external_threshold, shared=shared)
     built = BuiltEngine(
         kind=ENGINE_KIND,
-        file=ENGINE_FILE,
+        file=file,
         files={path.name: path for path in paths},
         seconds=time.perf_counter() - started,
         interface=interface,

@@ -19,7 +19,7 @@ __all__ = ["ORT_CPU"]
 
 def _build(request: BuildRequest, folder: Path, _progress: Progress | None) -> EngineUnderTest:
     here = instruction_set()
-    engine = build_ort(request.graph, request.part.interface, folder)
+    engine = build_ort(request.graph, request.part.interface, folder, name=request.part.name, shared=request.shared)
     engine = replace(engine, proof=EngineProof(proven_on=() if here is None else (here,)))
     session = open_ort(engine, threads=request.threads)
     return EngineUnderTest(engine=engine, candidate=session, unbounded=session, graph=request.graph)

@@ -38,7 +38,14 @@ _REFUSED = {
 
 def _build(request: BuildRequest, folder: Path, _progress: Progress | None) -> EngineUnderTest:
     """Compare with the provider where it runs; elsewhere with the same file on a CPU, no node rewritten."""
-    engine = build_ort(request.graph, request.part.interface, folder, provider="cuda")
+    engine = build_ort(
+        request.graph,
+        request.part.interface,
+        folder,
+        name=request.part.name,
+        provider="cuda",
+        shared=request.shared,
+    )
     provider = PROVIDERS["cuda"]
     why = unavailable(import_onnxruntime(provider), provider)
     session: Session

@@ -22,8 +22,10 @@ LARGEST_BATCH = 16
 """Rows that an engine is built for by default: an edge device seldom runs more, and memory grows with it."""
 
 
-def derive_profiles(program: Program, given: Sequence[ShapeProfile] = ()) -> tuple[ShapeProfile, ...]:
-    """Derive the profiles of a model, or complete and check the user's own.
+def derive_profiles(
+    program: Program, given: Sequence[ShapeProfile] = (), *, part: Part | None = None
+) -> tuple[ShapeProfile, ...]:
+    """Derive the profiles of a part, or complete and check the user's own.
 
     1. A range goes from the smallest size to the largest; where that is not known, to twice the size that is best for
        the kind of pipeline.
@@ -33,12 +35,13 @@ def derive_profiles(program: Program, given: Sequence[ShapeProfile] = ()) -> tup
     Args:
         program: the model.
         given: the user's.
+        part: of the model; None for the only one.
 
     Raises:
         UnknownNameError: a given profile names a dimension that the model has not.
         ConfigError: a given range is outside what the model takes.
     """
-    part, workload = program.part, get_workload(program.kind)
+    part, workload = part or program.part, get_workload(program.kind)
     ranges = {dim.name: _range(dim, part, workload, program.settings) for dim in part.interface.dims}
     if given:
         return tuple(_complete(profile, ranges, part.interface.dims) for profile in given)

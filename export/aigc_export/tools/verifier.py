@@ -20,12 +20,13 @@ from aigc_export.workloads import get_workload
 from aigc_export.workloads.evaluate import make_evaluator, program_evaluation
 from aigc_models.caller_state import callers_state
 from aigc_models.program import Part, Program, example_feeds
-from aigc_models.torch_session import TorchSession
+from aigc_models.torch_session import TorchSession, open_torch
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.manifest import Tolerances
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.compare import Tolerance
-from aigc_runtime.opening import open_session
+from aigc_runtime.core.program import OpenProgram
+from aigc_runtime.opening import open_program
 from aigc_runtime.proof.verify import ParityReport
 
 __all__ = ["Verification", "verify_against_torch"]
@@ -91,9 +92,9 @@ def verify_against_torch(
     program = load_original(bundle, checkpoint, model=model)
     evaluation, notes = find_evaluation(manifest, partial(program_evaluation, program), quality_data)
     _LOG.info("%s: held against %s, seed %d, limits %s", bundle.path, program.name, seed, tolerances)
-    reference = TorchSession(program.part)
-    with open_session(bundle, threads=threads) as candidate:
-        bounded = ArraySession(reference.call, candidate.interface)
+    reference = open_torch(program)
+    with open_program(bundle, threads=threads) as candidate:
+        bounded = _bounded(program, candidate)
         report = check_parity(
             candidate,
             program,
@@ -103,13 +104,20 @@ def verify_against_torch(
             cases=make_cases(bounded, program, seed=seed),
             generation=make_generation(bounded, program, seed=seed),
             scores=make_evaluator(
-                workload, reference, program.settings, evaluation=evaluation, samples=quality_samples, seed=seed
+                workload,
+                reference,
+                program.settings,
+                evaluation=evaluation,
+                samples=quality_samples,
+                seed=seed,
+                roles=program.engines,
             )(candidate),
             tolerances=tolerances,
         )
     divergence = None
     if bisect and not report.passed:
-        divergence = _bisect(bundle, program.part, seed, tolerances.tensor)
+        engine = report.worst().engine
+        divergence = _bisect(bundle, program.parts[engine], engine, seed, tolerances.tensor)
     return Verification(
         report=report,
         divergence=divergence,
@@ -119,9 +127,18 @@ def verify_against_torch(
     )
 
 
-def _bisect(bundle: Bundle, part: Part, seed: int, tolerance: Tolerance) -> Divergence:
+def _bounded(program: Program, engines: OpenProgram) -> OpenProgram:
+    """PyTorch's sessions, of the shapes that the engines take."""
+    sessions = {
+        name: ArraySession(TorchSession(part).call, engines.session(name).interface)
+        for name, part in program.parts.items()
+    }
+    return OpenProgram(sessions, program.states)
+
+
+def _bisect(bundle: Bundle, part: Part, engine: str, seed: int, tolerance: Tolerance) -> Divergence:
     return find_first_divergence(
-        read_graph(bundle, weights=True),
+        read_graph(bundle, engine=engine, weights=True),
         capture(part).program,
         example_feeds(part, run_sizes(part)[0], seed=seed),
         output_names=part.interface.graph_outputs,

@@ -21,13 +21,13 @@ from aigc_export.workloads.base import (
 )
 from aigc_export.workloads.evaluators.text import TEXT_MEASURES, text_evaluator
 from aigc_export.workloads.limits import make_tolerances
-from aigc_export.workloads.samples.text import SEQUENCE, TextData, calibration_text
+from aigc_export.workloads.samples.text import SEQUENCE, TextData, calibration_text, engines_of
 from aigc_export.workloads.sizes import BATCH, fitting, fitting_batches
 from aigc_models.data.text_data import standard_library_text
 from aigc_models.evaluation.evaluation import Evaluation, text_evaluation, text_tokens
 from aigc_models.program import Part, Program
 from aigc_runtime.core.interface import Interface
-from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram
+from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.shape_profiles import ShapeProfile
 from aigc_runtime.core.tensors import Array, DimSpec
 from aigc_runtime.generation.logits import SamplingParams
@@ -53,7 +53,8 @@ def _cases(program: Program, opened: OpenProgram, rng: np.random.Generator) -> I
     of lower precision would be compared with that.
     """
     settings: TextSettings = program.settings
-    session = opened.session(MAIN_ENGINE)
+    prefill, decode = engines_of(program.engines)
+    session = opened.session(prefill)
     text = text_tokenizer(settings).encode(standard_library_text().held_out.tobytes().decode("utf-8"))
     decoded = min(DECODED, settings.context_length // 2)
     longest = fitting(session, SEQUENCE, min(PROMPT_TOKENS, settings.context_length // 2))
@@ -67,12 +68,12 @@ def _cases(program: Program, opened: OpenProgram, rng: np.random.Generator) -> I
         pad_length = np.array(pad, dtype=np.int64)
         steps = [{INPUT_IDS: ids[:, :longest], PAD_LENGTH: pad_length}]
         steps += [{INPUT_IDS: ids[:, i : i + 1], PAD_LENGTH: pad_length} for i in range(longest, longest + decoded)]
-        yield CasePlan(name=name, steps=tuple((MAIN_ENGINE, feeds) for feeds in steps))
+        yield CasePlan(name=name, steps=tuple((decode if i else prefill, feeds) for i, feeds in enumerate(steps)))
 
 
 def _request(program: Program, opened: OpenProgram, seed: int) -> dict[str, Any]:
     fitting_prompts = _fitting_prompts(program.settings)
-    rows = fitting(opened.session(MAIN_ENGINE), BATCH, 2)
+    rows = fitting(opened.session(engines_of(program.engines)[0]), BATCH, 2)
     prompts = [fitting_prompts[i % len(fitting_prompts)] for i in range(rows)]
     return {"prompts": prompts, "max_new_tokens": NEW_TOKENS, "seed": seed}
 

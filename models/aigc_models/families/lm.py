@@ -257,6 +257,7 @@ class TransformerLM(nn.Module):
         pad_length: Tensor | None = None,
         past: Sequence[KeyValue] | None = None,
         past_length: Tensor | None = None,
+        last_only: bool = False,
     ) -> LMOutput:
         """Logits of the next token at every position.
 
@@ -266,6 +267,7 @@ class TransformerLM(nn.Module):
                 left padding. Padding is never attended to and takes no position. None means no padding.
             past: per layer (key, value): growing, [B, N, P, E] each; or, with `past_length`, buffers [B, N, C, E].
             past_length: [1] int64, tokens held in the buffers; new ones are written behind them. P + S <= C.
+            last_only: give the logits of the last position alone, [B, 1, V]: all that generation reads of a prompt.
 
         Returns:
             Logits and the present keys and values.
@@ -290,7 +292,8 @@ class TransformerLM(nn.Module):
             cache = None if past is None else Cache(past[i][0], past[i][1], slots)
             x, key_value = layer(x, rotation, bias, cache)
             present.append(key_value)
-        return LMOutput(self.lm_head(self.norm(x)), present)
+        read = x[:, -1:] if last_only else x
+        return LMOutput(self.lm_head(self.norm(read)), present)
 
     def _embed(self, input_ids: Tensor, position_BS: Tensor) -> tuple[Tensor, Rotation | None]:
         x = self.embed_tokens(input_ids)

@@ -59,7 +59,13 @@ def _lm_program(module: nn.Module, found: Checkpoint, options: Mapping[str, Any]
         raise CheckpointError(
             f"config.json: tokenizer is {tokenizer!r}, which is not read", hint=f"valid: {BYTES}, or leave it out"
         )
-    return lm_program(module, tokenizer=BYTES, cache=options.get("cache", "growing"), checkpoint=found)
+    return lm_program(
+        module,
+        tokenizer=BYTES,
+        cache=options.get("cache", "growing"),
+        separate_prefill=options.get("separate_prefill", False),
+        checkpoint=found,
+    )
 
 
 def _unet(record: Mapping[str, Any]) -> nn.Module:
@@ -98,7 +104,7 @@ MODELS: dict[str, ModelEntry] = {
         summary="Transformer language model over bytes, trained on the standard library's sources",
         build=lambda record: TransformerLM(LMConfig.from_dict(record["model"])),
         program=_lm_program,
-        options=("cache",),
+        options=("cache", "separate_prefill"),
         fields=("tokenizer",),
     ),
     "unet": ModelEntry(

@@ -19,6 +19,7 @@ __all__ = ["OPTIONS", "Origin", "can_be_recorded"]
 OPTIONS = MappingProxyType(
     {
         "--cache": 1,
+        "--separate-prefill": 0,
         "--dynamic-size": 0,
         "--fixed-size": 0,
         "--calibration-samples": 1,

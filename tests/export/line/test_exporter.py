@@ -79,7 +79,7 @@ def test_weights_beside_the_graph_are_read_from_the_bundle_alone(
     session = tiny.session()
     cases, generation = make_cases(session, tiny.program, seed=0), make_generation(session, tiny.program, seed=0)
     recipe = recipe_of("gan", checkpoints / "gan")
-    manifest, files = make_bundle(loaded, recipe, engine, cases=cases, generation=generation, quality=())
+    manifest, files = make_bundle(loaded, recipe, {"model": engine}, cases=cases, generation=generation, quality=())
     write_bundle(tmp_path / "bundle", manifest, files)
     # A file of the same name in the working directory must not be taken for the bundle's.
     elsewhere = tmp_path / "elsewhere"
@@ -404,7 +404,9 @@ def test_bisection_of_a_sound_graph_finds_nothing(copies: Path, checkpoints: Pat
     from aigc_export.tools.verifier import _bisect
 
     bundle = Bundle.open(copies / "unet")
-    found = _bisect(bundle, load_original(bundle, checkpoints / "unet").part, 0, bundle.manifest.tolerances.tensor)
+    found = _bisect(
+        bundle, load_original(bundle, checkpoints / "unet").part, "model", 0, bundle.manifest.tolerances.tensor
+    )
     assert not found.found
     assert found.compared > 50
     assert "no single node diverges" in str(found)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from aigc_export.line import exporter
-from aigc_export.line.engines import reference_session
+from aigc_export.line.engines import reference_program
 from aigc_export.line.exporter import export_model
 from aigc_export.parity.reference import make_cases, make_generation
 from aigc_export.targets.profiles import derive_profiles, narrowed, parse_profile
@@ -99,7 +99,7 @@ def test_shapes_between_two_profiles_are_refused(checkpoints: Path) -> None:
     """The dimensions of both together would admit what neither takes."""
     requested = recipe("gan", checkpoints, "batch=1", "batch=4:5:6")
     program = tiny_of("gan").program
-    session = reference_session(program, requested)
+    session = reference_program(program, requested).session("model")
     dims = narrowed(program.part.interface, derive_profiles(program, requested.build.profiles)).dims
     assert [(d.min, d.max) for d in dims] == [(1, 6)]
     with pytest.raises(FeedError, match="no profile of the engine takes batch 3"):

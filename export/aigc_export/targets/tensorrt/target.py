@@ -35,11 +35,10 @@ from aigc_runtime.device.probe import Device, Gpu, host_platform, probe_device
 from aigc_runtime.errors import ConfigError, EngineMissingError
 
 if TYPE_CHECKING:
-    from aigc_models.program import Program
+    from aigc_models.program import Part, Program
 
 __all__ = ["TENSORRT", "TENSORRT_RTX"]
 
-ENGINE_FILE = "model.engine"
 OPSET = 20
 """The last that TensorRT 10.3 reads."""
 _TYPE_OF = {"float": "fp32"}
@@ -63,20 +62,21 @@ def _check(flavor: Flavor, settings: BuildSettings, precision: str, opset: int |
             )
 
 
-def _bounds(program: Program, settings: BuildSettings) -> tuple[ShapeProfile, ...]:
-    return derive_profiles(program, settings.profiles)
+def _bounds(program: Program, part: Part, settings: BuildSettings) -> tuple[ShapeProfile, ...]:
+    return derive_profiles(program, settings.profiles, part=part)
 
 
 def _build(flavor: Flavor, request: BuildRequest, folder: Path, progress: Progress | None) -> EngineUnderTest:
     part, graph, settings, library = request.part, request.graph, request.settings, load_library(flavor)
-    profiles = _bounds(request.program, settings)
-    source = save_graph(graph, folder / "source.onnx")[0]
+    file = f"{part.name}.engine"
+    profiles = _bounds(request.program, part, settings)
+    source = save_graph(graph, folder / f"{part.name}.source.onnx")[0]
     macs = site_macs(prepare(request.float_graph), request.feeds)
     low = {} if request.plan is None else {op.node: _TYPE_OF.get(op.precision, op.precision) for op in request.plan.ops}
     built = build_trt(
         library,
         source,
-        folder / ENGINE_FILE,
+        folder / file,
         settings,
         profiles=[input_shapes(part, profile) for profile in profiles],
         requested={node: low.get(node, "fp32") for node in macs},
@@ -85,12 +85,12 @@ def _build(flavor: Flavor, request: BuildRequest, folder: Path, progress: Progre
     )
     # Parity runs the very file that was built; only bf16, for which ONNX Runtime has no kernels, is spelled out first.
     runnable = bf16_products_in_float(graph) if request.precision == "bf16" else graph
-    compared = save_graph(runnable, folder / "compared.onnx")[0] if runnable is not graph else source
+    compared = save_graph(runnable, folder / f"{part.name}.compared.onnx")[0] if runnable is not graph else source
     function = open_onnx(compared, threads=request.threads, optimize=False)
     engine = BuiltEngine(
         kind=flavor,
-        file=ENGINE_FILE,
-        files={ENGINE_FILE: built.path},
+        file=file,
+        files={file: built.path},
         seconds=built.seconds,
         build=_facts(library, built, settings, profiles),
         proof=EngineProof(parity="graph"),

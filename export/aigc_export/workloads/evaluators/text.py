@@ -6,12 +6,12 @@ import math
 
 from aigc_export.workloads.base import EvaluatorRequest
 from aigc_export.workloads.measures import Measure
-from aigc_export.workloads.samples.text import SEQUENCE
+from aigc_export.workloads.samples.text import SEQUENCE, engines_of
 from aigc_models.evaluation.evaluation import text_tokens
 from aigc_models.evaluation.metrics import score_windows, text_windows
 from aigc_models.evaluation.paired import ProgramEvaluator, Scores
 from aigc_models.evaluation.quality import WINDOW, session_logits
-from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram
+from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.pipelines.settings import TextSettings
 
@@ -30,14 +30,15 @@ TEXT_MEASURES = (PERPLEXITY, AGREEMENT, BITS)
 def text_evaluator(request: EvaluatorRequest) -> ProgramEvaluator:
     """Make the evaluator of a language model, on windows of the evaluation's text."""
     settings: TextSettings = request.settings
-    evaluation, samples, session = request.evaluation, request.samples, request.session
+    _, engine = engines_of(request.roles)
+    evaluation, samples, session = request.evaluation, request.samples, request.reference.session(engine)
     longest = session.interface.dims_by_name[SEQUENCE].max
     length = min(WINDOW, settings.context_length, longest or WINDOW)
     windows = text_windows(text_tokens(settings, evaluation.text), count=samples, length=length, seed=request.seed)
     nats, likeliest = score_windows(session_logits(session), windows)
 
     def evaluate(candidate: OpenProgram) -> Scores:
-        its_nats, its_likeliest = score_windows(session_logits(candidate.session(MAIN_ENGINE)), windows)
+        its_nats, its_likeliest = score_windows(session_logits(candidate.session(engine)), windows)
         gap = its_nats - nats
         ratio, error = math.exp(float(gap.mean())), float(gap.std(ddof=1)) / math.sqrt(len(gap))
         agreement = (its_likeliest == likeliest).mean(axis=1)

@@ -18,18 +18,26 @@ from aigc_models.data.text_data import MIN_SEARCHED_PIECE, SEPARATOR, standard_l
 from aigc_models.data.text_files import read_text_files
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.program import MAIN_ENGINE
 from aigc_runtime.core.tensors import Array
+from aigc_runtime.pipelines.kind import Roles
 from aigc_runtime.pipelines.settings import TextSettings
-from aigc_runtime.pipelines.text import INPUT_IDS, PAD_LENGTH
+from aigc_runtime.pipelines.text import DECODE, INPUT_IDS, PAD_LENGTH, PREFILL
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["TextData", "calibration_text"]
+__all__ = ["TextData", "calibration_text", "engines_of"]
 
 STREAM = 1
 """Of random numbers; see `draws.stream`."""
 SEQUENCE = "sequence"
+
+
+def engines_of(roles: Roles) -> tuple[str, str]:
+    """Name the engines that read prompts, and that read single tokens and give the logits of all positions."""
+    only = roles.get(MAIN_ENGINE, "")
+    return roles.get(PREFILL, only), roles.get(DECODE, only)
 
 
 @dataclass(frozen=True, kw_only=True)
