@@ -19,7 +19,7 @@ from aigc_runtime.core.sizes import shape_value
 from aigc_runtime.core.tensors import Array, TensorSpec
 from aigc_runtime.errors import ConfigError
 
-__all__ = ["Part", "Program", "QuantHints", "SizeLimit", "example_feeds"]
+__all__ = ["Part", "Program", "QuantHints", "SizeLimit", "draw_like_example", "example_feeds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,9 +200,23 @@ def example_feeds(part: Part, sizes: Mapping[str, int], *, seed: int) -> dict[st
         if example is None:
             feeds[tensor.name] = _draw(rng, tensor, shape, ranges.get(tensor.name))
         else:
-            # Of the same numbers, so as likely as in the example.
-            feeds[tensor.name] = rng.choice(np.asarray(example).ravel(), size=shape).astype(tensor.dtype)
+            feeds[tensor.name] = draw_like_example(np.asarray(example), shape, rng).astype(tensor.dtype, copy=False)
     return feeds | dict.fromkeys(lengths, feeds[lengths[0]]) if lengths else feeds
+
+
+def draw_like_example(example: Array, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Draw an array of the numbers of an example, each as likely as it is there.
+
+    A mask, of two values, keeps its pattern: it is repeated or cut along each axis, its rows in another order. Drawn
+    number by number, a row could hide all of what it masks.
+    """
+    if example.dtype == np.bool_ or (example.dtype.kind in "iu" and example.min() >= 0 and example.max() <= 1):
+        rows = rng.permutation(len(example))
+        mask = example[rows]
+        for axis, size in enumerate(shape):
+            mask = np.take(mask, np.arange(size) % mask.shape[axis], axis)
+        return mask
+    return rng.choice(example.ravel(), size=shape)
 
 
 def _held_range(interface: Interface, sizes: Mapping[str, int]) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from aigc_models.program import Part, Program, SizeLimit, example_feeds
+from aigc_models.program import Part, Program, SizeLimit, draw_like_example, example_feeds
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import DimSpec, FeedChecker, StateSpec, TensorSpec
 from aigc_runtime.errors import ConfigError
@@ -176,3 +176,14 @@ def test_examples_of_several_kinds_of_state_speak_of_one_number_of_steps() -> No
     taken = {int(example_feeds(only, SIZES, seed=seed)["taken"][0]) for seed in range(40)}
     assert min(taken) >= 1
     assert max(taken) > 5, "some examples have lost steps already"
+
+
+def test_a_mask_keeps_its_pattern() -> None:
+    rng = np.random.default_rng(0)
+    mask = np.array([[1, 1, 1, 0], [1, 0, 0, 0]])
+    for dtype in (np.bool_, np.int64):
+        drawn = draw_like_example(mask.astype(dtype), (5, 3), rng)
+        assert drawn.shape == (5, 3)
+        assert {tuple(row) for row in drawn.tolist()} == {(1, 1, 1), (1, 0, 0)}
+    values = draw_like_example(np.array([[2, 5]]), (40, 3), rng)
+    assert set(values.ravel().tolist()) == {2, 5}

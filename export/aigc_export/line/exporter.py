@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING
 
 from aigc_calibration.coverage import Coverage
 from aigc_calibration.onnx_file import SharedWeights, to_proto
-from aigc_calibration.plan import as_site_precision
-from aigc_calibration.quantize import Quantized, quantize
+from aigc_calibration.quantize import Quantized
 from aigc_export.graphs.capture import Captured, run_sizes
 from aigc_export.graphs.passes import PassReport
 from aigc_export.line.disk_space import check_space, engine_bytes
 from aigc_export.line.engines import check_build, reference_program
 from aigc_export.line.origin import make_origin
 from aigc_export.line.package import creation_time, make_bundle
+from aigc_export.line.quantization import calibration_facts, quantize_parts, report_quantized
 from aigc_export.line.remedies import find_costly_modules, remedies
 from aigc_export.line.signing import signature_warnings
 from aigc_export.parity.bisect import Divergence, find_first_divergence
 from aigc_export.parity.check import check_parity
 from aigc_export.parity.reference import Case, Generation, make_cases, make_generation
-from aigc_export.prepare.calibration_data import described
 from aigc_export.prepare.prepare import PreparedModel, Reporter, Stage, load_program, prepare_parts
 from aigc_export.prepare.request import build_engine
 from aigc_export.prepare.stability import instability_warning
@@ -179,9 +178,7 @@ def export_model(
         if mix is not None:
             quantized[prepared[0].part.name] = mix
     else:
-        for one in prepared:
-            if one.data is not None:
-                quantized[one.part.name] = _quantize(one, recipe, reporter, progress)
+        quantized = quantize_parts(prepared, recipe, reporter, progress)
     with temporary_folder("export") as folder, contextlib.ExitStack() as stack:
         shared = SharedWeights(folder / WEIGHTS_FILE) if len(prepared) > 1 else None
         built = {
@@ -295,7 +292,7 @@ def _provenance(quantized: Mapping[str, Quantized], built: Mapping[str, EngineUn
     """Facts of every part; where there are several, each fact's name begins with that of its part."""
     facts: dict[str, str] = {}
     for name, engine in built.items():
-        own = {**(_calibration_facts(quantized[name]) if name in quantized else {}), **engine.provenance}
+        own = {**(calibration_facts(quantized[name]) if name in quantized else {}), **engine.provenance}
         facts |= own if len(built) == 1 else {f"{name}.{key}": value for key, value in own.items()}
     return facts
 
@@ -345,22 +342,8 @@ def _search(
     )
     assert prepared.quantization is not None
     reporter.warn(instability_warning(built.plan, found.calibration.statistics, prepared.quantization))
-    _report_quantized(quantized, reporter.report)
+    report_quantized(quantized, reporter.report)
     return recipe, quantized, found.report
-
-
-SHOWN_SITES = 3
-"""Names of sites in a line that says why they stay float."""
-
-
-def _report_quantized(quantized: Quantized, stage: Stage) -> None:
-    """Report the number of sites of each precision, then a line for each reason why sites stay float."""
-    counts = ", ".join(f"{n} {precision}" for precision, n in sorted(quantized.plan.counts().items()))
-    stage("quantize", f"{counts}; {quantized.coverage}")
-    for why, sites in quantized.coverage.reasons().items():
-        _LOG.debug("left float, %s: %s", why, ", ".join(sites))
-        more = f" and {len(sites) - SHOWN_SITES} more" if len(sites) > SHOWN_SITES else ""
-        stage("left float", f"{', '.join(sites[:SHOWN_SITES])}{more}: {why}")
 
 
 def _check_budget(config: SearchConfig, scores: Scores) -> None:
@@ -380,39 +363,6 @@ def _extra(program: Program, quantized: Mapping[str, Quantized], found: SearchRe
 def plan_file(part: str, parts: Collection[str]) -> str:
     """The name of a part's quantization plan in a bundle: `plan.json`, where there are several `plan.PART.json`."""
     return PLAN_FILE if len(parts) == 1 else f"plan.{part}.json"
-
-
-def _quantize(model: PreparedModel, recipe: ExportRecipe, reporter: Reporter, progress: Progress | None) -> Quantized:
-    assert model.quantization is not None
-    assert model.data is not None
-    found = quantize(
-        model.graph,
-        model.data,
-        model.quantization,
-        precision=as_site_precision(recipe.precision),
-        form=recipe.target.format,
-        executed=recipe.target.executed,
-        calibration=model.calibration,
-        threads=recipe.threads,
-        progress=progress,
-    )
-    seen = found.statistics
-    if model.calibration is None:
-        reporter.report("calibrate", f"{described(model.data)}, {seen.batches} runs, {len(seen.tensors)} values")
-    else:
-        reporter.report("calibrate", f"{recipe.calibration}: {seen.samples} rows, {len(seen.tensors)} values")
-    reporter.warn(instability_warning(found.plan, seen, model.quantization))
-    _report_quantized(found, reporter.report)
-    return found
-
-
-def _calibration_facts(quantized: Quantized) -> dict[str, str]:
-    return {
-        "calibration_samples": str(quantized.statistics.samples),
-        "calibration_samples_sha256": quantized.statistics.samples_sha256,
-        "float_graph_sha256": quantized.plan.graph_sha256,
-        "low_precision": str(quantized.coverage),
-    }
 
 
 def _shown(report: ParityReport) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from aigc_models.example_sizes import run_sizes
-from aigc_models.program import Program, example_feeds
-from aigc_models.torch_session import TorchSession
+from aigc_models.program import Program, draw_like_example, example_feeds
+from aigc_models.torch_session import open_torch
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.sizes import shape_names
@@ -21,7 +21,7 @@ __all__ = ["are_taken", "draw_like", "drawn_inputs", "example_inputs", "input_in
 
 def torch_program(program: Program) -> OpenProgram:
     """Open every part in PyTorch."""
-    return OpenProgram({name: TorchSession(part) for name, part in program.parts.items()})
+    return open_torch(program)
 
 
 def input_interface(program: Program) -> Interface:
@@ -78,8 +78,8 @@ def drawn_inputs(program: Program, opened: OpenProgram, *, larger: bool, seed: i
 
 
 def draw_like(examples: Mapping[str, Array], rng: np.random.Generator) -> dict[str, Array]:
-    """Draw inputs of the example's shapes and numbers, each as likely as it is there."""
+    """Draw inputs of the example's shapes and numbers; see `aigc_models.program.draw_like_example`."""
     return {
-        name: rng.choice(array.ravel(), size=array.shape).astype(array.dtype, copy=False)
+        name: draw_like_example(array, array.shape, rng).astype(array.dtype, copy=False)
         for name, array in examples.items()
     }

@@ -85,7 +85,7 @@ def test_room_is_asked_for_before_the_work(
 ) -> None:
     weights = StoredWeights(checkpoints / "gan" / "model.safetensors").float32_bytes
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=weights - 1))
-    monkeypatch.setattr("aigc_export.line.exporter.prepare_graph", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr("aigc_export.line.exporter.prepare_parts", lambda *_: pytest.fail("the work began"))
     assert run(export_arguments("gan", checkpoints, tmp_path / "new" / "out")) == 6
     errors = capsys.readouterr().err
     assert f"has {weights - 1:,} bytes free, and at least {weights:,} are needed" in errors

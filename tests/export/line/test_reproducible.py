@@ -40,7 +40,7 @@ def test_a_time_that_is_none_is_refused_before_the_work(
     value: str, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", value)
-    monkeypatch.setattr("aigc_export.line.exporter.prepare_graph", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr("aigc_export.line.exporter.prepare_parts", lambda *_: pytest.fail("the work began"))
     assert run(export_arguments("gan", checkpoints, tmp_path / "out")) == 2
     assert f"SOURCE_DATE_EPOCH is {value!r}" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []  # noqa: PTH208

@@ -1,0 +1,89 @@
+"""Quantize the parts of a model, and say what of them runs in low precision."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from aigc_calibration.errors import PlanError
+from aigc_calibration.plan import as_site_precision
+from aigc_calibration.quantize import Quantized, quantize
+from aigc_export.prepare.calibration_data import described
+from aigc_export.prepare.prepare import PreparedModel, Reporter, Stage
+from aigc_export.prepare.stability import instability_warning
+from aigc_export.recipes.recipe import ExportRecipe
+from aigc_runtime.core.progress import Progress
+
+__all__ = ["calibration_facts", "quantize_parts", "report_quantized"]
+
+_LOG = logging.getLogger(__name__)
+
+SHOWN_SITES = 3
+"""Names of sites in a line that says why they stay float."""
+
+
+def report_quantized(quantized: Quantized, stage: Stage) -> None:
+    """Report the number of sites of each precision, then a line for each reason why sites stay float."""
+    counts = ", ".join(f"{n} {precision}" for precision, n in sorted(quantized.plan.counts().items()))
+    stage("quantize", f"{counts}; {quantized.coverage}")
+    for why, sites in quantized.coverage.reasons().items():
+        _LOG.debug("left float, %s: %s", why, ", ".join(sites))
+        more = f" and {len(sites) - SHOWN_SITES} more" if len(sites) > SHOWN_SITES else ""
+        stage("left float", f"{', '.join(sites[:SHOWN_SITES])}{more}: {why}")
+
+
+def quantize_parts(
+    prepared: Sequence[PreparedModel], recipe: ExportRecipe, reporter: Reporter, progress: Progress | None
+) -> dict[str, Quantized]:
+    """Quantize every part that has anything to quantize; of several parts one may stay float as a whole.
+
+    Raises:
+        PlanError: there is nothing in any of them.
+    """
+    quantized: dict[str, Quantized] = {}
+    failures: list[PlanError] = []
+    for one in prepared:
+        if one.data is None:
+            continue
+        try:
+            quantized[one.part.name] = _quantize(one, recipe, reporter, progress)
+        except PlanError as err:
+            failures.append(err)
+            reporter.warn(f"{one.part.name} stays float: {err.message}")
+    if failures and not quantized:
+        raise failures[0]
+    return quantized
+
+
+def _quantize(model: PreparedModel, recipe: ExportRecipe, reporter: Reporter, progress: Progress | None) -> Quantized:
+    assert model.quantization is not None
+    assert model.data is not None
+    found = quantize(
+        model.graph,
+        model.data,
+        model.quantization,
+        precision=as_site_precision(recipe.precision),
+        form=recipe.target.format,
+        executed=recipe.target.executed,
+        calibration=model.calibration,
+        threads=recipe.threads,
+        progress=progress,
+    )
+    seen = found.statistics
+    if model.calibration is None:
+        reporter.report("calibrate", f"{described(model.data)}, {seen.batches} runs, {len(seen.tensors)} values")
+    else:
+        reporter.report("calibrate", f"{recipe.calibration}: {seen.samples} rows, {len(seen.tensors)} values")
+    reporter.warn(instability_warning(found.plan, seen, model.quantization))
+    report_quantized(found, reporter.report)
+    return found
+
+
+def calibration_facts(quantized: Quantized) -> dict[str, str]:
+    """Say for the manifest what a part was calibrated on, and what came of it."""
+    return {
+        "calibration_samples": str(quantized.statistics.samples),
+        "calibration_samples_sha256": quantized.statistics.samples_sha256,
+        "float_graph_sha256": quantized.plan.graph_sha256,
+        "low_precision": str(quantized.coverage),
+    }
