@@ -38,7 +38,7 @@ def product(weight: np.ndarray | None) -> onnx.ModelProto:
 
 @moves_codes
 def test_constant_codes_are_moved() -> None:
-    graph = optimized(product(np.full((8, 4), -127, dtype=np.int8))).graph
+    graph = optimized(ir.from_proto(product(np.full((8, 4), -127, dtype=np.int8)))).graph
     assert saturating(graph) == ()
     (weight,) = (t for t in graph.initializer if "w" in t.name and onnx.numpy_helper.to_array(t).ndim == 2)
     assert weight.name.endswith(integer_products.EXACT_SUFFIX)
@@ -47,7 +47,7 @@ def test_constant_codes_are_moved() -> None:
 
 def test_small_codes_need_not_be() -> None:
     assert 2 * 255 * LARGEST_EXACT < 2**15 <= 255 * (2 * LARGEST_EXACT + 1)
-    assert saturating(optimized(product(np.full((8, 4), LARGEST_EXACT, dtype=np.int8))).graph) == ()
+    assert saturating(optimized(ir.from_proto(product(np.full((8, 4), LARGEST_EXACT, dtype=np.int8)))).graph) == ()
 
 
 @moves_codes

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
-
 from aigc_export.workloads.base import Workload
 from aigc_export.workloads.diffusion import DIFFUSION
 from aigc_export.workloads.gan import GAN
 from aigc_export.workloads.tensors import TENSORS
 from aigc_export.workloads.text import TEXT
-from aigc_runtime.errors import ConfigError, UnknownNameError
+from aigc_runtime.core.plugins import look_up
+from aigc_runtime.errors import ConfigError
 
 __all__ = ["ENTRY_POINTS", "WORKLOADS", "Workload", "get_workload"]
 
 ENTRY_POINTS = "aigc_export.workloads"
-"""The group in which an installed package names workloads of its own: kind = "module:WORKLOAD"."""
+"""The group under which an installed package registers a `Workload`, by its kind."""
 
 WORKLOADS: dict[str, Workload] = {workload.kind: workload for workload in (TEXT, DIFFUSION, GAN, TENSORS)}
 """kind -> what the host knows of it."""
@@ -25,21 +24,12 @@ def get_workload(kind: str) -> Workload:
 
     Raises:
         UnknownNameError: there is none of this kind.
-        ConfigError: a package names something else as one.
+        ConfigError: a package registers something else as one, or cannot be loaded.
     """
-    if kind in WORKLOADS:
-        return WORKLOADS[kind]
-    others = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
-    if kind not in others:
-        raise UnknownNameError("kind of pipeline", kind, [*WORKLOADS, *others])
-    return _loaded(others[kind])
-
-
-def _loaded(entry: EntryPoint) -> Workload:
-    found = entry.load()
-    if not isinstance(found, Workload) or found.kind != entry.name:
+    found = look_up(WORKLOADS, kind, what="kind of pipeline", group=ENTRY_POINTS, of=Workload)
+    if found.kind != kind:
         raise ConfigError(
-            f"the entry point {entry.name!r} of {ENTRY_POINTS!r} is {entry.value}, which is not its workload",
-            hint=f"it must name a Workload(kind={entry.name!r}, ...)",
+            f"an installed package registers the workload {kind!r}, which is that of {found.kind!r}",
+            hint="mend the package or remove it",
         )
     return found

@@ -86,12 +86,23 @@ WORKLOAD = replace(GAN, kind="sound", budget="psnr>=20")
     assert "sound" not in WORKLOADS
 
 
-@pytest.mark.parametrize("code", ["WORKLOAD = 3", "from aigc_export.workloads.gan import GAN as WORKLOAD"])
-def test_a_package_that_names_something_else(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("WORKLOAD = 3", "int"),
+        (
+            "from aigc_export.workloads.gan import GAN as WORKLOAD",
+            "which is that of .gan.",
+        ),
+        ("import nothing_of_this_name", "nothing_of_this_name"),
+    ],
+)
+def test_a_package_that_names_something_else(
+    code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install(tmp_path, monkeypatch, kind="sound", code=code)
-    with pytest.raises(ConfigError, match=r"the entry point 'sound' of 'aigc_export.workloads'") as err:
+    with pytest.raises(ConfigError, match=message):
         get_workload("sound")
-    assert "Workload(kind='sound', ...)" in str(err.value.hint)
 
 
 def test_cases_are_the_same_again_and_others_with_another_seed() -> None:
