@@ -36,16 +36,19 @@ import numpy as np
 from aigc_runtime.backends.base import EngineProof
 from aigc_runtime.backends.ort.open import import_onnxruntime
 from aigc_runtime.bundle.bundle import fill_bundle
+from aigc_runtime.bundle.manifest import Manifest
 from aigc_runtime.bundle.manifest_file import dump_manifest
 from aigc_runtime.bundle.origin import Origin
 from aigc_runtime.cli.main import run
 from aigc_runtime.io.npy import write_npy
 from aigc_runtime.pipelines import get_kind
 
-from . import tensor_toys, toys
+from . import mixed, tensor_toys, toys
 
 import_onnxruntime()
-NAMES = ("toy_lm_growing", "toy_lm_buffer", "toy_unet", "toy_gan", "toy_tensors")
+NAMES = ("toy_lm_growing", "toy_lm_buffer", "toy_unet", "toy_gan", "toy_tensors", "toy_mixed")
+ARRAYS = {"toy_tensors": tensor_toys.INPUTS, "toy_mixed": mixed.feeds(np.ones((2, 3), np.float32), 0)}
+"""What `generate` is given, of pipelines that take arrays."""
 TIMEOUT_S = 30.0
 MEMORY = 3 * 2**30
 """Above what a child has at its start: a mutant that takes more is told so by the system, as on a small device."""
@@ -74,6 +77,7 @@ ORIGIN = Origin(
 
 STRANGE: list[Any] = [None, True, False, 0, 1, -1, 2, 3, 255, 2**31, 2**31 - 1, 2**53, -(2**53), 10**18]
 STRANGE += [0.5, -0.0, 1e-308, 1e308, -1e308, 1.5, "", " ", "a", "batch", "sequence", "past", "batch+past", "a+b", "+"]
+STRANGE += ["past+sequence", "2*(sequence//2)", "-past", "past//0", "(" * 9, "growing", "buffer", "window", "recurrent"]
 STRANGE += ["input_ids", "logits", "model.onnx", "manifest.json", "float64", "int8", "float16", "uint8", "bool"]
 STRANGE += ["\x1b[2J", "a\nb", "\x00", "\u202e", "\ud800", "é" * 300, "x" * 100_000, "[/]", "[bold]", "{}", "%s"]
 STRANGE += ["model", "loop", {"code_next": "code"}, {"role": "loop", "repeat": 2, "feedback": {}}, "tensors", "gan"]
@@ -232,12 +236,18 @@ def options(name: str, folder: Path) -> list[str]:
     """What `generate` is asked for."""
     if name.startswith("toy_lm"):
         return ["--prompt", "ab"]
-    if name != "toy_tensors":
+    if name not in ARRAYS:
         return ["-o", str(folder / "out.png")]
-    for key, array in tensor_toys.INPUTS.items():
+    for key, array in ARRAYS[name].items():
         np.save(folder / f"{key}.npy", array)
-    inputs = [f"{key}={folder / key}.npy" for key in tensor_toys.INPUTS]
+    inputs = [f"{key}={folder / key}.npy" for key in ARRAYS[name]]
     return [word for text in inputs for word in ("--input", text)] + ["-o", str(folder / "out.npz")]
+
+
+def _made(name: str) -> tuple[Manifest, dict[str, bytes | Path]]:
+    if name == "toy_mixed":
+        return mixed.manifest()
+    return tensor_toys.manifest() if name == "toy_tensors" else toys.toy_manifest(name)
 
 
 def main(folder: Path, mutants: int, seed: int) -> dict[str, object]:
@@ -246,7 +256,7 @@ def main(folder: Path, mutants: int, seed: int) -> dict[str, object]:
     for name in NAMES:
         homes[name] = folder / name
         homes[name].mkdir()
-        manifest, files = tensor_toys.manifest() if name == "toy_tensors" else toys.toy_manifest(name)
+        manifest, files = _made(name)
         limit = get_kind(manifest.pipeline.kind).metric.limit
         quality = tuple(replace(result, data="the user's own") for result in manifest.quality)
         tolerances = replace(manifest.tolerances, set_by_user=tuple({limit, "min_sqnr_db"}))

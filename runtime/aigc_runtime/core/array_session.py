@@ -6,13 +6,13 @@ Tests wrap a formula; the toolchain wraps a PyTorch module. Both go through the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.session import State
-from aigc_runtime.core.state import check_batch, check_rows, check_written, new_steps, require_state
+from aigc_runtime.core.state import check_batch, check_rows, check_written, new_steps, require_specs, require_state
 from aigc_runtime.core.tensors import Array, FeedChecker, StateSpec
 from aigc_runtime.errors import EngineError
 
@@ -22,8 +22,8 @@ __all__ = ["ArraySession", "ArrayState"]
 class ArrayState:
     """Carried state as arrays by input name."""
 
-    def __init__(self, specs: Sequence[StateSpec], batch: int) -> None:
-        self.batch = batch
+    def __init__(self, specs: tuple[StateSpec, ...], batch: int) -> None:
+        self.specs, self.batch = specs, batch
         self.length = 0
         self.arrays = {s.input: np.zeros(s.empty_shape(batch), dtype=s.dtype) for s in specs}
 
@@ -55,6 +55,7 @@ class ArraySession:
         require_state(state, ArrayState, self.interface)
         steps, specs = 0, self.interface.state
         if isinstance(state, ArrayState) and specs:
+            require_specs(state.specs, self.interface)
             check_batch(bound, state.batch)
             steps = new_steps(self.interface, bound, state.length)
             values.update(state.arrays)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from aigc_runtime.core.integers import as_integer
 from aigc_runtime.core.interface import Interface
-from aigc_runtime.core.tensors import DimSpec
+from aigc_runtime.core.tensors import DimSpec, StateSpec
 from aigc_runtime.errors import EngineError, FeedError
 
-__all__ = ["check_batch", "check_rows", "check_written", "new_steps", "require_state"]
+__all__ = ["check_batch", "check_rows", "check_written", "new_steps", "require_specs", "require_state"]
 
 
 def new_steps(interface: Interface, sizes: Mapping[str, int], held: int) -> int:
@@ -89,3 +89,11 @@ def require_state(state: object, cls: type, interface: Interface) -> None:
     if interface.state and not isinstance(state, cls):
         found = "none was given" if state is None else f"a {type(state).__name__} was given"
         raise FeedError(f"this engine carries state, {found}", hint="pass a state from session.new_state(batch)")
+
+
+def require_specs(specs: tuple[StateSpec, ...], interface: Interface) -> None:
+    """Raise FeedError unless a state holds the tensors that the engine carries."""
+    if specs is not interface.state and specs != interface.state:
+        raise FeedError(
+            "the state is of an engine that carries other tensors", hint="pass a state from session.new_state(batch)"
+        )

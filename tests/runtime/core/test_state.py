@@ -51,6 +51,13 @@ def session(request: pytest.FixtureRequest) -> Iterator[Session]:
         yield made
 
 
+def opened(like: Session, interface: Interface) -> Session:
+    """A session of the same back-end, that keeps other tensors."""
+    if isinstance(like, ArraySession):
+        return ArraySession(mixed.function, interface)
+    return OrtSession((toys.DATA / "toy_mixed.onnx").read_bytes(), interface, threads=1)
+
+
 class Generation:
     """A state, and all that was fed to it."""
 
@@ -122,6 +129,9 @@ def test_a_refused_run_leaves_the_state_as_it_was(session: Session) -> None:
         session.run(mixed.feeds(mixed.draw(rng, 2, 1), 10))
     with pytest.raises(FeedError, match="a str was given"):
         session.run(mixed.feeds(mixed.draw(rng, 2, 1), 10), "state")  # type: ignore[arg-type]
+    foreign = opened(session, only("window")).new_state(2)
+    with pytest.raises(FeedError, match="the state is of an engine that carries other tensors"):
+        session.run(mixed.feeds(mixed.draw(rng, 2, 1), 10), foreign)
     one.step(mixed.draw(rng, 2, 2))
 
 

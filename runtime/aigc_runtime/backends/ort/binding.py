@@ -22,6 +22,7 @@ class OrtState:
     Sessions of one program may take turns on it; `plans` holds what each of them bound for each set of shapes.
 
     Attributes:
+        specs: of its tensors.
         batch: rows.
         length: steps taken so far.
         values: what the next run reads, by the inputs' names.
@@ -30,8 +31,8 @@ class OrtState:
         plans: of the sessions, by session and shapes.
     """
 
-    def __init__(self, binder: Binder, specs: Sequence[StateSpec], batch: int) -> None:
-        self.batch = batch
+    def __init__(self, binder: Binder, specs: tuple[StateSpec, ...], batch: int) -> None:
+        self.specs, self.batch = specs, batch
         self.length = 0
         self.values = {s.input: binder.value(np.zeros(s.empty_shape(batch), dtype=s.dtype)) for s in specs}
         self.spares = {

@@ -15,7 +15,7 @@ from aigc_runtime.backends.ort.open import import_onnxruntime, open_native
 from aigc_runtime.backends.ort.providers import PROVIDERS
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.session import State
-from aigc_runtime.core.state import check_batch, check_rows, check_written, new_steps, require_state
+from aigc_runtime.core.state import check_batch, check_rows, check_written, new_steps, require_specs, require_state
 from aigc_runtime.core.tensors import Array, FeedChecker
 from aigc_runtime.errors import AigcError, EngineError, EngineMemoryError, UnknownNameError
 
@@ -111,6 +111,7 @@ class OrtSession:
                 with flushed():
                     return self._run_stateless(feeds)
             assert isinstance(state, OrtState)
+            require_specs(state.specs, self.interface)
             check_batch(bound, state.batch)
             steps = new_steps(self.interface, bound, state.length)
             with flushed():
