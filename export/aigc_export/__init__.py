@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aigc_models.program import Part, Program, QuantHints
     from aigc_runtime.core.tensors import DimSpec, StateSpec
     from aigc_runtime.errors import AigcError
+    from aigc_runtime.pipelines.tensors import Stage, TensorsSettings
 
 __all__ = [
     "AigcError",
@@ -26,7 +27,9 @@ __all__ = [
     "Part",
     "Program",
     "QuantHints",
+    "Stage",
     "StateSpec",
+    "TensorsSettings",
     "calibrate",
     "compare",
     "export",
@@ -44,7 +47,9 @@ _HOMES = {
     "Part": "aigc_models.program",
     "Program": "aigc_models.program",
     "QuantHints": "aigc_models.program",
+    "Stage": "aigc_runtime.pipelines.tensors",
     "StateSpec": "aigc_runtime.core.tensors",
+    "TensorsSettings": "aigc_runtime.pipelines.tensors",
     "calibrate": _API,
     "compare": _API,
     "export": _API,

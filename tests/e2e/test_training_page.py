@@ -10,7 +10,8 @@ from sklearn.datasets import load_sample_images
 
 from aigc_export.cli import run
 
-from .test_readme import run_blocks
+from ..page_blocks import run_blocks
+from .conftest import tool_environment
 
 
 @pytest.mark.slow
@@ -22,7 +23,7 @@ def test_the_page_on_training_does_what_it_says(root: Path, tmp_path: Path, caps
             Image.fromarray(pixels[40 * i : 40 * i + 100, 50 * i : 50 * i + 120]).save(
                 tmp_path / "photos" / name / f"{i}.png"
             )
-    assert run_blocks((root / "docs" / "training.md").read_text(), tmp_path) == 5
+    assert run_blocks((root / "docs" / "training.md").read_text(), tmp_path, tool_environment()) == 5
     assert (tmp_path / "out" / "gan" / "quality.json").is_file()
     assert len(list((tmp_path / "out" / "unet").glob("samples-*.png"))) == 2
     with Image.open(tmp_path / "out" / "flowers.png") as grid:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,7 +66,10 @@ def trace(
     try:
         with quiet(), torch.no_grad():
             program = torch.export.export(
-                module, tuple(example), dynamic_shapes=(tuple(dynamic_shapes(shapes, dims)),), strict=False
+                module,
+                _told_apart(example, shapes, dims),
+                dynamic_shapes=(tuple(dynamic_shapes(shapes, dims)),),
+                strict=False,
             )
     except Exception as err:
         message, hint = capture_advice(err, _axis_names(shapes))
@@ -85,6 +88,24 @@ def trace(
         dims=narrowed,
         notes=notes,
     )
+
+
+def _told_apart(example: Sequence[Tensor], shapes: Sequence[Shape], dims: Mapping[str, DimSpec]) -> tuple[Tensor, ...]:
+    """Make arguments of which no free size is 0 or 1: PyTorch takes those to be fixed."""
+    sizes = _named_sizes(zip(example, shapes, strict=True))
+    if not dims.keys() <= sizes.keys():
+        return tuple(example)
+    sizes |= {name: dim.nearest(max(sizes[name], _ARTIFICIAL_MIN)) for name, dim in dims.items()}
+    return tuple(_resized(t, shape_value(shape, sizes)) for t, shape in zip(example, shapes, strict=True))
+
+
+def _named_sizes(tensors: Iterable[tuple[Tensor, Shape]]) -> dict[str, int]:
+    return {
+        size: tensor.shape[axis]
+        for tensor, shape in tensors
+        for axis, size in enumerate(shape)
+        if isinstance(size, str)
+    }
 
 
 def _shape(sizes: Sequence[Any], symbols: Mapping[Any, tuple[str, int]]) -> Shape:
@@ -221,12 +242,7 @@ def check_other_sizes(
     Raises:
         ConfigError: names the dimension, and what it may be a multiple of.
     """
-    sizes = {
-        size: tensor.shape[axis]
-        for name, tensor in example.items()
-        for axis, size in enumerate(shapes[name])
-        if isinstance(size, str)
-    }
+    sizes = _named_sizes((tensor, shapes[name]) for name, tensor in example.items())
     for name, dim in dims.items():
         size = sizes[name]
         other = dim.nearest(size + dim.multiple_of)

@@ -47,6 +47,8 @@ class LogFile(logging.Handler):
         self.failure: OSError | None = None
         self._file = _open(path.absolute())
         self.setFormatter(_Lines())
+        # PyTorch hands its own details to whatever handler there is, and expects that it drops them.
+        self.addFilter(lambda record: _is_ours(record) or record.levelno >= logging.WARNING)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, or drop it where one before it was lost."""
@@ -86,11 +88,17 @@ class StandardError(logging.Handler):
     def __init__(self, verbose: bool) -> None:
         super().__init__()
         self.setFormatter(_Lines())
-        self.addFilter(lambda r: not _is_ours(r) or (verbose and not getattr(r, "shown", False)))
+        self.addFilter(lambda record: _is_shown(record, verbose))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a record."""
         sys.stderr.write(self.format(record) + "\n")
+
+
+def _is_shown(record: logging.LogRecord, verbose: bool) -> bool:
+    if _is_ours(record):
+        return verbose and not getattr(record, "shown", False)
+    return record.levelno >= logging.WARNING
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

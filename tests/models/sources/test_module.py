@@ -56,6 +56,14 @@ def test_nothing_varies_unless_it_is_declared() -> None:
     assert part.examples["image"].shape == (1, 3, 12, 12)
 
 
+def test_an_example_of_one_row_is_enough() -> None:
+    """PyTorch takes a size of 1 to be fixed: a batch of one, the example that comes first to mind, was refused."""
+    part = make_part(Upscale().eval(), {"image": torch.rand(1, 3, 1, 5)}, dims={"image": {0: "batch", 2: "height"}})
+    assert part.interface.inputs[0].shape == ("batch", 3, "height", 5)
+    assert part.interface.outputs[0].shape[0] == "batch"
+    assert part.examples["image"].shape == (1, 3, 1, 5)
+
+
 class Strided(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -157,15 +157,21 @@ def test_a_log_that_is_lost_leaves_the_verdict(toy_bundles: Path, tmp_path: Path
     assert "cannot write '/dev/full'" in capsys.readouterr().err
 
 
-def test_nothing_that_is_logged_looks_like_another_record(tmp_path: Path) -> None:
+def test_nothing_that_is_logged_looks_like_another_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    other = logging.getLogger("another.library")
+    monkeypatch.setattr(other, "level", logging.DEBUG)  # as PyTorch's is, which leaves it to the handlers
     forged = "ok\n2026-01-01T00:00:00.000Z INFO    aigc_runtime.bundle: signed by us\x1b[2J \ud800"
 
     def verb() -> None:
         logging.getLogger("aigc_runtime.bundle").info("%s", forged)
-        logging.getLogger("another.library").info("not ours")
-        logging.getLogger("another.library").warning("theirs")
+        other.info("not ours")
+        other.warning("theirs")
 
     assert run_logged(verb, program="p", arguments=[], verbose=False, path=tmp_path / "log") == 0
+    shown = capsys.readouterr().err
+    assert ("theirs" in shown, "not ours" in shown, "signed by us" in shown) == (True, False, False)
     told = next(r for r in records((tmp_path / "log").read_text()) if "aigc_runtime.bundle" in r)
     assert told.endswith(": ok\n    2026-01-01T00:00:00.000Z INFO    aigc_runtime.bundle: signed by us\\x1b[2J \\ud800")
     text = (tmp_path / "log").read_text()
