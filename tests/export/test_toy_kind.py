@@ -68,7 +68,7 @@ def test_the_house_does_not_know_it() -> None:
 def test_the_bundle_is_of_its_kind(bundles: dict[str, Path]) -> None:
     manifest = Bundle.open(bundles["int8"]).manifest
     assert manifest.pipeline.kind == "iterate"
-    assert manifest.pipeline.engines == {"model": "model"}
+    assert manifest.pipeline.engines == {"slope_model": "model"}
     assert manifest.precision == "int8"
     plan = {op["module"]: op for op in json.loads((bundles["int8"] / "plan.json").read_text())["ops"]}
     assert plan["enter"]["precision"] == "int8"

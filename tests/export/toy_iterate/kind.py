@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from aigc_runtime.core.compare import compare_arrays
-from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram
+from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError, InputError
 from aigc_runtime.generation.rng import TorchGenerator, check_seed
@@ -24,7 +24,7 @@ from aigc_runtime.pipelines.requests import check_arguments, integer_check
 
 X, T, SLOPE = "x", "t", "slope"
 FINAL = "final"
-ROLE = MAIN_ENGINE
+ROLE = "slope_model"
 
 
 @dataclass(frozen=True, kw_only=True)
