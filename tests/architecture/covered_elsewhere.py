@@ -108,7 +108,6 @@ COVERED_ELSEWHERE = {
     "calibration/aigc_calibration/grids.py": "tests/calibration/test_emit.py",
     "calibration/aigc_calibration/hessian.py": "tests/calibration/test_weight_only.py",
     "calibration/aigc_calibration/matrices.py": "tests/calibration/test_weight_only.py",
-    "calibration/aigc_calibration/onnx_file.py": "tests/export/graphs/test_capture.py",
     "calibration/aigc_calibration/plan.py": "tests/calibration/test_odd_weights.py",
     "calibration/aigc_calibration/planner.py": "tests/calibration/test_rewrites.py",
     "calibration/aigc_calibration/rewritten.py": "tests/calibration/test_rewrites.py",

@@ -1,0 +1,53 @@
+"""A language model as two engines over one state and one file of weights says what it says as one engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import aigc_export
+from aigc_runtime import open_pipeline, verify_bundle
+from aigc_runtime.opening import open_program
+
+
+@pytest.mark.parametrize("cache", ["growing", "buffer"])
+def test_two_engines_write_what_one_writes(cache: str, checkpoints: Path, tmp_path: Path) -> None:
+    texts = []
+    for separate in (False, True):
+        options = {"cache": cache, "separate_prefill": separate or None}
+        result = aigc_export.export(
+            "lm",
+            output=tmp_path / str(separate),
+            checkpoint=str(checkpoints / "lm"),
+            spec_options=options,
+            quality_samples=2,
+            threads=1,
+        )
+        assert result.report.passed
+        with open_program(result.bundle) as opened:
+            assert verify_bundle(result.bundle, opened).passed
+        with open_pipeline(result.bundle, threads=1) as pipeline:
+            texts.append([row.token_ids.tolist() for row in pipeline.generate(["def ", "import os"], max_new_tokens=6)])
+    assert texts[0] == texts[1]
+    manifest = result.bundle.manifest
+    assert list(manifest.engines) == ["prefill", "decode"]
+    assert manifest.shared_files == ("shared.weights",)
+    assert list(manifest.state) == ["cache"]
+    assert manifest.interfaces["prefill"].outputs[0].shape == ("batch", 1, 256)
+    sizes = {info.path: info.size for info in manifest.files}
+    assert sizes["prefill.onnx"] < 200_000
+    found = aigc_export.verify(result.bundle, quality_samples=2)
+    assert found.report.passed, found.report.failures
+
+
+def test_a_prompt_gives_the_logits_of_its_last_token_alone() -> None:
+    from aigc_models.torch_session import open_torch
+
+    program = aigc_export.load("lm", separate_prefill=True)
+    opened = open_torch(program)
+    feeds = {"input_ids": np.arange(40, 60)[None].astype(np.int64), "pad_length": np.zeros(1, np.int64)}
+    last = opened.run("prefill", feeds, opened.new_state(1))["logits"]
+    every = opened.run("decode", feeds, opened.new_state(1))["logits"]
+    np.testing.assert_allclose(last, every[:, -1:], rtol=1e-5, atol=1e-5)
