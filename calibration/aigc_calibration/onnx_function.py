@@ -32,6 +32,7 @@ def open_onnx(
     outputs: Sequence[str] | None = None,
     threads: int | None = None,
     optimize: bool = True,
+    packed: bool = True,
 ) -> OnnxFunction:
     """Load a graph into ONNX Runtime.
 
@@ -44,18 +45,19 @@ def open_onnx(
         outputs: names of the results to return; None returns all.
         threads: inside an operator; None takes the engine's default.
         optimize: let ONNX Runtime rewrite the graph; off where the nodes must run as they stand.
+        packed: hold weights once more, in the order in which kernels read them: for many runs.
 
     Raises:
         EngineError: the graph does not load.
         OutputError: there is no room for its files.
     """
     if isinstance(model, (bytes, Path)):
-        return _function(str(model) if isinstance(model, Path) else model, outputs, threads, optimize)
+        return _function(str(model) if isinstance(model, Path) else model, outputs, threads, optimize, packed)
     if expose:
         model = _exposed(model, expose)
     with temporary_folder("onnx") as folder:
         path = save_graph(model, folder / "model.onnx")[0]
-        return _function(str(path), outputs, threads, optimize)
+        return _function(str(path), outputs, threads, optimize, packed)
 
 
 def _exposed(model: ir.Model, names: Sequence[str]) -> ir.Model:
@@ -68,7 +70,9 @@ def _exposed(model: ir.Model, names: Sequence[str]) -> ir.Model:
     return model
 
 
-def _function(source: str | bytes, outputs: Sequence[str] | None, threads: int | None, optimize: bool) -> OnnxFunction:
+def _function(
+    source: str | bytes, outputs: Sequence[str] | None, threads: int | None, optimize: bool, packed: bool
+) -> OnnxFunction:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -76,6 +80,8 @@ def _function(source: str | bytes, outputs: Sequence[str] | None, threads: int |
     options.intra_op_num_threads = threads or 0
     leave_out_rewrites(options)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not packed:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if products_saturate(onnxruntime):  # a float graph has none, but quantized ones are opened here, too

@@ -26,6 +26,7 @@ from aigc_models.program import Part, Program, example_feeds
 from aigc_models.sources import resolve
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError
+from aigc_runtime.system.host_memory import give_back_memory
 from aigc_runtime.system.interrupts import check_interrupted
 
 if TYPE_CHECKING:
@@ -242,6 +243,7 @@ class Reporter:
 
     def report(self, name: str, what: str) -> None:
         """Report a stage; raise here if a signal came whose exception was dropped."""
+        give_back_memory()
         check_interrupted()
         now = time.perf_counter()
         _LOG.info("%s: %s (%.1f s)", name, what, now - self.last, extra=self._shown)

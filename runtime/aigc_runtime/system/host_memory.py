@@ -7,11 +7,13 @@ Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst).
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-__all__ = ["available_memory"]
+__all__ = ["available_memory", "give_back_memory"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,15 @@ def available_memory(root: Path = Path("/")) -> int | None:
     """
     found = [size for size in (_machine(root), *_groups(root)) if size is not None]
     return max(0, min(found)) if found else None
+
+
+def give_back_memory() -> None:
+    """Give what was freed back to the system: glibc keeps it, so that a process stays as large as it ever was."""
+    if sys.platform != "linux":
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
 
 
 def _machine(root: Path) -> int | None:

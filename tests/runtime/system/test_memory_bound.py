@@ -67,3 +67,8 @@ def test_a_system_that_does_not_say_has_no_bound(tmp_path: Path, monkeypatch: py
     with bounded_memory():
         assert resource.getrlimit(resource.RLIMIT_DATA) == before
     assert host_memory.available_memory(tmp_path) is None
+
+
+def test_memory_is_given_back_whatever_the_system() -> None:
+    host_memory.give_back_memory()
+    host_memory.give_back_memory()

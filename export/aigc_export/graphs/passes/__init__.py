@@ -25,6 +25,7 @@ from aigc_export.graphs.passes.slim import slim
 from aigc_runtime.core.compare import TensorErrors, Tolerance, compare_arrays, judge
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import OutputError
+from aigc_runtime.system.host_memory import give_back_memory
 from aigc_runtime.system.temporary_folder import temporary_folder
 
 if TYPE_CHECKING:
@@ -228,5 +229,9 @@ def check_and_run(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> list
     with temporary_folder("pass") as folder:
         path = save_graph(model, folder / "model.onnx")[0]
         onnx.checker.check_model(str(path), full_check=True)
-        run = open_onnx(path, optimize=False)
-        return [run(one) for one in feeds]
+        run = open_onnx(path, optimize=False, packed=False)
+        try:
+            return [run(one) for one in feeds]
+        finally:
+            del run
+            give_back_memory()

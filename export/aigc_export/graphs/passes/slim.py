@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STAND_IN_THRESHOLD", "slim"]
 
-STAND_IN_THRESHOLD = 2**28
+STAND_IN_THRESHOLD = 2**26
 """Bytes of weights from which on large ones are left out."""
 LARGE_BYTES = 2**20
 """Of one weight."""
