@@ -26,8 +26,8 @@ class OrtState:
         batch: rows.
         length: steps taken so far.
         values: what the next run reads, by the inputs' names.
-        spares: of tensors that keep their shape and are not written in place, where the next run writes: the two change
-            places after it.
+        spares: where the next run writes tensors that are not written in place, if all of them keep their shapes: the
+            two change places after it.
         plans: of the sessions, by session and shapes.
     """
 
@@ -35,11 +35,9 @@ class OrtState:
         self.specs, self.batch = specs, batch
         self.length = 0
         self.values = {s.input: binder.value(np.zeros(s.empty_shape(batch), dtype=s.dtype)) for s in specs}
-        self.spares = {
-            s.input: binder.value(np.zeros(s.empty_shape(batch), dtype=s.dtype))
-            for s in specs
-            if s.behavior.is_steady and not s.behavior.in_place
-        }
+        steady = all(s.behavior.is_steady for s in specs)  # a session that lets others grow is given new values
+        moving = [s for s in specs if steady and not s.behavior.in_place]
+        self.spares = {s.input: binder.value(np.zeros(s.empty_shape(batch), dtype=s.dtype)) for s in moving}
         self.plans: dict[tuple[object, tuple[tuple[int, ...], ...]], Plan] = {}
 
 
