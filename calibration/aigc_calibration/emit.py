@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from aigc_calibration.errors import PlanError
 from aigc_calibration.formats import QdqFormat
 from aigc_calibration.grids import GRIDS
 from aigc_calibration.nearest import by_index
+from aigc_calibration.phases import phases_of, plan_by_phases
 from aigc_calibration.plan import HALF_PRECISIONS, OpPlan, QuantizationPlan, TensorPlan
 from aigc_calibration.prepare import copy_graph
 from aigc_calibration.ranges import affine_scale
@@ -36,17 +37,30 @@ def _replace(node: ir.Node, index: int, value: ir.Value, _op: OpPlan) -> None:
     node.replace_input_with(index, value)
 
 
-def plan_for(plan: QuantizationPlan, form: QdqFormat) -> QuantizationPlan:
-    """Leave the sites float that the engine has no kernel for."""
-    missing = {
-        op.node: form.float_ops[op.op_type, op.precision]
-        for op in plan.ops
-        if (op.op_type, op.precision) in form.float_ops
-    }
+def plan_for(plan: QuantizationPlan, form: QdqFormat, model: ir.Model) -> QuantizationPlan:
+    """Leave the sites float that the engine has no kernel for.
+
+    Args:
+        plan: of the model.
+        form: of the engine.
+        model: the float graph that the plan was made for.
+    """
+    missing = _without_kernel(plan, form, model)
     if not form.half_arithmetic:
         why = "it has no weight to store in 16 bits, and the engine computes in float"
         missing |= {op.node: why for op in plan.ops if op.weight is None and op.precision in HALF_PRECISIONS}
     return plan.with_float(missing)
+
+
+def _without_kernel(plan: QuantizationPlan, form: QdqFormat, model: ir.Model) -> dict[str, str]:
+    """Map the sites that the engine has no kernel for to the reason."""
+    found = {
+        op.node: form.float_ops[op.op_type, op.precision]
+        for op in plan.quantized()
+        if (op.op_type, op.precision) in form.float_ops
+    }
+    phased = {str(n.name) for n in model.graph if form.phases and n.name in found and phases_of(n) is not None}
+    return {node: why for node, why in found.items() if node not in phased}
 
 
 def emit(
@@ -74,11 +88,17 @@ def emit(
         raise PlanError(
             "the plan was made for another graph", hint="calibrate again: the model, its weights or the passes changed"
         )
-    emitter = _Emitter(copy_graph(model), plan, weights, form, swap)
+    for node, why in _without_kernel(plan, form, model).items():
+        raise PlanError(f"{node!r} cannot be quantized: {why}", hint="use `plan_for`")
+    own = copy_graph(model)
+    results: Mapping[str, tuple[str, ...]] = {}
+    if form.phases:
+        plan, weights, results = plan_by_phases(own, plan, weights)
+    emitter = _Emitter(own, plan, weights, form, swap)
     for op in plan.quantized():
-        if (why := form.float_ops.get((op.op_type, op.precision))) is not None:
-            raise PlanError(f"{op.node!r} cannot be quantized: {why}", hint="use `plan_for`")
         emitter.site(op)
+        if op.precision == "int8" and op.op_type in form.quantized_results and op.output is not None:
+            emitter.results(results.get(op.node, (op.output,)), op)
     finish(emitter.graph)
     return emitter.model
 
@@ -116,8 +136,6 @@ class _Emitter:
                 self.swap(node, 1, dequantize_blocks(self.graph, node, found, self.shapes[found.name]), op)
         elif op.weight is not None:
             self.weight(node, op)
-        if op.precision == "int8" and op.op_type in self.form.quantized_results and op.output is not None:
-            self.result(str(op.output), op)
 
     def activation(self, name: str, precision: str) -> ir.Value:
         """Q and DQ behind a value; all sites share them."""
@@ -296,12 +314,16 @@ class _Emitter:
         self.graph.insert_before(node, restored)
         self.swap(node, 2, restored.outputs[0], op)
 
+    def results(self, names: Sequence[str], op: OpPlan) -> None:
+        """Q and DQ on a site's result, and on copies of it: every reader sees codes, as does the next site."""
+        last = self.values[names[-1]]
+        if not last.is_graph_output() and list(last.uses()):
+            for name in names:
+                self.result(name, op)
+
     def result(self, name: str, op: OpPlan) -> None:
-        """Q and DQ on a site's result: every reader sees the quantized value, as does the next site."""
         value = self.values[name]
         readers = [(node, index) for node, index in value.uses()]
-        if value.is_graph_output() or not readers:
-            return
         if name in self.dequantized:
             restored = self.dequantized[name]
         else:

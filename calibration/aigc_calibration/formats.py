@@ -24,6 +24,8 @@ class QdqFormat:
 
     Attributes:
         unsigned: activations as u8 with a zero point (128 for a symmetric range) in place of s8.
+        phases: whether an 8-bit ConvTranspose is a Conv of the phases of its result, where it is one of the cases of
+            `phases`: the engine has 8-bit kernels for that alone.
         moves_codes: whether operators that only copy numbers copy codes, with Q and DQ on both sides of them, and
             nearest-neighbor upsampling is a Gather per axis.
         integer_bias: the bias of an int8 site as int32.
@@ -33,10 +35,11 @@ class QdqFormat:
             float.
         half_arithmetic: whether it multiplies 16-bit numbers; else they are stored and rounded so, and computed with
             in float.
-        float_ops: (operator, precision) that the engine has no kernel for, with the reason.
+        float_ops: (operator, precision) that the engine has no kernel for, with the reason; `phases` come first.
     """
 
     unsigned: bool
+    phases: bool
     moves_codes: bool
     integer_bias: bool
     quantized_results: frozenset[str]
@@ -48,6 +51,7 @@ class QdqFormat:
 
 SIGNED_FORMAT = QdqFormat(
     unsigned=False,
+    phases=False,
     moves_codes=False,
     integer_bias=False,
     quantized_results=frozenset(),
@@ -59,9 +63,10 @@ SIGNED_FORMAT = QdqFormat(
 
 UNSIGNED_FORMAT = QdqFormat(
     unsigned=True,
+    phases=True,
     moves_codes=True,
     integer_bias=True,
-    quantized_results=frozenset({"Conv", "MatMul"}),
+    quantized_results=frozenset({"Conv", "ConvTranspose", "MatMul"}),
     nbits=True,
     half_arithmetic=False,
     fp8_arithmetic=False,

@@ -34,7 +34,7 @@ def watched(model: ir.Model) -> set[str]:
 
 
 def _results(model: ir.Model, sites: tuple[Site, ...]) -> set[str]:
-    """Results of convolutions, and of products in front of Relu.
+    """Results of convolutions, transposed or not, and of products in front of Relu.
 
     ONNX Runtime has no 8-bit convolution with a float result, and leaves `MatMul -> Relu -> QuantizeLinear` float
     (1.32; `MatMul -> QuantizeLinear` becomes an integer product).
@@ -43,7 +43,8 @@ def _results(model: ir.Model, sites: tuple[Site, ...]) -> set[str]:
     return {
         s.output
         for s in sites
-        if s.weight is not None and (s.op_type == "Conv" or (s.op_type == "MatMul" and s.output in rectified))
+        if s.weight is not None
+        and (s.op_type in {"Conv", "ConvTranspose"} or (s.op_type == "MatMul" and s.output in rectified))
     }
 
 
@@ -275,7 +276,10 @@ def _rounded(model: ir.Model, site: Site, op: OpPlan, plan: QuantizationPlan, co
         constant = None if site.bias is None else model.graph.initializers.get(site.bias)
         bias = None if constant is None or constant.const_value is None else constant.const_value.numpy()
         step = _least_step(plan.ranges[op.activations[0]])
-        least = least_scales(weight, axis, bias if bias is not None and bias.shape == scales.shape else None, step)
+        if bias is not None:  # a ConvTranspose in groups has a scale for one output channel of each group
+            fits = bias.ndim == 1 and len(bias) % len(scales) == 0
+            bias = np.abs(bias).reshape(-1, len(scales)).max(axis=0) if fits else None
+        least = least_scales(weight, axis, bias, step)
         scales = np.maximum(scales, least).astype(np.float32)
     return round_to_channels(name, weight, axis, grid, scales=scales)
 

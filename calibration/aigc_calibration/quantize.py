@@ -108,9 +108,9 @@ def plan_calibrated(
     if precision in HALF_PRECISIONS:
         # Modules are kept float for the sake of 8 bits; 16 bits take them as well.
         plan = half_plan(graph, calibration.statistics, replace(config, sensitive=()), precision=precision)
-        return graph, plan_for(plan, form)
+        return graph, plan_for(plan, form, graph)
     plan = make_plan(graph, calibration.statistics, config, precision=precision, transforms=transforms)
-    return graph, plan_for(plan, form)
+    return graph, plan_for(plan, form, graph)
 
 
 def _emitted(

@@ -181,7 +181,8 @@ class Reference:
                 x = self.nbits_input(x, stored.shape[0], int(op.block or 1))
             weight = Interval.of(self.laid_out(node, stored, self.constants[op.weight].shape, op))
             if op.precision == "int8" and self.form.integer_bias and bias is not None and bias.low.ndim == 1:
-                unit = grid_of(self.plan, op.activations[0], self.form)[1] * found.scales.astype(np.float64)
+                scales = np.resize(found.scales, bias.low.size)  # those of a ConvTranspose hold for each group
+                unit = grid_of(self.plan, op.activations[0], self.form)[1] * scales.astype(np.float64)
                 bias = bias.widened(EPS, unit / 2)
         made = product(node, x, weight, bias, rounding)
         if op.precision in {"fp16", "bf16"} and self.form.half_arithmetic:

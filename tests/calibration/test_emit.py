@@ -49,7 +49,7 @@ def plan_of(
 
 def emitted(name: str, model: ir.Model, data: Batches, precision: SitePrecision = "int8") -> ir.Model:
     plan, weights = plan_of(model, data, precision=precision)
-    return emit(model, plan_for(plan, FORMATS[name]), weights, FORMATS[name])
+    return emit(model, plan_for(plan, FORMATS[name], model), weights, FORMATS[name])
 
 
 def test_known_answer() -> None:
@@ -97,7 +97,7 @@ def test_both_forms_hold_the_same_codes(network: tuple[ir.Model, Batches]) -> No
     model, data = network
     plan, weights = plan_of(model, data, QuantConfig(affine=False))
     # Only what both forms quantize: one ConvTranspose less.
-    plan = plan_for(plan, FORMATS["ort-cpu"])
+    plan = plan_for(plan, FORMATS["tensorrt"], model)
     graphs = {name: emit(model, plan, weights, FORMATS[name]) for name in ("ort-cpu", "tensorrt")}
     names = [f"{a}_quantized" for op in plan.quantized() for a in op.activations]
     codes = {
@@ -146,19 +146,18 @@ def test_onnx_runtime_runs_its_form_in_integers(network: tuple[ir.Model, Batches
     model, data = network
     plan, weights = plan_of(model, data)
     form = FORMATS["ort-cpu"]
-    plan = plan_for(plan, form)
-    assert {op.node: op.precision for op in plan.ops}["up"] == "float"
+    plan = plan_for(plan, form, model)
     graph = emit(model, plan, weights, form)
-    assert executed_sites(graph, plan) == {"conv1", "conv3", "matmul", "gemm"}
+    assert executed_sites(graph, plan) == {"conv1", "up", "conv3", "matmul", "gemm"}
     coverage = check_executed(graph, plan, site_macs(model, data.feeds[0]))
-    assert coverage.planned == coverage.executed
-    assert coverage.float_sites == {"up": "ONNX Runtime has no 8-bit ConvTranspose on a CPU"}
+    assert coverage.planned == coverage.executed == 1
+    assert coverage.float_sites == {}
 
 
 def test_a_plan_that_silently_runs_float_is_an_error(network: tuple[ir.Model, Batches]) -> None:
     model, data = network
     plan, weights = plan_of(model, data)
-    plan = plan_for(plan, FORMATS["tensorrt"])
+    plan = plan_for(plan, FORMATS["tensorrt"], model)
     graph = emit(model, plan, weights, FORMATS["tensorrt"])  # not the form for this engine
     with pytest.raises(PlanError, match=r"the engine runs .*, the plan says \d\d\.\d%\nsites that stay"):
         check_executed(graph, plan, site_macs(model, data.feeds[0]))
@@ -256,8 +255,8 @@ def test_plans_are_for_one_graph(network: tuple[ir.Model, Batches]) -> None:
     plan, weights = plan_of(model, data)
     with pytest.raises(PlanError, match="the plan was made for another graph"):
         emit(small_network(1)[0], plan, weights, FORMATS["tensorrt"])
-    with pytest.raises(PlanError, match="cannot be quantized: ONNX Runtime has no 8-bit ConvTranspose"):
-        emit(model, plan, weights, FORMATS["ort-cpu"])
+    with pytest.raises(PlanError, match="'up' cannot be quantized: TensorRT computes ConvTranspose in float"):
+        emit(model, plan, weights, FORMATS["tensorrt"])
 
 
 def test_plans_are_json(network: tuple[ir.Model, Batches]) -> None:

@@ -43,7 +43,7 @@ def planned(
         return prepared, plan, quantize_weights(prepared, plan, data, config)
     calibration = calibrate(prepared, data, config, precision=precision)
     graph, plan = plan_calibrated(prepared, calibration, config, precision=precision, form=FORMATS[target])
-    plan = plan_for(plan.with_float(why), FORMATS[target])
+    plan = plan_for(plan.with_float(why), FORMATS[target], graph)
     return graph, plan, {} if precision in HALF_PRECISIONS else round_weights(graph, plan, config)
 
 

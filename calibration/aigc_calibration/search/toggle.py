@@ -58,8 +58,9 @@ def toggle_graph(
         graph.insert_before(node, chosen)
         node.replace_input_with(index, chosen.outputs[0])
 
-    # A block of codes inside an operator of its own cannot be switched off, nor can codes that are copied; what is
-    # dequantized first has the same numbers.
-    made = emit(model, plan, weights, replace(form, nbits=False, moves_codes=False), swap=swap)
+    # A block of codes inside an operator of its own cannot be switched off, nor can codes that are copied or phases;
+    # what is dequantized first has the same numbers, and a ConvTranspose of it those of its phases.
+    plain = replace(form, nbits=False, moves_codes=False, phases=False, float_ops={})
+    made = emit(model, plan, weights, plain, swap=swap)
     made.graph.inputs.extend(switches.values())
     return made
