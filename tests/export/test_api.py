@@ -46,6 +46,8 @@ def test_a_program_of_one_module_and_of_parts() -> None:
     assert (two.name, list(two.parts), dict(two.model_config)) == ("pair", ["first", "second"], {"width": 3})
     assert dict(two.engines) == {"first": "first", "second": "second"}
     assert [stage.role for stage in two.settings.stages] == ["first", "second"]
+    free = aigc_export.program(Doubles().eval(), x, dims={"x": {0: "batch", 1: "width"}})
+    assert free.settings.typical_sizes == {"batch": 2, "width": 3}
 
 
 def test_programs_that_cannot_be() -> None:

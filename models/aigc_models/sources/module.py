@@ -16,6 +16,7 @@ from aigc_models.sources.nested import Slot, check_names, flatten, named_leaves,
 from aigc_models.sources.sizes import check_other_sizes, trace
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.sizes import is_dim_name
 from aigc_runtime.core.tensors import DTYPES, Array, StateSpec, TensorSpec
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.pipelines.tensors import Stage, TensorsSettings
@@ -327,4 +328,10 @@ def make_program(
 def _in_a_row(kind: str, parts: Sequence[Part]) -> TensorsSettings:
     if kind != "tensors":
         raise ConfigError(f"a program of kind {kind!r} without settings", hint="give the settings of its pipeline")
-    return TensorsSettings(stages=tuple(Stage(role=part.name) for part in parts))
+    sizes: dict[str, int] = {}
+    for part in parts:
+        for tensor in part.interface.inputs:
+            for axis, size in enumerate(tensor.shape):
+                if isinstance(size, str) and is_dim_name(size) and tensor.name in part.examples:
+                    sizes.setdefault(size, int(part.examples[tensor.name].shape[axis]))
+    return TensorsSettings(stages=tuple(Stage(role=part.name) for part in parts), typical_sizes=sizes)

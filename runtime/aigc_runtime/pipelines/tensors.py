@@ -17,7 +17,7 @@ from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram, ProgramState, as_program
 from aigc_runtime.core.ranges import MAX_STEPS, check_range
 from aigc_runtime.core.session import Session
-from aigc_runtime.core.sizes import shape_value
+from aigc_runtime.core.sizes import MAX_SIZE, shape_value
 from aigc_runtime.core.state import check_rows
 from aigc_runtime.core.tensors import Array, FeedChecker, TensorSpec
 from aigc_runtime.errors import ConfigError, InputError
@@ -63,11 +63,15 @@ class TensorsSettings:
 
     Attributes:
         stages: in the order in which they run.
+        typical_sizes: named dimension -> a size that it often has, which `bench` times; the smallest for all others.
     """
 
     stages: tuple[Stage, ...] = (Stage(),)
+    typical_sizes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, size in self.typical_sizes.items():
+            check_range(f"typical_sizes.{name}", size, 1, MAX_SIZE)
         roles = [stage.role for stage in self.stages]
         if not 1 <= len(roles) <= MAX_STAGES:
             raise ConfigError(f"a pipeline of {len(roles)} stages", hint=f"must be 1 to {MAX_STAGES}")
@@ -254,17 +258,18 @@ def _sizes(wanted: TensorSpec, found: TensorSpec) -> Iterator[tuple[int, int]]:
             yield a, b
 
 
-def smallest_inputs(pipeline: TensorsPipeline) -> dict[str, Array]:
-    """Zeros for every input at the smallest sizes that the engines take; integers are the least that is allowed."""
-    smallest: dict[str, int] = {}
+def typical_inputs(pipeline: TensorsPipeline) -> dict[str, Array]:
+    """Zeros for every input, of typical sizes, or the smallest that the engines take; integers are the least."""
+    typical = pipeline.settings.typical_sizes
+    sizes: dict[str, int] = {}
     for stage in pipeline.settings.stages:
         interface = pipeline.interface(stage)
         for dim in interface.dims:
-            least = max(smallest.get(dim.name, 1), dim.nearest(1))
-            smallest[dim.name] = 0 if dim.name == interface.growing_dim else least  # no step is held at first
+            least = max(sizes.get(dim.name, 1), dim.nearest(typical.get(dim.name, 1)))
+            sizes[dim.name] = 0 if dim.name == interface.growing_dim else least  # no step is held at first
     return {
         name: np.full(
-            shape_value(spec.shape, smallest),
+            shape_value(spec.shape, sizes),
             spec.low or 0 if spec.high is None or spec.high > 0 else spec.high - 1,
             dtype=spec.dtype,
         )

@@ -8,7 +8,7 @@ from aigc_runtime.core.compare import EXACT_DB, compare_arrays
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.pipelines.kind import Metric, PipelineKind, Request, ResultForm, Results, Verb
-from aigc_runtime.pipelines.tensors import TensorsPipeline, TensorsSettings, smallest_inputs
+from aigc_runtime.pipelines.tensors import TensorsPipeline, TensorsSettings, typical_inputs
 
 __all__ = ["TENSORS"]
 
@@ -51,7 +51,7 @@ def _least_sqnr(reference: Results, actual: Results) -> float:
 
 def _step(pipeline: TensorsPipeline) -> Callable[[], object]:
     """A run of every stage."""
-    inputs = smallest_inputs(pipeline)
+    inputs = typical_inputs(pipeline)
     return lambda: pipeline.generate(inputs)
 
 
@@ -60,7 +60,7 @@ def _units(_settings: TensorsSettings) -> tuple[str, int]:
 
 
 def _generate_once(pipeline: TensorsPipeline) -> object:
-    return pipeline.generate(smallest_inputs(pipeline))
+    return pipeline.generate(typical_inputs(pipeline))
 
 
 def _verb() -> Verb:

@@ -14,7 +14,7 @@ from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.tensors import Array, DimSpec, StateSpec, TensorSpec
 from aigc_runtime.errors import ConfigError, InputError
-from aigc_runtime.pipelines.tensors import Stage, TensorsPipeline, TensorsSettings, smallest_inputs
+from aigc_runtime.pipelines.tensors import Stage, TensorsPipeline, TensorsSettings, typical_inputs
 
 from .. import mixed
 from .. import tensor_toys as toys
@@ -162,7 +162,7 @@ def test_a_stage_is_checked_alone() -> None:
             Stage(**wrong)
 
 
-def test_the_smallest_inputs_are_zeros_that_the_engines_take() -> None:
+def test_the_typical_inputs_are_zeros_that_the_engines_take() -> None:
     interface = Interface(
         inputs=(
             TensorSpec(name="ids", dtype="int64", shape=("batch", "a+b"), low=3, high=9),
@@ -173,7 +173,7 @@ def test_the_smallest_inputs_are_zeros_that_the_engines_take() -> None:
         dims=(DimSpec(name="batch", min=2), DimSpec(name="a", multiple_of=4), DimSpec(name="b", min=0)),
     )
     pipeline = TensorsPipeline(ArraySession(lambda v: {"out": v["ids"][:, 0]}, interface), TensorsSettings())
-    made = smallest_inputs(pipeline)
+    made = typical_inputs(pipeline)
     assert {name: array.shape for name, array in made.items()} == {"ids": (2, 5), "below": (4,), "mask": (2, 1, 2)}
     assert made["ids"].tolist() == [[3] * 5] * 2
     assert made["below"].tolist() == [-5] * 4
