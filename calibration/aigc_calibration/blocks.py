@@ -72,6 +72,6 @@ def pack_nbits(weight: QuantizedWeight) -> Array:
     blocks = -(-rows // block)
     offset = 1 << (bits - 1)
     codes = np.full((columns, blocks * block), offset, dtype=np.uint8)
-    codes[:, :rows] = (weight.codes.T + offset).astype(np.uint8)
+    codes[:, :rows] = (weight.codes.T.astype(np.int16) + offset).astype(np.uint8)
     codes = codes.reshape(columns, blocks, block)
     return codes if bits == 8 else codes[..., 0::2] | (codes[..., 1::2] << 4)

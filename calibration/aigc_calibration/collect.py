@@ -104,7 +104,7 @@ def collect(
         EngineError: the graph does not load or run.
     """
     wanted = sorted(set(tensors) | set(channels))
-    run = open_onnx(model, expose=wanted, threads=threads)
+    run = open_onnx(model, expose=wanted, threads=threads) if wanted else None
     found = {name: TensorStatistics() for name in wanted}
     digest = hashlib.sha256()
     samples = batches = first = 0
@@ -113,7 +113,7 @@ def collect(
         for name in sorted(feeds):
             digest.update(f"{name}:{feeds[name].dtype}:{feeds[name].shape}".encode())
             digest.update(np.ascontiguousarray(feeds[name]).tobytes())
-        values = run(feeds) if wanted else {}
+        values = {} if run is None else run(feeds)
         rows = len(next(iter(feeds.values())))
         for name in wanted:
             value = values[name]

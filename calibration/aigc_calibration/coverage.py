@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aigc_calibration.edit import insert_after
 from aigc_calibration.errors import PlanError
 from aigc_calibration.integer_products import EXACT_SUFFIX, optimized, saturating
 from aigc_calibration.onnx_file import to_proto
 from aigc_calibration.onnx_function import Feeds, open_onnx
 from aigc_calibration.plan import QuantizationPlan
+from aigc_calibration.prepare import copy_graph
 from aigc_calibration.rewritten import silent_changes
 from aigc_calibration.sites import find_sites
 
@@ -88,20 +91,42 @@ def site_macs(model: ir.Model, feeds: Feeds) -> dict[str, int]:
     over m numbers.
     """
     sites = find_sites(model)
-    wanted = sorted({s.output for s in sites} | {s.activations[0] for s in sites})
-    values = {**feeds, **open_onnx(model, expose=wanted)(feeds)}
+    shapes = _shapes(model, {s.output for s in sites} | {s.activations[0] for s in sites}, feeds)
     macs = {}
     for site in sites:
-        first = values[site.activations[0]]
+        first, result = shapes[site.activations[0]], shapes[site.output]
         if site.weight is None:
-            macs[site.node] = int(values[site.output].size) * first.shape[-1]
+            macs[site.node] = math.prod(result) * first[-1]
             continue
         each = 1
         for axis, size in enumerate(site.shape):
             kept = site.input_axis if site.op_type == "ConvTranspose" else site.channel_axis
             each *= 1 if axis == kept else size
-        macs[site.node] = int((first if site.op_type == "ConvTranspose" else values[site.output]).size) * each
+        macs[site.node] = math.prod(first if site.op_type == "ConvTranspose" else result) * each
     return macs
+
+
+def _shapes(model: ir.Model, names: Collection[str], feeds: Feeds) -> dict[str, tuple[int, ...]]:
+    """Find the shapes of values on one run: the values themselves, of all layers together, may not fit into memory."""
+    import onnx_ir as ir
+
+    if not names:
+        return {}
+    model = copy_graph(model)
+    values = (*model.graph.inputs, *(value for node in model.graph for value in node.outputs))
+    places = {}
+    outputs = []
+    for index, value in enumerate([value for value in values if value.name in names]):
+        node = ir.node("Shape", [value], name=f"aigc_shape_{index}")
+        shape = node.outputs[0]
+        shape.name, shape.shape, shape.type = node.name, ir.Shape([None]), ir.TensorType(ir.DataType.INT64)
+        insert_after(model.graph, value, [node])
+        outputs.append(shape)
+        places[str(shape.name)] = str(value.name)
+    model.graph.outputs.clear()
+    model.graph.outputs.extend(outputs)
+    found = open_onnx(model, optimize=False, packed=False)(feeds)
+    return {places[name]: tuple(map(int, sizes)) for name, sizes in found.items()}
 
 
 def executed_sites(model: ir.Model, plan: QuantizationPlan) -> set[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from aigc_calibration.grids import Grid
-from aigc_calibration.weights import QuantizedWeight, block_scales, channel_scales
+from aigc_calibration.weights import QuantizedWeight, block_scales, channel_scales, stored_codes
 from aigc_runtime.core.tensors import Array
 
 __all__ = ["gptq"]
@@ -57,7 +57,7 @@ def gptq(name: str, matrix: Array, hessian: Array, grid: Grid, *, block: int | N
         w[last:] -= upper[first:last, last:].T @ errors
     return QuantizedWeight(
         name=name,
-        codes=codes.astype(np.float32),
+        codes=stored_codes(grid, codes),
         scales=scales if block is not None else scales[0],
         axis=1,
         block=block,

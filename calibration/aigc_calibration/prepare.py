@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aigc_calibration.bodies import inline_functions, make_names_unique, own_parts
+from aigc_calibration.computed import computed, sizes_of
 from aigc_calibration.edit import add_constant
 from aigc_calibration.sites import SITE_OPS
 from aigc_runtime.core.tensors import Array
@@ -58,16 +60,15 @@ def prepare(model: ir.Model) -> ir.Model:
             source = producer.inputs[0].const_value
             if source is None:
                 continue
-            array = source.numpy()
             given = producer.attributes["perm"].as_ints() if "perm" in producer.attributes else None
-            values = np.ascontiguousarray(array.transpose(given))
+            tensor = _transposed(f"{node.name}_weight", source, given)
         elif weight.const_value is not None and len(list(weight.uses())) > 1:
-            values = weight.const_value.numpy()
+            tensor = ir.tensor(weight.const_value.numpy(), name=f"{node.name}_weight")
         else:
             continue
-        name = f"{node.name}_weight"
-        own = ir.Value(name=name, const_value=ir.tensor(values, name=name))
-        own.shape, own.dtype = ir.Shape(values.shape), ir.DataType.FLOAT
+        name = str(tensor.name)
+        own = ir.Value(name=name, const_value=tensor)
+        own.shape, own.dtype = ir.Shape(sizes_of(tensor)), ir.DataType.FLOAT
         initializers[name] = own
         node.replace_input_with(1, own)
         if producer is not None and not list(producer.outputs[0].uses()) and not producer.outputs[0].is_graph_output():
@@ -76,6 +77,14 @@ def prepare(model: ir.Model) -> ir.Model:
         if node.op_type == "Gemm" and node.inputs[1] is not None and node.inputs[1].const_value is not None:
             _plain_gemm(model.graph, node)
     return model
+
+
+def _transposed(name: str, source: ir.TensorProtocol, order: Sequence[int] | None) -> ir.TensorProtocol:
+    """The constant of another order of its axes; None turns them round."""
+    sizes = sizes_of(source)
+    axes = tuple(order) if order is not None else tuple(reversed(range(len(sizes))))
+    shape = [sizes[axis] for axis in axes]
+    return computed(name, lambda: source.numpy().transpose(axes), shape=shape, dtype=source.dtype)
 
 
 def _lift(graph: ir.Graph, node: ir.Node, index: int, value: ir.Value | None) -> None:

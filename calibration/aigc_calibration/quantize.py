@@ -25,10 +25,14 @@ from aigc_runtime.core.progress import Progress, phase
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Quantized", "plan_calibrated", "quantize"]
+__all__ = ["NO_SAMPLES", "Quantized", "plan_calibrated", "quantize"]
 
 RUNS_IN_FLOAT = "the engine runs it in float"
 """Why a site stays float that was to be low precision: what it is fed to or from keeps the engine from it."""
+
+
+NO_SAMPLES = Statistics(tensors={}, samples=0, batches=0, samples_sha256="")
+"""Of a plan that no samples were needed for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,7 @@ class Quantized:
     Attributes:
         graph: in the target's form.
         plan: that it was emitted from.
-        statistics: that the plan was made from.
+        statistics: that the plan was made from; `NO_SAMPLES` where it needed none.
         coverage: what the engine runs in low precision.
         float_graph: that the plan belongs to; None for a mix that a search has found.
         weights: codes of every weight that the plan quantizes.
@@ -162,7 +166,8 @@ def _quantize_weights(
     nodes = set() if config.weight_method == "rtn" else {op.node for op in plan.quantized()}
     fitted = {site.node: site.activations for site in find_sites(graph) if site.node in nodes}
     watched = {value for values in fitted.values() for value in values}
-    statistics = collect(graph, data, watched, threads=threads)
+    # Rounding to nearest needs no samples, and making them may run the model for minutes.
+    statistics = collect(graph, data, watched, threads=threads) if nodes else NO_SAMPLES
     seen = {name: found.histogram for name, found in statistics.tensors.items()}
     problems = {node: value_problem(values, seen, least=0.0) for node, values in fitted.items()}
     plan = plan.with_float({node: why for node, why in problems.items() if why})

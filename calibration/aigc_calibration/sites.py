@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aigc_calibration.bodies import bodies
+from aigc_calibration.computed import sizes_of
 from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _sites(graph: ir.Graph, within: str = "") -> Iterator[Site]:
         if x is None or w is None or x.const_value is not None:
             continue
         constant = w.const_value is not None
-        shape = () if w.const_value is None else tuple(w.const_value.numpy().shape)
+        shape = () if w.const_value is None else sizes_of(w.const_value)
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         channel, summed = _axes(node, len(shape))
         yield Site(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from aigc_calibration.computed import computed, sizes_of
 from aigc_calibration.prepare import copy_graph
 from aigc_calibration.sites import Site, find_sites, output_channel_axis, weight_array
 from aigc_runtime.core.tensors import Array
@@ -180,8 +181,11 @@ def scale_constant(model: ir.Model, name: str, axis: int, factors: Array) -> Non
     """Multiply a constant by one factor per index of an axis."""
     import onnx_ir as ir
 
-    array = weight_array(model, name)
-    shape = [1] * array.ndim
-    shape[axis] = -1
-    scaled = np.ascontiguousarray(array * factors.reshape(shape), dtype=np.float32)
-    model.graph.initializers[name].const_value = ir.tensor(scaled, name=name)
+    held = model.graph.initializers[name].const_value
+    if held is None:
+        raise ValueError(f"{name!r} is not a constant")
+    source, sizes = held, sizes_of(held)
+    spread = factors.reshape([-1 if i == axis % len(sizes) else 1 for i in range(len(sizes))])
+    model.graph.initializers[name].const_value = computed(
+        name, lambda: (source.numpy() * spread).astype(np.float32), shape=sizes, dtype=ir.DataType.FLOAT
+    )

@@ -11,8 +11,10 @@ from aigc_calibration.histogram import Histogram
 from aigc_calibration.ranges import Method, find_amax
 from aigc_runtime.core.tensors import Array
 
-__all__ = ["QuantizedWeight", "block_scales", "channel_scales", "round_to_blocks", "round_to_channels"]
+__all__ = ["QuantizedWeight", "block_scales", "channel_scales", "round_to_blocks", "round_to_channels", "stored_codes"]
 
+WORKING_SET = 2**16
+"""Numbers whose errors are computed at a time."""
 MIN_SCALE = 4 * np.finfo(np.float32).tiny
 """Of zeros: even the narrowest range that is tried stays a normal number, for threads that flush others to zero."""
 
@@ -23,7 +25,7 @@ class QuantizedWeight:
 
     Attributes:
         name: of the constant in the float graph.
-        codes: of the weight's shape, float32 holding exact codes (for integer grids) or grid numbers (for fp8).
+        codes: of the weight's shape: int8 for integer grids, float32 holding the grid's numbers for fp8.
         scales: [channels] float32, or [blocks, channels] where `block` is given.
         axis: of the output channels in `codes`.
         block: numbers that share a scale along the summed axis of a matrix [in, out]; None for one per channel.
@@ -45,6 +47,11 @@ class QuantizedWeight:
             return np.asarray(self.codes * self.scales.reshape(shape), dtype=np.float32)
         wide = np.repeat(self.scales, self.block, axis=0)[: len(self.codes)]
         return np.asarray(self.codes * wide, dtype=np.float32)
+
+
+def stored_codes(grid: Grid, codes: Array) -> Array:
+    """Keep codes as `QuantizedWeight` does: those of integer grids in a byte each."""
+    return codes.astype(np.float32 if grid.name == "fp8" else np.int8)
 
 
 def channel_scales(weight: Array, axis: int, grid: Grid, *, method: Method = "mse", percentile: float = 99.99) -> Array:
@@ -77,6 +84,17 @@ def _histogram(row: Array) -> Histogram:
 
 
 def _least_error(rows: Array, amax: Array, grid: Grid, shares: Array, weights: Array | float = 1.0) -> Array:
+    """The scale of each row that rounds it with the least error; a few rows at a time, which stay in the cache."""
+    count = max(1, WORKING_SET // max(rows.shape[1], 1))
+    found = np.empty(len(rows), dtype=np.float32)
+    for first in range(0, len(rows), count):
+        part = slice(first, first + count)
+        weight = weights if isinstance(weights, float) else weights[part]
+        found[part] = _least_error_at_once(rows[part], amax[part], grid, shares, weight)
+    return found
+
+
+def _least_error_at_once(rows: Array, amax: Array, grid: Grid, shares: Array, weights: Array | float) -> Array:
     # In units of a power of two near the largest magnitude, which changes no code: squares neither vanish nor overflow.
     _, exponents = np.frexp(amax)
     rows, amax = np.ldexp(rows, -exponents[:, None]), np.ldexp(amax, -exponents)
@@ -105,7 +123,7 @@ def round_to_channels(
         scales = channel_scales(weight, axis, grid, method=method, percentile=percentile)
     shape = [1] * weight.ndim
     shape[axis] = -1
-    codes = grid.round_codes(weight.astype(np.float32) / scales.reshape(shape))
+    codes = stored_codes(grid, grid.round_codes(weight.astype(np.float32) / scales.reshape(shape)))
     return QuantizedWeight(name=name, codes=codes, scales=scales, axis=axis, block=None, grid=grid)
 
 
@@ -140,5 +158,5 @@ def round_to_blocks(name: str, matrix: Array, grid: Grid, block: int, *, search:
     """Round a matrix [in, out] to the nearest codes, one scale per block of rows and column."""
     scales = block_scales(matrix, grid, block, search=search)
     wide = np.repeat(scales, block, axis=0)[: len(matrix)]
-    codes = grid.round_codes(matrix.astype(np.float32) / wide)
+    codes = stored_codes(grid, grid.round_codes(matrix.astype(np.float32) / wide))
     return QuantizedWeight(name=name, codes=codes, scales=scales, axis=1, block=block, grid=grid)

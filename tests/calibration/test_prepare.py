@@ -119,3 +119,21 @@ def test_a_copy_shares_constants_and_nothing_that_can_be_changed() -> None:
         for value in one.inputs:
             value.dtype = ir.DataType.DOUBLE
     assert ir.to_proto(model).SerializeToString() == before
+
+
+def test_a_large_weight_behind_a_transpose_is_not_copied() -> None:
+    """Computed where it is read: a model's weights must fit into memory once."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((640, 512)).astype(np.float32)
+    nodes = [
+        helper.make_node("Transpose", ["w"], ["t"], "transpose", perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "t"], ["y"], "matmul"),
+    ]
+    model = make_graph(nodes, {"w": weight}, {"x": [ROWS, 512]}, {"y": [ROWS, 640]})
+    made = prepare(model)
+    held = made.graph.initializers["matmul_weight"].const_value
+    assert isinstance(held, ir.LazyTensor)
+    assert not held.cache
+    np.testing.assert_array_equal(held.numpy(), weight.T)
+    x = {"x": rng.standard_normal((ROWS, 512)).astype(np.float32)}
+    assert compare_arrays(open_onnx(model)(x)["y"], open_onnx(made)(x)["y"]).sqnr_db > 120

@@ -217,7 +217,7 @@ def test_wrong_scales_lie_outside(target: str) -> None:
     assert outside(interval, open_onnx(emit(model, plan, weights, form))(feeds)["y"]) <= 1e-6
     halved = replace(plan, tensors=tuple(replace(t, amax=t.amax / 2) for t in plan.tensors))
     assert outside(interval, open_onnx(emit(model, halved, weights, form))(feeds)["y"]) > 0.01
-    moved = {n: replace(w, codes=np.clip(w.codes + 2, -127, 127)) for n, w in weights.items()}
+    moved = {n: replace(w, codes=np.clip(w.codes.astype(np.int16) + 2, -127, 127)) for n, w in weights.items()}
     assert outside(interval, open_onnx(emit(model, plan, moved, form))(feeds)["y"]) > 0.001
 
 

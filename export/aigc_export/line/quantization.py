@@ -70,7 +70,9 @@ def _quantize(model: PreparedModel, recipe: ExportRecipe, reporter: Reporter, pr
         progress=progress,
     )
     seen = found.statistics
-    if model.calibration is None:
+    if not seen.batches:
+        reporter.report("calibrate", "no samples: weights alone are rounded, to the nearest codes")
+    elif model.calibration is None:
         reporter.report("calibrate", f"{described(model.data)}, {seen.batches} runs, {len(seen.tensors)} values")
     else:
         reporter.report("calibrate", f"{recipe.calibration}: {seen.samples} rows, {len(seen.tensors)} values")
@@ -81,9 +83,10 @@ def _quantize(model: PreparedModel, recipe: ExportRecipe, reporter: Reporter, pr
 
 def calibration_facts(quantized: Quantized) -> dict[str, str]:
     """Say for the manifest what a part was calibrated on, and what came of it."""
+    seen = quantized.statistics
+    samples = {"calibration_samples": str(seen.samples), "calibration_samples_sha256": seen.samples_sha256}
     return {
-        "calibration_samples": str(quantized.statistics.samples),
-        "calibration_samples_sha256": quantized.statistics.samples_sha256,
+        **(samples if seen.batches else {}),
         "float_graph_sha256": quantized.plan.graph_sha256,
         "low_precision": str(quantized.coverage),
     }

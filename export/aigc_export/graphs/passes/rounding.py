@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aigc_calibration.bodies import all_graphs
+from aigc_calibration.computed import computed, sizes_of
 from aigc_calibration.onnx_file import to_proto, weight_bytes
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.prepare import copy_graph
@@ -28,7 +29,7 @@ __all__ = ["evaluate_in_double", "reordered_tolerance", "rounding_tolerance"]
 Outputs = dict[str, Array]
 
 MAX_WEIGHT_BYTES = 1 << 27
-"""Of fp32 weights: the copy takes twice as much, and the session that runs it as much again."""
+"""Of fp32 weights: the session that runs the copy takes twice as much."""
 MAX_WORK = 5e10
 """Numbers of one set of feeds times numbers of all weights, from which on evaluation in Python would take minutes."""
 
@@ -143,7 +144,9 @@ def _widen_tensor(tensor: Any) -> Any:
 
     if tensor.dtype != ir.DataType.FLOAT:
         return tensor
-    return ir.tensor(tensor.numpy().astype(np.float64), name=tensor.name)
+    return computed(
+        str(tensor.name), lambda: tensor.numpy().astype(np.float64), shape=sizes_of(tensor), dtype=ir.DataType.DOUBLE
+    )
 
 
 def _by_reference(proto: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]]) -> list[Outputs]:
