@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from aigc_runtime._version import __version__
 from aigc_runtime.cli.entry import as_failure, complain
 from aigc_runtime.cli.log_handlers import LogFile, StandardError, handled
 from aigc_runtime.errors import AigcError, ConfigError, InputError, OutputError
@@ -206,16 +207,23 @@ def _working_folder() -> str:
 
 
 def _versions() -> dict[str, str]:
-    """The versions of our distributions and of what they require, tools for development aside, as far as installed."""
-    found: dict[str, str] = {}
+    """The versions of ours, of engines, and of what ours require, tools for development aside, as far as installed."""
+    from aigc_runtime.backends.table import BACKENDS
+
+    engines = [name for backend in BACKENDS.values() for names in backend.packages.values() for name in names]
+    found = {OURS[0]: __version__, **_installed(["numpy", *engines])}
     for ours in OURS:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # as where the sources are on the path
+            required = [r for r in metadata.requires(ours) or () if not re.search(r"extra == .dev\b", r)]
+            found |= _installed([ours, *(re.split(r"[^\w.-]", r, maxsplit=1)[0] for r in required)])
+    return found
+
+
+def _installed(distributions: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in distributions:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[ours] = metadata.version(ours)
-            for requirement in metadata.requires(ours) or ():
-                name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
-                with contextlib.suppress(metadata.PackageNotFoundError):
-                    if not re.search(r"extra == .dev\b", requirement):
-                        found.setdefault(name, metadata.version(name))
+            found[name] = metadata.version(name)
     return found
 
 
