@@ -70,8 +70,7 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
 }
 
 
-ALL = [(name, precision) for name in PROGRAMS for precision in ("fp32", "int8")]
-CASES = [case for case in ALL if case != ("dcgan", "int8")]
+CASES = [(name, precision) for name in PROGRAMS for precision in ("fp32", "int8")]
 
 
 @pytest.mark.slow
