@@ -139,7 +139,7 @@ def _image_batch(size: int) -> int:
 
 
 def gan_model(size: int = 16, channels: int = 1, classes: int = 10) -> GeneratorConfig:
-    """The digits' generator; upsampling before a convolution also has 8-bit kernels where ConvTranspose has none.
+    """The digits' generator, with upsampling before a convolution.
 
     Every doubling of the size adds a block with twice the channels, up to `MAX_WIDTH`.
 
