@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aigc_export.api import calibrate, compare, export, load, part, program, sensitivity, verify
+    from aigc_export.api import calibrate, compare, export, load, part, program, search, sensitivity, verify
     from aigc_models.program import Part, Program, QuantHints
     from aigc_runtime.core.tensors import DimSpec, StateSpec
     from aigc_runtime.errors import AigcError
@@ -36,6 +36,7 @@ __all__ = [
     "load",
     "part",
     "program",
+    "search",
     "sensitivity",
     "verify",
 ]
@@ -56,6 +57,7 @@ _HOMES = {
     "load": _API,
     "part": _API,
     "program": _API,
+    "search": _API,
     "sensitivity": _API,
     "verify": _API,
 }

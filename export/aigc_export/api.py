@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from aigc_export.targets import DEFAULT_TARGET
-from aigc_models.sources import resolve
+from aigc_models.sources import kind_of, resolve
 from aigc_models.sources.module import make_part, make_program
 
 if TYPE_CHECKING:
     from aigc_export.line.calibrator import CalibrationResult
     from aigc_export.line.exporter import ExportResult
-    from aigc_export.search.sensitivity import SensitivityReport
+    from aigc_export.mixed_precision.sensitivity import SensitivityReport
     from aigc_export.targets.base import Target
     from aigc_export.tools.comparison import Comparison
     from aigc_export.tools.verifier import Verification
     from aigc_models.program import Program
     from aigc_runtime.bundle.bundle import Bundle
 
-__all__ = ["calibrate", "compare", "export", "load", "part", "program", "sensitivity", "verify"]
+__all__ = ["calibrate", "compare", "export", "load", "part", "program", "search", "sensitivity", "verify"]
 
 part = make_part
 program = make_program
@@ -136,6 +136,54 @@ def compare(first: Bundle | Path | str, second: Bundle | Path | str, **options: 
     return compare_bundles(_opened(first), _opened(second), **options)
 
 
+def search(
+    model: Program | str,
+    *,
+    output: Path | str,
+    budget: str | Sequence[str] | None = None,
+    objective: Literal["latency", "size", "ops"] = "latency",
+    folder: Path | str | None = None,
+    samples: int = 200,
+    **options: Any,
+) -> ExportResult:
+    """Search for the mix of precisions that is best under a quality budget, and export it.
+
+    Args:
+        model: see `export`, of one part.
+        output: folder of the bundle.
+        budget: one or several, such as `psnr>=45` or `ppl<=+0.5%`; None takes that of the kind of model.
+        objective: milliseconds of a step, bytes of the engine, or sites in high precision.
+        folder: for the journal and the report; None keeps them in memory.
+        samples: on which a mix is evaluated.
+        options: of `export`.
+
+    Returns:
+        The export; its `search` says what was tried.
+
+    Raises:
+        BudgetError: nothing keeps the budget, not even fp32; nothing is published.
+        AigcError: see `export`.
+    """
+    from aigc_export.recipes.budget import check_measures, parse_budget
+    from aigc_export.recipes.search import SearchConfig
+    from aigc_export.workloads import get_workload
+    from aigc_models.sources.shipped import MODELS
+
+    if isinstance(model, str) and model not in MODELS:
+        model = load(model, checkpoint=options.pop("checkpoint", None), **options.pop("spec_options", {}))
+    workload = get_workload(kind_of(model))
+    texts = [budget] if isinstance(budget, str) else budget or [workload.budget]
+    budgets = tuple(parse_budget(text, workload) for text in texts)
+    check_measures(budgets, workload)
+    config = SearchConfig(
+        budgets=budgets,
+        objective=objective,
+        folder=None if folder is None else Path(folder),
+        samples=samples,
+    )
+    return export(model, output=output, precision="auto", search=config, **options)
+
+
 def sensitivity(
     model: Program | str,
     *,
@@ -154,8 +202,8 @@ def sensitivity(
     Raises:
         AigcError: the model or the samples cannot be used.
     """
+    from aigc_export.mixed_precision.sensitivity import measure_sensitivity
     from aigc_export.recipes.recipe import export_recipe
-    from aigc_export.search.sensitivity import measure_sensitivity
 
     return measure_sensitivity(export_recipe(model, target=target, precision="auto", **(options or {})), low=low)
 

@@ -12,7 +12,7 @@ from aigc_runtime.io.printable import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from aigc_export.search.report import SearchReport
+    from aigc_export.mixed_precision.report import SearchReport
 
 __all__ = ["print_search", "search_options"]
 
@@ -72,7 +72,7 @@ def search_options(
 
 def print_search(console: Console, report: SearchReport) -> None:
     """Print the Pareto table, the verdict, and a sentence for each site of the result in higher precision."""
-    from aigc_export.search.report import pareto_table
+    from aigc_export.mixed_precision.report import pareto_table
 
     console.print(pareto_table(report))
     console.print(printable(report.verdict), soft_wrap=True, markup=False)

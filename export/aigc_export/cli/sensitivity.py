@@ -17,7 +17,7 @@ from aigc_runtime.io.printable import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from aigc_export.search.sensitivity import SensitivityReport
+    from aigc_export.mixed_precision.sensitivity import SensitivityReport
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export sensitivity unet --plot unet.svg")
@@ -51,9 +51,9 @@ def sensitivity(
 ) -> None:
     """Say what low precision costs and saves at every site of MODEL, each alone: noise, milliseconds, bytes."""
     from aigc_export.cli.reporting import StageDisplay
+    from aigc_export.mixed_precision.plots import plot_format, sensitivity_plot
+    from aigc_export.mixed_precision.sensitivity import measure_sensitivity
     from aigc_export.recipes.recipe import export_recipe
-    from aigc_export.search.plots import plot_format, sensitivity_plot
-    from aigc_export.search.sensitivity import measure_sensitivity
     from aigc_models.sources import kind_of
     from aigc_runtime.io.publish import atomic_write_bytes
     from aigc_runtime.io.report import check_outputs

@@ -22,6 +22,8 @@ from aigc_export.line.package import creation_time, make_bundle
 from aigc_export.line.quantization import calibration_facts, quantize_parts, report_quantized
 from aigc_export.line.remedies import find_costly_modules, remedies
 from aigc_export.line.signing import signature_warnings
+from aigc_export.mixed_precision.report import SearchReport
+from aigc_export.mixed_precision.search import BudgetError, search
 from aigc_export.parity.bisect import Divergence, find_first_divergence
 from aigc_export.parity.check import check_parity
 from aigc_export.parity.reference import Case, Generation, make_cases, make_generation
@@ -32,8 +34,6 @@ from aigc_export.recipes.budget import holds, shown
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.recipes.search import SearchConfig
 from aigc_export.recipes.tolerances import loosened, with_user_limits
-from aigc_export.search.report import SearchReport
-from aigc_export.search.search import BudgetError, search
 from aigc_export.targets.base import EngineUnderTest
 from aigc_export.workloads import Workload, get_workload
 from aigc_export.workloads.evaluate import make_evaluator

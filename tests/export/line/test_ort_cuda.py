@@ -14,12 +14,12 @@ import pytest
 from aigc_calibration.onnx_function import open_onnx
 from aigc_export.cli import run
 from aigc_export.line.exporter import ParityFailedError, export_model
+from aigc_export.mixed_precision.search import search
 from aigc_export.parity.reference import make_cases
 from aigc_export.prepare.prepare import Reporter, prepare_graph
 from aigc_export.recipes.budget import parse_budget
 from aigc_export.recipes.recipe import export_recipe
 from aigc_export.recipes.search import SearchConfig
-from aigc_export.search.search import search
 from aigc_export.targets import ort_cuda
 from aigc_export.targets.base import BuiltEngine
 from aigc_export.targets.ort import build_ort

@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import Any
 
 from aigc_calibration.search.sensitivity import Sensitivity
+from aigc_export.mixed_precision.report import SearchReport
 from aigc_export.recipes.budget import Budget
-from aigc_export.search.report import SearchReport
 from aigc_runtime.errors import ConfigError, EngineMissingError
 
 __all__ = ["PLOT_FORMATS", "pareto_plot", "plot_format", "sensitivity_plot"]

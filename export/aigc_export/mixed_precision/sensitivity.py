@@ -10,12 +10,12 @@ from aigc_calibration.prepare import prepare
 from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_environment
 from aigc_calibration.search.sensitivity import Sensitivity
 from aigc_calibration.search.workers import make_workers
+from aigc_export.mixed_precision.candidates import CandidateEvaluator
+from aigc_export.mixed_precision.pairs import plan_pair, without_exceptions
+from aigc_export.mixed_precision.sites import measure_pair
 from aigc_export.prepare.prepare import Reporter, Stage, prepare_graph
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.recipes.search import SearchConfig
-from aigc_export.search.candidates import CandidateEvaluator
-from aigc_export.search.pairs import plan_pair, without_exceptions
-from aigc_export.search.sites import measure_pair
 from aigc_export.workloads import get_workload
 from aigc_runtime.core.progress import Progress
 from aigc_runtime.errors import ConfigError, UnknownNameError

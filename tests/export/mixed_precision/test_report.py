@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigc_calibration.search.sensitivity import Sensitivity
+from aigc_export.mixed_precision import plots
+from aigc_export.mixed_precision.plots import pareto_plot, plot_format, sensitivity_plot
+from aigc_export.mixed_precision.report import CandidateReport, SearchReport, pareto_front
 from aigc_export.recipes.budget import parse_budget
-from aigc_export.search import plots
-from aigc_export.search.plots import pareto_plot, plot_format, sensitivity_plot
-from aigc_export.search.report import CandidateReport, SearchReport, pareto_front
 from aigc_models.evaluation.paired import Scores
 from aigc_runtime.errors import ConfigError, EngineMissingError
 

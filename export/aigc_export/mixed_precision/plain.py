@@ -8,10 +8,10 @@ from aigc_calibration.calibrate import Calibration
 from aigc_calibration.errors import PlanError
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.quantize import quantize
+from aigc_export.mixed_precision.candidates import Built
 from aigc_export.prepare.prepare import PreparedModel
 from aigc_export.recipes.hints import with_hints
 from aigc_export.recipes.recipe import ExportRecipe
-from aigc_export.search.candidates import Built
 
 __all__ = ["plain_builds"]
 

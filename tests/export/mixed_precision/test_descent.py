@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigc_export.search.descent import smallest
+from aigc_export.mixed_precision.descent import smallest
 
 
 @given(st.integers(0, 200), st.integers(0, 200), st.integers(-5, 210), st.integers(0, 210))

@@ -16,8 +16,8 @@ from aigc_calibration.search.probe import make_probe
 from aigc_calibration.search.sensitivity import Sensitivity, measure_sites
 from aigc_calibration.search.workers import Workers
 from aigc_calibration.sites import find_sites
+from aigc_export.mixed_precision.candidates import CandidateEvaluator, emit_mix
 from aigc_export.prepare.prepare import PreparedModel
-from aigc_export.search.candidates import CandidateEvaluator, emit_mix
 from aigc_export.workloads import get_workload
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.progress import Progress

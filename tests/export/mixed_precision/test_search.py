@@ -12,12 +12,12 @@ from aigc_calibration.plan import parse_plan
 from aigc_export.cli import run
 from aigc_export.line import exporter
 from aigc_export.line.exporter import PLAN_FILE, SEARCH_FILE, export_model
+from aigc_export.mixed_precision import candidates as candidates_module
+from aigc_export.mixed_precision.search import BudgetError
+from aigc_export.mixed_precision.sensitivity import measure_sensitivity
 from aigc_export.recipes.budget import parse_budget
 from aigc_export.recipes.recipe import ExportRecipe, export_recipe
 from aigc_export.recipes.search import SearchConfig
-from aigc_export.search import candidates as candidates_module
-from aigc_export.search.search import BudgetError
-from aigc_export.search.sensitivity import measure_sensitivity
 from aigc_models.evaluation.paired import Scores
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.errors import ConfigError, UnknownNameError
@@ -230,6 +230,6 @@ def test_sensitivity_of_branches_each_with_a_range(split: bool, monkeypatch: pyt
         seen.append(recipe)
         raise ConfigError("enough")
 
-    monkeypatch.setattr("aigc_export.search.sensitivity.measure_sensitivity", stop)
+    monkeypatch.setattr("aigc_export.mixed_precision.sensitivity.measure_sensitivity", stop)
     assert run(["sensitivity", "unet", *(["--split-skips"] if split else [])]) == 2
     assert [r.quantization is not None and r.quantization.split_skips for r in seen] == [split]

@@ -23,17 +23,17 @@ from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_env
 from aigc_calibration.search.pair import PrecisionPair
 from aigc_calibration.search.sensitivity import CONFIDENCE_SIGMAS, Sensitivity, decibels, fallback_order, total_noise
 from aigc_calibration.search.workers import make_workers
+from aigc_export.mixed_precision.candidates import Built, CandidateEvaluator, build_mix
+from aigc_export.mixed_precision.descent import smallest
+from aigc_export.mixed_precision.pairs import plan_pair, without_exceptions
+from aigc_export.mixed_precision.plain import plain_builds
+from aigc_export.mixed_precision.plots import pareto_plot
+from aigc_export.mixed_precision.report import CandidateReport, SearchReport, pareto_front
+from aigc_export.mixed_precision.sites import measure_pair
 from aigc_export.prepare.prepare import PreparedModel, Stage
 from aigc_export.recipes.budget import allowed_noise, holds, shown
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.recipes.search import SearchConfig
-from aigc_export.search.candidates import Built, CandidateEvaluator, build_mix
-from aigc_export.search.descent import smallest
-from aigc_export.search.pairs import plan_pair, without_exceptions
-from aigc_export.search.plain import plain_builds
-from aigc_export.search.plots import pareto_plot
-from aigc_export.search.report import CandidateReport, SearchReport, pareto_front
-from aigc_export.search.sites import measure_pair
 from aigc_export.targets.base import check_precision
 from aigc_export.workloads import get_workload
 from aigc_export.workloads.evaluate import make_evaluator
