@@ -45,7 +45,8 @@ def open_onnx(
         outputs: names of the results to return; None returns all.
         threads: inside an operator; None takes the engine's default.
         optimize: let ONNX Runtime rewrite the graph; off where the nodes must run as they stand.
-        packed: hold weights once more, in the order in which kernels read them: for many runs.
+        packed: hold weights once more, in the order in which kernels read them, and keep memory from run to run: for
+            many runs.
 
     Raises:
         EngineError: the graph does not load.
@@ -82,6 +83,7 @@ def _function(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not packed:
         options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = False  # which grows by powers of two, and keeps what it has
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if products_saturate(onnxruntime):  # a float graph has none, but quantized ones are opened here, too
