@@ -84,6 +84,8 @@ def _function(
     if not packed:
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False  # which grows by powers of two, and keeps what it has
+        # Shape nodes come first: by default they come last, and hold every value that they read until then.
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if products_saturate(onnxruntime):  # a float graph has none, but quantized ones are opened here, too

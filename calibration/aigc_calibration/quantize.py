@@ -21,6 +21,7 @@ from aigc_calibration.sites import find_sites
 from aigc_calibration.weight_only import apply_awq, quantize_weights, weight_plan
 from aigc_calibration.weights import QuantizedWeight
 from aigc_runtime.core.progress import Progress, phase
+from aigc_runtime.system.host_memory import give_back_memory
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -128,7 +129,10 @@ def _emitted(
     threads: int | None,
 ) -> Quantized:
     emitted = emit(graph, plan, weights, form)
-    macs = site_macs(graph, next(data.batches(graph, threads=threads)))
+    feeds = next(data.batches(graph, threads=threads))
+    give_back_memory()
+    macs = site_macs(graph, feeds)
+    give_back_memory()
     # A plan in a format that the engine only stores and rounds to has nothing to be executed.
     stored = (plan.precision in HALF_PRECISIONS and not form.half_arithmetic) or (
         plan.precision == "fp8" and not form.fp8_arithmetic
