@@ -20,12 +20,16 @@ def engine_bytes(weights_bytes: int, precision: str) -> int:
     return weights_bytes * WEIGHT_BITS.get(precision, 4) // 32
 
 
-def check_space(destination: Path | str, needed_bytes: int) -> None:
-    """Check that an export can be written: the engine is built among temporary files, then copied to the bundle.
+def check_space(destination: Path | str, needed_bytes: int, *, graph_bytes: int = 0) -> None:
+    """Check that an export can be written.
+
+    The float graph is run from temporary files, with its weights beside it; then the engine is built among them, and
+    copied to the bundle.
 
     Args:
         destination: the bundle's folder.
         needed_bytes: of the engine, at least.
+        graph_bytes: of the float graph's weights.
 
     Raises:
         OutputError: a disk has less free; names the folder, what is needed and what there is.
@@ -40,7 +44,7 @@ def check_space(destination: Path | str, needed_bytes: int) -> None:
             hint="free some space, or name one in the environment variable TMPDIR",
         ) from err
     both = place.stat().st_dev == temporary.stat().st_dev
-    for folder, needed in ((temporary, needed_bytes), (place, needed_bytes * (1 + both))):
+    for folder, needed in ((temporary, max(needed_bytes, graph_bytes)), (place, needed_bytes * (1 + both))):
         free = shutil.disk_usage(folder).free
         if free < needed:
             raise OutputError(

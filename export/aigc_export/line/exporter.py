@@ -151,7 +151,8 @@ def export_model(
     check_destination(destination)
     check_build(recipe)
     creation_time()
-    check_space(destination, engine_bytes(_weights_bytes(recipe), recipe.precision))
+    weights = _weights_bytes(recipe)
+    check_space(destination, engine_bytes(weights, recipe.precision), graph_bytes=weights)
     for warning in signature_warnings(destination, sign):
         reporter.warn(warning)
     program = load_program(recipe)

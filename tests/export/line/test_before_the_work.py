@@ -105,6 +105,18 @@ def test_room_for_an_engine_and_its_copy(tmp_path: Path, monkeypatch: pytest.Mon
                 check_space(tmp_path / "out", 125)
 
 
+def test_room_for_the_float_graph_of_a_quantized_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 bytes of weights lie among the temporary files while an engine of 125 is made of them."""
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    for free, fits in ((999, False), (1000, True)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        if fits:
+            check_space(tmp_path / "out", 125, graph_bytes=1000)
+        else:
+            with pytest.raises(OutputError, match=r"has 999 bytes free, and at least 1,000 are needed"):
+                check_space(tmp_path / "out", 125, graph_bytes=1000)
+
+
 def test_no_place_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nowhere() -> str:
         raise FileNotFoundError(2, "No usable temporary directory found")
