@@ -7,7 +7,8 @@ OUT    ?= out/demo
 # A file's tests stay in one process, which makes their models once.
 WORKERS ?= -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 # The processes share the cores: threads of OpenMP that wait for each other would take the others' time (measured: 11 %).
-PYTEST  := OMP_NUM_THREADS=1 $(BIN)/pytest -q
+# Compiled sources are kept: the tests start hundreds of programs, each of which would compile all of them again.
+PYTEST  := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/pytest -q
 
 .PHONY: help setup demo test test-fast test-emulated test-aarch64 test-stress lint wheels clean
 .DEFAULT_GOAL := help
