@@ -188,9 +188,9 @@ def open_candidate(name: str, target: str, precision: str, device: Device, folde
     if target == "PyTorch eager":
         return TorchDeviceSession(load_shipped(name).part, "cuda", half=precision == "fp16"), ""
     path = folder / f"{name}-{target}-{precision}"
-    compiled = target == "tensorrt-rtx"
-    capabilities = (device.gpus[0].compute_capability,) if compiled else ()
-    build = BuildSettings(compute_capabilities=capabilities)
+    build = None
+    if target == "tensorrt-rtx":
+        build = BuildSettings(compute_capabilities=(device.gpus[0].compute_capability,))
     try:
         recipe = export_recipe(name, target=target, precision=precision, quality_samples=0, build=build)
         bundle = Bundle.open(path) if path.exists() else export_model(recipe, path).bundle

@@ -162,8 +162,8 @@ def test_nothing_that_is_logged_looks_like_another_record(
 ) -> None:
     other = logging.getLogger("another.library")
     monkeypatch.setattr(other, "level", logging.DEBUG)  # as PyTorch's is, which leaves it to the handlers
-    # Else the lone surrogate would be in what the test run itself keeps of the log, which cannot be sent between processes.
-    monkeypatch.setattr(logging.getLogger("aigc_runtime"), "propagate", False)
+    # Without pytest's own handlers, whose records go from process to process, where no lone surrogate can be sent.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
     forged = "ok\n2026-01-01T00:00:00.000Z INFO    aigc_runtime.bundle: signed by us\x1b[2J \ud800"
 
     def verb() -> None:
