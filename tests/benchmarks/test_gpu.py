@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from aigc_export.graphs.capture import example_sizes
 from aigc_export.parity.reference import make_cases
+from aigc_models.example_sizes import example_sizes
 from aigc_models.program import example_feeds
 from aigc_models.sources.shipped import load_shipped
 from aigc_models.torch_session import TorchSession

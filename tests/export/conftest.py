@@ -17,11 +17,12 @@ import pytest
 import torch
 
 from aigc_calibration.onnx_file import to_proto
-from aigc_export.graphs.capture import Captured, capture, example_sizes
+from aigc_export.graphs.capture import Captured, capture
 from aigc_export.graphs.passes import CLEAN_UP, PassReport, run_passes
 from aigc_export.line.exporter import ExportResult, export_model
 from aigc_export.prepare import prepare as front
 from aigc_export.recipes.recipe import ExportRecipe, export_recipe
+from aigc_models.example_sizes import example_sizes
 from aigc_models.families.gan import Generator, GeneratorConfig
 from aigc_models.families.lm import TransformerLM
 from aigc_models.families.lm_config import LMConfig

@@ -20,7 +20,7 @@ from aigc_export.errors import CaptureError
 from aigc_export.graphs.determinism import check_deterministic, check_repeats
 from aigc_models.example_sizes import example_sizes, run_sizes
 from aigc_models.program import Part, example_feeds
-from aigc_models.sources.sizes import dynamic_shapes
+from aigc_models.sources.sizes import axis_names, dynamic_shapes
 from aigc_models.sources.user_code import capture_advice
 from aigc_runtime.core.sizes import is_dim_name
 from aigc_runtime.core.tensors import DimSpec
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from torch.export import ExportedProgram
 
-__all__ = ["Captured", "capture", "check_finite", "example_sizes", "run_sizes"]
+__all__ = ["Captured", "capture", "check_finite"]
 
 CONFIG_PROPERTY = "aigc.model_config"
 _LOCAL_PROPERTIES = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node", "namespace")
@@ -86,7 +86,7 @@ def capture(part: Part, *, opset: int = 20, model_config: Mapping[str, Any] | No
         if interrupted_by(err):
             raise KeyboardInterrupt from err
         _check_random(part, arguments)
-        message, hint = capture_advice(err, _axes(part))
+        message, hint = capture_advice(err, axis_names([t.shape for t in part.interface.graph_inputs]))
         raise CaptureError(f"{type(part.module).__name__} cannot be exported: {message}", hint=hint) from err
     if exported is None or exported.exported_program is None:
         raise CaptureError("PyTorch's exporter returned no program", hint="check the installed torch and onnxscript")
@@ -145,11 +145,6 @@ def _dynamic_shapes(part: Part) -> tuple[Any, ...] | dict[str, Any]:
         fixed = len(parameters) - 1
         return (*shapes[:fixed], tuple(shapes[fixed:]))
     return tuple(shapes)
-
-
-def _axes(part: Part) -> dict[tuple[int, int], str]:
-    axes = ((i, axis, size) for i, t in enumerate(part.interface.graph_inputs) for axis, size in enumerate(t.shape))
-    return {(i, axis): size for i, axis, size in axes if isinstance(size, str)}
 
 
 def _torch_dim(dim: DimSpec) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from aigc_calibration.coverage import Coverage
 from aigc_calibration.onnx_file import SharedWeights, to_proto
 from aigc_calibration.quantize import Quantized
-from aigc_export.graphs.capture import Captured, run_sizes
+from aigc_export.graphs.capture import Captured
 from aigc_export.graphs.passes import PassReport
 from aigc_export.line.disk_space import check_space, engine_bytes
 from aigc_export.line.engines import check_build, reference_program
@@ -39,6 +39,7 @@ from aigc_export.workloads import Workload, get_workload
 from aigc_export.workloads.evaluate import make_evaluator
 from aigc_models.caller_state import callers_state
 from aigc_models.evaluation.paired import Scores
+from aigc_models.example_sizes import run_sizes
 from aigc_models.program import Part, Program, example_feeds
 from aigc_models.torch_session import open_torch
 from aigc_models.weights.checkpoint import shipped_checkpoint

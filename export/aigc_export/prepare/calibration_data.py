@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aigc_calibration.data import ArrayData, CalibrationData
-from aigc_export.graphs.capture import run_sizes
 from aigc_export.workloads import get_workload
 from aigc_export.workloads.base import SampleRequest
 from aigc_export.workloads.samples.images import ImageData
 from aigc_models.evaluation.evaluation import Evaluation
+from aigc_models.example_sizes import run_sizes
 from aigc_models.program import Part, Program, example_feeds
 from aigc_runtime.core.tensors import Array
 

@@ -15,13 +15,14 @@ from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.sites import find_sites, inner_sites
-from aigc_export.graphs.capture import Captured, capture, run_sizes
+from aigc_export.graphs.capture import Captured, capture
 from aigc_export.graphs.passes import PassReport, run_passes
 from aigc_export.prepare.calibration_data import ExampleData, calibration_data
 from aigc_export.recipes.hints import with_hints
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.workloads.evaluate import is_evaluated_elsewhere, program_evaluation
 from aigc_models.evaluation.evaluation import Evaluation
+from aigc_models.example_sizes import run_sizes
 from aigc_models.program import Part, Program, example_feeds
 from aigc_models.sources import resolve
 from aigc_runtime.core.tensors import Array

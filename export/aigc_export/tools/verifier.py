@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from aigc_export.graphs.capture import capture, run_sizes
+from aigc_export.graphs.capture import capture
 from aigc_export.line.bundle_files import read_graph
 from aigc_export.line.origin import find_evaluation, load_original
 from aigc_export.parity.bisect import Divergence, find_first_divergence
@@ -19,6 +19,7 @@ from aigc_export.recipes.tolerances import with_user_limits
 from aigc_export.workloads import get_workload
 from aigc_export.workloads.evaluate import make_evaluator, program_evaluation
 from aigc_models.caller_state import callers_state
+from aigc_models.example_sizes import run_sizes
 from aigc_models.program import Part, Program, example_feeds
 from aigc_models.torch_session import TorchSession, open_torch
 from aigc_runtime.bundle.bundle import Bundle

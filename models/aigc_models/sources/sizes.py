@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from aigc_models.sources.user_code import SIZE_BY_NUMBERS, capture_advice
 from aigc_runtime.core.sizes import Shape, parse_size, shape_value
 from aigc_runtime.core.tensors import DimSpec
 from aigc_runtime.errors import ConfigError
 
-__all__ = ["Traced", "check_other_sizes", "dynamic_shapes", "trace"]
+__all__ = ["Traced", "axis_names", "check_other_sizes", "dynamic_shapes", "trace"]
 
 _ARTIFICIAL_MIN = 2
 """PyTorch traces sizes of 0 and 1 apart, and calls every free size at least 2."""
@@ -72,7 +73,7 @@ def trace(
                 strict=False,
             )
     except Exception as err:
-        message, hint = capture_advice(err, _axis_names(shapes))
+        message, hint = capture_advice(err, axis_names(shapes))
         raise ConfigError(f"{_name(module)}: {message}", hint=hint) from err
     users = {spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"}
     nodes = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in users]
@@ -131,7 +132,8 @@ def _torch_dim(dim: DimSpec) -> Any:
     return torch.export.Dim.DYNAMIC
 
 
-def _axis_names(shapes: Sequence[Shape]) -> dict[tuple[int, int], str]:
+def axis_names(shapes: Sequence[Shape]) -> dict[tuple[int, int], str]:
+    """Map (number of the argument, axis) to the name of its size, for those that have one."""
     return {
         (i, axis): size for i, shape in enumerate(shapes) for axis, size in enumerate(shape) if isinstance(size, str)
     }
@@ -196,7 +198,7 @@ def _expression(expr: Any, symbols: Mapping[Any, tuple[str, int]]) -> str:
         return f"({_expression(parts[0], symbols)}//{_expression(parts[1], symbols)})"
     if expr.is_Pow and parts[1].is_Integer and 1 < int(parts[1]) < 5:
         return "(" + "*".join([_expression(parts[0], symbols)] * int(parts[1])) + ")"
-    if any(str(symbol).startswith("u") for symbol in expr.free_symbols):
+    if free_unbacked_symbols(expr):
         raise ConfigError("a size of an output depends on the numbers in a tensor", hint=SIZE_BY_NUMBERS)
     raise ConfigError(
         f"a size of an output is {expr}, which a manifest cannot say",

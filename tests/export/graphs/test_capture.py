@@ -14,7 +14,8 @@ import torch
 
 from aigc_calibration.onnx_file import save_graph, to_proto, weight_bytes
 from aigc_export.errors import CaptureError
-from aigc_export.graphs.capture import capture, example_sizes
+from aigc_export.graphs.capture import capture
+from aigc_models.example_sizes import example_sizes
 from aigc_models.program import Program
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import CheckpointError
@@ -80,7 +81,7 @@ def test_a_module_that_cannot_be_exported_says_why() -> None:
     with pytest.raises(
         CaptureError,
         match=r"Branching cannot be exported: forward decides by the numbers in a tensor at "
-        r".*test_capture\.py:74 in forward: if latents\.sum\(\) > 0",
+        r".*test_capture\.py:75 in forward: if latents\.sum\(\) > 0",
     ):
         capture(replace(tiny_of("gan").program.part, module=Branching()))
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from aigc_calibration.onnx_file import to_proto
-from aigc_export.graphs.capture import capture, example_sizes, run_sizes
+from aigc_export.graphs.capture import capture
+from aigc_models.example_sizes import example_sizes, run_sizes
 from aigc_models.program import Part, example_feeds
 from aigc_models.sources.module import make_part
 from aigc_models.torch_session import TorchSession

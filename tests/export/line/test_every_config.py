@@ -19,7 +19,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aigc_calibration.errors import CalibrationError
-from aigc_export.graphs.capture import example_sizes, run_sizes
 from aigc_export.line.exporter import ParityFailedError, export_model
 from aigc_export.parity.reference import make_cases, make_generation
 from aigc_export.prepare.calibration_data import ExampleData, calibration_data
@@ -29,6 +28,7 @@ from aigc_export.targets.graph_session import bounded
 from aigc_export.targets.profiles import derive_profiles, input_shapes, narrowed
 from aigc_export.workloads import get_workload
 from aigc_export.workloads.evaluate import make_evaluator, program_evaluation
+from aigc_models.example_sizes import example_sizes, run_sizes
 from aigc_models.program import Program
 from aigc_models.sources.shipped import load_shipped
 from aigc_models.torch_session import TorchSession

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,6 +71,12 @@ def test_a_system_that_does_not_say_has_no_bound(tmp_path: Path, monkeypatch: py
     assert host_memory.available_memory(tmp_path) is None
 
 
-def test_memory_is_given_back_whatever_the_system() -> None:
+def test_memory_is_given_back_whatever_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
     host_memory.give_back_memory()
-    host_memory.give_back_memory()
+    asked: list[int] = []
+    glibc = SimpleNamespace(malloc_trim=lambda kept: asked.append(kept.value))
+    for platform, library in (("linux", glibc), ("linux", SimpleNamespace()), ("darwin", glibc)):
+        monkeypatch.setattr(sys, "platform", platform)
+        monkeypatch.setattr(ctypes, "CDLL", lambda _, found=library: found)
+        host_memory.give_back_memory()
+    assert asked == [0]  # of glibc alone, all that is free
