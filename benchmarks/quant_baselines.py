@@ -20,6 +20,7 @@ import onnx
 from quant_subjects import Subject
 
 from aigc_calibration.data import CalibrationData
+from aigc_calibration.onnx_function import opened_when_called
 from aigc_runtime.core.tensors import Array
 
 __all__ = ["NNCF_MISSING", "Variant", "nncf_variants", "nncf_version", "ort_variants", "quiet"]
@@ -49,7 +50,7 @@ def quiet() -> Iterator[None]:
 
 def feeds_of(subject: Subject, data: CalibrationData, *, one_shape: bool = False) -> list[dict[str, Array]]:
     """All calibration feeds; `one_shape` keeps those of the first's shapes (of text: the prompts)."""
-    found = list(data.batches(subject.graph))
+    found = list(data.batches(opened_when_called(subject.graph)))
     if not one_shape:
         return found
     shapes = {name: array.shape for name, array in found[0].items()}

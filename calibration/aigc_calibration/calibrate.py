@@ -23,7 +23,7 @@ from aigc_runtime.core.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["CALIBRATED", "Calibration", "calibrate", "check_kind", "smoothed"]
+__all__ = ["CALIBRATED", "Calibration", "calibrate", "check_kind", "needs_samples", "smoothed"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,6 +50,11 @@ class Calibration:
     channels: Mapping[str, Array]
     statistics: Statistics
     half_precision: bool
+
+
+def needs_samples(config: QuantConfig, precision: SitePrecision) -> bool:
+    """Check whether anything is learned from samples: rounding weights alone to the nearest codes needs none."""
+    return precision in CALIBRATED or config.weight_method != "rtn"
 
 
 def calibrate(

@@ -15,7 +15,7 @@ import numpy as np
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.histogram import Histogram
-from aigc_calibration.onnx_function import open_onnx
+from aigc_calibration.onnx_function import open_watched
 from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
@@ -104,16 +104,16 @@ def collect(
         EngineError: the graph does not load or run.
     """
     wanted = sorted(set(tensors) | set(channels))
-    run = open_onnx(model, expose=wanted, threads=threads) if wanted else None
+    run, watch = open_watched(model, wanted, threads=threads)
     found = {name: TensorStatistics() for name in wanted}
     digest = hashlib.sha256()
     samples = batches = first = 0
     steps = max(data.rows // max(data.samples, 1), 1)
-    for feeds in data.batches(model, threads=threads):
+    for feeds in data.batches(run):
         for name in sorted(feeds):
             digest.update(f"{name}:{feeds[name].dtype}:{feeds[name].shape}".encode())
             digest.update(np.ascontiguousarray(feeds[name]).tobytes())
-        values = {} if run is None else run(feeds)
+        values = watch(feeds)
         rows = len(next(iter(feeds.values())))
         for name in wanted:
             value = values[name]

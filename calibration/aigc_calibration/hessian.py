@@ -13,7 +13,7 @@ import numpy as np
 
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.matrices import Reading
-from aigc_calibration.onnx_function import open_onnx
+from aigc_calibration.onnx_function import open_watched
 from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
@@ -45,12 +45,12 @@ def collect_hessians(
         progress: called after every batch with the rows seen; it starts over where the matrices do not fit at once.
     """
     for part in _parts(readings, budget_bytes):
-        run = open_onnx(model, expose=sorted({r.value for r in part}), threads=threads)
+        run, watch = open_watched(model, sorted({r.value for r in part}), threads=threads)
         sums = {r: np.zeros((r.width, r.width)) for r in part}
         rows = dict.fromkeys(part, 0)
         seen = 0
-        for feeds in data.batches(model, threads=threads):
-            values = {**feeds, **run(feeds)}
+        for feeds in data.batches(run):
+            values = watch(feeds)
             for reading in part:
                 x = reading.rows(values[reading.value])
                 sums[reading] += _second_moments(x)

@@ -18,7 +18,7 @@ from aigc_runtime.system.temporary_folder import temporary_folder
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Feeds", "OnnxFunction", "open_onnx"]
+__all__ = ["Feeds", "OnnxFunction", "open_onnx", "open_watched", "opened_when_called"]
 
 Feeds = Mapping[str, Array]
 OnnxFunction = Callable[[Feeds], dict[str, Array]]
@@ -32,7 +32,7 @@ def open_onnx(
     outputs: Sequence[str] | None = None,
     threads: int | None = None,
     optimize: bool = True,
-    packed: bool = True,
+    packed: bool | None = None,
 ) -> OnnxFunction:
     """Load a graph into ONNX Runtime.
 
@@ -46,19 +46,51 @@ def open_onnx(
         threads: inside an operator; None takes the engine's default.
         optimize: let ONNX Runtime rewrite the graph; off where the nodes must run as they stand.
         packed: hold weights once more, in the order in which kernels read them, and keep memory from run to run: for
-            many runs.
+            many runs. None leaves that out for a model whose weights are so large that they have a file of their own.
 
     Raises:
         EngineError: the graph does not load.
         OutputError: there is no room for its files.
     """
     if isinstance(model, (bytes, Path)):
-        return _function(str(model) if isinstance(model, Path) else model, outputs, threads, optimize, packed)
+        source = str(model) if isinstance(model, Path) else model
+        return _function(_load(source, threads, optimize=optimize, packed=packed is not False), outputs)
     if expose:
         model = _exposed(model, expose)
     with temporary_folder("onnx") as folder:
-        path = save_graph(model, folder / "model.onnx")[0]
-        return _function(str(path), outputs, threads, optimize, packed)
+        paths = save_graph(model, folder / "model.onnx")
+        packed = len(paths) == 1 if packed is None else packed
+        return _function(_load(str(paths[0]), threads, optimize=optimize, packed=packed), outputs)
+
+
+def opened_when_called(model: ir.Model, *, threads: int | None = None) -> OnnxFunction:
+    """A graph as a function that loads it when it is called for the first time: most data never calls it."""
+    opened: list[OnnxFunction] = []
+
+    def run(feeds: Feeds) -> dict[str, Array]:
+        if not opened:
+            opened.append(open_onnx(model, threads=threads))
+        return opened[0](feeds)
+
+    return run
+
+
+def open_watched(
+    model: ir.Model, watched: Sequence[str], *, threads: int | None = None
+) -> tuple[OnnxFunction, OnnxFunction]:
+    """Load a graph once for two functions: of its own outputs, and of inputs and inner values by name.
+
+    Raises:
+        EngineError: the graph does not load.
+        OutputError: there is no room for its files.
+    """
+    outputs = [str(value.name) for value in model.graph.outputs]
+    if not watched:
+        return opened_when_called(model, threads=threads), lambda _: {}
+    with temporary_folder("onnx") as folder:
+        paths = save_graph(_exposed(model, watched), folder / "model.onnx")
+        session = _load(str(paths[0]), threads, optimize=True, packed=len(paths) == 1)
+    return _function(session, outputs), _function(session, watched)
 
 
 def _exposed(model: ir.Model, names: Sequence[str]) -> ir.Model:
@@ -71,9 +103,8 @@ def _exposed(model: ir.Model, names: Sequence[str]) -> ir.Model:
     return model
 
 
-def _function(
-    source: str | bytes, outputs: Sequence[str] | None, threads: int | None, optimize: bool, packed: bool
-) -> OnnxFunction:
+def _load(source: str | bytes, threads: int | None, *, optimize: bool, packed: bool) -> Any:
+    """Load a session."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -91,14 +122,16 @@ def _function(
     if products_saturate(onnxruntime):  # a float graph has none, but quantized ones are opened here, too
         options.add_session_config_entry(EXACT_PRODUCTS, "1")
     try:
-        session: Any = isolated(
-            lambda: onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        )
+        return isolated(lambda: onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"]))
     except Exception as err:  # ONNX Runtime's own types share no base class
         raise EngineError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load the graph: {err}",
             hint="use the onnxruntime in constraints.txt, or please report the model",
         ) from err
+
+
+def _function(session: Any, outputs: Sequence[str] | None) -> OnnxFunction:
+    """A session as a function of its inputs that gives these results; None gives all."""
     names = [o.name for o in session.get_outputs()] if outputs is None else list(outputs)
     inputs = {i.name for i in session.get_inputs()}
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aigc_calibration.bodies import inline_functions, make_names_unique, own_parts
-from aigc_calibration.computed import computed, sizes_of
+from aigc_calibration.computed import sizes_of
 from aigc_calibration.edit import add_constant
 from aigc_calibration.sites import SITE_OPS
+from aigc_calibration.transposed import transposed
 from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def prepare(model: ir.Model) -> ir.Model:
             if source is None:
                 continue
             given = producer.attributes["perm"].as_ints() if "perm" in producer.attributes else None
-            tensor = _transposed(f"{node.name}_weight", source, given)
+            tensor = transposed(f"{node.name}_weight", source, given)
         elif weight.const_value is not None and len(list(weight.uses())) > 1:
             tensor = ir.tensor(weight.const_value.numpy(), name=f"{node.name}_weight")
         else:
@@ -77,14 +77,6 @@ def prepare(model: ir.Model) -> ir.Model:
         if node.op_type == "Gemm" and node.inputs[1] is not None and node.inputs[1].const_value is not None:
             _plain_gemm(model.graph, node)
     return model
-
-
-def _transposed(name: str, source: ir.TensorProtocol, order: Sequence[int] | None) -> ir.TensorProtocol:
-    """The constant of another order of its axes; None turns them round."""
-    sizes = sizes_of(source)
-    axes = tuple(order) if order is not None else tuple(reversed(range(len(sizes))))
-    shape = [sizes[axis] for axis in axes]
-    return computed(name, lambda: source.numpy().transpose(axes), shape=shape, dtype=source.dtype)
 
 
 def _lift(graph: ir.Graph, node: ir.Node, index: int, value: ir.Value | None) -> None:

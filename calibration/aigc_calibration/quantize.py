@@ -14,6 +14,7 @@ from aigc_calibration.data import CalibrationData
 from aigc_calibration.emit import emit, plan_for
 from aigc_calibration.formats import UNSIGNED_FORMAT, QdqFormat
 from aigc_calibration.limits import value_problem
+from aigc_calibration.onnx_function import opened_when_called
 from aigc_calibration.plan import HALF_PRECISIONS, QuantizationPlan, SitePrecision
 from aigc_calibration.planner import half_plan, make_plan, round_weights
 from aigc_calibration.prepare import prepare
@@ -129,7 +130,7 @@ def _emitted(
     threads: int | None,
 ) -> Quantized:
     emitted = emit(graph, plan, weights, form)
-    feeds = next(data.batches(graph, threads=threads))
+    feeds = next(data.batches(opened_when_called(graph, threads=threads)))
     give_back_memory()
     macs = site_macs(graph, feeds)
     give_back_memory()

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from aigc_calibration.onnx_function import OnnxFunction
 from aigc_runtime.core.tensors import Array
 
 Shape = Sequence[int | str | None]
@@ -58,7 +59,7 @@ class Batches:
     def rows(self) -> int:
         return self.samples
 
-    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
+    def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
         yield from self.feeds
 
 

@@ -12,7 +12,7 @@ import pytest
 from aigc_calibration.calibrate import CALIBRATED, calibrate, check_kind, smoothed
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.onnx_function import open_onnx
+from aigc_calibration.onnx_function import OnnxFunction, open_onnx
 from aigc_calibration.plan import PRECISIONS, SitePrecision
 from aigc_calibration.prepare import prepare
 from aigc_runtime.core.tensors import Array
@@ -84,7 +84,7 @@ def test_memory_does_not_grow_with_the_samples() -> None:
         def __init__(self, count: int) -> None:
             self.samples = self.rows = count * 32
 
-        def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
+        def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
             rng = np.random.default_rng(0)
             for _ in range(self.samples // 32):
                 yield {"x": rng.standard_normal((32, 2, 4, 4)).astype(np.float32)}

@@ -12,7 +12,7 @@ from onnx import helper
 
 from aigc_calibration.collect import collect
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.onnx_function import open_onnx
+from aigc_calibration.onnx_function import OnnxFunction, open_onnx
 from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches, make_graph, small_network
@@ -92,7 +92,7 @@ def test_memory_does_not_grow_with_the_samples() -> None:
         def __init__(self, count: int) -> None:
             self.samples = self.rows = count * 32
 
-        def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
+        def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
             rng = np.random.default_rng(0)
             for _ in range(self.samples // 32):
                 yield {"x": rng.standard_normal((32, 2, 4, 4)).astype(np.float32)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aigc_calibration import onnx_function
 from aigc_calibration.onnx_file import save_graph
-from aigc_calibration.onnx_function import open_onnx
+from aigc_calibration.onnx_function import open_onnx, open_watched, opened_when_called
 from aigc_runtime.errors import EngineError
 
 W = np.random.default_rng(0).standard_normal((3, 500)).astype(np.float32)
@@ -88,3 +89,49 @@ def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:
     for source in (b"no graph", tmp_path / "model.onnx", tmp_path / "missing.onnx"):
         with pytest.raises(EngineError, match="cannot load the graph"):
             open_onnx(source)
+
+
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For every session that is loaded from now on: whether its weights are packed."""
+    seen: list[bool] = []
+    load = onnx_function._load
+
+    def noted(source: str | bytes, threads: int | None, *, optimize: bool, packed: bool) -> Any:
+        seen.append(packed)
+        return load(source, threads, optimize=optimize, packed=packed)
+
+    monkeypatch.setattr(onnx_function, "_load", noted)
+    return seen
+
+
+def test_a_graph_that_is_never_called_is_never_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = loads(monkeypatch)
+    run = opened_when_called(ir.from_proto(doubled_product()))
+    assert not loaded
+    np.testing.assert_array_equal(run({"x": X})["y"], run({"x": X})["y"])
+    assert len(loaded) == 1
+
+
+def test_one_session_gives_outputs_and_what_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = loads(monkeypatch)
+    model = ir.from_proto(doubled_product())
+    run, watch = open_watched(model, ["product", "x", "z"])
+    outputs, values = run({"x": X}), watch({"x": X})
+    assert len(loaded) == 1
+    assert outputs.keys() == {"y", "z"}
+    assert values.keys() == {"product", "x", "z"}
+    np.testing.assert_allclose(values["product"], X @ W, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(values["x"], X)
+    assert [str(value.name) for value in model.graph.outputs] == ["y", "z"]
+    assert open_watched(model, [])[1]({"x": X}) == {}
+
+
+@pytest.mark.parametrize(("threshold", "packed"), [(0, False), (1 << 31, True)])
+def test_large_weights_are_held_once(threshold: int, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = loads(monkeypatch)
+    monkeypatch.setattr(onnx_function, "save_graph", partial(save_graph, threshold=threshold))
+    model = ir.from_proto(doubled_product())
+    open_onnx(model)
+    open_watched(model, ["product"])
+    open_onnx(model, packed=True)
+    assert loaded == [packed, packed, True]

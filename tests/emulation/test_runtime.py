@@ -42,6 +42,8 @@ def test_the_runtimes_own_tests_pass_on_arm() -> None:
         "not slow and not stress",
         "-p",
         "no:cacheprovider",
+        "--rootdir",
+        ROOT,
     ]
     options += [f"--ignore={FOLDER / name}" for name in OF_PROCESSES]
     options += [f"--deselect=tests/runtime/{name}" for name in LEFT_OUT]

@@ -11,14 +11,14 @@ from aigc_calibration.data.expected import ArrayCheck
 from aigc_calibration.data.npz import NpzRows
 from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.data.recorder import Recorder
-from aigc_calibration.onnx_function import open_onnx
+from aigc_calibration.onnx_function import OnnxFunction
 from aigc_calibration.subject import Subject
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.program import batch_rows
 from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    pass
 
 __all__ = ["ArrayData", "choose_rows"]
 
@@ -75,9 +75,9 @@ class ArrayData:
         """Number of rows: one for every sample."""
         return self.samples
 
-    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
+    def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
         """Yield the feeds of the graph; carried state is empty."""
-        recorder = Recorder(open_onnx(graph, threads=threads))
+        recorder = Recorder(run)
         session = ArraySession(recorder, self.subject.interface)
         for feeds in self.source.batches(self._chosen(), self.batch):
             rows = batch_rows(session.interface, feeds)

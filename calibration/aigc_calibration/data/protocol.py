@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from aigc_calibration.errors import CalibrationError
+from aigc_calibration.onnx_function import OnnxFunction
 from aigc_runtime.core.tensors import Array
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
 
 __all__ = ["CalibrationData", "check_samples"]
 
@@ -27,8 +25,12 @@ class CalibrationData(Protocol):
         """Number of rows in all batches: a multiple of `samples` where each is fed in several steps, a batch a step."""
         ...
 
-    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
-        """Yield arrays for every input of `graph`, which is run where the next feeds follow from its results."""
+    def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
+        """Yield arrays for every input of a graph.
+
+        Args:
+            run: the graph, called where the next feeds follow from its results.
+        """
         ...
 
 

@@ -16,6 +16,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from aigc_calibration.bodies import all_graphs, all_nodes
+from aigc_calibration.transposed import transpose_weights
 from aigc_export.errors import CaptureError
 from aigc_export.graphs.determinism import check_deterministic, check_repeats
 from aigc_models.example_sizes import example_sizes, run_sizes
@@ -52,7 +53,7 @@ class Captured:
 
 
 def capture(part: Part, *, opset: int = 20, model_config: Mapping[str, Any] | None = None) -> Captured:
-    """Export `part.module` by `torch.onnx.export(dynamo=True)`.
+    """Export `part.module` by `torch.onnx.export(dynamo=True)`, its weights in the order in which products read them.
 
     Args:
         part: of a program.
@@ -95,7 +96,7 @@ def capture(part: Part, *, opset: int = 20, model_config: Mapping[str, Any] | No
     model = exported.model
     _name_dimensions(model, part)
     _label(model, model_config or {})
-    return Captured(model=model, program=exported.exported_program)
+    return Captured(model=transpose_weights(model), program=exported.exported_program)
 
 
 def _check_random(part: Part, arguments: tuple[Any, ...]) -> None:

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from aigc_calibration.onnx_function import opened_when_called
 from aigc_calibration.plan import HALF_PRECISIONS
 from aigc_calibration.quantize import Quantized
 from aigc_calibration.search.probe import Probe, make_probe, measure_noise
@@ -70,7 +71,8 @@ def find_costly_modules(
     if graph is None or prepared.data is None or plan.precision in HALF_PRECISIONS or not low:
         return None
     try:
-        feeds = list(itertools.islice(prepared.data.batches(graph), get_workload(prepared.program.kind).probe_batches))
+        batches = prepared.data.batches(opened_when_called(graph))
+        feeds = list(itertools.islice(batches, get_workload(prepared.program.kind).probe_batches))
         toggled = toggle_graph(graph, plan, quantized.weights, recipe.target.format)
         probe = make_probe(toggled, [op.node for op in low], feeds, [t.name for t in prepared.part.interface.outputs])
     except AigcError:  # what cannot be measured is not said; that parity is missed stays the error

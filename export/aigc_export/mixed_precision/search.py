@@ -18,6 +18,7 @@ from pathlib import Path
 from aigc_calibration.calibrate import Calibration, calibrate
 from aigc_calibration.coverage import Executed, site_macs
 from aigc_calibration.errors import PlanError
+from aigc_calibration.onnx_function import opened_when_called
 from aigc_calibration.prepare import prepare
 from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_environment
 from aigc_calibration.search.pair import PrecisionPair
@@ -139,7 +140,8 @@ def search(
             "sensitivity",
             f"{pair.name}: {len(sites)} sites, noisiest {noisiest.module or noisiest.node} {noisiest.sqnr_db:.1f} dB",
         )
-        macs = site_macs(pair.graph, next(prepared.data.batches(pair.graph, threads=recipe.threads)))
+        run = opened_when_called(pair.graph, threads=recipe.threads)
+        macs = site_macs(pair.graph, next(prepared.data.batches(run)))
         known = {built.digest for built, _ in tried}
         found = _descend(pair, sites, macs, config, evaluator, recipe.target.executed, stage)
         tried += [(built, scores) for built, scores in found if built.digest not in known]

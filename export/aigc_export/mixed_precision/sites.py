@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from aigc_calibration.errors import PlanError
-from aigc_calibration.onnx_function import open_onnx
+from aigc_calibration.onnx_function import open_onnx, opened_when_called
 from aigc_calibration.search.journal import Journal
 from aigc_calibration.search.kinds import site_kinds
 from aigc_calibration.search.pair import PrecisionPair
@@ -57,7 +57,7 @@ def measure_pair(
     low = pair.low.quantized()
     if not low:
         raise PlanError(f"no site of {pair.name} can run in low precision", hint="export fp32")
-    feeds = itertools.islice(data.batches(pair.graph), get_workload(program.kind).probe_batches)
+    feeds = itertools.islice(data.batches(opened_when_called(pair.graph)), get_workload(program.kind).probe_batches)
     probe = make_probe(
         pair.toggled(), [op.node for op in low], list(feeds), [t.name for t in program.part.interface.outputs]
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aigc_calibration.data import ArrayData, CalibrationData
+from aigc_calibration.onnx_function import OnnxFunction
 from aigc_export.workloads import get_workload
 from aigc_export.workloads.base import SampleRequest
 from aigc_export.workloads.samples.images import ImageData
@@ -17,7 +18,7 @@ from aigc_models.program import Part, Program, example_feeds
 from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    pass
 
 __all__ = ["ExampleData", "calibration_data", "described"]
 
@@ -44,7 +45,7 @@ class ExampleData:
         """Number of rows: one for every sample."""
         return self.samples
 
-    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
+    def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
         """Yield the one batch."""
         yield self._feeds()
 

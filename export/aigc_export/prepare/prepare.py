@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from aigc_calibration.bodies import all_nodes
 from aigc_calibration.cache import read_calibration
-from aigc_calibration.calibrate import Calibration, check_kind
+from aigc_calibration.calibrate import Calibration, check_kind, needs_samples
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.plan import as_site_precision
@@ -198,6 +198,8 @@ def _calibration_data(
 ) -> CalibrationData | None:
     if recipe.quantization is None:
         return None
+    if recipe.search is None and not needs_samples(recipe.quantization, as_site_precision(recipe.precision)):
+        return ExampleData(part=part, seed=recipe.seed)
     if recipe.calibration is not None and recipe.search is None:
         if len(program.parts) > 1:
             raise ConfigError(

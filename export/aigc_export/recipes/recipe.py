@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from aigc_calibration.calibrate import CALIBRATED
+from aigc_calibration.calibrate import CALIBRATED, needs_samples
 from aigc_calibration.config import QuantConfig, WeightMethod
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.ranges import Method
@@ -206,6 +206,11 @@ def export_recipe(
     _check_requested(requested, precision, calibration=overrides.get("calibration"))
     if quantization is not None:
         quantization = replace(quantization, **requested)
+        if own_samples and precision != "auto" and not needs_samples(quantization, as_site_precision(precision)):
+            raise ConfigError(
+                "calibration data for weights that are rounded to the nearest codes, which needs none",
+                hint="leave it out, or choose another --weight-method",
+            )
     workload = get_workload(kind_of(model))
     recipe = ExportRecipe(
         model=model,

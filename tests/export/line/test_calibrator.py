@@ -202,7 +202,7 @@ def test_an_example_is_one_batch_for_every_input() -> None:
     for name in ("lm-growing", "unet", "gan"):
         part = make_program(name).part
         data = ExampleData(part=part)
-        feeds = list(data.batches(None))  # type: ignore[arg-type]
+        feeds = list(data.batches(lambda _: pytest.fail("an example needs no run")))
         assert len(feeds) == 1
         assert feeds[0].keys() == {t.name for t in part.interface.graph_inputs}
         assert data.rows == data.samples == len(feeds[0][part.interface.inputs[0].name])

@@ -94,12 +94,7 @@ def check_defaults(drawn: Drawn, folder: Path) -> None:
     assert ExampleData(part=program.part).samples
     if not any(t.name == "encoder_hidden_states" for t in program.part.interface.inputs):
         data = calibration_data(program, path=None, samples=3, seed=0)
-        with pytest.MonkeyPatch.context() as patch:
-            for module in ("text", "diffusion"):
-                patch.setattr(
-                    f"aigc_export.workloads.samples.{module}.open_onnx", lambda graph, *, threads=None: session.call
-                )
-            batches = list(data.batches(None, threads=1))  # type: ignore[arg-type]
+        batches = list(data.batches(session.call))
         assert sum(len(next(iter(batch.values()))) for batch in batches) == data.rows
         for batch in batches:
             session.call(batch)

@@ -40,6 +40,13 @@ def test_a_choice_that_nothing_would_read(option: dict[str, Any], precision: str
         export_recipe("gan", precision=precision, **option)
 
 
+@pytest.mark.parametrize("samples", [{"calibration_samples": 8}, {"calibration_data": "texts"}])
+def test_samples_that_nothing_is_learned_from(samples: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="rounded to the nearest codes, which needs none"):
+        export_recipe("gan", precision="int4", weight_method="rtn", **samples)
+    assert export_recipe("gan", precision="int4", weight_method="gptq", **samples).quantization is not None
+
+
 def test_branches_of_a_calibration_that_exists() -> None:
     with pytest.raises(ConfigError, match="which was made with it or without"):
         export_recipe("unet", precision="int8", split_skips=True, calibration="ranges.npz")

@@ -11,7 +11,7 @@ import numpy as np
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.data.draws import stream
 from aigc_calibration.data.recorder import Recorder
-from aigc_calibration.onnx_function import open_onnx
+from aigc_calibration.onnx_function import OnnxFunction
 from aigc_calibration.subject import ArrayRules, Subject
 from aigc_export.workloads.base import CasePlan, EvaluationFacts, EvaluatorRequest, SampleRequest, Workload
 from aigc_export.workloads.evaluators.tensors import pooled_sqnr
@@ -28,7 +28,7 @@ from aigc_runtime.core.tensors import Array
 from .kind import ROLE, IteratePipeline, IterateSettings, T, X
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    pass
 
 FINAL_SQNR = Measure(name="final_sqnr_db", written="final", unit="decibels", higher_is_better=True, limit="min_sqnr_db")
 BATCH = 8
@@ -61,8 +61,8 @@ class LoopData:
     def rows(self) -> int:
         return self.samples * int(self.program.settings.steps)
 
-    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
-        recorder = Recorder(open_onnx(graph, threads=threads))
+    def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
+        recorder = Recorder(run)
         opened = OpenProgram({self.part.name: ArraySession(recorder, self.part.interface)})
         pipeline = IteratePipeline(opened, self.program.settings, self.program.engines)
         rng = stream(self.seed, 99)

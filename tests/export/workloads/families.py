@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 from aigc_calibration.data import CalibrationData
+from aigc_calibration.onnx_function import opened_when_called
 from aigc_calibration.subject import Subject
 from aigc_export.workloads import WORKLOADS
 from aigc_runtime.core.interface import Interface
@@ -158,7 +159,7 @@ def _model(
 
 
 def all_rows(data: CalibrationData, graph: ir.Model) -> dict[str, Array]:
-    batches = list(data.batches(graph, threads=1))
+    batches = list(data.batches(opened_when_called(graph, threads=1)))
     return {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
 
 
@@ -169,12 +170,12 @@ def counts(values: Array, of: int) -> Array:
 def check_same_again(make: Callable[[int], CalibrationData], graph: ir.Model, *, samples: int, rows: int) -> None:
     """The same again, other seeds others, and as many as told."""
     digests = [
-        b"".join(b[k].tobytes() for b in make(seed).batches(graph, threads=1) for k in sorted(b))
+        b"".join(b[k].tobytes() for b in make(seed).batches(opened_when_called(graph, threads=1)) for k in sorted(b))
         for seed in (0, 0, 1, 2)
     ]
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
-    data, first = make(0), list(make(0).batches(graph, threads=1))
+    data, first = make(0), list(make(0).batches(opened_when_called(graph, threads=1)))
     assert data.samples == samples
     assert sum(len(next(iter(b.values()))) for b in first) == data.rows == rows
     assert all(np.isfinite(a).all() for b in first for a in b.values())

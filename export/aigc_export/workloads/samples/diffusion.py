@@ -13,7 +13,7 @@ from aigc_calibration.data.draws import stream
 from aigc_calibration.data.expected import ArrayCheck, expected_arrays
 from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.onnx_function import open_onnx
+from aigc_calibration.onnx_function import OnnxFunction
 from aigc_calibration.subject import Subject
 from aigc_export.workloads.samples.trajectory import ddim_trajectory
 from aigc_runtime.core.tensors import Array
@@ -21,7 +21,7 @@ from aigc_runtime.pipelines.denoiser import CLASS_LABELS, CONTEXT, NULL_CONTEXT
 from aigc_runtime.pipelines.settings import DiffusionSettings
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    pass
 
 __all__ = ["DiffusionData"]
 
@@ -101,10 +101,10 @@ class DiffusionData:
         """Number of rows: one for every point."""
         return self.samples
 
-    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
+    def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
         """Yield the feeds of the graph."""
         points: list[dict[str, Array]] = []
-        for point in self._points(graph, threads):
+        for point in self._points(run):
             points.append(point)
             if len(points) == self.batch:
                 yield _stacked(points)
@@ -112,9 +112,9 @@ class DiffusionData:
         if points:
             yield _stacked(points)
 
-    def _points(self, graph: ir.Model, threads: int | None) -> Iterator[dict[str, Array]]:
+    def _points(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
         settings = self.settings
-        run, rng = open_onnx(graph, threads=threads), stream(self.seed, STREAM)
+        rng = stream(self.seed, STREAM)
         total, guided = settings.schedule.num_train_timesteps, self._guided(settings)
         steps = self.steps or min(STEPS, total)
         conditions = settings.num_classes or (1 if self.context is None else len(self.context))

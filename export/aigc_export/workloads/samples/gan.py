@@ -10,12 +10,13 @@ import numpy as np
 
 from aigc_calibration.data.draws import stream
 from aigc_calibration.data.protocol import check_samples
+from aigc_calibration.onnx_function import OnnxFunction
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.pipelines.gan import CLASS_LABELS, LATENTS
 from aigc_runtime.pipelines.settings import GanSettings
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    pass
 
 __all__ = ["GanData"]
 
@@ -47,7 +48,7 @@ class GanData:
         """Number of rows: one for every latent."""
         return self.samples
 
-    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
+    def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
         """Yield the feeds of the graph."""
         settings, rng = self.settings, stream(self.seed, STREAM)
         names = rng.permutation(settings.num_classes)

@@ -12,6 +12,7 @@ from aigc_calibration.data.draws import paired_order, stratified, stream
 from aigc_calibration.data.expected import expected_arrays
 from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.errors import CalibrationError
+from aigc_calibration.onnx_function import OnnxFunction
 from aigc_calibration.subject import Subject
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.generation.schedules import alphas_cumprod
@@ -19,7 +20,7 @@ from aigc_runtime.pipelines.denoiser import CLASS_LABELS, CONTEXT, SAMPLE, TIMES
 from aigc_runtime.pipelines.settings import DiffusionSettings
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    pass
 
 __all__ = ["ImageData"]
 
@@ -69,7 +70,7 @@ class ImageData:
         """Number of rows: one for every point."""
         return self.samples
 
-    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
+    def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
         """Yield the feeds of the graph."""
         settings = self.settings
         alpha_bar, rng = alphas_cumprod(settings.schedule), stream(self.seed, STREAM)

@@ -11,7 +11,7 @@ from aigc_calibration.data.draws import stream
 from aigc_calibration.data.expected import ArrayCheck
 from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.data.recorder import Recorder
-from aigc_calibration.onnx_function import open_onnx
+from aigc_calibration.onnx_function import OnnxFunction
 from aigc_calibration.subject import Subject
 from aigc_export.workloads.sizes import BATCH
 from aigc_export.workloads.tensor_inputs import draw_like, example_inputs, input_interface, torch_program
@@ -23,7 +23,7 @@ from aigc_runtime.core.tensors import Array
 from aigc_runtime.pipelines.tensors import TensorsPipeline
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    pass
 
 __all__ = ["TensorsData"]
 
@@ -83,12 +83,12 @@ class TensorsData:
         first = 1 if self.source is not None else len(next(iter(example_inputs(self.program).values())))
         return self.samples * turns * first
 
-    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
+    def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
         """Yield the feeds of the graph, carried state among them.
 
         Draws are calls one after the other on one state; the user's arrays begin anew with every row.
         """
-        recorder = Recorder(open_onnx(graph, threads=threads))
+        recorder = Recorder(run)
         sessions = {**torch_program(self.program).sessions}
         sessions[self.part.name] = ArraySession(recorder, self.part.interface)
         pipeline = TensorsPipeline(OpenProgram(sessions), self.program.settings, self.program.engines)

@@ -13,7 +13,7 @@ from aigc_calibration.data.draws import paired_order, stratified, stream
 from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.data.recorder import Recorder
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.onnx_function import open_onnx
+from aigc_calibration.onnx_function import OnnxFunction
 from aigc_models.data.text_data import MIN_SEARCHED_PIECE, SEPARATOR, standard_library_text
 from aigc_models.data.text_files import read_text_files
 from aigc_runtime.core.array_session import ArraySession
@@ -25,7 +25,7 @@ from aigc_runtime.pipelines.settings import TextSettings
 from aigc_runtime.pipelines.text import DECODE, INPUT_IDS, PAD_LENGTH, PREFILL
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    pass
 
 __all__ = ["TextData", "calibration_text", "engines_of"]
 
@@ -95,9 +95,9 @@ class TextData:
         longest = None if dim is None else dim.max
         return min(self.length, self.settings.context_length, longest or self.length)
 
-    def batches(self, graph: ir.Model, *, threads: int | None = None) -> Iterator[dict[str, Array]]:
+    def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
         """Yield the feeds of the graph, the cache among them."""
-        recorder = Recorder(open_onnx(graph, threads=threads))
+        recorder = Recorder(run)
         session = ArraySession(recorder, self.interface)
         rng = stream(self.seed, STREAM)
         # One window per stretch of the text, so that few windows already cover all of it.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from aigc_calibration.errors import CalibrationError
+from aigc_calibration.onnx_function import opened_when_called
 from aigc_export.workloads.samples.diffusion import DiffusionData
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.generation.rng import TorchGenerator
@@ -144,6 +145,6 @@ def test_a_model_that_fails_on_its_own_trajectory() -> None:
     with pytest.raises(CalibrationError, match=r"NaN or infinity at timestep 9\d\d"):
         list(
             DiffusionData(subject=unet_subject(), settings=unet_settings(), samples=4).batches(
-                unet_graph(factor=np.inf), threads=1
+                opened_when_called(unet_graph(factor=np.inf))
             )
         )

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from aigc_calibration.errors import CalibrationError
+from aigc_calibration.onnx_function import opened_when_called
 from aigc_export.graphs.capture import capture
 from aigc_export.workloads import get_workload
 from aigc_export.workloads.base import SampleRequest
@@ -65,7 +66,7 @@ def request(path: Path | None = None, samples: int = 5, seed: int = 0) -> Sample
 
 def test_the_example_comes_first_and_draws_of_it_follow(plus: Program, graph: ir.Model) -> None:
     data = get_workload("tensors").calibration(plus, plus.part, request())
-    batches = list(data.batches(graph, threads=1))
+    batches = list(data.batches(opened_when_called(graph)))
     assert (data.samples, data.rows, len(batches)) == (5, 10, 5)
     np.testing.assert_array_equal(batches[0]["x"], EXAMPLE.numpy())
     values = set(EXAMPLE.numpy().ravel().tolist())
@@ -82,13 +83,14 @@ def test_an_engine_is_fed_what_the_ones_before_it_give(graph: ir.Model) -> None:
     program = in_a_row()
     second = capture(program.parts["second"]).model
     data = TensorsData(program=program, part=program.parts["second"], most=2)
-    fed = [batch["y"] for batch in data.batches(second, threads=1)]
+    fed = [batch["y"] for batch in data.batches(opened_when_called(second))]
     assert len(fed) == 6
     assert data.rows == 12
     for turn in range(3):
         np.testing.assert_array_equal(fed[turn], (EXAMPLE.numpy() + 1) / 2**turn)
     first = TensorsData(program=program, part=program.parts["first"], most=2)
-    assert first.rows == sum(len(b["x"]) for b in first.batches(capture(program.parts["first"]).model, threads=1)) == 4
+    graph = capture(program.parts["first"]).model
+    assert first.rows == sum(len(b["x"]) for b in first.batches(opened_when_called(graph))) == 4
 
 
 def test_rows_of_a_file(plus: Program, graph: ir.Model, tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_a_module_of_one_size_reads_a_row_at_a_time(tmp_path: Path) -> None:
     program = make_program(Plus().eval(), example_inputs={"x": torch.ones(1, 4)})
     np.savez(tmp_path / "x.npz", x=np.arange(12, dtype=np.float32).reshape(3, 4))
     data = get_workload("tensors").calibration(program, program.part, request(tmp_path / "x.npz"))
-    batches = list(data.batches(capture(program.part).model, threads=1))
+    batches = list(data.batches(opened_when_called(capture(program.part).model)))
     assert [batch["x"].shape for batch in batches] == [(1, 4)] * 3
 
 
@@ -166,7 +168,7 @@ def test_draws_go_on_from_each_other_where_state_is_carried(samples: int) -> Non
         state=(state,),
     )
     data = TensorsData(program=program, part=program.part, most=samples)
-    feeds = list(data.batches(capture(program.part).model))
+    feeds = list(data.batches(opened_when_called(capture(program.part).model)))
     assert len(feeds) == samples
     for number, one in enumerate(feeds):
         before = feeds[number - number % 4 : number]

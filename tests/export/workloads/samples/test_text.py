@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from aigc_calibration.errors import CalibrationError
+from aigc_calibration.onnx_function import opened_when_called
 from aigc_export.workloads.samples.text import TextData
 from aigc_runtime.core.tensors import Array
 
@@ -33,7 +34,7 @@ def test_a_window_is_a_prompt_and_tokens_behind_a_filled_cache() -> None:
     data = TextData(
         interface=INTERFACE, settings=SETTINGS, tokens=TOKENS, samples=5, length=40, decode_steps=3, batch=2
     )
-    batches = list(data.batches(text_graph(), threads=1))
+    batches = list(data.batches(opened_when_called(text_graph())))
     assert (data.window, data.rows, len(batches)) == (40, 20, 12)
     shapes = [(b["input_ids"].shape, b["past_key"].shape) for b in batches[:4]]
     assert shapes == [((2, 37), (2, 0, 1)), ((2, 1), (2, 37, 1)), ((2, 1), (2, 38, 1)), ((2, 1), (2, 39, 1))]
@@ -49,7 +50,7 @@ def test_windows_cover_the_text() -> None:
     tokens = np.minimum(np.arange(200_000) // 1000, 255)
     data = TextData(interface=INTERFACE, settings=SETTINGS, tokens=tokens, samples=50, length=8)
     starts = np.concatenate(
-        [b["input_ids"][:, 0] for b in data.batches(text_graph(), threads=1) if b["input_ids"].shape[1] > 1]
+        [b["input_ids"][:, 0] for b in data.batches(opened_when_called(text_graph())) if b["input_ids"].shape[1] > 1]
     )
     assert np.diff(np.sort(starts)).max() <= 8  # of 200 stretches, one window in every four
     assert abs(int(starts[::2].astype(int).sum()) - int(starts[1::2].astype(int).sum())) < 25 * 8  # and so both halves
