@@ -15,6 +15,7 @@ from aigc_calibration.digest import graph_digest
 from aigc_calibration.grids import GRIDS, Grid
 from aigc_calibration.histogram import Histogram
 from aigc_calibration.limits import LEAST, constant_problem, value_problem
+from aigc_calibration.parallel import in_threads
 from aigc_calibration.plan import PLAN_VERSION, OpPlan, QuantizationPlan, SitePrecision, TensorPlan, inner_ops
 from aigc_calibration.ranges import Method, affine_scale, find_amax, find_bounds
 from aigc_calibration.sites import Site, copies, find_sites, inner_sites, weight_array
@@ -250,7 +251,7 @@ def half_plan(
 
 
 def round_weights(
-    model: ir.Model, plan: QuantizationPlan, config: QuantConfig | None = None
+    model: ir.Model, plan: QuantizationPlan, config: QuantConfig | None = None, *, threads: int | None = None
 ) -> dict[str, QuantizedWeight]:
     """Round the weights of all sites to the nearest 8-bit codes.
 
@@ -258,14 +259,13 @@ def round_weights(
         model: the float graph.
         plan: says which.
         config: says how the range of a channel is found; None takes the default.
+        threads: see `in_threads`.
     """
     chosen = config or QuantConfig()
     sites = {s.node: s for s in find_sites(model)}
-    return {
-        str(op.weight): _rounded(model, sites[op.node], op, plan, chosen)
-        for op in plan.quantized()
-        if op.weight is not None
-    }
+    ops = [op for op in plan.quantized() if op.weight is not None]
+    rounded = in_threads(lambda op: _rounded(model, sites[op.node], op, plan, chosen), ops, threads)
+    return {weight.name: weight for weight in rounded}
 
 
 def _rounded(model: ir.Model, site: Site, op: OpPlan, plan: QuantizationPlan, config: QuantConfig) -> QuantizedWeight:

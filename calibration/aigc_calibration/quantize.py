@@ -97,7 +97,7 @@ def quantize(
     if calibration is None:
         calibration = calibrate(prepared, data, config, precision=precision, threads=threads, progress=progress)
     graph, plan = plan_calibrated(prepared, calibration, config, precision=precision, form=form)
-    weights = {} if precision in HALF_PRECISIONS else round_weights(graph, plan, config)
+    weights = {} if precision in HALF_PRECISIONS else round_weights(graph, plan, config, threads=threads)
     return _emitted(graph, data, plan, weights, calibration.statistics, form, executed, threads)
 
 

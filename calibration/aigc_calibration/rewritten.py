@@ -11,7 +11,6 @@ What breaks one of these is a site that the plan leaves float, or one that was g
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -82,9 +81,34 @@ def silent_changes(emitted: onnx.ModelProto, optimized: onnx.ModelProto, plan: Q
     return tuple(dict.fromkeys(wrong.values()))
 
 
-def _key(values: Array) -> bytes:
-    """The same for the same numbers in any order: layouts differ between operators."""
-    return hashlib.sha256(np.sort(values, axis=None).tobytes()).digest()
+Key = tuple[int, ...]
+"""Of many numbers, in any order."""
+_CHUNK = 2**16
+_STARTS = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0x3C6EF372FE94F82A))
+_ROUNDS = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
+
+
+def _key(values: Array) -> Key:
+    """The same for the same numbers in any order, since layouts differ between operators: sums of their hashes.
+
+    Every number is hashed by SplitMix64's finalizer (Steele et al. 2014, "Fast splittable pseudorandom number
+    generators", figure 17), twice from different starts. Sorting large weights would take a minute.
+    """
+    flat = np.ascontiguousarray(values).reshape(-1)
+    if flat.dtype.itemsize == 1:
+        return (1, *np.bincount(flat.view(np.uint8), minlength=256).tolist())
+    flat = flat + np.zeros((), flat.dtype)  # there are two zeros
+    bits = flat.view(f"u{flat.dtype.itemsize}")
+    sums = [0, 0]
+    for first in range(0, len(bits), _CHUNK):
+        for index, start in enumerate(_STARTS):
+            hashed = bits[first : first + _CHUNK].astype(np.uint64) + start
+            for shift, factor in _ROUNDS:
+                hashed ^= hashed >> shift
+                hashed *= factor
+            hashed ^= hashed >> np.uint64(31)
+            sums[index] = (sums[index] + int(hashed.sum())) % 2**64
+    return flat.dtype.itemsize, len(flat), *sums
 
 
 class _Constants:
@@ -101,11 +125,11 @@ class _Constants:
     def _read(self, node: onnx.NodeProto, index: int) -> Array | None:
         return self.arrays.get(node.input[index]) if index < len(node.input) else None
 
-    def operands(self) -> Iterator[tuple[str, bytes]]:
+    def operands(self) -> Iterator[tuple[str, Key]]:
         """(node, what the numbers stand for) of every quantized constant but biases."""
         for node in self.nodes:
             if node.op_type == "MatMulNBits":
-                yield node.name, b"".join(_key(self.arrays[node.input[index]]) for index in (1, 2))
+                yield node.name, _key(self.arrays[node.input[1]]) + _key(self.arrays[node.input[2]])
             for number, scale, zero in _FACTORS.get(node.op_type, ()):
                 codes, scales, zeros = (self._read(node, i) for i in (number, scale, zero))
                 if codes is not None and scales is not None and codes.dtype != np.int32:

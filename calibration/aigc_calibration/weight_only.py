@@ -16,6 +16,7 @@ from aigc_calibration.grids import GRIDS, Grid
 from aigc_calibration.hessian import collect_hessians
 from aigc_calibration.limits import constant_problem
 from aigc_calibration.matrices import Reading, reading_of, to_matrix
+from aigc_calibration.parallel import in_threads
 from aigc_calibration.plan import PLAN_VERSION, OpPlan, QuantizationPlan, SitePrecision, inner_ops
 from aigc_calibration.prepare import copy_graph
 from aigc_calibration.sites import Site, find_sites, inner_sites, weight_array
@@ -134,13 +135,12 @@ def quantize_weights(
         reading = reading_of(model, sites[op.node])
         assert reading is not None
         by_reading.setdefault(reading, []).append((sites[op.node], op))
+    if config.weight_method == "rtn":
+        pairs = [pair for group in by_reading.values() for pair in group]
+        rounded = in_threads(lambda pair: _round(model, *pair, np.empty(0), config), pairs, threads)
+        return {weight.name: weight for weight in rounded}
     found: dict[str, QuantizedWeight] = {}
-    hessians = (
-        collect_hessians(model, data, by_reading, threads=threads, progress=progress)
-        if config.weight_method != "rtn"
-        else ((reading, np.empty(0)) for reading in by_reading)
-    )
-    for reading, hessian in hessians:
+    for reading, hessian in collect_hessians(model, data, by_reading, threads=threads, progress=progress):
         for site, op in by_reading[reading]:
             found[str(op.weight)] = _round(model, site, op, hessian, config)
     return found

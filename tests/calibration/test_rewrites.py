@@ -20,7 +20,7 @@ from aigc_calibration.errors import PlanError
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.planner import make_plan, round_weights, watched
-from aigc_calibration.rewritten import silent_changes
+from aigc_calibration.rewritten import _key, silent_changes
 from aigc_runtime.backends.ort.open import import_onnxruntime, open_native
 from aigc_runtime.backends.ort.providers import PROVIDERS
 from aigc_runtime.core.compare import compare_arrays
@@ -134,3 +134,18 @@ def test_codes_moved_to_unsigned_numbers_are_the_same(rng: np.random.Generator) 
             moved = (onnx.numpy_helper.to_array(tensor).astype(np.int16) + 128).astype(np.uint8)
             tensor.CopyFrom(onnx.numpy_helper.from_array(moved, tensor.name))
     assert silent_changes(emitted, optimized, plan) == ()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "float16", "float32", "int32"])
+def test_numbers_are_known_again_in_any_order(dtype: str, rng: np.random.Generator) -> None:
+    values = rng.integers(-100, 100, (300, 301)).astype(dtype)
+    assert _key(values) == _key(values.T) == _key(rng.permutation(values.reshape(-1)))
+    for other in (values[:-1], np.where(values == 1, 2, values).astype(dtype), np.zeros_like(values)):
+        assert _key(values) != _key(other)
+    swapped = values.copy()  # the same sum, other numbers
+    swapped.flat[:2] += np.array([1, -1]).astype(dtype)
+    assert (_key(values) == _key(swapped)) == (sorted(values.flat[:2]) == sorted(swapped.flat[:2]))
+
+
+def test_both_zeros_are_the_same_number() -> None:
+    assert _key(np.array([0.0, 1.0], np.float32)) == _key(np.array([1.0, -0.0], np.float32))
