@@ -14,7 +14,7 @@ from aigc_runtime.core.tensors import Array
 __all__ = ["QuantizedWeight", "block_scales", "channel_scales", "round_to_blocks", "round_to_channels", "stored_codes"]
 
 WORKING_SET = 2**18
-"""Numbers whose errors are computed at a time: few enough for a cache, enough for threads not to wait for each other."""
+"""Numbers whose errors are computed at a time: few enough for a cache, enough that threads seldom wait."""
 MIN_SCALE = 4 * np.finfo(np.float32).tiny
 """Of zeros: even the narrowest range that is tried stays a normal number, for threads that flush others to zero."""
 
