@@ -48,16 +48,20 @@ class SharedWeights:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._places: dict[bytes, tuple[int, int]] = {}
+        self._known: dict[int, tuple[ir.TensorProtocol, tuple[int, int]]] = {}
 
-    def place(self, data: bytes) -> tuple[int, int]:
-        """Find or write the bytes of a tensor: (offset, length)."""
-        digest = hashlib.sha256(data).digest()
-        if digest not in self._places:
-            with self.path.open("ab") as file:
-                file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-                self._places[digest] = file.tell(), len(data)
-                file.write(data)
-        return self._places[digest]
+    def place(self, tensor: ir.TensorProtocol) -> tuple[int, int]:
+        """Find or write the bytes of a tensor: (offset, length). The same object is known again without reading it."""
+        if id(tensor) not in self._known:
+            data = tensor.tobytes()
+            digest = hashlib.sha256(data).digest()
+            if digest not in self._places:
+                with self.path.open("ab") as file:
+                    file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+                    self._places[digest] = file.tell(), len(data)
+                    file.write(data)
+            self._known[id(tensor)] = tensor, self._places[digest]  # kept, so that no other gets its id
+        return self._known[id(tensor)][1]
 
 
 def save_graph(
@@ -104,7 +108,7 @@ def _save_shared(model: ir.Model, path: Path, shared: SharedWeights) -> list[Pat
                 tensor = value.const_value
                 if tensor is None or tensor.nbytes < _MIN_EXTERNAL_BYTES:
                     continue
-                offset, length = shared.place(tensor.tobytes())
+                offset, length = shared.place(tensor)
                 kept.append((value, tensor))
                 value.const_value = ir.ExternalTensor(
                     location=shared.path.name,

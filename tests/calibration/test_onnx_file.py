@@ -11,6 +11,24 @@ import onnx_ir as ir
 import onnxruntime
 
 from aigc_calibration.onnx_file import SharedWeights, save_graph
+from aigc_runtime.core.tensors import Array
+
+
+def test_the_same_tensor_is_read_once(tmp_path: Path) -> None:
+    reads: list[int] = []
+
+    class Counted(ir.Tensor[Array]):
+        def tobytes(self) -> bytes:
+            reads.append(1)
+            return super().tobytes()
+
+    values = np.arange(600, dtype=np.float32)
+    shared = SharedWeights(tmp_path / "shared.weights")
+    tensor = Counted(values)
+    assert shared.place(tensor) == shared.place(tensor)
+    assert len(reads) == 1
+    assert shared.place(ir.Tensor(values.copy())) == shared.place(tensor)  # equal bytes, another object
+    assert (tmp_path / "shared.weights").stat().st_size == values.nbytes
 
 
 def test_equal_weights_of_two_graphs_are_written_once(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ A pass is a function `(ir.Model) -> ir.Model`, which may change the model that i
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aigc_calibration.bodies import all_nodes, inline_functions
-from aigc_calibration.onnx_file import save_graph
+from aigc_calibration.onnx_file import EXTERNAL_THRESHOLD, SharedWeights, save_graph, weight_bytes
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.prepare import copy_graph
 from aigc_export.errors import CaptureError, PassError
@@ -98,9 +99,23 @@ def run_passes(
         PassError: a pass failed, made the graph invalid, or changed an output; names the pass and the output.
         OutputError: no room for the graph while it is checked.
     """
+    with contextlib.ExitStack() as stack:
+        shared = None
+        if weight_bytes(model) >= EXTERNAL_THRESHOLD:
+            shared = SharedWeights(stack.enter_context(temporary_folder("passes")) / "weights")
+        return _run_passes(model, passes, feeds, tolerance, partial(check_and_run, shared=shared))
+
+
+def _run_passes(
+    model: ir.Model,
+    passes: Sequence[tuple[str, Pass]],
+    feeds: Sequence[Mapping[str, Array]],
+    tolerance: Tolerance | None,
+    run: Callable[[ir.Model, Sequence[Mapping[str, Array]]], list[dict[str, Array]]],
+) -> tuple[ir.Model, list[PassReport]]:
     reports: list[PassReport] = []
     # The first feeds once more, by the same session: another one draws the same random numbers.
-    *expected, again = check_and_run(model, [*feeds, *feeds[:1]]) if feeds else ({},)
+    *expected, again = run(model, [*feeds, *feeds[:1]]) if feeds else ({},)
     _check_finite(expected)
     _check_repeatable(expected[:1], [again])
     exact = evaluate_in_double(model, feeds) if tolerance is None else None
@@ -112,7 +127,7 @@ def run_passes(
         try:
             model = rewrite(model)
             seconds = time.perf_counter() - started
-            actual = check_and_run(model, feeds)
+            actual = run(model, feeds)
         except OutputError:  # a full disk is no fault of the pass
             raise
         except Exception as err:
@@ -222,12 +237,21 @@ def _changed(name: str, output: str, reasons: Sequence[str], own: TensorErrors |
     )
 
 
-def check_and_run(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
-    """Check a graph, then run it on each set of feeds in ONNX Runtime exactly as it stands, its own optimizer off."""
+def check_and_run(
+    model: ir.Model, feeds: Sequence[Mapping[str, Array]], *, shared: SharedWeights | None = None
+) -> list[dict[str, Array]]:
+    """Check a graph, then run it on each set of feeds in ONNX Runtime exactly as it stands, its own optimizer off.
+
+    Args:
+        model: the graph.
+        feeds: of every run.
+        shared: where weights go, so that those of a graph before are not written again.
+    """
     import onnx.checker
 
-    with temporary_folder("pass") as folder:
-        path = save_graph(model, folder / "model.onnx")[0]
+    with contextlib.ExitStack() as stack:
+        folder = shared.path.parent if shared is not None else stack.enter_context(temporary_folder("pass"))
+        path = save_graph(model, folder / "model.onnx", shared=shared)[0]
         onnx.checker.check_model(str(path), full_check=True)
         run = open_onnx(path, optimize=False, packed=False)
         try:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from aigc_calibration.onnx_file import to_proto
+from aigc_calibration.onnx_file import SharedWeights, save_graph, to_proto
 from aigc_export.errors import PassError
+from aigc_export.graphs import passes
 from aigc_export.graphs.passes import CLEAN_UP, check_and_run, run_passes
 from aigc_export.prepare.prepare import pass_feeds
 from aigc_runtime.core.compare import Tolerance
@@ -46,6 +48,29 @@ def test_no_pass_changes_the_captured_graph(each: Tiny) -> None:
     graph, _ = run_passes(each.captured.model, CLEAN_UP, feeds=[each.feeds()])
     assert len(graph.graph) < len(each.captured.model.graph)
     assert to_proto(each.captured.model).SerializeToString() == before
+
+
+def test_large_weights_are_written_once(each: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    feeds = [each.feeds()]
+    expected, _ = run_passes(each.captured.model, CLEAN_UP, feeds=feeds)
+    sizes: list[int] = []
+    save = save_graph
+
+    def saved(model: ir.Model, path: Path, *, shared: SharedWeights | None) -> list[Path]:
+        files = save(model, path, shared=shared)
+        assert shared is not None
+        sizes.append(shared.path.stat().st_size)
+        return files
+
+    with monkeypatch.context() as patch:
+        patch.setattr(passes, "EXTERNAL_THRESHOLD", 0)
+        patch.setattr(passes, "save_graph", saved)
+        graph, reports = run_passes(each.captured.model, CLEAN_UP, feeds=feeds)
+    assert len(sizes) == 1 + len(reports)
+    assert sizes[-1] < len(sizes) * sizes[0] * 0.75  # only weights that a pass made anew come to those of the first
+    for one, other in zip(check_and_run(graph, feeds), check_and_run(expected, feeds), strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
 
 
 def scale_a_weight(model: ir.Model) -> ir.Model:
