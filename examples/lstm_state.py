@@ -52,7 +52,7 @@ def main(output: Path = Path("out/forecast")) -> None:
         forecasts = [pipeline.generate({"x": x}, state)["forecast"] for x in signal]
 
     # The same in PyTorch, where the caller carries the state.
-    module = program.part.module.model
+    module = program.part.module.get_submodule("model")
     carried = {"hidden": torch.zeros(1, HIDDEN), "cell": torch.zeros(1, HIDDEN)}
     for x, forecast in zip(signal, forecasts, strict=True):
         with torch.no_grad():

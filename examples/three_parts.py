@@ -76,7 +76,7 @@ def main(output: Path = Path("out/three-parts")) -> None:
         picture = pipeline.generate({"image": image})["picture"]
 
     # The same in PyTorch.
-    encoder, refine, decoder = (program.parts[name].module.model for name in ("encoder", "refine", "decoder"))
+    encoder, refine, decoder = (program.parts[name].module.get_submodule("model") for name in program.parts)
     with torch.no_grad():
         features = encoder(torch.from_numpy(image))["features"]
         for _ in range(RUNS):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aigc_export.api import calibrate, compare, export, load, part, program, search, sensitivity, verify
+    from aigc_export.line.signing import load_signer, make_keys
     from aigc_models.program import Part, Program, QuantHints
     from aigc_runtime.core.tensors import DimSpec, StateSpec
     from aigc_runtime.errors import AigcError
@@ -34,6 +35,8 @@ __all__ = [
     "compare",
     "export",
     "load",
+    "load_signer",
+    "make_keys",
     "part",
     "program",
     "search",
@@ -55,6 +58,8 @@ _HOMES = {
     "compare": _API,
     "export": _API,
     "load": _API,
+    "load_signer": "aigc_export.line.signing",
+    "make_keys": "aigc_export.line.signing",
     "part": _API,
     "program": _API,
     "search": _API,

@@ -61,7 +61,7 @@ def export(
         bisect: find the first node that diverges, if parity is missed.
         stage: called as stage(name, what it did) after every stage.
         progress: called after every batch of calibration, and after every step of a compilation.
-        sign: signs the manifest, such as `aigc_export.line.signing.load_signer(key)`.
+        sign: signs the manifest, such as `aigc_export.load_signer(key)`.
         options: of `export_recipe`, such as `calibration_data`, `calibration_samples`, `quality_samples`, `tolerance`.
 
     Raises:

@@ -321,7 +321,7 @@ def _references(program: Program, recipe: ExportRecipe, reporter: Reporter) -> t
     except FeedError as err:
         raise ConfigError(
             f"no engine of these profiles can be proven, since each must take a whole generation: {err.message}",
-            hint=f"{err.hint}\na language model needs a profile for prompts beside one for single tokens",
+            hint="\n".join(filter(None, (err.hint, get_workload(program.kind).shapes_needed))),
         ) from err
     reporter.report("reference", f"{sum(len(c.steps) for c in cases)} steps in {len(cases)} cases, one generation")
     return cases, generation

@@ -169,6 +169,7 @@ class Workload:
         best_size: (dimension, part, settings) -> the size that an engine is optimized for; None takes the smallest.
         largest_size: (dimension, part, settings) -> the largest size of a dimension that has none; None takes twice
             the best.
+        shapes_needed: what profiles must cover for a whole generation, a sentence; empty if nothing special.
         profiles: (part, ranges) -> the profiles of an engine that is compiled for ranges of shapes.
         picture_channels: settings -> channels of the images that it makes; None where it makes none.
         showcase: pipeline -> the suffix and the bytes of a file that shows what the model makes; None for a kind
@@ -190,6 +191,7 @@ class Workload:
     foreign_limits: tuple[str, ...] = ()
     best_size: Callable[[DimSpec, Part, Any], int | None] = _unknown_size
     largest_size: Callable[[DimSpec, Part, Any], int | None] = _unknown_size
+    shapes_needed: str = ""
     profiles: Callable[[Part, Mapping[str, Range]], tuple[ShapeProfile, ...]] = single_profile
     picture_channels: Callable[[Any], int | None] = _no_pictures
     showcase: Callable[[Any], tuple[str, bytes]] | None = None

@@ -175,6 +175,7 @@ TEXT = Workload(
     },
     measures=TEXT_MEASURES,
     budget="ppl<=+0.1%",
+    shapes_needed="a language model needs a profile for prompts beside one for single tokens",
     showcase=_showcase,
     precision_pairs=(INTEGERS, WEIGHTS_ALONE),
     probe_batches=5,  # a prompt and its decoded tokens
