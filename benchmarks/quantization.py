@@ -253,7 +253,8 @@ def speed_feeds(subject: Subject, batch: int) -> Callable[[Any], Callable[[], ob
     rng = np.random.default_rng(0)
     if subject.program.kind == "text":
         ids = rng.integers(32, 127, (batch, PROMPT))
-        feeds = {"input_ids": ids, "pad_length": np.zeros(batch, np.int64)}
+        last = np.array([PROMPT - 1])
+        feeds = {"input_ids": ids, "pad_length": np.zeros(batch, np.int64), "logits_to_keep": last}
         return lambda session: lambda: session.run(feeds, session.new_state(batch))
     if subject.program.kind == "diffusion":
         image = rng.standard_normal((batch, 1, 16, 16), dtype=np.float32)

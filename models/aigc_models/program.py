@@ -198,7 +198,7 @@ def example_feeds(part: Part, sizes: Mapping[str, int], *, seed: int) -> dict[st
     for tensor in interface.graph_inputs:
         shape, example = shape_value(tensor.shape, sizes, repr(tensor.name)), part.examples.get(tensor.name)
         if example is None:
-            feeds[tensor.name] = _draw(rng, tensor, shape, ranges.get(tensor.name))
+            feeds[tensor.name] = _draw(rng, tensor, shape, ranges.get(tensor.name) or _range(tensor, sizes))
         else:
             feeds[tensor.name] = draw_like_example(np.asarray(example), shape, rng).astype(tensor.dtype, copy=False)
     return feeds | dict.fromkeys(lengths, feeds[lengths[0]]) if lengths else feeds
@@ -235,12 +235,19 @@ def _held_range(interface: Interface, sizes: Mapping[str, int]) -> tuple[int, in
     return min(1, most - steps), most - steps + 1
 
 
+def _range(tensor: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, int] | None:
+    """The half-open range of an input's values at these sizes; None for real numbers."""
+    if np.dtype(tensor.dtype).kind == "f":
+        return None
+    low, high = tensor.low if tensor.low is not None else 0, tensor.high_at(sizes)
+    return low, high if high is not None else low + 2
+
+
 def _draw(rng: np.random.Generator, tensor: TensorSpec, shape: tuple[int, ...], given: tuple[int, int] | None) -> Array:
-    """Draw one input; `given` is the half-open range to draw from in place of the tensor's own."""
+    """Draw one input from a half-open range; real numbers without one are normal."""
     dtype = np.dtype(tensor.dtype)
     if dtype.kind == "f":
         values = rng.standard_normal(shape) if given is None else rng.uniform(*given, size=shape)
         return values.astype(dtype)
-    low = tensor.low if tensor.low is not None else 0
-    low, high = given or (low, tensor.high if tensor.high is not None else low + 2)
-    return rng.integers(low, high, size=shape).astype(dtype)
+    assert given is not None
+    return rng.integers(*given, size=shape).astype(dtype)

@@ -21,7 +21,7 @@ from aigc_runtime.generation.tokenizers import TokenizerInfo, make_tokenizer
 from aigc_runtime.pipelines.denoiser import CLASS_LABELS, CONTEXT, MODEL_OUTPUT, SAMPLE, TIMESTEP
 from aigc_runtime.pipelines.gan import IMAGE, LATENTS
 from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings, TextSettings
-from aigc_runtime.pipelines.text import DECODE, INPUT_IDS, LOGITS, PAD_LENGTH, PREFILL
+from aigc_runtime.pipelines.text import DECODE, INPUT_IDS, KEPT, LOGITS, LOGITS_TO_KEEP, PAD_LENGTH, PREFILL
 
 __all__ = ["gan_program", "lm_program", "unet_classes", "unet_program"]
 
@@ -33,15 +33,16 @@ CACHE = "cache"
 
 
 class _CachedLM(nn.Module):
-    """The language model with flat inputs and outputs: (ids, pad, [length], keys and values) -> (logits, ...)."""
+    """The language model with flat inputs and outputs: (ids, pad, keep, [length], keys and values) -> (logits, ...)."""
 
-    def __init__(self, model: TransformerLM, *, buffer: bool, last_only: bool = False) -> None:
+    def __init__(self, model: TransformerLM, *, buffer: bool) -> None:
         super().__init__()
         self.model = model
         self.buffer = buffer
-        self.last_only = last_only
 
-    def forward(self, input_ids: Tensor, pad_length: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, input_ids: Tensor, pad_length: Tensor, logits_to_keep: Tensor, *rest: Tensor
+    ) -> tuple[Tensor, ...]:
         """Run one step."""
         flat = rest[1:] if self.buffer else rest
         out = self.model(
@@ -49,7 +50,7 @@ class _CachedLM(nn.Module):
             pad_length=pad_length,
             past=list(zip(flat[::2], flat[1::2], strict=True)),
             past_length=rest[0] if self.buffer else None,
-            last_only=self.last_only,
+            logits_to_keep=logits_to_keep,
         )
         return (out.logits, *(tensor for key_value in out.present for tensor in key_value))
 
@@ -72,8 +73,8 @@ def lm_program(
         checkpoint: where its weights came from.
         cache: `growing` (the cache is as long as the text) or `buffer` (it is `context_length` long from the start
             and updated in place).
-        separate_prefill: make two parts over one state and one set of weights: `prefill`, which reads a prompt and
-            gives the logits of its last token alone, and `decode`.
+        separate_prefill: make two parts over one state and one set of weights: `prefill`, which reads prompts, and
+            `decode`, which reads every token after. Both take and give the same.
 
     Raises:
         ConfigError: a context without room for a token beside a prompt, another cache form, or a vocabulary of another
@@ -109,7 +110,11 @@ def lm_program(
         for layer in range(config.n_layers)
         for part in ("key", "value")
     )
-    dims = [DimSpec(name="batch", max=MAX_BATCH), DimSpec(name="sequence", max=config.context_length)]
+    dims = [
+        DimSpec(name="batch", max=MAX_BATCH),
+        DimSpec(name=KEPT, max=config.context_length),
+        DimSpec(name="sequence", max=config.context_length),
+    ]
     if cache == "growing":
         dims.append(DimSpec(name="past", min=0, max=config.context_length))
     context = SizeLimit(dims=("past", "sequence") if cache == "growing" else ("sequence",), max=config.context_length)
@@ -119,8 +124,9 @@ def lm_program(
             inputs=(
                 TensorSpec(name=INPUT_IDS, dtype="int64", shape=("batch", "sequence"), low=0, high=config.vocab_size),
                 TensorSpec(name=PAD_LENGTH, dtype="int64", shape=("batch",), low=0, high=config.context_length),
+                TensorSpec(name=LOGITS_TO_KEEP, dtype="int64", shape=(KEPT,), low=0, high="sequence"),
             ),
-            outputs=(TensorSpec(name=LOGITS, dtype="float32", shape=("batch", "sequence", config.vocab_size)),),
+            outputs=(TensorSpec(name=LOGITS, dtype="float32", shape=("batch", KEPT, config.vocab_size)),),
             dims=tuple(dims),
             state=state,
         ),
@@ -136,14 +142,7 @@ def lm_program(
     )
     parts = {MAIN_ENGINE: part}
     if separate_prefill:
-        last = TensorSpec(name=LOGITS, dtype="float32", shape=("batch", 1, config.vocab_size))
-        prefill = replace(
-            part,
-            name=PREFILL,
-            module=_CachedLM(model, buffer=cache == "buffer", last_only=True).eval(),
-            interface=replace(part.interface, outputs=(last,)),
-        )
-        parts = {PREFILL: prefill, DECODE: replace(part, name=DECODE)}
+        parts = {name: replace(part, name=name) for name in (PREFILL, DECODE)}
     return Program(
         name=name,
         kind="text",

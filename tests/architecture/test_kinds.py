@@ -15,13 +15,24 @@ import pytest
 from aigc_runtime.pipelines import KINDS
 from aigc_runtime.pipelines.denoiser import CLASS_LABELS, CONTEXT, MODEL_OUTPUT, NULL_CONTEXT, TIMESTEP
 from aigc_runtime.pipelines.gan import LATENTS
-from aigc_runtime.pipelines.text import INPUT_IDS, LOGITS, PAD_LENGTH
+from aigc_runtime.pipelines.text import INPUT_IDS, LOGITS, LOGITS_TO_KEEP, PAD_LENGTH
 
 from .tracked import ROOT
 
 HOMES = ("runtime/aigc_runtime/pipelines/", "export/aigc_export/workloads/")
 SETTINGS = {kind.settings.__name__ for kind in KINDS.values()}
-TENSORS = {INPUT_IDS, PAD_LENGTH, LOGITS, TIMESTEP, CLASS_LABELS, MODEL_OUTPUT, LATENTS, CONTEXT, NULL_CONTEXT}
+TENSORS = {
+    INPUT_IDS,
+    PAD_LENGTH,
+    LOGITS_TO_KEEP,
+    LOGITS,
+    TIMESTEP,
+    CLASS_LABELS,
+    MODEL_OUTPUT,
+    LATENTS,
+    CONTEXT,
+    NULL_CONTEXT,
+}
 """Names that mean nothing else: `sample` and `image` are words, too."""
 
 BRANCHES = {

@@ -40,7 +40,7 @@ def increase(subject: Subject, config: QuantConfig) -> float:
 
 def test_the_fixture_is_the_same_function(subject: Subject) -> None:
     program = subject.program
-    feeds = example_feeds(program.part, {"batch": 2, "sequence": 24, "past": 0}, seed=0)
+    feeds = example_feeds(program.part, {"batch": 2, "kept": 24, "sequence": 24, "past": 0}, seed=0)
     feeds["pad_length"] = np.zeros_like(feeds["pad_length"])
     function = TorchSession(program.part).call
     original = subject.reference.call  # type: ignore[attr-defined]

@@ -102,13 +102,19 @@ def test_the_provider_is_proven(key: str, precision: str, folder: Path) -> None:
     assert check_device(bundle.manifest, probe_device(engine_packages())).runs
 
 
+def lm_feeds(ids: Array, pad: list[int] | None = None) -> dict[str, Array]:
+    """Feeds of a language model that ask for the logits of every place."""
+    pads = np.array([0] * len(ids) if pad is None else pad, np.int64)
+    return {"input_ids": ids, "pad_length": pads, "logits_to_keep": np.arange(ids.shape[1])}
+
+
 @pytest.mark.parametrize("key", ["lm-growing", "lm-buffer"])
 def test_state_stays_on_the_device(key: str, folder: Path) -> None:
     session = opened(exported(folder, key, "fp32"))
     state = session.new_state(2)
     places = []
     for token in (65, 66, 67):
-        feeds = {"input_ids": np.full((2, 1), token, np.int64), "pad_length": np.zeros(2, np.int64)}
+        feeds = lm_feeds(np.full((2, 1), token, np.int64))
         session.run(feeds, state)
         assert {value.device_name() for value in state.values.values()} == {"cuda"}
         places.append({name: value.data_ptr() for name, value in state.values.items()})
@@ -124,7 +130,7 @@ def test_both_caches_say_the_same(folder: Path) -> None:
     rng = np.random.default_rng(0)
     for length in (7, 1, 1, 5, 1):
         ids = rng.integers(0, 256, (2, length), dtype=np.int64)
-        feeds = {"input_ids": ids, "pad_length": np.array([0, 3], np.int64)}
+        feeds = lm_feeds(ids, [0, 3])
         growing, buffer = (s.run(feeds, state)["logits"] for s, state in zip(sessions, states, strict=True))
         np.testing.assert_allclose(growing, buffer, atol=2e-3)
 
@@ -133,10 +139,9 @@ def test_a_prompt_in_one_step_and_in_many_agree(folder: Path) -> None:
     """A length that the engine read once and kept, or a buffer that was copied, would show here."""
     session = opened(exported(folder, "lm-buffer", "fp32"))
     ids = np.random.default_rng(1).integers(0, 256, (1, 24), dtype=np.int64)
-    pad = np.zeros(1, np.int64)
-    whole = session.run({"input_ids": ids, "pad_length": pad}, session.new_state(1))["logits"]
+    whole = session.run(lm_feeds(ids), session.new_state(1))["logits"]
     state = session.new_state(1)
-    single = [session.run({"input_ids": ids[:, i : i + 1], "pad_length": pad}, state)["logits"] for i in range(24)]
+    single = [session.run(lm_feeds(ids[:, i : i + 1]), state)["logits"] for i in range(24)]
     np.testing.assert_allclose(np.concatenate(single, axis=1), whole, atol=2e-3)
 
 
@@ -156,7 +161,7 @@ def results(session: OrtSession, seed: int, steps: int = 40) -> list[Array]:
             }
         else:
             ids = rng.integers(0, 256, (rows, 5 + seed if step == 0 else 1), dtype=np.int64)
-            feeds = {"input_ids": ids, "pad_length": np.zeros(rows, np.int64)}
+            feeds = lm_feeds(ids)
         found.extend(session.run(feeds, state).values())
     return found
 

@@ -26,7 +26,8 @@ CACHES = ("growing", "buffer")
 
 
 def lm_feeds(rng: np.random.Generator, rows: int, tokens: int) -> dict[str, Array]:
-    return {"input_ids": rng.integers(0, 256, (rows, tokens)), "pad_length": np.zeros(rows, np.int64)}
+    ids, pad = rng.integers(0, 256, (rows, tokens)), np.zeros(rows, np.int64)
+    return {"input_ids": ids, "pad_length": pad, "logits_to_keep": np.arange(tokens)[-8:]}
 
 
 def unet_feeds(rng: np.random.Generator, rows: int) -> dict[str, Array]:

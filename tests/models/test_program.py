@@ -65,6 +65,16 @@ def test_examples_pass_the_runtimes_own_checks_on_feeds() -> None:
         assert 0.7 < feeds[name].astype(np.float64).std() < 1.3
 
 
+def test_values_of_examples_keep_to_a_bound_that_follows_from_sizes() -> None:
+    places = TensorSpec(name="places", dtype="int64", shape=("kept",), low=0, high="sequence")
+    interface = dataclasses.replace(
+        INTERFACE, inputs=(*INTERFACE.inputs, places), dims=(*INTERFACE.dims, DimSpec(name="kept"))
+    )
+    for length in (1, 4, 9):
+        feeds = example_feeds(make(interface=interface), {"batch": 1, "sequence": length, "kept": 500}, seed=0)
+        assert set(feeds["places"]) == set(range(length))
+
+
 def test_examples_follow_the_seed() -> None:
     a, b, c = (example_feeds(make(), SIZES, seed=seed) for seed in (1, 1, 2))
     assert all(np.array_equal(a[k], b[k]) for k in a)

@@ -78,7 +78,7 @@ def call(program: Program, feeds: dict[str, np.ndarray]) -> dict[str, Tensor]:
 def test_the_flat_language_model_is_the_language_model(cache: Any) -> None:
     model = language_model()
     program = lm_program(model, tokenizer=BYTES, cache=cache)
-    feeds = example_feeds(program.part, {"batch": 2, "sequence": 3, "past": 5}, seed=0)
+    feeds = example_feeds(program.part, {"batch": 2, "kept": 4, "sequence": 3, "past": 5}, seed=0)
     tensors = {k: torch.from_numpy(v) for k, v in feeds.items()}
     expected = model(
         tensors["input_ids"],
@@ -87,7 +87,10 @@ def test_the_flat_language_model_is_the_language_model(cache: Any) -> None:
         past_length=tensors.get("past_length"),
     )
     results = call(program, feeds)
-    assert torch.equal(results["logits"], expected.logits)
+    assert feeds["logits_to_keep"].any()
+    kept = expected.logits[:, tensors["logits_to_keep"]]
+    assert results["logits"].shape == (2, 4, 256)
+    torch.testing.assert_close(results["logits"], kept, rtol=SAME, atol=SAME)
     for i, (key, value) in enumerate(expected.present):
         assert torch.equal(results[f"present_key_{i}"], key)
         assert torch.equal(results[f"present_value_{i}"], value)
@@ -99,7 +102,7 @@ def test_the_flat_language_model_is_the_language_model(cache: Any) -> None:
 def test_examples_of_the_language_model_look_at_padding_and_at_every_layers_cache(cache: Any) -> None:
     program = lm_program(language_model(), tokenizer=BYTES, cache=cache)
     for seed in range(3):
-        feeds = example_feeds(program.part, {"batch": 2, "sequence": 3, "past": 4}, seed=seed)
+        feeds = example_feeds(program.part, {"batch": 2, "kept": 2, "sequence": 3, "past": 4}, seed=seed)
         before = call(program, feeds)["logits"]
         assert (feeds["pad_length"] > 0).all()
         for state in program.part.interface.state:
@@ -114,16 +117,19 @@ def test_the_language_models_interface() -> None:
     assert [(t.name, t.dtype, t.shape, t.low, t.high) for t in growing.part.interface.inputs] == [
         ("input_ids", "int64", ("batch", "sequence"), 0, 256),
         ("pad_length", "int64", ("batch",), 0, 24),
+        ("logits_to_keep", "int64", ("kept",), 0, "sequence"),
     ]
+    assert [t.shape for t in growing.part.interface.outputs] == [("batch", "kept", 256)]
     assert [(d.name, d.min, d.max) for d in growing.part.interface.dims] == [
         ("batch", 1, 64),
+        ("kept", 1, 24),
         ("sequence", 1, 24),
         ("past", 0, 24),
     ]
     assert {s.shape for s in growing.part.interface.state} == {("batch", 2, "past", 4)}
     assert growing.part.interface.length_inputs == ()
     buffer = lm_program(language_model(), tokenizer=BYTES, cache="buffer")
-    assert [d.name for d in buffer.part.interface.dims] == ["batch", "sequence"]
+    assert [d.name for d in buffer.part.interface.dims] == ["batch", "kept", "sequence"]
     assert {(s.shape, s.room(0, {}), s.length_input) for s in buffer.part.interface.state} == {
         (("batch", 2, 24, 4), 24, "past_length")
     }
@@ -134,7 +140,7 @@ def test_the_smallest_context_has_examples() -> None:
     model = TransformerLM(dataclasses.replace(LM, context_length=2))
     for cache in ("growing", "buffer"):
         program = lm_program(model, tokenizer=BYTES, cache=cache)
-        feeds = example_feeds(program.part, {"batch": 2, "sequence": 1, "past": 0}, seed=0)
+        feeds = example_feeds(program.part, {"batch": 2, "kept": 1, "sequence": 1, "past": 0}, seed=0)
         assert bool(call(program, feeds)["logits"].isfinite().all())
     with pytest.raises(ConfigError, match=r"LMConfig\.context_length is 1\nmust be at least 2"):
         lm_program(TransformerLM(dataclasses.replace(LM, context_length=1)), tokenizer=BYTES)

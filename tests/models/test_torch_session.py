@@ -34,7 +34,8 @@ def session(request: pytest.FixtureRequest, model: TransformerLM) -> TorchSessio
 
 
 def feeds(ids: np.ndarray, *pad: int) -> dict[str, np.ndarray]:
-    return {"input_ids": ids, "pad_length": np.array(pad or [0] * len(ids), dtype=np.int64)}
+    pads = np.array(pad or [0] * len(ids), dtype=np.int64)
+    return {"input_ids": ids, "pad_length": pads, "logits_to_keep": np.arange(ids.shape[1])}
 
 
 @torch.no_grad()

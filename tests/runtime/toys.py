@@ -39,10 +39,12 @@ CONTEXT = 32
 LM_INPUTS = (
     TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"), low=0, high=256),
     TensorSpec(name="pad_length", dtype="int64", shape=("batch",), low=0, high=CONTEXT),
+    TensorSpec(name="logits_to_keep", dtype="int64", shape=("kept",), low=0, high="sequence"),
 )
-LM_OUTPUTS = (TensorSpec(name="logits", dtype="float32", shape=("batch", "sequence", 256)),)
+LM_OUTPUTS = (TensorSpec(name="logits", dtype="float32", shape=("batch", "kept", 256)),)
 LM_DIMS = (
     DimSpec(name="batch", max=8),
+    DimSpec(name="kept", max=CONTEXT),
     DimSpec(name="sequence", max=CONTEXT),
     DimSpec(name="past", min=0, max=CONTEXT),
 )
@@ -86,6 +88,14 @@ def next_token(tokens: list[int]) -> int:
     return sum(tokens) % 256
 
 
+def lm_feeds(ids: Any, pad: Any = None, keep: Any = None) -> dict[str, Array]:
+    """Feeds of a language model: no padding, and the logits of every place, unless others are given."""
+    rows = np.asarray(ids, dtype=np.int64)
+    pads = np.zeros(len(rows), dtype=np.int64) if pad is None else np.asarray(pad, dtype=np.int64)
+    places = np.arange(rows.shape[1], dtype=np.int64) if keep is None else np.asarray(keep, dtype=np.int64)
+    return {"input_ids": rows, "pad_length": pads, "logits_to_keep": places}
+
+
 def lm_function(values: Mapping[str, Array]) -> dict[str, Array]:
     """The toy language model in numpy, both cache kinds."""
     ids, past = values["input_ids"], values["past_value_0"]
@@ -100,7 +110,7 @@ def lm_function(values: Mapping[str, Array]) -> dict[str, Array]:
     else:
         present = np.concatenate([past, new[:, None, :, None]], axis=2)
         before = past.sum(axis=(1, 2, 3))
-    target = np.mod(np.cumsum(new, axis=1) + before[:, None], 256)
+    target = np.mod(np.cumsum(new, axis=1) + before[:, None], 256)[:, values["logits_to_keep"]]
     logits = -np.abs(np.arange(256, dtype=np.float32) - target[:, :, None])
     return {"logits": logits.astype(np.float32), "present_value_0": present}
 
@@ -158,8 +168,7 @@ def gan_session() -> ArraySession:
 
 def _toy(name: str) -> tuple[ArraySession, Any, list[dict[str, Array]], dict[str, Any]]:
     if name.startswith("toy_lm"):
-        pad = np.zeros(1, dtype=np.int64)
-        steps = [{"input_ids": np.array([ids], dtype=np.int64), "pad_length": pad} for ids in ([3, 4, 5], [12], [24])]
+        steps = [lm_feeds([ids]) for ids in ([3, 4, 5], [12], [24])]
         request: dict[str, Any] = {"prompts": ["ab"], "max_new_tokens": 6, "seed": 0}
         return lm_session(name.removeprefix("toy_lm_")), TEXT, steps, request
     labels = np.array([0, 2], dtype=np.int64)

@@ -79,7 +79,8 @@ class ArrayData:
         """Yield the feeds of the graph; carried state is empty."""
         recorder = Recorder(run)
         session = ArraySession(recorder, self.subject.interface)
-        for feeds in self.source.batches(self._chosen(), self.batch):
+        for arrays in self.source.batches(self._chosen(), self.batch):
+            feeds = self.subject.complete(arrays)
             rows = batch_rows(session.interface, feeds)
             session.run(feeds, session.new_state(rows) if session.interface.state else None)
             yield from recorder.take()

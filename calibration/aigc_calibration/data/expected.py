@@ -16,7 +16,7 @@ __all__ = ["ArrayCheck", "expected_arrays"]
 
 def expected_arrays(subject: Subject, names: Collection[str] | None = None) -> str:
     """Describe a graph's inputs, or some of them, in one line: names, types, shapes and ranges."""
-    parts = [_expected(subject, t) for t in subject.interface.inputs if names is None or t.name in names]
+    parts = [_expected(subject, t) for t in subject.given if names is None or t.name in names]
     return f"expected exactly: {'; '.join(parts)}; the same number of rows in each, one or more"
 
 
@@ -24,6 +24,8 @@ def _expected(subject: Subject, tensor: TensorSpec) -> str:
     shape = ", ".join(map(str, tensor.shape))
     if tensor.name in subject.rules.words:
         span = subject.rules.words[tensor.name]
+    elif isinstance(tensor.high, str):
+        span = f"{tensor.low or 0} to {tensor.high} - 1"
     elif (limits := _limits(subject, tensor)) is None:
         span = "any finite numbers"
     else:
@@ -35,9 +37,9 @@ def _limits(subject: Subject, tensor: TensorSpec) -> tuple[float, float] | None:
     """Smallest and largest number of an input, both allowed; None where nothing is known."""
     if tensor.name in subject.rules.limits:
         return subject.rules.limits[tensor.name]
-    if tensor.high is not None:
+    if isinstance(tensor.high, int):
         return tensor.low or 0, tensor.high - 1
-    return None
+    return None  # a bound that follows from sizes is the feed check's
 
 
 class ArrayCheck:
@@ -51,7 +53,7 @@ class ArrayCheck:
 
     def __init__(self, subject: Subject, names: Collection[str] | None = None, *, named: str = "") -> None:
         self._subject = subject
-        self._specs = tuple(t for t in subject.interface.inputs if names is None or t.name in names)
+        self._specs = tuple(t for t in subject.given if names is None or t.name in names)
         self._checker = FeedChecker(self._specs, {d.name: d for d in subject.interface.dims if d.name != "batch"})
         self._hint = expected_arrays(subject, names)
         self._named = named

@@ -27,8 +27,8 @@ def derive_profiles(
 ) -> tuple[ShapeProfile, ...]:
     """Derive the profiles of a part, or complete and check the user's own.
 
-    1. A range goes from the smallest size to the largest; where that is not known, to twice the size that is best for
-       the kind of pipeline.
+    1. A range goes from the smallest size to the largest that the dimension and the kind of pipeline allow; where
+       neither bounds it, to twice the size that is best for the kind.
     2. The kind says which profiles there are: a language model gets one for prompts and one for single tokens.
     3. A given profile replaces the derived ones; dimensions that it does not name keep their derived range.
 
@@ -53,8 +53,8 @@ def _range(dim: DimSpec, part: Part, workload: Workload, settings: Any) -> Range
     if dim.name == BATCH:
         return max(1, dim.min), max(1, dim.min), min(LARGEST_BATCH, dim.max or LARGEST_BATCH)
     best = max(dim.min, workload.best_size(dim, part, settings) or dim.min)
-    top = dim.max if dim.max is not None else workload.largest_size(dim, part, settings)
-    return dim.min, best, 2 * best if top is None else top
+    bounds = [size for size in (dim.max, workload.largest_size(dim, part, settings)) if size is not None]
+    return dim.min, best, max(best, min(bounds)) if bounds else 2 * best
 
 
 def _complete(given: ShapeProfile, ranges: Mapping[str, Range], dims: Sequence[DimSpec]) -> ShapeProfile:

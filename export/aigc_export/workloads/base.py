@@ -167,8 +167,8 @@ class Workload:
         probe_batches: batches of calibration data on which a search measures noise.
         foreign_limits: names of limits on what this kind does not make.
         best_size: (dimension, part, settings) -> the size that an engine is optimized for; None takes the smallest.
-        largest_size: (dimension, part, settings) -> the largest size of a dimension that has none; None takes twice
-            the best.
+        largest_size: (dimension, part, settings) -> the largest size that an engine is compiled for; None takes the
+            dimension's own, or twice the best where it has none.
         shapes_needed: what profiles must cover for a whole generation, a sentence; empty if nothing special.
         profiles: (part, ranges) -> the profiles of an engine that is compiled for ranges of shapes.
         picture_channels: settings -> channels of the images that it makes; None where it makes none.

@@ -59,7 +59,7 @@ def _cases(program: Program, opened: OpenProgram, rng: np.random.Generator) -> I
         }
         for tensor in session.interface.inputs:
             if tensor.name == CLASS_LABELS:
-                feeds[tensor.name] = rng.integers(0, tensor.high or 1, size=rows, dtype=np.int64)
+                feeds[tensor.name] = rng.integers(0, tensor.high_at({}) or 1, size=rows, dtype=np.int64)
             elif tensor.name == CONTEXT:
                 feeds[tensor.name] = _random_context(session, rows, rng)
         yield CasePlan(name=f"batch{rows}-{height}x{width}", steps=((MAIN_ENGINE, feeds),))

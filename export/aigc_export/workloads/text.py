@@ -21,7 +21,7 @@ from aigc_export.workloads.base import (
 )
 from aigc_export.workloads.evaluators.text import TEXT_MEASURES, text_evaluator
 from aigc_export.workloads.limits import make_tolerances
-from aigc_export.workloads.samples.text import SEQUENCE, TextData, calibration_text, engines_of
+from aigc_export.workloads.samples.text import SEQUENCE, TextData, calibration_text, engines_of, every_place
 from aigc_export.workloads.sizes import BATCH, fitting, fitting_batches
 from aigc_models.data.text_data import standard_library_text
 from aigc_models.evaluation.evaluation import Evaluation, text_evaluation, text_tokens
@@ -32,7 +32,7 @@ from aigc_runtime.core.shape_profiles import ShapeProfile
 from aigc_runtime.core.tensors import Array, DimSpec
 from aigc_runtime.generation.logits import SamplingParams
 from aigc_runtime.pipelines.settings import TextSettings
-from aigc_runtime.pipelines.text import INPUT_IDS, PAD_LENGTH, text_tokenizer
+from aigc_runtime.pipelines.text import INPUT_IDS, KEPT, LOGITS_TO_KEEP, PAD_LENGTH, text_tokenizer
 
 __all__ = ["TEXT"]
 
@@ -43,11 +43,18 @@ PROMPT_TOKENS = 48
 NEW_TOKENS = 48
 BEST_LENGTH = 128
 """Tokens of a prompt that an engine is optimized for."""
+LARGEST_KEPT = 64
+"""Places whose logits a compiled engine can compute in a run: it holds memory for all of them."""
+CASE_LOGITS = 2**20
+"""Logits of a row that a case holds at most."""
 SHOWN_PROMPT, SHOWN_TOKENS = "def read_lines(path", 200
 
 
 def _cases(program: Program, opened: OpenProgram, rng: np.random.Generator) -> Iterator[CasePlan]:
     """Plan a prompt alone and a left-padded pair, each with tokens decoded one by one after it.
+
+    Of the prompt alone the logits of every place are compared, or of as many as are no more than `CASE_LOGITS`; of the
+    pair those of the last place, as a pipeline asks for them.
 
     The tokens are those of a real text: on noise a language model computes what nobody will ask of it, and an engine
     of lower precision would be compared with that.
@@ -66,9 +73,20 @@ def _cases(program: Program, opened: OpenProgram, rng: np.random.Generator) -> I
         starts = rng.integers(0, len(text) - longest - decoded, size=len(pad))
         ids = np.stack([text[s : s + longest + decoded] for s in starts]).astype(np.int64)
         pad_length = np.array(pad, dtype=np.int64)
-        steps = [{INPUT_IDS: ids[:, :longest], PAD_LENGTH: pad_length}]
-        steps += [{INPUT_IDS: ids[:, i : i + 1], PAD_LENGTH: pad_length} for i in range(longest, longest + decoded)]
+        most = max(1, min(longest, CASE_LOGITS // settings.vocab_size))
+        kept = fitting(session, KEPT, most if name == "single" else 1)
+        keep = [_spread(longest, kept), *[np.zeros(1, dtype=np.int64)] * decoded]
+        pieces = [ids[:, :longest], *(ids[:, i : i + 1] for i in range(longest, longest + decoded))]
+        steps = [
+            {INPUT_IDS: piece, PAD_LENGTH: pad_length, LOGITS_TO_KEEP: places}
+            for piece, places in zip(pieces, keep, strict=True)
+        ]
         yield CasePlan(name=name, steps=tuple((decode if i else prefill, feeds) for i, feeds in enumerate(steps)))
+
+
+def _spread(length: int, count: int) -> Array:
+    """Choose `count` of `length` places, evenly, the last among them: [count] int64."""
+    return length - 1 - np.arange(count, dtype=np.int64)[::-1] * length // count
 
 
 def _request(program: Program, opened: OpenProgram, seed: int) -> dict[str, Any]:
@@ -92,7 +110,10 @@ def _fitting_prompts(settings: TextSettings) -> list[str]:
 
 def _subject(interface: Interface, _settings: TextSettings) -> Subject:
     rules = ArrayRules(
-        words={PAD_LENGTH: f"0 to {SEQUENCE} - 1"}, varied=frozenset({INPUT_IDS}), find_fault=_padding_fault
+        words={PAD_LENGTH: f"0 to {SEQUENCE} - 1"},
+        varied=frozenset({INPUT_IDS}),
+        find_fault=_padding_fault,
+        derived={LOGITS_TO_KEEP: lambda arrays: every_place(arrays[INPUT_IDS])},
     )
     return Subject(interface=interface, rules=rules)
 
@@ -126,23 +147,24 @@ def _evaluation(settings: TextSettings, facts: EvaluationFacts) -> Evaluation:
 
 def _best_size(dim: DimSpec, _part: Part, settings: TextSettings) -> int:
     top = dim.max if dim.max is not None else settings.context_length
-    return min(BEST_LENGTH, top // 2)
+    return 1 if dim.name == KEPT else min(BEST_LENGTH, top // 2)
 
 
-def _largest_size(_dim: DimSpec, _part: Part, settings: TextSettings) -> int:
-    return settings.context_length
+def _largest_size(dim: DimSpec, _part: Part, settings: TextSettings) -> int:
+    return min(LARGEST_KEPT, settings.context_length) if dim.name == KEPT else settings.context_length
 
 
 def _profiles(part: Part, ranges: Mapping[str, Range]) -> tuple[ShapeProfile, ...]:
-    """Make two: `prefill` is best at a prompt with nothing held; `decode` takes one new token."""
+    """Make two: `prefill` is best at a prompt with nothing held; `decode` takes one new token, and keeps its logits."""
     step = part.interface.step_dim
     if step is None:
         return single_profile(part, ranges)
     held = {PAST: _held(ranges[PAST], best=0)} if PAST in ranges else {}
+    one = {name: (1, 1, 1) for name in (step, KEPT) if name in ranges}
     half = {PAST: _held(ranges[PAST], best=ranges[PAST][2] // 2)} if PAST in ranges else {}
     return (
         ShapeProfile(name="prefill", dims={**ranges, **held}),
-        ShapeProfile(name="decode", dims={**ranges, **half, step: (1, 1, 1)}),
+        ShapeProfile(name="decode", dims={**ranges, **half, **one}),
     )
 
 

@@ -6,7 +6,7 @@ They take arrays and plain callables, so that a PyTorch module and an engine's s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import EngineError, InputError
 
 __all__ = [
+    "Logits",
     "bits_per_byte",
     "class_accuracy",
     "classifier_features",
@@ -23,6 +24,9 @@ __all__ = [
     "score_windows",
     "text_windows",
 ]
+
+Logits = Callable[[Array], Iterable[Array]]
+"""[B, S] int64 ids -> float logits of all S places in order, in pieces [B, s, V]."""
 
 
 def text_windows(tokens: Array, *, count: int, length: int, seed: int) -> Array:
@@ -46,11 +50,11 @@ def text_windows(tokens: Array, *, count: int, length: int, seed: int) -> Array:
     return np.stack([tokens[s : s + length + 1] for s in starts]).astype(np.int64)
 
 
-def bits_per_byte(logits: Callable[[Array], Array], windows: Array, *, batch: int = 16) -> float:
+def bits_per_byte(logits: Logits, windows: Array, *, batch: int = 16) -> float:
     """Mean negative log2 likelihood of the windows' bytes under a byte-level model.
 
     Args:
-        logits: [B, S] int64 ids -> [B, S, V] float logits.
+        logits: see `Logits`.
         windows: [N, S + 1] int64, from `text_windows`.
         batch: rows per call.
 
@@ -64,11 +68,13 @@ def bits_per_byte(logits: Callable[[Array], Array], windows: Array, *, batch: in
     return _finite("bits per byte", float(nats.mean()) / math.log(2))
 
 
-def score_windows(logits: Callable[[Array], Array], windows: Array, *, batch: int = 16) -> tuple[Array, Array]:
+def score_windows(logits: Logits, windows: Array, *, batch: int = 16) -> tuple[Array, Array]:
     """Compute the negative log likelihood of every window, and the model's likeliest tokens.
 
+    Only the logits of one piece are held at a time.
+
     Args:
-        logits: [B, S] int64 ids -> [B, S, V] float logits.
+        logits: see `Logits`.
         windows: [N, S + 1] int64, from `text_windows`.
         batch: rows per call.
 
@@ -78,12 +84,17 @@ def score_windows(logits: Callable[[Array], Array], windows: Array, *, batch: in
     nats, likeliest = [], []
     for start in range(0, len(windows), batch):
         rows = windows[start : start + batch]
-        scores = np.asarray(logits(np.ascontiguousarray(rows[:, :-1])), dtype=np.float64)
-        peak = scores.max(axis=-1, keepdims=True)
-        log_z = np.log(np.exp(scores - peak).sum(axis=-1)) + peak[..., 0]
-        chosen = np.take_along_axis(scores, rows[:, 1:, None], axis=-1)[..., 0]
-        nats.append((log_z - chosen).mean(axis=1))
-        likeliest.append(scores.argmax(axis=-1))
+        losses, tokens, done = [], [], 1
+        for piece in logits(np.ascontiguousarray(rows[:, :-1])):
+            targets = rows[:, done : done + piece.shape[1], None]
+            done += piece.shape[1]
+            scores = np.asarray(piece, dtype=np.float64)
+            peak = scores.max(axis=-1, keepdims=True)
+            log_z = np.log(np.exp(scores - peak).sum(axis=-1)) + peak[..., 0]
+            losses.append(log_z - np.take_along_axis(scores, targets, axis=-1)[..., 0])
+            tokens.append(scores.argmax(axis=-1))
+        nats.append(np.concatenate(losses, axis=1).mean(axis=1))
+        likeliest.append(np.concatenate(tokens, axis=1))
     return np.concatenate(nats), np.concatenate(likeliest)
 
 

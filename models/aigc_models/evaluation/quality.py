@@ -6,7 +6,7 @@ asked for, and by the Fréchet distance to real digits in its feature space.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from aigc_models.data.image_data import digits
 from aigc_models.evaluation.metrics import (
+    Logits,
     bits_per_byte,
     class_accuracy,
     classifier_features,
@@ -26,7 +27,7 @@ from aigc_models.weights.stream_into import stream_into
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import CheckpointError
-from aigc_runtime.pipelines.text import INPUT_IDS, LOGITS, PAD_LENGTH
+from aigc_runtime.pipelines.text import INPUT_IDS, KEPT, LOGITS, LOGITS_TO_KEEP, PAD_LENGTH
 
 __all__ = [
     "DIGIT_NAMES",
@@ -39,6 +40,9 @@ __all__ = [
 ]
 
 WINDOW = 256
+SEQUENCE = "sequence"
+MAX_LOGITS = 2**22
+"""Logits that are held at a time: 16 MiB, and their copies in float64."""
 DIGITS_SHAPE = (1, 16, 16)
 DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 
@@ -56,19 +60,36 @@ def are_digits(sample_shape: tuple[int, int, int], num_classes: int | None) -> b
     return sample_shape == DIGITS_SHAPE and num_classes == 10
 
 
-def session_logits(session: Session) -> Callable[[Array], Array]:
-    """Make a function of token ids, [B, S] int64 -> logits [B, S, V], from a language model's session."""
+def session_logits(session: Session) -> Logits:
+    """Make a function of token ids from a language model's session, which gives the logits of every place.
 
-    def logits(ids: Array) -> Array:
-        feeds = {INPUT_IDS: ids, PAD_LENGTH: np.zeros(len(ids), dtype=np.int64)}
-        return session.run(feeds, session.new_state(len(ids)))[LOGITS]
+    A window is read in pieces, each behind the cache of those before it, which is what a model computes of the window
+    as a whole. A piece has as few places as make at most `MAX_LOGITS` numbers, or one: so what is held at a time
+    depends on neither the window's length nor, beyond one place of each row, the vocabulary.
+    """
+
+    def logits(ids: Array) -> Iterator[Array]:
+        state, pads = session.new_state(len(ids)), np.zeros(len(ids), dtype=np.int64)
+        most = _places(session, len(ids))
+        for start in range(0, ids.shape[1], most):
+            piece = np.ascontiguousarray(ids[:, start : start + most])
+            keep = np.arange(piece.shape[1], dtype=np.int64)
+            yield session.run({INPUT_IDS: piece, PAD_LENGTH: pads, LOGITS_TO_KEEP: keep}, state)[LOGITS]
 
     return logits
 
 
+def _places(session: Session, rows: int) -> int:
+    """Count the places of a row whose logits are computed at a time."""
+    interface = session.interface
+    vocab_size = next(int(tensor.shape[-1]) for tensor in interface.outputs if tensor.name == LOGITS)
+    bounds = [dim.max for name in (SEQUENCE, KEPT) if (dim := interface.dim(name)) is not None and dim.max is not None]
+    return max(1, min((MAX_LOGITS // (rows * vocab_size), *bounds)))
+
+
 def text_quality(session: Session, held_out: Array, *, samples: int, seed: int) -> tuple[Metric, ...]:
     """Measure bits per byte on windows of a held-out text, as long as the model takes but at most `WINDOW`."""
-    longest = session.interface.dims_by_name["sequence"].max
+    longest = session.interface.dims_by_name[SEQUENCE].max
     length = WINDOW if longest is None else min(WINDOW, longest)
     windows = text_windows(held_out, count=samples, length=length, seed=seed)
     return (Metric(name="bits_per_byte", value=bits_per_byte(session_logits(session), windows)),)

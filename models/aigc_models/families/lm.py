@@ -42,7 +42,7 @@ class LMOutput(NamedTuple):
     """The result of a forward pass.
 
     Attributes:
-        logits: [B, S, V].
+        logits: [B, S, V], or [B, K, V] of the places that were asked for.
         present: per layer (key, value), each [B, N, T, E], or [B, N, C, E] for a buffer.
     """
 
@@ -257,9 +257,9 @@ class TransformerLM(nn.Module):
         pad_length: Tensor | None = None,
         past: Sequence[KeyValue] | None = None,
         past_length: Tensor | None = None,
-        last_only: bool = False,
+        logits_to_keep: Tensor | None = None,
     ) -> LMOutput:
-        """Logits of the next token at every position.
+        """Logits of the next token at every position, or at those that are asked for.
 
         Args:
             input_ids: [B, S] int64.
@@ -267,7 +267,9 @@ class TransformerLM(nn.Module):
                 left padding. Padding is never attended to and takes no position. None means no padding.
             past: per layer (key, value): growing, [B, N, P, E] each; or, with `past_length`, buffers [B, N, C, E].
             past_length: [1] int64, tokens held in the buffers; new ones are written behind them. P + S <= C.
-            last_only: give the logits of the last position alone, [B, 1, V]: all that generation reads of a prompt.
+            logits_to_keep: [K] int64, places in `input_ids` whose logits are returned, [B, K, V]: generation needs
+                those of the last alone, and with a large vocabulary all of them take more memory than the model. None
+                means every place.
 
         Returns:
             Logits and the present keys and values.
@@ -292,8 +294,8 @@ class TransformerLM(nn.Module):
             cache = None if past is None else Cache(past[i][0], past[i][1], slots)
             x, key_value = layer(x, rotation, bias, cache)
             present.append(key_value)
-        read = x[:, -1:] if last_only else x
-        return LMOutput(self.lm_head(self.norm(read)), present)
+        kept = x if logits_to_keep is None else x.index_select(1, logits_to_keep)
+        return LMOutput(self.lm_head(self.norm(kept)), present)
 
     def _embed(self, input_ids: Tensor, position_BS: Tensor) -> tuple[Tensor, Rotation | None]:
         x = self.embed_tokens(input_ids)

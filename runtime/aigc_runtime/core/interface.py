@@ -40,7 +40,7 @@ class Interface:
         _check_dimensions(self)
         _check_state(self)
         for tensor in (*self.inputs, *self.outputs):
-            _check_bounds(tensor)
+            _check_bounds(self, tensor)
 
     def input(self, name: str) -> TensorSpec | None:
         """The input of that name; None if the graph has no such input."""
@@ -171,16 +171,38 @@ def _check_state(interface: Interface) -> None:
             raise ConfigError(f"state {spec.input!r} steps along {spec.step_dim!r}, which no input has")
 
 
-def _check_bounds(tensor: TensorSpec) -> None:
+def _check_bounds(interface: Interface, tensor: TensorSpec) -> None:
     if tensor.low is None and tensor.high is None:
         return
     kind = np.dtype(tensor.dtype)
     if kind.kind not in "iu":
         raise ConfigError(f"tensor {tensor.name!r} is {tensor.dtype} and has bounds", hint="only integers have them")
     least, most = int(np.iinfo(kind).min), int(np.iinfo(kind).max)
-    low, high = least if tensor.low is None else tensor.low, most + 1 if tensor.high is None else tensor.high
+    low, high = least if tensor.low is None else tensor.low, most + 1
+    if isinstance(tensor.high, int):
+        high = tensor.high
+    elif tensor.high is not None:
+        high = _smallest_bound(interface, tensor, tensor.high)
     if not least <= low < high <= most + 1:
         raise ConfigError(
             f"tensor {tensor.name!r} has low {tensor.low}, high {tensor.high}",
             hint=f"need low < high, within {tensor.dtype}",
         )
+
+
+def _smallest_bound(interface: Interface, tensor: TensorSpec, high: str) -> int:
+    """The bound at the smallest sizes of its dimensions, where it is smallest."""
+    size, known = parse_size(high), _determined(interface, ())
+    if not size.is_sum:
+        raise ConfigError(
+            f"tensor {tensor.name!r} has high {high!r}",
+            hint="a bound is a number, a dimension or a sum of different ones",
+        )
+    if lost := [name for name in size.names if name not in known]:
+        raise ConfigError(
+            f"tensor {tensor.name!r} has high {high!r}, and no input has the dimension {lost[0]!r}",
+            hint=f"inputs have: {', '.join(sorted(known)) or '(none)'}",
+        )
+    smallest = size.value({name: interface.dims_by_name[name].min for name in size.names})
+    assert smallest is not None
+    return smallest

@@ -12,7 +12,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from aigc_runtime.core.sizes import MAX_SIZE, MAX_SIZE_TEXT, Shape, check_shape, is_dim_name, parse_size, size_value
+from aigc_runtime.core.sizes import (
+    MAX_SIZE,
+    MAX_SIZE_TEXT,
+    Shape,
+    Size,
+    check_shape,
+    is_dim_name,
+    parse_size,
+    size_value,
+)
 from aigc_runtime.core.state_kinds import STATE_KINDS, StateKind
 from aigc_runtime.errors import ConfigError, FeedError
 
@@ -83,19 +92,26 @@ class TensorSpec:
         shape: sizes; a string is a named dynamic dimension (`DimSpec`), or a size that follows from such ones
             (`aigc_runtime.core.sizes`): `"past+sequence"`, and for outputs also `"(height+1)//2"`.
         low: smallest value that an integer tensor may hold (inclusive), if bounded.
-        high: bound on an integer tensor's values (exclusive), if bounded.
+        high: bound on an integer tensor's values (exclusive), if bounded: a number, or a sum of dimensions of the
+            inputs, such as `"sequence"` for places in a row.
     """
 
     name: str
     dtype: str
     shape: Shape
     low: int | None = None
-    high: int | None = None
+    high: Size | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ConfigError(f"tensor {self.name!r} has dtype {self.dtype!r}", hint=f"valid: {', '.join(DTYPES)}")
         check_shape(f"tensor {self.name!r}", self.shape)
+        if isinstance(self.high, str):
+            check_shape(f"the bound of tensor {self.name!r}", (self.high,))
+
+    def high_at(self, sizes: Mapping[str, int]) -> int | None:
+        """The bound on the values at these sizes of the dimensions; None if there is none, or a size is not given."""
+        return None if self.high is None else size_value(self.high, sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +271,7 @@ class FeedChecker:
         self._specs, self._dims = tuple(specs), dict(dims)
         self._names = {spec.name for spec in specs}
         self._bounded = [spec for spec in specs if spec.low is not None or spec.high is not None]
-        self._known: dict[tuple[tuple[int, ...], ...], dict[str, int]] = {}
+        self._known: dict[tuple[tuple[int, ...], ...], tuple[dict[str, int], tuple[int | None, ...]]] = {}
 
     def check(self, feeds: Mapping[str, Array]) -> Mapping[str, int]:
         """Check feeds and return the sizes of the named dimensions.
@@ -272,17 +288,17 @@ class FeedChecker:
                 hint=f"expected {sorted(self._names)}",
             )
         shapes = tuple([_check_type(spec, feeds[spec.name]) for spec in self._specs])
-        bound = self._known.get(shapes)
-        if bound is None:
-            bound = bind_dims(zip(self._specs, shapes, strict=True))
-            check_dims(bound, self._dims)
+        known = self._known.get(shapes)
+        if known is None:
+            sizes = bind_dims(zip(self._specs, shapes, strict=True))
+            check_dims(sizes, self._dims)
             if len(self._known) >= _MOST_KNOWN_SHAPES:
                 self._known = {}
-            self._known[shapes] = bound
-        for spec in self._bounded:
+            known = self._known[shapes] = (sizes, tuple(spec.high_at(sizes) for spec in self._bounded))
+        for spec, high in zip(self._bounded, known[1], strict=True):
             if feeds[spec.name].size:
-                _check_range(spec, feeds[spec.name])
-        return bound
+                _check_range(spec, feeds[spec.name], high)
+        return known[0]
 
 
 def _check_type(spec: TensorSpec, array: Array) -> tuple[int, ...]:
@@ -303,10 +319,15 @@ def _check_type(spec: TensorSpec, array: Array) -> tuple[int, ...]:
     return shape
 
 
-def _check_range(spec: TensorSpec, array: Array) -> None:
-    low, high = int(array.min()), int(array.max())
-    if (spec.low is not None and low < spec.low) or (spec.high is not None and high >= spec.high):
+def _check_range(spec: TensorSpec, array: Array, bound: int | None) -> None:
+    """Check the values of integers; `bound` is that of this run, exclusive."""
+    if array.size == 1:  # a decoded token: reductions would take most of the check's time
+        low = high = int(array.item())
+    else:
+        low, high = int(array.min()), int(array.max())
+    if (spec.low is not None and low < spec.low) or (bound is not None and high >= bound):
+        told = f"{spec.high} = {bound}" if isinstance(spec.high, str) else spec.high
         raise FeedError(
             f"input {spec.name!r} holds values from {low} to {high}",
-            hint=f"values must be in [{spec.low}, {spec.high})",
+            hint=f"values must be in [{spec.low}, {told})",
         )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 
 from aigc_runtime.core.compare import psnr_db
+from aigc_runtime.core.sizes import Size
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.pipelines.arguments import check_labels
 from aigc_runtime.pipelines.kind import Metric, Request, ResultForm, Results
@@ -59,12 +60,15 @@ def image_forms(
     return {IMAGES: form}
 
 
-def check_class_span(low: int | None, high: int | None, *, name: str, num_classes: int, null_class: int | None) -> None:
+def check_class_span(
+    low: int | None, high: Size | None, *, name: str, num_classes: int, null_class: int | None
+) -> None:
     """Refuse an engine that does not take every class.
 
     Args:
         low: the smallest label that it takes, if bounded.
-        high: the bound on labels that it takes, exclusive, if bounded.
+        high: the bound on labels that it takes, exclusive, if bounded; one that follows from sizes takes no class for
+            sure.
         name: of its input.
         num_classes: that may be asked for.
         null_class: the label of "no class", if there is one.
@@ -73,9 +77,9 @@ def check_class_span(low: int | None, high: int | None, *, name: str, num_classe
         ConfigError: names both spans.
     """
     largest = max(num_classes - 1, -1 if null_class is None else null_class)
-    if (low or 0) > 0 or (high is not None and largest >= high):
+    if (low or 0) > 0 or isinstance(high, str) or (high is not None and largest >= high):
+        most = "any" if high is None else high - 1 if isinstance(high, int) else f"{high} - 1"
         raise ConfigError(
-            f"input {name!r} takes {low or 0} to {'any' if high is None else high - 1}, "
-            f"num_classes is {num_classes} and null_class {null_class}",
+            f"input {name!r} takes {low or 0} to {most}, num_classes is {num_classes} and null_class {null_class}",
             hint="the engine must take every class",
         )

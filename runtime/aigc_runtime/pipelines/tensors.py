@@ -267,11 +267,9 @@ def typical_inputs(pipeline: TensorsPipeline) -> dict[str, Array]:
         for dim in interface.dims:
             least = max(sizes.get(dim.name, 1), dim.nearest(typical.get(dim.name, 1)))
             sizes[dim.name] = 0 if dim.name == interface.growing_dim else least  # no step is held at first
-    return {
-        name: np.full(
-            shape_value(spec.shape, sizes),
-            spec.low or 0 if spec.high is None or spec.high > 0 else spec.high - 1,
-            dtype=spec.dtype,
-        )
-        for name, spec in pipeline.inputs.items()
-    }
+    arrays = {}
+    for name, spec in pipeline.inputs.items():
+        high = spec.high_at(sizes)
+        least = spec.low or 0 if high is None or high > 0 else high - 1
+        arrays[name] = np.full(shape_value(spec.shape, sizes), least, dtype=spec.dtype)
+    return arrays

@@ -1,6 +1,6 @@
 """Text generation: prefill, then one token after the other.
 
-Shapes: B rows, S tokens of the longest prompt, V vocabulary.
+Shapes: B rows, S tokens of the longest prompt, K places whose logits are kept, V vocabulary.
 
 Each row has its own generator, seeded with the request's seed plus the row's index, so that a row's text does not
 depend on what else is in the batch.
@@ -29,7 +29,9 @@ from aigc_runtime.pipelines.settings import TextSettings
 __all__ = [
     "DECODE",
     "INPUT_IDS",
+    "KEPT",
     "LOGITS",
+    "LOGITS_TO_KEEP",
     "PAD_LENGTH",
     "PREFILL",
     "FinishReason",
@@ -40,8 +42,12 @@ __all__ = [
 
 INPUT_IDS = "input_ids"
 PAD_LENGTH = "pad_length"
+LOGITS_TO_KEEP = "logits_to_keep"
 LOGITS = "logits"
 """The tensors of a language model, its carried state aside."""
+
+KEPT = "kept"
+"""The dimension that says of how many places a run computes logits."""
 
 PREFILL, DECODE = "prefill", "decode"
 """Roles of two engines over one carried state: one reads the prompt, the other the tokens after it."""
@@ -97,8 +103,9 @@ class TextPipeline:
     """Generates text with a language model.
 
     Args:
-        program: one engine, or the session of it, with the inputs `input_ids` [B, S] and `pad_length` [B], the output
-            `logits` [B, S, V], and carried state; or two such engines over one state.
+        program: one engine, or the session of it, with the inputs `input_ids` [B, S], `pad_length` [B] and
+            `logits_to_keep` [K], the output `logits` [B, K, V], and carried state; or two such engines over one state.
+            Only the logits of the last place are ever asked for.
         settings: tokenizer, context and special tokens.
         roles: which engine is the `model`; or which is `prefill`, for prompts, and which `decode`, for every token
             after.
@@ -116,7 +123,11 @@ class TextPipeline:
         for engine in dict.fromkeys((self.prefill, self.decode)):
             require_tensors(
                 self.program.session(engine),
-                inputs={INPUT_IDS: ("int64", (None, None)), PAD_LENGTH: ("int64", (None,))},
+                inputs={
+                    INPUT_IDS: ("int64", (None, None)),
+                    PAD_LENGTH: ("int64", (None,)),
+                    LOGITS_TO_KEEP: ("int64", (None,)),
+                },
                 outputs={LOGITS: ("float32", (None, None, settings.vocab_size))},
             )
         if self.prefill != self.decode:
@@ -270,7 +281,8 @@ class TextPipeline:
         ids_BS = np.full((len(rows), longest), self.settings.pad_token_id, dtype=np.int64)
         for i, row in enumerate(rows):
             ids_BS[i, pad_B[i] :] = row.prompt
-        feeds, engine = {INPUT_IDS: ids_BS, PAD_LENGTH: pad_B}, self.prefill
+        last = np.array([longest - 1], dtype=np.int64)
+        feeds, engine = {INPUT_IDS: ids_BS, PAD_LENGTH: pad_B, LOGITS_TO_KEEP: last}, self.prefill
         state = self.program.new_state(len(rows))
         generators = [row.generator for row in rows]
         penalized = sampling.repetition_penalty != 1.0
@@ -287,7 +299,8 @@ class TextPipeline:
                 return
             if step == 0:
                 engine = self.decode
-                feeds = {INPUT_IDS: np.empty((len(rows), 1), dtype=np.int64), PAD_LENGTH: pad_B}
+                ids_BS, last = np.empty((len(rows), 1), dtype=np.int64), np.zeros(1, dtype=np.int64)
+                feeds = {INPUT_IDS: ids_BS, PAD_LENGTH: pad_B, LOGITS_TO_KEEP: last}
             feeds[INPUT_IDS][:, 0] = tokens_B
         for row in rows:
             row.finish_reason = row.finish_reason or "cancelled"

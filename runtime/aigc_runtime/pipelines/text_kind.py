@@ -17,7 +17,7 @@ from aigc_runtime.pipelines.arguments import fit
 from aigc_runtime.pipelines.kind import Metric, PipelineKind, Request, ResultForm, Results, Verb
 from aigc_runtime.pipelines.requests import check_arguments, integer_check, texts_check
 from aigc_runtime.pipelines.settings import TextSettings
-from aigc_runtime.pipelines.text import INPUT_IDS, PAD_LENGTH, TextPipeline
+from aigc_runtime.pipelines.text import INPUT_IDS, LOGITS_TO_KEEP, PAD_LENGTH, TextPipeline
 
 __all__ = ["MAX_REFERENCE_TOKENS", "TEXT", "TOKENS", "request_sampling"]
 
@@ -59,9 +59,9 @@ def _check(pipeline: TextPipeline) -> None:
         interface = pipeline.program.session(engine).interface
         ids = interface.input(INPUT_IDS)
         high = None if ids is None else ids.high
-        if high is not None and high > settings.vocab_size:
+        if isinstance(high, str) or (high is not None and high > settings.vocab_size):
             raise ConfigError(
-                f"input {INPUT_IDS!r} takes ids below {high:,}, vocab_size is {settings.vocab_size:,}",
+                f"input {INPUT_IDS!r} takes ids below {high}, vocab_size is {settings.vocab_size:,}",
                 hint="an engine must not take ids beyond its vocabulary",
             )
         if not interface.state:
@@ -118,20 +118,21 @@ def _step(pipeline: TextPipeline) -> Callable[[], object]:
     rows = fit(program.session(pipeline.decode), "batch", 1)  # an engine of one batch size takes no other
     pad = np.zeros(rows, dtype=np.int64)
     prompt = np.full((rows, min(PROMPT_TOKENS, settings.context_length // 2)), 65, dtype=np.int64)
-    token = np.full((rows, 1), 65, dtype=np.int64)
+    token, only = np.full((rows, 1), 65, dtype=np.int64), np.zeros(1, dtype=np.int64)
     state, held = program.new_state(rows), 0
 
     def read_prompt() -> None:
         nonlocal state, held
         state, held = program.new_state(rows), prompt.shape[1]
-        program.run(pipeline.prefill, {INPUT_IDS: prompt, PAD_LENGTH: pad}, state)
+        last = np.array([held - 1], dtype=np.int64)
+        program.run(pipeline.prefill, {INPUT_IDS: prompt, PAD_LENGTH: pad, LOGITS_TO_KEEP: last}, state)
 
     def step() -> object:
         nonlocal held
         if held + 1 > settings.context_length:
             read_prompt()
         held += 1
-        return program.run(pipeline.decode, {INPUT_IDS: token, PAD_LENGTH: pad}, state)
+        return program.run(pipeline.decode, {INPUT_IDS: token, PAD_LENGTH: pad, LOGITS_TO_KEEP: only}, state)
 
     read_prompt()
     return step

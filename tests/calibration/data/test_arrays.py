@@ -55,6 +55,7 @@ def test_rows_of_text_start_with_an_empty_cache(tmp_path: Path) -> None:
     rows = all_rows(ArrayData(subject=text_subject(), source=source), text_graph())
     np.testing.assert_array_equal(rows["input_ids"], ids)
     assert rows["past_key"].shape == (6, 0, 1)
+    assert rows["logits_to_keep"].tolist() == list(range(10))  # which no user gives
 
 
 UNET: dict[str, Array] = {

@@ -109,3 +109,18 @@ def test_large_weights_go_beside_the_graph(tmp_path: Path) -> None:
         for p in (alone, both)
     ]
     np.testing.assert_array_equal(outputs[0], outputs[1])
+
+
+@pytest.mark.parametrize("name", ["lm-growing", "lm-buffer"])
+def test_the_head_multiplies_only_the_places_that_are_asked_for(name: str) -> None:
+    """Else a prompt takes memory for its length times the vocabulary, whatever is read of it."""
+    tiny = tiny_of(name)
+    proto = onnx.shape_inference.infer_shapes(to_proto(tiny.captured.model), data_prop=True)
+    vocab_size, width = tiny.program.settings.vocab_size, tiny.program.model_config["d_model"]
+    known = {v.name: v.type.tensor_type.shape.dim for v in (*proto.graph.value_info, *proto.graph.output)}
+    shapes = {name: [d.dim_param or d.dim_value for d in dims] for name, dims in known.items()}
+    (head,) = [node for node in proto.graph.node if node.op_type == "MatMul" and "logits" in node.output]
+    assert shapes[head.input[0]] == ["batch", "kept", width]
+    assert [name for name, shape in shapes.items() if shape[-1:] == [vocab_size] and "batch" in shape] == ["logits"]
+    feeds = tiny.feeds(batch=2, sequence=9, kept=1, past=0)
+    assert run(proto, feeds)["logits"].shape == (2, 1, vocab_size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import aigc_export
@@ -35,19 +34,8 @@ def test_two_engines_write_what_one_writes(cache: str, checkpoints: Path, tmp_pa
     assert list(manifest.engines) == ["prefill", "decode"]
     assert manifest.shared_files == ("shared.weights",)
     assert list(manifest.state) == ["cache"]
-    assert manifest.interfaces["prefill"].outputs[0].shape == ("batch", 1, 256)
+    assert manifest.interfaces["prefill"] == manifest.interfaces["decode"]
     sizes = {info.path: info.size for info in manifest.files}
     assert sizes["prefill.onnx"] < 200_000
     found = aigc_export.verify(result.bundle, quality_samples=2)
     assert found.report.passed, found.report.failures
-
-
-def test_a_prompt_gives_the_logits_of_its_last_token_alone() -> None:
-    from aigc_models.torch_session import open_torch
-
-    program = aigc_export.load("lm", separate_prefill=True)
-    opened = open_torch(program)
-    feeds = {"input_ids": np.arange(40, 60)[None].astype(np.int64), "pad_length": np.zeros(1, np.int64)}
-    last = opened.run("prefill", feeds, opened.new_state(1))["logits"]
-    every = opened.run("decode", feeds, opened.new_state(1))["logits"]
-    np.testing.assert_allclose(last, every[:, -1:], rtol=1e-5, atol=1e-5)

@@ -17,13 +17,13 @@ from ..conftest import tiny_of
 
 def test_a_language_model_gets_a_profile_for_the_prompt_and_one_for_each_token() -> None:
     prefill, decode = derive_profiles(tiny_of("lm-growing").program)
-    assert prefill.dims == {"batch": (1, 1, 16), "sequence": (1, 48, 96), "past": (0, 0, 96)}
-    assert decode.dims == {"batch": (1, 1, 16), "sequence": (1, 1, 1), "past": (0, 48, 96)}
+    assert prefill.dims == {"batch": (1, 1, 16), "kept": (1, 1, 64), "sequence": (1, 48, 96), "past": (0, 0, 96)}
+    assert decode.dims == {"batch": (1, 1, 16), "kept": (1, 1, 1), "sequence": (1, 1, 1), "past": (0, 48, 96)}
     shapes = input_shapes(tiny_of("lm-growing").program.part, decode)
     assert shapes["input_ids"] == ((1, 1), (1, 1), (16, 1))
     assert shapes["past_key_0"] == ((1, 2, 0, 8), (1, 2, 48, 8), (16, 2, 96, 8))
     prefill, decode = derive_profiles(tiny_of("lm-buffer").program)
-    assert decode.dims == {"batch": (1, 1, 16), "sequence": (1, 1, 1)}
+    assert decode.dims == {"batch": (1, 1, 16), "kept": (1, 1, 1), "sequence": (1, 1, 1)}
 
 
 def test_images_get_one_profile() -> None:
@@ -37,10 +37,11 @@ def test_the_users_profiles_replace_the_derived() -> None:
     program = tiny_of("lm-growing").program
     given = [parse_profile("batch=1:2:4,sequence=1", number=0), parse_profile("prompt/sequence=8:16:32", number=1)]
     one, two = derive_profiles(program, given)
-    assert (one.name, one.dims) == ("profile-0", {"batch": (1, 2, 4), "sequence": (1, 1, 1), "past": (0, 48, 96)})
+    derived = {"kept": (1, 1, 64), "past": (0, 48, 96)}
+    assert (one.name, one.dims) == ("profile-0", {"batch": (1, 2, 4), "sequence": (1, 1, 1), **derived})
     assert (two.name, two.dims["sequence"]) == ("prompt", (8, 16, 32))
     dims = {d.name: (d.min, d.max) for d in narrowed(program.part.interface, [one, two]).dims}
-    assert dims == {"batch": (1, 16), "sequence": (1, 32), "past": (0, 96)}
+    assert dims == {"batch": (1, 16), "kept": (1, 64), "sequence": (1, 32), "past": (0, 96)}
 
 
 @pytest.mark.parametrize(

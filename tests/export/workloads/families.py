@@ -40,10 +40,12 @@ def text_subject(context_length: int = 96) -> Subject:
             inputs=(
                 TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"), low=0, high=256),
                 TensorSpec(name="pad_length", dtype="int64", shape=("batch",), low=0, high=context_length),
+                TensorSpec(name="logits_to_keep", dtype="int64", shape=("kept",), low=0, high="sequence"),
             ),
-            outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", "sequence", 1)),),
+            outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", "kept", 1)),),
             dims=(
                 DimSpec(name="batch", max=64),
+                DimSpec(name="kept", max=context_length),
                 DimSpec(name="sequence", max=context_length),
                 DimSpec(name="past", min=0),
             ),
@@ -67,16 +69,18 @@ def text_graph() -> ir.Model:
     """The cache holds the tokens themselves, as numbers."""
     nodes = [
         helper.make_node("Cast", ["input_ids"], ["real"], to=TensorProto.FLOAT),
-        helper.make_node("Unsqueeze", ["real", "last"], ["logits"]),
-        helper.make_node("Concat", ["past_key", "logits"], ["present_key"], axis=1),
+        helper.make_node("Unsqueeze", ["real", "last"], ["new"]),
+        helper.make_node("Concat", ["past_key", "new"], ["present_key"], axis=1),
+        helper.make_node("Gather", ["new", "logits_to_keep"], ["logits"], axis=1),
     ]
     inputs = [
         helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"]),
         helper.make_tensor_value_info("pad_length", TensorProto.INT64, ["batch"]),
+        helper.make_tensor_value_info("logits_to_keep", TensorProto.INT64, ["kept"]),
         helper.make_tensor_value_info("past_key", TensorProto.FLOAT, ["batch", "past", 1]),
     ]
     outputs = [
-        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence", 1]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "kept", 1]),
         helper.make_tensor_value_info("present_key", TensorProto.FLOAT, ["batch", "past+sequence", 1]),
     ]
     return _model(nodes, inputs, outputs, {"last": np.array([-1])})

@@ -13,7 +13,10 @@ from aigc_export.targets.table import TARGETS
 from aigc_export.workloads import ENTRY_POINTS, WORKLOADS, get_workload
 from aigc_models.data.image_data import digits
 from aigc_models.evaluation.quality import image_quality
+from aigc_models.torch_session import open_torch
 from aigc_runtime.errors import ConfigError, UnknownNameError
+
+from ..conftest import tiny_of
 
 
 def test_every_kind_states_limits_of_every_precision() -> None:
@@ -103,6 +106,27 @@ def test_a_package_that_names_something_else(
     install(tmp_path, monkeypatch, kind="sound", code=code)
     with pytest.raises(ConfigError, match=message):
         get_workload("sound")
+
+
+@pytest.mark.parametrize("name", ["lm-growing", "lm-buffer"])
+def test_cases_of_text_keep_every_place_and_the_last(name: str) -> None:
+    program = tiny_of(name).program
+    single, ragged = get_workload("text").cases(program, open_torch(program), np.random.default_rng(0))
+    kept = [[feeds["logits_to_keep"].tolist() for _, feeds in case.steps] for case in (single, ragged)]
+    length = single.steps[0][1]["input_ids"].shape[1]
+    assert length > 2
+    assert kept == [[list(range(length)), [0], [0], [0]], [[length - 1], [0], [0], [0]]]
+
+
+def test_a_large_vocabulary_keeps_places_all_over_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tiny_of("lm-growing").program
+    monkeypatch.setattr("aigc_export.workloads.text.CASE_LOGITS", 3 * program.settings.vocab_size + 1)
+    single, _ = get_workload("text").cases(program, open_torch(program), np.random.default_rng(0))
+    length = single.steps[0][1]["input_ids"].shape[1]
+    places = single.steps[0][1]["logits_to_keep"].tolist()
+    assert len(set(places)) == 3
+    assert (min(places) >= 0, places[-1]) == (True, length - 1)
+    assert max(np.diff(places)) <= -(-length // 3)
 
 
 def test_cases_are_the_same_again_and_others_with_another_seed() -> None:

@@ -11,6 +11,7 @@ from aigc_models.evaluation.metrics import (
     class_accuracy,
     classifier_features,
     frechet_distance,
+    score_windows,
     text_windows,
 )
 from aigc_models.families.classifier import Classifier, ClassifierConfig
@@ -35,26 +36,37 @@ def with_moments(rng: np.random.Generator, mean: np.ndarray, covariance: np.ndar
 
 def test_equally_likely_bytes_cost_eight_bits(rng: np.random.Generator) -> None:
     windows = rng.integers(0, 256, (5, 9))
-    assert bits_per_byte(lambda ids: np.zeros((*ids.shape, 256)), windows) == pytest.approx(8.0, rel=1e-12)
+    assert bits_per_byte(lambda ids: [np.zeros((*ids.shape, 256))], windows) == pytest.approx(8.0, rel=1e-12)
 
 
 def test_bits_per_byte_is_scipys_likelihood_whatever_the_batch(rng: np.random.Generator) -> None:
     table, windows = rng.standard_normal((256, 256)) * 5, rng.integers(0, 256, (7, 12))
     expected = -log_softmax(table, axis=1)[windows[:, :-1], windows[:, 1:]].mean() / np.log(2)
     for batch in (1, 3, 16):
-        assert bits_per_byte(lambda ids: table[ids], windows, batch=batch) == pytest.approx(expected, rel=1e-10)
+        assert bits_per_byte(lambda ids: [table[ids]], windows, batch=batch) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("most", [1, 4, 11, 50])
+def test_pieces_of_a_window_score_as_the_whole(rng: np.random.Generator, most: int) -> None:
+    table, windows = rng.standard_normal((256, 256)), rng.integers(0, 256, (5, 12))
+    nats, likeliest = score_windows(
+        lambda ids: (table[ids[:, at : at + most]] for at in range(0, ids.shape[1], most)), windows, batch=3
+    )
+    expected = -log_softmax(table, axis=1)[windows[:, :-1], windows[:, 1:]].mean(axis=1)
+    np.testing.assert_allclose(nats, expected, rtol=1e-10)
+    np.testing.assert_array_equal(likeliest, table.argmax(axis=1)[windows[:, :-1]])
 
 
 def test_a_certain_model_costs_nothing_and_large_logits_do_not_overflow() -> None:
     windows = np.full((2, 4), 7)
     certain = np.zeros(256, dtype=np.float32)
     certain[7] = 1e4
-    assert bits_per_byte(lambda ids: np.broadcast_to(certain, (*ids.shape, 256)), windows) == 0.0
+    assert bits_per_byte(lambda ids: [np.broadcast_to(certain, (*ids.shape, 256))], windows) == 0.0
 
 
 def test_nan_logits_are_no_score() -> None:
     with pytest.raises(EngineError, match="bits per byte came out as nan"):
-        bits_per_byte(lambda ids: np.full((*ids.shape, 256), np.nan), np.zeros((2, 5), dtype=np.int64))
+        bits_per_byte(lambda ids: [np.full((*ids.shape, 256), np.nan)], np.zeros((2, 5), dtype=np.int64))
 
 
 def test_windows_are_stretches_of_the_text_and_reach_its_end() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ LM = LMConfig(vocab_size=256, context_length=40, d_model=16, n_layers=1, n_heads
 
 def text_session(function: Any, longest: int | None) -> ArraySession:
     def call(values: Mapping[str, Array]) -> dict[str, Array]:
-        return {"logits": function(values["input_ids"]).astype(np.float32)}
+        return {"logits": function(values["input_ids"])[:, values["logits_to_keep"]].astype(np.float32)}
 
     return ArraySession(
         call,
@@ -38,9 +39,10 @@ def text_session(function: Any, longest: int | None) -> ArraySession:
             inputs=(
                 TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"), low=0, high=256),
                 TensorSpec(name="pad_length", dtype="int64", shape=("batch",)),
+                TensorSpec(name="logits_to_keep", dtype="int64", shape=("kept",), low=0, high="sequence"),
             ),
-            outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", "sequence", 256)),),
-            dims=(DimSpec(name="batch"), DimSpec(name="sequence", max=longest)),
+            outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", "kept", 256)),),
+            dims=(DimSpec(name="batch"), DimSpec(name="kept"), DimSpec(name="sequence", max=longest)),
         ),
     )
 
@@ -72,6 +74,32 @@ def test_a_model_with_a_short_context_is_measured_too() -> None:
     held_out = standard_library_text().held_out
     found = values(text_quality(TorchSession(program.part), held_out, samples=3, seed=0))
     assert 7.5 < found["bits_per_byte"] < 8.5
+
+
+@pytest.mark.parametrize("cache", ["growing", "buffer"])
+@pytest.mark.parametrize("most", [1, 7, 1000])
+def test_logits_of_pieces_behind_a_cache_are_those_of_the_whole(
+    cache: Any, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = TransformerLM(LM).eval()
+    session = TorchSession(lm_program(model, tokenizer={"kind": "bytes"}, cache=cache).part)
+    ids = np.random.default_rng(0).integers(0, 256, (3, 40))
+    monkeypatch.setattr("aigc_models.evaluation.quality.MAX_LOGITS", most * 3 * 256)
+    pieces = list(quality.session_logits(session)(ids))
+    assert max(piece.shape[1] for piece in pieces) == min(most, 40)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(ids)).logits.numpy()
+    np.testing.assert_allclose(np.concatenate(pieces, axis=1), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_engine_that_keeps_few_places_is_asked_for_few() -> None:
+    torch.manual_seed(0)
+    part = lm_program(TransformerLM(LM), tokenizer={"kind": "bytes"}).part
+    dims = [dataclasses.replace(dim, max=6) if dim.name == "kept" else dim for dim in part.interface.dims]
+    session = TorchSession(dataclasses.replace(part, interface=part.interface.with_dims(dims)))
+    ids = np.zeros((2, 40), dtype=np.int64)
+    assert [piece.shape[1] for piece in quality.session_logits(session)(ids)] == [6] * 6 + [4]
 
 
 def test_real_digits_are_seen_as_themselves_and_noise_is_not() -> None:

@@ -125,6 +125,20 @@ def test_a_buffer_cache_changes_nothing_whatever_it_held(model: TransformerLM, c
 
 
 @torch.no_grad()
+def test_logits_that_are_kept_are_those_of_the_whole(model: TransformerLM) -> None:
+    ids = torch.randint(50, (3, 11))
+    whole = model(ids).logits
+    head = []
+    handle = model.lm_head.register_forward_hook(lambda _module, inputs, _output: head.append(inputs[0].shape[1]))
+    for places in ([10], [0], [0, 4, 10], [7, 7, 2], list(range(11))):
+        kept = model(ids, logits_to_keep=torch.tensor(places)).logits
+        assert kept.shape[:2] == (3, len(places))
+        assert close(kept, whole[:, places])
+    handle.remove()
+    assert head == [1, 1, 3, 3, 11]  # the head multiplies no other row
+
+
+@torch.no_grad()
 def test_left_padding_changes_nothing(model: TransformerLM) -> None:
     rows = [torch.randint(50, (n,)) for n in (12, 5, 1)]
     pad = torch.tensor([12 - len(r) for r in rows])

@@ -96,7 +96,7 @@ def test_of_any_family(name: str, edit: Edit, message: str, toy_bundles: Path) -
 TEXT: list[tuple[Edit, str]] = [
     (settings(vocab_size=0), r"vocab_size is 0\nmust be from 1 to 16,777,216"),
     (settings(vocab_size=2**25), r"vocab_size is 33,554,432\nmust be from 1 to 16,777,216"),
-    (settings(vocab_size=257), r"'logits' has shape \['batch', 'sequence', 256\], the settings say"),
+    (settings(vocab_size=257), r"'logits' has shape \['batch', 'kept', 256\], the settings say"),
     (settings(context_length=-1), "context_length is -1"),
     (settings(context_length=2**40), r"context_length is 1,099,511,627,776\nmust be from 1 to 16,777,216"),
     (settings(pad_token_id=256), r"pad_token_id is 256\nmust be from 0 to 255"),
@@ -113,6 +113,8 @@ TEXT: list[tuple[Edit, str]] = [
         lambda m: interface(m)["inputs"][0].update(high=257),
         "takes ids below 257, vocab_size is 256",
     ),
+    (lambda m: interface(m)["inputs"][0].update(high="sequence"), "takes ids below sequence, vocab_size is 256"),
+    (lambda m: interface(m)["inputs"][2].update(high="+"), "the bound of tensor 'logits_to_keep': '\\+' is not a size"),
     (lambda m: interface(m)["inputs"][0].update(low=5, high=5), "has low 5, high 5"),
     (
         lambda m: interface(m)["inputs"][0].update(dtype="int32"),
@@ -218,6 +220,7 @@ GAN: list[tuple[Edit, str]] = [
     (settings(latent_size=40_000_000_000), r"latent_size is \[40000000000\]\n.*at most 268,435,456 numbers"),
     (settings(latent_size=5), r"'latents' has shape \['batch', 4\], the settings say"),
     (settings(num_classes=4), "takes 0 to 2, num_classes is 4"),
+    (lambda m: interface(m)["inputs"][1].update(high="batch"), "takes 0 to batch - 1, num_classes is 3"),
     (request(truncation="1"), r"request\.truncation is '1'"),
     (request(truncation=-1), r"request\.truncation is -1"),
     (request(class_labels=list(range(3)) * 40), r"asks for images of shape \[120, 1, 2, 2\]"),

@@ -158,6 +158,18 @@ def test_an_interface_is_frozen_and_compared_by_value() -> None:
             {"inputs": (TensorSpec(name="ids", dtype="uint8", shape=("batch", "sequence"), high=257),)},
             "tensor 'ids' has low None, high 257\nneed low < high, within uint8",
         ),
+        (
+            {"inputs": (IDS, TensorSpec(name="level", dtype="int64", shape=("batch",), low=0, high="tokens"))},
+            "tensor 'level' has high 'tokens', and no input has the dimension 'tokens'\ninputs have: batch, sequence",
+        ),
+        (
+            {"inputs": (IDS, TensorSpec(name="level", dtype="int64", shape=("batch",), low=0, high="2*sequence"))},
+            "tensor 'level' has high '2*sequence'\na bound is a number, a dimension or a sum of different ones",
+        ),
+        (
+            {"inputs": (IDS, TensorSpec(name="level", dtype="int64", shape=("batch",), low=1, high="sequence"))},
+            "tensor 'level' has low 1, high sequence\nneed low < high, within int64",
+        ),
     ],
 )
 def test_an_interface_that_no_session_could_run(changes: dict[str, Any], message: str) -> None:

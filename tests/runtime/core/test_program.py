@@ -29,7 +29,7 @@ from aigc_runtime.proof.verify import verify_bundle
 from .. import toys
 from ..compiled import BUILD
 
-FEEDS = {"input_ids": np.array([[5]]), "pad_length": np.zeros(1, np.int64)}
+FEEDS = toys.lm_feeds([[5]])
 
 
 def two_engines(cache: str = "growing") -> tuple[Manifest, dict[str, bytes | Path]]:
@@ -56,11 +56,10 @@ def test_state_that_one_engine_began_another_goes_on_with(cache: str, tmp_path: 
     """The toy's next token is the sum of all before it: of what the other engine has read, too."""
     manifest, files = two_engines(cache)
     write_bundle(tmp_path / "two", manifest, files)
-    pad = np.zeros(1, np.int64)
     with open_program(Bundle.open(tmp_path / "two"), threads=1) as program:
         state = program.new_state(1)
-        program.run("model", {"input_ids": np.array([[5, 6, 7]]), "pad_length": pad}, state)
-        logits = program.run("decode", {"input_ids": np.array([[4]]), "pad_length": pad}, state)["logits"]
+        program.run("model", toys.lm_feeds([[5, 6, 7]]), state)
+        logits = program.run("decode", toys.lm_feeds([[4]]), state)["logits"]
     assert int(logits[0, -1].argmax()) == 5 + 6 + 7 + 4
 
 
@@ -261,12 +260,12 @@ def test_the_rows_of_a_state_are_those_of_the_engine_that_begins_it() -> None:
     program = OpenProgram(
         {"table": ArraySession(lambda v: {"sum": v["table"].sum()}, table), "model": toys.lm_session()}
     )
-    feeds = {"input_ids": np.array([[5], [7], [9]]), "pad_length": np.zeros(3, np.int64)}
+    feeds = toys.lm_feeds([[5], [7], [9]])
     state = program.new_state()
     assert program.run("table", {"table": np.ones((5, 2), np.float32)}, state)["sum"] == 10
     for k in (1, 2, 4):
         assert program.run("model", feeds, state)["logits"][:, -1].argmax(axis=1).tolist() == [5 * k, 7 * k, 9 * k]
         feeds = {**feeds, "input_ids": k * np.array([[5], [7], [9]])}
-    for wrong in ({}, {"input_ids": [[5]], "pad_length": np.zeros(1, np.int64)}):
+    for wrong in ({}, {**FEEDS, "input_ids": [[5]]}):
         with pytest.raises(FeedError, match=r"wrong inputs|is a list, not a numpy array"):
             program.run("model", wrong, program.new_state())  # type: ignore[arg-type]

@@ -46,8 +46,7 @@ def open_lm(request: pytest.FixtureRequest, toy_bundles: Path) -> Open:
 
 
 def feeds(*rows: list[int], pad: list[int] | None = None) -> dict[str, np.ndarray]:
-    pads = [0] * len(rows) if pad is None else pad
-    return {"input_ids": np.array(rows, dtype=np.int64), "pad_length": np.array(pads, dtype=np.int64)}
+    return toys.lm_feeds(rows, pad)
 
 
 @pytest.mark.parametrize("kind", ["growing", "buffer"])
@@ -135,6 +134,15 @@ def test_threads_may_share_a_session(open_lm: Open, kind: str) -> None:
         ({"input_ids": np.array([[256]])}, "'input_ids' holds values from 256 to 256"),
         ({"pad_length": np.array([0, 0])}, "'pad_length' has size 2 on axis 0, expected batch = 1"),
         ({"input_ids": np.zeros((1, 0), np.int64)}, "dimension 'sequence' is 0"),
+        (
+            {"logits_to_keep": np.array([-1])},
+            "'logits_to_keep' holds values from -1 to -1\nvalues must be in [0, sequence = 1)",
+        ),
+        (
+            {"logits_to_keep": np.array([0, 1])},
+            "'logits_to_keep' holds values from 0 to 1\nvalues must be in [0, sequence = 1)",
+        ),
+        ({"logits_to_keep": np.zeros(0, np.int64)}, "dimension 'kept' is 0"),
         ({"input_id": np.array([[1]])}, "unexpected ['input_id']"),
     ],
 )
@@ -149,7 +157,7 @@ def test_wrong_feeds_are_named(open_lm: Open, change: dict[str, object], message
 def test_a_missing_feed_and_a_wrong_state_are_named(open_lm: Open) -> None:
     session = open_lm("growing")
     with pytest.raises(FeedError, match=r"missing \['pad_length'\]"):
-        session.run({"input_ids": np.array([[1]])}, session.new_state(1))
+        session.run({"input_ids": np.array([[1]]), "logits_to_keep": np.array([0])}, session.new_state(1))
     with pytest.raises(FeedError, match=r"carries state, none was given\npass a state from session\.new_state"):
         session.run(feeds([1]))
     with pytest.raises(FeedError, match="the feeds have batch 1, the state was made for 2"):

@@ -258,7 +258,7 @@ def recurrent_lm(values: Mapping[str, Array]) -> dict[str, Array]:
     ids, total, count = values["input_ids"], values["total"], values["count"]
     index = count[:, None] + np.arange(ids.shape[1])
     new = np.where(index >= values["pad_length"][:, None], ids, 0).astype(np.float32)
-    target = np.mod(np.cumsum(new, axis=1) + total[:, None], 256)
+    target = np.mod(np.cumsum(new, axis=1) + total[:, None], 256)[:, values["logits_to_keep"]]
     logits = -np.abs(np.arange(256, dtype=np.float32) - target[:, :, None])
     return {
         "logits": logits.astype(np.float32),
@@ -272,7 +272,7 @@ def test_text_is_generated_with_a_recurrent_state_as_with_a_cache() -> None:
         StateSpec(input=name, output=f"new_{name}", dtype="float32", shape=("batch",), kind="recurrent")
         for name in ("total", "count")
     )
-    interface = Interface(inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS[:2], state=state)
+    interface = Interface(inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS[:3], state=state)
     texts = []
     for session in (toys.lm_session("growing"), ArraySession(recurrent_lm, interface)):
         results = make_pipeline(session, toys.TEXT).generate(["ab", "xyz!"], max_new_tokens=9, seed=0)

@@ -82,3 +82,33 @@ def test_one_sum_may_tell_what_another_needs() -> None:
 def test_names_that_no_dimension_can_have(name: str) -> None:
     with pytest.raises(ConfigError, match="ASCII letters, digits and _, not a digit first, at most 64"):
         DimSpec(name=name)
+
+
+PLACES = TensorSpec(name="places", dtype="int64", shape=("kept",), low=0, high="sequence")
+
+
+def test_a_bound_that_follows_from_sizes_is_that_of_each_run() -> None:
+    checker = FeedChecker((IDS, PLACES), DIMS)
+    for length in (3, 7, 3):
+        ids = np.zeros((2, length), np.int32)
+        checker.check({"ids": ids, "places": np.array([length - 1, 0, 0])})
+        for wrong in ([length], [-1], [0, length + 5]):
+            with pytest.raises(FeedError) as caught:
+                checker.check({"ids": ids, "places": np.array(wrong)})
+            assert caught.value.message == f"input 'places' holds values from {min(wrong)} to {max(wrong)}"
+            assert caught.value.hint == f"values must be in [0, sequence = {length})"
+    assert (PLACES.high_at({"sequence": 9}), PLACES.high_at({}), IDS.high_at({"sequence": 9})) == (9, None, None)
+
+
+@pytest.mark.parametrize(
+    ("high", "message"),
+    [
+        ("sequence + 1", "the bound of tensor 'places' has size 'sequence + 1'\nwrite it as 'sequence+1'"),
+        ("7", "the bound of tensor 'places' has size '7'\nwrite a size without dimensions as a number"),
+        ("sequence/2", "the bound of tensor 'places': 'sequence/2' is not a size"),
+    ],
+)
+def test_bounds_that_are_no_sizes(high: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        TensorSpec(name="places", dtype="int64", shape=("kept",), low=0, high=high)
+    assert message in str(caught.value)

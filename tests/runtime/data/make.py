@@ -36,19 +36,20 @@ def save(
 
 
 def toy_lm(kind: str) -> None:
-    """[batch, sequence] ids and a cache of values -> logits -|v - sum mod 256|."""
+    """[batch, sequence] ids and a cache of values -> logits -|v - sum mod 256| of the places to keep."""
     buffer = kind == "buffer"
     keys = CAPACITY if buffer else "past"
     inputs = [
         h.make_tensor_value_info("input_ids", T.INT64, ["batch", "sequence"]),
         h.make_tensor_value_info("pad_length", T.INT64, ["batch"]),
+        h.make_tensor_value_info("logits_to_keep", T.INT64, ["kept"]),
         h.make_tensor_value_info("past_value_0", T.FLOAT, ["batch", 1, keys, 1]),
     ]
     if buffer:
         inputs.append(h.make_tensor_value_info("past_length", T.INT64, [1]))
     present = CAPACITY if buffer else "total"
     outputs = [
-        h.make_tensor_value_info("logits", T.FLOAT, ["batch", "sequence", 256]),
+        h.make_tensor_value_info("logits", T.FLOAT, ["batch", "kept", 256]),
         h.make_tensor_value_info("present_value_0", T.FLOAT, ["batch", 1, present, 1]),
     ]
     constants = [
@@ -82,8 +83,8 @@ def toy_lm(kind: str) -> None:
         constants.append(const("slots", np.arange(CAPACITY).reshape(1, 1, CAPACITY, 1)))
         nodes[-1:] = [
             h.make_node("Less", ["slots", "past_length"], ["written"]),
-            h.make_node("Where", ["written", "past_value_0", "f0"], ["kept"]),
-            h.make_node("ReduceSum", ["kept", "axes_123"], ["held_all"], keepdims=0),
+            h.make_node("Where", ["written", "past_value_0", "f0"], ["held"]),
+            h.make_node("ReduceSum", ["held", "axes_123"], ["held_all"], keepdims=0),
             h.make_node("Unsqueeze", ["index", "axes_013"], ["slot_4d"]),
             h.make_node("Shape", ["new"], ["new_shape"]),
             h.make_node("Expand", ["slot_4d", "new_shape"], ["slot_index"]),
@@ -97,7 +98,8 @@ def toy_lm(kind: str) -> None:
         h.make_node("Unsqueeze", ["held_all", "one_1"], ["held_column"]),
         h.make_node("Add", ["running", "held_column"], ["sum"]),
         h.make_node("Mod", ["sum", "f256"], ["next"], fmod=1),
-        h.make_node("Unsqueeze", ["next", "two_1"], ["next_3d"]),
+        h.make_node("Gather", ["next", "logits_to_keep"], ["kept_next"], axis=1),
+        h.make_node("Unsqueeze", ["kept_next", "two_1"], ["next_3d"]),
         h.make_node("Sub", ["vocab", "next_3d"], ["gap"]),
         h.make_node("Abs", ["gap"], ["distance"]),
         h.make_node("Neg", ["distance"], ["logits"]),

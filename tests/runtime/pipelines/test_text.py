@@ -41,6 +41,18 @@ def test_greedy_continuation_is_the_models_own(pipeline: TextPipeline) -> None:
     assert (result.finish_reason, result.prompt_tokens) == ("length", 2)
 
 
+def test_only_the_logits_of_the_last_place_are_asked_for() -> None:
+    asked: list[list[int]] = []
+
+    def function(values: Any) -> Any:
+        asked.append(values["logits_to_keep"].tolist())
+        return toys.lm_function(values)
+
+    session = ArraySession(function, toys.lm_session().interface)
+    TextPipeline(session, toys.TEXT).generate(["hello", "a"], max_new_tokens=4)
+    assert asked == [[4], [0], [0], [0]]
+
+
 @pytest.mark.parametrize("sampling", [None, HOT])
 def test_a_rows_text_does_not_depend_on_the_batch(pipeline: TextPipeline, sampling: SamplingParams | None) -> None:
     prompts = ["a", "hello", "xy"]
@@ -75,7 +87,7 @@ class Script:
 
     def session(self) -> ArraySession:
         def function(values):  # type: ignore[no-untyped-def]
-            logits = np.full((*values["input_ids"].shape, 256), -1.0, dtype=np.float32)
+            logits = np.full((len(values["input_ids"]), len(values["logits_to_keep"]), 256), -1.0, dtype=np.float32)
             logits[:, -1, self.text[self.at]] = 1.0
             self.at += 1
             return {"logits": logits}
@@ -183,7 +195,9 @@ def test_a_bad_stream_raises_before_it_is_read(pipeline: TextPipeline) -> None:
 
 def test_nan_logits_are_an_engine_error() -> None:
     def function(values):  # type: ignore[no-untyped-def]
-        return {"logits": np.full((*values["input_ids"].shape, 256), np.nan, dtype=np.float32)}
+        return {
+            "logits": np.full((len(values["input_ids"]), len(values["logits_to_keep"]), 256), np.nan, dtype=np.float32)
+        }
 
     session = ArraySession(function, Interface(inputs=toys.LM_INPUTS, outputs=toys.LM_OUTPUTS, dims=toys.LM_DIMS))
     with pytest.raises(EngineError, match="row 0 has logits that are NaN"):
@@ -192,7 +206,7 @@ def test_nan_logits_are_an_engine_error() -> None:
 
 def test_a_repetition_penalty_turns_away_from_what_was_said() -> None:
     def function(values):  # type: ignore[no-untyped-def]
-        logits = np.zeros((*values["input_ids"].shape, 256), dtype=np.float32)
+        logits = np.zeros((len(values["input_ids"]), len(values["logits_to_keep"]), 256), dtype=np.float32)
         logits[:, :, ord("a")], logits[:, :, ord("b")] = 2.0, 1.9
         return {"logits": logits}
 
@@ -245,7 +259,7 @@ def test_both_engines_are_closed() -> None:
         pipeline.generate("a", max_new_tokens=2)
     for session in program.sessions.values():
         with pytest.raises(EngineError, match="closed"):
-            session.run({"input_ids": np.zeros((1, 1), np.int64), "pad_length": np.zeros(1, np.int64)})
+            session.run(toys.lm_feeds([[0]]))
 
 
 def test_a_step_of_two_engines_is_one_of_the_second() -> None:

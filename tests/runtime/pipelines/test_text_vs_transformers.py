@@ -47,7 +47,7 @@ def lm_function(values: Mapping[str, Array]) -> dict[str, Array]:
         age = np.arange(end)[::-1]
         mix = (tokens[:, :end] * (1 + np.cos(age))).sum(axis=1)[:, None]
         logits.append(4 * np.sin(np.arange(256) * 0.37 + mix) + 2 * np.cos(np.arange(256) * np.sin(mix)))
-    out["logits"] = np.stack(logits, axis=1).astype(np.float32)
+    out["logits"] = np.stack(logits, axis=1).astype(np.float32)[:, values["logits_to_keep"]]
     return out
 
 
@@ -74,7 +74,7 @@ def reference_model() -> Any:
             pad = np.zeros(len(input_ids), dtype=np.int64)  # a mask of ones is left out by `generate`
             if attention_mask is not None:
                 pad = (attention_mask == 0).sum(dim=1).numpy()
-            feeds = {"input_ids": input_ids.numpy(), "pad_length": pad}
+            feeds = toys.lm_feeds(input_ids.numpy(), pad)
             logits = self.session.run(feeds, self.session.new_state(len(input_ids)))["logits"]
             return transformers.modeling_outputs.CausalLMOutput(logits=torch.from_numpy(logits))
 

@@ -22,12 +22,12 @@ from aigc_runtime.core.program import MAIN_ENGINE
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.pipelines.kind import Roles
 from aigc_runtime.pipelines.settings import TextSettings
-from aigc_runtime.pipelines.text import DECODE, INPUT_IDS, PAD_LENGTH, PREFILL
+from aigc_runtime.pipelines.text import DECODE, INPUT_IDS, LOGITS_TO_KEEP, PAD_LENGTH, PREFILL
 
 if TYPE_CHECKING:
     pass
 
-__all__ = ["TextData", "calibration_text", "engines_of"]
+__all__ = ["TextData", "calibration_text", "engines_of", "every_place"]
 
 STREAM = 1
 """Of random numbers; see `draws.stream`."""
@@ -35,14 +35,21 @@ SEQUENCE = "sequence"
 
 
 def engines_of(roles: Roles) -> tuple[str, str]:
-    """Name the engines that read prompts, and that read single tokens and give the logits of all positions."""
+    """Name the engines that read prompts, and that read single tokens."""
     only = roles.get(MAIN_ENGINE, "")
     return roles.get(PREFILL, only), roles.get(DECODE, only)
+
+
+def every_place(ids: Array) -> Array:
+    """List every place of rows of tokens [B, S]: [S] int64."""
+    return np.arange(ids.shape[1], dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextData:
     """Windows of a text: each is read as a prompt, and its last tokens one by one behind a filled cache.
+
+    The logits of every place are computed: the ranges of the head are those of all of them. Windows are short.
 
     Attributes:
         interface: of the language model.
@@ -109,9 +116,9 @@ class TextData:
             ids = np.stack([self.tokens[s : s + self.window] for s in rows]).astype(np.int64)
             state = session.new_state(len(rows))
             pads = np.zeros(len(rows), dtype=np.int64)
-            session.run({INPUT_IDS: ids[:, :prompt], PAD_LENGTH: pads}, state)
-            for step in range(prompt, self.window):
-                session.run({INPUT_IDS: ids[:, step : step + 1], PAD_LENGTH: pads}, state)
+            pieces = [ids[:, :prompt], *(ids[:, step : step + 1] for step in range(prompt, self.window))]
+            for piece in pieces:
+                session.run({INPUT_IDS: piece, PAD_LENGTH: pads, LOGITS_TO_KEEP: every_place(piece)}, state)
             yield from recorder.take()
 
 

@@ -44,6 +44,7 @@ def test_a_window_is_a_prompt_and_tokens_behind_a_filled_cache() -> None:
         assert (np.diff(window, axis=1) % 251 == 1).all()  # 40 tokens of the text, in order
         np.testing.assert_array_equal(batches[first]["input_ids"], window[:, :37])
     assert all((b["pad_length"] == 0).all() for b in batches)
+    assert all(b["logits_to_keep"].tolist() == list(range(b["input_ids"].shape[1])) for b in batches)
 
 
 def test_windows_cover_the_text() -> None:

@@ -289,7 +289,7 @@ def test_shapes_may_be_computed_on_the_host(pretend: Callable[..., FakeOrt]) -> 
     pretend(lambda session: Placed(session, ["Shape", "Squeeze", "Concat"]))
     kind = "growing"
     session = OrtSession(graph("toy_lm_growing"), toys.lm_session(kind).interface, threads=1, device="cuda")
-    assert session.placement == {CUDA: 16, CPU: 4}
+    assert session.placement == {CUDA: 17, CPU: 4}
 
 
 @tells_placement
@@ -420,7 +420,7 @@ def test_carried_state_is_never_an_array_between_steps(
     assert len(CountingValue.made) == 1  # the empty state
     first = state.values["past_value_0"]
     for token in (1, 2, 3):
-        feeds = {"input_ids": np.array([[token]]), "pad_length": np.array([0])}
+        feeds = toys.lm_feeds([[token]])
         logits = session.run(feeds, state)["logits"]
     assert logits[0, -1].argmax() == 6
     later = CountingValue.made[1:]
@@ -429,7 +429,7 @@ def test_carried_state_is_never_an_array_between_steps(
         assert state.values["past_value_0"].shape() == [1, 1, 3, 1]
     else:
         assert state.values["past_value_0"] is first  # in place
-        assert len(later) == 4  # one plan: two inputs, the length, the result
+        assert len(later) == 5  # one plan: three inputs, the length, the result
 
 
 def test_a_plan_binds_its_inputs_again_where_a_device_would_have_copied_them(toy_bundles: Path) -> None:
@@ -437,7 +437,7 @@ def test_a_plan_binds_its_inputs_again_where_a_device_would_have_copied_them(toy
     bundle = Bundle.open(toy_bundles / "toy_lm_buffer")
     session = bound_session(bundle, True)
     state = session.new_state(1)
-    feeds = {"input_ids": np.array([[7]]), "pad_length": np.array([0])}
+    feeds = toys.lm_feeds([[7]])
     session.run(feeds, state)
     (plan,) = state.plans.values()
     assert isinstance(plan, ort_binding.Plan)
@@ -455,4 +455,4 @@ def test_a_plan_binds_its_inputs_again_where_a_device_would_have_copied_them(toy
     plan._binding = Spy()
     plan._native = SimpleNamespace(run_with_iobinding=lambda _binding: session.native.run_with_iobinding(real))
     assert session.run(feeds, state)["logits"][0, -1].argmax() == 14
-    assert sorted(bound) == ["input_ids", "pad_length", "past_length", "past_value_0"]
+    assert sorted(bound) == ["input_ids", "logits_to_keep", "pad_length", "past_length", "past_value_0"]

@@ -24,12 +24,12 @@ from .simulated_tensorrt import Context, Plan, plan_of, simulated_tensorrt
 PLAN = b"plan of a simulated engine"
 LM_PROFILES = {
     "growing": (
-        {"batch": (1, 1, 8), "sequence": (1, 8, 32), "past": (0, 0, 32)},
-        {"batch": (1, 1, 8), "sequence": (1, 1, 1), "past": (0, 16, 32)},
+        {"batch": (1, 1, 8), "kept": (1, 1, 32), "sequence": (1, 8, 32), "past": (0, 0, 32)},
+        {"batch": (1, 1, 8), "kept": (1, 1, 1), "sequence": (1, 1, 1), "past": (0, 16, 32)},
     ),
     "buffer": (
-        {"batch": (1, 1, 8), "sequence": (1, 8, 32)},
-        {"batch": (1, 1, 8), "sequence": (1, 1, 1)},
+        {"batch": (1, 1, 8), "kept": (1, 1, 32), "sequence": (1, 8, 32)},
+        {"batch": (1, 1, 8), "kept": (1, 1, 1), "sequence": (1, 1, 1)},
     ),
 }
 IMAGE_PROFILES = ({"batch": (1, 1, 8)},)
@@ -142,8 +142,7 @@ def leaks(gpu: SimulatedGpu) -> list[str]:
 
 
 def lm_feeds(*rows: list[int], pad: list[int] | None = None) -> dict[str, np.ndarray]:
-    pads = [0] * len(rows) if pad is None else pad
-    return {"input_ids": np.array(rows, dtype=np.int64), "pad_length": np.array(pads, dtype=np.int64)}
+    return toys.lm_feeds(rows, pad)
 
 
 def unet_feeds(batch: int, seed: int = 0) -> dict[str, np.ndarray]:

@@ -113,7 +113,8 @@ def test_the_narrowest_profile_that_fits_is_run() -> None:
 
 
 def test_a_shape_outside_every_profile_names_the_ranges_and_never_reaches_the_engine() -> None:
-    profiles = ({"batch": (1, 1, 2), "sequence": (1, 8, 32), "past": (0, 0, 0)}, lm("growing").profiles[1])
+    prompt = {"batch": (1, 1, 2), "kept": (1, 1, 32), "sequence": (1, 8, 32), "past": (0, 0, 0)}
+    profiles = (prompt, lm("growing").profiles[1])
     rig = Rig(replace(lm("growing"), profiles=profiles))
     state = rig.session.new_state(4)
     with pytest.raises(FeedError, match=r"(?s)no profile of the engine takes .*batch 4.*profile-0: batch 1 to 2") as e:
@@ -123,7 +124,7 @@ def test_a_shape_outside_every_profile_names_the_ranges_and_never_reaches_the_en
     assert rig.session.run(lm_feeds([1], [2], [3], [4]), state)["logits"].shape == (4, 1, 256)
     state = rig.session.new_state(1)
     rig.session.run(lm_feeds([1, 2]), state)
-    with pytest.raises(FeedError, match="no profile of the engine takes batch 1, sequence 2, past 2"):
+    with pytest.raises(FeedError, match="no profile of the engine takes batch 1, sequence 2, kept 2, past 2"):
         rig.session.run(lm_feeds([1, 2]), state)
 
 
