@@ -22,14 +22,20 @@ SHOWN_SITES = 3
 """Names of sites in a line that says why they stay float."""
 
 
-def report_quantized(quantized: Quantized, stage: Stage) -> None:
-    """Report the number of sites of each precision, then a line for each reason why sites stay float."""
+def report_quantized(quantized: Quantized, stage: Stage, *, of: str = "") -> None:
+    """Report the number of sites of each precision, then a line for each reason why sites stay float.
+
+    Args:
+        quantized: a graph.
+        stage: where it is reported.
+        of: in front of every line: which part it is of.
+    """
     counts = ", ".join(f"{n} {precision}" for precision, n in sorted(quantized.plan.counts().items()))
-    stage("quantize", f"{counts}; {quantized.coverage}")
+    stage("quantize", f"{of}{counts}; {quantized.coverage}")
     for why, sites in quantized.coverage.reasons().items():
         _LOG.debug("left float, %s: %s", why, ", ".join(sites))
         more = f" and {len(sites) - SHOWN_SITES} more" if len(sites) > SHOWN_SITES else ""
-        stage("left float", f"{', '.join(sites[:SHOWN_SITES])}{more}: {why}")
+        stage("left float", f"{of}{', '.join(sites[:SHOWN_SITES])}{more}: {why}")
 
 
 def quantize_parts(
@@ -69,15 +75,16 @@ def _quantize(model: PreparedModel, recipe: ExportRecipe, reporter: Reporter, pr
         threads=recipe.threads,
         progress=progress,
     )
-    seen = found.statistics
+    seen, of = found.statistics, "" if len(model.program.parts) == 1 else f"{model.part.name}: "
     if not seen.batches:
-        reporter.report("calibrate", "no samples: weights alone are rounded, to the nearest codes")
+        reporter.report("calibrate", f"{of}no samples: weights alone are rounded, to the nearest codes")
     elif model.calibration is None:
-        reporter.report("calibrate", f"{described(model.data)}, {seen.batches} runs, {len(seen.tensors)} values")
+        reporter.report("calibrate", f"{of}{described(model.data)}, {seen.batches} runs, {len(seen.tensors)} values")
     else:
-        reporter.report("calibrate", f"{recipe.calibration}: {seen.samples} rows, {len(seen.tensors)} values")
-    reporter.warn(instability_warning(found.plan, seen, model.quantization))
-    report_quantized(found, reporter.report)
+        reporter.report("calibrate", f"{of}{recipe.calibration}: {seen.samples} rows, {len(seen.tensors)} values")
+    if unstable := instability_warning(found.plan, seen, model.quantization):
+        reporter.warn(f"{of}{unstable}")
+    report_quantized(found, reporter.report, of=of)
     return found
 
 

@@ -164,9 +164,12 @@ def three_parts() -> Program:
 def test_a_program_of_three_engines(precision: str, tmp_path: Path) -> None:
     program = three_parts()
     samples: dict[str, Any] = {} if precision == "fp32" else {"calibration_samples": 8}
+    told: list[tuple[str, str]] = []
+    samples["stage"] = lambda name, what: told.append((name, what))
     result = aigc_export.export(
         program, precision=precision, output=tmp_path / "out", quality_samples=4, threads=1, **samples
     )
+    assert all(what.startswith("loop: ") for name, what in told if name in {"calibrate", "quantize", "left float"})
     bundle = result.bundle
     assert list(bundle.manifest.engines) == ["encoder", "loop", "decoder"]
     # The engine has no integer kernels for convolutions of one channel: these parts stay float, and that is said.

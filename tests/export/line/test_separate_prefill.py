@@ -39,3 +39,25 @@ def test_two_engines_write_what_one_writes(cache: str, checkpoints: Path, tmp_pa
     assert sizes["prefill.onnx"] < 200_000
     found = aigc_export.verify(result.bundle, quality_samples=2)
     assert found.report.passed, found.report.failures
+
+
+def test_two_engines_in_eight_bits(checkpoints: Path, tmp_path: Path) -> None:
+    result = aigc_export.export(
+        "lm",
+        output=tmp_path / "out",
+        checkpoint=str(checkpoints / "lm"),
+        precision="int8",
+        spec_options={"separate_prefill": True},
+        calibration_samples=16,
+        quality_samples=2,
+        tolerance={"min_sqnr_db": 10, "min_token_agreement": 0.01, "max_quality_drop": 1.0},
+        threads=1,
+    )
+    assert {name: one.executed for name, one in result.coverages.items()} == pytest.approx(
+        {name: one.planned for name, one in result.coverages.items()}
+    )
+    assert min(one.planned for one in result.coverages.values()) > 0.5
+    manifest = result.bundle.manifest
+    assert {"plan.prefill.json", "plan.decode.json"} <= {info.path for info in manifest.files}
+    with open_program(result.bundle) as opened:
+        assert verify_bundle(result.bundle, opened).passed
