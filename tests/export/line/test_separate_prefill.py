@@ -1,4 +1,4 @@
-"""A language model as two engines over one state and one file of weights says what it says as one engine."""
+"""A language model as two engines over one state and one file of weights says what it says in PyTorch."""
 
 from __future__ import annotations
 
@@ -7,27 +7,31 @@ from pathlib import Path
 import pytest
 
 import aigc_export
+from aigc_models.torch_session import open_torch
 from aigc_runtime import open_pipeline, verify_bundle
 from aigc_runtime.opening import open_program
+from aigc_runtime.pipelines import make_pipeline
 
 
 @pytest.mark.parametrize("cache", ["growing", "buffer"])
-def test_two_engines_write_what_one_writes(cache: str, checkpoints: Path, tmp_path: Path) -> None:
+def test_two_engines_write_what_pytorch_writes_as_one(cache: str, checkpoints: Path, tmp_path: Path) -> None:
+    checkpoint = str(checkpoints / "lm")
+    result = aigc_export.export(
+        "lm",
+        output=tmp_path / "out",
+        checkpoint=checkpoint,
+        spec_options={"cache": cache, "separate_prefill": True},
+        quality_samples=2,
+        threads=1,
+    )
+    assert result.report.passed
+    with open_program(result.bundle) as opened:
+        assert verify_bundle(result.bundle, opened).passed
+    one = aigc_export.load("lm", checkpoint=checkpoint, cache=cache)
+    assert list(one.parts) == ["model"]
     texts = []
-    for separate in (False, True):
-        options = {"cache": cache, "separate_prefill": separate or None}
-        result = aigc_export.export(
-            "lm",
-            output=tmp_path / str(separate),
-            checkpoint=str(checkpoints / "lm"),
-            spec_options=options,
-            quality_samples=2,
-            threads=1,
-        )
-        assert result.report.passed
-        with open_program(result.bundle) as opened:
-            assert verify_bundle(result.bundle, opened).passed
-        with open_pipeline(result.bundle, threads=1) as pipeline:
+    with open_pipeline(result.bundle, threads=1) as engines, make_pipeline(open_torch(one), one.settings) as pytorch:
+        for pipeline in (engines, pytorch):
             texts.append([row.token_ids.tolist() for row in pipeline.generate(["def ", "import os"], max_new_tokens=6)])
     assert texts[0] == texts[1]
     manifest = result.bundle.manifest
