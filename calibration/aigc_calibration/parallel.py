@@ -10,6 +10,9 @@ from aigc_runtime.backends.threads import available_threads
 
 __all__ = ["in_threads"]
 
+MAX_AT_ONCE = 4
+"""Items in work: rounding a weight takes several times its size, which many processors would take of many weights."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -22,7 +25,7 @@ def in_threads(work: Callable[[T], R], items: Iterable[T], threads: int | None =
     Args:
         work: called in several threads at once.
         items: what it is called with.
-        threads: at most so many; None takes all processors that this process may use.
+        threads: at most so many, and `MAX_AT_ONCE`; None takes the processors that this process may use.
     """
-    with ThreadPoolExecutor(threads or available_threads()) as pool:
+    with ThreadPoolExecutor(min(threads or available_threads(), MAX_AT_ONCE)) as pool:
         return list(pool.map(work, items))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate, check_kind, smoothed
+from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate, check_kind, needs_samples, smoothed
 from aigc_calibration.collect import Statistics, collect
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import Coverage, Executed, check_executed, executed_sites, site_macs
@@ -168,7 +168,7 @@ def _quantize_weights(
         transforms = (f"AWQ on {scaled} values",)
     plan = weight_plan(graph, config, precision=precision, transforms=transforms)
     # Watched for what no weight can be fitted to, and so that the two halves of the samples can be compared.
-    nodes = set() if config.weight_method == "rtn" else {op.node for op in plan.quantized()}
+    nodes = {op.node for op in plan.quantized()} if needs_samples(config, precision) else set()
     fitted = {site.node: site.activations for site in find_sites(graph) if site.node in nodes}
     watched = {value for values in fitted.values() for value in values}
     # Rounding to nearest needs no samples, and making them may run the model for minutes.

@@ -70,6 +70,7 @@ def result_forms(manifest: Manifest, pipeline: AnyPipeline) -> Mapping[str, Resu
 
 
 def _never(_values: Mapping[str, Array]) -> NoReturn:
+    """Stand for an engine that is asked what it takes and gives, and is never run."""
     raise NotImplementedError
 
 
