@@ -55,8 +55,8 @@ ORIGIN = Origin(
     config_sha256="1" * 64,
     calibration_data=None,
     calibration=None,
-    quality_data=None,
-    quality_sha256="",
+    eval_data=None,
+    eval_sha256="",
     options=(),
 )
 

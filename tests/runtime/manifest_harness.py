@@ -70,8 +70,8 @@ ORIGIN = Origin(
     config_sha256="1" * 64,
     calibration_data="data",
     calibration=None,
-    quality_data="text.txt",
-    quality_sha256="2" * 64,
+    eval_data="text.txt",
+    eval_sha256="2" * 64,
     options=("--seed", "3", "--fixed-size"),
 )
 

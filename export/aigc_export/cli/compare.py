@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--max-size", metavar="LIMIT", help="Of B, such as 3.5MB or 1000 (bytes).")
 @click.option("--max-latency", metavar="LIMIT", help="Of a step of B, such as 2ms or 2 (ms).")
 @click.option("--quality-samples", type=int, default=200, show_default=True, help="Text windows or images; 0: none.")
-@click.option("--quality-data", type=TEXT_PATH, help="Your text to evaluate on. Default: that of A's export.")
+@click.option("--eval-data", type=TEXT_PATH, help="Your text to evaluate on. Default: that of A's export.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of what is generated.")
 @click.option(
     "--rounds", type=click.IntRange(1, MAX_ROUNDS), default=5, show_default=True, help="Alternations A B A B."
@@ -48,7 +48,7 @@ def compare(
     max_size: str | None,
     max_latency: str | None,
     quality_samples: int,
-    quality_data: str | None,
+    eval_data: str | None,
     seed: int,
     rounds: int,
     runs: int,
@@ -98,7 +98,7 @@ def compare(
             a,
             b,
             quality_samples=quality_samples,
-            quality_data=quality_data,
+            eval_data=eval_data,
             seed=seed,
             threads=threads,
             rounds=rounds,

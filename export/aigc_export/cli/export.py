@@ -45,7 +45,7 @@ from aigc_runtime.io.printable import printable
 @model_options
 @calibration_option("in place of samples")
 @click.option("--quality-samples", type=int, default=200, show_default=True, help="Text windows or images; 0: none.")
-@click.option("--quality-data", type=TEXT_PATH, help="Your text to evaluate on. Default: what the checkpoint keeps.")
+@click.option("--eval-data", type=TEXT_PATH, help="Your text to evaluate on. Default: what the checkpoint keeps.")
 @click.option("--budget", "budgets", multiple=True, help="Of --precision auto, such as 'psnr>=45'; may be repeated.")
 @click.option("--objective", help="Of --precision auto: latency (default), size or ops.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Of --precision auto: local processes. Default: 1.")
@@ -66,7 +66,7 @@ def export(
     precision: str,
     calibration: str | None,
     quality_samples: int,
-    quality_data: str | None,
+    eval_data: str | None,
     budgets: tuple[str, ...],
     objective: str | None,
     jobs: int | None,
@@ -119,7 +119,7 @@ def export(
         target=target,
         precision=precision,
         quality_samples=quality_samples,
-        quality_data=quality_data,
+        eval_data=eval_data,
         seed=seed,
         threads=threads,
         calibration=calibration,

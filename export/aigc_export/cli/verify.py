@@ -25,7 +25,7 @@ from aigc_runtime.io.printable import printable
 @click.option("--checkpoint", type=TEXT_PATH, help="The weights it was made from. Default: where the manifest says.")
 @click.option("--quality-samples", type=click.IntRange(min=0), default=200, show_default=True, help="0: none.")
 @tolerance_option("in place of the manifest's")
-@click.option("--quality-data", type=TEXT_PATH, help="Your text to evaluate on. Default: that of its export.")
+@click.option("--eval-data", type=TEXT_PATH, help="Your text to evaluate on. Default: that of its export.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the fresh inputs.")
 @click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
 @threads_option
@@ -37,7 +37,7 @@ def verify(
     checkpoint: str | None,
     quality_samples: int,
     tolerance: tuple[str, ...],
-    quality_data: str | None,
+    eval_data: str | None,
     seed: int,
     bisect: bool,
     threads: int | None,
@@ -61,7 +61,7 @@ def verify(
             model=model,
             bisect=bisect,
             quality_samples=quality_samples,
-            quality_data=quality_data,
+            eval_data=eval_data,
             seed=seed,
             threads=threads,
             tolerance=parse_limits(tolerance),

@@ -38,8 +38,8 @@ def make_origin(program: Program, recipe: ExportRecipe, evaluation: Evaluation) 
         config_sha256=program.config_sha256,
         calibration_data=_path(recipe.calibration_data),
         calibration=_path(recipe.calibration),
-        quality_data=_path(recipe.quality_data),
-        quality_sha256=evaluation.sha256 if recipe.quality_samples else "",
+        eval_data=_path(recipe.eval_data),
+        eval_sha256=evaluation.sha256 if recipe.quality_samples else "",
         options=tuple(_options(recipe)),
     )
 
@@ -209,14 +209,14 @@ def _require_same(program: Program, manifest: Manifest, named: str) -> None:
 
 
 def find_evaluation(
-    manifest: Manifest, evaluate: Callable[[Path | str | None], Evaluation], quality_data: Path | str | None
+    manifest: Manifest, evaluate: Callable[[Path | str | None], Evaluation], eval_data: Path | str | None
 ) -> tuple[Evaluation, tuple[str, ...]]:
     """Choose what a bundle is evaluated on: what the user names, else what its export used, where that is found.
 
     Args:
         manifest: of the bundle.
         evaluate: gives what a path, or None, stands for: `program_evaluation`.
-        quality_data: the user's.
+        eval_data: the user's.
 
     Returns:
         The evaluation, and notes for the user.
@@ -224,16 +224,16 @@ def find_evaluation(
     Raises:
         AigcError: see `Workload.evaluation`.
     """
-    origin, evaluation = manifest.origin, evaluate(quality_data)
-    if quality_data is not None or origin is None or not origin.quality_sha256:
+    origin, evaluation = manifest.origin, evaluate(eval_data)
+    if eval_data is not None or origin is None or not origin.eval_sha256:
         return evaluation, ()
-    named = origin.quality_data
+    named = origin.eval_data
     if named is not None and not _is_remote(named):
         with contextlib.suppress(AigcError):
             again = evaluate(named)
-            if again.sha256 == origin.quality_sha256:
+            if again.sha256 == origin.eval_sha256:
                 return again, ()
-    if evaluation.sha256 == origin.quality_sha256:
+    if evaluation.sha256 == origin.eval_sha256:
         return evaluation, ()
     exported = ", ".join(sorted({result.data for result in manifest.quality if result.data})) or "other text"
     return evaluation, (f"evaluated on {evaluation.data}; the export used {exported}, which was not found",)

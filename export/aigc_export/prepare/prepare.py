@@ -128,10 +128,10 @@ def prepare_parts(
         reporter.warn(note)
     # What is bad is refused before the work starts.
     calibration = _calibration(recipe)
-    evaluation = program_evaluation(program, recipe.quality_data)
+    evaluation = program_evaluation(program, recipe.eval_data)
     if is_evaluated_elsewhere(program, evaluation):
         reporter.warn(
-            f"the checkpoint keeps no text of its own: it is evaluated on {evaluation.data} (see --quality-data)"
+            f"the checkpoint keeps no text of its own: it is evaluated on {evaluation.data} (see --eval-data)"
         )
     data = {name: _calibration_data(program, part, evaluation, recipe) for name, part in program.parts.items()}
     if before_capture is not None:

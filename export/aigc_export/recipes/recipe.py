@@ -51,7 +51,7 @@ class ExportRecipe:
         seed: of every random draw.
         quantization: how the graph is quantized, what the model's own hints say aside; None for fp32.
         calibration_data: the user's own samples; None takes the model's.
-        quality_data: the user's own text to evaluate on; None takes what the checkpoint keeps, or the built-in text.
+        eval_data: the user's own text to evaluate on; None takes what the checkpoint keeps, or the built-in text.
         search: how `auto` looks for its mix; None for other precisions.
         calibration: file of an earlier calibration, which takes the place of samples; None calibrates now.
         build: settings of the target: an object of its type, or fields by name; None takes the defaults.
@@ -70,7 +70,7 @@ class ExportRecipe:
     seed: int = 0
     quantization: QuantConfig | None = None
     calibration_data: str | None = None
-    quality_data: str | None = None
+    eval_data: str | None = None
     search: SearchConfig | None = None
     calibration: str | None = None
     build: Any = None

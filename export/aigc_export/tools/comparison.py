@@ -155,7 +155,7 @@ def compare_bundles(
     second: Bundle,
     *,
     quality_samples: int = 200,
-    quality_data: Path | str | None = None,
+    eval_data: Path | str | None = None,
     seed: int = 1,
     threads: int | None = None,
     rounds: int = 5,
@@ -167,7 +167,7 @@ def compare_bundles(
         first: the reference.
         second: another export of the same model.
         quality_samples: windows of text or images; 0 leaves quality out.
-        quality_data: the user's own text to evaluate on; None takes what the first's export used, where it is
+        eval_data: the user's own text to evaluate on; None takes what the first's export used, where it is
             found, else the built-in text.
         seed: of the generation and of the samples.
         threads: of both engines; None takes every processor.
@@ -195,7 +195,7 @@ def compare_bundles(
                 workload,
                 a,
                 pipeline.settings,
-                evaluation=_evaluation(workload, first, quality_data),
+                evaluation=_evaluation(workload, first, eval_data),
                 samples=quality_samples,
                 seed=seed,
                 roles=pipeline.engines,
@@ -205,7 +205,7 @@ def compare_bundles(
         )
 
 
-def _evaluation(workload: Workload, bundle: Bundle, quality_data: Path | str | None) -> Evaluation:
+def _evaluation(workload: Workload, bundle: Bundle, eval_data: Path | str | None) -> Evaluation:
     """Find the evaluation of a bundle's export without its weights."""
     manifest = bundle.manifest
     kept, held_out = kept_text(manifest)
@@ -218,9 +218,9 @@ def _evaluation(workload: Workload, bundle: Bundle, quality_data: Path | str | N
     )
 
     def evaluate(path: Path | str | None) -> Evaluation:
-        return workload.evaluation(manifest.pipeline.settings, replace(facts, quality_data=path))
+        return workload.evaluation(manifest.pipeline.settings, replace(facts, eval_data=path))
 
-    return find_evaluation(manifest, evaluate, quality_data)[0]
+    return find_evaluation(manifest, evaluate, eval_data)[0]
 
 
 def _facts(bundle: Bundle) -> BundleFacts:

@@ -62,7 +62,7 @@ def verify_against_torch(
     model: Program | str | None = None,
     bisect: bool = False,
     quality_samples: int = 200,
-    quality_data: Path | str | None = None,
+    eval_data: Path | str | None = None,
     seed: int = 1,
     threads: int | None = None,
     tolerance: Mapping[str, float] | None = None,
@@ -75,7 +75,7 @@ def verify_against_torch(
         model: the program itself, or what makes it.
         bisect: bisect the graph if parity is missed.
         quality_samples: see `ExportRecipe`.
-        quality_data: the user's own text to evaluate on; None takes what the export used, where it is found.
+        eval_data: the user's own text to evaluate on; None takes what the export used, where it is found.
         seed: of the inputs; another one than the export's tries inputs that it has not seen.
         threads: of the engine.
         tolerance: limits in place of the manifest's, by name.
@@ -91,7 +91,7 @@ def verify_against_torch(
     workload = get_workload(manifest.pipeline.kind)
     tolerances = with_user_limits(manifest.tolerances, tolerance or {}, workload)
     program = load_original(bundle, checkpoint, model=model)
-    evaluation, notes = find_evaluation(manifest, partial(program_evaluation, program), quality_data)
+    evaluation, notes = find_evaluation(manifest, partial(program_evaluation, program), eval_data)
     _LOG.info("%s: held against %s, seed %d, limits %s", bundle.path, program.name, seed, tolerances)
     reference = open_torch(program)
     with open_program(bundle, threads=threads) as candidate:

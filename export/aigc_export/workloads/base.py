@@ -94,7 +94,7 @@ class EvaluationFacts:
         held_out: the text that it keeps, in pieces.
         class_names: of config.json.
         measured_on: what an export's own metric was measured on; empty where it had none, or where none is known.
-        quality_data: what the user names.
+        eval_data: what the user names.
         examples: inputs of the reference, of a bundle alone.
         program: of a model that was loaded.
     """
@@ -103,7 +103,7 @@ class EvaluationFacts:
     held_out: Sequence[bytes] = ()
     class_names: object = None
     measured_on: str = ""
-    quality_data: Path | str | None = None
+    eval_data: Path | str | None = None
     examples: Mapping[str, Array] = field(default_factory=dict)
     program: Program | None = None
 

@@ -61,14 +61,14 @@ def make_evaluator(
     return lambda candidate: evaluate(as_program(candidate))
 
 
-def program_evaluation(program: Program, quality_data: Path | str | None = None) -> Evaluation:
+def program_evaluation(program: Program, eval_data: Path | str | None = None) -> Evaluation:
     """Choose what a program is evaluated on: what the user names, what its checkpoint keeps, or the built-in data.
 
     Raises:
         ConfigError: data was named that this kind cannot be evaluated on.
         InputError: it cannot be read, or is too little.
     """
-    facts = EvaluationFacts(quality_data=quality_data, program=program)
+    facts = EvaluationFacts(eval_data=eval_data, program=program)
     if (found := program.checkpoint) is not None:
         names = found.config.get("class_names")
         facts = replace(facts, kept=found.data, held_out=found.held_out, class_names=names)

@@ -17,7 +17,7 @@ SHOWN_SEED = 1
 
 def image_evaluation_of(settings: Any, facts: EvaluationFacts) -> Evaluation:
     """Choose what a model of images is evaluated on; of a bundle alone, what its export's own metric says."""
-    if facts.measured_on and facts.quality_data is None:
+    if facts.measured_on and facts.eval_data is None:
         return Evaluation(
             data=facts.measured_on, has_task_metric=are_digits(settings.sample_shape, settings.num_classes)
         )
@@ -26,7 +26,7 @@ def image_evaluation_of(settings: Any, facts: EvaluationFacts) -> Evaluation:
         settings.num_classes,
         kept=facts.kept,
         class_names=facts.class_names,
-        quality_data=facts.quality_data,
+        eval_data=facts.eval_data,
     )
 
 

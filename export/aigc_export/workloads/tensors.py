@@ -93,10 +93,10 @@ def _calibration(program: Program, part: Part, request: SampleRequest) -> Calibr
 
 
 def _evaluation(_settings: TensorsSettings, facts: EvaluationFacts) -> Evaluation:
-    if facts.quality_data is not None:
+    if facts.eval_data is not None:
         raise ConfigError(
-            f"{str(facts.quality_data)!r} cannot evaluate a model of arrays, which has no metric on own data here",
-            hint="leave --quality-data out: its outputs are compared with PyTorch's",
+            f"{str(facts.eval_data)!r} cannot evaluate a model of arrays, which has no metric on own data here",
+            hint="leave --eval-data out: its outputs are compared with PyTorch's",
         )
     examples = facts.examples if facts.program is None else example_inputs(facts.program)
     return Evaluation(data="", has_task_metric=False, examples=examples)

@@ -142,7 +142,7 @@ def _calibration(program: Program, part: Part, request: SampleRequest) -> Calibr
 
 
 def _evaluation(settings: TextSettings, facts: EvaluationFacts) -> Evaluation:
-    return text_evaluation(settings, kept=facts.kept, held_out=facts.held_out, quality_data=facts.quality_data)
+    return text_evaluation(settings, kept=facts.kept, held_out=facts.held_out, eval_data=facts.eval_data)
 
 
 def _best_size(dim: DimSpec, _part: Part, settings: TextSettings) -> int:

@@ -68,7 +68,7 @@ def text_evaluation(
     *,
     kept: KeptData | None = None,
     held_out: Sequence[bytes] = (),
-    quality_data: Path | str | None = None,
+    eval_data: Path | str | None = None,
 ) -> Evaluation:
     """Choose the text for a language model: what the user names, else what its checkpoint keeps, else the built-in one.
 
@@ -76,21 +76,21 @@ def text_evaluation(
         settings: of the model's pipeline.
         kept: what the checkpoint says of its data; None where it says nothing.
         held_out: the text that it keeps, in pieces.
-        quality_data: the user's text, a file or a folder.
+        eval_data: the user's text, a file or a folder.
 
     Raises:
         InputError: it cannot be read, or is too short.
     """
     # Bits per byte are those of a model over bytes.
     has_metric = settings.tokenizer.kind == "bytes"
-    if quality_data is not None:
-        pieces = read_text_files(quality_data).texts
+    if eval_data is not None:
+        pieces = read_text_files(eval_data).texts
         if sum(map(len, pieces)) < MIN_TEXT_BYTES:
             raise InputError(
-                f"{str(quality_data)!r} holds {sum(map(len, pieces)):,} bytes to evaluate on",
+                f"{str(eval_data)!r} holds {sum(map(len, pieces)):,} bytes to evaluate on",
                 hint=f"need at least {MIN_TEXT_BYTES}: give more text",
             )
-        return Evaluation(data=f"{data_name(quality_data)!r}", has_task_metric=has_metric, pieces=pieces)
+        return Evaluation(data=f"{data_name(eval_data)!r}", has_task_metric=has_metric, pieces=pieces)
     if kept is not None and held_out:
         return Evaluation(data=held_out_part(kept.name), has_task_metric=has_metric, pieces=tuple(held_out))
     pieces = standard_library_text().held_out_pieces
@@ -103,7 +103,7 @@ def image_evaluation(
     *,
     kept: KeptData | None = None,
     class_names: object = None,
-    quality_data: Path | str | None = None,
+    eval_data: Path | str | None = None,
 ) -> Evaluation:
     """Choose what images are evaluated on: the built-in digits where they are these, else nothing but PyTorch's images.
 
@@ -112,15 +112,15 @@ def image_evaluation(
         num_classes: of the model; None for one without.
         kept: what the checkpoint says of its data; None where it says nothing.
         class_names: of config.json.
-        quality_data: what the user names, which no model of images takes.
+        eval_data: what the user names, which no model of images takes.
 
     Raises:
         ConfigError: data was named.
     """
-    if quality_data is not None:
+    if eval_data is not None:
         raise ConfigError(
-            f"{str(quality_data)!r} cannot evaluate a model of images, which has no metric on own data here",
-            hint="leave --quality-data out: its images are compared with PyTorch's",
+            f"{str(eval_data)!r} cannot evaluate a model of images, which has no metric on own data here",
+            hint="leave --eval-data out: its images are compared with PyTorch's",
         )
     # Trained on the user's own pictures, ten classes called "0" to "9" are not scikit-learn's digits.
     digits = kept is None and class_names == [*DIGIT_NAMES] and are_digits(sample_shape, num_classes)

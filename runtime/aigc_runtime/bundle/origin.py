@@ -59,8 +59,8 @@ class Origin:
         config_sha256: of what config.json says.
         calibration_data: path of the user's own samples, or null.
         calibration: path of the calibration file, or null.
-        quality_data: path of the text that the user named to judge on, or null.
-        quality_sha256: of the text that it was judged on; empty for images.
+        eval_data: path of the text that the user named to judge on, or null.
+        eval_sha256: of the text that it was judged on; empty for images.
         options: further options of the export, as they are typed.
         source: the maker's own code that made the program, such as `mine.py:make_program`; null for other models. It
             is never run because a bundle names it: its user names it.
@@ -72,21 +72,21 @@ class Origin:
     config_sha256: str
     calibration_data: str | None
     calibration: str | None
-    quality_data: str | None
-    quality_sha256: str
+    eval_data: str | None
+    eval_sha256: str
     options: tuple[str, ...]
     source: str | None = None
 
     def __post_init__(self) -> None:
         digests = {"model_sha256": self.model_sha256, "config_sha256": self.config_sha256}
-        if self.quality_sha256:
-            digests["quality_sha256"] = self.quality_sha256
+        if self.eval_sha256:
+            digests["eval_sha256"] = self.eval_sha256
         for name, digest in digests.items():
             if not _DIGEST.fullmatch(digest):
                 raise ConfigError(f"{name} is {digest!r}", hint="64 lower-case hexadecimal digits")
         if self.shipped and self.checkpoint is not None:
             raise ConfigError(f"checkpoint is {self.checkpoint!r} of a model that was shipped", hint="must be null")
-        paths = (self.checkpoint, self.calibration_data, self.calibration, self.quality_data, self.source)
+        paths = (self.checkpoint, self.calibration_data, self.calibration, self.eval_data, self.source)
         for text in (*paths, *self.options):
             if text is not None and not can_be_recorded(text):
                 raise ConfigError(f"a path or option is {text!r}", hint="printable characters, at least one")
@@ -117,7 +117,7 @@ class Origin:
             ("--checkpoint", self.checkpoint),
             ("--calibration-data", self.calibration_data),
             ("--calibration", self.calibration if same_precision else None),
-            ("--quality-data", self.quality_data),
+            ("--eval-data", self.eval_data),
         ):
             words += [] if path is None else [option, path]
         for pair in self._pairs():

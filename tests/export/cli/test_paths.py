@@ -42,7 +42,7 @@ def test_none_takes_an_empty_path(capsys: pytest.CaptureFixture[str]) -> None:
     "arguments",
     [
         ["export", "lm", "-o", "out", "--precision", "int8", "--calibration-data", LONG],
-        ["export", "lm", "-o", "out", "--quality-data", LONG],
+        ["export", "lm", "-o", "out", "--eval-data", LONG],
         ["train", "lm", "-o", "out", "--steps", "1", "--data", LONG],
         ["sign", LONG, "--key", "K"],
     ],
@@ -113,7 +113,7 @@ def test_what_does_not_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     for arguments in (
         ["verify", "none", "--report", "/dev/null", "--junit", "/dev/null"],
-        ["compare", "none", "none", "--quality-data", "none"],
+        ["compare", "none", "none", "--eval-data", "none"],
         ["verify", "none", "--report", "none.json", "--junit", "./none.xml"],
     ):
         assert run(arguments) == 4, arguments

@@ -105,7 +105,7 @@ def test_own_text_is_not_evaluated_on_the_standard_library(exported: Path, tmp_p
     bundle = Bundle.open(exported / "bundle")
     found = verify_against_torch(bundle, quality_samples=4, threads=1)
     (tmp_path / "other.txt").write_bytes(lines("other", 60))
-    other = verify_against_torch(bundle, quality_samples=4, quality_data=tmp_path / "other.txt", threads=1)
+    other = verify_against_torch(bundle, quality_samples=4, eval_data=tmp_path / "other.txt", threads=1)
     shutil.copytree(exported / "my poems", tmp_path / "copy")
     (tmp_path / "copy" / "data.json").unlink()
     plain = verify_against_torch(bundle, checkpoint=tmp_path / "copy", quality_samples=4, threads=1)
@@ -181,7 +181,7 @@ def test_compare_judges_on_the_text_of_the_export(exported: Path, capsys: pytest
     assert run([*given, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["quality"][0]["data"] == "held-out part of 'poems'"
     held_out = exported / "my poems" / "held_out.txt"
-    assert run([*given, "--json", "--quality-data", str(held_out)]) == 0
+    assert run([*given, "--json", "--eval-data", str(held_out)]) == 0
     assert json.loads(capsys.readouterr().out)["quality"][0]["data"] == "'held_out.txt'"
 
 
@@ -189,7 +189,7 @@ def test_text_named_at_the_export_is_found_again(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     write_checkpoint(tmp_path / "lm", "lm")
     (tmp_path / "mine.txt").write_bytes(lines("mine", 60))
-    recipe = export_recipe("lm", checkpoint="lm", quality_samples=2, quality_data="mine.txt", threads=1)
+    recipe = export_recipe("lm", checkpoint="lm", quality_samples=2, eval_data="mine.txt", threads=1)
     told: list[tuple[str, str]] = []
     result = export_model(recipe, tmp_path / "out", stage=lambda *what: told.append(what))
     assert result.warnings == ()
@@ -253,7 +253,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "seed": 5,
         "quality_samples": 9,
         "calibration_data": "my data/it's",
-        "quality_data": "other",
+        "eval_data": "other",
         "tolerance": {"min_sqnr_db": 12.5, "max_over_rms": 1e-05},
     },
     "weights": {"precision": "int4", "weight_method": "rtn", "block": 64, "calibration": None},

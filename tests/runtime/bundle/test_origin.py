@@ -24,7 +24,7 @@ OWN = replace(
     shipped=False,
     checkpoint="my runs/poems; rm -rf $HOME",
     calibration_data="it's mine",
-    quality_data="held out",
+    eval_data="held out",
     options=("--dynamic-size", "--keep-float", "lm_head", "--ranges", "kl", "--seed", "3", "--timing-cache", "a b"),
 )
 
@@ -40,7 +40,7 @@ def test_the_command_keeps_weights_data_options_and_devices(toy_bundles: Path) -
         *("aigc-export", "export", manifest.name, "--target", "tensorrt-rtx"),
         *("--compute-capability", "8.6", "--compute-capability", "12.0", "--compute-capability", "8.9"),
         *("--precision", "int8", "--checkpoint", "my runs/poems; rm -rf $HOME", "--calibration-data", "it's mine"),
-        *("--quality-data", "held out", "--dynamic-size", "--keep-float", "lm_head", "--ranges", "kl", "--seed", "3"),
+        *("--eval-data", "held out", "--dynamic-size", "--keep-float", "lm_head", "--ranges", "kl", "--seed", "3"),
         *("-o", "DIR"),
     ]
 
@@ -86,12 +86,12 @@ def test_an_origin_survives_the_manifest(toy_bundles: Path) -> None:
     [
         ({"model_sha256": "12"}, "model_sha256 is '12'"),
         ({"config_sha256": "F" * 64}, "config_sha256 is 'FFFF"),
-        ({"quality_sha256": "x"}, "quality_sha256 is 'x'"),
+        ({"eval_sha256": "x"}, "eval_sha256 is 'x'"),
         ({"shipped": True}, "of a model that was shipped"),
         ({"checkpoint": ""}, "a path or option is ''"),
         ({"checkpoint": "a\nb"}, r"a path or option is 'a\\nb'"),
         ({"calibration_data": "\x1b[2J"}, "a path or option is"),
-        ({"quality_data": "\udcff"}, "a path or option is"),
+        ({"eval_data": "\udcff"}, "a path or option is"),
         ({"options": ("--output", "x")}, "options hold '--output'"),
         ({"options": ("--seed",)}, "options hold '--seed'"),
         ({"options": ("--tf32", "x")}, "options hold 'x'"),
