@@ -93,7 +93,7 @@ def _request(program: Program, opened: OpenProgram, seed: int) -> dict[str, Any]
     fitting_prompts = _fitting_prompts(program.settings)
     rows = fitting(opened.session(engines_of(program.engines)[0]), BATCH, 2)
     prompts = [fitting_prompts[i % len(fitting_prompts)] for i in range(rows)]
-    return {"prompts": prompts, "max_new_tokens": NEW_TOKENS, "seed": seed}
+    return {"prompts": prompts, "max_new_tokens": NEW_TOKENS, "sampling": {"temperature": 0.0}, "seed": seed}
 
 
 def _fitting_prompts(settings: TextSettings) -> list[str]:

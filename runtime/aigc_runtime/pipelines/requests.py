@@ -41,7 +41,9 @@ def check_arguments(
         AigcError: names the argument, what was found and what is expected.
     """
     parameters = {
-        name: parameter for name, parameter in inspect.signature(generate).parameters.items() if name not in _CALLBACKS
+        name: parameter
+        for name, parameter in inspect.signature(generate).parameters.items()
+        if name not in _CALLBACKS and parameter.kind is not inspect.Parameter.VAR_KEYWORD
     }
     if unknown := sorted((request.keys() | set(arrays)) - parameters.keys()):
         raise ConfigError(f"the reference's request has {unknown[0]!r}", hint=f"known: {', '.join(parameters)}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aigc_runtime.core.ranges import MAX_COUNT, MAX_GUIDANCE_SCALE, MAX_STEPS, check_range
-from aigc_runtime.errors import ConfigError
+from aigc_runtime.errors import ConfigError, InputError
 from aigc_runtime.generation.samplers import SAMPLERS
+from aigc_runtime.generation.sampling_params import SamplingParams
 from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.generation.tokenizers import TokenizerInfo
 from aigc_runtime.pipelines.class_names import check_class_names
@@ -29,6 +30,9 @@ class TextSettings:
         bos_token_id: the token that every text begins with; None where there is none, or the tokenizer's file says so.
         eos_token_ids: the tokens that end a text; empty where none does.
         pad_token_id: the token that fills the left of shorter rows.
+        sampling: how tokens are chosen where a request does not say it.
+        recompute_at: steps beyond which all of a row is read again once, for a model that sees the first steps another
+            way then; None for a model that never does.
     """
 
     tokenizer: TokenizerInfo
@@ -37,12 +41,19 @@ class TextSettings:
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
     bos_token_id: int | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    recompute_at: int | None = None
 
     def __post_init__(self) -> None:
         check_range("vocab_size", self.vocab_size, 1, MAX_COUNT)
         check_range("context_length", self.context_length, 1, MAX_COUNT)
         check_range("pad_token_id", self.pad_token_id, 0, self.vocab_size - 1)
         check_range("bos_token_id", self.bos_token_id, 0, self.vocab_size - 1)
+        check_range("recompute_at", self.recompute_at, 1, MAX_COUNT)
+        try:
+            self.sampling.check_vocabulary(self.vocab_size)
+        except InputError as err:
+            raise ConfigError(f"sampling.{err.message}", hint=err.hint) from err
         for token in self.eos_token_ids:
             check_range("eos_token_ids", token, 0, self.vocab_size - 1)
         if len(set(self.eos_token_ids)) < len(self.eos_token_ids):

@@ -143,7 +143,7 @@ def _units(settings: TextSettings) -> tuple[str, int]:
 
 
 def _generate_once(pipeline: TextPipeline) -> object:
-    return pipeline.generate("a", max_new_tokens=_units(pipeline.settings)[1])
+    return pipeline.generate("a", max_new_tokens=_units(pipeline.settings)[1], sampling=SamplingParams())
 
 
 def _verb() -> Verb:

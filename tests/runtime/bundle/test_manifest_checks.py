@@ -11,6 +11,8 @@ import pytest
 
 from aigc_runtime.bundle.manifest_file import parse_manifest
 from aigc_runtime.errors import BundleError
+from aigc_runtime.generation.sampling_params import SamplingParams
+from aigc_runtime.io.jsonable import to_json
 
 Json = dict[str, Any]
 Edit = Callable[[Json], object]
@@ -108,6 +110,13 @@ TEXT: list[tuple[Edit, str]] = [
     (settings(tokenizer={"kind": "bytes"}), r"\$\.pipeline\.tokenizer\.file is missing"),
     (settings(tokenizer={"kind": "bytes", "file": "model.onnx"}), "the byte tokenizer has the file 'model.onnx'"),
     (settings(bos_token_id=256), r"bos_token_id is 256\nmust be from 0 to 255"),
+    (settings(recompute_at=0), r"recompute_at is 0\nmust be from 1 to 16,777,216"),
+    (settings(sampling={"top_k": 3}), r"\$\.pipeline\.sampling\.temperature, .* are missing"),
+    (settings(sampling={**to_json(SamplingParams()), "top_k": -3}), r"\$\.pipeline\.sampling: top_k is -3"),
+    (
+        settings(sampling={**to_json(SamplingParams()), "suppress_tokens": [256]}),
+        "sampling.suppress_tokens holds token 256",
+    ),
     (settings(bos_token_id=7), r"the byte tokenizer: bos is 7\nmust be an integer from 256"),
     (
         lambda m: interface(m)["inputs"][0].update(high=257),
