@@ -25,7 +25,7 @@ test: $(READY) lint ## every check of a change: lint, then all tests
 	$(PYTEST) --durations=10 $(WORKERS)
 
 test-fast: $(READY) ## the tests without those that are marked slow
-	$(PYTEST) -m "not slow and not emulated and not stress" $(WORKERS)
+	$(PYTEST) -m "not slow and not emulated and not stress and not real" $(WORKERS)
 
 test-emulated: $(READY) ## bundles on emulated processors, by Debian's qemu-user; takes long
 	$(BIN)/pytest -q -m emulated --durations=10 $(WORKERS)

@@ -61,15 +61,23 @@ def lm_configs(draw: st.DrawFn) -> Drawn:
         "n_kv_heads": kv_heads,
         "d_ff": draw(st.sampled_from([1, 8, 12])),
         "norm": draw(st.sampled_from(["rmsnorm", "layernorm"])),
-        "norm_position": draw(st.sampled_from(["pre", "post"])),
+        "norm_position": draw(st.sampled_from(["pre", "post", "output", "sandwich"])),
         "activation": draw(st.sampled_from(ACTIVATIONS)),
         "position": draw(st.sampled_from(["rope", "learned", "sinusoidal"])),
         "norm_eps": draw(st.sampled_from([1e-5, 1e-6])),
         "final_norm": draw(st.sampled_from([None, True, False])),
         "dropout": draw(st.sampled_from([0.0, 0.1])),
     }
-    for flag in ("qkv_bias", "out_bias", "mlp_bias", "qk_norm", "tie_embeddings", "scale_embedding"):
+    for flag in ("qkv_bias", "out_bias", "mlp_bias", "head_bias", "tie_embeddings"):
         config[flag] = draw(st.booleans())
+    config["qk_norm"] = draw(st.sampled_from(["none", "head", "width"]))
+    config["embedding_scale"] = draw(st.sampled_from([1.0, 3.0]))
+    config["parallel"] = config["norm_position"] == "pre" and draw(st.booleans())
+    config["window"] = draw(st.sampled_from([None, 2]))
+    if config["window"] is not None:
+        config["window_layers"] = draw(st.sampled_from([None, [0]]))
+    config["attention_soft_cap"] = draw(st.sampled_from([None, 4.0]))
+    config["logit_soft_cap"] = draw(st.sampled_from([None, 4.0]))
     return Drawn(name="lm", config=config, options={"cache": draw(st.sampled_from(["growing", "buffer"]))})
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, fields
-from typing import Any, TypeVar, get_type_hints
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.io.jsonable import convert
@@ -38,6 +38,8 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -65,8 +67,18 @@ def config_from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
             if known[name].default is MISSING and known[name].default_factory is MISSING:
                 raise ConfigError(f"{cls.__name__}.{name} is null", hint="give it a value")
             continue
-        given[name] = convert(hints[name], value, f"{cls.__name__}.{name}", ConfigError)
+        nested = _nested(hints[name])
+        if nested is not None and isinstance(value, Mapping):
+            given[name] = config_from_dict(nested, value)
+        elif value is not None or nested is None:
+            given[name] = convert(hints[name], value, f"{cls.__name__}.{name}", ConfigError)
     return cls(**given)
+
+
+def _nested(hint: Any) -> type[Any] | None:
+    """The configuration that a field holds, or holds unless it is null; None for another type."""
+    found = [inner for inner in (hint, *get_args(hint)) if isinstance(inner, type) and is_dataclass(inner)]
+    return found[0] if found else None
 
 
 def require_one_of(owner: str, field: str, value: object, valid: Iterable[object]) -> None:

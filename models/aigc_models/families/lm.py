@@ -1,4 +1,4 @@
-"""A decoder-only Transformer language model; one configuration spans the classic and the modern form.
+"""A decoder-only Transformer language model; one configuration spans the classic and the modern forms.
 
 Shapes: B batch, S new tokens (sequence), P past tokens, T = P + S keys, C buffer capacity, D model width,
 H query heads, N key/value heads, G = H / N, E head width, V vocabulary.
@@ -9,7 +9,11 @@ checkpoints map one to one.
 References:
     Vaswani et al. 2017, "Attention Is All You Need": attention eq. 1, feed-forward eq. 2, positions section 3.5.
     Radford et al. 2019, "Language Models are Unsupervised Multitask Learners": initialization, section 2.3.
-    Su et al. 2021, "RoFormer": rotary position embedding eq. 34.
+    Su et al. 2021, "RoFormer": rotary position embedding eq. 34; see `rope`.
+    Beltagy et al. 2020, "Longformer": sliding window attention, section 3.1.
+    Wang & Komatsuzaki 2021, "GPT-J-6B": attention and feed-forward in parallel.
+    Gemma Team 2024, "Gemma 2": soft caps and norms on both sides of a branch, section 2.
+    OLMo Team 2024, "2 OLMo 2 Furious": norms of the branches' outputs, and of queries and keys, section 3.
     Zhang & Sennrich 2019, "Root Mean Square Layer Normalization": eq. 4.
     Shazeer 2020, "GLU Variants Improve Transformer": SwiGLU eq. 6.
     Ainslie et al. 2023, "GQA": section 2.2.
@@ -25,16 +29,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aigc_models.families.lm_config import LMConfig
+from aigc_models.families.attention import Attention, Cache, KeyValue, RMSNorm, soft_cap
+from aigc_models.families.lm_config import GATED, LMConfig
+from aigc_models.families.rope import Rotation, rotary_frequencies, rotation_at
 
 __all__ = ["LMConfig", "LMOutput", "TransformerLM", "next_token_loss"]
 
-KeyValue = tuple[Tensor, Tensor]
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_tanh": _gelu_tanh,
+    "silu": F.silu,
     "swiglu": F.silu,
+    "geglu": F.gelu,
+    "geglu_tanh": _gelu_tanh,
+    "reglu": F.relu,
 }
 
 
@@ -50,128 +64,20 @@ class LMOutput(NamedTuple):
     present: list[KeyValue]
 
 
-class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * g (Zhang & Sennrich 2019, eq. 4), over the last axis."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., size] -> [..., size]. Written as Pow, ReduceMean, Add, Sqrt, Div, Mul: the form that engines fuse."""
-        return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
-
-
 def _norm(config: LMConfig) -> nn.Module:
     if config.norm == "rmsnorm":
         return RMSNorm(config.d_model, config.norm_eps)
     return nn.LayerNorm(config.d_model, eps=config.norm_eps)
 
 
-class Rotation(NamedTuple):
-    """Rotary factors at the positions of the new tokens.
-
-    Attributes:
-        cos: [B, 1, S, E].
-        sin: [B, 1, S, E]; the first half is negated, which saves a Neg per use.
-    """
-
-    cos: Tensor
-    sin: Tensor
-
-    def apply(self, x_BHSE: Tensor) -> Tensor:
-        """Rotate pairs (x_i, x_{i + E/2}) (Su 2021, eq. 34, with the halves interleaved as in Llama)."""
-        first, second = x_BHSE.chunk(2, dim=-1)
-        return x_BHSE * self.cos + torch.cat([second, first], dim=-1) * self.sin
-
-
-class Cache(NamedTuple):
-    """Appends one layer's new keys and values to the past ones.
-
-    Attributes:
-        key: [B, N, P, E], or the buffer [B, N, C, E].
-        value: like `key`.
-        slots: for a buffer, [B, N, S, E] int64: the index along axis 2 of every new element; else None.
-    """
-
-    key: Tensor
-    value: Tensor
-    slots: Tensor | None
-
-    def extend(self, key: Tensor, value: Tensor) -> KeyValue:
-        """Append new keys and values to the past ones; returns both together."""
-        if self.slots is None:
-            return torch.cat([self.key, key], dim=2), torch.cat([self.value, value], dim=2)
-        # One ScatterElements each, which an engine can do in place.
-        return self.key.scatter(2, self.slots, key), self.value.scatter(2, self.slots, value)
-
-
-class Attention(nn.Module):
-    """Causal self-attention with grouped key/value heads."""
-
-    def __init__(self, config: LMConfig) -> None:
-        super().__init__()
-        self.heads, self.kv_heads, self.head_size = config.n_heads, config.kv_heads, config.head_size
-        d, e = config.d_model, config.head_size
-        self.q_proj = nn.Linear(d, config.n_heads * e, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(d, config.kv_heads * e, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(d, config.kv_heads * e, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(config.n_heads * e, d, bias=config.out_bias)
-        self.q_norm: nn.Module = RMSNorm(e, config.norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm: nn.Module = RMSNorm(e, config.norm_eps) if config.qk_norm else nn.Identity()
-
-    def forward(
-        self, x_BSD: Tensor, rotation: Rotation | None, bias: Tensor | None, cache: Cache | None
-    ) -> tuple[Tensor, KeyValue]:
-        """Attend.
-
-        Args:
-            x_BSD: [B, S, D].
-            rotation: rotary factors, or None.
-            bias: [B, 1, S, T] float, 0 where key T is visible to query S and -inf elsewhere; None means plain
-                causal with no past.
-            cache: past keys and values, or None.
-
-        Returns:
-            ([B, S, D], present keys and values).
-        """
-        q = self.q_norm(self.q_proj(x_BSD).unflatten(-1, (self.heads, self.head_size))).transpose(1, 2)
-        k = self.k_norm(self.k_proj(x_BSD).unflatten(-1, (self.kv_heads, self.head_size))).transpose(1, 2)
-        v = self.v_proj(x_BSD).unflatten(-1, (self.kv_heads, self.head_size)).transpose(1, 2)
-        if rotation is not None:
-            q, k = rotation.apply(q), rotation.apply(k)
-        if cache is not None:
-            k, v = cache.extend(k, v)
-        if bias is None:
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.heads != self.kv_heads)
-        else:
-            out = self._attend(q, k, v, bias)
-        projected: Tensor = self.o_proj(out.transpose(1, 2).flatten(2))
-        return projected, (k, v)
-
-    def _attend(self, q_BHSE: Tensor, k_BNTE: Tensor, v_BNTE: Tensor, bias_B1ST: Tensor) -> Tensor:
-        """softmax(Q K^T / sqrt(E)) V (Vaswani 2017, eq. 1); the G heads of a group share keys (Ainslie 2023).
-
-        Spelled out, so that no key or value is repeated in memory in the exported graph.
-        """
-        if self.heads != self.kv_heads:
-            # [B, N, G, S, E]: every group of queries beside its one key and value head
-            q_BHSE = torch.unflatten(q_BHSE, 1, (self.kv_heads, -1))
-            k_BNTE, v_BNTE, bias_B1ST = k_BNTE.unsqueeze(2), v_BNTE.unsqueeze(2), bias_B1ST.unsqueeze(2)
-        scores = (q_BHSE * self.head_size**-0.5) @ k_BNTE.transpose(-1, -2) + bias_B1ST
-        out: Tensor = scores.softmax(dim=-1) @ v_BNTE
-        return torch.flatten(out, 1, 2) if self.heads != self.kv_heads else out
-
-
 class FeedForward(nn.Module):
-    """down(f(up(x))) (Vaswani 2017, eq. 2), or down(silu(gate(x)) * up(x)) (Shazeer 2020, eq. 6)."""
+    """down(f(up(x))) (Vaswani 2017, eq. 2), or down(f(gate(x)) * up(x)) (Shazeer 2020, eqs. 5 and 6)."""
 
     def __init__(self, config: LMConfig) -> None:
         super().__init__()
         self.activation = _ACTIVATIONS[config.activation]
         self.gate_proj = None
-        if config.activation == "swiglu":
+        if config.activation in GATED:
             self.gate_proj = nn.Linear(config.d_model, config.d_ff, bias=config.mlp_bias)
         self.up_proj = nn.Linear(config.d_model, config.d_ff, bias=config.mlp_bias)
         self.down_proj = nn.Linear(config.d_ff, config.d_model, bias=config.mlp_bias)
@@ -185,14 +91,23 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each with a residual and a norm before (`pre`) or after (`post`) it."""
+    """Attention and feed-forward, each with a residual, and with norms before it, after it or on both sides.
+
+    The norms have the names that the families give them: `post_attention_layernorm` stands before the feed-forward of
+    a `pre` block, and after the attention of every other.
+    """
 
     def __init__(self, config: LMConfig) -> None:
         super().__init__()
-        self.pre = config.norm_position == "pre"
-        self.input_layernorm = _norm(config)
+        self.form, self.parallel, self.scale = config.norm_position, config.parallel, config.residual_scale
+        if self.form != "output":
+            self.input_layernorm = _norm(config)
         self.self_attn = Attention(config)
         self.post_attention_layernorm = _norm(config)
+        if self.form == "sandwich":
+            self.pre_feedforward_layernorm = _norm(config)
+        if self.form in ("output", "sandwich"):
+            self.post_feedforward_layernorm = _norm(config)
         self.mlp = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -200,13 +115,24 @@ class Block(nn.Module):
         self, x: Tensor, rotation: Rotation | None, bias: Tensor | None, cache: Cache | None
     ) -> tuple[Tensor, KeyValue]:
         """[B, S, D] -> ([B, S, D], present); the arguments are those of `Attention`."""
-        if self.pre:
-            attended, present = self.self_attn(self.input_layernorm(x), rotation, bias, cache)
-            x = x + self.dropout(attended)
-            return x + self.dropout(self.mlp(self.post_attention_layernorm(x))), present
-        attended, present = self.self_attn(x, rotation, bias, cache)
-        x = self.input_layernorm(x + self.dropout(attended))
-        return self.post_attention_layernorm(x + self.dropout(self.mlp(x))), present
+        read = self.input_layernorm(x) if self.form in ("pre", "sandwich") else x
+        attended, present = self.self_attn(read, rotation, bias, cache)
+        if self.parallel:
+            return x + self._added(attended) + self._added(self.mlp(self.post_attention_layernorm(x))), present
+        if self.form == "pre":
+            x = x + self._added(attended)
+            return x + self._added(self.mlp(self.post_attention_layernorm(x))), present
+        if self.form == "post":
+            x = self.input_layernorm(x + self._added(attended))
+            return self.post_attention_layernorm(x + self._added(self.mlp(x))), present
+        x = x + self._added(self.post_attention_layernorm(attended))
+        read = self.pre_feedforward_layernorm(x) if self.form == "sandwich" else x
+        return x + self._added(self.post_feedforward_layernorm(self.mlp(read))), present
+
+    def _added(self, branch: Tensor) -> Tensor:
+        """What a branch adds to the residual stream."""
+        dropped: Tensor = self.dropout(branch)
+        return dropped if self.scale == 1.0 else dropped * self.scale
 
 
 class TransformerLM(nn.Module):
@@ -216,8 +142,8 @@ class TransformerLM(nn.Module):
         config: its configuration.
     """
 
-    rope_cos: Tensor
-    rope_sin: Tensor
+    frequencies: Tensor
+    window_frequencies: Tensor
     sinusoid: Tensor
 
     def __init__(self, config: LMConfig) -> None:
@@ -227,15 +153,16 @@ class TransformerLM(nn.Module):
         if config.position == "learned":
             self.embed_positions = nn.Embedding(config.context_length, config.d_model)
         elif config.position == "rope":
-            cos, sin = _rotary_tables(config)
-            self.register_buffer("rope_cos", cos, persistent=False)
-            self.register_buffer("rope_sin", sin, persistent=False)
+            self.register_buffer("frequencies", rotary_frequencies(config.rope, config.head_size), persistent=False)
+            if config.window_rope is not None:
+                own = rotary_frequencies(config.window_rope, config.head_size)
+                self.register_buffer("window_frequencies", own, persistent=False)
         else:
             self.register_buffer("sinusoid", _sinusoid(config), persistent=False)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
-        has_norm = config.final_norm if config.final_norm is not None else config.norm_position == "pre"
+        has_norm = config.final_norm if config.final_norm is not None else config.norm_position != "post"
         self.norm: nn.Module = _norm(config) if has_norm else nn.Identity()
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=config.head_bias)
         self.dropout = nn.Dropout(config.dropout)
         self._initialize()
         if config.tie_embeddings:
@@ -281,56 +208,71 @@ class TransformerLM(nn.Module):
         position_BS = index_S.unsqueeze(0).expand(input_ids.shape)
         if pad_length is not None:
             position_BS = (position_BS - pad_length.unsqueeze(1)).clamp(min=0)
-        bias = None
-        if past is not None or pad_length is not None:
+        bias = window_bias = None
+        if past is not None or pad_length is not None or self.config.attention_soft_cap is not None:
             bias = _visibility_bias(index_S, keys, pad_length)
+        if self.config.window is not None:
+            window_bias = _visibility_bias(index_S, keys, pad_length, self.config.window)
         slots = None
         if past_length is not None and past is not None:
             shape = (input_ids.shape[0], self.config.kv_heads, s, self.config.head_size)
             slots = index_S.view(1, 1, -1, 1).expand(shape)
-        x, rotation = self._embed(input_ids, position_BS)
+        x = self._embed(input_ids, position_BS)
+        rotation, window_rotation = self._rotations(position_BS)
         present: list[KeyValue] = []
         for i, layer in enumerate(self.layers):
             cache = None if past is None else Cache(past[i][0], past[i][1], slots)
-            x, key_value = layer(x, rotation, bias, cache)
+            in_window = self.config.has_window(i)
+            turned = window_rotation if in_window else rotation
+            if i in self.config.unrotated_layers:
+                turned = None
+            x, key_value = layer(x, turned, window_bias if in_window else bias, cache)
             present.append(key_value)
         kept = x if logits_to_keep is None else x.index_select(1, logits_to_keep)
-        return LMOutput(self.lm_head(self.norm(kept)), present)
+        return LMOutput(self._logits(kept), present)
 
-    def _embed(self, input_ids: Tensor, position_BS: Tensor) -> tuple[Tensor, Rotation | None]:
+    def _embed(self, input_ids: Tensor, position_BS: Tensor) -> Tensor:
         x = self.embed_tokens(input_ids)
-        if self.config.scale_embedding:
-            x = x * math.sqrt(self.config.d_model)
-        rotation = None
-        if self.config.position == "rope":
-            rotation = Rotation(self.rope_cos[position_BS].unsqueeze(1), self.rope_sin[position_BS].unsqueeze(1))
-        elif self.config.position == "learned":
+        if self.config.embedding_scale != 1.0:
+            x = x * self.config.embedding_scale
+        if self.config.position == "learned":
             x = x + self.embed_positions(position_BS)
-        else:
+        elif self.config.position == "sinusoidal":
             x = x + self.sinusoid[position_BS]
-        return self.dropout(x), rotation
+        dropped: Tensor = self.dropout(x)
+        return dropped
+
+    def _rotations(self, position_BS: Tensor) -> tuple[Rotation | None, Rotation | None]:
+        """Make the rotary factors of the layers without a window, and of those with one."""
+        config = self.config
+        if config.position != "rope":
+            return None, None
+        rotation = rotation_at(config.rope, self.frequencies, position_BS)
+        if config.window_rope is None:
+            return rotation, rotation
+        return rotation, rotation_at(config.window_rope, self.window_frequencies, position_BS)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.lm_head(self.norm(x))
+        if self.config.logit_scale != 1.0:
+            logits = logits * self.config.logit_scale
+        return soft_cap(logits, self.config.logit_soft_cap)
 
 
-def _visibility_bias(index_S: Tensor, keys: int, pad_length: Tensor | None) -> Tensor:
+def _visibility_bias(index_S: Tensor, keys: int, pad_length: Tensor | None, window: int | None = None) -> Tensor:
     """[B or 1, 1, S, T]: 0 where key j is visible to query i, -inf elsewhere.
 
-    Visible: pad_length <= j <= i, and j == i always, so that a padding query never divides by zero.
+    Visible: pad_length <= j <= i, of a window also i - window < j; and j == i always, so that a padding query never
+    divides by zero.
     """
     j = torch.arange(keys, device=index_S.device).view(1, 1, 1, -1)
     i = index_S.view(1, 1, -1, 1)
     visible = j <= i
+    if window is not None:
+        visible = visible & (j > i - window)
     if pad_length is not None:
         visible = visible & (j >= pad_length.view(-1, 1, 1, 1)) | (j == i)
     return torch.where(visible, 0.0, -torch.inf)
-
-
-def _rotary_tables(config: LMConfig) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of position * theta^(-2i/E), [context, E] each, computed in float64."""
-    e = config.head_size
-    frequency = config.rope_theta ** (-torch.arange(0, e, 2, dtype=torch.float64) / e)
-    angle = torch.outer(torch.arange(config.context_length, dtype=torch.float64), frequency)
-    cos, sin = angle.cos().float(), angle.sin().float()
-    return torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)
 
 
 def _sinusoid(config: LMConfig) -> Tensor:

@@ -158,7 +158,7 @@ def test_other_weights_are_an_input_error_and_not_missed_parity(
 def test_an_edited_config_is_another_model(exported: Path, tmp_path: Path) -> None:
     shutil.copytree(exported / "my poems", tmp_path / "copy")
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
-    config["model"]["rope_theta"] = 500.0
+    config["model"]["rope"]["theta"] = 500.0
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=r"not the one that the bundle was made from: its config\.json says"):
         load_original(Bundle.open(exported / "bundle"), tmp_path / "copy")

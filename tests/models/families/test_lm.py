@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from aigc_models.families.lm import TransformerLM, _rotary_tables, next_token_loss
+from aigc_models.families.lm import TransformerLM, next_token_loss
 from aigc_models.families.lm_config import LMConfig
 from aigc_models.families.lm_convert import from_transformer_encoder
+from aigc_models.families.rope import RopeConfig, rotary_frequencies, rotation_at
 from aigc_runtime.errors import ConfigError
 
 FLOAT_ACCURACY = 2e-5
@@ -33,15 +34,48 @@ CLASSIC = LMConfig(
     qkv_bias=True,
     out_bias=True,
     mlp_bias=True,
-    scale_embedding=True,
+    embedding_scale=math.sqrt(32),
 )
 VARIANTS = {
     "gqa": TINY,
     "mha": dataclasses.replace(TINY, n_kv_heads=None),
     "mqa": dataclasses.replace(TINY, n_kv_heads=1),
-    "qk_norm": dataclasses.replace(TINY, qk_norm=True, head_dim=12),
+    "qk_norm": dataclasses.replace(TINY, qk_norm="head", head_dim=12),
     "learned": dataclasses.replace(TINY, position="learned", norm="layernorm", activation="gelu", qkv_bias=True),
     "classic": CLASSIC,
+    "window": dataclasses.replace(TINY, window=4),
+    "gemma": dataclasses.replace(
+        TINY,
+        norm_position="sandwich",
+        activation="geglu_tanh",
+        window=5,
+        window_layers=(0,),
+        window_rope=RopeConfig(theta=100.0),
+        attention_scale=0.3,
+        attention_soft_cap=2.0,
+        logit_soft_cap=3.0,
+        embedding_scale=2.0,
+        tie_embeddings=True,
+    ),
+    "olmo": dataclasses.replace(TINY, norm_position="output", qk_norm="width"),
+    "neox": dataclasses.replace(
+        TINY,
+        parallel=True,
+        norm="layernorm",
+        activation="gelu",
+        rope=RopeConfig(rotary_size=4),
+        qkv_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+        head_bias=True,
+    ),
+    "granite": dataclasses.replace(TINY, residual_scale=0.2, logit_scale=0.5, unrotated_layers=(1,)),
+    "longrope": dataclasses.replace(
+        TINY,
+        rope=RopeConfig(
+            scaling="longrope", factor=4.0, original_context=64, short_factors=(1.0,) * 4, long_factors=(2.0,) * 4
+        ),
+    ),
     "tied": dataclasses.replace(TINY, tie_embeddings=True, activation="gelu_tanh"),
 }
 
@@ -169,11 +203,8 @@ def test_the_future_is_not_seen(model: TransformerLM) -> None:
 @torch.no_grad()
 def test_rotation_is_the_papers_matrix() -> None:
     """Su 2021, eq. 34 with pairs (i, i + E/2): explicit 2x2 rotations."""
-    from aigc_models.families.lm import Rotation
-
-    cos, sin = _rotary_tables(TINY)
-    x = torch.randn(1, 1, 12, 8)
-    rotated = Rotation(cos[:12][None, None], sin[:12][None, None]).apply(x)
+    x, rope = torch.randn(1, 1, 12, 8), RopeConfig()
+    rotated = rotation_at(rope, rotary_frequencies(rope, 8), torch.arange(12)[None]).apply(x)
     for t, i in itertools.product(range(12), range(4)):
         angle = t * 10000 ** (-2 * i / 8)
         a, b = float(x[0, 0, t, i]), float(x[0, 0, t, i + 4])
@@ -225,7 +256,14 @@ def test_a_model_trains() -> None:
         ({"vocab_size": 0}, "LMConfig.vocab_size is 0"),
         ({"n_layers": True}, "LMConfig.n_layers is True"),
         ({"dropout": 1.0}, "LMConfig.dropout is 1.0"),
-        ({"rope_theta": float("nan")}, "LMConfig.rope_theta is nan"),
+        ({"norm_eps": float("nan")}, "LMConfig.norm_eps is nan"),
+        ({"parallel": True, "norm_position": "post"}, "LMConfig.parallel with norm_position 'post'"),
+        ({"window_layers": (0,)}, "LMConfig.window_layers or window_rope is set, window is not"),
+        ({"window": 4, "window_layers": (9,)}, "LMConfig.window_layers is [9] with"),
+        ({"unrotated_layers": (0, 0)}, "LMConfig.unrotated_layers is [0, 0] with"),
+        ({"rope": RopeConfig(rotary_size=10)}, "RopeConfig.rotary_size is 10, a head has 8 numbers"),
+        ({"logit_soft_cap": 0.0}, "LMConfig.logit_soft_cap is 0.0"),
+        ({"residual_scale": math.inf}, "LMConfig.residual_scale is inf"),
     ],
 )
 def test_bad_configurations_name_the_field(change: dict[str, object], message: str) -> None:

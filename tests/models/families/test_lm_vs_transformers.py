@@ -10,6 +10,7 @@ import torch
 
 from aigc_models.families.lm import TransformerLM
 from aigc_models.families.lm_config import LMConfig
+from aigc_models.families.rope import RopeConfig
 
 transformers = pytest.importorskip("transformers")
 
@@ -51,7 +52,7 @@ def test_llama() -> None:
     ours = TransformerLM(LMConfig(**OURS))
     ours.load_state_dict(without_prefix(theirs))
     assert largest_gap(ours, theirs) < FLOAT_ACCURACY
-    other = TransformerLM(LMConfig(**OURS, rope_theta=500.0))
+    other = TransformerLM(LMConfig(**OURS, rope=RopeConfig(theta=500.0)))
     other.load_state_dict(without_prefix(theirs))
     assert largest_gap(other, theirs) > 10 * FLOAT_ACCURACY
 
@@ -67,7 +68,7 @@ def test_qwen2_with_biases_and_tied_embeddings() -> None:
 def test_qwen3_with_normalized_heads_of_their_own_width() -> None:
     config = transformers.Qwen3Config(**MODERN, head_dim=12, rms_norm_eps=1e-6, tie_word_embeddings=False)
     theirs = shaken(transformers.Qwen3ForCausalLM(config))
-    ours = TransformerLM(LMConfig(**OURS, head_dim=12, qk_norm=True, norm_eps=1e-6))
+    ours = TransformerLM(LMConfig(**OURS, head_dim=12, qk_norm="head", norm_eps=1e-6))
     ours.load_state_dict(without_prefix(theirs))
     assert largest_gap(ours, theirs) < FLOAT_ACCURACY
 

@@ -136,4 +136,4 @@ def test_names_of_another_case_and_tensors_the_model_computes() -> None:
     tensors = state(model())
     tensors["Norm.weight"] = tensors.pop(NORM)
     assert_refused(model(), tensors, "lacks tensor 'norm.weight' of shape [4]\nnearest in the file: 'Norm.weight'")
-    assert_refused(model(), changed(rope_cos=torch.ones(4, 2)), "'rope_cos', which the model computes itself")
+    assert_refused(model(), changed(frequencies=torch.ones(4)), "'frequencies', which the model computes itself")

@@ -82,7 +82,7 @@ REFUSED: dict[str, tuple[dict[str, Tensor | None], str]] = {
     "not a number": ({"norm__weight": torch.tensor([1, 1, torch.nan, 1])}, "holds 1 values that are NaN or infinite"),
     "infinite in 16 bits": ({"norm__weight": torch.full((4,), torch.inf).half()}, "holds 4 values that are NaN or"),
     "doubles that would change": ({"norm__weight": torch.ones(4).double() / 3}, "is of float64, and 4 of its 4 values"),
-    "what the model computes": ({"rope_cos": torch.ones(4, 2)}, "'rope_cos', which the model computes itself"),
+    "what the model computes": ({"frequencies": torch.ones(4)}, "'frequencies', which the model computes itself"),
 }
 
 
@@ -111,5 +111,5 @@ def test_a_module_is_built_without_drawing_and_its_tables_are_whole() -> None:
     lm = build_undrawn(lambda: TransformerLM(config()))
     assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(3)))
     assert isinstance(lm, TransformerLM)
-    assert torch.equal(lm.rope_cos, model().rope_cos)
+    assert torch.equal(lm.frequencies, model().frequencies)
     assert torch.equal(lm.get_parameter(NORM), torch.ones(4))
