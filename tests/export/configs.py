@@ -51,7 +51,7 @@ def lm_configs(draw: st.DrawFn) -> Drawn:
     heads = draw(st.sampled_from([1, 2, 3]))
     kv_heads = draw(st.sampled_from([None, *(n for n in (1, 2, 3) if heads % n == 0)]))
     size = draw(st.sampled_from([2, 4]))
-    config = {
+    config: dict[str, Any] = {
         "vocab_size": 256,
         "context_length": draw(st.one_of(st.integers(1, 20), st.sampled_from([31, 64, 100]))),
         "d_model": draw(st.sampled_from([size * heads, 8])) if heads != 3 else size * heads,

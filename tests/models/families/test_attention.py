@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from aigc_models.families.attention import RMSNorm, soft_cap
-from aigc_models.families.lm import TransformerLM
+from aigc_models.families.lm import Block, TransformerLM
 from aigc_models.families.lm_config import LMConfig
 
 CONFIG = LMConfig(vocab_size=20, context_length=32, d_model=24, n_layers=1, n_heads=2, d_ff=16, window=4)
@@ -20,10 +20,11 @@ def test_a_window_hides_what_is_before_it(scale: float | None) -> None:
     config = LMConfig(**{**CONFIG.__dict__, "attention_scale": scale})
     model = TransformerLM(config).eval()
     x = torch.randn(1, 9, 24)
-    attention = model.layers[0].self_attn
-    q, k, v = (
-        p(x).unflatten(-1, (2, 12)).transpose(1, 2) for p in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
+    block = model.layers[0]
+    assert isinstance(block, Block)
+    attention = block.self_attn
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    q, k, v = (torch.unflatten(p(x), -1, (2, 12)).transpose(1, 2) for p in projections)
     i, j = torch.arange(9)[:, None], torch.arange(9)[None]
     mask = (j <= i) & (i - j < 4)
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
