@@ -101,6 +101,7 @@ class Program:
         engines: role in the pipeline -> name of the part.
         states: part -> name of the carried state that it reads and writes; parts of one name share it. A part that is
             not named here has its own.
+        assets: files that the pipeline reads, and that go into the bundle: name -> content.
         model_config: the PyTorch model's configuration, as JSON.
         checkpoint: where the weights came from; None for a module that was handed in.
         source: what the user named to load it, where that is no shipped name: a folder or a function.
@@ -113,6 +114,7 @@ class Program:
     settings: Any
     engines: Mapping[str, str] = field(default_factory=lambda: {MAIN_ENGINE: MAIN_ENGINE})
     states: Mapping[str, str] = field(default_factory=dict)
+    assets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     model_config: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None
     source: str = ""

@@ -11,13 +11,13 @@ from aigc_models.families.gan import Generator
 from aigc_models.families.lm import TransformerLM
 from aigc_models.families.unet import UNet, UNetConfig
 from aigc_models.program import Part, Program, QuantHints, SizeLimit
+from aigc_models.text_assets import BYTES, TextAssets
 from aigc_models.weights.checkpoint import Checkpoint
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import DimSpec, StateSpec, TensorSpec
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.generation.schedules import ScheduleConfig, fitting_steps
-from aigc_runtime.generation.tokenizers import TokenizerInfo, make_tokenizer
 from aigc_runtime.pipelines.denoiser import CLASS_LABELS, CONTEXT, MODEL_OUTPUT, SAMPLE, TIMESTEP
 from aigc_runtime.pipelines.gan import IMAGE, LATENTS
 from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings, TextSettings
@@ -58,7 +58,7 @@ class _CachedLM(nn.Module):
 def lm_program(
     model: TransformerLM,
     *,
-    tokenizer: dict[str, str | int],
+    text: TextAssets = BYTES,
     cache: CacheKind = "growing",
     separate_prefill: bool = False,
     name: str = "lm",
@@ -68,7 +68,7 @@ def lm_program(
 
     Args:
         model: the model.
-        tokenizer: as config.json has it.
+        text: its tokenizer, special tokens and chat template; a model over bytes has none but the bytes.
         name: of the program.
         checkpoint: where its weights came from.
         cache: `growing` (the cache is as long as the text) or `buffer` (it is `context_length` long from the start
@@ -77,8 +77,8 @@ def lm_program(
             `decode`, which reads every token after. Both take and give the same.
 
     Raises:
-        ConfigError: a context without room for a token beside a prompt, another cache form, or a vocabulary of another
-            size than the tokenizer's.
+        ConfigError: a context without room for a token beside a prompt, or another cache form.
+        BundleError: the tokenizer is damaged, or has more tokens than the model. The model's vocabulary may be padded.
     """
     if cache not in ("growing", "buffer"):
         raise UnknownNameError("cache", cache, ("growing", "buffer"))
@@ -88,13 +88,7 @@ def lm_program(
             f"LMConfig.context_length is {config.context_length}",
             hint="must be at least 2 to generate: a token of a prompt, and a new one",
         )
-    info = TokenizerInfo(kind=str(tokenizer.get("kind")))
-    needed = make_tokenizer(info).vocab_size
-    if config.vocab_size != needed:
-        raise ConfigError(
-            f"LMConfig.vocab_size is {config.vocab_size}, the tokenizer {tokenizer} has {needed} ids",
-            hint="use the tokenizer that the model was trained with",
-        )
+    text.check(config.vocab_size)
     length = config.context_length if cache == "buffer" else "past"
     state = tuple(
         StateSpec(
@@ -150,14 +144,19 @@ def lm_program(
         engines={name: name for name in parts},
         states=dict.fromkeys(parts, CACHE) if separate_prefill else {},
         settings=TextSettings(
-            tokenizer=info,
+            tokenizer=text.tokenizer,
             vocab_size=config.vocab_size,
             context_length=config.context_length,
-            eos_token_ids=(),
-            pad_token_id=0,
+            eos_token_ids=text.eos_token_ids,
+            pad_token_id=text.pad_token_id,
+            bos_token_id=text.bos_token_id,
+            sampling=text.sampling,
+            chat=text.chat,
         ),
+        assets=text.files,
         model_config=config.to_dict(),
         checkpoint=checkpoint,
+        notes=text.notes,
     )
 
 

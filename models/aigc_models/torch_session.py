@@ -53,4 +53,5 @@ class TorchSession(ArraySession):
 
 def open_torch(program: Program) -> OpenProgram:
     """The parts of a program as sessions of PyTorch."""
-    return OpenProgram({name: TorchSession(part) for name, part in program.parts.items()}, program.states)
+    sessions = {name: TorchSession(part) for name, part in program.parts.items()}
+    return OpenProgram(sessions, program.states, program.assets)

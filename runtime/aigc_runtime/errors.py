@@ -23,6 +23,7 @@ __all__ = [
     "InputError",
     "OutputError",
     "ParityError",
+    "TextSupportMissingError",
     "UnknownNameError",
 ]
 
@@ -119,6 +120,10 @@ class EngineMemoryError(EngineError):
 
 class EngineMissingError(EngineError):
     """A package that provides an engine, or checks signatures, is not installed; the hint is the exact install line."""
+
+
+class TextSupportMissingError(EngineMissingError):
+    """A package that reads a tokenizer, or renders a chat, is not installed; the hint is the exact install line."""
 
 
 class OutputError(AigcError):

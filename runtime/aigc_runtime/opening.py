@@ -59,7 +59,7 @@ def open_session(bundle: Bundle, *, engine: str = MAIN_ENGINE, threads: int | No
 
 
 def open_program(bundle: Bundle, *, threads: int | None = None) -> OpenProgram:
-    """Load every engine of a bundle.
+    """Load every engine of a bundle; its assets are read from the bundle when they are asked for.
 
     Args:
         bundle: an opened bundle.
@@ -75,7 +75,7 @@ def open_program(bundle: Bundle, *, threads: int | None = None) -> OpenProgram:
     except BaseException:
         OpenProgram(sessions).close()
         raise
-    return OpenProgram(sessions, bundle.manifest.state_names)
+    return OpenProgram(sessions, bundle.manifest.state_names, bundle.assets)
 
 
 def open_pipeline(

@@ -10,7 +10,7 @@ import pytest
 
 TOOLCHAIN = {"torch", "onnx", "onnxscript", "click", "rich", "safetensors", "scipy", "sklearn"}
 ENGINES = {"onnxruntime", "tensorrt", "tensorrt_lean", "tensorrt_rtx", "cuda"}
-HEAVY = TOOLCHAIN | ENGINES | {"cryptography"}
+HEAVY = TOOLCHAIN | ENGINES | {"cryptography", "tokenizers", "jinja2"}
 BUDGET_MS = 150.0
 BUDGET_RATIO = 1.75
 """What importing the runtime may take, in imports of numpy, where that is more: a machine is slower in some hours."""

@@ -36,8 +36,6 @@ from aigc_runtime.core.tensors import Array
 from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.io.jsonable import to_json
 
-BYTES: dict[str, str | int] = {"kind": "bytes"}
-
 
 def tiny_lm(**changes: Any) -> TransformerLM:
     sizes = {"vocab_size": 256, "context_length": 96, "d_model": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
@@ -91,8 +89,8 @@ def tiny_gan(**changes: Any) -> Generator:
 
 SCHEDULE = ScheduleConfig(num_train_timesteps=100)
 SPECS: dict[str, Callable[[], Program]] = {
-    "lm-growing": lambda: lm_program(tiny_lm(), tokenizer=BYTES, cache="growing"),
-    "lm-buffer": lambda: lm_program(tiny_lm(), tokenizer=BYTES, cache="buffer"),
+    "lm-growing": lambda: lm_program(tiny_lm(), cache="growing"),
+    "lm-buffer": lambda: lm_program(tiny_lm(), cache="buffer"),
     "unet": lambda: unet_program(tiny_unet(), SCHEDULE),
     "unet-cross": lambda: unet_program(tiny_cross_unet(), SCHEDULE, dynamic_size=True),
     "gan": lambda: gan_program(tiny_gan()),

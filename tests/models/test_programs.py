@@ -16,16 +16,20 @@ from aigc_models.families.lm_config import LMConfig
 from aigc_models.families.unet import UNet, UNetConfig
 from aigc_models.program import Program, example_feeds
 from aigc_models.programs import gan_program, lm_program, unet_program
-from aigc_models.torch_session import TorchSession
+from aigc_models.text_assets import NO_TEXT, TextAssets
+from aigc_models.torch_session import TorchSession, open_torch
 from aigc_runtime.core.tensors import FeedChecker
-from aigc_runtime.errors import ConfigError, UnknownNameError
+from aigc_runtime.errors import BundleError, ConfigError, InputError, UnknownNameError
+from aigc_runtime.generation.chat import ChatInfo
+from aigc_runtime.generation.sampling_params import SamplingParams
 from aigc_runtime.generation.schedules import ScheduleConfig
+from aigc_runtime.generation.tokenizers import TokenizerInfo
 from aigc_runtime.pipelines.diffusion import DiffusionPipeline
 from aigc_runtime.pipelines.settings import DiffusionSettings
+from aigc_runtime.pipelines.text import TextPipeline
 
 SAME = 1e-5  # float32 of a few layers, the same operators in the same order
 
-BYTES: dict[str, str | int] = {"kind": "bytes"}
 LM = LMConfig(vocab_size=256, context_length=24, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=24)
 UNET = UNetConfig(
     sample_size=8,
@@ -77,7 +81,7 @@ def call(program: Program, feeds: dict[str, np.ndarray]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("cache", ["growing", "buffer"])
 def test_the_flat_language_model_is_the_language_model(cache: Any) -> None:
     model = language_model()
-    program = lm_program(model, tokenizer=BYTES, cache=cache)
+    program = lm_program(model, cache=cache)
     feeds = example_feeds(program.part, {"batch": 2, "kept": 4, "sequence": 3, "past": 5}, seed=0)
     tensors = {k: torch.from_numpy(v) for k, v in feeds.items()}
     expected = model(
@@ -100,7 +104,7 @@ def test_the_flat_language_model_is_the_language_model(cache: Any) -> None:
 
 @pytest.mark.parametrize("cache", ["growing", "buffer"])
 def test_examples_of_the_language_model_look_at_padding_and_at_every_layers_cache(cache: Any) -> None:
-    program = lm_program(language_model(), tokenizer=BYTES, cache=cache)
+    program = lm_program(language_model(), cache=cache)
     for seed in range(3):
         feeds = example_feeds(program.part, {"batch": 2, "kept": 2, "sequence": 3, "past": 4}, seed=seed)
         before = call(program, feeds)["logits"]
@@ -113,7 +117,7 @@ def test_examples_of_the_language_model_look_at_padding_and_at_every_layers_cach
 
 
 def test_the_language_models_interface() -> None:
-    growing = lm_program(language_model(), tokenizer=BYTES)
+    growing = lm_program(language_model())
     assert [(t.name, t.dtype, t.shape, t.low, t.high) for t in growing.part.interface.inputs] == [
         ("input_ids", "int64", ("batch", "sequence"), 0, 256),
         ("pad_length", "int64", ("batch",), 0, 24),
@@ -128,7 +132,7 @@ def test_the_language_models_interface() -> None:
     ]
     assert {s.shape for s in growing.part.interface.state} == {("batch", 2, "past", 4)}
     assert growing.part.interface.length_inputs == ()
-    buffer = lm_program(language_model(), tokenizer=BYTES, cache="buffer")
+    buffer = lm_program(language_model(), cache="buffer")
     assert [d.name for d in buffer.part.interface.dims] == ["batch", "kept", "sequence"]
     assert {(s.shape, s.room(0, {}), s.length_input) for s in buffer.part.interface.state} == {
         (("batch", 2, 24, 4), 24, "past_length")
@@ -139,22 +143,58 @@ def test_the_language_models_interface() -> None:
 def test_the_smallest_context_has_examples() -> None:
     model = TransformerLM(dataclasses.replace(LM, context_length=2))
     for cache in ("growing", "buffer"):
-        program = lm_program(model, tokenizer=BYTES, cache=cache)
+        program = lm_program(model, cache=cache)
         feeds = example_feeds(program.part, {"batch": 2, "kept": 1, "sequence": 1, "past": 0}, seed=0)
         assert bool(call(program, feeds)["logits"].isfinite().all())
     with pytest.raises(ConfigError, match=r"LMConfig\.context_length is 1\nmust be at least 2"):
-        lm_program(TransformerLM(dataclasses.replace(LM, context_length=1)), tokenizer=BYTES)
+        lm_program(TransformerLM(dataclasses.replace(LM, context_length=1)))
 
 
 def test_language_models_that_cannot_be_exported() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown cache 'ring'\nvalid: buffer, growing"):
-        lm_program(language_model(), tokenizer=BYTES, cache="ring")  # type: ignore[arg-type]
+        lm_program(language_model(), cache="ring")  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="unknown tokenizer 'byte'"):
-        lm_program(language_model(), tokenizer={"kind": "byte"})
-    for size in (255, 300):
-        other = TransformerLM(dataclasses.replace(LM, vocab_size=size))
-        with pytest.raises(ConfigError, match=rf"vocab_size is {size}, the tokenizer .* has 256 ids\nuse the tokeni"):
-            lm_program(other, tokenizer=BYTES)
+        lm_program(language_model(), text=TextAssets(tokenizer=TokenizerInfo(kind="byte")))
+    small = TransformerLM(dataclasses.replace(LM, vocab_size=255))
+    with pytest.raises(BundleError, match=r"the tokenizer has 256 tokens, the model 255\nexport the model again with"):
+        lm_program(small)
+
+
+def test_a_vocabulary_may_be_padded() -> None:
+    padded = TransformerLM(dataclasses.replace(LM, vocab_size=300))
+    assert lm_program(padded).settings.vocab_size == 300
+    pipeline = TextPipeline(open_torch(lm_program(padded)), lm_program(padded).settings)
+    (result,) = pipeline.generate("a", max_new_tokens=20, sampling=SamplingParams(temperature=9.0))
+    assert max(result.token_ids) >= 256
+
+
+def test_a_model_without_text_takes_ids_and_gives_ids() -> None:
+    program = lm_program(language_model(), text=NO_TEXT)
+    with TextPipeline(open_torch(program), program.settings) as pipeline:
+        prompts: list[Any] = [[1, 2, 3], np.array([4])]
+        result, other = pipeline.generate(prompts, max_new_tokens=4)
+        assert (result.text, len(result.token_ids), result.prompt_tokens, other.prompt_tokens) == ("", 4, 3, 1)
+        with pytest.raises(InputError, match="this model has no tokenizer"):
+            pipeline.generate("text")
+
+
+def test_what_a_model_says_about_text_goes_into_its_program() -> None:
+    text = TextAssets(
+        tokenizer=TokenizerInfo(kind="bytes"),
+        chat=ChatInfo(templates={"default": "chat_template.jinja"}, special_tokens={"bos_token": "<s>"}),
+        bos_token_id=256,
+        eos_token_ids=(257, 258),
+        pad_token_id=259,
+        files={"chat_template.jinja": b"{{ messages }}"},
+        notes=("a note",),
+    )
+    program = lm_program(TransformerLM(dataclasses.replace(LM, vocab_size=260)), text=text)
+    settings = program.settings
+    assert (settings.bos_token_id, settings.eos_token_ids, settings.pad_token_id) == (256, (257, 258), 259)
+    assert settings.chat == text.chat
+    assert program.assets == text.files
+    assert program.notes == ("a note",)
+    assert open_torch(program).assets == text.files
 
 
 @torch.no_grad()

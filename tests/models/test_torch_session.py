@@ -30,7 +30,7 @@ def model() -> TransformerLM:
 
 @pytest.fixture(params=["growing", "buffer"])
 def session(request: pytest.FixtureRequest, model: TransformerLM) -> TorchSession:
-    return TorchSession(lm_program(model, tokenizer={"kind": "bytes"}, cache=request.param).part)
+    return TorchSession(lm_program(model, cache=request.param).part)
 
 
 def feeds(ids: np.ndarray, *pad: int) -> dict[str, np.ndarray]:
@@ -64,7 +64,7 @@ def test_states_do_not_meet(session: TorchSession) -> None:
 def test_dropout_and_batch_statistics_are_off() -> None:
     torch.manual_seed(0)
     config = dataclasses.replace(CONFIG, dropout=0.5)
-    program = lm_program(TransformerLM(config), tokenizer={"kind": "bytes"})
+    program = lm_program(TransformerLM(config))
     program.part.module.train()
     session, ids = TorchSession(program.part), np.arange(4)[None]
     a, b = (session.run(feeds(ids), session.new_state(1))["logits"] for _ in range(2))

@@ -184,6 +184,7 @@ def manifest() -> tuple[Manifest, dict[str, bytes | Path]]:
         state={"carried": STATE},
         files=(),
         shared_files=(),
+        assets=(),
         pipeline=PipelineInfo.of(TensorsSettings(stages=(Stage(),)), {"model": "model"}),
         tolerances=Tolerances(
             tensor=Tolerance(max_over_rms=1e-4, min_sqnr_db=80.0),

@@ -129,6 +129,7 @@ def manifest() -> tuple[Manifest, dict[str, bytes | Path]]:
         state={},
         files=(),
         shared_files=(),
+        assets=(),
         pipeline=PipelineInfo.of(SETTINGS, ROLES),
         tolerances=Tolerances(
             tensor=Tolerance(max_over_rms=1e-4, min_sqnr_db=80.0),

@@ -213,6 +213,7 @@ def toy_manifest(name: str) -> tuple[Manifest, dict[str, bytes | Path]]:
         state={"carried": session.interface.state} if session.interface.state else {},
         files=(),
         shared_files=(),
+        assets=(),
         pipeline=PipelineInfo.of(settings),
         tolerances=Tolerances(
             tensor=Tolerance(max_over_rms=1e-4, min_sqnr_db=80.0),

@@ -31,7 +31,7 @@ def reference_program(program: Program, recipe: ExportRecipe) -> OpenProgram:
         ConfigError: profiles that the model cannot follow.
     """
     sessions = {name: _reference_session(program, part, recipe) for name, part in program.parts.items()}
-    return OpenProgram(sessions, program.states)
+    return OpenProgram(sessions, program.states, program.assets)
 
 
 def _reference_session(program: Program, part: Part, recipe: ExportRecipe) -> Session:

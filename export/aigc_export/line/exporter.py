@@ -188,7 +188,7 @@ def export_model(
             for one in prepared
         }
         candidate = stack.enter_context(
-            OpenProgram({name: engine.candidate for name, engine in built.items()}, program.states)
+            OpenProgram({name: e.candidate for name, e in built.items()}, program.states, program.assets)
         )
         evaluate = make_evaluator(
             workload,
@@ -199,7 +199,8 @@ def export_model(
             seed=recipe.seed,
             roles=program.engines,
         )
-        scores = evaluate(OpenProgram({name: engine.unbounded for name, engine in built.items()}, program.states))
+        unbounded = {name: engine.unbounded for name, engine in built.items()}
+        scores = evaluate(OpenProgram(unbounded, program.states, program.assets))
         if recipe.search is not None:
             _check_budget(recipe.search, scores)
         report = check_parity(

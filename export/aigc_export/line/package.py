@@ -73,6 +73,9 @@ def make_bundle(
     files: dict[str, bytes | Path] = dict(extra or {})
     for engine in engines.values():
         files |= engine.files
+    if taken := sorted(files.keys() & program.assets.keys()):
+        raise ConfigError(f"the program {program.name!r} has an asset {taken[0]!r}", hint="the bundle needs that name")
+    files |= program.assets
     stored = tuple(
         ReferenceCase(
             name=case.name,
@@ -105,6 +108,7 @@ def make_bundle(
         state={state: engines[name].interface.state for name, state in states.items()},
         files=(),
         shared_files=_shared_files(engines),
+        assets=tuple(sorted(program.assets)),
         pipeline=PipelineInfo.of(program.settings, program.engines),
         tolerances=recipe.tolerances,
         reference=Reference(cases=stored, generation=stored_generation),

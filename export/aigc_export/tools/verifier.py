@@ -134,7 +134,7 @@ def _bounded(program: Program, engines: OpenProgram) -> OpenProgram:
         name: ArraySession(TorchSession(part).call, engines.session(name).interface)
         for name, part in program.parts.items()
     }
-    return OpenProgram(sessions, program.states)
+    return OpenProgram(sessions, program.states, program.assets)
 
 
 def _bisect(bundle: Bundle, part: Part, engine: str, seed: int, tolerance: Tolerance) -> Divergence:

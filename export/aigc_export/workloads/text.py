@@ -40,6 +40,8 @@ PAST = "past"
 DECODED = 3
 """Tokens that a case decodes one by one."""
 PROMPT_TOKENS = 48
+PROMPT_IDS = 8
+"""Tokens of a prompt for a model that reads no text."""
 NEW_TOKENS = 48
 BEST_LENGTH = 128
 """Tokens of a prompt that an engine is optimized for."""
@@ -62,7 +64,7 @@ def _cases(program: Program, opened: OpenProgram, rng: np.random.Generator) -> I
     settings: TextSettings = program.settings
     prefill, decode = engines_of(program.engines)
     session = opened.session(prefill)
-    text = text_tokenizer(settings).encode(standard_library_text().held_out.tobytes().decode("utf-8"))
+    text = text_tokens(settings, program.assets, standard_library_text().held_out)
     decoded = min(DECODED, settings.context_length // 2)
     longest = fitting(session, SEQUENCE, min(PROMPT_TOKENS, settings.context_length // 2))
     longest = max(1, min(longest, fitting(session, PAST, longest + decoded) - decoded))
@@ -90,15 +92,19 @@ def _spread(length: int, count: int) -> Array:
 
 
 def _request(program: Program, opened: OpenProgram, seed: int) -> dict[str, Any]:
-    fitting_prompts = _fitting_prompts(program.settings)
+    fitting_prompts = _fitting_prompts(program.settings, program.assets)
     rows = fitting(opened.session(engines_of(program.engines)[0]), BATCH, 2)
     prompts = [fitting_prompts[i % len(fitting_prompts)] for i in range(rows)]
     return {"prompts": prompts, "max_new_tokens": NEW_TOKENS, "sampling": {"temperature": 0.0}, "seed": seed}
 
 
-def _fitting_prompts(settings: TextSettings) -> list[str]:
+def _fitting_prompts(settings: TextSettings, assets: Mapping[str, bytes]) -> list[Any]:
     """Cut two prompts to different lengths if the context allows it, with room for half a context behind."""
-    tokenizer, most = text_tokenizer(settings), max(1, settings.context_length // 2)
+    most = max(1, settings.context_length // 2)
+    if settings.tokenizer.kind == "none":
+        ids = text_tokens(settings, assets, standard_library_text().held_out).tolist()
+        return [ids[: min(PROMPT_IDS, most)], ids[: max(1, min(PROMPT_IDS, most) - 1)]]
+    tokenizer = text_tokenizer(settings, assets)
     prompts = []
     for prompt in ("def main(", "import "):
         lengths = range(len(prompt), 0, -1)
@@ -135,7 +141,7 @@ def _calibration(program: Program, part: Part, request: SampleRequest) -> Calibr
     return TextData(
         interface=part.interface,
         settings=settings,
-        tokens=text_tokens(settings, text),
+        tokens=text_tokens(settings, program.assets, text),
         samples=request.samples,
         seed=request.seed,
     )

@@ -22,6 +22,7 @@ from aigc_runtime.pipelines.text import text_tokenizer
 
 __all__ = [
     "DIGITS",
+    "DRAWN_IDS",
     "STANDARD_LIBRARY",
     "Evaluation",
     "held_out_part",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 STANDARD_LIBRARY = f"held-out files of Python {platform.python_version()}'s standard library"
+DRAWN_IDS = "drawn token ids"
 DIGITS = "scikit-learn's digits"
 MIN_TEXT_BYTES = 512
 
@@ -94,7 +96,8 @@ def text_evaluation(
     if kept is not None and held_out:
         return Evaluation(data=held_out_part(kept.name), has_task_metric=has_metric, pieces=tuple(held_out))
     pieces = standard_library_text().held_out_pieces
-    return Evaluation(data=STANDARD_LIBRARY, has_task_metric=has_metric, pieces=pieces)
+    data = DRAWN_IDS if settings.tokenizer.kind == "none" else STANDARD_LIBRARY
+    return Evaluation(data=data, has_task_metric=has_metric, pieces=pieces)
 
 
 def image_evaluation(
@@ -132,13 +135,22 @@ def held_out_part(name: str) -> str:
     return f"held-out part of {name!r}"
 
 
-def text_tokens(settings: TextSettings, text: Array) -> Array:
+def text_tokens(settings: TextSettings, assets: Mapping[str, bytes] | None, text: Array) -> Array:
     """The ids of a text [N] uint8, [M] int64: for a model over bytes the bytes themselves, UTF-8 or not.
 
+    A model without a tokenizer reads no text: its ids are drawn from its vocabulary, always the same.
+
+    Args:
+        settings: of the model's pipeline.
+        assets: of its program.
+        text: UTF-8 bytes.
+
     Raises:
-        UnicodeDecodeError: text that is not UTF-8, for another tokenizer.
+        UnicodeDecodeError: text that is not UTF-8, for a tokenizer of a file.
     """
-    tokenizer = text_tokenizer(settings)
+    if settings.tokenizer.kind == "none":
+        return np.random.default_rng(0).integers(0, settings.vocab_size, len(text), dtype=np.int64)
+    tokenizer = text_tokenizer(settings, assets)
     if settings.tokenizer.kind == "bytes":
         return np.concatenate([tokenizer.encode(""), text.astype(np.int64)])
     return tokenizer.encode(text.tobytes().decode("utf-8"))

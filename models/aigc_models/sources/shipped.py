@@ -27,8 +27,8 @@ from aigc_runtime.system.host_memory import available_memory
 
 __all__ = ["MODELS", "ModelEntry", "load_shipped"]
 
-BYTES: dict[str, str | int] = {"kind": "bytes"}
-"""The tokenizer of every language model here."""
+TOKENIZER = {"kind": "bytes"}
+"""The tokenizer of every language model here, as config.json has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +54,13 @@ class ModelEntry:
 
 def _lm_program(module: nn.Module, found: Checkpoint, options: Mapping[str, Any]) -> Program:
     assert isinstance(module, TransformerLM)
-    tokenizer = found.config.get("tokenizer", BYTES)
-    if tokenizer != BYTES:
+    tokenizer = found.config.get("tokenizer", TOKENIZER)
+    if tokenizer != TOKENIZER:
         raise CheckpointError(
-            f"config.json: tokenizer is {tokenizer!r}, which is not read", hint=f"valid: {BYTES}, or leave it out"
+            f"config.json: tokenizer is {tokenizer!r}, which is not read", hint=f"valid: {TOKENIZER}, or leave it out"
         )
     return lm_program(
         module,
-        tokenizer=BYTES,
         cache=options.get("cache", "growing"),
         separate_prefill=options.get("separate_prefill", False),
         checkpoint=found,

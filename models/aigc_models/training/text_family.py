@@ -25,7 +25,6 @@ from aigc_runtime.pipelines.text import TextPipeline
 
 __all__ = ["prepare_lm"]
 
-BYTES: dict[str, str | int] = {"kind": "bytes"}
 SAMPLE_TOKENS = 200
 PROMPT_BYTES = 32
 SHOWN_FILES = 5
@@ -44,7 +43,7 @@ def prepare_lm(data: Path | str | None, options: TrainOptions, samples: int) -> 
     task = LMTask(config, loop, text, recipes.WINDOW, device=options.device)
 
     def finish(model: nn.Module) -> Measured:
-        session = TorchSession(lm_program(_lm(model), tokenizer=BYTES).part)
+        session = TorchSession(lm_program(_lm(model)).part)
         metrics = text_quality(session, text.held_out, samples=samples, seed=0)
         name = STANDARD_LIBRARY if data is None else held_out_part(data_name(data))
         return Measured(metrics=metrics, samples=samples, data=name)
@@ -83,7 +82,7 @@ def _lm(model: nn.Module) -> TransformerLM:
 
 def _continued(model: TransformerLM, text: TextData) -> str:
     """The start of the held-out text, continued."""
-    program = lm_program(model, tokenizer=BYTES)
+    program = lm_program(model)
     pipeline = make_pipeline(TorchSession(program.part), program.settings)
     assert isinstance(pipeline, TextPipeline)
     prompt = text.held_out[:PROMPT_BYTES].tobytes().decode("utf-8", errors="ignore") or " "

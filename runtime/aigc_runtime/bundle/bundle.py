@@ -163,6 +163,11 @@ class Bundle:
         return read_npy(self.read(name), what=name)
 
     @property
+    def assets(self) -> Mapping[str, bytes]:
+        """The files that the pipeline reads: name -> content, read from the bundle when it is asked for."""
+        return _Assets(self)
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of all files but the manifest and its signature."""
         return sum(info.size for info in self.manifest.files)
@@ -173,6 +178,24 @@ class Bundle:
         if self.signed_by is not None:
             return f"signed by {self.signed_by}, verified"
         return "signed, not checked" if self.has_signature else "not signed"
+
+
+class _Assets(Mapping[str, bytes]):
+    """Files of a bundle, each hashed when it is read."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+
+    def __getitem__(self, name: str) -> bytes:
+        if name not in self._bundle.manifest.assets:
+            raise KeyError(name)
+        return self._bundle.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._bundle.manifest.assets)
+
+    def __len__(self) -> int:
+        return len(self._bundle.manifest.assets)
 
 
 def retry_replaced(work: Callable[[], T]) -> T:

@@ -136,6 +136,7 @@ class Manifest:
         pipeline: what drives the engines.
         state: name -> carried tensors, which every engine that names them reads and writes.
         shared_files: files that several engines read.
+        assets: files that the pipeline reads, such as a tokenizer.
     """
 
     format: Literal["aigc-bundle"]
@@ -147,6 +148,7 @@ class Manifest:
     state: dict[str, tuple[StateSpec, ...]]
     files: tuple[FileInfo, ...]
     shared_files: tuple[str, ...]
+    assets: tuple[str, ...]
     pipeline: PipelineInfo
     tolerances: Tolerances
     reference: Reference
@@ -190,7 +192,7 @@ class Manifest:
             raise ConfigError(f"files holds names that differ in case only, or twice: {twice}")
         steps = [step for case in self.reference.cases for step in case.steps]
         generation = self.reference.generation
-        used = {engine.file for engine in self.engines.values()} | set(self.shared_files)
+        used = {engine.file for engine in self.engines.values()} | {*self.shared_files, *self.assets}
         used |= {*generation.arrays.values(), *generation.outputs.values()}
         used |= {file for step in steps for files in (step.inputs, step.outputs) for file in files.values()}
         if self.files and not used <= set(names):

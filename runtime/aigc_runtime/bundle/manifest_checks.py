@@ -124,8 +124,9 @@ def _check_engines(manifest: Manifest) -> None:
         )
     if empty := sorted(name for name, specs in manifest.state.items() if not specs):
         raise ConfigError(f"state {empty[0]!r} has no tensors", hint="an engine without carried state has null there")
-    if len(set(manifest.shared_files)) < len(manifest.shared_files):
-        raise ConfigError(f"shared_files names a file twice: {list(manifest.shared_files)}")
+    for field, files in (("shared_files", manifest.shared_files), ("assets", manifest.assets)):
+        if len(set(files)) < len(files):
+            raise ConfigError(f"{field} names a file twice: {list(files)}")
 
 
 def _check_sharing(state: str, engines: Mapping[str, EngineInfo]) -> None:

@@ -29,7 +29,10 @@ def check_runnable(manifest: Manifest) -> None:
     """
     if manifest.precision not in PRECISIONS:
         raise UnknownNameError("precision", manifest.precision, PRECISIONS)
-    kind, pipeline = get_kind(manifest.pipeline.kind), idle_pipeline(manifest)
+    kind = get_kind(manifest.pipeline.kind)
+    if lost := sorted(set(kind.assets(manifest.pipeline.settings)) - set(manifest.assets)):
+        raise ConfigError(f"assets lacks {lost[0]!r}, which the pipeline reads", hint="export the model again")
+    pipeline = idle_pipeline(manifest)
     kind.check(pipeline)
     if manifest.tolerances.limits().get(kind.metric.limit) is None:
         raise ConfigError(
@@ -55,7 +58,7 @@ def idle_pipeline(manifest: Manifest) -> AnyPipeline:
         AigcError: the pipeline could not drive the engines.
     """
     sessions = {name: ArraySession(_never, interface) for name, interface in manifest.interfaces.items()}
-    program = OpenProgram(sessions, manifest.state_names)
+    program = OpenProgram(sessions, manifest.state_names, assets=None)
     return make_pipeline(program, manifest.pipeline.settings, manifest.pipeline.engines)
 
 

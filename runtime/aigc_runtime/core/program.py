@@ -1,9 +1,10 @@
-"""An opened program: the sessions of its engines, and the carried state that they share."""
+"""An opened program: the sessions of its engines, the carried state that they share, the files of its pipeline."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from aigc_runtime.core.closing import close_all
 from aigc_runtime.core.interface import Interface
@@ -16,6 +17,9 @@ __all__ = ["MAIN_ENGINE", "OpenProgram", "ProgramState", "as_program", "batch_ro
 
 MAIN_ENGINE = "model"
 """The engine of a program that has only one, and the role it has in its pipeline."""
+
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class ProgramState:
@@ -37,11 +41,19 @@ class OpenProgram:
         sessions: engine -> session. The program closes them.
         states: engine -> name of the carried state that it reads and writes; engines of one name share it, and their
             sessions are of one back-end.
+        assets: files that the pipeline reads when it is made, such as a tokenizer: name -> content. None where only
+            the interfaces of the engines are known, and nothing is run.
     """
 
-    def __init__(self, sessions: Mapping[str, Session], states: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        sessions: Mapping[str, Session],
+        states: Mapping[str, str] = _NOTHING,
+        assets: Mapping[str, bytes] | None = _NOTHING,
+    ) -> None:
         self.sessions = MappingProxyType(dict(sessions))
         self.states = MappingProxyType(dict(states))
+        self.assets = assets
 
     def session(self, engine: str) -> Session:
         """The session of an engine.

@@ -191,6 +191,11 @@ def _no_arrays(_pipeline: Any, _arrays: Results) -> None:
     """A request whose arguments are never arrays."""
 
 
+def _no_assets(_settings: Any) -> Collection[str]:
+    """Settings that name no files."""
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class PipelineKind:
     """A kind of pipeline.
@@ -210,6 +215,7 @@ class PipelineKind:
         verb: gives the command `generate`; called when that is used, so that its imports cost nothing else.
         check: refuses settings that the engines contradict, where `open` does not; (pipeline) -> None.
         check_arrays: refuses arrays of a request by dtype, shape or values; (pipeline, arrays) -> None.
+        assets: settings -> the files that they name, which a bundle must have among its `assets`.
 
     Raises:
         ConfigError: settings that are no dataclass, or have a field that the manifest needs itself.
@@ -227,6 +233,7 @@ class PipelineKind:
     verb: Callable[[], Verb]
     check: Callable[[Any], None] = _nothing
     check_arrays: Callable[[Any, Results], None] = _no_arrays
+    assets: Callable[[Any], Collection[str]] = _no_assets
 
     def __post_init__(self) -> None:
         if not dataclasses.is_dataclass(self.settings):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from aigc_runtime.core.ranges import MAX_COUNT, MAX_GUIDANCE_SCALE, MAX_STEPS, check_range
 from aigc_runtime.errors import ConfigError, InputError
+from aigc_runtime.generation.chat import ChatInfo
 from aigc_runtime.generation.samplers import SAMPLERS
 from aigc_runtime.generation.sampling_params import SamplingParams
 from aigc_runtime.generation.schedules import ScheduleConfig
@@ -27,12 +28,14 @@ class TextSettings:
         tokenizer: which, and of which file.
         vocab_size: width of the logits.
         context_length: most tokens, prompt and generated together.
-        bos_token_id: the token that every text begins with; None where there is none, or the tokenizer's file says so.
+        bos_token_id: the token that begins a text; None where there is none. The byte tokenizer puts it in front of
+            every text; a tokenizer of a file says itself what it puts where.
         eos_token_ids: the tokens that end a text; empty where none does.
         pad_token_id: the token that fills the left of shorter rows.
         sampling: how tokens are chosen where a request does not say it.
         recompute_at: steps beyond which all of a row is read again once, for a model that sees the first steps another
             way then; None for a model that never does.
+        chat: how a chat becomes a prompt; None for a model without a chat template.
     """
 
     tokenizer: TokenizerInfo
@@ -43,6 +46,7 @@ class TextSettings:
     bos_token_id: int | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     recompute_at: int | None = None
+    chat: ChatInfo | None = None
 
     def __post_init__(self) -> None:
         check_range("vocab_size", self.vocab_size, 1, MAX_COUNT)

@@ -6,22 +6,22 @@ depend on what else is in the batch.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram, as_program
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
-from aigc_runtime.errors import BundleError
 from aigc_runtime.generation.sampling_params import SamplingParams
-from aigc_runtime.generation.tokenizers import Tokenizer, make_tokenizer
+from aigc_runtime.generation.tokenizers import Tokenizer, TokenizerRequest, make_tokenizer
 from aigc_runtime.pipelines.arguments import check_count
 from aigc_runtime.pipelines.kind import SINGLE_ENGINE, Roles, require_roles
+from aigc_runtime.pipelines.prompts import Prompt, listed_prompts
 from aigc_runtime.pipelines.settings import TextSettings
 from aigc_runtime.pipelines.stop_strings import StopWatch, check_stop
 from aigc_runtime.pipelines.text_loop import Cancel, TextLoop
-from aigc_runtime.pipelines.text_rows import FinishReason, Row, listed_prompts, make_rows
+from aigc_runtime.pipelines.text_rows import FinishReason, Row, make_rows
 from aigc_runtime.pipelines.text_tensors import (
     DECODE,
     INPUT_IDS,
@@ -66,15 +66,26 @@ class TextResult:
     prompt_tokens: int
 
 
-def text_tokenizer(settings: TextSettings) -> Tokenizer:
+def text_tokenizer(settings: TextSettings, assets: Mapping[str, bytes] | None) -> Tokenizer:
     """The tokenizer of a language model.
+
+    Args:
+        settings: of its pipeline.
+        assets: of its program.
 
     Raises:
         UnknownNameError: an unknown kind.
-        BundleError: settings that the kind does not take.
+        TextSupportMissingError: its package is not installed; the hint is the install line.
+        BundleError: settings or files that the kind does not take, or more tokens than the model knows.
     """
     return make_tokenizer(
-        settings.tokenizer, bos=settings.bos_token_id, others=(*settings.eos_token_ids, settings.pad_token_id)
+        TokenizerRequest(
+            info=settings.tokenizer,
+            vocab_size=settings.vocab_size,
+            assets=assets,
+            bos=settings.bos_token_id,
+            others=(*settings.eos_token_ids, settings.pad_token_id),
+        )
     )
 
 
@@ -91,7 +102,8 @@ class TextPipeline:
 
     Raises:
         ConfigError: other roles, an engine has other inputs or outputs, or other sizes, or two share no state.
-        BundleError: tokenizer settings that this runtime cannot use, or more tokens than the engine knows.
+        BundleError: see `text_tokenizer`, also for the next one.
+        TextSupportMissingError: the package of its tokenizer is not installed.
     """
 
     def __init__(self, program: OpenProgram | Session, settings: TextSettings, roles: Roles = SINGLE_ENGINE) -> None:
@@ -101,12 +113,7 @@ class TextPipeline:
         self.decode = roles.get(DECODE) or self.prefill
         require_engines(self.program, self.prefill, self.decode, settings.vocab_size)
         self.settings = settings
-        self.tokenizer = text_tokenizer(settings)
-        if self.tokenizer.vocab_size > settings.vocab_size:
-            raise BundleError(
-                f"the tokenizer has {self.tokenizer.vocab_size} tokens, the engine {settings.vocab_size}",
-                hint="export the model again with the tokenizer that it was trained with",
-            )
+        self.tokenizer = text_tokenizer(settings, self.program.assets)
 
     def close(self) -> None:
         """Close the program."""
@@ -122,7 +129,7 @@ class TextPipeline:
 
     def generate(
         self,
-        prompts: str | Sequence[str],
+        prompts: Prompt | Sequence[Prompt],
         *,
         max_new_tokens: int = 128,
         sampling: SamplingParams | None = None,
@@ -134,7 +141,7 @@ class TextPipeline:
         """Continue prompts of any lengths together.
 
         Args:
-            prompts: one or several.
+            prompts: one or several, each a text or its token ids, integers [n].
             max_new_tokens: at least 1.
             sampling: how tokens are chosen; None takes the model's own way, `settings.sampling`.
             seed: row i draws from seed + i.
@@ -152,7 +159,7 @@ class TextPipeline:
         chosen = self._sampling(sampling, options)
         check_stop(stop)
         rows = self._rows(listed_prompts(prompts), seed)
-        texts = [StopWatch(self.tokenizer.stream(), stop) for _ in rows]
+        texts = [StopWatch(self.tokenizer.stream(row.history.ids), stop) for row in rows]
         for tokens in self._steps(rows, max_new_tokens, chosen, cancel):
             for row, text, token in zip(rows, texts, tokens.tolist(), strict=True):
                 if token >= 0:
@@ -173,7 +180,7 @@ class TextPipeline:
 
     def stream(
         self,
-        prompt: str,
+        prompt: Prompt,
         *,
         max_new_tokens: int = 128,
         sampling: SamplingParams | None = None,
@@ -191,7 +198,7 @@ class TextPipeline:
         check_stop(stop)
         rows = self._rows([prompt], seed)
         steps = self._steps(rows, max_new_tokens, chosen, cancel)
-        return self._stream(steps, rows[0], StopWatch(self.tokenizer.stream(), stop))
+        return self._stream(steps, rows[0], StopWatch(self.tokenizer.stream(rows[0].history.ids), stop))
 
     @staticmethod
     def _stream(steps: Iterator[Array], row: Row, text: StopWatch) -> Generator[str, None, None]:
@@ -211,8 +218,15 @@ class TextPipeline:
         chosen.check_vocabulary(self.settings.vocab_size)
         return chosen
 
-    def _rows(self, prompts: list[str], seed: int) -> list[Row]:
-        return make_rows(prompts, self.tokenizer, context_length=self.settings.context_length, seed=seed)
+    def _rows(self, prompts: Sequence[Prompt], seed: int) -> list[Row]:
+        settings = self.settings
+        return make_rows(
+            prompts,
+            self.tokenizer,
+            vocab_size=settings.vocab_size,
+            context_length=settings.context_length,
+            seed=seed,
+        )
 
     def _steps(
         self, rows: list[Row], max_new_tokens: int, sampling: SamplingParams, cancel: Cancel | None

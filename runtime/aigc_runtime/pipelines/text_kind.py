@@ -15,6 +15,7 @@ from aigc_runtime.generation.logits import SamplingParams
 from aigc_runtime.generation.rng import check_seed
 from aigc_runtime.pipelines.arguments import fit
 from aigc_runtime.pipelines.kind import Metric, PipelineKind, Request, ResultForm, Results, Verb
+from aigc_runtime.pipelines.prompts import check_prompts, is_single
 from aigc_runtime.pipelines.requests import check_arguments, integer_check, texts_check
 from aigc_runtime.pipelines.settings import TextSettings
 from aigc_runtime.pipelines.text import INPUT_IDS, LOGITS_TO_KEEP, PAD_LENGTH, TextPipeline
@@ -45,7 +46,7 @@ def request_sampling(value: object) -> SamplingParams:
 
 
 _CHECKS: Mapping[str, Callable[[Any], object]] = {
-    "prompts": texts_check("prompts", single=True),
+    "prompts": check_prompts,
     "stop": texts_check("stop"),
     "max_new_tokens": integer_check("max_new_tokens", MAX_COUNT),
     "sampling": request_sampling,
@@ -78,12 +79,17 @@ def _check(pipeline: TextPipeline) -> None:
             )
 
 
+def _assets(settings: TextSettings) -> list[str]:
+    files = [settings.tokenizer.file] if settings.tokenizer.file is not None else []
+    return [*files, *(settings.chat.templates.values() if settings.chat is not None else ())]
+
+
 def _check_request(pipeline: TextPipeline, request: Request, arrays: Collection[str]) -> dict[str, ResultForm]:
     check_arguments(TextPipeline.generate, request, arrays, checks=_CHECKS)
     prompts = request["prompts"]
-    rows = 1 if isinstance(prompts, str) else len(prompts)
+    rows = 1 if is_single(prompts) else len(prompts)
     if not rows:
-        raise ConfigError("request.prompts is empty", hint="must be a list of texts")
+        raise ConfigError("request.prompts is empty", hint="must be a list of texts, or of lists of token ids")
     most = min(request.get("max_new_tokens", 128), pipeline.settings.context_length)
     if rows * most > MAX_REFERENCE_TOKENS:
         raise ConfigError(
@@ -158,6 +164,7 @@ TEXT = PipelineKind(
     open=lambda program, roles, settings: TextPipeline(program, settings, roles),
     check=_check,
     check_request=_check_request,
+    assets=_assets,
     replay=_replay,
     metric=Metric(name="token_agreement", measure=_agreement, limit="min_token_agreement"),
     step=_step,

@@ -10,9 +10,9 @@ from aigc_runtime.errors import InputError
 from aigc_runtime.generation.history import TokenHistory
 from aigc_runtime.generation.rng import TorchGenerator, check_seed
 from aigc_runtime.generation.tokenizers import Tokenizer
-from aigc_runtime.io.printable import shown
+from aigc_runtime.pipelines.prompts import Prompt, prompt_ids
 
-__all__ = ["FinishReason", "Row", "listed_prompts", "make_rows"]
+__all__ = ["FinishReason", "Row", "make_rows"]
 
 FinishReason = Literal["length", "context", "stop", "eos", "cancelled"]
 
@@ -45,34 +45,20 @@ class Row:
         return self.history.generated
 
 
-def listed_prompts(prompts: str | Sequence[str]) -> list[str]:
-    """The prompts of a request, one or several.
-
-    Raises:
-        InputError: something else.
-    """
-    if isinstance(prompts, str):
-        return [prompts]
-    try:
-        return list(prompts)
-    except TypeError as err:
-        raise InputError(f"prompts is {shown(prompts)}", hint="must be a string, or a list of strings") from err
-
-
-def make_rows(prompts: Sequence[str], tokenizer: Tokenizer, *, context_length: int, seed: int) -> list[Row]:
+def make_rows(
+    prompts: Sequence[Prompt], tokenizer: Tokenizer, *, vocab_size: int, context_length: int, seed: int
+) -> list[Row]:
     """Make the rows of prompts; row i draws from seed + i.
 
     Raises:
-        InputError: no prompt, an empty one, one that fills the context, or a bad seed.
+        InputError: no prompt, an empty one, unknown ids, a prompt that fills the context, or a bad seed.
     """
     if not prompts:
         raise InputError("no prompt was given", hint="give at least one")
     base = check_seed(seed)
     rows = []
     for i, prompt in enumerate(prompts):
-        if not isinstance(prompt, str):
-            raise InputError(f"prompt {i} is a {type(prompt).__name__}", hint="prompts are strings")
-        ids = tokenizer.encode(prompt)
+        ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt_ids(i, prompt, vocab_size)
         if len(ids) == 0:
             raise InputError(f"prompt {i} is empty", hint="give at least one character to continue from")
         if len(ids) >= context_length:

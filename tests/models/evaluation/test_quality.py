@@ -70,7 +70,7 @@ def test_chance_is_eight_bits_and_a_model_that_counts_needs_none(longest: int | 
 
 def test_a_model_with_a_short_context_is_measured_too() -> None:
     torch.manual_seed(0)
-    program = lm_program(TransformerLM(LM), tokenizer={"kind": "bytes"}, cache="buffer")
+    program = lm_program(TransformerLM(LM), cache="buffer")
     held_out = standard_library_text().held_out
     found = values(text_quality(TorchSession(program.part), held_out, samples=3, seed=0))
     assert 7.5 < found["bits_per_byte"] < 8.5
@@ -83,7 +83,7 @@ def test_logits_of_pieces_behind_a_cache_are_those_of_the_whole(
 ) -> None:
     torch.manual_seed(0)
     model = TransformerLM(LM).eval()
-    session = TorchSession(lm_program(model, tokenizer={"kind": "bytes"}, cache=cache).part)
+    session = TorchSession(lm_program(model, cache=cache).part)
     ids = np.random.default_rng(0).integers(0, 256, (3, 40))
     monkeypatch.setattr("aigc_models.evaluation.quality.MAX_LOGITS", most * 3 * 256)
     pieces = list(quality.session_logits(session)(ids))
@@ -95,7 +95,7 @@ def test_logits_of_pieces_behind_a_cache_are_those_of_the_whole(
 
 def test_an_engine_that_keeps_few_places_is_asked_for_few() -> None:
     torch.manual_seed(0)
-    part = lm_program(TransformerLM(LM), tokenizer={"kind": "bytes"}).part
+    part = lm_program(TransformerLM(LM)).part
     dims = [dataclasses.replace(dim, max=6) if dim.name == "kept" else dim for dim in part.interface.dims]
     session = TorchSession(dataclasses.replace(part, interface=part.interface.with_dims(dims)))
     ids = np.zeros((2, 40), dtype=np.int64)

@@ -95,6 +95,11 @@ def test_of_any_family(name: str, edit: Edit, message: str, toy_bundles: Path) -
     refuse(toy_bundles, name, edit, message)
 
 
+def tokenizer(kind: str, file: str | None = None) -> Edit:
+    return settings(tokenizer={"kind": kind, "file": file, "clean_up_spaces": False})
+
+
+CHAT = {"templates": {"default": "chat.jinja"}, "special_tokens": {}}
 TEXT: list[tuple[Edit, str]] = [
     (settings(vocab_size=0), r"vocab_size is 0\nmust be from 1 to 16,777,216"),
     (settings(vocab_size=2**25), r"vocab_size is 33,554,432\nmust be from 1 to 16,777,216"),
@@ -106,9 +111,19 @@ TEXT: list[tuple[Edit, str]] = [
     (settings(eos_token_ids=[3, 256]), r"eos_token_ids is 256\nmust be from 0 to 255"),
     (settings(eos_token_ids=[3, 3]), r"eos_token_ids holds a token twice: \[3, 3\]"),
     (settings(eos_token_ids=3), r"eos_token_ids is the number 3, expected a list"),
-    (settings(tokenizer={"kind": "zz", "file": None}), "unknown tokenizer"),
-    (settings(tokenizer={"kind": "bytes"}), r"\$\.pipeline\.tokenizer\.file is missing"),
-    (settings(tokenizer={"kind": "bytes", "file": "model.onnx"}), "the byte tokenizer has the file 'model.onnx'"),
+    (tokenizer("zz"), "unknown tokenizer"),
+    (settings(tokenizer={"kind": "bytes"}), r"\$\.pipeline\.tokenizer\.file, clean_up_spaces are missing"),
+    (tokenizer("bytes", "model.onnx"), r"assets lacks 'model\.onnx', which the pipeline reads"),
+    (
+        lambda m: (tokenizer("bytes", "model.onnx")(m), m.update(assets=["model.onnx"])),
+        "the byte tokenizer has the file 'model.onnx'",
+    ),
+    (tokenizer("huggingface"), "the huggingface tokenizer has no file"),
+    (tokenizer("huggingface", "t.json"), r"assets lacks 't\.json', which the pipeline reads"),
+    (settings(chat=CHAT), r"assets lacks 'chat\.jinja', which the pipeline reads"),
+    (settings(chat={**CHAT, "templates": {"tool_use": "t"}}), r"chat\.templates has no 'default'\nit has: tool_use"),
+    (lambda m: m.update(assets=["none.json"]), r"files lacks \['none\.json'\]"),
+    (lambda m: m.update(assets=["model.onnx", "model.onnx"]), "assets names a file twice"),
     (settings(bos_token_id=256), r"bos_token_id is 256\nmust be from 0 to 255"),
     (settings(recompute_at=0), r"recompute_at is 0\nmust be from 1 to 16,777,216"),
     (settings(sampling={"top_k": 3}), r"\$\.pipeline\.sampling\.temperature, .* are missing"),

@@ -34,7 +34,8 @@ def text_evaluator(request: EvaluatorRequest) -> ProgramEvaluator:
     evaluation, samples, session = request.evaluation, request.samples, request.reference.session(engine)
     longest = session.interface.dims_by_name[SEQUENCE].max
     length = min(WINDOW, settings.context_length, longest or WINDOW)
-    windows = text_windows(text_tokens(settings, evaluation.text), count=samples, length=length, seed=request.seed)
+    tokens = text_tokens(settings, request.reference.assets, evaluation.text)
+    windows = text_windows(tokens, count=samples, length=length, seed=request.seed)
     nats, likeliest = score_windows(session_logits(session), windows)
 
     def evaluate(candidate: OpenProgram) -> Scores:

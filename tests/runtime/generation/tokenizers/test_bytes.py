@@ -8,18 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_runtime.errors import BundleError, InputError, UnknownNameError
-from aigc_runtime.generation import tokenizers
-from aigc_runtime.generation.tokenizers import (
-    TOKENIZERS,
-    ByteTokenizer,
-    StreamDecoder,
-    Tokenizer,
-    TokenizerInfo,
-    make_tokenizer,
-)
-
-BYTES = TokenizerInfo(kind="bytes")
+from aigc_runtime.errors import InputError
+from aigc_runtime.generation.tokenizers import ByteTokenizer, StreamDecoder
+from aigc_runtime.generation.tokenizers import bytes as byte_tokenizer
 
 # One to four bytes a character, a combining accent, a joined emoji, right-to-left, a byte order mark, NUL.
 TEXTS = ["", "plain", "naïve", "日本語", "👩‍🚀 🎉", "e\u0301", "שלום", "\ufeffx", "a\x00b\r\n\t"]
@@ -121,28 +112,23 @@ def test_bad_special_ids(bad: Any) -> None:
         ByteTokenizer(bos=bad)
 
 
-def test_the_tokenizer_of_a_manifest() -> None:
-    tokenizer: Tokenizer = make_tokenizer(BYTES)
-    assert isinstance(tokenizer, ByteTokenizer)
+def test_what_a_text_begins_with_can_be_left_out() -> None:
+    assert ByteTokenizer(bos=256).encode("h", add_special_tokens=False).tolist() == [104]
+
+
+def test_ids_of_a_padded_vocabulary_stand_for_no_text() -> None:
+    tokenizer = ByteTokenizer(padded_to=300)
     assert tokenizer.vocab_size == 256
-    assert make_tokenizer(BYTES, bos=256, others=[257, 258]).vocab_size == 259
-    assert make_tokenizer(BYTES, others=[33, 0]).decode(np.array([33])) == "!"
-    assert list(TOKENIZERS) == ["bytes"]
+    assert tokenizer.decode(np.array([65, 299, 66])) == "AB"
+    with pytest.raises(InputError, match="token id 300 stands for nothing"):
+        tokenizer.decode(np.array([300]))
 
 
-def test_an_unknown_kind() -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown tokenizer 'byte'\nvalid: bytes\. Did you mean 'bytes'\?"):
-        make_tokenizer(TokenizerInfo(kind="byte"))
-
-
-def test_settings_that_the_kind_does_not_take() -> None:
-    with pytest.raises(BundleError, match=r"the byte tokenizer has the file 'a\.json'\nit needs none: must be null"):
-        make_tokenizer(TokenizerInfo(kind="bytes", file="a.json"))
-    with pytest.raises(BundleError, match=r"the byte tokenizer: bos is 12\nmust be an integer from 256"):
-        make_tokenizer(BYTES, bos=12)
+def test_a_stream_completes_a_character_that_the_prompt_begins() -> None:
+    assert pieces(ByteTokenizer().stream(np.array([65, 0xC3])), [0xA9]) == ["é", ""]
 
 
 def test_doctests() -> None:
-    results = doctest.testmod(tokenizers)
+    results = doctest.testmod(byte_tokenizer)
     assert results.attempted
     assert not results.failed

@@ -1,0 +1,135 @@
+"""A tokenizer of a tokenizer.json file, run by the `tokenizers` library."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.errors import BundleError, InputError, TextSupportMissingError
+from aigc_runtime.generation.tokenizers.base import NOTHING, StreamDecoder, check_ids, utf8
+from aigc_runtime.generation.tokenizers.streams import SpaceCleaner, clean_up, make_stream
+
+if TYPE_CHECKING:
+    import tokenizers
+
+__all__ = ["MAX_TOKENIZER_BYTES", "TEXT_INSTALL", "HuggingFaceTokenizer", "import_tokenizers"]
+
+MAX_TOKENIZER_BYTES = 2**27
+"""Size of a tokenizer.json: three times the largest that is published."""
+TEXT_INSTALL = "pip install 'aigc-runtime[text]'"
+_MAX_ID = 2**31
+
+
+def import_tokenizers() -> Any:
+    """The library.
+
+    Raises:
+        TextSupportMissingError: it is not installed; the hint is the install line.
+    """
+    try:
+        import tokenizers
+    except ImportError as err:
+        raise TextSupportMissingError(
+            "this model's tokenizer needs the package tokenizers, which is not installed", hint=TEXT_INSTALL
+        ) from err
+    return tokenizers
+
+
+@contextlib.contextmanager
+def _failures(what: str, error: type[BundleError] | type[InputError], hint: str) -> Iterator[None]:
+    """Turn what the library raises into our own error; it panics with what is no `Exception`."""
+    try:
+        yield
+    except Exception as err:
+        raise error(f"{what}: {err}", hint=hint) from err
+    except BaseException as err:
+        if type(err).__name__ != "PanicException":
+            raise
+        raise error(f"{what}: the library failed: {err}", hint=hint) from err
+
+
+class HuggingFaceTokenizer:
+    """Encodes and decodes as transformers does with the same file.
+
+    Args:
+        data: content of a tokenizer.json.
+        name: of the file, for messages.
+        clean_up_spaces: whether a decoded text loses the spaces before punctuation. Where tokens are merged pairs of
+            bytes it would lose real ones, and nothing is done, as in transformers.
+
+    Raises:
+        TextSupportMissingError: the library is not installed; the hint is the install line.
+        BundleError: the file is damaged, or too large.
+    """
+
+    def __init__(self, data: bytes, *, name: str = "tokenizer.json", clean_up_spaces: bool = False) -> None:
+        library = import_tokenizers()
+        if len(data) > MAX_TOKENIZER_BYTES:
+            raise BundleError(f"{name} has {len(data):,} bytes", hint=f"at most {MAX_TOKENIZER_BYTES:,} are allowed")
+        self.name = name
+        with _failures(f"{name} cannot be read", BundleError, "the file is damaged, or not a tokenizer: get it again"):
+            self._tokenizer: tokenizers.Tokenizer = library.Tokenizer.from_str(data.decode("utf-8"))
+            # A file may say that every text is cut, or filled, to a length: no generation wants that.
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            added = self._tokenizer.get_added_tokens_decoder()
+            vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+            decoder = json.loads(data).get("decoder")
+        if not vocabulary:
+            raise BundleError(f"{name} has no tokens", hint="get the model's own tokenizer.json")
+        self.vocab_size = max(vocabulary.values()) + 1
+        self._special = frozenset(i for i, token in added.items() if token.special)
+        self._decoder = decoder
+        self._cleans = clean_up_spaces and type(self._tokenizer.model).__name__ != "BPE"
+
+    def token(self, token_id: int) -> str | None:
+        """What the vocabulary has at an id; None where it has nothing, as behind the end of a padded one."""
+        found: str | None = self._tokenizer.id_to_token(token_id) if 0 <= token_id < _MAX_ID else None
+        return found
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token; None where the vocabulary does not have it."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> Array:
+        """Text -> int64 [n], special tokens around it as the file's post-processor says.
+
+        Raises:
+            InputError: a lone surrogate, or a text at which the library fails.
+        """
+        utf8(text)
+        with _failures(f"{self.name} cannot encode the text", InputError, "shorten the text, or check the tokenizer"):
+            ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        return np.array(ids, dtype=np.int64)
+
+    def decode(self, ids: Array) -> str:
+        """Ids -> text; special tokens, and ids that the vocabulary does not have, give none.
+
+        Raises:
+            InputError: ids that are not integers [n].
+        """
+        text = self._decode(check_ids(ids))
+        return clean_up(text) if self._cleans else text
+
+    def stream(self, after: Array = NOTHING) -> StreamDecoder:
+        """A decoder for ids that come one by one; the pieces joined are what `decode` adds to the text of `after`."""
+        stream = make_stream(self._decoder, decode=self._decode, token=self._shown_token)
+        stream.start(check_ids(after))
+        return SpaceCleaner(stream) if self._cleans else stream
+
+    def _decode(self, ids: list[int]) -> str:
+        # Some decoders of the library fail at no tokens.
+        if not (ids := [i for i in ids if 0 <= i < _MAX_ID]):
+            return ""
+        with _failures(f"{self.name} cannot decode the ids", InputError, "check the tokenizer"):
+            text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def _shown_token(self, token_id: int) -> str | None:
+        return None if token_id in self._special else self.token(token_id)
