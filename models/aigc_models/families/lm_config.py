@@ -11,8 +11,9 @@ from aigc_models.families.layers import config_from_dict, config_to_dict, requir
 from aigc_models.families.rope import RopeConfig
 from aigc_runtime.errors import ConfigError
 
-__all__ = ["ACTIVATIONS", "GATED", "LMConfig"]
+__all__ = ["ACTIVATIONS", "GATED", "Activation", "LMConfig"]
 
+Activation = Literal["swiglu", "geglu", "geglu_tanh", "reglu", "gelu", "gelu_tanh", "relu", "silu"]
 GATED = ("swiglu", "geglu", "geglu_tanh", "reglu")
 """Activations of a gate, which multiplies what is activated by a second projection."""
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu", *GATED)
@@ -71,7 +72,7 @@ class LMConfig:
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     norm_position: Literal["pre", "post", "output", "sandwich"] = "pre"
     parallel: bool = False
-    activation: Literal["swiglu", "geglu", "geglu_tanh", "reglu", "gelu", "gelu_tanh", "relu", "silu"] = "swiglu"
+    activation: Activation = "swiglu"
     position: Literal["rope", "learned", "sinusoidal"] = "rope"
     rope: RopeConfig = field(default_factory=RopeConfig)
     unrotated_layers: tuple[int, ...] = ()

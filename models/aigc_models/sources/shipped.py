@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from aigc_models.families.gan import Generator, GeneratorConfig
@@ -17,13 +16,12 @@ from aigc_models.families.schedule_config import read_schedule
 from aigc_models.families.unet import UNet, UNetConfig
 from aigc_models.program import Program
 from aigc_models.programs import gan_program, lm_program, unet_classes, unet_program
+from aigc_models.weights.before_memory import check_before_memory
 from aigc_models.weights.checkpoint import Checkpoint, load_checkpoint, shipped_checkpoint
 from aigc_models.weights.config_file import check_record
-from aigc_models.weights.load_into import check_fits
 from aigc_models.weights.stream_into import build_undrawn, stream_into
-from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
+from aigc_runtime.errors import CheckpointError, UnknownNameError
 from aigc_runtime.pipelines.class_names import check_class_names
-from aigc_runtime.system.host_memory import available_memory
 
 __all__ = ["MODELS", "ModelEntry", "load_shipped"]
 
@@ -124,28 +122,6 @@ MODELS: dict[str, ModelEntry] = {
 }
 
 
-def _check_before_memory(entry: ModelEntry, found: Checkpoint) -> None:
-    """Check before memory is taken that the file holds what config.json describes."""
-    with torch.device("meta"):
-        module = entry.build(found.config)
-    check_fits(module, found.tensors.described(), source=str(found.path))
-    free = available_memory()
-    for what, hint, needed in (
-        (
-            "tables",
-            "is context_length meant?" if "context_length" in found.config["model"] else "are its sizes meant?",
-            sum(buffer.nbytes for buffer in module.buffers()),
-        ),
-        ("weights", "take a machine with more memory", sum(weight.nbytes for weight in module.parameters())),
-    ):
-        if free is not None and needed > free:
-            raise ConfigError(
-                f"a model of this config.json needs {needed / 2**30:,.1f} GiB of memory for its {what}, "
-                f"{free / 2**30:,.1f} GiB are free",
-                hint=hint,
-            )
-
-
 def load_shipped(
     name: str, *, checkpoint: Path | str | None = None, options: Mapping[str, Any] | None = None
 ) -> Program:
@@ -170,7 +146,12 @@ def load_shipped(
             raise UnknownNameError(f"export option of {name!r}", option, entry.options)
     found = load_checkpoint(shipped_checkpoint(name) if checkpoint is None else checkpoint)
     check_record(found.config, name, entry.fields)
-    _check_before_memory(entry, found)
+    check_before_memory(
+        lambda: entry.build(found.config),
+        found.tensors.described(),
+        source=str(found.path),
+        tables="is context_length meant?" if "context_length" in found.config["model"] else "are its sizes meant?",
+    )
     module = build_undrawn(lambda: entry.build(found.config))
     converted = stream_into(module, found.tensors, source=str(found.path))
     program = entry.program(module.eval(), found, given)

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +14,19 @@ from torch import Tensor
 from aigc_models.weights.safetensors_file import TensorsFile, open_tensors_file
 from aigc_models.weights.shard_index import is_index, open_shards
 
-__all__ = ["StoredWeights"]
+__all__ = ["StoredWeights", "WeightsReader"]
+
+
+class WeightsReader(Protocol):
+    """Weights that are described at once and read one after the other."""
+
+    def described(self) -> dict[str, Tensor]:
+        """Describe every tensor by one of its type and shape without numbers."""
+        ...
+
+    def stream(self, into: Callable[[str], Tensor | None] = ...) -> Iterator[tuple[str, Tensor]]:
+        """Read all tensors; see `StoredWeights.stream`."""
+        ...
 
 
 class StoredWeights(Mapping[str, Tensor]):

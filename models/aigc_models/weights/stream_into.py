@@ -18,7 +18,7 @@ from aigc_models.weights.load_into import (
     require_finite,
     tied_names,
 )
-from aigc_models.weights.stored_weights import StoredWeights
+from aigc_models.weights.stored_weights import WeightsReader
 
 __all__ = ["build_undrawn", "stream_into"]
 
@@ -53,7 +53,7 @@ def build_undrawn(build: Callable[[], nn.Module]) -> nn.Module:
         return build()
 
 
-def stream_into(module: nn.Module, weights: StoredWeights, *, source: str = "checkpoint") -> tuple[str, ...]:
+def stream_into(module: nn.Module, weights: WeightsReader, *, source: str = "checkpoint") -> tuple[str, ...]:
     """Load weights from the disk into a module, as `load_into` does with tensors in memory.
 
     Names, shapes and types are checked before anything is read, every value while it is. So after an error the

@@ -20,9 +20,9 @@ from aigc_models.families.lm_config import LMConfig
 from aigc_models.families.unet import UNet
 from aigc_models.families.unet_config import UNetConfig
 from aigc_models.programs import gan_program
-from aigc_models.sources import shipped
 from aigc_models.sources.shipped import MODELS, load_shipped
 from aigc_models.torch_session import TorchSession
+from aigc_models.weights import before_memory
 from aigc_models.weights.checkpoint import load_checkpoint, save_checkpoint, shipped_checkpoint
 from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
 from aigc_runtime.generation.schedules import ScheduleConfig
@@ -230,11 +230,11 @@ def test_depths_and_tables_beyond_all_models(tmp_path: Path, monkeypatch: pytest
     rewrite(tmp_path, lambda record: record["model"].update(n_layers=10**6))
     with pytest.raises(ConfigError, match=r"LMConfig\.n_layers is 1000000\nmust be at most 1,024"):
         load_shipped("lm", checkpoint=tmp_path)
-    rewrite(tmp_path, lambda record: record["model"].update(n_layers=1, context_length=2**24))
-    monkeypatch.setattr(shipped, "available_memory", lambda: 2**29)
+    rewrite(tmp_path, lambda record: record["model"].update(n_layers=1, position="sinusoidal", context_length=2**24))
+    monkeypatch.setattr(before_memory, "available_memory", lambda: 2**29)
     with pytest.raises(ConfigError, match=r"needs \d\.\d GiB of memory for its tables, 0\.5 GiB are free\nis context"):
         load_shipped("lm", checkpoint=tmp_path)
     rewrite(tmp_path, lambda record: record["model"].update(context_length=LM.context_length))
-    monkeypatch.setattr(shipped, "available_memory", lambda: 4 * LM.context_length * LM.head_size * 2)
+    monkeypatch.setattr(before_memory, "available_memory", lambda: 4 * LM.context_length * LM.d_model)
     with pytest.raises(ConfigError, match=r"GiB of memory for its weights, 0\.0 GiB are free\ntake a machine"):
         load_shipped("lm", checkpoint=tmp_path)

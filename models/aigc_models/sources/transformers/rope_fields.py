@@ -1,0 +1,98 @@
+"""Read how positions become angles, in every form that transformers writes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from aigc_models.families.rope import RopeConfig
+from aigc_models.sources.transformers.fields import Fields
+from aigc_runtime.errors import CheckpointError
+
+__all__ = ["read_rope", "rope_of"]
+
+_KINDS: dict[str, Literal["none", "linear", "llama3", "longrope", "yarn"]] = {
+    "default": "none",
+    "linear": "linear",
+    "llama3": "llama3",
+    "longrope": "longrope",
+    "su": "longrope",
+    "yarn": "yarn",
+}
+"""transformers' `rope_type`, older names among them, -> ours."""
+
+
+def read_rope(fields: Fields, *, head_size: int, context_length: int, theta: float = 10000.0) -> RopeConfig:
+    """Read `rope_parameters` (version 5), or `rope_theta` and `rope_scaling` (before), into one configuration.
+
+    Args:
+        fields: of config.json.
+        head_size: E.
+        context_length: positions of the model.
+        theta: of a config.json that states none.
+    """
+    theta = fields.number("rope_theta", theta)
+    part = fields.number("partial_rotary_factor", 1.0)
+    original = fields.maybe_integer("original_max_position_embeddings")
+    scaling = fields.inner("rope_scaling")
+    inner = fields.inner("rope_parameters") or scaling
+    return rope_of(inner, theta=theta, part=part, head_size=head_size, context_length=context_length, original=original)
+
+
+def rope_of(
+    inner: Fields | None,
+    *,
+    theta: float,
+    head_size: int,
+    context_length: int,
+    part: float = 1.0,
+    original: int | None = None,
+) -> RopeConfig:
+    """Make the configuration of one object of rotary parameters; what it does not say is as given."""
+    if inner is None:
+        return RopeConfig(theta=theta, rotary_size=_rotary_size(head_size, part))
+    theta, part = inner.number("rope_theta", theta), inner.number("partial_rotary_factor", part)
+    kind = inner.choice("rope_type" if inner.has("rope_type") else "type", "default", _KINDS)
+    inner.skip("type", "rope_type", "finetuned")
+    given: dict[str, Any] = {"theta": theta, "rotary_size": _rotary_size(head_size, part), "scaling": kind}
+    if kind in ("llama3", "yarn", "longrope"):
+        stated = inner.maybe_integer("original_max_position_embeddings")
+        given["original_context"] = original or stated or context_length
+    if kind in ("linear", "llama3", "yarn"):
+        given["factor"] = inner.number("factor")
+    if kind == "llama3":
+        given["low_freq_factor"] = inner.number("low_freq_factor")
+        given["high_freq_factor"] = inner.number("high_freq_factor")
+    if kind == "yarn":
+        given |= _yarn(inner, given["factor"])
+    if kind == "longrope":
+        given["short_factors"], given["long_factors"] = inner.numbers("short_factor"), inner.numbers("long_factor")
+        given["factor"] = inner.number("factor", context_length / given["original_context"])
+        given["attention_factor"] = inner.maybe_number("attention_factor")
+        # Of some published files; they say what the formula gives.
+        inner.skip("short_mscale", "long_mscale")
+    inner.finish()
+    return RopeConfig(**given)
+
+
+def _yarn(inner: Fields, factor: float) -> dict[str, Any]:
+    inner.require("truncate", True)
+    scale, over_all = inner.maybe_number("mscale"), inner.maybe_number("mscale_all_dim")
+    attention = inner.maybe_number("attention_factor")
+    if attention is None and scale and over_all:
+        attention = (0.1 * scale * math.log(factor) + 1) / (0.1 * over_all * math.log(factor) + 1)
+    return {
+        "beta_fast": inner.number("beta_fast", 32.0),
+        "beta_slow": inner.number("beta_slow", 1.0),
+        "attention_factor": attention,
+    }
+
+
+def _rotary_size(head_size: int, part: float) -> int | None:
+    size = int(head_size * part)
+    if not 0 < size <= head_size or size % 2:
+        raise CheckpointError(
+            f"config.json: partial_rotary_factor is {part} of heads of {head_size}",
+            hint="an even number of a head's numbers turns",
+        )
+    return None if size == head_size else size

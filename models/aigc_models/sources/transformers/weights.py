@@ -1,0 +1,41 @@
+"""Load the weights of a folder into our language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aigc_models.families.lm import TransformerLM
+from aigc_models.sources.transformers.families import find_family, read_config
+from aigc_models.sources.transformers.rename import RenamedWeights
+from aigc_models.weights.before_memory import check_before_memory
+from aigc_models.weights.stored_weights import WeightsReader
+from aigc_models.weights.stream_into import build_undrawn, stream_into
+
+__all__ = ["load_model"]
+
+
+def load_model(
+    config: Mapping[str, Any], weights: WeightsReader, *, source: str
+) -> tuple[TransformerLM, tuple[str, ...]]:
+    """Make the language model that a config.json describes, with the weights of a folder.
+
+    Args:
+        config: the parsed config.json.
+        weights: under transformers' names.
+        source: what holds them, for messages.
+
+    Returns:
+        The model, and what was converted, a sentence for each type.
+
+    Raises:
+        CheckpointError: what is not supported, or weights that are not those of config.json.
+        ConfigError: sizes that make no model, or more memory than is free.
+    """
+    _, family = find_family(config)
+    read = read_config(config)
+    renamed = RenamedWeights(weights, family.rules, prefix=family.prefix, config=read)
+    check_before_memory(lambda: TransformerLM(read), renamed.described(), source=source)
+    module = build_undrawn(lambda: TransformerLM(read))
+    assert isinstance(module, TransformerLM)
+    return module.eval(), stream_into(module, renamed, source=source)
