@@ -43,7 +43,7 @@ COVERED_ELSEWHERE = {
     "runtime/aigc_runtime/core/ranges.py": "tests/runtime/bundle/test_manifest_checks.py",
     "runtime/aigc_runtime/device/findings.py": "tests/runtime/device/test_packages.py",
     "runtime/aigc_runtime/generation/processors.py": "tests/runtime/generation/test_logits_vs_transformers.py",
-    "runtime/aigc_runtime/generation/chat.py": "tests/models/test_programs.py",
+    "runtime/aigc_runtime/generation/chat_budget.py": "tests/runtime/generation/test_chat_sandbox.py",
     "runtime/aigc_runtime/generation/tokenizers/base.py": "tests/runtime/generation/tokenizers/test_bytes.py",
     "runtime/aigc_runtime/generation/tokenizers/ids.py": "tests/runtime/generation/tokenizers/test_table.py",
     "runtime/aigc_runtime/io/arguments.py": "tests/runtime/cli/test_entry.py",
