@@ -83,12 +83,33 @@ class TorchDeviceState:
     def __init__(self, part: Part, device: str, batch: int) -> None:
         import torch
 
-        self.batch = batch
+        self.specs, self.batch = part.interface.state, batch
         self.length = 0
         self.tensors = {
             s.input: torch.zeros(s.empty_shape(batch), dtype=getattr(torch, s.dtype), device=device)
             for s in part.interface.state
         }
+
+    def truncate(self, length: int) -> None:
+        from aigc_runtime.core.state import check_length
+
+        left = check_length(self.specs, self.length, length)
+        for spec in self.specs:
+            if not spec.behavior.is_steady and spec.axis is not None:
+                self.tensors[spec.input] = self.tensors[spec.input].narrow(spec.axis, 0, left)
+        self.length = left
+
+    def select(self, rows: Sequence[int]) -> None:
+        import torch
+
+        from aigc_runtime.core.state import check_selection
+
+        selected = check_selection(rows, self.batch)
+        index = torch.tensor(selected)
+        for spec in self.specs:
+            tensor = self.tensors[spec.input]
+            self.tensors[spec.input] = tensor.index_select(spec.batch_axis, index.to(tensor.device))
+        self.batch = len(selected)
 
 
 class TorchDeviceSession:

@@ -6,13 +6,22 @@ Tests wrap a formula; the toolchain wraps a PyTorch module. Both go through the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.session import State
-from aigc_runtime.core.state import check_batch, check_rows, check_written, new_steps, require_specs, require_state
+from aigc_runtime.core.state import (
+    check_batch,
+    check_length,
+    check_rows,
+    check_selection,
+    check_written,
+    new_steps,
+    require_specs,
+    require_state,
+)
 from aigc_runtime.core.tensors import Array, FeedChecker, StateSpec
 from aigc_runtime.errors import EngineError
 
@@ -26,6 +35,21 @@ class ArrayState:
         self.specs, self.batch = specs, batch
         self.length = 0
         self.arrays = {s.input: np.zeros(s.empty_shape(batch), dtype=s.dtype) for s in specs}
+
+    def truncate(self, length: int) -> None:
+        """Forget all steps but the first `length`; see `State.truncate`."""
+        left = check_length(self.specs, self.length, length)
+        for spec in self.specs:
+            if not spec.behavior.is_steady and spec.axis is not None:
+                self.arrays[spec.input] = np.take(self.arrays[spec.input], range(left), axis=spec.axis)
+        self.length = left
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Hold these rows; see `State.select`."""
+        selected = check_selection(rows, self.batch)
+        for spec in self.specs:
+            self.arrays[spec.input] = np.take(self.arrays[spec.input], selected, axis=spec.batch_axis)
+        self.batch = len(selected)
 
 
 class ArraySession:

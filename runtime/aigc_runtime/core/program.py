@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from aigc_runtime.core.closing import close_all
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.session import Session, State
+from aigc_runtime.core.state import check_length
 from aigc_runtime.core.state_kinds import BATCH
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import UnknownNameError
@@ -32,6 +33,24 @@ class ProgramState:
     def __init__(self, batch: int | None = None) -> None:
         self.batch = batch
         self.held: dict[str, State] = {}
+
+    def truncate(self, length: int) -> None:
+        """Forget all steps but the first `length` in every state that was made; see `State.truncate`.
+
+        Raises:
+            FeedError: one that holds fewer, or cannot forget; all stay as they were.
+        """
+        for state in self.held.values():
+            check_length(state.specs, state.length, length)
+        for state in self.held.values():
+            state.truncate(length)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Hold these rows in every state that was made; see `State.select`."""
+        for state in self.held.values():
+            state.select(rows)
+        if self.batch is not None:
+            self.batch = len(rows)
 
 
 class OpenProgram:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from aigc_runtime.core.interface import Interface
-from aigc_runtime.core.tensors import Array
+from aigc_runtime.core.tensors import Array, StateSpec
 
 __all__ = ["Session", "State"]
 
@@ -18,8 +18,31 @@ class State(Protocol):
     """
 
     @property
+    def specs(self) -> tuple[StateSpec, ...]:
+        """Its tensors."""
+        ...
+
+    @property
     def length(self) -> int:
         """Steps (tokens) taken so far, those that fell out of a window included; 0 where the state has no steps."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Forget all steps but the first `length`.
+
+        Raises:
+            FeedError: more steps than are held, or a tensor of a kind that cannot forget: `window`, `recurrent`.
+            EngineError: the engine's device failed.
+        """
+        ...
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Hold these rows of the batch, in this order; one may be taken several times, and their number may change.
+
+        Raises:
+            FeedError: no row, or one that is not there.
+            EngineError: the engine's device failed.
+        """
         ...
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from aigc_runtime.core.integers import as_integer
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import DimSpec, StateSpec
 from aigc_runtime.errors import EngineError, FeedError
 
-__all__ = ["check_batch", "check_rows", "check_written", "new_steps", "require_specs", "require_state"]
+__all__ = [
+    "check_batch",
+    "check_length",
+    "check_rows",
+    "check_selection",
+    "check_written",
+    "new_steps",
+    "require_specs",
+    "require_state",
+]
 
 
 def new_steps(interface: Interface, sizes: Mapping[str, int], held: int) -> int:
@@ -74,6 +83,37 @@ def check_rows(batch: int, interface: Interface) -> int:
     if dim.max is not None and rows > dim.max:
         raise FeedError(f"a state for {rows} rows", hint=f"this engine takes at most {dim.max}")
     return rows
+
+
+def check_length(specs: Sequence[StateSpec], held: int, length: int) -> int:
+    """The number of steps that a state is cut back to, or a FeedError if it cannot be.
+
+    Args:
+        specs: of its tensors.
+        held: steps that it holds.
+        length: steps that are to be left, the first ones.
+    """
+    left = as_integer(length)
+    if left is None or not 0 <= left <= held:
+        raise FeedError(f"a state of {held} steps is to be cut back to {length!r}", hint=f"must be from 0 to {held}")
+    fixed = [spec for spec in specs if not spec.behavior.can_truncate]
+    if fixed and left < held:
+        raise FeedError(
+            f"state {fixed[0].input!r} is {fixed[0].kind!r}: it cannot be cut back to fewer steps",
+            hint="start a new state",
+        )
+    return left
+
+
+def check_selection(rows: Sequence[int], batch: int) -> list[int]:
+    """The rows that a state is to hold, or a FeedError if it does not have one of them."""
+    selected = [as_integer(row) for row in rows]
+    found = [row for row in selected if row is not None and 0 <= row < batch]
+    if len(found) < len(selected) or not found:
+        raise FeedError(
+            f"rows {list(rows)} of a state for {batch} rows", hint=f"must be one or more integers from 0 to {batch - 1}"
+        )
+    return found
 
 
 def check_batch(sizes: Mapping[str, int], batch: int) -> None:

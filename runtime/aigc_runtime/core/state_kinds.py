@@ -1,11 +1,11 @@
 """The ways in which an engine carries a tensor from one step to the next, each as one object.
 
-| kind | before the first step | a run of S steps gives | full |
-| --- | --- | --- | --- |
-| `growing` | size 0 on the axis | the tensor, S longer on the axis | at the largest size of the axis's dimension |
-| `buffer` | zeros, of its capacity | the tensor with the new steps written behind the held ones | at its capacity |
-| `window` | zeros, of its size | the tensor of the same shape; the oldest steps fall out | never |
-| `recurrent` | zeros | another tensor of the same shape; it has no steps | never |
+| kind | before the first step | a run of S steps gives | full | truncated |
+| --- | --- | --- | --- | --- |
+| `growing` | size 0 on the axis | the tensor, S longer on the axis | at its dimension's largest size | a slice |
+| `buffer` | zeros, of its capacity | the tensor, the new steps behind the held ones | at its capacity | as it is |
+| `window` | zeros, of its size | the tensor of the same shape; the oldest steps fall out | never | never |
+| `recurrent` | zeros | another tensor of the same shape; it has no steps | never | never |
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ class StateKind(Protocol):
     @property
     def in_place(self) -> bool:
         """Whether an engine may write the output over the input: it changes nothing that it still reads."""
+        ...
+
+    @property
+    def can_truncate(self) -> bool:
+        """Whether the tensor of fewer steps follows from that of more."""
         ...
 
     @property
@@ -87,6 +92,7 @@ class _Growing:
     has_steps: bool = True
     takes_length: bool = False
     in_place: bool = False
+    can_truncate: bool = True
     is_steady: bool = False
 
     def check(self, spec: StateSpec) -> None:
@@ -119,7 +125,7 @@ class _Steady:
     """The output has the shape of the input.
 
     Attributes:
-        is_bounded: whether it is full once its axis is.
+        is_bounded: whether it is full once its axis is: each step has its own place in it.
     """
 
     has_steps: bool
@@ -127,6 +133,10 @@ class _Steady:
     in_place: bool
     is_bounded: bool
     is_steady: bool = True
+
+    @property
+    def can_truncate(self) -> bool:
+        return self.is_bounded
 
     def check(self, spec: StateSpec) -> None:
         _check_fields(spec, length=self.takes_length, axis=self.has_steps)

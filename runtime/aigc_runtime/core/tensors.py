@@ -22,7 +22,7 @@ from aigc_runtime.core.sizes import (
     parse_size,
     size_value,
 )
-from aigc_runtime.core.state_kinds import STATE_KINDS, StateKind
+from aigc_runtime.core.state_kinds import BATCH, STATE_KINDS, StateKind
 from aigc_runtime.errors import ConfigError, FeedError
 
 __all__ = ["DTYPES", "Array", "DimSpec", "FeedChecker", "StateSpec", "TensorSpec", "bind_dims", "check_dims"]
@@ -169,6 +169,11 @@ class StateSpec:
     def room(self, held: int, dims: Mapping[str, DimSpec]) -> int | None:
         """How many steps still fit beside `held`; None where any number does."""
         return self.behavior.room(self, held, dims)
+
+    @property
+    def batch_axis(self) -> int:
+        """The axis of the rows."""
+        return self.shape.index(BATCH)
 
     @property
     def output_shape(self) -> Shape:

@@ -11,6 +11,7 @@ import numpy as np
 
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.sizes import shape_value
+from aigc_runtime.core.state import check_length, check_selection
 from aigc_runtime.core.tensors import Array, StateSpec
 
 __all__ = ["Binder", "OrtState", "Plan"]
@@ -32,13 +33,40 @@ class OrtState:
     """
 
     def __init__(self, binder: Binder, specs: tuple[StateSpec, ...], batch: int) -> None:
-        self.specs, self.batch = specs, batch
+        self._binder, self.specs, self.batch = binder, specs, batch
         self.length = 0
         self.values = {s.input: binder.value(np.zeros(s.empty_shape(batch), dtype=s.dtype)) for s in specs}
-        steady = all(s.behavior.is_steady for s in specs)  # a session that lets others grow is given new values
-        moving = [s for s in specs if steady and not s.behavior.in_place]
-        self.spares = {s.input: binder.value(np.zeros(s.empty_shape(batch), dtype=s.dtype)) for s in moving}
+        self.spares = self._empty_spares()
         self.plans: dict[tuple[object, tuple[tuple[int, ...], ...]], Plan] = {}
+
+    def _empty_spares(self) -> dict[str, Any]:
+        steady = all(s.behavior.is_steady for s in self.specs)  # a session that lets others grow is given new values
+        moving = [s for s in self.specs if steady and not s.behavior.in_place]
+        return {s.input: self._binder.value(np.zeros(s.empty_shape(self.batch), dtype=s.dtype)) for s in moving}
+
+    def truncate(self, length: int) -> None:
+        """Forget all steps but the first `length`; see `State.truncate`. What grows goes through the host's memory."""
+        left = check_length(self.specs, self.length, length)
+        if left < self.length:
+            for spec in self.specs:
+                if not spec.behavior.is_steady:
+                    self._take(spec, range(left), spec.axis)
+        self.length = left
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Hold these rows; see `State.select`. The tensors go through the host's memory."""
+        selected = check_selection(rows, self.batch)
+        if selected == list(range(self.batch)):
+            return
+        for spec in self.specs:
+            self._take(spec, selected, spec.batch_axis)
+        self.batch = len(selected)
+        # What was bound were the values that are gone.
+        self.spares, self.plans = self._empty_spares(), {}
+
+    def _take(self, spec: StateSpec, indices: Sequence[int], axis: int | None) -> None:
+        taken = np.take(self.values[spec.input].numpy(), indices, axis=axis)
+        self.values[spec.input] = self._binder.value(taken)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,6 +112,16 @@ class Cuda:
         kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("copy from the device", self._rt.cudaMemcpyAsync(host, device, size, kind, stream))
 
+    def copy_strided(
+        self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, height: int, stream: int
+    ) -> None:
+        """Queue a copy on the device of `height` pieces of `width` bytes, whose beginnings are a pitch apart."""
+        kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self._call(
+            "copy on the device",
+            self._rt.cudaMemcpy2DAsync(target, target_pitch, source, source_pitch, width, height, kind, stream),
+        )
+
     def fill_zero(self, address: int, size: int, stream: int) -> None:
         """Queue writing zeros."""
         self._call("clear device memory", self._rt.cudaMemsetAsync(address, 0, size, stream))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from aigc_runtime.backends.trt.engine import TrtEngine
 from aigc_runtime.backends.trt.graphs import GraphStore
 from aigc_runtime.backends.trt.interface import Port
 from aigc_runtime.backends.trt.outputs import Asked, make_allocator
-from aigc_runtime.backends.trt.state import TrtState
+from aigc_runtime.backends.trt.state import Pieces, TrtState
 from aigc_runtime.core.closing import close_all
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import AigcError, EngineError
@@ -67,6 +67,14 @@ class Lane:
         """Write zeros to device memory, and wait for it."""
         self._cuda.fill_zero(address, size, self._stream)
         self._cuda.synchronize(self._stream)
+
+    def copy(self, pieces: Iterable[Pieces]) -> None:
+        """Copy within the device's memory, and wait for it."""
+        try:
+            for piece in pieces:
+                self._cuda.copy_strided(*piece, self._stream)
+        finally:
+            self._cuda.synchronize(self._stream)
 
     def run(
         self, profile: int, feeds: Mapping[str, Array], state: TrtState | None, steps: int, wanted: Sequence[str]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from aigc_runtime.backends.trt.library import Library, load_library
 from aigc_runtime.backends.trt.pool import MOST_LANES, LanePool
 from aigc_runtime.backends.trt.preflight import check, require
 from aigc_runtime.backends.trt.requirements import PACKAGES
-from aigc_runtime.backends.trt.state import Carried, StateMemory, TrtState
+from aigc_runtime.backends.trt.state import Carried, Pieces, StateMemory, TrtState
 from aigc_runtime.core.closing import close_all
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.session import State
@@ -152,6 +152,14 @@ class TrtSession:
         if carried is not None:
             carried.advance(steps)
         return results
+
+    def copy(self, pieces: Callable[[], Sequence[Pieces]]) -> None:
+        """Copy within the device's memory: how a state is cut back, or given other rows."""
+        self._require_open()
+        self._resources.cuda.use()
+        # Within a lease, which `close` waits for: nothing is allocated after everything was freed.
+        with self._resources.pool.lease() as lane:
+            lane.copy(pieces())
 
     def _run(self, profile: int, values: Mapping[str, Array], state: TrtState | None, steps: int) -> dict[str, Array]:
         mine = self._resources

@@ -39,6 +39,7 @@ class cudaError_t(enum.IntEnum):
 class cudaMemcpyKind(enum.IntEnum):
     cudaMemcpyHostToDevice = 1
     cudaMemcpyDeviceToHost = 2
+    cudaMemcpyDeviceToDevice = 3
 
 
 class cudaStreamCaptureMode(enum.IntEnum):
@@ -80,6 +81,7 @@ COUNTED = [
     "cudaMallocHost",
     "cudaFreeHost",
     "cudaMemcpyAsync",
+    "cudaMemcpy2DAsync",
     "cudaMemsetAsync",
     "cudaStreamCreateWithFlags",
     "cudaStreamDestroy",
@@ -228,6 +230,22 @@ class SimulatedGpu:
 
         if size <= 0:
             raise SimulatedFault("a copy of no bytes")
+        return self._queue(stream, copy, (target, source))
+
+    def cudaMemcpy2DAsync(
+        self, target: int, dpitch: int, source: int, spitch: int, width: int, height: int, kind: int, stream: int
+    ) -> Any:
+        if kind != cudaMemcpyKind.cudaMemcpyDeviceToDevice or not 0 < width <= min(dpitch, spitch) or height <= 0:
+            raise SimulatedFault("a strided copy of another kind, of no bytes, or of pieces that overlap")
+        ends = [target + (height - 1) * dpitch + width, source + (height - 1) * spitch + width]
+        if target < ends[1] and source < ends[0]:
+            raise SimulatedFault("a strided copy into what it reads")
+
+        def copy() -> None:
+            for i in range(height):
+                into = self.device_memory(target + i * dpitch, width, what="copy on the device")
+                into[:] = self.device_memory(source + i * spitch, width, what="copy on the device")
+
         return self._queue(stream, copy, (target, source))
 
     def cudaMemsetAsync(self, address: int, value: int, size: int, stream: int) -> Any:

@@ -26,12 +26,22 @@ def tokens(session: Any) -> None:
         session.run(lm_feeds([n]), state)
 
 
+def rows(session: Any) -> None:
+    state = session.new_state(1)
+    session.run(lm_feeds([1, 2, 3]), state)
+    state.select([0, 0])
+    state.truncate(2)
+    session.run(lm_feeds([7], [8]), state)
+
+
 WORKS: dict[str, tuple[Toy, dict[str, Any], Callable[[Any], None]]] = {
     "images": (UNET, {}, images),
     "images on rtx": (UNET, {"rtx": True}, images),
     "growing": (lm("growing"), {}, tokens),
     "buffer": (lm("buffer"), {}, tokens),
     "in place": (lm("buffer"), {"alias": ALIAS}, tokens),
+    "other rows, growing": (lm("growing"), {}, rows),
+    "other rows, in place": (lm("buffer"), {"alias": ALIAS}, rows),
 }
 
 

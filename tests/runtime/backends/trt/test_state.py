@@ -10,7 +10,7 @@ import pytest
 from aigc_runtime.errors import EngineError, FeedError
 
 from ... import mixed
-from .rig import Rig, Toy, leaks
+from .rig import ALIAS, Rig, Toy, leaks, lm, lm_feeds
 from .simulated_gpu import SimulatedGpu
 
 PROFILES = (
@@ -63,3 +63,73 @@ def test_an_engine_whose_range_of_a_sum_is_another_one_is_refused() -> None:
         EngineError, match=r"takes 1 to 23 on axis 1 of 'mask', the manifest says past\+sequence 1 to 24"
     ):
         Rig(other, announced=MIXED)
+
+
+def says(rig: Rig, state: Any, *tokens: int) -> list[int]:
+    logits = rig.session.run(lm_feeds(*([token] for token in tokens)), state)["logits"]
+    return [int(token) for token in logits[:, -1].argmax(axis=1)]
+
+
+LM_PLANS = [("growing", {}), ("buffer", {}), ("buffer", {"alias": ALIAS})]
+
+
+@pytest.mark.parametrize(("kind", "plan"), LM_PLANS, ids=["growing", "buffer", "in place"])
+@pytest.mark.parametrize("reuse", [False, True])
+def test_a_state_is_cut_back_and_given_other_rows(kind: str, plan: dict[str, Any], reuse: bool) -> None:
+    rig = Rig(lm(kind), gpu=SimulatedGpu(reuse_addresses=reuse), **plan)
+    state = rig.session.new_state(2)
+
+    rig.session.run(lm_feeds([1, 2, 3], [4, 5, 6]), state)
+    assert says(rig, state, 100, 200) == [106, 215]
+    state.truncate(2)
+    assert says(rig, state, 7, 8) == [10, 17]
+    state.select([1, 0])
+    assert says(rig, state, 1, 1) == [18, 11]
+    state.select([1, 1, 0])
+    assert says(rig, state, 2, 3, 4) == [13, 14, 22]
+    state.select([0, 1, 2])  # nothing to do
+    state.select([2])
+    for n in range(1, 9):
+        assert says(rig, state, 1) == [22 + n]
+    state.truncate(0)
+    assert says(rig, state, 5) == [5]
+    with pytest.raises(FeedError, match="a state of 1 steps is to be cut back to 2"):
+        state.truncate(2)
+    with pytest.raises(FeedError, match="of a state for 1 rows"):
+        state.select([1])
+    rig.session.close()
+    with pytest.raises(EngineError, match="the session is closed"):
+        state.select([0, 0])
+    del state
+    assert leaks(rig.gpu) == []
+
+
+def test_states_of_every_kind_take_other_rows() -> None:
+    plans: list[dict[str, Any]] = [{}, {"alias": IN_PLACE}]
+    for plan in plans:
+        rig, rng = Rig(MIXED, **plan), np.random.default_rng(3)
+        state, history = rig.session.new_state(2), [mixed.draw(rng, 2, steps) for steps in (3, 1, 2)]
+        for i, x in enumerate(history):
+            rig.session.run(mixed.feeds(x, sum(h.shape[1] for h in history[:i])), state)
+        rows = [1, 1, 0, 1]
+        state.select(rows)
+        history = [x[rows] for x in history] + [mixed.draw(rng, 4, 1)]
+        found = rig.session.run(mixed.feeds(history[-1], 6), state)
+        for name, value in mixed.expected(history).items():
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
+        with pytest.raises(FeedError, match="it cannot be cut back to fewer steps"):
+            state.truncate(1)
+
+
+@pytest.mark.parametrize(("kind", "plan"), LM_PLANS, ids=["growing", "buffer", "in place"])
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_a_device_that_fails_to_copy_leaves_the_state_as_it_was(kind: str, plan: dict[str, Any], call: int) -> None:
+    rig = Rig(lm(kind), **plan)
+    state = rig.session.new_state(1)
+    rig.session.run(lm_feeds([1, 2, 3]), state)
+    rig.gpu.fail_at = len(rig.gpu.calls) + call
+    with pytest.raises(EngineError, match="cannot"):
+        state.select([0, 0])
+    rig.gpu.fail_at = None
+    assert (state.length, state.batch) == (3, 1)
+    assert rig.session.run(lm_feeds([4]), state)["logits"][0, -1].argmax() == 10
