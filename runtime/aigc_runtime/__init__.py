@@ -35,8 +35,8 @@ if TYPE_CHECKING:
         ParityError,
         UnknownNameError,
     )
-    from aigc_runtime.generation.logits import SamplingParams
     from aigc_runtime.generation.rng import TorchGenerator
+    from aigc_runtime.generation.sampling_params import SamplingParams
     from aigc_runtime.io.png import image_grid, write_png
     from aigc_runtime.opening import open_pipeline, open_program, open_session
     from aigc_runtime.pipelines.diffusion import DiffusionPipeline
@@ -97,7 +97,7 @@ _HOMES = {
     "OutputError": "errors",
     "ParityError": "errors",
     "PipelineKind": "pipelines.kind",
-    "SamplingParams": "generation.logits",
+    "SamplingParams": "generation.sampling_params",
     "TensorsPipeline": "pipelines.tensors",
     "TextPipeline": "pipelines.text",
     "TextResult": "pipelines.text",

@@ -18,7 +18,7 @@ from aigc_runtime.generation.processors import change_logits
 from aigc_runtime.generation.rng import TorchGenerator
 from aigc_runtime.generation.sampling_params import SamplingParams
 
-__all__ = ["SamplingParams", "change_rows", "process_logits", "sample_tokens"]
+__all__ = ["SamplingParams", "change_rows", "check_logits", "process_logits", "sample_tokens"]
 
 
 def process_logits(
@@ -73,6 +73,18 @@ def change_rows(
     return changed
 
 
+def check_logits(logits_BV: Array) -> None:
+    """Refuse logits that no token can be chosen by.
+
+    Raises:
+        EngineError: a row holds NaN or +inf, or nothing but -inf (the logit of a token that cannot come).
+    """
+    top = logits_BV.max(axis=1)
+    if not np.isfinite(top).all():
+        row = int(np.flatnonzero(~np.isfinite(top))[0])
+        raise EngineError(f"row {row} has logits that are NaN or infinite", hint="run `aigc-run verify` on the bundle")
+
+
 def sample_tokens(
     logits_BV: Array,
     params: SamplingParams,
@@ -93,13 +105,10 @@ def sample_tokens(
         [B] int64.
 
     Raises:
-        EngineError: a row holds NaN or +inf, or nothing but -inf (the logit of a token that cannot come).
+        EngineError: see `check_logits`.
         InputError: not one generator per row, or what `change_rows` refuses.
     """
-    top = logits_BV.max(axis=1)
-    if not np.isfinite(top).all():
-        row = int(np.flatnonzero(~np.isfinite(top))[0])
-        raise EngineError(f"row {row} has logits that are NaN or infinite", hint="run `aigc-run verify` on the bundle")
+    check_logits(logits_BV)
     rows = change_rows(logits_BV, history, params, eos_token_ids)
     if params.is_greedy:
         greedy: Array = rows.argmax(axis=1).astype(np.int64, copy=False)

@@ -40,6 +40,11 @@ class StopWatch:
         self.emitted = ""
         self.stopped = False
 
+    @property
+    def looks_for_any(self) -> bool:
+        """Whether there are stop strings."""
+        return bool(self._stop)
+
     def feed(self, token: int) -> str:
         """The text that can be shown after this token."""
         if self.stopped:

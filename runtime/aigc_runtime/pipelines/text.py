@@ -6,22 +6,31 @@ depend on what else is in the batch.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from aigc_runtime.core.integers import as_integer
 from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram, as_program
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
+from aigc_runtime.errors import InputError
+from aigc_runtime.generation.rng import TorchGenerator, check_seed
 from aigc_runtime.generation.sampling_params import SamplingParams
 from aigc_runtime.generation.tokenizers import Tokenizer, TokenizerRequest, make_tokenizer
+from aigc_runtime.io.printable import shown
 from aigc_runtime.pipelines.arguments import check_count
 from aigc_runtime.pipelines.kind import SINGLE_ENGINE, Roles, require_roles
 from aigc_runtime.pipelines.prompts import Prompt, listed_prompts
 from aigc_runtime.pipelines.settings import TextSettings
 from aigc_runtime.pipelines.stop_strings import StopWatch, check_stop
-from aigc_runtime.pipelines.text_loop import Cancel, TextLoop
-from aigc_runtime.pipelines.text_rows import FinishReason, Row, make_rows
+from aigc_runtime.pipelines.text_beams import check_beams, search_beams
+from aigc_runtime.pipelines.text_engines import TextEngines
+from aigc_runtime.pipelines.text_loop import fitting_batches, generate_rows
+from aigc_runtime.pipelines.text_reading import Cancel
+from aigc_runtime.pipelines.text_result import FinishReason, TextResult, TokenLogprobs
+from aigc_runtime.pipelines.text_rows import Row, encode_prompts, sequence_seed
 from aigc_runtime.pipelines.text_tensors import (
     DECODE,
     INPUT_IDS,
@@ -44,26 +53,9 @@ __all__ = [
     "FinishReason",
     "TextPipeline",
     "TextResult",
+    "TokenLogprobs",
     "text_tokenizer",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextResult:
-    """One row's result.
-
-    Attributes:
-        text: generated text, without the prompt, and without the stop string it ended at.
-        token_ids: int64 [n], every generated token, those of a stop string included.
-        finish_reason: `length` (as many tokens as asked for), `context` (the model's context is full), `stop` (a stop
-            string), `eos` (the end-of-text token) or `cancelled`.
-        prompt_tokens: tokens of the prompt.
-    """
-
-    text: str
-    token_ids: Array
-    finish_reason: FinishReason
-    prompt_tokens: int
 
 
 def text_tokenizer(settings: TextSettings, assets: Mapping[str, bytes] | None) -> Tokenizer:
@@ -113,6 +105,7 @@ class TextPipeline:
         self.decode = roles.get(DECODE) or self.prefill
         require_engines(self.program, self.prefill, self.decode, settings.vocab_size)
         self.settings = settings
+        self.engines = TextEngines(program=self.program, settings=settings, prefill=self.prefill, decode=self.decode)
         self.tokenizer = text_tokenizer(settings, self.program.assets)
 
     def close(self) -> None:
@@ -135,48 +128,53 @@ class TextPipeline:
         sampling: SamplingParams | None = None,
         seed: int = 0,
         stop: Sequence[str] = (),
+        num_return_sequences: int = 1,
+        logprobs: int | None = None,
+        prefill_chunk: int | None = None,
         cancel: Cancel | None = None,
         **options: Any,
     ) -> list[TextResult]:
-        """Continue prompts of any lengths together.
+        """Continue prompts of any lengths.
+
+        Rows that do not fit into one batch of the engine, or would take room from each other, are generated in several.
 
         Args:
             prompts: one or several, each a text or its token ids, integers [n].
             max_new_tokens: at least 1.
             sampling: how tokens are chosen; None takes the model's own way, `settings.sampling`.
-            seed: row i draws from seed + i.
+            seed: the first result of prompt i draws from seed + i, further ones from seeds that follow from it.
             stop: generation of a row ends where its text first contains one of these.
-            cancel: asked before every token; True ends all rows with what they have.
+            num_return_sequences: results for each prompt.
+            logprobs: note the log probability of each token, and the so many most likely tokens; None notes nothing.
+            prefill_chunk: tokens of a prompt that are read at once at most; None derives it from the memory that
+                attention takes.
+            cancel: asked before every run of an engine; True ends all rows with what they have.
             **options: fields of `SamplingParams` that are to have another value than `sampling` has.
 
         Returns:
-            One result per prompt.
+            For each prompt its results, one after the other.
 
         Raises:
             InputError: an empty prompt, one longer than the context, or a bad argument.
             EngineError: the engine failed.
         """
-        chosen = self._sampling(sampling, options)
-        check_stop(stop)
-        rows = self._rows(listed_prompts(prompts), seed)
-        texts = [StopWatch(self.tokenizer.stream(row.history.ids), stop) for row in rows]
-        for tokens in self._steps(rows, max_new_tokens, chosen, cancel):
-            for row, text, token in zip(rows, texts, tokens.tolist(), strict=True):
-                if token >= 0:
-                    text.feed(token)
-                if text.stopped:
-                    row.finish_reason = "stop"
-        for text in texts:
-            text.finish()
-        return [
-            TextResult(
-                text=text.emitted,
-                token_ids=row.tokens,
-                finish_reason=row.finish_reason or "cancelled",
-                prompt_tokens=row.prompt_tokens,
-            )
-            for row, text in zip(rows, texts, strict=True)
-        ]
+        chosen = self.choose(sampling, options)
+        count = check_count("num_return_sequences", num_return_sequences)
+        chunk = None if prefill_chunk is None else check_count("prefill_chunk", prefill_chunk)
+        base = check_seed(seed)
+        make = self.row_maker(max_new_tokens=max_new_tokens, stop=stop, logprobs=logprobs)
+        encoded = encode_prompts(listed_prompts(prompts), self.tokenizer, self.settings)
+        rows = [[make(ids, sequence_seed(base, i, n)) for n in range(count)] for i, ids in enumerate(encoded)]
+        if chosen.num_beams > 1:
+            check_beams(chosen, self.engines, num_return_sequences=count, logprobs=logprobs)
+            search = partial(search_beams, engines=self.engines, sampling=chosen, prefill_chunk=chunk, cancel=cancel)
+            watches = [partial(self._watch, ids, stop) for ids in encoded]
+            return [one for row, watch in zip(rows, watches, strict=True) for one in search(row, watch=watch)]
+        flat = [one for row in rows for one in row]
+        for batch in fitting_batches(flat, self.engines):
+            for _ in generate_rows(batch, self.engines, chosen, prefill_chunk=chunk, cancel=cancel):
+                pass
+        return [row.result() for row in flat]
 
     def stream(
         self,
@@ -186,50 +184,69 @@ class TextPipeline:
         sampling: SamplingParams | None = None,
         seed: int = 0,
         stop: Sequence[str] = (),
+        logprobs: int | None = None,
+        prefill_chunk: int | None = None,
         cancel: Cancel | None = None,
         **options: Any,
-    ) -> Generator[str, None, None]:
+    ) -> Generator[str, None, TextResult]:
         """Continue one prompt, piece by piece; the pieces joined are the text that `generate` returns.
 
         Never yields half a character, nor text that could still turn out to be part of a stop string. Closing the
-        generator ends the generation. Arguments and errors as in `generate`; bad arguments raise at once.
+        generator ends the generation; its return value is the result. Arguments and errors as in `generate`; bad
+        arguments raise at once.
         """
-        chosen = self._sampling(sampling, options)
-        check_stop(stop)
-        rows = self._rows([prompt], seed)
-        steps = self._steps(rows, max_new_tokens, chosen, cancel)
-        return self._stream(steps, rows[0], StopWatch(self.tokenizer.stream(rows[0].history.ids), stop))
+        chosen = self.choose(sampling, options)
+        if chosen.num_beams > 1:
+            raise InputError(
+                f"num_beams is {chosen.num_beams}", hint="the text of a beam search is known at its end: use generate"
+            )
+        chunk = None if prefill_chunk is None else check_count("prefill_chunk", prefill_chunk)
+        make = self.row_maker(max_new_tokens=max_new_tokens, stop=stop, logprobs=logprobs)
+        (ids,) = encode_prompts([prompt], self.tokenizer, self.settings)
+        row = make(ids, check_seed(seed))
+        return row.stream(generate_rows([row], self.engines, chosen, prefill_chunk=chunk, cancel=cancel))
 
-    @staticmethod
-    def _stream(steps: Iterator[Array], row: Row, text: StopWatch) -> Generator[str, None, None]:
-        for tokens in steps:
-            if row.finish_reason == "eos":
-                break
-            piece = text.feed(int(tokens[0]))
-            if piece:
-                yield piece
-            if text.stopped:
-                return
-        if piece := text.finish():
-            yield piece
+    def choose(self, sampling: SamplingParams | None, options: dict[str, Any]) -> SamplingParams:
+        """How tokens are chosen: as `sampling` says, or else the settings, but for the `options`.
 
-    def _sampling(self, sampling: SamplingParams | None, options: dict[str, Any]) -> SamplingParams:
+        Raises:
+            InputError: an option that there is not, a bad value, or a token that the model does not have.
+        """
+        if sampling is not None and not isinstance(sampling, SamplingParams):
+            raise InputError(f"sampling is {shown(sampling)}", hint="must be SamplingParams")
         chosen = (self.settings.sampling if sampling is None else sampling).override(**options)
         chosen.check_vocabulary(self.settings.vocab_size)
         return chosen
 
-    def _rows(self, prompts: Sequence[Prompt], seed: int) -> list[Row]:
-        settings = self.settings
-        return make_rows(
-            prompts,
-            self.tokenizer,
-            vocab_size=settings.vocab_size,
-            context_length=settings.context_length,
-            seed=seed,
-        )
+    def row_maker(
+        self, *, max_new_tokens: int, stop: Sequence[str], logprobs: int | None
+    ) -> Callable[[Array, int], Row]:
+        """Check what rows are asked for; returns what makes a row of a prompt's ids and a seed.
 
-    def _steps(
-        self, rows: list[Row], max_new_tokens: int, sampling: SamplingParams, cancel: Cancel | None
-    ) -> Iterator[Array]:
-        loop = TextLoop(self.program, self.settings, self.prefill, self.decode)
-        return loop.steps(rows, check_count("max_new_tokens", max_new_tokens), sampling, cancel)
+        Raises:
+            InputError: a bad argument.
+        """
+        check_stop(stop)
+        most, noted = check_count("max_new_tokens", max_new_tokens), as_integer(logprobs)
+        if logprobs is not None and (noted is None or not 0 <= noted <= self.settings.vocab_size):
+            raise InputError(
+                f"logprobs is {shown(logprobs)}", hint=f"must be an integer from 0 to {self.settings.vocab_size:,}"
+            )
+        started = time.perf_counter()
+
+        def make(ids: Array, seed: int) -> Row:
+            return Row(
+                ids,
+                generator=TorchGenerator(seed),
+                text=self._watch(ids, stop),
+                context_length=self.settings.context_length,
+                max_new_tokens=most,
+                eos_token_ids=self.settings.eos_token_ids,
+                logprobs=noted,
+                started=started,
+            )
+
+        return make
+
+    def _watch(self, ids: Array, stop: Sequence[str]) -> StopWatch:
+        return StopWatch(self.tokenizer.stream(ids), stop)

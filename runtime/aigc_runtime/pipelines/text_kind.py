@@ -51,6 +51,9 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "max_new_tokens": integer_check("max_new_tokens", MAX_COUNT),
     "sampling": request_sampling,
     "seed": check_seed,
+    "num_return_sequences": integer_check("num_return_sequences", MAX_COUNT),
+    "logprobs": integer_check("logprobs", MAX_COUNT),
+    "prefill_chunk": integer_check("prefill_chunk", MAX_COUNT),
 }
 
 
@@ -90,6 +93,7 @@ def _check_request(pipeline: TextPipeline, request: Request, arrays: Collection[
     rows = 1 if is_single(prompts) else len(prompts)
     if not rows:
         raise ConfigError("request.prompts is empty", hint="must be a list of texts, or of lists of token ids")
+    rows *= request.get("num_return_sequences", 1)
     most = min(request.get("max_new_tokens", 128), pipeline.settings.context_length)
     if rows * most > MAX_REFERENCE_TOKENS:
         raise ConfigError(

@@ -1,81 +1,104 @@
-"""The loop of text generation: read the prompts, then one token after the other.
-
-Shapes: B rows, S tokens of the longest prompt, K places whose logits are kept, V vocabulary.
-"""
+"""The loop of text generation: rows that fit together are read, then grow by one token after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.generation.logits import sample_tokens
 from aigc_runtime.generation.sampling_params import SamplingParams
-from aigc_runtime.pipelines.settings import TextSettings
+from aigc_runtime.pipelines.text_engines import TextEngines
+from aigc_runtime.pipelines.text_reading import Cancel, Reading
 from aigc_runtime.pipelines.text_rows import Row
-from aigc_runtime.pipelines.text_tensors import INPUT_IDS, LOGITS, LOGITS_TO_KEEP, PAD_LENGTH
 
-__all__ = ["Cancel", "TextLoop"]
-
-Cancel = Callable[[], bool]
+__all__ = ["fitting_batches", "generate_rows", "grow", "padded"]
 
 
-class TextLoop:
-    """Generates rows with a language model.
+def fitting_batches(rows: Sequence[Row], engines: TextEngines) -> Iterator[list[Row]]:
+    """Rows in batches, such that each has all of its room: the longest prompt of a batch pads all others.
+
+    Rows of a model that reads a long text anew share a batch only where all of them are read anew at once.
+    """
+    batch: list[Row] = []
+    for row in sorted(rows, key=lambda row: row.history.prompt_length):
+        if batch and not _fits([*batch, row], engines):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _fits(rows: Sequence[Row], engines: TextEngines) -> bool:
+    """Whether rows, the shortest prompt first, can be generated together."""
+    shortest, longest = rows[0].history.prompt_length, rows[-1].history.prompt_length
+    steps = longest + max(row.room for row in rows) - 1  # the last token is not read
+    if steps > engines.max_steps or (engines.max_rows is not None and len(rows) > engines.max_rows):
+        return False
+    again = engines.settings.recompute_at
+    return again is None or shortest == longest or shortest > again or steps <= again
+
+
+def padded(rows: Sequence[Row], engines: TextEngines) -> tuple[Array, Array]:
+    """The prompts of rows beside each other: [B, S] int64 with padding at the left, and [B] int64, how much of it.
+
+    An engine that takes only more rows than these is given the first one several times.
+    """
+    lengths = [row.history.prompt_length for row in rows]
+    ids_BS = np.full((engines.batch_of(len(rows)), max(lengths)), engines.settings.pad_token_id, dtype=np.int64)
+    pad_B = np.zeros(len(ids_BS), dtype=np.int64)
+    for i in range(len(ids_BS)):
+        row = rows[i if i < len(rows) else 0]
+        pad_B[i] = max(lengths) - row.history.prompt_length
+        ids_BS[i, pad_B[i] :] = row.history.ids
+    return ids_BS, pad_B
+
+
+def generate_rows(
+    rows: Sequence[Row],
+    engines: TextEngines,
+    sampling: SamplingParams,
+    *,
+    prefill_chunk: int | None = None,
+    cancel: Cancel | None = None,
+) -> Iterator[None]:
+    """Generate rows of one batch; see `grow`."""
+    ids_BS, pad_B = padded(rows, engines)
+    reading = Reading(engines, pad_B, prefill_chunk=prefill_chunk)
+    yield from grow(rows, reading, ids_BS, sampling, cancel=cancel)
+
+
+def grow(
+    rows: Sequence[Row], reading: Reading, ids_BS: Array, sampling: SamplingParams, *, cancel: Cancel | None
+) -> Iterator[None]:
+    """Read tokens, and generate until every row is done, or `cancel` says so.
 
     Args:
-        program: the engines.
-        settings: context and special tokens.
-        prefill: the engine that reads prompts.
-        decode: the engine that reads every token after.
+        rows: at most as many as `reading` has.
+        reading: holds the beginning of their prompts, or nothing.
+        ids_BS: the rest of their prompts.
+        sampling: how tokens are chosen.
+        cancel: asked before every run of an engine.
+
+    Yields:
+        After each token of all rows. A row that was cancelled stays open.
+
+    Raises:
+        InputError: the options of sampling leave a row no token.
+        EngineError: the engine failed.
     """
-
-    def __init__(self, program: OpenProgram, settings: TextSettings, prefill: str, decode: str) -> None:
-        self.program, self.settings, self.prefill, self.decode = program, settings, prefill, decode
-
-    def steps(
-        self, rows: list[Row], max_new_tokens: int, sampling: SamplingParams, cancel: Cancel | None
-    ) -> Iterator[Array]:
-        """Yield the tokens of every step, [B] int64, -1 for rows that are done; fills in the rows."""
-        longest = max(row.prompt_tokens for row in rows)
-        pad_B = np.array([longest - row.prompt_tokens for row in rows], dtype=np.int64)
-        ids_BS = np.full((len(rows), longest), self.settings.pad_token_id, dtype=np.int64)
-        for i, row in enumerate(rows):
-            ids_BS[i, pad_B[i] :] = row.history.ids
-        last = np.array([longest - 1], dtype=np.int64)
-        feeds, engine = {INPUT_IDS: ids_BS, PAD_LENGTH: pad_B, LOGITS_TO_KEEP: last}, self.prefill
-        state = self.program.new_state(len(rows))
-        generators, history = [row.generator for row in rows], [row.history for row in rows]
-        # The batch shares one cache, so its longest row fills the context first; padding counts towards it.
-        room = min(max_new_tokens, self.settings.context_length - longest)
-        for step in range(room):
-            if cancel is not None and cancel():
-                break
-            logits_BV = self.program.run(engine, feeds, state)[LOGITS][:, -1]
-            tokens_B = sample_tokens(logits_BV, sampling, generators, history, self.settings.eos_token_ids)
-            yield self._accept(rows, tokens_B, last=step + 1 == room, full=room < max_new_tokens)
-            if all(row.finish_reason is not None for row in rows):
-                return
-            if step == 0:
-                engine = self.decode
-                ids_BS, last = np.empty((len(rows), 1), dtype=np.int64), np.zeros(1, dtype=np.int64)
-                feeds = {INPUT_IDS: ids_BS, PAD_LENGTH: pad_B, LOGITS_TO_KEEP: last}
-            feeds[INPUT_IDS][:, 0] = tokens_B
-        for row in rows:
-            row.finish_reason = row.finish_reason or "cancelled"
-
-    def _accept(self, rows: list[Row], tokens_B: Array, *, last: bool, full: bool) -> Array:
-        told = tokens_B.copy()
-        for i, row in enumerate(rows):
-            if row.finish_reason is not None:
-                told[i] = -1
-                continue
-            token = int(tokens_B[i])
-            row.history.append(token)
-            if token in self.settings.eos_token_ids:
-                row.finish_reason, told[i] = "eos", -1
-            elif last:
-                row.finish_reason = "context" if full else "length"
-        return told
+    eos = reading.eos_token_ids
+    while (logits_BV := reading.feed(ids_BS, cancel=cancel)) is not None:
+        going = [i for i, row in enumerate(rows) if row.is_open]
+        chosen = logits_BV if len(going) == len(logits_BV) else logits_BV[going]
+        generators, history = [rows[i].generator for i in going], [rows[i].history for i in going]
+        tokens = sample_tokens(chosen, sampling, generators, history, eos).tolist()
+        ids_BS = np.full((len(logits_BV), 1), tokens[0], dtype=np.int64)
+        for i, token, logits in zip(going, tokens, chosen, strict=True):
+            rows[i].accept(token, logits)
+            ids_BS[i, 0] = token
+        yield
+        if not any(row.is_open for row in rows):
+            return

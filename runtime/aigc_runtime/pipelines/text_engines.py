@@ -1,0 +1,135 @@
+"""What the engines of a language model take: rows, steps, and pieces of a prompt that fit into memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from aigc_runtime.core.program import OpenProgram
+from aigc_runtime.core.tensors import DimSpec
+from aigc_runtime.errors import ConfigError
+from aigc_runtime.pipelines.settings import TextSettings
+from aigc_runtime.pipelines.text_tensors import INPUT_IDS
+
+__all__ = ["Piece", "TextEngines"]
+
+_SCORE_BYTES = 2**28
+"""Memory that the attention scores of one layer may take while a prompt is read."""
+
+_QUERIES_PER_KEY = 8
+"""Heads of queries that share a head of keys, at most: carried state says how many of the latter there are."""
+
+_MIN_PIECE = 64
+"""Tokens that are read at once, however many scores there are."""
+
+Piece = tuple[str, int]
+"""An engine, and how many tokens it reads in one run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEngines:
+    """The engines of a language model, and what they take.
+
+    Attributes:
+        program: they are of.
+        settings: context and special tokens.
+        prefill: the engine that reads prompts.
+        decode: the engine that reads every token after.
+
+    Raises:
+        ConfigError: a model that must read many tokens anew at once, and an engine that cannot.
+    """
+
+    program: OpenProgram
+    settings: TextSettings
+    prefill: str
+    decode: str
+
+    def __post_init__(self) -> None:
+        again, most = self.settings.recompute_at, self._steps(self.prefill).max
+        if again is not None and again < self.settings.context_length and most is not None and most <= again:
+            raise ConfigError(
+                f"recompute_at is {again:,}, the engine {self.prefill!r} reads at most {most:,} tokens at once",
+                hint=f"a longer text begins with {again + 1:,} tokens that are read at once",
+            )
+
+    def _steps(self, engine: str) -> DimSpec:
+        """How many tokens an engine reads in one run."""
+        spec = self.program.session(engine).interface.input(INPUT_IDS)
+        return self._dim(engine, 1 if spec is None else spec.shape[1])
+
+    def _dim(self, engine: str, size: int | str) -> DimSpec:
+        if isinstance(size, int):
+            return DimSpec(name="fixed", min=size, max=size)
+        return self.program.session(engine).interface.dim(size) or DimSpec(name="free")
+
+    @cached_property
+    def _batches(self) -> list[DimSpec]:
+        found = []
+        for engine in dict.fromkeys((self.prefill, self.decode)):
+            spec = self.program.session(engine).interface.input(INPUT_IDS)
+            found.append(self._dim(engine, 1 if spec is None else spec.shape[0]))
+        return found
+
+    @cached_property
+    def max_rows(self) -> int | None:
+        """The most rows of one run; None where there is no limit."""
+        return min((dim.max for dim in self._batches if dim.max is not None), default=None)
+
+    def batch_of(self, rows: int) -> int:
+        """The fewest rows of a run that has room for `rows`."""
+        count = rows
+        while any(dim.nearest(count) < count or count < dim.min or count % dim.multiple_of for dim in self._batches):
+            count += 1
+            if self.max_rows is not None and count > self.max_rows:
+                return rows  # no size fits them all: the session says so
+        return count
+
+    @cached_property
+    def max_steps(self) -> int:
+        """The most tokens that a batch's carried state holds, padding included."""
+        found = [self.program.session(engine).interface.max_steps for engine in (self.prefill, self.decode)]
+        return min([self.settings.context_length, *(most for most in found if most is not None)])
+
+    @cached_property
+    def _heads(self) -> int:
+        """Heads of keys: what a carried tensor has beside its rows, its steps, and the width of a head."""
+        heads = 1
+        for spec in self.program.session(self.prefill).interface.state:
+            sizes = [size for axis, size in enumerate(spec.shape) if isinstance(size, int) and axis != spec.axis]
+            heads = max(heads, math.prod(sizes) // max(sizes, default=1))
+        return heads
+
+    def piece_tokens(self, rows: int, total: int) -> int:
+        """How many tokens are read at once by default.
+
+        Each of them has attention scores for all `total` tokens of the row, in every head of every row.
+        """
+        scores = rows * self._heads * _QUERIES_PER_KEY * total
+        return max(_MIN_PIECE, _SCORE_BYTES // (4 * scores))
+
+    def pieces(self, rows: int, held: int, count: int, *, prefill_chunk: int | None, together: int = 0) -> list[Piece]:
+        """How `count` tokens behind `held` ones are read.
+
+        Args:
+            rows: of the batch.
+            held: tokens that the state holds.
+            count: tokens to be read.
+            prefill_chunk: tokens of one run at most; None for `piece_tokens`.
+            together: tokens that must be read by the first run at least.
+        """
+        if count == 1 and held:
+            return [(self.decode, 1)]
+        dim = self._steps(self.prefill)
+        most = self.piece_tokens(rows, held + count) if prefill_chunk is None else prefill_chunk
+        found: list[Piece] = []
+        left = count
+        while left:
+            size = min(left, max(most, together if not found else 0, dim.min))
+            size = dim.nearest(size)
+            if size > left:  # fewer than the engine takes at once
+                return [*found, *[(self.decode, 1)] * left]
+            found.append((self.prefill, size))
+            left -= size
+        return found

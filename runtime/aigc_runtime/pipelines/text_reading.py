@@ -1,0 +1,123 @@
+"""What a language model has read: the token ids of some rows, and the carried state that stands for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.errors import FeedError
+from aigc_runtime.pipelines.text_engines import TextEngines
+from aigc_runtime.pipelines.text_tensors import INPUT_IDS, LOGITS, LOGITS_TO_KEEP, PAD_LENGTH
+
+__all__ = ["Cancel", "Reading"]
+
+Cancel = Callable[[], bool]
+
+
+class Reading:
+    """Rows of token ids that a carried state holds; all have the same number, with padding at the left.
+
+    Shapes: B rows, T tokens held, S new tokens, V vocabulary.
+
+    Args:
+        engines: that read.
+        pad_B: [B] int64, how many of the first tokens of each row are padding.
+        prefill_chunk: tokens that are read at once at most; None derives it from the memory of attention scores.
+    """
+
+    def __init__(self, engines: TextEngines, pad_B: Array, *, prefill_chunk: int | None = None) -> None:
+        self._engines, self._pad_B, self._chunk = engines, pad_B, prefill_chunk
+        self._begin()
+
+    def _begin(self) -> None:
+        self._state = self._engines.program.new_state(len(self._pad_B))
+        self._read: list[Array] = []
+        self.length = 0
+        self._is_long = False
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The ids that end a text."""
+        return self._engines.settings.eos_token_ids
+
+    @property
+    def token_ids(self) -> Array:
+        """All token ids that are held, padding included: [B, T] int64."""
+        if len(self._read) != 1:
+            self._read = [np.concatenate([np.zeros((len(self._pad_B), 0), dtype=np.int64), *self._read], axis=1)]
+        return self._read[0]
+
+    def feed(self, ids_BS: Array, *, cancel: Cancel | None = None) -> Array | None:
+        """Read further tokens.
+
+        Args:
+            ids_BS: [B, S] int64, S at least 1.
+            cancel: asked before every run.
+
+        Returns:
+            [B, V] float32, the logits behind the last token; None where `cancel` said so, after some or none were read.
+
+        Raises:
+            FeedError: more tokens than the carried state holds.
+            EngineError: the engine failed. What is held is not to be used any more.
+        """
+        again = self._engines.settings.recompute_at
+        is_long = again is not None and self.length + ids_BS.shape[1] - int(self._pad_B.min()) > again
+        if self.length and is_long != self._is_long:
+            # Such a model sees every token another way now: as transformers does, all are read again.
+            ids_BS = np.concatenate([self.token_ids, ids_BS], axis=1)
+            self._begin()
+        self._is_long = is_long
+        pieces = self._engines.pieces(
+            len(self._pad_B),
+            self.length,
+            ids_BS.shape[1],
+            prefill_chunk=self._chunk,
+            together=again + 1 + int(self._pad_B.max()) if again is not None and is_long and not self.length else 0,
+        )
+        logits_BV, at = None, 0
+        for engine, size in pieces:
+            if cancel is not None and cancel():
+                return None
+            feeds = {
+                INPUT_IDS: ids_BS[:, at : at + size],
+                PAD_LENGTH: self._pad_B,
+                LOGITS_TO_KEEP: np.array([size - 1], dtype=np.int64),
+            }
+            logits_BV = self._engines.program.run(engine, feeds, self._state)[LOGITS][:, -1]
+            self._read.append(ids_BS[:, at : at + size].copy())
+            at += size
+            self.length += size
+        return logits_BV
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens but the first `length`; where the state cannot, it forgets all.
+
+        Raises:
+            EngineError: the engine's device failed.
+        """
+        if length == self.length:
+            return
+        ids_BT = self.token_ids[:, :length]
+        try:
+            if not length:
+                raise FeedError("nothing is left")
+            self._state.truncate(length)
+        except FeedError:
+            self._begin()
+            return
+        self._read, self.length = [ids_BT], length
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Hold these rows, in this order.
+
+        Raises:
+            EngineError: the engine's device failed.
+        """
+        if list(rows) == list(range(len(self._pad_B))):
+            return
+        self._state.select(rows)
+        self._read = [self.token_ids[list(rows)]]
+        self._pad_B = self._pad_B[list(rows)]
