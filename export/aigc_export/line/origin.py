@@ -16,6 +16,7 @@ from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.program import Program
 from aigc_models.sources import resolve
 from aigc_models.sources.shipped import MODELS, load_shipped
+from aigc_models.sources.transformers.folder import OPTIONS
 from aigc_models.weights.weights_file import find_weights
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.manifest import Manifest
@@ -115,21 +116,15 @@ def load_original(
             f"the bundle was made by {manifest.origin.source!r}, which is code of its maker's own",
             hint=f"read it, and name it with --model: --model {shlex.quote(manifest.origin.source)}",
         )
-    if manifest.name not in MODELS:
+    known = manifest.name in MODELS or (manifest.origin is not None and manifest.origin.checkpoint is not None)
+    if not known and checkpoint is None:
         raise BundleError(
             f"the bundle's model {manifest.name!r} is unknown here",
             hint=f"name what it was made from with --model; known without it: {', '.join(MODELS)}",
         )
     path = _recorded(manifest) if checkpoint is None else checkpoint
-    options: dict[str, object] = {}
-    interface = next(iter(manifest.interfaces.values()))
-    if interface.state and "cache" in MODELS[manifest.name].options:
-        options["cache"] = min(spec.kind for spec in interface.state)  # all are of one kind in a shipped one
-        options["separate_prefill"] = len(manifest.engines) > 1
-    if "dynamic_size" in MODELS[manifest.name].options:
-        options["dynamic_size"] = interface.dim("height") is not None
     try:
-        program = load_shipped(manifest.name, checkpoint=path, options=options)
+        program = _load(manifest, path)
     except AigcError as err:
         if checkpoint is not None:
             raise
@@ -137,6 +132,23 @@ def load_original(
             f"the bundle was made from {_named(path)}, which cannot be loaded: {err.message}", hint=_remedy(manifest)
         ) from err
     return _checked(program, manifest, _named(path))
+
+
+def _load(manifest: Manifest, path: Path | str | None) -> Program:
+    """Load the model of a bundle from its weights, with the options that its engines show."""
+    interface = next(iter(manifest.interfaces.values()))
+    taken = MODELS[manifest.name].options if manifest.name in MODELS else OPTIONS
+    options: dict[str, object] = {}
+    if interface.state and "cache" in taken:
+        options["cache"] = min(spec.kind for spec in interface.state)  # all are of one kind in what is loaded here
+        options["separate_prefill"] = len(manifest.engines) > 1
+    if "dynamic_size" in taken:
+        options["dynamic_size"] = interface.dim("height") is not None
+    if manifest.name in MODELS:
+        return load_shipped(manifest.name, checkpoint=path, options=options)
+    if "context_length" in taken:
+        options["context_length"] = manifest.pipeline.settings.context_length
+    return resolve(str(path), options=options)
 
 
 def _checked(program: Program, manifest: Manifest, named: str) -> Program:

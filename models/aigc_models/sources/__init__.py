@@ -1,4 +1,4 @@
-"""Bring models in: a shipped name, a folder, or the user's own code, each to a `Program`.
+"""Bring models in: a shipped name, a folder of ours or of transformers, or the user's own code, each to a `Program`.
 
 A source of another package registers itself by an entry point `aigc_export.sources`, whose object is a `Source`.
 """
@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from aigc_models.program import Program
 from aigc_models.sources.function import call_function, names_function
 from aigc_models.sources.shipped import MODELS, load_shipped
+from aigc_models.sources.transformers.families import find_family
+from aigc_models.sources.transformers.folder import is_known, is_transformers_config, load_folder
 from aigc_models.weights.checkpoint import CONFIG_FILE
 from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
 from aigc_runtime.io.strict_json import loads_strict
@@ -88,6 +90,21 @@ class _Folder:
         return replace(program, source=found.model)
 
 
+class _Transformers:
+    """A folder that transformers wrote."""
+
+    def matches(self, found: Found) -> bool:
+        return found.config is not None and is_known(found.config)
+
+    def load(self, found: Found, options: Mapping[str, Any]) -> Program:
+        assert found.path is not None
+        assert found.config is not None
+        given = dict(options)
+        if given.pop("checkpoint", None) is not None:
+            raise ConfigError(f"{found.model!r} holds its weights itself", hint="leave --checkpoint out")
+        return load_folder(found.path, found.config, source=found.model, options=given)
+
+
 class _Function:
     """A function of the user's own."""
 
@@ -103,7 +120,12 @@ class _Function:
         return call_function(found.model)
 
 
-SOURCES: dict[str, Source] = {"shipped": _Shipped(), "folder": _Folder(), "function": _Function()}
+SOURCES: dict[str, Source] = {
+    "shipped": _Shipped(),
+    "folder": _Folder(),
+    "transformers": _Transformers(),
+    "function": _Function(),
+}
 """Name -> source, in the order in which they are asked."""
 
 
@@ -124,7 +146,8 @@ def resolve(model: str, *, options: Mapping[str, Any] | None = None) -> Program:
     """Find out what a name stands for, and load it.
 
     Args:
-        model: a shipped name, a folder with config.json and weights, `file.py:function` or `module:function`.
+        model: a shipped name, a folder with config.json and weights, ours or transformers', `file.py:function` or
+            `module:function`.
         options: of the export, such as `{"checkpoint": ..., "cache": "buffer"}`; None values are left out.
 
     Raises:
@@ -140,12 +163,15 @@ def resolve(model: str, *, options: Mapping[str, Any] | None = None) -> Program:
             return source.load(found, given)
     if model.endswith(".py") and path_exists(model):
         raise ConfigError(f"{model!r} is a Python file", hint=f"name a function in it: {model}:make_program")
+    if found.config is not None and is_transformers_config(found.config):
+        find_family(found.config)  # which says why it is none
     if found.path is not None:
         kind = None if found.config is None else next((found.config[k] for k in _KINDS if k in found.config), None)
         says = f"has no {CONFIG_FILE}" if found.config is None else f"is of kind {kind!r}" if kind else "names no model"
         raise CheckpointError(
             f"{model!r} {says}, which no source can load",
-            hint=f"known: checkpoints of {', '.join(MODELS)}; any module of yours by file.py:function",
+            hint=f"known: checkpoints of {', '.join(MODELS)}, and of language models as transformers writes them; any "
+            "module of yours by file.py:function",
         )
     raise UnknownNameError("model", model, MODELS)
 

@@ -144,7 +144,8 @@ def test_what_nobody_can_load(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"unknown model 'gann'(.|\n)*gan"):
         resolve("gann")
     for text, sentence in (
-        ('{"model_type": "llama"}', "is of kind 'llama', which no source can load"),
+        ('{"model_type": "llamma"}', "is of the architecture 'llamma', which is not known(.|\n)*nearest is 'llama'"),
+        ('{"_class_name": "Unet"}', "is of kind 'Unet', which no source can load"),
         ("{}", "names no model"),
         ("[]", "is not a JSON object"),
         ("{", "config.json"),
@@ -194,4 +195,4 @@ def test_what_names_none(text: str) -> None:
 
 
 def test_the_table_lists_our_own() -> None:
-    assert list(sources.SOURCES) == ["shipped", "folder", "function"]
+    assert list(sources.SOURCES) == ["shipped", "folder", "transformers", "function"]
