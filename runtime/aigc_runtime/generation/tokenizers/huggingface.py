@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aigc_runtime.core.tensors import Array
-from aigc_runtime.errors import BundleError, InputError, TextSupportMissingError
+from aigc_runtime.errors import AigcError, BundleError, InputError, TextSupportMissingError
 from aigc_runtime.generation.tokenizers.base import NOTHING, StreamDecoder, check_ids, utf8
 from aigc_runtime.generation.tokenizers.streams import SpaceCleaner, clean_up, make_stream
 
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["MAX_TOKENIZER_BYTES", "TEXT_INSTALL", "HuggingFaceTokenizer", "import_tokenizers"]
+__all__ = ["MAX_TOKENIZER_BYTES", "TEXT_INSTALL", "HuggingFaceTokenizer", "import_tokenizers", "library_errors"]
 
 MAX_TOKENIZER_BYTES = 2**27
 """Size of a tokenizer.json: three times the largest that is published."""
@@ -41,8 +41,14 @@ def import_tokenizers() -> Any:
 
 
 @contextlib.contextmanager
-def _failures(what: str, error: type[BundleError] | type[InputError], hint: str) -> Iterator[None]:
-    """Turn what the library raises into our own error; it panics with what is no `Exception`."""
+def library_errors(what: str, error: type[AigcError], hint: str) -> Iterator[None]:
+    """Turn what the library raises into an error of ours; it panics with what is no `Exception`.
+
+    Args:
+        what: failed, for the message.
+        error: the type to raise.
+        hint: what to do.
+    """
     try:
         yield
     except Exception as err:
@@ -72,7 +78,9 @@ class HuggingFaceTokenizer:
         if len(data) > MAX_TOKENIZER_BYTES:
             raise BundleError(f"{name} has {len(data):,} bytes", hint=f"at most {MAX_TOKENIZER_BYTES:,} are allowed")
         self.name = name
-        with _failures(f"{name} cannot be read", BundleError, "the file is damaged, or not a tokenizer: get it again"):
+        with library_errors(
+            f"{name} cannot be read", BundleError, "the file is damaged, or not a tokenizer: get it again"
+        ):
             self._tokenizer: tokenizers.Tokenizer = library.Tokenizer.from_str(data.decode("utf-8"))
             # A file may say that every text is cut, or filled, to a length: no generation wants that.
             self._tokenizer.no_truncation()
@@ -85,7 +93,12 @@ class HuggingFaceTokenizer:
         self.vocab_size = max(vocabulary.values()) + 1
         self._special = frozenset(i for i, token in added.items() if token.special)
         self._decoder = decoder
-        self._cleans = clean_up_spaces and type(self._tokenizer.model).__name__ != "BPE"
+        self._cleans = clean_up_spaces and not self.is_bpe
+
+    @property
+    def is_bpe(self) -> bool:
+        """Whether its tokens are merged pairs, of bytes or characters."""
+        return type(self._tokenizer.model).__name__ == "BPE"
 
     def token(self, token_id: int) -> str | None:
         """What the vocabulary has at an id; None where it has nothing, as behind the end of a padded one."""
@@ -97,6 +110,10 @@ class HuggingFaceTokenizer:
         found: int | None = self._tokenizer.token_to_id(token)
         return found
 
+    def adds(self, token_id: int) -> bool:
+        """Whether it puts this token around every text."""
+        return token_id in self.encode("").tolist()
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> Array:
         """Text -> int64 [n], special tokens around it as the file's post-processor says.
 
@@ -104,7 +121,9 @@ class HuggingFaceTokenizer:
             InputError: a lone surrogate, or a text at which the library fails.
         """
         utf8(text)
-        with _failures(f"{self.name} cannot encode the text", InputError, "shorten the text, or check the tokenizer"):
+        with library_errors(
+            f"{self.name} cannot encode the text", InputError, "shorten the text, or check the tokenizer"
+        ):
             ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return np.array(ids, dtype=np.int64)
 
@@ -127,7 +146,7 @@ class HuggingFaceTokenizer:
         # Some decoders of the library fail at no tokens.
         if not (ids := [i for i in ids if 0 <= i < _MAX_ID]):
             return ""
-        with _failures(f"{self.name} cannot decode the ids", InputError, "check the tokenizer"):
+        with library_errors(f"{self.name} cannot decode the ids", InputError, "check the tokenizer"):
             text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
         return text
 

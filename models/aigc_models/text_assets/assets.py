@@ -1,4 +1,4 @@
-"""What a language model's folder says about text: its tokenizer, special tokens, chat template and sampling."""
+"""How a language model reads and writes text: one value that an export takes."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from aigc_models.text_assets import BYTES, NO_TEXT, TextAssets
 from aigc_runtime.errors import BundleError
 from aigc_runtime.generation.tokenizers import TokenizerInfo
 
-from ..runtime.generation.tokenizers.makers import byte_level
+from ...runtime.generation.tokenizers.makers import byte_level
 
 
 def test_a_tokenizer_is_held_against_the_model() -> None:

@@ -1,0 +1,9 @@
+"""What a language model's folder says about text: its tokenizer, special tokens, chat templates and sampling."""
+
+from __future__ import annotations
+
+from aigc_models.text_assets.assets import BYTES, NO_TEXT, TextAssets
+from aigc_models.text_assets.folder import make_text_assets, read_text_assets
+from aigc_models.text_assets.text_files import TextFiles, read_text_files
+
+__all__ = ["BYTES", "NO_TEXT", "TextAssets", "TextFiles", "make_text_assets", "read_text_assets", "read_text_files"]
