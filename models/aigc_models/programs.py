@@ -151,6 +151,7 @@ def lm_program(
             pad_token_id=text.pad_token_id,
             bos_token_id=text.bos_token_id,
             sampling=text.sampling,
+            recompute_at=config.rope.original_context if config.rope.scaling == "longrope" else None,
             chat=text.chat,
         ),
         assets=text.files,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def make_origin(program: Program, recipe: ExportRecipe, evaluation: Evaluation) 
         calibration=_path(recipe.calibration),
         eval_data=_path(recipe.eval_data),
         eval_sha256=evaluation.sha256 if recipe.quality_samples else "",
-        options=tuple(_options(recipe, {**program.options, **recipe.spec_options})),
+        options=tuple(_options(recipe)),
     )
 
 
@@ -49,16 +49,14 @@ def _path(given: str | None) -> str | None:
     return given if given is not None and can_be_recorded(given) else None
 
 
-def _options(recipe: ExportRecipe, loaded: Mapping[str, Any]) -> list[str]:
+def _options(recipe: ExportRecipe) -> list[str]:
     """List the options of `aigc-export export` that give the recipe, beside its paths, target and precision."""
     words: list[str] = []
-    if cache := loaded.get("cache"):
+    if cache := recipe.spec_options.get("cache"):
         words += ["--cache", str(cache)]
-    if (length := loaded.get("context_length")) is not None:
-        words += ["--context-length", str(length)]
-    if loaded.get("separate_prefill"):
+    if recipe.spec_options.get("separate_prefill"):
         words.append("--separate-prefill")
-    if (dynamic := loaded.get("dynamic_size")) is not None:
+    if (dynamic := recipe.spec_options.get("dynamic_size")) is not None:
         words += ["--dynamic-size" if dynamic else "--fixed-size"]
     if recipe.seed:
         words += ["--seed", str(recipe.seed)]

@@ -86,6 +86,10 @@ class RopeConfig:
                 f"RopeConfig.original_context is missing with scaling {self.scaling!r}",
                 hint="it says which context the factors are relative to",
             )
+        if self.scaling == "longrope" and self.original_context == 1:
+            raise ConfigError("RopeConfig.original_context is 1", hint="longrope takes its logarithm: at least 2")
+        if self.scaling == "yarn" and self.theta <= 1.0:
+            raise ConfigError(f"RopeConfig.theta is {self.theta}", hint="yarn takes its logarithm: must be above 1")
         if self.scaling == "llama3" and self.low_freq_factor >= self.high_freq_factor:
             raise ConfigError(
                 f"RopeConfig.low_freq_factor is {self.low_freq_factor}, high_freq_factor {self.high_freq_factor}",

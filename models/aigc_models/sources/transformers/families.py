@@ -73,18 +73,20 @@ def find_family(config: Mapping[str, Any]) -> tuple[str, Family]:
     classes = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
     kind = config.get("model_type")
     if kind is None:
-        kind = next((k for k, family in FAMILIES.items() if family.architecture in classes), "")
+        kind = next((k for k, known in FAMILIES.items() if {known.architecture, known.base}.intersection(classes)), "")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        remote = config.get("auto_map")
+        remote, named = config.get("auto_map"), kind or ", ".join(classes)
         raise UnknownArchitectureError(
-            f"config.json is of the architecture {shown(kind or ', '.join(classes))}, which is not known",
-            model_type=str(kind),
+            f"config.json is of the architecture {shown(named)}, which is not known"
+            if named
+            else "config.json names no architecture: it has neither model_type nor architectures",
+            model_type=kind if isinstance(kind, str) else "",
             hint="it names code of its own (auto_map), which is never run: code runs only where you name it"
             if remote
             else "",
         )
     family = FAMILIES[kind]
-    if classes and family.architecture not in classes:
+    if classes and not {family.architecture, family.base}.intersection(classes):
         raise CheckpointError(
             f"config.json is of {', '.join(classes)}, which is not supported",
             hint=f"of {kind!r}, {family.architecture} is: take the folder of the language model itself",
@@ -101,6 +103,7 @@ def read_config(config: Mapping[str, Any]) -> LMConfig:
     """
     _, family = find_family(config)
     fields = Fields(config)
+    fields.require("is_causal", True)
     read = family.config(fields)
     fields.finish()
     return read

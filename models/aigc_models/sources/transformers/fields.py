@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from aigc_models.families.layers import MAX_SIZE
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.io.printable import shown
 
@@ -29,6 +30,7 @@ _WITHOUT_EFFECT = frozenset((
     "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens",
     "begin_suppress_tokens", "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",
     "summary_first_dropout", "base_model_tp_plan", "unsloth_version", "unsloth_fixed", "is_llama_config",
+    "output_past", "predict_special_tokens", "transformers.js_config",
 ))
 # fmt: on
 """Fields of every family that do not change what a language model computes when it runs."""
@@ -51,22 +53,22 @@ class Fields:
         """Whether a field is there and not null."""
         return self._values.get(name) is not None
 
-    def integer(self, name: str, default: int | None = None) -> int:
-        """Read a whole number of at least 1; one without a default must be there."""
+    def integer(self, name: str, default: int | None = None, *, low: int = 1, high: int = MAX_SIZE) -> int:
+        """Read a whole number of a range; one without a default must be there."""
         value = self._given(name, default)
-        if type(value) is not int or value < 1:
-            raise self._wrong(name, value, "a whole number of at least 1")
+        if type(value) is not int or not low <= value <= high:
+            raise self._wrong(name, value, f"a whole number from {low:,} to {high:,}")
         return value
 
     def maybe_integer(self, name: str, default: int | None = None) -> int | None:
-        """Read a whole number of at least 1, or null."""
+        """Read a whole number of at least 1; null is None, and what is absent is the default."""
         self._read.add(name)
         return self.integer(name) if self.has(name) else None if name in self._values else default
 
     def number(self, name: str, default: float | None = None) -> float:
         """Read a number; one without a default must be there."""
         value = self._given(name, default)
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if not _is_number(value):
             raise self._wrong(name, value, "a number")
         return float(value)
 
@@ -78,7 +80,7 @@ class Fields:
         return value
 
     def maybe_number(self, name: str, default: float | None = None) -> float | None:
-        """Read a number, or null."""
+        """Read a number; null is None, and what is absent is the default."""
         self._read.add(name)
         return self.number(name) if self.has(name) else None if name in self._values else default
 
@@ -106,7 +108,7 @@ class Fields:
     def numbers(self, name: str) -> tuple[float, ...]:
         """Read a list of numbers; absent or null is none."""
         value = self._list(name)
-        if not all(type(number) in (int, float) for number in value):
+        if not all(map(_is_number, value)):
             raise self._wrong(name, value, "a list of numbers")
         return tuple(float(number) for number in value)
 
@@ -116,7 +118,7 @@ class Fields:
             self._read.add(name)
             return None
         value, choices = self._list(name), list(valid)
-        if len(value) != length or any(entry not in choices for entry in value):
+        if len(value) != length or any(type(entry) is bool or entry not in choices for entry in value):
             raise self._wrong(name, value, f"a list of {length} of {', '.join(map(str, choices))}")
         return tuple(value)
 
@@ -124,17 +126,35 @@ class Fields:
         """Read an object; None where it is absent, null or empty."""
         self._read.add(name)
         value = self._values.get(name)
-        if not value:
+        if value is None:
             return None
         if not isinstance(value, Mapping):
             raise self._wrong(name, value, "an object")
+        if not value:
+            return None
         return Fields(value, where=f"{self._where}: {name}")
+
+    def either(self, name: str, other: str) -> Fields | None:
+        """Read an object that has one of two names; None where it has neither.
+
+        Raises:
+            CheckpointError: it has both, and they differ.
+        """
+        one, two = self.inner(name), self.inner(other)
+        if one is not None and two is not None and self._values[name] != self._values[other]:
+            raise CheckpointError(
+                f"{self._where}: {name} and {other} differ, and only one of them can count",
+                hint="remove the one that is wrong",
+            )
+        return one or two
 
     def require(self, name: str, *values: object) -> None:
         """Refuse a field that is there and has none of these values: what else it may say is not computed here."""
         self._read.add(name)
         value = self._values.get(name)
-        if value is not None and value not in values:
+        # A number is no true or false, though 1 == True.
+        same = [one for one in values if value == one and isinstance(value, bool) == isinstance(one, bool)]
+        if value is not None and not same:
             raise CheckpointError(
                 f"{self._where}: {name} is {shown(value)}, which is not supported",
                 hint=f"supported: {', '.join(map(shown, values))}; {_IN_PYTHON}",
@@ -152,7 +172,7 @@ class Fields:
         """
         for name, value in self._values.items():
             private = name.startswith("_")  # the library's own notes
-            if name in self._read or name in _WITHOUT_EFFECT or private or value in (None, False, [], {}, ""):
+            if name in self._read or name in _WITHOUT_EFFECT or private or not value:
                 continue
             if name == "quantization_config":
                 method = value.get("quant_method") if isinstance(value, Mapping) else None
@@ -162,17 +182,15 @@ class Fields:
                 )
             near = difflib.get_close_matches(name, self._read, n=1)
             raise CheckpointError(
-                f"{self._where}: the field {name!r} is {shown(value)}, and what it means is not known here",
+                f"{self._where}: the field {shown(name)} is {shown(value)}, and what it means is not known here",
                 hint=(f"nearest known: {near[0]!r}; " if near else "")
                 + f"remove it if it does not change what the model computes; {_IN_PYTHON}",
             )
 
     def _given(self, name: str, default: Any) -> Any:
         self._read.add(name)
-        value = self._values.get(name)
-        if value is None:
-            value = default
-        if value is None:
+        value = self._values.get(name, default)
+        if value is None and name not in self._values:
             raise CheckpointError(f"{self._where} lacks {name!r}", hint="is it complete? copy it again")
         return value
 
@@ -187,6 +205,11 @@ class Fields:
 
     def _wrong(self, name: str, value: object, expected: str) -> CheckpointError:
         return CheckpointError(f"{self._where}: {name} is {shown(value)}", hint=f"must be {expected}")
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a number that a float can hold."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
 
 
 _IN_PYTHON = "a model of another form comes in by a function of your own: aigc-export export file.py:function"

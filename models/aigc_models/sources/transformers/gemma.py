@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from aigc_models.families.lm_config import LMConfig
-from aigc_models.sources.transformers.family import FULL, GATED, SLIDING, Family, decoder, window_layers
+from aigc_models.sources.transformers.family import FULL, GATED, SLIDING, Family, decoder, head_size, window_layers
 from aigc_models.sources.transformers.fields import Fields
 from aigc_models.sources.transformers.rename import Rule, plus_one
 from aigc_models.sources.transformers.rope_fields import rope_of
+from aigc_runtime.errors import CheckpointError
 
 __all__ = ["GEMMA2", "GEMMA3"]
 
@@ -51,16 +52,26 @@ def _shared(fields: Fields, given: Mapping[str, Any], caps: tuple[float | None, 
 
 def _gemma2(fields: Fields) -> LMConfig:
     given = decoder(fields, _GEMMA2)
-    windowed = window_layers(fields, given["n_layers"], lambda layer: layer % 2 == 0)
+    shared = _shared(fields, given, (50.0, 30.0))
+    windowed = window_layers(fields, given["n_layers"], shared["window"], lambda layer: layer % 2 == 0)
     fields.skip("sliding_window_size")  # an older name of `sliding_window`, which stands beside it
-    return LMConfig(**given, **_shared(fields, given, (50.0, 30.0)), window_layers=windowed)
+    return LMConfig(**given, **shared, window_layers=windowed)
 
 
 def _gemma3(fields: Fields) -> LMConfig:
     given, pattern = decoder(fields, _GEMMA3, rope=False), fields.integer("sliding_window_pattern", 6)
-    windowed = window_layers(fields, given["n_layers"], lambda layer: (layer + 1) % pattern != 0)
+    shared = _shared(fields, given, (None, None))
+    windowed = window_layers(fields, given["n_layers"], shared["window"], lambda layer: (layer + 1) % pattern != 0)
     both, scaling = fields.inner("rope_parameters"), fields.inner("rope_scaling")
-    shape = {"head_size": given["head_dim"], "context_length": given["context_length"]}
+    if both is not None and scaling is not None:
+        raise CheckpointError(
+            "config.json: it has rope_parameters and rope_scaling, and only one of them can count",
+            hint="remove rope_scaling, an older name",
+        )
+    shape = {
+        "head_size": head_size(given["d_model"], given["n_heads"], given["head_dim"]),
+        "context_length": given["context_length"],
+    }
     rope = rope_of(
         scaling if both is None else both.inner(FULL), theta=fields.number("rope_theta", 1_000_000.0), **shape
     )
@@ -71,7 +82,7 @@ def _gemma3(fields: Fields) -> LMConfig:
         both.finish()
     return LMConfig(
         **given,
-        **_shared(fields, given, (None, None)),
+        **shared,
         rope=rope,
         window_layers=windowed,
         window_rope=local,
@@ -92,5 +103,17 @@ _RULES = (
     *(Rule(theirs=f"layers.*.{norm}.weight", ours=(f"layers.*.{norm}.weight",), change=plus_one) for norm in _NORMS),
 )
 
-GEMMA2 = Family(architecture="Gemma2ForCausalLM", config=_gemma2, rules=_RULES, examples=("Gemma 2 2B, 9B, 27B",))
-GEMMA3 = Family(architecture="Gemma3ForCausalLM", config=_gemma3, rules=_RULES, examples=("Gemma 3 270M, 1B",))
+GEMMA2 = Family(
+    architecture="Gemma2ForCausalLM",
+    base="Gemma2Model",
+    config=_gemma2,
+    rules=_RULES,
+    examples=("Gemma 2 2B, 9B, 27B",),
+)
+GEMMA3 = Family(
+    architecture="Gemma3ForCausalLM",
+    base="Gemma3TextModel",
+    config=_gemma3,
+    rules=_RULES,
+    examples=("Gemma 3 270M, 1B",),
+)

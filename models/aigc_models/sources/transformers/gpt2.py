@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from aigc_models.families.layers import MAX_DEPTH
 from aigc_models.families.lm_config import LMConfig
 from aigc_models.sources.transformers.family import ACTIVATIONS, Family
 from aigc_models.sources.transformers.fields import Fields
@@ -27,7 +28,7 @@ def _gpt2(fields: Fields) -> LMConfig:
         vocab_size=fields.integer("vocab_size", 50257),
         context_length=fields.integer("n_positions", 1024),
         d_model=width,
-        n_layers=fields.integer("n_layer", 12),
+        n_layers=fields.integer("n_layer", 12, high=MAX_DEPTH),
         n_heads=fields.integer("n_head", 12),
         d_ff=fields.maybe_integer("n_inner") or 4 * width,
         norm="layernorm",
@@ -79,6 +80,7 @@ _RULES = (
 
 GPT2 = Family(
     architecture="GPT2LMHeadModel",
+    base="GPT2Model",
     config=_gpt2,
     rules=_RULES,
     prefix="transformer.",

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from aigc_models.families.layers import MAX_DEPTH
 from aigc_models.families.lm_config import LMConfig
-from aigc_models.sources.transformers.family import ACTIVATIONS, Family
+from aigc_models.sources.transformers.family import ACTIVATIONS, Family, head_size
 from aigc_models.sources.transformers.fields import Fields
 from aigc_models.sources.transformers.rename import Rule
 from aigc_models.sources.transformers.rope_fields import rope_of
@@ -22,19 +23,22 @@ __all__ = ["GPT_NEOX"]
 def _gpt_neox(fields: Fields) -> LMConfig:
     width, heads = fields.integer("hidden_size", 6144), fields.integer("num_attention_heads", 64)
     context, bias = fields.integer("max_position_embeddings", 2048), fields.flag("attention_bias", True)
-    scaling, parameters = fields.inner("rope_scaling"), fields.inner("rope_parameters")
+    theta, part = fields.number("rotary_emb_base", 10000.0), fields.number("rotary_pct", 0.25)
+    # transformers does not read these names in this family: elsewhere than in `rope_parameters` they may only agree.
+    fields.require("rope_theta", theta)
+    fields.require("partial_rotary_factor", part)
     rope = rope_of(
-        parameters or scaling,
-        theta=fields.number("rotary_emb_base", fields.number("rope_theta", 10000.0)),
-        part=fields.number("rotary_pct", fields.number("partial_rotary_factor", 0.25)),
-        head_size=width // heads,
+        fields.either("rope_scaling", "rope_parameters"),
+        theta=theta,
+        part=part,
+        head_size=head_size(width, heads),
         context_length=context,
     )
     return LMConfig(
         vocab_size=fields.integer("vocab_size", 50432),
         context_length=context,
         d_model=width,
-        n_layers=fields.integer("num_hidden_layers", 44),
+        n_layers=fields.integer("num_hidden_layers", 44, high=MAX_DEPTH),
         n_heads=heads,
         d_ff=fields.integer("intermediate_size", 24576),
         norm="layernorm",
@@ -84,6 +88,7 @@ _RULES = (
 
 GPT_NEOX = Family(
     architecture="GPTNeoXForCausalLM",
+    base="GPTNeoXModel",
     config=_gpt_neox,
     rules=_RULES,
     prefix="gpt_neox.",

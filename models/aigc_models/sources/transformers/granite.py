@@ -40,4 +40,6 @@ def _granite(fields: Fields) -> LMConfig:
     )
 
 
-GRANITE = Family(architecture="GraniteForCausalLM", config=_granite, examples=("Granite 3.x 2B, 8B",))
+GRANITE = Family(
+    architecture="GraniteForCausalLM", base="GraniteModel", config=_granite, examples=("Granite 3.x 2B, 8B",)
+)

@@ -54,12 +54,14 @@ def _mistral(fields: Fields) -> LMConfig:
 
 LLAMA = Family(
     architecture="LlamaForCausalLM",
+    base="LlamaModel",
     config=_llama,
     rules=INVERSE_FREQUENCIES,
     examples=("Llama 2 7B, 13B", "Llama 3 8B", "Llama 3.2 1B, 3B", "TinyLlama 1.1B", "SmolLM2 135M, 360M, 1.7B"),
 )
 MISTRAL = Family(
     architecture="MistralForCausalLM",
+    base="MistralModel",
     config=_mistral,
     rules=INVERSE_FREQUENCIES,
     examples=("Mistral 7B v0.1, v0.3", "Mistral Nemo 12B"),

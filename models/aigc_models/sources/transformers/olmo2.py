@@ -37,4 +37,4 @@ def _olmo2(fields: Fields) -> LMConfig:
     )
 
 
-OLMO2 = Family(architecture="Olmo2ForCausalLM", config=_olmo2, examples=("OLMo 2 1B, 7B, 13B, 32B",))
+OLMO2 = Family(architecture="Olmo2ForCausalLM", base="Olmo2Model", config=_olmo2, examples=("OLMo 2 1B, 7B, 13B, 32B",))

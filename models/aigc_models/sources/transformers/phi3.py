@@ -15,6 +15,7 @@ from aigc_models.families.lm_config import LMConfig
 from aigc_models.sources.transformers.family import GATED, INVERSE_FREQUENCIES, Family, decoder
 from aigc_models.sources.transformers.fields import Fields
 from aigc_models.sources.transformers.rename import Rule
+from aigc_models.sources.transformers.rope_fields import Kind
 
 __all__ = ["PHI3"]
 
@@ -27,16 +28,20 @@ _PHI3: dict[str, Any] = {
     "max_position_embeddings": 4096,
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": False,
+    "original_max_position_embeddings": 4096,
 }
+_SCALINGS: dict[str, Kind] = {"default": "none", "longrope": "longrope", "su": "longrope", "yarn": "longrope"}
+"""Names of scalings, older ones among them, which all meant the same."""
 
 
 def _phi3(fields: Fields) -> LMConfig:
     fields.require("attention_bias", False)
     fields.require("mlp_bias", False)
     fields.require("lm_head_bias", False)
-    fields.skip("interpolate_factor", "full_attn_mod")
+    fields.require("interpolate_factor", 1)
+    fields.require("full_attn_mod", 1)
     return LMConfig(
-        **decoder(fields, _PHI3),
+        **decoder(fields, _PHI3, part=True, kinds=_SCALINGS),
         activation=fields.choice("hidden_act", "silu", GATED),
         window=fields.maybe_integer("sliding_window"),
     )
@@ -68,6 +73,7 @@ _RULES = (
 
 PHI3 = Family(
     architecture="Phi3ForCausalLM",
+    base="Phi3Model",
     config=_phi3,
     rules=_RULES,
     examples=("Phi-3 mini 4k, 128k", "Phi-3 medium", "Phi-3.5 mini", "Phi-4", "Phi-4 mini"),

@@ -31,9 +31,9 @@ _QWEN3: dict[str, Any] = {**_QWEN2, "head_dim": 128}
 def _windows(fields: Fields, layers: int) -> dict[str, Any]:
     """Windows of the layers from `max_window_layers` up, where they are used at all."""
     used, window = fields.flag("use_sliding_window", False), fields.maybe_integer("sliding_window", 4096)
-    first = fields.number("max_window_layers", 28)
-    windowed = window_layers(fields, layers, lambda layer: used and window is not None and layer >= first)
-    return {"window": window, "window_layers": windowed} if used and windowed else {}
+    first = fields.integer("max_window_layers", 28, low=0)
+    windowed = window_layers(fields, layers, window if used else None, lambda layer: layer >= first)
+    return {"window": window, "window_layers": windowed} if windowed else {}
 
 
 def _qwen2(fields: Fields) -> LMConfig:
@@ -60,6 +60,11 @@ def _qwen3(fields: Fields) -> LMConfig:
 
 
 QWEN2 = Family(
-    architecture="Qwen2ForCausalLM", config=_qwen2, examples=("Qwen2 0.5B, 7B", "Qwen2.5 0.5B, 1.5B, 3B, 7B")
+    architecture="Qwen2ForCausalLM",
+    base="Qwen2Model",
+    config=_qwen2,
+    examples=("Qwen2 0.5B, 7B", "Qwen2.5 0.5B, 1.5B, 3B, 7B"),
 )
-QWEN3 = Family(architecture="Qwen3ForCausalLM", config=_qwen3, examples=("Qwen3 0.6B, 1.7B, 4B, 8B",))
+QWEN3 = Family(
+    architecture="Qwen3ForCausalLM", base="Qwen3Model", config=_qwen3, examples=("Qwen3 0.6B, 1.7B, 4B, 8B",)
+)

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from aigc_models.families.rope import RopeConfig
 from aigc_models.sources.transformers.fields import Fields
 from aigc_runtime.errors import CheckpointError
 
-__all__ = ["read_rope", "rope_of"]
+__all__ = ["KINDS", "Kind", "read_rope", "rope_of"]
 
-_KINDS: dict[str, Literal["none", "linear", "llama3", "longrope", "yarn"]] = {
+Kind = Literal["none", "linear", "llama3", "longrope", "yarn"]
+KINDS: Mapping[str, Kind] = {
     "default": "none",
     "linear": "linear",
     "llama3": "llama3",
-    "longrope": "longrope",
-    "su": "longrope",
     "yarn": "yarn",
 }
-"""transformers' `rope_type`, older names among them, -> ours."""
+"""transformers' `rope_type` -> ours; that of LongRoPE is Phi-3's."""
 
 
-def read_rope(fields: Fields, *, head_size: int, context_length: int, theta: float = 10000.0) -> RopeConfig:
+def read_rope(
+    fields: Fields,
+    *,
+    head_size: int,
+    context_length: int,
+    theta: float = 10000.0,
+    part: float | None = None,
+    original: int | None = None,
+    kinds: Mapping[str, Kind] = KINDS,
+) -> RopeConfig:
     """Read `rope_parameters` (version 5), or `rope_theta` and `rope_scaling` (before), into one configuration.
 
     Args:
@@ -30,13 +39,21 @@ def read_rope(fields: Fields, *, head_size: int, context_length: int, theta: flo
         head_size: E.
         context_length: positions of the model.
         theta: of a config.json that states none.
+        part: of each head that turns, in a config.json that states none; None for a family whose heads turn whole.
+        original: positions before the context was made longer, in a config.json that states none.
+        kinds: names of scalings -> ours.
     """
-    theta = fields.number("rope_theta", theta)
-    part = fields.number("partial_rotary_factor", 1.0)
-    original = fields.maybe_integer("original_max_position_embeddings")
-    scaling = fields.inner("rope_scaling")
-    inner = fields.inner("rope_parameters") or scaling
-    return rope_of(inner, theta=theta, part=part, head_size=head_size, context_length=context_length, original=original)
+    if part is None:
+        fields.require("partial_rotary_factor", 1.0)
+    return rope_of(
+        fields.either("rope_scaling", "rope_parameters"),
+        theta=fields.number("rope_theta", theta),
+        part=None if part is None else fields.number("partial_rotary_factor", part),
+        head_size=head_size,
+        context_length=context_length,
+        original=fields.maybe_integer("original_max_position_embeddings", original),
+        kinds=kinds,
+    )
 
 
 def rope_of(
@@ -45,14 +62,19 @@ def rope_of(
     theta: float,
     head_size: int,
     context_length: int,
-    part: float = 1.0,
+    part: float | None = None,
     original: int | None = None,
+    kinds: Mapping[str, Kind] = KINDS,
 ) -> RopeConfig:
     """Make the configuration of one object of rotary parameters; what it does not say is as given."""
     if inner is None:
         return RopeConfig(theta=theta, rotary_size=_rotary_size(head_size, part))
-    theta, part = inner.number("rope_theta", theta), inner.number("partial_rotary_factor", part)
-    kind = inner.choice("rope_type" if inner.has("rope_type") else "type", "default", _KINDS)
+    theta = inner.number("rope_theta", theta)
+    if part is None:
+        inner.require("partial_rotary_factor", 1.0)
+    else:
+        part = inner.number("partial_rotary_factor", part)
+    kind = inner.choice("rope_type" if inner.has("rope_type") else "type", "default", kinds)
     inner.skip("type", "rope_type", "finetuned")
     given: dict[str, Any] = {"theta": theta, "rotary_size": _rotary_size(head_size, part), "scaling": kind}
     if kind in ("llama3", "yarn", "longrope"):
@@ -67,7 +89,7 @@ def rope_of(
         given |= _yarn(inner, given["factor"])
     if kind == "longrope":
         given["short_factors"], given["long_factors"] = inner.numbers("short_factor"), inner.numbers("long_factor")
-        given["factor"] = inner.number("factor", context_length / given["original_context"])
+        given["factor"] = inner.maybe_number("factor") or context_length / given["original_context"]
         given["attention_factor"] = inner.maybe_number("attention_factor")
         # Of some published files; they say what the formula gives.
         inner.skip("short_mscale", "long_mscale")
@@ -79,17 +101,17 @@ def _yarn(inner: Fields, factor: float) -> dict[str, Any]:
     inner.require("truncate", True)
     scale, over_all = inner.maybe_number("mscale"), inner.maybe_number("mscale_all_dim")
     attention = inner.maybe_number("attention_factor")
-    if attention is None and scale and over_all:
+    if attention is None and scale and over_all and factor > 1:
         attention = (0.1 * scale * math.log(factor) + 1) / (0.1 * over_all * math.log(factor) + 1)
     return {
-        "beta_fast": inner.number("beta_fast", 32.0),
-        "beta_slow": inner.number("beta_slow", 1.0),
+        "beta_fast": inner.maybe_number("beta_fast") or 32.0,
+        "beta_slow": inner.maybe_number("beta_slow") or 1.0,
         "attention_factor": attention,
     }
 
 
-def _rotary_size(head_size: int, part: float) -> int | None:
-    size = int(head_size * part)
+def _rotary_size(head_size: int, part: float | None) -> int | None:
+    size = head_size if part is None else int(head_size * part)
     if not 0 < size <= head_size or size % 2:
         raise CheckpointError(
             f"config.json: partial_rotary_factor is {part} of heads of {head_size}",

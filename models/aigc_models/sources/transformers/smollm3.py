@@ -34,8 +34,9 @@ def _smollm3(fields: Fields) -> LMConfig:
     if rotated is None:
         rotated = tuple(int((layer + 1) % interval != 0) for layer in range(layers))
     used, window = fields.flag("use_sliding_window", False), fields.maybe_integer("sliding_window")
-    windowed = window_layers(fields, layers, lambda layer: used and window is not None and not rotated[layer])
-    if used and window is not None and windowed:
+    windowed = window_layers(fields, layers, window if used else None, lambda layer: not rotated[layer])
+    fields.skip("max_window_layers")  # of published files; transformers does not read it in this family
+    if windowed:
         given |= {"window": window, "window_layers": windowed}
     return LMConfig(
         **given,
@@ -47,4 +48,6 @@ def _smollm3(fields: Fields) -> LMConfig:
     )
 
 
-SMOLLM3 = Family(architecture="SmolLM3ForCausalLM", config=_smollm3, examples=("SmolLM3 3B", "SmolLM3 3B Base"))
+SMOLLM3 = Family(
+    architecture="SmolLM3ForCausalLM", base="SmolLM3Model", config=_smollm3, examples=("SmolLM3 3B", "SmolLM3 3B Base")
+)
