@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from aigc_runtime.core.sizes import shape_value
 from aigc_runtime.core.tensors import Array, TensorSpec
 from aigc_runtime.errors import ConfigError
 
-__all__ = ["Part", "Program", "QuantHints", "SizeLimit", "draw_like_example", "example_feeds"]
+__all__ = ["Part", "Program", "QuantHints", "SizeLimit", "Vectors", "draw_like_example", "example_feeds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +90,21 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Vectors:
+    """What a pipeline must give exactly, beside the arrays of its engines: a file of a bundle's reference.
+
+    Attributes:
+        data: the file.
+        made_by: the program that recorded it.
+        notes: for the user: what it could not be compared with.
+    """
+
+    data: bytes
+    made_by: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Program:
     """A model as a program of parts.
 
@@ -102,6 +117,7 @@ class Program:
         states: part -> name of the carried state that it reads and writes; parts of one name share it. A part that is
             not named here has its own.
         assets: files that the pipeline reads, and that go into the bundle: name -> content.
+        vectors: records what the pipeline must give exactly beside the arrays of its engines; None for nothing.
         model_config: the PyTorch model's configuration, as JSON.
         checkpoint: where the weights came from; None for a module that was handed in.
         source: what the user named to load it, where that is no shipped name: a folder or a function.
@@ -115,6 +131,7 @@ class Program:
     engines: Mapping[str, str] = field(default_factory=lambda: {MAIN_ENGINE: MAIN_ENGINE})
     states: Mapping[str, str] = field(default_factory=dict)
     assets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    vectors: Callable[[], Vectors] | None = field(default=None, repr=False, compare=False)
     model_config: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None
     source: str = ""

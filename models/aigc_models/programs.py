@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from aigc_models.families.gan import Generator
 from aigc_models.families.lm import TransformerLM
 from aigc_models.families.unet import UNet, UNetConfig
 from aigc_models.program import Part, Program, QuantHints, SizeLimit
-from aigc_models.text_assets import BYTES, TextAssets
+from aigc_models.text_assets import BYTES, TextAssets, make_vectors, needs_vectors
 from aigc_models.weights.checkpoint import Checkpoint
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.core.interface import Interface
@@ -155,6 +156,7 @@ def lm_program(
             chat=text.chat,
         ),
         assets=text.files,
+        vectors=partial(make_vectors, text, config.vocab_size) if needs_vectors(text) else None,
         model_config=config.to_dict(),
         checkpoint=checkpoint,
         notes=text.notes,

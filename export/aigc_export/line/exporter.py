@@ -22,6 +22,7 @@ from aigc_export.line.package import creation_time, make_bundle
 from aigc_export.line.quantization import calibration_facts, quantize_parts, report_quantized
 from aigc_export.line.remedies import find_costly_modules, remedies
 from aigc_export.line.signing import signature_warnings
+from aigc_export.line.text_vectors import record_vectors
 from aigc_export.mixed_precision.report import SearchReport
 from aigc_export.mixed_precision.search import BudgetError, search
 from aigc_export.parity.bisect import Divergence, find_first_divergence
@@ -163,6 +164,7 @@ def export_model(
             f"a search chooses for one graph, {program.name!r} has several: {', '.join(program.parts)}",
             hint="choose a precision, such as --precision int8",
         )
+    vectors = record_vectors(program, reporter)
     references: list[tuple[tuple[Case, ...], Generation]] = []
 
     # A model that PyTorch cannot generate with is refused before the costly stages.
@@ -213,6 +215,7 @@ def export_model(
             generation=generation,
             scores=scores,
             tolerances=recipe.tolerances,
+            text=None if vectors is None else vectors.data,
         )
         if not report.passed:
             raise _failure(report, prepared, built, quantized, recipe, workload, bisect=bisect)
@@ -231,6 +234,7 @@ def export_model(
             extra=_extra(program, quantized, found),
             provenance=_provenance(quantized, built),
             origin=make_origin(program, recipe, prepared[0].evaluation),
+            vectors=vectors,
         )
         check_interrupted()
         write_bundle(destination, manifest, files, sign=sign)

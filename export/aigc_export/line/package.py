@@ -15,7 +15,7 @@ import numpy as np
 from aigc_export.parity.reference import Case, Generation
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.targets.base import BuiltEngine
-from aigc_models.program import Program
+from aigc_models.program import Program, Vectors
 from aigc_runtime.backends.ort.open import import_onnxruntime
 from aigc_runtime.backends.ort.providers import PROVIDERS
 from aigc_runtime.bundle.manifest import (
@@ -39,6 +39,8 @@ __all__ = ["SOURCE_DATE_EPOCH", "creation_time", "make_bundle", "tool_versions"]
 
 SOURCE_DATE_EPOCH = "SOURCE_DATE_EPOCH"
 
+TEXT_VECTORS = "ref.text.json"
+"""The name of the file of texts and chats in a bundle."""
 CARRIED = "carried"
 """The carried state of a bundle of one engine."""
 
@@ -56,6 +58,7 @@ def make_bundle(
     extra: Mapping[str, bytes] | None = None,
     provenance: Mapping[str, str] | None = None,
     origin: Origin | None = None,
+    vectors: Vectors | None = None,
 ) -> tuple[Manifest, dict[str, bytes | Path]]:
     """Make the manifest (without its list of files) and the files of a bundle.
 
@@ -69,6 +72,7 @@ def make_bundle(
         extra: further files, such as the quantization plan.
         provenance: further facts.
         origin: what it was exported from.
+        vectors: what the pipeline must give exactly beside the arrays.
     """
     files: dict[str, bytes | Path] = dict(extra or {})
     for engine in engines.values():
@@ -76,6 +80,8 @@ def make_bundle(
     if taken := sorted(files.keys() & program.assets.keys()):
         raise ConfigError(f"the program {program.name!r} has an asset {taken[0]!r}", hint="the bundle needs that name")
     files |= program.assets
+    if vectors is not None:
+        files[TEXT_VECTORS] = vectors.data
     stored = tuple(
         ReferenceCase(
             name=case.name,
@@ -111,13 +117,17 @@ def make_bundle(
         assets=tuple(sorted(program.assets)),
         pipeline=PipelineInfo.of(program.settings, program.engines),
         tolerances=recipe.tolerances,
-        reference=Reference(cases=stored, generation=stored_generation),
+        reference=Reference(cases=stored, generation=stored_generation, text=None if vectors is None else TEXT_VECTORS),
         quality=tuple(quality),
         model_config=dict(program.model_config),
-        provenance={**tool_versions(program), **(provenance or {})},
+        provenance={**tool_versions(program), **_recorder(vectors), **(provenance or {})},
         origin=origin,
     )
     return manifest, files
+
+
+def _recorder(vectors: Vectors | None) -> dict[str, str]:
+    return {} if vectors is None else {"text_recorded_by": vectors.made_by}
 
 
 def _shared_files(engines: Mapping[str, BuiltEngine]) -> tuple[str, ...]:

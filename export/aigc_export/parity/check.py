@@ -11,6 +11,7 @@ from aigc_runtime.bundle.manifest import Tolerances
 from aigc_runtime.core.program import OpenProgram, as_program
 from aigc_runtime.core.session import Session
 from aigc_runtime.proof.paired import check_paired
+from aigc_runtime.proof.text_vectors import check_text_vectors
 from aigc_runtime.proof.verify import ParityReport, check_generation, check_quality, check_tensors
 
 __all__ = ["check_parity"]
@@ -27,8 +28,9 @@ def check_parity(
     generation: Generation,
     scores: Scores,
     tolerances: Tolerances,
+    text: bytes | None = None,
 ) -> ParityReport:
-    """Run all three levels of parity.
+    """Run all three levels of parity, and replay texts and chats.
 
     Args:
         candidate: the engines.
@@ -40,6 +42,7 @@ def check_parity(
         generation: PyTorch's generation.
         scores: of the candidate beside PyTorch; empty where quality is not measured.
         tolerances: explicit limits.
+        text: the file of texts and chats; None for a model without a tokenizer of a file.
     """
     steps = [(case.name, [(step.engine, step.inputs, step.outputs) for step in case.steps]) for case in cases]
     return ParityReport(
@@ -52,4 +55,5 @@ def check_parity(
         ),
         quality=check_quality(scores.quality, tolerances),
         paired=check_paired(scores.paired, tolerances),
+        text=None if text is None else check_text_vectors(program.settings, program.assets, text),
     )

@@ -29,6 +29,9 @@ def parity_table(report: ParityReport) -> Table:
     table = Table(title=escape(printable(title)), title_justify="left")
     for heading in ("check", "measured", "limit or PyTorch", ""):
         table.add_column(heading, overflow="fold")
+    if report.text is not None:
+        measured = escape(printable(report.text.measured))
+        table.add_row("tokens", measured, "all equal", _mark(report.text.passed))
     for case in dict.fromkeys(c.case for c in report.tensors):
         worst = min((c for c in report.tensors if c.case == case), key=lambda c: (c.passed, c.errors.sqnr_db))
         row = (f"tensor {worst.output}, {case}", _errors(worst), "; ".join(worst.reasons))
@@ -117,6 +120,8 @@ def junit_xml(
 def _cases(report: ParityReport) -> list[tuple[str, str, tuple[str, ...]]]:
     """List (name, measurement, why it is missed) of every check."""
     cases = [(f"tensor {c.case} step {c.step} {c.output}", _errors(c), c.reasons) for c in report.tensors]
+    if report.text is not None:
+        cases.append(("tokens", report.text.measured, report.text.reasons))
     g = report.generation
     cases.append((f"generation {g.metric}", f"{g.value:.6g}", g.reasons))
     for p in report.paired:

@@ -114,6 +114,7 @@ def verify_against_torch(
                 roles=program.engines,
             )(candidate),
             tolerances=tolerances,
+            text=None if manifest.reference.text is None else bundle.read(manifest.reference.text),
         )
     divergence = None
     if bisect and not report.passed:

@@ -5,5 +5,17 @@ from __future__ import annotations
 from aigc_models.text_assets.assets import BYTES, NO_TEXT, TextAssets
 from aigc_models.text_assets.folder import make_text_assets, read_text_assets
 from aigc_models.text_assets.text_files import TextFiles, read_text_files
+from aigc_models.text_assets.vectors import TextDiffersError, make_vectors, needs_vectors
 
-__all__ = ["BYTES", "NO_TEXT", "TextAssets", "TextFiles", "make_text_assets", "read_text_assets", "read_text_files"]
+__all__ = [
+    "BYTES",
+    "NO_TEXT",
+    "TextAssets",
+    "TextDiffersError",
+    "TextFiles",
+    "make_text_assets",
+    "make_vectors",
+    "needs_vectors",
+    "read_text_assets",
+    "read_text_files",
+]

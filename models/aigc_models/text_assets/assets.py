@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from aigc_runtime.generation.chat import ChatInfo
 from aigc_runtime.generation.sampling_params import SamplingParams
@@ -24,6 +25,7 @@ class TextAssets:
         pad_token_id: the token that fills the left of shorter rows.
         sampling: how tokens are chosen where nothing else is asked for.
         files: name in the bundle -> content.
+        folder: where transformers can read the same again; None for what was made in memory.
         notes: for the user: what was not used, and what to know.
     """
 
@@ -34,6 +36,7 @@ class TextAssets:
     pad_token_id: int = 0
     sampling: SamplingParams = field(default_factory=SamplingParams)
     files: Mapping[str, bytes] = field(default_factory=dict)
+    folder: Path | None = None
     notes: tuple[str, ...] = ()
 
     def check(self, vocab_size: int) -> None:

@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["open_with_transformers", "transformers_tokenizer", "transformers_version"]
+__all__ = [
+    "clock_of_transformers",
+    "open_data_with_transformers",
+    "open_with_transformers",
+    "quiet",
+    "tokenizers_version",
+    "transformers_tokenizer",
+    "transformers_version",
+]
 
 _LOG = logging.getLogger(__name__)
 
 
 def transformers_version() -> str | None:
     """The version that is installed; None for none."""
-    from importlib import metadata
-
     try:
         return metadata.version("transformers")
     except metadata.PackageNotFoundError:
         return None
 
 
+def tokenizers_version() -> str:
+    """The version of the library that runs tokenizers of files."""
+    return metadata.version("tokenizers")
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the library's own messages off the terminal."""
     logger = logging.getLogger("transformers")
     level = logger.level
@@ -43,7 +56,7 @@ def open_with_transformers(folder: Path | None) -> Any:
     """AutoTokenizer's tokenizer of a local folder, no code of its own run; None where the library has none for it."""
     if folder is None or transformers_version() is None:
         return None
-    with _quiet():
+    with quiet():
         try:
             from transformers import AutoTokenizer
 
@@ -52,6 +65,48 @@ def open_with_transformers(folder: Path | None) -> Any:
         except Exception as err:  # noqa: BLE001
             _LOG.info("transformers does not read the tokenizer of %s: %s", folder, err)
             return None
+
+
+def open_data_with_transformers(data: bytes, *, clean_up_spaces: bool, special_tokens: Mapping[str, str]) -> Any:
+    """A tokenizer over the content of a tokenizer.json, as transformers runs it.
+
+    Args:
+        data: the content.
+        clean_up_spaces: as in `TokenizerInfo`.
+        special_tokens: by name, such as `bos_token`.
+    """
+    with quiet():
+        from tokenizers import Tokenizer
+        from transformers import PreTrainedTokenizerFast
+
+        opened: Any = PreTrainedTokenizerFast
+        return opened(
+            tokenizer_object=Tokenizer.from_str(data.decode("utf-8")),
+            clean_up_tokenization_spaces=clean_up_spaces,
+            **special_tokens,
+        )
+
+
+@contextlib.contextmanager
+def clock_of_transformers(now: datetime.datetime) -> Iterator[None]:
+    """Stop the clock that chat templates read while the block lasts: a prompt with today's date could not be proven.
+
+    The library has no argument for it.
+    """
+    from transformers.utils import chat_template_utils
+
+    class Stopped(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Any:
+            return now
+
+    utils: Any = chat_template_utils
+    clock = utils.datetime
+    utils.datetime = Stopped
+    try:
+        yield
+    finally:
+        utils.datetime = clock
 
 
 def transformers_tokenizer(folder: Path | None, name: str) -> bytes | None:

@@ -66,6 +66,7 @@ def make_text_assets(files: TextFiles, config: Mapping[str, Any], *, vocab_size:
         **_ids_of(files, config, made.special, tokenizer, vocab_size),
         sampling=sampling,
         files={TOKENIZER: made.data, **templates},
+        folder=files.folder,
         notes=(*notes, *made.notes, *chat_notes),
     )
 

@@ -110,10 +110,17 @@ class ReferenceGeneration:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What PyTorch computed."""
+    """What PyTorch computed, and what a tokenizer and a chat template gave.
+
+    Attributes:
+        cases: steps of the engines.
+        generation: a request to the pipeline.
+        text: file of texts and chats with their token ids and prompts; None for a pipeline that needs none.
+    """
 
     cases: tuple[ReferenceCase, ...]
     generation: ReferenceGeneration
+    text: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +201,7 @@ class Manifest:
         generation = self.reference.generation
         used = {engine.file for engine in self.engines.values()} | {*self.shared_files, *self.assets}
         used |= {*generation.arrays.values(), *generation.outputs.values()}
+        used |= set() if self.reference.text is None else {self.reference.text}
         used |= {file for step in steps for files in (step.inputs, step.outputs) for file in files.values()}
         if self.files and not used <= set(names):
             raise ConfigError(f"files lacks {sorted(used - set(names))}")

@@ -32,6 +32,12 @@ def check_runnable(manifest: Manifest) -> None:
     kind = get_kind(manifest.pipeline.kind)
     if lost := sorted(set(kind.assets(manifest.pipeline.settings)) - set(manifest.assets)):
         raise ConfigError(f"assets lacks {lost[0]!r}, which the pipeline reads", hint="export the model again")
+    if kind.needs_text_vectors(manifest.pipeline.settings) != (manifest.reference.text is not None):
+        raise ConfigError(
+            f"reference.text is {manifest.reference.text!r}",
+            hint="a file where the pipeline has a tokenizer of a file or a chat template, else null: what is not "
+            "compared is not proven",
+        )
     pipeline = idle_pipeline(manifest)
     kind.check(pipeline)
     if manifest.tolerances.limits().get(kind.metric.limit) is None:

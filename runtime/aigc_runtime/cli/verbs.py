@@ -48,6 +48,8 @@ def info(arguments: argparse.Namespace) -> int:
     _say(f"origin     {bundle.signature_told}")
     for name in manifest.engines:
         _say_engine(manifest, name)
+    if manifest.assets:
+        _say(f"reads      {', '.join(manifest.assets)}")
     names = getattr(manifest.pipeline.settings, "class_names", None)
     if names is not None:
         _say(f"classes    {class_table(names)}")
@@ -91,6 +93,8 @@ def verify(arguments: argparse.Namespace) -> int:
     if arguments.json:
         emit_json("aigc-run-verify/1", {**report.to_dict(), "instruction_set": here})
     else:
+        if report.text is not None:
+            _say(f"{'pass' if report.text.passed else 'FAIL'}  tokens: {report.text.measured}")
         for check in report.tensors:
             e = check.errors
             told = e.problem or f"max {e.max_over_rms:.1e} of the RMS, {e.sqnr_db:.0f} dB"

@@ -191,6 +191,11 @@ def _no_arrays(_pipeline: Any, _arrays: Results) -> None:
     """A request whose arguments are never arrays."""
 
 
+def _no_text(_settings: Any) -> bool:
+    """A pipeline that reads no text, or bytes alone."""
+    return False
+
+
 def _no_assets(_settings: Any) -> Collection[str]:
     """Settings that name no files."""
     return ()
@@ -216,6 +221,7 @@ class PipelineKind:
         check: refuses settings that the engines contradict, where `open` does not; (pipeline) -> None.
         check_arrays: refuses arrays of a request by dtype, shape or values; (pipeline, arrays) -> None.
         assets: settings -> the files that they name, which a bundle must have among its `assets`.
+        needs_text_vectors: settings -> whether token ids and prompts are part of a bundle's proof.
 
     Raises:
         ConfigError: settings that are no dataclass, or have a field that the manifest needs itself.
@@ -234,6 +240,7 @@ class PipelineKind:
     check: Callable[[Any], None] = _nothing
     check_arrays: Callable[[Any, Results], None] = _no_arrays
     assets: Callable[[Any], Collection[str]] = _no_assets
+    needs_text_vectors: Callable[[Any], bool] = _no_text
 
     def __post_init__(self) -> None:
         if not dataclasses.is_dataclass(self.settings):

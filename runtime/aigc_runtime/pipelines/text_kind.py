@@ -169,6 +169,7 @@ TEXT = PipelineKind(
     check=_check,
     check_request=_check_request,
     assets=_assets,
+    needs_text_vectors=lambda settings: settings.tokenizer.file is not None or settings.chat is not None,
     replay=_replay,
     metric=Metric(name="token_agreement", measure=_agreement, limit="min_token_agreement"),
     step=_step,

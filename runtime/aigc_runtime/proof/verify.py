@@ -1,7 +1,8 @@
 """Prove a session against PyTorch's reference, on the host before publishing and on the device without torch.
 
-Three levels: (1) every output tensor of every reference case, (2) a whole generation, (3) the model's own quality
-metric, which only the host can measure. A level that compared nothing has failed.
+Token ids of texts and prompts of chats come first, and must be equal. Then three levels: (1) every output tensor of
+every reference case, (2) a whole generation, (3) the model's own quality metric, which only the host can measure. A
+level that compared nothing has failed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from aigc_runtime.pipelines import kind_of, make_pipeline
 from aigc_runtime.pipelines.kind import SINGLE_ENGINE, Request, Results, Roles
 from aigc_runtime.pipelines.replay import run_request
 from aigc_runtime.proof.paired import PairedCheck, named
+from aigc_runtime.proof.text_vectors import TextCheck, check_text_vectors
 
 __all__ = [
     "GenerationCheck",
@@ -33,6 +35,7 @@ __all__ = [
     "check_generation",
     "check_quality",
     "check_tensors",
+    "check_text",
     "verify_bundle",
 ]
 
@@ -100,6 +103,7 @@ class ParityReport:
         generation: level 2.
         quality: level 3; empty on a device, and for models that have no metric.
         paired: level 3, sample by sample; empty on a device.
+        text: token ids and prompts of chats; None for a model without a tokenizer of a file.
     """
 
     name: str
@@ -109,6 +113,7 @@ class ParityReport:
     generation: GenerationCheck
     quality: tuple[QualityCheck, ...] = ()
     paired: tuple[PairedCheck, ...] = ()
+    text: TextCheck | None = None
 
     @property
     def passed(self) -> bool:
@@ -119,6 +124,7 @@ class ParityReport:
             and self.generation.passed
             and all(c.passed for c in self.quality)
             and all(c.passed for c in self.paired)
+            and (self.text is None or self.text.passed)
         )
 
     @property
@@ -138,6 +144,8 @@ class ParityReport:
             for c in self.paired
             if not c.passed
         ]
+        if self.text is not None:
+            found += [f"tokens: {reason}" for reason in self.text.reasons]
         if not self.tensors:
             found.append("no tensor was compared")
         return tuple(found)
@@ -245,6 +253,19 @@ def check_quality(results: Iterable[QualityResult], tolerances: Tolerances) -> t
     return tuple(checks)
 
 
+def check_text(bundle: Bundle) -> TextCheck | None:
+    """Replay the texts and chats of a bundle; None for a pipeline that has none.
+
+    Raises:
+        BundleError: a file is damaged.
+        TextSupportMissingError: the package of its tokenizer is not installed.
+    """
+    file = bundle.manifest.reference.text
+    if file is None:
+        return None
+    return check_text_vectors(bundle.manifest.pipeline.settings, bundle.assets, bundle.read(file))
+
+
 def verify_bundle(bundle: Bundle, program: OpenProgram | Session) -> ParityReport:
     """Prove a bundle's engines on this machine against the reference that PyTorch made, without torch.
 
@@ -258,8 +279,10 @@ def verify_bundle(bundle: Bundle, program: OpenProgram | Session) -> ParityRepor
     Raises:
         BundleError: a reference file is damaged.
         EngineError: the engine failed.
+        TextSupportMissingError: the package of its tokenizer is not installed.
     """
     manifest = bundle.manifest
+    text = check_text(bundle)
     program = as_program(program)
     try:
         cases = [
@@ -279,6 +302,7 @@ def verify_bundle(bundle: Bundle, program: OpenProgram | Session) -> ParityRepor
                 manifest.tolerances,
                 manifest.pipeline.engines,
             ),
+            text=text,
         )
     except FeedError as err:
         raise BundleError(f"the reference does not fit the engine: {err.message}", hint=err.hint) from err

@@ -115,13 +115,26 @@ TEXT: list[tuple[Edit, str]] = [
     (settings(tokenizer={"kind": "bytes"}), r"\$\.pipeline\.tokenizer\.file, clean_up_spaces are missing"),
     (tokenizer("bytes", "model.onnx"), r"assets lacks 'model\.onnx', which the pipeline reads"),
     (
-        lambda m: (tokenizer("bytes", "model.onnx")(m), m.update(assets=["model.onnx"])),
+        lambda m: (
+            tokenizer("bytes", "model.onnx")(m),
+            m.update(assets=["model.onnx"]),
+            m["reference"].update(text="model.onnx"),
+        ),
         "the byte tokenizer has the file 'model.onnx'",
     ),
     (tokenizer("huggingface"), "the huggingface tokenizer has no file"),
     (tokenizer("huggingface", "t.json"), r"assets lacks 't\.json', which the pipeline reads"),
     (settings(chat=CHAT), r"assets lacks 'chat\.jinja', which the pipeline reads"),
     (settings(chat={**CHAT, "templates": {"tool_use": "t"}}), r"chat\.templates has no 'default'\nit has: tool_use"),
+    (
+        lambda m: m["reference"].update(text="model.onnx"),
+        r"reference\.text is 'model\.onnx'\na file where the pipeline",
+    ),
+    (lambda m: m["reference"].update(text="none.json"), r"files lacks \['none\.json'\]"),
+    (
+        lambda m: (tokenizer("huggingface", "model.onnx")(m), m.update(assets=["model.onnx"])),
+        r"reference\.text is None\na file where the pipeline has a tokenizer",
+    ),
     (lambda m: m.update(assets=["none.json"]), r"files lacks \['none\.json'\]"),
     (lambda m: m.update(assets=["model.onnx", "model.onnx"]), "assets names a file twice"),
     (settings(bos_token_id=256), r"bos_token_id is 256\nmust be from 0 to 255"),

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerFast
-from transformers.utils import chat_template_utils
 
 from aigc_runtime.errors import BundleError, ConfigError, InputError, TextSupportMissingError, UnknownNameError
 from aigc_runtime.generation import chat as module
@@ -18,6 +16,8 @@ from aigc_runtime.generation.chat import ChatInfo, ChatTemplate
 from aigc_runtime.generation.chat_sandbox import ChatTemplateError
 
 from .tokenizers.makers import byte_level
+
+transformers: Any = pytest.importorskip("transformers")
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
@@ -95,10 +95,12 @@ class _Fixed(datetime.datetime):
 def theirs(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(byte_level())
+    from transformers.utils import chat_template_utils
+
     monkeypatch.setattr(chat_template_utils, "datetime", _Fixed)
 
     def render(template: Any, chat: list[dict[str, Any]], **arguments: Any) -> str:
-        tokenizer: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer: Any = transformers.PreTrainedTokenizerFast(
             tokenizer_file=str(path), chat_template=template, **TOKENS
         )
         text: str = tokenizer.apply_chat_template(chat, tokenize=False, **arguments)

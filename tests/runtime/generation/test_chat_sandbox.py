@@ -12,6 +12,8 @@ from aigc_runtime.generation import chat_budget
 from aigc_runtime.generation.chat import ChatTemplate
 from aigc_runtime.generation.chat_sandbox import ChatTemplateError
 
+pytest.importorskip("jinja2")
+
 USER = [{"role": "user", "content": "x"}]
 GROWING = "{% set ns = namespace(s=[1]) %}{% for i in range(100) %}{% set ns.s = STEP %}{% endfor %}"
 

@@ -91,6 +91,7 @@ class HuggingFaceTokenizer:
         if not vocabulary:
             raise BundleError(f"{name} has no tokens", hint="get the model's own tokenizer.json")
         self.vocab_size = max(vocabulary.values()) + 1
+        self.added_tokens = tuple(token.content for _, token in sorted(added.items()))
         self._special = frozenset(i for i, token in added.items() if token.special)
         self._decoder = decoder
         self._cleans = clean_up_spaces and not self.is_bpe

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+import pytest
+
+tokenizers: Any = pytest.importorskip("tokenizers")
+models, trainers = tokenizers.models, tokenizers.trainers
+normalizers, pre_tokenizers = tokenizers.normalizers, tokenizers.pre_tokenizers
+decoders, processors = tokenizers.decoders, tokenizers.processors
 
 CORPUS = [
     "the quick brown fox jumps over the lazy dog, and the dog doesn't mind at all.",
@@ -15,14 +21,14 @@ CORPUS = [
 ] * 8
 
 
-def _finished(tokenizer: Tokenizer) -> bytes:
+def _finished(tokenizer: Any) -> bytes:
     return str(tokenizer.to_str()).encode("utf-8")
 
 
 @cache
 def byte_level(*, bos: bool = False, vocab_size: int = 400) -> bytes:
     """As GPT-2 and SmolLM have it: pairs of bytes, merged; specials; a BOS in front of every text if asked for."""
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -43,7 +49,7 @@ def byte_level(*, bos: bool = False, vocab_size: int = 400) -> bytes:
 def llama_like() -> bytes:
     """As Llama 2 has it: spaces are written as U+2581, unknown characters as tokens of bytes; BOS in front."""
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -57,33 +63,31 @@ def llama_like() -> bytes:
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     value: dict[str, Any] = _plain_bytes(tokenizer)
-    tokenizer = Tokenizer.from_str(_dumped(value))
+    tokenizer = tokenizers.Tokenizer.from_str(_dumped(value))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
     )
     return _finished(tokenizer)
 
 
-def _plain_bytes(tokenizer: Tokenizer) -> dict[str, Any]:
+def _plain_bytes(tokenizer: Any) -> dict[str, Any]:
     """The bytes were given to the trainer as special tokens, so that they have ids; they are none."""
-    import json
-
     value: dict[str, Any] = json.loads(tokenizer.to_str())
     value["added_tokens"] = [token for token in value["added_tokens"] if not token["content"].startswith("<0x")]
     return value
 
 
 def _dumped(value: dict[str, Any]) -> str:
-    import json
-
     return json.dumps(value, ensure_ascii=False)
 
 
 @cache
 def unigram() -> bytes:
     """As T5 and XLM-R have it: a Unigram model over Metaspace, with an end of text."""
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
+    tokenizer = tokenizers.Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
@@ -99,7 +103,7 @@ def unigram() -> bytes:
 @cache
 def word_piece() -> bytes:
     """As BERT has it: words in lower case, and their ends behind ##."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(cleanup=True)

@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerFast
 
 from aigc_runtime.errors import BundleError, InputError
 from aigc_runtime.generation.tokenizers import HuggingFaceTokenizer
 from aigc_runtime.generation.tokenizers import huggingface as module
 
 from .makers import MAKERS, byte_level, word_piece
+
+pytest.importorskip("hypothesis")
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+transformers: Any = pytest.importorskip("transformers")
 
 TEXTS = [
     "",
@@ -36,7 +40,7 @@ TEXTS = [
 
 
 def _transformers(**arguments: Any) -> Any:
-    return PreTrainedTokenizerFast(**arguments)  # type: ignore[no-untyped-call]
+    return transformers.PreTrainedTokenizerFast(**arguments)
 
 
 @pytest.fixture(scope="module", params=list(MAKERS))

@@ -8,12 +8,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models
 
 from aigc_runtime.generation.tokenizers import streams
 from aigc_runtime.generation.tokenizers.streams import SpaceCleaner, Stream, clean_up, make_stream
+
+pytest.importorskip("hypothesis")
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+tokenizers: Any = pytest.importorskip("tokenizers")
+decoders = tokenizers.decoders
 
 WORDS = ["▁a", "b", "▁", "<0xE6>", "<0x97>", "<0xA5>", "▁▁c", "</w>", "d</w>", "##e", " f", ".", "Ġg", "é", "Ã", "©"]
 
@@ -35,12 +40,14 @@ DECODERS: dict[str, Any] = {
 
 
 def opened(name: str) -> tuple[Stream, Callable[[list[int]], str]]:
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="▁"))
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="▁")
+    )
     if DECODERS[name] is not None:
         tokenizer.decoder = DECODERS[name]
 
     def decode(ids: list[int]) -> str:
-        return tokenizer.decode(ids) if ids else ""
+        return str(tokenizer.decode(ids)) if ids else ""
 
     decoder = json.loads(tokenizer.to_str())["decoder"]
     return make_stream(decoder, decode=decode, token=tokenizer.id_to_token), decode

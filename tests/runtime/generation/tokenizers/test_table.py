@@ -19,8 +19,6 @@ from aigc_runtime.generation.tokenizers import (
     make_tokenizer,
 )
 
-from .makers import byte_level
-
 BYTES = TokenizerInfo(kind="bytes")
 FILE = TokenizerInfo(kind="huggingface", file="tokenizer.json")
 
@@ -51,6 +49,8 @@ def test_a_model_without_text_takes_ids_alone() -> None:
 
 
 def test_a_tokenizer_of_a_file() -> None:
+    from .makers import byte_level
+
     data = byte_level()
     tokenizer = made(FILE, 10_000, assets={"tokenizer.json": data})
     assert isinstance(tokenizer, HuggingFaceTokenizer)
@@ -69,6 +69,8 @@ def test_a_file_is_not_read_for_a_manifest_alone() -> None:
 
 
 def test_more_tokens_than_the_model_has() -> None:
+    from .makers import byte_level
+
     data = byte_level()
     size = made(FILE, 10_000, assets={"tokenizer.json": data}).vocab_size
     assert made(FILE, size, assets={"tokenizer.json": data}).vocab_size == size

@@ -1,0 +1,236 @@
+"""Replay what a tokenizer and a chat template must give exactly: token ids, texts and prompts that the host recorded.
+
+The file is plain JSON:
+
+    {"format": "aigc-text-vectors", "version": 1, "made_by": "transformers 5.23.0",
+     "texts": [{"text": "Hi", "ids": [1, 72, 105], "bare_ids": [72, 105], "decoded": "Hi"}, ...],
+     "chats": [{"chat": {"messages": [...], "add_generation_prompt": true}, "now": "2024-02-29T12:30:00",
+                "prompt": "...", "ids": [...]}, {"chat": ..., "now": ..., "refused": "why"}, ...]}
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from aigc_runtime.errors import AigcError, BundleError, InputError, TextSupportMissingError
+from aigc_runtime.generation.chat import ChatTemplate
+from aigc_runtime.generation.chat_sandbox import ChatTemplateError
+from aigc_runtime.generation.tokenizers import Tokenizer
+from aigc_runtime.io.jsonable import from_json
+from aigc_runtime.io.strict_json import loads_strict
+from aigc_runtime.pipelines.settings import TextSettings
+from aigc_runtime.pipelines.text import text_tokenizer
+
+__all__ = [
+    "FORMAT",
+    "MAX_VECTORS_BYTES",
+    "VERSION",
+    "ChatVector",
+    "TextCheck",
+    "TextVector",
+    "TextVectors",
+    "check_text_vectors",
+    "replay_chat",
+    "replay_text",
+]
+
+FORMAT = "aigc-text-vectors"
+VERSION = 1
+MAX_VECTORS_BYTES = 2**24
+_SHOWN = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextVector:
+    """A text and what a tokenizer makes of it.
+
+    Attributes:
+        text: to encode.
+        ids: with the tokens that begin and end a text.
+        bare_ids: without these.
+        decoded: the text that `ids` are decoded to, whole or one by one.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    bare_ids: tuple[int, ...]
+    decoded: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatVector:
+    """A chat and the prompt that a template makes of it.
+
+    Attributes:
+        chat: arguments of `ChatTemplate.render`.
+        now: the time that the template is told, as ISO 8601 has it.
+        prompt: what is rendered; None for a chat that the template refuses.
+        ids: of the prompt.
+        refused: why it was refused, for the reader; what is compared is that it is.
+    """
+
+    chat: dict[str, Any]
+    now: str
+    prompt: str | None
+    ids: tuple[int, ...]
+    refused: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextVectors:
+    """All of them, and what made them."""
+
+    format: str
+    version: int
+    made_by: str
+    texts: tuple[TextVector, ...] = ()
+    chats: tuple[ChatVector, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextCheck:
+    """Texts and chats that were replayed; `reasons` is empty exactly if all came out as recorded.
+
+    Attributes:
+        made_by: the program that recorded them.
+        texts: texts that were compared.
+        chats: chats that were compared.
+        passed: whether all came out as recorded.
+        reasons: the first that did not, of the texts and of the chats, and how many did not.
+    """
+
+    made_by: str
+    texts: int
+    chats: int
+    passed: bool
+    reasons: tuple[str, ...] = field(default=())
+
+    @property
+    def measured(self) -> str:
+        """What was compared, in words."""
+        return f"{self.texts} texts, {self.chats} chats, recorded by {self.made_by}"
+
+
+def check_text_vectors(settings: TextSettings, assets: Mapping[str, bytes], data: bytes) -> TextCheck:
+    """Replay the vectors of a bundle. Fails closed: a tokenizer or a template without any has failed.
+
+    Args:
+        settings: of the pipeline.
+        assets: of the program.
+        data: content of the file of vectors.
+
+    Raises:
+        BundleError: the file is damaged, or a tokenizer or template that it is about.
+        TextSupportMissingError: a package is not installed; the hint is the install line.
+    """
+    vectors = _parsed(data)
+    tokenizer = text_tokenizer(settings, assets)
+    template = None if settings.chat is None else ChatTemplate.of(settings.chat, assets)
+    reasons = [*_summed("text", [replay_text(tokenizer, vector) for vector in vectors.texts])]
+    if settings.tokenizer.file is not None and not vectors.texts:
+        reasons.append("no text was compared")
+    if template is not None:
+        reasons += _summed("chat", [replay_chat(template, tokenizer, vector) for vector in vectors.chats])
+        if not vectors.chats:
+            reasons.append("no chat was compared")
+    elif vectors.chats:
+        reasons.append("there are chats to compare, and no chat template")
+    return TextCheck(
+        made_by=vectors.made_by,
+        texts=len(vectors.texts),
+        chats=len(vectors.chats),
+        passed=not reasons,
+        reasons=tuple(reasons),
+    )
+
+
+def _parsed(data: bytes) -> TextVectors:
+    if len(data) > MAX_VECTORS_BYTES:
+        raise BundleError(f"the file of texts has {len(data):,} bytes", hint=f"at most {MAX_VECTORS_BYTES:,} are read")
+    vectors = from_json(TextVectors, loads_strict(data, what="the file of texts"), where="texts")
+    if (vectors.format, vectors.version) != (FORMAT, VERSION):
+        raise BundleError(
+            f"the file of texts is {vectors.format!r} {vectors.version}", hint=f"must be {FORMAT!r} {VERSION}"
+        )
+    return vectors
+
+
+def _summed(what: str, differences: list[str | None]) -> list[str]:
+    found = [difference for difference in differences if difference is not None]
+    if not found:
+        return []
+    more = f" ({len(found)} of {len(differences)} {what}s differ)" if len(found) > 1 else ""
+    return [f"{found[0]}{more}"]
+
+
+def replay_text(tokenizer: Tokenizer, vector: TextVector) -> str | None:
+    """What a tokenizer makes otherwise of a text; None for nothing.
+
+    Raises:
+        TextSupportMissingError: its package is not installed.
+    """
+    shown = f"text {_cut(vector.text)}"
+    try:
+        for special, expected in ((True, vector.ids), (False, vector.bare_ids)):
+            ids = tuple(tokenizer.encode(vector.text, add_special_tokens=special).tolist())
+            if ids != expected:
+                return f"{shown}: {_difference(ids, expected)}"
+        array = np.array(vector.ids, dtype=np.int64)
+        decoded = tokenizer.decode(array)
+        if decoded != vector.decoded:
+            return f"{shown}: its ids are decoded to {_cut(decoded)}, recorded {_cut(vector.decoded)}"
+        stream = tokenizer.stream()
+        told = "".join(map(stream.feed, vector.ids)) + stream.finish()
+    except TextSupportMissingError:
+        raise
+    except AigcError as err:
+        return f"{shown}: {err.message}"
+    return None if told == decoded else f"{shown}: its ids one by one give {_cut(told)}, together {_cut(decoded)}"
+
+
+def replay_chat(template: ChatTemplate, tokenizer: Tokenizer, vector: ChatVector) -> str | None:
+    """What a template makes otherwise of a chat; None for nothing.
+
+    Raises:
+        BundleError: a vector that is none.
+    """
+    shown = f"chat {_cut(str(_last(vector.chat)))}"
+    try:
+        now = datetime.datetime.fromisoformat(vector.now)
+        prompt = template.render(**vector.chat, now=now)
+        ids = tuple(tokenizer.encode(prompt, add_special_tokens=False).tolist())
+    except ChatTemplateError as err:
+        return None if vector.prompt is None else f"{shown}: {err.message}"
+    except InputError as err:
+        return f"{shown}: {err.message}"
+    except (TypeError, ValueError) as err:
+        raise BundleError(f"{shown} is not one: {err}", hint="the file is damaged: get it again") from err
+    if vector.prompt is None:
+        return f"{shown}: the template takes it, recorded as refused: {vector.refused}"
+    if prompt != vector.prompt:
+        at = next((i for i, pair in enumerate(zip(prompt, vector.prompt, strict=False)) if pair[0] != pair[1]), None)
+        at = min(len(prompt), len(vector.prompt)) if at is None else at
+        return f"{shown}: from place {at} the prompt is {_cut(prompt[at:])}, recorded {_cut(vector.prompt[at:])}"
+    return None if ids == vector.ids else f"{shown}: {_difference(ids, vector.ids)}"
+
+
+def _last(chat: Mapping[str, Any]) -> Any:
+    messages = chat.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return last.get("content") if isinstance(last, Mapping) else last
+
+
+def _difference(ids: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    at = next((i for i, pair in enumerate(zip(ids, expected, strict=False)) if pair[0] != pair[1]), None)
+    at = min(len(ids), len(expected)) if at is None else at
+    ours, theirs = list(ids[at : at + _SHOWN]), list(expected[at : at + _SHOWN])
+    return f"from place {at} its token ids are {ours}, recorded {theirs}"
+
+
+def _cut(text: str) -> str:
+    return f"{text[:40]!a}{'...' if len(text) > 40 else ''}"
