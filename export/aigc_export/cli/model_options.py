@@ -30,6 +30,7 @@ _METHODS = click.Choice(["minmax", "percentile", "mse", "kl"])
 _OPTIONS = (
     click.option("--checkpoint", type=TEXT_PATH, help="Your own weights. Default: the shipped ones."),
     click.option("--cache", help="KV cache of a language model: growing (default) or buffer."),
+    click.option("--context-length", type=click.IntRange(min=2), help="Positions of a language model. Default: all."),
     click.option("--separate-prefill", is_flag=True, help="Two engines of a language model: for prompts, for tokens."),
     click.option("--dynamic-size/--fixed-size", default=None, help="Let the sides of a UNet's sample vary."),
     click.option("--calibration-data", type=TEXT_PATH, help="Your text, images or .npz. Default: the model's own."),
@@ -51,6 +52,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
         *arguments: Any,
         checkpoint: str | None,
         cache: str | None,
+        context_length: int | None,
         separate_prefill: bool,
         dynamic_size: bool | None,
         calibration_data: str | None,
@@ -67,6 +69,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "checkpoint": checkpoint,
             "spec_options": {
                 "cache": cache,
+                "context_length": context_length,
                 "dynamic_size": dynamic_size,
                 "separate_prefill": separate_prefill or None,
             },

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def make_origin(program: Program, recipe: ExportRecipe, evaluation: Evaluation) 
         calibration=_path(recipe.calibration),
         eval_data=_path(recipe.eval_data),
         eval_sha256=evaluation.sha256 if recipe.quality_samples else "",
-        options=tuple(_options(recipe)),
+        options=tuple(_options(recipe, {**program.options, **recipe.spec_options})),
     )
 
 
@@ -49,14 +49,16 @@ def _path(given: str | None) -> str | None:
     return given if given is not None and can_be_recorded(given) else None
 
 
-def _options(recipe: ExportRecipe) -> list[str]:
+def _options(recipe: ExportRecipe, loaded: Mapping[str, Any]) -> list[str]:
     """List the options of `aigc-export export` that give the recipe, beside its paths, target and precision."""
     words: list[str] = []
-    if cache := recipe.spec_options.get("cache"):
+    if cache := loaded.get("cache"):
         words += ["--cache", str(cache)]
-    if recipe.spec_options.get("separate_prefill"):
+    if (length := loaded.get("context_length")) is not None:
+        words += ["--context-length", str(length)]
+    if loaded.get("separate_prefill"):
         words.append("--separate-prefill")
-    if (dynamic := recipe.spec_options.get("dynamic_size")) is not None:
+    if (dynamic := loaded.get("dynamic_size")) is not None:
         words += ["--dynamic-size" if dynamic else "--fixed-size"]
     if recipe.seed:
         words += ["--seed", str(recipe.seed)]

@@ -160,7 +160,7 @@ def resolve(model: str, *, options: Mapping[str, Any] | None = None) -> Program:
     for source in (*SOURCES.values(), *_third_parties()):
         if source.matches(found):
             _LOG.info("%r is brought in by the source %s", model, type(source).__name__.strip("_").lower())
-            return source.load(found, given)
+            return replace(source.load(found, given), options=given)
     if model.endswith(".py") and path_exists(model):
         raise ConfigError(f"{model!r} is a Python file", hint=f"name a function in it: {model}:make_program")
     if found.config is not None and is_transformers_config(found.config):

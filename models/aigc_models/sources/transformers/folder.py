@@ -11,13 +11,11 @@ from aigc_models.program import Program
 from aigc_models.programs import lm_program
 from aigc_models.sources.transformers.families import UnknownArchitectureError, find_family, read_config
 from aigc_models.sources.transformers.weights import load_model
-from aigc_models.text_assets import NO_TEXT, TextAssets
+from aigc_models.text_assets.folder import read_text_assets
 from aigc_models.weights.checkpoint import Checkpoint
 from aigc_models.weights.stored_weights import StoredWeights
 from aigc_models.weights.weights_file import find_weights
 from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
-from aigc_runtime.generation.tokenizers import TokenizerInfo
-from aigc_runtime.io.user_file import path_exists, read_file
 
 __all__ = ["OPTIONS", "is_known", "is_transformers_config", "load_folder"]
 
@@ -63,13 +61,13 @@ def load_folder(path: Path, config: Mapping[str, Any], *, source: str, options: 
         if option not in OPTIONS:
             raise UnknownNameError("export option of a language model", option, OPTIONS)
     kind, _ = find_family(config)
-    read_config(config)  # what config.json says is refused before what lies beside it
+    read = read_config(config)  # what config.json says is refused before what lies beside it
     place = find_weights(path)
+    text = read_text_assets(place.weights.parent, config, vocab_size=read.vocab_size)
     stored = StoredWeights(place.weights)
     module, converted = load_model(config, stored, source=str(place.weights))
     if (context_length := options.get("context_length")) is not None:
         module.config = _shortened(module.config, context_length)
-    text = _text(place.weights.parent, config)
     program = lm_program(
         module,
         text=text,
@@ -96,15 +94,3 @@ def _shortened(config: Any, context_length: int) -> Any:
 def _name(path: Path) -> str:
     folder = path if path.is_dir() else path.parent
     return folder.resolve().name or "lm"
-
-
-def _text(folder: Path, config: Mapping[str, Any]) -> TextAssets:
-    if not path_exists(folder / "tokenizer.json"):
-        return NO_TEXT
-    data = read_file(folder / "tokenizer.json", limit=2**27)
-    eos = config.get("eos_token_id")
-    return TextAssets(
-        tokenizer=TokenizerInfo(kind="huggingface", file="tokenizer.json"),
-        eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
-        files={"tokenizer.json": data},
-    )

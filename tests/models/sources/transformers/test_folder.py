@@ -36,6 +36,7 @@ def test_a_folder_is_loaded_with_its_name_and_weights(folder: Path) -> None:
 def test_options_of_a_language_model(folder: Path) -> None:
     program = resolve(str(folder), options={"cache": "buffer", "context_length": 32})
     assert program.settings.context_length == 32
+    assert program.options == {"cache": "buffer", "context_length": 32}
     assert all(spec.kind == "buffer" and spec.shape[2] == 32 for spec in program.part.interface.state)
     with pytest.raises(UnknownNameError, match="dynamic_size"):
         resolve(str(folder), options={"dynamic_size": True})
