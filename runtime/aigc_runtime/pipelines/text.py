@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from aigc_runtime.core.integers import as_integer
@@ -16,6 +16,7 @@ from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram, as_program
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import InputError
+from aigc_runtime.generation.chat import ChatTemplate
 from aigc_runtime.generation.rng import TorchGenerator, check_seed
 from aigc_runtime.generation.sampling_params import SamplingParams
 from aigc_runtime.generation.tokenizers import Tokenizer, TokenizerRequest, make_tokenizer
@@ -195,27 +196,51 @@ class TextPipeline:
         generator ends the generation; its return value is the result. Arguments and errors as in `generate`; bad
         arguments raise at once.
         """
-        chosen = self.choose(sampling, options)
-        if chosen.num_beams > 1:
-            raise InputError(
-                f"num_beams is {chosen.num_beams}", hint="the text of a beam search is known at its end: use generate"
-            )
+        chosen = self.choose(sampling, options, streams=True)
         chunk = None if prefill_chunk is None else check_count("prefill_chunk", prefill_chunk)
         make = self.row_maker(max_new_tokens=max_new_tokens, stop=stop, logprobs=logprobs)
         (ids,) = encode_prompts([prompt], self.tokenizer, self.settings)
         row = make(ids, check_seed(seed))
         return row.stream(generate_rows([row], self.engines, chosen, prefill_chunk=chunk, cancel=cancel))
 
-    def choose(self, sampling: SamplingParams | None, options: dict[str, Any]) -> SamplingParams:
-        """How tokens are chosen: as `sampling` says, or else the settings, but for the `options`.
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The chat templates of the model, compiled once.
 
         Raises:
-            InputError: an option that there is not, a bad value, or a token that the model does not have.
+            InputError: it has none.
+            TextSupportMissingError: the package that renders them is not installed.
+            BundleError: a template that cannot be read.
+        """
+        if self.settings.chat is None:
+            raise InputError(
+                "this model has no chat template, so that it takes no messages",
+                hint="give it a prompt that is written as the model expects it",
+            )
+        return ChatTemplate.of(self.settings.chat, self.program.assets or {})
+
+    def choose(
+        self, sampling: SamplingParams | None, options: dict[str, Any], *, streams: bool = False
+    ) -> SamplingParams:
+        """How tokens are chosen: as `sampling` says, or else the settings, but for the `options`.
+
+        Args:
+            sampling: None takes that of the settings.
+            options: fields of it that have another value.
+            streams: whether the text is wanted as it comes.
+
+        Raises:
+            InputError: an option that there is not, a bad value, a token that the model does not have, or a beam search
+                whose text is wanted as it comes.
         """
         if sampling is not None and not isinstance(sampling, SamplingParams):
             raise InputError(f"sampling is {shown(sampling)}", hint="must be SamplingParams")
         chosen = (self.settings.sampling if sampling is None else sampling).override(**options)
         chosen.check_vocabulary(self.settings.vocab_size)
+        if streams and chosen.num_beams > 1:
+            raise InputError(
+                f"num_beams is {chosen.num_beams}", hint="the text of a beam search is known at its end: use generate"
+            )
         return chosen
 
     def row_maker(

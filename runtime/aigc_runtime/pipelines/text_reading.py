@@ -24,11 +24,15 @@ class Reading:
     Args:
         engines: that read.
         pad_B: [B] int64, how many of the first tokens of each row are padding.
-        prefill_chunk: tokens that are read at once at most; None derives it from the memory of attention scores.
+        prefill_chunk: tokens that are read at once at most; None derives it from the memory of attention scores. It may
+            be changed.
+
+    Attributes:
+        length: tokens that are held, padding included.
     """
 
     def __init__(self, engines: TextEngines, pad_B: Array, *, prefill_chunk: int | None = None) -> None:
-        self._engines, self._pad_B, self._chunk = engines, pad_B, prefill_chunk
+        self._engines, self._pad_B, self.prefill_chunk = engines, pad_B, prefill_chunk
         self._begin()
 
     def _begin(self) -> None:
@@ -74,7 +78,7 @@ class Reading:
             len(self._pad_B),
             self.length,
             ids_BS.shape[1],
-            prefill_chunk=self._chunk,
+            prefill_chunk=self.prefill_chunk,
             together=again + 1 + int(self._pad_B.max()) if again is not None and is_long and not self.length else 0,
         )
         logits_BV, at = None, 0
