@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from aigc_runtime.generation.sampling_params import SamplingParams
     from aigc_runtime.io.png import image_grid, write_png
     from aigc_runtime.opening import open_pipeline, open_program, open_session
+    from aigc_runtime.pipelines.chat import ChatSession
     from aigc_runtime.pipelines.diffusion import DiffusionPipeline
     from aigc_runtime.pipelines.gan import GanPipeline
     from aigc_runtime.pipelines.kind import PipelineKind
@@ -52,6 +53,7 @@ __all__ = [
     "BundleError",
     "BundleReplacedError",
     "CancelledError",
+    "ChatSession",
     "CheckpointError",
     "ConfigError",
     "DiffusionPipeline",
@@ -85,6 +87,7 @@ _HOMES = {
     "BundleError": "errors",
     "BundleReplacedError": "errors",
     "CancelledError": "errors",
+    "ChatSession": "pipelines.chat",
     "CheckpointError": "errors",
     "ConfigError": "errors",
     "DiffusionPipeline": "pipelines.diffusion",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.compare import Tolerance
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import Array, DimSpec, StateSpec, TensorSpec
+from aigc_runtime.generation.chat import ChatInfo
 from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.generation.tokenizers import TokenizerInfo
 from aigc_runtime.io.npy import write_npy
@@ -239,3 +241,25 @@ def write_toy_bundle(folder: Path, name: str) -> Path:
     manifest, files = toy_manifest(name)
     write_bundle(folder / name, manifest, files)
     return folder / name
+
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ m.role[0] }}{{ m.content }}{% endfor %}{% if tools %}{{ tools | length }}{% endif %}"
+)
+
+
+def write_chat_bundle(folder: Path, *, context_length: int = CONTEXT) -> Path:
+    """Write the bundle of the toy language model whose chat is written as roles' first letters and contents."""
+    manifest, files = toy_manifest("toy_lm_growing")
+    chat = ChatInfo(templates={"default": "chat.jinja"}, special_tokens={})
+    engine = manifest.engines["model"]
+    dims = tuple(d if d.name == "batch" else replace(d, max=context_length) for d in engine.interface.dims)
+    changed = replace(
+        manifest,
+        name="toy_chat",
+        engines={"model": replace(engine, interface=replace(engine.interface, dims=dims))},
+        pipeline=PipelineInfo.of(replace(TEXT, chat=chat, context_length=context_length)),
+        assets=("chat.jinja",),
+    )
+    write_bundle(folder, changed, {**files, "chat.jinja": CHAT_TEMPLATE.encode()})
+    return folder

@@ -28,6 +28,7 @@ VERBS = {
     "sign": ("aigc_export.cli.sign:sign", "Sign a bundle."),
     "verify": ("aigc_export.cli.verify:verify", "Compare a bundle with PyTorch again."),
     "generate": ("aigc_export.cli.generate:generate", "Generate text or images from a bundle."),
+    "chat": ("aigc_export.cli.generate:chat", "Talk with the language model of a bundle."),
     "bench": ("aigc_export.cli.bench:bench", "Time a bundle against PyTorch."),
     "compare": ("aigc_export.cli.compare:compare", "Put two bundles of one model side by side."),
     "inspect": ("aigc_export.cli.inspect:inspect", "Show what is inside a bundle."),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from aigc_runtime._version import __version__
@@ -16,6 +17,9 @@ from aigc_runtime.errors import InputError
 from aigc_runtime.io.arguments import path_argument
 
 __all__ = ["Parser", "build_parser", "main", "run"]
+
+_LATE = ("generate", "chat")
+"""Verbs whose options are those of the kinds of pipelines."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,6 +59,7 @@ def build_parser(prog: str = "aigc-run") -> argparse.ArgumentParser:
         ("info", "show what a bundle holds", "info out/lm"),
         ("verify", "prove the bundle's engine on this device against PyTorch's reference", "verify out/lm --json"),
         ("generate", "generate text or images", "generate out/unet --class 3 --count 4 -o threes.png"),
+        ("chat", "talk with a language model", 'chat out/smol --system "Answer in one sentence."'),
         ("bench", "time the bundle", "bench out/gan --runs 100"),
         ("doctor", "say what this device has, and whether a bundle runs on it", "doctor out/unet"),
     ):
@@ -85,15 +90,15 @@ def build_parser(prog: str = "aigc-run") -> argparse.ArgumentParser:
             sub.add_argument("--threads", type=int, help="threads of the engine (default: every processor)")
         if verb == "bench":
             sub.add_argument("--runs", type=int, default=50, help="timed runs (default: 50)")
-        if verb == "generate":
-            sub.late = _add_generate_options
+        if verb in _LATE:
+            sub.late = partial(_add_late_options, verb=verb)
     return parser
 
 
-def _add_generate_options(parser: argparse.ArgumentParser) -> None:
+def _add_late_options(parser: argparse.ArgumentParser, *, verb: str) -> None:
     from aigc_runtime.cli.generate import add_options
 
-    add_options(parser)
+    add_options(parser, verb=verb)
 
 
 def _verbs() -> dict[str, Callable[[argparse.Namespace], int]]:
@@ -103,6 +108,7 @@ def _verbs() -> dict[str, Callable[[argparse.Namespace], int]]:
         "info": verbs.info,
         "verify": verbs.verify,
         "generate": generate.generate,
+        "chat": generate.chat,
         "bench": verbs.bench,
         "doctor": doctor.doctor,
     }
@@ -122,7 +128,7 @@ def run(arguments: Sequence[str], *, prog: str = "aigc-run") -> int:
         parser = build_parser(prog)
         parsed, more = parser.parse_known_args(list(arguments))
         parsed.more = more
-        if more and parsed.verb != "generate":
+        if more and parsed.verb not in _LATE:
             parser.error(f"unrecognized arguments: {' '.join(more)}")
         if parsed.log is None and not parsed.verbose:
             return _verb(parsed)

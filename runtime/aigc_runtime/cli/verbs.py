@@ -16,7 +16,7 @@ from aigc_runtime.io.printable import printable
 from aigc_runtime.io.report import emit_json
 from aigc_runtime.opening import open_program
 from aigc_runtime.pipelines.class_names import class_table
-from aigc_runtime.proof.bench import bench_generation, bench_reference, bench_step
+from aigc_runtime.proof.bench import bench_generation, bench_reference, bench_speeds, bench_step
 from aigc_runtime.proof.verify import TensorCheck, verify_bundle
 from aigc_runtime.system.processor import instruction_set
 
@@ -131,9 +131,13 @@ def bench(arguments: argparse.Namespace) -> int:
         each = {name: bench_reference(bundle, program, name, runs=arguments.runs) for name in _several(bundle)}
         step = bench_step(program, settings, roles, runs=arguments.runs)
         whole = bench_generation(program, settings, roles, runs=max(1, arguments.runs // 10))
+        speeds = bench_speeds(program, settings, roles, runs=max(1, arguments.runs // 10))
     if arguments.json:
         engines = {name: asdict(latency) for name, latency in each.items()}
-        emit_json("aigc-run-bench/1", {"step": asdict(step), "generation": asdict(whole), "engines": engines})
+        emit_json(
+            "aigc-run-bench/1",
+            {"step": asdict(step), "generation": asdict(whole), "engines": engines, "speeds": speeds},
+        )
         return 0
     _say(f"one step    {step.median_ms:.3f} ms (p10 {step.p10_ms:.3f}, p90 {step.p90_ms:.3f}, {step.runs} runs)")
     for name, latency in each.items():
@@ -141,6 +145,8 @@ def bench(arguments: argparse.Namespace) -> int:
         _say(f"{name:<11} {latency.median_ms:.3f} ms ({spread}), on the inputs of its reference")
     unit = whole.per_unit
     _say(f"generation  {unit.median_ms:.3f} ms a {whole.unit} = {1e3 / unit.median_ms:.1f} a second")
+    for name, value in speeds.items():
+        _say(f"{name.replace('_', ' ')}: {value:,.1f}")
     _say(f"python      {whole.python_share:.1%} of the time is spent around the engine")
     return 0
 

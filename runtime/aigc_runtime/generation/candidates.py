@@ -19,7 +19,7 @@ _GROUPS = 64
 """Logits of which one maximum is taken when the largest are looked for."""
 
 _FIRST = 1024
-"""Tokens that top-p sorts at first; most often they are enough."""
+"""Tokens that top-p and typical-p sort at first; most often they are enough."""
 
 
 class Candidates(NamedTuple):
@@ -118,7 +118,14 @@ def _typical(logits: Array, typical_p: float) -> Array:
     possible = probability > 0
     entropy = float((probability[possible] * surprise[possible]).sum())
     distance = np.abs(surprise - entropy)
-    order = np.argsort(distance, kind="stable")
-    last = min(int((np.cumsum(probability[order]) < typical_p).sum()), len(order) - 1)
+    count = min(_FIRST, len(logits))
+    while True:
+        near = largest(-distance, count)
+        order = near[np.argsort(distance[near], kind="stable")]
+        reached = np.cumsum(probability[order])
+        if reached[-1] >= typical_p or len(near) == len(logits):
+            break
+        count *= 8
+    last = min(int((reached < typical_p).sum()), len(order) - 1)
     kept: Array = distance <= distance[order[last]]
     return kept

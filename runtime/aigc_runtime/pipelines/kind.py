@@ -172,7 +172,7 @@ class Job(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Verb:
-    """The command `generate` for one kind of pipeline.
+    """The command `generate`, or `chat`, for one kind of pipeline.
 
     Attributes:
         options: that it takes; all others are refused.
@@ -201,6 +201,11 @@ def _no_assets(_settings: Any) -> Collection[str]:
     return ()
 
 
+def _no_speeds(_pipeline: Any, _runs: int) -> dict[str, float]:
+    """A kind of which the time of a step and of a generation say all."""
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class PipelineKind:
     """A kind of pipeline.
@@ -218,6 +223,8 @@ class PipelineKind:
         units: settings -> the name of a unit of the work that `generate_once` does, and how many it does.
         generate_once: does one small generation.
         verb: gives the command `generate`; called when that is used, so that its imports cost nothing else.
+        chat: gives the command `chat`; None for a kind that cannot hold a conversation.
+        speeds: (pipeline, runs) -> what else `bench` tells, as names with numbers.
         check: refuses settings that the engines contradict, where `open` does not; (pipeline) -> None.
         check_arrays: refuses arrays of a request by dtype, shape or values; (pipeline, arrays) -> None.
         assets: settings -> the files that they name, which a bundle must have among its `assets`.
@@ -241,6 +248,8 @@ class PipelineKind:
     check_arrays: Callable[[Any, Results], None] = _no_arrays
     assets: Callable[[Any], Collection[str]] = _no_assets
     needs_text_vectors: Callable[[Any], bool] = _no_text
+    chat: Callable[[], Verb] | None = None
+    speeds: Callable[[Any, int], Mapping[str, float]] = _no_speeds
 
     def __post_init__(self) -> None:
         if not dataclasses.is_dataclass(self.settings):

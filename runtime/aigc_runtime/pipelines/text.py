@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
+
+import numpy as np
 
 from aigc_runtime.core.integers import as_integer
 from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram, as_program
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import InputError
-from aigc_runtime.generation.chat import ChatTemplate
+from aigc_runtime.generation.chat import ChatInfo, ChatTemplate
 from aigc_runtime.generation.rng import TorchGenerator, check_seed
 from aigc_runtime.generation.sampling_params import SamplingParams
 from aigc_runtime.generation.tokenizers import Tokenizer, TokenizerRequest, make_tokenizer
@@ -55,6 +58,7 @@ __all__ = [
     "TextPipeline",
     "TextResult",
     "TokenLogprobs",
+    "require_chat",
     "text_tokenizer",
 ]
 
@@ -80,6 +84,20 @@ def text_tokenizer(settings: TextSettings, assets: Mapping[str, bytes] | None) -
             others=(*settings.eos_token_ids, settings.pad_token_id),
         )
     )
+
+
+def require_chat(settings: TextSettings) -> ChatInfo:
+    """Refuse a model without a chat template.
+
+    Raises:
+        InputError: says what to do.
+    """
+    if settings.chat is None:
+        raise InputError(
+            "this model has no chat template, so that it takes no messages",
+            hint="give it a prompt that is written as the model expects it",
+        )
+    return settings.chat
 
 
 class TextPipeline:
@@ -108,6 +126,9 @@ class TextPipeline:
         self.settings = settings
         self.engines = TextEngines(program=self.program, settings=settings, prefill=self.prefill, decode=self.decode)
         self.tokenizer = text_tokenizer(settings, self.program.assets)
+        # Read now, since the bundle that they are in may be closed later; compiled where a chat is rendered.
+        named, assets = {} if settings.chat is None else settings.chat.templates, self.program.assets or {}
+        self._chat_files = {file: assets[file] for file in named.values() if file in assets}
 
     def close(self) -> None:
         """Close the program."""
@@ -203,6 +224,15 @@ class TextPipeline:
         row = make(ids, check_seed(seed))
         return row.stream(generate_rows([row], self.engines, chosen, prefill_chunk=chunk, cancel=cancel))
 
+    def generate_all(self, prompt_tokens: int, new_tokens: int) -> TextResult:
+        """Generate as many tokens as are asked for behind as many others, whatever they mean: to be timed."""
+        endless = replace(self.engines, settings=replace(self.settings, eos_token_ids=()))
+        ids = np.full(prompt_tokens, min(65, self.settings.vocab_size - 1), dtype=np.int64)
+        row = self.row_maker(max_new_tokens=new_tokens, stop=(), logprobs=None, ends=False)(ids, 0)
+        for _ in generate_rows([row], endless, SamplingParams()):
+            pass
+        return row.result()
+
     @cached_property
     def chat_template(self) -> ChatTemplate:
         """The chat templates of the model, compiled once.
@@ -212,12 +242,7 @@ class TextPipeline:
             TextSupportMissingError: the package that renders them is not installed.
             BundleError: a template that cannot be read.
         """
-        if self.settings.chat is None:
-            raise InputError(
-                "this model has no chat template, so that it takes no messages",
-                hint="give it a prompt that is written as the model expects it",
-            )
-        return ChatTemplate.of(self.settings.chat, self.program.assets or {})
+        return ChatTemplate.of(require_chat(self.settings), self._chat_files)
 
     def choose(
         self, sampling: SamplingParams | None, options: dict[str, Any], *, streams: bool = False
@@ -244,9 +269,15 @@ class TextPipeline:
         return chosen
 
     def row_maker(
-        self, *, max_new_tokens: int, stop: Sequence[str], logprobs: int | None
+        self, *, max_new_tokens: int, stop: Sequence[str], logprobs: int | None, ends: bool = True
     ) -> Callable[[Array, int], Row]:
         """Check what rows are asked for; returns what makes a row of a prompt's ids and a seed.
+
+        Args:
+            max_new_tokens: see `generate`, also for the next two.
+            stop: strings.
+            logprobs: how many.
+            ends: whether the tokens that end a text do so.
 
         Raises:
             InputError: a bad argument.
@@ -266,7 +297,7 @@ class TextPipeline:
                 text=self._watch(ids, stop),
                 context_length=self.settings.context_length,
                 max_new_tokens=most,
-                eos_token_ids=self.settings.eos_token_ids,
+                eos_token_ids=self.settings.eos_token_ids if ends else (),
                 logprobs=noted,
                 started=started,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -13,12 +14,13 @@ from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.generation.logits import SamplingParams
 from aigc_runtime.generation.rng import check_seed
-from aigc_runtime.pipelines.arguments import fit
 from aigc_runtime.pipelines.kind import Metric, PipelineKind, Request, ResultForm, Results, Verb
 from aigc_runtime.pipelines.prompts import check_prompts, is_single
 from aigc_runtime.pipelines.requests import check_arguments, integer_check, texts_check
 from aigc_runtime.pipelines.settings import TextSettings
-from aigc_runtime.pipelines.text import INPUT_IDS, LOGITS_TO_KEEP, PAD_LENGTH, TextPipeline
+from aigc_runtime.pipelines.text import TextPipeline
+from aigc_runtime.pipelines.text_reading import Reading
+from aigc_runtime.pipelines.text_tensors import INPUT_IDS
 
 __all__ = ["MAX_REFERENCE_TOKENS", "TEXT", "TOKENS", "request_sampling"]
 
@@ -30,6 +32,7 @@ MAX_REFERENCE_TOKENS = 2**16
 
 PROMPT_TOKENS = 64
 DECODE_TOKENS = 64
+SPEED_PROMPT_TOKENS = 256
 
 
 def request_sampling(value: object) -> SamplingParams:
@@ -124,27 +127,20 @@ def _agreement(reference: Results, actual: Results) -> float:
 
 def _step(pipeline: TextPipeline) -> Callable[[], object]:
     """A decoded token with 64 before it."""
-    program, settings = pipeline.program, pipeline.settings
-    rows = fit(program.session(pipeline.decode), "batch", 1)  # an engine of one batch size takes no other
-    pad = np.zeros(rows, dtype=np.int64)
-    prompt = np.full((rows, min(PROMPT_TOKENS, settings.context_length // 2)), 65, dtype=np.int64)
-    token, only = np.full((rows, 1), 65, dtype=np.int64), np.zeros(1, dtype=np.int64)
-    state, held = program.new_state(rows), 0
-
-    def read_prompt() -> None:
-        nonlocal state, held
-        state, held = program.new_state(rows), prompt.shape[1]
-        last = np.array([held - 1], dtype=np.int64)
-        program.run(pipeline.prefill, {INPUT_IDS: prompt, PAD_LENGTH: pad, LOGITS_TO_KEEP: last}, state)
+    engines = pipeline.engines
+    rows = engines.batch_of(1)  # an engine of one batch size takes no other
+    prompt = np.full((rows, min(PROMPT_TOKENS, pipeline.settings.context_length // 2)), 65, dtype=np.int64)
+    token, pad = np.full((rows, 1), 65, dtype=np.int64), np.zeros(rows, dtype=np.int64)
+    reading = Reading(engines, pad)
 
     def step() -> object:
-        nonlocal held
-        if held + 1 > settings.context_length:
-            read_prompt()
-        held += 1
-        return program.run(pipeline.decode, {INPUT_IDS: token, PAD_LENGTH: pad, LOGITS_TO_KEEP: only}, state)
+        nonlocal reading
+        if reading.length + 1 > engines.max_steps:
+            reading = Reading(engines, pad)
+            reading.feed(prompt)
+        return reading.feed(token)
 
-    read_prompt()
+    reading.feed(prompt)
     return step
 
 
@@ -153,13 +149,30 @@ def _units(settings: TextSettings) -> tuple[str, int]:
 
 
 def _generate_once(pipeline: TextPipeline) -> object:
-    return pipeline.generate("a", max_new_tokens=_units(pipeline.settings)[1], sampling=SamplingParams())
+    return pipeline.generate_all(1, _units(pipeline.settings)[1])
+
+
+def _speeds(pipeline: TextPipeline, runs: int) -> dict[str, float]:
+    """How fast a prompt is read, and the tokens after it are generated: medians."""
+    context = pipeline.settings.context_length
+    prompt, decoded = max(1, min(SPEED_PROMPT_TOKENS, context // 2)), min(DECODE_TOKENS, max(1, context // 4))
+    results = [pipeline.generate_all(prompt, decoded) for _ in range(runs + 1)][1:]
+    first = [result.time_to_first_token_s for result in results if result.time_to_first_token_s is not None]
+    speeds = [result.tokens_per_second for result in results if result.tokens_per_second is not None]
+    found: dict[str, float] = {"prompt_tokens": prompt, "prefill_ms": 1e3 * statistics.median(first)}
+    return found if not speeds else {**found, "decode_tokens_per_second": statistics.median(speeds)}
 
 
 def _verb() -> Verb:
     from aigc_runtime.pipelines.text_verb import TEXT_VERB
 
     return TEXT_VERB
+
+
+def _chat() -> Verb:
+    from aigc_runtime.pipelines.chat_verb import CHAT_VERB
+
+    return CHAT_VERB
 
 
 TEXT = PipelineKind(
@@ -176,5 +189,7 @@ TEXT = PipelineKind(
     units=_units,
     generate_once=_generate_once,
     verb=_verb,
+    chat=_chat,
+    speeds=_speeds,
 )
 """Continues prompts with a language model."""

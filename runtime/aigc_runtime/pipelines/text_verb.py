@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from argparse import Namespace
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import InputError
-from aigc_runtime.generation.logits import SamplingParams
 from aigc_runtime.io.arguments import path_argument, text_argument
+from aigc_runtime.io.messages_file import Chat, read_chats
 from aigc_runtime.io.prompt_file import read_prompt
 from aigc_runtime.io.report import emit_json
+from aigc_runtime.pipelines.chat import chat_ids
 from aigc_runtime.pipelines.kind import Option, Verb
 from aigc_runtime.pipelines.options import SEED, given
-from aigc_runtime.pipelines.text import TextPipeline
+from aigc_runtime.pipelines.prompts import Prompt
+from aigc_runtime.pipelines.text import TextPipeline, TextResult, require_chat
+from aigc_runtime.pipelines.text_options import (
+    MAX_NEW_TOKENS,
+    PREFILL_CHUNK,
+    SAMPLING,
+    STOP,
+    SYSTEM,
+    sampling_options,
+    token_ids,
+)
 from aigc_runtime.system.streams import output_lost
 
-__all__ = ["TEXT_VERB"]
+__all__ = ["TEXT_VERB", "result_json", "tell_full"]
 
 _GROUP = "text"
 PROMPT = Option(flags=("--prompt",), name="prompt", group=_GROUP, type=text_argument, help="text to continue")
@@ -29,87 +43,207 @@ PROMPT_FILE = Option(
     metavar="FILE",
     help="the same from a file, - for standard input",
 )
-MAX_NEW_TOKENS = Option(
-    flags=("--max-new-tokens",), name="max_new_tokens", group=_GROUP, type=int, help="(default: 128)"
-)
-SAMPLING = (
-    Option(flags=("--temperature",), name="temperature", group=_GROUP, type=float, help="0 is greedy (default: 0)"),
-    Option(flags=("--top-k",), name="top_k", group=_GROUP, type=int, help="keep the k most likely tokens"),
-    Option(
-        flags=("--top-p",),
-        name="top_p",
-        group=_GROUP,
-        type=float,
-        help="keep the most likely tokens that reach this probability",
-    ),
-    Option(
-        flags=("--repetition-penalty",),
-        name="repetition_penalty",
-        group=_GROUP,
-        type=float,
-        help="above 1 discourages repetition",
-    ),
-)
-STOP = Option(
-    flags=("--stop",),
-    name="stop",
+CHAT = Option(
+    flags=("--chat",),
+    name="chat",
     group=_GROUP,
     type=text_argument,
     metavar="TEXT",
-    repeated=True,
-    help="end before this text; may be repeated",
+    help="what a user says, written by the model's chat template",
 )
+MESSAGES = Option(
+    flags=("--messages",),
+    name="messages",
+    group=_GROUP,
+    type=path_argument,
+    metavar="FILE",
+    help="chats from a file of JSON or JSON Lines, - for standard input",
+)
+TOKEN_IDS = Option(
+    flags=("--token-ids",),
+    name="token_ids",
+    group=_GROUP,
+    type=token_ids,
+    metavar="IDS",
+    help="a prompt as token ids, such as 1,2,3; ids are printed",
+)
+NUM_RETURN_SEQUENCES = Option(
+    flags=("--num-return-sequences",),
+    name="num_return_sequences",
+    group=_GROUP,
+    type=int,
+    metavar="N",
+    help="results for each prompt (default: 1)",
+)
+LOGPROBS = Option(
+    flags=("--logprobs",),
+    name="logprobs",
+    group=_GROUP,
+    type=int,
+    metavar="K",
+    help="with --json: log probabilities of each token and of the K most likely ones",
+)
+
+_SOURCES = (PROMPT, PROMPT_FILE, CHAT, MESSAGES, TOKEN_IDS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _TextJob:
-    """A prompt to continue on the terminal; `options` are those of the pipeline."""
+    """Prompts to continue.
 
-    prompt: str
+    Attributes:
+        prompts: texts, ids, or chats, all of one sort.
+        options: of `TextPipeline.generate`.
+        json: print one JSON document.
+        streams: whether the only result can be shown as it comes.
+    """
+
+    prompts: Sequence[str | tuple[int, ...] | Chat]
     options: dict[str, Any]
     json: bool
+    streams: bool
     output: None = None
     bounds_memory: bool = False
 
     def run(self, pipeline: TextPipeline) -> None:
-        """Print the text as it comes, or one JSON document."""
+        """Print the text as it comes, or all of it at the end, or one JSON document."""
+        prompts = [_as_prompt(pipeline, prompt) for prompt in self.prompts]
+        if self.streams:
+            first = self.prompts[0]
+            _show(pipeline.stream(prompts[0], **self.options), first if isinstance(first, str) else "", pipeline)
+            return
+        results = pipeline.generate(prompts, **self.options)
         if self.json:
-            (result,) = pipeline.generate(self.prompt, **self.options)
+            each = len(results) // len(prompts)
             emit_json(
                 "aigc-run-generate-text/1",
                 {
-                    "prompt": self.prompt,
-                    "text": result.text,
-                    "token_ids": result.token_ids.tolist(),
-                    "finish_reason": result.finish_reason,
-                    "prompt_tokens": result.prompt_tokens,
+                    "prompts": [_prompt_json(prompt) for prompt in self.prompts],
+                    "results": [{"prompt": i // each, **result_json(result)} for i, result in enumerate(results)],
                 },
             )
             return
-        pieces = pipeline.stream(self.prompt, **self.options)
-        sys.stdout.write(self.prompt)
-        for piece in pieces:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-            if output_lost():
-                return
-        sys.stdout.write("\n")
+        for i, result in enumerate(results):
+            if len(results) > 1:
+                sys.stdout.write(f"--- {i + 1} of {len(results)} ---\n")
+            prompt = self.prompts[i * len(self.prompts) // len(results)]
+            if isinstance(prompt, str):
+                sys.stdout.write(prompt)
+            ids = ",".join(map(str, result.token_ids.tolist()))
+            sys.stdout.write((ids if _is_ids(prompt) else result.text) + "\n")
+        for result in results:
+            tell_full(result, pipeline)
 
     def report(self) -> None:
         """Nothing: the text is all there is to say."""
 
 
-def _prepare(arguments: Namespace, _pipeline: TextPipeline) -> _TextJob:
-    if (arguments.prompt is None) == (arguments.prompt_file is None):
-        raise InputError("text needs a prompt", hint="give either --prompt TEXT or --prompt-file FILE")
-    return _TextJob(
-        prompt=arguments.prompt if arguments.prompt is not None else read_prompt(arguments.prompt_file),
-        options={
-            "sampling": SamplingParams(**given(arguments, *SAMPLING)),
-            **given(arguments, MAX_NEW_TOKENS, SEED, STOP),
-        },
-        json=arguments.json,
-    )
+def _is_ids(prompt: object) -> bool:
+    return isinstance(prompt, tuple) and not isinstance(prompt, Chat)
 
 
-TEXT_VERB = Verb(options=(PROMPT, PROMPT_FILE, MAX_NEW_TOKENS, *SAMPLING, STOP, SEED), prepare=_prepare)
+def _as_prompt(pipeline: TextPipeline, prompt: str | tuple[int, ...] | Chat) -> Prompt:
+    if isinstance(prompt, Chat):
+        return chat_ids(pipeline, prompt.messages, tools=prompt.tools)
+    return prompt
+
+
+def _prompt_json(prompt: str | tuple[int, ...] | Chat) -> dict[str, Any]:
+    if isinstance(prompt, Chat):
+        tools = {} if prompt.tools is None else {"tools": list(prompt.tools)}
+        return {"messages": [dict(message) for message in prompt.messages], **tools}
+    return {"text": prompt} if isinstance(prompt, str) else {"token_ids": list(prompt)}
+
+
+def result_json(result: TextResult) -> dict[str, Any]:
+    """A result as plain JSON."""
+    noted = result.logprobs
+    logprobs = None
+    if noted is not None:
+        logprobs = {
+            "chosen": _finite(noted.chosen),
+            "top_ids": noted.top_ids.tolist(),
+            "top": [_finite(row) for row in noted.top],
+        }
+    return {
+        "text": result.text,
+        "token_ids": result.token_ids.tolist(),
+        "finish_reason": result.finish_reason,
+        "prompt_tokens": result.prompt_tokens,
+        "time_to_first_token_s": result.time_to_first_token_s,
+        "tokens_per_second": result.tokens_per_second,
+        "logprobs": logprobs,
+        "score": result.score,
+    }
+
+
+def _finite(values: Array) -> list[float | None]:
+    """Numbers of JSON: a token that cannot come has none."""
+    return [value if math.isfinite(value) else None for value in values.tolist()]
+
+
+def tell_full(result: TextResult, pipeline: TextPipeline) -> None:
+    """Say on standard error that a text ended because the context is full."""
+    if result.finish_reason == "context":
+        sys.stderr.write(f"note: the context of {pipeline.settings.context_length:,} tokens is full\n")
+
+
+def _show(stream: Generator[str, None, TextResult], before: str, pipeline: TextPipeline) -> None:
+    sys.stdout.write(before)
+    while not output_lost():
+        try:
+            sys.stdout.write(next(stream))
+        except StopIteration as end:
+            sys.stdout.write("\n")
+            tell_full(end.value, pipeline)
+            return
+        sys.stdout.flush()
+
+
+def _prepare(arguments: Namespace, pipeline: TextPipeline) -> _TextJob:
+    named = given(arguments, *_SOURCES)
+    if len(named) != 1:
+        flags = ", ".join(option.flags[-1] for option in _SOURCES)
+        raise InputError("text needs a prompt", hint=f"give exactly one of {flags}")
+    sampling = sampling_options(arguments)
+    chosen = pipeline.choose(None, sampling)
+    more = given(arguments, MAX_NEW_TOKENS, STOP, SEED, NUM_RETURN_SEQUENCES, LOGPROBS, PREFILL_CHUNK)
+    if LOGPROBS.name in more and not arguments.json:
+        raise InputError("--logprobs without --json", hint="log probabilities are part of the JSON document")
+    prompts = _prompts(arguments, pipeline)
+    alone = len(prompts) == 1 and more.get(NUM_RETURN_SEQUENCES.name, 1) == 1 and chosen.num_beams == 1
+    streams = alone and not arguments.json and not _is_ids(prompts[0])
+    if streams:
+        more.pop(NUM_RETURN_SEQUENCES.name, None)
+    return _TextJob(prompts=prompts, options={**sampling, **more}, json=arguments.json, streams=streams)
+
+
+def _prompts(arguments: Namespace, pipeline: TextPipeline) -> Sequence[str | tuple[int, ...] | Chat]:
+    if arguments.chat is not None or arguments.messages is not None:
+        require_chat(pipeline.settings)
+    if arguments.system is not None and arguments.chat is None:
+        raise InputError("--system without --chat", hint="a system message belongs to --chat; --messages has its own")
+    if arguments.chat is not None:
+        system = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
+        return [Chat([*system, {"role": "user", "content": arguments.chat}])]
+    if arguments.messages is not None:
+        return read_chats(arguments.messages)
+    if arguments.token_ids is not None:
+        return [arguments.token_ids]
+    return [arguments.prompt if arguments.prompt is not None else read_prompt(arguments.prompt_file)]
+
+
+TEXT_VERB = Verb(
+    options=(
+        *_SOURCES,
+        SYSTEM,
+        MAX_NEW_TOKENS,
+        NUM_RETURN_SEQUENCES,
+        LOGPROBS,
+        STOP,
+        PREFILL_CHUNK,
+        *SAMPLING,
+        SEED,
+    ),
+    prepare=_prepare,
+)

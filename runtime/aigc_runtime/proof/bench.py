@@ -18,7 +18,7 @@ from aigc_runtime.io.printable import shown
 from aigc_runtime.pipelines import kind_of, make_pipeline
 from aigc_runtime.pipelines.kind import SINGLE_ENGINE, Roles
 
-__all__ = ["BenchResult", "Latency", "bench_generation", "bench_reference", "bench_step"]
+__all__ = ["BenchResult", "Latency", "bench_generation", "bench_reference", "bench_speeds", "bench_step"]
 
 MAX_RUNS = 1_000_000
 
@@ -79,6 +79,19 @@ def bench_step(
     for _ in range(warmup):
         step()
     return _summary([_timed(step) for _ in range(runs)])
+
+
+def bench_speeds(
+    program: OpenProgram | Session, settings: Any, roles: Roles = SINGLE_ENGINE, *, runs: int = 5
+) -> dict[str, float]:
+    """What else a kind of pipeline tells of its speed, by name: medians.
+
+    Raises:
+        InputError: no runs.
+        EngineError: the engine failed.
+    """
+    _check_runs(runs)
+    return dict(kind_of(settings).speeds(make_pipeline(program, settings, roles), runs))
 
 
 def bench_reference(bundle: Bundle, program: OpenProgram, engine: str, *, runs: int = 50, warmup: int = 5) -> Latency:

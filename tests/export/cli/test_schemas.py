@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jsonschema
 import numpy as np
@@ -16,7 +18,7 @@ from aigc_export.line.exporter import ExportResult
 from aigc_models.sources.shipped import MODELS
 from aigc_runtime.cli.main import run as run_on_device
 
-from ...runtime import tensor_toys
+from ...runtime import tensor_toys, toys
 
 pytestmark = pytest.mark.usefixtures("capture_once")
 Capture = pytest.CaptureFixture[str]
@@ -57,6 +59,10 @@ def on_a_device(bundles: Path, capsys: Capture) -> Iterator[dict[str, Any]]:
         yield printed(capsys, "aigc-run", "doctor", bundle)
     yield printed(capsys, "aigc-run", "doctor")
     yield printed(capsys, "aigc-run", "generate", str(bundles / "lm"), "--prompt", "a", "--max-new-tokens", "2")
+    chat = str(toys.write_chat_bundle(bundles / "chat"))
+    yield printed(capsys, "aigc-run", "generate", chat, "--chat", "a", "--max-new-tokens", "2", "--logprobs", "2")
+    with mock.patch("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\nb\n"))):
+        yield printed(capsys, "aigc-run", "chat", chat, "--max-new-tokens", "2")
     arrays = [f"{name}={bundles / f'{name}.npy'}" for name in tensor_toys.INPUTS]
     for name, array in tensor_toys.INPUTS.items():
         np.save(bundles / f"{name}.npy", array)
@@ -106,7 +112,7 @@ def test_what_every_verb_prints(copies: Path, checkpoints: Path, tmp_path: Path,
     # Those that take longer are below.
     later = {"aigc-export-train/1", "aigc-export-demo/1"}
     assert seen | later == {json.loads(path.read_text())["$id"] for path in FOLDER.glob("*.json")}
-    assert {f"aigc-export-{verb}/1" for verb in VERBS if verb != "generate"} <= seen | later
+    assert {f"aigc-export-{verb}/1" for verb in VERBS if verb not in ("generate", "chat")} <= seen | later
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ def test_bench_of_every_family(toy_bundles: Path, capsys: pytest.CaptureFixture[
 def test_text_goes_to_the_terminal(toy_bundles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = str(toy_bundles / "toy_lm_growing")
     assert run(["generate", bundle, "--prompt", "ab", "--max-new-tokens", "5", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    (told,) = json.loads(capsys.readouterr().out)["results"]
     assert (len(told["token_ids"]), told["finish_reason"], told["prompt_tokens"]) == (5, "length", 2)
     assert run(["generate", bundle, "--prompt", "ab", "--max-new-tokens", "5"]) == 0
     assert capsys.readouterr().out == "ab" + told["text"] + "\n"

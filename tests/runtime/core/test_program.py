@@ -87,7 +87,11 @@ def test_a_text_pipeline_of_two_engines(
             assert [row.token_ids.tolist() for row in found] == [row.token_ids.tolist() for row in wanted]
     arguments = ["generate", str(bundle.path), "--prompt", "ab", "--max-new-tokens", "3", "--threads", "1", "--json"]
     assert run(arguments) == 0
-    assert json.loads(capsys.readouterr().out)["token_ids"] == [195, 134, 12]  # 97 + 98, and so on modulo 256
+    assert json.loads(capsys.readouterr().out)["results"][0]["token_ids"] == [
+        195,
+        134,
+        12,
+    ]  # 97 + 98, and so on modulo 256
     assert run(["bench", str(bundle.path), "--runs", "2", "--threads", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["engines"].keys() == {"prefill", "decode"}
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from aigc_runtime.generation.candidates import find_candidates, largest
+from aigc_runtime.generation.logprobs import log_softmax
 from aigc_runtime.generation.sampling_params import SamplingParams
 
 
@@ -31,6 +32,18 @@ def test_top_p_of_many_tokens_is_that_of_a_full_sort(spread: float, top_p: float
     found = find_candidates(row, SamplingParams(temperature=1.0, top_p=top_p)).ids
     # Sums of another order may differ in their last digit, and so in one token.
     assert len(np.setxor1d(found, expected)) <= 1
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0, 6.0])
+@pytest.mark.parametrize("typical_p", [0.1, 0.9, 1 - 1e-9])
+def test_typical_p_of_many_tokens_is_that_of_a_full_sort(spread: float, typical_p: float) -> None:
+    row = (spread * np.random.default_rng(2).standard_normal(40_000)).astype(np.float32)
+    logprobs = log_softmax(row)
+    entropy = -(np.exp(logprobs) * logprobs).sum()
+    order = np.argsort(np.abs(-logprobs - entropy), kind="stable")
+    count = int((np.cumsum(np.exp(logprobs[order])) < typical_p).sum()) + 1
+    found = find_candidates(row, SamplingParams(temperature=1.0, typical_p=typical_p)).ids
+    assert len(np.setxor1d(found, order[:count])) <= 1
 
 
 def test_one_token_is_always_left() -> None:

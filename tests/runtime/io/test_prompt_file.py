@@ -37,7 +37,7 @@ def test_the_model_sees_them(toy_bundles: Path, tmp_path: Path, capsys: pytest.C
     bundle = str(toy_bundles / "toy_lm_growing")
     assert run(["generate", bundle, "--prompt-file", str(tmp_path / "p"), "--max-new-tokens", "3", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["prompt"], told["prompt_tokens"]) == ("a\r\nb", 4)
+    assert (told["prompts"], told["results"][0]["prompt_tokens"]) == ([{"text": "a\r\nb"}], 4)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.errors import InputError
-from aigc_runtime.proof.bench import bench_generation, bench_step
+from aigc_runtime.proof.bench import bench_generation, bench_speeds, bench_step
 
 from .. import toys
 
@@ -37,6 +38,32 @@ def test_units_follow_the_family() -> None:
     whole = bench_generation(toys.unet_session(), toys.DIFFUSION, runs=1)
     assert (whole.unit, whole.units) == ("step", 4)
     assert whole.python_share > 0.1
+
+
+def test_a_language_model_tells_how_fast_it_reads_and_writes() -> None:
+    def function(values):  # type: ignore[no-untyped-def]
+        time.sleep(0.02 if values["input_ids"].shape[1] > 1 else 0.005)
+        return toys.lm_function(values)
+
+    session = ArraySession(function, toys.lm_session().interface)
+    found = bench_speeds(session, toys.TEXT, runs=2)
+    assert found.keys() == {"prompt_tokens", "prefill_ms", "decode_tokens_per_second"}
+    assert found["prompt_tokens"] == 16
+    assert found["prefill_ms"] >= 20
+    assert 10 < found["decode_tokens_per_second"] <= 200
+    assert bench_speeds(toys.gan_session(), toys.GAN, runs=1) == {}
+
+
+def test_a_text_that_would_end_is_timed_to_its_end() -> None:
+    ends = dataclasses.replace(toys.TEXT, eos_token_ids=tuple(range(256)))
+    runs = list[int]()
+
+    def function(values):  # type: ignore[no-untyped-def]
+        runs.append(1)
+        return toys.lm_function(values)
+
+    whole = bench_generation(ArraySession(function, toys.lm_session().interface), ends, runs=1)
+    assert len(runs) == 2 * whole.units
 
 
 def test_a_long_benchmark_of_a_short_context_starts_over() -> None:
