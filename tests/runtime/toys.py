@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -246,6 +247,21 @@ def write_toy_bundle(folder: Path, name: str) -> Path:
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ m.role[0] }}{{ m.content }}{% endfor %}{% if tools %}{{ tools | length }}{% endif %}"
 )
+CHAT_VECTORS: dict[str, Any] = {
+    "format": "aigc-text-vectors",
+    "version": 1,
+    "made_by": "hand",
+    "texts": [{"text": "hi", "ids": [104, 105], "bare_ids": [104, 105], "decoded": "hi"}],
+    "chats": [
+        {
+            "chat": {"messages": [{"role": "user", "content": "hi"}]},
+            "now": "2024-02-29T12:30:00",
+            "prompt": "uhi",
+            "ids": [117, 104, 105],
+            "refused": None,
+        }
+    ],
+}
 
 
 def write_chat_bundle(folder: Path, *, context_length: int = CONTEXT) -> Path:
@@ -260,6 +276,8 @@ def write_chat_bundle(folder: Path, *, context_length: int = CONTEXT) -> Path:
         engines={"model": replace(engine, interface=replace(engine.interface, dims=dims))},
         pipeline=PipelineInfo.of(replace(TEXT, chat=chat, context_length=context_length)),
         assets=("chat.jinja",),
+        reference=replace(manifest.reference, text="ref.text.json"),
     )
-    write_bundle(folder, changed, {**files, "chat.jinja": CHAT_TEMPLATE.encode()})
+    files |= {"chat.jinja": CHAT_TEMPLATE.encode(), "ref.text.json": json.dumps(CHAT_VECTORS).encode()}
+    write_bundle(folder, changed, files)
     return folder
