@@ -33,6 +33,7 @@ COVERED_ELSEWHERE = {
     "runtime/aigc_runtime/device/capability.py": "tests/runtime/bundle/test_engine_build.py",
     "runtime/aigc_runtime/preflight.py": "tests/runtime/device/test_preflight.py",
     "runtime/aigc_runtime/bundle/runnable.py": "tests/runtime/bundle/test_manifest_checks.py",
+    "runtime/aigc_runtime/bundle/measured.py": "tests/export/parity/test_device_limits.py",
     "runtime/aigc_runtime/bundle/tolerances.py": "tests/runtime/core/test_compare.py",
     "runtime/aigc_runtime/cli/bundle.py": "tests/runtime/bundle/test_signed_bundle.py",
     "runtime/aigc_runtime/cli/doctor.py": "tests/runtime/device/test_preflight.py",

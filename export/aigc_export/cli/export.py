@@ -46,7 +46,7 @@ from aigc_runtime.io.printable import printable
 @calibration_option("in place of samples")
 @click.option("--quality-samples", type=int, default=200, show_default=True, help="Text windows or images; 0: none.")
 @click.option("--eval-data", type=TEXT_PATH, help="Your text to evaluate on. Default: what the checkpoint keeps.")
-@click.option("--budget", "budgets", multiple=True, help="Of --precision auto, such as 'psnr>=45'; may be repeated.")
+@click.option("--budget", "budgets", multiple=True, help="Quality to keep: 'ppl<=+2%', 'kl<=0.02'; may be repeated.")
 @click.option("--objective", help="Of --precision auto: latency (default), size or ops.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Of --precision auto: local processes. Default: 1.")
 @click.option("--dask", help="Of --precision auto: address of a Dask scheduler, in place of --jobs.")

@@ -22,7 +22,7 @@ KEPT_SHOWN = 12
 def search_options(
     kind: str, precision: str, requested: Mapping[str, Any], *, folder: Path | None, samples: int
 ) -> dict[str, Any]:
-    """Make the recipe's field `search` from the options.
+    """Make the recipe's field `search`, or the argument `budget` of `export_recipe`, from the options.
 
     Args:
         kind: of the model's pipeline.
@@ -42,9 +42,9 @@ def search_options(
     from aigc_runtime.io.publish_checks import check_file
 
     if precision != "auto":
-        if requested:
-            raise ConfigError(f"{', '.join(requested)} without a search", hint="add --precision auto, or leave it out")
-        return {}
+        if others := [name for name in requested if name != "--budget"]:
+            raise ConfigError(f"{', '.join(others)} without a search", hint="add --precision auto, or leave it out")
+        return {"budget": requested["--budget"]} if requested else {}
     workload = get_workload(kind)
     budgets = requested.get("--budget") or (workload.budget,)
     objective = requested.get("--objective", "latency")

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,14 +28,15 @@ from aigc_export.mixed_precision.report import SearchReport
 from aigc_export.mixed_precision.search import BudgetError, search
 from aigc_export.parity.bisect import Divergence, find_first_divergence
 from aigc_export.parity.check import check_parity
+from aigc_export.parity.device_limits import as_measured, settled
 from aigc_export.parity.reference import Case, Generation, make_cases, make_generation
 from aigc_export.prepare.prepare import PreparedModel, Reporter, Stage, load_program, prepare_parts
 from aigc_export.prepare.request import build_engine
 from aigc_export.prepare.stability import instability_warning
-from aigc_export.recipes.budget import holds, shown
+from aigc_export.recipes.budget import Budget, holds, shown
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.recipes.search import SearchConfig
-from aigc_export.recipes.tolerances import loosened, with_user_limits
+from aigc_export.recipes.tolerances import loosened, with_budgets, with_user_limits
 from aigc_export.targets.base import EngineUnderTest
 from aigc_export.workloads import Workload, get_workload
 from aigc_export.workloads.evaluate import make_evaluator
@@ -204,7 +206,9 @@ def export_model(
         unbounded = {name: engine.unbounded for name, engine in built.items()}
         scores = evaluate(OpenProgram(unbounded, program.states, program.assets))
         if recipe.search is not None:
-            _check_budget(recipe.search, scores)
+            _check_budgets(recipe.search.budgets, scores, "the budget that the search had met")
+        for warning in scores.warnings:
+            reporter.warn(warning)
         report = check_parity(
             candidate,
             program,
@@ -217,8 +221,11 @@ def export_model(
             tolerances=recipe.tolerances,
             text=None if vectors is None else vectors.data,
         )
+        report, tolerances = settled(report, recipe.tolerances, workload, scores)
+        recipe = replace(recipe, tolerances=tolerances)
         if not report.passed:
             raise _failure(report, prepared, built, quantized, recipe, workload, bisect=bisect)
+        _check_budgets(recipe.budgets, scores, "the budget")
         worst = report.worst().errors
         reporter.report(
             "parity", f"max error {worst.max_over_rms:.1e} of the RMS, {worst.sqnr_db:.0f} dB, {_shown(report)}"
@@ -231,6 +238,7 @@ def export_model(
             cases=cases,
             generation=generation,
             quality=scores.quality,
+            measured=as_measured(report),
             extra=_extra(program, quantized, found),
             provenance=_provenance(quantized, built),
             origin=make_origin(program, recipe, prepared[0].evaluation),
@@ -339,7 +347,8 @@ def _search(
     found = search(prepared, recipe, config, reporter.report, calibration=prepared.calibration, progress=progress)
     built = found.built
     workload = get_workload(prepared.program.kind)
-    limits = loosened(workload.limits(built.base), config.budgets)
+    change = partial(with_budgets, workload=workload) if workload.quality_decides else loosened
+    limits = change(workload.limits(built.base), config.budgets)
     limits = with_user_limits(limits, recipe.tolerance, workload)
     recipe = replace(recipe, precision=built.precision, tolerances=limits)
     if built.plan is None or built.coverage is None:
@@ -353,12 +362,12 @@ def _search(
     return recipe, quantized, found.report
 
 
-def _check_budget(config: SearchConfig, scores: Scores) -> None:
-    """The engine that is published must keep the budget too, wherever quality was measured on it."""
-    if scores != Scores() and not holds(config.budgets, scores):
+def _check_budgets(budgets: Sequence[Budget], scores: Scores, what: str) -> None:
+    """The engine that is published must keep every budget, wherever quality was measured on it."""
+    if scores != Scores() and not holds(budgets, scores):
         raise BudgetError(
-            f"the engine misses the budget that the search had met: {shown(config.budgets, scores)}",
-            hint="the search evaluated other samples: ask for more --quality-samples; nothing was published",
+            f"the engine misses {what}: {shown(budgets, scores)}",
+            hint="ask for more --quality-samples, or state a wider --budget; nothing was published",
         )
 
 

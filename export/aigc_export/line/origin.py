@@ -64,6 +64,8 @@ def _options(recipe: ExportRecipe, loaded: Mapping[str, Any]) -> list[str]:
         words += ["--seed", str(recipe.seed)]
     if recipe.quality_samples != _default(ExportRecipe, "quality_samples"):
         words += ["--quality-samples", str(recipe.quality_samples)]
+    for budget in recipe.budgets:
+        words += ["--budget", budget.text]
     for name, value in recipe.tolerance.items():
         words += ["--tolerance", f"{name}={value!r}"]
     if recipe.quantization is not None:

@@ -30,6 +30,7 @@ from aigc_runtime.bundle.manifest import (
     ReferenceGeneration,
     ReferenceStep,
 )
+from aigc_runtime.bundle.measured import Measured
 from aigc_runtime.bundle.origin import Origin
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError
@@ -55,6 +56,7 @@ def make_bundle(
     cases: Sequence[Case],
     generation: Generation,
     quality: Sequence[QualityResult],
+    measured: Measured | None = None,
     extra: Mapping[str, bytes] | None = None,
     provenance: Mapping[str, str] | None = None,
     origin: Origin | None = None,
@@ -69,6 +71,7 @@ def make_bundle(
         cases: PyTorch's arrays.
         generation: PyTorch's generation.
         quality: measured on both sides.
+        measured: of the engines beside PyTorch.
         extra: further files, such as the quantization plan.
         provenance: further facts.
         origin: what it was exported from.
@@ -122,6 +125,7 @@ def make_bundle(
         model_config=dict(program.model_config),
         provenance={**tool_versions(program), **_recorder(vectors), **(provenance or {})},
         origin=origin,
+        measured=measured,
     )
     return manifest, files
 

@@ -1,7 +1,8 @@
-"""Quality budgets: how much worse than PyTorch a mix of precisions may be.
+"""Quality budgets: how much worse than PyTorch an engine of lower precision may be.
 
-`ppl<=+0.5%`, `psnr>=45`, `class_accuracy>=-1%`: a measure, a direction, a limit. A limit with a sign and a percent
-sign is relative to PyTorch's own value; one with a percent sign alone is a share (`class_accuracy>=95%` is 0.95).
+`ppl<=+0.5%`, `kl<=0.02`, `psnr>=45`, `class_accuracy>=-1%`: a measure, a direction, a limit. A limit with a sign and a
+percent sign is relative to PyTorch's own value; one with a percent sign alone is a share: `class_accuracy>=95%` is
+0.95.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def parse_budget(text: str, workload: Workload | None = None) -> Budget:
     match = _FORM.fullmatch(text.strip())
     if match is None:
         raise ConfigError(
-            f"budget {text!r} cannot be read", hint="write 'ppl<=+0.5%', 'psnr>=45' or 'class_accuracy>=-1%'"
+            f"budget {text!r} cannot be read", hint="write 'ppl<=+2%', 'kl<=0.02', 'psnr>=45' or 'class_accuracy>=-1%'"
         )
     measure = _measure(match["name"], workload)
     name, upper, percent = measure.budget_name, match["sign"] == "<=", bool(match["percent"])
@@ -106,6 +107,11 @@ def parse_budget(text: str, workload: Workload | None = None) -> Budget:
     if percent and not signed and measure.unit == "number":
         raise ConfigError(
             f"budget {text!r}: {name} is no share", hint=f"write '{name}{match['sign']}+5%' for 5 % of PyTorch's own"
+        )
+    if percent and not measure.is_task and (signed or measure.unit == "number") and measure.unit != "increase":
+        raise ConfigError(
+            f"budget {text!r}: {name} is not relative to PyTorch's own, which has none",
+            hint=f"write '{name}{match['sign']}{'95%' if measure.unit == 'share' else '0.02'}'",
         )
     limit = float(match["value"]) / (100 if percent else 1)
     if not math.isfinite(limit):

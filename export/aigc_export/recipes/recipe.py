@@ -11,9 +11,9 @@ from aigc_calibration.calibrate import CALIBRATED, needs_samples
 from aigc_calibration.config import QuantConfig, WeightMethod
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.ranges import Method
-from aigc_export.recipes.budget import parse_budget
+from aigc_export.recipes.budget import Budget, check_measures, parse_budget
 from aigc_export.recipes.search import SearchConfig
-from aigc_export.recipes.tolerances import with_user_limits
+from aigc_export.recipes.tolerances import with_budgets, with_user_limits
 from aigc_export.targets import DEFAULT_TARGET
 from aigc_export.targets.base import Target, check_precision, settings_for
 from aigc_export.targets.table import get_target
@@ -52,6 +52,8 @@ class ExportRecipe:
         quantization: how the graph is quantized, what the model's own hints say aside; None for fp32.
         calibration_data: the user's own samples; None takes the model's.
         eval_data: the user's own text to evaluate on; None takes what the checkpoint keeps, or the built-in text.
+        budgets: what the user states of the quality in place of the precision's own limits; `tolerances` has them
+            already. Those of `auto` are in `search`.
         search: how `auto` looks for its mix; None for other precisions.
         calibration: file of an earlier calibration, which takes the place of samples; None calibrates now.
         build: settings of the target: an object of its type, or fields by name; None takes the defaults.
@@ -71,6 +73,7 @@ class ExportRecipe:
     quantization: QuantConfig | None = None
     calibration_data: str | None = None
     eval_data: str | None = None
+    budgets: tuple[Budget, ...] = ()
     search: SearchConfig | None = None
     calibration: str | None = None
     build: Any = None
@@ -156,6 +159,7 @@ def export_recipe(
     weight_method: WeightMethod | None = None,
     block: int | None = None,
     tolerance: Mapping[str, float] | None = None,
+    budget: Sequence[str] = (),
     **overrides: Any,
 ) -> ExportRecipe:
     """Make the recipe of a model, target and precision, with a few fields overridden.
@@ -172,12 +176,14 @@ def export_recipe(
         weight_method: how weights alone are rounded.
         block: numbers of such a weight that share a scale.
         tolerance: limits of your own by name, such as `{"min_sqnr_db": 60}`; the manifest says that you set them.
+        budget: how much worse than PyTorch the model may become, such as `["ppl<=+2%", "kl<=0.02"]`, in place of the
+            precision's own limits.
         overrides: fields of `ExportRecipe`.
 
     Raises:
         UnknownNameError: an unknown model, target, precision or override.
-        ConfigError: a precision that the target cannot run, a limit that can never fail, or an override outside what
-            is allowed.
+        ConfigError: a precision that the target cannot run, a limit that can never fail, a budget that nothing would
+            read, or an override outside what is allowed.
     """
     from aigc_models.sources import kind_of, resolve
     from aigc_models.sources.shipped import MODELS
@@ -221,12 +227,19 @@ def export_recipe(
         search=_default_search(workload) if precision == "auto" else None,
     )
     recipe = replace(recipe, **overrides)
+    if budget:
+        recipe = _with_budgets(recipe, tuple(parse_budget(text, workload) for text in budget), workload)
     if tolerance:
+        if twice := {b.tolerance for b in recipe.budgets} & set(tolerance):
+            raise ConfigError(
+                f"both a budget and the limit {', '.join(map(str, twice))} were given",
+                hint="they are one: leave one out",
+            )
         limits = with_user_limits(recipe.tolerances, tolerance, workload)
         recipe = replace(recipe, tolerances=limits, tolerance=dict(tolerance))
     if (recipe.search is not None) != (precision == "auto"):
         raise ConfigError(
-            f"a search for a mix, and precision {precision!r}", hint="--budget and its like go with --precision auto"
+            f"a search for a mix, and precision {precision!r}", hint="--objective and its like go with --precision auto"
         )
     return recipe
 
@@ -235,5 +248,25 @@ def _default_search(workload: Workload) -> SearchConfig:
     return SearchConfig(budgets=(parse_budget(workload.budget, workload),))
 
 
-_OVERRIDES = tuple(f.name for f in fields(ExportRecipe) if f.name not in ("model", "target", "precision", "tolerance"))
+def _with_budgets(recipe: ExportRecipe, budgets: tuple[Budget, ...], workload: Workload) -> ExportRecipe:
+    """Put the user's budgets into a recipe: they decide in a search, and for kinds whose quality decides."""
+    check_measures(budgets, workload)
+    if recipe.search is not None:
+        return replace(recipe, search=replace(recipe.search, budgets=budgets))
+    if not workload.quality_decides:
+        raise ConfigError(
+            f"a budget for a {workload.kind} model in {recipe.precision}, which is held to limits",
+            hint="add --precision auto, or set a limit with --tolerance",
+        )
+    if not recipe.quality_samples:
+        raise ConfigError("a budget, and no quality is measured", hint="ask for --quality-samples")
+    names = [budget.tolerance for budget in budgets if budget.tolerance is not None]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"two budgets set the limit {', '.join(twice)}", hint="leave one out")
+    tolerances = with_budgets(recipe.tolerances, budgets, workload)
+    return replace(recipe, budgets=budgets, tolerances=replace(tolerances, set_by_user=tuple(sorted(names))))
+
+
+_FIXED = ("model", "target", "precision", "tolerance", "budgets")
+_OVERRIDES = tuple(f.name for f in fields(ExportRecipe) if f.name not in _FIXED)
 _ARGUMENTS = (*(name for name in signature(export_recipe).parameters if name != "overrides"), *_OVERRIDES)

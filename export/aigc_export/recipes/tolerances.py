@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from aigc_export.recipes.budget import Budget
 from aigc_export.workloads.base import Workload
 from aigc_runtime.bundle.manifest import Tolerances
 from aigc_runtime.errors import ConfigError, UnknownNameError
 
-__all__ = ["loosened", "parse_limits", "with_user_limits"]
+__all__ = ["loosened", "parse_limits", "with_budgets", "with_user_limits"]
 
 LOOSEST_DB, LOOSEST_DROP = 1.0, 10.0
 """However wide a budget, what is published is not mere noise."""
@@ -51,6 +52,18 @@ def loosened(tolerances: Tolerances, budgets: Iterable[Budget]) -> Tolerances:
         min_psnr_db=None if psnr is None else max(psnr - slack, LOOSEST_DB),
         max_quality_drop=None if drop is None else min(drop * average, LOOSEST_DROP),
     )
+
+
+def with_budgets(tolerances: Tolerances, budgets: Sequence[Budget], workload: Workload) -> Tolerances:
+    """Put budgets in place of the limits on the model's own quality: what the user states, and nothing else, decides.
+
+    Budgets on what no tolerance limits leave the limits as they are; they are checked beside them.
+    """
+    stated = {budget.tolerance: budget.limit for budget in budgets if budget.tolerance is not None}
+    if not stated:
+        return tolerances
+    limits: dict[str, Any] = {measure.limit: None for measure in workload.measures if measure.limit is not None}
+    return replace(tolerances, **{**limits, **stated})
 
 
 def with_user_limits(tolerances: Tolerances, chosen: Mapping[str, float], workload: Workload) -> Tolerances:

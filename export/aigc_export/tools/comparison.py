@@ -214,6 +214,7 @@ def _evaluation(workload: Workload, bundle: Bundle, eval_data: Path | str | None
         held_out=held_out,
         # Only the export knew which classes a model of images has, and measured its own metric where that fits.
         measured_on=next((result.data for result in manifest.quality), ""),
+        assets=bundle.assets,
         examples={name: value for name, value in read_request(bundle).items() if isinstance(value, np.ndarray)},
     )
 

@@ -96,6 +96,7 @@ class EvaluationFacts:
         measured_on: what an export's own metric was measured on; empty where it had none, or where none is known.
         eval_data: what the user names.
         examples: inputs of the reference, of a bundle alone.
+        assets: files of the program, or of the bundle.
         program: of a model that was loaded.
     """
 
@@ -105,6 +106,7 @@ class EvaluationFacts:
     measured_on: str = ""
     eval_data: Path | str | None = None
     examples: Mapping[str, Array] = field(default_factory=dict)
+    assets: Mapping[str, bytes] = field(default_factory=dict)
     program: Program | None = None
 
 
@@ -163,6 +165,7 @@ class Workload:
         tolerances: precision -> limits of a bundle.
         measures: what evaluators measure; the first is that of the default budget.
         budget: of `--precision auto`.
+        quality_decides: whether in lossy precisions the measured quality decides, and errors of tensors are told.
         precision_pairs: what a search chooses between.
         probe_batches: batches of calibration data on which a search measures noise.
         foreign_limits: names of limits on what this kind does not make.
@@ -186,6 +189,7 @@ class Workload:
     tolerances: Mapping[str, Tolerances]
     measures: tuple[Measure, ...]
     budget: str
+    quality_decides: bool = False
     precision_pairs: tuple[Precisions, ...] = (INTEGERS,)
     probe_batches: int = 4
     foreign_limits: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from aigc_export.workloads.base import CasePlan, EvaluatorRequest, SampleRequest
 from aigc_export.workloads.evaluators.images import image_evaluator
 from aigc_export.workloads.evaluators.trajectory import STEP_SQNR, Trajectory
 from aigc_export.workloads.images import image_evaluation_of, show_images
-from aigc_export.workloads.limits import make_tolerances
+from aigc_export.workloads.limits import TEXT_LIMITS, make_tolerances
 from aigc_export.workloads.measures import IMAGE_MEASURES
 from aigc_export.workloads.recording import recorded
 from aigc_export.workloads.samples.diffusion import DiffusionData
@@ -201,7 +201,7 @@ DIFFUSION = Workload(
     budget="psnr>=45",
     showcase=show_images,
     probe_batches=3,
-    foreign_limits=("min_token_agreement",),
+    foreign_limits=("min_token_agreement", *TEXT_LIMITS),
     best_size=_best_size,
     picture_channels=lambda settings: settings.sample_shape[0],
 )

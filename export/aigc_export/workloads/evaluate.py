@@ -68,7 +68,7 @@ def program_evaluation(program: Program, eval_data: Path | str | None = None) ->
         ConfigError: data was named that this kind cannot be evaluated on.
         InputError: it cannot be read, or is too little.
     """
-    facts = EvaluationFacts(eval_data=eval_data, program=program)
+    facts = EvaluationFacts(eval_data=eval_data, assets=program.assets, program=program)
     if (found := program.checkpoint) is not None:
         names = found.config.get("class_names")
         facts = replace(facts, kept=found.data, held_out=found.held_out, class_names=names)

@@ -13,7 +13,7 @@ from aigc_calibration.subject import ArrayRules, Subject
 from aigc_export.workloads.base import CasePlan, EvaluatorRequest, SampleRequest, Workload
 from aigc_export.workloads.evaluators.images import image_evaluator
 from aigc_export.workloads.images import image_evaluation_of, show_images
-from aigc_export.workloads.limits import make_tolerances
+from aigc_export.workloads.limits import TEXT_LIMITS, make_tolerances
 from aigc_export.workloads.measures import IMAGE_MEASURES
 from aigc_export.workloads.samples.gan import GanData
 from aigc_export.workloads.sizes import fitting_batches, image_count
@@ -94,6 +94,6 @@ GAN = Workload(
     budget="psnr>=51",
     showcase=show_images,
     probe_batches=4,
-    foreign_limits=("min_token_agreement",),
+    foreign_limits=("min_token_agreement", *TEXT_LIMITS),
     picture_channels=lambda settings: settings.sample_shape[0],
 )

@@ -11,7 +11,10 @@ from __future__ import annotations
 from aigc_runtime.bundle.manifest import Tolerances
 from aigc_runtime.core.compare import Tolerance
 
-__all__ = ["FP32", "make_tolerances"]
+__all__ = ["FP32", "TEXT_LIMITS", "make_tolerances"]
+
+TEXT_LIMITS = ("max_kl", "min_top1_agreement")
+"""Limits on what only language models have, beside the agreement of generated tokens."""
 
 FP32 = Tolerance(max_over_rms=1e-3, min_cosine=0.999999, min_sqnr_db=80.0)
 """Of every tensor in fp32, whatever the model."""

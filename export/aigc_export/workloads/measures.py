@@ -59,12 +59,17 @@ class Measure:
             bundle=candidate,
             higher_is_better=self.higher_is_better,
             data=data,
+            limit=self.limit,
         )
 
 
 PSNR = Measure(name="psnr_db", written="psnr", unit="decibels", higher_is_better=True, limit="min_psnr_db")
 """Of generated images: 10 log10(range^2 / mean squared error), over the reference's own range."""
-CLASS_ACCURACY = Measure(name="class_accuracy", unit="share", higher_is_better=True, is_task=True)
-FRECHET_DISTANCE = Measure(name="frechet_distance", unit="number", higher_is_better=False, is_task=True)
+CLASS_ACCURACY = Measure(
+    name="class_accuracy", unit="share", higher_is_better=True, is_task=True, limit="max_quality_drop"
+)
+FRECHET_DISTANCE = Measure(
+    name="frechet_distance", unit="number", higher_is_better=False, is_task=True, limit="max_quality_drop"
+)
 IMAGE_MEASURES = (PSNR, CLASS_ACCURACY, FRECHET_DISTANCE)
 """What generated images have; the metrics of the task only where one knows the model's data."""

@@ -17,7 +17,7 @@ from aigc_calibration.errors import CalibrationError
 from aigc_calibration.subject import Subject
 from aigc_export.workloads.base import CasePlan, EvaluationFacts, Feeds, SampleRequest, Workload
 from aigc_export.workloads.evaluators.tensors import OUTPUT_SQNR, tensors_evaluator
-from aigc_export.workloads.limits import make_tolerances
+from aigc_export.workloads.limits import TEXT_LIMITS, make_tolerances
 from aigc_export.workloads.recording import recorded
 from aigc_export.workloads.samples.tensors import TensorsData
 from aigc_export.workloads.tensor_inputs import are_taken, drawn_inputs, example_inputs, input_interface
@@ -130,6 +130,6 @@ TENSORS = Workload(
     measures=(OUTPUT_SQNR,),
     budget="output_sqnr>=30",
     probe_batches=4,
-    foreign_limits=("min_token_agreement", "min_psnr_db", "max_quality_drop"),
+    foreign_limits=("min_token_agreement", *TEXT_LIMITS, "min_psnr_db", "max_quality_drop"),
     best_size=_best_size,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,11 @@ from aigc_runtime.errors import AigcError, InputError
 from aigc_runtime.io.strict_json import wide_encoding
 from aigc_runtime.io.user_file import is_folder, read_file
 
-__all__ = ["MAX_TEXT_BYTES", "TEXT_SUFFIXES", "TextFiles", "read_text_files"]
+__all__ = ["JSONL_SUFFIX", "MAX_TEXT_BYTES", "TEXT_SUFFIXES", "TextFiles", "read_text_files"]
 
 TEXT_SUFFIXES = (".txt", ".md", ".py", ".rst", ".json", ".csv", ".html")
+JSONL_SUFFIX = ".jsonl"
+"""Of files whose lines are JSON, which are read where it is asked for."""
 MAX_TEXT_BYTES = 2**31
 """Of all files together."""
 MAX_CONTROL_SHARE = 1e-3
@@ -30,16 +32,24 @@ class TextFiles:
 
     Attributes:
         texts: of every file that is not empty, in the order of the files' names.
+        files: the files that they stand in.
         left_out: files of a folder whose names do not end as those of texts do.
         raw: whether it is a single file of another ending, taken as the bytes that it holds.
     """
 
     texts: tuple[bytes, ...]
+    files: tuple[Path, ...]
     left_out: tuple[str, ...] = ()
     raw: bool = False
 
 
-def read_text_files(path: Path | str, *, raw_allowed: bool = False, error: type[AigcError] = InputError) -> TextFiles:
+def read_text_files(
+    path: Path | str,
+    *,
+    raw_allowed: bool = False,
+    suffixes: Collection[str] = TEXT_SUFFIXES,
+    error: type[AigcError] = InputError,
+) -> TextFiles:
     """Read a text file, or every text file below a folder.
 
     Names are ordered by their bytes, folder by folder, whatever the locale. What begins with a dot is passed over.
@@ -48,6 +58,7 @@ def read_text_files(path: Path | str, *, raw_allowed: bool = False, error: type[
     Args:
         path: file or folder.
         raw_allowed: take a single file whose name does not end as that of a text as the bytes that it holds.
+        suffixes: of the files that are taken from a folder.
         error: the type to raise.
 
     Raises:
@@ -56,27 +67,29 @@ def read_text_files(path: Path | str, *, raw_allowed: bool = False, error: type[
     """
     given = Path(path)
     if is_folder(given):
-        walk = _Walk(error)
+        walk = _Walk(suffixes, error)
         files = list(walk.files(given, ()))
         if not files:
-            raise error(f"no text files in {str(path)!r}", hint=f"looked for {', '.join(TEXT_SUFFIXES)}")
+            raise error(f"no text files in {str(path)!r}", hint=f"looked for {', '.join(suffixes)}")
         left_out = tuple(walk.left_out)
     else:
         files, left_out = [given], ()
-    raw = raw_allowed and files == [given] and given.suffix.lower() not in TEXT_SUFFIXES
-    room, texts = MAX_TEXT_BYTES, []
+    raw = raw_allowed and files == [given] and given.suffix.lower() not in suffixes
+    room, texts = MAX_TEXT_BYTES, dict[Path, bytes]()
     for file in files:
         data = read_file(file, limit=room, error=error)
         room -= len(data)
         _check_text(data, file, error, raw=raw)
-        texts.append(data)
-    return TextFiles(texts=tuple(data for data in texts if data), left_out=left_out, raw=raw)
+        if data:
+            texts[file] = data
+    return TextFiles(texts=tuple(texts.values()), files=tuple(texts), left_out=left_out, raw=raw)
 
 
 class _Walk:
     """Finds the text files below a folder."""
 
-    def __init__(self, error: type[AigcError]) -> None:
+    def __init__(self, suffixes: Collection[str], error: type[AigcError]) -> None:
+        self.suffixes = suffixes
         self.error = error
         self.left_out: list[str] = []
         self._seen: set[tuple[int, int]] = set()
@@ -97,7 +110,7 @@ class _Walk:
                 continue
             if entry.is_dir():
                 yield from self.files(entry, (*above, here))
-            elif entry.suffix.lower() in TEXT_SUFFIXES:
+            elif entry.suffix.lower() in self.suffixes:
                 if self._is_new(entry):
                     yield entry
             else:

@@ -20,10 +20,12 @@ class Scores:
     Attributes:
         paired: sample by sample.
         quality: the task's metrics of both sides; none where a model has no metric here.
+        warnings: what is odd about what was measured.
     """
 
     paired: tuple[PairedMetric, ...] = ()
     quality: tuple[QualityResult, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 ProgramEvaluator = Callable[[OpenProgram], Scores]

@@ -33,6 +33,7 @@ __all__ = [
     "DIGIT_NAMES",
     "Metric",
     "are_digits",
+    "batch_rows",
     "digit_classifier",
     "image_quality",
     "session_logits",
@@ -43,6 +44,8 @@ WINDOW = 256
 SEQUENCE = "sequence"
 MAX_LOGITS = 2**22
 """Logits that are held at a time: 16 MiB, and their copies in float64."""
+MAX_ROWS = 16
+"""Windows that are read at a time."""
 DIGITS_SHAPE = (1, 16, 16)
 DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 
@@ -79,12 +82,20 @@ def session_logits(session: Session) -> Logits:
     return logits
 
 
+def batch_rows(session: Session, length: int) -> int:
+    """Choose how many windows are read at a time: so many that few pieces make a window of that length."""
+    return max(1, min(MAX_ROWS, MAX_LOGITS // (length * _width(session))))
+
+
+def _width(session: Session) -> int:
+    return next(int(tensor.shape[-1]) for tensor in session.interface.outputs if tensor.name == LOGITS)
+
+
 def _places(session: Session, rows: int) -> int:
     """Count the places of a row whose logits are computed at a time."""
     interface = session.interface
-    vocab_size = next(int(tensor.shape[-1]) for tensor in interface.outputs if tensor.name == LOGITS)
     bounds = [dim.max for name in (SEQUENCE, KEPT) if (dim := interface.dim(name)) is not None and dim.max is not None]
-    return max(1, min((MAX_LOGITS // (rows * vocab_size), *bounds)))
+    return max(1, min((MAX_LOGITS // (rows * _width(session)), *bounds)))
 
 
 def text_quality(session: Session, held_out: Array, *, samples: int, seed: int) -> tuple[Metric, ...]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE, EngineInfo, EngineInterface
 from aigc_runtime.bundle.manifest_checks import check_meaning
+from aigc_runtime.bundle.measured import Measured
 from aigc_runtime.bundle.origin import Origin
 from aigc_runtime.bundle.pipeline_info import PipelineInfo
 from aigc_runtime.bundle.tolerances import Tolerances
@@ -125,13 +126,27 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class QualityResult:
-    """The model's own metric, of PyTorch (`reference`) and of the bundle, and what data it was measured on."""
+    """The model's own metric.
+
+    Attributes:
+        metric: its name.
+        reference: PyTorch's.
+        bundle: of the engine.
+        higher_is_better: its direction.
+        data: what it was measured on.
+        limit: name of the tolerance that it is held against; None where it is only told.
+    """
 
     metric: str
     reference: float
     bundle: float
     higher_is_better: bool
     data: str = ""
+    limit: str | None = "max_quality_drop"
+
+    def __post_init__(self) -> None:
+        if self.limit not in (None, "max_quality_drop"):
+            raise ConfigError(f"limit is {self.limit!r}", hint="must be null or 'max_quality_drop'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +159,7 @@ class Manifest:
         state: name -> carried tensors, which every engine that names them reads and writes.
         shared_files: files that several engines read.
         assets: files that the pipeline reads, such as a tokenizer.
+        measured: what the export measured on these engines; null where it did not say.
     """
 
     format: Literal["aigc-bundle"]
@@ -163,6 +179,7 @@ class Manifest:
     model_config: dict[str, Any]
     provenance: dict[str, str]
     origin: Origin | None = None
+    measured: Measured | None = None
 
     @cached_property
     def interfaces(self) -> dict[str, Interface]:

@@ -31,6 +31,7 @@ OPTIONS = MappingProxyType(
         "--split-skips": 0,
         "--quality-samples": 1,
         "--tolerance": 1,
+        "--budget": 1,
         "--seed": 1,
         "--profile": 1,
         "--workspace-mib": 1,
@@ -43,7 +44,15 @@ OPTIONS = MappingProxyType(
     }
 )
 """Option of `aigc-export export` that an origin may hold -> values it takes each time."""
-_OF_ONE_PRECISION = ("--tolerance", "--ranges", "--weight-ranges", "--weight-method", "--block", "--split-skips")
+_OF_ONE_PRECISION = (
+    "--tolerance",
+    "--budget",
+    "--ranges",
+    "--weight-ranges",
+    "--weight-method",
+    "--block",
+    "--split-skips",
+)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 MAX_TEXT = 4096
 

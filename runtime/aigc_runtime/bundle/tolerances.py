@@ -18,7 +18,10 @@ class Tolerances:
         tensor: of every output tensor.
         min_token_agreement: of generated tokens, for text.
         min_psnr_db: of generated images.
-        max_quality_drop: how much worse the model's own metric may be, relative to PyTorch's.
+        max_quality_drop: how much worse the model's own metric may be, relative to PyTorch's; for text, how much
+            greater the perplexity.
+        max_kl: of the mean Kullback-Leibler divergence from PyTorch's next tokens, in nats, for text.
+        min_top1_agreement: of the positions with the same likeliest token, for text.
         set_by_user: names of the limits that whoever exported the model chose; the others are the kind of pipeline's.
     """
 
@@ -26,12 +29,16 @@ class Tolerances:
     min_token_agreement: float | None
     min_psnr_db: float | None
     max_quality_drop: float | None
+    max_kl: float | None = None
+    min_top1_agreement: float | None = None
     set_by_user: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_limit("min_token_agreement", self.min_token_agreement, "above 0 and at most 1", lambda x: 0 < x <= 1)
         require_limit("min_psnr_db", self.min_psnr_db, DECIBELS, lambda x: 0 < x <= EXACT_DB)
         require_limit("max_quality_drop", self.max_quality_drop, "0 to 10 (1000 %)", lambda x: 0 <= x <= 10)
+        require_limit("max_kl", self.max_kl, "0 to 100", lambda x: 0 <= x <= 100)
+        require_limit("min_top1_agreement", self.min_top1_agreement, "above 0 and at most 1", lambda x: 0 < x <= 1)
         for name in self.set_by_user:
             if self.limits().get(name) is None:
                 raise ConfigError(f"set_by_user names {name!r}", hint="it holds names of limits that are set")
@@ -43,6 +50,8 @@ class Tolerances:
             "min_token_agreement": self.min_token_agreement,
             "min_psnr_db": self.min_psnr_db,
             "max_quality_drop": self.max_quality_drop,
+            "max_kl": self.max_kl,
+            "min_top1_agreement": self.min_top1_agreement,
         }
 
     def __str__(self) -> str:

@@ -79,7 +79,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_manifest_and_the_table_name_the_data(exported: Path) -> None:
     manifest = Bundle.open(exported / "bundle").manifest
-    assert [(q.metric, q.data) for q in manifest.quality] == [("bits_per_byte", "held-out part of 'poems'")]
+    assert [(q.metric, q.data) for q in manifest.quality] == [
+        (metric, "held-out part of 'poems'") for metric in ("perplexity", "bits_per_byte")
+    ]
     assert manifest.origin == make_origin(
         load_shipped("lm", checkpoint=exported / "my poems"),
         export_recipe("lm", checkpoint=str(exported / "my poems"), quality_samples=4),
@@ -93,7 +95,7 @@ def test_verify_finds_the_weights_and_the_text(exported: Path, capsys: pytest.Ca
     bundle = str(exported / "bundle")
     assert run(["verify", bundle, "--quality-samples", "4", "--threads", "1"]) == 0
     table = capsys.readouterr().out  # cells are folded, so that a name may stand on two lines
-    assert [table.count(word) for word in ("bits_per_byte on held-out", "'poems'")] == [1, 3]
+    assert [table.count(word) for word in ("bits_per_byte on held-out", "'poems'")] == [1, 5]
     assert "warning" not in table
     assert run(["verify", bundle, "--quality-samples", "0", "--threads", "1", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -193,12 +195,12 @@ def test_text_named_at_the_export_is_found_again(tmp_path: Path, monkeypatch: py
     told: list[tuple[str, str]] = []
     result = export_model(recipe, tmp_path / "out", stage=lambda *what: told.append(what))
     assert result.warnings == ()
-    assert [q.data for q in result.bundle.manifest.quality] == ["'mine.txt'"]
+    assert {q.data for q in result.bundle.manifest.quality} == {"'mine.txt'"}
     again = verify_against_torch(result.bundle, quality_samples=2, threads=1)
-    assert [q.data for q in again.report.quality] == ["'mine.txt'"]
+    assert {q.data for q in again.report.quality} == {"'mine.txt'"}
     (tmp_path / "mine.txt").write_bytes(lines("yours", 60))
     changed = verify_against_torch(result.bundle, quality_samples=2, threads=1)
-    assert [q.data for q in changed.report.quality] == [STANDARD_LIBRARY]
+    assert {q.data for q in changed.report.quality} == {STANDARD_LIBRARY}
     assert len(changed.notes) == 1
 
 
@@ -336,15 +338,20 @@ def test_a_path_that_cannot_be_written_down_is_left_out(tmp_path: Path) -> None:
 
 
 def test_calibration_reads_the_models_own_text_and_never_what_is_held_out(exported: Path, tmp_path: Path) -> None:
-    from aigc_export.workloads.samples.text import calibration_text
+    from aigc_export.workloads.samples.text import calibration_documents
+
+    def read(path: Path | None) -> list[bytes]:
+        settings = Bundle.open(exported / "bundle").manifest.pipeline.settings
+        found = calibration_documents(path, settings, own_text=train, held_out=held_out, render=None)
+        return [document.text for document in found]
 
     held_out, train = POEMS.held_out_pieces, POEMS.train_pieces
-    assert calibration_text(None, train, held_out).tobytes() == train[0]
+    assert read(None) == list(train)
     (tmp_path / "all.txt").write_bytes(train[0] + held_out[0])
-    assert calibration_text(tmp_path / "all.txt", train, held_out).tobytes() == train[0]
+    assert read(tmp_path / "all.txt") == [train[0]]
     (tmp_path / "all.txt").write_bytes(held_out[0])
     with pytest.raises(Exception, match="is text that quality is measured on"):
-        calibration_text(tmp_path / "all.txt", train, held_out)
+        read(tmp_path / "all.txt")
 
 
 @pytest.mark.usefixtures("no_work")

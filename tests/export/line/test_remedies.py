@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 import torch
 
+from aigc_calibration.config import WeightMethod
 from aigc_export.line.exporter import ParityFailedError, export_model
 from aigc_export.line.remedies import CostlyModules, remedies
 from aigc_export.recipes.recipe import export_recipe
 from aigc_export.recipes.tolerances import parse_limits
 from aigc_export.workloads import get_workload
+from aigc_models.evaluation.paired import Scores
 from aigc_models.families.gan import Generator, GeneratorConfig
 from aigc_runtime.core.compare import compare_arrays
+from aigc_runtime.proof.paired import check_paired
 from aigc_runtime.proof.verify import GenerationCheck, ParityReport, TensorCheck
 
 from ..conftest import recipe_of, write_checkpoint
@@ -102,3 +105,46 @@ def test_a_gain_that_does_not_suffice_is_not_sold_as_one() -> None:
     for after, wanted in ((26.0, "does not suffice alone"), (20.5, "all over the model: a, b are the costliest")):
         costly = CostlyModules(modules=("a", "b"), before_db=20.0, after_db=after, suffices=False)
         assert wanted in remedies(report(0.1), recipe, workload=get_workload("gan"), costly=costly)[0]
+
+
+def judged(**values: tuple[float, float]) -> ParityReport:
+    """A language model's report: measure -> its value and standard error, in int4 under limits on all of them."""
+    measures = {m.name: m for m in get_workload("text").measures}
+    scores = [measures[n].paired(value, standard_error=error, samples=9) for n, (value, error) in values.items()]
+    limits = export_recipe("lm", precision="int4", budget=["ppl<=+15%", "kl<=0.1", "top1>=0.9"]).tolerances
+    return replace(report(0.01), paired=check_paired(scores, limits), quality=())
+
+
+@pytest.mark.parametrize(
+    ("values", "budget", "wanted"),
+    [
+        ({"ppl_increase": (0.3581, 0.004)}, (), ['"ppl<=+37%"']),
+        ({"ppl_increase": (0.3581, 0.004), "kl_divergence": (0.05, 0.001)}, ("kl<=0.1",), ['"ppl<=+37%"', '"kl<=0.1"']),
+        ({"kl_divergence": (0.1234, 0.001)}, ("kl<=0.1", "top1>=0.9"), ['"kl<=0.13"']),
+        ({"top1_agreement": (0.789, 0.002)}, ("top1>=0.9",), ['"top1>=0.78"']),
+        ({"ppl_increase": (20.0, 0.1)}, (), []),
+        ({"ppl_increase": (1e30, 1e30)}, (), []),
+        ({"top1_agreement": (0.01, 0.02)}, (), []),
+        ({"ppl_increase": (0.1, 0.01)}, (), []),
+    ],
+)
+def test_the_budget_that_accepts_what_was_measured(
+    values: dict[str, tuple[float, float]], budget: tuple[str, ...], wanted: list[str]
+) -> None:
+    recipe, text = export_recipe("lm", precision="int4", budget=budget), get_workload("text")
+    found = [line for line in remedies(judged(**values), recipe, workload=text) if "--budget" in line]
+    assert [word for line in found for word in re.findall(r'--budget (".*?")', line)] == wanted
+    if wanted:
+        assert "if that is good enough for you" in found[0]
+        again = export_recipe("lm", precision="int4", budget=[word.strip('"') for word in wanted])
+        scores = Scores(paired=tuple(check.metric for check in judged(**values).paired))
+        assert all(budget.holds(scores) for budget in again.budgets)
+
+
+def test_a_better_rounding_is_named_where_there_is_one() -> None:
+    text = get_workload("text")
+    methods: tuple[tuple[WeightMethod, bool], ...] = (("rtn", True), ("gptq", False))
+    for method, wanted in methods:
+        recipe = export_recipe("lm", precision="int4", weight_method=method)
+        found = remedies(judged(ppl_increase=(0.3, 0.01)), recipe, workload=text)
+        assert any(line.startswith("--weight-method gptq") for line in found) is wanted

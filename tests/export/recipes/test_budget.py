@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from aigc_export.recipes.budget import allowed_noise, check_measures, holds, parse_budget, shown
-from aigc_export.recipes.tolerances import loosened
+from aigc_export.recipes.recipe import export_recipe
+from aigc_export.recipes.tolerances import loosened, with_budgets
 from aigc_export.workloads import WORKLOADS, get_workload
 from aigc_models.evaluation.paired import Scores
 from aigc_runtime.bundle.manifest import QualityResult
@@ -133,9 +135,49 @@ def test_a_looser_budget_loosens_every_limit_by_as_much_noise() -> None:
     assert near.min_psnr_db == pytest.approx(33)
     assert near.max_quality_drop == limits.max_quality_drop
     text = get_workload("text").tolerances["int8"]
-    assert text.max_quality_drop == 0.003
-    found = loosened(text, [parse_budget("ppl<=+3%")])
-    assert found.max_quality_drop == pytest.approx(0.03)
-    assert found.min_token_agreement == pytest.approx(0.25 / 30)
-    assert found.tensor.min_sqnr_db == pytest.approx(24 - 14.77, abs=0.01)
     assert loosened(text, [parse_budget(get_workload("text").budget)]) is text
+
+
+def test_budgets_take_the_place_of_the_limits_on_quality_alone() -> None:
+    workload = get_workload("text")
+    limits = workload.tolerances["int8"]
+    found = with_budgets(limits, [parse_budget("ppl<=+3%")], workload)
+    assert found == replace(limits, max_quality_drop=0.03)
+    found = with_budgets(limits, [parse_budget("kl<=0.02"), parse_budget("top1>=95%")], workload)
+    assert found == replace(limits, max_quality_drop=None, max_kl=0.02, min_top1_agreement=0.95)
+    # What no limit holds is checked beside them.
+    assert with_budgets(limits, [parse_budget("bits_per_byte<=+1%")], workload) is limits
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (["ppl<=+3%", "ppl<=+5%"], "two budgets set the limit max_quality_drop"),
+        (["psnr>=45"], "which is not measured for this model"),
+        (["kl<=2%"], "kl is no share"),
+        (["kl<=+2%"], "kl is not relative to PyTorch's own, which has none\nwrite 'kl<=0.02'"),
+        (["top1>=-1%"], "top1 is not relative to PyTorch's own, which has none\nwrite 'top1>=95%'"),
+        (["top1>=0"], "min_top1_agreement is 0"),
+        (["ppl<=-1%"], "max_quality_drop is -0.01"),
+        (["kl>=0.02"], "from the wrong side"),
+    ],
+)
+def test_budgets_that_are_refused(budget: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        export_recipe("lm", precision="int8", budget=budget)
+
+
+def test_budgets_of_a_recipe() -> None:
+    recipe = export_recipe("lm", precision="int4", budget=["kl<=0.02", "top1>=0.9"])
+    assert recipe.tolerances.set_by_user == ("max_kl", "min_top1_agreement")
+    assert (recipe.tolerances.max_kl, recipe.tolerances.max_quality_drop) == (0.02, None)
+    assert export_recipe("lm", budget=["ppl<=+1%"]).tolerances.tensor == get_workload("text").limits("fp32").tensor
+    auto = export_recipe("lm", precision="auto", budget=["ppl<=+1%"])
+    assert auto.search is not None
+    assert [b.text for b in auto.search.budgets] == ["ppl<=+1%"]
+    with pytest.raises(ConfigError, match="a budget for a gan model in int8, which is held to limits"):
+        export_recipe("gan", precision="int8", budget=["psnr>=40"])
+    with pytest.raises(ConfigError, match="a budget, and no quality is measured"):
+        export_recipe("lm", precision="int8", budget=["ppl<=+1%"], quality_samples=0)
+    with pytest.raises(ConfigError, match="both a budget and the limit max_kl were given"):
+        export_recipe("lm", precision="int8", budget=["kl<=1"], tolerance={"max_kl": 2.0})

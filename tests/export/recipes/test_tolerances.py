@@ -34,6 +34,8 @@ def test_no_limit_of_ours_depends_on_the_scale() -> None:
         "min_token_agreement",
         "min_psnr_db",
         "max_quality_drop",
+        "max_kl",
+        "min_top1_agreement",
     }
 
 

@@ -15,7 +15,7 @@ from aigc_calibration.onnx_function import OnnxFunction
 from aigc_calibration.subject import ArrayRules, Subject
 from aigc_export.workloads.base import CasePlan, EvaluationFacts, EvaluatorRequest, SampleRequest, Workload
 from aigc_export.workloads.evaluators.tensors import pooled_sqnr
-from aigc_export.workloads.limits import make_tolerances
+from aigc_export.workloads.limits import TEXT_LIMITS, make_tolerances
 from aigc_export.workloads.measures import Measure
 from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.evaluation.paired import ProgramEvaluator, Scores
@@ -117,5 +117,5 @@ WORKLOAD = Workload(
     },
     measures=(FINAL_SQNR,),
     budget="final>=30",
-    foreign_limits=("min_psnr_db", "min_token_agreement", "max_quality_drop"),
+    foreign_limits=("min_psnr_db", "min_token_agreement", "max_quality_drop", *TEXT_LIMITS),
 )

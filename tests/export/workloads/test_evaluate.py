@@ -15,6 +15,7 @@ from aigc_export.workloads import get_workload
 from aigc_export.workloads.base import EvaluationFacts
 from aigc_export.workloads.evaluate import make_evaluator
 from aigc_models.evaluation.evaluation import Evaluation
+from aigc_models.evaluation.metrics import text_windows
 from aigc_models.evaluation.paired import Evaluator, Scores
 from aigc_models.program import Program
 from aigc_models.sources.shipped import load_shipped
@@ -62,10 +63,8 @@ def test_perplexity_is_pytorchs(lm: Program) -> None:
     scores = evaluator_of(lm, samples=6, seed=3)(changed(lm, sharpened))
     found = values(scores)
     # The same windows, scored by PyTorch's own cross entropy.
-    from aigc_models.data.text_data import standard_library_text
-    from aigc_models.evaluation.metrics import text_windows
-
-    windows = torch.from_numpy(text_windows(standard_library_text().held_out, count=6, length=256, seed=3))
+    text = np.frombuffer(b"\n".join(built_in(lm).pieces), np.uint8)
+    windows = torch.from_numpy(text_windows(text, count=6, length=256, seed=3))
     session = TorchSession(lm.part)
     feeds = {"input_ids": windows[:, :-1].numpy(), "pad_length": np.zeros(6, dtype=np.int64)}
     feeds["logits_to_keep"] = np.arange(256)
@@ -74,8 +73,15 @@ def test_perplexity_is_pytorchs(lm: Program) -> None:
     losses = [F.cross_entropy(x.reshape(-1, 256), targets).item() for x in (logits, logits * 1.1)]
     assert found["ppl_increase"] == pytest.approx(math.exp(losses[1] - losses[0]) - 1, rel=1e-4)
     assert found["top1_agreement"] == 1.0  # a factor changes no order
-    assert scores.quality[0].reference == pytest.approx(losses[0] / math.log(2), rel=1e-6)
-    assert scores.quality[0].bundle == pytest.approx(losses[1] / math.log(2), rel=1e-5)
+    assert [q.metric for q in scores.quality] == ["perplexity", "bits_per_byte"]
+    assert [q.reference for q in scores.quality] == [
+        pytest.approx(math.exp(losses[0]), rel=1e-6),
+        pytest.approx(losses[0] / math.log(2), rel=1e-6),
+    ]
+    assert scores.quality[1].bundle == pytest.approx(losses[1] / math.log(2), rel=1e-5)
+    p, q = logits.log_softmax(-1), (logits * 1.1).log_softmax(-1)
+    kl = F.kl_div(q.reshape(-1, 256), p.reshape(-1, 256), log_target=True, reduction="batchmean").item()
+    assert found["kl_divergence"] == pytest.approx(kl, rel=1e-4)
 
 
 def test_the_standard_error_is_that_of_paired_windows(lm: Program) -> None:
@@ -126,8 +132,8 @@ def test_a_model_beside_itself(name: str) -> None:
     spec = load_shipped(name)
     scores = evaluator_of(spec, samples=2)(TorchSession(spec.part))
     for metric in scores.paired:
-        expected = {"ppl_increase": 0.0, "top1_agreement": 1.0, "psnr_db": 400.0, "step_sqnr_db": 400.0}[metric.name]
-        assert metric.value == expected
+        zero = metric.name in ("ppl_increase", "kl_divergence")
+        assert metric.value == (0.0 if zero else 1.0 if metric.name == "top1_agreement" else 400.0)
         assert metric.standard_error == 0.0
 
 

@@ -45,6 +45,8 @@ def test_directions_of_measures() -> None:
     directions = {m.name: m.higher_is_better for workload in WORKLOADS.values() for m in workload.measures}
     assert directions == {
         "ppl_increase": False,
+        "kl_divergence": False,
+        "perplexity": False,
         "top1_agreement": True,
         "bits_per_byte": False,
         "psnr_db": True,

@@ -1,63 +1,109 @@
-"""Evaluate language models: the same windows of a text, each with its likelihood under both sides."""
+"""Evaluate language models: the same windows of a text, each position scored under both sides."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from aigc_export.workloads.base import EvaluatorRequest
 from aigc_export.workloads.measures import Measure
 from aigc_export.workloads.samples.text import SEQUENCE, engines_of
-from aigc_models.evaluation.evaluation import text_tokens
-from aigc_models.evaluation.metrics import score_windows, text_windows
 from aigc_models.evaluation.paired import ProgramEvaluator, Scores
-from aigc_models.evaluation.quality import WINDOW, session_logits
+from aigc_models.evaluation.quality import WINDOW, batch_rows, session_logits
+from aigc_models.evaluation.side_by_side import WORST, WindowScores, remembered, score_side_by_side, weighted_mean
+from aigc_models.evaluation.windows import Windows, draw_windows
+from aigc_runtime.bundle.manifest import QualityResult
 from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.pipelines.settings import TextSettings
+from aigc_runtime.pipelines.text import text_tokenizer
 
-__all__ = ["TEXT_MEASURES", "text_evaluator"]
+__all__ = ["AGREEMENT", "DIVERGENCE", "PERPLEXITY", "TEXT_MEASURES", "text_evaluator"]
 
 PERPLEXITY = Measure(
     name="ppl_increase", written="ppl", unit="increase", higher_is_better=False, limit="max_quality_drop"
 )
-"""Perplexity / PyTorch's - 1."""
-AGREEMENT = Measure(name="top1_agreement", written="top1", unit="share", higher_is_better=True)
+"""Perplexity of a token / PyTorch's - 1."""
+DIVERGENCE = Measure(name="kl_divergence", written="kl", unit="number", higher_is_better=False, limit="max_kl")
+"""Kullback-Leibler divergence from PyTorch's distribution of the next token, in nats, a mean over positions."""
+AGREEMENT = Measure(
+    name="top1_agreement", written="top1", unit="share", higher_is_better=True, limit="min_top1_agreement"
+)
 """Share of positions with the same likeliest token."""
+PER_TOKEN = Measure(name="perplexity", unit="number", higher_is_better=False, is_task=True)
+"""Of a token: of models with the same tokenizer alone they can be compared."""
 BITS = Measure(name="bits_per_byte", unit="number", higher_is_better=False, is_task=True)
-TEXT_MEASURES = (PERPLEXITY, AGREEMENT, BITS)
+"""Bits for every byte of the text, whatever the tokenizer."""
+TEXT_MEASURES = (PERPLEXITY, DIVERGENCE, AGREEMENT, PER_TOKEN, BITS)
+
+REMEMBERED_LOGITS = 2**26
+"""Of the reference, for the next candidate: 256 MiB."""
+GUESSING = 1.0
+"""Loss of a token over the logarithm of the vocabulary's size, from which on a model only guesses."""
 
 
 def text_evaluator(request: EvaluatorRequest) -> ProgramEvaluator:
     """Make the evaluator of a language model, on windows of the evaluation's text."""
     settings: TextSettings = request.settings
     _, engine = engines_of(request.roles)
-    evaluation, samples, session = request.evaluation, request.samples, request.reference.session(engine)
+    evaluation, session = request.evaluation, request.reference.session(engine)
     longest = session.interface.dims_by_name[SEQUENCE].max
-    length = min(WINDOW, settings.context_length, longest or WINDOW)
-    tokens = text_tokens(settings, request.reference.assets, evaluation.text)
-    windows = text_windows(tokens, count=samples, length=length, seed=request.seed)
-    nats, likeliest = score_windows(session_logits(session), windows)
+    windows = draw_windows(
+        evaluation.documents,
+        text_tokenizer(settings, request.reference.assets),
+        count=request.samples,
+        length=min(WINDOW, settings.context_length, longest or WINDOW),
+        seed=request.seed,
+    )
+    rows = batch_rows(session, windows.ids.shape[1] - 1)
+    reference = remembered(session_logits(session), most=REMEMBERED_LOGITS)
 
     def evaluate(candidate: OpenProgram) -> Scores:
-        its_nats, its_likeliest = score_windows(session_logits(candidate.session(engine)), windows)
-        gap = its_nats - nats
-        ratio, error = math.exp(float(gap.mean())), float(gap.std(ddof=1)) / math.sqrt(len(gap))
-        agreement = (its_likeliest == likeliest).mean(axis=1)
-        paired = (
-            PERPLEXITY.paired(ratio - 1, standard_error=ratio * error, samples=samples, data=evaluation.data),
-            AGREEMENT.paired(
-                float(agreement.mean()),
-                standard_error=float(agreement.std(ddof=1)) / math.sqrt(samples),
-                samples=samples,
-                data=evaluation.data,
+        logits = session_logits(candidate.session(engine))
+        found = score_side_by_side(reference, logits, windows, batch=rows)
+        quality = tuple(_of_both(found, windows, evaluation.data)) if evaluation.has_task_metric else ()
+        return Scores(
+            paired=tuple(
+                measure.paired(value, standard_error=error, samples=len(windows), data=evaluation.data)
+                for measure, value, error in _paired(found)
             ),
+            quality=quality,
+            warnings=tuple(_warnings(found, settings, evaluation.data)),
         )
-        if not evaluation.has_task_metric:
-            return Scores(paired=paired)
-        return Scores(paired=paired, quality=(BITS.of_both(_bits(nats), _bits(its_nats), data=evaluation.data),))
 
     return evaluate
 
 
-def _bits(nats: Array) -> float:
-    return float(nats.mean()) / math.log(2)
+def _paired(found: WindowScores) -> Iterator[tuple[Measure, float, float]]:
+    """Yield each paired measure with its value and standard error."""
+    gap, gap_error = weighted_mean(found.nats - found.reference_nats, found.lengths)
+    ratio = _exp(gap)
+    yield PERPLEXITY, ratio - 1, min(ratio * gap_error, WORST)
+    yield DIVERGENCE, *weighted_mean(found.kl, found.lengths)
+    yield AGREEMENT, *weighted_mean(found.agreeing, found.lengths)
+
+
+def _of_both(found: WindowScores, windows: Windows, data: str) -> Iterator[QualityResult]:
+    """Yield what each side has of its own."""
+    sides = found.reference_nats, found.nats
+    tokens, text_bytes = float(found.lengths.sum()), float(windows.text_bytes.sum())
+    yield PER_TOKEN.of_both(*(_exp(_mean(nats, tokens)) for nats in sides), data=data)
+    if text_bytes:
+        yield BITS.of_both(*(_mean(nats, text_bytes) / math.log(2) for nats in sides), data=data)
+
+
+def _warnings(found: WindowScores, settings: TextSettings, data: str) -> Iterator[str]:
+    loss = _mean(found.reference_nats, float(found.lengths.sum()))
+    if loss >= GUESSING * math.log(settings.vocab_size):
+        yield (
+            f"PyTorch's perplexity on {data} is {_exp(loss):,.0f}, no better than guessing among "
+            f"{settings.vocab_size:,} tokens: the tokenizer and the weights may not belong together"
+        )
+
+
+def _mean(sums: Array, count: float) -> float:
+    return float(sums.sum()) / count
+
+
+def _exp(nats: float) -> float:
+    return WORST if nats > math.log(WORST) else math.exp(nats)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,8 +13,10 @@ from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.data.recorder import Recorder
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import OnnxFunction
-from aigc_models.data.text_data import MIN_SEARCHED_PIECE, SEPARATOR, standard_library_text
-from aigc_models.data.text_files import read_text_files
+from aigc_models.data.documents import Document, Render, plain_documents, read_documents
+from aigc_models.data.held_out import without
+from aigc_models.data.text_data import standard_library_text
+from aigc_models.evaluation.evaluation import NO_TOKENIZER, check_form, random_documents
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.program import MAIN_ENGINE
@@ -24,14 +25,13 @@ from aigc_runtime.pipelines.kind import Roles
 from aigc_runtime.pipelines.settings import TextSettings
 from aigc_runtime.pipelines.text import DECODE, INPUT_IDS, LOGITS_TO_KEEP, PAD_LENGTH, PREFILL
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["TextData", "calibration_text", "engines_of", "every_place"]
+__all__ = ["TextData", "calibration_documents", "engines_of", "every_place"]
 
 STREAM = 1
 """Of random numbers; see `draws.stream`."""
 SEQUENCE = "sequence"
+CALIBRATION_SEED = 1
+"""Of random tokens: others than those that are evaluated on."""
 
 
 def engines_of(roles: Roles) -> tuple[str, str]:
@@ -122,38 +122,37 @@ class TextData:
             yield from recorder.take()
 
 
-def calibration_text(path: Path | str | None, own_text: Sequence[bytes], held_out: Sequence[bytes]) -> Array:
-    """Read the text to calibrate on, [N] uint8.
+def calibration_documents(
+    path: Path | str | None,
+    settings: TextSettings,
+    *,
+    own_text: Sequence[bytes],
+    held_out: Sequence[bytes],
+    render: Render | None,
+) -> tuple[Document, ...]:
+    """Read what to calibrate on.
 
     Args:
         path: the user's file or folder; None takes the checkpoint's own text, else the standard library's sources.
+        settings: of the model's pipeline.
         own_text: what the checkpoint keeps of the text that it was trained on, in pieces.
         held_out: the text that quality is measured on, in pieces: where it stands in the user's text, it is left out.
+        render: of the model's chat template; None where it has none.
 
     Raises:
-        CalibrationError: nothing but text that quality is measured on.
+        CalibrationError: nothing but text that quality is measured on, or text for a model without a tokenizer.
         InputError: files that cannot be read.
     """
     if path is None:
-        return _joined(own_text) if own_text else standard_library_text().train
-    texts = read_text_files(path, error=CalibrationError).texts
-    text = _joined([_without(text, held_out) for text in texts])
-    if texts and not len(text):
+        if settings.tokenizer.kind == NO_TOKENIZER:
+            return random_documents(settings, seed=CALIBRATION_SEED)
+        return plain_documents(own_text) or plain_documents(standard_library_text().train_pieces)
+    documents = read_documents(path, render=render, error=CalibrationError)
+    check_form(documents, settings, path, error=CalibrationError)
+    kept = without(documents, held_out)
+    if documents and not kept:
         raise CalibrationError(
             f"all of the calibration text {str(path)!r} is text that quality is measured on",
             hint="calibrate on other text, such as what the model was trained on",
         )
-    return text
-
-
-def _joined(pieces: Sequence[bytes]) -> Array:
-    return np.frombuffer(SEPARATOR.join(piece for piece in pieces if piece), np.uint8)
-
-
-def _without(text: bytes, held_out: Sequence[bytes]) -> bytes:
-    """Remove from a text the pieces that quality is measured on: whole files or their ends; short pieces anywhere."""
-    for piece in held_out:
-        if len(piece) >= MIN_SEARCHED_PIECE:
-            front, _, back = text.rpartition(piece)
-            text = front + back
-    return text
+    return kept
