@@ -20,31 +20,28 @@ from aigc_export.line.disk_space import check_space, engine_bytes
 from aigc_export.line.engines import check_build, reference_program
 from aigc_export.line.origin import make_origin
 from aigc_export.line.package import creation_time, make_bundle
+from aigc_export.line.quality import check_budgets, measure_quality
 from aigc_export.line.quantization import calibration_facts, quantize_parts, report_quantized
 from aigc_export.line.remedies import find_costly_modules, remedies
 from aigc_export.line.signing import signature_warnings
 from aigc_export.line.text_vectors import record_vectors
 from aigc_export.mixed_precision.report import SearchReport
-from aigc_export.mixed_precision.search import BudgetError, search
+from aigc_export.mixed_precision.search import search
 from aigc_export.parity.bisect import Divergence, find_first_divergence
 from aigc_export.parity.check import check_parity
-from aigc_export.parity.device_limits import as_measured, settled
+from aigc_export.parity.device_limits import as_measured, settle
 from aigc_export.parity.reference import Case, Generation, make_cases, make_generation
 from aigc_export.prepare.prepare import PreparedModel, Reporter, Stage, load_program, prepare_parts
 from aigc_export.prepare.request import build_engine
 from aigc_export.prepare.stability import instability_warning
-from aigc_export.recipes.budget import Budget, holds, shown
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.recipes.search import SearchConfig
 from aigc_export.recipes.tolerances import loosened, with_budgets, with_user_limits
 from aigc_export.targets.base import EngineUnderTest
 from aigc_export.workloads import Workload, get_workload
-from aigc_export.workloads.evaluate import make_evaluator
 from aigc_models.caller_state import callers_state
-from aigc_models.evaluation.paired import Scores
 from aigc_models.example_sizes import run_sizes
 from aigc_models.program import Part, Program, example_feeds
-from aigc_models.torch_session import open_torch
 from aigc_models.weights.checkpoint import shipped_checkpoint
 from aigc_models.weights.stored_weights import StoredWeights
 from aigc_models.weights.weights_file import find_weights
@@ -194,21 +191,7 @@ def export_model(
         candidate = stack.enter_context(
             OpenProgram({name: e.candidate for name, e in built.items()}, program.states, program.assets)
         )
-        evaluate = make_evaluator(
-            workload,
-            open_torch(program),
-            program.settings,
-            evaluation=prepared[0].evaluation,
-            samples=recipe.quality_samples,
-            seed=recipe.seed,
-            roles=program.engines,
-        )
-        unbounded = {name: engine.unbounded for name, engine in built.items()}
-        scores = evaluate(OpenProgram(unbounded, program.states, program.assets))
-        if recipe.search is not None:
-            _check_budgets(recipe.search.budgets, scores, "the budget that the search had met")
-        for warning in scores.warnings:
-            reporter.warn(warning)
+        scores = measure_quality(program, recipe, prepared[0].evaluation, built, reporter)
         report = check_parity(
             candidate,
             program,
@@ -221,11 +204,11 @@ def export_model(
             tolerances=recipe.tolerances,
             text=None if vectors is None else vectors.data,
         )
-        report, tolerances = settled(report, recipe.tolerances, workload, scores)
-        recipe = replace(recipe, tolerances=tolerances)
+        decided = settle(report, recipe.tolerances, workload, scores)
+        report, recipe = decided.report, replace(recipe, tolerances=decided.tolerances)
         if not report.passed:
             raise _failure(report, prepared, built, quantized, recipe, workload, bisect=bisect)
-        _check_budgets(recipe.budgets, scores, "the budget")
+        check_budgets(recipe.budgets, scores, "the budget")
         worst = report.worst().errors
         reporter.report(
             "parity", f"max error {worst.max_over_rms:.1e} of the RMS, {worst.sqnr_db:.0f} dB, {_shown(report)}"
@@ -239,6 +222,7 @@ def export_model(
             generation=generation,
             quality=scores.quality,
             measured=as_measured(report),
+            own_limits=decided.own,
             extra=_extra(program, quantized, found),
             provenance=_provenance(quantized, built),
             origin=make_origin(program, recipe, prepared[0].evaluation),
@@ -360,15 +344,6 @@ def _search(
     reporter.warn(instability_warning(built.plan, found.calibration.statistics, prepared.quantization))
     report_quantized(quantized, reporter.report)
     return recipe, quantized, found.report
-
-
-def _check_budgets(budgets: Sequence[Budget], scores: Scores, what: str) -> None:
-    """The engine that is published must keep every budget, wherever quality was measured on it."""
-    if scores != Scores() and not holds(budgets, scores):
-        raise BudgetError(
-            f"the engine misses {what}: {shown(budgets, scores)}",
-            hint="ask for more --quality-samples, or state a wider --budget; nothing was published",
-        )
 
 
 def _extra(program: Program, quantized: Mapping[str, Quantized], found: SearchReport | None) -> dict[str, bytes]:

@@ -9,6 +9,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -35,6 +36,7 @@ from aigc_runtime.bundle.origin import Origin
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.io.npy import write_npy
+from aigc_runtime.proof.verify import OwnLimits
 
 __all__ = ["SOURCE_DATE_EPOCH", "creation_time", "make_bundle", "tool_versions"]
 
@@ -57,6 +59,7 @@ def make_bundle(
     generation: Generation,
     quality: Sequence[QualityResult],
     measured: Measured | None = None,
+    own_limits: OwnLimits = MappingProxyType({}),
     extra: Mapping[str, bytes] | None = None,
     provenance: Mapping[str, str] | None = None,
     origin: Origin | None = None,
@@ -72,6 +75,7 @@ def make_bundle(
         generation: PyTorch's generation.
         quality: measured on both sides.
         measured: of the engines beside PyTorch.
+        own_limits: of outputs that are held to others than the recipe's.
         extra: further files, such as the quantization plan.
         provenance: further facts.
         origin: what it was exported from.
@@ -93,6 +97,11 @@ def make_bundle(
                     engine=step.engine,
                     inputs=_store(files, f"ref.{case.name}.{i}.in", step.inputs),
                     outputs=_store(files, f"ref.{case.name}.{i}.out", step.outputs),
+                    min_sqnr_db={
+                        name: limit
+                        for name in step.outputs
+                        if (own := own_limits.get((case.name, i, name))) and (limit := own.min_sqnr_db)
+                    },
                 )
                 for i, step in enumerate(case.steps)
             ),

@@ -13,6 +13,7 @@ from aigc_export.line.bundle_files import read_graph
 from aigc_export.line.origin import find_evaluation, load_original
 from aigc_export.parity.bisect import Divergence, find_first_divergence
 from aigc_export.parity.check import check_parity
+from aigc_export.parity.device_limits import settle
 from aigc_export.parity.reference import make_cases, make_generation
 from aigc_export.recipes.recipe import check_quality_samples
 from aigc_export.recipes.tolerances import with_user_limits
@@ -96,6 +97,16 @@ def verify_against_torch(
     reference = open_torch(program)
     with open_program(bundle, threads=threads) as candidate:
         bounded = _bounded(program, candidate)
+        evaluate = make_evaluator(
+            workload,
+            reference,
+            program.settings,
+            evaluation=evaluation,
+            samples=quality_samples,
+            seed=seed,
+            roles=program.engines,
+        )
+        scores = evaluate(candidate)
         report = check_parity(
             candidate,
             program,
@@ -104,18 +115,12 @@ def verify_against_torch(
             precision=manifest.precision,
             cases=make_cases(bounded, program, seed=seed),
             generation=make_generation(bounded, program, seed=seed),
-            scores=make_evaluator(
-                workload,
-                reference,
-                program.settings,
-                evaluation=evaluation,
-                samples=quality_samples,
-                seed=seed,
-                roles=program.engines,
-            )(candidate),
+            scores=scores,
             tolerances=tolerances,
             text=None if manifest.reference.text is None else bundle.read(manifest.reference.text),
         )
+    # Inputs are fresh: where quality decides, that of the manifest's limits decides here, too.
+    report = settle(report, tolerances, workload, scores).report
     divergence = None
     if bisect and not report.passed:
         engine = report.worst().engine
@@ -125,7 +130,7 @@ def verify_against_torch(
         divergence=divergence,
         tolerances=tolerances,
         checkpoint=None if program.checkpoint is None else program.checkpoint.path,
-        notes=(*program.notes, *(notes if quality_samples else ())),
+        notes=(*program.notes, *(notes if quality_samples else ()), *scores.warnings),
     )
 
 

@@ -15,13 +15,14 @@ from aigc_models.data.text_files import JSONL_SUFFIX, TEXT_SUFFIXES, read_text_f
 from aigc_runtime.core.integers import as_integer
 from aigc_runtime.errors import AigcError, InputError
 from aigc_runtime.io.strict_json import loads_strict
+from aigc_runtime.pipelines.text_tensors import INPUT_IDS
 
 __all__ = ["MAX_CHATS", "Document", "Render", "plain_documents", "read_documents"]
 
 MAX_CHATS = 4096
 """Chats of a file that are rendered; of more, every second, third, ... is."""
 MAX_ID = 2**31
-_FORMS = ("messages", "text", "input_ids")
+_FORMS = ("messages", "text", INPUT_IDS)
 _HINT = 'expected {"messages": [{"role": "user", "content": "..."}, ...]}, {"text": "..."} or {"input_ids": [...]}'
 
 Render = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]] | None], str]
@@ -151,7 +152,7 @@ class _Lines:
         return text.encode("utf-8")
 
     def _ids(self, value: Mapping[str, Any], where: str) -> tuple[int, ...]:
-        given = value["input_ids"]
+        given = value[INPUT_IDS]
         ids = [as_integer(token) for token in given] if isinstance(given, list) else [None]
         found = tuple(token for token in ids if token is not None and 0 <= token < MAX_ID)
         if len(found) < len(ids):

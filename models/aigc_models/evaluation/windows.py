@@ -33,6 +33,7 @@ MAX_CHARACTER_BYTES = 4
 """Of UTF-8."""
 DRAWS = 8
 """For every piece of text that is drawn: some are but space."""
+HALF_CHARACTER = "\ufffd"
 _SPACES = b" \t\r\n"
 
 
@@ -194,4 +195,5 @@ def _text_bytes(tokenizer: Tokenizer, ids: Array) -> int:
     """Count the bytes of the text that all tokens but the first stand for; those of half a character do not count."""
     stream = tokenizer.stream()
     told = [stream.feed(token) for token in ids.tolist()]
+    told.append(stream.finish().rstrip(HALF_CHARACTER))
     return sum(len(text.encode("utf-8")) for text in told[1:])

@@ -6,7 +6,7 @@ The format is specified in docs/bundle.md. Field names here are the names in the
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from aigc_runtime.bundle.measured import Measured
 from aigc_runtime.bundle.origin import Origin
 from aigc_runtime.bundle.pipeline_info import PipelineInfo
 from aigc_runtime.bundle.tolerances import Tolerances
+from aigc_runtime.core.compare import DECIBELS, EXACT_DB, require_limit
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import StateSpec
 from aigc_runtime.errors import ConfigError
@@ -79,11 +80,26 @@ class FileInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceStep:
-    """One step of an engine: names of its inputs and outputs -> names of .npy files."""
+    """One step of an engine.
+
+    Attributes:
+        engine: its name.
+        inputs: name -> .npy file.
+        outputs: name -> .npy file.
+        min_sqnr_db: output -> its own limit, in place of those of `tolerances.tensor`: of an engine in lower precision
+            whose quality holds though this output is further from PyTorch's.
+    """
 
     engine: str
     inputs: dict[str, str]
     outputs: dict[str, str]
+    min_sqnr_db: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, limit in self.min_sqnr_db.items():
+            if name not in self.outputs:
+                raise ConfigError(f"min_sqnr_db names {name!r}", hint=f"the step has: {', '.join(self.outputs)}")
+            require_limit("min_sqnr_db", limit, DECIBELS, lambda x: 0 < x <= EXACT_DB)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
-from aigc_runtime.bundle.manifest import QualityResult, Tolerances
+from aigc_runtime.bundle.manifest import Manifest, QualityResult, Tolerances
 from aigc_runtime.bundle.reference_arrays import read_request, read_results, read_step
 from aigc_runtime.core.compare import TensorErrors, Tolerance, compare_arrays, judge
 from aigc_runtime.core.program import OpenProgram, as_program
@@ -29,6 +30,7 @@ from aigc_runtime.proof.text_vectors import TextCheck, check_text_vectors
 
 __all__ = [
     "GenerationCheck",
+    "OwnLimits",
     "ParityReport",
     "QualityCheck",
     "TensorCheck",
@@ -45,6 +47,9 @@ Step = tuple[str, Mapping[str, Array], Mapping[str, Array]]
 """Engine, inputs, reference outputs."""
 Cases = Iterable[tuple[str, Sequence[Step]]]
 """Name and steps of each case."""
+OwnLimits = Mapping[tuple[str, int, str], Tolerance]
+"""(case, step, output) -> its own limits."""
+_NONE: OwnLimits = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,22 +173,32 @@ class ParityReport:
         return {**asdict(self), "passed": self.passed, "failures": list(self.failures)}
 
 
-def check_tensors(program: OpenProgram, cases: Cases, tolerance: Tolerance) -> tuple[TensorCheck, ...]:
+def check_tensors(
+    program: OpenProgram, cases: Cases, tolerance: Tolerance, own: OwnLimits = _NONE
+) -> tuple[TensorCheck, ...]:
     """Run every case on one carried state of its own and compare every output.
+
+    Args:
+        program: the engines.
+        cases: PyTorch's arrays.
+        tolerance: limits of every output.
+        own: of outputs that have their own in place of these.
 
     Raises:
         EngineError: the engine failed.
     """
-    return tuple(check for name, steps in cases for check in _check_case(program, name, steps, tolerance))
+    return tuple(check for name, steps in cases for check in _check_case(program, name, steps, tolerance, own))
 
 
-def _check_case(program: OpenProgram, name: str, steps: Sequence[Step], tolerance: Tolerance) -> Iterator[TensorCheck]:
+def _check_case(
+    program: OpenProgram, name: str, steps: Sequence[Step], tolerance: Tolerance, own: OwnLimits
+) -> Iterator[TensorCheck]:
     state = program.new_state()
     for number, (engine, inputs, outputs) in enumerate(steps):
         actual = program.run(engine, inputs, state)
         for output, reference in outputs.items():
             errors = compare_arrays(reference, actual[output])
-            verdict = judge(errors, tolerance)
+            verdict = judge(errors, own.get((name, number, output), tolerance))
             where, told = f"{name} step {number} {engine}.{output}", "; ".join(verdict.reasons) or "ok"
             _LOG.debug("%s: %.1f dB, max %.2e of the RMS, %s", where, errors.sqnr_db, errors.max_over_rms, told)
             yield TensorCheck(
@@ -270,6 +285,15 @@ def check_text(bundle: Bundle) -> TextCheck | None:
     return check_text_vectors(bundle.manifest.pipeline.settings, bundle.assets, bundle.read(file))
 
 
+def _own_limits(manifest: Manifest) -> OwnLimits:
+    return {
+        (case.name, number, output): Tolerance(min_sqnr_db=limit)
+        for case in manifest.reference.cases
+        for number, step in enumerate(case.steps)
+        for output, limit in step.min_sqnr_db.items()
+    }
+
+
 def verify_bundle(bundle: Bundle, program: OpenProgram | Session) -> ParityReport:
     """Prove a bundle's engines on this machine against the reference that PyTorch made, without torch.
 
@@ -297,7 +321,7 @@ def verify_bundle(bundle: Bundle, program: OpenProgram | Session) -> ParityRepor
             name=manifest.name,
             target=manifest.target,
             precision=manifest.precision,
-            tensors=check_tensors(program, cases, manifest.tolerances.tensor),
+            tensors=check_tensors(program, cases, manifest.tolerances.tensor, _own_limits(manifest)),
             generation=check_generation(
                 program,
                 manifest.pipeline.settings,

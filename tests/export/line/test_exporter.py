@@ -21,6 +21,7 @@ from aigc_calibration.onnx_file import to_proto
 from aigc_export.errors import PassError
 from aigc_export.graphs.passes import CLEAN_UP
 from aigc_export.line import exporter
+from aigc_export.line import quality as judged
 from aigc_export.line.exporter import ExportResult, ParityFailedError, export_model
 from aigc_export.line.origin import load_original
 from aigc_export.line.package import make_bundle
@@ -330,7 +331,7 @@ STAGES = {
     "run_passes": front,
     "build_engine": exporter,
     "make_cases": exporter,
-    "make_evaluator": exporter,
+    "make_evaluator": judged,
     "make_bundle": exporter,
 }
 
