@@ -12,9 +12,10 @@ from aigc_export.cli.options import CONTEXT, emit_json, json_option, out_console
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export models --json")
 @json_option
 def models(as_json: bool) -> None:
-    """List the models, their shipped checkpoints and the measured quality."""
+    """List the shipped models with their measured quality, the families of transformers that are read, and targets."""
     from aigc_export.targets.table import known_targets
     from aigc_models.sources.shipped import MODELS
+    from aigc_models.sources.transformers.families import FAMILIES
     from aigc_models.weights.checkpoint import shipped_checkpoint
 
     rows = []
@@ -33,8 +34,12 @@ def models(as_json: bool) -> None:
             }
         )
     targets = {t.name: {"precisions": list(t.precisions), "summary": t.summary} for t in known_targets()}
+    families = {
+        name: {"architecture": family.architecture, "examples": list(family.examples)}
+        for name, family in FAMILIES.items()
+    }
     if as_json:
-        emit_json("aigc-export-models/1", {"models": rows, "targets": targets})
+        emit_json("aigc-export-models/1", {"models": rows, "families": families, "targets": targets})
         return
     from rich.table import Table
 
@@ -47,5 +52,8 @@ def models(as_json: bool) -> None:
         table.add_row(row["name"], row["kind"], f"{row['parameters']:,}", size, shown, row["summary"])
     console = out_console()
     console.print(table)
+    console.print("folders of transformers (model_type of config.json), such as:")
+    for name, found in families.items():
+        console.print(f"  {name}: {'; '.join(found['examples'])}", soft_wrap=True)
     for name, target in targets.items():
         console.print(f"target {name}: {target['summary']}, {' '.join(target['precisions'])}")
