@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from aigc_models.families.gan import Generator
-from aigc_models.families.lm import TransformerLM
+from aigc_models.families.lm import LMConfig, TransformerLM
 from aigc_models.families.unet import UNet, UNetConfig
 from aigc_models.program import Part, Program, QuantHints, SizeLimit
 from aigc_models.text_assets import BYTES, TextAssets, make_vectors, needs_vectors
@@ -152,7 +152,7 @@ def lm_program(
             pad_token_id=text.pad_token_id,
             bos_token_id=text.bos_token_id,
             sampling=text.sampling,
-            recompute_at=config.rope.original_context if config.rope.scaling == "longrope" else None,
+            recompute_at=_recompute_at(config),
             chat=text.chat,
         ),
         assets=text.files,
@@ -161,6 +161,12 @@ def lm_program(
         checkpoint=checkpoint,
         notes=text.notes,
     )
+
+
+def _recompute_at(config: LMConfig) -> int | None:
+    """Find after how many steps LongRoPE takes other factors, which hold for the steps before, too."""
+    again = config.rope.original_context if config.rope.scaling == "longrope" else None
+    return again if again is not None and again < config.context_length else None
 
 
 class _TupleModule(nn.Module):

@@ -204,10 +204,5 @@ COVERED_ELSEWHERE = {
     "export/aigc_export/workloads/sizes.py": "tests/export/parity/test_reference_sizes.py",
     "export/aigc_export/workloads/tensor_inputs.py": "tests/export/workloads/test_tensors.py",
     "export/aigc_export/workloads/text.py": "tests/export/parity/test_reference_sizes.py",
-    "models/aigc_models/sources/transformers/family.py": "tests/models/sources/transformers/test_families.py",
-    "models/aigc_models/sources/transformers/fields.py": "tests/models/sources/transformers/test_families.py",
-    "models/aigc_models/sources/transformers/rename.py": "tests/models/sources/transformers/test_families.py",
-    "models/aigc_models/sources/transformers/rope_fields.py": "tests/models/sources/transformers/test_families.py",
-    "models/aigc_models/sources/transformers/weights.py": "tests/models/sources/transformers/test_families.py",
     "models/aigc_models/weights/before_memory.py": "tests/models/sources/test_shipped.py",
 }

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aigc_models.weights.load_into import check_fits
+from aigc_models.weights.stream_into import build_undrawn
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.system.host_memory import available_memory
 
@@ -34,7 +35,7 @@ def check_before_memory(
         ConfigError: more memory is needed than is free.
     """
     with torch.device("meta"):
-        module = build()
+        module = build_undrawn(build)
     check_fits(module, described, source=source)
     free = available_memory()
     for what, hint, needed in (

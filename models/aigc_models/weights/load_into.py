@@ -130,7 +130,8 @@ def check_same(name: str, other: str, tensors: Mapping[str, Tensor], source: str
         return
     raise CheckpointError(
         f"{source}: the model ties {name!r} and {other!r}, but the file holds two different tensors: {difference}",
-        hint="where the model has two, config.json must not tie them (tie_embeddings: false); else drop the wrong one",
+        hint="where the model has two, config.json must not tie them (tie_embeddings: false; of transformers, "
+        "tie_word_embeddings); else drop the wrong one",
     )
 
 
@@ -146,7 +147,8 @@ def _missing(
     near = _nearest(name, given, taken=expected)
     hint = f"nearest in the file: {near!r}; " if near else ""
     if name == "lm_head.weight" and "embed_tokens.weight" in given:
-        hint = "where the output layer is the embedding, config.json says so with tie_embeddings: true; "
+        hint = "where the output layer is the embedding, config.json says so with tie_embeddings: true (of "
+        hint += "transformers: tie_word_embeddings); "
     return CheckpointError(
         f"{source} lacks tensor {name!r} of shape {list(wanted.shape)}{also}",
         hint=f"{hint}is this a checkpoint of another model?",

@@ -11,12 +11,12 @@ from aigc_models.families.layers import MAX_SIZE
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.io.printable import shown
 
-__all__ = ["Fields"]
+__all__ = ["WITHOUT_EFFECT", "Fields"]
 
 T = TypeVar("T")
 
 # fmt: off
-_WITHOUT_EFFECT = frozenset((
+WITHOUT_EFFECT = frozenset((
     "architectures", "model_type", "auto_map", "torch_dtype", "dtype", "transformers_version", "tokenizer_class",
     "use_cache", "initializer_range", "attention_dropout", "hidden_dropout", "classifier_dropout", "resid_pdrop",
     "embd_pdrop", "attn_pdrop", "attention_probs_dropout_prob", "hidden_dropout_prob", "dropout",
@@ -48,6 +48,10 @@ class Fields:
         self._values = values
         self._where = where
         self._read: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a field is there; it may be null."""
+        return name in self._values
 
     def has(self, name: str) -> bool:
         """Whether a field is there and not null."""
@@ -149,12 +153,17 @@ class Fields:
         return one or two
 
     def require(self, name: str, *values: object) -> None:
-        """Refuse a field that is there and has none of these values: what else it may say is not computed here."""
+        """Refuse a field that is there and has none of these values: what else it may say is not computed here.
+
+        A null is false.
+        """
         self._read.add(name)
-        value = self._values.get(name)
+        if name not in self._values:
+            return
+        value = self._values[name]
+        meant = False if value is None else value
         # A number is no true or false, though 1 == True.
-        same = [one for one in values if value == one and isinstance(value, bool) == isinstance(one, bool)]
-        if value is not None and not same:
+        if not any(meant == one and isinstance(meant, bool) == isinstance(one, bool) for one in values):
             raise CheckpointError(
                 f"{self._where}: {name} is {shown(value)}, which is not supported",
                 hint=f"supported: {', '.join(map(shown, values))}; {_IN_PYTHON}",
@@ -172,7 +181,7 @@ class Fields:
         """
         for name, value in self._values.items():
             private = name.startswith("_")  # the library's own notes
-            if name in self._read or name in _WITHOUT_EFFECT or private or not value:
+            if name in self._read or name in WITHOUT_EFFECT or private or not value:
                 continue
             if name == "quantization_config":
                 method = value.get("quant_method") if isinstance(value, Mapping) else None

@@ -33,7 +33,7 @@ _GEMMA2: dict[str, Any] = {
 _GEMMA3: dict[str, Any] = {**_GEMMA2, "vocab_size": 262208, "max_position_embeddings": 131072}
 
 
-def _shared(fields: Fields, given: Mapping[str, Any], caps: tuple[float | None, float | None]) -> dict[str, Any]:
+def _shared(fields: Fields, given: Mapping[str, Any]) -> dict[str, Any]:
     bias = fields.flag("attention_bias", False)
     fields.require("use_bidirectional_attention", False)
     fields.skip("hidden_act", "cache_implementation")  # `hidden_activation` is what counts
@@ -43,8 +43,6 @@ def _shared(fields: Fields, given: Mapping[str, Any], caps: tuple[float | None, 
         "qkv_bias": bias,
         "out_bias": bias,
         "attention_scale": fields.positive("query_pre_attn_scalar", 256) ** -0.5,
-        "attention_soft_cap": fields.maybe_number("attn_logit_softcapping", caps[0]),
-        "logit_soft_cap": fields.maybe_number("final_logit_softcapping", caps[1]),
         "embedding_scale": math.sqrt(given["d_model"]),
         "window": fields.integer("sliding_window", 4096),
     }
@@ -52,15 +50,22 @@ def _shared(fields: Fields, given: Mapping[str, Any], caps: tuple[float | None, 
 
 def _gemma2(fields: Fields) -> LMConfig:
     given = decoder(fields, _GEMMA2)
-    shared = _shared(fields, given, (50.0, 30.0))
+    shared = _shared(fields, given)
     windowed = window_layers(fields, given["n_layers"], shared["window"], lambda layer: layer % 2 == 0)
     fields.skip("sliding_window_size")  # an older name of `sliding_window`, which stands beside it
-    return LMConfig(**given, **shared, window_layers=windowed)
+    return LMConfig(
+        **given,
+        **shared,
+        window_layers=windowed,
+        attention_soft_cap=fields.maybe_number("attn_logit_softcapping", 50.0),
+        logit_soft_cap=fields.maybe_number("final_logit_softcapping", 30.0),
+    )
 
 
 def _gemma3(fields: Fields) -> LMConfig:
     given, pattern = decoder(fields, _GEMMA3, rope=False), fields.integer("sliding_window_pattern", 6)
-    shared = _shared(fields, given, (None, None))
+    shared = _shared(fields, given)
+    fields.require("attn_logit_softcapping", False)  # transformers passes over it in this family
     windowed = window_layers(fields, given["n_layers"], shared["window"], lambda layer: (layer + 1) % pattern != 0)
     both, scaling = fields.inner("rope_parameters"), fields.inner("rope_scaling")
     if both is not None and scaling is not None:
@@ -86,6 +91,7 @@ def _gemma3(fields: Fields) -> LMConfig:
         rope=rope,
         window_layers=windowed,
         window_rope=local,
+        logit_soft_cap=fields.maybe_number("final_logit_softcapping"),
         qk_norm="head",
     )
 

@@ -51,9 +51,14 @@ def read_rope(
         part=None if part is None else fields.number("partial_rotary_factor", part),
         head_size=head_size,
         context_length=context_length,
-        original=fields.maybe_integer("original_max_position_embeddings", original),
+        original=_original(fields, original),
         kinds=kinds,
     )
+
+
+def _original(fields: Fields, default: int | None) -> int | None:
+    name = "original_max_position_embeddings"
+    return fields.maybe_integer(name) if default is None else fields.integer(name, default)
 
 
 def rope_of(
@@ -74,12 +79,12 @@ def rope_of(
         inner.require("partial_rotary_factor", 1.0)
     else:
         part = inner.number("partial_rotary_factor", part)
-    kind = inner.choice("rope_type" if inner.has("rope_type") else "type", "default", kinds)
+    kind = inner.choice("rope_type" if "rope_type" in inner else "type", "default", kinds)
     inner.skip("type", "rope_type", "finetuned")
     given: dict[str, Any] = {"theta": theta, "rotary_size": _rotary_size(head_size, part), "scaling": kind}
     if kind in ("llama3", "yarn", "longrope"):
-        stated = inner.maybe_integer("original_max_position_embeddings")
-        given["original_context"] = original or stated or context_length
+        stated = inner.integer("original_max_position_embeddings", context_length)
+        given["original_context"] = original or stated
     if kind in ("linear", "llama3", "yarn"):
         given["factor"] = inner.number("factor")
     if kind == "llama3":
