@@ -129,8 +129,9 @@ def _step(pipeline: TextPipeline) -> Callable[[], object]:
     """A decoded token with 64 before it."""
     engines = pipeline.engines
     rows = engines.batch_of(1)  # an engine of one batch size takes no other
-    prompt = np.full((rows, min(PROMPT_TOKENS, pipeline.settings.context_length // 2)), 65, dtype=np.int64)
-    token, pad = np.full((rows, 1), 65, dtype=np.int64), np.zeros(rows, dtype=np.int64)
+    any_id = min(65, pipeline.settings.vocab_size - 1)
+    prompt = np.full((rows, min(PROMPT_TOKENS, pipeline.settings.context_length // 2)), any_id, dtype=np.int64)
+    token, pad = np.full((rows, 1), any_id, dtype=np.int64), np.zeros(rows, dtype=np.int64)
     reading = Reading(engines, pad)
 
     def step() -> object:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import InputError
+from aigc_runtime.generation.tokenizers import TokenizerInfo
 from aigc_runtime.proof.bench import bench_generation, bench_speeds, bench_step
 
 from .. import toys
@@ -74,3 +78,20 @@ def test_a_long_benchmark_of_a_short_context_starts_over() -> None:
 def test_runs_must_be_positive(runs: int) -> None:
     with pytest.raises(InputError, match="runs is"):
         bench_step(toys.gan_session(), toys.GAN, runs=runs)
+
+
+def test_a_vocabulary_of_few_tokens_is_timed() -> None:
+    few = toys.lm_session().interface
+    few = replace(
+        few,
+        inputs=(replace(few.inputs[0], high=50), *few.inputs[1:]),
+        outputs=(replace(few.outputs[0], shape=("batch", "kept", 50)),),
+    )
+
+    def function(values: Mapping[str, Array]) -> dict[str, Array]:
+        results = toys.lm_function(values)
+        return {**results, "logits": results["logits"][..., :50]}
+
+    settings = replace(toys.TEXT, tokenizer=TokenizerInfo(kind="none"), vocab_size=50)
+    assert bench_step(ArraySession(function, few), settings, runs=2).runs == 2
+    assert bench_generation(ArraySession(function, few), settings, runs=1).unit == "token"
