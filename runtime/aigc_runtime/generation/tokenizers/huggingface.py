@@ -87,13 +87,15 @@ class HuggingFaceTokenizer:
             self._tokenizer.no_padding()
             added = self._tokenizer.get_added_tokens_decoder()
             vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
-            decoder = json.loads(data).get("decoder")
+            decoder = self._tokenizer.decoder
+            # The library tells what it is as it would be written to a file.
+            state = None if decoder is None else json.loads(decoder.__getstate__())
         if not vocabulary:
             raise BundleError(f"{name} has no tokens", hint="get the model's own tokenizer.json")
         self.vocab_size = max(vocabulary.values()) + 1
         self.added_tokens = tuple(token.content for _, token in sorted(added.items()))
         self._special = frozenset(i for i, token in added.items() if token.special)
-        self._decoder = decoder
+        self._decoder = state
         self._cleans = clean_up_spaces and not self.is_bpe
 
     @property
