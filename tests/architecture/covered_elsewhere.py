@@ -205,4 +205,11 @@ COVERED_ELSEWHERE = {
     "export/aigc_export/workloads/tensor_inputs.py": "tests/export/workloads/test_tensors.py",
     "export/aigc_export/workloads/text.py": "tests/export/parity/test_reference_sizes.py",
     "models/aigc_models/weights/before_memory.py": "tests/models/sources/test_shipped.py",
+    "models/aigc_models/sources/gguf/architectures.py": "tests/models/sources/gguf/test_weights.py",
+    "models/aigc_models/sources/gguf/metadata.py": "tests/models/sources/gguf/test_weights.py",
+    "models/aigc_models/sources/gguf/names.py": "tests/models/sources/gguf/test_weights.py",
+    "models/aigc_models/sources/gguf/rope.py": "tests/models/sources/gguf/test_weights.py",
+    "models/aigc_models/sources/gguf/text.py": "tests/models/sources/gguf/test_load.py",
+    "models/aigc_models/sources/gguf/vocabulary.py": "tests/models/sources/gguf/test_tokenizer_json.py",
+    "models/aigc_models/sources/transformers/language_program.py": "tests/models/sources/gguf/test_load.py",
 }

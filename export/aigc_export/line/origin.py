@@ -16,7 +16,7 @@ from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.program import Program
 from aigc_models.sources import resolve
 from aigc_models.sources.shipped import MODELS, load_shipped
-from aigc_models.sources.transformers.folder import OPTIONS
+from aigc_models.sources.transformers.language_program import OPTIONS
 from aigc_models.weights.weights_file import find_weights
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.manifest import Manifest

@@ -1,4 +1,4 @@
-"""Bring models in: a shipped name, a folder of ours or of transformers, or the user's own code, each to a `Program`.
+"""Bring models in: a shipped name, a folder, a GGUF file, or the user's own code, each to a `Program`.
 
 A source of another package registers itself by an entry point `aigc_export.sources`, whose object is a `Source`.
 """
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from aigc_models.program import Program
 from aigc_models.sources.function import call_function, names_function
+from aigc_models.sources.gguf.load import is_gguf, load_gguf
 from aigc_models.sources.shipped import MODELS, load_shipped
 from aigc_models.sources.transformers.families import find_family
 from aigc_models.sources.transformers.folder import is_known, is_transformers_config, load_folder
@@ -105,6 +106,20 @@ class _Transformers:
         return load_folder(found.path, found.config, source=found.model, options=given)
 
 
+class _Gguf:
+    """A GGUF file of a language model."""
+
+    def matches(self, found: Found) -> bool:
+        return found.path is not None and is_gguf(found.path)
+
+    def load(self, found: Found, options: Mapping[str, Any]) -> Program:
+        assert found.path is not None
+        given = dict(options)
+        if given.pop("checkpoint", None) is not None:
+            raise ConfigError(f"{found.model!r} holds its weights itself", hint="leave --checkpoint out")
+        return load_gguf(found.path, source=found.model, options=given)
+
+
 class _Function:
     """A function of the user's own."""
 
@@ -122,6 +137,7 @@ class _Function:
 
 SOURCES: dict[str, Source] = {
     "shipped": _Shipped(),
+    "gguf": _Gguf(),
     "folder": _Folder(),
     "transformers": _Transformers(),
     "function": _Function(),
@@ -146,8 +162,8 @@ def resolve(model: str, *, options: Mapping[str, Any] | None = None) -> Program:
     """Find out what a name stands for, and load it.
 
     Args:
-        model: a shipped name, a folder with config.json and weights, ours or transformers', `file.py:function` or
-            `module:function`.
+        model: a shipped name, a folder with config.json and weights, ours or transformers', a GGUF file,
+            `file.py:function` or `module:function`.
         options: of the export, such as `{"checkpoint": ..., "cache": "buffer"}`; None values are left out.
 
     Raises:
@@ -170,8 +186,8 @@ def resolve(model: str, *, options: Mapping[str, Any] | None = None) -> Program:
         says = f"has no {CONFIG_FILE}" if found.config is None else f"is of kind {kind!r}" if kind else "names no model"
         raise CheckpointError(
             f"{model!r} {says}, which no source can load",
-            hint=f"known: checkpoints of {', '.join(MODELS)}, and of language models as transformers writes them; any "
-            "module of yours by file.py:function",
+            hint=f"known: checkpoints of {', '.join(MODELS)}, and of language models as transformers writes them; GGUF "
+            "files; any module of yours by file.py:function",
         )
     raise UnknownNameError("model", model, MODELS)
 
@@ -184,6 +200,8 @@ def _look(model: str) -> Found:
     if model in MODELS or names_function(model) or not path_exists(model):
         return Found(model=model, path=None, config=None)
     path = Path(model)
+    if is_gguf(path):  # it says itself what it is
+        return Found(model=model, path=path, config=None)
     folder = path if path.is_dir() else path.parent
     config: Any = None
     if path_exists(folder / CONFIG_FILE):

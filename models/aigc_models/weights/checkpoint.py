@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from aigc_models.data.kept_data import KeptData, read_kept
 from aigc_models.weights.load_into import load_into, require_finite
-from aigc_models.weights.stored_weights import StoredWeights
+from aigc_models.weights.stored_weights import HashedWeights, StoredWeights
 from aigc_models.weights.weights_file import CONFIG_FILE, WEIGHTS_FILE, find_weights
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.io.publish import atomic_directory
@@ -46,7 +46,7 @@ class Checkpoint:
 
     Attributes:
         config: the content of config.json.
-        tensors: name -> tensor, read where it is asked for: nothing of it is kept in memory.
+        tensors: read where they are asked for: nothing of them is kept in memory.
         path: of the weights file, or of the index of its shards.
         notes: for the user: files beside it that were not read, a config.json that was edited.
         data: what the folder keeps of the data that it was trained on; None where it keeps nothing.
@@ -55,7 +55,7 @@ class Checkpoint:
     """
 
     config: dict[str, Any]
-    tensors: StoredWeights
+    tensors: HashedWeights
     path: Path
     notes: tuple[str, ...] = ()
     data: KeptData | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +15,7 @@ from torch import Tensor
 from aigc_models.weights.safetensors_file import TensorsFile, open_tensors_file
 from aigc_models.weights.shard_index import is_index, open_shards
 
-__all__ = ["StoredWeights", "WeightsReader"]
+__all__ = ["HashedWeights", "StoredWeights", "WeightsReader"]
 
 
 class WeightsReader(Protocol):
@@ -29,8 +30,25 @@ class WeightsReader(Protocol):
         ...
 
 
-class StoredWeights(Mapping[str, Tensor]):
-    """The tensors of a checkpoint by name, none of which is kept in memory: each look-up reads one.
+class HashedWeights(Mapping[str, Tensor]):
+    """The tensors of files by name, none of which is kept in memory: each look-up reads one."""
+
+    @property
+    @abstractmethod
+    def sha256(self) -> str:
+        """Digest of the files."""
+
+    @abstractmethod
+    def described(self) -> dict[str, Tensor]:
+        """Describe every tensor by one of its type and shape without numbers."""
+
+    @abstractmethod
+    def stream(self, into: Callable[[str], Tensor | None] = ...) -> Iterator[tuple[str, Tensor]]:
+        """Read all tensors; see `StoredWeights.stream`."""
+
+
+class StoredWeights(HashedWeights):
+    """The tensors of a checkpoint in safetensors files.
 
     Args:
         path: of a safetensors file, or of the index of shards.

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from aigc_models.program import Program
-from aigc_models.programs import lm_program
 from aigc_models.sources.transformers.families import UnknownArchitectureError, find_family, read_config
+from aigc_models.sources.transformers.language_program import check_options, language_program
 from aigc_models.sources.transformers.weights import load_model
 from aigc_models.text_assets.folder import read_text_assets
 from aigc_models.weights.checkpoint import Checkpoint
 from aigc_models.weights.stored_weights import StoredWeights
 from aigc_models.weights.weights_file import find_weights
-from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
+from aigc_runtime.errors import CheckpointError
 
-__all__ = ["OPTIONS", "is_known", "is_transformers_config", "load_folder"]
-
-OPTIONS = ("cache", "separate_prefill", "context_length")
-"""Of the export, that a folder takes."""
+__all__ = ["is_known", "is_transformers_config", "load_folder"]
 
 
 def is_transformers_config(config: Mapping[str, Any] | None) -> bool:
@@ -57,38 +53,25 @@ def load_folder(path: Path, config: Mapping[str, Any], *, source: str, options: 
         CheckpointError: an architecture or a field that is not supported, or damaged or foreign weights.
         ConfigError: sizes that make no model, or more memory than is free.
     """
-    for option in options:
-        if option not in OPTIONS:
-            raise UnknownNameError("export option of a language model", option, OPTIONS)
+    check_options(options)
     kind, _ = find_family(config)
     read = read_config(config)  # what config.json says is refused before what lies beside it
     place = find_weights(path)
     text = read_text_assets(place.weights.parent, config, vocab_size=read.vocab_size)
     stored = StoredWeights(place.weights)
     module, converted = load_model(config, stored, source=str(place.weights))
-    if (context_length := options.get("context_length")) is not None:
-        module.config = _shortened(module.config, context_length)
-    program = lm_program(
-        module,
-        text=text,
-        cache=options.get("cache", "growing"),
-        separate_prefill=options.get("separate_prefill", False),
-        name=_name(path),
-        checkpoint=Checkpoint(config=dict(config), tensors=stored, path=place.weights),
-    )
-    notes = [*place.notes, *stored.notes, *converted, *text.notes]
+    notes = [*place.notes, *stored.notes, *converted]
     if "auto_map" in config:
         notes.append(f"the code that auto_map of config.json names was not run: {kind!r} has a definition here")
-    return replace(program, source=source, notes=tuple(notes))
-
-
-def _shortened(config: Any, context_length: int) -> Any:
-    if not 2 <= context_length <= config.context_length:
-        raise ConfigError(
-            f"--context-length is {context_length:,}, the model has {config.context_length:,} positions",
-            hint=f"choose 2 to {config.context_length:,}",
-        )
-    return replace(config, context_length=context_length)
+    return language_program(
+        module,
+        text=text,
+        checkpoint=Checkpoint(config=dict(config), tensors=stored, path=place.weights),
+        name=_name(path),
+        source=source,
+        options=options,
+        notes=notes,
+    )
 
 
 def _name(path: Path) -> str:

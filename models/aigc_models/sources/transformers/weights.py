@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from aigc_models.families.lm import TransformerLM
+from aigc_models.families.lm_config import LMConfig
 from aigc_models.sources.transformers.families import find_family, read_config
 from aigc_models.sources.transformers.rename import RenamedWeights
 from aigc_models.weights.before_memory import check_before_memory
 from aigc_models.weights.stored_weights import WeightsReader
 from aigc_models.weights.stream_into import build_undrawn, stream_into
 
-__all__ = ["load_model"]
+__all__ = ["build_model", "load_model"]
 
 
 def load_model(
@@ -35,7 +36,12 @@ def load_model(
     _, family = find_family(config)
     read = read_config(config)
     renamed = RenamedWeights(weights, family.rules, prefix=family.prefix, config=read)
-    check_before_memory(lambda: TransformerLM(read), renamed.described(), source=source)
-    module = build_undrawn(lambda: TransformerLM(read))
+    return build_model(read, renamed, source=source)
+
+
+def build_model(config: LMConfig, weights: WeightsReader, *, source: str) -> tuple[TransformerLM, tuple[str, ...]]:
+    """Make a language model with weights that have our names; see `load_model`."""
+    check_before_memory(lambda: TransformerLM(config), weights.described(), source=source)
+    module = build_undrawn(lambda: TransformerLM(config))
     assert isinstance(module, TransformerLM)
-    return module.eval(), stream_into(module, renamed, source=source)
+    return module.eval(), stream_into(module, weights, source=source)

@@ -1,0 +1,59 @@
+"""A GGUF file of a language model, as a program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aigc_models.program import Program
+from aigc_models.sources.gguf.architectures import find_architecture, read_config_json
+from aigc_models.sources.gguf.metadata import Metadata
+from aigc_models.sources.gguf.text import read_gguf_text
+from aigc_models.sources.gguf.weights import load_gguf_model
+from aigc_models.sources.transformers.language_program import check_options, language_program
+from aigc_models.weights.checkpoint import Checkpoint
+from aigc_models.weights.gguf_file import GgufFile
+from aigc_runtime.io.user_file import is_folder
+
+__all__ = ["is_gguf", "load_gguf"]
+
+SUFFIX = ".gguf"
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is called as GGUF files are, and no folder."""
+    return path.name.lower().endswith(SUFFIX) and not is_folder(path)
+
+
+def load_gguf(path: Path, *, source: str, options: Mapping[str, Any]) -> Program:
+    """Load a file's model.
+
+    Args:
+        path: of the file.
+        source: as the user named it.
+        options: of the export.
+
+    Raises:
+        UnknownNameError: an option that a language model has not.
+        CheckpointError: a file that is damaged, an architecture, a value, a type of numbers or a tokenizer that is not
+            supported; names it.
+        GgufMissingError: the package that computes quantized numbers is not installed.
+        ConfigError: sizes that make no model, or more memory than is free.
+    """
+    check_options(options)
+    file = GgufFile(path)
+    meta = Metadata(file)
+    config = read_config_json(meta)
+    text = read_gguf_text(meta)
+    module, converted = load_gguf_model(meta, config)
+    kinds = ", ".join(f"{count} of {kind}" for kind, count in sorted(file.types.items()))
+    return language_program(
+        module,
+        text=text,
+        checkpoint=Checkpoint(config=config, tensors=file, path=path),
+        name=path.name[: -len(SUFFIX)] or find_architecture(meta).model_type,
+        source=source,
+        options=options,
+        notes=(f"read {len(file.tensors)} tensors: {kinds}", *converted),
+    )

@@ -1,0 +1,33 @@
+"""Load the weights of a GGUF file into our language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aigc_models.families.lm import TransformerLM
+from aigc_models.sources.gguf.architectures import find_architecture
+from aigc_models.sources.gguf.metadata import Metadata
+from aigc_models.sources.transformers.families import read_config
+from aigc_models.sources.transformers.rename import RenamedWeights
+from aigc_models.sources.transformers.weights import build_model
+
+__all__ = ["load_gguf_model"]
+
+
+def load_gguf_model(meta: Metadata, config: dict[str, Any]) -> tuple[TransformerLM, tuple[str, ...]]:
+    """Make the language model of a file.
+
+    Args:
+        meta: of the file.
+        config: of `read_config_json`.
+
+    Returns:
+        The model, and what was converted, a sentence for each type.
+
+    Raises:
+        CheckpointError: what is not supported, or tensors that are not those of the architecture.
+        ConfigError: sizes that make no model, or more memory than is free.
+    """
+    read = read_config(config)
+    renamed = RenamedWeights(meta.file, find_architecture(meta).rules, prefix="", config=read)
+    return build_model(read, renamed, source=str(meta.file.path))
