@@ -19,6 +19,7 @@ from aigc_calibration.bodies import all_graphs, all_nodes
 from aigc_calibration.transposed import transpose_weights
 from aigc_export.errors import CaptureError
 from aigc_export.graphs.determinism import check_deterministic, check_repeats
+from aigc_export.graphs.traced_once import computes_the_same, traced_once
 from aigc_models.example_sizes import example_sizes, run_sizes
 from aigc_models.program import Part, example_feeds
 from aigc_models.sources.sizes import axis_names, dynamic_shapes
@@ -31,8 +32,11 @@ from aigc_runtime.system.interrupts import interrupted_by
 if TYPE_CHECKING:
     import onnx_ir as ir
     from torch.export import ExportedProgram
+    from torch.onnx import ONNXProgram
 
 __all__ = ["Captured", "capture", "check_finite"]
+
+_LOG = logging.getLogger(__name__)
 
 CONFIG_PROPERTY = "aigc.model_config"
 _LOCAL_PROPERTIES = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node", "namespace")
@@ -70,19 +74,7 @@ def capture(part: Part, *, opset: int = 20, model_config: Mapping[str, Any] | No
     feeds = example_feeds(part, example_sizes(part), seed=0)
     arguments = tuple(torch.from_numpy(array) for array in feeds.values())
     try:
-        with _quiet(), torch.no_grad():
-            exported = torch.onnx.export(
-                part.module,
-                arguments,
-                dynamo=True,
-                opset_version=opset,
-                input_names=[t.name for t in part.interface.graph_inputs],
-                output_names=list(part.interface.graph_outputs),
-                dynamic_shapes=_dynamic_shapes(part),
-                external_data=False,
-                optimize=False,
-                verbose=False,
-            )
+        exported = _export_repeated(part, arguments, opset) or _export(part, arguments, opset)
     except Exception as err:
         if interrupted_by(err):
             raise KeyboardInterrupt from err
@@ -97,6 +89,42 @@ def capture(part: Part, *, opset: int = 20, model_config: Mapping[str, Any] | No
     _name_dimensions(model, part)
     _label(model, model_config or {})
     return Captured(model=transpose_weights(model), program=exported.exported_program)
+
+
+def _export(part: Part, arguments: tuple[Any, ...], opset: int) -> ONNXProgram | None:
+    import torch
+
+    with _quiet(), torch.no_grad():
+        return torch.onnx.export(
+            part.module,
+            arguments,
+            dynamo=True,
+            opset_version=opset,
+            input_names=[t.name for t in part.interface.graph_inputs],
+            output_names=list(part.interface.graph_outputs),
+            dynamic_shapes=_dynamic_shapes(part),
+            external_data=False,
+            optimize=False,
+            verbose=False,
+        )
+
+
+def _export_repeated(part: Part, arguments: tuple[Any, ...], opset: int) -> ONNXProgram | None:
+    """Trace one of many equal blocks; None for a module without such blocks, or where all have to be traced."""
+    try:
+        with traced_once(part.module) as repeats:
+            exported = _export(part, arguments, opset) if repeats else None
+        if exported is None or exported.exported_program is None:
+            return None
+        feeds = [example_feeds(part, sizes, seed=0) for sizes in run_sizes(part)]
+        if all(computes_the_same(exported.exported_program, part, one) for one in feeds):
+            return exported
+        _LOG.debug("repeated blocks do not compute what %s does: all are traced", type(part.module).__name__)
+    except Exception as err:  # whatever stops it, tracing all blocks says what is wrong with the model
+        if interrupted_by(err):
+            raise
+        _LOG.debug("blocks of %s are not repeated: %s: %s", type(part.module).__name__, type(err).__name__, err)
+    return None
 
 
 def _check_random(part: Part, arguments: tuple[Any, ...]) -> None:
