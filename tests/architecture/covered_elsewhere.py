@@ -157,6 +157,8 @@ COVERED_ELSEWHERE = {
     "export/aigc_export/cli/train_progress.py": "tests/export/cli/test_train.py",
     "export/aigc_export/cli/train_stop.py": "tests/export/cli/test_train.py",
     "export/aigc_export/cli/verify.py": "tests/export/cli/test_group.py",
+    "export/aigc_export/graphs/block_nodes.py": "tests/export/graphs/test_traced_once.py",
+    "export/aigc_export/graphs/equal_blocks.py": "tests/export/graphs/test_traced_once.py",
     "export/aigc_export/graphs/passes/onnxscript_optimize.py": "tests/export/graphs/passes/test_passes.py",
     "export/aigc_export/line/bundle_files.py": "tests/export/line/test_exporter.py",
     "export/aigc_export/line/engines.py": "tests/export/parity/test_reference_sizes.py",

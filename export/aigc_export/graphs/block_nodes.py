@@ -37,7 +37,7 @@ def marker() -> Any:
         return [torch.empty_like(one) for one in like]
 
     schema = "(Tensor[] values, Tensor[] like, str role) -> Tensor[]"
-    made = torch.library.custom_op("aigc_export::mark", mark, mutates_args=(), schema=schema)
+    made = torch.library.custom_op("equal_blocks::mark", mark, mutates_args=(), schema=schema)
     made.register_fake(mark)
     return made
 
@@ -56,7 +56,7 @@ def repeat_nodes(program: ExportedProgram, firsts: Sequence[str], stand_ins: Seq
     import torch
 
     graph = program.graph_module.graph
-    marks = [_Mark.of(node) for node in graph.nodes if node.target is torch.ops.aigc_export.mark.default]
+    marks = [_Mark.of(node) for node in graph.nodes if node.target is torch.ops.equal_blocks.mark.default]
     ends = {role: [one for one in marks if one.role == role] for role in (ENTER, LEAVE, STAND_IN)}
     held = _held_by_path(program)
     bodies = {}

@@ -43,16 +43,14 @@ def _first_node_compared() -> Iterator[None]:
     """
     from onnxscript.rewriter import pattern
 
-    match = pattern.RewriteRule.try_rewrite
+    whole = pattern.RewriteRule.try_rewrite
 
     def try_rewrite(rule: Any, model: ir.Model, graph: Any, node: ir.Node, **options: Any) -> Any:
         first = rule._target_pattern.output_nodes[0].op_identifier()
-        if first is not None and first != node.op_identifier() and options.get("tracer") is None:
-            return None
-        return match(rule, model, graph, node, **options)
+        return whole(rule, model, graph, node, **options) if first in (None, node.op_identifier()) else None
 
-    pattern.RewriteRule.try_rewrite = try_rewrite
+    setattr(pattern.RewriteRule, "try_rewrite", try_rewrite)  # noqa: B010 - mypy takes no assignment to a method
     try:
         yield
     finally:
-        pattern.RewriteRule.try_rewrite = match
+        setattr(pattern.RewriteRule, "try_rewrite", whole)  # noqa: B010

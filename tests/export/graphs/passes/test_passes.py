@@ -10,9 +10,11 @@ import onnx_ir as ir
 import pytest
 
 from aigc_calibration.onnx_file import SharedWeights, save_graph, to_proto
+from aigc_calibration.prepare import copy_graph
 from aigc_export.errors import PassError
 from aigc_export.graphs import passes
 from aigc_export.graphs.passes import CLEAN_UP, check_and_run, run_passes
+from aigc_export.graphs.passes.onnxscript_optimize import FOLD_LIMIT_BYTES, onnxscript_optimize
 from aigc_export.prepare.prepare import pass_feeds
 from aigc_runtime.core.compare import Tolerance
 
@@ -28,6 +30,15 @@ def test_the_passes_of_the_default_target_keep_the_function(each: Tiny) -> None:
     for given, actual in zip(feeds, check_and_run(graph, feeds), strict=True):
         for name, value in each.torch_outputs(given).items():
             np.testing.assert_allclose(actual[name], value, rtol=2e-4, atol=2e-5)
+
+
+def test_rules_that_begin_with_another_operator_are_left_out(each: Tiny) -> None:
+    from onnxscript import optimizer
+
+    fast, whole = copy_graph(each.captured.model), copy_graph(each.captured.model)
+    onnxscript_optimize(fast)
+    optimizer.optimize(whole, output_size_limit=FOLD_LIMIT_BYTES)
+    assert to_proto(fast).SerializeToString() == to_proto(whole).SerializeToString()
 
 
 def test_interface_metadata_and_scopes_survive(each: Tiny) -> None:
