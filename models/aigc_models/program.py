@@ -7,17 +7,20 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
 
-from aigc_models.weights.checkpoint import Checkpoint
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.sizes import shape_value
 from aigc_runtime.core.tensors import Array, TensorSpec
 from aigc_runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from aigc_models.weights.checkpoint import Checkpoint
 
 __all__ = ["Part", "Program", "QuantHints", "SizeLimit", "Vectors", "draw_like_example", "example_feeds"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from aigc_models.families.layers import config_from_dict, config_to_dict, require_one_of, require_positive
-from aigc_models.families.rope import RopeConfig
+from aigc_models.families.rope_config import RopeConfig
 from aigc_runtime.errors import ConfigError
 
 __all__ = ["ACTIVATIONS", "GATED", "Activation", "LMConfig"]

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from aigc_models.program import Program
+from aigc_models.sources.checkpoint import outline_checkpoint
 from aigc_models.sources.function import call_function, names_function
-from aigc_models.sources.gguf.load import is_gguf, load_gguf
+from aigc_models.sources.outline import Outline
 from aigc_models.sources.shipped import MODELS, load_shipped
-from aigc_models.sources.transformers.families import find_family
-from aigc_models.sources.transformers.folder import is_known, is_transformers_config, load_folder
-from aigc_models.weights.checkpoint import CONFIG_FILE
+from aigc_models.sources.transformers.families import find_family, is_known, is_transformers_config
+from aigc_models.weights.weights_file import CONFIG_FILE, is_gguf, shipped_checkpoint
 from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
 from aigc_runtime.io.strict_json import loads_strict
 from aigc_runtime.io.user_file import path_exists, read_file
 
-__all__ = ["SOURCES", "Found", "Source", "kind_of", "resolve"]
+__all__ = ["SOURCES", "Found", "Outline", "Source", "kind_of", "outline", "resolve"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,6 +64,17 @@ class Source(Protocol):
         """
         ...
 
+    def outline(self, found: Found) -> Outline:
+        """Say what is known of it before any weights are read, and without PyTorch where that can be.
+
+        Args:
+            found: what `matches` said yes to.
+
+        Raises:
+            AigcError: it could not be loaded; says why.
+        """
+        ...
+
 
 class _Shipped:
     """A model by its name."""
@@ -74,6 +85,9 @@ class _Shipped:
     def load(self, found: Found, options: Mapping[str, Any]) -> Program:
         given = dict(options)
         return load_shipped(found.model, checkpoint=given.pop("checkpoint", None), options=given)
+
+    def outline(self, found: Found) -> Outline:
+        return outline_checkpoint(shipped_checkpoint(found.model), found.model)
 
 
 class _Folder:
@@ -90,6 +104,11 @@ class _Folder:
         program = load_shipped(str(found.config["family"]), checkpoint=found.path, options=given)
         return replace(program, source=found.model)
 
+    def outline(self, found: Found) -> Outline:
+        assert found.path is not None
+        assert found.config is not None
+        return outline_checkpoint(found.path, str(found.config["family"]))
+
 
 class _Transformers:
     """A folder that transformers wrote."""
@@ -98,12 +117,21 @@ class _Transformers:
         return found.config is not None and is_known(found.config)
 
     def load(self, found: Found, options: Mapping[str, Any]) -> Program:
+        from aigc_models.sources.transformers.folder import load_folder
+
         assert found.path is not None
         assert found.config is not None
         given = dict(options)
         if given.pop("checkpoint", None) is not None:
             raise ConfigError(f"{found.model!r} holds its weights itself", hint="leave --checkpoint out")
         return load_folder(found.path, found.config, source=found.model, options=given)
+
+    def outline(self, found: Found) -> Outline:
+        from aigc_models.sources.transformers.outline import outline_folder
+
+        assert found.path is not None
+        assert found.config is not None
+        return outline_folder(found.path, found.config)
 
 
 class _Gguf:
@@ -113,11 +141,19 @@ class _Gguf:
         return found.path is not None and is_gguf(found.path)
 
     def load(self, found: Found, options: Mapping[str, Any]) -> Program:
+        from aigc_models.sources.gguf.load import load_gguf
+
         assert found.path is not None
         given = dict(options)
         if given.pop("checkpoint", None) is not None:
             raise ConfigError(f"{found.model!r} holds its weights itself", hint="leave --checkpoint out")
         return load_gguf(found.path, source=found.model, options=given)
+
+    def outline(self, found: Found) -> Outline:
+        from aigc_models.sources.gguf.outline import outline_gguf
+
+        assert found.path is not None
+        return outline_gguf(found.path)
 
 
 class _Function:
@@ -133,6 +169,9 @@ class _Function:
                 f"{name} means nothing to a function of your own", hint=f"let {found.model} itself decide about it"
             )
         return call_function(found.model)
+
+    def outline(self, found: Found) -> Outline:
+        return Outline(notes=("a function of your own: nothing is known of its model before it runs",))
 
 
 SOURCES: dict[str, Source] = {
@@ -173,10 +212,32 @@ def resolve(model: str, *, options: Mapping[str, Any] | None = None) -> Program:
     """
     given = {name: value for name, value in (options or {}).items() if value is not None}
     found = _look(model)
-    for source in (*SOURCES.values(), *_third_parties()):
+    name, source = _source_of(found)
+    _LOG.info("%r is brought in by the source %s", model, name)
+    return replace(source.load(found, given), options=given)
+
+
+def outline(model: str) -> tuple[str, Outline]:
+    """Say what a name stands for, without loading it: the name of its source, and what that knows of it.
+
+    Args:
+        model: as in `resolve`.
+
+    Raises:
+        UnknownNameError: as in `resolve`, as for the next one.
+        CheckpointError: likewise.
+        AigcError: what was found could not be loaded.
+    """
+    found = _look(model)
+    name, source = _source_of(found)
+    return name, source.outline(found)
+
+
+def _source_of(found: Found) -> tuple[str, Source]:
+    model = found.model
+    for name, source in (SOURCES | _third_parties()).items():
         if source.matches(found):
-            _LOG.info("%r is brought in by the source %s", model, type(source).__name__.strip("_").lower())
-            return replace(source.load(found, given), options=given)
+            return name, source
     if model.endswith(".py") and path_exists(model):
         raise ConfigError(f"{model!r} is a Python file", hint=f"name a function in it: {model}:make_program")
     if found.config is not None and is_transformers_config(found.config):
@@ -212,13 +273,13 @@ def _look(model: str) -> Found:
     return Found(model=model, path=path, config=config)
 
 
-def _third_parties() -> list[Source]:
+def _third_parties() -> dict[str, Source]:
     from importlib.metadata import entry_points
 
-    sources: list[Source] = []
+    sources: dict[str, Source] = {}
     for point in entry_points(group=ENTRY_POINTS):
         try:
-            sources.append(point.load())
+            sources[point.name] = point.load()
         except Exception as err:
             raise ConfigError(
                 f"the source {point.name!r} of {point.value!r} cannot be loaded: {type(err).__name__}: {err}",

@@ -5,23 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
-
-from aigc_models.families.gan import Generator, GeneratorConfig
-from aigc_models.families.lm import TransformerLM
-from aigc_models.families.lm_config import LMConfig
-from aigc_models.families.schedule_config import read_schedule
-from aigc_models.families.unet import UNet, UNetConfig
-from aigc_models.program import Program
-from aigc_models.programs import gan_program, lm_program, unet_classes, unet_program
-from aigc_models.weights.before_memory import check_before_memory
-from aigc_models.weights.checkpoint import Checkpoint, load_checkpoint, shipped_checkpoint
 from aigc_models.weights.config_file import check_record
-from aigc_models.weights.stream_into import build_undrawn, stream_into
 from aigc_runtime.errors import CheckpointError, UnknownNameError
 from aigc_runtime.pipelines.class_names import check_class_names
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from aigc_models.program import Program
+    from aigc_models.weights.checkpoint import Checkpoint
 
 __all__ = ["MODELS", "ModelEntry", "load_shipped"]
 
@@ -50,7 +44,16 @@ class ModelEntry:
     fields: tuple[str, ...] = ()
 
 
+def _lm(record: Mapping[str, Any]) -> nn.Module:
+    from aigc_models.families.lm import LMConfig, TransformerLM
+
+    return TransformerLM(LMConfig.from_dict(record["model"]))
+
+
 def _lm_program(module: nn.Module, found: Checkpoint, options: Mapping[str, Any]) -> Program:
+    from aigc_models.families.lm import TransformerLM
+    from aigc_models.programs import lm_program
+
     assert isinstance(module, TransformerLM)
     tokenizer = found.config.get("tokenizer", TOKENIZER)
     if tokenizer != TOKENIZER:
@@ -66,19 +69,34 @@ def _lm_program(module: nn.Module, found: Checkpoint, options: Mapping[str, Any]
 
 
 def _unet(record: Mapping[str, Any]) -> nn.Module:
+    from aigc_models.families.unet import UNet, UNetConfig
+
     config = UNetConfig.from_dict(record["model"])
     config.require_supported_channels()
     return UNet(config)
 
 
 def _unet_program(module: nn.Module, found: Checkpoint, options: Mapping[str, Any]) -> Program:
+    from aigc_models.families.schedule_config import read_schedule
+    from aigc_models.families.unet import UNet
+    from aigc_models.programs import unet_classes, unet_program
+
     assert isinstance(module, UNet)
     schedule = read_schedule(found.config.get("schedule"))
     names = _class_names(found.config, unet_classes(module.config))
     return unet_program(module, schedule, dynamic_size=options.get("dynamic_size"), class_names=names, checkpoint=found)
 
 
+def _gan(record: Mapping[str, Any]) -> nn.Module:
+    from aigc_models.families.gan import Generator, GeneratorConfig
+
+    return Generator(GeneratorConfig.from_dict(record["model"]))
+
+
 def _gan_program(module: nn.Module, found: Checkpoint, _options: Mapping[str, Any]) -> Program:
+    from aigc_models.families.gan import Generator
+    from aigc_models.programs import gan_program
+
     assert isinstance(module, Generator)
     names = _class_names(found.config, module.config.num_classes)
     return gan_program(module, class_names=names, checkpoint=found)
@@ -99,7 +117,7 @@ MODELS: dict[str, ModelEntry] = {
     "lm": ModelEntry(
         kind="text",
         summary="Transformer language model over bytes, trained on the standard library's sources",
-        build=lambda record: TransformerLM(LMConfig.from_dict(record["model"])),
+        build=_lm,
         program=_lm_program,
         options=("cache", "separate_prefill"),
         fields=("tokenizer",),
@@ -115,7 +133,7 @@ MODELS: dict[str, ModelEntry] = {
     "gan": ModelEntry(
         kind="gan",
         summary="class-conditional GAN generator, trained on hand-written digits",
-        build=lambda record: Generator(GeneratorConfig.from_dict(record["model"])),
+        build=_gan,
         program=_gan_program,
         fields=("class_names",),
     ),
@@ -137,6 +155,10 @@ def load_shipped(
         CheckpointError: corrupt, foreign, not finite, or weights that do not fit config.json.
         ConfigError: config.json asks for what the model does not allow.
     """
+    from aigc_models.weights.before_memory import check_before_memory
+    from aigc_models.weights.checkpoint import load_checkpoint, shipped_checkpoint
+    from aigc_models.weights.stream_into import build_undrawn, stream_into
+
     if name not in MODELS:
         raise UnknownNameError("model", name, MODELS)
     entry = MODELS[name]

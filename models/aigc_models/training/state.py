@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from aigc_models.training.curve import CURVE_FILE, Curve
-from aigc_models.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_into, save_checkpoint
+from aigc_models.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, save_checkpoint
+from aigc_models.weights.load_into import load_into
 from aigc_models.weights.safetensors_file import parse_tensors
 from aigc_models.weights.weights_file import STATE_FILE, STATE_JSON, unfinished
 from aigc_runtime.errors import CheckpointError

@@ -7,25 +7,24 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from aigc_models.data.kept_data import KeptData, read_kept
-from aigc_models.weights.load_into import load_into, require_finite
 from aigc_models.weights.stored_weights import HashedWeights, StoredWeights
-from aigc_models.weights.weights_file import CONFIG_FILE, WEIGHTS_FILE, find_weights
+from aigc_models.weights.weights_file import CONFIG_FILE, WEIGHTS_FILE, find_weights, shipped_checkpoint
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.io.publish import atomic_directory
 from aigc_runtime.io.strict_json import loads_strict
 from aigc_runtime.io.user_file import path_exists, read_file
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = [
     "CONFIG_FILE",
     "WEIGHTS_FILE",
     "Checkpoint",
     "load_checkpoint",
-    "load_into",
     "save_checkpoint",
     "shipped_checkpoint",
 ]
@@ -33,11 +32,6 @@ __all__ = [
 MAX_CONFIG_BYTES = 1024 * 1024
 _CONFIG_DIGEST = "config_sha256"
 """Where the weights' own file says which config.json they were written with."""
-
-
-def shipped_checkpoint(name: str) -> Path:
-    """Find the folder of a checkpoint that comes with the package."""
-    return Path(__file__).parents[1] / "checkpoints" / name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +95,9 @@ def save_checkpoint(
         CheckpointError: a tensor holds NaN or infinity.
     """
     from safetensors.torch import save
+    from torch import nn
+
+    from aigc_models.weights.load_into import require_finite
 
     state = module.state_dict() if isinstance(module, nn.Module) else dict(module)
     require_finite(state, "model")

@@ -12,32 +12,36 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.io.strict_json import loads_strict
 from aigc_runtime.io.user_file import open_plain
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["StoredTensor", "Tensors", "TensorsFile", "open_tensors_file", "parse_tensors"]
 
 MAX_HEADER_BYTES = 100 * 1024 * 1024
 METADATA = "__metadata__"
 DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "I64": ("int64", 8),
+    "I32": ("int32", 4),
+    "I16": ("int16", 2),
+    "I8": ("int8", 1),
+    "U8": ("uint8", 1),
+    "BOOL": ("bool", 1),
 }
-"""Types that are read. 8-bit floats are not: they are codes, whose scales stand elsewhere."""
+"""The format's name of a type -> PyTorch's name, and bytes.
+
+8-bit floats are not read: they are codes, whose scales stand elsewhere.
+"""
 _CHUNK = 1 << 24
 _HINT = "the file is damaged, or was not written by safetensors: get it again"
 
@@ -47,16 +51,35 @@ class StoredTensor:
     """A tensor in a file.
 
     Attributes:
-        dtype: of its numbers.
+        kind: of its numbers, a key of `DTYPES`.
         shape: of the tensor.
         first: byte of the file where its numbers begin.
         last: byte behind them.
     """
 
-    dtype: torch.dtype
+    kind: str
     shape: tuple[int, ...]
     first: int
     last: int
+
+    @property
+    def type_name(self) -> str:
+        """The type of its numbers, as PyTorch calls it."""
+        return DTYPES[self.kind][0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its numbers, PyTorch's own."""
+        import torch
+
+        found: torch.dtype = getattr(torch, self.type_name)
+        return found
+
+    def empty(self) -> Tensor:
+        """Make memory for its numbers."""
+        import torch
+
+        return torch.empty(self.shape, dtype=self.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +107,7 @@ class TensorsFile:
             CheckpointError: the file cannot be read, or was changed since it was opened.
         """
         stored = self.tensors[name]
-        tensor = torch.empty(stored.shape, dtype=stored.dtype)
+        tensor = stored.empty()
         with self._opened() as file:
             file.seek(stored.first)
             self._fill(file, _memory(tensor))
@@ -108,7 +131,7 @@ class TensorsFile:
             for name, stored in self.tensors.items():
                 tensor = into(name)
                 if tensor is None or tensor.dtype != stored.dtype or not tensor.is_contiguous():
-                    tensor = torch.empty(stored.shape, dtype=stored.dtype)
+                    tensor = stored.empty()
                 memory = _memory(tensor)
                 self._fill(file, memory)
                 seen(memory)
@@ -142,6 +165,8 @@ def _memory(tensor: Tensor) -> memoryview:
     """The bytes of a tensor that lies in one piece."""
     if not tensor.numel():
         return memoryview(b"")
+    import torch
+
     array: Any = tensor.view(-1).view(torch.uint8).numpy()
     return memoryview(array)
 
@@ -264,14 +289,14 @@ def _stored(name: str, entry: Any, start: int, what: str) -> StoredTensor:
         )
     if not _sizes(shape) or not _sizes(place) or len(place) != 2 or place[0] > place[1]:
         raise CheckpointError(f"{what!r}: tensor {name!r} has shape {shape} and data_offsets {place}", hint=_HINT)
-    needed = math.prod(shape) * DTYPES[dtype].itemsize
+    needed = math.prod(shape) * DTYPES[dtype][1]
     if place[1] - place[0] != needed:
         raise CheckpointError(
             f"{what!r}: tensor {name!r} of type {dtype} and shape {shape} needs {needed:,} bytes, "
             f"its data_offsets {place} hold {place[1] - place[0]:,}",
             hint=_HINT,
         )
-    return StoredTensor(dtype=DTYPES[dtype], shape=tuple(shape), first=start + place[0], last=start + place[1])
+    return StoredTensor(kind=dtype, shape=tuple(shape), first=start + place[0], last=start + place[1])
 
 
 def _fields(entry: Any) -> str:

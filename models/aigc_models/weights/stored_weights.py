@@ -7,13 +7,13 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor
-
-from aigc_models.weights.safetensors_file import TensorsFile, open_tensors_file
+from aigc_models.weights.safetensors_file import StoredTensor, TensorsFile, open_tensors_file
 from aigc_models.weights.shard_index import is_index, open_shards
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["HashedWeights", "StoredWeights", "WeightsReader"]
 
@@ -30,7 +30,7 @@ class WeightsReader(Protocol):
         ...
 
 
-class HashedWeights(Mapping[str, Tensor]):
+class HashedWeights(Mapping[str, "Tensor"]):
     """The tensors of files by name, none of which is kept in memory: each look-up reads one."""
 
     @property
@@ -92,6 +92,11 @@ class StoredWeights(HashedWeights):
         return 4 * sum(math.prod(stored.shape) for file in self._files for stored in file.tensors.values())
 
     @property
+    def headers(self) -> Iterator[tuple[str, StoredTensor]]:
+        """What the headers say of every tensor, which takes no PyTorch to read."""
+        return ((name, stored) for file in self._files for name, stored in file.tensors.items())
+
+    @property
     def sha256(self) -> str:
         """SHA-256 of the file; of shards, of what `sha256sum` prints for the index and then the shards by name.
 
@@ -104,6 +109,8 @@ class StoredWeights(HashedWeights):
 
     def described(self) -> dict[str, Tensor]:
         """Describe every tensor by one of its type and shape without numbers."""
+        import torch
+
         return {
             name: torch.empty(stored.shape, dtype=stored.dtype, device="meta")
             for file in self._files

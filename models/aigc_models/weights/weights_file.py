@@ -8,16 +8,19 @@ from pathlib import Path
 
 from aigc_models.weights.shard_index import INDEX_SUFFIX, is_index
 from aigc_runtime.errors import AigcError, CheckpointError
-from aigc_runtime.io.user_file import read_file
+from aigc_runtime.io.user_file import is_folder, read_file
 
 __all__ = [
     "CONFIG_FILE",
+    "GGUF_SUFFIX",
     "INDEX_FILE",
     "STATE_FILE",
     "STATE_JSON",
     "WEIGHTS_FILE",
     "WeightsPlace",
     "find_weights",
+    "is_gguf",
+    "shipped_checkpoint",
     "unfinished",
 ]
 
@@ -31,6 +34,7 @@ STATE_JSON = "training.json"
 """What is said of that state."""
 MAX_STATE_JSON_BYTES = 2**20
 _SAFETENSORS = ".safetensors"
+GGUF_SUFFIX = ".gguf"
 _OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".npz", ".onnx")
 _FORM = f"a checkpoint is a folder with {WEIGHTS_FILE} and {CONFIG_FILE}: docs/checkpoint.md shows one"
 
@@ -46,6 +50,16 @@ class WeightsPlace:
 
     weights: Path
     notes: tuple[str, ...] = ()
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is called as GGUF files are, and no folder."""
+    return path.name.lower().endswith(GGUF_SUFFIX) and not is_folder(path)
+
+
+def shipped_checkpoint(name: str) -> Path:
+    """Find the folder of a checkpoint that comes with the package."""
+    return Path(__file__).parents[1] / "checkpoints" / name
 
 
 def find_weights(path: Path | str) -> WeightsPlace:

@@ -21,7 +21,8 @@ from aigc_models.training.every import Every
 from aigc_models.training.families import FAMILIES, train_family
 from aigc_models.training.options import TrainOptions
 from aigc_models.training.tasks import GanTask, LMTask
-from aigc_models.weights.checkpoint import load_checkpoint, load_into, shipped_checkpoint
+from aigc_models.weights.checkpoint import load_checkpoint, shipped_checkpoint
+from aigc_models.weights.load_into import load_into
 from aigc_runtime.errors import CheckpointError, InputError, UnknownNameError
 from aigc_runtime.io.png import image_grid
 from aigc_runtime.pipelines import make_pipeline

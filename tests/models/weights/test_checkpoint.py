@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
-from aigc_models.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_checkpoint, load_into, save_checkpoint
+from aigc_models.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_checkpoint, save_checkpoint
+from aigc_models.weights.load_into import load_into
 from aigc_runtime.errors import CheckpointError, OutputError
 
 

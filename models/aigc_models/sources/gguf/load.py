@@ -14,16 +14,9 @@ from aigc_models.sources.gguf.weights import load_gguf_model
 from aigc_models.sources.transformers.language_program import check_options, language_program
 from aigc_models.weights.checkpoint import Checkpoint
 from aigc_models.weights.gguf_file import GgufFile
-from aigc_runtime.io.user_file import is_folder
+from aigc_models.weights.weights_file import GGUF_SUFFIX, is_gguf
 
 __all__ = ["is_gguf", "load_gguf"]
-
-SUFFIX = ".gguf"
-
-
-def is_gguf(path: Path) -> bool:
-    """Whether a path is called as GGUF files are, and no folder."""
-    return path.name.lower().endswith(SUFFIX) and not is_folder(path)
 
 
 def load_gguf(path: Path, *, source: str, options: Mapping[str, Any]) -> Program:
@@ -52,7 +45,7 @@ def load_gguf(path: Path, *, source: str, options: Mapping[str, Any]) -> Program
         module,
         text=text,
         checkpoint=Checkpoint(config=config, tensors=file, path=path),
-        name=path.name[: -len(SUFFIX)] or find_architecture(meta).model_type,
+        name=path.name[: -len(GGUF_SUFFIX)] or find_architecture(meta).model_type,
         source=source,
         options=options,
         notes=(f"read {len(file.tensors)} tensors: {kinds}", *converted),

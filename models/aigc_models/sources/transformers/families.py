@@ -22,7 +22,14 @@ from aigc_models.sources.transformers.smollm3 import SMOLLM3
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.io.printable import shown
 
-__all__ = ["FAMILIES", "UnknownArchitectureError", "find_family", "read_config"]
+__all__ = [
+    "FAMILIES",
+    "UnknownArchitectureError",
+    "find_family",
+    "is_known",
+    "is_transformers_config",
+    "read_config",
+]
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -60,6 +67,26 @@ class UnknownArchitectureError(CheckpointError):
             "bring it in by a function of your own that makes the module: aigc-export export file.py:function",
         ]
         super().__init__(message, hint="\n".join(filter(None, (hint, *lines))))
+
+
+def is_transformers_config(config: Mapping[str, Any] | None) -> bool:
+    """Whether a config.json is one of transformers': it names a kind of model, and is neither ours nor diffusers'."""
+    if config is None or "family" in config or "_class_name" in config:
+        return False
+    return "model_type" in config or "architectures" in config
+
+
+def is_known(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of a family that is known here."""
+    if not is_transformers_config(config):
+        return False
+    try:
+        find_family(config)
+    except UnknownArchitectureError:
+        return False
+    except CheckpointError:
+        return True  # a known family's model of another kind, which loading refuses
+    return True
 
 
 def find_family(config: Mapping[str, Any]) -> tuple[str, Family]:

@@ -7,36 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from aigc_models.program import Program
-from aigc_models.sources.transformers.families import UnknownArchitectureError, find_family, read_config
+from aigc_models.sources.transformers.families import find_family, read_config
 from aigc_models.sources.transformers.language_program import check_options, language_program
 from aigc_models.sources.transformers.weights import load_model
 from aigc_models.text_assets.folder import read_text_assets
 from aigc_models.weights.checkpoint import Checkpoint
 from aigc_models.weights.stored_weights import StoredWeights
 from aigc_models.weights.weights_file import find_weights
-from aigc_runtime.errors import CheckpointError
 
-__all__ = ["is_known", "is_transformers_config", "load_folder"]
-
-
-def is_transformers_config(config: Mapping[str, Any] | None) -> bool:
-    """Whether a config.json is one of transformers': it names a kind of model, and is neither ours nor diffusers'."""
-    if config is None or "family" in config or "_class_name" in config:
-        return False
-    return "model_type" in config or "architectures" in config
-
-
-def is_known(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is of a family that is known here."""
-    if not is_transformers_config(config):
-        return False
-    try:
-        find_family(config)
-    except UnknownArchitectureError:
-        return False
-    except CheckpointError:
-        return True  # a known family's model of another kind, which loading refuses
-    return True
+__all__ = ["load_folder"]
 
 
 def load_folder(path: Path, config: Mapping[str, Any], *, source: str, options: Mapping[str, Any]) -> Program:

@@ -6,14 +6,16 @@ Reference: Radford et al. 2019, "Language Models are Unsupervised Multitask Lear
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from aigc_models.families.layers import MAX_DEPTH
 from aigc_models.families.lm_config import LMConfig
 from aigc_models.sources.transformers.family import ACTIVATIONS, Family
 from aigc_models.sources.transformers.fields import Fields
 from aigc_models.sources.transformers.rename import Rule, transposed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["GPT2"]
 

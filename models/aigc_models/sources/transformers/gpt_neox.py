@@ -6,9 +6,7 @@ References: Black et al. 2022, "GPT-NeoX-20B", section 2.1; Biderman et al. 2023
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from aigc_models.families.layers import MAX_DEPTH
 from aigc_models.families.lm_config import LMConfig
@@ -16,6 +14,9 @@ from aigc_models.sources.transformers.family import ACTIVATIONS, Family, head_si
 from aigc_models.sources.transformers.fields import Fields
 from aigc_models.sources.transformers.rename import Rule
 from aigc_models.sources.transformers.rope_fields import rope_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["GPT_NEOX"]
 
@@ -55,6 +56,8 @@ def _gpt_neox(fields: Fields) -> LMConfig:
 
 def _by_head(tensor: Tensor, config: LMConfig) -> Sequence[Tensor]:
     """[H * 3 * E, ...] -> queries, keys and values [H * E, ...]: each head's three lie together."""
+    import torch
+
     parts = torch.unflatten(tensor, 0, (config.n_heads, 3, config.head_size))
     return [part.flatten(0, 1) for part in parts.unbind(1)]
 

@@ -6,16 +6,16 @@ Reference: Abdin et al. 2024, "Phi-3 Technical Report", section 2; Ding et al. 2
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from aigc_models.families.lm_config import LMConfig
 from aigc_models.sources.transformers.family import GATED, INVERSE_FREQUENCIES, Family, decoder
 from aigc_models.sources.transformers.fields import Fields
 from aigc_models.sources.transformers.rename import Rule
 from aigc_models.sources.transformers.rope_fields import Kind
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["PHI3"]
 
@@ -49,6 +49,8 @@ def _phi3(fields: Fields) -> LMConfig:
 
 def _projections(tensor: Tensor, config: LMConfig) -> Sequence[Tensor]:
     """[(H + 2 N) * E, D] -> queries, keys, values."""
+    import torch
+
     sizes = [heads * config.head_size for heads in (config.n_heads, config.kv_heads, config.kv_heads)]
     return torch.split(tensor, sizes)
 

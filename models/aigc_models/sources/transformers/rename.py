@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeAlias
 
 from aigc_models.families.lm_config import LMConfig
 from aigc_models.weights.stored_weights import WeightsReader
 from aigc_runtime.errors import CheckpointError
 
-__all__ = ["Change", "RenamedWeights", "Rule", "plus_one", "transposed"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Change = Callable[[Tensor, LMConfig], Sequence[Tensor]]
+__all__ = ["Change", "RenamedWeights", "Rule", "find_rule", "plus_one", "transposed"]
+
+Change: TypeAlias = "Callable[[Tensor, LMConfig], Sequence[Tensor]]"
 """(their tensor, configuration) -> our tensors; also of tensors without numbers."""
 
 
@@ -49,7 +50,23 @@ def transposed(tensor: Tensor, _config: LMConfig) -> Sequence[Tensor]:
 
 def plus_one(tensor: Tensor, _config: LMConfig) -> Sequence[Tensor]:
     """The gain of a norm that is stored as its distance from one."""
-    return (tensor.to(torch.float32) + 1.0,)
+    return (tensor.float() + 1.0,)
+
+
+def find_rule(name: str, rules: Sequence[Rule], *, prefix: str) -> tuple[tuple[str, ...], Change | None]:
+    """Find what becomes of a tensor: its names here, and what is done to its numbers.
+
+    Args:
+        name: of theirs.
+        rules: of a family; the first that is of the name counts. A name without a rule stays as it is.
+        prefix: taken off before the rules are asked.
+    """
+    bare = name.removeprefix(prefix)
+    for rule in rules:
+        layer = rule.match(bare)
+        if layer is not None:
+            return tuple(ours.replace("*", layer) for ours in rule.ours), rule.change
+    return (bare,), None
 
 
 class RenamedWeights:
@@ -93,12 +110,7 @@ class RenamedWeights:
             yield from self._changed(name, tensor)
 
     def _rule(self, name: str) -> tuple[tuple[str, ...], Change | None]:
-        bare = name.removeprefix(self._prefix)
-        for rule in self._rules:
-            layer = rule.match(bare)
-            if layer is not None:
-                return tuple(ours.replace("*", layer) for ours in rule.ours), rule.change
-        return (bare,), None
+        return find_rule(name, self._rules, prefix=self._prefix)
 
     def _changed(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         names, change = self._rule(name)

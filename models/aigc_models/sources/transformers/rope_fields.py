@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from aigc_models.families.rope import RopeConfig
+from aigc_models.families.rope_config import RopeConfig
 from aigc_models.sources.transformers.fields import Fields
 from aigc_runtime.errors import CheckpointError
 

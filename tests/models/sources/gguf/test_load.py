@@ -12,7 +12,7 @@ from tests.models.sources.gguf.test_tokenizer_json import byte_level
 from tests.models.sources.gguf.texts import TEXTS
 from tests.models.sources.transformers.small_models import small_model
 
-from aigc_models.sources import resolve
+from aigc_models.sources import outline, resolve
 from aigc_models.sources.gguf.load import is_gguf
 from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
 from aigc_runtime.generation.chat import ChatTemplate
@@ -42,6 +42,8 @@ def test_a_file_is_a_program(model: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "Small-1.0.Q8_0.gguf", model, **{"general.sampling.temp": 0.5, "general.sampling.top_k": 3})
     program = resolve(path, options={"cache": "buffer", "context_length": 64})
     assert (program.name, program.source, program.kind) == ("Small-1.0.Q8_0", path, "text")
+    source, known = outline(path)
+    assert (source, known.family, known.parameters) == ("gguf", "llama", model.num_parameters())
     settings = program.settings
     assert (settings.vocab_size, settings.context_length) == (430, 64)
     assert (settings.bos_token_id, settings.eos_token_ids, settings.pad_token_id) == (420, (420, 421), 419)

@@ -11,8 +11,7 @@ from tests.models.sources.transformers.small_models import VOCABULARY, small_mod
 
 from aigc_models.families.lm import TransformerLM
 from aigc_models.sources import resolve
-from aigc_models.sources.transformers.families import UnknownArchitectureError
-from aigc_models.sources.transformers.folder import is_transformers_config
+from aigc_models.sources.transformers.families import UnknownArchitectureError, is_transformers_config
 from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
 
 
