@@ -173,6 +173,12 @@ class Program:
         return self.module_sha256 if self.checkpoint is None else self.checkpoint.sha256
 
     @property
+    def parameters(self) -> int:
+        """Number of parameters; those that parts share count once."""
+        found = {id(p): p.numel() for part in self.parts.values() for p in part.module.parameters()}
+        return sum(found.values())
+
+    @property
     def config_sha256(self) -> str:
         """SHA-256 of the configuration: the same weights with other values are another model."""
         if self.checkpoint is not None:

@@ -197,7 +197,6 @@ COVERED_ELSEWHERE = {
     "export/aigc_export/workloads/base.py": "tests/export/workloads/test_workloads.py",
     "export/aigc_export/workloads/diffusion.py": "tests/export/parity/test_reference_sizes.py",
     "export/aigc_export/workloads/evaluators/images.py": "tests/export/workloads/test_evaluate.py",
-    "export/aigc_export/workloads/evaluators/text.py": "tests/export/workloads/test_evaluate.py",
     "export/aigc_export/workloads/evaluators/trajectory.py": "tests/export/workloads/test_evaluate.py",
     "export/aigc_export/workloads/gan.py": "tests/export/parity/test_reference_sizes.py",
     "export/aigc_export/workloads/images.py": "tests/export/cli/test_group.py",

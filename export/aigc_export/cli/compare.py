@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--max-latency-increase", metavar="LIMIT", help="Of B over A, such as 10%, 0.5ms or 0.5 (ms).")
 @click.option("--max-size", metavar="LIMIT", help="Of B, such as 3.5MB or 1000 (bytes).")
 @click.option("--max-latency", metavar="LIMIT", help="Of a step of B, such as 2ms or 2 (ms).")
-@click.option("--quality-samples", type=int, default=200, show_default=True, help="Text windows or images; 0: none.")
+@click.option("--quality-samples", type=int, help="Text windows or images. Default: 200, or fewer; 0: none.")
 @click.option("--eval-data", type=TEXT_PATH, help="Your text to evaluate on. Default: that of A's export.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of what is generated.")
 @click.option(
@@ -47,7 +47,7 @@ def compare(
     max_latency_increase: str | None,
     max_size: str | None,
     max_latency: str | None,
-    quality_samples: int,
+    quality_samples: int | None,
     eval_data: str | None,
     seed: int,
     rounds: int,

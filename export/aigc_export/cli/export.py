@@ -44,7 +44,7 @@ from aigc_runtime.io.printable import printable
 @click.option("--precision", default="fp32", show_default=True, help="Of weights and arithmetic.")
 @model_options
 @calibration_option("in place of samples")
-@click.option("--quality-samples", type=int, default=200, show_default=True, help="Text windows or images; 0: none.")
+@click.option("--quality-samples", type=int, help="Text windows or images. Default: 200, or fewer; 0: none.")
 @click.option("--eval-data", type=TEXT_PATH, help="Your text to evaluate on. Default: what the checkpoint keeps.")
 @click.option("--budget", "budgets", multiple=True, help="Quality to keep: 'ppl<=+2%', 'kl<=0.02'; may be repeated.")
 @click.option("--objective", help="Of --precision auto: latency (default), size or ops.")
@@ -65,7 +65,7 @@ def export(
     target: str,
     precision: str,
     calibration: str | None,
-    quality_samples: int,
+    quality_samples: int | None,
     eval_data: str | None,
     budgets: tuple[str, ...],
     objective: str | None,

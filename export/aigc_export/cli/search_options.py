@@ -20,7 +20,7 @@ KEPT_SHOWN = 12
 
 
 def search_options(
-    kind: str, precision: str, requested: Mapping[str, Any], *, folder: Path | None, samples: int
+    kind: str, precision: str, requested: Mapping[str, Any], *, folder: Path | None, samples: int | None
 ) -> dict[str, Any]:
     """Make the recipe's field `search`, or the argument `budget` of `export_recipe`, from the options.
 
@@ -29,7 +29,7 @@ def search_options(
         precision: as asked for.
         requested: option -> value, of those that were given.
         folder: for the journal and the report; None keeps them in memory.
-        samples: on which mixes are evaluated; 0 takes the default.
+        samples: on which mixes are evaluated; 0 and None take the default.
 
     Raises:
         ConfigError: options of a search without a search.

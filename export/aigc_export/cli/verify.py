@@ -23,7 +23,7 @@ from aigc_runtime.io.printable import printable
 @bundle_argument
 @original_option
 @click.option("--checkpoint", type=TEXT_PATH, help="The weights it was made from. Default: where the manifest says.")
-@click.option("--quality-samples", type=click.IntRange(min=0), default=200, show_default=True, help="0: none.")
+@click.option("--quality-samples", type=click.IntRange(min=0), help="Default: 200, of a large model fewer; 0: none.")
 @tolerance_option("in place of the manifest's")
 @click.option("--eval-data", type=TEXT_PATH, help="Your text to evaluate on. Default: that of its export.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the fresh inputs.")
@@ -35,7 +35,7 @@ def verify(
     bundle_path: str,
     model: str | None,
     checkpoint: str | None,
-    quality_samples: int,
+    quality_samples: int | None,
     tolerance: tuple[str, ...],
     eval_data: str | None,
     seed: int,

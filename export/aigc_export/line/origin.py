@@ -40,7 +40,7 @@ def make_origin(program: Program, recipe: ExportRecipe, evaluation: Evaluation) 
         calibration_data=_path(recipe.calibration_data),
         calibration=_path(recipe.calibration),
         eval_data=_path(recipe.eval_data),
-        eval_sha256=evaluation.sha256 if recipe.quality_samples else "",
+        eval_sha256="" if recipe.quality_samples == 0 else evaluation.sha256,
         options=tuple(_options(recipe, {**program.options, **recipe.spec_options})),
     )
 

@@ -34,6 +34,7 @@ def measure_quality(
         program.settings,
         evaluation=evaluation,
         samples=recipe.quality_samples,
+        parameters=program.parameters,
         seed=recipe.seed,
         roles=program.engines,
     )

@@ -47,7 +47,8 @@ class ExportRecipe:
         spec_options: keyword arguments of the model's program (for the LM: `cache`).
         opset: ONNX opset; None takes the target's own.
         threads: intra-op threads of both sides during parity; None lets each engine choose.
-        quality_samples: windows of text or images on which quality is measured; 0 leaves quality out.
+        quality_samples: windows of text or images on which quality is measured; 0 leaves quality out, None takes 200,
+            of a large language model fewer.
         seed: of every random draw.
         quantization: how the graph is quantized, what the model's own hints say aside; None for fp32.
         calibration_data: the user's own samples; None takes the model's.
@@ -68,7 +69,7 @@ class ExportRecipe:
     spec_options: dict[str, Any] = field(default_factory=dict)
     opset: int | None = None
     threads: int | None = None
-    quality_samples: int = 200
+    quality_samples: int | None = None
     seed: int = 0
     quantization: QuantConfig | None = None
     calibration_data: str | None = None
@@ -91,8 +92,10 @@ class ExportRecipe:
         object.__setattr__(self, "build", settings_for(self.target, self.build))
 
 
-def check_quality_samples(count: int) -> None:
+def check_quality_samples(count: int | None) -> None:
     """Raise ConfigError for a number of samples that measures nothing, or that no machine gets through."""
+    if count is None:
+        return
     if as_integer(count) is None or count < 0 or count == 1 or count > MAX_SAMPLES:
         raise ConfigError(
             f"quality_samples is {shown(count)}",
@@ -258,7 +261,7 @@ def _with_budgets(recipe: ExportRecipe, budgets: tuple[Budget, ...], workload: W
             f"a budget for a {workload.kind} model in {recipe.precision}, which is held to limits",
             hint="add --precision auto, or set a limit with --tolerance",
         )
-    if not recipe.quality_samples:
+    if recipe.quality_samples == 0:
         raise ConfigError("a budget, and no quality is measured", hint="ask for --quality-samples")
     names = [budget.tolerance for budget in budgets if budget.tolerance is not None]
     if twice := {name for name in names if names.count(name) > 1}:

@@ -114,6 +114,10 @@ class Comparison:
     threads: int
 
 
+WEIGHT_BYTES = 4
+"""Of a number in fp32; the size of lower precisions is taken for fewer parameters."""
+
+
 def check_comparable(first: Manifest, second: Manifest) -> None:
     """Check that two bundles do the same thing.
 
@@ -154,7 +158,7 @@ def compare_bundles(
     first: Bundle,
     second: Bundle,
     *,
-    quality_samples: int = 200,
+    quality_samples: int | None = None,
     eval_data: Path | str | None = None,
     seed: int = 1,
     threads: int | None = None,
@@ -166,7 +170,8 @@ def compare_bundles(
     Args:
         first: the reference.
         second: another export of the same model.
-        quality_samples: windows of text or images; 0 leaves quality out.
+        quality_samples: windows of text or images; 0 leaves quality out, None takes 200, of a large language model
+            fewer.
         eval_data: the user's own text to evaluate on; None takes what the first's export used, where it is
             found, else the built-in text.
         seed: of the generation and of the samples.
@@ -197,6 +202,7 @@ def compare_bundles(
                 pipeline.settings,
                 evaluation=_evaluation(workload, first, eval_data),
                 samples=quality_samples,
+                parameters=_facts(first).engine_bytes // WEIGHT_BYTES,
                 seed=seed,
                 roles=pipeline.engines,
             )(b),

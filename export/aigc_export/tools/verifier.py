@@ -62,7 +62,7 @@ def verify_against_torch(
     checkpoint: Path | str | None = None,
     model: Program | str | None = None,
     bisect: bool = False,
-    quality_samples: int = 200,
+    quality_samples: int | None = None,
     eval_data: Path | str | None = None,
     seed: int = 1,
     threads: int | None = None,
@@ -103,6 +103,7 @@ def verify_against_torch(
             program.settings,
             evaluation=evaluation,
             samples=quality_samples,
+            parameters=program.parameters,
             seed=seed,
             roles=program.engines,
         )
@@ -130,7 +131,7 @@ def verify_against_torch(
         divergence=divergence,
         tolerances=tolerances,
         checkpoint=None if program.checkpoint is None else program.checkpoint.path,
-        notes=(*program.notes, *(notes if quality_samples else ()), *scores.warnings),
+        notes=(*program.notes, *(() if quality_samples == 0 else notes), *scores.warnings),
     )
 
 

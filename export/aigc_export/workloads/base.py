@@ -31,6 +31,7 @@ from aigc_runtime.errors import ConfigError
 from aigc_runtime.pipelines.kind import Roles
 
 __all__ = [
+    "DEFAULT_SAMPLES",
     "WEIGHTS_ALONE",
     "CasePlan",
     "EvaluationFacts",
@@ -149,6 +150,13 @@ def _no_pictures(_settings: Any) -> int | None:
     return None
 
 
+DEFAULT_SAMPLES = 200
+
+
+def _default_samples(_parameters: int) -> int:
+    return DEFAULT_SAMPLES
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """What the host knows of a kind of pipeline. `settings` are those of its pipelines.
@@ -166,6 +174,7 @@ class Workload:
         measures: what evaluators measure; the first is that of the default budget.
         budget: of `--precision auto`.
         quality_decides: whether in lossy precisions the measured quality decides, and errors of tensors are told.
+        default_samples: parameters of a model -> samples that it is evaluated on where no number is asked for.
         precision_pairs: what a search chooses between.
         probe_batches: batches of calibration data on which a search measures noise.
         foreign_limits: names of limits on what this kind does not make.
@@ -190,6 +199,7 @@ class Workload:
     measures: tuple[Measure, ...]
     budget: str
     quality_decides: bool = False
+    default_samples: Callable[[int], int] = _default_samples
     precision_pairs: tuple[Precisions, ...] = (INTEGERS,)
     probe_batches: int = 4
     foreign_limits: tuple[str, ...] = ()

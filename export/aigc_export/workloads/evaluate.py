@@ -26,7 +26,8 @@ def make_evaluator(
     settings: Any,
     *,
     evaluation: Evaluation,
-    samples: int,
+    samples: int | None,
+    parameters: int = 0,
     seed: int = 0,
     roles: Roles = SINGLE_ENGINE,
 ) -> Evaluator:
@@ -37,13 +38,16 @@ def make_evaluator(
         reference: PyTorch's, or another engine's.
         settings: of the pipeline.
         evaluation: what to evaluate on: to the settings alone, ten classes of something else look like digits.
-        samples: windows of text, images, or what the kind takes; 0 evaluates nothing.
+        samples: windows of text, images, or what the kind takes; 0 evaluates nothing, None takes the kind's number.
+        parameters: of the model, by which the kind chooses its number.
         seed: of windows or noise.
         roles: which engine has which role in the pipeline.
 
     Raises:
         ConfigError: one sample, which has no standard error.
     """
+    if samples is None:
+        samples = workload.default_samples(parameters)
     if samples == 1 or samples < 0:
         raise ConfigError(f"samples is {samples}", hint="at least 2 make a measure; 0 leaves it out")
     if samples == 0:

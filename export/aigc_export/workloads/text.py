@@ -10,6 +10,7 @@ import numpy as np
 from aigc_calibration.data import ArrayData, CalibrationData, NpzRows
 from aigc_calibration.subject import ArrayRules, Subject
 from aigc_export.workloads.base import (
+    DEFAULT_SAMPLES,
     INTEGERS,
     WEIGHTS_ALONE,
     CasePlan,
@@ -25,6 +26,7 @@ from aigc_export.workloads.samples.chats import chat_render
 from aigc_export.workloads.samples.text import SEQUENCE, TextData, calibration_documents, engines_of, every_place
 from aigc_export.workloads.sizes import BATCH, fitting, fitting_batches
 from aigc_models.evaluation.evaluation import NO_TOKENIZER, Evaluation, public_documents, text_evaluation
+from aigc_models.evaluation.quality import WINDOW
 from aigc_models.evaluation.windows import draw_texts, draw_tokens
 from aigc_models.program import Part, Program
 from aigc_runtime.core.interface import Interface
@@ -48,6 +50,8 @@ REQUEST_TOKENS, REQUEST_CHARACTERS = 16, 64
 CASE_WINDOWS = 8
 """Stretches of the text that the cases are drawn from."""
 CALIBRATION_WINDOW = 128
+EVALUATION_COST, MIN_SAMPLES = 2**40, 16
+"""Parameters times tokens that a model is evaluated on by default; and the least number of windows."""
 BEST_LENGTH = 128
 """Tokens of a prompt that an engine is optimized for."""
 LARGEST_KEPT = 64
@@ -175,6 +179,12 @@ def _evaluation(settings: TextSettings, facts: EvaluationFacts) -> Evaluation:
     return text_evaluation(settings, kept=facts.kept, held_out=facts.held_out, eval_data=facts.eval_data, render=render)
 
 
+def _default_samples(parameters: int) -> int:
+    """Choose so many windows that a large model gets through them in a minute or so, on two processors."""
+    affordable = EVALUATION_COST // (max(parameters, 1) * WINDOW)
+    return min(DEFAULT_SAMPLES, max(MIN_SAMPLES, affordable))
+
+
 def _best_size(dim: DimSpec, _part: Part, settings: TextSettings) -> int:
     top = dim.max if dim.max is not None else settings.context_length
     return 1 if dim.name == KEPT else min(BEST_LENGTH, top // 2)
@@ -228,6 +238,7 @@ TEXT = Workload(
     measures=TEXT_MEASURES,
     budget="ppl<=+0.1%",
     quality_decides=True,
+    default_samples=_default_samples,
     shapes_needed="a language model needs a profile for prompts beside one for single tokens",
     showcase=_showcase,
     precision_pairs=(INTEGERS, WEIGHTS_ALONE),
