@@ -21,6 +21,7 @@ from aigc_runtime.core.state import (
     new_steps,
     require_specs,
     require_state,
+    take_rows,
 )
 from aigc_runtime.core.tensors import Array, FeedChecker, StateSpec
 from aigc_runtime.errors import EngineError
@@ -48,7 +49,7 @@ class ArrayState:
         """Hold these rows; see `State.select`."""
         selected = check_selection(rows, self.batch)
         for spec in self.specs:
-            self.arrays[spec.input] = np.take(self.arrays[spec.input], selected, axis=spec.batch_axis)
+            self.arrays[spec.input] = take_rows(self.arrays[spec.input], spec, selected, self.length)
         self.batch = len(selected)
 
 

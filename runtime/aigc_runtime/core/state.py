@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from aigc_runtime.core.integers import as_integer
 from aigc_runtime.core.interface import Interface
-from aigc_runtime.core.tensors import DimSpec, StateSpec
+from aigc_runtime.core.tensors import Array, DimSpec, StateSpec
 from aigc_runtime.errors import EngineError, FeedError
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "new_steps",
     "require_specs",
     "require_state",
+    "take_rows",
 ]
 
 
@@ -114,6 +117,23 @@ def check_selection(rows: Sequence[int], batch: int) -> list[int]:
             f"rows {list(rows)} of a state for {batch} rows", hint=f"must be one or more integers from 0 to {batch - 1}"
         )
     return found
+
+
+def take_rows(array: Array, spec: StateSpec, rows: Sequence[int], held: int) -> Array:
+    """Rows of a carried tensor.
+
+    Args:
+        array: the tensor.
+        spec: of it.
+        rows: of it, in the order that is wanted.
+        held: steps that it holds. What lies behind them in a buffer is not copied.
+    """
+    if not spec.behavior.in_place or spec.axis is None:
+        return np.take(array, rows, axis=spec.batch_axis)
+    taken = np.zeros(spec.empty_shape(len(rows)), dtype=array.dtype)
+    part = (*[slice(None)] * spec.axis, slice(held))
+    taken[part] = np.take(array[part], rows, axis=spec.batch_axis)
+    return taken
 
 
 def check_batch(sizes: Mapping[str, int], batch: int) -> None:

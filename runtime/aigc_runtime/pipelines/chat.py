@@ -35,7 +35,7 @@ def chat_ids(pipeline: TextPipeline, messages: Sequence[Message], **variables: A
         InputError: no template, what it refuses, or a chat that fills the context.
     """
     ids = pipeline.tokenizer.encode(pipeline.chat_template.render(messages, **variables), add_special_tokens=False)
-    most = pipeline.settings.context_length
+    most = pipeline.engines.context_length
     if len(ids) >= most:
         raise InputError(
             f"the chat has {len(ids):,} tokens, the context holds {most:,}", hint="begin anew, or leave messages out"
@@ -133,7 +133,7 @@ class ChatSession:
         chosen = pipeline.choose(sampling, options, streams=True)
         chunk = None if prefill_chunk is None else check_count("prefill_chunk", prefill_chunk)
         # As many as the context has: what the prompt leaves of it is less, and so ends with `context`.
-        most = pipeline.settings.context_length if max_new_tokens is None else max_new_tokens
+        most = pipeline.engines.context_length if max_new_tokens is None else max_new_tokens
         make = pipeline.row_maker(max_new_tokens=most, stop=stop, logprobs=logprobs)
         row = make(chat_ids(pipeline, messages, **self._variables), check_seed(seed))
         return self._answer(messages, row, chosen, chunk, cancel)

@@ -185,7 +185,7 @@ class TextPipeline:
         chunk = None if prefill_chunk is None else check_count("prefill_chunk", prefill_chunk)
         base = check_seed(seed)
         make = self.row_maker(max_new_tokens=max_new_tokens, stop=stop, logprobs=logprobs)
-        encoded = encode_prompts(listed_prompts(prompts), self.tokenizer, self.settings)
+        encoded = encode_prompts(listed_prompts(prompts), self.tokenizer, self.engines)
         rows = [[make(ids, sequence_seed(base, i, n)) for n in range(count)] for i, ids in enumerate(encoded)]
         if chosen.num_beams > 1:
             check_beams(chosen, self.engines, num_return_sequences=count, logprobs=logprobs)
@@ -220,7 +220,7 @@ class TextPipeline:
         chosen = self.choose(sampling, options, streams=True)
         chunk = None if prefill_chunk is None else check_count("prefill_chunk", prefill_chunk)
         make = self.row_maker(max_new_tokens=max_new_tokens, stop=stop, logprobs=logprobs)
-        (ids,) = encode_prompts([prompt], self.tokenizer, self.settings)
+        (ids,) = encode_prompts([prompt], self.tokenizer, self.engines)
         row = make(ids, check_seed(seed))
         return row.stream(generate_rows([row], self.engines, chosen, prefill_chunk=chunk, cancel=cancel))
 
@@ -295,7 +295,7 @@ class TextPipeline:
                 ids,
                 generator=TorchGenerator(seed),
                 text=self._watch(ids, stop),
-                context_length=self.settings.context_length,
+                context_length=self.engines.context_length,
                 max_new_tokens=most,
                 eos_token_ids=self.settings.eos_token_ids if ends else (),
                 logprobs=noted,

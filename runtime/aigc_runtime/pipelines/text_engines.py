@@ -93,6 +93,11 @@ class TextEngines:
         return min([self.settings.context_length, *(most for most in found if most is not None)])
 
     @cached_property
+    def context_length(self) -> int:
+        """The most tokens of a row, prompt and generated together: the last one is not read."""
+        return min(self.settings.context_length, self.max_steps + 1)
+
+    @cached_property
     def _heads(self) -> int:
         """Heads of keys: what a carried tensor has beside its rows, its steps, and the width of a head."""
         heads = 1

@@ -64,14 +64,25 @@ def generate_rows(
     prefill_chunk: int | None = None,
     cancel: Cancel | None = None,
 ) -> Iterator[None]:
-    """Generate rows of one batch; see `grow`."""
-    ids_BS, pad_B = padded(rows, engines)
-    reading = Reading(engines, pad_B, prefill_chunk=prefill_chunk)
-    yield from grow(rows, reading, ids_BS, sampling, cancel=cancel)
+    """Generate rows of one batch; see `grow`. A prompt that several rows have is read once."""
+    unlike = {row.history.ids.tobytes(): row for row in rows}
+    ids_BS, pad_B = padded(list(unlike.values()), engines)
+    reading, spread = Reading(engines, pad_B, prefill_chunk=prefill_chunk), None
+    if len(unlike) < len(rows):
+        places = {prompt: place for place, prompt in enumerate(unlike)}
+        spread = [places[row.history.ids.tobytes()] for row in rows]
+        spread += spread[:1] * (engines.batch_of(len(rows)) - len(rows))
+    yield from grow(rows, reading, ids_BS, sampling, cancel=cancel, spread=spread)
 
 
 def grow(
-    rows: Sequence[Row], reading: Reading, ids_BS: Array, sampling: SamplingParams, *, cancel: Cancel | None
+    rows: Sequence[Row],
+    reading: Reading,
+    ids_BS: Array,
+    sampling: SamplingParams,
+    *,
+    cancel: Cancel | None,
+    spread: Sequence[int] | None = None,
 ) -> Iterator[None]:
     """Read tokens, and generate until every row is done, or `cancel` says so.
 
@@ -81,6 +92,7 @@ def grow(
         ids_BS: the rest of their prompts.
         sampling: how tokens are chosen.
         cancel: asked before every run of an engine.
+        spread: for each row, the row of `reading` that has its prompt; None where they are the same.
 
     Yields:
         After each token of all rows. A row that was cancelled stays open.
@@ -91,6 +103,9 @@ def grow(
     """
     eos = reading.eos_token_ids
     while (logits_BV := reading.feed(ids_BS, cancel=cancel)) is not None:
+        if spread is not None:
+            reading.select(spread)
+            logits_BV, spread = logits_BV[list(spread)], None
         going = [i for i, row in enumerate(rows) if row.is_open]
         chosen = logits_BV if len(going) == len(logits_BV) else logits_BV[going]
         generators, history = [rows[i].generator for i in going], [rows[i].history for i in going]

@@ -89,7 +89,13 @@ SAMPLING = (
     _option("length_penalty", float, "beam search: above 0 favors long texts"),
     _option("early_stopping", _early_stopping, "beam search: true, false or never"),
 )
-MAX_NEW_TOKENS = Option(flags=("--max-new-tokens",), name="max_new_tokens", group=_GROUP, type=int, help="at most")
+MAX_NEW_TOKENS = Option(
+    flags=("--max-new-tokens",),
+    name="max_new_tokens",
+    group=_GROUP,
+    type=int,
+    help="at most (default: 128; in a chat, what the context leaves)",
+)
 STOP = Option(
     flags=("--stop",),
     name="stop",

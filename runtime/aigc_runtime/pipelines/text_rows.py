@@ -14,8 +14,8 @@ from aigc_runtime.generation.logprobs import top_logprobs
 from aigc_runtime.generation.rng import TorchGenerator
 from aigc_runtime.generation.tokenizers import Tokenizer
 from aigc_runtime.pipelines.prompts import Prompt, prompt_ids
-from aigc_runtime.pipelines.settings import TextSettings
 from aigc_runtime.pipelines.stop_strings import StopWatch
+from aigc_runtime.pipelines.text_engines import TextEngines
 from aigc_runtime.pipelines.text_result import FinishReason, TextResult, TokenLogprobs
 
 __all__ = ["Row", "encode_prompts", "sequence_seed"]
@@ -147,7 +147,7 @@ class Row:
         )
 
 
-def encode_prompts(prompts: Sequence[Prompt], tokenizer: Tokenizer, settings: TextSettings) -> list[Array]:
+def encode_prompts(prompts: Sequence[Prompt], tokenizer: Tokenizer, engines: TextEngines) -> list[Array]:
     """The token ids of prompts.
 
     Raises:
@@ -155,9 +155,9 @@ def encode_prompts(prompts: Sequence[Prompt], tokenizer: Tokenizer, settings: Te
     """
     if not prompts:
         raise InputError("no prompt was given", hint="give at least one")
-    found, most = [], settings.context_length
+    found, most, vocab_size = [], engines.context_length, engines.settings.vocab_size
     for i, prompt in enumerate(prompts):
-        ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt_ids(i, prompt, settings.vocab_size)
+        ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt_ids(i, prompt, vocab_size)
         if len(ids) == 0:
             raise InputError(f"prompt {i} is empty", hint="give at least one character to continue from")
         if len(ids) >= most:

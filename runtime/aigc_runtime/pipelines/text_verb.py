@@ -185,7 +185,7 @@ def _finite(values: Array) -> list[float | None]:
 def tell_full(result: TextResult, pipeline: TextPipeline) -> None:
     """Say on standard error that a text ended because the context is full."""
     if result.finish_reason == "context":
-        sys.stderr.write(f"note: the context of {pipeline.settings.context_length:,} tokens is full\n")
+        sys.stderr.write(f"note: the context of {pipeline.engines.context_length:,} tokens is full\n")
 
 
 def _show(stream: Generator[str, None, TextResult], before: str, pipeline: TextPipeline) -> None:

@@ -198,3 +198,28 @@ def test_a_row_that_ended_is_asked_for_no_more_tokens() -> None:
     pipeline = TextPipeline(toys.lm_session(), settings)
     first, second = pipeline.generate(["10", "b"], max_new_tokens=4, bad_words_ids=[[97, i] for i in range(256)])
     assert (first.finish_reason, second.finish_reason) == ("eos", "length")
+
+
+@pytest.mark.parametrize("kind", ["growing", "buffer"])
+def test_a_prompt_of_several_results_is_read_once(kind: str) -> None:
+    model = Batches(kind)
+    found = model.pipeline.generate(
+        ["abc", "hello", "abc"], max_new_tokens=6, sampling=HOT, seed=4, num_return_sequences=2
+    )
+    assert model.batches == [2]
+    for i, prompt in enumerate(["abc", "hello", "abc"]):
+        alone = Batches(kind).pipeline.generate(
+            prompt, max_new_tokens=6, sampling=HOT, seed=4 + i, num_return_sequences=2
+        )
+        assert [row.token_ids.tolist() for row in found[2 * i : 2 * i + 2]] == [row.token_ids.tolist() for row in alone]
+
+
+def test_an_engine_that_holds_less_than_the_context_ends_a_row_with_its_reason() -> None:
+    interface = toys.lm_session().interface
+    dims = [replace(d, max=20) if d.name == "past" else d for d in interface.dims]
+    pipeline = TextPipeline(ArraySession(toys.lm_function, interface.with_dims(dims)), toys.TEXT)
+    (row,) = pipeline.generate("hello", max_new_tokens=30)
+    assert (len(row.token_ids), row.finish_reason) == (16, "context")  # the last token is not read
+    with pytest.raises(InputError, match="prompt 0 has 21 tokens, the context holds 21"):
+        pipeline.generate("a" * 21)
+    assert len(pipeline.generate("a" * 20)[0].token_ids) == 1

@@ -11,7 +11,7 @@ import numpy as np
 
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.sizes import shape_value
-from aigc_runtime.core.state import check_length, check_selection
+from aigc_runtime.core.state import check_length, check_selection, take_rows
 from aigc_runtime.core.tensors import Array, StateSpec
 
 __all__ = ["Binder", "OrtState", "Plan"]
@@ -50,7 +50,7 @@ class OrtState:
         if left < self.length:
             for spec in self.specs:
                 if not spec.behavior.is_steady:
-                    self._take(spec, range(left), spec.axis)
+                    self._put(spec, np.take(self.values[spec.input].numpy(), range(left), axis=spec.axis))
         self.length = left
 
     def select(self, rows: Sequence[int]) -> None:
@@ -59,14 +59,13 @@ class OrtState:
         if selected == list(range(self.batch)):
             return
         for spec in self.specs:
-            self._take(spec, selected, spec.batch_axis)
+            self._put(spec, take_rows(self.values[spec.input].numpy(), spec, selected, self.length))
         self.batch = len(selected)
         # What was bound were the values that are gone.
         self.spares, self.plans = self._empty_spares(), {}
 
-    def _take(self, spec: StateSpec, indices: Sequence[int], axis: int | None) -> None:
-        taken = np.take(self.values[spec.input].numpy(), indices, axis=axis)
-        self.values[spec.input] = self._binder.value(taken)
+    def _put(self, spec: StateSpec, array: Array) -> None:
+        self.values[spec.input] = self._binder.value(array)
 
 
 @dataclass(frozen=True, kw_only=True)
