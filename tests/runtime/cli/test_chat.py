@@ -286,3 +286,28 @@ def test_a_signal_ends_a_conversation(number: int, bundle: str) -> None:
     assert process.returncode == 128 + number
     assert rest in (b"", b"\n")  # the write of the line end that the signal broke off is made again
     assert err.decode() == "error: interrupted\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="terminals of POSIX")
+def test_a_conversation_on_a_terminal(bundle: str) -> None:
+    """What is wrong is said and the conversation goes on; the speed of a turn is told; the end of the input ends it."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "aigc_runtime", "chat", bundle, "--max-new-tokens", "2"]
+    with subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        os.write(ours, b"h\n" + b"x" * 40 + b"\n/reset\n\x04")
+        shown = b""
+        try:
+            while piece := os.read(ours, 4096):
+                shown += piece
+        except OSError:  # Linux: the other side is closed
+            pass
+        out, _ = process.communicate(timeout=60)
+    os.close(ours)
+    told = shown.decode(errors="replace").replace("\r\n", "\n")
+    assert process.returncode == 0, told
+    assert out == text_of(said("uh", 2)).encode() + b"\n"
+    assert told.count("> ") == 4
+    assert "tokens/s; the first after" in told
+    assert "error: the chat has" in told
+    assert "begin anew, or leave messages out" in told
