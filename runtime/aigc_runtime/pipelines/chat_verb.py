@@ -22,6 +22,7 @@ from aigc_runtime.pipelines.text_options import (
     SAMPLING,
     STOP,
     SYSTEM,
+    check_options,
     sampling_options,
 )
 from aigc_runtime.pipelines.text_verb import result_json, tell_full
@@ -156,8 +157,9 @@ def _obey(chat: ChatSession, line: str) -> bool:
 def _prepare(arguments: Namespace, pipeline: TextPipeline) -> _ChatJob:
     require_chat(pipeline.settings)
     sampling = sampling_options(arguments)
-    pipeline.choose(None, sampling, streams=True)
+    chosen = pipeline.choose(None, sampling, streams=True)
     more = given(arguments, MAX_NEW_TOKENS, STOP, SEED, PREFILL_CHUNK)
+    check_options(pipeline, chosen, {**sampling, **more})
     return _ChatJob(system=arguments.system, options={**sampling, **more}, json=arguments.json)
 
 

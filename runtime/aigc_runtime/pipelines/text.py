@@ -52,6 +52,7 @@ __all__ = [
     "KEPT",
     "LOGITS",
     "LOGITS_TO_KEEP",
+    "MAX_RESULTS",
     "PAD_LENGTH",
     "PREFILL",
     "FinishReason",
@@ -61,6 +62,10 @@ __all__ = [
     "require_chat",
     "text_tokenizer",
 ]
+
+
+MAX_RESULTS = 10_000
+"""Results of one request."""
 
 
 def text_tokenizer(settings: TextSettings, assets: Mapping[str, bytes] | None) -> Tokenizer:
@@ -186,6 +191,11 @@ class TextPipeline:
         base = check_seed(seed)
         make = self.row_maker(max_new_tokens=max_new_tokens, stop=stop, logprobs=logprobs)
         encoded = encode_prompts(listed_prompts(prompts), self.tokenizer, self.engines)
+        if len(encoded) * count > MAX_RESULTS:
+            raise InputError(
+                f"{len(encoded):,} prompts with {count:,} results each are requested",
+                hint=f"at most {MAX_RESULTS:,} results at once: ask again with another seed",
+            )
         rows = [[make(ids, sequence_seed(base, i, n)) for n in range(count)] for i, ids in enumerate(encoded)]
         if chosen.num_beams > 1:
             check_beams(chosen, self.engines, num_return_sequences=count, logprobs=logprobs)

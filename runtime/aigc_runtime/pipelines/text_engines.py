@@ -75,7 +75,7 @@ class TextEngines:
     @cached_property
     def max_rows(self) -> int | None:
         """The most rows of one run; None where there is no limit."""
-        return min((dim.max for dim in self._batches if dim.max is not None), default=None)
+        return min((dim.nearest(dim.max) for dim in self._batches if dim.max is not None), default=None)
 
     def batch_of(self, rows: int) -> int:
         """The fewest rows of a run that has room for `rows`."""

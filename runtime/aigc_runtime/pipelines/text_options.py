@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from typing import Any
 
 from aigc_runtime.errors import InputError
+from aigc_runtime.generation.rng import check_seed
+from aigc_runtime.generation.sampling_params import SamplingParams
 from aigc_runtime.io.arguments import text_argument
 from aigc_runtime.io.printable import shown
+from aigc_runtime.pipelines.arguments import check_count
 from aigc_runtime.pipelines.kind import Option
 from aigc_runtime.pipelines.options import given
+from aigc_runtime.pipelines.text import TextPipeline
 
-__all__ = ["MAX_NEW_TOKENS", "PREFILL_CHUNK", "SAMPLING", "STOP", "SYSTEM", "sampling_options", "token_ids"]
+__all__ = [
+    "MAX_NEW_TOKENS",
+    "PREFILL_CHUNK",
+    "SAMPLING",
+    "STOP",
+    "SYSTEM",
+    "check_options",
+    "sampling_options",
+    "token_ids",
+]
 
 _GROUP, _SAMPLING = "text", "sampling (default: the model's own)"
 
@@ -89,6 +104,9 @@ SAMPLING = (
     _option("length_penalty", float, "beam search: above 0 favors long texts"),
     _option("early_stopping", _early_stopping, "beam search: true, false or never"),
 )
+_DRAWN, _OF_BEAMS = ("top_k", "top_p", "min_p", "typical_p"), ("length_penalty", "early_stopping")
+"""Options that mean nothing to a greedy choice, and to a search without beams."""
+
 MAX_NEW_TOKENS = Option(
     flags=("--max-new-tokens",),
     name="max_new_tokens",
@@ -121,6 +139,32 @@ PREFILL_CHUNK = Option(
     metavar="N",
     help="tokens of a prompt that are read at once (default: what fits into memory)",
 )
+
+
+def check_options(pipeline: TextPipeline, sampling: SamplingParams, options: Mapping[str, Any]) -> None:
+    """Refuse options before an engine is loaded, and say which of those that were given mean nothing.
+
+    Args:
+        pipeline: that takes them.
+        sampling: how tokens will be chosen.
+        options: what was given, by name.
+
+    Raises:
+        InputError: a bad value.
+    """
+    pipeline.row_maker(
+        max_new_tokens=options.get("max_new_tokens", 1),
+        stop=options.get("stop", ()),
+        logprobs=options.get("logprobs"),
+    )
+    check_seed(options.get("seed", 0))
+    for name in ("num_return_sequences", "prefill_chunk"):
+        check_count(name, options.get(name, 1))
+    unused = [name for name in _DRAWN if name in options and sampling.is_greedy]
+    unused += [name for name in _OF_BEAMS if name in options and sampling.num_beams == 1]
+    for name in unused:
+        why = "at temperature 0" if name in _DRAWN else "without --num-beams"
+        sys.stderr.write(f"note: --{name.replace('_', '-')} means nothing {why}\n")
 
 
 def sampling_options(arguments: Namespace) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from aigc_runtime.pipelines.text_options import (
     SAMPLING,
     STOP,
     SYSTEM,
+    check_options,
     sampling_options,
     token_ids,
 )
@@ -208,6 +209,7 @@ def _prepare(arguments: Namespace, pipeline: TextPipeline) -> _TextJob:
     sampling = sampling_options(arguments)
     chosen = pipeline.choose(None, sampling)
     more = given(arguments, MAX_NEW_TOKENS, STOP, SEED, NUM_RETURN_SEQUENCES, LOGPROBS, PREFILL_CHUNK)
+    check_options(pipeline, chosen, {**sampling, **more})
     if LOGPROBS.name in more and not arguments.json:
         raise InputError("--logprobs without --json", hint="log probabilities are part of the JSON document")
     prompts = _prompts(arguments, pipeline)

@@ -168,6 +168,18 @@ def test_every_sampling_option_has_a_flag(bundle: str, capsys: Capture) -> None:
     assert capsys.readouterr().out == "hi" + beams["results"][0]["text"] + "\n"
 
 
+def test_options_that_mean_nothing_are_said(bundle: str, capsys: Capture) -> None:
+    arguments = ["generate", bundle, "--prompt", "a", "--max-new-tokens", "1"]
+    assert run([*arguments, "--top-k", "3", "--length-penalty", "2"]) == 0
+    told = capsys.readouterr().err
+    assert (
+        told
+        == "note: --top-k means nothing at temperature 0\nnote: --length-penalty means nothing without --num-beams\n"
+    )
+    assert run([*arguments, "--top-k", "3", "--temperature", "1"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_full_context_is_said(bundle: str, capsys: Capture) -> None:
     for sort in (["--prompt", "a" * 30], ["--token-ids", ",".join(["97"] * 30)]):
         assert run(["generate", bundle, *sort]) == 0

@@ -72,7 +72,9 @@ def test_more_rows_than_the_engine_takes_are_split_and_come_in_order() -> None:
     assert [row.token_ids.tolist() for row in found] == [continued(prompt, 4) for prompt in prompts]
 
 
-@pytest.mark.parametrize("dim", [DimSpec(name="batch", min=4, max=4), DimSpec(name="batch", min=2, multiple_of=2)])
+@pytest.mark.parametrize(
+    "dim", [DimSpec(name="batch", min=4, max=4), DimSpec(name="batch", min=2, max=7, multiple_of=2)]
+)
 def test_an_engine_of_fixed_rows_takes_any_number(dim: DimSpec) -> None:
     for prompts in (["ab"], ["a" * 5, "bc", "def"], [f"{i}{i}" for i in range(7)]):
         model = Batches(batch=dim)
@@ -95,6 +97,7 @@ def test_results_of_one_prompt_differ_and_do_not_depend_on_the_batch() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"num_return_sequences": 10_001}, "1 prompts with 10,001 results each are requested\nat most 10,000"),
         ({"num_return_sequences": 0}, "num_return_sequences is 0\nmust be an integer of at least 1"),
         ({"logprobs": -1}, "logprobs is -1\nmust be an integer from 0 to 256"),
         ({"logprobs": 257}, "logprobs is 257"),
