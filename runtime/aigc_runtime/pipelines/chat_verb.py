@@ -25,7 +25,7 @@ from aigc_runtime.pipelines.text_options import (
     check_options,
     sampling_options,
 )
-from aigc_runtime.pipelines.text_verb import result_json, tell_full
+from aigc_runtime.pipelines.text_verb import result_json, tell_full, tell_notes
 from aigc_runtime.system.streams import output_lost
 
 __all__ = ["CHAT_VERB"]
@@ -159,7 +159,7 @@ def _prepare(arguments: Namespace, pipeline: TextPipeline) -> _ChatJob:
     sampling = sampling_options(arguments)
     chosen = pipeline.choose(None, sampling, streams=True)
     more = given(arguments, MAX_NEW_TOKENS, STOP, SEED, PREFILL_CHUNK)
-    check_options(pipeline, chosen, {**sampling, **more})
+    tell_notes(check_options(pipeline, chosen, {**sampling, **more}))
     return _ChatJob(system=arguments.system, options={**sampling, **more}, json=arguments.json)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
@@ -141,13 +140,16 @@ PREFILL_CHUNK = Option(
 )
 
 
-def check_options(pipeline: TextPipeline, sampling: SamplingParams, options: Mapping[str, Any]) -> None:
-    """Refuse options before an engine is loaded, and say which of those that were given mean nothing.
+def check_options(pipeline: TextPipeline, sampling: SamplingParams, options: Mapping[str, Any]) -> list[str]:
+    """Refuse options before an engine is loaded.
 
     Args:
         pipeline: that takes them.
         sampling: how tokens will be chosen.
         options: what was given, by name.
+
+    Returns:
+        What is to be said of those that mean nothing beside the others.
 
     Raises:
         InputError: a bad value.
@@ -162,9 +164,10 @@ def check_options(pipeline: TextPipeline, sampling: SamplingParams, options: Map
         check_count(name, options.get(name, 1))
     unused = [name for name in _DRAWN if name in options and sampling.is_greedy]
     unused += [name for name in _OF_BEAMS if name in options and sampling.num_beams == 1]
-    for name in unused:
-        why = "at temperature 0" if name in _DRAWN else "without --num-beams"
-        sys.stderr.write(f"note: --{name.replace('_', '-')} means nothing {why}\n")
+    return [
+        f"--{name.replace('_', '-')} means nothing {'at temperature 0' if name in _DRAWN else 'without --num-beams'}"
+        for name in unused
+    ]
 
 
 def sampling_options(arguments: Namespace) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from aigc_runtime.pipelines.text_options import (
 )
 from aigc_runtime.system.streams import output_lost
 
-__all__ = ["TEXT_VERB", "result_json", "tell_full"]
+__all__ = ["TEXT_VERB", "result_json", "tell_full", "tell_notes"]
 
 _GROUP = "text"
 PROMPT = Option(flags=("--prompt",), name="prompt", group=_GROUP, type=text_argument, help="text to continue")
@@ -183,10 +183,16 @@ def _finite(values: Array) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
+def tell_notes(notes: Sequence[str]) -> None:
+    """Say something on standard error beside the result."""
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
+
+
 def tell_full(result: TextResult, pipeline: TextPipeline) -> None:
     """Say on standard error that a text ended because the context is full."""
     if result.finish_reason == "context":
-        sys.stderr.write(f"note: the context of {pipeline.engines.context_length:,} tokens is full\n")
+        tell_notes([f"the context of {pipeline.engines.context_length:,} tokens is full"])
 
 
 def _show(stream: Generator[str, None, TextResult], before: str, pipeline: TextPipeline) -> None:
@@ -209,7 +215,7 @@ def _prepare(arguments: Namespace, pipeline: TextPipeline) -> _TextJob:
     sampling = sampling_options(arguments)
     chosen = pipeline.choose(None, sampling)
     more = given(arguments, MAX_NEW_TOKENS, STOP, SEED, NUM_RETURN_SEQUENCES, LOGPROBS, PREFILL_CHUNK)
-    check_options(pipeline, chosen, {**sampling, **more})
+    tell_notes(check_options(pipeline, chosen, {**sampling, **more}))
     if LOGPROBS.name in more and not arguments.json:
         raise InputError("--logprobs without --json", hint="log probabilities are part of the JSON document")
     prompts = _prompts(arguments, pipeline)
