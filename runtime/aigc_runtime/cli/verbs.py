@@ -146,7 +146,7 @@ def bench(arguments: argparse.Namespace) -> int:
     unit = whole.per_unit
     _say(f"generation  {unit.median_ms:.3f} ms a {whole.unit} = {1e3 / unit.median_ms:.1f} a second")
     for name, value in speeds.items():
-        _say(f"{name.replace('_', ' ')}: {value:,.1f}")
+        _say(f"{name.replace('_', ' ')}: {value:,.5g}")
     _say(f"python      {whole.python_share:.1%} of the time is spent around the engine")
     return 0
 
