@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,6 +61,42 @@ def library_errors(what: str, error: type[AigcError], hint: str) -> Iterator[Non
         raise error(f"{what}: the library failed: {err}", hint=hint) from err
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    """What the library made of a file; nothing changes it any more.
+
+    Attributes:
+        tokenizer: of the library.
+        vocab_size: one more than the largest id.
+        added: the tokens beside the vocabulary, by id.
+        decoder: the decoder as a file has it.
+    """
+
+    tokenizer: tokenizers.Tokenizer
+    vocab_size: int
+    added: dict[int, Any]
+    decoder: dict[str, Any] | None
+
+
+@functools.lru_cache(maxsize=1)
+def _load(data: bytes, name: str) -> _Loaded:
+    """Load a file. The last one is kept: an export makes the same tokenizer many times, each in up to a second."""
+    hint = "the file is damaged, or not a tokenizer: get it again"
+    with library_errors(f"{name} cannot be read", BundleError, hint):
+        tokenizer = import_tokenizers().Tokenizer.from_str(data.decode("utf-8"))
+        # A file may say that every text is cut, or filled, to a length: no generation wants that.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        decoder = tokenizer.decoder
+        # The library tells what it is as it would be written to a file.
+        state = None if decoder is None else json.loads(decoder.__getstate__())
+        added = tokenizer.get_added_tokens_decoder()
+    if not vocabulary:
+        raise BundleError(f"{name} has no tokens", hint="get the model's own tokenizer.json")
+    return _Loaded(tokenizer=tokenizer, vocab_size=max(vocabulary.values()) + 1, added=added, decoder=state)
+
+
 class HuggingFaceTokenizer:
     """Encodes and decodes as transformers does with the same file.
 
@@ -74,28 +112,16 @@ class HuggingFaceTokenizer:
     """
 
     def __init__(self, data: bytes, *, name: str = "tokenizer.json", clean_up_spaces: bool = False) -> None:
-        library = import_tokenizers()
+        import_tokenizers()
         if len(data) > MAX_TOKENIZER_BYTES:
             raise BundleError(f"{name} has {len(data):,} bytes", hint=f"at most {MAX_TOKENIZER_BYTES:,} are allowed")
         self.name = name
-        with library_errors(
-            f"{name} cannot be read", BundleError, "the file is damaged, or not a tokenizer: get it again"
-        ):
-            self._tokenizer: tokenizers.Tokenizer = library.Tokenizer.from_str(data.decode("utf-8"))
-            # A file may say that every text is cut, or filled, to a length: no generation wants that.
-            self._tokenizer.no_truncation()
-            self._tokenizer.no_padding()
-            added = self._tokenizer.get_added_tokens_decoder()
-            vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
-            decoder = self._tokenizer.decoder
-            # The library tells what it is as it would be written to a file.
-            state = None if decoder is None else json.loads(decoder.__getstate__())
-        if not vocabulary:
-            raise BundleError(f"{name} has no tokens", hint="get the model's own tokenizer.json")
-        self.vocab_size = max(vocabulary.values()) + 1
-        self.added_tokens = tuple(token.content for _, token in sorted(added.items()))
-        self._special = frozenset(i for i, token in added.items() if token.special)
-        self._decoder = state
+        loaded = _load(data, name)
+        self._tokenizer = loaded.tokenizer
+        self.vocab_size = loaded.vocab_size
+        self.added_tokens = tuple(token.content for _, token in sorted(loaded.added.items()))
+        self._special = frozenset(i for i, token in loaded.added.items() if token.special)
+        self._decoder = loaded.decoder
         self._cleans = clean_up_spaces and not self.is_bpe
 
     @property

@@ -189,3 +189,12 @@ def test_an_expression_that_explodes_is_an_error_of_ours(capfd: pytest.CaptureFi
     with pytest.raises(InputError, match=r"tokenizer\.json cannot encode the text: the library failed"):
         HuggingFaceTokenizer(json.dumps(value).encode()).encode("a" * 60 + "b")
     capfd.readouterr()
+
+
+def test_one_file_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = byte_level()
+    first = HuggingFaceTokenizer(data)
+    assert HuggingFaceTokenizer(bytes(data))._tokenizer is first._tokenizer
+    other = HuggingFaceTokenizer(byte_level(bos=True))
+    assert other._tokenizer is not first._tokenizer
+    assert first.encode("a").tolist() == other.encode("a", add_special_tokens=False).tolist()
