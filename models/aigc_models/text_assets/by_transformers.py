@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "MIN_TRANSFORMERS",
     "clock_of_transformers",
+    "is_new_enough",
     "open_data_with_transformers",
     "open_with_transformers",
     "quiet",
@@ -23,6 +25,20 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
+
+
+MIN_TRANSFORMERS = 5
+"""The version whose reading of tokenizers is followed here."""
+
+
+def is_new_enough(version: str) -> bool:
+    """Whether a version of transformers reads tokenizers as is done here.
+
+    >>> is_new_enough("5.23.0"), is_new_enough("4.57.1")
+    (True, False)
+    """
+    major = version.split(".", maxsplit=1)[0]
+    return major.isdigit() and int(major) >= MIN_TRANSFORMERS
 
 
 def transformers_version() -> str | None:
@@ -101,7 +117,7 @@ def clock_of_transformers(now: datetime.datetime) -> Iterator[None]:
             return now
 
     utils: Any = chat_template_utils
-    clock = utils.datetime
+    clock = getattr(utils, "datetime", None)
     utils.datetime = Stopped
     try:
         yield

@@ -11,7 +11,9 @@ import numpy as np
 from aigc_models.program import Vectors
 from aigc_models.text_assets.assets import TextAssets
 from aigc_models.text_assets.by_transformers import (
+    MIN_TRANSFORMERS,
     clock_of_transformers,
+    is_new_enough,
     open_data_with_transformers,
     open_with_transformers,
     quiet,
@@ -121,8 +123,14 @@ class _Theirs:
 
 def _theirs(text: TextAssets) -> tuple[_Theirs | None, tuple[str, ...]]:
     """Transformers' reading, and what to know about it; None where it is not installed."""
-    if transformers_version() is None:
+    version = transformers_version()
+    if version is None:
         return None, ("token ids are not compared with transformers, which is not installed",)
+    if not is_new_enough(version):
+        return None, (
+            f"token ids are not compared with transformers {version}, which reads some tokenizers otherwise than "
+            f"version {MIN_TRANSFORMERS} does: pip install --upgrade transformers",
+        )
     notes: tuple[str, ...] = ()
     tokenizer = open_with_transformers(text.folder)
     if tokenizer is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from aigc_models.text_assets import (
     NO_TEXT,
     TextAssets,
     TextDiffersError,
+    by_transformers,
     make_vectors,
     needs_vectors,
     read_text_assets,
@@ -84,6 +86,14 @@ def test_without_transformers_our_own_reading_is_recorded(assets: TextAssets, mo
     assert value["made_by"].startswith("tokenizers ")
     assert value["texts"] == by_transformers["texts"]
     assert [one["prompt"] for one in value["chats"]] == [one["prompt"] for one in by_transformers["chats"]]
+
+
+def test_an_old_transformers_is_no_second_opinion(assets: TextAssets, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "transformers_version", lambda: "4.57.1")
+    found = make_vectors(assets, 400)
+    assert found.made_by.startswith("tokenizers ")
+    assert "not compared with transformers 4.57.1, which reads some tokenizers otherwise" in found.notes[0]
+    assert not doctest.testmod(by_transformers).failed
 
 
 def test_another_tokenizer_than_the_folders_is_refused(assets: TextAssets) -> None:
