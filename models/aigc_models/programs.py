@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from aigc_models.families.gan import Generator
 from aigc_models.families.lm import LMConfig, TransformerLM
+from aigc_models.families.lm_shapes import SENSITIVE_INT8, WIDE
 from aigc_models.families.unet import UNet, UNetConfig
 from aigc_models.program import Part, Program, QuantHints, SizeLimit
 from aigc_models.text_assets import BYTES, TextAssets, make_vectors, needs_vectors
@@ -129,9 +130,8 @@ def lm_program(
         example_ranges={PAD_LENGTH: (min(1, config.context_length - 1), min(3, config.context_length))},
         limits=(context,),
         hints=QuantHints(
-            # What enters down projections has heavy tails; rounding it in the first one costs most perplexity.
-            sensitive_int8=("layers.0.mlp.down_proj",),
-            wide=("lm_head",),
+            sensitive_int8=SENSITIVE_INT8,
+            wide=WIDE,
             smooth={"gain": 0.5, "product": 0.75},
         ),
     )

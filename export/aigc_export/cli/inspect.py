@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console
+from aigc_export.cli.options import CONTEXT, emit_json, json_option, out_console
+from aigc_export.cli.paths import TEXT_PATH
 from aigc_runtime.io.printable import printable
 
 if TYPE_CHECKING:
@@ -21,10 +23,26 @@ GRAPH_SUFFIX = ".onnx"
 
 
 @click.command(context_settings=CONTEXT, epilog="Example: aigc-export inspect out/unet")
-@bundle_argument
+@click.argument("what", metavar="MODEL|BUNDLE", type=TEXT_PATH)
 @json_option
-def inspect(bundle_path: str, as_json: bool) -> None:
-    """Show what is inside BUNDLE: interface, provenance, quality, and the graph's operators and weights."""
+def inspect(what: str, as_json: bool) -> None:
+    """Show what a model is before any work, or what is inside a bundle.
+
+    Of a MODEL, named as for `export`: architecture, parameters, text, sizes per precision, and what an export takes; no
+    weights are read. Of a BUNDLE: interface, provenance, quality, and the graph's operators and weights.
+    """
+    from aigc_runtime.bundle.bundle import MANIFEST
+    from aigc_runtime.io.user_file import path_exists
+
+    if path_exists(Path(what) / MANIFEST):
+        _inspect_bundle(what, as_json=as_json)
+        return
+    from aigc_export.cli.inspect_model import inspect_model
+
+    inspect_model(what, as_json=as_json)
+
+
+def _inspect_bundle(bundle_path: str, *, as_json: bool) -> None:
     from aigc_calibration.coverage import float_sites
     from aigc_export.line.bundle_files import read_plan
     from aigc_runtime.bundle.bundle import Bundle

@@ -9,10 +9,14 @@ from collections.abc import Iterator, Mapping
 
 from aigc_models.families.lm_config import GATED, LMConfig
 
-__all__ = ["EMBEDDING", "HEAD", "count_parameters", "products", "weight_shapes"]
+__all__ = ["EMBEDDING", "HEAD", "SENSITIVE_INT8", "WIDE", "count_parameters", "products", "weight_shapes"]
 
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 """One weight where the model ties them."""
+SENSITIVE_INT8 = ("layers.0.mlp.down_proj",)
+"""What enters down projections has heavy tails; rounding it in the first one costs most perplexity."""
+WIDE = ("lm_head",)
+"""Modules whose weight takes 8 bits where the others take 4."""
 _PARTS = {
     "embedding": EMBEDDING,
     "positions": "embed_positions.",

@@ -49,7 +49,7 @@ def test_an_export_keeps_what_it_did(checkpoints: Path, tmp_path: Path, capsys: 
         (["explain", "gan"], 2, "unknown command 'explain'"),
         (["verify", "gone"], 4, "is not a folder"),
         (["generate", "gone", "--prompt", "a"], 4, "is not a folder"),
-        (["inspect"], 2, "Missing argument 'BUNDLE'"),
+        (["inspect"], 2, "Missing argument 'MODEL|BUNDLE'"),
     ],
 )
 def test_a_verb_that_fails_keeps_a_log(

@@ -100,6 +100,7 @@ def on_the_host(bundles: Path, checkpoints: Path, folder: Path, capsys: Capture)
     yield host("compare", gan, str(folder / "int8-weight"), *TIMED, "--quality-samples", "2", "--max-size", "1")
     yield host("inspect", str(folder / "int8-weight"))
     yield host("inspect", lm)
+    yield from (host("inspect", model) for model in ("lm", "gan", "nothing.py:here"))
     yield host("doctor")
     yield host("check", gan, "--device", "rtx-3060")
 

@@ -73,7 +73,7 @@ def requests_of(
         "generate": [(["generate", lm, "--prompt", "a", "--max-new-tokens", "3"], 0), (["generate", lm], 2)],
         "bench": [(["bench", gan, *own, *timed], 0)],
         "compare": [(["compare", gan, gan, *timed, "--quality-samples", "0"], 0)],
-        "inspect": [(["inspect", gan], 0), (["inspect", gan, "--json"], 0)],
+        "inspect": [(["inspect", gan], 0), (["inspect", gan, "--json"], 0), (["inspect", "lm"], 0)],
         "doctor": [(["doctor"], 0)],
         "check": [(["check", gan, "--device", "rtx-3060"], 0)],
     }

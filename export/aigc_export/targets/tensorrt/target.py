@@ -18,7 +18,6 @@ from aigc_calibration.prepare import prepare
 from aigc_export.graphs.passes import CLEAN_UP
 from aigc_export.targets.base import BuildRequest, BuiltEngine, EngineUnderTest, Readiness, Target
 from aigc_export.targets.graph_session import bf16_products_in_float, bounded
-from aigc_export.targets.profiles import derive_profiles, input_shapes, narrowed
 from aigc_export.targets.tensorrt.build import BuiltTrt, build_trt
 from aigc_export.targets.tensorrt.checks import MIN_CAPABILITY
 from aigc_export.targets.tensorrt.config import check_settings
@@ -63,10 +62,14 @@ def _check(flavor: Flavor, settings: BuildSettings, precision: str, opset: int |
 
 
 def _bounds(program: Program, part: Part, settings: BuildSettings) -> tuple[ShapeProfile, ...]:
+    from aigc_export.targets.profiles import derive_profiles
+
     return derive_profiles(program, settings.profiles, part=part)
 
 
 def _build(flavor: Flavor, request: BuildRequest, folder: Path, progress: Progress | None) -> EngineUnderTest:
+    from aigc_export.targets.profiles import input_shapes, narrowed
+
     part, graph, settings, library = request.part, request.graph, request.settings, load_library(flavor)
     file = f"{part.name}.engine"
     profiles = _bounds(request.program, part, settings)

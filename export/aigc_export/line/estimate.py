@@ -1,0 +1,125 @@
+"""What an export of a language model will take: the law that docs/scale.md measured, on the processor that it names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from aigc_export.line.disk_space import engine_bytes
+from aigc_runtime.system.host_memory import available_memory
+
+__all__ = ["MEASURED_ON", "Estimate", "Machine", "estimate", "this_machine"]
+
+MEASURED_ON = "two cores of an AMD EPYC"
+BASE_BYTES = 500_000_000
+"""Of PyTorch and what else is loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Law:
+    """Both are linear in the size: layers are nodes of a graph, weights are numbers.
+
+    Attributes:
+        bytes_per_byte: of memory, for each byte of weights in float32.
+        layer_seconds: for each layer.
+        million_seconds: for each million of parameters.
+        way: of the measurement.
+    """
+
+    bytes_per_byte: float
+    layer_seconds: float
+    million_seconds: float
+    way: str = ""
+
+
+START_SECONDS = 3.0
+_LAWS = {
+    "fp32": _Law(bytes_per_byte=2.1, layer_seconds=1.2, million_seconds=0.16),
+    "int8": _Law(bytes_per_byte=2.7, layer_seconds=1.2, million_seconds=0.6, way="32 calibration samples"),
+    "int4": _Law(bytes_per_byte=2.9, layer_seconds=1.2, million_seconds=0.35, way="--weight-method rtn"),
+}
+"""Precision -> law, of models of 17 M to 1.1 B parameters; others were not measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What this machine has.
+
+    Attributes:
+        memory_bytes: that is free; None where the system does not say.
+        disk_bytes: that are free where one is.
+        temporary_bytes: the same among the temporary files; None where there is no folder for them.
+    """
+
+    memory_bytes: int | None
+    disk_bytes: int
+    temporary_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What an export will take, about.
+
+    Attributes:
+        memory_bytes: at the peak.
+        seconds: on the processor that it was measured on; None for a precision that was not measured.
+        disk_bytes: among the temporary files: the float graph's weights.
+        way: how it was measured.
+        fits_memory: whether this machine has that much; None where it does not say.
+        fits_disk: whether its disks have room for the float graph and the engine.
+    """
+
+    memory_bytes: int
+    seconds: float | None
+    disk_bytes: int
+    way: str
+    fits_memory: bool | None
+    fits_disk: bool
+
+
+def this_machine() -> Machine:
+    """Ask what is free here."""
+    try:
+        temporary = shutil.disk_usage(tempfile.gettempdir()).free
+    except OSError:
+        temporary = None
+    return Machine(
+        memory_bytes=available_memory(), disk_bytes=shutil.disk_usage(Path.cwd()).free, temporary_bytes=temporary
+    )
+
+
+def estimate(precision: str, *, parameters: int, layers: int, machine: Machine) -> Estimate:
+    """Estimate what an export takes, and whether this machine has it.
+
+    Args:
+        precision: of the export.
+        parameters: of the model.
+        layers: of the model.
+        machine: that it runs on.
+    """
+    law = _LAWS.get(precision)
+    factor = law.bytes_per_byte if law is not None else max(one.bytes_per_byte for one in _LAWS.values())
+    weights = 4 * parameters
+    memory = round(BASE_BYTES + factor * weights)
+    seconds = None
+    if law is not None:
+        seconds = START_SECONDS + law.layer_seconds * layers + law.million_seconds * parameters / 1e6
+    engine = engine_bytes(weights, precision)
+    return Estimate(
+        memory_bytes=memory,
+        seconds=seconds,
+        disk_bytes=max(weights, engine),
+        way="" if law is None else law.way,
+        fits_memory=None if machine.memory_bytes is None else memory <= machine.memory_bytes,
+        fits_disk=machine.temporary_bytes is not None
+        and machine.temporary_bytes >= max(weights, engine)
+        and machine.disk_bytes >= engine,
+    )
+
+
+def processors() -> int:
+    """Count the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,114 @@
+"""How large the bundle of a language model will be, per precision: from the shapes of its weights alone.
+
+What a weight takes is what `aigc_calibration.emit` and `aigc_calibration.blocks` store of it: codes, scales and zero
+points. Codes of blocks are padded to whole blocks, as MatMulNBits reads them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from aigc_calibration.config import QuantConfig
+from aigc_calibration.formats import QdqFormat
+from aigc_calibration.plan import HALF_PRECISIONS
+from aigc_models.families.lm_config import LMConfig
+from aigc_models.families.lm_shapes import HEAD, SENSITIVE_INT8, WIDE, products, weight_shapes
+
+__all__ = ["BundleSize", "bundle_size", "cache_bytes", "proof_bytes"]
+
+FLOAT = 4
+"""Bytes of a number that stays as it is, and of a scale."""
+GRAPH_BYTES_PER_LAYER = 25_000
+"""Of the nodes of a layer, with the names of its values (measured)."""
+PROOF_TOKENS, PROOF_STEPS, PROOF_ROWS, PROOF_LOGITS = 48, 3, 3, 2**20
+"""Of the recorded cases: tokens of a prompt, tokens after it, rows of both cases, and logits of a prompt at most."""
+BITS = {"int8-weight": 8, "int4": 4}
+"""Of weights that are rounded alone, in blocks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleSize:
+    """Bytes of a bundle's files.
+
+    Attributes:
+        weights: of the engine.
+        graph: of the engine's nodes, about.
+        text: tokenizer and templates.
+        proof: recorded logits.
+    """
+
+    weights: int
+    graph: int
+    text: int
+    proof: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of them all."""
+        return self.weights + self.graph + self.text + self.proof
+
+
+def bundle_size(
+    config: LMConfig, precision: str, form: QdqFormat, *, text_bytes: int = 0, quantization: QuantConfig | None = None
+) -> BundleSize | None:
+    """Compute the size of a bundle that holds a graph; None for a mix, which is not known before it is found.
+
+    Args:
+        config: of the model.
+        precision: of its weights.
+        form: of the target's graphs.
+        text_bytes: of the tokenizer's files.
+        quantization: blocks and what stays float; None takes the defaults.
+    """
+    if precision not in _KNOWN:
+        return None
+    chosen = quantization or QuantConfig(sensitive=SENSITIVE_INT8 if precision == "int8" else (), wide=WIDE)
+    matrices = products(config)
+    total = 0
+    for name, shape in weight_shapes(config).items():
+        stays = precision == "fp32" or name not in matrices or bool(chosen.why_float(name.removesuffix(".weight")))
+        if name == HEAD and config.tie_embeddings and precision == "fp32":
+            continue  # the graph reads the embedding
+        if stays:
+            total += FLOAT * math.prod(shape)
+        else:
+            total += _product_bytes(
+                matrices[name], precision, form, chosen, wide=chosen.widens(name.removesuffix(".weight"))
+            )
+    if config.position == "sinusoidal":
+        total += FLOAT * config.context_length * config.d_model
+    return BundleSize(
+        weights=total,
+        graph=GRAPH_BYTES_PER_LAYER * config.n_layers,
+        text=text_bytes,
+        proof=proof_bytes(config),
+    )
+
+
+_KNOWN = ("fp32", "fp16", "bf16", "fp8", "int8", *BITS)
+
+
+def _product_bytes(shape: tuple[int, int], precision: str, form: QdqFormat, chosen: QuantConfig, *, wide: bool) -> int:
+    outputs, inputs = shape
+    if precision in HALF_PRECISIONS:
+        return 2 * outputs * inputs
+    if precision in BITS:
+        bits = 8 if wide else BITS[precision]
+        blocks = -(-inputs // chosen.block)
+        stored = blocks * chosen.block if form.nbits else inputs
+        return outputs * (stored * bits // 8 + FLOAT * blocks)
+    return outputs * (inputs + FLOAT + 1)  # codes, and for each channel a scale and a zero point
+
+
+def proof_bytes(config: LMConfig) -> int:
+    """Compute the bytes of the logits that a bundle records."""
+    steps = min(PROOF_STEPS, config.context_length // 2)
+    prompt = max(1, min(PROOF_TOKENS, config.context_length // 2, config.context_length - steps))
+    places = max(1, min(prompt, PROOF_LOGITS // config.vocab_size))
+    return FLOAT * config.vocab_size * (places + PROOF_ROWS - 1 + PROOF_ROWS * steps)
+
+
+def cache_bytes(config: LMConfig, tokens: int) -> int:
+    """Compute the bytes of the keys and values of so many tokens of one text."""
+    return FLOAT * 2 * config.n_layers * config.kv_heads * config.head_size * tokens

@@ -1,0 +1,52 @@
+"""What an export will take is near what docs/scale.md measured, and is held against this machine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from aigc_export.line.estimate import MEASURED_ON, Machine, estimate, this_machine
+
+PAGE = Path(__file__).parents[3] / "docs" / "scale.md"
+PLENTY = Machine(memory_bytes=10**12, disk_bytes=10**12, temporary_bytes=10**12)
+
+
+def measured() -> list[tuple[int, str, float, float, float, bool]]:
+    """Rows of the page: layers, precision, millions of parameters, GB, seconds, and whether it was quiet."""
+    row = re.compile(
+        r"\| (\d+) layers of \d+ \| (\w+)[^|]*\| ([\d,]+) M \| [\d.]+ \| ([\d.]+) \| [\d.]+ \| (\d+)([^|]*)\|"
+    )
+    rows = row.findall(PAGE.read_text())
+    return [
+        (int(n), p, float(m.replace(",", "")), float(gb), float(s), not busy.strip()) for n, p, m, gb, s, busy in rows
+    ]
+
+
+def test_estimates_are_near_the_measurements() -> None:
+    rows = measured()
+    assert len(rows) >= 5
+    for layers, precision, millions, peak, seconds, quiet in rows:
+        said = estimate(precision, parameters=round(millions * 1e6), layers=layers, machine=PLENTY)
+        assert said.memory_bytes / 1e9 == pytest.approx(peak, rel=0.3), (layers, precision)
+        if quiet:
+            assert said.seconds == pytest.approx(seconds, rel=0.25), (layers, precision)
+    assert MEASURED_ON.split(" of ")[-1] in PAGE.read_text()
+
+
+def test_what_does_not_fit_is_said() -> None:
+    machine = Machine(memory_bytes=10**9, disk_bytes=10**12, temporary_bytes=10**8)
+    said = estimate("int8", parameters=10**9, layers=20, machine=machine)
+    assert (said.fits_memory, said.fits_disk) == (False, False)
+    said = estimate("fp16", parameters=10**6, layers=2, machine=PLENTY)
+    assert (said.fits_memory, said.fits_disk, said.seconds) == (True, True, None)
+    unknown = Machine(memory_bytes=None, disk_bytes=10**12, temporary_bytes=None)
+    said = estimate("fp32", parameters=10**6, layers=2, machine=unknown)
+    assert (said.fits_memory, said.fits_disk) == (None, False)
+
+
+def test_this_machine_is_asked() -> None:
+    found = this_machine()
+    assert found.disk_bytes > 0
+    assert found.memory_bytes is None or found.memory_bytes > 0
