@@ -216,4 +216,6 @@ COVERED_ELSEWHERE = {
     "models/aigc_models/sources/gguf/text.py": "tests/models/sources/gguf/test_load.py",
     "models/aigc_models/sources/gguf/vocabulary.py": "tests/models/sources/gguf/test_tokenizer_json.py",
     "models/aigc_models/sources/transformers/language_program.py": "tests/models/sources/gguf/test_load.py",
+    "models/aigc_models/sources/lora/adapter_config.py": "tests/models/sources/lora/test_adapter.py",
+    "models/aigc_models/sources/lora/request.py": "tests/models/sources/lora/test_adapter.py",
 }

@@ -56,6 +56,8 @@ def _options(recipe: ExportRecipe, loaded: Mapping[str, Any]) -> list[str]:
         words += ["--cache", str(cache)]
     if (length := loaded.get("context_length")) is not None:
         words += ["--context-length", str(length)]
+    for adapter in loaded.get("lora") or ():
+        words += ["--lora", str(adapter)]
     if loaded.get("separate_prefill"):
         words.append("--separate-prefill")
     if (dynamic := loaded.get("dynamic_size")) is not None:
@@ -150,6 +152,8 @@ def _load(manifest: Manifest, path: Path | str | None) -> Program:
         options["dynamic_size"] = interface.dim("height") is not None
     if manifest.name in MODELS:
         return load_shipped(manifest.name, checkpoint=path, options=options)
+    if adapters := _recorded_adapters(manifest):
+        options["lora"] = adapters
     if "context_length" in taken:
         options["context_length"] = manifest.pipeline.settings.context_length
     return resolve(str(path), options=options)
@@ -187,6 +191,18 @@ def _recorded(manifest: Manifest) -> str | None:
             hint=_remedy(manifest),
         )
     return path
+
+
+def _recorded_adapters(manifest: Manifest) -> tuple[str, ...]:
+    """Find the adapters that the manifest names."""
+    adapters = () if manifest.origin is None else manifest.origin.given("--lora")
+    for adapter in adapters:
+        if _is_remote(adapter):
+            raise CheckpointError(
+                f"the bundle was made with the adapter {adapter!r}, which is on another machine",
+                hint="copy it here, and export the model again",
+            )
+    return adapters
 
 
 def _is_remote(path: str) -> bool:

@@ -199,12 +199,19 @@ def tool_versions(program: Program) -> dict[str, str]:
     """List what it takes to make the bundle again: tool versions, the checkpoint's digest and the time."""
     return {
         "checkpoint_sha256": program.weights_sha256,
+        **_adapters(program),
         "created_utc": creation_time().isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": platform.machine(),
         **{name: metadata.version(name) for name in _TOOLS},
         **_onnxruntime(),
     }
+
+
+def _adapters(program: Program) -> dict[str, str]:
+    """Name the digests of what was merged into the weights."""
+    found = () if program.checkpoint is None else program.checkpoint.adapters
+    return {"adapters_sha256": " ".join(digest for _, digest in found)} if found else {}
 
 
 def _onnxruntime() -> dict[str, str]:

@@ -46,6 +46,7 @@ class Checkpoint:
         data: what the folder keeps of the data that it was trained on; None where it keeps nothing.
         held_out: text that training did not see, in pieces; empty where none is kept.
         calibration: text that it did see, likewise.
+        adapters: what was merged into the weights: as it was named, and its SHA-256.
     """
 
     config: dict[str, Any]
@@ -55,11 +56,15 @@ class Checkpoint:
     data: KeptData | None = None
     held_out: tuple[bytes, ...] = ()
     calibration: tuple[bytes, ...] = ()
+    adapters: tuple[tuple[str, str], ...] = ()
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the weights file; of shards as in `StoredWeights.sha256`."""
-        return self.tensors.sha256
+        """SHA-256 of the weights file; of shards as in `StoredWeights.sha256`; with adapters of all their digests."""
+        if not self.adapters:
+            return self.tensors.sha256
+        lines = "".join(f"{digest}\n" for digest in (self.tensors.sha256, *(digest for _, digest in self.adapters)))
+        return hashlib.sha256(lines.encode()).hexdigest()
 
     @property
     def config_sha256(self) -> str:
@@ -133,7 +138,8 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     kept, pieces = read_kept(place.weights.parent)
     return Checkpoint(
         data=kept,
-        **pieces,
+        held_out=pieces.get("held_out", ()),
+        calibration=pieces.get("calibration", ()),
         config=config,
         tensors=tensors,
         path=place.weights,

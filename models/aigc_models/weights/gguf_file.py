@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -61,12 +62,9 @@ class GgufFile(HashedWeights):
         return self.header.tensors
 
     @property
-    def types(self) -> dict[str, int]:
-        """Name of a type -> how many tensors are of it."""
-        counts: dict[str, int] = {}
-        for stored in self.tensors.values():
-            counts[stored.kind.name] = counts.get(stored.kind.name, 0) + 1
-        return counts
+    def quantized(self) -> dict[str, int]:
+        """Name of a quantized type -> how many tensors are of it."""
+        return dict(Counter(stored.kind.name for stored in self.tensors.values() if stored.kind.dtype is None))
 
     @property
     def sha256(self) -> str:
@@ -106,7 +104,7 @@ class GgufFile(HashedWeights):
             CheckpointError: the file cannot be read, or was changed since it was opened.
             GgufMissingError: the package that computes quantized numbers is not installed.
         """
-        if any(stored.kind.dtype is None for stored in self.tensors.values()):
+        if self.quantized:
             import_gguf()
         digest, size = hashlib.sha256(), self.changed[0]
         with self._opened() as file:

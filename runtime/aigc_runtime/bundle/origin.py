@@ -19,6 +19,8 @@ __all__ = ["OPTIONS", "Origin", "can_be_recorded"]
 OPTIONS = MappingProxyType(
     {
         "--cache": 1,
+        "--context-length": 1,
+        "--lora": 1,
         "--separate-prefill": 0,
         "--dynamic-size": 0,
         "--fixed-size": 0,
@@ -113,6 +115,10 @@ class Origin:
             pairs.append(tuple(rest[: count + 1]))
             del rest[: count + 1]
         return pairs
+
+    def given(self, option: str) -> tuple[str, ...]:
+        """The values of an option, one for each time that it was given."""
+        return tuple(pair[1] for pair in self._pairs() if pair[0] == option)
 
     def arguments(self, *, same_precision: bool, without: Collection[str] = ()) -> str:
         """What to append to `aigc-export export NAME --target ... --precision ...` to export the same again.

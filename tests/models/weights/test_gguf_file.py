@@ -53,7 +53,7 @@ def test_tensors_are_read_as_they_are(path: Path, monkeypatch: pytest.MonkeyPatc
     assert all(torch.equal(file[name], read[name]) for name in file)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert (file.sha256, GgufFile(path).sha256) == (digest, digest)
-    assert file.types == {"F32": 1, "F16": 1, "Q8_0": 1}
+    assert file.quantized == {"Q8_0": 1}
 
 
 def test_a_file_that_changes_is_refused(path: Path) -> None:

@@ -11,6 +11,7 @@ from aigc_models.sources.gguf.architectures import find_architecture, read_confi
 from aigc_models.sources.gguf.metadata import Metadata
 from aigc_models.sources.gguf.text import read_gguf_text
 from aigc_models.sources.gguf.weights import load_gguf_model
+from aigc_models.sources.lora.adapter import digests, merged_notes, open_adapters
 from aigc_models.sources.transformers.language_program import check_options, language_program
 from aigc_models.weights.checkpoint import Checkpoint
 from aigc_models.weights.gguf_file import GgufFile
@@ -39,14 +40,16 @@ def load_gguf(path: Path, *, source: str, options: Mapping[str, Any]) -> Program
     meta = Metadata(file)
     config = read_config_json(meta)
     text = read_gguf_text(meta)
-    module, converted = load_gguf_model(meta, config)
-    kinds = ", ".join(f"{count} of {kind}" for kind, count in sorted(file.types.items()))
+    adapters = open_adapters(options.get("lora", ()))
+    module, converted = load_gguf_model(meta, config, adapters=adapters)
+    quantized = ", ".join(f"{count} tensors of {kind}" for kind, count in sorted(file.quantized.items()))
+    notes = (f"the weights were quantized before: {quantized}",) if quantized else ()
     return language_program(
         module,
         text=text,
-        checkpoint=Checkpoint(config=config, tensors=file, path=path),
+        checkpoint=Checkpoint(config=config, tensors=file, path=path, adapters=digests(adapters)),
         name=path.name[: -len(GGUF_SUFFIX)] or find_architecture(meta).model_type,
         source=source,
         options=options,
-        notes=(f"read {len(file.tensors)} tensors: {kinds}", *converted),
+        notes=(*notes, *converted, *merged_notes(adapters)),
     )

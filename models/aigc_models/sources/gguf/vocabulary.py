@@ -139,6 +139,7 @@ class Vocabulary:
             take_spaces: they take the spaces behind them, but for those that begin and end texts.
         """
         keep = {"<unk>", "<s>", "<|endoftext|>"}
+        named = {*self.named().values()}  # which transformers adds, whatever their types
         return [
             {
                 "id": i,
@@ -147,10 +148,10 @@ class Vocabulary:
                 "lstrip": False,
                 "rstrip": take_spaces and token not in keep,
                 "normalized": False,
-                "special": kind != USER_DEFINED,
+                "special": kind != USER_DEFINED or token in named,
             }
             for i, (token, kind) in enumerate(self._pairs())
-            if kind in (CONTROL, USER_DEFINED, UNKNOWN)
+            if kind in (CONTROL, USER_DEFINED, UNKNOWN) or token in named
         ]
 
     def _pairs(self) -> zip[tuple[str, int]]:

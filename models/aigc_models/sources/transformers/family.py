@@ -47,6 +47,7 @@ class Family:
         config: reads config.json.
         rules: names of tensors that are not ours without the prefix.
         prefix: in front of the names of all but the head.
+        inputs_first: names of modules that keep [inputs, outputs], where others keep [outputs, inputs].
         examples: models that were published in this form, of at least two sizes.
     """
 
@@ -55,6 +56,7 @@ class Family:
     config: Callable[[Fields], LMConfig]
     rules: tuple[Rule, ...] = ()
     prefix: str = "model."
+    inputs_first: tuple[str, ...] = ()
     examples: tuple[str, ...] = ()
 
 

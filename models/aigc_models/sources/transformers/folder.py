@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_models.program import Program
+from aigc_models.sources.lora.adapter import digests, merged_notes, open_adapters
 from aigc_models.sources.transformers.families import find_family, read_config
 from aigc_models.sources.transformers.language_program import check_options, language_program
 from aigc_models.sources.transformers.weights import load_model
@@ -38,14 +39,15 @@ def load_folder(path: Path, config: Mapping[str, Any], *, source: str, options: 
     place = find_weights(path)
     text = read_text_assets(place.weights.parent, config, vocab_size=read.vocab_size)
     stored = StoredWeights(place.weights)
-    module, converted = load_model(config, stored, source=str(place.weights))
-    notes = [*place.notes, *stored.notes, *converted]
+    adapters = open_adapters(options.get("lora", ()))
+    module, converted = load_model(config, stored, source=str(place.weights), adapters=adapters)
+    notes = [*place.notes, *stored.notes, *converted, *merged_notes(adapters)]
     if "auto_map" in config:
         notes.append(f"the code that auto_map of config.json names was not run: {kind!r} has a definition here")
     return language_program(
         module,
         text=text,
-        checkpoint=Checkpoint(config=dict(config), tensors=stored, path=place.weights),
+        checkpoint=Checkpoint(config=dict(config), tensors=stored, path=place.weights, adapters=digests(adapters)),
         name=_name(path),
         source=source,
         options=options,

@@ -86,5 +86,6 @@ GPT2 = Family(
     config=_gpt2,
     rules=_RULES,
     prefix="transformer.",
+    inputs_first=("c_attn", "c_proj", "c_fc"),
     examples=("GPT-2 124M, 355M, 774M, 1.5B", "DistilGPT2 82M"),
 )

@@ -16,7 +16,7 @@ from aigc_runtime.errors import ConfigError, UnknownNameError
 
 __all__ = ["OPTIONS", "check_options", "language_program"]
 
-OPTIONS = ("cache", "separate_prefill", "context_length")
+OPTIONS = ("cache", "separate_prefill", "context_length", "lora")
 """Of the export, that a language model takes."""
 
 

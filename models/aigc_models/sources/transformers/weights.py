@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aigc_models.families.lm import TransformerLM
 from aigc_models.families.lm_config import LMConfig
+from aigc_models.sources.lora.adapter import Adapter
+from aigc_models.sources.lora.merge import MergedWeights
 from aigc_models.sources.transformers.families import find_family, read_config
+from aigc_models.sources.transformers.family import Family
 from aigc_models.sources.transformers.rename import RenamedWeights
 from aigc_models.weights.before_memory import check_before_memory
 from aigc_models.weights.stored_weights import WeightsReader
@@ -17,7 +20,7 @@ __all__ = ["build_model", "load_model"]
 
 
 def load_model(
-    config: Mapping[str, Any], weights: WeightsReader, *, source: str
+    config: Mapping[str, Any], weights: WeightsReader, *, source: str, adapters: Sequence[Adapter] = ()
 ) -> tuple[TransformerLM, tuple[str, ...]]:
     """Make the language model that a config.json describes, with the weights of a folder.
 
@@ -25,6 +28,7 @@ def load_model(
         config: the parsed config.json.
         weights: under transformers' names.
         source: what holds them, for messages.
+        adapters: merged into them, in their order.
 
     Returns:
         The model, and what was converted, a sentence for each type.
@@ -36,11 +40,15 @@ def load_model(
     _, family = find_family(config)
     read = read_config(config)
     renamed = RenamedWeights(weights, family.rules, prefix=family.prefix, config=read)
-    return build_model(read, renamed, source=source)
+    return build_model(read, renamed, family=family, source=source, adapters=adapters)
 
 
-def build_model(config: LMConfig, weights: WeightsReader, *, source: str) -> tuple[TransformerLM, tuple[str, ...]]:
+def build_model(
+    config: LMConfig, weights: WeightsReader, *, family: Family, source: str, adapters: Sequence[Adapter] = ()
+) -> tuple[TransformerLM, tuple[str, ...]]:
     """Make a language model with weights that have our names; see `load_model`."""
+    if adapters:
+        weights = MergedWeights(weights, adapters, family=family, config=config, source=source)
     check_before_memory(lambda: TransformerLM(config), weights.described(), source=source)
     module = build_undrawn(lambda: TransformerLM(config))
     assert isinstance(module, TransformerLM)

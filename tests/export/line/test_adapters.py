@@ -1,0 +1,48 @@
+"""A bundle of a GGUF file and an adapter says what it was made of, and is verified against the same again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tests.models.sources.gguf.small_files import write_model
+from tests.models.sources.lora.test_adapter import CONFIG, write
+from tests.models.sources.transformers.small_models import small_model
+
+from aigc_export.cli import run
+from aigc_export.line.origin import load_original
+from aigc_runtime.bundle.bundle import Bundle
+from aigc_runtime.errors import CheckpointError
+
+MODULE = "base_model.model.model.layers.0.mlp.up_proj"
+TENSORS = {f"{MODULE}.lora_A.weight": torch.ones(2, 48), f"{MODULE}.lora_B.weight": torch.ones(80, 2)}
+
+
+@pytest.mark.slow
+def test_a_bundle_is_verified_against_what_it_was_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "small.gguf", small_model("llama"), kind="llama")
+    write(tmp_path / "tuned", {**CONFIG, "target_modules": ["up_proj"]}, TENSORS)
+    few = ["--quality-samples", "0"]
+    command = ["export", "small.gguf", "--lora", "tuned:0.5", "--context-length", "64", "-o", "bundle", *few]
+    assert run(command) == 0, capsys.readouterr()
+    bundle = Bundle.open(tmp_path / "bundle")
+    origin = bundle.manifest.origin
+    assert origin is not None
+    assert origin.checkpoint == "small.gguf"
+    assert origin.given("--lora") == ("tuned:0.5",)
+    assert "--lora tuned:0.5" in origin.arguments(same_precision=True)
+    assert len(bundle.manifest.provenance["adapters_sha256"]) == 64
+    assert run(["verify", "bundle", *few]) == 0, capsys.readouterr()
+
+    config = json.loads((tmp_path / "tuned" / "adapter_config.json").read_text())
+    (tmp_path / "tuned" / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 5}))
+    with pytest.raises(CheckpointError, match="is not the one that the bundle was made from"):
+        load_original(bundle)
+    (tmp_path / "tuned").rename(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="no adapter at 'tuned'"):
+        load_original(bundle)
