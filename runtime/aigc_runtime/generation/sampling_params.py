@@ -19,7 +19,6 @@ _MAX_ID = 2**31 - 1
 MAX_BEAMS = 256
 """Beams of one prompt: each is a row of the engine's batch."""
 
-EarlyStopping = bool | Literal["never"]
 Sequences = tuple[tuple[int, ...], ...]
 
 _NUMBERS: Mapping[str, tuple[float, float, float | None]] = {

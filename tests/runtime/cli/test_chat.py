@@ -8,13 +8,17 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aigc_runtime.bundle.bundle import write_bundle
+from aigc_runtime.bundle.pipeline_info import PipelineInfo
 from aigc_runtime.cli.main import run
 from aigc_runtime.generation.sampling_params import SamplingParams
+from aigc_runtime.generation.tokenizers import TokenizerInfo
 
 from .. import toys
 
@@ -323,3 +327,18 @@ def test_a_conversation_on_a_terminal(bundle: str) -> None:
     assert "tokens/s; the first after" in told
     assert "error: the chat has" in told
     assert "begin anew, or leave messages out" in told
+
+
+def test_a_model_without_a_tokenizer_takes_ids(tmp_path: Path, capsys: Capture) -> None:
+    manifest, files = toys.toy_manifest("toy_lm_growing")
+    settings = replace(toys.TEXT, tokenizer=TokenizerInfo(kind="none"))
+    generation = replace(manifest.reference.generation, request={"prompts": [[97, 98]], "max_new_tokens": 6, "seed": 0})
+    reference = replace(manifest.reference, generation=generation)
+    write_bundle(tmp_path / "b", replace(manifest, pipeline=PipelineInfo.of(settings), reference=reference), files)
+    assert run(["generate", str(tmp_path / "b"), "--token-ids", "104,105", "--max-new-tokens", "3"]) == 0
+    assert capsys.readouterr().out == ",".join(map(str, said("hi", 3))) + "\n"
+    for verb in ("verify", "bench"):
+        assert run([verb, str(tmp_path / "b"), "--threads", "1"]) == 0
+    capsys.readouterr()
+    assert run(["generate", str(tmp_path / "b"), "--prompt", "hi"]) == 2
+    assert "this model has no tokenizer, so that it takes no text\n  give token ids" in capsys.readouterr().err

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from typing import Any
+
 import numpy as np
 import pytest
 
 from aigc_runtime.generation.candidates import find_candidates, largest
+from aigc_runtime.generation.history import TokenHistory
+from aigc_runtime.generation.logits import sample_tokens
 from aigc_runtime.generation.logprobs import log_softmax
+from aigc_runtime.generation.rng import TorchGenerator
 from aigc_runtime.generation.sampling_params import SamplingParams
 
 
@@ -50,3 +56,16 @@ def test_one_token_is_always_left() -> None:
     row = np.array([1.0, 1.0, 1.0], dtype=np.float32)
     strict = SamplingParams(temperature=1e-30, top_p=1e-30, min_p=1.0, typical_p=1e-30)
     assert len(find_candidates(row, strict).ids) == 1
+
+
+@pytest.mark.parametrize(("options", "most"), [({}, 0.1), ({"temperature": 0.7, "top_k": 50}, 1.5)])
+def test_a_large_vocabulary_is_not_copied(options: dict[str, Any], most: float) -> None:
+    """Bytes for each of a million tokens: a mask has one, a copy in float64 eight."""
+    logits = np.random.default_rng(0).standard_normal((1, 2**20)).astype(np.float32)
+    params, generator, history = SamplingParams(**options), TorchGenerator(0), TokenHistory(np.array([1]))
+    tracemalloc.start()
+    try:
+        sample_tokens(logits, params, [generator], [history])
+        assert tracemalloc.get_traced_memory()[1] < most * 2**20
+    finally:
+        tracemalloc.stop()
