@@ -6,7 +6,7 @@ Only one batch of values is held at a time: memory does not grow with the number
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -86,6 +86,7 @@ def collect(
     channels: Collection[str] = (),
     channel_axis: int = -1,
     progress: Callable[[int], None] | None = None,
+    observe: Callable[[Mapping[str, Array]], None] | None = None,
     threads: int | None = None,
 ) -> Statistics:
     """Watch `tensors` while the graph runs over `data`.
@@ -97,6 +98,7 @@ def collect(
         channels: those of them whose channels are watched one by one.
         channel_axis: where their channels lie.
         progress: called after every batch with the number of samples seen.
+        observe: called with the values of every batch, by name.
         threads: of the engine.
 
     Raises:
@@ -126,6 +128,8 @@ def collect(
                 half.update(part)
             if name in channels:
                 found[name].watch_channels(value, channel_axis)
+        if observe is not None:
+            observe(values)
         batches += 1
         samples += rows
         first += rows if batches % steps == 0 else 0

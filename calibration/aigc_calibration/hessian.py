@@ -6,7 +6,7 @@ the data, so no sample is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ from aigc_runtime.core.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["collect_hessians", "product_error"]
+__all__ = ["SecondMoments", "collect_hessians", "fit_at_once", "product_error"]
 
 BUDGET_BYTES = 2**30
 """Matrices held at a time; readings that need more are collected in several runs over the data."""
@@ -46,20 +46,45 @@ def collect_hessians(
     """
     for part in _parts(readings, budget_bytes):
         run, watch = open_watched(model, sorted({r.value for r in part}), threads=threads)
-        sums = {r: np.zeros((r.width, r.width)) for r in part}
-        rows = dict.fromkeys(part, 0)
+        moments = SecondMoments(part)
         seen = 0
         for feeds in data.batches(run):
-            values = watch(feeds)
-            for reading in part:
-                x = reading.rows(values[reading.value])
-                sums[reading] += _second_moments(x)
-                rows[reading] += len(x)
+            moments.add(watch(feeds))
             seen += len(next(iter(feeds.values())))
             if progress is not None:
                 progress(seen)
         for reading in part:
-            yield reading, sums[reading] / max(rows[reading], 1)
+            yield reading, moments.mean(reading)
+
+
+class SecondMoments:
+    """Sums of x x^T of several readings over batches of values.
+
+    Args:
+        readings: what to sum.
+    """
+
+    def __init__(self, readings: Collection[Reading]) -> None:
+        self._sums = {reading: np.zeros((reading.width, reading.width)) for reading in readings}
+        self._rows = dict.fromkeys(readings, 0)
+
+    def add(self, values: Mapping[str, Array]) -> None:
+        """Add a batch, by names of the values."""
+        for reading in self._sums:
+            x = reading.rows(values[reading.value])
+            self._sums[reading] += _second_moments(x)
+            self._rows[reading] += len(x)
+
+    def mean(self, reading: Reading) -> Array:
+        """[width, width] float64; it is forgotten here, since all of them are large."""
+        total = self._sums.pop(reading)
+        total /= max(self._rows[reading], 1)
+        return total
+
+
+def fit_at_once(readings: Collection[Reading], budget_bytes: int = BUDGET_BYTES) -> bool:
+    """Check whether the matrices of all readings may be held at a time."""
+    return len(list(_parts(readings, budget_bytes))) <= 1
 
 
 def _second_moments(x: Array) -> Array:

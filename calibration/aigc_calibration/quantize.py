@@ -13,13 +13,14 @@ from aigc_calibration.coverage import Coverage, Executed, check_executed, execut
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.emit import emit, plan_for
 from aigc_calibration.formats import UNSIGNED_FORMAT, QdqFormat
+from aigc_calibration.hessian import SecondMoments, fit_at_once
 from aigc_calibration.limits import value_problem
 from aigc_calibration.onnx_function import opened_when_called
 from aigc_calibration.plan import HALF_PRECISIONS, QuantizationPlan, SitePrecision
 from aigc_calibration.planner import half_plan, make_plan, round_weights
 from aigc_calibration.prepare import prepare
 from aigc_calibration.sites import find_sites
-from aigc_calibration.weight_only import apply_awq, quantize_weights, weight_plan
+from aigc_calibration.weight_only import apply_awq, quantize_weights, readings_of, weight_plan
 from aigc_calibration.weights import QuantizedWeight
 from aigc_runtime.core.progress import Progress, phase
 from aigc_runtime.system.host_memory import give_back_memory
@@ -172,9 +173,17 @@ def _quantize_weights(
     fitted = {site.node: site.activations for site in find_sites(graph) if site.node in nodes}
     watched = {value for values in fitted.values() for value in values}
     # Rounding to nearest needs no samples, and making them may run the model for minutes.
-    statistics = collect(graph, data, watched, threads=threads) if nodes else NO_SAMPLES
+    statistics, moments = NO_SAMPLES, None
+    if nodes:
+        readings = readings_of(graph, plan)
+        # The same run serves both, where there is room for all matrices.
+        if config.weight_method != "rtn" and watched >= {r.value for r in readings} and fit_at_once(readings):
+            moments = SecondMoments(readings)
+        observe = None if moments is None else moments.add
+        progressed = None if moments is None else report
+        statistics = collect(graph, data, watched, observe=observe, threads=threads, progress=progressed)
     seen = {name: found.histogram for name, found in statistics.tensors.items()}
     problems = {node: value_problem(values, seen, least=0.0) for node, values in fitted.items()}
     plan = plan.with_float({node: why for node, why in problems.items() if why})
-    weights = quantize_weights(graph, plan, data, config, threads=threads, progress=report)
+    weights = quantize_weights(graph, plan, data, config, moments=moments, threads=threads, progress=report)
     return _emitted(graph, data, plan, weights, statistics, form, executed, threads)

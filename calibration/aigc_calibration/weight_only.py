@@ -13,7 +13,7 @@ from aigc_calibration.data import CalibrationData
 from aigc_calibration.digest import graph_digest
 from aigc_calibration.gptq import gptq
 from aigc_calibration.grids import GRIDS, Grid
-from aigc_calibration.hessian import collect_hessians
+from aigc_calibration.hessian import SecondMoments, collect_hessians
 from aigc_calibration.limits import constant_problem
 from aigc_calibration.matrices import Reading, reading_of, to_matrix
 from aigc_calibration.parallel import in_threads
@@ -27,7 +27,7 @@ from aigc_runtime.core.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["apply_awq", "quantize_weights", "weight_plan"]
+__all__ = ["apply_awq", "quantize_weights", "readings_of", "weight_plan"]
 
 
 def weight_plan(
@@ -125,25 +125,47 @@ def quantize_weights(
     data: CalibrationData,
     config: QuantConfig,
     *,
+    moments: SecondMoments | None = None,
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, QuantizedWeight]:
-    """The weights that a plan of `weight_plan` names, as matrices [in, out] in blocks."""
+    """Round the weights that a plan of `weight_plan` names, as matrices [in, out] in blocks.
+
+    Args:
+        model: the float graph.
+        plan: of it.
+        data: second moments are collected on it, unless they are given.
+        config: methods.
+        moments: of everything that is read by `readings_of(model, plan)`, and maybe more; they are used up.
+        threads: of the engine.
+        progress: called after every batch with the rows seen.
+    """
+    by_reading = readings_of(model, plan)
+    if config.weight_method == "rtn":
+        pairs = [pair for group in by_reading.values() for pair in group]
+        rounded = in_threads(lambda pair: _round(model, *pair, np.empty(0), config), pairs, threads)
+        return {weight.name: weight for weight in rounded}
+    found: dict[str, QuantizedWeight] = {}
+    hessians = (
+        collect_hessians(model, data, by_reading, threads=threads, progress=progress)
+        if moments is None
+        else ((reading, moments.mean(reading)) for reading in by_reading)
+    )
+    for reading, hessian in hessians:
+        for site, op in by_reading[reading]:
+            found[str(op.weight)] = _round(model, site, op, hessian, config)
+    return found
+
+
+def readings_of(model: ir.Model, plan: QuantizationPlan) -> dict[Reading, list[tuple[Site, OpPlan]]]:
+    """What the products of a plan read -> the sites that read it."""
     sites = {s.node: s for s in find_sites(model)}
     by_reading: dict[Reading, list[tuple[Site, OpPlan]]] = {}
     for op in plan.quantized():
         reading = reading_of(model, sites[op.node])
         assert reading is not None
         by_reading.setdefault(reading, []).append((sites[op.node], op))
-    if config.weight_method == "rtn":
-        pairs = [pair for group in by_reading.values() for pair in group]
-        rounded = in_threads(lambda pair: _round(model, *pair, np.empty(0), config), pairs, threads)
-        return {weight.name: weight for weight in rounded}
-    found: dict[str, QuantizedWeight] = {}
-    for reading, hessian in collect_hessians(model, data, by_reading, threads=threads, progress=progress):
-        for site, op in by_reading[reading]:
-            found[str(op.weight)] = _round(model, site, op, hessian, config)
-    return found
+    return by_reading
 
 
 def _round(model: ir.Model, site: Site, op: OpPlan, hessian: Array, config: QuantConfig) -> QuantizedWeight:

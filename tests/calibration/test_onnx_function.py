@@ -126,6 +126,28 @@ def test_one_session_gives_outputs_and_what_is_watched(monkeypatch: pytest.Monke
     assert open_watched(model, [])[1]({"x": X}) == {}
 
 
+@pytest.mark.parametrize("most", [onnx_function.MAX_KEPT_BYTES, 0], ids=["kept", "computed again"])
+def test_what_was_computed_for_the_outputs_is_watched(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[Any] = []
+    make = onnx_function._function
+
+    def counted(session: Any, outputs: Any) -> Any:
+        run = make(session, outputs)
+        return lambda feeds: runs.append(feeds) or run(feeds)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(onnx_function, "_function", counted)
+    monkeypatch.setattr(onnx_function, "MAX_KEPT_BYTES", most)
+    run, watch = open_watched(ir.from_proto(doubled_product()), ["product", "z"])
+    other = X + 1
+    outputs, _ = run({"x": X}), run({"x": other})
+    watched = [watch({"x": other.copy()}), watch({"x": X.copy()}), watch({"x": X})]
+    assert len(runs) == (3 if most else 5)  # what was asked for once is not kept
+    np.testing.assert_array_equal(watched[1]["z"], outputs["z"])
+    for values, x in zip(watched, (other, X, X), strict=True):
+        assert values.keys() == {"product", "z"}
+        np.testing.assert_allclose(values["product"], x @ W, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(("threshold", "packed"), [(0, False), (1 << 31, True)])
 def test_large_weights_are_held_once(threshold: int, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = loads(monkeypatch)

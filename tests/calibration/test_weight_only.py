@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
+from aigc_calibration import quantize as quantizing
 from aigc_calibration.awq import awq_scales
 from aigc_calibration.blocks import pack_nbits
 from aigc_calibration.config import QuantConfig, WeightMethod
@@ -260,6 +261,26 @@ def test_the_whole(method: WeightMethod, network: tuple[ir.Model, Batches]) -> N
     assert found.coverage.executed == pytest.approx((macs["matmul"] + macs["gemm"]) / sum(macs.values()))
     errors = compare_arrays(open_onnx(model)(data.feeds[0])["y"], open_onnx(found.graph)(data.feeds[0])["y"])
     assert errors.sqnr_db > 12
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_statistics_and_second_moments_come_of_one_run(
+    method: WeightMethod, network: tuple[ir.Model, Batches], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = network
+    runs: list[str] = []
+    monkeypatch.setattr(Batches, "batches", lambda data, run: runs.append("run") or iter(data.feeds))  # type: ignore[func-returns-value]
+    config = QuantConfig(weight_method=method)
+    once = quantize(model, data, config, precision="int4-weight")
+    at_once = len(runs)
+    monkeypatch.setattr(quantizing, "fit_at_once", lambda _: False)
+    apart = quantize(model, data, config, precision="int4-weight")
+    assert len(runs) - at_once == at_once + 1
+    assert once.plan == apart.plan
+    assert once.weights.keys() == apart.weights.keys()
+    for name, found in once.weights.items():
+        np.testing.assert_array_equal(found.codes, apart.weights[name].codes)
+        np.testing.assert_array_equal(found.scales, apart.weights[name].scales)
 
 
 def test_a_graph_of_convolutions_alone_is_stored_in_few_bits() -> None:
