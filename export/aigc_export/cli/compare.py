@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--max-size", metavar="LIMIT", help="Of B, such as 3.5MB or 1000 (bytes).")
 @click.option("--max-latency", metavar="LIMIT", help="Of a step of B, such as 2ms or 2 (ms).")
 @click.option("--quality-samples", type=int, help="Text windows or images. Default: 200, or fewer; 0: none.")
-@click.option("--eval-data", type=TEXT_PATH, help="Your text to evaluate on. Default: that of A's export.")
+@click.option("--eval-data", type=TEXT_PATH, help="Your text or jsonl to evaluate on. Default: that of A's export.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of what is generated.")
 @click.option(
     "--rounds", type=click.IntRange(1, MAX_ROUNDS), default=5, show_default=True, help="Alternations A B A B."

@@ -45,7 +45,9 @@ from aigc_runtime.io.printable import printable
 @model_options
 @calibration_option("in place of samples")
 @click.option("--quality-samples", type=int, help="Text windows or images. Default: 200, or fewer; 0: none.")
-@click.option("--eval-data", type=TEXT_PATH, help="Your text to evaluate on. Default: what the checkpoint keeps.")
+@click.option(
+    "--eval-data", type=TEXT_PATH, help="Your text or jsonl to evaluate on. Default: what the checkpoint keeps."
+)
 @click.option("--budget", "budgets", multiple=True, help="Quality to keep: 'ppl<=+2%', 'kl<=0.02'; may be repeated.")
 @click.option("--objective", help="Of --precision auto: latency (default), size or ops.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Of --precision auto: local processes. Default: 1.")

@@ -34,7 +34,9 @@ _OPTIONS = (
     click.option("--separate-prefill", is_flag=True, help="Two engines of a language model: for prompts, for tokens."),
     click.option("--lora", multiple=True, metavar="DIR[:SCALE]", help="An adapter, merged in; may be repeated."),
     click.option("--dynamic-size/--fixed-size", default=None, help="Let the sides of a UNet's sample vary."),
-    click.option("--calibration-data", type=TEXT_PATH, help="Your text, images or .npz. Default: the model's own."),
+    click.option(
+        "--calibration-data", type=TEXT_PATH, help="Your text, jsonl, images or .npz. Default: the model's own."
+    ),
     click.option("--calibration-samples", type=click.IntRange(min=1), help="Default: 256."),
     click.option("--keep-float", multiple=True, metavar="MODULE", help="Not quantized; may be repeated."),
     click.option("--ranges", type=_METHODS, help="Of activations. Default: mse."),

@@ -25,7 +25,7 @@ from aigc_runtime.io.printable import printable
 @click.option("--checkpoint", type=TEXT_PATH, help="The weights it was made from. Default: where the manifest says.")
 @click.option("--quality-samples", type=click.IntRange(min=0), help="Default: 200, of a large model fewer; 0: none.")
 @tolerance_option("in place of the manifest's")
-@click.option("--eval-data", type=TEXT_PATH, help="Your text to evaluate on. Default: that of its export.")
+@click.option("--eval-data", type=TEXT_PATH, help="Your text or jsonl to evaluate on. Default: that of its export.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the fresh inputs.")
 @click.option("--bisect", is_flag=True, help="If parity is missed, name the first node that diverges.")
 @threads_option

@@ -141,6 +141,7 @@ def remedies(
         *_keep_float(recipe, costly, divergence),
         *_better_rounding(recipe),
         *_other_precisions(recipe, workload),
+        *_measured_quality(report, recipe, workload),
         *_wider_budgets(report, recipe, workload),
         *_looser_limits(report, recipe),
     )
@@ -172,6 +173,11 @@ def _other_precisions(recipe: ExportRecipe, workload: Workload) -> Iterator[str]
 def _better_rounding(recipe: ExportRecipe) -> Iterator[str]:
     if recipe.quantization is not None and recipe.quantization.weight_method == "rtn":
         yield "--weight-method gptq: rounds weights by what they are multiplied with, which takes calibration data"
+
+
+def _measured_quality(report: ParityReport, recipe: ExportRecipe, workload: Workload) -> Iterator[str]:
+    if workload.quality_decides and recipe.precision != "fp32" and not report.paired:
+        yield "--quality-samples 32: what is measured of the quality then decides, in place of limits on tensors"
 
 
 def _wider_budgets(report: ParityReport, recipe: ExportRecipe, workload: Workload) -> Iterator[str]:

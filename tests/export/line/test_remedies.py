@@ -148,3 +148,11 @@ def test_a_better_rounding_is_named_where_there_is_one() -> None:
         recipe = export_recipe("lm", precision="int4", weight_method=method)
         found = remedies(judged(ppl_increase=(0.3, 0.01)), recipe, workload=text)
         assert any(line.startswith("--weight-method gptq") for line in found) is wanted
+
+
+def test_quality_that_was_not_measured_could_decide() -> None:
+    text = get_workload("text")
+    for precision, measured, wanted in (("int4", False, True), ("int4", True, False), ("fp32", False, False)):
+        found = judged(ppl_increase=(0.3, 0.01)) if measured else report(0.5)
+        lines = remedies(found, export_recipe("lm", precision=precision), workload=text)
+        assert any(line.startswith("--quality-samples 32: ") for line in lines) is wanted

@@ -10,7 +10,7 @@ import pytest
 
 from aigc_calibration.plan import parse_plan
 from aigc_export.cli import run
-from aigc_export.line import exporter
+from aigc_export.line import quality as judged
 from aigc_export.line.exporter import PLAN_FILE, SEARCH_FILE, export_model
 from aigc_export.mixed_precision import candidates as candidates_module
 from aigc_export.mixed_precision.search import BudgetError
@@ -139,7 +139,7 @@ def test_a_mix_that_is_no_faster_gives_way(tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_published_engine_must_keep_the_budget_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worse = Scores(paired=(PairedMetric(name="psnr_db", value=48.9, standard_error=0.1, samples=20),))
-    monkeypatch.setattr(exporter, "make_evaluator", lambda *_, **__: lambda _: worse)
+    monkeypatch.setattr(judged, "make_evaluator", lambda *_, **__: lambda _: worse)
     with pytest.raises(BudgetError, match=r"misses the budget that the search had met: psnr_db 48\.9"):
         export_model(auto("psnr>=49", objective="ops"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
