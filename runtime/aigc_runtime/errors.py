@@ -14,6 +14,7 @@ __all__ = [
     "BundleError",
     "BundleReplacedError",
     "CancelledError",
+    "ChatTemplateError",
     "CheckpointError",
     "ConfigError",
     "EngineError",
@@ -78,6 +79,10 @@ class UnknownNameError(InputError):
 
 class ConfigError(InputError):
     """A configuration value outside what the model, schedule or sampler allows."""
+
+
+class ChatTemplateError(InputError):
+    """A chat that its template refuses, or a template that fails or takes too long."""
 
 
 class CheckpointError(AigcError):

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from aigc_runtime.errors import AigcError, BundleError, InputError, TextSupportMissingError
+from aigc_runtime.errors import AigcError, BundleError, ChatTemplateError, TextSupportMissingError
 from aigc_runtime.generation.chat_budget import Budget, deep_size, size
 from aigc_runtime.generation.tokenizers.huggingface import TEXT_INSTALL
 
@@ -33,10 +33,6 @@ _OVER_VALUES = {
     "selectattr", "slice", "sort", "unique",
 }  # fmt: skip
 """Filters that do not write their value as text."""
-
-
-class ChatTemplateError(InputError):
-    """A chat that its template refuses, or a template that fails or takes too long."""
 
 
 class CompiledTemplate:

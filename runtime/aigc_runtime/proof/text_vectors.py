@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from aigc_runtime.errors import AigcError, BundleError, InputError, TextSupportMissingError
+from aigc_runtime.errors import AigcError, BundleError, ChatTemplateError, InputError, TextSupportMissingError
 from aigc_runtime.generation.chat import ChatTemplate
-from aigc_runtime.generation.chat_sandbox import ChatTemplateError
 from aigc_runtime.generation.tokenizers import Tokenizer
 from aigc_runtime.io.jsonable import from_json
 from aigc_runtime.io.strict_json import loads_strict

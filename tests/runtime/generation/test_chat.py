@@ -10,10 +10,16 @@ from typing import Any
 
 import pytest
 
-from aigc_runtime.errors import BundleError, ConfigError, InputError, TextSupportMissingError, UnknownNameError
+from aigc_runtime.errors import (
+    BundleError,
+    ChatTemplateError,
+    ConfigError,
+    InputError,
+    TextSupportMissingError,
+    UnknownNameError,
+)
 from aigc_runtime.generation import chat as module
 from aigc_runtime.generation.chat import ChatInfo, ChatTemplate
-from aigc_runtime.generation.chat_sandbox import ChatTemplateError
 
 from .tokenizers.makers import byte_level
 

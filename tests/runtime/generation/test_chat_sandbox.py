@@ -7,10 +7,9 @@ import time
 
 import pytest
 
-from aigc_runtime.errors import BundleError
+from aigc_runtime.errors import BundleError, ChatTemplateError
 from aigc_runtime.generation import chat_budget
 from aigc_runtime.generation.chat import ChatTemplate
-from aigc_runtime.generation.chat_sandbox import ChatTemplateError
 
 pytest.importorskip("jinja2")
 
