@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from aigc_models.program import Program
 from aigc_models.sources.checkpoint import outline_checkpoint
+from aigc_models.sources.encoder.load import is_encoder, load_encoder, outline_encoder
 from aigc_models.sources.function import call_function, names_function
 from aigc_models.sources.outline import Outline
 from aigc_models.sources.shipped import MODELS, load_shipped
@@ -156,6 +157,24 @@ class _Gguf:
         return outline_gguf(found.path)
 
 
+class _Encoder:
+    """A state dict of a language model of PyTorch's `nn.TransformerEncoder`."""
+
+    def matches(self, found: Found) -> bool:
+        return found.path is not None and is_encoder(found.path, found.config)
+
+    def load(self, found: Found, options: Mapping[str, Any]) -> Program:
+        assert found.path is not None
+        given = dict(options)
+        if given.pop("checkpoint", None) is not None:
+            raise ConfigError(f"{found.model!r} holds its weights itself", hint="leave --checkpoint out")
+        return load_encoder(found.path, found.config, source=found.model, options=given)
+
+    def outline(self, found: Found) -> Outline:
+        assert found.path is not None
+        return outline_encoder(found.path, found.config)
+
+
 class _Function:
     """A function of the user's own."""
 
@@ -179,6 +198,7 @@ SOURCES: dict[str, Source] = {
     "gguf": _Gguf(),
     "folder": _Folder(),
     "transformers": _Transformers(),
+    "encoder": _Encoder(),
     "function": _Function(),
 }
 """Name -> source, in the order in which they are asked."""
@@ -201,8 +221,8 @@ def resolve(model: str, *, options: Mapping[str, Any] | None = None) -> Program:
     """Find out what a name stands for, and load it.
 
     Args:
-        model: a shipped name, a folder with config.json and weights, ours or transformers', a GGUF file,
-            `file.py:function` or `module:function`.
+        model: a shipped name, a folder with config.json and weights, ours or transformers', a GGUF file, a state
+            dict of `nn.TransformerEncoder`, `file.py:function` or `module:function`.
         options: of the export, such as `{"checkpoint": ..., "cache": "buffer"}`; None values are left out.
 
     Raises:
@@ -247,10 +267,18 @@ def _source_of(found: Found) -> tuple[str, Source]:
         says = f"has no {CONFIG_FILE}" if found.config is None else f"is of kind {kind!r}" if kind else "names no model"
         raise CheckpointError(
             f"{model!r} {says}, which no source can load",
-            hint=f"known: checkpoints of {', '.join(MODELS)}, and of language models as transformers writes them; GGUF "
-            "files; any module of yours by file.py:function",
+            hint=f"known: checkpoints of {', '.join(MODELS)}, and of language models as transformers writes them; "
+            f"{_MORE}",
         )
-    raise UnknownNameError("model", model, MODELS)
+    unknown = UnknownNameError("model", model, MODELS)
+    unknown.hint += f"\nThere is no such path either: a folder with {CONFIG_FILE} and weights; {_MORE}"
+    raise unknown
+
+
+_MORE = (
+    "GGUF files; state dicts of nn.TransformerEncoder (.safetensors, .pt, .pth); any module of yours by "
+    "file.py:function"
+)
 
 
 _KINDS = ("family", "model_type", "_class_name", "architectures")

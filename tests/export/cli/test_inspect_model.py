@@ -103,7 +103,7 @@ def test_json(folder: Path, capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (None, "lm"),
+        (None, "nn.TransformerEncoder (.safetensors, .pt, .pth)"),
         ({}, "config.json"),
         ({"config.json": "{}"}, "names no model"),
         ({"config.json": '{"model_type": "llama4"}'}, "the nearest is 'llama'"),

@@ -13,7 +13,6 @@ from torch import nn
 
 from aigc_models.families.lm import TransformerLM, next_token_loss
 from aigc_models.families.lm_config import LMConfig
-from aigc_models.families.lm_convert import from_transformer_encoder
 from aigc_models.families.rope import RopeConfig, rotary_frequencies, rotation_at
 from aigc_runtime.errors import ConfigError
 
@@ -101,34 +100,6 @@ def empty(model: TransformerLM, batch: int, size: int) -> list[tuple[torch.Tenso
 
 def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return float((a - b).abs().max()) <= FLOAT_ACCURACY * max(1.0, float(b.abs().max()))
-
-
-@torch.no_grad()
-def test_classic_form_equals_torchs_transformer_encoder() -> None:
-    torch.manual_seed(0)
-    layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, activation="relu", batch_first=True, norm_first=False)
-    encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
-    for p in encoder.parameters():
-        p.add_(torch.randn_like(p) * 0.1)
-    model = build(CLASSIC)
-    missing, unexpected = model.load_state_dict(from_transformer_encoder(encoder.state_dict()), strict=False)
-    assert unexpected == []
-    assert set(missing) == {"embed_tokens.weight", "lm_head.weight"}
-    ids = torch.randint(50, (3, 17))
-    position = torch.arange(17)[:, None]
-    rate = 10000 ** (-torch.arange(0, 32, 2) / 32)
-    sinusoid = torch.zeros(17, 32)
-    sinusoid[:, 0::2], sinusoid[:, 1::2] = torch.sin(position * rate), torch.cos(position * rate)
-    x = model.embed_tokens(ids) * math.sqrt(32) + sinusoid
-    causal = nn.Transformer.generate_square_subsequent_mask(17)
-    expected = encoder(x, mask=causal, is_causal=True) @ model.lm_head.weight.T
-    assert close(model(ids).logits, expected)
-    assert not close(model(ids).logits, encoder(x) @ model.lm_head.weight.T)
-
-
-def test_an_encoder_with_foreign_tensors_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"tensor 'layers\.0\.linear3\.weight' is not one of"):
-        from_transformer_encoder({"layers.0.linear3.weight": torch.zeros(1)})
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""Language models of PyTorch's own `nn.TransformerEncoder` with a causal mask, as its tutorial has."""
