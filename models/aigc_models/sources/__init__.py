@@ -18,7 +18,7 @@ from aigc_models.sources.function import call_function, names_function
 from aigc_models.sources.outline import Outline
 from aigc_models.sources.shipped import MODELS, load_shipped
 from aigc_models.sources.transformers.families import find_family, is_known, is_transformers_config
-from aigc_models.weights.weights_file import CONFIG_FILE, is_gguf, shipped_checkpoint
+from aigc_models.weights.weights_file import CONFIG_FILE, GGUF_SUFFIX, is_gguf, shipped_checkpoint
 from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
 from aigc_runtime.io.strict_json import loads_strict
 from aigc_runtime.io.user_file import path_exists, read_file
@@ -265,6 +265,10 @@ def _source_of(found: Found) -> tuple[str, Source]:
     if found.path is not None:
         kind = None if found.config is None else next((found.config[k] for k in _KINDS if k in found.config), None)
         says = f"has no {CONFIG_FILE}" if found.config is None else f"is of kind {kind!r}" if kind else "names no model"
+        if inside := sorted(path.name for path in found.path.glob(f"*{GGUF_SUFFIX}")):
+            raise CheckpointError(
+                f"{model!r} {says}, but GGUF files", hint=f"name the one that is meant: {found.path / inside[0]}"
+            )
         raise CheckpointError(
             f"{model!r} {says}, which no source can load",
             hint=f"known: checkpoints of {', '.join(MODELS)}, and of language models as transformers writes them; "

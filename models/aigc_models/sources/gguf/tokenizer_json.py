@@ -21,6 +21,8 @@ __all__ = ["KINDS", "make_tokenizer_json"]
 KINDS = ("gpt2", "llama")
 """`tokenizer.ggml.model` that are read."""
 SPACE = "▁"
+MAX_PIECE = 256
+"""Characters of a piece whose merges are made of scores: several times what trainers of vocabularies make."""
 
 
 def make_tokenizer_json(kind: object, vocabulary: Vocabulary, *, architecture: str) -> bytes:
@@ -103,6 +105,11 @@ def _merges_of_scores(vocabulary: Vocabulary) -> list[list[str]]:
         for token, score, kind in zip(vocabulary.tokens, scores, vocabulary.types, strict=True)
         if kind in (NORMAL, USER_DEFINED)
     }
+    if (longest := max(map(len, pieces), default=0)) > MAX_PIECE:
+        raise CheckpointError(
+            f"tokenizer.ggml.tokens holds a piece of {longest:,} characters",
+            hint=f"at most {MAX_PIECE:,} are read: the file is damaged, get it again",
+        )
     found: list[tuple[float, str, str]] = []
     given: Counter[float] = Counter()
     for piece, (score, kind) in pieces.items():

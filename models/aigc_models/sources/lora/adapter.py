@@ -27,6 +27,7 @@ _MAGNITUDE = ("lora_magnitude_vector", "lora_magnitude_vector.weight")
 _ENDS = {_A: "a", _B: "b", _A_EMBEDDING: "a", _B_EMBEDDING: "b", **dict.fromkeys(_MAGNITUDE, "magnitude")}
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 """Modules that peft also saves whole where their vocabulary may have grown."""
+_MAX_NAME = 512
 _SHOWN = 4
 _HINT = "the adapter is damaged, or was not saved by peft: get it again"
 
@@ -172,7 +173,7 @@ def _sorted(names: list[str], config: AdapterConfig, where: str) -> tuple[dict[s
     for name in names:
         bare = name.removeprefix(_PREFIX)
         end = next((end for end in _ENDS if bare.endswith(f".{end}")), None)
-        if bare == name:
+        if bare == name or len(bare) > _MAX_NAME:
             unknown.append(name)
         elif end is not None:
             module = bare.removesuffix(f".{end}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,8 @@ _WITHOUT_EFFECT = (
 """Fields that change training, or say which modules have tensors, which the tensors say themselves."""
 _INITIAL = (True, False, "gaussian", "eva", "orthogonal", "mica")
 """Ways to begin that leave the model's own weights as they are."""
-_MAX_PATTERN = 200
+_MAX_PATTERN, _MAX_PATTERNS = 200, 4096
+"""Characters of a pattern, and patterns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class AdapterConfig:
         alpha: numerator of the scaling.
         by_root: the scaling is alpha / sqrt(r) (Kalajdzievski 2023, "rsLoRA"), not alpha / r.
         dora: each row keeps a norm of its own (Liu et al. 2024, "DoRA", eq. 5).
-        ranks: pattern of a module's name -> its own rank.
+        ranks: pattern of modules' names -> their own rank; of several the first counts.
         alphas: likewise, its own alpha.
         targets: names that modules end with; empty where they are given otherwise.
         replaced: names of modules that come whole.
@@ -60,8 +61,8 @@ class AdapterConfig:
     alpha: float
     by_root: bool = False
     dora: bool = False
-    ranks: Mapping[str, float] = field(default_factory=dict)
-    alphas: Mapping[str, float] = field(default_factory=dict)
+    ranks: Mapping[re.Pattern[str], float] = field(default_factory=dict)
+    alphas: Mapping[re.Pattern[str], float] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
     base: str = ""
@@ -113,27 +114,35 @@ def _names(value: Any, name: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _patterns(values: Mapping[str, Any], name: str) -> dict[str, float]:
+def _patterns(values: Mapping[str, Any], name: str) -> dict[re.Pattern[str], float]:
     """Read a field that maps patterns of module names to numbers."""
     value = values.get(name) or {}
-    if not isinstance(value, Mapping):
-        raise CheckpointError(f"{_WHERE}: {name} is {shown(value)}", hint="must map names of modules to numbers")
+    if not isinstance(value, Mapping) or len(value) > _MAX_PATTERNS:
+        raise CheckpointError(
+            f"{_WHERE}: {name} is {shown(value)}",
+            hint=f"must map at most {_MAX_PATTERNS:,} names of modules to numbers",
+        )
+    found: dict[re.Pattern[str], float] = {}
     for pattern, number in value.items():
         whole = name == "alpha_pattern" or type(number) is int
         if type(number) not in (int, float) or not whole or not (math.isfinite(number) and number > 0):
             raise CheckpointError(f"{_WHERE}: {name} gives {shown(pattern)} the number {shown(number)}", hint=_POSITIVE)
-        _check_pattern(pattern, name)
-    return dict(value)
+        found[_compiled(pattern, name)] = number
+    return found
 
 
 _POSITIVE = "must be above 0; a rank must be whole"
 
 
-def _check_pattern(pattern: str, name: str) -> None:
-    """Refuse a regular expression that could take forever: of repetitions it may have two, and none of a group."""
+def _compiled(pattern: str, name: str) -> re.Pattern[str]:
+    """Compile the pattern of the end of a name, as peft does.
+
+    One that could take forever is refused: of repetitions it may have two, and none of a group.
+    """
     fault = len(pattern) > _MAX_PATTERN or re.search(r"\)[*+?{]", pattern) or len(re.findall(r"[*+{]", pattern)) > 2
     try:
-        re.compile(pattern)
+        re.compile(pattern)  # by itself, so that its parentheses are its own
+        whole = re.compile(rf"(.*\.)?({pattern})$")
     except (re.error, RecursionError, OverflowError):
         fault = True
     if fault:
@@ -141,13 +150,9 @@ def _check_pattern(pattern: str, name: str) -> None:
             f"{_WHERE}: {name} has the pattern {shown(pattern)}, which is not supported",
             hint="a module's name, or the end of one, or a short expression with at most two repetitions",
         )
+    return whole
 
 
-def _of_pattern(patterns: Mapping[str, float], module: str, default: float) -> float:
+def _of_pattern(patterns: Mapping[re.Pattern[str], float], module: str, default: float) -> float:
     """The number of the first pattern that a module's name ends with."""
-    return next((n for pattern, n in patterns.items() if _ends_with(pattern, module)), default)
-
-
-def _ends_with(pattern: str, module: str) -> bool:
-    ends: Iterable[int] = (0, *(at + 1 for at, letter in enumerate(module) if letter == "."))
-    return any(re.fullmatch(pattern, module[at:]) for at in ends) or bool(re.match(rf"(?:{pattern})$", module))
+    return next((number for pattern, number in patterns.items() if pattern.match(module)), default)

@@ -86,3 +86,11 @@ def test_a_file_is_known_by_its_name(tmp_path: Path) -> None:
     assert is_gguf(tmp_path / "a.GGUF")
     assert not is_gguf(tmp_path / "folder.gguf")
     assert not is_gguf(tmp_path / "a.safetensors")
+
+
+def test_a_folder_of_files_asks_which_is_meant(model: Any, tmp_path: Path) -> None:
+    write(tmp_path / "b.gguf", model)
+    write(tmp_path / "a.gguf", model)
+    with pytest.raises(CheckpointError, match="but GGUF files") as caught:
+        resolve(str(tmp_path))
+    assert str(tmp_path / "a.gguf") in caught.value.hint

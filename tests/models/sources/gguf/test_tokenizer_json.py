@@ -175,6 +175,13 @@ def test_more_tokens_than_rows_are_refused() -> None:
         made(byte_level("gpt-2"), size=421)
 
 
+def test_a_piece_without_end_is_refused() -> None:
+    given = sentencepiece()
+    given["tokenizer.ggml.tokens"][-1] = "x" * 2**20
+    with pytest.raises(CheckpointError, match="a piece of 1,048,576 characters"):
+        made(given)
+
+
 def test_scores_without_an_order_are_refused() -> None:
     given = sentencepiece()
     given["tokenizer.ggml.scores"] = np.full(len(given["tokenizer.ggml.tokens"]), -1000.0, np.float32)
