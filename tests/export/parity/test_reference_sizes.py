@@ -80,7 +80,7 @@ def test_an_engine_for_few_shapes_is_proven_on_those(profile: str, checkpoints: 
     assert found.report.tensors
 
 
-def test_a_language_model_that_takes_no_prompt_is_refused_before_the_work(
+def test_a_language_model_that_takes_no_single_token_is_refused_before_the_work(
     checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs the extra [rtx]")
@@ -90,7 +90,7 @@ def test_a_language_model_that_takes_no_prompt_is_refused_before_the_work(
 
     monkeypatch.setattr(exporter, "build_engine", fail)
     with pytest.raises(ConfigError, match="no engine of these profiles can be proven") as err:
-        export_model(recipe("lm", checkpoints, "decode/batch=1:1:4,sequence=1"), tmp_path / "out")
+        export_model(recipe("lm", checkpoints, "prompts/batch=1:1:4,sequence=4"), tmp_path / "out")
     assert "profile for prompts" in str(err.value.hint)
     assert list(tmp_path.iterdir()) == []
 

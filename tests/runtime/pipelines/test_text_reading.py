@@ -80,6 +80,9 @@ def test_a_chunk_is_what_the_engine_takes() -> None:
     # What is left is read token by token by the engine that reads tokens.
     assert engines.pieces(1, 0, 6, prefill_chunk=None) == [("model", 4), ("model", 1), ("model", 1)]
     assert engines.pieces(1, 4, 1, prefill_chunk=None) == [("model", 1)]
+    seen = Seen(sequence=DimSpec(name="sequence", max=1))
+    assert seen.pipeline().generate("abc", max_new_tokens=1)[0].token_ids.tolist() == [toys.next_token([97, 98, 99])]
+    assert seen.runs == [1, 1, 1]
 
 
 def test_two_engines_of_fixed_sizes_read_any_prompt() -> None:
