@@ -169,7 +169,13 @@ def _precisions(known: Outline, machine: Machine) -> dict[str, Any]:
     found = {}
     for precision in target.precisions:
         size = bundle_size(config, precision, target.format, text_bytes=assets)
-        taken = estimate(precision, parameters=parameters, layers=config.n_layers, machine=machine)
+        taken = estimate(
+            precision,
+            parameters=parameters,
+            layers=config.n_layers,
+            vocab_size=config.vocab_size,
+            machine=machine,
+        )
         found[precision] = {
             "bundle_bytes": None if size is None else size.total,
             "weights_bytes": None if size is None else size.weights,

@@ -28,21 +28,29 @@ def test_estimates_are_near_the_measurements() -> None:
     rows = measured()
     assert len(rows) >= 5
     for layers, precision, millions, peak, seconds, quiet in rows:
-        said = estimate(precision, parameters=round(millions * 1e6), layers=layers, machine=PLENTY)
+        said = estimate(precision, parameters=round(millions * 1e6), layers=layers, vocab_size=256, machine=PLENTY)
         assert said.memory_bytes / 1e9 == pytest.approx(peak, rel=0.3), (layers, precision)
         if quiet:
             assert said.seconds == pytest.approx(seconds, rel=0.25), (layers, precision)
     assert MEASURED_ON.split(" of ")[-1] in PAGE.read_text()
 
 
+def test_logits_of_a_large_vocabulary_are_counted() -> None:
+    small, large = (
+        estimate("int4", parameters=134_515_008, layers=30, vocab_size=size, machine=PLENTY) for size in (256, 49_152)
+    )
+    assert large.memory_bytes == pytest.approx(4.88e9, rel=0.1)  # as SmolLM2 was measured
+    assert small.memory_bytes < 0.6 * large.memory_bytes
+
+
 def test_what_does_not_fit_is_said() -> None:
     machine = Machine(memory_bytes=10**9, disk_bytes=10**12, temporary_bytes=10**8)
-    said = estimate("int8", parameters=10**9, layers=20, machine=machine)
+    said = estimate("int8", parameters=10**9, layers=20, vocab_size=256, machine=machine)
     assert (said.fits_memory, said.fits_disk) == (False, False)
-    said = estimate("fp16", parameters=10**6, layers=2, machine=PLENTY)
+    said = estimate("fp16", parameters=10**6, layers=2, vocab_size=256, machine=PLENTY)
     assert (said.fits_memory, said.fits_disk, said.seconds) == (True, True, None)
     unknown = Machine(memory_bytes=None, disk_bytes=10**12, temporary_bytes=None)
-    said = estimate("fp32", parameters=10**6, layers=2, machine=unknown)
+    said = estimate("fp32", parameters=10**6, layers=2, vocab_size=256, machine=unknown)
     assert (said.fits_memory, said.fits_disk) == (None, False)
 
 

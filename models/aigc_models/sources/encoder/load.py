@@ -56,7 +56,12 @@ def _weights_file(path: Path) -> Path:
         if not path.name.endswith(known):
             raise CheckpointError(f"{str(path)!r} is no weights file", hint=f"known: {', '.join(known)}")
         return path
-    found = sorted(entry for entry in path.iterdir() if entry.name.endswith(known))
+    try:
+        found = sorted(entry for entry in path.iterdir() if entry.name.endswith(known))
+    except OSError as err:
+        raise CheckpointError(
+            f"cannot read {str(path)!r}: {err.strerror}", hint="check the path and its permissions"
+        ) from err
     if len(found) != 1:
         names = ", ".join(entry.name for entry in found) or f"no {', '.join(known)}"
         raise CheckpointError(

@@ -191,6 +191,20 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
         resolve(write(tmp_path, {"a": 1, "b": torch.zeros(1)}))
 
 
+def test_a_folder_of_several_or_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.pt", "b.pt"):
+        write(tmp_path, Textbook().state_dict(), name=name)
+    with pytest.raises(CheckpointError, match=r"holds a\.pt, b\.pt, expected one file of weights"):
+        resolve(str(tmp_path))
+
+    def refused(_: Path) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(CheckpointError, match="Permission denied"):
+        resolve(str(tmp_path))
+
+
 class Evil:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("ran",)
