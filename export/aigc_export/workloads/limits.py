@@ -3,7 +3,9 @@
 The limits of a precision follow from what its arithmetic can do. fp32 engines reorder sums, which moves a result by a
 few units in the last place per addition, some 100 dB below the signal; 80 dB leaves room for kernels that use fewer,
 larger blocks, and a single element may be ten times as far off as all are on average. The lower precisions are limited
-at about 10 dB below what the shipped models reach (docs/quantization.md), and by the model's own metric.
+at about 10 dB below what the shipped models reach (docs/quantization.md), and by the model's own metric. For text in
+lower precisions that metric decides, where it was measured: `drop` is how much perplexity may grow, some one and a half
+times what a real model showed.
 """
 
 from __future__ import annotations

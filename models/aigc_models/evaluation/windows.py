@@ -23,7 +23,7 @@ __all__ = ["Windows", "draw_texts", "draw_tokens", "draw_windows", "full_windows
 
 TOKEN_BYTES = 4
 """Of a token of text, on average: of English three to five, of other languages fewer."""
-LONGEST_TOKEN_BYTES = 32
+LONGEST_TOKEN_BYTES = 16
 """Bytes that are tokenized for every token that is asked for, at most."""
 MIN_WINDOWS, MIN_LENGTH = 8, 16
 """Of a short text the windows are shorter, until there are so many of them, or they are so short."""

@@ -129,7 +129,7 @@ def test_work_does_not_grow_with_the_text(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(PLAIN, "encode", counting)
     drawn(plain_documents([prose(5000) * 40]))
-    assert (len(seen), max(seen) <= 32 * 25) == (20, True)
+    assert (len(seen), max(seen) <= 16 * 25) == (20, True)
     seen.clear()
     assert len(draw_tokens(plain_documents([prose(5000) * 40]), PLAIN, count=10, length=24, seed=0)) >= 20 * 24
     assert len(seen) == 20
