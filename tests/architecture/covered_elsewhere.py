@@ -87,7 +87,6 @@ COVERED_ELSEWHERE = {
     "models/aigc_models/evaluation/evaluation.py": "tests/models/sources/test_shipped.py",
     "models/aigc_models/evaluation/showcase.py": "tests/models/training/test_families.py",
     "models/aigc_models/evaluation/paired.py": "tests/export/workloads/test_evaluate.py",
-    "export/aigc_export/line/quality.py": "tests/export/line/test_exporter.py",
     "export/aigc_export/line/quantization.py": "tests/export/line/test_exporter.py",
     "models/aigc_models/families/layers.py": "tests/models/families/test_lm.py",
     "models/aigc_models/families/lm_config.py": "tests/models/families/test_lm.py",

@@ -10,6 +10,7 @@ from aigc_export.recipes.budget import Budget, holds, shown
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.targets.base import EngineUnderTest
 from aigc_export.workloads import get_workload
+from aigc_export.workloads.base import DEFAULT_SAMPLES
 from aigc_export.workloads.evaluate import make_evaluator
 from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.evaluation.paired import Scores
@@ -17,7 +18,10 @@ from aigc_models.program import Program
 from aigc_models.torch_session import open_torch
 from aigc_runtime.core.program import OpenProgram
 
-__all__ = ["check_budgets", "measure_quality"]
+__all__ = ["check_budgets", "measure_quality", "samples_of"]
+
+MIN_EXACT_SAMPLES = 8
+"""Fewest of a large model in fp32."""
 
 
 def measure_quality(
@@ -28,12 +32,13 @@ def measure_quality(
     reporter: Reporter,
 ) -> Scores:
     """Measure the quality of the engines beside PyTorch."""
+    workload = get_workload(program.kind)
     evaluate = make_evaluator(
-        get_workload(program.kind),
+        workload,
         open_torch(program),
         program.settings,
         evaluation=evaluation,
-        samples=recipe.quality_samples,
+        samples=samples_of(recipe, workload.default_samples(program.parameters)),
         parameters=program.parameters,
         seed=recipe.seed,
         roles=program.engines,
@@ -45,6 +50,22 @@ def measure_quality(
     for warning in scores.warnings:
         reporter.warn(warning)
     return scores
+
+
+def samples_of(recipe: ExportRecipe, default: int) -> int:
+    """Choose the number of samples: the user's, or the kind's, of a large model in fp32 a quarter of it.
+
+    An engine in fp32 differs from PyTorch by rounding, in every sample by about as little: a few show it.
+
+    Args:
+        recipe: of the export.
+        default: number for a model of this kind and size.
+    """
+    if recipe.quality_samples is not None:
+        return recipe.quality_samples
+    if recipe.precision != "fp32" or default >= DEFAULT_SAMPLES:
+        return default
+    return max(MIN_EXACT_SAMPLES, default // 4)
 
 
 def check_budgets(budgets: Sequence[Budget], scores: Scores, what: str) -> None:
