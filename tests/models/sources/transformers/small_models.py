@@ -171,6 +171,7 @@ class Pair:
 
 def make_pair(family: str, **change: Any) -> Pair:
     theirs = small_model(family, **change)
+    theirs.generation_config = transformers.GenerationConfig()  # no eos: a text is as long as it may be
     config = config_json(theirs)
     return Pair(theirs=theirs, config=config, ours=load_model(config, weights_of(theirs), source="memory")[0])
 
@@ -213,7 +214,7 @@ class Text:
     margin: float
 
 
-def their_text(theirs: Any, prompts: Sequence[Array] = PROMPTS, new: int = NEW_TOKENS, **options: Any) -> Text:
+def their_text(theirs: Any, prompts: Sequence[Array] = PROMPTS, new: int = NEW_TOKENS) -> Text:
     """The greedy continuation of prompts, padded on their left."""
     longest = max(map(len, prompts))
     padded = torch.tensor(np.stack([np.pad(ids, (longest - len(ids), 0)) for ids in prompts]))
@@ -224,7 +225,6 @@ def their_text(theirs: Any, prompts: Sequence[Array] = PROMPTS, new: int = NEW_T
         pad_token_id=0,
         return_dict_in_generate=True,
         output_logits=True,
-        **options,
     )
     out = theirs.generate(padded, attention_mask=mask, generation_config=settings)
     logits = torch.stack(out.logits, dim=1)
@@ -240,7 +240,6 @@ def text_of(name: str) -> Text:
     transformers gives all rows of a batch the long factors of LongRoPE when one of them is long: each is made alone.
     """
     theirs = pair_of(name).theirs
-    theirs.generation_config = transformers.GenerationConfig()  # no eos: the text is as long as it may be
     if "longrope" not in name:
         return their_text(theirs)
     alone = [their_text(theirs, [prompt]) for prompt in PROMPTS]

@@ -1,0 +1,62 @@
+"""The graph of every family of language models computes and writes, in ONNX Runtime, what transformers does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.models.sources.transformers.small_models import PROMPTS, SMALL, token_ids
+
+from aigc_runtime.core.program import OpenProgram
+from aigc_runtime.core.session import Session
+from aigc_runtime.pipelines.text import TextPipeline
+
+from ..language_models import CACHES, expected_text, exported
+
+ACCURACY = 1e-5
+"""Of the reference's scale."""
+
+
+def text_of(session: Session, family: str, new: int = 64) -> list[list[int]]:
+    program = exported(family).program
+    pipeline = TextPipeline(OpenProgram({"model": session}, program.states, program.assets), program.settings)
+    return [row.token_ids.tolist() for row in pipeline.generate(list(PROMPTS), max_new_tokens=new)]
+
+
+def logits_error(session: Session, family: str, ids: torch.Tensor) -> float:
+    """Largest error of the logits at every place, relative to the reference's scale."""
+    rows, length = ids.shape
+    feeds = {
+        "input_ids": ids.numpy(),
+        "pad_length": np.zeros(rows, dtype=np.int64),
+        "logits_to_keep": np.arange(length, dtype=np.int64),
+    }
+    found = session.run(feeds, session.new_state(rows))["logits"]
+    with torch.no_grad():
+        expected = exported(family).pair.theirs(ids).logits.numpy()
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def test_both_forms_of_the_cache_are_exported() -> None:
+    assert set(CACHES) == set(SMALL)
+    assert set(CACHES.values()) == {"growing", "buffer"}
+
+
+@pytest.mark.parametrize("family", list(SMALL))
+def test_the_graph_computes_and_writes_what_transformers_does(family: str) -> None:
+    session = exported(family).session()
+    assert logits_error(session, family, token_ids()) < ACCURACY
+    assert text_of(session, family) == list(expected_text(family))
+
+
+def test_that_comparison_can_fail() -> None:
+    # The same weights without the window.
+    session = exported("mistral").session()
+    theirs = exported("mistral").pair.theirs
+    before = theirs.config.sliding_window
+    theirs.config.sliding_window = before + 1
+    try:
+        assert logits_error(session, "mistral", token_ids()) > 10 * ACCURACY
+    finally:
+        theirs.config.sliding_window = before
+    assert logits_error(session, "mistral", token_ids()) < ACCURACY
