@@ -22,8 +22,8 @@ def test_every_verb_takes_them() -> None:
         command = cli.get_command(context, verb)
         assert command is not None
         flags = {flag for parameter in command.params for flag in parameter.opts}
-        # `generate` hands all that it is given to the command line of the runtime, which takes them.
-        assert {"--verbose", "--log"} <= flags or verb == "generate"
+        # `generate` and `chat` hand all that they are given to the command line of the runtime, which takes them.
+        assert {"--verbose", "--log"} <= flags or verb in ("generate", "chat")
         assert len(cli.get_command(context, verb).params) == len(command.params)  # type: ignore[union-attr]
 
 
