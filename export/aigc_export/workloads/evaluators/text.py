@@ -15,6 +15,7 @@ from aigc_models.evaluation.windows import Windows, draw_windows
 from aigc_runtime.bundle.manifest import QualityResult
 from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.tensors import Array
+from aigc_runtime.generation.tokenizers import ByteTokenizer
 from aigc_runtime.pipelines.settings import TextSettings
 from aigc_runtime.pipelines.text import text_tokenizer
 
@@ -47,10 +48,13 @@ def text_evaluator(request: EvaluatorRequest) -> ProgramEvaluator:
     settings: TextSettings = request.settings
     _, engine = engines_of(request.roles)
     evaluation, session = request.evaluation, request.reference.session(engine)
+    tokenizer = text_tokenizer(settings, request.reference.assets)
+    # Bytes belong to every model over bytes, and drawn ids to none.
+    may_differ = evaluation.has_task_metric and not isinstance(tokenizer, ByteTokenizer)
     longest = session.interface.dims_by_name[SEQUENCE].max
     windows = draw_windows(
         evaluation.documents,
-        text_tokenizer(settings, request.reference.assets),
+        tokenizer,
         count=request.samples,
         length=min(WINDOW, settings.context_length, longest or WINDOW),
         seed=request.seed,
@@ -68,7 +72,7 @@ def text_evaluator(request: EvaluatorRequest) -> ProgramEvaluator:
                 for measure, value, error in _paired(found)
             ),
             quality=quality,
-            warnings=tuple(_warnings(found, settings, evaluation.data)),
+            warnings=tuple(_warnings(found, settings, evaluation.data)) if may_differ else (),
         )
 
     return evaluate
