@@ -18,7 +18,6 @@ __all__ = ["gptq"]
 DAMPING = 0.01
 """Share of the mean diagonal that is added to the diagonal (the paper's 1 %)."""
 BATCH = 128
-COLUMNS = 1024
 
 
 def gptq(name: str, matrix: Array, hessian: Array, grid: Grid, *, block: int | None) -> QuantizedWeight:
@@ -31,27 +30,10 @@ def gptq(name: str, matrix: Array, hessian: Array, grid: Grid, *, block: int | N
         grid: an integer grid.
         block: rows that share a scale; None: one scale per output channel.
     """
-    upper, importance = _inverse_factor(hessian), np.diag(hessian)
-    # Output channels are independent: a few at a time stay in the cache, where a wide layer's would not.
-    parts = [
-        _rounded(matrix[:, first : first + COLUMNS], upper, importance, grid, block)
-        for first in range(0, matrix.shape[1], COLUMNS)
-    ]
-    codes, scales = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
-    return QuantizedWeight(
-        name=name,
-        codes=stored_codes(grid, codes),
-        scales=scales if block is not None else scales[0],
-        axis=1,
-        block=block,
-        grid=grid,
-    )
-
-
-def _rounded(matrix: Array, upper: Array, importance: Array, grid: Grid, block: int | None) -> tuple[Array, Array]:
-    """Round some columns of a matrix [in, out]; returns codes, and scales [blocks, out]."""
-    w = matrix.astype(np.float64)
+    w = matrix.astype(np.float64).copy()
     rows = len(w)
+    upper = _inverse_factor(hessian)
+    importance = np.diag(hessian)
     codes = np.zeros_like(w)
     size = block or rows
     scales = np.zeros((-(-rows // size), w.shape[1]), dtype=np.float32)
@@ -73,7 +55,14 @@ def _rounded(matrix: Array, upper: Array, importance: Array, grid: Grid, block: 
             errors[i - first] = (w[i] - codes[i] * scale) / upper[i, i]
             w[i:last] -= np.outer(upper[i, i:last], errors[i - first])
         w[last:] -= upper[first:last, last:].T @ errors
-    return codes, scales
+    return QuantizedWeight(
+        name=name,
+        codes=stored_codes(grid, codes),
+        scales=scales if block is not None else scales[0],
+        axis=1,
+        block=block,
+        grid=grid,
+    )
 
 
 def _inverse_factor(hessian: Array) -> Array:

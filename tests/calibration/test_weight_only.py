@@ -81,19 +81,6 @@ def test_gptq_is_the_papers_update(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(gptq("w", weight, hessian, INT4, block=None).codes, codes)
 
 
-@pytest.mark.parametrize("block", [32, None])
-def test_columns_are_rounded_a_few_at_a_time(
-    block: int | None, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    x = correlated(rng)
-    matrix, hessian = rng.standard_normal((64, 20)).astype(np.float32), x.T @ x / len(x)
-    whole = gptq("w", matrix, hessian, INT4, block=block)
-    monkeypatch.setattr("aigc_calibration.gptq.COLUMNS", 7)
-    parts = gptq("w", matrix, hessian, INT4, block=block)
-    np.testing.assert_array_equal(parts.codes, whole.codes)
-    np.testing.assert_array_equal(parts.scales, whole.scales)
-
-
 def test_block_scales_fit_the_rows_that_matter(rng: np.random.Generator) -> None:
     weight = rng.standard_normal((32, 6)).astype(np.float32)
     weight[0] = 5.0  # would take most of the range
