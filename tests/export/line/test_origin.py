@@ -95,7 +95,8 @@ def test_verify_finds_the_weights_and_the_text(exported: Path, capsys: pytest.Ca
     bundle = str(exported / "bundle")
     assert run(["verify", bundle, "--quality-samples", "4", "--threads", "1"]) == 0
     table = capsys.readouterr().out  # cells are folded, so that a name may stand on two lines
-    assert [table.count(word) for word in ("bits_per_byte on held-out", "'poems'")] == [1, 5]
+    assert table.count("bits_per_byte on held-out") == 1
+    assert table.count("'poems'") >= 5  # every measure names what it was measured on
     assert "warning" not in table
     assert run(["verify", bundle, "--quality-samples", "0", "--threads", "1", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
