@@ -220,6 +220,9 @@ def unequal(base: Mapping[str, Any], cases: Iterator[tuple[str, object]]) -> tup
             theirs, ids, expected = logits_of(changed)
         except strict_errors.StrictDataclassError:  # of types alone: 7 for 7.0, false for null
             continue
+        except (TypeError, AttributeError) as err:  # it makes no model of what is empty; here that says nothing
+            found += [f"{name}: {str(value)[:100]}: {err}"] if value else []
+            continue
         ours, _ = load_model(changed, weights_of(theirs), source="memory")
         with torch.no_grad():
             error = float((ours(ids).logits - expected).abs().max())
@@ -252,6 +255,7 @@ def test_a_damaged_value_is_refused_by_our_own_error(name: str, change: dict[str
 
 
 @pytest.mark.stress
+@pytest.mark.filterwarnings("ignore:`rope_scaling` is deprecated:FutureWarning")
 @pytest.mark.parametrize(("name", "change"), CASES, ids=[name for name, _ in CASES])
 def test_a_damaged_value_is_refused_or_computed_as_in_transformers(name: str, change: dict[str, Any]) -> None:
     base = base_of(change)
