@@ -32,7 +32,7 @@ VERBS = {
     "chat": ("aigc_export.cli.generate:chat", "Talk with the language model of a bundle."),
     "bench": ("aigc_export.cli.bench:bench", "Time a bundle against PyTorch."),
     "compare": ("aigc_export.cli.compare:compare", "Put two bundles of one model side by side."),
-    "inspect": ("aigc_export.cli.inspect:inspect", "Show what a model is before any work, or what is inside a bundle."),
+    "inspect": ("aigc_export.cli.inspect:inspect", "Show what a model or a bundle is, before any work."),
     "doctor": ("aigc_export.cli.doctor:doctor", "Say what this machine can build and run."),
     "check": ("aigc_export.cli.check:check", "Say whether a bundle runs on a device."),
     "demo": ("aigc_export.cli.demo:demo", "Export, verify and run the shipped models."),

@@ -71,6 +71,7 @@ def requests_of(
             (["verify", str(tmp_path), *QUICK], 4),
         ],
         "generate": [(["generate", lm, "--prompt", "a", "--max-new-tokens", "3"], 0), (["generate", lm], 2)],
+        "chat": [(["chat", lm], 2), (["chat", gan], 2)],
         "bench": [(["bench", gan, *own, *timed], 0)],
         "compare": [(["compare", gan, gan, *timed, "--quality-samples", "0"], 0)],
         "inspect": [(["inspect", gan], 0), (["inspect", gan, "--json"], 0), (["inspect", "lm"], 0)],

@@ -176,7 +176,7 @@ def test_a_plain_precision_has_no_search() -> None:
 
 
 BAD = [
-    (["--budget", "psnr>=45"], "--budget without a search"),
+    (["--budget", "psnr>=45"], "a budget for a gan model in fp32, which is held to limits"),
     (["--jobs", "2", "--precision", "int8"], "--jobs without a search"),
     (["--precision", "auto", "--budget", "pssnr>=45"], "Did you mean 'psnr'?"),
     (["--precision", "auto", "--budget", "ppl<=1%"], "which is not measured for this model"),
