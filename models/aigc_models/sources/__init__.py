@@ -77,6 +77,18 @@ class Source(Protocol):
         ...
 
 
+def _without_checkpoint(found: Found, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options but `checkpoint`, which means nothing to a model that was named by its own weights.
+
+    Raises:
+        ConfigError: it was given.
+    """
+    given = dict(options)
+    if given.pop("checkpoint", None) is not None:
+        raise ConfigError(f"{found.model!r} holds its weights itself", hint="leave --checkpoint out")
+    return given
+
+
 class _Shipped:
     """A model by its name."""
 
@@ -122,9 +134,7 @@ class _Transformers:
 
         assert found.path is not None
         assert found.config is not None
-        given = dict(options)
-        if given.pop("checkpoint", None) is not None:
-            raise ConfigError(f"{found.model!r} holds its weights itself", hint="leave --checkpoint out")
+        given = _without_checkpoint(found, options)
         return load_folder(found.path, found.config, source=found.model, options=given)
 
     def outline(self, found: Found) -> Outline:
@@ -145,10 +155,7 @@ class _Gguf:
         from aigc_models.sources.gguf.load import load_gguf
 
         assert found.path is not None
-        given = dict(options)
-        if given.pop("checkpoint", None) is not None:
-            raise ConfigError(f"{found.model!r} holds its weights itself", hint="leave --checkpoint out")
-        return load_gguf(found.path, source=found.model, options=given)
+        return load_gguf(found.path, source=found.model, options=_without_checkpoint(found, options))
 
     def outline(self, found: Found) -> Outline:
         from aigc_models.sources.gguf.outline import outline_gguf
@@ -165,9 +172,7 @@ class _Encoder:
 
     def load(self, found: Found, options: Mapping[str, Any]) -> Program:
         assert found.path is not None
-        given = dict(options)
-        if given.pop("checkpoint", None) is not None:
-            raise ConfigError(f"{found.model!r} holds its weights itself", hint="leave --checkpoint out")
+        given = _without_checkpoint(found, options)
         return load_encoder(found.path, found.config, source=found.model, options=given)
 
     def outline(self, found: Found) -> Outline:

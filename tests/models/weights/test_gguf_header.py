@@ -108,13 +108,15 @@ def test_every_beginning_of_a_file_is_refused() -> None:
 
 
 def test_every_changed_byte_gives_a_header_or_an_error_of_ours() -> None:
-    end = len(read(GOOD).data)
+    end, accepted = len(read(GOOD).data), 0
     for at in range(end):
         for flip in (1, 0x80, 0xFF):
             data = bytearray(GOOD)
             data[at] ^= flip
             with contextlib.suppress(CheckpointError):
                 read(bytes(data))
+                accepted += 1
+    assert accepted < 3 * end  # some are refused
 
 
 def test_a_count_that_lies_takes_no_memory() -> None:

@@ -13,7 +13,7 @@ from aigc_models.sources.transformers.rename import Rule
 from aigc_models.sources.transformers.rope_fields import KINDS, Kind, read_rope
 from aigc_runtime.errors import CheckpointError
 
-__all__ = ["ACTIVATIONS", "GATED", "Family", "decoder", "head_size", "window_layers"]
+__all__ = ["ACTIVATIONS", "GATED", "LLAMA_DEFAULTS", "Family", "decoder", "head_size", "window_layers"]
 
 GATED: dict[str, Activation] = {
     "silu": "swiglu",
@@ -35,6 +35,19 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 """The same, where none does."""
 FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+LLAMA_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+}
+"""What Llama's configuration class has where a file says nothing; those of several families began as copies of it."""
 
 
 @dataclass(frozen=True, kw_only=True)

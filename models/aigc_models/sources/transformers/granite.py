@@ -5,28 +5,15 @@ Reference: Granite Team 2024, "Granite 3.0 Language Models", section 2; Yang et 
 
 from __future__ import annotations
 
-from typing import Any
-
 from aigc_models.families.lm_config import LMConfig
-from aigc_models.sources.transformers.family import GATED, Family, decoder
+from aigc_models.sources.transformers.family import GATED, LLAMA_DEFAULTS, Family, decoder
 from aigc_models.sources.transformers.fields import Fields
 
 __all__ = ["GRANITE"]
 
-_GRANITE: dict[str, Any] = {
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-}
-
 
 def _granite(fields: Fields) -> LMConfig:
-    given, bias = decoder(fields, _GRANITE), fields.flag("attention_bias", False)
+    given, bias = decoder(fields, LLAMA_DEFAULTS), fields.flag("attention_bias", False)
     return LMConfig(
         **given,
         activation=fields.choice("hidden_act", "silu", GATED),

@@ -9,23 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from aigc_models.families.lm_config import LMConfig
-from aigc_models.sources.transformers.family import GATED, INVERSE_FREQUENCIES, Family, decoder
+from aigc_models.sources.transformers.family import GATED, INVERSE_FREQUENCIES, LLAMA_DEFAULTS, Family, decoder
 from aigc_models.sources.transformers.fields import Fields
 
 __all__ = ["LLAMA", "MISTRAL"]
 
-_LLAMA: dict[str, Any] = {
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-}
 _MISTRAL: dict[str, Any] = {
-    **_LLAMA,
+    **LLAMA_DEFAULTS,
     "intermediate_size": 14336,
     "num_key_value_heads": 8,
     "max_position_embeddings": 4096 * 32,
@@ -36,7 +26,7 @@ def _llama(fields: Fields) -> LMConfig:
     bias = fields.flag("attention_bias", False)
     fields.require("rope_interleaved", False)
     return LMConfig(
-        **decoder(fields, _LLAMA),
+        **decoder(fields, LLAMA_DEFAULTS),
         activation=fields.choice("hidden_act", "silu", GATED),
         qkv_bias=bias,
         out_bias=bias,

@@ -8,21 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from aigc_models.families.lm_config import LMConfig
-from aigc_models.sources.transformers.family import GATED, Family, decoder
+from aigc_models.sources.transformers.family import GATED, LLAMA_DEFAULTS, Family, decoder
 from aigc_models.sources.transformers.fields import Fields
 
 __all__ = ["OLMO2"]
 
-_OLMO2: dict[str, Any] = {
-    "vocab_size": 50304,
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": False,
-}
+_OLMO2: dict[str, Any] = {**LLAMA_DEFAULTS, "vocab_size": 50304, "rms_norm_eps": 1e-5}
 
 
 def _olmo2(fields: Fields) -> LMConfig:
