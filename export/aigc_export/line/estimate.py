@@ -17,7 +17,10 @@ MEASURED_ON = "two cores of an AMD EPYC"
 BASE_BYTES = 500_000_000
 """Of PyTorch and what else is loaded."""
 LOGIT_TOKENS = 14_000
-"""Tokens whose logits are in memory at once, about: SmolLM2 of 49,152 tokens took 4.9 GB in int4."""
+"""Tokens whose logits are in memory at once, about: of one run, in which SmolLM2 of 49,152 tokens took 4.9 GB in int4.
+
+A later run, of an export that holds less, took 2.6 GB (docs/scale.md): for such models the estimate is too high.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
