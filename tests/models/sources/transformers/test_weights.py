@@ -157,7 +157,7 @@ def test_fused_weights_of_another_size_are_named() -> None:
 
 
 def test_more_than_fits_into_memory_is_refused_before_it_is_read(monkeypatch: Any) -> None:
-    monkeypatch.setattr("aigc_models.weights.before_memory.available_memory", lambda: 1000)
     theirs = pair_of("llama").theirs
+    monkeypatch.setattr("aigc_models.weights.before_memory.available_memory", lambda: 1000)
     with pytest.raises(AigcError, match="GiB of memory for its weights"):
         load_model(config_json(theirs), weights_of(theirs), source="memory")
