@@ -136,10 +136,11 @@ class ChatSession:
         most = pipeline.engines.context_length if max_new_tokens is None else max_new_tokens
         make = pipeline.row_maker(max_new_tokens=most, stop=stop, logprobs=logprobs)
         row = make(chat_ids(pipeline, messages, **self._variables), check_seed(seed))
-        return self._answer(messages, row, chosen, chunk, cancel)
+        return self._answer(list(self.messages), messages, row, chosen, chunk, cancel)
 
     def _answer(
         self,
+        before: list[Message],
         messages: list[Message],
         row: Row,
         sampling: SamplingParams,
@@ -148,6 +149,10 @@ class ChatSession:
     ) -> Generator[str, None, TextResult]:
         if self._is_busy:
             raise InputError("a turn is under way", hint="read its answer to the end, or close it")
+        if self.messages != before:
+            raise InputError(
+                "the conversation has changed since this answer was asked for", hint="read each answer before you go on"
+            )
         self._is_busy, reading = True, self._taken(prefill_chunk)
         try:
             steps = grow([row], reading, self._unread(reading, row.history.ids), sampling, cancel=cancel)

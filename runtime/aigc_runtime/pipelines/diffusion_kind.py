@@ -119,8 +119,8 @@ def _context(session: Session, spec: TensorSpec) -> Array:
     return np.zeros((1, tokens, int(spec.shape[2])), dtype=np.float32)
 
 
-def _units(settings: DiffusionSettings) -> tuple[str, int]:
-    return "step", settings.default_steps
+def _units(pipeline: DiffusionPipeline) -> tuple[str, int]:
+    return "step", pipeline.settings.default_steps
 
 
 def _generate_once(pipeline: DiffusionPipeline) -> object:

@@ -60,7 +60,7 @@ def _step(pipeline: GanPipeline) -> Callable[[], object]:
     return lambda: session.run(feeds)
 
 
-def _units(_settings: GanSettings) -> tuple[str, int]:
+def _units(_pipeline: GanPipeline) -> tuple[str, int]:
     return "image", 1
 
 

@@ -220,7 +220,7 @@ class PipelineKind:
         replay: (pipeline, request) -> results.
         metric: by which two results are compared.
         step: pipeline -> a function that does one step of the smallest work: what `bench` times.
-        units: settings -> the name of a unit of the work that `generate_once` does, and how many it does.
+        units: pipeline -> the name of a unit of the work that `generate_once` does, and how many it does.
         generate_once: does one small generation.
         verb: gives the command `generate`; called when that is used, so that its imports cost nothing else.
         chat: gives the command `chat`; None for a kind that cannot hold a conversation.

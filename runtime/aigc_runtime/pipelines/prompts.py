@@ -75,8 +75,10 @@ def prompt_ids(number: int, prompt: object, vocab_size: int) -> Array:
     """
     ids = as_ids(prompt)
     if ids is None:
-        what = type(prompt).__name__
-        raise InputError(f"prompt {number} is a {what}", hint="prompts are strings, or lists of token ids")
+        raise InputError(
+            f"prompt {number} is {shown(prompt)}",
+            hint=f"prompts are strings, or lists of token ids: integers from 0 to {vocab_size - 1:,}",
+        )
     if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
         raise InputError(
             f"prompt {number} has token ids from {ids.min()} to {ids.max()}",

@@ -55,7 +55,7 @@ def _step(pipeline: TensorsPipeline) -> Callable[[], object]:
     return lambda: pipeline.generate(inputs)
 
 
-def _units(_settings: TensorsSettings) -> tuple[str, int]:
+def _units(_pipeline: TensorsPipeline) -> tuple[str, int]:
     return "run", 1
 
 

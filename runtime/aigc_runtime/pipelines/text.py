@@ -274,7 +274,8 @@ class TextPipeline:
         chosen.check_vocabulary(self.settings.vocab_size)
         if streams and chosen.num_beams > 1:
             raise InputError(
-                f"num_beams is {chosen.num_beams}", hint="the text of a beam search is known at its end: use generate"
+                f"num_beams is {chosen.num_beams}",
+                hint="the text of a beam search is known at its end: use generate, or num_beams=1",
             )
         return chosen
 

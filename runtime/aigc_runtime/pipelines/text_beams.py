@@ -72,6 +72,10 @@ def search_beams(
 
     Returns:
         One result for each row, the best first.
+
+    Raises:
+        InputError: the options leave fewer texts than are asked for.
+        EngineError: the engine failed.
     """
     first, eos = rows[0], engines.settings.eos_token_ids
 
@@ -96,6 +100,11 @@ def search_beams(
         last = [beam.tokens[-1] for beam in search.running]
         ids_BS = np.array([[token] for token in (*last, *last[:1] * spare)], dtype=np.int64)
     found = [*search.finished, *(() if search.is_done else search.running)]
+    if search.is_done and len(found) < len(rows):
+        raise InputError(
+            f"{len(rows)} texts are requested, the sampling options leave {len(found)}",
+            hint="ban fewer tokens, or set num_return_sequences lower",
+        )
     return [_result(row, beam) for row, beam in zip_longest(rows, found[: len(rows)])]
 
 

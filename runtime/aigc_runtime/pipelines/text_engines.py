@@ -38,7 +38,7 @@ class TextEngines:
         decode: the engine that reads every token after.
 
     Raises:
-        ConfigError: a model that must read many tokens anew at once, and an engine that cannot.
+        ConfigError: a model that must read many tokens anew at once, however many, and an engine that cannot.
     """
 
     program: OpenProgram
@@ -47,12 +47,21 @@ class TextEngines:
     decode: str
 
     def __post_init__(self) -> None:
-        again, most = self.settings.recompute_at, self._steps(self.prefill).max
-        if again is not None and again < self.settings.context_length and most is not None and most <= again:
+        again, dim = self.settings.recompute_at, self._steps(self.prefill)
+        if again is None or again >= self.settings.context_length:
+            return
+        if dim.nearest(again + 1) != again + 1 or dim.multiple_of > 1:
+            takes = f"{dim.min:,} or more" if dim.max is None else f"{dim.min:,} to {dim.max:,}"
+            steps = f" in multiples of {dim.multiple_of:,}" if dim.multiple_of > 1 else ""
             raise ConfigError(
-                f"recompute_at is {again:,}, the engine {self.prefill!r} reads at most {most:,} tokens at once",
-                hint=f"a longer text begins with {again + 1:,} tokens that are read at once",
+                f"recompute_at is {again:,}, the engine {self.prefill!r} reads {takes} tokens at once{steps}",
+                hint=f"a longer text begins with {again + 1:,} tokens or more that are read at once",
             )
+
+    def reads_at_once(self, tokens: int) -> bool:
+        """Whether the engine of prompts reads so many tokens, padding included, in one run."""
+        most = self._steps(self.prefill).max
+        return most is None or tokens <= most
 
     def _steps(self, engine: str) -> DimSpec:
         """How many tokens an engine reads in one run."""

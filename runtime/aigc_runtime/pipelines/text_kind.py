@@ -130,7 +130,7 @@ def _step(pipeline: TextPipeline) -> Callable[[], object]:
     engines = pipeline.engines
     rows = engines.batch_of(1)  # an engine of one batch size takes no other
     any_id = min(65, pipeline.settings.vocab_size - 1)
-    prompt = np.full((rows, min(PROMPT_TOKENS, pipeline.settings.context_length // 2)), any_id, dtype=np.int64)
+    prompt = np.full((rows, max(1, min(PROMPT_TOKENS, engines.max_steps // 2))), any_id, dtype=np.int64)
     token, pad = np.full((rows, 1), any_id, dtype=np.int64), np.zeros(rows, dtype=np.int64)
     reading = Reading(engines, pad)
 
@@ -145,17 +145,17 @@ def _step(pipeline: TextPipeline) -> Callable[[], object]:
     return step
 
 
-def _units(settings: TextSettings) -> tuple[str, int]:
-    return "token", min(DECODE_TOKENS, settings.context_length - 1)
+def _units(pipeline: TextPipeline) -> tuple[str, int]:
+    return "token", min(DECODE_TOKENS, pipeline.engines.context_length - 1)
 
 
 def _generate_once(pipeline: TextPipeline) -> object:
-    return pipeline.generate_all(1, _units(pipeline.settings)[1])
+    return pipeline.generate_all(1, _units(pipeline)[1])
 
 
 def _speeds(pipeline: TextPipeline, runs: int) -> dict[str, float]:
     """How fast a prompt is read, and the tokens after it are generated: medians."""
-    context = pipeline.settings.context_length
+    context = pipeline.engines.context_length
     prompt, decoded = max(1, min(SPEED_PROMPT_TOKENS, context // 2)), min(DECODE_TOKENS, max(1, context // 4))
     results = [pipeline.generate_all(prompt, decoded) for _ in range(runs + 1)][1:]
     first = [result.time_to_first_token_s for result in results if result.time_to_first_token_s is not None]

@@ -38,7 +38,10 @@ def _fits(rows: Sequence[Row], engines: TextEngines) -> bool:
     if steps > engines.max_steps or (engines.max_rows is not None and len(rows) > engines.max_rows):
         return False
     again = engines.settings.recompute_at
-    return again is None or shortest == longest or shortest > again or steps <= again
+    if again is None or shortest == longest or steps <= again:
+        return True
+    # The first run must hold so much of the shortest row that it is seen as a long one, behind its padding.
+    return shortest > again and engines.reads_at_once(longest - shortest + again + 1)
 
 
 def padded(rows: Sequence[Row], engines: TextEngines) -> tuple[Array, Array]:

@@ -16,6 +16,7 @@ from aigc_runtime.pipelines.arguments import check_count
 from aigc_runtime.pipelines.kind import Option
 from aigc_runtime.pipelines.options import given
 from aigc_runtime.pipelines.text import TextPipeline
+from aigc_runtime.pipelines.text_beams import check_beams
 
 __all__ = [
     "MAX_NEW_TOKENS",
@@ -162,6 +163,13 @@ def check_options(pipeline: TextPipeline, sampling: SamplingParams, options: Map
     check_seed(options.get("seed", 0))
     for name in ("num_return_sequences", "prefill_chunk"):
         check_count(name, options.get(name, 1))
+    if sampling.num_beams > 1:
+        check_beams(
+            sampling,
+            pipeline.engines,
+            num_return_sequences=options.get("num_return_sequences", 1),
+            logprobs=options.get("logprobs"),
+        )
     unused = [name for name in _DRAWN if name in options and sampling.is_greedy]
     unused += [name for name in _OF_BEAMS if name in options and sampling.num_beams == 1]
     return [

@@ -123,6 +123,8 @@ class Row:
         if not self._is_told:
             self._is_told = True
             self._pieces.append(self._text.finish())
+            if self._text.stopped:  # a decoder may tell the last characters only now
+                self.finish_reason = "stop"
         tokens = self.history.generated
         later, seconds = len(tokens) - 1, self._last - self._first
         return TextResult(

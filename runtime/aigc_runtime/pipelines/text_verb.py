@@ -108,7 +108,7 @@ class _TextJob:
 
     def run(self, pipeline: TextPipeline) -> None:
         """Print the text as it comes, or all of it at the end, or one JSON document."""
-        prompts = [_as_prompt(pipeline, prompt) for prompt in self.prompts]
+        prompts = [_as_prompt(pipeline, prompt, i, len(self.prompts)) for i, prompt in enumerate(self.prompts)]
         if self.streams:
             first = self.prompts[0]
             _show(pipeline.stream(prompts[0], **self.options), first if isinstance(first, str) else "", pipeline)
@@ -143,10 +143,15 @@ def _is_ids(prompt: object) -> bool:
     return isinstance(prompt, tuple) and not isinstance(prompt, Chat)
 
 
-def _as_prompt(pipeline: TextPipeline, prompt: str | tuple[int, ...] | Chat) -> Prompt:
-    if isinstance(prompt, Chat):
+def _as_prompt(pipeline: TextPipeline, prompt: str | tuple[int, ...] | Chat, number: int, count: int) -> Prompt:
+    if not isinstance(prompt, Chat):
+        return prompt
+    try:
         return chat_ids(pipeline, prompt.messages, tools=prompt.tools)
-    return prompt
+    except InputError as err:
+        if count == 1:
+            raise
+        raise InputError(f"chat {number + 1} of {count:,}: {err.message}", hint=err.hint) from err
 
 
 def _prompt_json(prompt: str | tuple[int, ...] | Chat) -> dict[str, Any]:

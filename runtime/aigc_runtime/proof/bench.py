@@ -140,7 +140,7 @@ def bench_generation(
     """
     _check_runs(runs)
     kind, pipeline = kind_of(settings), make_pipeline(program, settings, roles)
-    unit, units = kind.units(settings)
+    unit, units = kind.units(pipeline)
     kind.generate_once(pipeline)
     before = pipeline.program.engine_seconds
     walls = [_timed(lambda: kind.generate_once(pipeline)) for _ in range(runs)]

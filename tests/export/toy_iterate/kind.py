@@ -125,7 +125,7 @@ KIND = PipelineKind(
     replay=lambda pipeline, request: {FINAL: pipeline.generate(**request)},
     metric=Metric(name="final_sqnr_db", measure=_sqnr, limit="min_sqnr_db"),
     step=_step,
-    units=lambda settings: ("step", settings.steps),
+    units=lambda pipeline: ("step", pipeline.settings.steps),
     generate_once=lambda pipeline: pipeline.generate(),
     verb=lambda: Verb(options=(ROWS, SEED, OUTPUT), prepare=_prepare),
 )

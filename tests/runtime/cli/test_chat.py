@@ -115,7 +115,11 @@ def test_chats_come_from_a_file(
         ('[{"role": "a", "content": "b"}]\n{"role": "a"}', "line 2 of "),
         ('{"role": "a", "content": "b"}\n\n5', "line 1 of"),
         ('[{"role": "a", "role": "b"}]', "duplicate key 'role'"),
-        ('[{"role": "a", "content": "' + "x" * 40 + '"}]', "the chat has 41 tokens, the context holds 32"),
+        ('[{"role": "a", "content": "' + "x" * 40 + '"}]', "error: the chat has 41 tokens, the context holds 32"),
+        (
+            '[{"role": "a", "content": "b"}]\n[{"role": "a", "content": "' + "x" * 40 + '"}]',
+            "error: chat 2 of 2: the chat has 41 tokens, the context holds 32",
+        ),
     ],
 )
 def test_files_that_are_no_chats(content: str, message: str, bundle: str, tmp_path: Path, capsys: Capture) -> None:
@@ -202,11 +206,15 @@ def test_a_full_context_is_said(bundle: str, capsys: Capture) -> None:
         (["--token-ids", "1,x"], "'1,x' is not token ids"),
         (["--token-ids", "-1"], "'-1' holds -1: token ids begin at 0"),
         (["--token-ids", "256"], "prompt 0 has token ids from 256 to 256"),
+        (["--token-ids", "9" * 30], "prompt 0 is (99999999999999"),
         (["--prompt", "a", "--sequence-bias", "5"], "--sequence-bias is '5'\n  must be IDS=NUMBER"),
         (["--prompt", "a", "--sequence-bias", "5=x"], "--sequence-bias is '5=x'"),
         (["--prompt", "a", "--suppress-tokens", "999"], "suppress_tokens holds token 999"),
         (["--prompt", "a", "--early-stopping", "maybe"], "early_stopping is 'maybe'"),
         (["--prompt", "a", "--num-beams", "2", "--temperature", "1"], "a beam search draws nothing"),
+        (["--prompt", "a", "--num-beams", "2", "--num-return-sequences", "3"], "num_return_sequences is 3, num_beams"),
+        (["--prompt", "a", "--num-beams", "2", "--logprobs", "1"], "num_beams is 2, logprobs 1\n  a beam search gives"),
+        (["--prompt", "a", "--num-beams", "9"], "this engine takes at most 8 rows at once"),
         (["--prompt", "a", "--num-return-sequences", "0"], "num_return_sequences is 0"),
         (["--prompt", "a", "--prefill-chunk", "0"], "prefill_chunk is 0"),
         (["--messages", "/no/such/file"], "cannot read the messages from '/no/such/file'"),
@@ -217,6 +225,15 @@ def test_bad_requests(options: list[str], message: str, bundle: str, capsys: Cap
     told = capsys.readouterr()
     assert message in told.err
     assert told.out == ""
+
+
+@pytest.mark.parametrize("options", [["--num-return-sequences", "3"], ["--logprobs", "1", "--json"]])
+def test_what_a_beam_search_cannot_do_is_said_before_an_engine_is_loaded(
+    options: list[str], bundle: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("aigc_runtime.cli.generate.open_pipeline")
+    assert run(["generate", bundle, "--prompt", "a", "--num-beams", "2", *options]) == 2
+    assert "num_beams" in capsys.readouterr().err
 
 
 def conversation(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:

@@ -209,6 +209,24 @@ def test_one_turn_at_a_time() -> None:
     assert chat.messages[0]["content"] == "one"
 
 
+@pytest.mark.parametrize("later", ["send", "reset"])
+def test_an_answer_to_a_conversation_that_has_changed_is_refused(later: str) -> None:
+    """Two questions at once, and their answers one after the other: the second would forget the first turn."""
+    chat = ChatSession(Model().pipeline)
+    said(chat.send("zero", max_new_tokens=5))
+    first = chat.send("one", max_new_tokens=5)
+    if later == "send":
+        said(chat.send("two", max_new_tokens=5))
+    else:
+        chat.reset()
+    before = list(chat.messages)
+    with pytest.raises(InputError, match="the conversation has changed since this answer was asked for\nread each"):
+        next(first)
+    assert chat.messages == before
+    said(chat.send("three", max_new_tokens=5))
+    assert chat.messages[:-2] == before
+
+
 def test_a_text_that_is_read_anew_and_an_engine_of_fixed_rows() -> None:
     """A model that reads all of a long text anew, cut back below that length, and one that takes three rows."""
     long = replace(SETTINGS, recompute_at=40)

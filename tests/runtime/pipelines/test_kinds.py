@@ -141,7 +141,7 @@ def test_a_result_is_as_good_as_itself_and_another_one_is_worse(example: Example
 
 def test_steps_and_generations_are_timed(example: Example) -> None:
     kind, roles = kind_of(example.settings), [] if example.roles is None else [example.roles]
-    assert kind.units(example.settings) == example.unit
+    assert kind.units(example.pipeline) == example.unit
     assert bench_step(example.session(), example.settings, *roles, runs=2, warmup=1).runs == 2
     whole = bench_generation(example.session(), example.settings, *roles, runs=1)
     assert (whole.unit, whole.units) == example.unit
@@ -242,7 +242,7 @@ def echo(**changes: Any) -> PipelineKind:
         "replay": lambda pipeline, request: {"x": pipeline.generate(**request)},
         "metric": Metric(name="same", measure=lambda a, b: 100.0 * (len(a["x"]) == len(b["x"])), limit="min_sqnr_db"),
         "step": lambda pipeline: lambda: pipeline.generate([0.0]),
-        "units": lambda settings: ("copy", settings.times),
+        "units": lambda pipeline: ("copy", pipeline.settings.times),
         "generate_once": lambda pipeline: pipeline.generate([0.0]),
         "verb": lambda: Verb(options=(SEED, WORD), prepare=EchoJob),
     }

@@ -33,7 +33,7 @@ def test_several_prompts(value: Any) -> None:
 @pytest.mark.parametrize("value", [np.array([1.0]), np.array([[1]]), [1.0], ["a"], {1}, None, [2**64], [True], b"ab"])
 def test_what_is_no_ids(value: Any) -> None:
     assert as_ids(value) is None
-    with pytest.raises(InputError, match=r"prompt 3 is a .*\nprompts are strings, or lists of token ids"):
+    with pytest.raises(InputError, match=r"prompt 3 is .*\nprompts are strings, or lists of token ids: integers f"):
         prompt_ids(3, value, 256)
 
 

@@ -116,6 +116,13 @@ def test_text_ends_before_the_stop_string(text: str, stop: list[str], shown: str
     assert "".join(scripted(text).stream("p", max_new_tokens=len(text), stop=stop)) == shown
 
 
+@pytest.mark.parametrize("text", [b"a\xc3", b"a\xc3!"], ids=["length", "eos"])
+def test_a_stop_string_that_a_decoder_tells_at_the_very_end_is_the_reason(text: bytes) -> None:
+    pipeline = TextPipeline(Script(text).session(), dataclasses.replace(toys.TEXT, eos_token_ids=(ord("!"),)))
+    (result,) = pipeline.generate("p", max_new_tokens=len(text), stop=["\ufffd"])
+    assert (result.text, result.finish_reason, len(result.token_ids)) == ("a", "stop", len(text))
+
+
 def test_what_only_looked_like_a_stop_string_is_shown_in_the_end() -> None:
     assert scripted("so EN").generate("p", max_new_tokens=5, stop=["END"])[0].text == "so EN"
     assert "".join(scripted("so EN").stream("p", max_new_tokens=5, stop=["END"])) == "so EN"
@@ -172,7 +179,7 @@ def test_a_stream_can_be_closed_early(pipeline: TextPipeline) -> None:
         ({"prompts": ""}, "prompt 0 is empty"),
         ({"prompts": []}, "no prompt was given"),
         ({"prompts": ["a", ""]}, "prompt 1 is empty"),
-        ({"prompts": [b"a"]}, "prompt 0 is a bytes"),
+        ({"prompts": [b"a"]}, "prompt 0 is b'a'"),
         ({"prompts": "a", "max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"prompts": "a", "max_new_tokens": True}, "max_new_tokens is True"),
         ({"prompts": "a", "seed": -1}, "seed is -1"),

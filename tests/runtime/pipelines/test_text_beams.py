@@ -151,8 +151,17 @@ def test_what_a_beam_search_cannot_do(options: dict[str, Any], message: str) -> 
     with pytest.raises(InputError) as caught:
         pipeline.generate("ab", **{"num_beams": 2, **options})
     assert message in str(caught.value)
-    with pytest.raises(InputError, match="the text of a beam search is known at its end: use generate"):
+    with pytest.raises(InputError, match="the text of a beam search is known at its end: use generate, or num_beams=1"):
         pipeline.stream("ab", num_beams=2)
+
+
+def test_options_that_leave_fewer_texts_than_are_asked_for() -> None:
+    banned = {"suppress_tokens": list(range(2, 256)), "max_new_tokens": 1, "num_beams": 4}
+    pipeline = TextPipeline(make_session(), toys.TEXT)
+    rows = pipeline.generate("ab", num_return_sequences=2, **banned)  # type: ignore[arg-type]
+    assert {(*row.token_ids.tolist(), row.finish_reason) for row in rows} == {(0, "length"), (1, "length")}
+    with pytest.raises(InputError, match="3 texts are requested, the sampling options leave 2\nban fewer tokens"):
+        pipeline.generate("ab", num_return_sequences=3, **banned)  # type: ignore[arg-type]
 
 
 def test_logits_that_are_not_finite() -> None:

@@ -225,6 +225,23 @@ def test_rows_that_are_read_anew_at_different_times_are_not_read_together() -> N
             assert row.token_ids.tolist() == far_tokens(prompt, count)
 
 
+def row_by_row(values: Mapping[str, Array]) -> dict[str, Array]:
+    """The same, but that each row counts its own tokens: what a real model does behind padding."""
+    total = values["past_value_0"].shape[2] + values["input_ids"].shape[1] - values["pad_length"]
+    return toys.lm_function({**values, "input_ids": values["input_ids"] * np.where(total > FAR, 2, 1)[:, None]})
+
+
+@pytest.mark.parametrize(("most", "first"), [(32, [13]), (12, [9, 12]), (9, [9, 9]), (7, [7, 7, 7])])
+def test_long_rows_share_a_batch_where_the_first_run_holds_enough_of_each(most: int, first: list[int]) -> None:
+    """A row of 7 behind 6 of padding has one token in a first run of 7: no more than a short text has."""
+    seen = Seen(function=row_by_row, sequence=DimSpec(name="sequence", max=most))
+    prompts = ["abcdefg", "abcdefghijklm", "xyzxyzxyz"]
+    found = seen.pipeline(AGAIN).generate(prompts, max_new_tokens=4)
+    for prompt, row in zip(prompts, found, strict=True):
+        assert row.token_ids.tolist() == far_tokens(prompt, 4)
+    assert [run for run in seen.runs if run > FAR] == first
+
+
 def test_what_is_cut_back_to_a_short_text_is_read_anew() -> None:
     seen = Seen(function=far_function)
     reading = Reading(seen.engines(AGAIN), np.zeros(1, dtype=np.int64))
@@ -240,10 +257,13 @@ def test_what_is_cut_back_to_a_short_text_is_read_anew() -> None:
 
 
 def test_an_engine_that_cannot_read_a_long_text_at_once() -> None:
-    with pytest.raises(
-        ConfigError, match="recompute_at is 6, the engine 'model' reads at most 6 tokens at once\na lon"
+    for dim, takes in (
+        (DimSpec(name="sequence", max=6), "1 to 6 tokens at once\n"),
+        (DimSpec(name="sequence", min=8, max=32), "8 to 32 tokens at once\n"),
+        (DimSpec(name="sequence", multiple_of=7), "1 or more tokens at once in multiples of 7\n"),
     ):
-        Seen(sequence=DimSpec(name="sequence", max=6)).pipeline(AGAIN)
+        with pytest.raises(ConfigError, match=f"recompute_at is 6, the engine 'model' reads {takes}a longer text beg"):
+            Seen(sequence=dim).pipeline(AGAIN)
     Seen(sequence=DimSpec(name="sequence", max=7)).pipeline(AGAIN)
     Seen(sequence=DimSpec(name="sequence", max=6)).pipeline(replace(AGAIN, recompute_at=32))
 

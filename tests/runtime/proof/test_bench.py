@@ -58,6 +58,23 @@ def test_a_language_model_tells_how_fast_it_reads_and_writes() -> None:
     assert bench_speeds(toys.gan_session(), toys.GAN, runs=1) == {}
 
 
+def test_an_engine_that_holds_less_than_the_context_is_timed_within_it() -> None:
+    interface = toys.lm_session().interface
+    fed = list[int]()
+
+    def function(values):  # type: ignore[no-untyped-def]
+        fed.append(values["input_ids"].shape[1])
+        return toys.lm_function(values)
+
+    dims = [dataclasses.replace(dim, max=8) if dim.name == "past" else dim for dim in interface.dims]
+    session = ArraySession(function, interface.with_dims(dims))
+    whole = bench_generation(session, toys.TEXT, runs=1)
+    assert whole.units == 8  # the last token is not read
+    assert fed == [1] * 16
+    assert bench_speeds(session, toys.TEXT, runs=1)["prompt_tokens"] == 4
+    assert bench_step(session, toys.TEXT, runs=20).runs == 20
+
+
 def test_a_text_that_would_end_is_timed_to_its_end() -> None:
     ends = dataclasses.replace(toys.TEXT, eos_token_ids=tuple(range(256)))
     runs = list[int]()
