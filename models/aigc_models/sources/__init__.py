@@ -107,7 +107,7 @@ class _Folder:
     """A checkpoint of one of the shipped models, as training writes it."""
 
     def matches(self, found: Found) -> bool:
-        return found.config is not None and found.config.get("family") in MODELS
+        return found.config is not None and found.config.get("family") in list(MODELS)  # whatever a file has there
 
     def load(self, found: Found, options: Mapping[str, Any]) -> Program:
         assert found.config is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from aigc_runtime.io.printable import shown
 __all__ = ["NAMED", "Added", "SpecialTokens", "collect_special_tokens"]
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_DIGITS = re.compile("[0-9]{1,10}")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -77,17 +79,18 @@ def collect_special_tokens(
     values: dict[str, Any] = dict(files.tokenizer_config)
     by_id: dict[int, Added] = {}
     if "added_tokens_decoder" in values:
-        by_id |= {int(i): _token(t, "added_tokens_decoder") for i, t in _items(values, "added_tokens_decoder")}
+        by_id |= {i: _token(t, "added_tokens_decoder") for i, t in _items(values, "added_tokens_decoder")}
     else:
         # As files were before tokenizer_config.json listed the added tokens.
         values |= {name: _special(value) for name, value in files.special_tokens.items()}
         known = {_content(values[name]) for name in NAMED if values.get(name)}
-        known |= {_content(token) for token in values.get("additional_special_tokens") or ()}
+        known |= {_content(token) for token in _list(values, "additional_special_tokens")}
         for content, index in files.added_tokens.items():
             special = content in known
-            by_id[int(index)] = Added(content=content, special=special, normalized=not special)
-        for token in (tokenizer or {}).get("added_tokens", ()):
-            by_id[int(token["id"])] = _token(token, "added_tokens")
+            by_id[_id(index, "added_tokens.json")] = Added(content=content, special=special, normalized=not special)
+        for token in _list(tokenizer or {}, "added_tokens"):
+            added = _token(token, "added_tokens")
+            by_id[_id(token.get("id") if isinstance(token, Mapping) else None, "added_tokens")] = added
     by_content = {token.content: token for token in by_id.values()}
     named = {
         name: by_content.get(token.content, token)
@@ -117,11 +120,24 @@ def _named(values: Mapping[str, Any], name: str, defaults: Mapping[str, str | No
     return None if value is None else _token(value, name)
 
 
-def _items(values: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
+def _items(values: Mapping[str, Any], name: str) -> list[tuple[int, Any]]:
     found = values[name]
-    if not isinstance(found, Mapping) or not all(str(i).isdigit() for i in found):
+    if not isinstance(found, Mapping) or not all(_DIGITS.fullmatch(i) for i in found):
         raise CheckpointError(f"tokenizer_config.json: {name} is {shown(found)}", hint="must map ids to tokens")
-    return [*found.items()]
+    return [(int(i), token) for i, token in found.items()]
+
+
+def _list(values: Mapping[str, Any], name: str) -> list[Any]:
+    found = values.get(name) or []
+    if not isinstance(found, (list, Mapping)):
+        raise CheckpointError(f"{name} is {shown(found)}", hint="must be a list of tokens")
+    return [*found]
+
+
+def _id(value: object, where: str) -> int:
+    if type(value) is not int or value < 0:
+        raise CheckpointError(f"{where} gives a token the id {shown(value)}", hint="must be a whole number from 0")
+    return value
 
 
 def _special(value: Any) -> Any:

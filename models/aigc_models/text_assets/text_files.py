@@ -11,6 +11,7 @@ from typing import Any
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.generation.chat import MAX_TEMPLATE_BYTES
 from aigc_runtime.generation.tokenizers.huggingface import MAX_TOKENIZER_BYTES
+from aigc_runtime.io.strict_json import refuse_half_characters
 from aigc_runtime.io.user_file import is_folder, path_exists, read_file
 
 __all__ = ["TextFiles", "parse_json", "read_text_files"]
@@ -114,7 +115,9 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
         CheckpointError: something else.
     """
     try:
-        value = json.loads(data)
+        text = data.decode("utf-8-sig")
+        value = json.loads(text)
+        refuse_half_characters(text, value)
     except (ValueError, RecursionError) as err:
         raise CheckpointError(f"{name} is not JSON: {err}", hint="the file is damaged: get it again") from err
     if not isinstance(value, dict):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from aigc_models.families.layers import MAX_SIZE
 from aigc_models.text_assets.by_transformers import transformers_tokenizer
 from aigc_models.text_assets.special_tokens import Added, SpecialTokens, collect_special_tokens
 from aigc_models.text_assets.text_files import MERGES, TOKENIZER, VOCABULARY, TextFiles, parse_json
@@ -148,7 +149,7 @@ def _around(settings: Mapping[str, Any], special: SpecialTokens, vocabulary: Map
         "single": text("A", 0),
         "pair": [*text("A", 0), *text("B", 1)],
         "special_tokens": {
-            name: {"id": name, "ids": [int(vocabulary[name])], "tokens": [name]} for name in dict.fromkeys(names)
+            name: {"id": name, "ids": [vocabulary[name]], "tokens": [name]} for name in dict.fromkeys(names)
         },
     }
 
@@ -178,6 +179,9 @@ def _with_tokens(
             return data
         for token in wanted:
             tokenizer.add_tokens([library.AddedToken(**vars(token))])
+        largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+        if largest > MAX_SIZE:  # the library counts through all that lie between, for minutes
+            raise ValueError(f"a token has the id {largest:,}")
         return str(tokenizer.to_str()).encode("utf-8")
 
 

@@ -172,7 +172,7 @@ def _value(cursor: _Cursor, kind: int, of: str) -> Any:
     if kind == _STRING:
         return cursor.text(of)
     if kind == _BOOL:
-        return _truth(cursor, of)
+        return _truths(cursor.take(1, of), cursor, of)[0]
     if kind not in _NUMBERS:
         raise cursor.wrong(f"{of} is of type {kind}, which the format does not have")
     number = np.frombuffer(cursor.take(np.dtype(_NUMBERS[kind]).itemsize, of), _NUMBERS[kind])[0]
@@ -186,17 +186,16 @@ def _array(cursor: _Cursor, of: str) -> Any:
         dtype = np.dtype(_NUMBERS[kind])
         return np.frombuffer(cursor.take(count * dtype.itemsize, of), dtype)
     if kind == _BOOL:
-        return [_truth(cursor, of) for _ in range(count)]
+        return _truths(cursor.take(count, of), cursor, of)
     if kind == _STRING:
         return [cursor.text(of) for _ in range(count)]
     raise cursor.wrong(f"{of} is an array of type {kind}, which is not read")
 
 
-def _truth(cursor: _Cursor, of: str) -> bool:
-    (byte,) = cursor.take(1, of)
-    if byte > 1:
-        raise cursor.wrong(f"{of} is the truth value {byte}")
-    return bool(byte)
+def _truths(data: bytes, cursor: _Cursor, of: str) -> list[bool]:
+    if (most := max(data, default=0)) > 1:
+        raise cursor.wrong(f"{of} is the truth value {most}")
+    return [*map(bool, data)]
 
 
 def _alignment(values: dict[str, Any], cursor: _Cursor) -> int:

@@ -261,7 +261,7 @@ def _header_end(data: bytes, total: int, what: str) -> int:
         )
     if data[:4] == b"GGUF":
         raise CheckpointError(
-            f"{what!r} is a GGUF file, which is not read", hint="export its weights to safetensors with their own tool"
+            f"{what!r} is a GGUF file by another name", hint="rename it: names of those that are read end with .gguf"
         )
     raise CheckpointError(
         f"{what!r} is not a safetensors file, or is cut short", hint="copy it again from where it came from"

@@ -140,6 +140,8 @@ def _missing(folder: Path, names: list[str]) -> CheckpointError:
         return CheckpointError(
             f"{start}, but {', '.join(found)}", hint=f"name the file that is meant: {folder / found[0]}"
         )
+    if found := [name for name in names if name.lower().endswith(GGUF_SUFFIX)]:
+        return CheckpointError(f"{start}, but GGUF files", hint=f"name the one that is meant: {folder / found[0]}")
     if found := [name for name in names if name.endswith(_OTHER_FORMATS)]:
         return CheckpointError(
             f"{start}, but {', '.join(found)}, which are not read", hint=f"save the weights as {WEIGHTS_FILE}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from aigc_runtime.errors import AigcError, BundleError
 
-__all__ = ["MAX_DEPTH", "loads_strict", "wide_encoding"]
+__all__ = ["MAX_DEPTH", "loads_strict", "refuse_half_characters", "wide_encoding"]
 
 MAX_DEPTH = 32
 MAX_INTEGER_DIGITS = 19
@@ -61,16 +61,28 @@ def loads_strict(data: bytes, *, what: str, error: type[AigcError] = BundleError
             parse_int=_bounded_int,
             parse_float=_finite_float,
         )
-        if _ESCAPED_SURROGATE.search(text):
-            _refuse_half_characters(value)
+        refuse_half_characters(text, value)
         return value
     except (UnicodeDecodeError, ValueError, RecursionError) as err:
         hint = "save it as JSON in UTF-8" if written_by_hand else "the file is damaged or was edited: get it again"
         raise error(f"{what} is not valid: {err}", hint=hint) from err
 
 
+def refuse_half_characters(text: str, value: Any) -> None:
+    """Refuse half of a surrogate pair, which is no character: it could be neither printed nor written.
+
+    Args:
+        text: of the JSON document, which has them only where it escapes them.
+        value: what it was parsed to.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if _ESCAPED_SURROGATE.search(text):
+        _refuse_half_characters(value)
+
+
 def _refuse_half_characters(value: Any) -> None:
-    """Half of a surrogate pair is no character: no encoding takes it, so it could be neither printed nor written."""
     if isinstance(value, str) and any(0xD800 <= ord(char) < 0xE000 for char in value):
         raise ValueError(f"half of a surrogate pair in {value!a:.200}")
     if isinstance(value, dict):

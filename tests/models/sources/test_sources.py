@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import nn
 from aigc_models import sources
 from aigc_models.families.gan import Generator, GeneratorConfig
 from aigc_models.program import Part, Program
-from aigc_models.sources import Found, resolve
+from aigc_models.sources import Found, outline, resolve
 from aigc_models.sources.function import names_function
 from aigc_models.weights.checkpoint import save_checkpoint
 from aigc_runtime.core.interface import Interface
@@ -130,6 +131,14 @@ def test_a_folder_of_a_shipped_family(tmp_path: Path) -> None:
         resolve(str(tmp_path / "mine"), options={"checkpoint": "other"})
     with pytest.raises(UnknownNameError, match="unknown export option of 'gan' 'cache'"):
         resolve(str(tmp_path / "mine"), options={"cache": "buffer"})
+
+
+@pytest.mark.parametrize("family", [[], {"gan": 1}, 3, True])
+def test_a_family_of_no_name_is_none(family: object, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"family": family, "model": {}}))
+    for ask in (resolve, outline):
+        with pytest.raises(CheckpointError, match="which no source can load"):
+            ask(str(tmp_path))
 
 
 def test_a_shipped_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

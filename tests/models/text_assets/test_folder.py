@@ -26,6 +26,12 @@ def read(folder: Path, vocab_size: int = 500) -> Any:
     return read_text_assets(folder, json.loads((folder / "config.json").read_bytes()), vocab_size=vocab_size)
 
 
+def with_token(token: str, i: int) -> bytes:
+    """A tokenizer.json whose vocabulary has one more token."""
+    model = json.loads(byte_level())["model"]
+    return edited(byte_level(), model={**model, "vocab": {**model["vocab"], token: i}})
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders(tmp_path_factory.mktemp("folders"))
@@ -238,6 +244,46 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str, type[AigcError]]] = {
     "strange added tokens": (
         lambda p: folder(p, tokenizer_config={"added_tokens_decoder": {"x": "y"}}),
         "added_tokens_decoder is .*\nmust map ids to tokens",
+        CheckpointError,
+    ),
+    "an added token of no id": (
+        lambda p: folder(p, added_tokens={"<w>": "x"}),
+        r"added_tokens\.json gives a token the id 'x'\nmust be a whole number from 0",
+        CheckpointError,
+    ),
+    "an added token of half an id": (
+        lambda p: folder(p, edited(byte_level(), added_tokens=[{"content": "<w>", "id": 1.5}])),
+        "added_tokens gives a token the id 1.5",
+        CheckpointError,
+    ),
+    "added tokens that are no list": (
+        lambda p: folder(p, edited(byte_level(), added_tokens=7)),
+        "added_tokens is 7\nmust be a list of tokens",
+        CheckpointError,
+    ),
+    "special tokens that are no list": (
+        lambda p: folder(p, special_tokens_map={"additional_special_tokens": 7}),
+        "additional_special_tokens is 7\nmust be a list of tokens",
+        CheckpointError,
+    ),
+    "a digit that is none": (
+        lambda p: folder(p, tokenizer_config={"added_tokens_decoder": {"²": "<w>"}}),
+        "added_tokens_decoder is .*\nmust map ids to tokens",
+        CheckpointError,
+    ),
+    "half a character": (
+        lambda p: folder(p, tokenizer_config={"eos_token": "\ud83d"}),
+        r"tokenizer_config\.json is not JSON: half of a surrogate pair",
+        CheckpointError,
+    ),
+    "half a character in the vocabulary": (
+        lambda p: folder(p, json.dumps({"model": {"type": "BPE", "vocab": {"\ud83d": 0}, "merges": []}}).encode()),
+        r"tokenizer\.json is not JSON: half of a surrogate pair",
+        CheckpointError,
+    ),
+    "an id that the library would count to": (
+        lambda p: folder(p, with_token("<w>", 2**24 + 1), tokenizer_config={"eos_token": "<new>"}),
+        r"tokenizer\.json cannot be read: a token has the id 16,777,217",
         CheckpointError,
     ),
     "a strange option": (

@@ -119,6 +119,23 @@ def test_every_changed_byte_gives_a_header_or_an_error_of_ours() -> None:
     assert accepted < 3 * end  # some are refused
 
 
+def test_many_truth_values_are_read_at_once() -> None:
+    class Counted(io.BytesIO):
+        reads = 0
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            self.reads += 1
+            return super().read(size)
+
+    count = 100_000
+    data = whole([text("a") + struct.pack("<IIQ", 9, 7, count) + b"\1" + bytes(count - 1)], [])
+    file = Counted(data)
+    header = read_header(file, len(data), what="model.gguf")
+    assert file.reads < 20  # and not one for each
+    assert (header.values["a"][:2], len(header.values["a"])) == ([True, False], count)
+    refused(whole([text("a") + struct.pack("<IIQ", 9, 7, 3) + b"\0\2\1"], []), "the truth value 2")
+
+
 def test_a_count_that_lies_takes_no_memory() -> None:
     tracemalloc.start()
     refused(whole([text("a") + struct.pack("<IIQ", 9, 12, 2**60)], [], bytes(1000)), "ends at")

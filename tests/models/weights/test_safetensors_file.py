@@ -179,6 +179,12 @@ def test_a_file_larger_than_memory_is_refused_by_its_beginning(start: bytes, tmp
         load_checkpoint(tmp_path)
 
 
+def test_a_gguf_file_by_another_name_is_told_its_own(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(CheckpointError, match=r"is a GGUF file by another name\nrename it: .* end with \.gguf"):
+        load_checkpoint(tmp_path)
+
+
 def test_a_whole_file_is_taken(tmp_path: Path) -> None:
     for name in ("lm", "unet", "gan"):
         open_tensors_file(shipped_checkpoint(name) / "model.safetensors")

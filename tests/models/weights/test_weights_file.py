@@ -66,6 +66,7 @@ def test_files_of_other_formats_and_an_unfinished_training_are_told(folder: Path
             ["model.safetensors.index.json", "adapter.safetensors"],
             "index.json and adapter.safetensors: which is",
         ),
+        (["a.Q4_0.GGUF", "pytorch_model.bin"], "has no model.safetensors, but GGUF files\nname the one that is meant"),
         (["pytorch_model.bin"], "but pytorch_model.bin, which are not read"),
         (["manifest.json", "model.onnx"], "is a bundle, not a checkpoint"),
     ],

@@ -63,14 +63,14 @@ def encoder_config(given: Mapping[str, Any] | None, tensors: EncoderTensors, *, 
             )
     missing = [name for name in REQUIRED if name not in values]
     if tensors.positions is None:
-        missing += [name for name in _NO_TABLE if name not in values]
+        missing += [name for name in _NO_TABLE if values.get(name) is None]
     if missing:
         raise _missing(missing, tensors, source)
     heads = values["nhead"]
     if type(heads) is not int or heads < 1 or tensors.width % heads:
         raise _wrong("nhead", heads, f"a divisor of the width {tensors.width}: {_divisors(tensors.width)}")
-    activations: dict[str, Activation] = {"relu": "relu", "gelu": "gelu"}
-    if values["activation"] not in activations:
+    activations: dict[object, Activation] = {"relu": "relu", "gelu": "gelu"}
+    if values["activation"] not in list(activations):  # whatever it is
         raise _wrong("activation", values["activation"], "relu or gelu")
     for name in ("norm_first", "scale_embedding"):
         if type(values[name]) is not bool:
@@ -78,7 +78,7 @@ def encoder_config(given: Mapping[str, Any] | None, tensors: EncoderTensors, *, 
     eps = values.get("layer_norm_eps", 1e-5)
     if type(eps) not in (int, float) or not 0 < eps < 1:
         raise _wrong("layer_norm_eps", eps, "a number above 0 (PyTorch's default is 1e-05)")
-    if values.get("position", "sinusoidal") != "sinusoidal":
+    if values.get("position") not in (None, "sinusoidal"):
         raise _wrong("position", values["position"], '"sinusoidal" (Vaswani 2017), or have the table in the file')
     return LMConfig(
         vocab_size=tensors.vocab_size,

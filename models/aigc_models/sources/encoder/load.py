@@ -16,7 +16,7 @@ from aigc_models.text_assets import read_text_assets
 from aigc_models.weights.pickled_weights import PICKLED_SUFFIXES, PickledWeights
 from aigc_models.weights.safetensors_file import open_tensors_file
 from aigc_models.weights.stored_weights import HashedWeights, StoredWeights
-from aigc_runtime.errors import AigcError, CheckpointError
+from aigc_runtime.errors import AigcError, CheckpointError, ConfigError
 from aigc_runtime.io.user_file import is_folder, path_exists
 
 if TYPE_CHECKING:
@@ -155,6 +155,11 @@ def load_encoder(path: Path, given: Mapping[str, Any] | None, *, source: str, op
     from aigc_models.weights.stream_into import build_undrawn
 
     check_options(options)
+    if options.get("lora"):
+        raise ConfigError(
+            f"--lora is {', '.join(options['lora'])}: adapters are not merged into an nn.TransformerEncoder",
+            hint="merge them yourself, and save the state dict again",
+        )
     found = _find(path, given)
     text = read_text_assets(found.file.parent, dict(given or {}), vocab_size=found.config.vocab_size)
     renamed = _renamed(found.weights, found.tensors, tied=found.config.tie_embeddings)

@@ -9,13 +9,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from aigc_models.families.layers import MAX_DEPTH
 from aigc_runtime.errors import CheckpointError
+from aigc_runtime.io.printable import shown
 
 __all__ = ["EncoderTensors", "find_tensors", "has_encoder"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_MARK = re.compile(r"(?:(.*)\.)?layers\.(\d+)\.self_attn\.in_proj_weight")
+_MARK = re.compile(r"(?:(.*)\.)?layers\.([0-9]+)\.self_attn\.in_proj_weight")
 _POSITIONS = re.compile(r"(?:^|[._])(?:pe|pos\w*)(?:$|[._])")
 _MASK = re.compile(r"(?:^|[._])(?:src_|tgt_|attn_|causal_)?mask$")
 _HEADS = (
@@ -108,6 +110,11 @@ def find_tensors(
         )
     (bare,) = prefixes
     prefix = f"{bare}." if bare else ""
+    if deep := [match[0] for match in marks if len(match[2]) > len(str(MAX_DEPTH)) or int(match[2]) >= MAX_DEPTH]:
+        raise CheckpointError(
+            f"{source} has a tensor {shown(deep[0])}, of more than {MAX_DEPTH:,} layers",
+            hint="the file is damaged: get it again",
+        )
     layers = 1 + max(int(match[2]) for match in marks)
     first = shapes.get(f"{prefix}layers.0.self_attn.in_proj_weight", ())
     if len(first) != 2 or first[0] != 3 * first[1]:

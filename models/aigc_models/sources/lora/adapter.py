@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
@@ -98,7 +99,7 @@ class Adapter:
         """What multiplies the product of a module's matrices, the user's scale included."""
         return self.config.scaling(module) * self.request.scale
 
-    @property
+    @cached_property
     def _described(self) -> dict[str, Tensor]:
         return self.weights.described()
 
@@ -203,7 +204,7 @@ def _whole(bare: str, config: AdapterConfig) -> str | None:
     module, _, kind = bare.rpartition(".")
     plain = module.removesuffix(".base_layer")
     leaf = plain.rpartition(".")[2]
-    known = leaf in _EMBEDDINGS or any(plain == saved or plain.endswith(f".{saved}") for saved in config.replaced)
+    known = leaf in _EMBEDDINGS or plain.endswith(config.replaced)
     return f"{plain}.{kind}" if known and kind in ("weight", "bias") else None
 
 

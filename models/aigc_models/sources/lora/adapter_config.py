@@ -21,7 +21,6 @@ _WITHOUT_EFFECT = (
     "corda_config",
     "ensure_weight_tying",
     "eva_config",
-    "exclude_modules",
     "fan_in_fan_out",  # the family knows it of each of its modules
     "inference_mode",
     "layers_pattern",
@@ -52,8 +51,8 @@ class AdapterConfig:
         dora: each row keeps a norm of its own (Liu et al. 2024, "DoRA", eq. 5).
         ranks: pattern of modules' names -> their own rank; of several the first counts.
         alphas: likewise, its own alpha.
-        targets: names that modules end with; empty where they are given otherwise.
-        replaced: names of modules that come whole.
+        targets: names that modules end with, each of which has some; empty where they are given otherwise.
+        replaced: what the names of modules that come whole end with.
         base: the model that it was made for, as its maker named it.
     """
 
@@ -85,14 +84,15 @@ def read_adapter_config(values: Mapping[str, Any]) -> AdapterConfig:
     """
     fields = Fields(values, where=_WHERE)
     fields.require("peft_type", "LORA")
-    fields.require("task_type", "CAUSAL_LM")
+    if fields.has("task_type"):  # peft writes null where none was named
+        fields.require("task_type", "CAUSAL_LM")
+    fields.skip("task_type")
     fields.require("bias", "none")
     fields.require("lora_bias", False)
     fields.require("init_lora_weights", *_INITIAL)
     fields.skip(*_WITHOUT_EFFECT)
     base = values.get("base_model_name_or_path")
-    fields.skip("target_modules", "modules_to_save", "rank_pattern", "alpha_pattern")
-    targets = values.get("target_modules")
+    fields.skip("target_modules", "exclude_modules", "modules_to_save", "rank_pattern", "alpha_pattern")
     found = AdapterConfig(
         rank=fields.integer("r", 8),
         alpha=fields.number("lora_alpha", 8),
@@ -100,12 +100,25 @@ def read_adapter_config(values: Mapping[str, Any]) -> AdapterConfig:
         dora=fields.flag("use_dora", False),
         ranks=_patterns(values, "rank_pattern"),
         alphas=_patterns(values, "alpha_pattern"),
-        targets=_names(targets, "target_modules") if isinstance(targets, list) else (),
+        targets=_targets(values),
         replaced=_names(values.get("modules_to_save") or [], "modules_to_save"),
         base=base if isinstance(base, str) else "",
     )
     fields.finish()
     return found
+
+
+def _targets(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of `target_modules` that are not among `exclude_modules`; none where either is an expression."""
+    targets, excluded = values.get("target_modules"), values.get("exclude_modules") or []
+    if not isinstance(targets, list) or not isinstance(excluded, list):
+        return ()
+    left_out = _names(excluded, "exclude_modules")
+    return tuple(
+        target
+        for target in _names(targets, "target_modules")
+        if not any(target == one or target.endswith(f".{one}") for one in left_out)
+    )
 
 
 def _names(value: Any, name: str) -> tuple[str, ...]:

@@ -101,7 +101,9 @@ def decoder(
     n_heads = fields.integer("num_attention_heads", defaults["num_attention_heads"])
     context_length = fields.integer("max_position_embeddings", defaults["max_position_embeddings"])
     head_dim = _maybe(fields, "head_dim", defaults)
-    size, n_kv_heads = head_size(d_model, n_heads, head_dim), _maybe(fields, "num_key_value_heads", defaults)
+    # Where it says null there are as many as of queries, whatever the default is.
+    n_kv_heads = fields.maybe_integer("num_key_value_heads", defaults.get("num_key_value_heads"))
+    size = head_size(d_model, n_heads, head_dim)
     given: dict[str, Any] = {
         "vocab_size": fields.integer("vocab_size", defaults["vocab_size"]),
         "context_length": context_length,

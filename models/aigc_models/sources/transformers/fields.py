@@ -30,7 +30,7 @@ WITHOUT_EFFECT = frozenset((
     "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens",
     "begin_suppress_tokens", "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",
     "summary_first_dropout", "base_model_tp_plan", "unsloth_version", "unsloth_fixed", "is_llama_config",
-    "output_past", "predict_special_tokens", "transformers.js_config",
+    "output_past", "predict_special_tokens", "transformers.js_config", "is_decoder",
 ))
 # fmt: on
 """Fields of every family that do not change what a language model computes when it runs."""

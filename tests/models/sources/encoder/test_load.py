@@ -134,6 +134,9 @@ def test_what_cannot_be_known_is_asked_for_with_the_line_to_write(tmp_path: Path
     assert '"norm_first": false OR true' in told
     with pytest.raises(CheckpointError, match="do not tell nhead"):
         outline(path)
+    path = write(tmp_path, state, {**CONFIG, "context_length": None, "position": None})
+    with pytest.raises(CheckpointError, match="do not tell context_length, position"):
+        outline(path)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +145,7 @@ def test_what_cannot_be_known_is_asked_for_with_the_line_to_write(tmp_path: Path
         ({"nhead": 5}, "nhead is 5(?s:.*)a divisor of the width 24"),
         ({"nhead": True}, "nhead is True"),
         ({"activation": "silu"}, "activation is 'silu'(?s:.*)relu or gelu"),
+        ({"activation": ["relu"]}, r"activation is \['relu'\](?s:.*)relu or gelu"),
         ({"norm_first": 1}, "norm_first is 1"),
         ({"layer_norm_eps": 0}, "layer_norm_eps is 0"),
         ({"n_head": 3}, "no field 'n_head'(?s:.*)did you mean 'nhead'"),
@@ -169,6 +173,8 @@ LAYER = "transformer_encoder.layers.1."
         ({"output_layer.weight": torch.zeros(60, WIDTH), "output_layer.bias": torch.zeros(60)}, "of 60 tokens"),
         ({"second.pe": torch.zeros(4, 1, WIDTH)}, "several tables of positions"),
         ({"other.layers.0.self_attn.in_proj_weight": torch.zeros(3, 1)}, "several stacks of layers"),
+        ({"transformer_encoder.layers.9999999.self_attn.in_proj_weight": torch.zeros(1)}, "of more than 1,024 layers"),
+        ({f"transformer_encoder.layers.{'9' * 5000}.self_attn.in_proj_weight": torch.zeros(1)}, "of more than 1,024"),
         ({f"{LAYER}norm1.bias": torch.full((WIDTH,), torch.nan)}, "NaN or infinite"),
         ({f"{LAYER}norm1.bias": torch.zeros(WIDTH, dtype=torch.int64)}, "is of int64"),
     ],
@@ -227,6 +233,11 @@ def test_a_pickle_that_would_run_code_is_not_run(tmp_path: Path, monkeypatch: py
         warnings.simplefilter("ignore")
         torch.load(tmp_path / "zip.pt", weights_only=False)  # the file itself would have
     assert (tmp_path / "ran").exists()
+
+
+def test_an_adapter_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--lora is a:2, b: adapters are not merged into"):
+        resolve(write(tmp_path, Textbook().state_dict()), options={"lora": ("a:2", "b")})
 
 
 def test_a_checkpoint_beside_it_means_nothing(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ peft = pytest.importorskip("peft")
 def adapt(model: Any, *, seed: int = 1, **config: Any) -> Any:
     """An adapted copy of a model of transformers, whose adapter does something."""
     torch.manual_seed(seed)
-    adapted = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(task_type="CAUSAL_LM", **{"r": 4, **config}))
+    adapted = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(**{"task_type": "CAUSAL_LM", "r": 4, **config}))
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora_" in name or "modules_to_save" in name:

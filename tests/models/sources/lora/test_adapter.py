@@ -102,6 +102,8 @@ def test_scalings_and_patterns() -> None:
         ({"r": "8"}, "r is '8'"),
         ({"lora_alpha": "x"}, "lora_alpha is 'x'"),
         ({"modules_to_save": "lm_head"}, "modules_to_save is 'lm_head'"),
+        ({"exclude_modules": [3]}, r"exclude_modules is \[3\]"),
+        ({"target_modules": ["q_proj", "v_proj"], "exclude_modules": ["proj"]}, "has no tensors of v_proj"),
         ({"rank_pattern": [1]}, "rank_pattern is"),
         ({"rank_pattern": {"q": 1.5}}, "gives 'q' the number 1.5"),
         ({"alpha_pattern": {"q": 0}}, "gives 'q' the number 0"),

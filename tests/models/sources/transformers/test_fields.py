@@ -95,6 +95,7 @@ OTHERS: dict[str, Any] = {
     "output_past": True,
     "predict_special_tokens": True,
     "transformers.js_config": {"x": 1},
+    "is_decoder": True,
 }
 """A field that is said to be without effect -> another value than it has."""
 ABOUT_THE_FILE = {
@@ -243,6 +244,14 @@ def test_another_value_is_refused_or_changes_the_logits_as_in_transformers(name:
     found, accepted = unequal(base, iter(cases))
     assert found == []
     assert accepted > 5
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "olmo2", "granite"])
+def test_where_there_is_no_number_of_key_heads_there_are_as_many_as_of_queries(family: str) -> None:
+    base = config_json(small_model(family))
+    found, accepted = unequal(base, iter([("num_key_value_heads", None)]))
+    assert (found, accepted) == ([], 1)
+    assert read_config({**base, "num_key_value_heads": None}).kv_heads == base["num_attention_heads"]
 
 
 @pytest.mark.parametrize(("name", "change"), CASES, ids=[name for name, _ in CASES])
