@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +26,15 @@ from aigc_runtime.pipelines.text_options import (
     check_options,
     sampling_options,
 )
+from aigc_runtime.pipelines.text_reading import Cancel
 from aigc_runtime.pipelines.text_verb import result_json, tell_full, tell_notes
+from aigc_runtime.system.interrupts import first_interrupt_asks
 from aigc_runtime.system.streams import output_lost
 
 __all__ = ["CHAT_VERB"]
 
 _HELP = """/reset begins anew, /system TEXT does with another system message, /exit or the end of the input ends
-a line that begins with // is a message that begins with /
+a line that begins with // is a message that begins with /; Ctrl-C ends an answer
 """
 
 
@@ -59,20 +62,27 @@ class _ChatJob:
                 if not _obey(chat, line):
                     break
                 continue
-            try:
-                stream = chat.send(line.removeprefix("/") if line.startswith("//") else line, **self.options)
-            except InputError as err:
-                if not sys.stdin.isatty():
-                    raise
-                sys.stderr.write(f"error: {printable(err.message)}\n  {printable(err.hint)}\n")
-                continue
-            result = self._show(stream)
-            if result is None:
+            # At a terminal Ctrl-C ends the answer; where nobody types, it ends the program.
+            with first_interrupt_asks() if sys.stdin.isatty() else nullcontext() as asked:
+                stream = self._asked(chat, line.removeprefix("/") if line.startswith("//") else line, asked)
+                result = None if stream is None else self._show(stream)
+            if result is not None:
+                turns.append({**result_json(result), "reused_tokens": chat.reused_tokens})
+                self._tell(result, chat)
+            elif output_lost():
                 break
-            turns.append({**result_json(result), "reused_tokens": chat.reused_tokens})
-            self._tell(result, chat)
         if self.json:
             emit_json("aigc-run-chat/1", {"messages": [dict(message) for message in chat.messages], "turns": turns})
+
+    def _asked(self, chat: ChatSession, text: str, cancel: Cancel | None) -> Iterator[str] | None:
+        """What answers a message; None where it is refused, which is told at a terminal."""
+        try:
+            return chat.send(text, cancel=cancel, **self.options)
+        except InputError as err:
+            if not sys.stdin.isatty():
+                raise
+            sys.stderr.write(f"error: {printable(err.message)}\n  {printable(err.hint)}\n")
+            return None
 
     def _show(self, stream: Iterator[str]) -> TextResult | None:
         """Print an answer as it comes; None where nobody reads it any more."""
@@ -92,6 +102,8 @@ class _ChatJob:
 
     def _tell(self, result: TextResult, chat: ChatSession) -> None:
         tell_full(result, chat.pipeline)
+        if result.finish_reason == "cancelled":
+            tell_notes(["the answer was broken off; what there is of it stays in the conversation"])
         if not sys.stderr.isatty() or result.time_to_first_token_s is None:
             return
         speed = "" if result.tokens_per_second is None else f", {result.tokens_per_second:,.1f} tokens/s"

@@ -26,7 +26,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import ExtensionFileLoader
 from types import FrameType
@@ -35,6 +35,7 @@ __all__ = [
     "SAME_SECONDS",
     "Interrupted",
     "check_interrupted",
+    "first_interrupt_asks",
     "handled_signals",
     "interrupt_code",
     "interrupted_by",
@@ -198,6 +199,35 @@ def interrupts_held() -> Iterator[None]:
         if not _state.held and _state.kept:
             _state.kept = False
             _give_later()
+
+
+@contextlib.contextmanager
+def first_interrupt_asks() -> Iterator[Callable[[], bool]]:
+    """Let a first Ctrl-C within the block only ask for its end; a second one interrupts, as one outside of it does.
+
+    Nothing changes in other threads than the main one, which alone may say what a signal does, and where Ctrl-C is
+    ignored or ends the process at once.
+
+    Yields:
+        Whether it was asked.
+    """
+    asked = False
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked and callable(before):
+            before(number, frame)
+        asked = True
+
+    ours = callable(before) and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: asked
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
 
 
 def check_interrupted() -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from aigc_runtime.bundle.pipeline_info import PipelineInfo
 from aigc_runtime.cli.main import run
 from aigc_runtime.generation.sampling_params import SamplingParams
 from aigc_runtime.generation.tokenizers import TokenizerInfo
+from aigc_runtime.pipelines.chat import ChatSession
+from aigc_runtime.pipelines.text import TextResult
 
 from .. import toys
 
@@ -319,6 +322,50 @@ def test_a_signal_ends_a_conversation(number: int, bundle: str) -> None:
     assert process.returncode == 128 + number
     assert rest in (b"", b"\n")  # the write of the line end that the signal broke off is made again
     assert err.decode() == "error: interrupted\n"
+
+
+class Terminal(io.TextIOWrapper):
+    """Standard input that somebody types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupt_at_a_terminal_ends_the_answer_and_a_second_one_the_program(
+    times: int, bundle: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal(io.BytesIO(b"h\nb\n")))
+    show = ChatSession.send
+    turns: list[ChatSession] = []
+
+    def interrupted(chat: ChatSession, text: str, **options: Any) -> Iterator[str]:
+        stream = show(chat, text, **options)
+        turns.append(chat)
+        if len(turns) > 1:
+            return stream
+
+        def pieces() -> Generator[str, None, TextResult]:
+            yield next(stream) + next(stream)
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+            return (yield from stream)
+
+        return pieces()
+
+    monkeypatch.setattr(ChatSession, "send", interrupted)
+    code = run(["chat", bundle, "--json", "--max-new-tokens", "8"])
+    told = capsys.readouterr()
+    if times == 2:
+        assert (code, told.out) == (130, "")
+        return
+    assert code == 0
+    assert "note: the answer was broken off; what there is of it stays in the conversation\n" in told.err
+    first, second = json.loads(told.out)["turns"]
+    assert (first["finish_reason"], first["token_ids"]) == ("cancelled", said("uh", len(first["token_ids"])))
+    assert 2 <= len(first["token_ids"]) < 8
+    assert second["finish_reason"] == "length"
+    assert second["token_ids"] == said(f"uha{first['text']}ub", 8)
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="terminals of POSIX")

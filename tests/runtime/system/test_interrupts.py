@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from aigc_runtime.system import interrupts
 from aigc_runtime.system.interrupts import (
     Interrupted,
     check_interrupted,
+    first_interrupt_asks,
     handled_signals,
     interrupt_code,
     interrupted_by,
@@ -329,3 +331,42 @@ def test_a_signal_while_the_program_ends_changes_nothing(monkeypatch: pytest.Mon
         return 3
 
     assert entry.run_program(run, []) == 3
+
+
+def test_a_first_interrupt_asks_and_a_second_one_interrupts() -> None:
+    with handled_signals():
+        with first_interrupt_asks() as asked:
+            assert not asked()
+            signal.raise_signal(signal.SIGINT)
+            assert asked()
+            assert not was_interrupted()
+            with pytest.raises(Interrupted):
+                signal.raise_signal(signal.SIGINT)
+        with first_interrupt_asks() as asked:
+            assert not asked()
+
+
+def test_an_interrupt_behind_the_block_that_was_asked_to_end_interrupts() -> None:
+    with handled_signals():
+        with first_interrupt_asks():
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_that_is_ignored_or_comes_to_another_thread_asks_for_nothing() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with first_interrupt_asks() as asked:
+        signal.raise_signal(signal.SIGINT)
+        assert not asked()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    found: list[bool] = []
+
+    def work() -> None:
+        with first_interrupt_asks() as asked:
+            found.append(asked() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [False]
