@@ -154,6 +154,7 @@ def lm_program(
             sampling=text.sampling,
             recompute_at=_recompute_at(config),
             chat=text.chat,
+            stop=text.stop,
         ),
         assets=text.files,
         vectors=partial(make_vectors, text, config.vocab_size) if needs_vectors(text) else None,

@@ -68,7 +68,6 @@ COVERED_ELSEWHERE = {
     "runtime/aigc_runtime/pipelines/replay.py": "tests/runtime/proof/test_verify.py",
     "runtime/aigc_runtime/pipelines/requests.py": "tests/runtime/bundle/test_manifest_checks.py",
     "runtime/aigc_runtime/pipelines/settings.py": "tests/runtime/bundle/test_manifest.py",
-    "runtime/aigc_runtime/pipelines/stop_strings.py": "tests/runtime/pipelines/test_text.py",
     "runtime/aigc_runtime/pipelines/tensors_verb.py": "tests/runtime/pipelines/test_tensors_kind.py",
     "runtime/aigc_runtime/pipelines/text_kind.py": "tests/runtime/pipelines/test_kinds.py",
     "runtime/aigc_runtime/pipelines/text_loop.py": "tests/runtime/pipelines/test_text_batches.py",

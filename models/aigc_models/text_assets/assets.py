@@ -24,6 +24,7 @@ class TextAssets:
         eos_token_ids: the tokens that end a text.
         pad_token_id: the token that fills the left of shorter rows.
         sampling: how tokens are chosen where nothing else is asked for.
+        stop: texts before which a text ends where nothing else is asked for.
         files: name in the bundle -> content.
         folder: where transformers can read the same again; None for what was made in memory.
         notes: for the user: what was not used, and what to know.
@@ -35,6 +36,7 @@ class TextAssets:
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int = 0
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    stop: tuple[str, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
     folder: Path | None = None
     notes: tuple[str, ...] = ()

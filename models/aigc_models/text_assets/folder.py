@@ -8,7 +8,7 @@ from typing import Any
 
 from aigc_models.text_assets.assets import NO_TEXT, TextAssets
 from aigc_models.text_assets.chat_templates import collect_chat
-from aigc_models.text_assets.generation_config import read_sampling, token_ids
+from aigc_models.text_assets.generation_config import STOP_STRINGS, read_sampling, read_stop, token_ids
 from aigc_models.text_assets.special_tokens import SpecialTokens
 from aigc_models.text_assets.text_files import TOKENIZER, TextFiles, read_text_files
 from aigc_models.text_assets.tokenizer_file import make_tokenizer_file
@@ -41,11 +41,14 @@ def make_text_assets(files: TextFiles, config: Mapping[str, Any], *, vocab_size:
         ConfigError: likewise.
     """
     sampling, notes = read_sampling(files.generation_config)
+    stop = read_stop(files.generation_config)
     made = make_tokenizer_file(files, config)
     if made is None:
         ids = _ids_of(files, config, SpecialTokens(), None, vocab_size)
         note = "the folder has no tokenizer: token ids go in and come out"
-        return TextAssets(tokenizer=NO_TEXT.tokenizer, **ids, sampling=sampling, notes=(*notes, note))
+        unread = f"generation_config.json: not used without a tokenizer: {STOP_STRINGS} {list(stop)!r:.60}"
+        notes = (*notes, *([unread] if stop else []), note)
+        return TextAssets(tokenizer=NO_TEXT.tokenizer, **ids, sampling=sampling, notes=notes)
     try:
         tokenizer = HuggingFaceTokenizer(made.data, name=TOKENIZER)
     except BundleError as err:
@@ -65,6 +68,7 @@ def make_text_assets(files: TextFiles, config: Mapping[str, Any], *, vocab_size:
         chat=chat,
         **_ids_of(files, config, made.special, tokenizer, vocab_size),
         sampling=sampling,
+        stop=stop,
         files={TOKENIZER: made.data, **templates},
         folder=files.folder,
         notes=(*notes, *made.notes, *chat_notes),

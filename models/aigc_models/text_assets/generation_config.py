@@ -11,7 +11,9 @@ from aigc_runtime.errors import CheckpointError, InputError
 from aigc_runtime.generation.sampling_params import SamplingParams
 from aigc_runtime.io.printable import shown
 
-__all__ = ["read_sampling", "token_ids"]
+__all__ = ["STOP_STRINGS", "read_sampling", "read_stop", "token_ids"]
+
+STOP_STRINGS = "stop_strings"
 
 _DRAWN_TOP_K = 50
 """What transformers draws from where a model that samples names no top_k."""
@@ -23,6 +25,7 @@ _NO_OPTIONS = (
     "bos_token_id",
     "eos_token_id",
     "pad_token_id",
+    STOP_STRINGS,
     "do_sample",
     "use_cache",
     "cache_implementation",
@@ -35,7 +38,7 @@ _NO_OPTIONS = (
     "output_logits",
     "output_scores",
 )
-"""What says nothing about which tokens come."""
+"""What says nothing about which tokens are chosen."""
 _DEFAULTS: Mapping[str, Any] = {
     "assistant_confidence_threshold": 0.4,
     "assistant_early_exit": None,
@@ -100,6 +103,25 @@ def read_sampling(config: Mapping[str, Any]) -> tuple[SamplingParams, tuple[str,
     if others:
         notes.append(f"generation_config.json: not used: {', '.join(others)}")
     return sampling, tuple(notes)
+
+
+def read_stop(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The texts before which a text ends.
+
+    Args:
+        config: content of generation_config.json.
+
+    Raises:
+        CheckpointError: neither a text nor a list of texts, or an empty one.
+    """
+    value = config.get(STOP_STRINGS)
+    texts = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
+        raise CheckpointError(
+            f"generation_config.json: {STOP_STRINGS} is {shown(value)}",
+            hint="must be a text, or a list of texts, none of them empty",
+        )
+    return tuple(dict.fromkeys(texts))
 
 
 def _neutral(name: str) -> tuple[Any, ...]:

@@ -122,7 +122,7 @@ class ChatSession:
         max_new_tokens: int | None = None,
         sampling: SamplingParams | None = None,
         seed: int = 0,
-        stop: Sequence[str] = (),
+        stop: Sequence[str] | None = None,
         logprobs: int | None = None,
         prefill_chunk: int | None = None,
         cancel: Cancel | None = None,

@@ -36,6 +36,7 @@ class TextSettings:
         recompute_at: steps beyond which all of a row is read again once, for a model that sees the first steps another
             way then; None for a model that never does.
         chat: how a chat becomes a prompt; None for a model without a chat template.
+        stop: texts before which a text ends where a request does not name its own.
     """
 
     tokenizer: TokenizerInfo
@@ -47,6 +48,7 @@ class TextSettings:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     recompute_at: int | None = None
     chat: ChatInfo | None = None
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_range("vocab_size", self.vocab_size, 1, MAX_COUNT)
@@ -62,6 +64,8 @@ class TextSettings:
             check_range("eos_token_ids", token, 0, self.vocab_size - 1)
         if len(set(self.eos_token_ids)) < len(self.eos_token_ids):
             raise ConfigError(f"eos_token_ids holds a token twice: {list(self.eos_token_ids)}")
+        if not all(self.stop):
+            raise ConfigError(f"stop is {list(self.stop)}", hint="must be a list of texts, none of them empty")
 
 
 def _check_sizes(what: str, sizes: tuple[int, ...]) -> None:

@@ -154,7 +154,7 @@ class TextPipeline:
         max_new_tokens: int = 128,
         sampling: SamplingParams | None = None,
         seed: int = 0,
-        stop: Sequence[str] = (),
+        stop: Sequence[str] | None = None,
         num_return_sequences: int = 1,
         logprobs: int | None = None,
         prefill_chunk: int | None = None,
@@ -170,7 +170,8 @@ class TextPipeline:
             max_new_tokens: at least 1.
             sampling: how tokens are chosen; None takes the model's own way, `settings.sampling`.
             seed: the first result of prompt i draws from seed + i, further ones from seeds that follow from it.
-            stop: generation of a row ends where its text first contains one of these.
+            stop: generation of a row ends where its text first contains one of these; None takes the model's own,
+                `settings.stop`.
             num_return_sequences: results for each prompt.
             logprobs: note the log probability of each token, and the so many most likely tokens; None notes nothing.
             prefill_chunk: tokens of a prompt that are read at once at most; None derives it from the memory that
@@ -215,7 +216,7 @@ class TextPipeline:
         max_new_tokens: int = 128,
         sampling: SamplingParams | None = None,
         seed: int = 0,
-        stop: Sequence[str] = (),
+        stop: Sequence[str] | None = None,
         logprobs: int | None = None,
         prefill_chunk: int | None = None,
         cancel: Cancel | None = None,
@@ -280,20 +281,21 @@ class TextPipeline:
         return chosen
 
     def row_maker(
-        self, *, max_new_tokens: int, stop: Sequence[str], logprobs: int | None, ends: bool = True
+        self, *, max_new_tokens: int, stop: Sequence[str] | None, logprobs: int | None, ends: bool = True
     ) -> Callable[[Array, int], Row]:
         """Check what rows are asked for; returns what makes a row of a prompt's ids and a seed.
 
         Args:
             max_new_tokens: see `generate`, also for the next two.
-            stop: strings.
+            stop: strings; None for the model's own.
             logprobs: how many.
             ends: whether the tokens that end a text do so.
 
         Raises:
             InputError: a bad argument.
         """
-        check_stop(stop)
+        if stop is not None:
+            check_stop(stop)
         most, noted = check_count("max_new_tokens", max_new_tokens), as_integer(logprobs)
         if logprobs is not None and (noted is None or not 0 <= noted <= self.settings.vocab_size):
             raise InputError(
@@ -315,5 +317,5 @@ class TextPipeline:
 
         return make
 
-    def _watch(self, ids: Array, stop: Sequence[str]) -> StopWatch:
-        return StopWatch(self.tokenizer.stream(ids), stop)
+    def _watch(self, ids: Array, stop: Sequence[str] | None) -> StopWatch:
+        return StopWatch(self.tokenizer.stream(ids), self.settings.stop if stop is None else stop)

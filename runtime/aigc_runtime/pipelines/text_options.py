@@ -121,7 +121,7 @@ STOP = Option(
     type=text_argument,
     metavar="TEXT",
     repeated=True,
-    help="end before this text; may be repeated",
+    help="end before this text; may be repeated (default: the model's own)",
 )
 SYSTEM = Option(
     flags=("--system",),
@@ -157,7 +157,7 @@ def check_options(pipeline: TextPipeline, sampling: SamplingParams, options: Map
     """
     pipeline.row_maker(
         max_new_tokens=options.get("max_new_tokens", 1),
-        stop=options.get("stop", ()),
+        stop=options.get("stop"),
         logprobs=options.get("logprobs"),
     )
     check_seed(options.get("seed", 0))

@@ -29,7 +29,13 @@ from ..conftest import tiny_lm
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
     settings = {"chat_template": CHATML, "eos_token": "<|im_end|>", "tokenizer_class": "PreTrainedTokenizerFast"}
-    folder = write_folder(tmp_path / "folder", byte_level(), config={"model_type": "llama"}, tokenizer_config=settings)
+    folder = write_folder(
+        tmp_path / "folder",
+        byte_level(),
+        config={"model_type": "llama"},
+        tokenizer_config=settings,
+        generation_config={"stop_strings": "###"},
+    )
     text = read_text_assets(folder, {"model_type": "llama"}, vocab_size=410)
     return lm_program(tiny_lm(vocab_size=410), text=text)
 
@@ -43,6 +49,7 @@ def test_tokens_and_chats_are_part_of_the_proof(program: Program, tmp_path: Path
     manifest = result.bundle.manifest
     assert manifest.assets == ("chat_template.jinja", "tokenizer.json")
     assert manifest.reference.text == "ref.text.json"
+    assert manifest.pipeline.settings.stop == ("###",)
     assert manifest.provenance["text_recorded_by"].startswith("transformers 5.")
     assert result.report.text is not None
     assert result.report.text.passed

@@ -99,9 +99,21 @@ def test_ids_and_sampling_of_generation_config(tmp_path: Path) -> None:
     assets = read(folder(tmp_path, generation_config=config, config={"model_type": "llama", "eos_token_id": 2}))
     assert (assets.bos_token_id, assets.eos_token_ids, assets.pad_token_id) == (1, (2, 0), 2)
     assert assets.sampling == SamplingParams(temperature=0.6, top_k=50, top_p=0.9, min_p=0.05, repetition_penalty=1.1)
-    assert assets.notes == (
-        "generation_config.json: not used: eta_cutoff 0.001, max_length 4096, stop_strings ['###']",
+    assert assets.stop == ("###",)
+    assert assets.notes == ("generation_config.json: not used: eta_cutoff 0.001, max_length 4096",)
+
+
+@pytest.mark.parametrize(
+    ("value", "stop"), [(None, ()), ([], ()), ("###", ("###",)), (["a", "b c", "a"], ("a", "b c"))]
+)
+def test_stop_strings_of_generation_config(value: Any, stop: tuple[str, ...], tmp_path: Path) -> None:
+    assert read(folder(tmp_path / "text", generation_config={"stop_strings": value})).stop == stop
+    without = read(
+        write_folder(tmp_path / "ids", config={"model_type": "llama"}, generation_config={"stop_strings": value})
     )
+    assert without.stop == ()
+    told = ["generation_config.json: not used without a tokenizer: stop_strings " + repr(list(stop))] if stop else []
+    assert [*without.notes] == [*told, "the folder has no tokenizer: token ids go in and come out"]
 
 
 def test_what_is_drawn_is_not_used_where_nothing_is_drawn(tmp_path: Path) -> None:
@@ -307,6 +319,14 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str, type[AigcError]]] = {
         ConfigError,
     ),
 }
+
+
+@pytest.mark.parametrize("value", ["", [""], [5], 5, {"a": 1}, False])
+def test_stop_strings_that_are_none(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"generation_config\.json: stop_strings is .*\nmust be a text, or a list"
+    ):
+        read(folder(tmp_path, generation_config={"stop_strings": value}))
 
 
 @pytest.mark.parametrize("name", list(REFUSED))
