@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["CHATS", "sample_texts"]
+__all__ = ["CHATS", "SENTENCES", "sample_texts"]
 
-_LANGUAGES = (
+SENTENCES = (
     "The quick brown fox jumps over the lazy dog.",
     "Der schnelle braune Fuchs springt über den faulen Hund; Grüße aus Köln, ẞ und ß.",
     "Le cœur déçu mais l'âme plutôt naïve, Louÿs rêva de crapaüter en canoë.",
@@ -190,9 +190,9 @@ def sample_texts(special: Iterable[str] = ()) -> list[str]:
     Args:
         special: tokens beside the vocabulary, which are also tried within texts.
     """
-    texts = [*_WORDS, *_LANGUAGES, *_MARKS, *_SPACES, *_NUMBERS, *_CODE, *_CONTROLS, *_LONG, *_LIKE_SPECIAL]
+    texts = [*_WORDS, *SENTENCES, *_MARKS, *_SPACES, *_NUMBERS, *_CODE, *_CONTROLS, *_LONG, *_LIKE_SPECIAL]
     # The beginning and the end of a text are where readers differ.
-    texts += [f" {text}" for text in _LANGUAGES[::3]] + [f"{text}\n" for text in _CODE[::3]]
+    texts += [f" {text}" for text in SENTENCES[::3]] + [f"{text}\n" for text in _CODE[::3]]
     for token in special:
         texts += [token, f"a{token}b", f" {token} ", f"a {token} b{token}{token}\n"]
     return list(dict.fromkeys(texts))

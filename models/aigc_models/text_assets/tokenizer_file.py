@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aigc_models.families.layers import MAX_SIZE
+from aigc_models.text_assets.by_sentencepiece import check_against_sentencepiece
 from aigc_models.text_assets.by_transformers import transformers_tokenizer
 from aigc_models.text_assets.special_tokens import Added, SpecialTokens, collect_special_tokens
 from aigc_models.text_assets.text_files import MERGES, TOKENIZER, VOCABULARY, TextFiles, parse_json
@@ -121,9 +122,10 @@ def _converted(files: TextFiles, name: str, special: SpecialTokens) -> Tokenizer
     if built is None:
         raise ConfigError(
             f"the folder has no {TOKENIZER}, and {what} cannot be converted here",
-            hint="with transformers and sentencepiece installed: "
-            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+            hint=f"get the model's {TOKENIZER}, or install transformers and sentencepiece, which may convert it",
         )
+    if files.sentencepiece is not None and files.folder is not None:
+        check_against_sentencepiece(built, files.folder / files.sentencepiece)
     return TokenizerFile(data=built, special=special, notes=(f"{what} was converted by transformers",))
 
 

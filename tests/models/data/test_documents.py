@@ -94,3 +94,10 @@ def test_of_many_chats_some_from_everywhere_are_rendered(tmp_path: Path, monkeyp
     written(path, *chats[:-1], {"messages": []})
     with pytest.raises(InputError, match="line 25 of"):
         read_documents(path, render=render)
+
+
+def test_lines_of_text_do_not_make_chats_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "MAX_CHATS", 10)
+    chats = [{"messages": [{"role": "user", "content": f'{i} says "messages"'}]} for i in range(10)]
+    path = written(tmp_path / "x.jsonl", *([{"text": "a"}, b""] * 20), *chats)
+    assert sum(document.is_rendered for document in read_documents(path, render=render)) == len(chats)

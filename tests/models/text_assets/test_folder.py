@@ -315,7 +315,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str, type[AigcError]]] = {
     ),
     "SentencePiece alone": (
         lambda p: write_folder(p, config={"model_type": "llama"}, **{"tokenizer.model": "no model"}),
-        r"no tokenizer\.json, and tokenizer\.model cannot be converted here\nwith transformers and sente",
+        r"no tokenizer\.json, and tokenizer\.model cannot be converted here\nget the model's tokenizer.json",
         ConfigError,
     ),
 }
