@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -15,13 +16,15 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from onnxscript._framework_apis import torch_2_11 as onnxscript_apis
 
 from aigc_calibration.onnx_file import to_proto
 from aigc_export.graphs.capture import Captured, capture
-from aigc_export.graphs.passes import CLEAN_UP, PassReport, run_passes
+from aigc_export.graphs.passes import PassReport, run_passes
 from aigc_export.line.exporter import ExportResult, export_model
 from aigc_export.prepare import prepare as front
 from aigc_export.recipes.recipe import ExportRecipe, export_recipe
+from aigc_export.tools import verifier
 from aigc_models.example_sizes import example_sizes
 from aigc_models.families.gan import Generator, GeneratorConfig
 from aigc_models.families.lm import TransformerLM
@@ -162,6 +165,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _onnx_functions_read_once() -> Iterator[None]:
+    """PyTorch's exporter parses the sources of its 500 ONNX functions again in every export, which takes 0.4 s."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(onnxscript_apis, "get_torchlib_ops", cache(onnxscript_apis.get_torchlib_ops))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Callable[[str], Tiny]:
     """Name of `SPECS` -> the captured model."""
@@ -180,33 +191,52 @@ def family(request: pytest.FixtureRequest) -> Tiny:
     return tiny_of(request.param)
 
 
-_CAPTURED: dict[str, tuple[Captured, ir.Model, list[PassReport]]] = {}
+_CAPTURED: dict[str, Captured] = {}
+_REWRITTEN: dict[tuple[str, object], tuple[ir.Model, list[PassReport]]] = {}
+
+
+def copied(model: ir.Model) -> ir.Model:
+    """A graph that may be changed."""
+    return ir.from_proto(to_proto(model))
+
+
+@contextmanager
+def captured_once() -> Iterator[None]:
+    """A graph of the same module, weights and sizes is captured and rewritten once in a process."""
+    given: dict[int, tuple[str, ir.Model]] = {}
+
+    def captured(part: Part, *, opset: int = 20, model_config: Mapping[str, Any] | None = None) -> Captured:
+        digest = hashlib.sha256(repr((part.interface.inputs, part.interface.state, opset, part.module)).encode())
+        for tensor in part.module.state_dict().values():
+            digest.update(tensor.numpy().tobytes())
+        key = f"{digest.hexdigest()} {model_config}"
+        if key not in _CAPTURED:
+            _CAPTURED[key] = capture(part, opset=opset, model_config=model_config)
+            # A configuration is a label on the graph: who gives none takes any.
+            _CAPTURED.setdefault(f"{digest.hexdigest()} None", _CAPTURED[key])
+        model = copied(_CAPTURED[key].model)
+        given[id(model)] = key, model
+        return replace(_CAPTURED[key], model=model)
+
+    def rewritten(model: ir.Model, passes: Any, *, feeds: Any) -> tuple[ir.Model, list[PassReport]]:
+        kept = given[id(model)][0], tuple(passes)
+        if kept not in _REWRITTEN:
+            _REWRITTEN[kept] = run_passes(copied(model), passes, feeds=feeds)
+        graph, reports = _REWRITTEN[kept]
+        return copied(graph), reports
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(front, "capture", captured)
+        patched.setattr(verifier, "capture", captured)
+        patched.setattr(front, "run_passes", rewritten)
+        yield
 
 
 @pytest.fixture
-def capture_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def capture_once() -> Iterator[None]:
     """Every graph is captured and rewritten once for all tests of what comes behind that."""
-    found: dict[int, tuple[Captured, ir.Model, list[PassReport]]] = {}
-
-    def captured(part: Part, *, opset: int, model_config: Mapping[str, Any]) -> Captured:
-        digest = hashlib.sha256(repr((part.interface.inputs, part.interface.state, model_config, opset)).encode())
-        for tensor in part.module.state_dict().values():
-            digest.update(tensor.numpy().tobytes())
-        key = digest.hexdigest()
-        if key not in _CAPTURED:
-            fresh = capture(part, opset=opset, model_config=model_config)
-            original = ir.from_proto(to_proto(fresh.model))
-            graph, reports = run_passes(fresh.model, CLEAN_UP, feeds=front.pass_feeds(part, 0))
-            _CAPTURED[key] = replace(fresh, model=original), graph, reports
-        found[id(_CAPTURED[key][0].model)] = _CAPTURED[key]
-        return _CAPTURED[key][0]
-
-    def rewritten(model: ir.Model, _passes: object, *, feeds: object) -> tuple[ir.Model, list[PassReport]]:
-        _, graph, reports = found[id(model)]
-        return ir.from_proto(to_proto(graph)), reports
-
-    monkeypatch.setattr(front, "capture", captured)
-    monkeypatch.setattr(front, "run_passes", rewritten)
+    with captured_once():
+        yield
 
 
 @pytest.fixture
@@ -249,7 +279,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def results(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExportResult]:
     """The line run once per family."""
     folder = tmp_path_factory.mktemp("exported")
-    return {name: export_model(recipe_of(name, checkpoints / name), folder / name) for name in TINY}
+    with captured_once():
+        return {name: export_model(recipe_of(name, checkpoints / name), folder / name) for name in TINY}
 
 
 @pytest.fixture

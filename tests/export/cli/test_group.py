@@ -25,6 +25,7 @@ from aigc_runtime.core.compare import Tolerance
 from ..conftest import TINY, write_checkpoint
 from ..line.test_exporter import rewrite_weight
 
+pytestmark = pytest.mark.usefixtures("capture_once")
 Capture = pytest.CaptureFixture[str]
 
 

@@ -58,6 +58,7 @@ from aigc_runtime.system.processor import instruction_set
 
 from ..conftest import TINY, Tiny, recipe_of, tiny_lm, tiny_of, write_checkpoint
 
+pytestmark = pytest.mark.usefixtures("capture_once")
 # Building
 
 

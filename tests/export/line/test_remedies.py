@@ -23,8 +23,9 @@ from aigc_runtime.core.compare import compare_arrays
 from aigc_runtime.proof.paired import check_paired
 from aigc_runtime.proof.verify import GenerationCheck, ParityReport, TensorCheck
 
-from ..conftest import recipe_of, write_checkpoint
+from ..conftest import captured_once, recipe_of, write_checkpoint
 
+pytestmark = pytest.mark.usefixtures("capture_once")
 SPOILED = "blocks.0.1"
 
 
@@ -42,7 +43,7 @@ def spoiled_gan() -> Generator:
 def refused(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ParityFailedError]:
     folder = tmp_path_factory.mktemp("spoiled")
     checkpoint = write_checkpoint(folder / "checkpoint", "gan", make=spoiled_gan)
-    with pytest.raises(ParityFailedError) as caught:
+    with captured_once(), pytest.raises(ParityFailedError) as caught:
         export_model(recipe_of("gan", checkpoint, precision="int8"), folder / "out")
     assert not (folder / "out").exists()
     return checkpoint, caught.value

@@ -12,6 +12,8 @@ from aigc_runtime import open_pipeline, verify_bundle
 from aigc_runtime.opening import open_program
 from aigc_runtime.pipelines import make_pipeline
 
+pytestmark = pytest.mark.usefixtures("capture_once")
+
 
 @pytest.mark.parametrize("cache", ["growing", "buffer"])
 def test_two_engines_write_what_pytorch_writes_as_one(cache: str, checkpoints: Path, tmp_path: Path) -> None:

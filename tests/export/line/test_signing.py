@@ -23,6 +23,7 @@ from aigc_runtime.io.publish_lock import destination_lock
 
 from ..cli.test_group import contents, export_arguments
 
+pytestmark = pytest.mark.usefixtures("capture_once")
 Capture = pytest.CaptureFixture[str]
 
 

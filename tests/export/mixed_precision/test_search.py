@@ -25,6 +25,8 @@ from aigc_runtime.proof.paired import PairedMetric
 
 from ..conftest import recipe_of
 
+pytestmark = pytest.mark.usefixtures("capture_once")
+
 
 def auto(budget: str, folder: Path | None = None, **changes: object) -> ExportRecipe:
     search = SearchConfig(budgets=(parse_budget(budget),), folder=folder, samples=20, **changes)  # type: ignore[arg-type]

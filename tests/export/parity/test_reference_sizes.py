@@ -23,6 +23,7 @@ from aigc_runtime.errors import CheckpointError, ConfigError, FeedError
 
 from ..conftest import Tiny, make_program, recipe_of, tiny_of
 
+pytestmark = pytest.mark.usefixtures("capture_once")
 Bounds = dict[str, tuple[int, int | None]]
 
 

@@ -18,6 +18,7 @@ from aigc_runtime.errors import ConfigError, OutputError
 
 from ..conftest import recipe_of
 
+pytestmark = pytest.mark.usefixtures("capture_once")
 Capture = pytest.CaptureFixture[str]
 
 

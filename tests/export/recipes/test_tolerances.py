@@ -24,6 +24,8 @@ from aigc_runtime.errors import AigcError, ConfigError, UnknownNameError
 
 from ..conftest import TINY, recipe_of, write_checkpoint
 
+pytestmark = pytest.mark.usefixtures("capture_once")
+
 
 def test_no_limit_of_ours_depends_on_the_scale() -> None:
     names = {n for workload in WORKLOADS.values() for limits in workload.tolerances.values() for n in limits.limits()}
@@ -122,7 +124,6 @@ def test_limits_are_read_from_a_command_line() -> None:
         parse_limits(["min_cosine=0.9", "min_cosine=0.8"])
 
 
-@pytest.mark.usefixtures("capture_once")
 def test_a_user_s_limit_decides_and_is_recorded_and_shown(
     checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,7 +144,6 @@ def test_a_user_s_limit_decides_and_is_recorded_and_shown(
     assert "min_sqnr_db 33 (set by the user)" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("capture_once")
 def test_verify_takes_limits_of_its_own(
     results: dict[str, ExportResult], checkpoints: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
