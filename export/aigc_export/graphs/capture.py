@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ _LOG = logging.getLogger(__name__)
 CONFIG_PROPERTY = "aigc.model_config"
 _LOCAL_PROPERTIES = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node", "namespace")
 """Node metadata that holds local file paths, or repeats what other metadata says."""
+_ONE_TRACE = threading.Lock()
+"""PyTorch traces by state of the whole process, some of which is changed here meanwhile: a second thread waits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,8 @@ def capture(part: Part, *, opset: int = 20, model_config: Mapping[str, Any] | No
     feeds = example_feeds(part, example_sizes(part), seed=0)
     arguments = tuple(torch.from_numpy(array) for array in feeds.values())
     try:
-        exported = _export_repeated(part, arguments, opset) or _export(part, arguments, opset)
+        with _ONE_TRACE:
+            exported = _export_repeated(part, arguments, opset) or _export(part, arguments, opset)
     except Exception as err:
         if interrupted_by(err):
             raise KeyboardInterrupt from err
@@ -136,7 +140,7 @@ def _check_random(part: Part, arguments: tuple[Any, ...]) -> None:
     import torch
 
     try:
-        with _quiet(), torch.no_grad():
+        with _ONE_TRACE, _quiet(), torch.no_grad():
             program = torch.export.export(part.module, arguments, dynamic_shapes=_dynamic_shapes(part), strict=False)
     except Exception:  # noqa: BLE001 - then the first failure says why
         return

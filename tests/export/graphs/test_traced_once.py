@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -229,3 +231,12 @@ def test_all_is_put_back_where_tracing_fails() -> None:
     assert all("forward" not in vars(block) for block in module.blocks)
     assert ExportedProgram.run_decompositions is decompose
     assert not module._forward_pre_hooks
+
+
+def test_threads_wait_for_each_other() -> None:
+    parts, before, printed = [part_of(Stack()) for _ in range(3)], ExportedProgram.run_decompositions, sys.stdout
+    with ThreadPoolExecutor(len(parts)) as pool:
+        found = list(pool.map(capture, parts))
+    assert len({tuple(_scoped(one.model)) for one in found}) == 1
+    assert ExportedProgram.run_decompositions is before
+    assert sys.stdout is printed

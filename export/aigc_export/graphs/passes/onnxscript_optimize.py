@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ __all__ = ["onnxscript_optimize"]
 
 FOLD_LIMIT_BYTES = 1 << 20
 """Results larger than this are not folded: an expanded mask in the file costs more than computing it."""
+_ONE_AT_A_TIME = threading.Lock()
+"""What is changed of onnxscript meanwhile is one for the whole process."""
 
 
 def onnxscript_optimize(model: ir.Model) -> ir.Model:
@@ -29,7 +32,7 @@ def onnxscript_optimize(model: ir.Model) -> ir.Model:
     """
     from onnxscript import optimizer
 
-    with _first_node_compared():
+    with _ONE_AT_A_TIME, _first_node_compared():
         optimizer.optimize(model, output_size_limit=FOLD_LIMIT_BYTES)
     return model
 
