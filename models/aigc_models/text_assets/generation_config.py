@@ -66,7 +66,6 @@ _DEFAULTS: Mapping[str, Any] = {
     "low_memory": False,
 }
 """transformers' defaults of options that are not used here; those that are not listed are null by default."""
-_PAIRS = {"sequence_bias"}
 
 
 def read_sampling(config: Mapping[str, Any]) -> tuple[SamplingParams, tuple[str, ...]]:
@@ -85,6 +84,9 @@ def read_sampling(config: Mapping[str, Any]) -> tuple[SamplingParams, tuple[str,
     if draws:
         given.setdefault("temperature", 1.0)
         given.setdefault("top_k", _DRAWN_TOP_K)
+        if given.get("num_beams", 1) != 1:  # a beam search draws nothing here: each generation would be refused
+            notes.append(f"generation_config.json: not used, since do_sample is true: num_beams {given['num_beams']!r}")
+            del given["num_beams"]
     else:
         unused = [name for name in _ONLY_DRAWN if name in given and given[name] not in _neutral(name)]
         if unused:

@@ -155,6 +155,14 @@ def test_chat_templates(tmp_path: Path, files: dict[str, Any], expected: dict[st
     assert list(assets.files) == ["tokenizer.json", *assets.chat.templates.values()]
 
 
+def test_beams_where_tokens_are_drawn_are_told(tmp_path: Path) -> None:
+    drawn = {"do_sample": True, "num_beams": 3}
+    assets = read(folder(tmp_path, generation_config=drawn))
+    assert (assets.sampling.num_beams, assets.sampling.temperature) == (1, 1.0)
+    assert assets.notes == ("generation_config.json: not used, since do_sample is true: num_beams 3",)
+    assert read(folder(tmp_path, generation_config={**drawn, "do_sample": False})).sampling.num_beams == 3
+
+
 def test_templates_of_a_folder_of_their_own(tmp_path: Path) -> None:
     path = folder(tmp_path, **{"chat_template.jinja": "a"})
     write_folder(path / "additional_chat_templates", **{"tool_use.jinja": "b"})
