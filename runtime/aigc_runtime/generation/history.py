@@ -58,12 +58,6 @@ class TokenHistory:
         """The ids behind the prompt: int64 [n]; a view."""
         return self._held[self.prompt_length : self._length]
 
-    def copy(self) -> TokenHistory:
-        """Another history of the same tokens, that grows on its own."""
-        twin = TokenHistory(self.ids)
-        twin.prompt_length = self.prompt_length
-        return twin
-
     def check(self, row: int, vocab_size: int) -> None:
         """Refuse ids beyond a vocabulary.
 

@@ -32,9 +32,11 @@ def chat_ids(pipeline: TextPipeline, messages: Sequence[Message], **variables: A
         variables: of `ChatTemplate.render`, such as `tools`.
 
     Raises:
-        InputError: no template, what it refuses, or a chat that fills the context.
+        InputError: no template, what it refuses, a chat that it writes nothing for, or one that fills the context.
     """
     ids = pipeline.tokenizer.encode(pipeline.chat_template.render(messages, **variables), add_special_tokens=False)
+    if not len(ids):
+        raise InputError("the chat template writes nothing for this chat", hint="give a message that is not empty")
     most = pipeline.engines.context_length
     if len(ids) >= most:
         raise InputError(

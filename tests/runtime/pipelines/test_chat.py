@@ -14,7 +14,7 @@ from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.tensors import Array, DimSpec, TensorSpec
 from aigc_runtime.errors import EngineError, InputError
-from aigc_runtime.generation.chat import ChatInfo
+from aigc_runtime.generation.chat import ChatInfo, ChatTemplate
 from aigc_runtime.generation.sampling_params import SamplingParams
 from aigc_runtime.pipelines.chat import ChatSession, chat_ids
 from aigc_runtime.pipelines.settings import TextSettings
@@ -260,6 +260,20 @@ def test_bad_options_raise_at_once(options: dict[str, Any], message: str) -> Non
         chat.send("a", **options)
     assert message in str(caught.value)
     assert chat.messages == []
+
+
+def test_a_chat_that_the_template_writes_nothing_for() -> None:
+    model = Model()
+    model.pipeline.chat_template = ChatTemplate({"default": "{{ messages[-1].content }}"}, {})
+    chat = ChatSession(model.pipeline)
+    for before in ("", "ab"):
+        if before:
+            said(chat.send(before, max_new_tokens=3))
+        with pytest.raises(
+            InputError, match="the chat template writes nothing for this chat\ngive a message that is not"
+        ):
+            chat.send("")
+    assert len(chat.messages) == 2
 
 
 def test_what_is_no_message_and_a_model_without_a_template() -> None:

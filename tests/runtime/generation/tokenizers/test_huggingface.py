@@ -191,7 +191,7 @@ def test_an_expression_that_explodes_is_an_error_of_ours(capfd: pytest.CaptureFi
     capfd.readouterr()
 
 
-def test_one_file_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_file_is_loaded_once() -> None:
     data = byte_level()
     first = HuggingFaceTokenizer(data)
     assert HuggingFaceTokenizer(bytes(data))._tokenizer is first._tokenizer
