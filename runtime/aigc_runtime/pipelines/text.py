@@ -296,6 +296,8 @@ class TextPipeline:
         """
         if stop is not None:
             check_stop(stop)
+        if stop and self.settings.tokenizer.kind == "none":
+            raise InputError("this model has no tokenizer: a text cannot end it", hint="leave the stop strings out")
         most, noted = check_count("max_new_tokens", max_new_tokens), as_integer(logprobs)
         if logprobs is not None and (noted is None or not 0 <= noted <= self.settings.vocab_size):
             raise InputError(

@@ -69,7 +69,9 @@ class Reading:
         """
         again = self._engines.settings.recompute_at
         is_long = again is not None and self.length + ids_BS.shape[1] - int(self._pad_B.min()) > again
-        if self.length and is_long != self._is_long:
+        # What is held may have been cut back to so little that a first run behind it would be seen as a short text's.
+        is_cut = is_long and again is not None and self.length - int(self._pad_B.max()) < again
+        if self.length and (is_long != self._is_long or is_cut):
             # Such a model sees every token another way now: as transformers does, all are read again.
             ids_BS = np.concatenate([self.token_ids, ids_BS], axis=1)
             self._begin()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aigc_runtime.errors import ConfigError, InputError
-from aigc_runtime.generation.tokenizers import HuggingFaceTokenizer
+from aigc_runtime.generation.tokenizers import HuggingFaceTokenizer, TokenizerInfo
 from aigc_runtime.pipelines.stop_strings import StopWatch
 from aigc_runtime.pipelines.text import TextPipeline
 
@@ -76,3 +76,13 @@ def test_stop_strings_that_are_none() -> None:
         replace(toys.TEXT, stop=("a", ""))
     with pytest.raises(InputError, match="stop is 'a'\nmust be a list of strings, none of them empty"):
         TextPipeline(toys.lm_session(), toys.TEXT).generate("a", stop="a")
+
+
+def test_a_model_without_text_is_not_ended_by_one() -> None:
+    pipeline = TextPipeline(toys.lm_session(), replace(toys.TEXT, tokenizer=TokenizerInfo(kind="none")))
+    for call in (pipeline.generate, pipeline.stream):
+        with pytest.raises(
+            InputError, match="this model has no tokenizer: a text cannot end it\nleave the stop strings"
+        ):
+            call([1, 2], stop=["a"])
+    assert len(pipeline.generate([1, 2], stop=[], max_new_tokens=3)[0].token_ids) == 3

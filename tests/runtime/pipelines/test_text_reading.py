@@ -256,6 +256,22 @@ def test_what_is_cut_back_to_a_short_text_is_read_anew() -> None:
     assert seen.runs == [9, 4, 1]
 
 
+@pytest.mark.parametrize("chunk", [None, 1, 3])
+def test_a_long_text_that_is_cut_back_and_grows_long_again_is_read_anew(chunk: int | None) -> None:
+    """Two tokens are left of a long text, and five come: with the first of them alone it would be a short one."""
+    seen = Seen(function=far_function)
+    reading = Reading(seen.engines(AGAIN), np.zeros(1, dtype=np.int64), prefill_chunk=chunk)
+    reading.feed(np.ones((1, 9), dtype=np.int64))
+    for left, more, expected in ((2, 5, 14), (6, 2, 16), (7, 2, 18)):
+        runs = len(seen.runs)
+        reading.truncate(left)
+        logits = reading.feed(np.ones((1, more), dtype=np.int64))
+        assert logits is not None
+        assert logits.argmax() == expected
+        # The first run makes the text a long one: of all of it, or behind what is one but for that run.
+        assert seen.runs[runs] + (left if left >= FAR else 0) > FAR
+
+
 def test_an_engine_that_cannot_read_a_long_text_at_once() -> None:
     for dim, takes in (
         (DimSpec(name="sequence", max=6), "1 to 6 tokens at once\n"),
