@@ -1,4 +1,8 @@
-"""The two distributions as a user gets them: built, installed alone, used."""
+"""The README as it stands, and the bundles that it makes where only the runtime is installed.
+
+The commands of the README export the shipped models; the two distributions are built, installed alone, and used on
+those bundles. One file, so that one process makes them once.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,37 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+from ..page_blocks import run_blocks
+from .conftest import tool_environment
+
+slow = pytest.mark.slow
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def readme(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[Path, int]:
+    """Every console and Python block of the README, run in order in one folder; the folder, and how many ran."""
+    folder = tmp_path_factory.mktemp("readme")
+    return folder, run_blocks((root / "README.md").read_text(), folder, tool_environment())
+
+
+@pytest.fixture(scope="module")
+def bundles(readme: tuple[Path, int]) -> Path:
+    """The folder with the bundles `lm`, `unet` and `gan`, made by the command line."""
+    return readme[0] / "out"
+
+
+@slow
+def test_the_readme_does_what_it_says(readme: tuple[Path, int], bundles: Path) -> None:
+    assert readme[1] >= 10
+    assert {"lm", "unet", "gan"} <= {path.name for path in bundles.iterdir()}
+
+
+def test_the_readme_check_can_fail(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        run_blocks("```console\n$ aigc-run info no-such-bundle\n```\n", tmp_path, tool_environment())
+    with pytest.raises(AssertionError):
+        run_blocks("```python\nraise SystemExit(1)\n```\n", tmp_path, tool_environment())
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +58,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory, root: Path) -> dict[str, Pa
     return {wheel.name.split("-")[0]: wheel for wheel in folder.glob("*.whl")}
 
 
+@slow
 def test_the_wheels_hold_what_they_should(wheels: dict[str, Path]) -> None:
     runtime = set(zipfile.ZipFile(wheels["aigc_runtime"]).namelist())
     export = set(zipfile.ZipFile(wheels["aigc_export"]).namelist())
@@ -50,6 +85,7 @@ def run(device: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(device / arguments[0]), *arguments[1:]], capture_output=True, text=True, check=False)
 
 
+@slow
 def test_a_device_without_torch_verifies_and_generates(device: Path, bundles: Path, tmp_path: Path) -> None:
     assert run(device, "python", "-c", "import torch").returncode != 0
     assert run(device, "python", "-c", "import aigc_export").returncode != 0
@@ -68,6 +104,7 @@ def test_a_device_without_torch_verifies_and_generates(device: Path, bundles: Pa
         assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@slow
 def test_a_device_without_torch_runs_the_tests_of_a_bundle(
     device: Path, bundles: Path, tmp_path: Path, root: Path
 ) -> None:
@@ -82,6 +119,7 @@ def test_a_device_without_torch_runs_the_tests_of_a_bundle(
     assert " 3 passed" in done.stdout
 
 
+@slow
 def test_the_same_seed_gives_the_same_picture_with_and_without_torch(
     device: Path, bundles: Path, tmp_path: Path
 ) -> None:
