@@ -22,7 +22,7 @@ from aigc_export.workloads import WORKLOADS
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.core.compare import Tolerance
 
-from ..conftest import TINY, write_checkpoint
+from ..conftest import TINY, tiny_lm, write_checkpoint
 from ..line.test_exporter import rewrite_weight
 
 pytestmark = pytest.mark.usefixtures("capture_once")
@@ -370,7 +370,9 @@ def test_what_nobody_foresaw_is_one_message(
 @pytest.mark.slow
 def test_training_from_the_shell(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few steps on the user's own text, and the checkpoint goes through the line."""
-    monkeypatch.setattr("aigc_models.training.families.SAMPLES", 20)  # the full size of the model takes its time
+    monkeypatch.setattr("aigc_models.training.families.SAMPLES", 20)
+    # Small: the recipe's own size is trained in tests/models/training, and exported as the shipped model.
+    monkeypatch.setattr("aigc_models.training.recipes.lm_model", lambda: tiny_lm(context_length=256).config)
     (tmp_path / "texts").mkdir()
     words = np.random.default_rng(0).choice(["alpha ", "beta ", "gamma\n"], size=4000)
     (tmp_path / "texts" / "a.txt").write_text("".join(words))

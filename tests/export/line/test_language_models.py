@@ -42,7 +42,13 @@ def test_both_forms_of_the_cache_are_exported() -> None:
     assert set(CACHES.values()) == {"growing", "buffer"}
 
 
-@pytest.mark.parametrize("family", list(SMALL))
+COVERED = ("llama", "qwen2")
+"""What their graphs are made of is in others': mistral is llama with a window; gpt_neox has qwen2's biases, gemma2 its
+layers with and without a window. Those two are exported in `make test-stress`."""
+FAMILIES = [pytest.param(family, marks=pytest.mark.stress if family in COVERED else ()) for family in SMALL]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_graph_computes_and_writes_what_transformers_does(family: str) -> None:
     session = exported(family).session()
     assert logits_error(session, family, token_ids()) < ACCURACY
