@@ -2,14 +2,17 @@
 
 Frantar et al. 2023, "GPTQ: Accurate post-training quantization for generative pre-trained transformers", algorithm 1,
 with the Cholesky factor of the inverse Hessian and lazy updates in batches of columns. Matrices here are [in, out], so
-the paper's columns are rows.
+the paper's columns are rows. What belongs to different outputs does not meet: they are worked on in parts, in threads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from aigc_calibration.grids import Grid
+from aigc_calibration.parallel import in_threads, products_in_one_thread
 from aigc_calibration.weights import QuantizedWeight, block_scales, channel_scales, stored_codes
 from aigc_runtime.core.tensors import Array
 
@@ -17,29 +20,59 @@ __all__ = ["gptq"]
 
 DAMPING = 0.01
 """Share of the mean diagonal that is added to the diagonal (the paper's 1 %)."""
-BATCH = 128
+BATCH = 32
+"""Rows whose errors reach the rows behind them in one product: few, since their own are passed on row by row."""
+WIDTH = 512
+"""Outputs in a part: their rows of a batch stay in a processor's cache."""
 
 
-def gptq(name: str, matrix: Array, hessian: Array, grid: Grid, *, block: int | None) -> QuantizedWeight:
-    """Quantize a matrix [in, out] so that the error of the product is small.
+def gptq(
+    matrices: Sequence[tuple[str, Array]],
+    hessian: Array,
+    grid: Grid,
+    *,
+    block: int | None,
+    threads: int | None = None,
+) -> list[QuantizedWeight]:
+    """Quantize matrices [in, out] that are multiplied with the same value, so that the error of the products is small.
 
     Args:
-        name: of the weight.
-        matrix: its values.
-        hessian: [in, in], second moments of what it is multiplied with.
+        matrices: name and values of each.
+        hessian: [in, in], second moments of the value.
         grid: an integer grid.
         block: rows that share a scale; None: one scale per output channel.
+        threads: see `in_threads`.
     """
-    w = matrix.astype(np.float64).copy()
-    rows = len(w)
-    upper = _inverse_factor(hessian)
-    importance = np.diag(hessian)
-    codes = np.zeros_like(w)
+    with products_in_one_thread():
+        factor, importance = _inverse_factor(hessian), np.diag(hessian)
+    ends = np.cumsum([matrix.shape[1] for _, matrix in matrices])
+    wide = matrices[0][1] if len(matrices) == 1 else np.concatenate([matrix for _, matrix in matrices], axis=1)
+    parts = np.array_split(wide, -(-wide.shape[1] // WIDTH), axis=1)
+    rounded = in_threads(lambda part: _round(part, factor, importance, grid, block), parts, threads)
+    codes, scales = (np.concatenate(found, axis=1) for found in zip(*rounded, strict=True))
+    return [
+        QuantizedWeight(
+            name=name,
+            codes=np.ascontiguousarray(codes[:, end - matrix.shape[1] : end]),
+            scales=np.ascontiguousarray(scales[slice(None) if block is not None else 0, end - matrix.shape[1] : end]),
+            axis=1,
+            block=block,
+            grid=grid,
+        )
+        for (name, matrix), end in zip(matrices, ends, strict=True)
+    ]
+
+
+def _round(matrix: Array, factor: Array, importance: Array, grid: Grid, block: int | None) -> tuple[Array, Array]:
+    """Codes as they are stored, [in, out], and the scales of their blocks, [blocks, out]."""
+    w = matrix.astype(np.float64)
+    rows, columns = w.shape
     size = block or rows
-    scales = np.zeros((-(-rows // size), w.shape[1]), dtype=np.float32)
+    codes = np.empty((rows, columns), dtype=stored_codes(grid, np.empty(0)).dtype)
+    scales = np.empty((-(-rows // size), columns), dtype=np.float32)
     for first in range(0, rows, BATCH):
         last = min(first + BATCH, rows)
-        errors = np.zeros((last - first, w.shape[1]))
+        errors = np.empty((last - first, columns))
         for i in range(first, last):
             if i % size == 0:
                 # The scale of a block fits the weights as the rows before it have left them; an error counts as much
@@ -51,26 +84,26 @@ def gptq(name: str, matrix: Array, hessian: Array, grid: Grid, *, block: int | N
                     else block_scales(part, grid, size, importance=importance[i : i + size])[0]
                 )
             scale = scales[i // size].astype(np.float64)
-            codes[i] = grid.round_codes(w[i] / scale)
-            errors[i - first] = (w[i] - codes[i] * scale) / upper[i, i]
-            w[i:last] -= np.outer(upper[i, i:last], errors[i - first])
-        w[last:] -= upper[first:last, last:].T @ errors
-    return QuantizedWeight(
-        name=name,
-        codes=stored_codes(grid, codes),
-        scales=scales if block is not None else scales[0],
-        axis=1,
-        block=block,
-        grid=grid,
-    )
+            code = grid.round_codes(w[i] / scale)
+            codes[i] = code
+            errors[i - first] = (w[i] - code * scale) / factor[i, i]
+            w[i + 1 : last] -= factor[i, i + 1 : last, None] * errors[i - first]
+        w[last:] -= factor[first:last, last:].T @ errors
+    return codes, scales
 
 
 def _inverse_factor(hessian: Array) -> Array:
-    """U with U^T U = H^-1, upper triangular; a channel that is always zero counts as one of its own, of mean size."""
-    h = hessian.astype(np.float64).copy()
+    """U with U^T U = H^-1, upper triangular; a channel that is always zero counts as one of its own, of mean size.
+
+    With the rows and columns of H in reverse order, L L^T = H gives U as the inverse of L, in reverse order again.
+    """
+    from scipy.linalg import cholesky, solve_triangular
+
+    h = hessian.astype(np.float64)
     used = np.diag(h) > 0
     dead = np.flatnonzero(~used)
     h[dead, dead] = np.diag(h)[used].mean() if used.any() else 1.0
     h[np.diag_indices_from(h)] += DAMPING * np.mean(np.diag(h))
-    factor: Array = np.linalg.cholesky(np.linalg.inv(h)).T
-    return factor
+    lower = cholesky(h[::-1, ::-1], lower=True, check_finite=False)
+    inverse = solve_triangular(lower, np.eye(len(h)), lower=True, check_finite=False, overwrite_b=True)
+    return np.ascontiguousarray(inverse[::-1, ::-1])

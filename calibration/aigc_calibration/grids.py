@@ -52,13 +52,15 @@ class Grid:
         [0.0, 1.0, 127.0]
         """
         scale = np.asarray(scale, dtype=np.float32)
-        result: Array = self.round_codes(np.asarray(values, dtype=np.float32) / scale) * scale
+        result = self.round_codes(np.asarray(values, dtype=np.float32) / scale)
+        result *= scale
         return result
 
 
 def _integers(low: int, high: int) -> Callable[[Array], Array]:
     def round_codes(x: Array) -> Array:
-        result: Array = np.clip(np.rint(x), low, high)  # half to even, as QuantizeLinear does
+        result: Array = np.asarray(np.rint(x))  # half to even, as QuantizeLinear does
+        np.clip(result, low, high, out=result)
         return result
 
     return round_codes

@@ -14,6 +14,7 @@ import numpy as np
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.matrices import Reading
 from aigc_calibration.onnx_function import open_watched
+from aigc_calibration.parallel import in_threads
 from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ __all__ = ["SecondMoments", "collect_hessians", "fit_at_once", "product_error"]
 
 BUDGET_BYTES = 2**30
 """Matrices held at a time; readings that need more are collected in several runs over the data."""
+ROWS_AT_ONCE = 256
+"""Rows whose product is added at a time, at least."""
+LEAST_EXPONENT = -126
+"""Of float32's normal numbers."""
 
 
 def collect_hessians(
@@ -46,7 +51,7 @@ def collect_hessians(
     """
     for part in _parts(readings, budget_bytes):
         run, watch = open_watched(model, sorted({r.value for r in part}), threads=threads)
-        moments = SecondMoments(part)
+        moments = SecondMoments(part, threads)
         seen = 0
         for feeds in data.batches(run):
             moments.add(watch(feeds))
@@ -60,26 +65,67 @@ def collect_hessians(
 class SecondMoments:
     """Sums of x x^T of several readings over batches of values.
 
+    They are kept in float32: what that rounds is far below what `gptq` adds to the diagonal. Rows wait until there are
+    `ROWS_AT_ONCE` of them: adding the product of a few, such as the tokens that a language model decodes one by one,
+    takes as long as that of many.
+
     Args:
         readings: what to sum.
+        threads: see `in_threads`.
     """
 
-    def __init__(self, readings: Collection[Reading]) -> None:
-        self._sums = {reading: np.zeros((reading.width, reading.width)) for reading in readings}
-        self._rows = dict.fromkeys(readings, 0)
+    def __init__(self, readings: Collection[Reading], threads: int | None = None) -> None:
+        self._sums = {reading: _Sum(reading.width) for reading in readings}
+        self._threads = threads
 
     def add(self, values: Mapping[str, Array]) -> None:
         """Add a batch, by names of the values."""
-        for reading in self._sums:
-            x = reading.rows(values[reading.value])
-            self._sums[reading] += _second_moments(x)
-            self._rows[reading] += len(x)
+        in_threads(lambda pair: pair[1].add(pair[0].rows(values[pair[0].value])), self._sums.items(), self._threads)
 
     def mean(self, reading: Reading) -> Array:
         """[width, width] float64; it is forgotten here, since all of them are large."""
-        total = self._sums.pop(reading)
-        total /= max(self._rows[reading], 1)
-        return total
+        return self._sums.pop(reading).mean()
+
+
+class _Sum:
+    """The sum of x^T x in units of a power of four, so that float32 holds the squares of all numbers: a triangle."""
+
+    def __init__(self, width: int) -> None:
+        self._total = np.zeros((width, width), dtype=np.float32, order="F")  # as BLAS adds to it in place
+        self._exponent = LEAST_EXPONENT
+        self._waiting: list[Array] = []
+        self._rows = 0
+
+    def add(self, x: Array) -> None:
+        """Add rows [rows, width]."""
+        self._rows += len(x)
+        self._waiting.append(x if len(x) >= ROWS_AT_ONCE else x.copy())  # a copy lets go of the batch
+        if sum(map(len, self._waiting)) >= ROWS_AT_ONCE:
+            self._add_waiting()
+
+    def mean(self) -> Array:
+        """[width, width] float64; NaN if a number was not finite."""
+        self._add_waiting()
+        lower: Array = np.ldexp(self._total.astype(np.float64), 2 * self._exponent) / max(self._rows, 1)
+        return lower + np.tril(lower, -1).T
+
+    def _add_waiting(self) -> None:
+        from scipy.linalg.blas import ssyrk
+
+        if not self._waiting:
+            return
+        x = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting)
+        self._waiting = []
+        peak = max(float(x.max()), -float(x.min()))
+        if not np.isfinite(peak):
+            self._total.fill(np.nan)
+            return
+        exponent = max(int(np.frexp(peak)[1]), self._exponent)
+        if exponent > self._exponent:
+            np.ldexp(self._total, 2 * (self._exponent - exponent), out=self._total)
+            self._exponent = exponent
+        scaled = np.ldexp(np.ascontiguousarray(x, dtype=np.float32), -exponent)
+        self._total = ssyrk(1.0, scaled.T, beta=1.0, c=self._total, lower=1, overwrite_c=1)
 
 
 def fit_at_once(readings: Collection[Reading], budget_bytes: int = BUDGET_BYTES) -> bool:
@@ -87,24 +133,11 @@ def fit_at_once(readings: Collection[Reading], budget_bytes: int = BUDGET_BYTES)
     return len(list(_parts(readings, budget_bytes))) <= 1
 
 
-def _second_moments(x: Array) -> Array:
-    """x^T x, float64; numbers whose squares float32 cannot hold are scaled by a power of two."""
-    peak = float(np.abs(x).max(initial=0.0))
-    if not np.isfinite(peak):
-        return np.full((x.shape[1], x.shape[1]), np.nan)
-    if peak == 0 or 1e-12 < peak < 1e12:
-        return np.asarray(x.T @ x, dtype=np.float64)
-    _, exponent = np.frexp(peak)
-    scaled = np.ldexp(x, -exponent)
-    result: Array = np.ldexp((scaled.T @ scaled).astype(np.float64), 2 * exponent)
-    return result
-
-
 def _parts(readings: Collection[Reading], budget_bytes: int) -> Iterator[list[Reading]]:
     part: list[Reading] = []
     used = 0
     for reading in dict.fromkeys(readings):
-        size = 8 * reading.width**2
+        size = 4 * reading.width**2
         if part and used + size > budget_bytes:
             yield part
             part, used = [], 0

@@ -178,7 +178,7 @@ def _quantize_weights(
         readings = readings_of(graph, plan)
         # The same run serves both, where there is room for all matrices.
         if config.weight_method != "rtn" and watched >= {r.value for r in readings} and fit_at_once(readings):
-            moments = SecondMoments(readings)
+            moments = SecondMoments(readings, threads)
         observe = None if moments is None else moments.add
         progressed = None if moments is None else report
         statistics = collect(graph, data, watched, observe=observe, threads=threads, progress=progressed)

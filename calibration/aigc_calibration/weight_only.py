@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -143,7 +143,7 @@ def quantize_weights(
     by_reading = readings_of(model, plan)
     if config.weight_method == "rtn":
         pairs = [pair for group in by_reading.values() for pair in group]
-        rounded = in_threads(lambda pair: _round(model, *pair, np.empty(0), config), pairs, threads)
+        rounded = in_threads(lambda pair: _to_nearest(model, *pair), pairs, threads)
         return {weight.name: weight for weight in rounded}
     found: dict[str, QuantizedWeight] = {}
     hessians = (
@@ -152,8 +152,9 @@ def quantize_weights(
         else ((reading, moments.mean(reading)) for reading in by_reading)
     )
     for reading, hessian in hessians:
-        for site, op in by_reading[reading]:
-            found[str(op.weight)] = _round(model, site, op, hessian, config)
+        for grid, block, matrices in _alike(model, by_reading[reading]):
+            made = gptq(matrices, hessian, grid, block=block, threads=threads)
+            found.update((weight.name, weight) for weight in made)
     return found
 
 
@@ -168,10 +169,20 @@ def readings_of(model: ir.Model, plan: QuantizationPlan) -> dict[Reading, list[t
     return by_reading
 
 
-def _round(model: ir.Model, site: Site, op: OpPlan, hessian: Array, config: QuantConfig) -> QuantizedWeight:
-    name, grid = str(op.weight), _grid(op.precision)
-    matrix = to_matrix(site, weight_array(model, name))
+def _to_nearest(model: ir.Model, site: Site, op: OpPlan) -> QuantizedWeight:
+    name = str(op.weight)
     assert op.block is not None
-    if config.weight_method == "rtn":
-        return round_to_blocks(name, matrix, grid, op.block)
-    return gptq(name, matrix, hessian, grid, block=op.block)
+    return round_to_blocks(name, to_matrix(site, weight_array(model, name)), _grid(op.precision), op.block)
+
+
+def _alike(
+    model: ir.Model, group: Sequence[tuple[Site, OpPlan]]
+) -> Iterator[tuple[Grid, int | None, list[tuple[str, Array]]]]:
+    """Gather the matrices, by name, that go onto one grid."""
+    by_grid: dict[tuple[SitePrecision, int | None], list[tuple[str, Array]]] = {}
+    for site, op in group:
+        assert op.precision != "float"
+        matrix = to_matrix(site, weight_array(model, str(op.weight)))
+        by_grid.setdefault((op.precision, op.block), []).append((str(op.weight), matrix))
+    for (precision, block), matrices in by_grid.items():
+        yield _grid(precision), block, matrices

@@ -15,6 +15,8 @@ __all__ = ["QuantizedWeight", "block_scales", "channel_scales", "round_to_blocks
 
 WORKING_SET = 2**18
 """Numbers whose errors are computed at a time: few enough for a cache, enough that threads seldom wait."""
+SHARES = np.linspace(0.6, 1.0, 41)
+"""Of the largest magnitude: the ranges that are tried."""
 MIN_SCALE = 4 * np.finfo(np.float32).tiny
 """Of zeros: even the narrowest range that is tried stays a normal number, for threads that flush others to zero."""
 
@@ -68,7 +70,7 @@ def channel_scales(weight: Array, axis: int, grid: Grid, *, method: Method = "ms
     least = MIN_SCALE * grid.qmax
     amax = np.maximum(np.abs(rows).max(axis=1), least)
     if method == "mse":
-        return _least_error(rows, amax, grid, np.linspace(0.6, 1.0, 41))
+        return _least_error(np.ascontiguousarray(rows.T), amax, grid, SHARES)
     if method == "percentile":
         amax = np.maximum(np.percentile(np.abs(rows), percentile, axis=1).astype(np.float32), least)
     elif method == "kl":
@@ -83,29 +85,40 @@ def _histogram(row: Array) -> Histogram:
     return made
 
 
-def _least_error(rows: Array, amax: Array, grid: Grid, shares: Array, weights: Array | float = 1.0) -> Array:
-    """The scale of each row that rounds it with the least error; a few rows at a time, which stay in the cache."""
-    count = max(1, WORKING_SET // max(rows.shape[1], 1))
-    found = np.empty(len(rows), dtype=np.float32)
-    for first in range(0, len(rows), count):
+def _least_error(columns: Array, amax: Array, grid: Grid, shares: Array, importance: Array | None = None) -> Array:
+    """The scale of each column of [rows, columns] that rounds it with the least error.
+
+    As many columns at a time as stay in the cache.
+    """
+    count = max(1, WORKING_SET // max(len(columns), 1))
+    found = np.empty(columns.shape[1], dtype=np.float32)
+    for first in range(0, len(found), count):
         part = slice(first, first + count)
-        weight = weights if isinstance(weights, float) else weights[part]
-        found[part] = _least_error_at_once(rows[part], amax[part], grid, shares, weight)
+        found[part] = _least_error_at_once(columns[:, part], amax[part], grid, shares, importance)
     return found
 
 
-def _least_error_at_once(rows: Array, amax: Array, grid: Grid, shares: Array, weights: Array | float) -> Array:
+def _least_error_at_once(columns: Array, amax: Array, grid: Grid, shares: Array, importance: Array | None) -> Array:
     # In units of a power of two near the largest magnitude, which changes no code: squares neither vanish nor overflow.
     _, exponents = np.frexp(amax)
-    rows, amax = np.ldexp(rows, -exponents[:, None]), np.ldexp(amax, -exponents)
-    best, scales = np.full(len(rows), np.inf), (amax / np.float32(grid.qmax)).astype(np.float32)
+    columns, amax = np.ldexp(columns, -exponents), np.ldexp(amax, -exponents)
+    weights = np.ones(len(columns), dtype=np.float32) if importance is None else _relative(importance)
+    best, scales = np.full(len(amax), np.inf, dtype=np.float32), (amax / np.float32(grid.qmax)).astype(np.float32)
     for share in shares:
         scale = (amax * np.float32(share) / np.float32(grid.qmax)).astype(np.float32)
-        error = (weights * (grid.round_trip(rows, scale[:, None]) - rows) ** 2).sum(axis=1)
+        difference = grid.round_trip(columns, scale)
+        difference -= columns
+        error = weights @ np.square(difference, out=difference)
         better = error <= best
         best, scales = np.where(better, error, best), np.where(better, scale, scales)
     result: Array = np.ldexp(scales, exponents)
     return result
+
+
+def _relative(importance: Array) -> Array:
+    """Shares of the largest, float32: only their ratios count, and none is too large for that type."""
+    largest = importance.max(initial=0.0)
+    return np.asarray(importance / largest if largest > 0 else importance, dtype=np.float32)
 
 
 def round_to_channels(
@@ -139,19 +152,14 @@ def block_scales(
         search: try narrower ranges, as `mse` does in `channel_scales`.
         importance: [in], what a squared error of a row counts; None: all alike.
     """
-    rows, columns = matrix.shape
-    blocks = -(-rows // block)
-    padded = np.zeros((blocks * block, columns), dtype=np.float32)
-    padded[:rows] = matrix
-    groups = padded.reshape(blocks, block, columns).transpose(0, 2, 1).reshape(-1, block)
-    amax = np.maximum(np.abs(groups).max(axis=1), MIN_SCALE * grid.qmax)
-    shares = np.linspace(0.6, 1.0, 41) if search else np.ones(1)
-    weights: Array | float = 1.0
-    if importance is not None:
-        wide = np.zeros(blocks * block)
-        wide[:rows] = importance
-        weights = np.repeat(wide.reshape(blocks, block), columns, axis=0)
-    return _least_error(groups, amax, grid, shares, weights).reshape(blocks, columns)
+    shares = SHARES if search else np.ones(1)
+    found = []
+    for first in range(0, len(matrix), block):
+        rows = np.asarray(matrix[first : first + block], dtype=np.float32)
+        amax = np.maximum(np.abs(rows).max(axis=0), MIN_SCALE * grid.qmax)
+        counts = None if importance is None else importance[first : first + block]
+        found.append(_least_error(rows, amax, grid, shares, counts))
+    return np.stack(found)
 
 
 def round_to_blocks(name: str, matrix: Array, grid: Grid, block: int, *, search: bool = True) -> QuantizedWeight:

@@ -140,10 +140,13 @@ def test_what_was_computed_for_the_outputs_is_watched(most: int, monkeypatch: py
     run, watch = open_watched(ir.from_proto(doubled_product()), ["product", "z"])
     other = X + 1
     outputs, _ = run({"x": X}), run({"x": other})
-    watched = [watch({"x": other.copy()}), watch({"x": X.copy()}), watch({"x": X})]
+    watched = [watch({"x": other}), watch({"x": X}), watch({"x": X})]
     assert len(runs) == (3 if most else 5)  # what was asked for once is not kept
+    run({"x": X})
+    watched.append(watch({"x": X + 1}))  # equal to others, but not the same
+    assert len(runs) == (5 if most else 7)
     np.testing.assert_array_equal(watched[1]["z"], outputs["z"])
-    for values, x in zip(watched, (other, X, X), strict=True):
+    for values, x in zip(watched, (other, X, X, other), strict=True):
         assert values.keys() == {"product", "z"}
         np.testing.assert_allclose(values["product"], x @ W, rtol=1e-5, atol=1e-6)
 

@@ -24,7 +24,13 @@ from aigc_calibration.plan import SitePrecision
 from aigc_calibration.quantize import quantize
 from aigc_calibration.sites import find_sites, weight_array
 from aigc_calibration.weight_only import quantize_weights, weight_plan
-from aigc_calibration.weights import block_scales, channel_scales, round_to_blocks, round_to_channels
+from aigc_calibration.weights import (
+    QuantizedWeight,
+    block_scales,
+    channel_scales,
+    round_to_blocks,
+    round_to_channels,
+)
 from aigc_runtime.core.compare import compare_arrays
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError, UnknownNameError
@@ -41,12 +47,17 @@ def correlated(rng: np.random.Generator, rows: int = 2000, width: int = 64) -> A
     return (rng.standard_normal((rows, 12)) @ mix + 0.1 * rng.standard_normal((rows, width))).astype(np.float32)
 
 
+def round_one(weight: Array, hessian: Array, *, block: int | None = None) -> QuantizedWeight:
+    (found,) = gptq([("w", weight)], hessian, INT4, block=block)
+    return found
+
+
 @pytest.mark.parametrize("block", [None, 32, 64])
 def test_gptq_lowers_the_error_of_the_product(block: int | None, rng: np.random.Generator) -> None:
     x = correlated(rng)
     weight = rng.standard_normal((64, 20)).astype(np.float32)
     hessian = (x.T @ x / len(x)).astype(np.float64)
-    found = gptq("w", weight, hessian, INT4, block=block)
+    found = round_one(weight, hessian, block=block)
     nearest = round_to_channels("w", weight, 1, INT4) if block is None else round_to_blocks("w", weight, INT4, block)
     exact = x @ weight
     errors = [float(((x @ q.dequantize() - exact) ** 2).mean()) for q in (found, nearest)]
@@ -58,7 +69,7 @@ def test_gptq_lowers_the_error_of_the_product(block: int | None, rng: np.random.
 
 def test_gptq_of_independent_inputs_rounds_to_nearest(rng: np.random.Generator) -> None:
     weight = rng.standard_normal((40, 8)).astype(np.float32)
-    found = gptq("w", weight, np.eye(40), INT4, block=None)
+    found = round_one(weight, np.eye(40))
     expected = round_to_channels("w", weight, 1, INT4, scales=channel_scales(weight, 1, INT4))
     np.testing.assert_array_equal(found.codes, expected.codes)
 
@@ -78,7 +89,7 @@ def test_gptq_is_the_papers_update(rng: np.random.Generator) -> None:
         error = (w[i] - codes[i] * scales) / inverse[0, 0]
         w[i:] -= np.outer(inverse[:, 0], error)
         inverse = (inverse - np.outer(inverse[:, 0], inverse[0]) / inverse[0, 0])[1:, 1:]
-    np.testing.assert_array_equal(gptq("w", weight, hessian, INT4, block=None).codes, codes)
+    np.testing.assert_array_equal(round_one(weight, hessian).codes, codes)
 
 
 def test_block_scales_fit_the_rows_that_matter(rng: np.random.Generator) -> None:
@@ -117,9 +128,24 @@ def test_a_module_can_be_widened(network: tuple[ir.Model, Batches]) -> None:
     assert eight.counts() == {"int8-weight": 5}
 
 
+@pytest.mark.parametrize("block", [None, 32])
+def test_matrices_that_read_one_value_are_rounded_as_if_alone(block: int | None, rng: np.random.Generator) -> None:
+    """In parts and in threads: more outputs than a part holds, and parts that reach over two matrices."""
+    x = correlated(rng)
+    hessian = (x.T @ x / len(x)).astype(np.float64)
+    weights = [(name, rng.standard_normal((64, n)).astype(np.float32)) for name, n in (("a", 700), ("b", 3), ("c", 90))]
+    together = gptq(weights, hessian, INT4, block=block, threads=3)
+    for (name, weight), found in zip(weights, together, strict=True):
+        alone = round_one(weight, hessian, block=block)
+        assert found.name == name
+        assert found.scales.shape == alone.scales.shape
+        assert (found.codes != alone.codes).mean() < 1e-3  # the products of parts differ in their last bits
+        np.testing.assert_allclose(found.scales, alone.scales, rtol=0.02)
+
+
 def test_gptq_with_channels_that_are_never_used(rng: np.random.Generator) -> None:
     hessian = np.diag([1.0, 0.0, 2.0, 0.0])
-    found = gptq("w", rng.standard_normal((4, 3)).astype(np.float32), hessian, INT4, block=None)
+    found = round_one(rng.standard_normal((4, 3)).astype(np.float32), hessian)
     assert np.isfinite(found.dequantize()).all()
 
 

@@ -13,16 +13,16 @@ __all__ = ["Recorder"]
 
 
 class Recorder:
-    """Wraps a function of all graph inputs and keeps copies of its feeds."""
+    """Wraps a function of all graph inputs, and calls it with copies of its feeds, which it keeps."""
 
     def __init__(self, run: Callable[[Feeds], dict[str, Array]]) -> None:
         self.run = run
         self.records: list[dict[str, Array]] = []
 
     def __call__(self, feeds: Feeds) -> Mapping[str, Array]:
-        """Run the function and keep its feeds."""
+        """Run the function on copies, and keep them."""
         self.records.append({name: np.array(value) for name, value in feeds.items()})
-        return self.run(feeds)
+        return self.run(self.records[-1])
 
     def take(self) -> list[dict[str, Array]]:
         """Return the feeds recorded since the last call."""

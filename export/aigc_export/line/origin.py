@@ -11,10 +11,11 @@ from typing import Any
 
 from aigc_calibration.config import QuantConfig
 from aigc_export.recipes.recipe import ExportRecipe
+from aigc_export.workloads import get_workload
 from aigc_models.data.kept_data import KeptData, read_kept
 from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.program import Program
-from aigc_models.sources import resolve
+from aigc_models.sources import kind_of, resolve
 from aigc_models.sources.shipped import MODELS, load_shipped
 from aigc_models.sources.transformers.language_program import OPTIONS
 from aigc_models.weights.weights_file import find_weights
@@ -71,8 +72,13 @@ def _options(recipe: ExportRecipe, loaded: Mapping[str, Any]) -> list[str]:
     for name, value in recipe.tolerance.items():
         words += ["--tolerance", f"{name}={value!r}"]
     if recipe.quantization is not None:
-        words += _quantization_options(recipe.quantization, QuantConfig())
+        words += _quantization_options(recipe.quantization, _quantization(recipe))
     return [*words, *recipe.target.options(recipe.build)]
+
+
+def _quantization(recipe: ExportRecipe) -> QuantConfig:
+    """Make the quantization of a recipe whose user asks for nothing."""
+    return QuantConfig(samples=get_workload(kind_of(recipe.model)).calibration_samples)
 
 
 def _quantization_options(config: QuantConfig, default: QuantConfig) -> list[str]:

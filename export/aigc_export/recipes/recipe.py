@@ -199,7 +199,8 @@ def export_recipe(
     if isinstance(model, str) and model not in MODELS:
         given = {**overrides.pop("spec_options", {}), "checkpoint": overrides.pop("checkpoint", None)}
         model = resolve(model, options=given)
-    quantization = None if precision == "fp32" else QuantConfig()
+    workload = get_workload(kind_of(model))
+    quantization = None if precision == "fp32" else QuantConfig(samples=workload.calibration_samples)
     own_samples = calibration_samples is not None or overrides.get("calibration_data") is not None
     _check_calibration(precision, calibration=overrides.get("calibration"), own_samples=own_samples)
     requested: dict[str, Any] = {
@@ -220,7 +221,6 @@ def export_recipe(
                 "calibration data for weights that are rounded to the nearest codes, which needs none",
                 hint="leave it out, or choose another --weight-method",
             )
-    workload = get_workload(kind_of(model))
     recipe = ExportRecipe(
         model=model,
         target=target,

@@ -175,6 +175,7 @@ class Workload:
         budget: of `--precision auto`.
         quality_decides: whether in lossy precisions the measured quality decides, and errors of tensors are told.
         default_samples: parameters of a model -> samples that it is evaluated on where no number is asked for.
+        calibration_samples: that a model is calibrated on where no number is asked for.
         precision_pairs: what a search chooses between.
         probe_batches: batches of calibration data on which a search measures noise.
         foreign_limits: names of limits on what this kind does not make.
@@ -200,6 +201,7 @@ class Workload:
     budget: str
     quality_decides: bool = False
     default_samples: Callable[[int], int] = _default_samples
+    calibration_samples: int = 256
     precision_pairs: tuple[Precisions, ...] = (INTEGERS,)
     probe_batches: int = 4
     foreign_limits: tuple[str, ...] = ()

@@ -23,7 +23,7 @@ from aigc_export.workloads.base import (
 from aigc_export.workloads.evaluators.text import TEXT_MEASURES, text_evaluator
 from aigc_export.workloads.limits import make_tolerances
 from aigc_export.workloads.samples.chats import chat_render
-from aigc_export.workloads.samples.text import SEQUENCE, TextData, calibration_documents, engines_of, every_place
+from aigc_export.workloads.samples.text import SEQUENCE, TextData, calibrated_places, calibration_documents, engines_of
 from aigc_export.workloads.sizes import BATCH, fitting, fitting_batches
 from aigc_models.evaluation.evaluation import NO_TOKENIZER, Evaluation, public_documents, text_evaluation
 from aigc_models.evaluation.quality import WINDOW
@@ -49,7 +49,8 @@ REQUEST_TOKENS, REQUEST_CHARACTERS = 16, 64
 """Of the longer of the two prompts that a bundle generates from, at most."""
 CASE_WINDOWS = 8
 """Stretches of the text that the cases are drawn from."""
-CALIBRATION_WINDOW = 128
+CALIBRATION_WINDOW = 512
+"""Tokens of a sample, at most."""
 EVALUATION_COST, MIN_SAMPLES = 2**40, 16
 """Parameters times tokens that a model is evaluated on by default; and the least number of windows."""
 BEST_LENGTH = 128
@@ -138,7 +139,7 @@ def _subject(interface: Interface, _settings: TextSettings) -> Subject:
         words={PAD_LENGTH: f"0 to {SEQUENCE} - 1"},
         varied=frozenset({INPUT_IDS}),
         find_fault=_padding_fault,
-        derived={LOGITS_TO_KEEP: lambda arrays: every_place(arrays[INPUT_IDS])},
+        derived={LOGITS_TO_KEEP: lambda arrays: calibrated_places(arrays[INPUT_IDS])},
     )
     return Subject(interface=interface, rules=rules)
 
@@ -241,6 +242,7 @@ TEXT = Workload(
     default_samples=_default_samples,
     shapes_needed="a language model needs a profile for prompts beside one for single tokens",
     showcase=_showcase,
+    calibration_samples=128,  # of 512 tokens
     precision_pairs=(INTEGERS, WEIGHTS_ALONE),
     probe_batches=5,  # a prompt and its decoded tokens
     foreign_limits=("min_psnr_db",),

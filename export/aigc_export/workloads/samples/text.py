@@ -25,11 +25,17 @@ from aigc_runtime.pipelines.kind import Roles
 from aigc_runtime.pipelines.settings import TextSettings
 from aigc_runtime.pipelines.text import DECODE, INPUT_IDS, LOGITS_TO_KEEP, PAD_LENGTH, PREFILL
 
-__all__ = ["TextData", "calibration_documents", "engines_of", "every_place"]
+__all__ = ["TextData", "calibrated_places", "calibration_documents", "engines_of"]
 
 STREAM = 1
 """Of random numbers; see `draws.stream`."""
 SEQUENCE = "sequence"
+PLACES = 64
+"""Of a window, whose logits are computed."""
+SHORT_WINDOW = 128
+"""Tokens: a text must have two windows of this length, or of the model's context."""
+TOKENS_AT_ONCE = 1024
+"""In a run: memory does not grow with the length of windows."""
 CALIBRATION_SEED = 1
 """Of random tokens: others than those that are evaluated on."""
 
@@ -40,25 +46,28 @@ def engines_of(roles: Roles) -> tuple[str, str]:
     return roles.get(PREFILL, only), roles.get(DECODE, only)
 
 
-def every_place(ids: Array) -> Array:
-    """List every place of rows of tokens [B, S]: [S] int64."""
-    return np.arange(ids.shape[1], dtype=np.int64)
+def calibrated_places(ids: Array) -> Array:
+    """Choose the places of rows of tokens [B, S] whose logits are computed: [at most `PLACES`] int64.
+
+    The head alone sees fewer than all: a large vocabulary's logits would take most of the time and memory. They lie
+    evenly, the first and the last among them.
+    """
+    length = ids.shape[1]
+    return np.linspace(0, length - 1, min(length, PLACES)).round().astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextData:
     """Windows of a text: each is read as a prompt, and its last tokens one by one behind a filled cache.
 
-    The logits of every place are computed: the ranges of the head are those of all of them. Windows are short.
-
     Attributes:
         interface: of the language model.
         settings: of its pipeline.
         tokens: [N] int64, the whole text.
         samples: windows, one from each of as many stretches of the text.
-        length: tokens in a window, cut to what the model takes.
+        length: tokens in a window, cut to what the model takes, and to half of a text that is short.
         decode_steps: tokens of each window that are read one by one.
-        batch: windows at a time.
+        batch: windows at a time; None takes as many as have `TOKENS_AT_ONCE`.
         seed: of the windows' places.
     """
 
@@ -66,13 +75,13 @@ class TextData:
     settings: TextSettings
     tokens: Array
     samples: int = 64
-    length: int = 128
+    length: int = 512
     decode_steps: int = 4
-    batch: int = 8
+    batch: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_samples(self.samples, self.batch)
+        check_samples(self.samples, 1 if self.batch is None else self.batch)
         needed, vocab_size = self.window, self.settings.vocab_size
         expected = f"expected text of at least {2 * needed:,} tokens from 0 to {vocab_size - 1}"
         if needed < 2 or len(self.tokens) < 2 * needed:
@@ -100,7 +109,8 @@ class TextData:
         """Number of tokens in a window."""
         dim = self.interface.dim(SEQUENCE)
         longest = None if dim is None else dim.max
-        return min(self.length, self.settings.context_length, longest or self.length)
+        most = min(self.length, self.settings.context_length, longest or self.length)
+        return min(most, max(len(self.tokens) // 2, SHORT_WINDOW))
 
     def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
         """Yield the feeds of the graph, the cache among them."""
@@ -111,15 +121,16 @@ class TextData:
         starts = stratified(self.samples, len(self.tokens) - self.window + 1, rng)
         starts = starts[paired_order(self.samples, rng)]
         prompt = self.window - self._steps
-        for first in range(0, self.samples, self.batch):
-            rows = starts[first : first + self.batch]
+        batch = self.batch or max(1, TOKENS_AT_ONCE // self.window)
+        for first in range(0, self.samples, batch):
+            rows = starts[first : first + batch]
             ids = np.stack([self.tokens[s : s + self.window] for s in rows]).astype(np.int64)
             state = session.new_state(len(rows))
             pads = np.zeros(len(rows), dtype=np.int64)
             pieces = [ids[:, :prompt], *(ids[:, step : step + 1] for step in range(prompt, self.window))]
             for piece in pieces:
-                session.run({INPUT_IDS: piece, PAD_LENGTH: pads, LOGITS_TO_KEEP: every_place(piece)}, state)
-            yield from recorder.take()
+                session.run({INPUT_IDS: piece, PAD_LENGTH: pads, LOGITS_TO_KEEP: calibrated_places(piece)}, state)
+                yield from recorder.take()
 
 
 def calibration_documents(
