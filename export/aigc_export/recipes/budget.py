@@ -24,6 +24,9 @@ _FORM = re.compile(
     r"(?P<name>[a-z0-9_]+)\s*(?P<sign><=|>=)\s*(?P<value>[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?)\s*(?P<percent>%?)"
 )
 
+SMALLEST = 1e-12
+"""What something is relative to, at least: PyTorch's own value may be 0."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
@@ -58,7 +61,8 @@ class Budget:
                 return metric.value
         for result in scores.quality:
             if result.metric == self.measure:
-                return result.bundle / result.reference - 1 if self.relative else result.bundle
+                more = result.bundle - result.reference
+                return more / max(abs(result.reference), SMALLEST) if self.relative else result.bundle
         measured = [m.name for m in scores.paired] + [q.metric for q in scores.quality]
         raise ConfigError(
             f"the budget {self.text!r} limits {self.measure!r}, which is not measured for this model",

@@ -105,7 +105,7 @@ def collect_special_tokens(
     }
     if isinstance(extra, Mapping):
         own |= {name: _token(value, name) for name, value in extra.items()}
-        extra = ()
+        extra = values.get("additional_special_tokens") or () if extra is values.get("extra_special_tokens") else ()
     if not isinstance(extra, (list, tuple)):
         raise CheckpointError(f"additional_special_tokens is {shown(extra)}", hint="must be a list of tokens")
     return SpecialTokens(

@@ -40,6 +40,8 @@ def quality(metric: str, reference: float, bundle: float) -> Scores:
         ("step_sqnr>=2e1", scores(step_sqnr_db=19.9), False),
         ("class_accuracy>=-1%", quality("class_accuracy", 0.99, 0.985), True),
         ("class_accuracy>=-1%", quality("class_accuracy", 0.99, 0.97), False),
+        ("class_accuracy>=-1%", quality("class_accuracy", 0.0, 0.0), True),
+        ("frechet_distance<=+5%", quality("frechet_distance", 0.0, 0.1), False),
         ("class_accuracy>=0.98", quality("class_accuracy", 0.99, 0.97), False),
         ("frechet_distance<=+5%", quality("frechet_distance", 10.0, 10.4), True),
         ("class_accuracy>=95%", quality("class_accuracy", 0.99, 0.96), True),

@@ -175,6 +175,15 @@ def test_a_template_that_is_none_is_told(tmp_path: Path) -> None:
     assert assets.notes[0].startswith("no chat template is used: the chat template 'default' cannot be read: Templ")
 
 
+def test_extra_tokens_by_name_stand_beside_those_of_the_list(tmp_path: Path) -> None:
+    extra = {"additional_special_tokens": ["<|extra|>"], "extra_special_tokens": {"image_token": "<img>"}}
+    path = folder(tmp_path, tokenizer_config={"tokenizer_class": "PreTrainedTokenizerFast", **extra})
+    ours, theirs = HuggingFaceTokenizer(read(path).files["tokenizer.json"]), open_with_transformers(path)
+    text = "a<|extra|><img>b"
+    assert ours.encode(text).tolist() == theirs(text)["input_ids"]
+    assert len(ours.encode(text)) == 4
+
+
 def test_special_tokens_of_templates_are_those_of_transformers(made: dict[str, Path]) -> None:
     theirs = open_with_transformers(made["as it is"])
     assert read(made["as it is"]).chat.special_tokens == theirs.special_tokens_map
