@@ -58,7 +58,8 @@ def _biased(argument: str) -> tuple[tuple[int, ...], float]:
 
 
 def _early_stopping(argument: str) -> bool | str:
-    return {"true": True, "false": False}.get(argument, argument)
+    word = argument.lower()
+    return {"true": True, "false": False}.get(word, word)
 
 
 def _option(name: str, kind: Any, text: str, *, metavar: str | None = None, repeated: bool = False) -> Option:

@@ -203,28 +203,30 @@ def interrupts_held() -> Iterator[None]:
 
 @contextlib.contextmanager
 def first_interrupt_asks() -> Iterator[Callable[[], bool]]:
-    """Let a first Ctrl-C within the block only ask for its end; a second one interrupts, as one outside of it does.
+    """Let a first Ctrl-C within the block only ask for its end; a later one interrupts, as one outside of it does.
 
-    Nothing changes in other threads than the main one, which alone may say what a signal does, and where Ctrl-C is
-    ignored or ends the process at once.
+    Those within `SAME_SECONDS` of the first are one with it. Nothing changes in other threads than the main one, which
+    alone may say what a signal does, and where Ctrl-C is ignored or ends the process at once.
 
     Yields:
         Whether it was asked.
     """
-    asked = False
+    asked_at: float | None = None
     before = signal.getsignal(signal.SIGINT)
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked and callable(before):
+        nonlocal asked_at
+        now = time.monotonic()
+        if asked_at is None:
+            asked_at = now
+        elif callable(before) and now - asked_at >= SAME_SECONDS:
             before(number, frame)
-        asked = True
 
     ours = callable(before) and threading.current_thread() is threading.main_thread()
     if ours:
         signal.signal(signal.SIGINT, note)
     try:
-        yield lambda: asked
+        yield lambda: asked_at is not None
     finally:
         if ours:
             signal.signal(signal.SIGINT, before)

@@ -163,7 +163,7 @@ def test_every_sampling_option_has_a_flag(bundle: str, capsys: Capture) -> None:
         "--begin-suppress-tokens": "3",
         "--num-beams": "1",
         "--length-penalty": "0.5",
-        "--early-stopping": "never",
+        "--early-stopping": "True",
     }
     assert {flag[2:].replace("-", "_") for flag in options} == set(SamplingParams.__dataclass_fields__)
     for flag, value in options.items():
@@ -336,6 +336,7 @@ def test_an_interrupt_at_a_terminal_ends_the_answer_and_a_second_one_the_program
     times: int, bundle: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", Terminal(io.BytesIO(b"h\nb\n")))
+    monkeypatch.setattr("aigc_runtime.system.interrupts.SAME_SECONDS", 0.0)
     show = ChatSession.send
     turns: list[ChatSession] = []
 
