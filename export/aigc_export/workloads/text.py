@@ -112,7 +112,9 @@ def _request(program: Program, opened: OpenProgram, seed: int) -> dict[str, Any]
     fitting_prompts = _prompts(program, seed)
     rows = fitting(opened.session(engines_of(program.engines)[0]), BATCH, 2)
     prompts = [fitting_prompts[i % len(fitting_prompts)] for i in range(rows)]
-    return {"prompts": prompts, "max_new_tokens": NEW_TOKENS, "sampling": {"temperature": 0.0}, "seed": seed}
+    # The more tokens are compared, the better: no text of the model's own ends the reference.
+    endless: dict[str, Any] = {"stop": []} if program.settings.stop else {}
+    return {"prompts": prompts, "max_new_tokens": NEW_TOKENS, "sampling": {"temperature": 0.0}, "seed": seed, **endless}
 
 
 def _prompts(program: Program, seed: int) -> list[str] | list[list[int]]:

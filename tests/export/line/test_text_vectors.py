@@ -50,6 +50,7 @@ def test_tokens_and_chats_are_part_of_the_proof(program: Program, tmp_path: Path
     assert manifest.assets == ("chat_template.jinja", "tokenizer.json")
     assert manifest.reference.text == "ref.text.json"
     assert manifest.pipeline.settings.stop == ("###",)
+    assert manifest.reference.generation.request["stop"] == []
     assert manifest.provenance["text_recorded_by"].startswith("transformers 5.")
     assert result.report.text is not None
     assert result.report.text.passed
