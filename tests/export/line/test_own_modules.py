@@ -74,6 +74,7 @@ CASES = [(name, precision) for name in PROGRAMS for precision in ("fp32", "int8"
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("capture_once")
 @pytest.mark.parametrize(("name", "precision"), CASES)
 def test_modules_that_nobody_adapted(name: str, precision: str, tmp_path: Path) -> None:
     program = PROGRAMS[name]()
@@ -93,6 +94,7 @@ def test_modules_that_nobody_adapted(name: str, precision: str, tmp_path: Path) 
         assert result.coverage.executed
 
 
+@pytest.mark.usefixtures("capture_once")
 def test_a_bundle_computes_what_the_module_does_at_any_size(tmp_path: Path) -> None:
     module = made(RRDBNet())
     aigc_export.export(upscaler(), output=tmp_path / "out", quality_samples=0, threads=1)

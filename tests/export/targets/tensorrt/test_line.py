@@ -35,6 +35,7 @@ from aigc_runtime.opening import open_session
 from ...conftest import recipe_of
 from .conftest import FLOAT
 
+pytestmark = pytest.mark.usefixtures("capture_once")
 Capture = pytest.CaptureFixture[str]
 
 
