@@ -28,7 +28,7 @@ _MAGNITUDE = ("lora_magnitude_vector", "lora_magnitude_vector.weight")
 _ENDS = {_A: "a", _B: "b", _A_EMBEDDING: "a", _B_EMBEDDING: "b", **dict.fromkeys(_MAGNITUDE, "magnitude")}
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 """Modules that peft also saves whole where their vocabulary may have grown."""
-_MAX_NAME = 512
+_MAX_NAME = 200
 _SHOWN = 4
 _HINT = "the adapter is damaged, or was not saved by peft: get it again"
 

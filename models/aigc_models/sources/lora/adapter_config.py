@@ -38,6 +38,9 @@ _INITIAL = (True, False, "gaussian", "eva", "orthogonal", "mica")
 """Ways to begin that leave the model's own weights as they are."""
 _MAX_PATTERN, _MAX_PATTERNS = 200, 4096
 """Characters of a pattern, and patterns."""
+_REPEATED = re.compile(r"[*+{]|(?<!\()\?")
+"""A repetition; `?` behind a parenthesis says of which kind a group is."""
+_MAX_REPEATED = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +153,14 @@ _POSITIVE = "must be above 0; a rank must be whole"
 def _compiled(pattern: str, name: str) -> re.Pattern[str]:
     """Compile the pattern of the end of a name, as peft does.
 
-    One that could take forever is refused: of repetitions it may have two, and none of a group.
+    One that could take forever is refused: it may have two repetitions, none of a group, and two groups.
     """
-    fault = len(pattern) > _MAX_PATTERN or re.search(r"\)[*+?{]", pattern) or len(re.findall(r"[*+{]", pattern)) > 2
+    fault = (
+        len(pattern) > _MAX_PATTERN
+        or re.search(r"\)[*+?{]", pattern)
+        or len(_REPEATED.findall(pattern)) > _MAX_REPEATED
+        or pattern.count("(") > _MAX_REPEATED
+    )
     try:
         re.compile(pattern)  # by itself, so that its parentheses are its own
         whole = re.compile(rf"(.*\.)?({pattern})$")
@@ -161,7 +169,7 @@ def _compiled(pattern: str, name: str) -> re.Pattern[str]:
     if fault:
         raise CheckpointError(
             f"{_WHERE}: {name} has the pattern {shown(pattern)}, which is not supported",
-            hint="a module's name, or the end of one, or a short expression with at most two repetitions",
+            hint="a name, or the end of one, or a short expression with at most two repetitions and two groups",
         )
     return whole
 

@@ -83,6 +83,15 @@ def test_scalings_and_patterns() -> None:
 
 
 @pytest.mark.parametrize(
+    "pattern", [r"layers\.(0|1)\.(?:self_attn|mlp)\.[a-z]+_proj", r"(?P<n>.*)q_pro.?", "q_proj|k_proj"]
+)
+def test_short_expressions_are_patterns(pattern: str) -> None:
+    config = read_adapter_config({**CONFIG, "rank_pattern": {pattern: 9}})
+    assert config.rank_of("model.layers.1.self_attn.q_proj") == 9
+    assert config.rank_of("model.layers.1.mlp.gate") == 2
+
+
+@pytest.mark.parametrize(
     ("change", "match"),
     [
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
@@ -109,6 +118,8 @@ def test_scalings_and_patterns() -> None:
         ({"alpha_pattern": {"q": 0}}, "gives 'q' the number 0"),
         ({"rank_pattern": {"(a+)+$": 2}}, "the pattern"),
         ({"rank_pattern": {"a*b*c*d": 2}}, "the pattern"),
+        ({"rank_pattern": {".*.*" + 30 * ".?" + "x": 2}}, "the pattern"),
+        ({"alpha_pattern": {15 * "(.|..|...)" + "x": 2}}, "the pattern"),
         ({"rank_pattern": {"(": 2}}, "the pattern"),
         ({"rank_pattern": {"x" * 300: 2}}, "the pattern"),
         ({"rank_pattern": {"a)(b": 2}}, "the pattern"),
