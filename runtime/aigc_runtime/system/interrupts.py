@@ -64,6 +64,7 @@ class _State:
         kept: a signal came within them.
         given: the next signal is one that is given again.
         raised_at: when an exception was last raised for a signal.
+        asked_at: when Ctrl-C last asked for the end of a block of `first_interrupt_asks`.
         ended: the exit code stands.
     """
 
@@ -71,6 +72,7 @@ class _State:
     kept: bool = False
     given: bool = False
     raised_at: float = -math.inf
+    asked_at: float = -math.inf
     ended: bool = False
 
 
@@ -84,6 +86,8 @@ class Interrupted(KeyboardInterrupt):
 
 def _note(number: int, frame: FrameType | None) -> None:
     if _state.ended:
+        return
+    if number == signal.SIGINT and time.monotonic() - _state.asked_at < SAME_SECONDS:
         return
     if not _received:
         _received.append(number)
@@ -158,6 +162,7 @@ def handled_signals() -> Iterator[None]:
     """
     _received.clear()
     _state.held, _state.kept, _state.given, _state.raised_at, _state.ended = 0, False, False, -math.inf, False
+    _state.asked_at = -math.inf
     hook = sys.unraisablehook
 
     def again(dropped: sys.UnraisableHookArgs) -> None:
@@ -205,8 +210,8 @@ def interrupts_held() -> Iterator[None]:
 def first_interrupt_asks() -> Iterator[Callable[[], bool]]:
     """Let a first Ctrl-C within the block only ask for its end; a later one interrupts, as one outside of it does.
 
-    Those within `SAME_SECONDS` of the first are one with it. Nothing changes in other threads than the main one, which
-    alone may say what a signal does, and where Ctrl-C is ignored or ends the process at once.
+    Those within `SAME_SECONDS` of the first are one with it, behind the block as well. Nothing changes in other threads
+    than the main one, which alone may say what a signal does, and where Ctrl-C is ignored or ends the process at once.
 
     Yields:
         Whether it was asked.
@@ -218,7 +223,7 @@ def first_interrupt_asks() -> Iterator[Callable[[], bool]]:
         nonlocal asked_at
         now = time.monotonic()
         if asked_at is None:
-            asked_at = now
+            asked_at = _state.asked_at = now
         elif callable(before) and now - asked_at >= SAME_SECONDS:
             before(number, frame)
 

@@ -348,10 +348,13 @@ def test_a_first_interrupt_asks_and_a_later_one_interrupts(monkeypatch: pytest.M
             assert not asked()
 
 
-def test_an_interrupt_behind_the_block_that_was_asked_to_end_interrupts() -> None:
+def test_an_interrupt_behind_the_block_that_was_asked_to_end_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
     with handled_signals():
         with first_interrupt_asks():
             signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # of somebody in a hurry, whose wish has come true
+        assert not was_interrupted()
+        monkeypatch.setattr(interrupts, "SAME_SECONDS", 0.0)
         with pytest.raises(Interrupted):
             signal.raise_signal(signal.SIGINT)
 
@@ -372,3 +375,11 @@ def test_an_interrupt_that_is_ignored_or_comes_to_another_thread_asks_for_nothin
     thread.start()
     thread.join()
     assert found == [False]
+
+
+def test_another_signal_behind_a_block_that_was_asked_to_end_interrupts_at_once() -> None:
+    with handled_signals():
+        with first_interrupt_asks():
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
