@@ -49,7 +49,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """Blocks of two gains in turn; every third is given a mask."""
+    """Blocks of two gains in turn; every third is given a mask, of a type that is converted."""
 
     def __init__(self, blocks: int = 12, gains: tuple[float, ...] = (0.5, 2.0)) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Stack(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor]:
         """[B, 4] -> [B, 4]."""
         for i, block in enumerate(self.blocks):
-            x = block(x, (x > 0).float()) if i % 3 == 2 else block(x)
+            x = block(x, x > 0) if i % 3 == 2 else block(x)
         return (x,)
 
 
