@@ -51,7 +51,7 @@ CASE_WINDOWS = 8
 """Stretches of the text that the cases are drawn from."""
 CALIBRATION_WINDOW = 512
 """Tokens of a sample, at most."""
-EVALUATION_COST, MIN_SAMPLES = 2**40, 16
+EVALUATION_COST, MIN_SAMPLES = 2**39, 16
 """Parameters times tokens that a model is evaluated on by default; and the least number of windows."""
 BEST_LENGTH = 128
 """Tokens of a prompt that an engine is optimized for."""
@@ -183,7 +183,7 @@ def _evaluation(settings: TextSettings, facts: EvaluationFacts) -> Evaluation:
 
 
 def _default_samples(parameters: int) -> int:
-    """Choose so many windows that a large model gets through them in a minute or so, on two processors."""
+    """Choose so many windows that a large model gets through them in half a minute or so, on two processors."""
     affordable = EVALUATION_COST // (max(parameters, 1) * WINDOW)
     return min(DEFAULT_SAMPLES, max(MIN_SAMPLES, affordable))
 
