@@ -78,7 +78,7 @@ def measure(model: Path, precision: str, bundle: Path) -> dict[str, str]:
     row |= quality(json.loads((bundle / "manifest.json").read_text(encoding="utf-8")))
     row["megabytes"] = f"{sum(file.stat().st_size for file in bundle.iterdir()) / 1e6:.0f}"
     timed, _ = run("aigc_runtime", "bench", str(bundle), "--json", "--runs", "5")
-    row |= speeds(json.loads(timed.stdout)) if timed.returncode == 0 else {}
+    row |= speeds(json.loads(timed.stdout)["speeds"]) if timed.returncode == 0 else {}
     words = ["--chat", QUESTION, "--max-new-tokens", str(ANSWER_TOKENS), "--temperature", "0"]
     said, _ = run("aigc_runtime", "generate", str(bundle), *words)
     return {**row, "answer": " ".join((said.stdout or said.stderr).split())}
@@ -100,7 +100,7 @@ def quality(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def speeds(timed: Mapping[str, Any]) -> dict[str, str]:
-    """Of `aigc-run bench`."""
+    """The speeds that `aigc-run bench` tells."""
     found = {"prefill": timed.get("prefill_ms"), "speed": timed.get("decode_tokens_per_second")}
     return {name: f"{value:.1f}" for name, value in found.items() if value is not None}
 

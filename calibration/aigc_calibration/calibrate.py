@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.digest import graph_digest
 from aigc_calibration.errors import CalibrationError
+from aigc_calibration.onnx_function import OnnxFunction
 from aigc_calibration.plan import HALF_PRECISIONS, SitePrecision
 from aigc_calibration.planner import watched
 from aigc_calibration.sites import find_sites
@@ -29,6 +30,8 @@ _LOG = logging.getLogger(__name__)
 
 CALIBRATED: tuple[SitePrecision, ...] = ("fp16", "bf16", "int8", "fp8")
 """Precisions that need ranges."""
+CHANNEL_SHARE, FEWEST_FOR_CHANNELS = 4, 32
+"""The magnitudes of channels are taken of a quarter of the samples, and of so many at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,8 @@ class Calibration:
         graph_sha256: digest of the prepared graph, before it is split and smoothed.
         split_skips: whether sites behind a concatenation are split, one for each branch.
         smoothing: strength of SmoothQuant by where it is folded to; empty for none.
-        channels: value -> [C] float32, largest magnitude of every channel, of the values that are smoothed.
+        channels: value -> [C] float32, largest magnitude of every channel among the first samples, of what is
+            smoothed.
         statistics: of the graph after both.
         half_precision: whether results of all sites were watched too, which 16-bit formats need.
     """
@@ -87,13 +91,16 @@ def calibrate(
     channels: dict[str, Array] = {}
     for axis in sorted({g.channel_axis for g in groups}):
         names = [g.value for g in groups if g.channel_axis == axis]
-        report = phase(progress, "channels", data.rows)
-        seen = collect(base, data, (), channels=names, channel_axis=axis, threads=threads, progress=report)
+        few = _Few(data)
+        report = phase(progress, "channels", few.rows)
+        seen = collect(base, few, (), channels=names, channel_axis=axis, threads=threads, progress=report)
         channels.update({name: t.channel_amax for name, t in seen.tensors.items() if t.channel_amax is not None})
     made = smooth(base, channels, smoothing) if channels else base
     _LOG.debug("%d sites are split, %d of %d groups smoothed by %s", parts, len(channels), len(groups), smoothing)
     report = phase(progress, "ranges", data.rows)
-    statistics = collect(made, data, _wanted(made, half_precision), threads=threads, progress=report)
+    statistics = collect(
+        made, data, _wanted(made, half_precision, attention=config.attention), threads=threads, progress=report
+    )
     _LOG.info("%d rows for %s: ranges of %d values", statistics.samples, precision, len(statistics.tensors))
     return Calibration(
         graph_sha256=graph_digest(graph),
@@ -105,9 +112,41 @@ def calibrate(
     )
 
 
-def _wanted(graph: ir.Model, half_precision: bool) -> set[str]:
+@dataclass(frozen=True)
+class _Few:
+    """The first samples, for the magnitudes of channels: they come in no order, and only set how much is smoothed.
+
+    Attributes:
+        data: all samples.
+    """
+
+    data: CalibrationData
+
+    @property
+    def samples(self) -> int:
+        """Number of samples: a part of all, but not too few."""
+        return min(self.data.samples, max(FEWEST_FOR_CHANNELS, self.data.samples // CHANNEL_SHARE))
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of these samples."""
+        return self.data.rows * self.samples // max(self.data.samples, 1)
+
+    def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
+        """Yield whole batches until there are so many rows."""
+        rows = 0
+        for feeds in self.data.batches(run):
+            yield feeds
+            rows += len(next(iter(feeds.values())))
+            if rows >= self.rows:
+                return
+
+
+def _wanted(graph: ir.Model, half_precision: bool, *, attention: bool) -> set[str]:
     """List the values whose statistics a plan needs."""
-    return {n for s in find_sites(graph) for n in (*s.activations, s.output)} if half_precision else watched(graph)
+    if half_precision:
+        return {n for s in find_sites(graph) for n in (*s.activations, s.output)}
+    return watched(graph, attention=attention)
 
 
 def check_kind(calibration: Calibration, precision: SitePrecision) -> None:
@@ -123,8 +162,13 @@ def check_kind(calibration: Calibration, precision: SitePrecision) -> None:
         )
 
 
-def smoothed(graph: ir.Model, calibration: Calibration) -> tuple[ir.Model, tuple[str, ...]]:
+def smoothed(graph: ir.Model, calibration: Calibration, *, attention: bool = False) -> tuple[ir.Model, tuple[str, ...]]:
     """Split and smooth a graph as its calibration did; returns it and a sentence for each transform.
+
+    Args:
+        graph: that was calibrated.
+        calibration: of it.
+        attention: whether products of two activations are to be planned, too.
 
     Raises:
         CalibrationError: the calibration is that of another graph, or lacks some of its values.
@@ -145,7 +189,9 @@ def smoothed(graph: ir.Model, calibration: Calibration) -> tuple[ir.Model, tuple
         strengths = dict(sorted(calibration.smoothing.items()))
         made = smooth(base, calibration.channels, calibration.smoothing)
         transforms += (f"SmoothQuant on {len(found)} values, {strengths}",)
-    if missing := sorted(_wanted(made, calibration.half_precision) - calibration.statistics.tensors.keys()):
+    if missing := sorted(
+        _wanted(made, calibration.half_precision, attention=attention) - calibration.statistics.tensors.keys()
+    ):
         raise _incomplete(f"it has no statistics of {missing[0]!r}")
     return made, transforms
 

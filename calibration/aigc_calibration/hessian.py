@@ -14,7 +14,6 @@ import numpy as np
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.matrices import Reading
 from aigc_calibration.onnx_function import open_watched
-from aigc_calibration.parallel import in_threads
 from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def collect_hessians(
     """
     for part in _parts(readings, budget_bytes):
         run, watch = open_watched(model, sorted({r.value for r in part}), threads=threads)
-        moments = SecondMoments(part, threads)
+        moments = SecondMoments(part)
         seen = 0
         for feeds in data.batches(run):
             moments.add(watch(feeds))
@@ -71,16 +70,15 @@ class SecondMoments:
 
     Args:
         readings: what to sum.
-        threads: see `in_threads`.
     """
 
-    def __init__(self, readings: Collection[Reading], threads: int | None = None) -> None:
+    def __init__(self, readings: Collection[Reading]) -> None:
         self._sums = {reading: _Sum(reading.width) for reading in readings}
-        self._threads = threads
 
     def add(self, values: Mapping[str, Array]) -> None:
         """Add a batch, by names of the values."""
-        in_threads(lambda pair: pair[1].add(pair[0].rows(values[pair[0].value])), self._sums.items(), self._threads)
+        for reading, found in self._sums.items():
+            found.add(reading.rows(values[reading.value]))
 
     def mean(self, reading: Reading) -> Array:
         """[width, width] float64; it is forgotten here, since all of them are large."""
@@ -88,10 +86,15 @@ class SecondMoments:
 
 
 class _Sum:
-    """The sum of x^T x in units of a power of four, so that float32 holds the squares of all numbers: a triangle."""
+    """The sum of x^T x in units of a power of four, so that float32 holds the squares of all numbers.
+
+    It is symmetric, and a triangle is held, in LAPACK's rectangular full packed format (Gustavson et al. 2010,
+    "Rectangular full packed format for Cholesky's algorithm"), to which a product is added as fast as to a square.
+    """
 
     def __init__(self, width: int) -> None:
-        self._total = np.zeros((width, width), dtype=np.float32, order="F")  # as BLAS adds to it in place
+        self._width = width
+        self._total = np.zeros(width * (width + 1) // 2, dtype=np.float32)
         self._exponent = LEAST_EXPONENT
         self._waiting: list[Array] = []
         self._rows = 0
@@ -105,12 +108,15 @@ class _Sum:
 
     def mean(self) -> Array:
         """[width, width] float64; NaN if a number was not finite."""
+        from scipy.linalg.lapack import stfttr
+
         self._add_waiting()
-        lower: Array = np.ldexp(self._total.astype(np.float64), 2 * self._exponent) / max(self._rows, 1)
+        triangle, _ = stfttr(self._width, self._total, uplo="L")
+        lower: Array = np.ldexp(np.tril(triangle).astype(np.float64), 2 * self._exponent) / max(self._rows, 1)
         return lower + np.tril(lower, -1).T
 
     def _add_waiting(self) -> None:
-        from scipy.linalg.blas import ssyrk
+        from scipy.linalg.lapack import ssfrk
 
         if not self._waiting:
             return
@@ -125,7 +131,7 @@ class _Sum:
             np.ldexp(self._total, 2 * (self._exponent - exponent), out=self._total)
             self._exponent = exponent
         scaled = np.ldexp(np.ascontiguousarray(x, dtype=np.float32), -exponent)
-        self._total = ssyrk(1.0, scaled.T, beta=1.0, c=self._total, lower=1, overwrite_c=1)
+        self._total = ssfrk(self._width, len(x), 1.0, scaled.T, 1.0, self._total, uplo="L", overwrite_c=1)
 
 
 def fit_at_once(readings: Collection[Reading], budget_bytes: int = BUDGET_BYTES) -> bool:
@@ -137,7 +143,7 @@ def _parts(readings: Collection[Reading], budget_bytes: int) -> Iterator[list[Re
     part: list[Reading] = []
     used = 0
     for reading in dict.fromkeys(readings):
-        size = 4 * reading.width**2
+        size = 2 * reading.width**2  # a triangle in float32
         if part and used + size > budget_bytes:
             yield part
             part, used = [], 0

@@ -84,8 +84,8 @@ def open_watched(
     """Load a graph once for two functions: of its own outputs, and of inputs and inner values by name.
 
     Data that runs the graph to make its batches feeds it what is watched afterwards. So the first function computes the
-    inner values as well, and keeps up to `MAX_KEPT_BYTES` of them for the second, which then runs nothing where it is
-    fed the very same arrays: the results are those of a run of its own.
+    inner values as well, and keeps those of the last run, and up to `MAX_KEPT_BYTES` of earlier ones, for the second,
+    which then runs nothing where it is fed the very same arrays: the results are those of a run of its own.
 
     Raises:
         EngineError: the graph does not load.
@@ -105,10 +105,10 @@ def _watching(whole: OnnxFunction, outputs: Sequence[str], watched: Sequence[str
     kept: list[tuple[Feeds, dict[str, Array]]] = []
 
     def run(feeds: Feeds) -> dict[str, Array]:
+        if sum(array.nbytes for _, inner in kept for array in inner.values()) > MAX_KEPT_BYTES:
+            kept.clear()
         values = whole(feeds)
-        inner = {name: values[name] for name in watched}
-        if sum(array.nbytes for one in (inner, *(one for _, one in kept)) for array in one.values()) <= MAX_KEPT_BYTES:
-            kept.append((dict(feeds), inner))
+        kept.append((dict(feeds), {name: values[name] for name in watched}))
         return {name: values[name] for name in outputs}
 
     def watch(feeds: Feeds) -> dict[str, Array]:

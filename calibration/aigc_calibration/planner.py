@@ -28,9 +28,14 @@ if TYPE_CHECKING:
 __all__ = ["half_plan", "make_plan", "round_weights", "watched"]
 
 
-def watched(model: ir.Model) -> set[str]:
-    """List the values whose ranges a plan needs: what enters a site, and the results that an engine may quantize."""
-    sites = find_sites(model)
+def watched(model: ir.Model, *, attention: bool) -> set[str]:
+    """List the values whose ranges a plan needs: what enters a site, and the results that an engine may quantize.
+
+    Args:
+        model: the float graph.
+        attention: products of two activations as well, whose operands are many times as large as others.
+    """
+    sites = tuple(site for site in find_sites(model) if attention or site.weight is not None)
     return {a for s in sites for a in s.activations} | _results(model, sites)
 
 
@@ -161,10 +166,11 @@ def _decide(
     why = ""
     # The result too, where an engine quantizes it.
     values = (*site.activations, *([site.output] if site.output in results else []))
-    seen = {v: statistics.tensors[v].histogram for v in values}
+    left_out = site.weight is None and not config.attention
+    seen = {} if left_out else {v: statistics.tensors[v].histogram for v in values}
     if kept := config.why_float(site.module):
         why = kept
-    elif site.weight is None and not config.attention:
+    elif left_out:
         why = "the configuration keeps products of activations float"
     elif len(site.shape) > 2 and site.op_type == "MatMul" and precision == "int8":
         why = "its weight is a stack of matrices"

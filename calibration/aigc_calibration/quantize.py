@@ -110,7 +110,7 @@ def plan_calibrated(
     Raises:
         CalibrationError: the calibration is that of another graph, or for another precision.
     """
-    graph, transforms = smoothed(prepared, calibration)
+    graph, transforms = smoothed(prepared, calibration, attention=config.attention)
     check_kind(calibration, precision)
     if precision in HALF_PRECISIONS:
         # Modules are kept float for the sake of 8 bits; 16 bits take them as well.
@@ -178,7 +178,7 @@ def _quantize_weights(
         readings = readings_of(graph, plan)
         # The same run serves both, where there is room for all matrices.
         if config.weight_method != "rtn" and watched >= {r.value for r in readings} and fit_at_once(readings):
-            moments = SecondMoments(readings, threads)
+            moments = SecondMoments(readings)
         observe = None if moments is None else moments.add
         progressed = None if moments is None else report
         statistics = collect(graph, data, watched, observe=observe, threads=threads, progress=progressed)

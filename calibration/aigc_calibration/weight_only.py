@@ -153,7 +153,7 @@ def quantize_weights(
     )
     for reading, hessian in hessians:
         for grid, block, matrices in _alike(model, by_reading[reading]):
-            made = gptq(matrices, hessian, grid, block=block, threads=threads)
+            made = gptq(matrices, hessian, grid, block=block)
             found.update((weight.name, weight) for weight in made)
     return found
 

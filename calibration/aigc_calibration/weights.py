@@ -70,7 +70,8 @@ def channel_scales(weight: Array, axis: int, grid: Grid, *, method: Method = "ms
     least = MIN_SCALE * grid.qmax
     amax = np.maximum(np.abs(rows).max(axis=1), least)
     if method == "mse":
-        return _least_error(np.ascontiguousarray(rows.T), amax, grid, SHARES)
+        found: Array = _least_error(np.ascontiguousarray(rows.T)[None], amax[None], grid, SHARES)[0]
+        return found
     if method == "percentile":
         amax = np.maximum(np.percentile(np.abs(rows), percentile, axis=1).astype(np.float32), least)
     elif method == "kl":
@@ -85,30 +86,42 @@ def _histogram(row: Array) -> Histogram:
     return made
 
 
-def _least_error(columns: Array, amax: Array, grid: Grid, shares: Array, importance: Array | None = None) -> Array:
-    """The scale of each column of [rows, columns] that rounds it with the least error.
+def _least_error(groups: Array, amax: Array, grid: Grid, shares: Array, importance: Array | None = None) -> Array:
+    """The scale of each column of each group that rounds it with the least error, [groups, columns].
 
-    As many columns at a time as stay in the cache.
+    As many at a time as stay in the cache.
+
+    Args:
+        groups: [groups, rows, columns].
+        amax: [groups, columns], the largest magnitudes, above zero.
+        grid: what is rounded to.
+        shares: of them, the ranges that are tried.
+        importance: [groups, rows], what a squared error counts; None: all alike.
     """
-    count = max(1, WORKING_SET // max(len(columns), 1))
-    found = np.empty(columns.shape[1], dtype=np.float32)
-    for first in range(0, len(found), count):
-        part = slice(first, first + count)
-        found[part] = _least_error_at_once(columns[:, part], amax[part], grid, shares, importance)
+    count, rows, columns = groups.shape
+    width = min(columns, max(1, WORKING_SET // max(rows, 1)))
+    deep = max(1, WORKING_SET // max(rows * width, 1))
+    found = np.empty((count, columns), dtype=np.float32)
+    for first in range(0, count, deep):
+        for start in range(0, columns, width):
+            here = slice(first, first + deep), slice(start, start + width)
+            counts = None if importance is None else importance[here[0]]
+            found[here] = _least_error_at_once(groups[here[0], :, here[1]], amax[here], grid, shares, counts)
     return found
 
 
-def _least_error_at_once(columns: Array, amax: Array, grid: Grid, shares: Array, importance: Array | None) -> Array:
+def _least_error_at_once(groups: Array, amax: Array, grid: Grid, shares: Array, importance: Array | None) -> Array:
     # In units of a power of two near the largest magnitude, which changes no code: squares neither vanish nor overflow.
     _, exponents = np.frexp(amax)
-    columns, amax = np.ldexp(columns, -exponents), np.ldexp(amax, -exponents)
-    weights = np.ones(len(columns), dtype=np.float32) if importance is None else _relative(importance)
-    best, scales = np.full(len(amax), np.inf, dtype=np.float32), (amax / np.float32(grid.qmax)).astype(np.float32)
+    groups, amax = np.ldexp(groups, -exponents[:, None]), np.ldexp(amax, -exponents)
+    ones = np.ones(groups.shape[:2], dtype=np.float32)
+    weights = (ones if importance is None else _relative(importance))[:, None]
+    best, scales = np.full(amax.shape, np.inf, dtype=np.float32), (amax / np.float32(grid.qmax)).astype(np.float32)
     for share in shares:
         scale = (amax * np.float32(share) / np.float32(grid.qmax)).astype(np.float32)
-        difference = grid.round_trip(columns, scale)
-        difference -= columns
-        error = weights @ np.square(difference, out=difference)
+        difference = grid.round_trip(groups, scale[:, None])
+        difference -= groups
+        error = (weights @ np.square(difference, out=difference))[:, 0]
         better = error <= best
         best, scales = np.where(better, error, best), np.where(better, scale, scales)
     result: Array = np.ldexp(scales, exponents)
@@ -152,14 +165,26 @@ def block_scales(
         search: try narrower ranges, as `mse` does in `channel_scales`.
         importance: [in], what a squared error of a row counts; None: all alike.
     """
-    shares = SHARES if search else np.ones(1)
-    found = []
-    for first in range(0, len(matrix), block):
-        rows = np.asarray(matrix[first : first + block], dtype=np.float32)
-        amax = np.maximum(np.abs(rows).max(axis=0), MIN_SCALE * grid.qmax)
-        counts = None if importance is None else importance[first : first + block]
-        found.append(_least_error(rows, amax, grid, shares, counts))
-    return np.stack(found)
+    rows, columns = matrix.shape
+    whole = rows // block * block
+    found = [
+        _scales_of_blocks(
+            matrix[part].reshape(-1, size, columns),
+            grid,
+            SHARES if search else np.ones(1),
+            None if importance is None else importance[part].reshape(-1, size),
+        )
+        for part, size in ((slice(0, whole), block), (slice(whole, rows), rows - whole))
+        if size and part.start < part.stop
+    ]
+    return np.concatenate(found)
+
+
+def _scales_of_blocks(blocks: Array, grid: Grid, shares: Array, importance: Array | None) -> Array:
+    """[blocks, rows, columns] -> [blocks, columns]."""
+    blocks = blocks.astype(np.float32, copy=False)
+    amax = np.maximum(np.maximum(blocks.max(axis=1), -blocks.min(axis=1)), np.float32(MIN_SCALE * grid.qmax))
+    return _least_error(blocks, amax, grid, shares, importance)
 
 
 def round_to_blocks(name: str, matrix: Array, grid: Grid, block: int, *, search: bool = True) -> QuantizedWeight:

@@ -34,7 +34,7 @@ def conv(weight: Array, bias: Array | None, x: Array) -> tuple[ir.Model, Batches
 
 
 def planned(model: ir.Model, data: Batches) -> QuantizationPlan:
-    statistics = collect(model, data, watched(model))
+    statistics = collect(model, data, watched(model, attention=True))
     return make_plan(model, statistics, QuantConfig(ranges="minmax"), precision="int8")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from aigc_calibration.calibrate import CALIBRATED, calibrate, check_kind, smoothed
+from aigc_calibration.calibrate import CALIBRATED, _Few, calibrate, check_kind, smoothed
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import OnnxFunction, open_onnx
@@ -27,7 +27,7 @@ def test_ranges_are_those_of_the_smoothed_graph(network: tuple[ir.Model, Batches
     found = calibrate(graph, data, SMOOTH, precision="int8")
     run = open_onnx(graph, expose=["r1", "r2"])
     for name in ("r1", "r2"):
-        values = np.concatenate([run(f)[name] for f in data.feeds])
+        values = np.concatenate([run(f)[name] for f in data.feeds[:4]])  # 32 of 48 rows
         np.testing.assert_array_equal(found.channels[name], np.abs(values).max(axis=(0, 2, 3)))
     made, transforms = smoothed(graph, found)
     run = open_onnx(made, expose=["r1"])
@@ -57,7 +57,7 @@ def test_progress_counts_rows_of_each_phase(network: tuple[ir.Model, Batches]) -
     told: list[tuple[str, int, int]] = []
     calibrate(graph, data, SMOOTH, precision="int8", progress=lambda *step: told.append(step))
     rows = [8, 16, 24, 32, 40, 48]
-    assert told == [(phase, seen, 48) for phase in ("channels", "ranges") for seen in rows]
+    assert told == [*(("channels", seen, 32) for seen in rows[:4]), *(("ranges", seen, 48) for seen in rows)]
     told.clear()
     calibrate(graph, data, SMOOTH, precision="fp16", progress=lambda *step: told.append(step))
     assert told == [("ranges", seen, 48) for seen in rows]
@@ -98,3 +98,15 @@ def test_memory_does_not_grow_with_the_samples() -> None:
 
     peak(2)  # imports and caches
     assert peak(100) < 1.1 * peak(10)
+
+
+@pytest.mark.parametrize(("samples", "rows", "read"), [(200, 200, 56), (48, 96, 64), (8, 8, 8), (400, 2000, 504)])
+def test_channels_are_those_of_a_quarter_and_not_of_too_few(samples: int, rows: int, read: int) -> None:
+    class Many:
+        def batches(self, _run: OnnxFunction) -> Iterator[dict[str, Array]]:
+            yield from ({"x": np.zeros((8, 1), np.float32)} for _ in range(rows // 8))
+
+    many = Many()
+    many.samples, many.rows = samples, rows  # type: ignore[attr-defined]
+    few = _Few(many)  # type: ignore[arg-type]
+    assert sum(len(feeds["x"]) for feeds in few.batches(lambda _: {})) == read

@@ -42,7 +42,7 @@ def sqnr(expected: Array, actual: Array) -> float:
 def plan_of(
     model: ir.Model, data: Batches, config: QuantConfig | None = None, precision: SitePrecision = "int8"
 ) -> tuple[QuantizationPlan, dict[str, QuantizedWeight]]:
-    statistics = collect(model, data, watched(model))
+    statistics = collect(model, data, watched(model, attention=True))
     plan = make_plan(model, statistics, config or QuantConfig(), precision=precision)
     return plan, round_weights(model, plan)
 

@@ -170,7 +170,7 @@ def networks(draw: st.DrawFn) -> tuple[ir.Model, Batches]:
 
 
 def planned(model: ir.Model, data: Batches, config: QuantConfig, form: QdqFormat) -> tuple[QuantizationPlan, Any]:
-    plan = make_plan(model, collect(model, data, watched(model)), config, precision="int8")
+    plan = make_plan(model, collect(model, data, watched(model, attention=True)), config, precision="int8")
     return plan_for(plan, form, model), round_weights(model, plan, config)
 
 

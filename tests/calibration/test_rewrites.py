@@ -54,7 +54,7 @@ def chain(op: str, rng: np.random.Generator) -> tuple[ir.Model, Batches]:
 def test_a_float_layer_between_quantized_ones_stays_float(op: str, rng: np.random.Generator, tmp_path: Path) -> None:
     """In the engine as a device opens it. ONNX Runtime by itself rounds the weight to one scale for all channels."""
     model, data = chain(op, rng)
-    plan = make_plan(model, collect(model, data, watched(model)), QuantConfig(), precision="int8")
+    plan = make_plan(model, collect(model, data, watched(model, attention=True)), QuantConfig(), precision="int8")
     plan = plan.with_float({"second": "kept"})
     proto = ir.to_proto(emit(model, plan, round_weights(model, plan), FORMATS["ort-cpu"]))
     feeds = data.feeds[0]
@@ -75,7 +75,7 @@ def test_an_engine_that_rounds_what_the_plan_leaves_float_is_an_error(
     op: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, data = chain(op, rng)
-    plan = make_plan(model, collect(model, data, watched(model)), QuantConfig(), precision="int8")
+    plan = make_plan(model, collect(model, data, watched(model, attention=True)), QuantConfig(), precision="int8")
     plan = plan.with_float({"second": "kept"})
     graph = emit(model, plan, round_weights(model, plan), FORMATS["ort-cpu"])
     assert executed_sites(graph, plan) == {"first", "third"}
@@ -90,7 +90,7 @@ def integer_graphs(rng: np.random.Generator) -> tuple[onnx.ModelProto, onnx.Mode
     gemm = helper.make_node("Gemm", ["x", "w", "b"], ["y"], "gemm")
     model = make_graph([gemm], {"w": weight, "b": bias}, {"x": ["n", 4]}, {"y": ["n", 3]})
     data = Batches(({"x": rng.standard_normal((8, 4)).astype(np.float32)},))
-    plan = make_plan(model, collect(model, data, watched(model)), QuantConfig(), precision="int8")
+    plan = make_plan(model, collect(model, data, watched(model, attention=True)), QuantConfig(), precision="int8")
     emitted = ir.to_proto(emit(model, plan, round_weights(model, plan), FORMATS["ort-cpu"]))
     optimized = onnx.ModelProto()
     optimized.CopyFrom(emitted)

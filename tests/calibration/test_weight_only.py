@@ -129,12 +129,15 @@ def test_a_module_can_be_widened(network: tuple[ir.Model, Batches]) -> None:
 
 
 @pytest.mark.parametrize("block", [None, 32])
-def test_matrices_that_read_one_value_are_rounded_as_if_alone(block: int | None, rng: np.random.Generator) -> None:
-    """In parts and in threads: more outputs than a part holds, and parts that reach over two matrices."""
+def test_matrices_that_read_one_value_are_rounded_as_if_alone(
+    block: int | None, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In parts: more outputs than a part holds, and parts that reach over two matrices."""
+    monkeypatch.setattr("aigc_calibration.gptq.WIDTH", 200)
     x = correlated(rng)
     hessian = (x.T @ x / len(x)).astype(np.float64)
     weights = [(name, rng.standard_normal((64, n)).astype(np.float32)) for name, n in (("a", 700), ("b", 3), ("c", 90))]
-    together = gptq(weights, hessian, INT4, block=block, threads=3)
+    together = gptq(weights, hessian, INT4, block=block)
     for (name, weight), found in zip(weights, together, strict=True):
         alone = round_one(weight, hessian, block=block)
         assert found.name == name

@@ -85,8 +85,8 @@ def traced_once(module: nn.Module) -> Iterator[bool]:
     """Let PyTorch trace one of every kind of equal blocks, and repeat it where it decomposes the program.
 
     While this is entered, `ExportedProgram.run_decompositions` gives the whole program, with the conversions of types
-    that PyTorch's exporter would walk all of it to insert (4 of 12 seconds for 30 layers). Yields whether the module has
-    such blocks; where it has none, nothing is changed.
+    that PyTorch's exporter would walk all of it to insert (4 of 12 seconds for 30 layers). Yields whether the module
+    has such blocks; where it has none, nothing is changed.
     """
     from torch.export import ExportedProgram
     from torch.onnx._internal.exporter import _fx_passes

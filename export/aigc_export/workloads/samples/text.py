@@ -34,7 +34,7 @@ PLACES = 64
 """Of a window, whose logits are computed."""
 SHORT_WINDOW = 128
 """Tokens: a text must have two windows of this length, or of the model's context."""
-TOKENS_AT_ONCE = 1024
+TOKENS_AT_ONCE = 512
 """In a run: memory does not grow with the length of windows."""
 CALIBRATION_SEED = 1
 """Of random tokens: others than those that are evaluated on."""
@@ -76,7 +76,7 @@ class TextData:
     tokens: Array
     samples: int = 64
     length: int = 512
-    decode_steps: int = 4
+    decode_steps: int = 1
     batch: int | None = None
     seed: int = 0
 

@@ -21,7 +21,7 @@ def test_the_same_again_other_seeds_others_and_as_many_as_told() -> None:
         lambda seed: TextData(interface=INTERFACE, settings=SETTINGS, tokens=TOKENS, samples=24, seed=seed),
         text_graph(),
         samples=24,
-        rows=120,
+        rows=48,
     )
 
 
