@@ -16,11 +16,12 @@ __all__ = ["MEASURED_ON", "Estimate", "Machine", "estimate", "this_machine"]
 MEASURED_ON = "two cores of an AMD EPYC"
 BASE_BYTES = 500_000_000
 """Of PyTorch and what else is loaded."""
-LOGIT_TOKENS = 14_000
-"""Tokens whose logits are in memory at once, about: of one run, in which SmolLM2 of 49,152 tokens took 4.9 GB in int4.
-
-A later run, of an export that holds less, took 2.6 GB (docs/scale.md): for such models the estimate is too high.
-"""
+LOGIT_TOKENS = 5_000
+"""Tokens whose logits are in memory at once, about, in all copies: as SmolLM2 of 49,152 tokens took (docs/scale.md)."""
+CALIBRATION_TOKENS = 128 * 512
+"""That a language model is calibrated on where nobody asks for another number."""
+TOKEN_SECONDS = 2.2e-5
+"""For each million of parameters and each token of calibration: SmolLM2 in 8 bits and by GPTQ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,20 +32,23 @@ class _Law:
         bytes_per_byte: of memory, for each byte of weights in float32.
         layer_seconds: for each layer.
         million_seconds: for each million of parameters.
+        calibrated: whether samples run through the model.
         way: of the measurement.
     """
 
     bytes_per_byte: float
     layer_seconds: float
     million_seconds: float
+    calibrated: bool = False
     way: str = ""
 
 
 START_SECONDS = 3.0
+_WINDOWS = "128 windows of 512 tokens"
 _LAWS = {
     "fp32": _Law(bytes_per_byte=2.1, layer_seconds=1.2, million_seconds=0.16),
-    "int8": _Law(bytes_per_byte=2.7, layer_seconds=1.2, million_seconds=0.6, way="32 calibration samples"),
-    "int4": _Law(bytes_per_byte=2.9, layer_seconds=1.2, million_seconds=0.35, way="--weight-method rtn"),
+    "int8": _Law(bytes_per_byte=2.7, layer_seconds=1.2, million_seconds=0.6, calibrated=True, way=_WINDOWS),
+    "int4": _Law(bytes_per_byte=2.9, layer_seconds=1.2, million_seconds=0.35, calibrated=True, way=f"GPTQ, {_WINDOWS}"),
 }
 """Precision -> law, of models of 17 M to 1.1 B parameters; others were not measured."""
 
@@ -96,7 +100,15 @@ def this_machine() -> Machine:
     )
 
 
-def estimate(precision: str, *, parameters: int, layers: int, vocab_size: int, machine: Machine) -> Estimate:
+def estimate(
+    precision: str,
+    *,
+    parameters: int,
+    layers: int,
+    vocab_size: int,
+    machine: Machine,
+    calibration_tokens: int = CALIBRATION_TOKENS,
+) -> Estimate:
     """Estimate what an export takes, and whether this machine has it.
 
     Args:
@@ -105,6 +117,7 @@ def estimate(precision: str, *, parameters: int, layers: int, vocab_size: int, m
         layers: of the model.
         vocab_size: of the model.
         machine: that it runs on.
+        calibration_tokens: that run through the model, where the precision is calibrated.
     """
     law = _LAWS.get(precision)
     factor = law.bytes_per_byte if law is not None else max(one.bytes_per_byte for one in _LAWS.values())
@@ -112,7 +125,9 @@ def estimate(precision: str, *, parameters: int, layers: int, vocab_size: int, m
     memory = round(BASE_BYTES + factor * weights + 4 * LOGIT_TOKENS * vocab_size)
     seconds = None
     if law is not None:
-        seconds = START_SECONDS + law.layer_seconds * layers + law.million_seconds * parameters / 1e6
+        tokens = calibration_tokens if law.calibrated else 0
+        seconds = START_SECONDS + law.layer_seconds * layers
+        seconds += (law.million_seconds + TOKEN_SECONDS * tokens) * parameters / 1e6
     engine = engine_bytes(weights, precision)
     return Estimate(
         memory_bytes=memory,
