@@ -13,6 +13,7 @@ from aigc_calibration.data.protocol import check_samples
 from aigc_calibration.data.recorder import Recorder
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import OnnxFunction
+from aigc_export.workloads.sizes import BATCH
 from aigc_models.data.documents import Document, Render, plain_documents, read_documents
 from aigc_models.data.held_out import without
 from aigc_models.data.text_data import standard_library_text
@@ -35,7 +36,9 @@ PLACES = 64
 SHORT_WINDOW = 128
 """Tokens: a text must have two windows of this length, or of the model's context."""
 TOKENS_AT_ONCE = 512
-"""In a run: memory does not grow with the length of windows."""
+"""In a run, at most: memory does not grow with the length of windows."""
+MOST_ROWS = 8
+"""In a run."""
 CALIBRATION_SEED = 1
 """Of random tokens: others than those that are evaluated on."""
 
@@ -67,7 +70,7 @@ class TextData:
         samples: windows, one from each of as many stretches of the text.
         length: tokens in a window, cut to what the model takes, and to half of a text that is short.
         decode_steps: tokens of each window that are read one by one.
-        batch: windows at a time; None takes as many as have `TOKENS_AT_ONCE`.
+        batch: windows at a time; None takes as many as have `TOKENS_AT_ONCE`, and the model takes.
         seed: of the windows' places.
     """
 
@@ -105,6 +108,12 @@ class TextData:
         return min(self.decode_steps, self.window - 1)
 
     @property
+    def _rows_at_once(self) -> int:
+        dim = self.interface.dim(BATCH)
+        most = MOST_ROWS if dim is None or dim.max is None else min(MOST_ROWS, dim.max)
+        return max(1, min(most, TOKENS_AT_ONCE // self.window))
+
+    @property
     def window(self) -> int:
         """Number of tokens in a window."""
         dim = self.interface.dim(SEQUENCE)
@@ -121,7 +130,7 @@ class TextData:
         starts = stratified(self.samples, len(self.tokens) - self.window + 1, rng)
         starts = starts[paired_order(self.samples, rng)]
         prompt = self.window - self._steps
-        batch = self.batch or max(1, TOKENS_AT_ONCE // self.window)
+        batch = self.batch or self._rows_at_once
         for first in range(0, self.samples, batch):
             rows = starts[first : first + batch]
             ids = np.stack([self.tokens[s : s + self.window] for s in rows]).astype(np.int64)

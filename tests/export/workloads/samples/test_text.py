@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -69,3 +71,18 @@ def test_text_that_cannot_be_used(tokens: Array, message: str) -> None:
     with pytest.raises(CalibrationError, match=message) as caught:
         TextData(interface=INTERFACE, settings=SETTINGS, tokens=tokens)
     assert "expected text of at least 192 tokens from 0 to 255" in caught.value.hint
+
+
+@pytest.mark.parametrize(("length", "most", "rows"), [(512, 64, 1), (100, 64, 5), (8, 64, 8), (8, 3, 3), (8, None, 8)])
+def test_a_run_takes_few_tokens_and_no_more_rows_than_the_model(length: int, most: int | None, rows: int) -> None:
+    dims = tuple(replace(dim, max=most) if dim.name == "batch" else replace(dim, max=None) for dim in INTERFACE.dims)
+    data = TextData(
+        interface=replace(INTERFACE, dims=dims),
+        settings=replace(SETTINGS, context_length=1024),
+        tokens=TOKENS,
+        samples=9,
+        length=length,
+    )
+    batches = list(data.batches(opened_when_called(text_graph())))
+    assert max(len(batch["input_ids"]) for batch in batches) == rows
+    assert sum(len(batch["input_ids"]) for batch in batches) == data.rows == 18
