@@ -125,6 +125,7 @@ class _Sum:
         peak = max(float(x.max()), -float(x.min()))
         if not np.isfinite(peak):
             self._total.fill(np.nan)
+        if peak == 0 or not np.isfinite(peak):
             return
         exponent = max(int(np.frexp(peak)[1]), self._exponent)
         if exponent > self._exponent:

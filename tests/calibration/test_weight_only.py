@@ -17,8 +17,8 @@ from aigc_calibration.coverage import check_executed, site_macs
 from aigc_calibration.emit import emit
 from aigc_calibration.gptq import gptq
 from aigc_calibration.grids import GRIDS
-from aigc_calibration.hessian import collect_hessians, product_error
-from aigc_calibration.matrices import from_matrix, reading_of, to_matrix
+from aigc_calibration.hessian import SecondMoments, collect_hessians, product_error
+from aigc_calibration.matrices import Reading, from_matrix, reading_of, to_matrix
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import SitePrecision
 from aigc_calibration.quantize import quantize
@@ -212,6 +212,31 @@ def test_groups_are_no_plain_matrix() -> None:
     assert reading_of(model, find_sites(model)[0]) is None
     plan = weight_plan(model, QuantConfig(), precision="int4-weight")
     assert plan.ops[0].why == "its weight is no plain matrix"
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
+def test_second_moments_of_numbers_of_any_size_and_of_few_rows(scale: float, rng: np.random.Generator) -> None:
+    """Beside float64: zeros first, then batches that are larger and larger, a row at a time and many."""
+    reading = Reading("x", 5, "last")
+    rows = [
+        np.zeros((300, 5)),
+        *(10.0**i * scale * rng.standard_normal((n, 5)) for i, n in enumerate((1, 3, 400, 2))),
+    ]
+    moments = SecondMoments([reading])
+    for x in rows:
+        moments.add({"x": x.astype(np.float32)})
+    every = np.concatenate(rows).astype(np.float32).astype(np.float64)
+    expected = every.T @ every / len(every)
+    np.testing.assert_allclose(moments.mean(reading), expected, rtol=1e-4, atol=1e-5 * expected.max())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_second_moments_of_what_is_not_finite_say_so(bad: float) -> None:
+    reading = Reading("x", 3, "last")
+    moments = SecondMoments([reading])
+    for x in (np.ones((300, 3)), np.array([[1.0, bad, 0.0]]), np.ones((300, 3))):
+        moments.add({"x": x.astype(np.float32)})
+    assert np.isnan(moments.mean(reading)).all()
 
 
 def test_second_moments_in_parts(network: tuple[ir.Model, Batches]) -> None:
