@@ -114,7 +114,7 @@ def calibrate(
 
 @dataclass(frozen=True)
 class _Few:
-    """The first samples, for the magnitudes of channels: they come in no order, and only set how much is smoothed.
+    """The first samples, for the magnitudes of channels; all of them where they come in an order of the user's.
 
     Attributes:
         data: all samples.
@@ -124,7 +124,9 @@ class _Few:
 
     @property
     def samples(self) -> int:
-        """Number of samples: a part of all, but not too few."""
+        """Number of samples: a part of all, but not too few, and no part of rows in a file's order."""
+        if getattr(self.data, "in_order", False):
+            return self.data.samples
         return min(self.data.samples, max(FEWEST_FOR_CHANNELS, self.data.samples // CHANNEL_SHARE))
 
     @property

@@ -110,3 +110,5 @@ def test_channels_are_those_of_a_quarter_and_not_of_too_few(samples: int, rows: 
     many.samples, many.rows = samples, rows  # type: ignore[attr-defined]
     few = _Few(many)  # type: ignore[arg-type]
     assert sum(len(feeds["x"]) for feeds in few.batches(lambda _: {})) == read
+    many.in_order = True  # type: ignore[attr-defined]
+    assert sum(len(feeds["x"]) for feeds in few.batches(lambda _: {})) == rows

@@ -71,6 +71,11 @@ class ArrayData:
         return min(self.most, self.total)
 
     @property
+    def in_order(self) -> bool:
+        """Whether the first samples need not be like the others: a file's rows may be sorted."""
+        return True
+
+    @property
     def rows(self) -> int:
         """Number of rows: one for every sample."""
         return self.samples

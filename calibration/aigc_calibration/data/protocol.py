@@ -13,7 +13,10 @@ __all__ = ["CalibrationData", "check_samples"]
 
 
 class CalibrationData(Protocol):
-    """Batches of arrays for every input of a graph. Asking again gives the same batches again."""
+    """Batches of arrays for every input of a graph. Asking again gives the same batches again.
+
+    The first samples stand for all of them, unless an attribute `in_order` is true.
+    """
 
     @property
     def samples(self) -> int:

@@ -76,6 +76,11 @@ class TensorsData:
         return self.most if self.source is None else min(self.most, _rows(self.source))
 
     @property
+    def in_order(self) -> bool:
+        """Whether the first samples need not be like the others: a file's rows may be sorted."""
+        return self.source is not None
+
+    @property
     def rows(self) -> int:
         """Number of rows that the part is fed: in a loop, a sample is fed once for every turn."""
         role = next((role for role, name in self.program.engines.items() if name == self.part.name), None)
