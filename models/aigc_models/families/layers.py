@@ -5,11 +5,11 @@ Sharing stops here on purpose: each model is one file that can be read alone.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from aigc_models.field_hint import field_hint
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.io.jsonable import convert
 from aigc_runtime.io.printable import shown
@@ -52,10 +52,9 @@ def config_from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
             raise ConfigError(
                 f"{cls.__name__} has no field {key!r}",
-                hint=f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(sorted(known))}",
+                hint=field_hint(key, sorted(known)),
             )
     missing = [n for n, f in known.items() if n not in values and f.default is MISSING and f.default_factory is MISSING]
     if missing:

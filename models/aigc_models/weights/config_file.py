@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aigc_models.field_hint import field_hint
 from aigc_runtime.errors import CheckpointError
 
 __all__ = ["check_record"]
@@ -42,10 +42,9 @@ def check_record(record: Mapping[str, Any], family: str, fields: Sequence[str]) 
     known = ("family", "model", *fields)
     for name in record:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
             raise CheckpointError(
                 f"config.json of family {family!r} has no field {name!r}",
-                hint=f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(known)}",
+                hint=field_hint(name, known),
             )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from aigc_models.families.lm_config import Activation, LMConfig
+from aigc_models.field_hint import field_hint
 from aigc_models.sources.encoder.tensors import EncoderTensors
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.io.printable import shown
@@ -56,10 +56,9 @@ def encoder_config(given: Mapping[str, Any] | None, tensors: EncoderTensors, *, 
     values = dict(given or {})
     for name in values:
         if name not in FIELDS:
-            near = difflib.get_close_matches(name, FIELDS, n=1)
             raise CheckpointError(
                 f"config.json of an nn.TransformerEncoder has no field {name!r}",
-                hint=f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(FIELDS)}",
+                hint=field_hint(name, FIELDS),
             )
     missing = [name for name in REQUIRED if name not in values]
     if tensors.positions is None:
