@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import os
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from aigc_export.cli.process import prepare_process
 
 STARTED = time.perf_counter()
 
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--profile", type=Path, help="where to write what cProfile saw; it slows Python down")
     given = vars(parser.parse_args())
     model, profile = given.pop("model"), given.pop("profile")
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line has it
+    prepare_process()
     from aigc_export.line.exporter import export_model
     from aigc_export.recipes.recipe import export_recipe
 

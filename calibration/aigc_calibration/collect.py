@@ -86,7 +86,7 @@ def collect(
     channels: Collection[str] = (),
     channel_axis: int = -1,
     progress: Callable[[int], None] | None = None,
-    observe: Callable[[Mapping[str, Array]], None] | None = None,
+    observe: Callable[[Mapping[str, Array], Mapping[str, Array]], None] | None = None,
     threads: int | None = None,
 ) -> Statistics:
     """Watch `tensors` while the graph runs over `data`.
@@ -98,7 +98,7 @@ def collect(
         channels: those of them whose channels are watched one by one.
         channel_axis: where their channels lie.
         progress: called after every batch with the number of samples seen.
-        observe: called with the values of every batch, by name.
+        observe: called with every batch and the values of the graph on it, both by name.
         threads: of the engine.
 
     Raises:
@@ -129,7 +129,7 @@ def collect(
             if name in channels:
                 found[name].watch_channels(value, channel_axis)
         if observe is not None:
-            observe(values)
+            observe(feeds, values)
         batches += 1
         samples += rows
         first += rows if batches % steps == 0 else 0

@@ -1,5 +1,7 @@
 """Second moments of what enters a matrix product: H = mean of x x^T, over all rows of all samples.
 
+Where the data says that some rows count more (`row_weights`), it is a weighted mean.
+
 The squared error of a product with a changed weight W' is tr((W - W')^T H (W - W')): GPTQ and AWQ need nothing else of
 the data, so no sample is kept.
 """
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aigc_calibration.data import CalibrationData
+from aigc_calibration.data import CalibrationData, row_weights
 from aigc_calibration.matrices import Reading
 from aigc_calibration.onnx_function import open_watched
 from aigc_runtime.core.tensors import Array
@@ -53,7 +55,7 @@ def collect_hessians(
         moments = SecondMoments(part)
         seen = 0
         for feeds in data.batches(run):
-            moments.add(watch(feeds))
+            moments.add(watch(feeds), row_weights(data, feeds))
             seen += len(next(iter(feeds.values())))
             if progress is not None:
                 progress(seen)
@@ -75,14 +77,29 @@ class SecondMoments:
     def __init__(self, readings: Collection[Reading]) -> None:
         self._sums = {reading: _Sum(reading.width) for reading in readings}
 
-    def add(self, values: Mapping[str, Array]) -> None:
-        """Add a batch, by names of the values."""
+    def add(self, values: Mapping[str, Array], weights: Array | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            values: by name.
+            weights: of rows, for values that have this shape before their last axis, or as many rows on two axes;
+                None and other values: all rows count once.
+        """
         for reading, found in self._sums.items():
-            found.add(reading.rows(values[reading.value]))
+            value = values[reading.value]
+            found.add(reading.rows(value), _weights_of(reading, value, weights))
 
     def mean(self, reading: Reading) -> Array:
         """[width, width] float64; it is forgotten here, since all of them are large."""
         return self._sums.pop(reading).mean()
+
+
+def _weights_of(reading: Reading, value: Array, weights: Array | None) -> Array | None:
+    """The weights of what a product reads, [rows]; None where they are of something else."""
+    if weights is None or reading.kind != "last":
+        return None
+    alike = value.shape[:-1] == weights.shape or (value.ndim == 2 and len(value) == weights.size)
+    return weights.ravel() if alike else None
 
 
 class _Sum:
@@ -97,11 +114,13 @@ class _Sum:
         self._total = np.zeros(width * (width + 1) // 2, dtype=np.float32)
         self._exponent = LEAST_EXPONENT
         self._waiting: list[Array] = []
-        self._rows = 0
+        self._count = 0.0
 
-    def add(self, x: Array) -> None:
-        """Add rows [rows, width]."""
-        self._rows += len(x)
+    def add(self, x: Array, weights: Array | None) -> None:
+        """Add rows [rows, width], each as often as its weight [rows] says."""
+        self._count += len(x) if weights is None else float(weights.sum())
+        if weights is not None:
+            x = x * np.sqrt(weights, dtype=x.dtype)[:, None]
         self._waiting.append(x if len(x) >= ROWS_AT_ONCE else x.copy())  # a copy lets go of the batch
         if sum(map(len, self._waiting)) >= ROWS_AT_ONCE:
             self._add_waiting()
@@ -112,7 +131,7 @@ class _Sum:
 
         self._add_waiting()
         triangle, _ = stfttr(self._width, self._total, uplo="L")
-        lower: Array = np.ldexp(np.tril(triangle).astype(np.float64), 2 * self._exponent) / max(self._rows, 1)
+        lower: Array = np.ldexp(np.tril(triangle).astype(np.float64), 2 * self._exponent) / (self._count or 1.0)
         return lower + np.tril(lower, -1).T
 
     def _add_waiting(self) -> None:

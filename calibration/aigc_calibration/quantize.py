@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate, check_kind, needs_samples, smoothed
 from aigc_calibration.collect import Statistics, collect
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import Coverage, Executed, check_executed, executed_sites, site_macs
-from aigc_calibration.data import CalibrationData
+from aigc_calibration.data import CalibrationData, row_weights
 from aigc_calibration.emit import emit, plan_for
 from aigc_calibration.formats import UNSIGNED_FORMAT, QdqFormat
 from aigc_calibration.hessian import SecondMoments, fit_at_once
@@ -23,6 +24,7 @@ from aigc_calibration.sites import find_sites
 from aigc_calibration.weight_only import apply_awq, quantize_weights, readings_of, weight_plan
 from aigc_calibration.weights import QuantizedWeight
 from aigc_runtime.core.progress import Progress, phase
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.system.host_memory import give_back_memory
 
 if TYPE_CHECKING:
@@ -179,7 +181,7 @@ def _quantize_weights(
         # The same run serves both, where there is room for all matrices.
         if config.weight_method != "rtn" and watched >= {r.value for r in readings} and fit_at_once(readings):
             moments = SecondMoments(readings)
-        observe = None if moments is None else moments.add
+        observe = None if moments is None else partial(_add_batch, moments, data)
         progressed = None if moments is None else report
         statistics = collect(graph, data, watched, observe=observe, threads=threads, progress=progressed)
     seen = {name: found.histogram for name, found in statistics.tensors.items()}
@@ -187,3 +189,9 @@ def _quantize_weights(
     plan = plan.with_float({node: why for node, why in problems.items() if why})
     weights = quantize_weights(graph, plan, data, config, moments=moments, threads=threads, progress=report)
     return _emitted(graph, data, plan, weights, statistics, form, executed, threads)
+
+
+def _add_batch(
+    moments: SecondMoments, data: CalibrationData, feeds: Mapping[str, Array], values: Mapping[str, Array]
+) -> None:
+    moments.add(values, row_weights(data, feeds))

@@ -230,6 +230,49 @@ def test_second_moments_of_numbers_of_any_size_and_of_few_rows(scale: float, rng
     np.testing.assert_allclose(moments.mean(reading), expected, rtol=1e-4, atol=1e-5 * expected.max())
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 5), (6, 5)])
+def test_a_row_that_counts_three_times_is_three_rows(shape: tuple[int, ...], rng: np.random.Generator) -> None:
+    reading, x = Reading("x", 5, "last"), rng.standard_normal((6, 5)).astype(np.float32)
+    weights = np.array([[3, 1, 1], [3, 1, 2]], dtype=np.float32)
+    weighted, repeated = SecondMoments([reading]), SecondMoments([reading])
+    for _ in range(2):  # a batch where all rows count alike behind one where they do not
+        weighted.add({"x": x.reshape(shape)}, weights)
+        weighted.add({"x": x.reshape(shape)})
+        repeated.add({"x": np.repeat(x, weights.ravel().astype(int), axis=0)})
+        repeated.add({"x": x})
+    np.testing.assert_allclose(weighted.mean(reading), repeated.mean(reading), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 5), (1, 2, 3, 5), (3, 5)])
+def test_weights_of_rows_are_not_those_of_other_values(shape: tuple[int, ...], rng: np.random.Generator) -> None:
+    """Such as the logits of some places, or the heads of attention."""
+    reading, x = Reading("x", 5, "last"), rng.standard_normal(shape).astype(np.float32)
+    weighted, plain = SecondMoments([reading]), SecondMoments([reading])
+    weighted.add({"x": x}, np.full((2, 3), 7, dtype=np.float32) * np.arange(3))
+    plain.add({"x": x})
+    np.testing.assert_array_equal(weighted.mean(reading), plain.mean(reading))
+
+
+def rows_by_number(self: Batches, feeds: dict[str, Array]) -> Array:
+    """Row i of a batch counts i + 1 times."""
+    return np.arange(1, len(next(iter(feeds.values()))) + 1, dtype=np.float32)
+
+
+@pytest.mark.parametrize("budget_bytes", [2**30, 1])
+def test_what_the_data_says_of_its_rows_is_heeded(
+    budget_bytes: int, network: tuple[ir.Model, Batches], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = network
+    monkeypatch.setattr(Batches, "row_weights", rows_by_number, raising=False)
+    readings = [r for s in find_sites(model) if (r := reading_of(model, s)) is not None]
+    found = dict(collect_hessians(model, data, readings, budget_bytes=budget_bytes))
+    run = open_onnx(model, expose=["r4"])
+    r4 = np.concatenate([run(f)["r4"] for f in data.feeds]).astype(np.float64)
+    weights = np.concatenate([rows_by_number(data, f) for f in data.feeds])
+    expected = (r4.T * weights) @ r4 / weights.sum()
+    np.testing.assert_allclose(next(h for r, h in found.items() if r.value == "r4"), expected, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_second_moments_of_what_is_not_finite_say_so(bad: float) -> None:
     reading = Reading("x", 3, "last")
@@ -325,6 +368,7 @@ def test_statistics_and_second_moments_come_of_one_run(
     runs: list[str] = []
     monkeypatch.setattr(Batches, "batches", lambda data, run: runs.append("run") or iter(data.feeds))  # type: ignore[func-returns-value]
     config = QuantConfig(weight_method=method)
+    monkeypatch.setattr(Batches, "row_weights", rows_by_number, raising=False)
     once = quantize(model, data, config, precision="int4-weight")
     at_once = len(runs)
     monkeypatch.setattr(quantizing, "fit_at_once", lambda _: False)

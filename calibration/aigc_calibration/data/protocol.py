@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import OnnxFunction
 from aigc_runtime.core.tensors import Array
 
-__all__ = ["CalibrationData", "check_samples"]
+__all__ = ["CalibrationData", "check_samples", "row_weights"]
 
 
 class CalibrationData(Protocol):
     """Batches of arrays for every input of a graph. Asking again gives the same batches again.
 
-    The first samples stand for all of them, unless an attribute `in_order` is true.
+    The first samples stand for all of them, unless an attribute `in_order` is true. A method `row_weights(feeds)`
+    may say that some rows of a batch count more than others; see `row_weights`.
     """
 
     @property
@@ -35,6 +36,21 @@ class CalibrationData(Protocol):
             run: the graph, called where the next feeds follow from its results.
         """
         ...
+
+
+def row_weights(data: CalibrationData, feeds: Mapping[str, Array]) -> Array | None:
+    """Say how often each row of a batch counts where the error of a weight is made small.
+
+    Args:
+        data: that gave the batch.
+        feeds: the batch.
+
+    Returns:
+        Positive numbers of the shape that the model's values have before their last axis, such as [batch, tokens];
+        None where all rows count alike.
+    """
+    found: Array | None = data.row_weights(feeds) if hasattr(data, "row_weights") else None
+    return found
 
 
 def check_samples(samples: int, batch: int) -> None:

@@ -6,10 +6,10 @@ Exit codes are documented in docs/cli.md and come from `aigc_runtime.errors`.
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
+from aigc_export.cli.process import prepare_process
 from aigc_runtime.cli.entry import end_program, error_lines, failure_code, run_program
 
 if TYPE_CHECKING:
@@ -42,19 +42,8 @@ VERBS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the documented code."""
-    _share_processors()
+    prepare_process()
     end_program(run_program(run, sys.argv[1:] if arguments is None else arguments))
-
-
-def _share_processors() -> None:
-    """Let PyTorch's threads wait for each other without spinning for long, before PyTorch is loaded.
-
-    GNU's OpenMP spins for milliseconds at the end of every operator. Where anything else runs on the same processors,
-    a thread that spins holds up the one that it waits for, and PyTorch takes up to ten times as long; where nothing
-    does, a thousand rounds are as fast (docs/scale.md). What the user has set stays.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def run(arguments: list[str]) -> int:

@@ -42,8 +42,8 @@ __all__ = [
 
 WINDOW = 256
 SEQUENCE = "sequence"
-MAX_LOGITS = 2**22
-"""Logits that are held at a time: 16 MiB, and their copies in float64."""
+MAX_LOGITS = 2**23
+"""Logits that are held at a time: 32 MiB, and their copies in float64."""
 MAX_ROWS = 16
 """Windows that are read at a time."""
 DIGITS_SHAPE = (1, 16, 16)

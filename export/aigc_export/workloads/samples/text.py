@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,11 @@ TOKENS_AT_ONCE = 512
 """In a run, at most: memory does not grow with the length of windows."""
 MOST_ROWS = 8
 """In a run."""
+FIRST_TOKEN_WEIGHT = 32.0
+"""How often the first token of a window counts where weights are rounded: most heads of a trained model attend to it
+from every later place, and its values are far larger than others (Xiao et al. 2024, "Efficient streaming language
+models with attention sinks", section 3.1; Sun et al. 2024, "Massive activations in large language models"). What
+rounding does to it reaches every token. docs/quantization.md has what other weights gave."""
 CALIBRATION_SEED = 1
 """Of random tokens: others than those that are evaluated on."""
 
@@ -120,6 +125,15 @@ class TextData:
         longest = None if dim is None else dim.max
         most = min(self.length, self.settings.context_length, longest or self.length)
         return min(most, max(len(self.tokens) // 2, SHORT_WINDOW))
+
+    def row_weights(self, feeds: Mapping[str, Array]) -> Array | None:
+        """Say how often each token of a batch counts, [batch, tokens]: the first of a window more than others."""
+        ids = feeds[INPUT_IDS]
+        if ids.shape[1] == 1:  # read behind a filled cache
+            return None
+        weights = np.ones(ids.shape, dtype=np.float32)
+        weights[:, 0] = FIRST_TOKEN_WEIGHT
+        return weights
 
     def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
         """Yield the feeds of the graph, the cache among them."""

@@ -9,7 +9,7 @@ import pytest
 
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import opened_when_called
-from aigc_export.workloads.samples.text import TextData
+from aigc_export.workloads.samples.text import FIRST_TOKEN_WEIGHT, TextData
 from aigc_runtime.core.tensors import Array
 
 from ..families import check_same_again, text_graph, text_settings, text_subject
@@ -47,6 +47,19 @@ def test_a_window_is_a_prompt_and_tokens_behind_a_filled_cache() -> None:
         np.testing.assert_array_equal(batches[first]["input_ids"], window[:, :37])
     assert all((b["pad_length"] == 0).all() for b in batches)
     assert all(b["logits_to_keep"].tolist() == list(range(b["input_ids"].shape[1])) for b in batches)
+
+
+def test_the_first_token_of_a_window_counts_more_and_tokens_behind_a_cache_do_not() -> None:
+    data = TextData(
+        interface=INTERFACE, settings=SETTINGS, tokens=TOKENS, samples=4, length=20, decode_steps=2, batch=2
+    )
+    prompt, *steps = list(data.batches(opened_when_called(text_graph())))[:3]
+    weights = data.row_weights(prompt)
+    assert weights is not None
+    assert weights.shape == prompt["input_ids"].shape == (2, 18)
+    assert weights[:, 0].tolist() == [FIRST_TOKEN_WEIGHT] * 2
+    assert (weights[:, 1:] == 1).all()
+    assert [data.row_weights(feeds) for feeds in steps] == [None, None]
 
 
 def test_windows_cover_the_text() -> None:
