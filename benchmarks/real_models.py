@@ -2,6 +2,7 @@
 
     python benchmarks/real_models.py SmolLM2-135M-Instruct
     python benchmarks/real_models.py SmolLM2-135M-Instruct model.gguf --precision fp32 int4 int4:rtn
+    python benchmarks/real_models.py SmolLM2-135M-Instruct --target ort-cuda --precision fp32 fp16
 
 Every export is the command as a user types it, with its own defaults, in a process of its own. Seconds are the clock's,
 memory is the process's largest resident set (Linux). Then a question is asked and tokens are timed on the runtime. What
@@ -48,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--precision", nargs="+", default=list(PRECISIONS))
+    parser.add_argument("--target", default="ort-cpu")
     parser.add_argument("--bundles", type=Path, help="keep the bundles in this folder")
     asked = parser.parse_args()
     rows = []
@@ -55,23 +57,23 @@ def main() -> None:
         for model in asked.models:
             for precision in asked.precision:
                 bundle = (asked.bundles or Path(scratch)) / f"{model.stem}-{precision.replace(':', '-')}"
-                rows.append(measure(model, precision, bundle))
+                rows.append(measure(model, asked.target, precision, bundle))
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     print(markdown(rows))
 
 
-def export_command(model: Path, precision: str, bundle: Path) -> list[str]:
+def export_command(model: Path, target: str, precision: str, bundle: Path) -> list[str]:
     """The words of an export of this model."""
     name, _, method = precision.partition(":")
-    words = ["export", str(model), "--precision", name, "-o", str(bundle)]
+    words = ["export", str(model), "--target", target, "--precision", name, "-o", str(bundle)]
     return [*words, "--weight-method", method] if method else words
 
 
-def measure(model: Path, precision: str, bundle: Path) -> dict[str, str]:
+def measure(model: Path, target: str, precision: str, bundle: Path) -> dict[str, str]:
     """Export, ask, and time: one row."""
     row = {"model": model.name, "precision": precision.replace(":", ", ")}
     started = time.perf_counter()
-    exported, peak = run("aigc_export", *export_command(model, precision, bundle))
+    exported, peak = run("aigc_export", *export_command(model, target, precision, bundle))
     row |= {"seconds": f"{time.perf_counter() - started:.0f}", "peak": f"{peak / 1e9:.2f}"}
     if exported.returncode != 0:
         return {**row, "answer": f"refused: {exported.stderr.strip().splitlines()[0]}"}

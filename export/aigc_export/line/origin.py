@@ -78,7 +78,7 @@ def _options(recipe: ExportRecipe, loaded: Mapping[str, Any]) -> list[str]:
 
 def _quantization(recipe: ExportRecipe) -> QuantConfig:
     """Make the quantization of a recipe whose user asks for nothing."""
-    return QuantConfig(samples=get_workload(kind_of(recipe.model)).calibration_samples)
+    return QuantConfig(samples=get_workload(kind_of(recipe.model)).samples_for(recipe.precision))
 
 
 def _quantization_options(config: QuantConfig, default: QuantConfig) -> list[str]:

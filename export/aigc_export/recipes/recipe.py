@@ -200,7 +200,7 @@ def export_recipe(
         given = {**overrides.pop("spec_options", {}), "checkpoint": overrides.pop("checkpoint", None)}
         model = resolve(model, options=given)
     workload = get_workload(kind_of(model))
-    quantization = None if precision == "fp32" else QuantConfig(samples=workload.calibration_samples)
+    quantization = None if precision == "fp32" else QuantConfig(samples=workload.samples_for(precision))
     own_samples = calibration_samples is not None or overrides.get("calibration_data") is not None
     _check_calibration(precision, calibration=overrides.get("calibration"), own_samples=own_samples)
     requested: dict[str, Any] = {

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from aigc_calibration.data import CalibrationData
-from aigc_calibration.plan import SitePrecision
+from aigc_calibration.plan import HALF_PRECISIONS, SitePrecision
 from aigc_calibration.subject import Subject
 from aigc_export.workloads.measures import Measure
 from aigc_models.data.kept_data import KeptData
@@ -176,6 +176,7 @@ class Workload:
         quality_decides: whether in lossy precisions the measured quality decides, and errors of tensors are told.
         default_samples: parameters of a model -> samples that it is evaluated on where no number is asked for.
         calibration_samples: that a model is calibrated on where no number is asked for.
+        half_samples: the same for 16 bits, which need the largest numbers alone; None takes as many.
         precision_pairs: what a search chooses between.
         probe_batches: batches of calibration data on which a search measures noise.
         foreign_limits: names of limits on what this kind does not make.
@@ -202,6 +203,7 @@ class Workload:
     quality_decides: bool = False
     default_samples: Callable[[int], int] = _default_samples
     calibration_samples: int = 256
+    half_samples: int | None = None
     precision_pairs: tuple[Precisions, ...] = (INTEGERS,)
     probe_batches: int = 4
     foreign_limits: tuple[str, ...] = ()
@@ -227,6 +229,11 @@ class Workload:
                 hint=f"choose --precision {', '.join(self.tolerances)}",
             )
         return self.tolerances[precision]
+
+    def samples_for(self, precision: str) -> int:
+        """Choose how many samples a model is calibrated on where no number is asked for."""
+        few = self.half_samples if precision in HALF_PRECISIONS else None
+        return self.calibration_samples if few is None else few
 
     def searched_pairs(self, objective: str) -> tuple[Precisions, ...]:
         """Choose the pairs that a search goes through: weights alone always save bytes, and not always time."""

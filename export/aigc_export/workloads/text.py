@@ -245,6 +245,7 @@ TEXT = Workload(
     shapes_needed="a language model needs a profile for prompts beside one for single tokens",
     showcase=_showcase,
     calibration_samples=128,  # of 512 tokens
+    half_samples=32,
     precision_pairs=(INTEGERS, WEIGHTS_ALONE),
     probe_batches=4,  # two prompts, each with the token behind it
     foreign_limits=("min_psnr_db",),

@@ -20,3 +20,16 @@ def test_an_argument_that_there_is_not_is_named_with_the_nearest(name: str, near
 
 def test_a_field_that_there_is_is_overridden() -> None:
     assert export_recipe("gan", quality_samples=3, seed=4).quality_samples == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "precision", "samples"),
+    [("lm", "int8", 128), ("lm", "fp16", 32), ("lm", "bf16", 32), ("unet", "int8", 256), ("unet", "fp16", 256)],
+)
+def test_sixteen_bits_of_a_language_model_need_fewer_samples(model: str, precision: str, samples: int) -> None:
+    quantization = export_recipe(model, precision=precision).quantization
+    assert quantization is not None
+    assert quantization.samples == samples
+    asked = export_recipe(model, precision=precision, calibration_samples=48).quantization
+    assert asked is not None
+    assert asked.samples == 48
