@@ -24,6 +24,7 @@ from typing import Any
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-weight", "int4", "int4:rtn")
 """Precisions, and a weight method behind a colon."""
+DEFAULT_TARGET = "ort-cpu"
 QUESTION = "What is the capital of France?"
 ANSWER_TOKENS = 24
 COLUMNS = (
@@ -49,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--precision", nargs="+", default=list(PRECISIONS))
-    parser.add_argument("--target", default="ort-cpu")
+    parser.add_argument("--target", default=DEFAULT_TARGET)
     parser.add_argument("--bundles", type=Path, help="keep the bundles in this folder")
     asked = parser.parse_args()
     rows = []
@@ -57,23 +58,24 @@ def main() -> None:
         for model in asked.models:
             for precision in asked.precision:
                 bundle = (asked.bundles or Path(scratch)) / f"{model.stem}-{precision.replace(':', '-')}"
-                rows.append(measure(model, asked.target, precision, bundle))
+                rows.append(measure(model, precision, bundle, target=asked.target))
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     print(markdown(rows))
 
 
-def export_command(model: Path, target: str, precision: str, bundle: Path) -> list[str]:
+def export_command(model: Path, precision: str, bundle: Path, *, target: str = DEFAULT_TARGET) -> list[str]:
     """The words of an export of this model."""
     name, _, method = precision.partition(":")
-    words = ["export", str(model), "--target", target, "--precision", name, "-o", str(bundle)]
+    words = ["export", str(model), "--precision", name, "-o", str(bundle)]
+    words += [] if target == DEFAULT_TARGET else ["--target", target]
     return [*words, "--weight-method", method] if method else words
 
 
-def measure(model: Path, target: str, precision: str, bundle: Path) -> dict[str, str]:
+def measure(model: Path, precision: str, bundle: Path, *, target: str = DEFAULT_TARGET) -> dict[str, str]:
     """Export, ask, and time: one row."""
     row = {"model": model.name, "precision": precision.replace(":", ", ")}
     started = time.perf_counter()
-    exported, peak = run("aigc_export", *export_command(model, target, precision, bundle))
+    exported, peak = run("aigc_export", *export_command(model, precision, bundle, target=target))
     row |= {"seconds": f"{time.perf_counter() - started:.0f}", "peak": f"{peak / 1e9:.2f}"}
     if exported.returncode != 0:
         return {**row, "answer": f"refused: {exported.stderr.strip().splitlines()[0]}"}

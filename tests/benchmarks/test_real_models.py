@@ -19,6 +19,7 @@ def test_the_command_is_the_users(table: ModuleType) -> None:
     words = table.export_command(Path("a/model"), "int4:rtn", Path("out"))
     assert words == ["export", "a/model", "--precision", "int4", "-o", "out", "--weight-method", "rtn"]
     assert table.export_command(Path("m"), "int8", Path("out"))[2:4] == ["--precision", "int8"]
+    assert table.export_command(Path("m"), "fp16", Path("out"), target="ort-cuda")[-2:] == ["--target", "ort-cuda"]
 
 
 def test_quality_is_that_of_the_manifest(table: ModuleType) -> None:
