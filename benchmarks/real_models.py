@@ -22,9 +22,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aigc_export.targets import DEFAULT_TARGET
+
 PRECISIONS = ("fp32", "fp16", "int8", "int8-weight", "int4", "int4:rtn")
 """Precisions, and a weight method behind a colon."""
-DEFAULT_TARGET = "ort-cpu"
 QUESTION = "What is the capital of France?"
 ANSWER_TOKENS = 24
 COLUMNS = (
