@@ -1,7 +1,7 @@
-"""How often the first token of a window should count where GPTQ rounds weights: an export for every weight.
+"""How often the first token of a window should count where GPTQ rounds weights, as a share of its tokens: an export each.
 
-    python benchmarks/first_tokens.py SmolLM2-135M-Instruct --weights 1 32 256
-    python benchmarks/first_tokens.py SmolLM2-135M-Instruct --weights 1 32 256 --eval-data topics.txt
+    python benchmarks/first_tokens.py SmolLM2-135M-Instruct --shares 0.002 0.0625 0.25
+    python benchmarks/first_tokens.py SmolLM2-135M-Instruct --shares 0.002 0.0625 0.25 --eval-data topics.txt
 
 Prints a line for each: the increase of perplexity and the divergence from PyTorch, with standard errors. The limits of
 parity are loose. A language model of 135 M parameters takes five minutes a line on two processors.
@@ -17,11 +17,11 @@ from aigc_export.cli.process import prepare_process
 
 
 def main() -> None:
-    """Export once for each weight, to temporary files."""
+    """Export once for each share, to temporary files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a folder")
     parser.add_argument("--precision", default="int4")
-    parser.add_argument("--weights", type=float, nargs="+", default=[1.0, 8.0, 32.0, 128.0])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.002, 1 / 64, 1 / 16, 1 / 4])
     parser.add_argument("--samples", type=int, help="windows to calibrate on")
     parser.add_argument("--eval-data")
     given = parser.parse_args()
@@ -37,8 +37,8 @@ def main() -> None:
         eval_data=given.eval_data,
         tolerance={"max_quality_drop": 10.0},
     )
-    for weight in given.weights:
-        text.FIRST_TOKEN_WEIGHT = weight
+    for share in given.shares:
+        text.FIRST_TOKEN_SHARE = share
         with TemporaryDirectory(prefix="aigc-first-tokens-") as folder:
             report = export_model(recipe, Path(folder) / "bundle").report
         found = {check.metric.name: check.metric for check in report.paired}
@@ -46,7 +46,7 @@ def main() -> None:
             f"{name} {found[name].value:.4f} ± {found[name].standard_error:.4f}"
             for name in ("ppl_increase", "kl_divergence")
         )
-        print(f"weight {weight:g}:", *told, flush=True)
+        print(f"share {share:g}:", *told, flush=True)
 
 
 if __name__ == "__main__":

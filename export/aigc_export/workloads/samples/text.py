@@ -39,11 +39,11 @@ TOKENS_AT_ONCE = 512
 """In a run, at most: memory does not grow with the length of windows."""
 MOST_ROWS = 8
 """In a run."""
-FIRST_TOKEN_WEIGHT = 32.0
-"""How often the first token of a window counts where weights are rounded: most heads of a trained model attend to it
-from every later place, and its values are far larger than others (Xiao et al. 2024, "Efficient streaming language
-models with attention sinks", section 3.1; Sun et al. 2024, "Massive activations in large language models"). What
-rounding does to it reaches every token. docs/quantization.md has what other weights gave."""
+FIRST_TOKEN_SHARE = 1 / 16
+"""How often the first token of a window counts where weights are rounded, as a share of the window's tokens: most heads
+of a trained model attend to it from every later place, and its values are far larger than others (Xiao et al. 2024,
+"Efficient streaming language models with attention sinks", section 3.1; Sun et al. 2024, "Massive activations in large
+language models"). What rounding does to it reaches every token. docs/quantization.md has what other shares gave."""
 CALIBRATION_SEED = 1
 """Of random tokens: others than those that are evaluated on."""
 
@@ -132,7 +132,7 @@ class TextData:
         if ids.shape[1] == 1:  # read behind a filled cache
             return None
         weights = np.ones(ids.shape, dtype=np.float32)
-        weights[:, 0] = FIRST_TOKEN_WEIGHT
+        weights[:, 0] = max(1.0, self.window * FIRST_TOKEN_SHARE)
         return weights
 
     def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:

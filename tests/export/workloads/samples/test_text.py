@@ -9,7 +9,7 @@ import pytest
 
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import opened_when_called
-from aigc_export.workloads.samples.text import FIRST_TOKEN_WEIGHT, TextData
+from aigc_export.workloads.samples.text import TextData
 from aigc_runtime.core.tensors import Array
 
 from ..families import check_same_again, text_graph, text_settings, text_subject
@@ -51,15 +51,22 @@ def test_a_window_is_a_prompt_and_tokens_behind_a_filled_cache() -> None:
 
 def test_the_first_token_of_a_window_counts_more_and_tokens_behind_a_cache_do_not() -> None:
     data = TextData(
-        interface=INTERFACE, settings=SETTINGS, tokens=TOKENS, samples=4, length=20, decode_steps=2, batch=2
+        interface=INTERFACE, settings=SETTINGS, tokens=TOKENS, samples=4, length=40, decode_steps=2, batch=2
     )
     prompt, *steps = list(data.batches(opened_when_called(text_graph())))[:3]
     weights = data.row_weights(prompt)
     assert weights is not None
-    assert weights.shape == prompt["input_ids"].shape == (2, 18)
-    assert weights[:, 0].tolist() == [FIRST_TOKEN_WEIGHT] * 2
+    assert weights.shape == prompt["input_ids"].shape == (2, 38)
+    assert weights[:, 0].tolist() == [2.5, 2.5]  # a sixteenth of 40
     assert (weights[:, 1:] == 1).all()
     assert [data.row_weights(feeds) for feeds in steps] == [None, None]
+
+
+def test_the_first_token_of_a_short_window_counts_once() -> None:
+    data = TextData(interface=INTERFACE, settings=SETTINGS, tokens=TOKENS, samples=4, length=10, decode_steps=0)
+    weights = data.row_weights({"input_ids": np.zeros((2, 10), dtype=np.int64)})
+    assert weights is not None
+    assert (weights == 1).all()
 
 
 def test_windows_cover_the_text() -> None:
