@@ -24,6 +24,7 @@ from aigc_export.graphs.passes import PassReport, run_passes
 from aigc_export.line.exporter import ExportResult, export_model
 from aigc_export.prepare import prepare as front
 from aigc_export.recipes.recipe import ExportRecipe, export_recipe
+from aigc_export.targets.tensorrt.library import Library, load_library
 from aigc_export.tools import verifier
 from aigc_models.example_sizes import example_sizes
 from aigc_models.families.gan import Generator, GeneratorConfig
@@ -237,6 +238,12 @@ def capture_once() -> Iterator[None]:
     """Every graph is captured and rewritten once for all tests of what comes behind that."""
     with captured_once():
         yield
+
+
+@pytest.fixture(scope="session")
+def rtx() -> Library:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'aigc-export[rtx]'")
+    return load_library("tensorrt-rtx")
 
 
 @pytest.fixture

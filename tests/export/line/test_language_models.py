@@ -1,16 +1,23 @@
-"""The graph of every family of language models computes and writes, in ONNX Runtime, what transformers does."""
+"""The graph of every family of language models computes and writes, in ONNX Runtime, what transformers does.
+
+TensorRT-RTX builds the same graphs.
+"""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tests.models.sources.transformers.small_models import PROMPTS, SMALL, token_ids
 
+from aigc_export.targets.tensorrt.library import Library
 from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.session import Session
 from aigc_runtime.pipelines.text import TextPipeline
 
+from ..language_engines import build_family
 from ..language_models import CACHES, expected_text, exported
 
 ACCURACY = 1e-5
@@ -42,17 +49,19 @@ def test_both_forms_of_the_cache_are_exported() -> None:
     assert set(CACHES.values()) == {"growing", "buffer"}
 
 
-COVERED = ("llama", "qwen2")
-"""What their graphs are made of is in others': mistral is llama with a window; gpt_neox has qwen2's biases, gemma2 its
-layers with and without a window. Those two are exported in `make test-stress`."""
-FAMILIES = [pytest.param(family, marks=pytest.mark.stress if family in COVERED else ()) for family in SMALL]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SMALL)
 def test_the_graph_computes_and_writes_what_transformers_does(family: str) -> None:
     session = exported(family).session()
     assert logits_error(session, family, token_ids()) < ACCURACY
     assert text_of(session, family) == list(expected_text(family))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("family", SMALL)
+def test_tensorrt_rtx_builds_it(rtx: Library, family: str, precision: str, tmp_path: Path) -> None:
+    built = build_family(rtx, family, precision, tmp_path)
+    assert "unknown" not in built.proof.work
+    assert built.proof.work[precision] > 0.5
 
 
 def test_that_comparison_can_fail() -> None:

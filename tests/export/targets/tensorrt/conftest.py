@@ -1,4 +1,4 @@
-"""TensorRT-RTX as it is installed, and graphs of a few nodes."""
+"""Graphs of a few nodes, built."""
 
 from __future__ import annotations
 
@@ -12,17 +12,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from aigc_export.targets.tensorrt.build import BuiltTrt, build_trt
-from aigc_export.targets.tensorrt.library import Library, load_library
+from aigc_export.targets.tensorrt.library import Library
 from aigc_export.targets.tensorrt.settings import BuildSettings
 from aigc_runtime.core.tensors import Array
 
 FLOAT, HALF, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
-
-
-@pytest.fixture(scope="session")
-def rtx() -> Library:
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'aigc-export[rtx]'")
-    return load_library("tensorrt-rtx")
 
 
 @pytest.fixture
