@@ -48,8 +48,14 @@ def dequantize_blocks(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight, s
     kind = ml_dtypes.int4 if weight.grid.bits == 4 else np.int8
     stored = add_constant(graph, f"{weight.name}_quantized", weight.codes.astype(kind))
     scale = add_constant(graph, f"{weight.name}_scale", weight.scales)
+    operands = [stored, scale]
+    if kind is np.int8:
+        # Where products must not saturate, ONNX Runtime 1.32 makes codes unsigned, and gives blocks without zero points
+        # a single one, which their own operator refuses when it runs.
+        zeros = np.zeros(weight.scales.shape, dtype=np.int8)
+        operands.append(add_constant(graph, f"{weight.name}_zero_point", zeros))
     attributes = {"axis": 0, "block_size": weight.block}
-    nodes = [ir.node("DequantizeLinear", [stored, scale], attributes, name=f"{weight.name}_dequantize")]
+    nodes = [ir.node("DequantizeLinear", operands, attributes, name=f"{weight.name}_dequantize")]
     if node.op_type == "Conv" or (node.op_type == "Gemm" and shape != weight.codes.shape):
         nodes.append(ir.node("Transpose", [nodes[-1].outputs[0]], {"perm": [1, 0]}, name=f"{weight.name}_transpose"))
     if len(shape) != 2:

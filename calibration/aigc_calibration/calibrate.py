@@ -45,7 +45,8 @@ class Calibration:
         channels: value -> [C] float32, largest magnitude of every channel among the first samples, of what is
             smoothed.
         statistics: of the graph after both.
-        half_precision: whether results of all sites were watched too, which 16-bit formats need.
+        half_precision: whether results of all sites were watched too, as 16-bit formats need, and of all values the
+            largest magnitudes alone.
     """
 
     graph_sha256: str
@@ -98,9 +99,8 @@ def calibrate(
     made = smooth(base, channels, smoothing) if channels else base
     _LOG.debug("%d sites are split, %d of %d groups smoothed by %s", parts, len(channels), len(groups), smoothing)
     report = phase(progress, "ranges", data.rows)
-    statistics = collect(
-        made, data, _wanted(made, half_precision, attention=config.attention), threads=threads, progress=report
-    )
+    wanted = _wanted(made, half_precision, attention=config.attention)
+    statistics = collect(made, data, wanted, magnitudes=half_precision, threads=threads, progress=report)
     _LOG.info("%d rows for %s: ranges of %d values", statistics.samples, precision, len(statistics.tensors))
     return Calibration(
         graph_sha256=graph_digest(graph),

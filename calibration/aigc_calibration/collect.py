@@ -15,7 +15,8 @@ import numpy as np
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.histogram import Histogram
-from aigc_calibration.onnx_function import open_watched
+from aigc_calibration.magnitudes import reduced
+from aigc_calibration.onnx_function import OnnxFunction, open_watched
 from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def collect(
     *,
     channels: Collection[str] = (),
     channel_axis: int = -1,
+    magnitudes: bool = False,
     progress: Callable[[int], None] | None = None,
     observe: Callable[[Mapping[str, Array], Mapping[str, Array]], None] | None = None,
     threads: int | None = None,
@@ -97,6 +99,8 @@ def collect(
         tensors: names of values to watch.
         channels: those of them whose channels are watched one by one.
         channel_axis: where their channels lie.
+        magnitudes: watch the largest magnitude of each row alone, as a value of its own: fast, and in little memory.
+            Nothing is known then of channels.
         progress: called after every batch with the number of samples seen.
         observe: called with every batch and the values of the graph on it, both by name.
         threads: of the engine.
@@ -106,7 +110,7 @@ def collect(
         EngineError: the graph does not load or run.
     """
     wanted = sorted(set(tensors) | set(channels))
-    run, watch = open_watched(model, wanted, threads=threads)
+    run, watch = _opened(model, wanted, threads, magnitudes=magnitudes)
     found = {name: TensorStatistics() for name in wanted}
     digest = hashlib.sha256()
     samples = batches = first = 0
@@ -138,6 +142,17 @@ def collect(
     if not batches:
         raise CalibrationError("there are no calibration samples", hint="ask for one or more")
     return Statistics(tensors=found, samples=samples, batches=batches, samples_sha256=digest.hexdigest())
+
+
+def _opened(
+    model: ir.Model, wanted: list[str], threads: int | None, *, magnitudes: bool
+) -> tuple[OnnxFunction, OnnxFunction]:
+    """A graph as a function of its outputs, and as one of what is watched."""
+    if not magnitudes or not wanted:
+        return open_watched(model, wanted, threads=threads)
+    found = reduced(model, wanted)
+    run, watch = open_watched(found.model, found.watched, threads=threads)
+    return run, lambda feeds: found.magnitudes(watch(feeds))
 
 
 def _split(value: Array, rows: int, first: int) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ What breaks one of these is a site that the plan leaves float, or one that was g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,7 @@ def silent_changes(emitted: onnx.ModelProto, optimized: onnx.ModelProto, plan: Q
     meant, found = _Constants(emitted.graph), _Constants(optimized.graph)
     pairs = {pair for _, pair in meant.activations()}
     numbers = {key for _, key in meant.operands()}
-    biases = {_key(array) for array in meant.arrays.values() if array.dtype == np.int32}
+    biases = {_key(meant.array(name)) for name in meant.biases}
     products = {op.node for op in plan.quantized() if op.weight is None}
     wrong: dict[str, str] = {}
 
@@ -70,7 +70,7 @@ def silent_changes(emitted: onnx.ModelProto, optimized: onnx.ModelProto, plan: Q
         if node.op_type in _PRODUCTS and not {*node.input[:5]} & found.weights and node.name not in products:
             wrong[node.name] = f"{site(node.name)!r} multiplies activations in 8 bits"
         bias = _BIASES.get(node.op_type, len(node.input))
-        if bias < len(node.input) and node.input[bias] and _key(found.arrays[node.input[bias]]) not in biases:
+        if bias < len(node.input) and node.input[bias] and _key(found.array(node.input[bias])) not in biases:
             wrong[node.name] = f"the bias of {site(node.name)!r} has other codes"
     for name, key in found.operands():
         if key not in numbers:
@@ -111,34 +111,50 @@ def _key(values: Array) -> Key:
     return flat.dtype.itemsize, len(flat), *sums
 
 
+def _sum(keys: Iterable[Key]) -> Key:
+    """The key of all numbers, from those of pieces of them; of more than one byte a number."""
+    sizes, counts, *sums = zip(*keys, strict=True)
+    return (sizes[0], sum(counts), *(sum(one) % 2**64 for one in sums))
+
+
 class _Constants:
     """The constants of a graph and of the bodies in it, and what its nodes read of them."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
-        from onnx import numpy_helper
+        from onnx import helper
 
         self.nodes = list(proto_nodes(graph))
-        constants = [tensor for one in proto_graphs(graph) for tensor in one.initializer]
-        self.arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in constants}
-        self.weights = {name for name, array in self.arrays.items() if array.ndim > 1 and array.dtype.itemsize == 1}
+        self.tensors = {tensor.name: tensor for one in proto_graphs(graph) for tensor in one.initializer}
+        types = {name: helper.tensor_dtype_to_np_dtype(tensor.data_type) for name, tensor in self.tensors.items()}
+        self.weights = {n for n, tensor in self.tensors.items() if len(tensor.dims) > 1 and types[n].itemsize == 1}
+        self.biases = {name for name, kind in types.items() if kind == np.int32}
+
+    def array(self, name: str) -> Array:
+        """The numbers of a constant, read when they are asked for: all at once they are the model once more."""
+        from onnx import numpy_helper
+
+        return np.asarray(numpy_helper.to_array(self.tensors[name]))
+
+    def _holds(self, node: onnx.NodeProto, index: int) -> bool:
+        return index < len(node.input) and node.input[index] in self.tensors
 
     def _read(self, node: onnx.NodeProto, index: int) -> Array | None:
-        return self.arrays.get(node.input[index]) if index < len(node.input) else None
+        return self.array(node.input[index]) if self._holds(node, index) else None
 
     def operands(self) -> Iterator[tuple[str, Key]]:
         """(node, what the numbers stand for) of every quantized constant but biases."""
         for node in self.nodes:
             if node.op_type == "MatMulNBits":
-                yield node.name, _key(self.arrays[node.input[1]]) + _key(self.arrays[node.input[2]])
+                yield node.name, _key(self.array(node.input[1])) + _key(self.array(node.input[2]))
             for number, scale, zero in _FACTORS.get(node.op_type, ()):
                 codes, scales, zeros = (self._read(node, i) for i in (number, scale, zero))
                 if codes is not None and scales is not None and codes.dtype != np.int32:
-                    yield node.name, _key(_real(node, codes, scales, zeros))
+                    yield node.name, _sum(_key(piece) for piece in _real(node, codes, scales, zeros))
 
     def activations(self) -> Iterator[tuple[str, tuple[float, int]]]:
         """(node, (scale, place of zero among the codes)) of every activation and result."""
         for node in self.nodes:
-            operands = [(s, z) for n, s, z in _FACTORS.get(node.op_type, ()) if self._read(node, n) is None]
+            operands = [(s, z) for n, s, z in _FACTORS.get(node.op_type, ()) if not self._holds(node, n)]
             for scale, zero in (*operands, *([_RESULTS[node.op_type]] if node.op_type in _RESULTS else [])):
                 scales, zeros = self._read(node, scale), self._read(node, zero)
                 if scales is not None and scales.size == 1:
@@ -152,28 +168,39 @@ def _place(zero: Array | None) -> int:
     return int(zero.item()) - int(np.iinfo(zero.dtype).min)
 
 
-def _real(node: onnx.NodeProto, codes: Array, scales: Array, zeros: Array | None) -> Array:
-    """Dequantize codes, float64; scales of one axis or of blocks along one are only multiplied where they fit."""
+def _real(node: onnx.NodeProto, codes: Array, scales: Array, zeros: Array | None) -> Iterator[Array]:
+    """Dequantize codes, float64, a few rows at once: a whole vocabulary's would take several times its memory.
+
+    Scales of one axis or of blocks along one are only multiplied where they fit.
+    """
     from onnx import helper
 
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     axis, block = attributes.get("axis", 1), attributes.get("block_size", 0)
-    wide = codes.astype(np.float64)
-    scale, zero = (None if a is None else a.astype(np.float64) for a in (scales, zeros))
     if node.op_type == "QLinearConv":
         axis = 0
     elif node.op_type == "QGemm":
         axis = 0 if attributes.get("transB", 0) else 1
     elif node.op_type in {"QLinearMatMul", "MatMulIntegerToFloat"}:
         axis = codes.ndim - 1
+    codes = np.atleast_1d(codes)
+    axis %= codes.ndim
 
-    def spread(values: Array) -> Array:
-        if values.size == 1:
-            return values.reshape(())
+    def spread(values: Array, rows: range) -> Array:
+        """The numbers of these rows, such that they broadcast to them."""
+        wide = values.astype(np.float64)
+        if wide.size == 1:
+            return wide.reshape(())
         if block:
-            return np.repeat(values, block, axis=axis).take(range(codes.shape[axis]), axis=axis)
-        return values.reshape([-1 if i == axis % codes.ndim else 1 for i in range(codes.ndim)])
+            places = rows if axis == 0 else range(codes.shape[axis])
+            own = wide if axis == 0 else wide[rows.start : rows.stop]
+            return np.asarray(own.take(np.array(places) // block, axis=axis))
+        own = wide.reshape([-1 if i == axis else 1 for i in range(codes.ndim)])
+        return np.asarray(own[rows.start : rows.stop] if axis == 0 else own)
 
-    assert scale is not None
-    centered = wide if zero is None else wide - spread(zero)
-    return np.asarray(centered * spread(scale))
+    step = max(1, _CHUNK * len(codes) // max(codes.size, 1))
+    for first in range(0, len(codes), step):
+        rows = range(first, min(first + step, len(codes)))
+        numbers = codes[rows.start : rows.stop].astype(np.float64)
+        centered = numbers if zeros is None else numbers - spread(zeros, rows)
+        yield centered * spread(scales, rows)

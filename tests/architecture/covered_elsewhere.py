@@ -123,7 +123,6 @@ COVERED_ELSEWHERE = {
     "models/aigc_models/text_assets/tokenizer_file.py": "tests/models/text_assets/test_folder.py",
     "models/aigc_models/weights/config_file.py": "tests/models/sources/test_shipped.py",
     "calibration/aigc_calibration/awq.py": "tests/calibration/test_weight_only.py",
-    "calibration/aigc_calibration/blocks.py": "tests/calibration/test_weight_only.py",
     "calibration/aigc_calibration/data/chunks.py": "tests/calibration/data/test_draws.py",
     "calibration/aigc_calibration/data/expected.py": "tests/calibration/data/test_arrays.py",
     "calibration/aigc_calibration/data/protocol.py": "tests/calibration/data/test_arrays.py",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.reference
 import onnx_ir as ir
 import onnxruntime
 import pytest
@@ -20,7 +22,7 @@ from aigc_calibration.errors import PlanError
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.planner import make_plan, round_weights, watched
-from aigc_calibration.rewritten import _key, silent_changes
+from aigc_calibration.rewritten import _key, _real, _sum, silent_changes
 from aigc_runtime.backends.ort.open import import_onnxruntime, open_native
 from aigc_runtime.backends.ort.providers import PROVIDERS
 from aigc_runtime.core.compare import compare_arrays
@@ -149,3 +151,40 @@ def test_numbers_are_known_again_in_any_order(dtype: str, rng: np.random.Generat
 
 def test_both_zeros_are_the_same_number() -> None:
     assert _key(np.array([0.0, 1.0], np.float32)) == _key(np.array([1.0, -0.0], np.float32))
+
+
+@pytest.mark.parametrize(("axis", "block"), [(0, 0), (1, 0), (0, 4), (1, 4)])
+@pytest.mark.parametrize("rows", [1, 3, 7, 100])
+def test_codes_are_dequantized_a_few_rows_at_once(
+    axis: int, block: int, rows: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = rng.integers(0, 255, (10, 6), dtype=np.uint8)
+    sizes = list(codes.shape)
+    sizes[axis] = -(-sizes[axis] // block) if block else sizes[axis]
+    shape = tuple(sizes) if block else (sizes[axis],)
+    scales, zeros = rng.random(shape, dtype=np.float32), rng.integers(0, 255, shape, dtype=np.uint8)
+    node = helper.make_node("DequantizeLinear", ["w", "s", "z"], ["y"], axis=axis, block_size=block)
+    graph = helper.make_graph(
+        [node],
+        "dequantize",
+        [],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, codes.shape)],
+        [onnx.numpy_helper.from_array(a, n) for a, n in ((codes, "w"), (scales, "s"), (zeros, "z"))],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    expected = np.asarray(next(iter(onnx.reference.ReferenceEvaluator(model).run(None, {}))))
+    monkeypatch.setattr("aigc_calibration.rewritten._CHUNK", rows * 6)
+    pieces = list(_real(node, codes, scales, zeros))
+    assert [len(piece) for piece in pieces] == [len(codes[i : i + rows]) for i in range(0, 10, rows)]
+    np.testing.assert_allclose(np.concatenate(pieces), expected, rtol=1e-6)
+    assert _sum(map(_key, pieces)) == _key(np.concatenate(pieces))
+
+
+def test_memory_does_not_grow_with_the_weights() -> None:
+    node = helper.make_node("DequantizeLinear", ["w", "s"], ["y"], axis=1)
+    codes, scales = np.ones((2**16, 64), np.int8), np.ones(64, np.float32)
+    tracemalloc.start()
+    _sum(map(_key, _real(node, codes, scales, None)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < codes.nbytes  # as float64 they would take 8 times that
