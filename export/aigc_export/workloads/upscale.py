@@ -114,14 +114,16 @@ UPSCALE = Workload(
     calibration=_calibration,
     evaluation=_evaluation,
     evaluator=_evaluator,
+    # What trained networks reached in int8, of tensors and of photos: 24 and 37 dB (RRDBNet, 6 blocks), 29 and 44 dB
+    # (SRVGGNetCompact). The others are those of any module, with as much between tensors and pictures.
     tolerances={
         "fp32": make_tolerances(None, psnr_db=80.0),
-        "fp16": make_tolerances(50.0, psnr_db=55.0),
-        "bf16": make_tolerances(32.0, psnr_db=38.0),
-        "int8": make_tolerances(22.0, psnr_db=28.0),
-        "fp8": make_tolerances(18.0, psnr_db=24.0),
-        "int8-weight": make_tolerances(30.0, psnr_db=35.0),
-        "int4": make_tolerances(18.0, psnr_db=24.0),
+        "fp16": make_tolerances(40.0, psnr_db=50.0, cosine=0.9999),
+        "bf16": make_tolerances(25.0, psnr_db=35.0, cosine=0.998),
+        "int8": make_tolerances(15.0, psnr_db=27.0),
+        "fp8": make_tolerances(12.0, psnr_db=24.0, cosine=0.96),
+        "int8-weight": make_tolerances(25.0, psnr_db=35.0, cosine=0.998),
+        "int4": make_tolerances(10.0, psnr_db=22.0, cosine=0.95),
     },
     measures=(PSNR,),
     budget="psnr>=35",

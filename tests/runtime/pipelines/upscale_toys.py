@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from aigc_runtime.bundle.bundle import write_bundle
+from aigc_runtime.bundle.manifest import PipelineInfo, Reference, ReferenceCase, ReferenceGeneration, ReferenceStep
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import Array, DimSpec, TensorSpec
-from aigc_runtime.pipelines.upscale import UpscaleSettings
+from aigc_runtime.io.npy import write_npy
+from aigc_runtime.pipelines.upscale import UpscalePipeline, UpscaleSettings
+
+from .. import toys
 
 RADIUS = 2
 SCALE = 3
@@ -56,3 +63,34 @@ def session(*, channels: int = 3, tile: int = TILE, rows: DimSpec | int | None =
             dims=() if isinstance(dim, int) else (dim,),
         ),
     )
+
+
+def write(folder: Path) -> Path:
+    """A bundle whose manifest is that of an upscaler; its engine is another's, and is never run."""
+    made, files = toys.toy_manifest("toy_gan")
+    opened = session()
+    tile = np.random.default_rng(0).random((1, 3, TILE, TILE), np.float32)
+    picture = tile[0].transpose(1, 2, 0)
+    arrays = {
+        "in.npy": tile,
+        "out.npy": enlarge(tile),
+        "picture.npy": picture,
+        "large.npy": UpscalePipeline(opened, settings()).generate(np.ascontiguousarray(picture)),
+    }
+    files = {"model.onnx": files["model.onnx"], **{name: write_npy(array) for name, array in arrays.items()}}
+    step = ReferenceStep(engine="model", inputs={"image": "in.npy"}, outputs={"large_image": "out.npy"})
+    engine = replace(made.engines["model"], interface=toys.stored_interface(opened.interface))
+    manifest = replace(
+        made,
+        name="toy_upscale",
+        engines={"model": engine},
+        pipeline=PipelineInfo.of(settings()),
+        reference=Reference(
+            cases=(ReferenceCase(name="case", steps=(step,)),),
+            generation=ReferenceGeneration(
+                request={}, arrays={"image": "picture.npy"}, outputs={"picture": "large.npy"}
+            ),
+        ),
+    )
+    write_bundle(folder / "toy_upscale", manifest, files)
+    return folder / "toy_upscale"

@@ -150,7 +150,7 @@ def test_what_is_missing_or_odd_is_named(
 
 def test_another_network_is_none_of_them(tmp_path: Path) -> None:
     torch.save({"head.weight": torch.zeros(3, 3, 3, 3)}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="is of no nn.TransformerEncoder"):
+    with pytest.raises(CheckpointError, match=r"is of no nn\.TransformerEncoder"):
         resolve(str(tmp_path / "a.pth"))
     save_file({"head.weight": torch.zeros(3, 3, 3, 3)}, tmp_path / "a.safetensors")
     with pytest.raises(AigcError):
