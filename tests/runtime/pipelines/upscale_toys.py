@@ -29,16 +29,19 @@ def blur(x: Array) -> Array:
     side = 2 * RADIUS + 1
     padded = np.pad(x, ((0, 0), (0, 0), (RADIUS, RADIUS), (RADIUS, RADIUS)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(2, 3))
-    return np.asarray(windows.mean(axis=(4, 5)), np.float32)
+    means: Array = windows.mean(axis=(4, 5))
+    return means.astype(np.float32)
 
 
 def enlarge(x: Array) -> Array:
-    return blur(x).repeat(SCALE, axis=2).repeat(SCALE, axis=3)
+    large: Array = blur(x).repeat(SCALE, axis=2).repeat(SCALE, axis=3)
+    return large
 
 
 def whole(picture: Array) -> Array:
     """[H, W, C] -> [S H, S W, C], without tiles."""
-    return enlarge(picture.transpose(2, 0, 1)[None])[0].transpose(1, 2, 0)
+    large: Array = enlarge(picture.transpose(2, 0, 1)[None])[0].transpose(1, 2, 0)
+    return large
 
 
 def settings(**changes: Any) -> UpscaleSettings:

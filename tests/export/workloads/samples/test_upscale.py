@@ -46,7 +46,7 @@ def test_patches_of_photos_are_parts_of_them() -> None:
 def test_data_is_in_the_engines_range_and_all_of_it() -> None:
     patches = photo_patches(CALIBRATION_PHOTO, SETTINGS, 5, seed=0)
     data = PatchData(settings=SETTINGS, patches=patches)
-    fed = np.concatenate([feeds["image"] for feeds in data.batches(never)])  # type: ignore[arg-type]
+    fed = np.concatenate([feeds["image"] for feeds in data.batches(never)])
     np.testing.assert_allclose(fed, 2 * patches - 1, rtol=0, atol=1e-6)
     assert data.samples == data.rows == 5
 
