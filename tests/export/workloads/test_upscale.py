@@ -18,6 +18,8 @@ from aigc_models.families.super_resolution import super_resolution_step
 from aigc_runtime.cli.main import run as run_device
 from aigc_runtime.opening import open_pipeline
 
+from ..cli.test_schemas import check
+
 QUICK = ["--threads", "1"]
 CONFIG = SRVGGNetConfig(num_feat=8, num_conv=2, upscale=2)
 
@@ -59,9 +61,15 @@ def whole(folder: Path, pixels: np.ndarray) -> Any:
     return large[0].permute(1, 2, 0).numpy()
 
 
-def test_a_picture_of_several_tiles_is_what_pytorch_makes_of_the_whole(folder: Path, bundles: dict[str, Path]) -> None:
+def test_a_picture_of_several_tiles_is_what_pytorch_makes_of_the_whole(
+    folder: Path, bundles: dict[str, Path], capsys: Any
+) -> None:
     source, target = folder / "pictures" / "1.png", folder / "large.png"
-    assert run_device(["generate", str(bundles["fp32"]), "--image", str(source), "-o", str(target)]) == 0
+    capsys.readouterr()
+    assert run_device(["generate", str(bundles["fp32"]), "--image", str(source), "-o", str(target), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    check(told)
+    assert (told["width"], told["height"], told["channels"], told["notes"]) == (320, 300, 3, [])
     expected = whole(folder, np.asarray(Image.open(source)))
     found = np.asarray(Image.open(target))
     assert found.shape == (300, 320, 3)
