@@ -1,6 +1,10 @@
 """Modules that a test of another name covers: module -> test. A new module gets a test of its own."""
 
 COVERED_ELSEWHERE = {
+    "models/aigc_models/sources/by_keys/network.py": "tests/models/sources/by_keys/test_load.py",
+    "models/aigc_models/sources/by_keys/rrdbnet.py": "tests/models/sources/by_keys/test_load.py",
+    "models/aigc_models/sources/by_keys/srvgg.py": "tests/models/sources/by_keys/test_load.py",
+    "models/aigc_models/sources/state_dict_file.py": "tests/models/sources/encoder/test_load.py",
     "runtime/aigc_runtime/core/closing.py": "tests/runtime/core/test_program.py",
     "runtime/aigc_runtime/backends/ort/binding.py": "tests/runtime/core/test_session.py",
     "runtime/aigc_runtime/backends/ort/open.py": "tests/runtime/backends/ort/test_ort_cuda.py",

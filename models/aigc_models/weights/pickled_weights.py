@@ -22,6 +22,8 @@ __all__ = ["PICKLED_SUFFIXES", "PickledWeights"]
 PICKLED_SUFFIXES = (".pt", ".pth")
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
 """Names under which checkpoints of a training keep the state dict beside the optimizer's."""
+AVERAGED = ("params_ema", "params")
+"""BasicSR's names: weights averaged over the training, which are meant where they are there, and the last ones."""
 _CHUNK = 1 << 20
 
 
@@ -77,7 +79,8 @@ class PickledWeights(HashedWeights):
 
         what = str(self.path)
         if isinstance(found, Mapping) and not any(isinstance(value, torch.Tensor) for value in found.values()):
-            inner = [name for name in WRAPPERS if isinstance(found.get(name), Mapping)]
+            inner = [name for name in AVERAGED if isinstance(found.get(name), Mapping)][:1]
+            inner = inner or [name for name in WRAPPERS if isinstance(found.get(name), Mapping)]
             if len(inner) == 1:
                 others = ", ".join(str(name) for name in found if name != inner[0])
                 self.notes = (f"read {inner[0]!r} of {self.path.name}; not read: {others}",) if others else ()

@@ -15,12 +15,13 @@ from aigc_runtime.core.integers import as_integer
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import EngineError, InputError
 from aigc_runtime.io.printable import shown
-from aigc_runtime.io.publish import atomic_write_bytes
+from aigc_runtime.io.publish import atomic_file, atomic_write_bytes
 
-__all__ = ["Grid", "encode_png", "image_grid", "to_uint8", "write_png"]
+__all__ = ["Grid", "encode_png", "image_grid", "to_uint8", "write_png", "write_png_bands"]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"  # section 5.2
-_GRAY, _RGB = 0, 2  # section 11.2.1, color type
+_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # section 11.2.1: channels -> color type
+_NONE, _SUB = 0, 1  # section 9.2, filters
 _MAX_BYTES = 2**28
 """Of pixels, before compression: five times as much memory is needed while a file is made. A chunk of section 5.3 may
 have 2**31 bytes, even if nothing compresses.
@@ -150,11 +151,14 @@ def encode_png(image: Array) -> bytes:
     h, w = image.shape[:2]
     _require_size(h, w, channels)
     # Sections 7.2 and 9.2: every row starts with the number of its filter.
-    rows = np.concatenate([np.zeros((h, 1), np.uint8), image.reshape(h, -1)], axis=1)
-    color = _GRAY if channels == 1 else _RGB
-    header = struct.pack(">IIBBBBB", w, h, 8, color, 0, 0, 0)  # section 11.2.1
+    rows = np.concatenate([np.full((h, 1), _NONE, np.uint8), image.reshape(h, -1)], axis=1)
     data = zlib.compress(rows.tobytes(), 9)  # section 10.1
-    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+    return _start(h, w, channels) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+
+
+def _start(height: int, width: int, channels: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, _COLOR_TYPES[channels], 0, 0, 0)  # section 11.2.1
+    return _SIGNATURE + _chunk(b"IHDR", header)
 
 
 def _require_size(height: int, width: int, channels: int) -> None:
@@ -178,3 +182,39 @@ def write_png(path: Path | str, image: Array) -> None:
         OutputError: it could not be written; what was there before stays.
     """
     atomic_write_bytes(path, encode_png(image))
+
+
+def write_png_bands(path: Path | str, bands: Iterable[Array], shape: tuple[int, int, int]) -> None:
+    """Write an image of any size as its rows come; the file appears whole or not at all.
+
+    Args:
+        path: the file to create or replace.
+        bands: [rows, width, channels] uint8, from the top.
+        shape: height, width and channels of the whole: 1 (gray), 2 (gray and alpha), 3 (RGB) or 4 (RGBA).
+
+    Raises:
+        InputError: an image that PNG cannot hold, or bands that are not its rows.
+        OutputError: it could not be written; what was there before stays.
+    """
+    height, width, channels = shape
+    if channels not in _COLOR_TYPES or not (0 < height < 2**31 and 0 < width < 2**31):
+        raise InputError(f"an image of shape {list(shape)}", hint="need [height, width, channels], channels of 1 to 4")
+    packer, written = zlib.compressobj(6), 0
+    with atomic_file(path) as file:
+        file.write(_start(height, width, channels))
+        for band in bands:
+            if band.dtype != np.uint8 or band.shape[1:] != shape[1:] or written + len(band) > height:
+                raise InputError(
+                    f"rows of dtype {band.dtype}, shape {band.shape} behind {written}",
+                    hint=f"need uint8 of {list(shape)}",
+                )
+            written += len(band)
+            rows = np.empty((len(band), 1 + width * channels), np.uint8)
+            rows[:, 0] = _SUB
+            rows[:, 1:] = band.reshape(len(band), -1)
+            rows[:, 1 + channels :] -= band[:, :-1].reshape(len(band), -1)  # modulo 256
+            if data := packer.compress(rows.tobytes()):
+                file.write(_chunk(b"IDAT", data))
+        if written != height:
+            raise InputError(f"{written} rows of an image of {height}", hint="all of them must come")
+        file.write(_chunk(b"IDAT", packer.flush()) + _chunk(b"IEND", b""))

@@ -13,10 +13,11 @@ from aigc_runtime.pipelines.gan_kind import GAN
 from aigc_runtime.pipelines.kind import SINGLE_ENGINE, AnyPipeline, PipelineKind, Roles
 from aigc_runtime.pipelines.tensors_kind import TENSORS
 from aigc_runtime.pipelines.text_kind import TEXT
+from aigc_runtime.pipelines.upscale_kind import UPSCALE
 
 __all__ = ["KINDS", "get_kind", "kind_of", "make_pipeline"]
 
-KINDS: dict[str, PipelineKind] = {"text": TEXT, "diffusion": DIFFUSION, "gan": GAN, "tensors": TENSORS}
+KINDS: dict[str, PipelineKind] = {kind.name: kind for kind in (TEXT, DIFFUSION, GAN, TENSORS, UPSCALE)}
 
 
 ENTRY_POINTS = "aigc_runtime.pipelines"

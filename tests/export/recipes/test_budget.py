@@ -109,6 +109,7 @@ def test_defaults_can_be_read() -> None:
         "diffusion": "psnr_db",
         "gan": "psnr_db",
         "tensors": "output_sqnr_db",
+        "upscale": "psnr_db",
     }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from aigc_runtime.errors import EngineError, InputError, OutputError
-from aigc_runtime.io.png import encode_png, image_grid, to_uint8, write_png
+from aigc_runtime.io.png import encode_png, image_grid, to_uint8, write_png, write_png_bands
 
 RNG = np.random.default_rng(0)
 IMAGES = {
@@ -260,3 +260,34 @@ def test_places_that_are_no_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match=r"in the way|part of the path is a file"):
         write_png(tmp_path / "file" / "image.png", IMAGES["gray"])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_bands_become_one_picture(channels: int, tmp_path: Path) -> None:
+    pillow: Any = pytest.importorskip("PIL.Image")
+    image = RNG.integers(0, 256, size=(11, 6, channels), dtype=np.uint8)
+    write_png_bands(tmp_path / "a.png", (image[at : at + 4] for at in (0, 4, 8)), image.shape)
+    kinds = [kind for kind, _ in chunks((tmp_path / "a.png").read_bytes())]
+    assert (kinds[0], kinds[-1]) == (b"IHDR", b"IEND")
+    with pillow.open(tmp_path / "a.png") as read:
+        assert read.mode == ("L", "LA", "RGB", "RGBA")[channels - 1]
+        np.testing.assert_array_equal(np.asarray(read).reshape(image.shape), image)
+
+
+@pytest.mark.parametrize(
+    ("bands", "shape", "message"),
+    [
+        ([np.zeros((2, 3, 3), np.uint8)], (3, 3, 3), "2 rows of an image of 3"),
+        ([np.zeros((4, 3, 3), np.uint8)], (3, 3, 3), "rows of dtype uint8, shape .4, 3, 3. behind 0"),
+        ([np.zeros((3, 3, 3), np.float32)], (3, 3, 3), "rows of dtype float32"),
+        ([np.zeros((3, 4, 3), np.uint8)], (3, 3, 3), "shape .3, 4, 3."),
+        ([], (3, 3, 5), "an image of shape .3, 3, 5."),
+        ([], (0, 3, 3), "an image of shape .0, 3, 3."),
+    ],
+)
+def test_bands_that_are_no_picture(
+    bands: list[np.ndarray], shape: tuple[int, int, int], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        write_png_bands(tmp_path / "a.png", bands, shape)
+    assert not list(tmp_path.iterdir())

@@ -31,6 +31,7 @@ from aigc_runtime.pipelines.replay import run_request
 from aigc_runtime.proof.bench import bench_generation, bench_step
 
 from .. import tensor_toys, toys
+from . import upscale_toys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,13 @@ EXAMPLES = {
         },
         unit=("run", 1),
         roles=tensor_toys.ROLES,
+    ),
+    "upscale": Example(
+        session=upscale_toys.session,
+        settings=upscale_toys.settings(),
+        request={"image": np.linspace(0, 1, 20 * 14 * 3, dtype=np.float32).reshape(20, 14, 3), "overlap": 3},
+        form={"picture": ResultForm(what="the enlarged picture", dtype="float32", shape=(None, None, None))},
+        unit=("tile", 1),
     ),
 }
 
@@ -161,7 +169,8 @@ def test_every_option_means_nothing_to_the_kinds_that_do_not_name_it(
     kind: PipelineKind, toy_bundles: Any, tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     homes = {"text": "toy_lm_growing", "diffusion": "toy_unet", "gan": "toy_gan"}
-    bundle = toy_bundles / homes[kind.name] if kind.name in homes else tensor_toys.write(tmp_path)
+    writers = {"tensors": tensor_toys.write, "upscale": upscale_toys.write}
+    bundle = toy_bundles / homes[kind.name] if kind.name in homes else writers[kind.name](tmp_path)
     own = {option.name for option in kind.verb().options}
     foreign = {option for other in KINDS.values() for option in other.verb().options if option.name not in own}
     assert foreign

@@ -17,7 +17,7 @@ from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.proof.paired import PairedMetric
 
-__all__ = ["image_evaluator"]
+__all__ = ["image_evaluator", "image_psnr"]
 
 _TASK = {measure.name: measure for measure in (CLASS_ACCURACY, FRECHET_DISTANCE)}
 
@@ -45,7 +45,7 @@ def image_evaluator(
 
     def evaluate(candidate: OpenProgram) -> Scores:
         drawn = draw(candidate)
-        paired = [_image_psnr(images, drawn)]
+        paired = [image_psnr(images, drawn)]
         if besides is not None:
             paired.append(besides(candidate))
         quality: list[QualityResult] = []
@@ -57,8 +57,14 @@ def image_evaluator(
     return evaluate
 
 
-def _image_psnr(reference: Array, actual: Array) -> PairedMetric:
-    """PSNR of the mean squared error, its standard error by the delta method over images."""
+def image_psnr(reference: Array, actual: Array, *, data: str = "") -> PairedMetric:
+    """Compute the PSNR of the mean squared error, and its standard error by the delta method over images.
+
+    Args:
+        reference: two images or more, along the first axis.
+        actual: likewise.
+        data: what they were made from; empty where that has no name.
+    """
     errors = ((reference.astype(np.float64) - actual) ** 2).reshape(len(reference), -1).mean(axis=1)
     mean = float(errors.mean())
     spread = float(errors.std(ddof=1)) / math.sqrt(len(errors))
@@ -66,4 +72,5 @@ def _image_psnr(reference: Array, actual: Array) -> PairedMetric:
         psnr_db(reference, actual),
         standard_error=0.0 if mean == 0 else 10 / math.log(10) * spread / mean,
         samples=len(errors),
+        data=data,
     )

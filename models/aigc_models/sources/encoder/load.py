@@ -12,12 +12,13 @@ from aigc_models.families.lm_shapes import count_parameters
 from aigc_models.sources.encoder.config import encoder_config, is_encoder_config
 from aigc_models.sources.encoder.tensors import EncoderTensors, find_tensors, has_encoder
 from aigc_models.sources.outline import Outline
+from aigc_models.sources.state_dict_file import open_state_dict, state_dict_file
 from aigc_models.text_assets import read_text_assets
-from aigc_models.weights.pickled_weights import PICKLED_SUFFIXES, PickledWeights
+from aigc_models.weights.pickled_weights import PICKLED_SUFFIXES
 from aigc_models.weights.safetensors_file import open_tensors_file
-from aigc_models.weights.stored_weights import HashedWeights, StoredWeights
+from aigc_models.weights.stored_weights import HashedWeights
 from aigc_runtime.errors import AigcError, CheckpointError, ConfigError
-from aigc_runtime.io.user_file import is_folder, path_exists
+from aigc_runtime.io.user_file import path_exists
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from aigc_models.program import Program
 
 __all__ = ["is_encoder", "load_encoder", "outline_encoder"]
-
-SAFETENSORS = ".safetensors"
 
 
 def is_encoder(path: Path, config: Mapping[str, Any] | None) -> bool:
@@ -38,7 +37,7 @@ def is_encoder(path: Path, config: Mapping[str, Any] | None) -> bool:
     if config is not None:
         return is_encoder_config(config)
     try:
-        file = _weights_file(path)
+        file = state_dict_file(path)
     except CheckpointError:
         return False
     if file.name.endswith(PICKLED_SUFFIXES):
@@ -47,27 +46,6 @@ def is_encoder(path: Path, config: Mapping[str, Any] | None) -> bool:
         return has_encoder({name: stored.shape for name, stored in open_tensors_file(file).tensors.items()})
     except AigcError:
         return False
-
-
-def _weights_file(path: Path) -> Path:
-    """The file itself, or the only one of a folder."""
-    known = (SAFETENSORS, *PICKLED_SUFFIXES)
-    if not is_folder(path):
-        if not path.name.endswith(known):
-            raise CheckpointError(f"{str(path)!r} is no weights file", hint=f"known: {', '.join(known)}")
-        return path
-    try:
-        found = sorted(entry for entry in path.iterdir() if entry.name.endswith(known))
-    except OSError as err:
-        raise CheckpointError(
-            f"cannot read {str(path)!r}: {err.strerror}", hint="check the path and its permissions"
-        ) from err
-    if len(found) != 1:
-        names = ", ".join(entry.name for entry in found) or f"no {', '.join(known)}"
-        raise CheckpointError(
-            f"{str(path)!r} holds {names}, expected one file of weights", hint="name the file that is meant"
-        )
-    return found[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +58,8 @@ class _Found:
 
 
 def _find(path: Path, given: Mapping[str, Any] | None) -> _Found:
-    file = _weights_file(path)
-    weights = PickledWeights(file) if file.name.endswith(PICKLED_SUFFIXES) else StoredWeights(file)
+    file = state_dict_file(path)
+    weights = open_state_dict(file)
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.described().items()}
     names = {field: (given or {}).get(field) for field in ("embedding", "output")}
     tensors = find_tensors(shapes, source=str(file), **names)

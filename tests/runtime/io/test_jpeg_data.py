@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from aigc_models.data.images import ImageError, read_picture
-from aigc_models.data.jpeg_data import lacks_pixels, prolonged
+from aigc_runtime.io.jpeg_data import lacks_pixels, prolonged
+from aigc_runtime.io.pictures import ImageError, read_pixels
 
-from .picture_files import write
+Image: Any = pytest.importorskip("PIL.Image")
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 2}, {"restart_marker_rows": 1}])
@@ -25,13 +29,13 @@ def test_a_jpeg_that_was_cut_and_ended_again_is_refused(tmp_path: Path, options:
     block = io.BytesIO()
     Image.fromarray(smooth).convert(mode).save(block, "JPEG", quality=90, **options)
     data = block.getvalue()
-    read_picture(write(tmp_path / "a.jpg", data + b"behind it"))
+    read_pixels(write(tmp_path / "a.jpg", data + b"behind it"))
     cuts = range(data.index(b"\xff\xda") + 20, len(data) - 3, 23)
     refused = 0
     for cut in cuts:
         ended = data[:cut].rstrip(b"\xff") + b"\xff\xd9"
         try:
-            read_picture(write(tmp_path / "a.jpg", ended))
+            read_pixels(write(tmp_path / "a.jpg", ended))
         except ImageError:
             refused += 1
     # One cut exactly at a restart, or after which the added bytes happen to say the same, is not seen.

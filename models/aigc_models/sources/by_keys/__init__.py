@@ -1,0 +1,1 @@
+"""Networks that others trained, recognized by the names and shapes of their tensors."""

@@ -1,0 +1,128 @@
+"""Make the program of a generator that enlarges pictures: one engine for tiles of one size."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from aigc_models.program import Part, Program, QuantHints
+from aigc_models.weights.checkpoint import Checkpoint
+from aigc_runtime.bundle.engine_info import MAIN_ENGINE
+from aigc_runtime.core.interface import Interface
+from aigc_runtime.core.tensors import DimSpec, TensorSpec
+from aigc_runtime.errors import ConfigError
+from aigc_runtime.pipelines.upscale import IMAGE, LARGE_IMAGE, UpscaleSettings
+
+__all__ = ["UpscalerConfig", "upscale_program"]
+
+TILE = 128
+"""Side of a tile: at four times as many pixels, 64 features of float32 are 64 MiB."""
+MAX_OVERLAP = 24
+"""Beyond it a deep network's reach costs more than it changes: docs/upscaling.md has the numbers."""
+MAX_TILES = 16
+"""Tiles of one run."""
+
+
+class UpscalerConfig(Protocol):
+    """What the configuration of such a generator says, whatever the architecture."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the picture."""
+        ...
+
+    @property
+    def scale(self) -> int:
+        """How many times as wide and high the result is."""
+        ...
+
+    @property
+    def radius(self) -> int:
+        """How many pixels away a pixel of the picture can change the result."""
+        ...
+
+
+class _TupleModule(nn.Module):
+    """A module with one output, as the tuple of one that an export takes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor]:
+        """Run the module."""
+        return (self.model(image),)
+
+
+def upscale_program(
+    model: nn.Module,
+    *,
+    multiple_of: int = 1,
+    tile: int = TILE,
+    overlap: int | None = None,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    sensitive: tuple[str, ...] = (),
+    name: str = "upscale",
+    checkpoint: Checkpoint | None = None,
+    source: str = "",
+    notes: tuple[str, ...] = (),
+) -> Program:
+    """Make the program of a generator that enlarges pictures.
+
+    Args:
+        model: [B, C, H, W] -> [B, C, S H, S W]; its `config` says C, S and how far a pixel reaches.
+        multiple_of: what H and W are multiples of.
+        tile: side of the tiles that the engine takes.
+        overlap: pixels at a cut edge of a tile that are not used; None takes as many as a pixel reaches, at most 24.
+        value_range: black and white, as the model has them.
+        sensitive: modules that stay float where others have few bits.
+        name: of the program.
+        checkpoint: where its weights came from.
+        source: as the user named it.
+        notes: for the user.
+
+    Raises:
+        ConfigError: a tile that is no multiple, or an overlap that leaves nothing of it.
+    """
+    config: UpscalerConfig | None = getattr(model, "config", None)
+    if config is None:
+        raise ConfigError(f"{type(model).__name__} has no config", hint="it must say channels, scale and radius")
+    channels, scale, radius = config.channels, config.scale, config.radius
+    chosen = overlap
+    if chosen is None:
+        chosen = -(-min(radius, MAX_OVERLAP, (tile - multiple_of) // 2) // multiple_of) * multiple_of
+    settings = UpscaleSettings(
+        scale=scale,
+        channels=channels,
+        tile=tile,
+        overlap=chosen,
+        multiple_of=multiple_of,
+        value_range=value_range,
+    )
+    if chosen < radius:
+        notes = (
+            *notes,
+            f"tiles overlap by 2 x {chosen} pixels, and a pixel reaches {radius}: see docs/upscaling.md",
+        )
+    part = Part(
+        module=_TupleModule(model).eval(),
+        interface=Interface(
+            inputs=(TensorSpec(name=IMAGE, dtype="float32", shape=("batch", channels, tile, tile)),),
+            outputs=(
+                TensorSpec(name=LARGE_IMAGE, dtype="float32", shape=("batch", channels, scale * tile, scale * tile)),
+            ),
+            dims=(DimSpec(name="batch", max=MAX_TILES),),
+        ),
+        hints=QuantHints(sensitive=sensitive),
+    )
+    return Program(
+        name=name,
+        kind="upscale",
+        parts={MAIN_ENGINE: part},
+        settings=settings,
+        model_config=getattr(config, "to_dict", dict)(),
+        checkpoint=checkpoint,
+        source=source,
+        notes=notes,
+    )
