@@ -13,7 +13,7 @@ import numpy as np
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import EngineError
-from aigc_runtime.generation.samplers import Prediction, predict
+from aigc_runtime.generation.samplers.prediction import Prediction, predict
 from aigc_runtime.generation.schedules import Levels, ScheduleConfig
 
 __all__ = [

@@ -271,7 +271,7 @@ def with_some_signal(config: ScheduleConfig, steps: int) -> Levels:
 def test_the_pipeline_gives_what_diffusers_gives(sampled: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     use_double(monkeypatch)
     if sampled["sampler"] in ("dpmpp_2m", "euler"):
-        monkeypatch.setattr("aigc_runtime.pipelines.diffusion.make_levels", with_some_signal)
+        monkeypatch.setattr("aigc_runtime.generation.samplers.levels.make_levels", with_some_signal)
     rng = np.random.default_rng(SAMPLED.index(sampled))
     for _ in range(30):
         case = random_case(sampled, rng)
