@@ -53,7 +53,9 @@ __all__ = ["CLASS_LABELS", "CONTEXT", "MODEL_OUTPUT", "NULL_CONTEXT", "SAMPLE", 
 Progress = Callable[[int, int], None]
 Cancel = Callable[[], bool]
 
-_ARGUMENTS = frozenset({"batch", "steps", "sampler", "eta", "guidance_scale", "seed", "size", CONTEXT, NULL_CONTEXT})
+_ARGUMENTS = frozenset(
+    {"batch", "steps", "sampler", "eta", "guidance_scale", "guidance_rescale", "seed", "size", CONTEXT, NULL_CONTEXT}
+)
 """Of `generate`, besides the labels and what both name themselves."""
 _CONDITIONS = {CLASS_LABELS: ("int64", (None,)), CONTEXT: ("float32", (None, None, None))}
 
@@ -68,6 +70,7 @@ class _Request:
         conditions: of the N images, by input name.
         null: the same for "no condition"; None without guidance.
         scale: of the guidance.
+        rescale: of the guided output.
         sampler: its name.
         config: how it runs.
         levels: that it visits.
@@ -79,6 +82,7 @@ class _Request:
     conditions: dict[str, Array]
     null: dict[str, Array] | None
     scale: float
+    rescale: float
     sampler: str
     config: SamplerConfig
     levels: Levels
@@ -137,6 +141,7 @@ class DiffusionPipeline:
         sampler: str | None = None,
         eta: float | None = None,
         guidance_scale: float | None = None,
+        guidance_rescale: float = 0.0,
         seed: int = 0,
         size: tuple[int, int] | None = None,
         encoder_hidden_states: Array | None = None,
@@ -155,6 +160,8 @@ class DiffusionPipeline:
             eta: share of fresh noise in DDIM, 0 to 1; the other samplers take none.
             guidance_scale: w of classifier-free guidance, eps = eps_null + w (eps_class - eps_null) (Ho & Salimans
                 2022, eq. 6, with w = 1 + their w); 1 means none.
+            guidance_rescale: how far the guided output is brought back to the deviation of the conditional one, 0 to 1
+                (Lin et al. 2023, section 3.4); strong guidance overexposes without.
             seed: of all noise.
             size: (H, W), where the engine takes several.
             encoder_hidden_states: [N, T, X] float32, for a model with cross-attention.
@@ -180,6 +187,7 @@ class DiffusionPipeline:
             sampler=sampler,
             eta=eta,
             guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
             seed=seed,
             size=size,
             encoder_hidden_states=encoder_hidden_states,
@@ -229,6 +237,7 @@ class DiffusionPipeline:
         sampler: str | None = None,
         eta: float | None = None,
         guidance_scale: float | None = None,
+        guidance_rescale: float = 0.0,
         seed: int = 0,
         size: tuple[int, int] | None = None,
         encoder_hidden_states: Array | None = None,
@@ -254,6 +263,7 @@ class DiffusionPipeline:
             conditions=conditions,
             null=null,
             scale=scale,
+            rescale=check_number("guidance_rescale", guidance_rescale, 0.0, 1.0),
             sampler=name,
             config=config,
             levels=SAMPLERS[name].levels(schedule, config, settings.default_steps if steps is None else steps),
@@ -278,6 +288,7 @@ class DiffusionPipeline:
                 conditions=_rows(request.conditions, group),
                 null=None if request.null is None else _rows(request.null, group),
                 scale=request.scale,
+                rescale=request.rescale,
                 most=most,
             )
             draws = itertools.count()

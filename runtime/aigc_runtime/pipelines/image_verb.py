@@ -62,6 +62,13 @@ SAMPLING = (
         type=float,
         help="classifier-free guidance; 1 is none",
     ),
+    Option(
+        flags=("--guidance-rescale",),
+        name="guidance_rescale",
+        group="diffusion",
+        type=float,
+        help="share of the guided deviation that is taken back, 0 to 1 (default: 0)",
+    ),
 )
 SIZE = Option(
     flags=("--size",),
