@@ -261,7 +261,7 @@ class UNetConfig:
         levels = len(self.block_out_channels)
         return [
             *((kind, level) for level, kind in enumerate(self.down_block_types)),
-            (self.mid_block_type, levels - 1),
+            (self.mid_block_type if self.add_attention else None, levels - 1),
             *((kind, levels - 1 - i) for i, kind in enumerate(self.up_block_types)),
         ]
 

@@ -325,7 +325,7 @@ def test_guidance_is_rescaled_as_diffusers_does(sampler: str, rescale: float, mo
     """Not among the random cases: a picture that is nearly flat has no deviation to divide by."""
     use_double(monkeypatch)
     for kind in ("fixed_small", "learned_range"):
-        config = replace(BASE.config, variance_type=kind if sampler == "ddpm" else "fixed_small")  # type: ignore[arg-type]
+        config = replace(BASE.config, variance_type=kind if sampler == "ddpm" else "fixed_small")
         case = replace(BASE, sampler=sampler, config=config, guidance=2.5, rescale=rescale)
         assert difference(ours(case), theirs(case, monkeypatch)) <= limit(case)
 

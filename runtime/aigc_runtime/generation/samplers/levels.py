@@ -131,7 +131,8 @@ def distilled(schedule: ScheduleConfig, config: SamplerConfig, steps: int) -> Le
 
 def _with_some_signal(schedule: ScheduleConfig) -> Array:
     """alpha-bar, with a little signal left where there is none."""
-    return np.maximum(alphas_cumprod(schedule), MIN_ALPHA_BAR if schedule.rescale_betas_zero_snr else 0.0)
+    least = MIN_ALPHA_BAR if schedule.rescale_betas_zero_snr else float(np.finfo(np.float64).tiny)
+    return np.maximum(alphas_cumprod(schedule), least)
 
 
 def _karras(largest: float, smallest: float, steps: int) -> Array:
