@@ -118,7 +118,7 @@ class Denoiser:
         mean = null[:, :channels] + self._scale * (given[:, :channels] - null[:, :channels])
         if self._rescale:
             axes = tuple(range(1, mean.ndim))
-            wanted, found = (array.std(axes, ddof=1, keepdims=True) for array in (given[:, :channels], mean))
+            wanted, found = (array.std(axes, keepdims=True) for array in (given[:, :channels], mean))
             # A mean without any deviation has nothing to be scaled by.
             factor = np.divide(wanted, found, out=np.ones_like(found), where=found > 0)
             mean = mean * (self._rescale * factor + (1 - self._rescale))

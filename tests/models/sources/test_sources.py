@@ -204,4 +204,4 @@ def test_what_names_none(text: str) -> None:
 
 
 def test_the_table_lists_our_own() -> None:
-    assert list(sources.SOURCES) == ["shipped", "gguf", "folder", "transformers", "encoder", "function"]
+    assert list(sources.SOURCES) == ["shipped", "gguf", "folder", "transformers", "diffusers", "encoder", "function"]

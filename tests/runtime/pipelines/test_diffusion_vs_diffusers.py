@@ -26,6 +26,7 @@ import pytest
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import Array, DimSpec, TensorSpec
+from aigc_runtime.errors import InputError
 from aigc_runtime.generation.schedules import Levels, ScheduleConfig, make_levels
 from aigc_runtime.io.png import to_uint8
 from aigc_runtime.pipelines.diffusion import DiffusionPipeline
@@ -328,6 +329,19 @@ def test_guidance_is_rescaled_as_diffusers_does(sampler: str, rescale: float, mo
         config = replace(BASE.config, variance_type=kind if sampler == "ddpm" else "fixed_small")
         case = replace(BASE, sampler=sampler, config=config, guidance=2.5, rescale=rescale)
         assert difference(ours(case), theirs(case, monkeypatch)) <= limit(case)
+
+
+def test_a_flat_output_has_nothing_to_be_rescaled_by() -> None:
+    session = ArraySession(
+        lambda values: {"model_output": np.zeros_like(values["sample"])}, make_session(BASE).interface
+    )
+    pipeline = DiffusionPipeline(session, make_pipeline(BASE).settings)
+    plain, rescaled = (
+        pipeline.generate([0, 1], steps=3, guidance_scale=2.5, guidance_rescale=rescale) for rescale in (0.0, 1.0)
+    )
+    np.testing.assert_array_equal(plain, rescaled)
+    with pytest.raises(InputError, match=r"guidance_rescale is 1\.5"):
+        pipeline.generate([0], steps=3, guidance_rescale=1.5)
 
 
 @pytest.mark.parametrize("other", OTHERS, ids=lambda case: f"{case.sampler}-{OTHERS.index(case)}")
