@@ -1,4 +1,4 @@
-"""How often the first token of a window should count where GPTQ rounds weights, as a share of its tokens: an export each.
+"""How often the first token of a window counts where GPTQ rounds weights, as a share of its tokens: an export each.
 
     python benchmarks/first_tokens.py SmolLM2-135M-Instruct --shares 0.002 0.0625 0.25
     python benchmarks/first_tokens.py SmolLM2-135M-Instruct --shares 0.002 0.0625 0.25 --eval-data topics.txt

@@ -19,7 +19,8 @@ from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import DimSpec, StateSpec, TensorSpec
 from aigc_runtime.errors import ConfigError, UnknownNameError
-from aigc_runtime.generation.schedules import ScheduleConfig, fitting_steps
+from aigc_runtime.generation.samplers import SamplerConfig, fitting_steps
+from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.pipelines.denoiser import CLASS_LABELS, CONTEXT, MODEL_OUTPUT, SAMPLE, TIMESTEP
 from aigc_runtime.pipelines.gan import IMAGE, LATENTS
 from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings, TextSettings
@@ -200,6 +201,7 @@ def unet_program(
     *,
     dynamic_size: bool | None = None,
     default_sampler: str | None = None,
+    sampler_config: SamplerConfig | None = None,
     default_steps: int | None = None,
     default_guidance_scale: float = 1.0,
     class_names: tuple[str, ...] | None = None,
@@ -214,6 +216,7 @@ def unet_program(
         dynamic_size: let the sides of the sample vary in multiples of `config.multiple_of`; None does so where the
             sample is at least 32 wide (a smaller model has only ever seen its own size).
         default_sampler: of the bundle; None takes DDIM, or DDPM where the variance is learned, which no other uses.
+        sampler_config: how that one runs; None: as the papers say.
         default_steps: of the bundle; None takes 20, or as many as the schedule allows.
         default_guidance_scale: of the bundle.
         class_names: one per class.
@@ -226,6 +229,8 @@ def unet_program(
     """
     config = model.config
     _check_variance(config, schedule)
+    sampler = default_sampler or ("ddpm" if schedule.learns_variance else "ddim")
+    runs = sampler_config or SamplerConfig()
     dynamic = config.sample_size >= 32 if dynamic_size is None else dynamic_size
     sides: tuple[int | str, int | str] = ("height", "width") if dynamic else (config.sample_size, config.sample_size)
     dims = [DimSpec(name="batch", max=2 * MAX_BATCH)]
@@ -265,8 +270,11 @@ def unet_program(
             sample_shape=(config.in_channels, config.sample_size, config.sample_size),
             num_classes=unet_classes(config),
             null_class=config.null_class,
-            default_sampler=default_sampler or ("ddpm" if schedule.learns_variance else "ddim"),
-            default_steps=fitting_steps(schedule, DEFAULT_STEPS) if default_steps is None else default_steps,
+            default_sampler=sampler,
+            sampler_config=runs,
+            default_steps=fitting_steps(schedule, DEFAULT_STEPS, sampler, runs)
+            if default_steps is None
+            else default_steps,
             default_guidance_scale=default_guidance_scale,
             class_names=class_names,
         ),

@@ -43,6 +43,7 @@ BRANCHES = {
 NAMES = {
     "models/aigc_models/families/diffusion.py": "parameters of its functions, in messages",
     "models/aigc_models/families/unet.py": "parameters of its module, in messages",
+    "models/aigc_models/families/unet_config.py": "a way of embedding classes has the name, too",
 }
 """Files that may hold a tensor's name, and why."""
 

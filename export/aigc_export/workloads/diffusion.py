@@ -26,7 +26,6 @@ from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array, DimSpec
-from aigc_runtime.generation.schedules import fitting_steps
 from aigc_runtime.pipelines.denoiser import CLASS_LABELS, CONTEXT, CONTEXT_TOKENS, NULL_CONTEXT, SAMPLE, TIMESTEP
 from aigc_runtime.pipelines.diffusion import DiffusionPipeline
 from aigc_runtime.pipelines.settings import DiffusionSettings
@@ -76,7 +75,7 @@ def _request(program: Program, opened: OpenProgram, seed: int) -> dict[str, Any]
     """Ask for few steps of the default sampler, with a random context where the model takes one."""
     settings: DiffusionSettings = program.settings
     session = opened.session(MAIN_ENGINE)
-    request: dict[str, Any] = {"seed": seed, "steps": fitting_steps(settings.schedule, STEPS)}
+    request: dict[str, Any] = {"seed": seed, "steps": settings.fitting_steps(STEPS)}
     rows = image_count(session, 2 if settings.num_classes is None else 4)
     request.update(_conditions(session, settings, rows, seed))
     _, h, w = settings.sample_shape

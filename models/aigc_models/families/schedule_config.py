@@ -15,11 +15,10 @@ __all__ = ["read_schedule"]
 SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
 """diffusers' classes whose configurations are read; the sampler is chosen when generating."""
 
-OPTIONAL = ("variance_type", "thresholding", "dynamic_thresholding_ratio", "sample_max_value")
+OPTIONAL = ("trained_betas", "variance_type", "thresholding", "dynamic_thresholding_ratio", "sample_max_value")
 """May be missing or null, since every scheduler that has them has the same defaults; of the others each has its own."""
 
 FIXED: dict[str, tuple[object, ...]] = {
-    "trained_betas": (None,),
     "set_alpha_to_one": (True,),
     "solver_order": (2,),
     "algorithm_type": ("dpmsolver++",),

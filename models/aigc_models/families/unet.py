@@ -12,8 +12,8 @@ References:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,12 +28,13 @@ from aigc_models.families.unet_blocks import (
     Upsample,
 )
 from aigc_models.families.unet_config import ATTENTION, UNetConfig, digits_unet_config
+from aigc_models.families.unet_time import make_time_proj
 from aigc_runtime.errors import ConfigError, FeedError
 
 __all__ = ["UNet", "UNetConfig", "digits_unet_config"]
 
 
-def _attention(config: UNetConfig, kind: str, level: int) -> nn.Module | None:
+def _attention(config: UNetConfig, kind: str | None, level: int) -> nn.Module | None:
     if ATTENTION[kind] is None:
         return None
     channels, groups = config.block_out_channels[level], config.norm_num_groups
@@ -50,15 +51,44 @@ def _attention(config: UNetConfig, kind: str, level: int) -> nn.Module | None:
     )
 
 
-def _resnet(config: UNetConfig, n_in: int, n_out: int) -> ResnetBlock:
+def _resnet(
+    config: UNetConfig,
+    n_in: int,
+    n_out: int,
+    *,
+    output_scale: float = 1.0,
+    resample: Literal["up", "down"] | None = None,
+) -> ResnetBlock:
     return ResnetBlock(
         n_in,
         n_out,
-        time_size=4 * config.block_out_channels[0],
+        time_size=config.time_size,
         groups=config.norm_num_groups,
         eps=config.norm_eps,
         dropout=config.dropout,
+        activation=config.act_fn,
+        scale_shift=config.resnet_time_scale_shift == "scale_shift",
+        output_scale=output_scale,
+        resample=resample,
     )
+
+
+def _downsample(config: UNetConfig, kind: str, size: int) -> nn.Module:
+    if kind == "ResnetDownsampleBlock2D" or (ATTENTION[kind] == "self" and config.downsample_type == "resnet"):
+        return _resnet(config, size, size, resample="down")
+    return Downsample(size, padding=config.downsample_padding)
+
+
+def _upsample(config: UNetConfig, kind: str, size: int) -> nn.Module:
+    if kind == "ResnetUpsampleBlock2D" or (ATTENTION[kind] == "self" and config.upsample_type == "resnet"):
+        return _resnet(config, size, size, resample="up")
+    return Upsample(size)
+
+
+def _run(resample: nn.Module, x: Tensor, time: Tensor) -> Tensor:
+    """A residual block that resamples looks at the time, too."""
+    out: Tensor = resample(x, time) if isinstance(resample, ResnetBlock) else resample(x)
+    return out
 
 
 class Stage(nn.Module):
@@ -83,7 +113,7 @@ class Stage(nn.Module):
                 x = self.attentions[i](x, context)
             stored.append(x)
         for downsample in self.downsamplers:
-            x = downsample(x)
+            x = _run(downsample, x, time)
             stored.append(x)
         return x
 
@@ -94,7 +124,7 @@ class Stage(nn.Module):
             if self.attentions:
                 x = self.attentions[i](x, context)
         for upsample in self.upsamplers:
-            x = upsample(x)
+            x = _run(upsample, x, time)
         return x
 
 
@@ -104,9 +134,23 @@ class MidBlock(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         channels = config.block_out_channels[-1]
-        attention = _attention(config, config.mid_block_type, len(config.block_out_channels) - 1)
+        attention = self._attention(config) if config.add_attention else None
         self.attentions = nn.ModuleList([attention] if attention is not None else [])
-        self.resnets = nn.ModuleList([_resnet(config, channels, channels), _resnet(config, channels, channels)])
+        self.resnets = nn.ModuleList(
+            _resnet(config, channels, channels, output_scale=config.mid_block_scale_factor) for _ in range(2)
+        )
+
+    @staticmethod
+    def _attention(config: UNetConfig) -> nn.Module | None:
+        channels, kind = config.block_out_channels[-1], config.mid_block_type
+        if ATTENTION[kind] != "self":
+            return _attention(config, kind, len(config.block_out_channels) - 1)
+        groups = config.attn_norm_num_groups
+        if groups is None and config.resnet_time_scale_shift == "default":
+            groups = config.norm_num_groups
+        heads = channels // (config.attention_head_dim or channels)
+        scale = config.mid_block_scale_factor
+        return SelfAttention(channels, heads=heads, groups=groups, eps=config.norm_eps, output_scale=scale)
 
     def forward(self, x: Tensor, time: Tensor, context: Tensor | None) -> Tensor:
         """[B, C, H, W] -> [B, C, H, W]."""
@@ -129,15 +173,21 @@ class UNet(nn.Module):
         self.config = config
         sizes = config.block_out_channels
         self.conv_in = nn.Conv2d(config.in_channels, sizes[0], 3, padding=1)
-        self.time_embedding = TimestepEmbedding(sizes[0], 4 * sizes[0])
-        self.class_embedding = (
-            nn.Embedding(config.num_class_embeds, 4 * sizes[0]) if config.num_class_embeds is not None else None
-        )
+        self.time_proj = make_time_proj(config)
+        self.time_embedding = TimestepEmbedding(self.time_proj.size, config.time_size)
+        self.class_embedding = self._class_embedding(config)
         skips = self._build_down(config)
-        self.mid_block = MidBlock(config)
+        self.mid_block = None if config.mid_block_type is None else MidBlock(config)
         self._build_up(config, skips)
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, sizes[0], eps=config.norm_eps)
         self.conv_out = nn.Conv2d(sizes[0], config.out_channels, 3, padding=1)
+
+    def _class_embedding(self, config: UNetConfig) -> nn.Module | None:
+        if config.num_class_embeds is None:
+            return None
+        if config.class_embed_type == "timestep":
+            return TimestepEmbedding(self.time_proj.size, config.time_size)
+        return nn.Embedding(config.num_class_embeds, config.time_size)
 
     def _build_down(self, config: UNetConfig) -> list[int]:
         """Make `down_blocks`; returns the channels of every stored output, in order."""
@@ -147,7 +197,7 @@ class UNet(nn.Module):
             stage = Stage(config, kind, level, [(n if i == 0 else size, size) for i in range(config.layers_per_block)])
             skips += [size] * config.layers_per_block
             if level < len(sizes) - 1:
-                stage.downsamplers.append(Downsample(size, padding=config.downsample_padding))
+                stage.downsamplers.append(_downsample(config, kind, size))
                 skips.append(size)
             self.down_blocks.append(stage)
             n = size
@@ -165,7 +215,7 @@ class UNet(nn.Module):
                 n = size
             stage = Stage(config, kind, level, channels)
             if level > 0:
-                stage.upsamplers.append(Upsample(size))
+                stage.upsamplers.append(_upsample(config, kind, size))
             self.up_blocks.append(stage)
 
     def forward(
@@ -200,33 +250,28 @@ class UNet(nn.Module):
                 f"sample is {height} high and {width} wide",
                 hint=f"both sides must be multiples of {self.config.multiple_of}",
             )
-        time = self.time_embedding(self._sinusoid(timestep).to(sample.dtype))
-        if self.class_embedding is not None:
-            time = time + self.class_embedding(class_labels)
-        x = self.conv_in(sample)
+        time = self.time_embedding(self.time_proj(timestep).to(sample.dtype))
+        if self.class_embedding is not None and class_labels is not None:
+            labels = class_labels
+            if self.config.class_embed_type == "timestep":
+                labels = self.time_proj(class_labels).to(sample.dtype)
+            time = time + self.class_embedding(labels)
+        x = self.conv_in(2 * sample - 1 if self.config.center_input_sample else sample)
         stored = [x]
         for stage in self._stages("down_blocks"):
             x = stage.down(x, time, encoder_hidden_states, stored)
-        x = self.mid_block(x, time, encoder_hidden_states)
+        if self.mid_block is not None:
+            x = self.mid_block(x, time, encoder_hidden_states)
         for stage in self._stages("up_blocks"):
             x = stage.up(x, time, encoder_hidden_states, stored)
         out: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))
-        return out
+        return self.time_proj.finish(out, timestep)
 
     def _stages(self, name: str) -> Iterator[Stage]:
         """The stages of `down_blocks` or `up_blocks`, typed."""
         for stage in getattr(self, name):
             if isinstance(stage, Stage):
                 yield stage
-
-    def _sinusoid(self, timestep: Tensor) -> Tensor:
-        """[B] -> [B, n]: sin and cos of t * 10000^(-i / (n/2 - freq_shift)) (Vaswani 2017, section 3.5)."""
-        half = self.config.block_out_channels[0] // 2
-        # Multiplied before it is divided, as the library does: at t = 1000 an ulp of a frequency is 6e-5 of an angle.
-        exponent = -math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=timestep.device)
-        angle = timestep.float().unsqueeze(1) * torch.exp(exponent / (half - self.config.freq_shift))
-        parts = (angle.cos(), angle.sin()) if self.config.flip_sin_to_cos else (angle.sin(), angle.cos())
-        return torch.cat(parts, dim=1)
 
 
 def _require_condition(name: str, value: Tensor | None, field: str, size: int | None) -> None:

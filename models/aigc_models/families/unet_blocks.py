@@ -14,11 +14,23 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Downsample", "ResnetBlock", "SelfAttention", "TimestepEmbedding", "Transformer", "Upsample"]
+__all__ = ["ACTIVATIONS", "Downsample", "ResnetBlock", "SelfAttention", "TimestepEmbedding", "Transformer", "Upsample"]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "swish": F.silu,
+    "mish": F.mish,
+    "gelu": F.gelu,
+    "relu": F.relu,
+}
+"""Of the residual blocks, by diffusers' names."""
 
 
 class TimestepEmbedding(nn.Module):
@@ -36,7 +48,7 @@ class TimestepEmbedding(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x))) + time))) (Ho 2020, appendix B).
+    """(shortcut(x) + conv(act(norm(conv(act(norm(x))) + time)))) / scale (Ho 2020, appendix B).
 
     Args:
         n_in: input channels.
@@ -45,26 +57,57 @@ class ResnetBlock(nn.Module):
         groups: groups of the norms.
         eps: of the norms.
         dropout: before the second convolution, while training.
+        activation: a key of `ACTIVATIONS`.
+        scale_shift: the time scales and shifts the second norm, in place of being added in front of it (Dhariwal &
+            Nichol 2021, section 3).
+        output_scale: the sum is divided by it.
+        resample: `up` doubles, `down` halves both sides, of the shortcut and in front of the first convolution.
     """
 
-    def __init__(self, n_in: int, n_out: int, *, time_size: int, groups: int, eps: float, dropout: float) -> None:
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        time_size: int,
+        groups: int,
+        eps: float,
+        dropout: float,
+        activation: str = "silu",
+        scale_shift: bool = False,
+        output_scale: float = 1.0,
+        resample: Literal["up", "down"] | None = None,
+    ) -> None:
         super().__init__()
+        self.activation, self.scale_shift, self.output_scale = ACTIVATIONS[activation], scale_shift, output_scale
+        self.resample = resample
         self.norm1 = nn.GroupNorm(groups, n_in, eps=eps)
         self.conv1 = nn.Conv2d(n_in, n_out, 3, padding=1)
-        self.time_emb_proj = nn.Linear(time_size, n_out)
+        self.time_emb_proj = nn.Linear(time_size, 2 * n_out if scale_shift else n_out)
         self.norm2 = nn.GroupNorm(groups, n_out, eps=eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else None
 
     def forward(self, x: Tensor, time_BM: Tensor) -> Tensor:
-        """([B, n_in, H, W], [B, M]) -> [B, n_out, H, W]."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.time_emb_proj(F.silu(time_BM))[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        """([B, n_in, H, W], [B, M]) -> [B, n_out, H, W], or of other sides where it resamples."""
+        h = self.conv1(self._resampled(self.activation(self.norm1(x))))
+        time = self.time_emb_proj(self.activation(time_BM))[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = time.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + time)
+        h = self.conv2(self.dropout(self.activation(h)))
+        x = self._resampled(x)
         shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
         out: Tensor = shortcut + h
-        return out
+        return out if self.output_scale == 1 else out / self.output_scale
+
+    def _resampled(self, x: Tensor) -> Tensor:
+        if self.resample is None:
+            return x
+        return F.avg_pool2d(x, 2) if self.resample == "down" else F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class Attention(nn.Module):
@@ -91,16 +134,18 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
-    """x + attention(norm(x)) over the positions of an image."""
+    """(x + attention(norm(x))) / scale over the positions of an image; no norm where there are no groups."""
 
-    def __init__(self, channels: int, *, heads: int, groups: int, eps: float) -> None:
+    def __init__(self, channels: int, *, heads: int, groups: int | None, eps: float, output_scale: float = 1.0) -> None:
         super().__init__(channels, heads=heads, context=None, bias=True)
-        self.group_norm = nn.GroupNorm(groups, channels, eps=eps)
+        self.group_norm = None if groups is None else nn.GroupNorm(groups, channels, eps=eps)
+        self.output_scale = output_scale
 
     def forward(self, x_BCHW: Tensor, _context: Tensor | None = None) -> Tensor:
         """[B, C, H, W] -> [B, C, H, W]."""
-        h_BLC = self.group_norm(x_BCHW).flatten(2).transpose(1, 2)
-        return x_BCHW + super().forward(h_BLC).transpose(1, 2).reshape(x_BCHW.shape)
+        h = x_BCHW if self.group_norm is None else self.group_norm(x_BCHW)
+        out = x_BCHW + super().forward(h.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x_BCHW.shape)
+        return out if self.output_scale == 1 else out / self.output_scale
 
 
 class GEGLU(nn.Module):

@@ -12,21 +12,41 @@ from aigc_runtime.errors import ConfigError
 
 __all__ = ["ATTENTION", "UNetConfig", "digits_unet_config"]
 
-ATTENTION: dict[str, Literal["self", "cross"] | None] = {
+ACTIVATION_NAMES = ("silu", "swish", "mish", "gelu", "relu")
+"""Of the residual blocks: keys of `unet_blocks.ACTIVATIONS`, for which PyTorch need not be loaded."""
+
+ATTENTION: dict[str | None, Literal["self", "cross"] | None] = {
     "DownBlock2D": None,
+    "ResnetDownsampleBlock2D": None,
     "AttnDownBlock2D": "self",
     "CrossAttnDownBlock2D": "cross",
     "UpBlock2D": None,
+    "ResnetUpsampleBlock2D": None,
     "AttnUpBlock2D": "self",
     "CrossAttnUpBlock2D": "cross",
     "UNetMidBlock2D": "self",
     "UNetMidBlock2DCrossAttn": "cross",
+    None: None,
 }
 """What each block type attends to."""
 
-_DOWN = tuple(kind for kind in ATTENTION if kind.endswith("DownBlock2D"))
-_UP = tuple(kind for kind in ATTENTION if kind.endswith("UpBlock2D"))
-_MID = tuple(kind for kind in ATTENTION if kind.startswith("UNetMid"))
+_DOWN = ("DownBlock2D", "ResnetDownsampleBlock2D", "AttnDownBlock2D", "CrossAttnDownBlock2D")
+_UP = ("UpBlock2D", "ResnetUpsampleBlock2D", "AttnUpBlock2D", "CrossAttnUpBlock2D")
+_MID = ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn", None)
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "downsample_padding": (0, 1),
+    "freq_shift": (0, 1),
+    "flip_sin_to_cos": (False, True),
+    "use_linear_projection": (False, True),
+    "center_input_sample": (False, True),
+    "add_attention": (False, True),
+    "time_embedding_type": ("positional", "fourier", "learned"),
+    "downsample_type": ("conv", "resnet"),
+    "upsample_type": ("conv", "resnet"),
+    "resnet_time_scale_shift": ("default", "scale_shift"),
+    "act_fn": ACTIVATION_NAMES,
+    "class_embed_type": (None, "timestep"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +60,12 @@ class UNetConfig:
             the variance (`ScheduleConfig.variance_type`).
         block_out_channels: channels per resolution level.
         layers_per_block: residual blocks per level on the way down (one more on the way up).
-        down_block_types: per level, `DownBlock2D`, `AttnDownBlock2D` or `CrossAttnDownBlock2D`.
-        up_block_types: per level from the lowest, `UpBlock2D`, `AttnUpBlock2D` or `CrossAttnUpBlock2D`.
-        mid_block_type: `UNetMidBlock2D` (with self-attention, as in `UNet2DModel`) or `UNetMidBlock2DCrossAttn`.
+        down_block_types: per level, `DownBlock2D`, `ResnetDownsampleBlock2D`, `AttnDownBlock2D` or
+            `CrossAttnDownBlock2D`.
+        up_block_types: per level from the lowest, `UpBlock2D`, `ResnetUpsampleBlock2D`, `AttnUpBlock2D` or
+            `CrossAttnUpBlock2D`.
+        mid_block_type: `UNetMidBlock2D` (with self-attention, as in `UNet2DModel`), `UNetMidBlock2DCrossAttn`, or
+            None for none.
         attention_head_dim: width of a head of self-attention blocks; None means one head.
         num_attention_heads: heads of cross-attention blocks, or one number per level; `UNet2DConditionModel`'s
             configurations call it `attention_head_dim`.
@@ -57,6 +80,22 @@ class UNetConfig:
         flip_sin_to_cos: cosines first in the time embedding.
         freq_shift: subtracted from the number of frequencies in the time embedding's exponent.
         dropout: in the residual blocks, while training.
+        time_embedding_type: `positional`: sines and cosines of the step; `fourier`: of the logarithm of the noise
+            level that is given in place of a step, at random frequencies, and the output is divided by the level
+            (Song et al. 2021); `learned`: a table of `num_train_timesteps` entries.
+        time_embedding_dim: M; None for four times the first of `block_out_channels`.
+        num_train_timesteps: entries of a learned time embedding.
+        center_input_sample: the sample is in [0, 1], and is taken to [-1, 1].
+        downsample_type: of blocks with self-attention: a strided convolution, or a residual block that halves.
+        upsample_type: the same on the way up.
+        resnet_time_scale_shift: how the time enters a residual block: `default` adds it, `scale_shift` scales and
+            shifts a norm.
+        act_fn: of the residual blocks, a key of `unet_blocks.ACTIVATIONS`.
+        attn_norm_num_groups: groups of the norm of the attention in the middle; None for `norm_num_groups`, or for no
+            norm with `scale_shift`.
+        add_attention: the middle block has its attention.
+        mid_block_scale_factor: what the middle block divides its sums by.
+        class_embed_type: None: a table of classes; `timestep`: a class is embedded as a step is.
 
     Raises:
         ConfigError: a value that the model does not allow; names the field, the value and what is allowed.
@@ -69,7 +108,7 @@ class UNetConfig:
     layers_per_block: int = 2
     down_block_types: tuple[str, ...] = ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D")
     up_block_types: tuple[str, ...] = ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")
-    mid_block_type: str = "UNetMidBlock2D"
+    mid_block_type: str | None = "UNetMidBlock2D"
     attention_head_dim: int | None = 8
     num_attention_heads: int | tuple[int, ...] = 8
     transformer_layers_per_block: int | tuple[int, ...] = 1
@@ -83,6 +122,18 @@ class UNetConfig:
     flip_sin_to_cos: bool = True
     freq_shift: int = 0
     dropout: float = 0.0
+    time_embedding_type: str = "positional"
+    time_embedding_dim: int | None = None
+    num_train_timesteps: int | None = None
+    center_input_sample: bool = False
+    downsample_type: str = "conv"
+    upsample_type: str = "conv"
+    resnet_time_scale_shift: str = "default"
+    act_fn: str = "silu"
+    attn_norm_num_groups: int | None = None
+    add_attention: bool = True
+    mid_block_scale_factor: float = 1.0
+    class_embed_type: str | None = None
 
     def __post_init__(self) -> None:
         require_positive(
@@ -95,14 +146,19 @@ class UNetConfig:
             cross_attention_dim=self.cross_attention_dim,
             num_class_embeds=self.num_class_embeds,
             norm_num_groups=self.norm_num_groups,
+            time_embedding_dim=self.time_embedding_dim,
+            num_train_timesteps=self.num_train_timesteps,
+            attn_norm_num_groups=self.attn_norm_num_groups,
         )
-        require_one_of("UNetConfig", "downsample_padding", self.downsample_padding, (0, 1))
-        require_one_of("UNetConfig", "freq_shift", self.freq_shift, (0, 1))
-        require_one_of("UNetConfig", "flip_sin_to_cos", self.flip_sin_to_cos, (False, True))
-        require_one_of("UNetConfig", "use_linear_projection", self.use_linear_projection, (False, True))
+        for field, valid in _CHOICES.items():
+            require_one_of("UNetConfig", field, getattr(self, field), valid)
         _require_number("norm_eps", self.norm_eps, "a number above 0", lambda x: 0 < x < math.inf)
         _require_number("dropout", self.dropout, "at least 0 and below 1", lambda x: 0 <= x < 1)
+        _require_number(
+            "mid_block_scale_factor", self.mid_block_scale_factor, "a number above 0", lambda x: 0 < x < math.inf
+        )
         self._check_channels()
+        self._check_embeddings()
         self._check_block_types()
         self._check_heads()
         if self.sample_size % self.multiple_of:
@@ -139,6 +195,24 @@ class UNetConfig:
             raise ConfigError(
                 f"UNetConfig.block_out_channels starts with {first}",
                 hint="must be even and at least 4: it is also the size of the time embedding",
+            )
+
+    def _check_embeddings(self) -> None:
+        if (self.time_embedding_type == "learned") != (self.num_train_timesteps is not None):
+            raise ConfigError(
+                f"UNetConfig.num_train_timesteps is {self.num_train_timesteps}",
+                hint="set it exactly where time_embedding_type is 'learned'",
+            )
+        if self.class_embed_type is not None and self.num_class_embeds is None:
+            raise ConfigError(
+                f"UNetConfig.class_embed_type is {self.class_embed_type!r}, num_class_embeds is None",
+                hint="say how many classes there are",
+            )
+        if self.attn_norm_num_groups is not None and self.block_out_channels[-1] % self.attn_norm_num_groups:
+            raise _error(
+                "attn_norm_num_groups",
+                self.attn_norm_num_groups,
+                f"a divisor of the {self.block_out_channels[-1]} channels in the middle",
             )
 
     def _check_block_types(self) -> None:
@@ -182,12 +256,12 @@ class UNetConfig:
             if attends_to == "cross" and channels % self.heads(level):
                 raise _error("num_attention_heads", self.heads(level), f"a divisor of the {channels} channels")
 
-    def _blocks(self) -> list[tuple[str, int]]:
+    def _blocks(self) -> list[tuple[str | None, int]]:
         """Block type and level of every stage."""
         levels = len(self.block_out_channels)
         return [
             *((kind, level) for level, kind in enumerate(self.down_block_types)),
-            (self.mid_block_type, levels - 1),
+            (self.mid_block_type if self.add_attention else None, levels - 1),
             *((kind, levels - 1 - i) for i, kind in enumerate(self.up_block_types)),
         ]
 
@@ -200,6 +274,11 @@ class UNetConfig:
         """Transformer blocks per cross-attention block of a level."""
         layers = self.transformer_layers_per_block
         return layers[level] if isinstance(layers, tuple) else layers
+
+    @property
+    def time_size(self) -> int:
+        """M, the size of the time embedding."""
+        return self.time_embedding_dim or 4 * self.block_out_channels[0]
 
     @property
     def multiple_of(self) -> int:

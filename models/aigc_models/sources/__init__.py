@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from aigc_models.program import Program
 from aigc_models.sources.by_keys.load import is_known_network, load_network, outline_network
 from aigc_models.sources.checkpoint import outline_checkpoint
+from aigc_models.sources.diffusers.folder import is_diffusers
 from aigc_models.sources.encoder.load import is_encoder, load_encoder, outline_encoder
 from aigc_models.sources.function import call_function, names_function
 from aigc_models.sources.outline import Outline
@@ -146,6 +147,25 @@ class _Transformers:
         return outline_folder(found.path, found.config)
 
 
+class _Diffusers:
+    """A pipeline that diffusers wrote, or a UNet2DModel of one."""
+
+    def matches(self, found: Found) -> bool:
+        return found.path is not None and is_diffusers(found.path, found.config)
+
+    def load(self, found: Found, options: Mapping[str, Any]) -> Program:
+        from aigc_models.sources.diffusers.load import load_diffusers
+
+        assert found.path is not None
+        return load_diffusers(found.path, source=found.model, options=_without_checkpoint(found, options))
+
+    def outline(self, found: Found) -> Outline:
+        from aigc_models.sources.diffusers.outline import outline_diffusers
+
+        assert found.path is not None
+        return outline_diffusers(found.path)
+
+
 class _Gguf:
     """A GGUF file of a language model."""
 
@@ -219,6 +239,7 @@ SOURCES: dict[str, Source] = {
     "gguf": _Gguf(),
     "folder": _Folder(),
     "transformers": _Transformers(),
+    "diffusers": _Diffusers(),
     "by_keys": _ByKeys(),
     "encoder": _Encoder(),
     "function": _Function(),
@@ -243,8 +264,8 @@ def resolve(model: str, *, options: Mapping[str, Any] | None = None) -> Program:
     """Find out what a name stands for, and load it.
 
     Args:
-        model: a shipped name, a folder with config.json and weights, ours or transformers', a GGUF file, a state
-            dict of an RRDBNet, an SRVGGNetCompact or an `nn.TransformerEncoder`, `file.py:function` or
+        model: a shipped name, a folder with config.json and weights, ours, transformers' or diffusers', a GGUF file, a
+            state dict of an RRDBNet, an SRVGGNetCompact or an `nn.TransformerEncoder`, `file.py:function` or
             `module:function`.
         options: of the export, such as `{"checkpoint": ..., "cache": "buffer"}`; None values are left out.
 
@@ -294,7 +315,8 @@ def _source_of(found: Found) -> tuple[str, Source]:
             )
         raise CheckpointError(
             f"{model!r} {says}, which no source can load",
-            hint=f"known: checkpoints of {', '.join(MODELS)}, and of language models as transformers writes them; "
+            hint=f"known: checkpoints of {', '.join(MODELS)}, of language models as transformers writes them, and "
+            f"DDPM and DDIM pipelines as diffusers writes them; "
             f"{_MORE}",
         )
     unknown = UnknownNameError("model", model, MODELS)

@@ -19,7 +19,7 @@ from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError, InputError
 from aigc_runtime.io.printable import shown
 
-__all__ = ["Levels", "ScheduleConfig", "alphas_cumprod", "fitting_steps", "make_levels", "timesteps"]
+__all__ = ["Levels", "ScheduleConfig", "alphas_cumprod", "make_levels", "timesteps"]
 
 MAX_BETA = 0.999
 """Cap of the cosine schedule (Nichol & Dhariwal 2021, section 3.2)."""
@@ -48,6 +48,7 @@ class ScheduleConfig:
             `squaredcos_cap_v2` (Nichol & Dhariwal 2021, eq. 17).
         beta_start: of the linear ones.
         beta_end: of the linear ones.
+        trained_betas: one beta for every step, in place of those that `beta_schedule` gives.
         prediction_type: what the model predicts: the noise, x_0 (`sample`) or v.
         timestep_spacing: which steps a sampler visits (Lin et al. 2023, table 2).
         steps_offset: added to the steps of `leading`.
@@ -82,6 +83,7 @@ class ScheduleConfig:
     thresholding: bool = False
     dynamic_thresholding_ratio: float = 0.995
     sample_max_value: float = 1.0
+    trained_betas: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for field, value, valid in (
@@ -105,6 +107,8 @@ class ScheduleConfig:
                 raise ConfigError(
                     f"ScheduleConfig.{field} is {shown(number)}", hint=f"must be an integer from {low} to {high}"
                 )
+        if self.trained_betas is not None:
+            _check_betas(self.trained_betas, self.num_train_timesteps)
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ConfigError(
                 f"ScheduleConfig: beta_start={self.beta_start}, beta_end={self.beta_end}",
@@ -128,9 +132,9 @@ class ScheduleConfig:
 
     @property
     def sample_bound(self) -> float | None:
-        """Largest magnitude of a finished sample; None where nothing bounds it, as in latents.
+        """Largest magnitude of the predicted x_0; None where nothing bounds it, as in latents.
 
-        Every sampler ends with the predicted x_0 itself, so what bounds that bounds the result.
+        A sampler whose last level is clean data ends with the predicted x_0 itself: it bounds the finished sample.
         """
         if self.thresholding:
             return 1.0
@@ -169,10 +173,23 @@ class ScheduleConfig:
             )
 
 
+def _check_betas(betas: tuple[float, ...], total: int) -> None:
+    if len(betas) != total:
+        raise ConfigError(
+            f"ScheduleConfig.trained_betas has {len(betas):,} numbers, num_train_timesteps is {total:,}",
+            hint="one for every step",
+        )
+    for t, beta in enumerate(betas):
+        if type(beta) not in (int, float) or not 0 < beta < 1:
+            raise ConfigError(f"ScheduleConfig.trained_betas[{t}] is {shown(beta)}", hint="must be above 0 and below 1")
+
+
 def alphas_cumprod(config: ScheduleConfig) -> Array:
     """alpha-bar_t for t = 0 .. T-1, float64 [T]."""
     n = config.num_train_timesteps
-    if config.beta_schedule == "linear":
+    if config.trained_betas is not None:
+        beta = np.array(config.trained_betas, dtype=np.float64)
+    elif config.beta_schedule == "linear":
         beta = np.linspace(config.beta_start, config.beta_end, n)
     elif config.beta_schedule == "scaled_linear":
         beta = np.linspace(math.sqrt(config.beta_start), math.sqrt(config.beta_end), n) ** 2
@@ -224,35 +241,50 @@ def timesteps(config: ScheduleConfig, steps: int) -> Array:
     return out
 
 
-def fitting_steps(config: ScheduleConfig, most: int) -> int:
-    """The largest number of sampling steps up to `most` that a schedule can be sampled in; 1 always can.
-
-    >>> fitting_steps(ScheduleConfig(num_train_timesteps=10), 20)
-    10
-    """
-    for steps in range(min(most, config.num_train_timesteps), 1, -1):
-        if config.timestep_spacing != "leading":
-            return steps
-        if (steps - 1) * (config.num_train_timesteps // steps) + config.steps_offset < config.num_train_timesteps:
-            return steps
-    return 1
-
-
 @dataclass(frozen=True, kw_only=True)
 class Levels:
-    """The noise levels of one sampling run, N steps.
+    """The noise levels of one sampling run: N evaluations of the model.
 
     Attributes:
-        timesteps: int64 [N], descending.
-        alpha: float64 [N + 1], signal: sqrt(alpha-bar) at each step, and 1 at the end.
-        sigma: float64 [N + 1], noise: sqrt(1 - alpha-bar), and 0 at the end.
+        timesteps: [N], the step that the model is given: int64, or float64 where a sampler looks between steps.
+        alpha: float64 [N + 1], signal: sqrt(alpha-bar) at each evaluation, and at the end, where 1 is clean data.
+        sigma: float64 [N + 1], noise: sqrt(1 - alpha-bar).
         variance_type: of the noise that DDPM adds, see `ScheduleConfig`.
+        prediction_type: of the model, see `ScheduleConfig`.
+        goal: float64 [N], alpha of the level that the sample is taken to after each evaluation; None: the next one's.
+        origin: float64 [N], alpha of the level that it is taken from; None: that of the evaluation.
+        count: steps of the run, each of which gives a sample; None: one for each evaluation.
+        first_noise: deviation of x_T.
+        last_scale: the result is the last sample times this.
     """
 
     timesteps: Array
     alpha: Array
     sigma: Array
     variance_type: str = "fixed_small"
+    prediction_type: str = "epsilon"
+    goal: Array | None = None
+    origin: Array | None = None
+    count: int | None = None
+    first_noise: float = 1.0
+    last_scale: float = 1.0
+
+    @property
+    def steps(self) -> int:
+        """Number of samples that a run gives."""
+        return len(self.timesteps) if self.count is None else self.count
+
+    def after(self, i: int) -> tuple[float, float]:
+        """(alpha, sigma) of the level that the sample is taken to after the i-th evaluation."""
+        if self.goal is None:
+            return float(self.alpha[i + 1]), float(self.sigma[i + 1])
+        return float(self.goal[i]), math.sqrt(max(0.0, 1 - float(self.goal[i]) ** 2))
+
+    def before(self, i: int) -> tuple[float, float]:
+        """(alpha, sigma) of the level that it is taken from."""
+        if self.origin is None:
+            return float(self.alpha[i]), float(self.sigma[i])
+        return float(self.origin[i]), math.sqrt(max(0.0, 1 - float(self.origin[i]) ** 2))
 
 
 def make_levels(config: ScheduleConfig, steps: int) -> Levels:
@@ -263,4 +295,10 @@ def make_levels(config: ScheduleConfig, steps: int) -> Levels:
     """
     t = timesteps(config, steps)
     a = np.append(alphas_cumprod(config)[t], 1.0)
-    return Levels(timesteps=t, alpha=np.sqrt(a), sigma=np.sqrt(1 - a), variance_type=config.variance_type)
+    return Levels(
+        timesteps=t,
+        alpha=np.sqrt(a),
+        sigma=np.sqrt(1 - a),
+        variance_type=config.variance_type,
+        prediction_type=config.prediction_type,
+    )

@@ -13,7 +13,7 @@ import numpy as np
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import EngineError
-from aigc_runtime.generation.samplers import Prediction, predict
+from aigc_runtime.generation.samplers.prediction import Prediction, predict
 from aigc_runtime.generation.schedules import Levels, ScheduleConfig
 
 __all__ = [
@@ -51,6 +51,7 @@ class Denoiser:
         conditions: of the N images, by input name.
         null: the same for "no condition", for guidance; None for none.
         scale: w of classifier-free guidance, eps = eps_null + w (eps_cond - eps_null).
+        rescale: phi of Lin et al. 2023, eq. 16: how far its deviation is brought back to that of eps_cond.
         most: rows that the session takes in one run, if it says.
     """
 
@@ -64,10 +65,11 @@ class Denoiser:
         conditions: Mapping[str, Array],
         null: Mapping[str, Array] | None,
         scale: float,
+        rescale: float,
         most: int | None,
     ) -> None:
         self._session, self._schedule, self._levels = session, schedule, levels
-        self._scale = np.float32(scale)
+        self._scale, self._rescale = np.float32(scale), np.float32(rescale)
         # Both branches of the guidance in one run where the engine's batch allows it: half the calls.
         self._joined = null is not None and (most is None or 2 * count <= most)
         if null is None:
@@ -114,6 +116,12 @@ class Denoiser:
     def _guided(self, given: Array, null: Array, channels: int) -> Array:
         """Guidance moves the mean alone: a learned variance stays that of the condition, as in diffusers and DiT."""
         mean = null[:, :channels] + self._scale * (given[:, :channels] - null[:, :channels])
+        if self._rescale:
+            axes = tuple(range(1, mean.ndim))
+            wanted, found = (array.std(axes, keepdims=True) for array in (given[:, :channels], mean))
+            # A mean without any deviation has nothing to be scaled by.
+            factor = np.divide(wanted, found, out=np.ones_like(found), where=found > 0)
+            mean = mean * (self._rescale * factor + (1 - self._rescale))
         return mean if given.shape[1] == channels else np.concatenate([mean, given[:, channels:]], axis=1)
 
     def _run(self, x: Array, t: np.float32, feeds: dict[str, Array]) -> Array:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,8 +24,8 @@ from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import CancelledError, EngineError, InputError, UnknownNameError
 from aigc_runtime.generation.noise import NoiseStream
 from aigc_runtime.generation.rng import check_seed
-from aigc_runtime.generation.samplers import SAMPLERS, Sampler
-from aigc_runtime.generation.schedules import Levels, make_levels
+from aigc_runtime.generation.samplers import SAMPLERS, SamplerConfig, sample
+from aigc_runtime.generation.schedules import Levels
 from aigc_runtime.io.printable import shown
 from aigc_runtime.pipelines.arguments import (
     batch_bounds,
@@ -53,7 +53,9 @@ __all__ = ["CLASS_LABELS", "CONTEXT", "MODEL_OUTPUT", "NULL_CONTEXT", "SAMPLE", 
 Progress = Callable[[int, int], None]
 Cancel = Callable[[], bool]
 
-_ARGUMENTS = frozenset({"batch", "steps", "sampler", "eta", "guidance_scale", "seed", "size", CONTEXT, NULL_CONTEXT})
+_ARGUMENTS = frozenset(
+    {"batch", "steps", "sampler", "eta", "guidance_scale", "guidance_rescale", "seed", "size", CONTEXT, NULL_CONTEXT}
+)
 """Of `generate`, besides the labels and what both name themselves."""
 _CONDITIONS = {CLASS_LABELS: ("int64", (None,)), CONTEXT: ("float32", (None, None, None))}
 
@@ -68,8 +70,9 @@ class _Request:
         conditions: of the N images, by input name.
         null: the same for "no condition"; None without guidance.
         scale: of the guidance.
-        sampler: which.
-        eta: of the sampler.
+        rescale: of the guided output.
+        sampler: its name.
+        config: how it runs.
         levels: that it visits.
         seed: of all noise.
     """
@@ -79,8 +82,9 @@ class _Request:
     conditions: dict[str, Array]
     null: dict[str, Array] | None
     scale: float
-    sampler: Sampler
-    eta: float
+    rescale: float
+    sampler: str
+    config: SamplerConfig
     levels: Levels
     seed: int
 
@@ -135,8 +139,9 @@ class DiffusionPipeline:
         batch: int | None = None,
         steps: int | None = None,
         sampler: str | None = None,
-        eta: float = 0.0,
+        eta: float | None = None,
         guidance_scale: float | None = None,
+        guidance_rescale: float = 0.0,
         seed: int = 0,
         size: tuple[int, int] | None = None,
         encoder_hidden_states: Array | None = None,
@@ -149,11 +154,14 @@ class DiffusionPipeline:
         Args:
             class_labels: one per image, for a model with classes.
             batch: number of images, for a model without; else it follows from the labels or the context.
-            steps: sampling steps; None takes the bundle's default, as for the next two.
-            sampler: `ddim`, `ddpm`, `dpmpp_2m` or `euler`.
+            steps: sampling steps; None takes the bundle's default, as for the next three.
+            sampler: one of `aigc_runtime.generation.samplers.SAMPLERS`. The bundle's default runs as its
+                `sampler_config` says, others as the papers do.
             eta: share of fresh noise in DDIM, 0 to 1; the other samplers take none.
             guidance_scale: w of classifier-free guidance, eps = eps_null + w (eps_class - eps_null) (Ho & Salimans
                 2022, eq. 6, with w = 1 + their w); 1 means none.
+            guidance_rescale: how far the guided output is brought back to the deviation of the conditional one, 0 to 1
+                (Lin et al. 2023, section 3.4); strong guidance overexposes without.
             seed: of all noise.
             size: (H, W), where the engine takes several.
             encoder_hidden_states: [N, T, X] float32, for a model with cross-attention.
@@ -164,8 +172,8 @@ class DiffusionPipeline:
 
         Returns:
             [N, C, H, W] float32, the samples as the sampler ends with them: within `schedule.sample_bound` where the
-            schedule clips its prediction, as that of a pixel model in [-1, 1] does, and unbounded where it does not,
-            as for latents. What writes pictures clips to [-1, 1].
+            schedule clips its prediction, as that of a pixel model in [-1, 1] does, and the sampler ends with that;
+            unbounded where it does not, as for latents. What writes pictures clips to [-1, 1].
 
         Raises:
             InputError: a bad argument, or a result that is too large; says which and what is allowed.
@@ -179,6 +187,7 @@ class DiffusionPipeline:
             sampler=sampler,
             eta=eta,
             guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
             seed=seed,
             size=size,
             encoder_hidden_states=encoder_hidden_states,
@@ -226,20 +235,21 @@ class DiffusionPipeline:
         batch: int | None = None,
         steps: int | None = None,
         sampler: str | None = None,
-        eta: float = 0.0,
+        eta: float | None = None,
         guidance_scale: float | None = None,
+        guidance_rescale: float = 0.0,
         seed: int = 0,
         size: tuple[int, int] | None = None,
         encoder_hidden_states: Array | None = None,
         null_encoder_hidden_states: Array | None = None,
     ) -> _Request:
-        settings = self.settings
+        settings, schedule = self.settings, self.settings.schedule
         name = settings.default_sampler if sampler is None else sampler
         if not isinstance(name, str) or name not in SAMPLERS:
             raise UnknownNameError("sampler", name if isinstance(name, str) else shown(name), SAMPLERS)
-        eta = check_number("eta", eta, 0.0, 1.0)
-        if eta and name != "ddim":
-            raise InputError(f"eta is {eta:g} with sampler {name!r}", hint="only 'ddim' takes an eta; leave it out")
+        config = settings.sampler_config if name == settings.default_sampler else SamplerConfig()
+        if eta is not None:
+            config = _with_eta(config, name, check_number("eta", eta, 0.0, 1.0))
         scale = settings.default_guidance_scale if guidance_scale is None else guidance_scale
         scale = check_number("guidance_scale", scale, 0.0, MAX_GUIDANCE_SCALE)
         conditions = self._conditions(class_labels, encoder_hidden_states)
@@ -253,9 +263,10 @@ class DiffusionPipeline:
             conditions=conditions,
             null=null,
             scale=scale,
-            sampler=SAMPLERS[name],
-            eta=eta,
-            levels=make_levels(settings.schedule, settings.default_steps if steps is None else steps),
+            rescale=check_number("guidance_rescale", guidance_rescale, 0.0, 1.0),
+            sampler=name,
+            config=config,
+            levels=SAMPLERS[name].levels(schedule, config, settings.default_steps if steps is None else steps),
             seed=check_seed(seed),
         )
 
@@ -267,7 +278,7 @@ class DiffusionPipeline:
         rows = rows_at_once(math.prod(request.shape), least, most, runs=1 if request.null is None else 2)
         groups = list(chunks(request.count, rows))
         noise = NoiseStream(request.seed, request.count * math.prod(request.shape))
-        steps, done = len(levels.timesteps), 0
+        steps, done = levels.steps, 0
         for group in groups:
             denoise = Denoiser(
                 self.session,
@@ -277,12 +288,13 @@ class DiffusionPipeline:
                 conditions=_rows(request.conditions, group),
                 null=None if request.null is None else _rows(request.null, group),
                 scale=request.scale,
+                rescale=request.rescale,
                 most=most,
             )
             draws = itertools.count()
             fresh = partial(_next_draw, noise, draws)
             x = fresh((group.stop - group.start, *request.shape))
-            run = request.sampler(denoise, x, levels, fresh, request.eta)
+            run = sample(request.sampler, denoise, x, levels, fresh, request.config)
             for _ in range(steps):
                 if cancel is not None and cancel():
                     raise CancelledError(f"cancelled after {done} of {len(groups) * steps} steps")
@@ -330,6 +342,13 @@ class DiffusionPipeline:
         if not null:
             raise InputError(f"guidance_scale is {scale:g}", hint="this model has no condition to be guided by: use 1")
         return null
+
+
+def _with_eta(config: SamplerConfig, name: str, eta: float) -> SamplerConfig:
+    if eta and "eta" not in SAMPLERS[name].options:
+        takers = ", ".join(repr(other) for other, sampler in SAMPLERS.items() if "eta" in sampler.options)
+        raise InputError(f"eta is {eta:g} with sampler {name!r}", hint=f"only {takers} takes an eta; leave it out")
+    return replace(config, eta=eta)
 
 
 def _next_draw(noise: NoiseStream, draws: Iterator[int], shape: tuple[int, ...]) -> Array:

@@ -43,6 +43,7 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "sampler": _sampler,
     "eta": number_check("eta", 0.0, 1.0),
     "guidance_scale": number_check("guidance_scale", 0.0, MAX_GUIDANCE_SCALE),
+    "guidance_rescale": number_check("guidance_rescale", 0.0, 1.0),
     "seed": check_seed,
 }
 

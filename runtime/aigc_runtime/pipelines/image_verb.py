@@ -14,6 +14,7 @@ import numpy as np
 
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import InputError
+from aigc_runtime.generation.samplers import SAMPLERS
 from aigc_runtime.io.arguments import path_argument
 from aigc_runtime.io.npy import write_npy_rows
 from aigc_runtime.io.output_file import is_stream
@@ -52,7 +53,7 @@ SCALE = Option(
 )
 SAMPLING = (
     Option(flags=("--steps",), name="steps", group="diffusion", type=int, help="sampling steps"),
-    Option(flags=("--sampler",), name="sampler", group="diffusion", help="ddim, ddpm, dpmpp_2m or euler"),
+    Option(flags=("--sampler",), name="sampler", group="diffusion", help=f"one of {', '.join(SAMPLERS)}"),
     Option(flags=("--eta",), name="eta", group="diffusion", type=float, help="share of fresh noise in DDIM, 0 to 1"),
     Option(
         flags=("--guidance-scale",),
@@ -60,6 +61,13 @@ SAMPLING = (
         group="diffusion",
         type=float,
         help="classifier-free guidance; 1 is none",
+    ),
+    Option(
+        flags=("--guidance-rescale",),
+        name="guidance_rescale",
+        group="diffusion",
+        type=float,
+        help="share of the guided deviation that is taken back, 0 to 1 (default: 0)",
     ),
 )
 SIZE = Option(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from aigc_runtime.core.ranges import MAX_COUNT, MAX_GUIDANCE_SCALE, MAX_STEPS, check_range
 from aigc_runtime.errors import ConfigError, InputError
 from aigc_runtime.generation.chat import ChatInfo
-from aigc_runtime.generation.samplers import SAMPLERS
+from aigc_runtime.generation.samplers import SAMPLERS, SamplerConfig, check_options, fitting_steps
 from aigc_runtime.generation.sampling_params import SamplingParams
 from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.generation.tokenizers import TokenizerInfo
@@ -84,6 +84,7 @@ class DiffusionSettings:
         null_class: the label that means "no class", for classifier-free guidance.
         class_names: one per class; None where they have none.
         default_sampler: one of `samplers.SAMPLERS`.
+        sampler_config: how that one runs; the others run as the papers say.
         default_steps: sampling steps.
         default_guidance_scale: 1 means no guidance.
     """
@@ -96,6 +97,7 @@ class DiffusionSettings:
     default_steps: int
     default_guidance_scale: float
     class_names: tuple[str, ...] | None = None
+    sampler_config: SamplerConfig = field(default_factory=SamplerConfig)
 
     def __post_init__(self) -> None:
         _check_sizes("sample_shape", self.sample_shape)
@@ -105,8 +107,17 @@ class DiffusionSettings:
         check_class_names(self.class_names, self.num_classes)
         if self.default_sampler not in SAMPLERS:
             raise ConfigError(f"default_sampler is {self.default_sampler!r}", hint=f"valid: {', '.join(SAMPLERS)}")
+        check_options(self.default_sampler, self.sampler_config)
         check_range("default_steps", self.default_steps, 1, min(MAX_STEPS, self.schedule.num_train_timesteps))
         check_range("default_guidance_scale", self.default_guidance_scale, 0, MAX_GUIDANCE_SCALE)
+        try:
+            SAMPLERS[self.default_sampler].levels(self.schedule, self.sampler_config, self.default_steps)
+        except InputError as err:
+            raise ConfigError(f"default_steps is {self.default_steps}: {err.message}", hint=err.hint) from err
+
+    def fitting_steps(self, most: int) -> int:
+        """The largest number of steps up to `most` in which the default sampler can run."""
+        return fitting_steps(self.schedule, most, self.default_sampler, self.sampler_config)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,8 @@ from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.cli.main import run
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.errors import AigcError, ConfigError, InputError
-from aigc_runtime.generation.schedules import ScheduleConfig, fitting_steps, timesteps
+from aigc_runtime.generation.samplers import fitting_steps
+from aigc_runtime.generation.schedules import ScheduleConfig, timesteps
 from aigc_runtime.proof.bench import bench_generation, bench_step
 
 from ..configs import CONFIGS, Drawn

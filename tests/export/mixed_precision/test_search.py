@@ -99,7 +99,7 @@ def test_a_budget_that_only_fp32_keeps(tmp_path: Path) -> None:
 
 def test_a_loose_budget_can_be_shipped(tmp_path: Path) -> None:
     """Below the limit of a plain int8 bundle, 42 dB: the user allows it."""
-    recipe = auto("psnr>=20")
+    recipe = auto("psnr>=20", objective="ops")  # by time, fp32 wins where there is no VNNI
     assert recipe.quantization is not None
     rough = replace(recipe.quantization, ranges="percentile", percentile=80.0, affine=False)
     result = export_model(replace(recipe, quantization=rough), tmp_path / "out")

@@ -75,13 +75,16 @@ def test_counts_are_positive_integers(field: str, value: object) -> None:
         ({"up_block_types": "UpBlock2D"}, "up_block_types is 'UpBlock2D'\nmust be a tuple"),
         (
             {"down_block_types": ("DownBlock2D", "AttnUpBlock2D")},
-            "down_block_types is 'AttnUpBlock2D'\nvalid: DownBlock2D, AttnDownBlock2D, CrossAttnDownBlock2D",
+            "down_block_types is 'AttnUpBlock2D'\nvalid: DownBlock2D, ResnetDownsampleBlock2D, AttnDownBlock2D, Cross",
         ),
         (
             {"up_block_types": ("UNetMidBlock2D", "UpBlock2D")},
-            "up_block_types is 'UNetMidBlock2D'\nvalid: UpBlock2D, AttnUpBlock2D, CrossAttnUpBlock2D",
+            "up_block_types is 'UNetMidBlock2D'\nvalid: UpBlock2D, ResnetUpsampleBlock2D, AttnUpBlock2D, CrossAttn",
         ),
-        ({"mid_block_type": None}, "mid_block_type is None\nvalid: UNetMidBlock2D, UNetMidBlock2DCrossAttn"),
+        (
+            {"mid_block_type": "MidBlock"},
+            "mid_block_type is 'MidBlock'\nvalid: UNetMidBlock2D, UNetMidBlock2DCrossAttn, None",
+        ),
         ({"downsample_padding": 2}, "downsample_padding is 2\nvalid: 0, 1"),
         ({"freq_shift": 4}, "freq_shift is 4\nvalid: 0, 1"),
         ({"flip_sin_to_cos": "yes"}, "flip_sin_to_cos is 'yes'\nvalid: False, True"),

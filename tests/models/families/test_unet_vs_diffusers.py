@@ -61,6 +61,50 @@ UNCONDITIONAL: dict[str, dict[str, Any]] = {
         "up_block_types": ("UpBlock2D", "UpBlock2D"),
         "attention_head_dim": 4,
     },
+    "residual blocks that resample": {
+        **SMALL,
+        "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        "attention_head_dim": 4,
+        "resnet_time_scale_shift": "scale_shift",
+    },
+    "attention blocks that resample": {
+        **SMALL,
+        "block_out_channels": (8, 12, 16),
+        "down_block_types": ("AttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D"),
+        "attention_head_dim": 4,
+        "downsample_type": "resnet",
+        "upsample_type": "resnet",
+        "act_fn": "gelu",
+    },
+    "a scaled middle of its own groups": {
+        **SMALL,
+        **PLAIN,
+        "attention_head_dim": 8,
+        "mid_block_scale_factor": 1.41,
+        "attn_norm_num_groups": 2,
+        "resnet_time_scale_shift": "scale_shift",
+        "act_fn": "mish",
+    },
+    "no attention in the middle": {**SMALL, **PLAIN, "add_attention": False, "act_fn": "relu"},
+    "no middle, a centered sample": {**SMALL, **PLAIN, "mid_block_type": None, "center_input_sample": True},
+    "Fourier features of the noise level": {
+        **SMALL,
+        **PLAIN,
+        "attention_head_dim": 4,
+        "time_embedding_type": "fourier",
+        "time_embedding_dim": 24,
+    },
+    "a learned time, classes as steps": {
+        **SMALL,
+        **PLAIN,
+        "attention_head_dim": 4,
+        "time_embedding_type": "learned",
+        "num_train_timesteps": 1000,
+        "num_class_embeds": 5,
+        "class_embed_type": "timestep",
+    },
     "digits": {k: v for k, v in digits_unet_config().to_dict().items() if k != "null_class"},
 }
 CONDITIONAL: dict[str, dict[str, Any]] = {
@@ -136,6 +180,10 @@ def inputs(config: UNetConfig, *, dtype: torch.dtype = torch.float32) -> dict[st
         "sample": torch.randn(3, config.in_channels, 2 * unit, 3 * unit, dtype=dtype),
         "timestep": torch.tensor([0.0, 371.25, 999.0]),
     }
+    if config.time_embedding_type == "fourier":  # the logarithm of a level above 0
+        found["timestep"] = torch.tensor([0.01, 1.25, 50.0])
+    elif config.time_embedding_type == "learned":
+        found["timestep"] = torch.tensor([0, 371, 999])
     if config.num_class_embeds is not None:
         found["class_labels"] = torch.tensor([0, 2, config.num_class_embeds - 1])
     if config.cross_attention_dim is not None:

@@ -204,4 +204,13 @@ def test_what_names_none(text: str) -> None:
 
 
 def test_the_table_lists_our_own() -> None:
-    assert list(sources.SOURCES) == ["shipped", "gguf", "folder", "transformers", "by_keys", "encoder", "function"]
+    assert list(sources.SOURCES) == [
+        "shipped",
+        "gguf",
+        "folder",
+        "transformers",
+        "diffusers",
+        "by_keys",
+        "encoder",
+        "function",
+    ]

@@ -15,6 +15,7 @@ Where diffusers differs from itself, the reference steps over it: see `test_samp
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,7 @@ import pytest
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import Array, DimSpec, TensorSpec
+from aigc_runtime.errors import InputError
 from aigc_runtime.generation.schedules import Levels, ScheduleConfig, make_levels
 from aigc_runtime.io.png import to_uint8
 from aigc_runtime.pipelines.diffusion import DiffusionPipeline
@@ -49,6 +51,7 @@ class Case:
     steps: int
     channels: int
     guidance: float = 1.0
+    rescale: float = 0.0
     eta: float = 0.0
     labels: tuple[int, ...] = (0, 1, 0)
 
@@ -112,6 +115,7 @@ def ours(case: Case, rows: int = 8) -> Array:
         sampler=case.sampler,
         eta=case.eta,
         guidance_scale=case.guidance,
+        guidance_rescale=case.rescale,
         seed=SEED,
     )
 
@@ -139,7 +143,11 @@ class Engine:
         c = self.case.channels
         text, variance = given.split([c, given.shape[1] - c], dim=1)
         nothing = self.run(x, t, [NULL] * len(labels))[:, :c]
-        return torch.cat([nothing + self.case.guidance * (text - nothing), variance], dim=1)
+        mean = nothing + self.case.guidance * (text - nothing)
+        if self.case.rescale:
+            stable_diffusion = importlib.import_module("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion")
+            mean = stable_diffusion.rescale_noise_cfg(mean, text, self.case.rescale)
+        return torch.cat([mean, variance], dim=1)
 
 
 def theirs(case: Case, monkeypatch: pytest.MonkeyPatch) -> Array:
@@ -271,7 +279,7 @@ def with_some_signal(config: ScheduleConfig, steps: int) -> Levels:
 def test_the_pipeline_gives_what_diffusers_gives(sampled: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     use_double(monkeypatch)
     if sampled["sampler"] in ("dpmpp_2m", "euler"):
-        monkeypatch.setattr("aigc_runtime.pipelines.diffusion.make_levels", with_some_signal)
+        monkeypatch.setattr("aigc_runtime.generation.samplers.levels.make_levels", with_some_signal)
     rng = np.random.default_rng(SAMPLED.index(sampled))
     for _ in range(30):
         case = random_case(sampled, rng)
@@ -288,6 +296,7 @@ OTHERS = [
     replace(BASE, sampler="dpmpp_2m"),
     replace(BASE, eta=0.2),
     replace(BASE, guidance=1.1),
+    replace(BASE, guidance=1.1, rescale=0.5),
     replace(BASE, labels=(1, 1, 0)),
     replace(BASE, steps=7),
     *(
@@ -311,6 +320,30 @@ OTHERS = [
 ]
 
 
+@pytest.mark.parametrize("rescale", [0.7, 1.0])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_guidance_is_rescaled_as_diffusers_does(sampler: str, rescale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not among the random cases: a picture that is nearly flat has no deviation to divide by."""
+    use_double(monkeypatch)
+    for kind in ("fixed_small", "learned_range"):
+        config = replace(BASE.config, variance_type=kind if sampler == "ddpm" else "fixed_small")
+        case = replace(BASE, sampler=sampler, config=config, guidance=2.5, rescale=rescale)
+        assert difference(ours(case), theirs(case, monkeypatch)) <= limit(case)
+
+
+def test_a_flat_output_has_nothing_to_be_rescaled_by() -> None:
+    session = ArraySession(
+        lambda values: {"model_output": np.zeros_like(values["sample"])}, make_session(BASE).interface
+    )
+    pipeline = DiffusionPipeline(session, make_pipeline(BASE).settings)
+    plain, rescaled = (
+        pipeline.generate([0, 1], steps=3, guidance_scale=2.5, guidance_rescale=rescale) for rescale in (0.0, 1.0)
+    )
+    np.testing.assert_array_equal(plain, rescaled)
+    with pytest.raises(InputError, match=r"guidance_rescale is 1\.5"):
+        pipeline.generate([0], steps=3, guidance_rescale=1.5)
+
+
 @pytest.mark.parametrize("other", OTHERS, ids=lambda case: f"{case.sampler}-{OTHERS.index(case)}")
 def test_the_comparison_sees_every_setting(other: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     use_double(monkeypatch)
@@ -325,7 +358,9 @@ def test_images_come_one_by_one_as_they_come_together(sampled: dict[str, Any], r
     together = ours(case, rows=64)
     pipeline = make_pipeline(case, rows)
     arguments: dict[str, Any] = {"steps": case.steps, "sampler": case.sampler, "eta": case.eta, "seed": SEED}
-    one_by_one = list(pipeline.stream(list(case.labels), guidance_scale=case.guidance, **arguments))
+    one_by_one = list(
+        pipeline.stream(list(case.labels), guidance_scale=case.guidance, guidance_rescale=case.rescale, **arguments)
+    )
     assert all(image.shape == (case.channels, *SIDES) for image in one_by_one)
     np.testing.assert_array_equal(np.stack(one_by_one), ours(case, rows))
     # The engine's own rounding may depend on how many rows it runs: a formula's does not.

@@ -13,7 +13,8 @@ import numpy as np
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import Feeds
 from aigc_runtime.core.tensors import Array
-from aigc_runtime.generation.samplers import Prediction, ddim, predict
+from aigc_runtime.generation.samplers import Prediction, SamplerConfig, predict
+from aigc_runtime.generation.samplers.ddim import ddim
 from aigc_runtime.generation.schedules import Levels, ScheduleConfig, alphas_cumprod
 from aigc_runtime.pipelines.denoiser import MODEL_OUTPUT, SAMPLE, TIMESTEP
 
@@ -58,7 +59,7 @@ def ddim_trajectory(
             )
         return predict(out, x, float(levels.alpha[step]), float(levels.sigma[step]), schedule)
 
-    for _ in ddim(denoise, x, levels, _no_noise, 0.0):
+    for _ in ddim(denoise, x, levels, _no_noise, SamplerConfig()):
         yield list(fed)
 
 

@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 
 from aigc_runtime.core.tensors import Array
-from aigc_runtime.generation.samplers import SAMPLERS, Prediction, predict
+from aigc_runtime.generation.samplers import Prediction, SamplerConfig, predict, sample
 from aigc_runtime.generation.schedules import Levels, ScheduleConfig, alphas_cumprod, make_levels
 
-from ..diffusers_reference import VisitedPredecessor, make_scheduler, torch, use_double
+from ...diffusers_reference import CLASSES, VisitedPredecessor, make_scheduler, torch, use_double
 
 # diffusers turns tensors into arrays in a way that numpy 2 announces the end of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -86,7 +86,7 @@ def run_ours(name: str, config: ScheduleConfig, levels: Levels, eta: float) -> A
         return predict(model(x, alpha, sigma), x, alpha, sigma, config)
 
     start = draw(0)(SHAPE)
-    for x in SAMPLERS[name](denoise, start, levels, draw(1), eta):
+    for x in sample(name, denoise, start, levels, draw(1), SamplerConfig(eta=eta)):
         assert x.dtype == np.float32
         assert np.isfinite(x).all()
     return x
@@ -163,7 +163,7 @@ PREDICTIONS = {"epsilon": ("epsilon", False), "v": ("v_prediction", False), "v-z
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", CLASSES)
 def test_a_sampler_agrees_with_its_scheduler(
     name: str, prediction: str, schedule: Any, spacing: Any, clip: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,7 +186,7 @@ def test_a_sampler_agrees_with_its_scheduler(
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("steps", [20, 50])
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", CLASSES)
 def test_a_sampler_agrees_with_diffusers_as_it_is(
     name: str, steps: int, kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

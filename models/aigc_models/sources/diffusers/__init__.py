@@ -1,0 +1,1 @@
+"""Folders that diffusers wrote: a UNet2DModel alone, or a pipeline of one with its scheduler."""

@@ -1,0 +1,57 @@
+"""Read a JSON that diffusers wrote field by field: what is not known here is refused by its name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from aigc_runtime.errors import CheckpointError
+from aigc_runtime.io.printable import shown
+
+__all__ = ["read_given", "require"]
+
+
+def read_given(
+    values: Mapping[str, Any], defaults: Mapping[str, Any], *, where: str, unused: Collection[str] = ()
+) -> dict[str, Any]:
+    """Take the fields that are read, those that are missing at their defaults.
+
+    Args:
+        values: the parsed JSON.
+        defaults: of the fields that are read: those of diffusers' class.
+        where: the file's name, for messages.
+        unused: fields that diffusers passes over in this class, too.
+
+    Raises:
+        CheckpointError: a field that is neither, unless it is null, false or empty; names it and the nearest.
+    """
+    for name, value in values.items():
+        if name in defaults or name in unused or name.startswith("_") or not value:
+            continue
+        near = difflib.get_close_matches(name, defaults, n=1)
+        raise CheckpointError(
+            f"{where}: the field {shown(name)} is {shown(value)}, and what it means is not known here",
+            hint=(f"nearest known: {near[0]!r}; " if near else "") + "remove it if it changes nothing",
+        )
+    return {name: values.get(name, default) for name, default in defaults.items()}
+
+
+def require(given: dict[str, Any], allowed: Mapping[str, tuple[object, ...]], *, where: str) -> None:
+    """Take out fields that are no setting here: each must say what is done anyway.
+
+    Args:
+        given: what `read_given` gave; the fields of `allowed` are removed.
+        allowed: field -> its supported values.
+        where: the file's name, for messages.
+
+    Raises:
+        CheckpointError: another value; names the field and the supported ones.
+    """
+    for name, values in allowed.items():
+        value = given.pop(name)
+        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values):
+            raise CheckpointError(
+                f"{where}: {name} is {shown(value)}, which is not supported",
+                hint=f"supported: {', '.join(map(shown, values))}",
+            )

@@ -1,0 +1,113 @@
+"""The weights of a component of diffusers: which file holds them, and their names here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aigc_models.weights.pickled_weights import PickledWeights
+from aigc_models.weights.stored_weights import StoredWeights, WeightsReader
+from aigc_models.weights.weights_file import WeightsPlace
+from aigc_runtime.errors import CheckpointError
+from aigc_runtime.io.user_file import is_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Renamed", "find_component", "open_component", "our_name"]
+
+STEM = "diffusion_pytorch_model"
+FILES = (
+    f"{STEM}.safetensors",
+    f"{STEM}.safetensors.index.json",
+    f"{STEM}.fp16.safetensors",
+    f"{STEM}.bin",
+    f"{STEM}.fp16.bin",
+)
+"""The files that weights are read from, the first that is there counts: full precision first, no code to unpickle."""
+
+_PICKLED = ".bin"
+_ATTENTION = re.compile(r"(attentions\.\d+\.)(query|key|value|proj_attn)\.")
+_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Names of attention weights before diffusers 0.18 -> since."""
+
+
+def find_component(path: Path) -> WeightsPlace:
+    """Find the weights of a component.
+
+    Args:
+        path: its folder, or the file itself.
+
+    Raises:
+        CheckpointError: none there; says what is.
+    """
+    if not is_folder(path):
+        return WeightsPlace(weights=path)
+    try:
+        names = sorted(entry.name for entry in path.iterdir())
+    except OSError as err:
+        raise CheckpointError(
+            f"cannot read {str(path)!r}: {err.strerror}", hint="check the path and its permissions"
+        ) from err
+    meant = next((name for name in FILES if name in names), None)
+    if meant is None:
+        others = [name for name in names if name.startswith(STEM)]
+        raise CheckpointError(
+            f"{str(path)!r} has no weights" + (f", but {', '.join(others)}" if others else ""),
+            hint=f"one of these is read: {', '.join(FILES)}",
+        )
+    ignored = [name for name in FILES if name in names and name != meant]
+    notes = (f"read {meant}; not read: {', '.join(ignored)}",) if ignored else ()
+    return WeightsPlace(weights=path / meant, notes=notes)
+
+
+def open_component(path: Path) -> StoredWeights | PickledWeights:
+    """Open a weights file: safetensors, their index, or a pickle of which only tensors are built.
+
+    Raises:
+        CheckpointError: it is damaged or foreign.
+    """
+    return PickledWeights(path) if path.name.endswith(_PICKLED) else StoredWeights(path)
+
+
+def our_name(name: str) -> str:
+    """What a tensor is called here: as in diffusers, but for names that it has since changed itself.
+
+    >>> our_name("down_blocks.1.attentions.0.proj_attn.bias")
+    'down_blocks.1.attentions.0.to_out.0.bias'
+    """
+    return _ATTENTION.sub(lambda found: f"{found[1]}{_ATTENTION_NAMES[found[2]]}.", name)
+
+
+class Renamed:
+    """Weights under our names.
+
+    Args:
+        stored: on the disk.
+    """
+
+    def __init__(self, stored: WeightsReader) -> None:
+        self._stored = stored
+
+    def described(self) -> dict[str, Tensor]:
+        """Describe every tensor by one of its type and shape without numbers.
+
+        Raises:
+            CheckpointError: the old and the new name of one weight are both there.
+        """
+        found: dict[str, Tensor] = {}
+        for name, tensor in self._stored.described().items():
+            ours = our_name(name)
+            if ours in found:
+                raise CheckpointError(
+                    f"the file has {name!r} and another tensor that is {ours!r}, too", hint="is it of one model only?"
+                )
+            found[ours] = tensor
+        return found
+
+    def stream(self, into: Callable[[str], Tensor | None] = lambda _: None) -> Iterator[tuple[str, Tensor]]:
+        """Read all tensors; see `StoredWeights.stream`."""
+        for name, tensor in self._stored.stream(lambda theirs: into(our_name(theirs))):
+            yield our_name(name), tensor
