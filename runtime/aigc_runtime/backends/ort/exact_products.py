@@ -24,12 +24,18 @@ EXACT_PRODUCTS = "session.x64quantprecision"
 """Entry of a session's configuration: "1" for exact products. No processor but x86 needs it, or knows it."""
 
 PROBE = (
-    b'\x08\x04:f\n\x18\n\x01x\n\x01w\x12\x01y"\rMatMulInteger\x12\x01g*\x1b\x08\x04\x08\x04\x10\x03B\x01wJ\x10'
-    + b"\x7f" * 16
-    + b"Z\x14\n\x01x\x12\x0f\n\r\x08\x02\x12\t\n\x03\x12\x01n\n\x02\x08\x04"
+    b'\x08\x04:\x80\x01\n\x1e\n\x01x\n\x01w\n\x01a\n\x01b\x12\x01y"\rMatMulInteger\x12\x01g'
+    b"*\x1b\x08\x04\x08\x04\x10\x03B\x01wJ\x10"
+    + b"\x7f"
+    * 16
+    + b"*\x08\x10\x02B\x01aJ\x01\x00*\x08\x10\x03B\x01bJ\x01\x00"
+    b"Z\x14\n\x01x\x12\x0f\n\r\x08\x02\x12\t\n\x03\x12\x01n\n\x02\x08\x04"
     b"b\x14\n\x01y\x12\x0f\n\r\x08\x06\x12\t\n\x03\x12\x01n\n\x02\x08\x04B\x04\n\x00\x10\n"
 )
-"""An ONNX graph: `y [n, 4] int32 = MatMulInteger(x [n, 4] uint8, w [4, 4] int8)`, all of w being 127."""
+"""An ONNX graph: `y [n, 4] int32 = MatMulInteger(x [n, 4] uint8, w [4, 4] int8, 0, 0)`, all of w being 127.
+
+Without the zero points, onnxruntime 1.23 ends the process where it makes weights unsigned.
+"""
 
 
 @cache

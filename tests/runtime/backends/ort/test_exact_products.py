@@ -70,8 +70,9 @@ def test_the_probe_is_the_graph_that_it_is_said_to_be() -> None:
     model = onnx.load_from_string(PROBE)
     onnx.checker.check_model(model, full_check=True)
     (node,) = model.graph.node
-    (weight,) = model.graph.initializer
-    assert (node.op_type, list(node.input), list(node.output)) == ("MatMulInteger", ["x", "w"], ["y"])
+    weight, *zeros = model.graph.initializer
+    assert (node.op_type, list(node.input), list(node.output)) == ("MatMulInteger", ["x", "w", "a", "b"], ["y"])
+    assert [(zero.name, onnx.numpy_helper.to_array(zero).tolist()) for zero in zeros] == [("a", 0), ("b", 0)]
     assert (onnx.numpy_helper.to_array(weight) == np.full((4, 4), 127, dtype=np.int8)).all()
     assert onnx.numpy_helper.to_array(weight).dtype == np.int8
     types = [v.type.tensor_type.elem_type for v in (model.graph.input[0], model.graph.output[0])]
