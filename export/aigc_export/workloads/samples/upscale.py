@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,9 +20,6 @@ from aigc_runtime.errors import AigcError, InputError
 from aigc_runtime.io.user_file import is_folder
 from aigc_runtime.pipelines.tiles import reflected
 from aigc_runtime.pipelines.upscale import IMAGE, UpscaleSettings
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["CALIBRATION_PHOTO", "EVALUATION_PHOTO", "PatchData", "folder_patches", "photo", "photo_patches"]
 
