@@ -36,7 +36,8 @@ from aigc_runtime.core.tensors import Array, DimSpec
 from aigc_runtime.generation.logits import SamplingParams
 from aigc_runtime.generation.tokenizers import Tokenizer
 from aigc_runtime.pipelines.settings import TextSettings
-from aigc_runtime.pipelines.text import INPUT_IDS, KEPT, LOGITS_TO_KEEP, PAD_LENGTH, text_tokenizer
+from aigc_runtime.pipelines.text import INPUT_IDS, KEPT, LOGITS_TO_KEEP, PAD_LENGTH
+from aigc_runtime.pipelines.text_tokenizer import text_tokenizer
 
 __all__ = ["TEXT"]
 

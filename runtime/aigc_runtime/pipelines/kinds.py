@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Any
 
 from aigc_runtime.core.plugins import look_up, plugin_names
 from aigc_runtime.core.program import OpenProgram, as_program
 from aigc_runtime.core.session import Session
 from aigc_runtime.errors import ConfigError
-from aigc_runtime.pipelines.diffusion_kind import DIFFUSION
-from aigc_runtime.pipelines.gan_kind import GAN
 from aigc_runtime.pipelines.kind import SINGLE_ENGINE, AnyPipeline, PipelineKind, Roles
-from aigc_runtime.pipelines.tensors_kind import TENSORS
-from aigc_runtime.pipelines.text_kind import TEXT
-from aigc_runtime.pipelines.upscale_kind import UPSCALE
 
 __all__ = ["KINDS", "get_kind", "kind_of", "make_pipeline"]
 
-KINDS: dict[str, PipelineKind] = {kind.name: kind for kind in (TEXT, DIFFUSION, GAN, TENSORS, UPSCALE)}
 
+class _Kinds(Mapping[str, PipelineKind]):
+    """This runtime's own kinds by name, each imported when it is first asked for: a device runs one of them."""
+
+    _names = ("text", "diffusion", "gan", "tensors", "upscale")
+
+    def __getitem__(self, name: str) -> PipelineKind:
+        if name not in self._names:
+            raise KeyError(name)
+        kind: PipelineKind = getattr(import_module(f"aigc_runtime.pipelines.{name}_kind"), name.upper())
+        return kind
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+KINDS: Mapping[str, PipelineKind] = _Kinds()
 
 ENTRY_POINTS = "aigc_runtime.pipelines"
 """The group under which an installed package registers a `PipelineKind`, by its name."""
@@ -34,10 +52,11 @@ def get_kind(name: str) -> PipelineKind:
         UnknownNameError: there is none; lists the names.
         ConfigError: a package registers it, and it cannot be loaded or has another name.
     """
-    known = {**_installed, **KINDS}
-    if name in known:
-        return known[name]
+    if name in _installed:
+        return _installed[name]
     kind = look_up(KINDS, name, what="kind of pipeline", group=ENTRY_POINTS, of=PipelineKind)
+    if name in KINDS:
+        return kind
     if kind.name != name:
         raise ConfigError(
             f"an installed package registers the kind of pipeline {name!r}, which calls itself {kind.name!r}",

@@ -7,7 +7,7 @@ depend on what else is in the batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -22,7 +22,6 @@ from aigc_runtime.errors import InputError
 from aigc_runtime.generation.chat import ChatInfo, ChatTemplate
 from aigc_runtime.generation.rng import TorchGenerator, check_seed
 from aigc_runtime.generation.sampling_params import SamplingParams
-from aigc_runtime.generation.tokenizers import Tokenizer, TokenizerRequest, make_tokenizer
 from aigc_runtime.io.printable import shown
 from aigc_runtime.pipelines.arguments import check_count
 from aigc_runtime.pipelines.kind import SINGLE_ENGINE, Roles, require_roles
@@ -45,6 +44,7 @@ from aigc_runtime.pipelines.text_tensors import (
     PREFILL,
     require_engines,
 )
+from aigc_runtime.pipelines.text_tokenizer import text_tokenizer
 
 __all__ = [
     "DECODE",
@@ -60,35 +60,11 @@ __all__ = [
     "TextResult",
     "TokenLogprobs",
     "require_chat",
-    "text_tokenizer",
 ]
 
 
 MAX_RESULTS = 10_000
 """Results of one request."""
-
-
-def text_tokenizer(settings: TextSettings, assets: Mapping[str, bytes] | None) -> Tokenizer:
-    """The tokenizer of a language model.
-
-    Args:
-        settings: of its pipeline.
-        assets: of its program.
-
-    Raises:
-        UnknownNameError: an unknown kind.
-        TextSupportMissingError: its package is not installed; the hint is the install line.
-        BundleError: settings or files that the kind does not take, or more tokens than the model knows.
-    """
-    return make_tokenizer(
-        TokenizerRequest(
-            info=settings.tokenizer,
-            vocab_size=settings.vocab_size,
-            assets=assets,
-            bos=settings.bos_token_id,
-            others=(*settings.eos_token_ids, settings.pad_token_id),
-        )
-    )
 
 
 def require_chat(settings: TextSettings) -> ChatInfo:

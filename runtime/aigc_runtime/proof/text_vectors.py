@@ -23,7 +23,7 @@ from aigc_runtime.generation.tokenizers import Tokenizer
 from aigc_runtime.io.jsonable import from_json
 from aigc_runtime.io.strict_json import loads_strict
 from aigc_runtime.pipelines.settings import TextSettings
-from aigc_runtime.pipelines.text import text_tokenizer
+from aigc_runtime.pipelines.text_tokenizer import text_tokenizer
 
 __all__ = [
     "FORMAT",

@@ -17,7 +17,7 @@ from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.generation.tokenizers import ByteTokenizer
 from aigc_runtime.pipelines.settings import TextSettings
-from aigc_runtime.pipelines.text import text_tokenizer
+from aigc_runtime.pipelines.text_tokenizer import text_tokenizer
 
 __all__ = ["AGREEMENT", "DIVERGENCE", "PERPLEXITY", "TEXT_MEASURES", "text_evaluator"]
 
