@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -101,3 +102,34 @@ def test_another_process_finds_the_same() -> None:
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert told.strip() == str([graph_digest(INNER[n].model()) for n in NAMES])
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.INT64, ir.DataType.BOOL]
+    + [ir.DataType.FLOAT8E4M3FN, ir.DataType.INT4, ir.DataType.UINT4],
+    ids=lambda dtype: dtype.name,
+)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_weights_count_as_the_bytes_that_a_file_holds(dtype: ir.DataType, transposed: bool) -> None:
+    values = np.arange(12).reshape(3, 4) % 2
+    array = values.astype(dtype.numpy())
+    tensor = ir.Tensor(array.T if transposed else array, dtype=dtype, name="w")
+    weight = ir.Value(name="w", const_value=tensor, shape=tensor.shape, type=ir.TensorType(dtype))
+    node = ir.node("Identity", [weight])
+    graph = ir.Graph([], [node.outputs[0]], nodes=[node], initializers=[weight], opset_imports={"": 21}, name="g")
+    output = node.outputs[0]
+    told = f"{output.name}:{output.dtype}:{output.shape}\nw:{dtype}:{tensor.shape}\n".encode()
+    told += tensor.tobytes() + f":Identity::['w']:{[output.name]}\n".encode()
+    assert graph_digest(ir.Model(graph, ir_version=10)) == hashlib.sha256(told).hexdigest()
+
+
+def test_strings_count() -> None:
+    def model(word: bytes) -> ir.Model:
+        node = onnx.helper.make_node("Constant", [], ["y"], value_strings=[b"one", word])
+        output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.STRING, [2])
+        held = onnx.helper.make_tensor("s", onnx.TensorProto.STRING, [1], [word])
+        graph = onnx.helper.make_graph([node], "g", [], [output], [held])
+        return ir.from_proto(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)]))
+
+    assert graph_digest(model(b"two")) == graph_digest(model(b"two")) != graph_digest(model(b"three"))

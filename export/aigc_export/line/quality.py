@@ -42,6 +42,7 @@ def measure_quality(
         parameters=program.parameters,
         seed=recipe.seed,
         roles=program.engines,
+        repeated=False,
     )
     unbounded = {name: engine.unbounded for name, engine in built.items()}
     scores = evaluate(OpenProgram(unbounded, program.states, program.assets))

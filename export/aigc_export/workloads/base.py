@@ -122,6 +122,7 @@ class EvaluatorRequest:
         evaluation: what is evaluated on.
         samples: windows of text, images, or what the kind takes: two or more.
         seed: of what is drawn.
+        repeated: several candidates are evaluated, so the reference's side is worth its memory.
     """
 
     reference: OpenProgram
@@ -130,6 +131,7 @@ class EvaluatorRequest:
     evaluation: Evaluation
     samples: int
     seed: int
+    repeated: bool = True
 
     @property
     def session(self) -> Session:

@@ -30,8 +30,9 @@ def make_evaluator(
     parameters: int = 0,
     seed: int = 0,
     roles: Roles = SINGLE_ENGINE,
+    repeated: bool = True,
 ) -> Evaluator:
-    """Make a function that evaluates candidates beside `reference`, whose own side is computed once.
+    """Make a function that evaluates candidates beside `reference`.
 
     Args:
         workload: of the kind of pipeline.
@@ -42,6 +43,7 @@ def make_evaluator(
         parameters: of the model, by which the kind chooses its number.
         seed: of windows or noise.
         roles: which engine has which role in the pipeline.
+        repeated: it is called for several candidates: the reference's own side is kept, where it is not too large.
 
     Raises:
         ConfigError: one sample, which has no standard error.
@@ -60,6 +62,7 @@ def make_evaluator(
             evaluation=evaluation,
             samples=samples,
             seed=seed,
+            repeated=repeated,
         )
     )
     return lambda candidate: evaluate(as_program(candidate))

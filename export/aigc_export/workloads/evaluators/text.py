@@ -60,7 +60,7 @@ def text_evaluator(request: EvaluatorRequest) -> ProgramEvaluator:
         seed=request.seed,
     )
     rows = batch_rows(session, windows.ids.shape[1] - 1)
-    reference = remembered(session_logits(session), most=REMEMBERED_LOGITS)
+    reference = remembered(session_logits(session), most=REMEMBERED_LOGITS if request.repeated else 0)
 
     def evaluate(candidate: OpenProgram) -> Scores:
         logits = session_logits(candidate.session(engine))
