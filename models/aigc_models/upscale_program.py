@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from aigc_models.effective_reach import effective_reach
 from aigc_models.program import Part, Program, QuantHints
 from aigc_models.weights.checkpoint import Checkpoint
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
@@ -17,9 +18,14 @@ from aigc_runtime.pipelines.upscale import IMAGE, LARGE_IMAGE, UpscaleSettings
 __all__ = ["UpscalerConfig", "upscale_program"]
 
 TILE = 128
-"""Side of a tile: at four times as many pixels, 64 features of float32 are 64 MiB."""
-MAX_OVERLAP = 24
-"""Beyond it a deep network's reach costs more than it changes: docs/upscaling.md has the numbers."""
+"""Side of a tile where that is four overlaps or more: at four times as many pixels, 64 features of float32 are 64 MiB."""
+EXACT_OVERLAP = 24
+"""A network that reaches no farther overlaps by its reach; for others it is measured how far it sees."""
+MAX_OVERLAP = 64
+SEAM = 0.5 / 255
+"""Half a step of 8 bits at one cut: where two cuts meet in a corner, they make a step at most."""
+TILE_STEP = 32
+"""What larger tiles are multiples of."""
 MAX_TILES = 16
 """Tiles of one run."""
 
@@ -59,7 +65,7 @@ def upscale_program(
     model: nn.Module,
     *,
     multiple_of: int = 1,
-    tile: int = TILE,
+    tile: int | None = None,
     overlap: int | None = None,
     value_range: tuple[float, float] = (0.0, 1.0),
     sensitive: tuple[str, ...] = (),
@@ -73,8 +79,9 @@ def upscale_program(
     Args:
         model: [B, C, H, W] -> [B, C, S H, S W]; its `config` says C, S and how far a pixel reaches.
         multiple_of: what H and W are multiples of.
-        tile: side of the tiles that the engine takes.
-        overlap: pixels at a cut edge of a tile that are not used; None takes as many as a pixel reaches, at most 24.
+        tile: side of the tiles that the engine takes; None takes 128, or as many as leave half of a side new.
+        overlap: pixels at a cut edge of a tile that are not used; None takes as many as a pixel reaches, and where that
+            is far, as many as it reaches by more than half a step of 8 bits, measured on the weights, from 24 to 64.
         value_range: black and white, as the model has them.
         sensitive: modules that stay float where others have few bits.
         name: of the program.
@@ -89,9 +96,24 @@ def upscale_program(
     if config is None:
         raise ConfigError(f"{type(model).__name__} has no config", hint="it must say channels, scale and radius")
     channels, scale, radius = config.channels, config.scale, config.radius
+    limit = MAX_OVERLAP if tile is None else min(MAX_OVERLAP, (tile - multiple_of) // 2)
+    farthest = -(-min(radius, limit) // multiple_of) * multiple_of
     chosen = overlap
     if chosen is None:
-        chosen = -(-min(radius, MAX_OVERLAP, (tile - multiple_of) // 2) // multiple_of) * multiple_of
+        chosen = farthest
+        if farthest > EXACT_OVERLAP:
+            seen = effective_reach(
+                model.eval(),
+                channels=channels,
+                farthest=farthest,
+                multiple_of=multiple_of,
+                tolerance=SEAM,
+                value_range=value_range,
+            )
+            chosen = max(seen, -(-EXACT_OVERLAP // multiple_of) * multiple_of)
+    if tile is None:
+        tile = max(TILE, -(-4 * chosen // TILE_STEP) * TILE_STEP)
+        tile = -(-tile // multiple_of) * multiple_of
     settings = UpscaleSettings(
         scale=scale,
         channels=channels,
@@ -103,7 +125,8 @@ def upscale_program(
     if chosen < radius:
         notes = (
             *notes,
-            f"tiles overlap by 2 x {chosen} pixels, and a pixel reaches {radius}: see docs/upscaling.md",
+            f"tiles overlap by 2 x {chosen} pixels, and a pixel reaches {radius}, though hardly so far: see "
+            "docs/upscaling.md",
         )
     part = Part(
         module=_TupleModule(model).eval(),

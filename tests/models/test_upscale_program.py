@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from aigc_models.families.rrdbnet import RRDBNet, RRDBNetConfig
 from aigc_models.families.srvgg import SRVGGNet, SRVGGNetConfig
@@ -15,6 +17,21 @@ from aigc_models.torch_session import open_torch
 from aigc_models.upscale_program import upscale_program
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.pipelines.upscale import UpscalePipeline
+
+
+class Far(nn.Module):
+    """Each pixel is a mean of those around it, weighed less and less as they are farther away."""
+
+    def __init__(self, radius: int) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(channels=3, scale=1, radius=radius)
+        weights = torch.tensor([0.92 ** abs(d) for d in range(-radius, radius + 1)])
+        self.register_buffer("weights", (weights / weights.sum())[None, None].repeat(3, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        weights, reach = self.get_buffer("weights"), self.config.radius
+        rows = functional.conv2d(image, weights[:, :, None], padding=(0, reach), groups=3)
+        return functional.conv2d(rows, weights[..., None], padding=(reach, 0), groups=3)
 
 
 def make(model: Any) -> Any:
@@ -42,12 +59,34 @@ def test_tiles_are_the_whole_picture(model: Any, unit: int, tile: int) -> None:
     np.testing.assert_allclose(found, whole, rtol=0, atol=1e-5 * np.abs(whole).max())
 
 
-def test_a_deep_network_overlaps_by_less_than_it_reaches_and_says_so() -> None:
-    deep = upscale_program(RRDBNet(RRDBNetConfig(num_feat=2, num_block=6, num_grow_ch=2)))
-    assert deep.settings.overlap == 24
-    assert any("overlap by 2 x 24 pixels, and a pixel reaches 94" in note for note in deep.notes)
+def test_a_network_that_reaches_little_overlaps_by_its_reach() -> None:
     flat = upscale_program(SRVGGNet(SRVGGNetConfig(num_feat=2, num_conv=16)))
-    assert (flat.settings.overlap, flat.notes) == (18, ())
+    assert (flat.settings.overlap, flat.settings.tile, flat.notes) == (18, 128, ())
+
+
+def test_a_deep_network_overlaps_by_what_its_weights_let_through() -> None:
+    torch.manual_seed(0)
+    config = RRDBNetConfig(num_feat=2, num_block=6, num_grow_ch=2)
+    faint = upscale_program(RRDBNet(config))
+    assert (faint.settings.overlap <= 24, faint.settings.tile) == (True, 128)
+    assert any("and a pixel reaches 94, though hardly so far" in note for note in faint.notes)
+    far = upscale_program(Far(60))
+    assert 24 < far.settings.overlap < 60
+    assert far.settings.tile == -(-4 * far.settings.overlap // 32) * 32
+    assert upscale_program(Far(60), tile=80).settings.overlap == 39
+
+
+def test_tiles_of_a_deep_network_have_no_seam() -> None:
+    network = Far(80)
+    program = upscale_program(network)
+    assert program.settings.overlap < 64
+    settings = program.settings
+    image = np.random.default_rng(0).random((settings.tile + 6, 2 * settings.tile + 1, 3), np.float32)
+    with torch.no_grad():
+        whole = network(torch.from_numpy(image).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+    pipeline = UpscalePipeline(open_torch(program), settings)
+    assert np.abs(pipeline.generate(image) - whole).max() <= 1 / 255
+    assert np.abs(pipeline.generate(image, overlap=0) - whole).max() > 1 / 255
 
 
 def test_tiles_that_fit_no_engine_are_refused() -> None:

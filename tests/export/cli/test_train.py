@@ -30,7 +30,7 @@ from aigc_runtime.system.interrupts import handled_signals
 
 SMALL = {
     "classifier": ["--batch-size", "8", "--steps", "60"],
-    "lm": ["--batch-size", "2", "--steps", "40"],
+    "lm": ["--batch-size", "2", "--steps", "12"],
     "unet": ["--batch-size", "2", "--steps", "40", "--size", "8"],
     "gan": ["--batch-size", "2", "--steps", "60", "--size", "8"],
 }
@@ -117,7 +117,7 @@ def test_a_real_signal_loses_nothing(tmp_path: Path, name: str, number: signal.S
 @pytest.mark.usefixtures("one_thread")
 def test_a_killed_run_goes_on_from_its_last_save_bit_for_bit(tmp_path: Path) -> None:
     # More steps than any machine takes in the time until it is killed.
-    arguments = ["train", "classifier", "--batch-size", "8", "--steps", "400", "--save-every", "3", "-o"]
+    arguments = ["train", "classifier", "--batch-size", "8", "--steps", "200", "--save-every", "3", "-o"]
     kills = 0
     while kills < 2:
         state = unfinished(tmp_path / "run")  # none yet, where the kill came before the first save
