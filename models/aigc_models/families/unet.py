@@ -48,6 +48,8 @@ def _attention(config: UNetConfig, kind: str | None, level: int) -> nn.Module | 
         layers=config.transformer_layers(level),
         groups=groups,
         linear_projection=config.use_linear_projection,
+        # The middle block has self-attention whatever the levels have, as in the library whose configuration this is.
+        only_cross=config.only_cross(level) and kind != config.mid_block_type,
     )
 
 

@@ -72,6 +72,8 @@ class UNetConfig:
         transformer_layers_per_block: Transformer blocks per cross-attention block, or one number per level.
         cross_attention_dim: X; None where no block attends to a context.
         use_linear_projection: linear layers around the Transformer blocks instead of 1x1 convolutions.
+        only_cross_attention: the Transformer blocks of a level attend to the context alone; one for all levels, or one
+            per level.
         num_class_embeds: K, the unconditional class included; None means no class labels.
         null_class: label that means "no class", for classifier-free guidance.
         norm_num_groups: groups of every GroupNorm.
@@ -114,6 +116,7 @@ class UNetConfig:
     transformer_layers_per_block: int | tuple[int, ...] = 1
     cross_attention_dim: int | None = None
     use_linear_projection: bool = False
+    only_cross_attention: bool | tuple[bool, ...] = False
     num_class_embeds: int | None = None
     null_class: int | None = None
     norm_num_groups: int = 32
@@ -249,12 +252,24 @@ class UNetConfig:
                     f"UNetConfig.{field} has {len(value)} entries",
                     hint=f"give one number, or one for each of {len(self.block_out_channels)} levels",
                 )
+        self._check_only_cross()
         for kind, level in self._blocks():
             channels, attends_to = self.block_out_channels[level], ATTENTION[kind]
             if attends_to == "self" and channels % (self.attention_head_dim or channels):
                 raise _error("attention_head_dim", self.attention_head_dim, f"a divisor of the {channels} channels")
             if attends_to == "cross" and channels % self.heads(level):
                 raise _error("num_attention_heads", self.heads(level), f"a divisor of the {channels} channels")
+
+    def _check_only_cross(self) -> None:
+        value = self.only_cross_attention
+        if isinstance(value, tuple) and len(value) != len(self.block_out_channels):
+            raise ConfigError(
+                f"UNetConfig.only_cross_attention has {len(value)} entries",
+                hint=f"give true or false, or one of them for each of {len(self.block_out_channels)} levels",
+            )
+        for entry in value if isinstance(value, tuple) else (value,):
+            if not isinstance(entry, bool):
+                raise _error("only_cross_attention", value, "true or false, or one of them per level")
 
     def _blocks(self) -> list[tuple[str | None, int]]:
         """Block type and level of every stage."""
@@ -274,6 +289,11 @@ class UNetConfig:
         """Transformer blocks per cross-attention block of a level."""
         layers = self.transformer_layers_per_block
         return layers[level] if isinstance(layers, tuple) else layers
+
+    def only_cross(self, level: int) -> bool:
+        """Whether the Transformer blocks of a level attend to the context alone."""
+        only = self.only_cross_attention
+        return only[level] if isinstance(only, tuple) else only
 
     @property
     def time_size(self) -> int:
