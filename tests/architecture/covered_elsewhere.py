@@ -84,6 +84,7 @@ COVERED_ELSEWHERE = {
     "runtime/aigc_runtime/pipelines/options.py": "tests/runtime/pipelines/test_kinds.py",
     "runtime/aigc_runtime/pipelines/replay.py": "tests/runtime/proof/test_verify.py",
     "runtime/aigc_runtime/pipelines/requests.py": "tests/runtime/bundle/test_manifest_checks.py",
+    "runtime/aigc_runtime/pipelines/sampling_defaults.py": "tests/runtime/pipelines/test_text_to_image_settings.py",
     "runtime/aigc_runtime/pipelines/settings.py": "tests/runtime/bundle/test_manifest.py",
     "runtime/aigc_runtime/pipelines/tensors_verb.py": "tests/runtime/pipelines/test_tensors_kind.py",
     "runtime/aigc_runtime/pipelines/text_kind.py": "tests/runtime/pipelines/test_kinds.py",
