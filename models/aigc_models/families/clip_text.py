@@ -28,7 +28,7 @@ EMBEDDING_STD, POSITION_STD = 0.02, 0.01
 
 
 def _quick_gelu(x: Tensor) -> Tensor:
-    """x sigmoid(1.702 x) (Hendrycks & Gimpel 2016, section 2)."""
+    """Compute x sigmoid(1.702 x) (Hendrycks & Gimpel 2016, section 2)."""
     return x * torch.sigmoid(1.702 * x)
 
 

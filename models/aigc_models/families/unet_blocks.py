@@ -34,15 +34,18 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class TimestepEmbedding(nn.Module):
-    """Two linear layers with SiLU between them: [B, n_in] -> [B, M]."""
+    """Two linear layers with SiLU between them: [B, n_in] -> [B, M]; what a condition says is added in front."""
 
-    def __init__(self, n_in: int, size: int) -> None:
+    def __init__(self, n_in: int, size: int, *, condition: int | None = None) -> None:
         super().__init__()
         self.linear_1 = nn.Linear(n_in, size)
+        self.cond_proj = None if condition is None else nn.Linear(condition, n_in, bias=False)
         self.linear_2 = nn.Linear(size, size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, n_in] -> [B, M]."""
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """([B, n_in], [B, E] or None) -> [B, M]."""
+        if self.cond_proj is not None and condition is not None:
+            x = x + self.cond_proj(condition)
         out: Tensor = self.linear_2(F.silu(self.linear_1(x)))
         return out
 

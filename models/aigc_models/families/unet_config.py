@@ -86,6 +86,8 @@ class UNetConfig:
             level that is given in place of a step, at random frequencies, and the output is divided by the level
             (Song et al. 2021); `learned`: a table of `num_train_timesteps` entries.
         time_embedding_dim: M; None for four times the first of `block_out_channels`.
+        time_cond_proj_dim: E, width of a condition that is added to the time, such as the scale of a guidance that was
+            distilled into the model; None for none.
         num_train_timesteps: entries of a learned time embedding.
         center_input_sample: the sample is in [0, 1], and is taken to [-1, 1].
         downsample_type: of blocks with self-attention: a strided convolution, or a residual block that halves.
@@ -127,6 +129,7 @@ class UNetConfig:
     dropout: float = 0.0
     time_embedding_type: str = "positional"
     time_embedding_dim: int | None = None
+    time_cond_proj_dim: int | None = None
     num_train_timesteps: int | None = None
     center_input_sample: bool = False
     downsample_type: str = "conv"
@@ -150,6 +153,7 @@ class UNetConfig:
             num_class_embeds=self.num_class_embeds,
             norm_num_groups=self.norm_num_groups,
             time_embedding_dim=self.time_embedding_dim,
+            time_cond_proj_dim=self.time_cond_proj_dim,
             num_train_timesteps=self.num_train_timesteps,
             attn_norm_num_groups=self.attn_norm_num_groups,
         )

@@ -19,7 +19,7 @@ from aigc_models.families.unet_blocks import Downsample, ResnetBlock, SelfAttent
 from aigc_models.families.vae_config import VaeConfig
 from aigc_runtime.errors import FeedError
 
-__all__ = ["AutoencoderKL", "Decoder", "Encoder", "VaeConfig", "kl_divergence", "vae_loss"]
+__all__ = ["AutoencoderKL", "Decoder", "Encoder", "VaeConfig", "decode", "encode", "kl_divergence", "vae_loss"]
 
 EPS = 1e-6
 """Of every norm."""
@@ -132,6 +132,19 @@ class Decoder(nn.Module):
         return out
 
 
+def encode(image: Tensor, encoder: nn.Module, quant_conv: nn.Module | None) -> tuple[Tensor, Tensor]:
+    """Run the half of an autoencoder that reads pictures; see `AutoencoderKL.encode`."""
+    moments = encoder(image)
+    mean, logvar = (moments if quant_conv is None else quant_conv(moments)).chunk(2, dim=1)
+    return mean, logvar.clamp(MIN_LOGVAR, MAX_LOGVAR)
+
+
+def decode(latent: Tensor, decoder: nn.Module, post_quant_conv: nn.Module | None) -> Tensor:
+    """Run the half of an autoencoder that makes pictures; see `AutoencoderKL.decode`."""
+    out: Tensor = decoder(latent if post_quant_conv is None else post_quant_conv(latent))
+    return out
+
+
 class AutoencoderKL(nn.Module):
     """The autoencoder.
 
@@ -164,14 +177,11 @@ class AutoencoderKL(nn.Module):
         _, _, height, width = image.shape
         if height % unit or width % unit:
             raise FeedError(f"image is {height} high and {width} wide", hint=f"both sides must be multiples of {unit}")
-        moments = self.encoder(image)
-        mean, logvar = (moments if self.quant_conv is None else self.quant_conv(moments)).chunk(2, dim=1)
-        return mean, logvar.clamp(MIN_LOGVAR, MAX_LOGVAR)
+        return encode(image, self.encoder, self.quant_conv)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Make the picture of a latent: [B, C, h, w] -> [B, P, H, W], about -1 to 1."""
-        out: Tensor = self.decoder(latent if self.post_quant_conv is None else self.post_quant_conv(latent))
-        return out
+        return decode(latent, self.decoder, self.post_quant_conv)
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode to the mean, and decode: [B, P, H, W] -> [B, P, H, W]."""

@@ -40,6 +40,7 @@ _DEFAULTS: dict[str, Any] = {
     "num_class_embeds": None,
     "resnet_time_scale_shift": "default",
     "time_embedding_dim": None,
+    "time_cond_proj_dim": None,
 }
 """diffusers' own; a folder of an older version lacks what was added later."""
 
@@ -60,7 +61,6 @@ _FIXED: dict[str, tuple[object, ...]] = {
     "time_embedding_type": ("positional",),
     "time_embedding_act_fn": (None,),
     "timestep_post_act": (None,),
-    "time_cond_proj_dim": (None,),
     "conv_in_kernel": (3,),
     "conv_out_kernel": (3,),
     "attention_type": ("default",),
@@ -70,7 +70,7 @@ _FIXED: dict[str, tuple[object, ...]] = {
 """Fields that must say what is done anyway; the first value is diffusers' own."""
 
 _UNUSED = ("addition_embed_type_num_heads",)
-_MAY_BE_NULL = ("mid_block_type", "class_embed_type", "num_class_embeds", "time_embedding_dim")
+_MAY_BE_NULL = ("mid_block_type", "class_embed_type", "num_class_embeds", "time_embedding_dim", "time_cond_proj_dim")
 
 
 def read_unet_condition(values: Mapping[str, Any], *, where: str = "config.json") -> UNetConfig:
