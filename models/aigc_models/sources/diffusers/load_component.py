@@ -29,9 +29,10 @@ from aigc_models.weights.checkpoint import Checkpoint
 from aigc_models.weights.stored_weights import HashedWeights
 from aigc_models.weights.stream_into import build_undrawn, stream_into
 from aigc_models.weights.weights_file import CONFIG_FILE
+from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.io.user_file import is_folder
 from aigc_runtime.pipelines.tensors import Stage, TensorsSettings
-from aigc_runtime.pipelines.text_to_image_settings import MEAN, TEXT_ENCODER
+from aigc_runtime.pipelines.text_to_image_settings import MEAN
 
 __all__ = ["CLIP_WEIGHTS", "LoadedComponent", "WeightsForm", "load_component", "load_text_encoder", "load_vae"]
 
@@ -142,7 +143,7 @@ def load_text_encoder(path: Path, *, source: str, options: Mapping[str, Any]) ->
     values = read_json(_folder(path) / CONFIG_FILE)
     config = read_clip_text(values)
     loaded: LoadedComponent[ClipText] = load_component(lambda: ClipText(config), path, CLIP_WEIGHTS)
-    part = text_encoder_part(loaded.module, config.max_position_embeddings, name=TEXT_ENCODER)
+    part = text_encoder_part(loaded.module, config.max_position_embeddings, name=MAIN_ENGINE)
     return _in_a_row((part,), {}, values, loaded, path, source)
 
 
