@@ -4,6 +4,8 @@ COVERED_ELSEWHERE = {
     "models/aigc_models/sources/by_keys/network.py": "tests/models/sources/by_keys/test_load.py",
     "models/aigc_models/sources/by_keys/rrdbnet.py": "tests/models/sources/by_keys/test_load.py",
     "models/aigc_models/sources/by_keys/srvgg.py": "tests/models/sources/by_keys/test_load.py",
+    "models/aigc_models/families/clip_text_config.py": "tests/models/families/test_clip_text.py",
+    "models/aigc_models/families/vae_config.py": "tests/models/families/test_vae.py",
     "models/aigc_models/sources/state_dict_file.py": "tests/models/sources/encoder/test_load.py",
     "runtime/aigc_runtime/core/closing.py": "tests/runtime/core/test_program.py",
     "runtime/aigc_runtime/backends/ort/binding.py": "tests/runtime/core/test_session.py",
