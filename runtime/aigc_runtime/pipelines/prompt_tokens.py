@@ -14,6 +14,9 @@ from aigc_runtime.generation.tokenizers import Tokenizer
 
 __all__ = ["PromptTokens"]
 
+WORD_END = "</w>"
+"""The end of a word in CLIP's vocabulary, which its tokenizer's file does not take out again."""
+
 
 class PromptTokens:
     """Encodes prompts as CLIP's text encoders take them.
@@ -53,7 +56,8 @@ class PromptTokens:
         if len(ids) <= self._length:
             return ""
         kept = self._kept(ids)
-        return self._tokenizer.decode(ids[kept : len(ids) - (self._length - kept)]).strip()
+        text = self._tokenizer.decode(ids[kept : len(ids) - (self._length - kept)])
+        return text.replace(WORD_END, " ").strip()
 
     def _kept(self, ids: Array) -> int:
         """How many ids at the start of a long prompt are kept: those that end it take their places behind them."""
