@@ -59,6 +59,7 @@ COVERED_ELSEWHERE = {
     "runtime/aigc_runtime/generation/samplers/pndm.py": "tests/runtime/generation/samplers/test_samplers.py",
     "runtime/aigc_runtime/generation/samplers/unipc.py": "tests/runtime/generation/samplers/test_samplers.py",
     "runtime/aigc_runtime/generation/samplers/prediction.py": "tests/runtime/generation/samplers/test_samplers.py",
+    "models/aigc_models/sources/diffusers/merge.py": "tests/models/sources/diffusers/test_adapter.py",
     "models/aigc_models/sources/diffusers/given.py": "tests/models/sources/diffusers/test_folder.py",
     "models/aigc_models/sources/diffusers/outline.py": "tests/models/sources/diffusers/test_folder.py",
     "models/aigc_models/families/unet_time.py": "tests/models/families/test_unet_vs_diffusers.py",

@@ -26,7 +26,7 @@ from aigc_models.sources.diffusers.weights import (
 from aigc_models.text_to_image_program import text_encoder_part, vae_parts
 from aigc_models.weights.before_memory import check_before_memory
 from aigc_models.weights.checkpoint import Checkpoint
-from aigc_models.weights.stored_weights import HashedWeights
+from aigc_models.weights.stored_weights import HashedWeights, WeightsReader
 from aigc_models.weights.stream_into import build_undrawn, stream_into
 from aigc_models.weights.weights_file import CONFIG_FILE
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
@@ -72,13 +72,20 @@ class LoadedComponent(Generic[M]):
     notes: tuple[str, ...] = ()
 
 
-def load_component(build: Callable[[], M], path: Path, form: WeightsForm = WeightsForm()) -> LoadedComponent[M]:
+def load_component(
+    build: Callable[[], M],
+    path: Path,
+    form: WeightsForm = WeightsForm(),
+    *,
+    merge: Callable[[WeightsReader], WeightsReader] | None = None,
+) -> LoadedComponent[M]:
     """Load the weights of a component.
 
     Args:
         build: makes the module.
         path: of the component's folder, or of its weights.
         form: how they were written.
+        merge: the weights under our names -> the same with adapters in them; None for none.
 
     Raises:
         CheckpointError: there are none, or damaged or foreign ones.
@@ -86,7 +93,8 @@ def load_component(build: Callable[[], M], path: Path, form: WeightsForm = Weigh
     """
     place = find_component(path, form.files)
     stored = open_component(place.weights)
-    renamed = Renamed(stored, form.rename)
+    renamed: WeightsReader = Renamed(stored, form.rename)
+    renamed = renamed if merge is None else merge(renamed)
     check_before_memory(build, renamed.described(), source=str(place.weights))
     module = build_undrawn(build)
     converted = stream_into(module, renamed, source=str(place.weights))
