@@ -21,6 +21,7 @@ from aigc_runtime.generation.samplers import fitting_steps
 __all__ = ["load_diffusers"]
 
 OPTIONS = ("dynamic_size",)
+TEXT_TO_IMAGE_OPTIONS = (*OPTIONS, "lora")
 
 
 def load_diffusers(path: Path, *, source: str, options: Mapping[str, Any]) -> Program:
@@ -36,10 +37,11 @@ def load_diffusers(path: Path, *, source: str, options: Mapping[str, Any]) -> Pr
         CheckpointError: what is not supported, or damaged or foreign weights.
         ConfigError: sizes that make no model, or parts that do not belong together.
     """
+    load, known = _LOADERS[form_of(path)]
     for option in options:
-        if option not in OPTIONS:
-            raise UnknownNameError(f"export option of {source!r}", option, OPTIONS)
-    return _LOADERS[form_of(path)](path, source=source, options=options)
+        if option not in known:
+            raise UnknownNameError(f"export option of {source!r}", option, known)
+    return load(path, source=source, options=options)
 
 
 def _load_unet(path: Path, *, source: str, options: Mapping[str, Any]) -> Program:
@@ -67,8 +69,8 @@ def _name(path: Path) -> str:
 
 
 _LOADERS = {
-    "unet": _load_unet,
-    "text_to_image": load_text_to_image,
-    "vae": load_vae,
-    "text_encoder": load_text_encoder,
+    "unet": (_load_unet, OPTIONS),
+    "text_to_image": (load_text_to_image, TEXT_TO_IMAGE_OPTIONS),
+    "vae": (load_vae, OPTIONS),
+    "text_encoder": (load_text_encoder, OPTIONS),
 }

@@ -26,12 +26,13 @@ from aigc_models.sources.diffusers.weights import (
 from aigc_models.text_to_image_program import text_encoder_part, vae_parts
 from aigc_models.weights.before_memory import check_before_memory
 from aigc_models.weights.checkpoint import Checkpoint
-from aigc_models.weights.stored_weights import HashedWeights
+from aigc_models.weights.stored_weights import HashedWeights, WeightsReader
 from aigc_models.weights.stream_into import build_undrawn, stream_into
 from aigc_models.weights.weights_file import CONFIG_FILE
+from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.io.user_file import is_folder
 from aigc_runtime.pipelines.tensors import Stage, TensorsSettings
-from aigc_runtime.pipelines.text_to_image_settings import MEAN, TEXT_ENCODER
+from aigc_runtime.pipelines.text_to_image_settings import MEAN
 
 __all__ = ["CLIP_WEIGHTS", "LoadedComponent", "WeightsForm", "load_component", "load_text_encoder", "load_vae"]
 
@@ -71,13 +72,20 @@ class LoadedComponent(Generic[M]):
     notes: tuple[str, ...] = ()
 
 
-def load_component(build: Callable[[], M], path: Path, form: WeightsForm = WeightsForm()) -> LoadedComponent[M]:
+def load_component(
+    build: Callable[[], M],
+    path: Path,
+    form: WeightsForm = WeightsForm(),
+    *,
+    merge: Callable[[WeightsReader], WeightsReader] | None = None,
+) -> LoadedComponent[M]:
     """Load the weights of a component.
 
     Args:
         build: makes the module.
         path: of the component's folder, or of its weights.
         form: how they were written.
+        merge: the weights under our names -> the same with adapters in them; None for none.
 
     Raises:
         CheckpointError: there are none, or damaged or foreign ones.
@@ -85,7 +93,8 @@ def load_component(build: Callable[[], M], path: Path, form: WeightsForm = Weigh
     """
     place = find_component(path, form.files)
     stored = open_component(place.weights)
-    renamed = Renamed(stored, form.rename)
+    renamed: WeightsReader = Renamed(stored, form.rename)
+    renamed = renamed if merge is None else merge(renamed)
     check_before_memory(build, renamed.described(), source=str(place.weights))
     module = build_undrawn(build)
     converted = stream_into(module, renamed, source=str(place.weights))
@@ -142,7 +151,7 @@ def load_text_encoder(path: Path, *, source: str, options: Mapping[str, Any]) ->
     values = read_json(_folder(path) / CONFIG_FILE)
     config = read_clip_text(values)
     loaded: LoadedComponent[ClipText] = load_component(lambda: ClipText(config), path, CLIP_WEIGHTS)
-    part = text_encoder_part(loaded.module, config.max_position_embeddings, name=TEXT_ENCODER)
+    part = text_encoder_part(loaded.module, config.max_position_embeddings, name=MAIN_ENGINE)
     return _in_a_row((part,), {}, values, loaded, path, source)
 
 

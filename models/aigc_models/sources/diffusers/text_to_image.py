@@ -20,6 +20,7 @@ from aigc_models.sources.diffusers.components import (
     pipeline_of,
     read_json,
 )
+from aigc_models.sources.diffusers.corrections import correct_scheduler, correct_unet
 from aigc_models.sources.diffusers.prompt_tokenizer import PromptTokenizer, read_prompt_tokenizer
 from aigc_models.sources.diffusers.scheduler import SCHEDULER_FILE, SCHEDULERS, ReadScheduler, read_scheduler
 from aigc_models.sources.diffusers.text_encoder import CLIP_CLASS, read_clip_text
@@ -96,6 +97,8 @@ def read_text_to_image(folder: Path) -> TextToImageFolder:
         _check_class(name, named[name], config[name], file)
     text = read_clip_text(config[TEXT_ENCODER], where=f"{TEXT_ENCODER}: {CONFIG_FILE}")
     unet = read_unet_condition(config[UNET], where=f"{UNET}: {CONFIG_FILE}")
+    unet, of_unet = correct_unet(unet, config[UNET], kind)
+    scheduler, of_scheduler = correct_scheduler(read_scheduler(config[SCHEDULER]), kind)
     vae = read_vae(config[VAE], where=f"{VAE}: {CONFIG_FILE}")
     check_components(text, unet, vae)
     tokenizer = read_prompt_tokenizer(folders[TOKENIZER], text)
@@ -105,11 +108,11 @@ def read_text_to_image(folder: Path) -> TextToImageFolder:
         text_encoder=text,
         unet=unet,
         vae=vae,
-        settings=_settings(read_scheduler(config[SCHEDULER]), text, unet, vae, tokenizer, GUIDANCE_SCALES[kind]),
+        settings=_settings(scheduler, text, unet, vae, tokenizer, GUIDANCE_SCALES[kind]),
         tokenizer=tokenizer,
         folders={name: folders[name] for name in (TEXT_ENCODER, UNET, VAE)},
         config=config,
-        notes=(*tokenizer.notes, *there),
+        notes=(*of_unet, *of_scheduler, *tokenizer.notes, *there),
     )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from aigc_models.families.unet_config import UNetConfig
 from aigc_models.sources.diffusers.given import even, read_given, require, square_side
 from aigc_runtime.errors import CheckpointError
-from aigc_runtime.io.printable import shown
 
 __all__ = ["UNET_CONDITION_CLASS", "read_unet_condition"]
 
@@ -95,10 +94,5 @@ def read_unet_condition(values: Mapping[str, Any], *, where: str = "config.json"
     for name, value in given.items():
         if value is None and name not in _MAY_BE_NULL:
             raise CheckpointError(f"{where}: {name} is null", hint="give it the value that the model was trained with")
-    if given["class_embed_type"] not in (None, "timestep"):
-        raise CheckpointError(
-            f"{where}: class_embed_type is {shown(given['class_embed_type'])}, which is not supported",
-            hint="supported: null and 'timestep'; others come in by a function of your own",
-        )
     given["num_attention_heads"] = given.pop("attention_head_dim")
     return UNetConfig.from_dict({**given, "attention_head_dim": None})
