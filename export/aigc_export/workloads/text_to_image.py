@@ -147,7 +147,8 @@ def _calibration(program: Program, part: Part, request: SampleRequest) -> Calibr
             f"{str(request.path)!r} holds arrays, and every engine is fed by the others",
             hint="give a text file with one prompt in each line",
         )
-    prompts, count = PROMPTS, request.samples
+    prompts: tuple[str, ...] = PROMPTS
+    count = request.samples
     if request.path is not None:
         prompts = read_prompts(request.path)
         count = min(count, len(prompts))
