@@ -65,7 +65,11 @@ def test_random_prompts_have_the_same_tokens(both: tuple[Any, PromptTokenizer]) 
 def test_merges_are_used_at_all(both: tuple[Any, PromptTokenizer]) -> None:
     """Else a comparison of bytes alone would say nothing about them."""
     vocabulary, tokenizer = clip_vocabulary(), ours(both[1])
-    for text, tokens in (("house", ["house</w>"]), ("The light", ["the</w>", "light</w>"]), ("lion", ["li", "o", "n</w>"])):
+    for text, tokens in (
+        ("house", ["house</w>"]),
+        ("The light", ["the</w>", "light</w>"]),
+        ("lion", ["li", "o", "n</w>"]),
+    ):
         assert tokenizer.encode(text).tolist() == [vocabulary[token] for token in (BEGIN, *tokens, END)]
 
 
