@@ -159,6 +159,7 @@ def their_model(name: str) -> nn.Module:
             fields.pop(ours, None)
         fields.pop("use_linear_projection", None)
         fields.pop("only_cross_attention", None)
+        fields.pop("time_cond_proj_dim", None)
         model = diffusers.UNet2DModel(**fields)
     else:
         fields = dict(CONDITIONAL[name])
