@@ -153,7 +153,7 @@ def test_training_lowers_the_loss() -> None:
         loss = vae_loss(model, image, kl_weight=1e-3, rng=rng)
         losses.append(float(loss.detach()))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert losses[-1] < 0.6 * losses[0]
 

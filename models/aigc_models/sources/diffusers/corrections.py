@@ -34,16 +34,22 @@ def correct_scheduler(scheduler: ReadScheduler, kind: str) -> tuple[ReadSchedule
         scheduler: as its file has it.
         kind: class of the pipeline.
     """
-    notes = []
-    parts = {"schedule": scheduler.schedule, "config": scheduler.config}
-    for field, value in _SCHEDULES.get(kind, {}).items():
-        for name, part in parts.items():
-            found = getattr(part, field, value)
-            # A sampler without the option has None there.
-            if found is not None and found != value:
-                parts[name] = replace(part, **{field: value})
-                notes.append(f"the scheduler's {field} is {found}, and {kind} makes it {value}")
-    return replace(scheduler, **parts), tuple(notes)
+    wanted = _SCHEDULES.get(kind, {})
+    of_schedule, of_config = _differing(scheduler.schedule, wanted), _differing(scheduler.config, wanted)
+    corrected = replace(
+        scheduler,
+        schedule=replace(scheduler.schedule, **{field: wanted[field] for field in of_schedule}),
+        config=replace(scheduler.config, **{field: wanted[field] for field in of_config}),
+    )
+    return corrected, tuple(
+        f"the scheduler's {field} is {found}, and {kind} makes it {wanted[field]}"
+        for field, found in {**of_schedule, **of_config}.items()
+    )
+
+
+def _differing(part: object, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that have another value than is wanted, and theirs."""
+    return {field: found for field, value in wanted.items() if (found := getattr(part, field, value)) != value}
 
 
 def correct_unet(unet: UNetConfig, values: Mapping[str, Any], kind: str) -> tuple[UNetConfig, tuple[str, ...]]:

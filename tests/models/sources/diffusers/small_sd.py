@@ -137,7 +137,20 @@ def byte_characters() -> list[str]:
 
 
 MERGES = [
-    *("t h", "th e</w>", "i n", "e r", "a n", "an d</w>", "in g</w>", "o n", "l i", "li g", "lig h", "ligh t</w>"),
+    *(
+        "t h",
+        "th e</w>",
+        "i n",
+        "e r",
+        "a n",
+        "an d</w>",
+        "in g</w>",
+        "o n",
+        "l i",
+        "h t</w>",
+        "g ht</w>",
+        "li ght</w>",
+    ),
     *("h o", "ho u", "s e</w>", "hou se</w>", "d u", "s k</w>", "du sk</w>", "a t</w>", "1 2", "Ã ¤", "' s</w>"),
     *("u r</w>", "b l", "bl ur</w>", "! !</w>", "< |", "s t", "st a", "sta r", "star t"),
 ]

@@ -41,7 +41,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def weights_of(folder: Path, **options: Any) -> dict[str, dict[str, Tensor]]:
     parts = resolve(str(folder), options=options).parts
-    return {name: parts[name].module.model.state_dict() for name in ("unet", "text_encoder")}  # type: ignore[union-attr,operator]
+    return {name: parts[name].module.model.state_dict() for name in ("unet", "text_encoder")}  # type: ignore[union-attr]
 
 
 def matrices(
@@ -154,7 +154,7 @@ def test_several_adapters_add_up(original: Path, tmp_path: Path) -> None:
     second = write(tmp_path / "b.safetensors", matrices(original, {"unet": UNET[:1]}, rank=2), kohya_names, alpha=3.0)
     expected = fused(original, {first: 1.0, second: -0.5})
     program = resolve(str(original), options={"lora": (str(first), f"{second}:-0.5")})
-    assert far({"unet": program.parts["unet"].module.model.state_dict()}, expected) == []  # type: ignore[union-attr,operator]
+    assert far({"unet": program.parts["unet"].module.model.state_dict()}, expected) == []  # type: ignore[union-attr]
     assert f"merged the adapter {str(second)!r} into 1 modules, times -0.5" in program.notes
     assert program.checkpoint is not None
     assert [text for text, _ in program.checkpoint.adapters] == [str(first), f"{second}:-0.5"]

@@ -11,7 +11,7 @@ import pytest
 from aigc_models.sources.diffusers.which import form_of, is_diffusers
 from aigc_runtime.errors import CheckpointError
 
-COMPONENTS = {
+COMPONENTS: dict[str, list[dict[str, Any]]] = {
     "unet": [{"_class_name": "UNet2DModel"}, {"_class_name": "UNet2DConditionModel"}],
     "vae": [{"_class_name": "AutoencoderKL"}],
     "text_encoder": [{"model_type": "clip_text_model", "architectures": ["CLIPTextModel"]}],
