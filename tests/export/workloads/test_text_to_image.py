@@ -69,7 +69,7 @@ def batches(program: Program, part: str, **given: Any) -> tuple[Any, list[dict[s
     request = SampleRequest(path=given.pop("path", None), samples=given.pop("samples", 2), seed=1)
     data = WORKLOAD.calibration(program, program.parts[part], request)
     session = open_torch(program).session(part)
-    return data, list(data.batches(session.run))  # type: ignore[arg-type]
+    return data, list(data.batches(session.run))
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -141,7 +141,8 @@ def test_the_evaluator_sees_an_engine_that_is_off(program: Program) -> None:
 
 def test_photos_and_masks_have_the_size_that_is_asked_for() -> None:
     crops = photo_crops("china.jpg", (32, 48), 3, 1)
-    assert (crops.shape, crops.dtype) == ((3, 32, 48, 3), np.uint8)
+    assert crops.shape == (3, 32, 48, 3)
+    assert crops.dtype == np.uint8
     assert not np.array_equal(crops[0], crops[1])
     assert photo_crops("china.jpg", (600, 700), 1, 1).shape == (1, 600, 700, 3)  # larger than the photo
     mask = rectangle_mask((32, 48), np.random.default_rng(0))
