@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_models.sources.diffusers.scheduler import read_scheduler
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.program import OpenProgram
@@ -20,6 +19,7 @@ from aigc_runtime.pipelines.text_to_image_settings import TextToImageSettings
 torch: Any = pytest.importorskip("torch")
 diffusers: Any = pytest.importorskip("diffusers")
 transformers: Any = pytest.importorskip("transformers")
+read_scheduler: Any = pytest.importorskip("aigc_models.sources.diffusers.scheduler").read_scheduler
 
 WIDTH, TOKENS, LATENT, SCALE = 16, 12, 8, 2
 ROLES = ("text_encoder", "unet", "vae_decoder", "vae_encoder")

@@ -25,8 +25,7 @@ MASK[4:12, 8:] = 255
 def test_the_forms_of_a_result_belong_together() -> None:
     ours = pipeline()
     latents, images, pictures = (
-        ours.generate("a", seed=3, output=output)
-        for output in ("latents", "images", "pictures")  # type: ignore[arg-type]
+        ours.generate("a", seed=3, output=output) for output in ("latents", "images", "pictures")
     )
     assert latents.shape == (1, 2, 4, 6)
     z = np.tanh(latents / 0.5 + 0.1)
@@ -59,8 +58,12 @@ def test_each_text_is_read_once_and_each_engine_released() -> None:
     sessions = dict(opened.sessions)
     text = sessions["text_encoder"]
     sessions["text_encoder"] = Watched(lambda values: text.run(values), text.interface)
-    watched = OpenProgram(sessions)
-    watched.release = released.append  # type: ignore[method-assign]
+
+    class Released(OpenProgram):
+        def release(self, engine: str) -> None:
+            released.append(engine)
+
+    watched = Released(sessions)
     TextToImagePipeline(watched, SETTINGS, ROLES).generate(["a", "b", "a"], negative="b", image=IMAGE)
     assert [row for rows in runs for row in rows] == [[97, *[0] * 9], [98, *[0] * 9]]
     assert released == ["text_encoder", "vae_encoder", "unet", "vae_decoder"]

@@ -7,7 +7,6 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
 
@@ -19,6 +18,7 @@ from aigc_runtime.pipelines.text_to_image_verb import REQUEST_KEYWORD
 from .picture_toys import pipeline
 
 Image: Any = pytest.importorskip("PIL.Image")
+jsonschema: Any = pytest.importorskip("jsonschema")
 SCHEMA = Path(__file__).parents[3] / "docs" / "schemas" / "aigc-run-generate-pictures-1.json"
 VERB = KINDS["text_to_image"].verb()
 PICTURE = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from aigc_runtime.core.compare import psnr_db
 from aigc_runtime.core.tensors import Array
 
 from .stable_diffusion_toys import SCHEDULERS, make_components, make_pipeline, our_pipeline, torch
 
+Image: Any = pytest.importorskip("PIL.Image")
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning:diffusers.*"),

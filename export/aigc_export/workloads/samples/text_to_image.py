@@ -19,6 +19,7 @@ from aigc_models.torch_session import open_torch
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.tensors import Array
+from aigc_runtime.pipelines.denoiser import SAMPLE
 from aigc_runtime.pipelines.text_to_image import TextToImagePipeline
 from aigc_runtime.pipelines.text_to_image_settings import (
     IMAGE,
@@ -73,7 +74,7 @@ class PromptData:
         if self.part.name != self.program.engines[UNET]:
             return self.samples
         feeds = self._feeds(_no_results(self.part), self.prompts[:1])
-        return self.samples * sum(len(next(iter(fed.values()))) for fed in feeds)
+        return self.samples * sum(len(fed[SAMPLE]) for fed in feeds)
 
     def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
         """Yield the feeds of the graph, a prompt after the other."""
@@ -118,7 +119,7 @@ def _no_results(part: Part) -> Any:
     (output,) = part.interface.outputs
 
     def run(feeds: dict[str, Array]) -> dict[str, Array]:
-        sample = next(iter(feeds.values()))
+        sample = feeds[SAMPLE]
         return {output.name: np.zeros((len(sample), int(output.shape[1]), *sample.shape[2:]), np.float32)}
 
     return run
