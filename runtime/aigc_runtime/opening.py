@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from aigc_runtime.backends.base import EngineFiles
@@ -13,6 +14,7 @@ from aigc_runtime.bundle.bundle import Bundle, retry_replaced
 from aigc_runtime.bundle.engine_facts import engine_facts
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.bundle.signature import PublicKey
+from aigc_runtime.core.lazy_session import LazySession
 from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.session import Session
 from aigc_runtime.errors import ConfigError, UnknownNameError
@@ -58,20 +60,25 @@ def open_session(bundle: Bundle, *, engine: str = MAIN_ENGINE, threads: int | No
     return session
 
 
-def open_program(bundle: Bundle, *, threads: int | None = None) -> OpenProgram:
+def open_program(bundle: Bundle, *, threads: int | None = None, low_memory: bool = False) -> OpenProgram:
     """Load every engine of a bundle; its assets are read from the bundle when they are asked for.
 
     Args:
         bundle: an opened bundle.
         threads: see `open_session`.
+        low_memory: load an engine without carried state when it is first run, and let a pipeline close it when it has
+            done its work; the bundle must stay open.
 
     Raises:
         AigcError: as `open_session` does; no session stays open then.
     """
     sessions = dict[str, Session]()
     try:
-        for name in bundle.manifest.engines:
-            sessions[name] = open_session(bundle, engine=name, threads=threads)
+        for name, interface in bundle.manifest.interfaces.items():
+            if low_memory and not interface.state:
+                sessions[name] = LazySession(interface, partial(open_session, bundle, engine=name, threads=threads))
+            else:
+                sessions[name] = open_session(bundle, engine=name, threads=threads)
     except BaseException:
         OpenProgram(sessions).close()
         raise
@@ -84,6 +91,7 @@ def open_pipeline(
     threads: int | None = None,
     expect_manifest_sha256: str | None = None,
     trusted_keys: Sequence[PublicKey] | None = None,
+    low_memory: bool = False,
 ) -> AnyPipeline:
     """Open a bundle, load its engines and make its pipeline.
 
@@ -95,10 +103,11 @@ def open_pipeline(
         threads: see `open_session`.
         expect_manifest_sha256: see `Bundle.open`; only with a path.
         trusted_keys: see `Bundle.open`; only with a path.
+        low_memory: see `open_program`; only with an opened bundle, which must stay open.
 
     Raises:
         BundleError: the bundle is damaged, another one than expected, or not signed by a trusted key.
-        ConfigError: a digest or keys for a bundle that is open already.
+        ConfigError: a digest or keys for a bundle that is open already, or `low_memory` for one that is not.
         EngineError: one of its engines cannot be loaded.
     """
     if isinstance(bundle, Bundle):
@@ -107,7 +116,12 @@ def open_pipeline(
             raise ConfigError(
                 f"{given[0]} comes too late: the bundle is open already", hint=f"give {given[0]} to Bundle.open"
             )
-        return _open(bundle, threads)
+        return _open(bundle, threads, low_memory=low_memory)
+    if low_memory:
+        raise ConfigError(
+            "low_memory with a path: engines are read while the pipeline runs",
+            hint="give an opened bundle, and close it behind the pipeline: `with Bundle.open(path) as bundle`",
+        )
 
     def opened() -> AnyPipeline:
         with Bundle.open(bundle, expect_manifest_sha256=expect_manifest_sha256, trusted_keys=trusted_keys) as found:
@@ -116,8 +130,8 @@ def open_pipeline(
     return retry_replaced(opened)
 
 
-def _open(bundle: Bundle, threads: int | None) -> AnyPipeline:
-    program = open_program(bundle, threads=threads)
+def _open(bundle: Bundle, threads: int | None, *, low_memory: bool = False) -> AnyPipeline:
+    program = open_program(bundle, threads=threads, low_memory=low_memory)
     try:
         pipeline = bundle.manifest.pipeline
         return make_pipeline(program, pipeline.settings, pipeline.engines)

@@ -32,7 +32,7 @@ _OPTIONS = (
     click.option("--cache", help="KV cache of a language model: growing (default) or buffer."),
     click.option("--context-length", type=click.IntRange(min=2), help="Positions of a language model. Default: all."),
     click.option("--separate-prefill", is_flag=True, help="Two engines of a language model: for prompts, for tokens."),
-    click.option("--lora", multiple=True, metavar="DIR[:SCALE]", help="An adapter, merged in; may be repeated."),
+    click.option("--lora", multiple=True, metavar="PATH[:SCALE]", help="An adapter, merged in; may be repeated."),
     click.option("--dynamic-size/--fixed-size", default=None, help="Let the sides of a UNet's sample vary."),
     click.option(
         "--calibration-data", type=TEXT_PATH, help="Your text, jsonl, images or .npz. Default: the model's own."

@@ -21,7 +21,8 @@ def check_build(recipe: ExportRecipe) -> None:
         EngineMissingError: the library is not installed; the hint is the install line.
         ConfigError: settings that the target, or a device, cannot follow.
     """
-    recipe.target.check(recipe.build, recipe.precision, recipe.opset)
+    for precision in dict.fromkeys((recipe.precision, *recipe.parts.values())):
+        recipe.target.check(recipe.build, precision, recipe.opset)
 
 
 def reference_program(program: Program, recipe: ExportRecipe) -> OpenProgram:

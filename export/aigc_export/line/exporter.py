@@ -197,7 +197,7 @@ def export_model(
             program,
             name=recipe.name,
             target=recipe.target.name,
-            precision=recipe.precision,
+            precision=recipe.stored_precision,
             cases=cases,
             generation=generation,
             scores=scores,
@@ -259,7 +259,7 @@ def _build(
     name = prepared.part.name
     low = quantized.get(name)
     graph, plan = (prepared.graph, None) if low is None else (low.graph, low.plan)
-    built = build_engine(prepared, graph, plan, recipe, folder, shared=shared, progress=progress)
+    built = build_engine(prepared, graph, plan, recipe.of_part(name), folder, shared=shared, progress=progress)
     of = "" if len(prepared.program.parts) == 1 else f"{name}: "
     reporter.report("build", f"{of}{built.engine.kind}, {built.engine.size_bytes / 1e6:.2f} MB{built.summary}")
     return built
@@ -279,6 +279,7 @@ def _failure(
     engine = report.worst().engine
     one = next((one for one in prepared if one.part.name == engine), prepared[0])
     name = one.part.name
+    recipe = recipe.of_part(name)
     divergence = None
     if bisect:
         divergence = bisect_graph(to_proto(built[name].graph), one.captured, one.part, recipe)

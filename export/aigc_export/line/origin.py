@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_calibration.config import QuantConfig
+from aigc_export.recipes.part_precisions import lowest_precision
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.workloads import get_workload
 from aigc_models.data.kept_data import KeptData, read_kept
@@ -71,6 +72,8 @@ def _options(recipe: ExportRecipe, loaded: Mapping[str, Any]) -> list[str]:
         words += ["--budget", budget.text]
     for name, value in recipe.tolerance.items():
         words += ["--tolerance", f"{name}={value!r}"]
+    if recipe.parts:
+        words += ["--precision", ",".join((recipe.precision, *(f"{part}={one}" for part, one in recipe.parts.items())))]
     if recipe.quantization is not None:
         words += _quantization_options(recipe.quantization, _quantization(recipe))
     return [*words, *recipe.target.options(recipe.build)]
@@ -78,7 +81,11 @@ def _options(recipe: ExportRecipe, loaded: Mapping[str, Any]) -> list[str]:
 
 def _quantization(recipe: ExportRecipe) -> QuantConfig:
     """Make the quantization of a recipe whose user asks for nothing."""
-    return QuantConfig(samples=get_workload(kind_of(recipe.model)).samples_for(recipe.precision))
+    return QuantConfig(samples=get_workload(kind_of(recipe.model)).samples_for(_lowest(recipe)))
+
+
+def _lowest(recipe: ExportRecipe) -> str:
+    return lowest_precision((recipe.precision, *recipe.parts.values()))
 
 
 def _quantization_options(config: QuantConfig, default: QuantConfig) -> list[str]:

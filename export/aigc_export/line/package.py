@@ -121,7 +121,7 @@ def make_bundle(
         format_version=FORMAT_VERSION,
         name=program.name,
         target=recipe.target.name,
-        precision=recipe.precision,
+        precision=recipe.stored_precision,
         engines=infos,
         state={state: engines[name].interface.state for name, state in states.items()},
         files=(),

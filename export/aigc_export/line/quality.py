@@ -64,7 +64,7 @@ def samples_of(recipe: ExportRecipe, default: int) -> int:
     """
     if recipe.quality_samples is not None:
         return recipe.quality_samples
-    if recipe.precision != "fp32" or default >= DEFAULT_SAMPLES:
+    if recipe.stored_precision != "fp32" or default >= DEFAULT_SAMPLES:
         return default
     return max(MIN_EXACT_SAMPLES, default // 4)
 

@@ -52,7 +52,7 @@ def quantize_parts(
         if one.data is None:
             continue
         try:
-            quantized[one.part.name] = _quantize(one, recipe, reporter, progress)
+            quantized[one.part.name] = _quantize(one, recipe.of_part(one.part.name), reporter, progress)
         except PlanError as err:
             failures.append(err)
             reporter.warn(f"{one.part.name} stays float: {err.message}")

@@ -19,6 +19,7 @@ from aigc_export.graphs.capture import Captured, capture
 from aigc_export.graphs.passes import PassReport, run_passes
 from aigc_export.prepare.calibration_data import ExampleData, calibration_data
 from aigc_export.recipes.hints import with_hints
+from aigc_export.recipes.part_precisions import check_parts
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.workloads.evaluate import is_evaluated_elsewhere, program_evaluation
 from aigc_models.evaluation.evaluation import Evaluation
@@ -120,6 +121,7 @@ def prepare_parts(
         AigcError: the calibration data or the calibration cannot be used (said before the work starts), or a stage
             failed.
     """
+    check_parts(recipe.parts, program.parts)
     parameters = {id(p): p.numel() for part in program.parts.values() for p in part.module.parameters()}
     several = "" if len(program.parts) == 1 else f" in {len(program.parts)} parts"
     total = sum(parameters.values())
@@ -133,11 +135,14 @@ def prepare_parts(
         reporter.warn(
             f"the checkpoint keeps no text of its own: it is evaluated on {evaluation.data} (see --eval-data)"
         )
-    data = {name: _calibration_data(program, part, evaluation, recipe) for name, part in program.parts.items()}
+    recipes = {name: recipe.of_part(name) for name in program.parts}
+    data = {name: _calibration_data(program, part, evaluation, recipes[name]) for name, part in program.parts.items()}
     if before_capture is not None:
         before_capture()
     return tuple(
-        _prepare(program, part, recipe, reporter, data=data[name], calibration=calibration, evaluation=evaluation)
+        _prepare(
+            program, part, recipes[name], reporter, data=data[name], calibration=calibration, evaluation=evaluation
+        )
         for name, part in program.parts.items()
     )
 

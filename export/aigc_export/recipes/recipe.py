@@ -12,6 +12,7 @@ from aigc_calibration.config import QuantConfig, WeightMethod
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.ranges import Method
 from aigc_export.recipes.budget import Budget, check_measures, parse_budget
+from aigc_export.recipes.part_precisions import check_parts, lowest_precision, parse_precisions
 from aigc_export.recipes.search import SearchConfig
 from aigc_export.recipes.tolerances import with_budgets, with_user_limits
 from aigc_export.targets import DEFAULT_TARGET
@@ -41,7 +42,7 @@ class ExportRecipe:
     Attributes:
         model: a program, or what `sources.resolve` makes one of when the work starts.
         target: what runs it.
-        precision: one that the target can run.
+        precision: one that the target can run; of a program of several parts, that of those that `parts` does not name.
         tolerances: limits; a bundle that misses one is not published.
         checkpoint: folder of the user's own weights; None takes the shipped ones.
         spec_options: keyword arguments of the model's program (for the LM: `cache`).
@@ -59,6 +60,7 @@ class ExportRecipe:
         calibration: file of an earlier calibration, which takes the place of samples; None calibrates now.
         build: settings of the target: an object of its type, or fields by name; None takes the defaults.
         tolerance: limits that the user chose in place of the kind's, by name; `tolerances` has them already.
+        parts: part -> its own precision.
     """
 
     model: str | Program
@@ -79,6 +81,18 @@ class ExportRecipe:
     calibration: str | None = None
     build: Any = None
     tolerance: Mapping[str, float] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+    def of_part(self, part: str) -> ExportRecipe:
+        """The recipe of one part: in its own precision, and without quantization where that is fp32."""
+        precision = self.parts.get(part, self.precision)
+        quantization = None if precision == "fp32" else self.quantization
+        return replace(self, precision=precision, quantization=quantization, parts={})
+
+    @property
+    def stored_precision(self) -> str:
+        """The precision that tables and the manifest name: `mixed` where parts have several."""
+        return self.precision if set(self.parts.values()) <= {self.precision} else "mixed"
 
     @property
     def name(self) -> str:
@@ -133,13 +147,13 @@ _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
 """Field of a quantization -> its option, and the precisions that read it."""
 
 
-def _check_requested(requested: Mapping[str, Any], precision: str, *, calibration: str | None) -> None:
+def _check_requested(requested: Mapping[str, Any], precisions: Sequence[str], *, calibration: str | None) -> None:
     """Raise ConfigError for a choice that nothing would read."""
     for name in requested.keys() & _READ_BY.keys():
         option, read_by = _READ_BY[name]
-        if precision not in read_by:
+        if not set(precisions) & set(read_by):
             raise ConfigError(
-                f"{option} changes nothing in {precision}",
+                f"{option} changes nothing in {', '.join(precisions)}",
                 hint=f"leave it out, or choose --precision {', '.join(read_by)}",
             )
     if "split_skips" in requested and calibration is not None:
@@ -170,7 +184,8 @@ def export_recipe(
     Args:
         model: a program, or the name of one: see `sources.resolve`. A shipped model is loaded when the work starts.
         target: a target, or its name.
-        precision: one that it can run.
+        precision: one that it can run; of a program of several parts also one for each, `unet=int8,vae_decoder=fp16`,
+            with one for the rest in front, or fp32.
         calibration_samples: in place of the default.
         split_skips: see `QuantConfig`.
         keep_float: modules that stay float, besides those that the model's hints name.
@@ -195,14 +210,20 @@ def export_recipe(
         if name not in _OVERRIDES:
             raise UnknownNameError("argument of export_recipe", name, _ARGUMENTS)
     target = get_target(target)
-    check_precision(target, precision)
+    precision, parts = parse_precisions(precision)
+    used = tuple(dict.fromkeys((precision, *parts.values())))
+    for one in used:
+        check_precision(target, one)
+    lowest = lowest_precision(used)
     if isinstance(model, str) and model not in MODELS:
         given = {**overrides.pop("spec_options", {}), "checkpoint": overrides.pop("checkpoint", None)}
         model = resolve(model, options=given)
+    if not isinstance(model, str):
+        check_parts(parts, model.parts)
     workload = get_workload(kind_of(model))
-    quantization = None if precision == "fp32" else QuantConfig(samples=workload.samples_for(precision))
+    quantization = None if lowest == "fp32" else QuantConfig(samples=workload.samples_for(lowest))
     own_samples = calibration_samples is not None or overrides.get("calibration_data") is not None
-    _check_calibration(precision, calibration=overrides.get("calibration"), own_samples=own_samples)
+    _check_calibration(lowest, calibration=overrides.get("calibration"), own_samples=own_samples)
     requested: dict[str, Any] = {
         "samples": calibration_samples,
         "keep_float": tuple(keep_float) or None,
@@ -213,10 +234,14 @@ def export_recipe(
         "block": block,
     }
     requested = {name: value for name, value in requested.items() if value is not None}
-    _check_requested(requested, precision, calibration=overrides.get("calibration"))
+    _check_requested(requested, used, calibration=overrides.get("calibration"))
     if quantization is not None:
         quantization = replace(quantization, **requested)
-        if own_samples and precision != "auto" and not needs_samples(quantization, as_site_precision(precision)):
+        if (
+            own_samples
+            and precision != "auto"
+            and not any(one != "fp32" and needs_samples(quantization, as_site_precision(one)) for one in used)
+        ):
             raise ConfigError(
                 "calibration data for weights that are rounded to the nearest codes, which needs none",
                 hint="leave it out, or choose another --weight-method",
@@ -225,7 +250,8 @@ def export_recipe(
         model=model,
         target=target,
         precision=precision,
-        tolerances=workload.limits("int8" if precision == "auto" else precision),
+        parts=parts,
+        tolerances=workload.limits("int8" if precision == "auto" else lowest),
         quantization=quantization,
         search=_default_search(workload) if precision == "auto" else None,
     )
@@ -270,6 +296,6 @@ def _with_budgets(recipe: ExportRecipe, budgets: tuple[Budget, ...], workload: W
     return replace(recipe, budgets=budgets, tolerances=replace(tolerances, set_by_user=tuple(sorted(names))))
 
 
-_FIXED = ("model", "target", "precision", "tolerance", "budgets")
+_FIXED = ("model", "target", "precision", "parts", "tolerance", "budgets")
 _OVERRIDES = tuple(f.name for f in fields(ExportRecipe) if f.name not in _FIXED)
 _ARGUMENTS = (*(name for name in signature(export_recipe).parameters if name != "overrides"), *_OVERRIDES)

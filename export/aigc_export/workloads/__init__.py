@@ -7,6 +7,7 @@ from aigc_export.workloads.diffusion import DIFFUSION
 from aigc_export.workloads.gan import GAN
 from aigc_export.workloads.tensors import TENSORS
 from aigc_export.workloads.text import TEXT
+from aigc_export.workloads.text_to_image import TEXT_TO_IMAGE
 from aigc_export.workloads.upscale import UPSCALE
 from aigc_runtime.core.plugins import look_up
 from aigc_runtime.errors import ConfigError
@@ -16,7 +17,9 @@ __all__ = ["ENTRY_POINTS", "WORKLOADS", "Workload", "get_workload"]
 ENTRY_POINTS = "aigc_export.workloads"
 """The group under which an installed package registers a `Workload`, by its kind."""
 
-WORKLOADS: dict[str, Workload] = {workload.kind: workload for workload in (TEXT, DIFFUSION, GAN, TENSORS, UPSCALE)}
+WORKLOADS: dict[str, Workload] = {
+    workload.kind: workload for workload in (TEXT, DIFFUSION, GAN, TENSORS, UPSCALE, TEXT_TO_IMAGE)
+}
 """kind -> what the host knows of it."""
 
 

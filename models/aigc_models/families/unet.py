@@ -1,6 +1,7 @@
 """The diffusion UNet: residual blocks with self- or cross-attention on a time embedding, down and up again.
 
-Shapes: B batch, C channels, H height, W width, M time-embedding size, T context tokens, X context width, K classes.
+Shapes: B batch, C channels, H height, W width, M time-embedding size, T context tokens, X context width, E
+width of the time's condition, K classes.
 
 One class spans the diffusers library's `UNet2DModel` and `UNet2DConditionModel`: block structure, configuration
 fields and tensor names are theirs, so that their state dicts load as they are.
@@ -8,6 +9,7 @@ fields and tensor names are theirs, so that their state dicts load as they are.
 References:
     Ronneberger et al. 2015, "U-Net". Ho et al. 2020, "Denoising Diffusion Probabilistic Models": appendix B.
     Vaswani et al. 2017: sinusoidal embedding, section 3.5. Rombach et al. 2022: cross-attention, section 3.3.
+    Luo et al. 2023, "Latent Consistency Models": section 4.1 (guidance as a condition of the time).
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ def _attention(config: UNetConfig, kind: str | None, level: int) -> nn.Module | 
         layers=config.transformer_layers(level),
         groups=groups,
         linear_projection=config.use_linear_projection,
+        # The middle block has self-attention whatever the levels have, as in the library whose configuration this is.
+        only_cross=config.only_cross(level) and kind != config.mid_block_type,
     )
 
 
@@ -174,7 +178,9 @@ class UNet(nn.Module):
         sizes = config.block_out_channels
         self.conv_in = nn.Conv2d(config.in_channels, sizes[0], 3, padding=1)
         self.time_proj = make_time_proj(config)
-        self.time_embedding = TimestepEmbedding(self.time_proj.size, config.time_size)
+        self.time_embedding = TimestepEmbedding(
+            self.time_proj.size, config.time_size, condition=config.time_cond_proj_dim
+        )
         self.class_embedding = self._class_embedding(config)
         skips = self._build_down(config)
         self.mid_block = None if config.mid_block_type is None else MidBlock(config)
@@ -224,6 +230,7 @@ class UNet(nn.Module):
         timestep: Tensor,
         class_labels: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
+        timestep_cond: Tensor | None = None,
     ) -> Tensor:
         """Predict the noise (or velocity) in a noisy sample.
 
@@ -232,6 +239,7 @@ class UNet(nn.Module):
             timestep: [B] float, in units of training steps; fractions are allowed.
             class_labels: [B] int64 in [0, K), where the model is class-conditional.
             encoder_hidden_states: [B, T, X], where a block attends to a context.
+            timestep_cond: [B, E], where the time has a condition.
 
         Returns:
             [B, out_channels, H, W].
@@ -244,13 +252,14 @@ class UNet(nn.Module):
         _require_condition(
             "encoder_hidden_states", encoder_hidden_states, "cross_attention_dim", self.config.cross_attention_dim
         )
+        _require_condition("timestep_cond", timestep_cond, "time_cond_proj_dim", self.config.time_cond_proj_dim)
         _, _, height, width = sample.shape
         if height % self.config.multiple_of or width % self.config.multiple_of:
             raise FeedError(
                 f"sample is {height} high and {width} wide",
                 hint=f"both sides must be multiples of {self.config.multiple_of}",
             )
-        time = self.time_embedding(self.time_proj(timestep).to(sample.dtype))
+        time = self.time_embedding(self.time_proj(timestep).to(sample.dtype), timestep_cond)
         if self.class_embedding is not None and class_labels is not None:
             labels = class_labels
             if self.config.class_embed_type == "timestep":

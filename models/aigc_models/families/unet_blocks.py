@@ -34,15 +34,18 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class TimestepEmbedding(nn.Module):
-    """Two linear layers with SiLU between them: [B, n_in] -> [B, M]."""
+    """Two linear layers with SiLU between them: [B, n_in] -> [B, M]; what a condition says is added in front."""
 
-    def __init__(self, n_in: int, size: int) -> None:
+    def __init__(self, n_in: int, size: int, *, condition: int | None = None) -> None:
         super().__init__()
         self.linear_1 = nn.Linear(n_in, size)
+        self.cond_proj = None if condition is None else nn.Linear(condition, n_in, bias=False)
         self.linear_2 = nn.Linear(size, size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, n_in] -> [B, M]."""
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """([B, n_in], [B, E] or None) -> [B, M]."""
+        if self.cond_proj is not None and condition is not None:
+            x = x + self.cond_proj(condition)
         out: Tensor = self.linear_2(F.silu(self.linear_1(x)))
         return out
 
@@ -53,7 +56,7 @@ class ResnetBlock(nn.Module):
     Args:
         n_in: input channels.
         n_out: output channels; a 1x1 convolution adapts the shortcut where they differ.
-        time_size: M.
+        time_size: M; None for a block that does not look at the time.
         groups: groups of the norms.
         eps: of the norms.
         dropout: before the second convolution, while training.
@@ -69,7 +72,7 @@ class ResnetBlock(nn.Module):
         n_in: int,
         n_out: int,
         *,
-        time_size: int,
+        time_size: int | None,
         groups: int,
         eps: float,
         dropout: float,
@@ -83,26 +86,34 @@ class ResnetBlock(nn.Module):
         self.resample = resample
         self.norm1 = nn.GroupNorm(groups, n_in, eps=eps)
         self.conv1 = nn.Conv2d(n_in, n_out, 3, padding=1)
-        self.time_emb_proj = nn.Linear(time_size, 2 * n_out if scale_shift else n_out)
+        self.time_emb_proj = None if time_size is None else nn.Linear(time_size, 2 * n_out if scale_shift else n_out)
         self.norm2 = nn.GroupNorm(groups, n_out, eps=eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else None
 
-    def forward(self, x: Tensor, time_BM: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time_BM: Tensor | None = None) -> Tensor:
         """([B, n_in, H, W], [B, M]) -> [B, n_out, H, W], or of other sides where it resamples."""
-        h = self.conv1(self._resampled(self.activation(self.norm1(x))))
-        time = self.time_emb_proj(self.activation(time_BM))[:, :, None, None]
-        if self.scale_shift:
-            scale, shift = time.chunk(2, dim=1)
-            h = self.norm2(h) * (1 + scale) + shift
-        else:
-            h = self.norm2(h + time)
+        h = self._timed(self.conv1(self._resampled(self.activation(self.norm1(x)))), time_BM)
         h = self.conv2(self.dropout(self.activation(h)))
         x = self._resampled(x)
         shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
         out: Tensor = shortcut + h
         return out if self.output_scale == 1 else out / self.output_scale
+
+    def _timed(self, h: Tensor, time_BM: Tensor | None) -> Tensor:
+        """The second norm, with the time in it where there is one."""
+        if self.time_emb_proj is None:
+            out: Tensor = self.norm2(h)
+            return out
+        assert time_BM is not None
+        time = self.time_emb_proj(self.activation(time_BM))[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = time.chunk(2, dim=1)
+            out = self.norm2(h) * (1 + scale) + shift
+        else:
+            out = self.norm2(h + time)
+        return out
 
     def _resampled(self, x: Tensor) -> Tensor:
         if self.resample is None:
@@ -178,12 +189,16 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention and feed-forward, each with a LayerNorm before and a residual."""
+    """Self-attention, cross-attention and feed-forward, each with a LayerNorm before and a residual.
 
-    def __init__(self, channels: int, *, heads: int, context: int) -> None:
+    With `only_cross` the first attention looks at the context, too.
+    """
+
+    def __init__(self, channels: int, *, heads: int, context: int, only_cross: bool = False) -> None:
         super().__init__()
+        self.only_cross = only_cross
         self.norm1 = nn.LayerNorm(channels)
-        self.attn1 = Attention(channels, heads=heads, context=None, bias=False)
+        self.attn1 = Attention(channels, heads=heads, context=context if only_cross else None, bias=False)
         self.norm2 = nn.LayerNorm(channels)
         self.attn2 = Attention(channels, heads=heads, context=context, bias=False)
         self.norm3 = nn.LayerNorm(channels)
@@ -191,7 +206,7 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x_BLC: Tensor, context_BTX: Tensor | None) -> Tensor:
         """([B, L, C], [B, T, X]) -> [B, L, C]."""
-        x_BLC = x_BLC + self.attn1(self.norm1(x_BLC))
+        x_BLC = x_BLC + self.attn1(self.norm1(x_BLC), context_BTX if self.only_cross else None)
         x_BLC = x_BLC + self.attn2(self.norm2(x_BLC), context_BTX)
         out: Tensor = x_BLC + self.ff(self.norm3(x_BLC))
         return out
@@ -207,17 +222,26 @@ class Transformer(nn.Module):
         layers: Transformer blocks.
         groups: groups of the norm.
         linear_projection: project in and out by a linear layer instead of a 1x1 convolution.
+        only_cross: no block attends to the image itself.
     """
 
     def __init__(
-        self, channels: int, *, heads: int, context: int, layers: int, groups: int, linear_projection: bool
+        self,
+        channels: int,
+        *,
+        heads: int,
+        context: int,
+        layers: int,
+        groups: int,
+        linear_projection: bool,
+        only_cross: bool = False,
     ) -> None:
         super().__init__()
         self.linear_projection = linear_projection
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(channels, heads=heads, context=context) for _ in range(layers)
+            TransformerBlock(channels, heads=heads, context=context, only_cross=only_cross) for _ in range(layers)
         )
         self.proj_out = nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
 

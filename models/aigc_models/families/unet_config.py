@@ -72,6 +72,8 @@ class UNetConfig:
         transformer_layers_per_block: Transformer blocks per cross-attention block, or one number per level.
         cross_attention_dim: X; None where no block attends to a context.
         use_linear_projection: linear layers around the Transformer blocks instead of 1x1 convolutions.
+        only_cross_attention: the Transformer blocks of a level attend to the context alone; one for all levels, or one
+            per level.
         num_class_embeds: K, the unconditional class included; None means no class labels.
         null_class: label that means "no class", for classifier-free guidance.
         norm_num_groups: groups of every GroupNorm.
@@ -84,6 +86,8 @@ class UNetConfig:
             level that is given in place of a step, at random frequencies, and the output is divided by the level
             (Song et al. 2021); `learned`: a table of `num_train_timesteps` entries.
         time_embedding_dim: M; None for four times the first of `block_out_channels`.
+        time_cond_proj_dim: E, width of a condition that is added to the time, such as the scale of a guidance that was
+            distilled into the model; None for none.
         num_train_timesteps: entries of a learned time embedding.
         center_input_sample: the sample is in [0, 1], and is taken to [-1, 1].
         downsample_type: of blocks with self-attention: a strided convolution, or a residual block that halves.
@@ -114,6 +118,7 @@ class UNetConfig:
     transformer_layers_per_block: int | tuple[int, ...] = 1
     cross_attention_dim: int | None = None
     use_linear_projection: bool = False
+    only_cross_attention: bool | tuple[bool, ...] = False
     num_class_embeds: int | None = None
     null_class: int | None = None
     norm_num_groups: int = 32
@@ -124,6 +129,7 @@ class UNetConfig:
     dropout: float = 0.0
     time_embedding_type: str = "positional"
     time_embedding_dim: int | None = None
+    time_cond_proj_dim: int | None = None
     num_train_timesteps: int | None = None
     center_input_sample: bool = False
     downsample_type: str = "conv"
@@ -147,6 +153,7 @@ class UNetConfig:
             num_class_embeds=self.num_class_embeds,
             norm_num_groups=self.norm_num_groups,
             time_embedding_dim=self.time_embedding_dim,
+            time_cond_proj_dim=self.time_cond_proj_dim,
             num_train_timesteps=self.num_train_timesteps,
             attn_norm_num_groups=self.attn_norm_num_groups,
         )
@@ -249,12 +256,24 @@ class UNetConfig:
                     f"UNetConfig.{field} has {len(value)} entries",
                     hint=f"give one number, or one for each of {len(self.block_out_channels)} levels",
                 )
+        self._check_only_cross()
         for kind, level in self._blocks():
             channels, attends_to = self.block_out_channels[level], ATTENTION[kind]
             if attends_to == "self" and channels % (self.attention_head_dim or channels):
                 raise _error("attention_head_dim", self.attention_head_dim, f"a divisor of the {channels} channels")
             if attends_to == "cross" and channels % self.heads(level):
                 raise _error("num_attention_heads", self.heads(level), f"a divisor of the {channels} channels")
+
+    def _check_only_cross(self) -> None:
+        value = self.only_cross_attention
+        if isinstance(value, tuple) and len(value) != len(self.block_out_channels):
+            raise ConfigError(
+                f"UNetConfig.only_cross_attention has {len(value)} entries",
+                hint=f"give true or false, or one of them for each of {len(self.block_out_channels)} levels",
+            )
+        for entry in value if isinstance(value, tuple) else (value,):
+            if not isinstance(entry, bool):
+                raise _error("only_cross_attention", value, "true or false, or one of them per level")
 
     def _blocks(self) -> list[tuple[str | None, int]]:
         """Block type and level of every stage."""
@@ -274,6 +293,11 @@ class UNetConfig:
         """Transformer blocks per cross-attention block of a level."""
         layers = self.transformer_layers_per_block
         return layers[level] if isinstance(layers, tuple) else layers
+
+    def only_cross(self, level: int) -> bool:
+        """Whether the Transformer blocks of a level attend to the context alone."""
+        only = self.only_cross_attention
+        return only[level] if isinstance(only, tuple) else only
 
     @property
     def time_size(self) -> int:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from aigc_models.program import Program
 from aigc_models.sources.by_keys.load import is_known_network, load_network, outline_network
 from aigc_models.sources.checkpoint import outline_checkpoint
-from aigc_models.sources.diffusers.folder import is_diffusers
+from aigc_models.sources.diffusers.which import is_diffusers
 from aigc_models.sources.encoder.load import is_encoder, load_encoder, outline_encoder
 from aigc_models.sources.function import call_function, names_function
 from aigc_models.sources.outline import Outline
@@ -148,7 +148,7 @@ class _Transformers:
 
 
 class _Diffusers:
-    """A pipeline that diffusers wrote, or a UNet2DModel of one."""
+    """A pipeline that diffusers wrote, or a component of one."""
 
     def matches(self, found: Found) -> bool:
         return found.path is not None and is_diffusers(found.path, found.config)
@@ -316,7 +316,7 @@ def _source_of(found: Found) -> tuple[str, Source]:
         raise CheckpointError(
             f"{model!r} {says}, which no source can load",
             hint=f"known: checkpoints of {', '.join(MODELS)}, of language models as transformers writes them, and "
-            f"DDPM and DDIM pipelines as diffusers writes them; "
+            f"pipelines of diffusion models as diffusers writes them; "
             f"{_MORE}",
         )
     unknown = UnknownNameError("model", model, MODELS)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aigc_models.text_assets.special_tokens import SpecialTokens
+from aigc_runtime.errors import CheckpointError
 
 __all__ = ["AS_IT_IS", "CLASSES", "TokenizerClass", "choose_class"]
 
@@ -59,12 +60,14 @@ class TokenizerClass:
         defaults: its named tokens where the folder names none.
         adds_named: whether it adds every named token as a special one.
         keeps_post_processor: whether that of the file stays.
+        post_processor: (special tokens, their ids) -> the one that it brings; None where it brings none.
     """
 
     parts: Callable[[Mapping[str, Any], SpecialTokens], Json]
     defaults: Mapping[str, str | None] = field(default_factory=dict)
     adds_named: bool = False
     keeps_post_processor: bool = True
+    post_processor: Callable[[SpecialTokens, Mapping[str, Any]], Json] | None = None
 
 
 def _byte_level(*, prefix: bool, regex: bool = True) -> Json:
@@ -133,9 +136,37 @@ def _gemma(_config: Mapping[str, Any], special: SpecialTokens) -> Json:
     }
 
 
+_CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def _clip(_config: Mapping[str, Any], special: SpecialTokens) -> Json:
+    spaces = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
+    words = {"type": "Split", "pattern": {"Regex": _CLIP_WORDS}, "behavior": "Removed", "invert": True}
+    return {
+        "model": _bpe(continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=special.text("unk_token")),
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, spaces, {"type": "Lowercase"}]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [words, _byte_level(prefix=False)]},
+        "decoder": _byte_level(prefix=True),
+    }
+
+
+def _clip_ends(special: SpecialTokens, vocabulary: Mapping[str, Any]) -> Json:
+    begin, end = ([text := special.text(name), vocabulary.get(text or "")] for name in ("bos_token", "eos_token"))
+    for text, index in (begin, end):
+        if index is None:
+            raise CheckpointError(f"the vocabulary lacks {text!r}, which begins or ends a text", hint="get it again")
+    return {"type": "RobertaProcessing", "sep": end, "cls": begin, "trim_offsets": False, "add_prefix_space": False}
+
+
 _END = "<|endoftext|>"
 
 CLASSES: Mapping[str, TokenizerClass] = {
+    "CLIPTokenizer": TokenizerClass(
+        parts=_clip,
+        defaults={"bos_token": "<|startoftext|>", "eos_token": _END, "unk_token": _END, "pad_token": _END},
+        keeps_post_processor=False,
+        post_processor=_clip_ends,
+    ),
     "LlamaTokenizer": TokenizerClass(
         parts=_llama, defaults={"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     ),

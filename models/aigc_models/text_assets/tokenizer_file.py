@@ -70,6 +70,8 @@ def make_tokenizer_file(files: TextFiles, config: Mapping[str, Any]) -> Tokenize
     parts = known.parts(settings, special)
     parts["model"] |= {key: given["model"].get(key) for key in ("vocab", "merges")}
     post_processor = given.get("post_processor") if known.keeps_post_processor else None
+    if known.post_processor is not None:
+        post_processor = known.post_processor(special, parts["model"]["vocab"] or {})
     assembled = _assembled(parts, post_processor)
     return TokenizerFile(data=_with_tokens(None, assembled, special, adds_named=known.adds_named), special=special)
 
@@ -113,7 +115,11 @@ def _converted(files: TextFiles, name: str, special: SpecialTokens) -> Tokenizer
         parts = known.parts(files.tokenizer_config, special)
         merges = [line for line in map(str.rstrip, files.merges) if line and not line.startswith("#version")]
         parts["model"] |= {"vocab": dict(files.vocabulary), "merges": merges}
-        post_processor = _around(files.tokenizer_config, special, files.vocabulary)
+        post_processor = (
+            _around(files.tokenizer_config, special, files.vocabulary)
+            if known.post_processor is None
+            else known.post_processor(special, files.vocabulary)
+        )
         data = _with_tokens(None, _assembled(parts, post_processor), special, adds_named=known.adds_named)
         note = f"{VOCABULARY} and {MERGES} were made into a {TOKENIZER}"
         return TokenizerFile(data=data, special=special, notes=(note,))

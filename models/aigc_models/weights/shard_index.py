@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ __all__ = ["INDEX_SUFFIX", "ShardedFiles", "is_index", "open_shards"]
 
 SAFETENSORS = ".safetensors"
 INDEX_SUFFIX = f"{SAFETENSORS}.index.json"
+_VARIANT = re.compile(r"\.safetensors\.index\.\w+\.json$")
+"""Of an index of other numbers than usual: `model.safetensors.index.fp16.json`."""
 MAX_INDEX_BYTES = 100 * 1024 * 1024
 _SHOWN = 3
 """Names in a message."""
@@ -38,7 +41,7 @@ class ShardedFiles:
 
 def is_index(path: Path) -> bool:
     """Whether a path is called as an index of shards is."""
-    return path.name.endswith(INDEX_SUFFIX)
+    return path.name.endswith(INDEX_SUFFIX) or _VARIANT.search(path.name) is not None
 
 
 def open_shards(path: Path) -> ShardedFiles:

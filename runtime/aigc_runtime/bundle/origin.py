@@ -31,6 +31,7 @@ OPTIONS = MappingProxyType(
         "--weight-method": 1,
         "--block": 1,
         "--split-skips": 0,
+        "--precision": 1,
         "--quality-samples": 1,
         "--tolerance": 1,
         "--budget": 1,
@@ -47,6 +48,7 @@ OPTIONS = MappingProxyType(
 )
 """Option of `aigc-export export` that an origin may hold -> values it takes each time."""
 _OF_ONE_PRECISION = (
+    "--precision",
     "--tolerance",
     "--budget",
     "--ranges",

@@ -90,10 +90,12 @@ def _run(arguments: argparse.Namespace, verb_of: VerbOf) -> int:
     job = verb.prepare(arguments, idle_pipeline(manifest))
     check_outputs(job.output)
     # An engine on a GPU reserves more addresses than there is memory.
-    bounded = job.bounds_memory and all(engine.runs_on_cpu for engine in manifest.engines.values())
+    low_memory = getattr(arguments, "low_memory", False)
+    # One that is loaded late takes what it needs then.
+    bounded = job.bounds_memory and not low_memory and all(engine.runs_on_cpu for engine in manifest.engines.values())
     # The engine's threads are there before the bound is: their stacks are promised and hardly used.
     with (
-        open_pipeline(bundle, threads=arguments.threads) as pipeline,
+        open_pipeline(bundle, threads=arguments.threads, low_memory=low_memory) as pipeline,
         bounded_memory() if bounded else nullcontext(),
     ):
         job.run(pipeline)

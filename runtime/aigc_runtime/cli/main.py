@@ -88,6 +88,10 @@ def build_parser(prog: str = "aigc-run") -> argparse.ArgumentParser:
         )
         if verb not in {"info", "doctor"}:
             sub.add_argument("--threads", type=int, help="threads of the engine (default: every processor)")
+        if verb == "generate":
+            sub.add_argument(
+                "--low-memory", action="store_true", help="load each engine when it runs, close it when it is done"
+            )
         if verb == "bench":
             sub.add_argument("--runs", type=int, default=50, help="timed runs (default: 50)")
         if verb in _LATE:

@@ -106,6 +106,12 @@ class OpenProgram:
             state.held[name] = session.new_state(batch)
         return session.run(feeds, state.held[name])
 
+    def release(self, engine: str) -> None:
+        """Say that an engine has done its work for now: one that was opened on demand gives its memory back."""
+        release = getattr(self.session(engine), "release", None)
+        if release is not None:
+            release()
+
     @property
     def engine_seconds(self) -> float:
         """Wall time spent inside all engines since the program was opened."""

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -256,6 +256,7 @@ class Levels:
         count: steps of the run, each of which gives a sample; None: one for each evaluation.
         first_noise: deviation of x_T.
         last_scale: the result is the last sample times this.
+        skipped: steps of a longer run that were left out before these: where a picture takes the place of noise.
     """
 
     timesteps: Array
@@ -268,6 +269,20 @@ class Levels:
     count: int | None = None
     first_noise: float = 1.0
     last_scale: float = 1.0
+    skipped: int = 0
+
+    def without(self, skipped: int) -> Levels:
+        """The levels behind the first `skipped` steps, of a run with one evaluation for each; the next noise is 1."""
+        return replace(
+            self,
+            timesteps=self.timesteps[skipped:],
+            alpha=self.alpha[skipped:],
+            sigma=self.sigma[skipped:],
+            goal=None if self.goal is None else self.goal[skipped:],
+            origin=None if self.origin is None else self.origin[skipped:],
+            first_noise=1.0,
+            skipped=self.skipped + skipped,
+        )
 
     @property
     def steps(self) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -22,6 +23,7 @@ __all__ = ["Grid", "encode_png", "image_grid", "to_uint8", "write_png", "write_p
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"  # section 5.2
 _COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # section 11.2.1: channels -> color type
 _NONE, _SUB = 0, 1  # section 9.2, filters
+_NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 _MAX_BYTES = 2**28
 """Of pixels, before compression: five times as much memory is needed while a file is made. A chunk of section 5.3 may
 have 2**31 bytes, even if nothing compresses.
@@ -104,11 +106,15 @@ class Grid:
         Raises:
             EngineError: NaN or infinity.
         """
+        return self.lay(to_uint8(image).transpose(1, 2, 0) for image in images)
+
+    def lay(self, pictures: Iterable[Array]) -> Array:
+        """Lay `count` pictures [H, W, C] uint8 out as they come; returns what `draw` does."""
         c, h, w = self.shape
         grid = np.full((*self.sides, c), 255, dtype=np.uint8)
-        for i, image in enumerate(images):
+        for i, picture in enumerate(pictures):
             top, left = self.pad + (i // self.across) * (h + self.pad), self.pad + (i % self.across) * (w + self.pad)
-            grid[top : top + h, left : left + w] = to_uint8(image).transpose(1, 2, 0)
+            grid[top : top + h, left : left + w] = picture
         large = grid.repeat(self.scale, axis=0).repeat(self.scale, axis=1)
         return large[:, :, 0] if c == 1 else large
 
@@ -134,11 +140,15 @@ def image_grid(images: Array, *, columns: int | None = None, scale: int = 1, pad
     return grid.draw(images)
 
 
-def encode_png(image: Array) -> bytes:
+def encode_png(image: Array, texts: Mapping[str, str] = _NO_TEXTS) -> bytes:
     """A uint8 image [H, W] or [H, W, 1] (gray) or [H, W, 3] (RGB) as PNG bytes.
 
     8 bits, no interlace, filter 0 on every row; the same image always gives the same pixels, and the same bytes for
     one version of zlib.
+
+    Args:
+        image: that is written.
+        texts: keyword -> text, which the file holds beside it.
 
     Raises:
         InputError: another type or shape, or more than 256 MiB of pixels.
@@ -153,7 +163,15 @@ def encode_png(image: Array) -> bytes:
     # Sections 7.2 and 9.2: every row starts with the number of its filter.
     rows = np.concatenate([np.full((h, 1), _NONE, np.uint8), image.reshape(h, -1)], axis=1)
     data = zlib.compress(rows.tobytes(), 9)  # section 10.1
-    return _start(h, w, channels) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+    said = b"".join(_chunk(b"iTXt", _international_text(keyword, text)) for keyword, text in texts.items())
+    return _start(h, w, channels) + said + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+
+
+def _international_text(keyword: str, text: str) -> bytes:
+    """Keyword, not compressed, of no language, no translated keyword, text (section 11.3.3.4)."""
+    if not 0 < len(keyword) < 80 or not (keyword.isascii() and keyword.isprintable()):
+        raise InputError(f"the keyword of a text is {shown(keyword)}", hint="must be 1 to 79 printable ASCII letters")
+    return keyword.encode("ascii") + b"\0" + b"\0\0" + b"\0" + b"\0" + text.replace("\0", "").encode("utf-8", "replace")
 
 
 def _start(height: int, width: int, channels: int) -> bytes:
@@ -174,14 +192,14 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def write_png(path: Path | str, image: Array) -> None:
-    """Write an image as `encode_png` does, whole or not at all.
+def write_png(path: Path | str, image: Array, texts: Mapping[str, str] = _NO_TEXTS) -> None:
+    """Write an image, and texts, as `encode_png` does, whole or not at all.
 
     Raises:
         InputError: an image that PNG cannot hold.
         OutputError: it could not be written; what was there before stays.
     """
-    atomic_write_bytes(path, encode_png(image))
+    atomic_write_bytes(path, encode_png(image, texts))
 
 
 def write_png_bands(path: Path | str, bands: Iterable[Array], shape: tuple[int, int, int]) -> None:

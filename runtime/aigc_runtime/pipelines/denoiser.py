@@ -53,6 +53,7 @@ class Denoiser:
         scale: w of classifier-free guidance, eps = eps_null + w (eps_cond - eps_null).
         rescale: phi of Lin et al. 2023, eq. 16: how far its deviation is brought back to that of eps_cond.
         most: rows that the session takes in one run, if it says.
+        beside: [N, C', H, W] that the model takes as further channels behind those of the samples; None for none.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class Denoiser:
         scale: float,
         rescale: float,
         most: int | None,
+        beside: Array | None = None,
     ) -> None:
         self._session, self._schedule, self._levels = session, schedule, levels
+        self._beside = beside
         self._scale, self._rescale = np.float32(scale), np.float32(rescale)
         # Both branches of the guidance in one run where the engine's batch allows it: half the calls.
         self._joined = null is not None and (most is None or 2 * count <= most)
@@ -91,7 +94,8 @@ class Denoiser:
             EngineError: the engine failed, or gave another shape, NaN or infinity.
         """
         t = np.float32(self._levels.timesteps[step])
-        sample = np.concatenate([x, x]) if self._joined else x
+        given = x if self._beside is None else np.concatenate([x, self._beside], axis=1)
+        sample = np.concatenate([given, given]) if self._joined else given
         outputs = [self._run(sample, t, feeds) for feeds in self._feeds]
         channels = x.shape[1] * (2 if self._schedule.learns_variance else 1)
         wanted = (sample.shape[0], channels, *x.shape[2:])

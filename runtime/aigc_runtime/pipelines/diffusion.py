@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,11 +21,10 @@ from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram, as_program
 from aigc_runtime.core.ranges import MAX_GUIDANCE_SCALE
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
-from aigc_runtime.errors import CancelledError, EngineError, InputError, UnknownNameError
+from aigc_runtime.errors import InputError, UnknownNameError
 from aigc_runtime.generation.noise import NoiseStream
 from aigc_runtime.generation.rng import check_seed
-from aigc_runtime.generation.samplers import SAMPLERS, SamplerConfig, sample
-from aigc_runtime.generation.schedules import Levels
+from aigc_runtime.generation.samplers import sample
 from aigc_runtime.io.printable import shown
 from aigc_runtime.pipelines.arguments import (
     batch_bounds,
@@ -46,12 +45,10 @@ from aigc_runtime.pipelines.denoiser import (
 )
 from aigc_runtime.pipelines.kind import SINGLE_ENGINE, Roles, require_roles
 from aigc_runtime.pipelines.limits import check_image_count, check_numbers, check_size, rows_at_once
+from aigc_runtime.pipelines.sampling import Cancel, Progress, Sampling, StepCounter, plan_sampling, run_steps
 from aigc_runtime.pipelines.settings import DiffusionSettings
 
 __all__ = ["CLASS_LABELS", "CONTEXT", "MODEL_OUTPUT", "NULL_CONTEXT", "SAMPLE", "TIMESTEP", "DiffusionPipeline"]
-
-Progress = Callable[[int, int], None]
-Cancel = Callable[[], bool]
 
 _ARGUMENTS = frozenset(
     {"batch", "steps", "sampler", "eta", "guidance_scale", "guidance_rescale", "seed", "size", CONTEXT, NULL_CONTEXT}
@@ -71,9 +68,7 @@ class _Request:
         null: the same for "no condition"; None without guidance.
         scale: of the guidance.
         rescale: of the guided output.
-        sampler: its name.
-        config: how it runs.
-        levels: that it visits.
+        sampling: how it is sampled.
         seed: of all noise.
     """
 
@@ -83,9 +78,7 @@ class _Request:
     null: dict[str, Array] | None
     scale: float
     rescale: float
-    sampler: str
-    config: SamplerConfig
-    levels: Levels
+    sampling: Sampling
     seed: int
 
 
@@ -243,13 +236,8 @@ class DiffusionPipeline:
         encoder_hidden_states: Array | None = None,
         null_encoder_hidden_states: Array | None = None,
     ) -> _Request:
-        settings, schedule = self.settings, self.settings.schedule
-        name = settings.default_sampler if sampler is None else sampler
-        if not isinstance(name, str) or name not in SAMPLERS:
-            raise UnknownNameError("sampler", name if isinstance(name, str) else shown(name), SAMPLERS)
-        config = settings.sampler_config if name == settings.default_sampler else SamplerConfig()
-        if eta is not None:
-            config = _with_eta(config, name, check_number("eta", eta, 0.0, 1.0))
+        settings = self.settings
+        sampling = plan_sampling(settings, steps=steps, sampler=sampler, eta=eta)
         scale = settings.default_guidance_scale if guidance_scale is None else guidance_scale
         scale = check_number("guidance_scale", scale, 0.0, MAX_GUIDANCE_SCALE)
         conditions = self._conditions(class_labels, encoder_hidden_states)
@@ -264,9 +252,7 @@ class DiffusionPipeline:
             null=null,
             scale=scale,
             rescale=check_number("guidance_rescale", guidance_rescale, 0.0, 1.0),
-            sampler=name,
-            config=config,
-            levels=SAMPLERS[name].levels(schedule, config, settings.default_steps if steps is None else steps),
+            sampling=sampling,
             seed=check_seed(seed),
         )
 
@@ -274,11 +260,11 @@ class DiffusionPipeline:
         self, request: _Request, progress: Progress | None, cancel: Cancel | None
     ) -> Iterator[tuple[slice, Array]]:
         """Images in groups that the engine takes at once, each with its rows."""
-        (least, most), levels = batch_bounds(self.session, SAMPLE), request.levels
+        (least, most), levels = batch_bounds(self.session, SAMPLE), request.sampling.levels
         rows = rows_at_once(math.prod(request.shape), least, most, runs=1 if request.null is None else 2)
         groups = list(chunks(request.count, rows))
         noise = NoiseStream(request.seed, request.count * math.prod(request.shape))
-        steps, done = levels.steps, 0
+        counter = StepCounter(len(groups) * levels.steps, progress, cancel)
         for group in groups:
             denoise = Denoiser(
                 self.session,
@@ -294,20 +280,8 @@ class DiffusionPipeline:
             draws = itertools.count()
             fresh = partial(_next_draw, noise, draws)
             x = fresh((group.stop - group.start, *request.shape))
-            run = sample(request.sampler, denoise, x, levels, fresh, request.config)
-            for _ in range(steps):
-                if cancel is not None and cancel():
-                    raise CancelledError(f"cancelled after {done} of {len(groups) * steps} steps")
-                with np.errstate(over="ignore", invalid="ignore"):  # reported below, or at the next step
-                    x = next(run)
-                done += 1
-                if progress is not None:
-                    progress(done, len(groups) * steps)
-            if not np.isfinite(x).all():
-                raise EngineError(
-                    f"the sample holds NaN or infinity after step {steps}", hint="run `aigc-run verify` on the bundle"
-                )
-            yield group, x
+            run = sample(request.sampling.sampler, denoise, x, levels, fresh, request.sampling.config)
+            yield group, run_steps(run, levels.steps, counter)
 
     def _conditions(self, labels: Sequence[int] | None, context: Array | None) -> dict[str, Array]:
         conditions: dict[str, Array] = {}
@@ -342,13 +316,6 @@ class DiffusionPipeline:
         if not null:
             raise InputError(f"guidance_scale is {scale:g}", hint="this model has no condition to be guided by: use 1")
         return null
-
-
-def _with_eta(config: SamplerConfig, name: str, eta: float) -> SamplerConfig:
-    if eta and "eta" not in SAMPLERS[name].options:
-        takers = ", ".join(repr(other) for other, sampler in SAMPLERS.items() if "eta" in sampler.options)
-        raise InputError(f"eta is {eta:g} with sampler {name!r}", hint=f"only {takers} takes an eta; leave it out")
-    return replace(config, eta=eta)
 
 
 def _next_draw(noise: NoiseStream, draws: Iterator[int], shape: tuple[int, ...]) -> Array:

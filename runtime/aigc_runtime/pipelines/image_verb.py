@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,6 @@ import numpy as np
 
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import InputError
-from aigc_runtime.generation.samplers import SAMPLERS
 from aigc_runtime.io.arguments import path_argument
 from aigc_runtime.io.npy import write_npy_rows
 from aigc_runtime.io.output_file import is_stream
@@ -28,7 +26,7 @@ from aigc_runtime.pipelines.embeddings import read_embeddings
 from aigc_runtime.pipelines.gan import GanPipeline
 from aigc_runtime.pipelines.kind import Option, Verb
 from aigc_runtime.pipelines.limits import check_image_count, check_numbers, check_size
-from aigc_runtime.pipelines.options import OUTPUT, SEED, given
+from aigc_runtime.pipelines.options import COUNT, OUTPUT, SAMPLING, SEED, SIZE, given, parse_size
 from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings
 
 __all__ = ["DIFFUSION_VERB", "GAN_VERB"]
@@ -45,37 +43,8 @@ CLASSES = Option(
     metavar="CLASS[,...]",
     help="names or numbers (default: each once)",
 )
-COUNT = Option(
-    flags=("--count",), name="count", group="images", type=int, help="images per class or embedding (default: 1)"
-)
 SCALE = Option(
     flags=("--scale",), name="scale", group="images", type=int, help="pixels per pixel in the picture (default: 4)"
-)
-SAMPLING = (
-    Option(flags=("--steps",), name="steps", group="diffusion", type=int, help="sampling steps"),
-    Option(flags=("--sampler",), name="sampler", group="diffusion", help=f"one of {', '.join(SAMPLERS)}"),
-    Option(flags=("--eta",), name="eta", group="diffusion", type=float, help="share of fresh noise in DDIM, 0 to 1"),
-    Option(
-        flags=("--guidance-scale",),
-        name="guidance_scale",
-        group="diffusion",
-        type=float,
-        help="classifier-free guidance; 1 is none",
-    ),
-    Option(
-        flags=("--guidance-rescale",),
-        name="guidance_rescale",
-        group="diffusion",
-        type=float,
-        help="share of the guided deviation that is taken back, 0 to 1 (default: 0)",
-    ),
-)
-SIZE = Option(
-    flags=("--size",),
-    name="size",
-    group="diffusion",
-    metavar="HxW",
-    help="sides of an image, for an engine that takes several",
 )
 EMBEDDINGS = Option(
     flags=("--embeddings",),
@@ -148,7 +117,7 @@ def _prepare_diffusion(arguments: Namespace, pipeline: DiffusionPipeline) -> _Im
     options = given(arguments, SEED, *SAMPLING)
     shape = settings.sample_shape
     if arguments.size is not None:
-        options["size"] = _size(arguments.size)
+        options["size"] = parse_size(arguments.size)
         shape = check_size(settings, interface, options["size"])
     return _job(
         arguments, settings, shape, options, stream=_diffuse, contexts=_contexts(arguments.embeddings, pipeline)
@@ -225,13 +194,6 @@ def _output(name: str) -> tuple[Path, bool]:
         f"cannot write images to {name!r}: {kind}",
         hint="give -o FILE.png for a picture, or -o FILE.npy for the numbers",
     )
-
-
-def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text, re.ASCII)
-    if not found:
-        raise InputError(f"--size is {shown(text)}", hint="give HEIGHTxWIDTH, such as 64x32")
-    return int(found[1]), int(found[2])
 
 
 def _classes(text: str | None, settings: Settings) -> Sequence[int] | None:

@@ -18,7 +18,7 @@ __all__ = ["KINDS", "get_kind", "kind_of", "make_pipeline"]
 class _Kinds(Mapping[str, PipelineKind]):
     """This runtime's own kinds by name, each imported when it is first asked for: a device runs one of them."""
 
-    _names = ("text", "diffusion", "gan", "tensors", "upscale")
+    _names = ("text", "diffusion", "gan", "tensors", "upscale", "text_to_image")
 
     def __getitem__(self, name: str) -> PipelineKind:
         if name not in self._names:

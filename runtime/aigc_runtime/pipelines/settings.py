@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from aigc_runtime.core.ranges import MAX_COUNT, MAX_GUIDANCE_SCALE, MAX_STEPS, check_range
+from aigc_runtime.core.ranges import MAX_COUNT, check_range
 from aigc_runtime.errors import ConfigError, InputError
 from aigc_runtime.generation.chat import ChatInfo
-from aigc_runtime.generation.samplers import SAMPLERS, SamplerConfig, check_options, fitting_steps
+from aigc_runtime.generation.samplers import SamplerConfig, fitting_steps
 from aigc_runtime.generation.sampling_params import SamplingParams
 from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.generation.tokenizers import TokenizerInfo
 from aigc_runtime.pipelines.class_names import check_class_names
+from aigc_runtime.pipelines.sampling_defaults import check_sampling
 
 __all__ = ["DiffusionSettings", "GanSettings", "TextSettings"]
 
@@ -105,15 +106,13 @@ class DiffusionSettings:
         # The label behind those that may be asked for, or one of them.
         check_range("null_class", self.null_class, 0, -1 if self.num_classes is None else self.num_classes)
         check_class_names(self.class_names, self.num_classes)
-        if self.default_sampler not in SAMPLERS:
-            raise ConfigError(f"default_sampler is {self.default_sampler!r}", hint=f"valid: {', '.join(SAMPLERS)}")
-        check_options(self.default_sampler, self.sampler_config)
-        check_range("default_steps", self.default_steps, 1, min(MAX_STEPS, self.schedule.num_train_timesteps))
-        check_range("default_guidance_scale", self.default_guidance_scale, 0, MAX_GUIDANCE_SCALE)
-        try:
-            SAMPLERS[self.default_sampler].levels(self.schedule, self.sampler_config, self.default_steps)
-        except InputError as err:
-            raise ConfigError(f"default_steps is {self.default_steps}: {err.message}", hint=err.hint) from err
+        check_sampling(
+            self.schedule,
+            sampler=self.default_sampler,
+            config=self.sampler_config,
+            steps=self.default_steps,
+            guidance_scale=self.default_guidance_scale,
+        )
 
     def fitting_steps(self, most: int) -> int:
         """The largest number of steps up to `most` in which the default sampler can run."""

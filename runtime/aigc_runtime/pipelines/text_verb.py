@@ -17,7 +17,7 @@ from aigc_runtime.io.prompt_file import read_prompt
 from aigc_runtime.io.report import emit_json
 from aigc_runtime.pipelines.chat import chat_ids
 from aigc_runtime.pipelines.kind import Option, Verb
-from aigc_runtime.pipelines.options import SEED, given
+from aigc_runtime.pipelines.options import PROMPT, SEED, given
 from aigc_runtime.pipelines.prompts import Prompt
 from aigc_runtime.pipelines.text import TextPipeline, TextResult, require_chat
 from aigc_runtime.pipelines.text_options import (
@@ -35,7 +35,6 @@ from aigc_runtime.system.streams import output_lost
 __all__ = ["TEXT_VERB", "result_json", "tell_full", "tell_notes"]
 
 _GROUP = "text"
-PROMPT = Option(flags=("--prompt",), name="prompt", group=_GROUP, type=text_argument, help="text to continue")
 PROMPT_FILE = Option(
     flags=("--prompt-file",),
     name="prompt_file",

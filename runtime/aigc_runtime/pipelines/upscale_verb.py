@@ -9,26 +9,18 @@ from pathlib import Path
 
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import InputError
-from aigc_runtime.io.arguments import path_argument
 from aigc_runtime.io.output_file import is_stream
 from aigc_runtime.io.png import write_png_bands
 from aigc_runtime.io.printable import shown
 from aigc_runtime.io.publish_checks import check_file
 from aigc_runtime.io.report import emit_json, say_written
 from aigc_runtime.pipelines.kind import Option, Verb
-from aigc_runtime.pipelines.options import OUTPUT
+from aigc_runtime.pipelines.options import IMAGE_FILE, OUTPUT
+from aigc_runtime.pipelines.picture_files import read_picture
 from aigc_runtime.pipelines.upscale import UpscalePipeline, check_overlap, check_picture
 
 __all__ = ["UPSCALE_VERB"]
 
-IMAGE_FILE = Option(
-    flags=("--image",),
-    name="image",
-    group="upscale",
-    type=path_argument,
-    metavar="FILE",
-    help="the picture to enlarge: PNG, JPEG, BMP, GIF, WebP or TIFF, or a .npy of uint8",
-)
 OVERLAP = Option(
     flags=("--overlap",),
     name="overlap",
@@ -93,7 +85,7 @@ def _prepare(arguments: Namespace, pipeline: UpscalePipeline) -> _UpscaleJob:
     settings = pipeline.settings
     if arguments.overlap is not None:
         check_overlap(arguments.overlap, settings)
-    image, notes = _read(arguments.image)
+    image, notes = read_picture(arguments.image)
     return _UpscaleJob(
         output=output,
         image=check_picture(image, settings),
@@ -101,18 +93,6 @@ def _prepare(arguments: Namespace, pipeline: UpscalePipeline) -> _UpscaleJob:
         notes=notes,
         json=arguments.json,
     )
-
-
-def _read(path: str) -> tuple[Array, tuple[str, ...]]:
-    from aigc_runtime.io.npy import read_npy
-    from aigc_runtime.io.pictures import MAX_PIXELS, read_pixels
-    from aigc_runtime.io.user_file import read_file
-
-    if Path(path).suffix.lower() == ".npy":
-        data = read_file(path, limit=4 * MAX_PIXELS + 2**16)
-        return read_npy(data, what=repr(path), error=InputError, dtypes=("uint8",)), ()
-    picture = read_pixels(path)
-    return picture.in_8_bits(), picture.notes
 
 
 def _show_progress(done: int, total: int) -> None:

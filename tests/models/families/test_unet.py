@@ -91,6 +91,7 @@ def test_fractional_steps_are_told_apart() -> None:
 def test_the_residual_block(n_in: int, n_out: int) -> None:
     block = ResnetBlock(n_in, n_out, time_size=5, groups=4, eps=1e-5, dropout=0.3).double().eval()
     x, time = torch.randn(2, n_in, 6, 4, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
+    assert block.time_emb_proj is not None
     with torch.no_grad():
         h = block.conv1(torch.from_numpy(silu(group_norm(x.numpy(), 4, 1e-5))))
         projected = silu(time.numpy()) @ block.time_emb_proj.weight.numpy().T + block.time_emb_proj.bias.numpy()

@@ -128,6 +128,14 @@ CONDITIONAL: dict[str, dict[str, Any]] = {
         "transformer_layers_per_block": (1, 2),
         "num_class_embeds": 7,
     },
+    "levels that attend to the context alone": {
+        **SMALL,
+        **CROSS,
+        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+        "num_attention_heads": 2,
+        "only_cross_attention": (True, False),
+    },
     "self- and cross-attention": {
         **SMALL,
         **CROSS,
@@ -150,6 +158,8 @@ def their_model(name: str) -> nn.Module:
         for ours in ("num_attention_heads", "transformer_layers_per_block", "cross_attention_dim"):
             fields.pop(ours, None)
         fields.pop("use_linear_projection", None)
+        fields.pop("only_cross_attention", None)
+        fields.pop("time_cond_proj_dim", None)
         model = diffusers.UNet2DModel(**fields)
     else:
         fields = dict(CONDITIONAL[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import struct
 import subprocess
@@ -291,3 +292,17 @@ def test_bands_that_are_no_picture(
     with pytest.raises(InputError, match=message):
         write_png_bands(tmp_path / "a.png", bands, shape)
     assert not list(tmp_path.iterdir())
+
+
+def test_texts_stand_beside_the_picture() -> None:
+    pillow: Any = pytest.importorskip("PIL.Image")
+    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    texts = {"aigc-request": '{"prompt": "ä 雪"}', "Software": "a\0b"}
+    with pillow.open(io.BytesIO(encode_png(image, texts))) as read:
+        read.load()
+        assert read.text == {"aigc-request": '{"prompt": "ä 雪"}', "Software": "ab"}
+        np.testing.assert_array_equal(np.asarray(read), image)
+    assert encode_png(image, {}) == encode_png(image)
+    for keyword in ("", "a" * 80, "ä", "a\0"):
+        with pytest.raises(InputError, match="the keyword of a text"):
+            encode_png(image, {keyword: "x"})

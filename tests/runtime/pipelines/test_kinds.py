@@ -31,7 +31,7 @@ from aigc_runtime.pipelines.replay import run_request
 from aigc_runtime.proof.bench import bench_generation, bench_step
 
 from .. import tensor_toys, toys
-from . import upscale_toys
+from . import picture_toys, upscale_toys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +98,22 @@ EXAMPLES = {
         request={"image": np.linspace(0, 1, 20 * 14 * 3, dtype=np.float32).reshape(20, 14, 3), "overlap": 3},
         form={"picture": ResultForm(what="the enlarged picture", dtype="float32", shape=(None, None, None))},
         unit=("tile", 1),
+    ),
+    "text_to_image": Example(
+        session=picture_toys.program,
+        settings=picture_toys.SETTINGS,
+        request={"prompt": ["a", "b"], "negative": "c", "steps": 2, "seed": 1, "size": [16, 8]},
+        form={
+            "images": ResultForm(
+                what="images of shape [2, 3, 16, 8]",
+                dtype="float32",
+                shape=(2, 3, 16, 8),
+                min_bytes=3072,
+                max_bytes=3072,
+            )
+        },
+        unit=("step", 3),
+        roles=picture_toys.ROLES,
     ),
 }
 
@@ -169,7 +185,11 @@ def test_every_option_means_nothing_to_the_kinds_that_do_not_name_it(
     kind: PipelineKind, toy_bundles: Any, tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     homes = {"text": "toy_lm_growing", "diffusion": "toy_unet", "gan": "toy_gan"}
-    writers = {"tensors": tensor_toys.write, "upscale": upscale_toys.write}
+    writers = {
+        "tensors": tensor_toys.write,
+        "upscale": upscale_toys.write,
+        "text_to_image": picture_toys.write,
+    }
     bundle = toy_bundles / homes[kind.name] if kind.name in homes else writers[kind.name](tmp_path)
     own = {option.name for option in kind.verb().options}
     foreign = {option for other in KINDS.values() for option in other.verb().options if option.name not in own}

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aigc_models.families.unet_config import UNetConfig
+from aigc_models.sources.diffusers.components import INDEX_FILE, component_folder, pipeline_of, read_json
 from aigc_models.sources.diffusers.scheduler import SCHEDULER_FILE, ReadScheduler, read_scheduler
 from aigc_models.sources.diffusers.unet import UNET_CLASS, read_unet
+from aigc_models.sources.diffusers.unet_condition import UNET_CONDITION_CLASS, read_unet_condition
 from aigc_models.weights.weights_file import CONFIG_FILE
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.generation.samplers import SamplerConfig
 from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.io.printable import shown
-from aigc_runtime.io.strict_json import loads_strict
-from aigc_runtime.io.user_file import is_folder, path_exists, read_file
+from aigc_runtime.io.user_file import is_folder, path_exists
 
-__all__ = ["INDEX_FILE", "PIPELINES", "DiffusersFolder", "is_diffusers", "read_folder"]
+__all__ = ["PIPELINES", "UNETS", "DiffusersFolder", "read_folder"]
 
-INDEX_FILE = "model_index.json"
 PIPELINES = ("DDPMPipeline", "DDIMPipeline")
 """diffusers' pipelines of a UNet2DModel and a scheduler."""
+UNETS: dict[str, Callable[..., UNetConfig]] = {UNET_CLASS: read_unet, UNET_CONDITION_CLASS: read_unet_condition}
+"""Classes of UNets that run alone, and how their configurations are read."""
 UNET, SCHEDULER = "unet", "scheduler"
-MAX_BYTES = 16 * 2**20
-_NO_BOUND = re.compile(rb'("lambda_min_clipped"\s*:\s*)-Infinity')
-"""The one field where diffusers writes what is no JSON: no bound at all."""
 
 ASSUMED = ReadScheduler(schedule=ScheduleConfig(), sampler="ddpm", config=SamplerConfig(follows="diffusers"))
 """Of a UNet that is alone: the schedule of Ho et al. 2020."""
@@ -54,11 +52,6 @@ class DiffusersFolder:
     notes: tuple[str, ...] = ()
 
 
-def is_diffusers(path: Path, config: Mapping[str, Any] | None) -> bool:
-    """Whether a path is a pipeline of diffusers, or a UNet2DModel of it."""
-    return path_exists(path / INDEX_FILE) or (config is not None and config.get("_class_name") == UNET_CLASS)
-
-
 def read_folder(path: Path) -> DiffusersFolder:
     """Read the JSON of a pipeline's folder, or of a UNet's; a UNet inside a pipeline's folder brings its scheduler.
 
@@ -70,16 +63,19 @@ def read_folder(path: Path) -> DiffusersFolder:
         ConfigError: values that make no model.
     """
     if path_exists(path / INDEX_FILE):
-        return _pipeline(path, _component(path, UNET))
+        return _pipeline(path, component_folder(path, UNET))
     folder = path if is_folder(path) else path.parent
-    if path_exists(folder.parent / INDEX_FILE) and folder.resolve() == (folder.parent / UNET).resolve():
+    inside = path_exists(folder.parent / INDEX_FILE) and folder.resolve() == (folder.parent / UNET).resolve()
+    if inside and pipeline_of(folder.parent)[0] in PIPELINES:
         return _pipeline(folder.parent, path)
-    values = _json(folder / CONFIG_FILE)
-    unet = read_unet(values, where=CONFIG_FILE)
+    values = read_json(folder / CONFIG_FILE)
+    kind = _unet_class(values)
+    unet = UNETS[kind](values, where=CONFIG_FILE)
     config: dict[str, Any] = {UNET: values}
     notes: tuple[str, ...] = ()
-    if path_exists(folder / SCHEDULER_FILE):
-        config[SCHEDULER] = _json(folder / SCHEDULER_FILE)
+    beside = component_folder(folder.parent, SCHEDULER) if inside else folder
+    if path_exists(beside / SCHEDULER_FILE):
+        config[SCHEDULER] = read_json(beside / SCHEDULER_FILE)
         scheduler = read_scheduler(config[SCHEDULER])
     else:
         scheduler = ASSUMED
@@ -88,18 +84,22 @@ def read_folder(path: Path) -> DiffusersFolder:
             "predicted noise are assumed, as in Ho et al. 2020; name the pipeline's folder for its own",
         )
     return _checked(
-        DiffusersFolder(kind=UNET_CLASS, unet=unet, scheduler=scheduler, weights=path, config=config, notes=notes)
+        DiffusersFolder(kind=kind, unet=unet, scheduler=scheduler, weights=path, config=config, notes=notes)
     )
 
 
-def _pipeline(folder: Path, weights: Path) -> DiffusersFolder:
-    index = _json(folder / INDEX_FILE)
-    kind = index.get("_class_name")
-    if not isinstance(kind, str) or kind not in PIPELINES:
+def _unet_class(values: Mapping[str, Any]) -> str:
+    kind = values.get("_class_name")
+    if not isinstance(kind, str) or kind not in UNETS:
         raise CheckpointError(
-            f"{INDEX_FILE}: _class_name is {shown(kind)}, which is not supported",
-            hint=f"supported: {', '.join(PIPELINES)}; a part that is a {UNET_CLASS} can be named alone",
+            f"{CONFIG_FILE}: _class_name is {shown(kind)}, which is not supported",
+            hint=f"supported: {', '.join(UNETS)}",
         )
+    return kind
+
+
+def _pipeline(folder: Path, weights: Path) -> DiffusersFolder:
+    kind, index = pipeline_of(folder)
     parts = {name: value for name, value in index.items() if not name.startswith("_") and value is not None}
     if unknown := sorted(parts.keys() - {UNET, SCHEDULER}):
         raise CheckpointError(
@@ -109,7 +109,7 @@ def _pipeline(folder: Path, weights: Path) -> DiffusersFolder:
     for name, file in ((UNET, CONFIG_FILE), (SCHEDULER, SCHEDULER_FILE)):
         if name not in parts:
             raise CheckpointError(f"{INDEX_FILE} names no {name}", hint="is it complete? copy it again")
-        values = config[name] = _json(_component(folder, name) / file)
+        values = config[name] = read_json(component_folder(folder, name) / file)
         named = parts[name]
         if not isinstance(named, list) or len(named) != 2 or values.get("_class_name") != named[1]:
             raise CheckpointError(
@@ -119,12 +119,6 @@ def _pipeline(folder: Path, weights: Path) -> DiffusersFolder:
     unet = read_unet(config[UNET], where=f"{UNET}: {CONFIG_FILE}")
     scheduler = read_scheduler(config[SCHEDULER])
     return _checked(DiffusersFolder(kind=kind, unet=unet, scheduler=scheduler, weights=weights, config=config))
-
-
-def _component(folder: Path, name: str) -> Path:
-    """The folder of a component: its own, or in old pipelines that of the pipeline."""
-    own = folder / name
-    return own if path_exists(own) else folder
 
 
 def _checked(found: DiffusersFolder) -> DiffusersFolder:
@@ -140,13 +134,3 @@ def _checked(found: DiffusersFolder) -> DiffusersFolder:
             hint="the scheduler and the UNet do not belong together",
         )
     return found
-
-
-def _json(file: Path) -> dict[str, Any]:
-    if not path_exists(file):
-        raise CheckpointError(f"{str(file)!r} is not there", hint="is the folder complete? copy it again")
-    raw = _NO_BOUND.sub(rb"\1null", read_file(file, limit=MAX_BYTES, error=CheckpointError))
-    value = loads_strict(raw, what=str(file), error=CheckpointError, written_by_hand=True)
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{str(file)!r} is not a JSON object")
-    return value

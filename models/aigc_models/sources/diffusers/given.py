@@ -9,7 +9,7 @@ from typing import Any
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.io.printable import shown
 
-__all__ = ["read_given", "require"]
+__all__ = ["even", "read_given", "require", "square_side"]
 
 
 def read_given(
@@ -55,3 +55,33 @@ def require(given: dict[str, Any], allowed: Mapping[str, tuple[object, ...]], *,
                 f"{where}: {name} is {shown(value)}, which is not supported",
                 hint=f"supported: {', '.join(map(shown, values))}",
             )
+
+
+def square_side(value: object, where: str) -> object:
+    """Read a size that may be given as [height, width], where both are one.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    if isinstance(value, list) and len(value) == 2:
+        if value[0] != value[1]:
+            raise CheckpointError(
+                f"{where}: sample_size is {shown(value)}, which is not supported", hint="supported: squares"
+            )
+        return value[0]
+    return value
+
+
+def even(name: str, value: object, where: str) -> object:
+    """Read a number that may be given once per level, where all are one.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    if not isinstance(value, list):
+        return value
+    if not value or any(one != value[0] for one in value):
+        raise CheckpointError(
+            f"{where}: {name} is {shown(value)}, which is not supported", hint="supported: one number for all levels"
+        )
+    return value[0]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aigc_models.families.unet_config import UNetConfig
-from aigc_models.sources.diffusers.given import read_given
+from aigc_models.sources.diffusers.given import read_given, square_side
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.io.printable import shown
 
@@ -73,7 +73,7 @@ def read_unet(values: Mapping[str, Any], *, where: str = "config.json") -> UNetC
     if kind != UNET_CLASS:
         raise CheckpointError(f"{where}: _class_name is {shown(kind)}", hint=f"supported: {UNET_CLASS}")
     given = read_given(values, _DEFAULTS, where=where)
-    given["sample_size"] = _side(given["sample_size"], where)
+    given["sample_size"] = square_side(given["sample_size"], where)
     for name in _NULL_IS_CONV:
         given[name] = given[name] or "conv"
     for name, value in given.items():
@@ -87,14 +87,3 @@ def read_unet(values: Mapping[str, Any], *, where: str = "config.json") -> UNetC
     if given["time_embedding_type"] != "learned":
         given["num_train_timesteps"] = None  # which is looked at nowhere else
     return UNetConfig.from_dict(given)
-
-
-def _side(value: object, where: str) -> object:
-    """A size that is given as [height, width], where both are one."""
-    if isinstance(value, list) and len(value) == 2:
-        if value[0] != value[1]:
-            raise CheckpointError(
-                f"{where}: sample_size is {shown(value)}, which is not supported", hint="supported: squares"
-            )
-        return value[0]
-    return value

@@ -16,17 +16,24 @@ from aigc_runtime.io.user_file import is_folder
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Renamed", "find_component", "open_component", "our_name"]
+__all__ = ["FILES", "TRANSFORMERS_FILES", "Renamed", "find_component", "open_component", "our_name"]
 
-STEM = "diffusion_pytorch_model"
-FILES = (
-    f"{STEM}.safetensors",
-    f"{STEM}.safetensors.index.json",
-    f"{STEM}.fp16.safetensors",
-    f"{STEM}.bin",
-    f"{STEM}.fp16.bin",
-)
+
+def _files(stem: str, pickled: str) -> tuple[str, ...]:
+    return (
+        f"{stem}.safetensors",
+        f"{stem}.safetensors.index.json",
+        f"{stem}.fp16.safetensors",
+        f"{stem}.safetensors.index.fp16.json",
+        f"{pickled}.bin",
+        f"{pickled}.fp16.bin",
+    )
+
+
+FILES = _files("diffusion_pytorch_model", "diffusion_pytorch_model")
 """The files that weights are read from, the first that is there counts: full precision first, no code to unpickle."""
+TRANSFORMERS_FILES = _files("model", "pytorch_model")
+"""The same of a component that is of transformers."""
 
 _PICKLED = ".bin"
 _ATTENTION = re.compile(r"(attentions\.\d+\.)(query|key|value|proj_attn)\.")
@@ -34,11 +41,12 @@ _ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn"
 """Names of attention weights before diffusers 0.18 -> since."""
 
 
-def find_component(path: Path) -> WeightsPlace:
+def find_component(path: Path, files: tuple[str, ...] = FILES) -> WeightsPlace:
     """Find the weights of a component.
 
     Args:
         path: its folder, or the file itself.
+        files: what they may be called, the first that is there counts.
 
     Raises:
         CheckpointError: none there; says what is.
@@ -51,14 +59,15 @@ def find_component(path: Path) -> WeightsPlace:
         raise CheckpointError(
             f"cannot read {str(path)!r}: {err.strerror}", hint="check the path and its permissions"
         ) from err
-    meant = next((name for name in FILES if name in names), None)
+    meant = next((name for name in files if name in names), None)
     if meant is None:
-        others = [name for name in names if name.startswith(STEM)]
+        stems = tuple({name.partition(".")[0] for name in files})
+        others = [name for name in names if name.startswith(stems)]
         raise CheckpointError(
             f"{str(path)!r} has no weights" + (f", but {', '.join(others)}" if others else ""),
-            hint=f"one of these is read: {', '.join(FILES)}",
+            hint=f"one of these is read: {', '.join(files)}",
         )
-    ignored = [name for name in FILES if name in names and name != meant]
+    ignored = [name for name in files if name in names and name != meant]
     notes = (f"read {meant}; not read: {', '.join(ignored)}",) if ignored else ()
     return WeightsPlace(weights=path / meant, notes=notes)
 
@@ -86,10 +95,11 @@ class Renamed:
 
     Args:
         stored: on the disk.
+        rename: their name -> ours; None for a tensor that is not read.
     """
 
-    def __init__(self, stored: WeightsReader) -> None:
-        self._stored = stored
+    def __init__(self, stored: WeightsReader, rename: Callable[[str], str | None] = our_name) -> None:
+        self._stored, self._rename = stored, rename
 
     def described(self) -> dict[str, Tensor]:
         """Describe every tensor by one of its type and shape without numbers.
@@ -99,7 +109,9 @@ class Renamed:
         """
         found: dict[str, Tensor] = {}
         for name, tensor in self._stored.described().items():
-            ours = our_name(name)
+            ours = self._rename(name)
+            if ours is None:
+                continue
             if ours in found:
                 raise CheckpointError(
                     f"the file has {name!r} and another tensor that is {ours!r}, too", hint="is it of one model only?"
@@ -109,5 +121,11 @@ class Renamed:
 
     def stream(self, into: Callable[[str], Tensor | None] = lambda _: None) -> Iterator[tuple[str, Tensor]]:
         """Read all tensors; see `StoredWeights.stream`."""
-        for name, tensor in self._stored.stream(lambda theirs: into(our_name(theirs))):
-            yield our_name(name), tensor
+
+        def place(theirs: str) -> Tensor | None:
+            ours = self._rename(theirs)
+            return None if ours is None else into(ours)
+
+        for name, tensor in self._stored.stream(place):
+            if (ours := self._rename(name)) is not None:
+                yield ours, tensor

@@ -40,7 +40,7 @@ from aigc_runtime.generation.samplers.heun import heun
 from aigc_runtime.generation.samplers.lcm import lcm
 from aigc_runtime.generation.samplers.levels import MakeLevels, distilled, fractional, inner, strided, visited
 from aigc_runtime.generation.samplers.lms import lms
-from aigc_runtime.generation.samplers.pndm import pndm, pndm_levels
+from aigc_runtime.generation.samplers.pndm import late_pndm_levels, pndm, pndm_levels
 from aigc_runtime.generation.samplers.prediction import Denoise, Noise, Prediction, predict
 from aigc_runtime.generation.samplers.sampler_config import SamplerConfig
 from aigc_runtime.generation.samplers.unipc import unipc
@@ -62,6 +62,8 @@ __all__ = [
 
 Run = Callable[[Denoise, Array, Levels, Noise, SamplerConfig], Iterator[Array]]
 """Called as run(denoise, x_T, levels, noise, config); yields x after each step."""
+LateLevels = Callable[[ScheduleConfig, SamplerConfig, int, int], Levels]
+"""Called as late(schedule, config, steps, skipped)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +75,25 @@ class Sampler:
         levels: which it visits.
         options: fields of `SamplerConfig` that it takes, besides `follows`.
         solver_types: values of `solver_type` that it knows.
+        late: the levels of a run that starts behind some steps; None takes what is left of `levels`.
     """
 
     run: Run
     levels: MakeLevels
     options: frozenset[str] = frozenset()
     solver_types: tuple[str, ...] = ("midpoint", "heun")
+    late: LateLevels | None = None
+
+    def late_levels(self, schedule: ScheduleConfig, config: SamplerConfig, steps: int, skipped: int) -> Levels:
+        """The levels of a run of `steps` steps whose first `skipped` are left out.
+
+        Raises:
+            InputError: the sampler cannot visit so many.
+        """
+        levels = self.levels(schedule, config, steps)
+        if not skipped:
+            return levels
+        return levels.without(skipped) if self.late is None else self.late(schedule, config, steps, skipped)
 
 
 _MULTISTEP = frozenset(("final_sigmas_type", "use_karras_sigmas", "lower_order_final", "solver_type"))
@@ -102,7 +117,12 @@ SAMPLERS: dict[str, Sampler] = {
     "heun": Sampler(run=heun, levels=fractional, options=frozenset(("use_karras_sigmas",))),
     "lcm": Sampler(run=lcm, levels=distilled, options=frozenset(("original_inference_steps", "timestep_scaling"))),
     "lms": Sampler(run=lms, levels=fractional, options=frozenset(("use_karras_sigmas",))),
-    "pndm": Sampler(run=pndm, levels=pndm_levels, options=frozenset(("set_alpha_to_one", "skip_prk_steps"))),
+    "pndm": Sampler(
+        run=pndm,
+        levels=pndm_levels,
+        options=frozenset(("set_alpha_to_one", "skip_prk_steps")),
+        late=late_pndm_levels,
+    ),
     "unipc": Sampler(
         run=unipc,
         levels=inner,

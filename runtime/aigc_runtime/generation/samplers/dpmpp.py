@@ -50,7 +50,7 @@ def _dpmpp(
         x0s = [denoise(x, i).x0, *x0s[:2]]
         h = float(lam[i + 1] - lam[i])
         most = order
-        few = config.lower_order_final and count < FEW_STEPS
+        few = config.lower_order_final and levels.skipped + count < FEW_STEPS
         if levels.sigma[i + 1] == 0 or (i + 1 == count and (config.euler_at_final or few)):
             most = 1
         elif i + 2 == count and few:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from aigc_runtime.generation.samplers.prediction import Denoise, Noise, Predicti
 from aigc_runtime.generation.samplers.sampler_config import SamplerConfig
 from aigc_runtime.generation.schedules import Levels, ScheduleConfig, alphas_cumprod, timesteps
 
-__all__ = ["pndm", "pndm_levels"]
+__all__ = ["late_pndm_levels", "pndm", "pndm_levels"]
 
 RUNGE_KUTTA = 3
 """Steps at the start of four evaluations each."""
@@ -60,8 +61,40 @@ def pndm_levels(schedule: ScheduleConfig, config: SamplerConfig, steps: int) -> 
         moves.append((t[i], t[i], goal))
         if i == 0 and not last:
             moves.append((t[1], t[1] + stride if theirs else t[0], t[1]))
+    return _levels_of(moves, schedule, config, steps)
+
+
+def late_pndm_levels(schedule: ScheduleConfig, config: SamplerConfig, steps: int, skipped: int) -> Levels:
+    """The evaluations of PNDM that starts behind `skipped` steps, from a sample of that level: there is no history.
+
+    The first step that is left is done twice, as the first step of all is where there is no Runge-Kutta; and there is
+    none, which would start at the noisiest step. diffusers counts evaluations in place of
+    steps: it begins one step earlier, and its later evaluations are told the step behind the sample's.
+
+    Raises:
+        InputError: as `pndm_levels` does.
+    """
+    t = [int(step) for step in timesteps(schedule, steps)]
+    stride = schedule.num_train_timesteps // steps
+    if config.follows == "diffusers" and config.skip_prk_steps:
+        seen = [t[0], *t[1:2], *t[1:]][skipped:]
+        moves = [(seen[0], seen[0], seen[0] - stride), (seen[1], seen[1] + stride, seen[1])]
+        moves += [(at, at, at - stride) for at in seen[2:]]
+    else:
+        left = t[skipped:]
+        goals = [*left[1:], CLEAN]
+        moves = list(zip(left, left, goals, strict=True))
+        if len(left) > 1:
+            moves.insert(1, (left[1], left[0], left[1]))
+    return replace(_levels_of(moves, schedule, config, steps - skipped), skipped=skipped)
+
+
+def _levels_of(
+    moves: list[tuple[int, int, int]], schedule: ScheduleConfig, config: SamplerConfig, steps: int
+) -> Levels:
+    """Levels of moves (evaluated at, from, to)."""
     a = alphas_cumprod(schedule)
-    end = a[0] if theirs and not config.set_alpha_to_one else 1.0
+    end = a[0] if config.follows == "diffusers" and not config.set_alpha_to_one else 1.0
     at, origin, goal_of = (np.array(column) for column in zip(*moves, strict=True))
     goals = np.where(goal_of >= 0, a[np.maximum(goal_of, 0)], end)
     visited = np.append(a[at], end)
@@ -85,7 +118,7 @@ def pndm(denoise: Denoise, x: Array, levels: Levels, _noise: Noise, config: Samp
     velocity = config.follows == "diffusers" and levels.prediction_type == "v_prediction"
     slopes: list[Array] = []
     i = 0
-    if not config.skip_prk_steps:
+    if not config.skip_prk_steps and not levels.skipped:
         for _ in range(RUNGE_KUTTA):
             start: Array = x
             total: Array = np.zeros_like(x)

@@ -28,7 +28,9 @@ class Prediction(NamedTuple):
 
 
 Denoise = Callable[[Array, int], Prediction]
-"""Called as denoise(x, i): x_t float32 at the i-th level of the run."""
+"""Called as denoise(x, i): x_t float32 at the i-th level of the run. It may change x in place, from the second call on:
+what it sees is what the sampler goes on from.
+"""
 
 Noise = Callable[[tuple[int, ...]], Array]
 """Called as noise(shape): standard normal float32."""

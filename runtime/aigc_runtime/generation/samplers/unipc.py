@@ -49,7 +49,8 @@ def unipc(denoise: Denoise, x: Array, levels: Levels, _noise: Noise, config: Sam
     for i in range(count):
         x0, eps, _ = denoise(x, i)
         output = x0 if config.predict_x0 else eps
-        if step is not None and i - 1 not in config.disable_corrector and math.isfinite(lam[i] - lam[i - 1]):
+        corrects = levels.skipped + i - 1 not in config.disable_corrector
+        if step is not None and corrects and math.isfinite(lam[i] - lam[i - 1]):
             x = _advance(step, order, seen=output)
         before = () if step is None else step.outputs[: config.solver_order - 1]
         step = _Step(levels=levels, lam=lam, config=config, start=i, x=x, x0=x0, outputs=(output, *before))

@@ -86,7 +86,8 @@ def test_an_outline_takes_no_weights(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
-        ("model_index.json", {"_class_name": "StableDiffusionPipeline"}, "_class_name is 'StableDiffusionPipeline'"),
+        ("model_index.json", {"_class_name": "FluxPipeline"}, "_class_name is 'FluxPipeline'"),
+        ("model_index.json", {"_class_name": "StableDiffusionPipeline"}, "names no text_encoder"),
         ("model_index.json", {"_class_name": ["DDPMPipeline"]}, "which is not supported\nsupported: DDPMPipeline"),
         ("model_index.json", {"vae": ["diffusers", "AutoencoderKL"]}, "the component 'vae' is not known"),
         ("model_index.json", {"scheduler": None}, "names no scheduler\nis it complete"),

@@ -1,0 +1,125 @@
+"""What each engine of a model from text to pictures is fed while the whole pipeline runs on prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from aigc_calibration.data.draws import stream
+from aigc_calibration.data.protocol import check_samples
+from aigc_calibration.data.recorder import Recorder
+from aigc_calibration.onnx_function import OnnxFunction
+from aigc_export.workloads.samples.prompts import STREAM, photo_crops, rectangle_mask
+from aigc_export.workloads.samples.upscale import CALIBRATION_PHOTO
+from aigc_models.program import Part, Program
+from aigc_models.torch_session import open_torch
+from aigc_runtime.core.array_session import ArraySession
+from aigc_runtime.core.program import OpenProgram
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.pipelines.denoiser import SAMPLE
+from aigc_runtime.pipelines.text_to_image import TextToImagePipeline
+from aigc_runtime.pipelines.text_to_image_settings import (
+    IMAGE,
+    INPUT_IDS,
+    TEXT_ENCODER,
+    UNET,
+    VAE_ENCODER,
+    TextToImageSettings,
+)
+
+__all__ = ["PromptData", "picture_arguments"]
+
+STEPS = 10
+"""Of the sampler: a range is as wide at ten noise levels as at fifty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptData:
+    """The feeds of one part: in PyTorch the other parts run, the graph itself in the place of this one.
+
+    Only what comes before the part is run: a text encoder takes tokens alone, and a decoder what the UNet gives.
+
+    Attributes:
+        program: from text to pictures.
+        part: whose graph is calibrated.
+        prompts: a picture is made of each.
+        seed: of the noise, and of places in photos; no evaluation's seed gives the same.
+    """
+
+    program: Program
+    part: Part
+    prompts: tuple[str, ...]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_samples(len(self.prompts), 1)
+
+    @property
+    def settings(self) -> TextToImageSettings:
+        """Of the pipeline."""
+        settings: TextToImageSettings = self.program.settings
+        return settings
+
+    @property
+    def samples(self) -> int:
+        """Number of prompts."""
+        return len(self.prompts)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows that the part is fed: of a UNet, one for every evaluation and branch of the guidance."""
+        if self.part.name != self.program.engines[UNET]:
+            return self.samples
+        feeds = self._feeds(_no_results(self.part), self.prompts[:1])
+        return self.samples * sum(len(fed[SAMPLE]) for fed in feeds)
+
+    def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
+        """Yield the feeds of the graph, a prompt after the other."""
+        yield from self._feeds(run, self.prompts)
+
+    def _feeds(self, run: Any, prompts: tuple[str, ...]) -> Iterator[dict[str, Array]]:
+        recorder = Recorder(run)
+        opened = open_torch(self.program)
+        sessions = {**opened.sessions, self.part.name: ArraySession(recorder, self.part.interface)}
+        pipeline = TextToImagePipeline(
+            OpenProgram(sessions, assets=self.program.assets), self.settings, self.program.engines
+        )
+        role = next((role for role, name in self.program.engines.items() if name == self.part.name), "")
+        rng = stream(self.seed, STREAM)
+        for prompt in prompts:
+            if role == TEXT_ENCODER:
+                sessions[self.part.name].run({INPUT_IDS: pipeline.tokens.encode([prompt])})
+            elif role == VAE_ENCODER:
+                photo = photo_crops(CALIBRATION_PHOTO, self.settings.size, 1, int(rng.integers(2**31)))
+                sessions[self.part.name].run({IMAGE: 2 * (photo.transpose(0, 3, 1, 2).astype(np.float32) / 255) - 1})
+            else:
+                pipeline.generate(
+                    prompt,
+                    seed=int(rng.integers(2**63)),
+                    steps=self.settings.fitting_steps(STEPS),
+                    output="latents" if role == UNET else "images",
+                    **picture_arguments(self.settings, CALIBRATION_PHOTO, rng),
+                )
+            yield from recorder.take()
+
+
+def picture_arguments(settings: TextToImageSettings, name: str, rng: np.random.Generator) -> dict[str, Any]:
+    """Arguments of `generate` beside the prompt: a photo and a mask, for a UNet that takes them."""
+    if not settings.takes_picture:
+        return {}
+    (image,) = photo_crops(name, settings.size, 1, int(rng.integers(2**31)))
+    return {"image": image, "mask": rectangle_mask(settings.size, rng)}
+
+
+def _no_results(part: Part) -> Any:
+    """A graph that gives zeros: enough to count what it is fed."""
+    (output,) = part.interface.outputs
+
+    def run(feeds: dict[str, Array]) -> dict[str, Array]:
+        sample = feeds[SAMPLE]
+        return {output.name: np.zeros((len(sample), int(output.shape[1]), *sample.shape[2:]), np.float32)}
+
+    return run

@@ -1,0 +1,49 @@
+"""Which text encoder, UNet and autoencoder make a latent diffusion model together (Rombach et al. 2022, section 3)."""
+
+from __future__ import annotations
+
+from aigc_models.families.clip_text_config import ClipTextConfig
+from aigc_models.families.unet_config import UNetConfig
+from aigc_models.families.vae_config import VaeConfig
+from aigc_runtime.errors import ConfigError
+
+__all__ = ["check_components"]
+
+PICTURE_CHANNELS = 3
+
+
+def check_components(text: ClipTextConfig, unet: UNetConfig, vae: VaeConfig) -> None:
+    """Refuse components that were not trained together.
+
+    Args:
+        text: of the text encoder.
+        unet: of the UNet.
+        vae: of the autoencoder.
+
+    Raises:
+        ConfigError: names both sizes.
+    """
+    if unet.cross_attention_dim != text.hidden_size:
+        raise _foreign(
+            f"the UNet's cross_attention_dim is {unet.cross_attention_dim}, "
+            f"the text encoder's hidden_size {text.hidden_size}"
+        )
+    c = vae.latent_channels
+    if unet.in_channels not in (c, 2 * c + 1):
+        raise _foreign(f"the UNet's in_channels is {unet.in_channels}, the VAE's latent_channels {c}")
+    if unet.out_channels != c:
+        raise _foreign(f"the UNet's out_channels is {unet.out_channels}, the VAE's latent_channels {c}")
+    if (vae.in_channels, vae.out_channels) != (PICTURE_CHANNELS, PICTURE_CHANNELS):
+        raise ConfigError(
+            f"the VAE takes {vae.in_channels} channels and gives {vae.out_channels}",
+            hint=f"pictures have {PICTURE_CHANNELS}: red, green and blue",
+        )
+    if unet.num_class_embeds is not None:
+        raise ConfigError(
+            f"the UNet has num_class_embeds {unet.num_class_embeds}, a pipeline from text to pictures gives no class",
+            hint="name the UNet's own folder: it runs alone, with classes and a context",
+        )
+
+
+def _foreign(message: str) -> ConfigError:
+    return ConfigError(message, hint="the components do not belong together: copy the whole folder again")

@@ -1,0 +1,73 @@
+"""Prompts as rows of token ids of one length: what is too long is cut, what is too short is filled up.
+
+Shapes: N prompts, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.generation.tokenizers import Tokenizer
+
+__all__ = ["PromptTokens"]
+
+WORD_END = "</w>"
+"""The end of a word in CLIP's vocabulary, which its tokenizer's file does not take out again."""
+
+
+class PromptTokens:
+    """Encodes prompts as CLIP's text encoders take them.
+
+    Args:
+        tokenizer: puts the tokens that begin and end a text around it, as its file says.
+        length: T, with those tokens.
+        pad: id behind the end of shorter prompts.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, length: int, pad: int) -> None:
+        self._tokenizer, self._length, self._pad = tokenizer, length, pad
+        self._ending: int | None = None
+
+    def encode(self, prompts: Sequence[str]) -> Array:
+        """Prompts -> int64 [N, T]. The tokens that end a text stand at the end of a prompt that is cut, too.
+
+        Raises:
+            InputError: a text that the tokenizer does not take.
+        """
+        rows = np.full((len(prompts), self._length), self._pad, dtype=np.int64)
+        for row, prompt in zip(rows, prompts, strict=True):
+            ids = self._tokenizer.encode(prompt)
+            if len(ids) > self._length:
+                kept = self._kept(ids)
+                ids = np.concatenate([ids[:kept], ids[len(ids) - (self._length - kept) :]])
+            row[: len(ids)] = ids
+        return rows
+
+    def cut_off(self, prompt: str) -> str:
+        """The text at the end of a prompt that the model does not see; empty for a prompt that fits.
+
+        Raises:
+            InputError: as `encode` does.
+        """
+        ids = self._tokenizer.encode(prompt)
+        if len(ids) <= self._length:
+            return ""
+        kept = self._kept(ids)
+        text = self._tokenizer.decode(ids[kept : len(ids) - (self._length - kept)])
+        return text.replace(WORD_END, " ").strip()
+
+    def _kept(self, ids: Array) -> int:
+        """How many ids at the start of a long prompt are kept: those that end it take their places behind them."""
+        return max(0, self._length - min(self._ending_of(ids), self._length))
+
+    def _ending_of(self, ids: Array) -> int:
+        """The number of tokens that end every text: what no text has, less what all texts begin with."""
+        if self._ending is None:
+            empty = self._tokenizer.encode("")
+            common = min(len(empty), len(ids))
+            differs = np.flatnonzero(empty[:common] != ids[:common])
+            self._ending = len(empty) - (int(differs[0]) if len(differs) else common)
+        return self._ending

@@ -1,0 +1,87 @@
+"""The whole line of a pipeline of Stable Diffusion: a folder of diffusers in, its pictures out without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aigc_export.line.exporter import export_model
+from aigc_export.recipes.recipe import export_recipe
+from aigc_runtime.bundle.bundle import load_bundle
+from aigc_runtime.core.compare import psnr_db
+from aigc_runtime.core.tensors import Array
+
+from ...models.sources.diffusers.small_sd import write_stable_diffusion
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:diffusers.*"),
+]
+PROMPT, SEED, STEPS = "a lighthouse at dusk", 7, 5
+RUN = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "onnx", "diffusers", "transformers", "aigc_models"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Blocked())
+from aigc_runtime.cli.main import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    folder = tmp_path_factory.mktemp("sd")
+    pipeline = write_stable_diffusion(folder / "sd")
+    export_model(export_recipe(str(folder / "sd"), quality_samples=2), folder / "out")
+    return pipeline, folder / "out"
+
+
+def on_the_device(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-c", RUN, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def their_picture(pipeline: Any, *, seed: int = SEED) -> Array:
+    given: dict[str, Any] = {"num_inference_steps": STEPS, "negative_prompt": "blur", "output_type": "np"}
+    pictures = pipeline(PROMPT, generator=torch.Generator().manual_seed(seed), **given).images
+    return np.asarray((pictures[0] * 255).round())
+
+
+def test_a_process_without_torch_draws_diffusers_picture(made: tuple[Any, Path], tmp_path: Path) -> None:
+    pipeline, bundle = made
+    assert "generation: psnr_db" in on_the_device("verify", str(bundle))
+    file = tmp_path / "lighthouse.png"
+    asked = ["--prompt", PROMPT, "--negative", "blur", "--size", "128x128", "--steps", str(STEPS), "--seed", str(SEED)]
+    said = on_the_device("generate", str(bundle), *asked, "-o", str(file))
+    assert said == f"wrote {file}: 1 picture, 128 x 128 pixels, seed 7\n"
+    with Image.open(file) as picture:
+        found = np.asarray(picture).astype(np.float64)
+        request = json.loads(picture.text["aigc-request"])  # type: ignore[attr-defined]
+    assert (request["prompt"], request["seeds"], request["sampler"]) == (PROMPT, [SEED], "pndm")
+    assert psnr_db(their_picture(pipeline), found) >= 50
+    assert psnr_db(their_picture(pipeline, seed=SEED + 1), found) < 40
+
+
+def test_the_bundle_holds_four_engines_and_the_tokenizer(made: tuple[Any, Path]) -> None:
+    manifest = load_bundle(made[1]).manifest
+    roles = ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
+    assert sorted(manifest.pipeline.engines) == roles
+    assert sorted(manifest.engines) == roles
+    assert manifest.assets == ("tokenizer.json",)
+    assert manifest.pipeline.kind == "text_to_image"
+    assert {step.engine for case in manifest.reference.cases for step in case.steps} == set(roles)
+    assert [result.metric for result in manifest.quality] == []
