@@ -110,6 +110,7 @@ def test_defaults_can_be_read() -> None:
         "gan": "psnr_db",
         "tensors": "output_sqnr_db",
         "upscale": "psnr_db",
+        "text_to_image": "psnr_db",
     }
 
 

@@ -80,7 +80,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, *, kind: str, code: s
 def test_an_installed_package_brings_a_workload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownNameError, match="unknown kind of pipeline 'sound'") as unknown:
         get_workload("sound")
-    assert unknown.value.valid == ("diffusion", "gan", "tensors", "text", "upscale")
+    assert unknown.value.valid == ("diffusion", "gan", "tensors", "text", "text_to_image", "upscale")
     code = """
 from dataclasses import replace
 from aigc_export.workloads.gan import GAN

@@ -65,7 +65,7 @@ class Opened:
     def __init__(self, channels: int, *, context: bool) -> None:
         self.channels, self.context, self.times = channels, context, 0
 
-    def __call__(self, bundle: Any = None, *, threads: int | None = None) -> Any:
+    def __call__(self, bundle: Any = None, *, threads: int | None = None, low_memory: bool = False) -> Any:
         self.times += bundle is not None
         settings = replace(NO_CLASSES, sample_shape=(self.channels, 4, 4))
         return make_pipeline(session(self.channels, context=self.context), settings)
