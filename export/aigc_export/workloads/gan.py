@@ -96,7 +96,7 @@ def _calibration(program: Program, part: Part, request: SampleRequest) -> Calibr
         )
     else:
         data = GanData(settings=settings, samples=request.samples, seed=request.seed)
-    if part.interface.input(STYLES) is None and not settings.noise_sides:
+    if part.name != engines.last_name or (settings.style is None and not settings.noise_sides):
         return data
     return StyleData(latents=data, engines=engines, batch=BATCH, seed=request.seed)
 

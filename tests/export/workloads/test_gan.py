@@ -70,8 +70,8 @@ def test_a_bundles_images_are_those_of_the_paper(folder: Path) -> None:
 def test_frames_are_numbered_and_lie_on_the_path(folder: Path, tmp_path: Path, capsys: Any) -> None:
     bundle, target = str(folder / "style"), str(tmp_path / "f_%03d.png")
     capsys.readouterr()
-    path = ["--interpolate", "3,9", "--frames", "4", "--class", "1", "--scale", "1"]
-    assert run_device(["generate", bundle, *path, "-o", target, "--json"]) == 0
+    path = ["--interpolate", "3,9", "--frames", "4", "--class", "1"]
+    assert run_device(["generate", bundle, *path, "--scale", "1", "-o", target, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     check(told)
     assert (told["images"], told["width"], told["height"]) == (4, 16, 16)
