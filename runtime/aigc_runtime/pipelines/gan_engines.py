@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 
 from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
-from aigc_runtime.errors import ConfigError, EngineError, UnknownNameError
+from aigc_runtime.errors import BundleError, ConfigError, EngineError
 from aigc_runtime.pipelines.arguments import batch_bounds, require_tensors
 from aigc_runtime.pipelines.gan_styles import read_mean
 from aigc_runtime.pipelines.kind import Roles, require_roles
 from aigc_runtime.pipelines.limits import rows_at_once
-from aigc_runtime.pipelines.settings import GanSettings
+from aigc_runtime.pipelines.settings import GanSettings, StyleSettings
 
 __all__ = ["CLASS_LABELS", "IMAGE", "LATENTS", "MAPPING", "STYLES", "SYNTHESIS", "GanEngines", "W", "noise_name"]
 
@@ -52,9 +51,11 @@ class GanEngines:
         last: the session that gives images; without styles the same one.
         first_name: of its engine.
         last_name: likewise.
+        mean: the mean w, float32 [S]; empty without styles, and where nothing will be run.
 
     Raises:
         ConfigError: other roles, or an engine has other inputs or outputs, or other sizes.
+        BundleError: the file of the mean w is missing or damaged.
     """
 
     def __init__(self, program: OpenProgram, settings: GanSettings, roles: Roles) -> None:
@@ -69,6 +70,7 @@ class GanEngines:
         self.first_name = roles[MAPPING if settings.style else MAIN_ENGINE]
         self.last_name = roles[SYNTHESIS if settings.style else MAIN_ENGINE]
         self.first, self.last = program.session(self.first_name), program.session(self.last_name)
+        self.mean: Array = np.empty(0, dtype=np.float32)
         latents = {LATENTS: ("float32", (None, settings.latent_size))}
         classes = {} if settings.num_classes is None else {CLASS_LABELS: ("int64", (None,))}
         noise = {noise_name(n): ("float32", (None, 1, s, s)) for n, s in enumerate(settings.noise_sides)}
@@ -79,19 +81,8 @@ class GanEngines:
         require_tensors(self.first, inputs={**latents, **classes}, outputs={W: ("float32", (None, style.size))})
         styles = {STYLES: ("float32", (None, style.layers, style.size))}
         require_tensors(self.last, inputs={**styles, **noise}, outputs=images)
-
-    @cached_property
-    def mean(self) -> Array:
-        """The mean w, float32 [S], of a generator with styles.
-
-        Raises:
-            BundleError: its file is missing or damaged.
-        """
-        style, assets = self.settings.style, self.program.assets
-        assert style is not None, "asked for styles alone"
-        if assets is None or style.mean not in assets:
-            raise UnknownNameError("file of the mean w", style.mean, assets or ())
-        return read_mean(assets[style.mean], style.size, what=style.mean)
+        # Read at once: a bundle is closed when its pipeline is open.
+        self.mean = _mean(program, style) if program.assets is not None else self.mean
 
     @property
     def rows(self) -> int:
@@ -135,6 +126,13 @@ class GanEngines:
         feeds = _conditions(given, labels) if self.settings.style is None else {STYLES: np.ascontiguousarray(given)}
         feeds.update({noise_name(n): array for n, array in enumerate(noise)})
         return _finite(self.last.run(feeds)[IMAGE])
+
+
+def _mean(program: OpenProgram, style: StyleSettings) -> Array:
+    assets = program.assets or {}
+    if style.mean not in assets:
+        raise BundleError(f"the file {style.mean!r} of the mean w is missing", hint="export the model again")
+    return read_mean(assets[style.mean], style.size, what=style.mean)
 
 
 def _conditions(latents: Array, labels: Array | None) -> dict[str, Array]:

@@ -72,7 +72,8 @@ def spherical_path(points: Array, frames: int) -> Array:
     sine = np.where(straight, 1, sine)
     first = np.where(straight, 1 - t, np.sin((1 - t) * angle) / sine)
     second = np.where(straight, t, np.sin(t * angle) / sine)
-    return (first * start + second * end).astype(np.float32)
+    path: Array = (first * start + second * end).astype(np.float32)
+    return path
 
 
 def _legs(points: Array, frames: int) -> tuple[Array, Array, Array]:

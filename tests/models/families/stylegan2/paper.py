@@ -77,7 +77,8 @@ def filtered(x: Tensor, fir: Tensor, before: int, behind: int) -> Tensor:
 
 def linear(state: State, name: str, x: Tensor, rate: float = 1.0) -> Tensor:
     weight = state[f"{name}.weight"]
-    return x @ (weight * rate / weight.shape[1] ** 0.5).T + state[f"{name}.bias"] * rate
+    y: Tensor = x @ (weight * rate / weight.shape[1] ** 0.5).T + state[f"{name}.bias"] * rate
+    return y
 
 
 def activated(x: Tensor) -> Tensor:

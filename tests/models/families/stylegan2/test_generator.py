@@ -136,7 +136,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match="noise is 2 tensors\n'constant', 'none' or 5 tensors are valid"):
         model.synthesis(draw(1, 6, 9), model.synthesis.draw_noise(1)[:2])
     with pytest.raises(ConfigError, match="noise is 'const'"):
-        model.synthesis(draw(1, 6, 9), "const")  # type: ignore[arg-type]
+        model.synthesis(draw(1, 6, 9), "const")
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
