@@ -21,8 +21,8 @@ def textured_picture(channels: int, height: int, width: int, *, seed: int = 0) -
     """Draw a picture with the spectrum of photos and sharp edges, [1, C, H, W] in [0, 1].
 
     Amplitudes of photos fall with the frequency (Field 1987, "Relations between the statistics of natural images and
-    the response properties of cortical cells"); half of its columns and rows are turned dark and bright in blocks, since
-    such a sum alone has no edges.
+    the response properties of cortical cells"); half of its blocks are turned dark or bright, since such a sum
+    alone has no edges.
     """
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
@@ -47,8 +47,8 @@ def effective_reach(
 ) -> int:
     """Find the distance from a cut from which on the result is that of the whole picture.
 
-    A strip of a picture is run whole and cut off `farthest` pixels from its left edge; the results are compared column by
-    column.
+    A strip of a picture is run whole and cut off `farthest` pixels from its left edge; the results are compared by
+    columns.
 
     Args:
         model: [B, C, H, W] -> [B, C, S H, S W], in evaluation mode.

@@ -18,7 +18,7 @@ from aigc_runtime.pipelines.upscale import IMAGE, LARGE_IMAGE, UpscaleSettings
 __all__ = ["UpscalerConfig", "upscale_program"]
 
 TILE = 128
-"""Side of a tile where that is four overlaps or more: at four times as many pixels, 64 features of float32 are 64 MiB."""
+"""Side of a tile where that is four overlaps or more: at four times as many pixels, 64 features are 64 MiB."""
 EXACT_OVERLAP = 24
 """A network that reaches no farther overlaps by its reach; for others it is measured how far it sees."""
 MAX_OVERLAP = 64

@@ -34,6 +34,7 @@ _OPTIONS = (
     click.option("--separate-prefill", is_flag=True, help="Two engines of a language model: for prompts, for tokens."),
     click.option("--lora", multiple=True, metavar="PATH[:SCALE]", help="An adapter, merged in; may be repeated."),
     click.option("--dynamic-size/--fixed-size", default=None, help="Let the sides of a UNet's sample vary."),
+    click.option("--noise", help="Of a StyleGAN2: constant (default), random (an input of the engine) or none."),
     click.option(
         "--calibration-data", type=TEXT_PATH, help="Your text, jsonl, images or .npz. Default: the model's own."
     ),
@@ -59,6 +60,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
         separate_prefill: bool,
         lora: tuple[str, ...],
         dynamic_size: bool | None,
+        noise: str | None,
         calibration_data: str | None,
         calibration_samples: int | None,
         keep_float: tuple[str, ...],
@@ -76,6 +78,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "context_length": context_length,
                 "dynamic_size": dynamic_size,
                 "lora": lora or None,
+                "noise": noise,
                 "separate_prefill": separate_prefill or None,
             },
             "calibration_data": calibration_data,

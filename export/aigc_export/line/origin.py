@@ -60,6 +60,8 @@ def _options(recipe: ExportRecipe, loaded: Mapping[str, Any]) -> list[str]:
         words += ["--context-length", str(length)]
     for adapter in loaded.get("lora") or ():
         words += ["--lora", str(adapter)]
+    if noise := loaded.get("noise"):
+        words += ["--noise", str(noise)]
     if loaded.get("separate_prefill"):
         words.append("--separate-prefill")
     if (dynamic := loaded.get("dynamic_size")) is not None:
@@ -167,6 +169,8 @@ def _load(manifest: Manifest, path: Path | str | None) -> Program:
         return load_shipped(manifest.name, checkpoint=path, options=options)
     if adapters := _recorded_adapters(manifest):
         options["lora"] = adapters
+    if manifest.origin is not None and (noise := manifest.origin.given("--noise")):
+        options["noise"] = noise[-1]
     # Of other kinds than text, what was loaded from weights has no options.
     length = getattr(manifest.pipeline.settings, "context_length", None)
     if length is not None and "context_length" in taken:

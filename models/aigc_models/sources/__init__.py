@@ -18,6 +18,7 @@ from aigc_models.sources.diffusers.which import is_diffusers
 from aigc_models.sources.encoder.load import is_encoder, load_encoder, outline_encoder
 from aigc_models.sources.function import call_function, names_function
 from aigc_models.sources.outline import Outline
+from aigc_models.sources.pickled_networks import refuse_pickle
 from aigc_models.sources.shipped import MODELS, load_shipped
 from aigc_models.sources.transformers.families import find_family, is_known, is_transformers_config
 from aigc_models.weights.weights_file import CONFIG_FILE, GGUF_SUFFIX, is_gguf, shipped_checkpoint
@@ -265,8 +266,8 @@ def resolve(model: str, *, options: Mapping[str, Any] | None = None) -> Program:
 
     Args:
         model: a shipped name, a folder with config.json and weights, ours, transformers' or diffusers', a GGUF file, a
-            state dict of an RRDBNet, an SRVGGNetCompact or an `nn.TransformerEncoder`, `file.py:function` or
-            `module:function`.
+            state dict of an RRDBNet, an SRVGGNetCompact, a StyleGAN2 or DCGAN generator or an `nn.TransformerEncoder`,
+            `file.py:function` or `module:function`.
         options: of the export, such as `{"checkpoint": ..., "cache": "buffer"}`; None values are left out.
 
     Raises:
@@ -307,6 +308,7 @@ def _source_of(found: Found) -> tuple[str, Source]:
     if found.config is not None and is_transformers_config(found.config):
         find_family(found.config)  # which says why it is none
     if found.path is not None:
+        refuse_pickle(found.path)
         kind = None if found.config is None else next((found.config[k] for k in _KINDS if k in found.config), None)
         says = f"has no {CONFIG_FILE}" if found.config is None else f"is of kind {kind!r}" if kind else "names no model"
         if inside := sorted(path.name for path in found.path.glob(f"*{GGUF_SUFFIX}")):
@@ -325,8 +327,8 @@ def _source_of(found: Found) -> tuple[str, Source]:
 
 
 _MORE = (
-    "GGUF files; state dicts of RRDBNet, SRVGGNetCompact and nn.TransformerEncoder (.safetensors, .pt, .pth); any "
-    "module of yours by file.py:function"
+    "GGUF files; state dicts of RRDBNet, SRVGGNetCompact, StyleGAN2, DCGAN and nn.TransformerEncoder (.safetensors, "
+    ".pt, .pth); any module of yours by file.py:function"
 )
 
 

@@ -22,8 +22,9 @@ __all__ = ["PICKLED_SUFFIXES", "PickledWeights"]
 PICKLED_SUFFIXES = (".pt", ".pth")
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
 """Names under which checkpoints of a training keep the state dict beside the optimizer's."""
-AVERAGED = ("params_ema", "params")
-"""BasicSR's names: weights averaged over the training, which are meant where they are there, and the last ones."""
+AVERAGED = ("params_ema", "G_ema", "params")
+"""BasicSR's and StyleGAN's names: weights averaged over the training, which are meant where they are there, and the
+last ones."""
 _CHUNK = 1 << 20
 
 

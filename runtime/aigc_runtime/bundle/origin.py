@@ -21,6 +21,7 @@ OPTIONS = MappingProxyType(
         "--cache": 1,
         "--context-length": 1,
         "--lora": 1,
+        "--noise": 1,
         "--separate-prefill": 0,
         "--dynamic-size": 0,
         "--fixed-size": 0,

@@ -15,7 +15,7 @@ from aigc_runtime.generation.tokenizers import TokenizerInfo
 from aigc_runtime.pipelines.class_names import check_class_names
 from aigc_runtime.pipelines.sampling_defaults import check_sampling
 
-__all__ = ["DiffusionSettings", "GanSettings", "TextSettings"]
+__all__ = ["DiffusionSettings", "GanSettings", "StyleSettings", "TextSettings"]
 
 MAX_SAMPLE = 2**28
 """Numbers in one sample: 1 GiB of float32."""
@@ -120,23 +120,57 @@ class DiffusionSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StyleSettings:
+    """How a generator uses styles: an engine maps latents to w, and another makes images of one w for each layer.
+
+    Attributes:
+        size: S, numbers of a w.
+        layers: N, styles of an image.
+        mean: the file of the mean w, float32 [S], that truncation goes towards.
+    """
+
+    size: int
+    layers: int
+    mean: str = "w_avg.npy"
+
+    def __post_init__(self) -> None:
+        check_range("style.size", self.size, 1, MAX_COUNT)
+        check_range("style.layers", self.layers, 1, MAX_COUNT)
+        _check_sizes("style", (self.layers, self.size))
+        if not self.mean:
+            raise ConfigError("style.mean is empty", hint="must be the name of a file of the bundle")
+
+
+@dataclass(frozen=True, kw_only=True)
 class GanSettings:
-    """How the GAN pipeline uses the engine.
+    """How the GAN pipeline uses its engines.
 
     Attributes:
         latent_size: Z.
         sample_shape: (C, H, W) of the images.
-        num_classes: classes that may be asked for.
+        num_classes: classes that may be asked for; None for a generator without classes.
         class_names: one per class; None where they have none.
+        style: of a generator with styles; None for one that makes images of latents at once.
+        noise_sides: side of the square noise of every input for it; empty where the generator takes none.
     """
 
     latent_size: int
     sample_shape: tuple[int, int, int]
-    num_classes: int
+    num_classes: int | None
     class_names: tuple[str, ...] | None = None
+    style: StyleSettings | None = None
+    noise_sides: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _check_sizes("sample_shape", self.sample_shape)
         _check_sizes("latent_size", (self.latent_size,))
         check_range("num_classes", self.num_classes, 1, MAX_COUNT)
         check_class_names(self.class_names, self.num_classes)
+        for side in self.noise_sides:
+            _check_sizes("noise_sides", (side, side))
+        _check_sizes("noise_sides", (max(1, self.noise_size),))
+
+    @property
+    def noise_size(self) -> int:
+        """Numbers of noise that an image takes."""
+        return sum(side**2 for side in self.noise_sides)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aigc_models.sources.by_keys.dcgan import find_dcgan
 from aigc_models.sources.by_keys.network import Network, check_tensors
 from aigc_models.sources.by_keys.rrdbnet import find_rrdbnet
 from aigc_models.sources.by_keys.srvgg import find_srvgg
+from aigc_models.sources.by_keys.stylegan2 import find_stylegan2
 from aigc_models.sources.outline import Outline
 from aigc_models.sources.state_dict_file import file_shapes, open_state_dict, state_dict_file
 from aigc_models.weights.pickled_weights import PickledWeights
@@ -21,7 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["NETWORKS", "is_known_network", "load_network", "outline_network"]
 
-NETWORKS: Mapping[str, Callable[..., Network | None]] = {"rrdbnet": find_rrdbnet, "srvgg": find_srvgg}
+NETWORKS: Mapping[str, Callable[..., Network | None]] = {
+    "rrdbnet": find_rrdbnet,
+    "srvgg": find_srvgg,
+    "stylegan2": find_stylegan2,
+    "dcgan": find_dcgan,
+}
 """Family -> recognizes its networks by (shapes, source=...), in the order in which they are asked."""
 
 
@@ -76,7 +83,7 @@ def outline_network(path: Path) -> Outline:
         stored[kind] = stored.get(kind, 0) + tensor.nbytes
     network = found.network
     return Outline(
-        kind="upscale",
+        kind=network.kind,
         architecture=network.architecture,
         family=network.family,
         parameters=found.parameters,
@@ -91,14 +98,13 @@ def load_network(path: Path, *, source: str, options: Mapping[str, Any]) -> Prog
     Args:
         path: of a `.safetensors`, `.pt` or `.pth` file, or of a folder with one.
         source: as the user named it.
-        options: of the export; such a network has none.
+        options: of the export, of which a network may have some.
 
     Raises:
-        UnknownNameError: an option.
+        UnknownNameError: an option that it does not have, or another value than it takes.
         CheckpointError: other tensors, numbers that are not finite, or a file that could run code.
         ConfigError: more memory is needed than is free.
     """
-    from aigc_models.upscale_program import upscale_program
     from aigc_models.weights.before_memory import check_before_memory
     from aigc_models.weights.checkpoint import Checkpoint
     from aigc_models.weights.load_into import load_into
@@ -107,7 +113,8 @@ def load_network(path: Path, *, source: str, options: Mapping[str, Any]) -> Prog
     found = _find(path)
     network, weights = found.network, found.weights
     for option in options:
-        raise UnknownNameError(f"export option of {network.architecture}", option, ())
+        if option not in network.options:
+            raise UnknownNameError(f"export option of {network.architecture}", option, network.options)
     described = weights.described()
     names = {ours: network.theirs(ours) for ours in _parameter_names(network)}
     check_before_memory(
@@ -115,10 +122,9 @@ def load_network(path: Path, *, source: str, options: Mapping[str, Any]) -> Prog
     )
     module = build_undrawn(network.build)
     converted = load_into(module, {ours: weights[theirs] for ours, theirs in names.items()}, source=str(found.file))
-    return upscale_program(
+    return network.program(
         module,
-        multiple_of=network.multiple_of,
-        sensitive=network.sensitive,
+        options,
         name=found.file.name.rpartition(".")[0] or network.family,
         checkpoint=Checkpoint(config=network.config.to_dict(), tensors=weights, path=found.file),
         source=source,

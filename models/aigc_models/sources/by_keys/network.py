@@ -14,7 +14,12 @@ from aigc_runtime.io.printable import shown
 if TYPE_CHECKING:
     from torch import nn
 
+    from aigc_models.program import Program
+
 __all__ = ["Network", "Shapes", "check_tensors", "find_prefix", "last_index", "require_shape"]
+
+MAX_LISTED = 8
+"""Tensors that a message names beside the first."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Name of a tensor -> its shape."""
@@ -27,22 +32,24 @@ class Network:
     Attributes:
         architecture: as those who published it call it.
         family: by which it is read.
-        config: of its module, with `scale`, `radius` and `channels`.
-        multiple_of: the sides of what it takes are multiples of it.
+        kind: of the pipeline that drives it.
+        config: of its module.
         build: makes the module, with random weights.
         theirs: a parameter of the module -> its tensor in the file.
-        sensitive: modules that stay float where others have few bits: what reads the picture, and what makes it.
+        program: (module, options of the export, name=, checkpoint=, source=, notes=) -> its program.
+        options: names of those options.
         words: what it is, in a few words.
     """
 
     architecture: str
     family: str
+    kind: str
     config: Any
-    multiple_of: int
     build: Callable[[], nn.Module]
     theirs: Callable[[str], str]
-    sensitive: tuple[str, ...]
+    program: Callable[..., Program]
     words: str
+    options: tuple[str, ...] = ()
 
 
 def find_prefix(shapes: Shapes, mark: re.Pattern[str], *, source: str) -> str | None:
@@ -129,9 +136,12 @@ def check_tensors(shapes: Shapes, network: Network, *, source: str) -> int:
                 hint=f"it was taken for {what}",
             )
     if surplus := sorted(shapes.keys() - expected.keys()):
-        first = surplus[0]
+        first, others = surplus[0], surplus[1:]
+        besides = f"; nor {', '.join(map(shown, others[:MAX_LISTED]))}" if others else ""
+        more = f" and {len(others) - MAX_LISTED} more" if len(others) > MAX_LISTED else ""
         raise CheckpointError(
-            f"{source} has a tensor {shown(first)} of shape {list(shapes[first])}, which {what} does not have",
+            f"{source} has a tensor {shown(first)} of shape {list(shapes[first])}, which {what} does not have"
+            f"{besides}{more}",
             hint="another network than is read here comes in by file.py:function",
         )
     return sum(parameter.numel() for parameter in module.parameters())

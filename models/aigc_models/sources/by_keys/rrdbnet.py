@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from aigc_models.sources.by_keys.network import Network, Shapes, find_prefix, last_index, require_shape
+from aigc_models.sources.by_keys.upscaler import upscaler
 from aigc_runtime.errors import CheckpointError
 
 __all__ = ["find_rrdbnet"]
@@ -158,10 +159,10 @@ def _network(shapes: Shapes, naming: _Naming, prefix: str, source: str) -> Netwo
     return Network(
         architecture="RRDBNet",
         family="rrdbnet",
+        kind="upscale",
         config=config,
-        multiple_of=unshuffle,
         build=lambda: RRDBNet(config),
         theirs=theirs,
-        sensitive=("conv_first", "conv_last"),
+        program=partial(upscaler, multiple_of=unshuffle, sensitive=("conv_first", "conv_last")),
         words=f"{blocks} blocks of {features} features, growth {growth}, x{config.scale}{unshuffled}",
     )

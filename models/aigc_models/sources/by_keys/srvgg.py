@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from functools import partial
 
 from aigc_models.sources.by_keys.network import Network, Shapes, last_index, require_shape
+from aigc_models.sources.by_keys.upscaler import upscaler
 from aigc_runtime.errors import CheckpointError
 
 __all__ = ["find_srvgg"]
@@ -60,10 +62,10 @@ def find_srvgg(shapes: Shapes, *, source: str) -> Network | None:
     return Network(
         architecture="SRVGGNetCompact",
         family="srvgg",
+        kind="upscale",
         config=config,
-        multiple_of=1,
         build=lambda: SRVGGNet(config),
         theirs=lambda name: f"{prefix}{name}",
-        sensitive=("body.0", f"body.{last}"),
+        program=partial(upscaler, multiple_of=1, sensitive=("body.0", f"body.{last}")),
         words=f"{config.num_conv} convolutions of {features} features, x{upscale}",
     )
