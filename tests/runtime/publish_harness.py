@@ -176,7 +176,9 @@ def readers(folder: Path, swaps: int, _seed: int) -> dict[str, object]:
     def run() -> str:
         with open_pipeline(target, threads=1) as pipeline:
             zero = np.zeros((1, 4), np.float32)
-            image = pipeline.program.session("model").run({"latents": zero, "class_labels": np.zeros(1, np.int64)})["image"]
+            image = pipeline.program.session("model").run({"latents": zero, "class_labels": np.zeros(1, np.int64)})[
+                "image"
+            ]
         return str(round(float(np.arctanh(image[0, 0, 0, 0])) / SHIFT))
 
     def read(number: int) -> None:
