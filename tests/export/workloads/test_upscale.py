@@ -15,6 +15,7 @@ from aigc_export.cli import run
 from aigc_export.workloads.samples.upscale import EVALUATION_PHOTO, photo
 from aigc_models.families.srvgg import SRVGGNet, SRVGGNetConfig
 from aigc_models.families.super_resolution import super_resolution_step
+from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.cli.main import run as run_device
 from aigc_runtime.opening import open_pipeline
 
@@ -117,3 +118,24 @@ def test_options_of_other_kinds_are_refused(bundles: dict[str, Path], capsys: An
     assert "--prompt means nothing to a upscale bundle" in capsys.readouterr().err
     assert run_device(["generate", str(bundles["fp32"]), "-o", "x.png"]) == 2
     assert "no picture was given" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize(
+    ("precision", "devices", "share"),
+    [("fp16", ("8.6", "8.9", "12.0"), 0.99), ("int8", ("8.6", "8.9", "12.0"), 0.4), ("fp8", ("8.9",), 0.4)],
+)
+def test_tensorrt_rtx_builds_it_without_a_gpu(
+    folder: Path, precision: str, devices: tuple[str, ...], share: float, tmp_path: Path
+) -> None:
+    arguments = [str(folder / "x2.pth"), "-o", str(tmp_path / "out"), "--precision", precision, *QUICK]
+    arguments += ["--target", "tensorrt-rtx", "--optimization-level", "0", "--quality-samples", "2"]
+    arguments += [word for device in devices for word in ("--compute-capability", device)]
+    calibration = [] if precision == "fp16" else ["--calibration-samples", "4"]
+    assert run(["export", *arguments, *calibration]) == 0
+    (engine,) = Bundle.open(tmp_path / "out").manifest.engines.values()
+    assert engine.build is not None
+    assert engine.build.compute_capabilities == devices
+    assert engine.build.work_source == "engine"
+    assert engine.build.work[precision] > share
