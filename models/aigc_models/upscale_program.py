@@ -23,7 +23,7 @@ EXACT_OVERLAP = 24
 """A network that reaches no farther overlaps by its reach; for others it is measured how far it sees."""
 MAX_OVERLAP = 64
 SEAM = 0.5 / 255
-"""Half a step of 8 bits at one cut: where two cuts meet in a corner, they make a step at most."""
+"""Half a step of 8 bits at one cut, since in a corner two cuts meet."""
 TILE_STEP = 32
 """What larger tiles are multiples of."""
 MAX_TILES = 16

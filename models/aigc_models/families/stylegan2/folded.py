@@ -10,6 +10,7 @@ taps, R side.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -41,40 +42,24 @@ class Convolution(nn.Module):
         return convolved(x, self.weight, doubled=self.doubled)
 
 
-class Blur(nn.Module):
-    """The filter behind a convolution that doubles the sides.
+class Filter(nn.Module):
+    """A filter of constant taps: behind a convolution that doubles the sides, or one that doubles an image's.
 
     Args:
         taps: [F, F].
+        apply: `blur` or `upsampled`.
     """
 
     taps: Tensor
 
-    def __init__(self, taps: Tensor) -> None:
+    def __init__(self, taps: Tensor, apply: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.register_buffer("taps", taps)
+        self._filtered = apply
 
     def forward(self, x: Tensor) -> Tensor:
-        """See `blur`."""
-        return blur(x, self.taps)
-
-
-class Upsample(nn.Module):
-    """The filter that doubles an image's sides.
-
-    Args:
-        taps: [F, F].
-    """
-
-    taps: Tensor
-
-    def __init__(self, taps: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("taps", taps)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """See `upsampled`."""
-        return upsampled(image, self.taps)
+        """See `blur` and `upsampled`."""
+        return self._filtered(x, self.taps)
 
 
 class Demodulation(nn.Module):
@@ -110,7 +95,7 @@ class FoldedLayer(nn.Module):
         kernel = layer.kernel()
         assert kernel.energy is not None
         self.clamp, self.affine, self.conv = layer.clamp, layer.affine.folded(), Convolution(kernel)
-        self.blur = nn.Identity() if kernel.filter is None else Blur(kernel.filter)
+        self.blur = nn.Identity() if kernel.filter is None else Filter(kernel.filter, blur)
         self.demodulation = Demodulation(kernel.energy, kernel.epsilon)
         self.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
         added = None
@@ -164,11 +149,11 @@ class FoldedSynthesis(nn.Module):
                 self.add_module(f"b{side}_conv{number}", FoldedLayer(layer, noise))
             self.add_module(f"b{side}_torgb", FoldedToRGB(block.torgb))
             if block is not first:
-                self.add_module(f"b{side}_upsample", Upsample(block.resample_filter))
+                self.add_module(f"b{side}_upsample", Filter(block.resample_filter, upsampled))
 
     def light(self) -> tuple[str, ...]:
         """Name the steps that are a few percent of the products, and lose much where they have few bits."""
-        kinds = (Blur, Upsample, nn.Linear)
+        kinds = (Filter, nn.Linear)
         named = self.named_modules()
         return tuple(name for name, module in named if isinstance(module, kinds) or name.endswith("torgb.conv"))
 
