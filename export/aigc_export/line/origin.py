@@ -29,6 +29,10 @@ from aigc_runtime.io.user_file import path_exists
 __all__ = ["find_evaluation", "kept_text", "load_original", "make_origin"]
 
 
+_SIDES = {"--dynamic-size": True, "--fixed-size": False}
+"""Option of an export -> what it says of the sides of a picture."""
+
+
 def make_origin(program: Program, recipe: ExportRecipe, evaluation: Evaluation) -> Origin:
     """Describe what a bundle is exported from; paths stay as the user wrote them."""
     own = recipe.checkpoint or (program.source if program.checkpoint is not None else "") or None
@@ -64,8 +68,7 @@ def _options(recipe: ExportRecipe, loaded: Mapping[str, Any]) -> list[str]:
         words += ["--noise", str(noise)]
     if loaded.get("separate_prefill"):
         words.append("--separate-prefill")
-    if (dynamic := loaded.get("dynamic_size")) is not None:
-        words += ["--dynamic-size" if dynamic else "--fixed-size"]
+    words += [flag for flag, dynamic in _SIDES.items() if loaded.get("dynamic_size") is dynamic]
     if recipe.seed:
         words += ["--seed", str(recipe.seed)]
     if recipe.quality_samples != _default(ExportRecipe, "quality_samples"):
@@ -171,6 +174,9 @@ def _load(manifest: Manifest, path: Path | str | None) -> Program:
         options["lora"] = adapters
     if manifest.origin is not None and (noise := manifest.origin.given("--noise")):
         options["noise"] = noise[-1]
+    for flag, dynamic in _SIDES.items():
+        if manifest.origin is not None and flag in manifest.origin.options:
+            options["dynamic_size"] = dynamic
     # Of other kinds than text, what was loaded from weights has no options.
     length = getattr(manifest.pipeline.settings, "context_length", None)
     if length is not None and "context_length" in taken:

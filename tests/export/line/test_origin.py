@@ -38,6 +38,7 @@ from aigc_runtime.bundle.bundle import Bundle, write_bundle
 from aigc_runtime.bundle.origin import OPTIONS, Origin
 from aigc_runtime.errors import CheckpointError
 
+from ...models.sources.diffusers.small import write_pipeline
 from ..conftest import recipe_of, tiny_lm, write_checkpoint
 from ..tools.test_devices import BUILD
 
@@ -102,6 +103,15 @@ def test_verify_finds_the_weights_and_the_text(exported: Path, capsys: pytest.Ca
     told = json.loads(capsys.readouterr().out)
     assert told["checkpoint"] == str(exported / "my poems" / "model.safetensors")
     assert run(["bench", bundle, "--runs", "1", "--rounds", "1", "--threads", "1"]) == 0
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_sides_are_those_of_the_export(dynamic: bool, tmp_path: Path) -> None:
+    write_pipeline(tmp_path / "ddpm")
+    recipe = export_recipe(str(tmp_path / "ddpm"), spec_options={"dynamic_size": dynamic}, quality_samples=0)
+    bundle = export_model(recipe, tmp_path / "out").bundle
+    program = load_original(bundle)
+    assert (program.part.interface.dim("height") is not None) == dynamic
 
 
 def test_own_text_is_not_evaluated_on_the_standard_library(exported: Path, tmp_path: Path) -> None:
