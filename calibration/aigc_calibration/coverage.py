@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from aigc_calibration.edit import insert_after
 from aigc_calibration.errors import PlanError
-from aigc_calibration.integer_products import EXACT_SUFFIX, optimized, saturating
-from aigc_calibration.onnx_file import to_proto
+from aigc_calibration.integer_products import EXACT_SUFFIX, Optimized, optimized, saturating
 from aigc_calibration.onnx_function import Feeds, open_onnx
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.prepare import copy_graph
@@ -135,21 +134,12 @@ def executed_sites(model: ir.Model, plan: QuantizationPlan) -> set[str]:
     A site is known again by the constant that holds its codes; a product of activations by its name.
 
     Raises:
-        PlanError: the engine would run more in low precision than the plan says, or other codes; or a product is not
-            the same on every processor. Names the sites.
+        PlanError: the engine would run more in low precision than the plan says, or other codes, or would look a table
+            up in float; or a product is not the same on every processor. Names the sites.
     """
-    runs = optimized(model)
-    if wrong := saturating(runs.graph):
-        raise PlanError(
-            f"{len(wrong)} products of 8-bit numbers would saturate on processors without VNNI: {', '.join(wrong[:5])}",
-            hint="nothing was published: name their modules with --keep-float",
-        )
-    if changes := silent_changes(to_proto(model), runs, plan):
-        raise PlanError(
-            f"the engine would not compute what the plan says: {'; '.join(changes[:5])}",
-            hint="nothing was published: please report the model, or name the module with --keep-float",
-        )
-    integer = [n for n in runs.graph.node if n.op_type in INTEGER_OPS]
+    with optimized(model) as found:
+        _check_rewritten(found, plan)
+        integer = [n for n in found.runs.graph.node if n.op_type in INTEGER_OPS]
     constants = {name.removesuffix(EXACT_SUFFIX) for node in integer for name in node.input}
     names = {node.name for node in integer}
     return {
@@ -157,6 +147,25 @@ def executed_sites(model: ir.Model, plan: QuantizationPlan) -> set[str]:
         for op in plan.quantized()
         if (f"{op.weight}_quantized" in constants if op.weight is not None else op.node in names)
     }
+
+
+def _check_rewritten(found: Optimized, plan: QuantizationPlan) -> None:
+    if wrong := saturating(found.runs.graph, found.folder):
+        raise PlanError(
+            f"{len(wrong)} products of 8-bit numbers would saturate on processors without VNNI: {', '.join(wrong[:5])}",
+            hint="nothing was published: name their modules with --keep-float",
+        )
+    if changes := silent_changes(found.given, found.runs, plan, folder=found.folder):
+        raise PlanError(
+            f"the engine would not compute what the plan says: {'; '.join(changes[:5])}",
+            hint="nothing was published: please report the model, or name the module with --keep-float",
+        )
+    tables = {n.name for n in found.runs.graph.node if n.op_type == "GatherBlockQuantized"}
+    if lost := [one.table for one in plan.lookups if one.block is not None and one.node not in tables]:
+        raise PlanError(
+            f"the engine would look up {', '.join(lost)} in float",
+            hint="nothing was published: please report the model, or name the module with --keep-float",
+        )
 
 
 def check_executed(

@@ -14,6 +14,7 @@ from aigc_calibration.edit import add_constant, finish, insert_after
 from aigc_calibration.errors import PlanError
 from aigc_calibration.formats import QdqFormat
 from aigc_calibration.grids import GRIDS
+from aigc_calibration.lookups import emit_lookups
 from aigc_calibration.nearest import by_index
 from aigc_calibration.phases import phases_of, plan_by_phases
 from aigc_calibration.plan import HALF_PRECISIONS, OpPlan, QuantizationPlan, TensorPlan
@@ -99,6 +100,8 @@ def emit(
         emitter.site(op)
         if op.precision == "int8" and op.op_type in form.quantized_results and op.output is not None:
             emitter.results(results.get(op.node, (op.output,)), op)
+    if form.nbits:
+        emit_lookups(emitter.model, plan, weights)
     finish(emitter.graph)
     return emitter.model
 

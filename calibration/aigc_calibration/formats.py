@@ -30,7 +30,7 @@ class QdqFormat:
             nearest-neighbor upsampling is a Gather per axis.
         integer_bias: the bias of an int8 site as int32.
         quantized_results: operators whose result is quantized too, where the plan has a range for it.
-        nbits: whether it has MatMulNBits for weights in blocks.
+        nbits: whether it has MatMulNBits for weights in blocks, and GatherBlockQuantized for tables.
         fp8_arithmetic: whether it multiplies fp8 numbers; else they are stored and rounded so, and computed with in
             float.
         half_arithmetic: whether it multiplies 16-bit numbers; else they are stored and rounded so, and computed with

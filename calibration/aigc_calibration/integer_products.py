@@ -8,6 +8,9 @@ optimized as on such a processor.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +20,7 @@ from aigc_calibration.onnx_file import save_graph
 from aigc_runtime.backends.ort.denormals import isolated
 from aigc_runtime.backends.ort.exact_products import EXACT_PRODUCTS
 from aigc_runtime.backends.ort.rewrites import leave_out_rewrites
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.system.processor import instruction_set
 from aigc_runtime.system.temporary_folder import temporary_folder
 
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-__all__ = ["EXACT_SUFFIX", "LARGEST_EXACT", "optimized", "saturating"]
+__all__ = ["EXACT_SUFFIX", "LARGEST_EXACT", "Optimized", "optimized", "saturating"]
 
 EXACT_SUFFIX = "_s8_2_u8"
 """What ONNX Runtime puts behind the name of a constant that it moved to u8."""
@@ -53,8 +57,24 @@ _WEIGHTS_FILE = "session.optimized_model_external_initializers_file_name"
 _WEIGHTS_SIZE = "session.optimized_model_external_initializers_min_size_in_bytes"
 
 
-def optimized(model: ir.Model) -> onnx.ModelProto:
-    """Optimize a graph as ONNX Runtime does to run it, with exact products; both go through files."""
+@dataclass(frozen=True, kw_only=True)
+class Optimized:
+    """What ONNX Runtime was given, and what it made of that: graphs whose large constants lie in files.
+
+    Attributes:
+        given: the graph before.
+        runs: the graph after.
+        folder: of the files, which are read as they are asked for: all at once they would be the model twice more.
+    """
+
+    given: onnx.ModelProto
+    runs: onnx.ModelProto
+    folder: str
+
+
+@contextmanager
+def optimized(model: ir.Model) -> Iterator[Optimized]:
+    """Optimize a graph as ONNX Runtime does to run it, with exact products; the files go at the end of the block."""
     import onnx
     import onnxruntime
 
@@ -70,13 +90,17 @@ def optimized(model: ir.Model) -> onnx.ModelProto:
             options.add_session_config_entry(_WEIGHTS_FILE, "optimized.onnx.data")
             options.add_session_config_entry(_WEIGHTS_SIZE, "1024")
         isolated(lambda: onnxruntime.InferenceSession(str(paths[0]), options, providers=["CPUExecutionProvider"]))
-        return onnx.load(options.optimized_model_filepath)
+        given, runs = (
+            onnx.load(file, load_external_data=False) for file in (str(paths[0]), options.optimized_model_filepath)
+        )
+        yield Optimized(given=given, runs=runs, folder=str(folder))
 
 
-def saturating(graph: onnx.GraphProto) -> tuple[str, ...]:
+def saturating(graph: onnx.GraphProto, folder: str = "") -> tuple[str, ...]:
     """Names of the products in an optimized graph whose second factor is left with signed codes beyond `LARGEST_EXACT`.
 
-    Nothing is found on a processor where ONNX Runtime has nothing to move, so there it says nothing.
+    Constants that lie in files are read from the folder. Nothing is found on a processor where ONNX Runtime has nothing
+    to move, so there it says nothing.
     """
     from onnx import numpy_helper
 
@@ -84,12 +108,15 @@ def saturating(graph: onnx.GraphProto) -> tuple[str, ...]:
         return ()
     constants = {tensor.name: tensor for one in proto_graphs(graph) for tensor in one.initializer}
 
+    def array(name: str) -> Array:
+        return np.asarray(numpy_helper.to_array(constants[name], base_dir=folder))
+
     def signed(node: onnx.NodeProto) -> bool:
         factor, zero_point = (node.input[i] if i < len(node.input) else "" for i in _SECOND[node.op_type])
         if factor in constants:
-            codes = numpy_helper.to_array(constants[factor])
+            codes = array(factor)
             return codes.dtype == np.int8 and bool(np.abs(codes.astype(np.int16)).max(initial=0) > LARGEST_EXACT)
         # Of what is computed, only the zero point tells the type.
-        return zero_point not in constants or numpy_helper.to_array(constants[zero_point]).dtype == np.int8
+        return zero_point not in constants or array(zero_point).dtype == np.int8
 
     return tuple(node.name for node in proto_nodes(graph) if node.op_type in _SECOND and signed(node))

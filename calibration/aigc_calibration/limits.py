@@ -10,11 +10,12 @@ import numpy as np
 
 from aigc_calibration.histogram import HUGE, Histogram
 from aigc_calibration.sites import Site
+from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["LEAST", "constant_problem", "value_problem"]
+__all__ = ["LEAST", "array_problem", "constant_problem", "value_problem"]
 
 LEAST = 1e-30
 """Numbers below have scales, and products of scales, that float32 can hardly hold: what computes with them stays float.
@@ -37,15 +38,23 @@ def constant_problem(
         constant = None if name is None else model.graph.initializers.get(name)
         if constant is None or constant.const_value is None:
             continue
-        amax = float(np.abs(constant.const_value.numpy()).max(initial=0.0))
-        if not math.isfinite(amax):
-            return f"{name!r} holds NaN or infinity"
-        if amax >= HUGE:
-            return f"{name!r} holds a mask constant"
-        if amax > largest:
-            return f"{name!r} reaches {amax:.3g}, too near the largest number of the format"
-        if name == site.weight and 0 < amax < least:
-            return f"{name!r} reaches {amax:.3g} at most, too near zero for the format"
+        own_least = least if name == site.weight else 0.0
+        if problem := array_problem(str(name), constant.const_value.numpy(), largest=largest, least=own_least):
+            return problem
+    return ""
+
+
+def array_problem(name: str, values: Array, *, largest: float = math.inf, least: float = LEAST) -> str:
+    """Say why a constant must stay float, as `constant_problem` does."""
+    amax = float(np.abs(values).max(initial=0.0))
+    if not math.isfinite(amax):
+        return f"{name!r} holds NaN or infinity"
+    if amax >= HUGE:
+        return f"{name!r} holds a mask constant"
+    if amax > largest:
+        return f"{name!r} reaches {amax:.3g}, too near the largest number of the format"
+    if 0 < amax < least:
+        return f"{name!r} reaches {amax:.3g} at most, too near zero for the format"
     return ""
 
 

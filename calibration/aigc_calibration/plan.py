@@ -22,6 +22,7 @@ from aigc_runtime.io.strict_json import loads_strict
 __all__ = [
     "HALF_PRECISIONS",
     "PRECISIONS",
+    "LookupPlan",
     "OpPlan",
     "QuantizationPlan",
     "SitePrecision",
@@ -109,8 +110,31 @@ class OpPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LookupPlan:
+    """The precision of one lookup of a table's rows; see `lookups`.
+
+    Attributes:
+        node: name in the float graph.
+        module: the PyTorch module it came from.
+        table: the constant whose rows are looked up.
+        precision: `float` or `int8-weight`.
+        block: numbers of a row that share a scale; None where it stays float.
+        shares: the weight of the product whose codes are read; None where the table has codes of its own, or none.
+        why: one sentence.
+    """
+
+    node: str
+    module: str
+    table: str
+    precision: SitePrecision
+    block: int | None
+    shares: str | None
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuantizationPlan:
-    """The precision of every site of a graph.
+    """The precision of every site of a graph, and of the tables that it looks up.
 
     Attributes:
         version: of this format.
@@ -119,6 +143,7 @@ class QuantizationPlan:
         transforms: what was done to the float graph beforehand, in order.
         ops: one per site of the main graph, in its order; then those inside bodies and functions, which stay float.
         tensors: ranges of activations and results.
+        lookups: one per table that rows are looked up in, where the engine can look up codes.
     """
 
     version: int
@@ -127,6 +152,7 @@ class QuantizationPlan:
     transforms: tuple[str, ...]
     ops: tuple[OpPlan, ...]
     tensors: tuple[TensorPlan, ...]
+    lookups: tuple[LookupPlan, ...] = ()
 
     def __post_init__(self) -> None:
         known = {t.name for t in self.tensors}

@@ -38,7 +38,7 @@ def prepare(model: ir.Model) -> ir.Model:
     0. Functions -> their nodes; every node and value gets a name of its own; a weight that a Constant node gives
        -> an initializer.
     1. `MatMul(x, Transpose(W))` -> `MatMul(x, W')` with the constant W' = W transposed: an output layer tied to the
-       embedding keeps its own copy, since the embedding stays float.
+       embedding is a site of its own; `lookups` joins the two again where they have the same codes.
     2. A weight that several nodes read -> one copy for each site.
     3. `Gemm(x, W, b, alpha, beta)` with a constant W -> `Gemm(x, alpha W, beta b)`: an engine's 8-bit Gemm and its
        products in blocks know neither. A constant b of another shape than [N] takes it, or where it differs from row to

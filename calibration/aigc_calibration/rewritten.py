@@ -37,6 +37,8 @@ _FACTORS: Mapping[str, tuple[tuple[int, int, int], ...]] = MappingProxyType(
     }
 )
 """Operator -> (numbers, scale, zero point) among its inputs, for each of its operands."""
+_BLOCKS = MappingProxyType({"MatMulNBits": (1, 2), "GatherBlockQuantized": (0, 2)})
+"""Operator on weights in blocks -> codes and scales among its inputs."""
 _RESULTS = MappingProxyType({"QLinearConv": (6, 7), "QLinearMatMul": (6, 7), "QGemm": (7, 8)})
 """Operator -> (scale, zero point) of its result among its inputs."""
 _PRODUCTS = frozenset({"QLinearMatMul", "QGemm", "MatMulIntegerToFloat"})
@@ -45,15 +47,18 @@ _UNKNOWN = frozenset({"MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "
 """Integer operators that no emitted graph leads to."""
 
 
-def silent_changes(emitted: onnx.ModelProto, optimized: onnx.ModelProto, plan: QuantizationPlan) -> tuple[str, ...]:
+def silent_changes(
+    emitted: onnx.ModelProto, optimized: onnx.ModelProto, plan: QuantizationPlan, *, folder: str = ""
+) -> tuple[str, ...]:
     """List what the engine's graph holds and the emitted one does not, a sentence for each node.
 
     Args:
         emitted: the graph that ONNX Runtime was given.
         optimized: the graph that it runs.
         plan: that the graph was emitted from.
+        folder: where constants lie that are in files.
     """
-    meant, found = _Constants(emitted.graph), _Constants(optimized.graph)
+    meant, found = _Constants(emitted.graph, folder), _Constants(optimized.graph, folder)
     pairs = {pair for _, pair in meant.activations()}
     numbers = {key for _, key in meant.operands()}
     biases = {_key(meant.array(name)) for name in meant.biases}
@@ -120,9 +125,10 @@ def _sum(keys: Iterable[Key]) -> Key:
 class _Constants:
     """The constants of a graph and of the bodies in it, and what its nodes read of them."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, graph: onnx.GraphProto, folder: str) -> None:
         from onnx import helper
 
+        self.folder = folder
         self.nodes = list(proto_nodes(graph))
         self.tensors = {tensor.name: tensor for one in proto_graphs(graph) for tensor in one.initializer}
         types = {name: helper.tensor_dtype_to_np_dtype(tensor.data_type) for name, tensor in self.tensors.items()}
@@ -133,7 +139,7 @@ class _Constants:
         """The numbers of a constant, read when they are asked for: all at once they are the model once more."""
         from onnx import numpy_helper
 
-        return np.asarray(numpy_helper.to_array(self.tensors[name]))
+        return np.asarray(numpy_helper.to_array(self.tensors[name], base_dir=self.folder))
 
     def _holds(self, node: onnx.NodeProto, index: int) -> bool:
         return index < len(node.input) and node.input[index] in self.tensors
@@ -144,8 +150,10 @@ class _Constants:
     def operands(self) -> Iterator[tuple[str, Key]]:
         """(node, what the numbers stand for) of every quantized constant but biases."""
         for node in self.nodes:
-            if node.op_type == "MatMulNBits":
-                yield node.name, _key(self.array(node.input[1])) + _key(self.array(node.input[2]))
+            if node.op_type in _BLOCKS:
+                codes, scales = (self._read(node, i) for i in _BLOCKS[node.op_type])
+                if codes is not None and scales is not None:  # scales that are reshaped are a product's own
+                    yield node.name, _key(codes) + _key(scales)
             for number, scale, zero in _FACTORS.get(node.op_type, ()):
                 codes, scales, zeros = (self._read(node, i) for i in (number, scale, zero))
                 if codes is not None and scales is not None and codes.dtype != np.int32:

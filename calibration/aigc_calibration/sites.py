@@ -27,6 +27,7 @@ __all__ = [
     "inner_sites",
     "module_path",
     "output_channel_axis",
+    "scope_path",
     "weight_array",
 ]
 
@@ -151,6 +152,11 @@ def module_path(node: ir.Node) -> str:
         named = _PARAMETER.fullmatch(str(weight.name))
         if named is not None:
             return named[1]
+    return scope_path(node)
+
+
+def scope_path(node: ir.Node) -> str:
+    """The path of the PyTorch module that a node came from, as the exporter recorded it; see `module_path`."""
     try:
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
     except (ValueError, SyntaxError):

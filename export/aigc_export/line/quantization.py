@@ -31,11 +31,23 @@ def report_quantized(quantized: Quantized, stage: Stage, *, of: str = "") -> Non
         of: in front of every line: which part it is of.
     """
     counts = ", ".join(f"{n} {precision}" for precision, n in sorted(quantized.plan.counts().items()))
-    stage("quantize", f"{of}{counts}; {quantized.coverage}")
+    stage("quantize", f"{of}{counts}{_tables(quantized)}; {quantized.coverage}")
     for why, sites in quantized.coverage.reasons().items():
         _LOG.debug("left float, %s: %s", why, ", ".join(sites))
         more = f" and {len(sites) - SHOWN_SITES} more" if len(sites) > SHOWN_SITES else ""
         stage("left float", f"{of}{', '.join(sites[:SHOWN_SITES])}{more}: {why}")
+
+
+def _tables(quantized: Quantized) -> str:
+    """Say which tables are stored in 8 bits, and which of them once with a product's weight."""
+    stored = [one for one in quantized.plan.lookups if one.block is not None]
+    for one in quantized.plan.lookups:
+        _LOG.debug("table of %s: %s, %s", one.module or one.node, one.precision, one.why)
+    if not stored:
+        return ""
+    shared = sum(1 for one in stored if one.shares is not None)
+    tables = "1 table" if len(stored) == 1 else f"{len(stored)} tables"
+    return f", {tables} in 8 bits" + (f" ({shared} shared with a product)" if shared else "")
 
 
 def quantize_parts(

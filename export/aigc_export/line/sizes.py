@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.formats import QdqFormat
+from aigc_calibration.lookups import LEAST_SHARE
 from aigc_calibration.plan import HALF_PRECISIONS
 from aigc_models.families.lm_config import LMConfig
-from aigc_models.families.lm_shapes import HEAD, SENSITIVE_INT8, WIDE, products, weight_shapes
+from aigc_models.families.lm_shapes import EMBEDDING, HEAD, POSITIONS, SENSITIVE_INT8, WIDE, products, weight_shapes
 
 __all__ = ["BundleSize", "bundle_size", "cache_bytes", "proof_bytes"]
 
@@ -25,6 +26,8 @@ PROOF_TOKENS, PROOF_STEPS, PROOF_ROWS, PROOF_LOGITS = 48, 3, 3, 2**20
 """Of the recorded cases: tokens of a prompt, tokens after it, rows of both cases, and logits of a prompt at most."""
 BITS = {"int8-weight": 8, "int4": 4}
 """Of weights that are rounded alone, in blocks."""
+TABLES = frozenset({"int8", *BITS})
+"""Precisions in which the rows of large tables are stored in 8 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +68,19 @@ def bundle_size(
         return None
     chosen = quantization or QuantConfig(sensitive=SENSITIVE_INT8 if precision == "int8" else (), wide=WIDE)
     matrices = products(config)
+    tables = _tables(config) if form.nbits and precision in TABLES else {}
     total = 0
-    for name, shape in weight_shapes(config).items():
-        stays = precision == "fp32" or name not in matrices or bool(chosen.why_float(name.removesuffix(".weight")))
+    for name, shape in {**weight_shapes(config), **_sinusoid(config)}.items():
+        module = name.removesuffix(".weight")
+        stays = precision == "fp32" or name not in matrices or bool(chosen.why_float(module))
         if name == HEAD and config.tie_embeddings and precision == "fp32":
             continue  # the graph reads the embedding
-        if stays:
+        if name in tables and not chosen.why_float(module):
+            total += 0 if _shared(config, name, precision, chosen) else _table_bytes(shape, chosen.block)
+        elif stays:
             total += FLOAT * math.prod(shape)
         else:
-            total += _product_bytes(
-                matrices[name], precision, form, chosen, wide=chosen.widens(name.removesuffix(".weight"))
-            )
-    if config.position == "sinusoidal":
-        total += FLOAT * config.context_length * config.d_model
+            total += _product_bytes(matrices[name], precision, form, chosen, wide=chosen.widens(module))
     return BundleSize(
         weights=total,
         graph=GRAPH_BYTES_PER_LAYER * config.n_layers,
@@ -87,6 +90,33 @@ def bundle_size(
 
 
 _KNOWN = ("fp32", "fp16", "bf16", "fp8", "int8", *BITS)
+
+
+def _tables(config: LMConfig) -> dict[str, tuple[int, ...]]:
+    """Tables that are large enough to be stored in 8 bits."""
+    shapes = {**weight_shapes(config), **_sinusoid(config)}
+    least = LEAST_SHARE * sum(map(math.prod, shapes.values()))
+    tables = {name: shapes[name] for name in (EMBEDDING, POSITIONS, *_sinusoid(config)) if name in shapes}
+    return {name: shape for name, shape in tables.items() if math.prod(shape) >= least}
+
+
+def _sinusoid(config: LMConfig) -> dict[str, tuple[int, ...]]:
+    """The table of positions that are computed, and stored in the graph."""
+    return {"sinusoid": (config.context_length, config.d_model)} if config.position == "sinusoidal" else {}
+
+
+def _shared(config: LMConfig, name: str, precision: str, chosen: QuantConfig) -> bool:
+    """Whether a table is read from the codes of the output layer, which has 8 bits in blocks then."""
+    head = HEAD.removesuffix(".weight")
+    in_blocks = precision in BITS and not chosen.why_float(head) and (chosen.widens(head) or BITS[precision] == 8)
+    in_blocks = in_blocks and chosen.weight_method != "awq"  # whose scales make another matrix of it
+    tied = name == EMBEDDING and config.tie_embeddings
+    return tied and in_blocks and config.d_model % chosen.block == 0
+
+
+def _table_bytes(shape: tuple[int, ...], block: int) -> int:
+    rows, width = shape
+    return rows * (width + FLOAT * -(-width // block))
 
 
 def _product_bytes(shape: tuple[int, int], precision: str, form: QdqFormat, chosen: QuantConfig, *, wide: bool) -> int:

@@ -13,6 +13,7 @@ from aigc_calibration.cache import read_calibration
 from aigc_calibration.calibrate import Calibration, check_kind, needs_samples
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
+from aigc_calibration.lookups import find_lookups
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.sites import find_sites, inner_sites
 from aigc_export.graphs.capture import Captured, capture
@@ -165,7 +166,9 @@ def _prepare(
     quantization = None
     if recipe.quantization is not None:
         quantization = with_hints(recipe.quantization, part.hints, recipe.precision)
-        for warning in quantization.check_modules([s.module for s in (*find_sites(graph), *inner_sites(graph))]):
+        modules = [site.module for site in (*find_sites(graph), *inner_sites(graph))]
+        modules += [lookup.module for lookup in find_lookups(graph)]
+        for warning in quantization.check_modules(modules):
             reporter.warn(warning)
     for done in passes:
         reporter.report(

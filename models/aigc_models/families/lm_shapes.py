@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 
 from aigc_models.families.lm_config import GATED, LMConfig
 
-__all__ = ["EMBEDDING", "HEAD", "SENSITIVE_INT8", "WIDE", "count_parameters", "products", "weight_shapes"]
+__all__ = ["EMBEDDING", "HEAD", "POSITIONS", "SENSITIVE_INT8", "WIDE", "count_parameters", "products", "weight_shapes"]
 
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 """One weight where the model ties them."""
+POSITIONS = "embed_positions.weight"
 SENSITIVE_INT8 = ("layers.0.mlp.down_proj",)
 """What enters down projections has heavy tails; rounding it in the first one costs most perplexity."""
 WIDE = ("lm_head",)
@@ -31,7 +32,7 @@ def weight_shapes(config: LMConfig) -> dict[str, tuple[int, ...]]:
     d = config.d_model
     found: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, d)}
     if config.position == "learned":
-        found["embed_positions.weight"] = (config.context_length, d)
+        found[POSITIONS] = (config.context_length, d)
     for layer in range(config.n_layers):
         found |= {f"layers.{layer}.{name}": shape for name, shape in _block(config)}
     if config.final_norm if config.final_norm is not None else config.norm_position != "post":

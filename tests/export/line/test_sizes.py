@@ -73,14 +73,16 @@ def test_what_stays_float_and_what_is_wide() -> None:
 
     assert weights("fp32") == 4 * 134_515_008
     assert weights("fp32", tie_embeddings=False) == 4 * (134_515_008 + 49152 * 576)
-    # In fewer bits the output layer has a copy of its own, since the embedding stays float.
+    # The output layer has a copy of its own where its codes are none that a lookup can read.
     assert weights("int8") == weights("int8", tie_embeddings=False)
+    assert weights("fp16") == weights("fp16", tie_embeddings=False)
     embedding, down, norms = 49152 * 576, 576 * 1536, 61 * 576
     layers = 134_515_008 - embedding - norms
     halves = 2 * (layers + embedding)
     assert weights("fp16") == 4 * (embedding + norms) + halves
-    assert weights("int4") == 4 * (embedding + norms) + blocks(layers, 4) + blocks(embedding, 8)
-    assert weights("int8") > 4 * (embedding + norms + down) + layers - down + embedding
+    assert weights("int4") == 4 * norms + blocks(layers, 4) + blocks(embedding, 8)
+    assert weights("int4", tie_embeddings=False) == weights("int4") + blocks(embedding, 8)
+    assert weights("int8") > 4 * (norms + down) + blocks(embedding, 8) + layers - down + embedding
     assert bundle_size(LMConfig(**SMOLLM2), "auto", UNSIGNED_FORMAT) is None
 
 

@@ -1,0 +1,191 @@
+"""Tables whose rows are looked up, such as the embeddings of a vocabulary, in blocks of 8 bits.
+
+Graph before: `y = Gather(T, ids)` with a constant T [rows, width]; after:
+`y = com.microsoft::GatherBlockQuantized(codes, ids, scales)`, with a scale for each block of a row. A table that is
+also the weight of a quantized product, as an output layer's that is tied to the embedding, is stored once: the lookup
+reads the product's codes.
+
+A lookup multiplies nothing, so it is no site: no sample is needed, and nothing is counted as work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aigc_calibration.blocks import pack_nbits
+from aigc_calibration.computed import sizes_of
+from aigc_calibration.config import QuantConfig
+from aigc_calibration.edit import add_constant
+from aigc_calibration.grids import GRIDS
+from aigc_calibration.limits import array_problem
+from aigc_calibration.matrices import to_matrix
+from aigc_calibration.plan import LookupPlan, QuantizationPlan
+from aigc_calibration.sites import find_sites, scope_path, weight_array
+from aigc_calibration.weights import QuantizedWeight, round_to_blocks
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["LEAST_SHARE", "Lookup", "emit_lookups", "find_lookups", "plan_lookups", "round_lookups"]
+
+LEAST_SHARE = 0.01
+"""Of the bytes of a graph's weights: a smaller table stays float, since its codes would save next to nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lookup:
+    """One node that looks up rows of a constant.
+
+    Attributes:
+        node: its name.
+        module: path of the PyTorch module that it came from.
+        table: name of the constant.
+        shape: (rows, width).
+    """
+
+    node: str
+    module: str
+    table: str
+    shape: tuple[int, int]
+
+
+def find_lookups(model: ir.Model) -> tuple[Lookup, ...]:
+    """Every lookup in the main graph, in its order: a Gather along axis 0 of a float32 constant with two axes."""
+    import onnx_ir as ir
+
+    found = []
+    for node in model.graph:
+        table = node.inputs[0] if node.op_type == "Gather" and node.domain in {"", "ai.onnx"} else None
+        constant = None if table is None else table.const_value
+        if table is None or constant is None or constant.dtype != ir.DataType.FLOAT:
+            continue
+        sizes = sizes_of(constant)
+        if len(sizes) == 2 and node.attributes.get_int("axis", 0) in {0, -2}:
+            shape = (sizes[0], sizes[1])
+            found.append(Lookup(node=str(node.name), module=scope_path(node), table=str(table.name), shape=shape))
+    return tuple(found)
+
+
+def plan_lookups(model: ir.Model, plan: QuantizationPlan, config: QuantConfig) -> QuantizationPlan:
+    """Add to a plan what becomes of the lookups of its graph.
+
+    Args:
+        model: the prepared float graph, of which tables are constants.
+        plan: of its products.
+        config: size of a block, and what stays float.
+    """
+    whole = sum(4 * size for size in _sizes(model))
+    decided = [_decide(model, lookup, plan, config, least=LEAST_SHARE * whole) for lookup in find_lookups(model)]
+    return replace(plan, lookups=tuple(decided))
+
+
+def _sizes(model: ir.Model) -> list[int]:
+    constants = [value.const_value for value in model.graph.initializers.values()]
+    return [int(np.prod(sizes_of(one))) for one in constants if one is not None]
+
+
+def _decide(
+    model: ir.Model, lookup: Lookup, plan: QuantizationPlan, config: QuantConfig, *, least: float
+) -> LookupPlan:
+    table, shares = weight_array(model, lookup.table), None
+    if kept := config.why_float(lookup.module):
+        why = kept
+    elif table.nbytes < least:
+        why = "it is too small to gain from it"
+    else:
+        why = array_problem(lookup.table, table)
+    if not why:
+        shares = _product_of(model, table, plan)
+    return LookupPlan(
+        node=lookup.node,
+        module=lookup.module,
+        table=lookup.table,
+        precision="float" if why else "int8-weight",
+        block=None if why else config.block,
+        shares=shares,
+        why=why or (f"the codes of {shares!r}" if shares else f"blocks of {config.block}, rtn"),
+    )
+
+
+def _product_of(model: ir.Model, table: np.ndarray, plan: QuantizationPlan) -> str | None:
+    """Name the weight of a product in blocks of 8 bits whose columns are the rows of the table."""
+    sites = {site.node: site for site in find_sites(model)}
+    for op in plan.ops:
+        site = sites.get(op.node)
+        if site is None or op.precision != "int8-weight" or op.block is None or table.shape[1] % op.block:
+            continue
+        if op.op_type in {"MatMul", "Gemm"} and sorted(site.shape) == sorted(table.shape):
+            matrix = to_matrix(site, weight_array(model, str(op.weight)))
+            if np.array_equal(matrix.T, table):
+                return op.weight
+    return None
+
+
+def round_lookups(
+    model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, QuantizedWeight]
+) -> dict[str, QuantizedWeight]:
+    """Add the codes of the plan's tables to those of its products."""
+    found = dict(weights)
+    for lookup in plan.lookups:
+        if lookup.block is not None and lookup.shares is None:
+            columns = weight_array(model, lookup.table).T
+            found[lookup.table] = round_to_blocks(lookup.table, columns, GRIDS["int8"], lookup.block)
+    return found
+
+
+def emit_lookups(model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, QuantizedWeight]) -> None:
+    """Put quantized lookups in the place of float ones; changes the graph, in which products are quantized already."""
+    nodes = {str(node.name): node for node in model.graph}
+    for lookup in plan.lookups:
+        if lookup.block is not None:
+            _replace(model.graph, nodes[lookup.node], lookup, weights)
+
+
+def _replace(graph: ir.Graph, node: ir.Node, lookup: LookupPlan, weights: Mapping[str, QuantizedWeight]) -> None:
+    import onnx_ir as ir
+
+    assert lookup.block is not None
+    made: list[ir.Node] = []
+    if lookup.shares is None:
+        weight = weights[lookup.table]
+        codes = pack_nbits(weight).reshape(weight.codes.shape[1], -1)[:, : len(weight.codes)]
+        stored = add_constant(graph, f"{lookup.table}_quantized", np.ascontiguousarray(codes))
+        scales = add_constant(graph, f"{lookup.table}_scale", np.ascontiguousarray(weight.scales.T))
+    else:  # [rows, blocks, block], and a scale for each block, which the product has in one row
+        stored = graph.initializers[f"{lookup.shares}_quantized"]
+        flat = graph.initializers[f"{lookup.shares}_scale"]
+        assert stored.const_value is not None
+        sizes = add_constant(graph, f"{lookup.table}_scale_shape", np.array([*sizes_of(stored.const_value)[:2], 1]))
+        made.append(ir.node("Reshape", [flat, sizes], name=f"{lookup.table}_scale_reshape"))
+        scales = made[-1].outputs[0]
+        scales.name = f"{lookup.table}_scale"
+    attributes = {
+        "bits": 8,
+        "block_size": lookup.block,
+        "gather_axis": 0,
+        "quantize_axis": 1 if lookup.shares is None else 2,
+    }
+    ids = node.inputs[1]
+    found = ir.node(
+        "GatherBlockQuantized", [stored, ids, scales], attributes, domain="com.microsoft", name=str(node.name)
+    )
+    found.metadata_props.update(node.metadata_props)
+    made.append(found)
+    old, name = node.outputs[0], str(node.outputs[0].name)
+    if lookup.shares is not None:  # [..., blocks, block] -> [..., width]
+        found.outputs[0].name = f"{name}_blocks"
+        assert ids is not None
+        rank = 1 if ids.shape is None else len(ids.shape)
+        sizes = add_constant(graph, f"{lookup.table}_row_shape", np.array([*[0] * rank, -1]))
+        made.append(ir.node("Reshape", [found.outputs[0], sizes], name=f"{node.name}_row"))
+    new = made[-1].outputs[0]
+    new.shape, new.type = old.shape, old.type
+    graph.insert_before(node, made)
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    new.name = name
+    graph.opset_imports["com.microsoft"] = 1
