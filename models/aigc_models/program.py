@@ -72,10 +72,10 @@ class Part:
     """
 
     name: str = MAIN_ENGINE
-    module: nn.Module
+    module: nn.Module = field(repr=False)
     interface: Interface
     example_ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    examples: Mapping[str, Array] = field(default_factory=dict)
+    examples: Mapping[str, Array] = field(default_factory=dict, repr=False)
     limits: tuple[SizeLimit, ...] = ()
     hints: QuantHints = QuantHints()
     notes: tuple[str, ...] = ()
@@ -136,8 +136,8 @@ class Program:
     states: Mapping[str, str] = field(default_factory=dict)
     assets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     vectors: Callable[[], Vectors] | None = field(default=None, repr=False, compare=False)
-    model_config: Mapping[str, Any] = field(default_factory=dict)
-    checkpoint: Checkpoint | None = None
+    model_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    checkpoint: Checkpoint | None = field(default=None, repr=False)
     source: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -197,3 +197,9 @@ def test_a_mask_keeps_its_pattern() -> None:
         assert {tuple(row) for row in drawn.tolist()} == {(1, 1, 1), (1, 0, 0)}
     values = draw_like_example(np.array([[2, 5]]), (40, 3), rng)
     assert set(values.ravel().tolist()) == {2, 5}
+
+
+def test_a_part_is_printed_without_its_module() -> None:
+    part = Part(name="model", module=nn.Linear(3, 4), interface=INTERFACE)
+    assert "Linear" not in repr(part)
+    assert "name='model'" in repr(part)
