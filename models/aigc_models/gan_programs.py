@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
 from aigc_models.families.dcgan import DCGANGenerator
@@ -13,6 +16,7 @@ from aigc_models.weights.checkpoint import Checkpoint
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import DimSpec, TensorSpec
+from aigc_runtime.errors import UnknownNameError
 from aigc_runtime.io.npy import write_npy
 from aigc_runtime.pipelines.gan_engines import (
     CLASS_LABELS,
@@ -26,8 +30,9 @@ from aigc_runtime.pipelines.gan_engines import (
 )
 from aigc_runtime.pipelines.settings import GanSettings, StyleSettings
 
-__all__ = ["dcgan_program", "stylegan2_program"]
+__all__ = ["dcgan_program", "read_noise_mode", "stylegan2_program"]
 
+NOISE_MODES: tuple[NoiseMode, ...] = ("constant", "random", "none")
 MAX_BATCH = 128
 """Rows of one run: the latents of many images are mapped together."""
 MAX_IMAGES = 16
@@ -87,10 +92,24 @@ def dcgan_program(
     )
 
 
+def read_noise_mode(options: Mapping[str, Any]) -> NoiseMode:
+    """Read the noise of a StyleGAN2 from the options of an export: that of training where nothing is said.
+
+    Raises:
+        UnknownNameError: no such noise.
+    """
+    requested = options.get("noise", NOISE_MODES[0])
+    found = next((mode for mode in NOISE_MODES if mode == requested), None)
+    if found is None:
+        raise UnknownNameError("noise", str(requested), NOISE_MODES)
+    return found
+
+
 def stylegan2_program(
     model: StyleGAN2,
     *,
     noise: NoiseMode = "constant",
+    class_names: tuple[str, ...] | None = None,
     name: str = "stylegan2",
     checkpoint: Checkpoint | None = None,
     source: str = "",
@@ -102,6 +121,7 @@ def stylegan2_program(
         model: the model.
         noise: what its layers add: `constant` is what it was trained with once, `random` an input of the synthesis for
             every layer, `none` nothing.
+        class_names: one per class.
         name: of the program.
         checkpoint: where its weights came from.
         source: as the user named it.
@@ -114,6 +134,7 @@ def stylegan2_program(
         latent_size=config.z_size,
         sample_shape=shape,
         num_classes=config.num_classes,
+        class_names=class_names,
         style=StyleSettings(size=config.w_size, layers=config.num_ws),
         noise_sides=config.noise_sides if random else (),
     )

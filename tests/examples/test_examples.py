@@ -25,7 +25,7 @@ from aigc_runtime.pipelines.tensors import TensorsPipeline
 from ..runtime import toys
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PROGRAMS = ("upscaler_int8", "lstm_state", "three_parts", "device", "text_service")
+PROGRAMS = ("upscaler_int8", "lstm_state", "three_parts", "device", "text_service", "open_pictures")
 pytestmark = pytest.mark.slow
 
 

@@ -29,6 +29,7 @@ from aigc_export.cli.paths import REPLACED_FOLDER, TEXT_PATH
 @click.option("--size", type=int, help="Side of the square pictures. Default: the pictures' own.")
 @click.option("--channels", type=int, help="1 (gray) or 3 (RGB). Default: the pictures' own.")
 @click.option("--background", help="Put transparent pixels on white, black or #rrggbb. Default: refuse them.")
+@click.option("--width", type=int, help="Channels at the pictures' own size. Default: the recipe's own.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights, data order and noise.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(
@@ -41,7 +42,7 @@ from aigc_export.cli.paths import REPLACED_FOLDER, TEXT_PATH
 @click.option("--resume", is_flag=True, help="Go on from an interrupted run in the output folder.")
 @json_option
 def train(model: str, output: Path, data: str | None, as_json: bool, **options: Any) -> None:
-    """Train MODEL (lm, unet, gan or classifier) and write a checkpoint with its measured quality.
+    """Train MODEL (lm, unet, gan, stylegan2 or classifier) and write a checkpoint with its measured quality.
 
     Ctrl-C and SIGTERM save the state: the same command with --resume goes on from it, bit for bit.
     """

@@ -19,7 +19,7 @@ from aigc_models.sources.encoder.load import is_encoder, load_encoder, outline_e
 from aigc_models.sources.function import call_function, names_function
 from aigc_models.sources.outline import Outline
 from aigc_models.sources.pickled_networks import refuse_pickle
-from aigc_models.sources.shipped import MODELS, load_shipped
+from aigc_models.sources.shipped import ENTRIES, MODELS, load_shipped
 from aigc_models.sources.transformers.families import find_family, is_known, is_transformers_config
 from aigc_models.weights.weights_file import CONFIG_FILE, GGUF_SUFFIX, is_gguf, shipped_checkpoint
 from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
@@ -107,10 +107,10 @@ class _Shipped:
 
 
 class _Folder:
-    """A checkpoint of one of the shipped models, as training writes it."""
+    """A checkpoint of one of our own models, as training writes it."""
 
     def matches(self, found: Found) -> bool:
-        return found.config is not None and found.config.get("family") in list(MODELS)  # whatever a file has there
+        return found.config is not None and found.config.get("family") in list(ENTRIES)  # whatever a file has there
 
     def load(self, found: Found, options: Mapping[str, Any]) -> Program:
         assert found.config is not None
@@ -317,7 +317,7 @@ def _source_of(found: Found) -> tuple[str, Source]:
             )
         raise CheckpointError(
             f"{model!r} {says}, which no source can load",
-            hint=f"known: checkpoints of {', '.join(MODELS)}, of language models as transformers writes them, and "
+            hint=f"known: checkpoints of {', '.join(ENTRIES)}, of language models as transformers writes them, and "
             f"pipelines of diffusion models as diffusers writes them; "
             f"{_MORE}",
         )

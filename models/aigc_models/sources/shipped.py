@@ -1,4 +1,4 @@
-"""The shipped models by name: how to build one, the program of one, and where its checkpoint is."""
+"""Our own models by name, shipped or trained by the user: how to build one, and the program of one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aigc_models.program import Program
     from aigc_models.weights.checkpoint import Checkpoint
 
-__all__ = ["MODELS", "ModelEntry", "load_shipped"]
+__all__ = ["ENTRIES", "MODELS", "ModelEntry", "load_shipped"]
 
 TOKENIZER = {"kind": "bytes"}
 """The tokenizer of every language model here, as config.json has it."""
@@ -25,7 +25,7 @@ TOKENIZER = {"kind": "bytes"}
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    """A shipped model.
+    """A model whose checkpoints training writes.
 
     Attributes:
         kind: of the pipeline that drives it.
@@ -102,6 +102,22 @@ def _gan_program(module: nn.Module, found: Checkpoint, _options: Mapping[str, An
     return gan_program(module, class_names=names, checkpoint=found)
 
 
+def _stylegan2(record: Mapping[str, Any]) -> nn.Module:
+    from aigc_models.families.stylegan2.config import StyleGAN2Config
+    from aigc_models.families.stylegan2.generator import StyleGAN2
+
+    return StyleGAN2(StyleGAN2Config.from_dict(record["model"]))
+
+
+def _stylegan2_program(module: nn.Module, found: Checkpoint, options: Mapping[str, Any]) -> Program:
+    from aigc_models.families.stylegan2.generator import StyleGAN2
+    from aigc_models.gan_programs import read_noise_mode, stylegan2_program
+
+    assert isinstance(module, StyleGAN2)
+    names = _class_names(found.config, module.config.num_classes)
+    return stylegan2_program(module, noise=read_noise_mode(options), class_names=names, checkpoint=found)
+
+
 def _class_names(record: Mapping[str, Any], num_classes: int | None) -> tuple[str, ...] | None:
     """Read the class names that training wrote."""
     names = record.get("class_names")
@@ -138,15 +154,29 @@ MODELS: dict[str, ModelEntry] = {
         fields=("class_names",),
     ),
 }
+"""Name -> model that comes with its weights."""
+
+ENTRIES: dict[str, ModelEntry] = {
+    **MODELS,
+    "stylegan2": ModelEntry(
+        kind="gan",
+        summary="StyleGAN2 generator, trained on the user's pictures",
+        build=_stylegan2,
+        program=_stylegan2_program,
+        options=("noise",),
+        fields=("class_names",),
+    ),
+}
+"""Family in config.json -> model; also those that come without weights."""
 
 
 def load_shipped(
     name: str, *, checkpoint: Path | str | None = None, options: Mapping[str, Any] | None = None
 ) -> Program:
-    """Build a shipped model and load its weights.
+    """Build a model of ours and load its weights.
 
     Args:
-        name: a key of `MODELS`.
+        name: a key of `MODELS`; with a checkpoint, of `ENTRIES`.
         checkpoint: the user's own folder; None takes the shipped one.
         options: of the export, such as `{"cache": "buffer"}`.
 
@@ -159,9 +189,10 @@ def load_shipped(
     from aigc_models.weights.checkpoint import load_checkpoint, shipped_checkpoint
     from aigc_models.weights.stream_into import build_undrawn, stream_into
 
-    if name not in MODELS:
-        raise UnknownNameError("model", name, MODELS)
-    entry = MODELS[name]
+    known = MODELS if checkpoint is None else ENTRIES
+    if name not in known:
+        raise UnknownNameError("model", name, known)
+    entry = known[name]
     given = {k: v for k, v in (options or {}).items() if v is not None}
     for option in given:
         if option not in entry.options:

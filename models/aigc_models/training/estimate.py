@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from aigc_models.training.prepared import Prepared
+from aigc_models.training.stylegan2_task import StyleGAN2Task
 from aigc_models.training.tasks import ClassifierTask, GanTask, LMTask, UNetTask
 from aigc_runtime.errors import InputError
 from aigc_runtime.system.host_memory import available_memory
@@ -124,6 +125,22 @@ def _gan_generator(task: GanTask, modules: list[nn.Module], rows: int) -> Tensor
     return out.mean()
 
 
+def _stylegan2_discriminator(task: StyleGAN2Task, modules: list[nn.Module], rows: int) -> Tensor:
+    images = torch.empty((2 * rows, *task.data.train.shape[1:]), device=META)
+    out: Tensor = modules[1](images, _style_labels(task, 2 * rows))
+    return out.mean()
+
+
+def _stylegan2_generator(task: StyleGAN2Task, modules: list[nn.Module], rows: int) -> Tensor:
+    latents, labels = torch.empty(rows, task.generator.config.z_size, device=META), _style_labels(task, rows)
+    out: Tensor = modules[1](modules[0](latents, labels), labels)
+    return out.mean()
+
+
+def _style_labels(task: StyleGAN2Task, rows: int) -> Tensor | None:
+    return None if task.generator.config.num_classes is None else _labels(rows)
+
+
 def _lm(task: LMTask, modules: list[nn.Module], rows: int) -> Tensor:
     ids = torch.zeros(rows, task.window, dtype=torch.int64, device=META)
     out: Tensor = modules[0](ids).logits
@@ -138,6 +155,7 @@ def _classifier(task: ClassifierTask, modules: list[nn.Module], rows: int) -> Te
 _GRAPHS: dict[type, tuple[Callable[[Any, list[nn.Module], int], Tensor], ...]] = {
     UNetTask: (_unet,),
     GanTask: (_gan_discriminator, _gan_generator),
+    StyleGAN2Task: (_stylegan2_discriminator, _stylegan2_generator),
     LMTask: (_lm,),
     ClassifierTask: (_classifier,),
 }

@@ -16,7 +16,7 @@ from aigc_models.caller_state import callers_state
 from aigc_models.data.kept_data import data_files, data_name
 from aigc_models.training.curve import PLOT_FILE
 from aigc_models.training.estimate import check_cost
-from aigc_models.training.image_families import prepare_classifier, prepare_gan, prepare_unet
+from aigc_models.training.image_families import prepare_classifier, prepare_gan, prepare_stylegan2, prepare_unet
 from aigc_models.training.loop import OnStep, Stop, Watch, train
 from aigc_models.training.options import TrainOptions
 from aigc_models.training.prepared import Prepared
@@ -49,7 +49,7 @@ def train_family(
     """Train one of `FAMILIES` and write its checkpoint with the measured quality beside it.
 
     Args:
-        name: `lm`, `unet`, `gan` or `classifier`.
+        name: `lm`, `unet`, `gan`, `stylegan2` or `classifier`.
         output: checkpoint folder.
         data: the user's text (file or folder) or pictures (a folder, or one with a folder per class); None takes the
             built-in data.
@@ -142,5 +142,6 @@ FAMILIES: dict[str, Callable[[Path | str | None, TrainOptions, int], Prepared]] 
     "lm": prepare_lm,
     "unet": prepare_unet,
     "gan": prepare_gan,
+    "stylegan2": prepare_stylegan2,
     "classifier": prepare_classifier,
 }

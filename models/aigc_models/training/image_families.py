@@ -20,19 +20,22 @@ from aigc_models.evaluation.quality import Metric, are_digits, image_quality
 from aigc_models.evaluation.showcase import image_showcase
 from aigc_models.families.classifier import Classifier
 from aigc_models.families.gan import Generator, hinge_loss
+from aigc_models.families.stylegan2.generator import StyleGAN2
 from aigc_models.families.unet import UNet
+from aigc_models.gan_programs import stylegan2_program
 from aigc_models.program import Program
 from aigc_models.programs import gan_program, unet_program
-from aigc_models.torch_session import TorchSession
+from aigc_models.torch_session import open_torch
 from aigc_models.training import recipes
 from aigc_models.training.options import TrainOptions
 from aigc_models.training.prepared import Measured, Prepared, loop_of
+from aigc_models.training.stylegan2_task import Regularization, StyleGAN2Task
 from aigc_models.training.tasks import ClassifierTask, GanTask, UNetTask, reestimate_batch_norm
 from aigc_runtime.errors import InputError
 from aigc_runtime.io.jsonable import to_json
 from aigc_runtime.pipelines import make_pipeline
 
-__all__ = ["prepare_classifier", "prepare_gan", "prepare_unet"]
+__all__ = ["prepare_classifier", "prepare_gan", "prepare_stylegan2", "prepare_unet"]
 
 SAMPLE_BATCHES, FINAL_BATCHES = 5, 50
 """Of 128 images, on which BatchNorm statistics are measured again; fewer of images larger than the digits."""
@@ -45,7 +48,7 @@ def prepare_unet(data: Path | str | None, options: TrainOptions, samples: int) -
         InputError: unusable data or options.
     """
     images = _images(data, options, recipes.unet_model)
-    config = recipes.unet_model(*_shape(images))
+    config = recipes.unet_model(*_shape(images), options.width)
     schedule, loop = recipes.digits_schedule(), loop_of(recipes.unet_loop(config.sample_size), options)
     names = images.class_names if config.num_class_embeds is not None else None
     task = UNetTask(config, loop, images, schedule, recipes.CONDITION_DROPOUT, device=options.device)
@@ -73,7 +76,8 @@ def prepare_gan(data: Path | str | None, options: TrainOptions, samples: int) ->
         InputError: unusable data or options.
     """
     images = _images(data, options, recipes.gan_model)
-    config, discriminator = recipes.gan_model(*_shape(images)), recipes.discriminator_model(*_shape(images))
+    shape = (*_shape(images), options.width)
+    config, discriminator = recipes.gan_model(*shape), recipes.discriminator_model(*shape)
     loop = loop_of(recipes.gan_loop(config.image_size), options)
     task = GanTask(config, discriminator, loop, images, hinge_loss, device=options.device)
 
@@ -95,6 +99,39 @@ def prepare_gan(data: Path | str | None, options: TrainOptions, samples: int) ->
     )
 
 
+def prepare_stylegan2(data: Path | str | None, options: TrainOptions, samples: int) -> Prepared:
+    """Prepare a StyleGAN2: class-conditional, or without classes for one.
+
+    Raises:
+        InputError: unusable data or options.
+    """
+    images = _images(data, options, recipes.stylegan2_model)
+    shape = (*_shape(images), options.width)
+    config, loop = recipes.stylegan2_model(*shape), loop_of(recipes.stylegan2_loop(shape[0]), options)
+    task = StyleGAN2Task(
+        config, recipes.residual_discriminator_model(*shape), loop, images, Regularization(), device=options.device
+    )
+    names = images.class_names if config.num_classes is not None else None
+
+    def program(model: nn.Module) -> Program:
+        assert isinstance(model, StyleGAN2)
+        return stylegan2_program(model, class_names=names)
+
+    return Prepared(
+        task=task,
+        loop=loop,
+        record={
+            "family": "stylegan2",
+            "model": config.to_dict(),
+            "class_names": None if names is None else list(names),
+        },
+        notes=images.notes,
+        data_sha256=images.digest(),
+        finish=lambda model: _quality(program(model), data, samples),
+        sample=lambda model: _samples(program(model)),
+    )
+
+
 def prepare_classifier(data: Path | str | None, options: TrainOptions, _samples: int) -> Prepared:
     """Prepare a classifier, which is evaluated on the images held out.
 
@@ -107,7 +144,7 @@ def prepare_classifier(data: Path | str | None, options: TrainOptions, _samples:
             f"the data have {len(images.class_names)} classes and {len(images.held_out)} pictures held out",
             hint="need two classes or more, one of them with at least 5 different pictures",
         )
-    config = recipes.classifier_model(*_shape(images))
+    config = recipes.classifier_model(*_shape(images), options.width)
     loop = loop_of(recipes.classifier_loop(), options)
     record = {"family": "classifier", "model": config.to_dict(), "class_names": list(images.class_names)}
 
@@ -159,12 +196,12 @@ def _quality(program: Program, data: Path | str | None, samples: int) -> Measure
     if data is not None or samples == 0 or not are_digits(settings.sample_shape, settings.num_classes):
         return Measured()
     labels = [i % settings.num_classes for i in range(samples)]
-    pipeline: Any = make_pipeline(TorchSession(program.part), settings)
+    pipeline: Any = make_pipeline(open_torch(program), settings, program.engines)
     metrics = image_quality(pipeline.generate(labels, seed=0), np.array(labels, dtype=np.int64))
     return Measured(metrics=metrics, samples=samples, data=DIGITS)
 
 
 def _samples(program: Program) -> dict[str, bytes]:
     """Draw samples; the runtime's own pipeline draws them."""
-    pipeline: Any = make_pipeline(TorchSession(program.part), program.settings)
+    pipeline: Any = make_pipeline(open_torch(program), program.settings, program.engines)
     return {".png": image_showcase(partial(pipeline.generate, seed=0), program.settings.num_classes)}

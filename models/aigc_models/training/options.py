@@ -14,6 +14,7 @@ from aigc_runtime.errors import InputError
 __all__ = ["TrainOptions"]
 
 MAX_SIZE = 1024
+MAX_WIDTH = 1024
 MAX_BATCH_SIZE = 2**16
 MAX_STEPS = 10**9
 
@@ -29,6 +30,7 @@ class TrainOptions:
         size: side of the square images.
         channels: of the images, 1 or 3.
         background: behind transparent pixels: `white`, `black` or `#rrggbb`; None refuses them.
+        width: channels of the model at the pictures' own size; those at smaller sizes follow from it.
         seed: of weights, data order and noise.
         device: `cpu`, `cuda` or `cuda:N`.
         resume: go on from an interrupted run's state in the output folder.
@@ -45,6 +47,7 @@ class TrainOptions:
     size: int | None = None
     channels: int | None = None
     background: str | None = None
+    width: int | None = None
     seed: int = 0
     device: str = "cpu"
     resume: bool = False
@@ -55,6 +58,7 @@ class TrainOptions:
         _integer("steps", self.steps, 1, MAX_STEPS)
         _integer("batch_size", self.batch_size, 1, MAX_BATCH_SIZE)
         _integer("size", self.size, 1, MAX_SIZE)
+        _integer("width", self.width, 1, MAX_WIDTH)
         _integer("seed", self.seed, 0, 2**63 - 1)
         if self.channels not in (None, 1, 3):
             raise InputError(f"channels is {self.channels!r}", hint="must be 1 (gray) or 3 (RGB)")
@@ -64,8 +68,8 @@ class TrainOptions:
         _check_device(self.device)
 
     def of_images(self) -> dict[str, Any]:
-        """Return the options about images that are set."""
-        names = ("size", "channels", "background")
+        """Return the options about images and their models that are set."""
+        names = ("size", "channels", "background", "width")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from aigc_models.families.classifier import ClassifierConfig
 from aigc_models.families.gan import BASE_SIZE, DiscriminatorConfig, GeneratorConfig
 from aigc_models.families.lm_config import LMConfig
+from aigc_models.families.stylegan2.config import StyleGAN2Config
+from aigc_models.families.stylegan2.discriminator import ResidualDiscriminatorConfig
 from aigc_models.families.unet_config import UNetConfig
 from aigc_models.training.loop import LoopConfig
 from aigc_runtime.errors import InputError
@@ -27,6 +29,9 @@ __all__ = [
     "gan_model",
     "lm_loop",
     "lm_model",
+    "residual_discriminator_model",
+    "stylegan2_loop",
+    "stylegan2_model",
     "unet_loop",
     "unet_model",
 ]
@@ -36,8 +41,13 @@ WINDOW = 192
 
 MAX_LOWEST = 15
 """Side of a UNet's lowest level, at most: it attends there from every pixel to every other."""
+NORM_GROUPS = 8
+"""Of every normalization of a UNet: widths are multiples of it."""
 MAX_WIDTH = 384
 """Channels of a GAN's widest layer."""
+
+STYLE_SIZE = 64
+"""Z and W of a StyleGAN2 here."""
 
 CONDITION_DROPOUT = 0.1
 """Rows trained without their class (Ho & Salimans 2022, section 4 uses 0.1 and 0.2)."""
@@ -62,17 +72,22 @@ def lm_loop() -> LoopConfig:
     return LoopConfig(steps=3000, batch_size=16, learning_rate=2.5e-3, final_rate=0.05)
 
 
-def unet_model(size: int = 16, channels: int = 1, classes: int = 10) -> UNetConfig:
+def unet_model(size: int = 16, channels: int = 1, classes: int = 10, width: int | None = None) -> UNetConfig:
     """The digits' UNet, with more levels for larger images and more channels for colors.
 
-    The lowest level is 4 to 15 wide, and attention is where a side is at most 8. One class is none: the model is
-    unconditional.
+    It attends on levels of at most 8x8 pixels, and on the lowest. One class is none: the model is unconditional.
 
     Raises:
-        InputError: a size that cannot be halved down to such a level; names the nearest that can.
+        InputError: a size that cannot be halved down to such a level, or a width that groups cannot share; names the
+            nearest that can.
     """
     levels = _levels(size, _unet_levels, "the UNet")
-    width = 24 if channels == 1 else 32
+    width = width or (24 if channels == 1 else 32)
+    if width % NORM_GROUPS:
+        near = max(NORM_GROUPS, round(width / NORM_GROUPS) * NORM_GROUPS)
+        raise InputError(
+            f"width is {width}, which the UNet cannot have", hint=f"a multiple of {NORM_GROUPS}: --width {near}"
+        )
     attends = [size >> level <= 8 or level == levels - 1 for level in range(levels)]
     return UNetConfig(
         sample_size=size,
@@ -85,7 +100,7 @@ def unet_model(size: int = 16, channels: int = 1, classes: int = 10) -> UNetConf
         attention_head_dim=width,
         num_class_embeds=classes + 1 if classes > 1 else None,
         null_class=classes if classes > 1 else None,
-        norm_num_groups=8,
+        norm_num_groups=NORM_GROUPS,
     )
 
 
@@ -138,7 +153,7 @@ def _image_batch(size: int) -> int:
     return 64 if size < 24 else 32 if size < 48 else 16
 
 
-def gan_model(size: int = 16, channels: int = 1, classes: int = 10) -> GeneratorConfig:
+def gan_model(size: int = 16, channels: int = 1, classes: int = 10, width: int | None = None) -> GeneratorConfig:
     """The digits' generator, with upsampling before a convolution.
 
     Every doubling of the size adds a block with twice the channels, up to `MAX_WIDTH`.
@@ -151,16 +166,21 @@ def gan_model(size: int = 16, channels: int = 1, classes: int = 10) -> Generator
         image_size=size,
         image_channels=channels,
         num_classes=classes,
-        base_channels=min(24 if channels == 1 else 32, MAX_WIDTH >> levels),
+        base_channels=width or min(24 if channels == 1 else 32, MAX_WIDTH >> levels),
         upsampling="upsample_conv",
     )
 
 
-def discriminator_model(size: int = 16, channels: int = 1, classes: int = 10) -> DiscriminatorConfig:
-    """The digits' discriminator, grown like the generator."""
+def discriminator_model(
+    size: int = 16, channels: int = 1, classes: int = 10, width: int | None = None
+) -> DiscriminatorConfig:
+    """The digits' discriminator, grown like the generator and twice as wide."""
     levels = _levels(size, _gan_levels, "the GAN")
     return DiscriminatorConfig(
-        image_size=size, image_channels=channels, num_classes=classes, base_channels=min(48, MAX_WIDTH >> levels)
+        image_size=size,
+        image_channels=channels,
+        num_classes=classes,
+        base_channels=2 * width if width else min(48, MAX_WIDTH >> levels),
     )
 
 
@@ -170,14 +190,68 @@ def gan_loop(size: int = 16) -> LoopConfig:
     return LoopConfig(steps=4000, batch_size=batch, learning_rate=2e-4, final_rate=0.1, warmup=1, ema=0.995)
 
 
-def classifier_model(size: int = 16, channels: int = 1, classes: int = 10) -> ClassifierConfig:
+def stylegan2_model(size: int = 16, channels: int = 1, classes: int = 10, width: int | None = None) -> StyleGAN2Config:
+    """A small StyleGAN2: as many channels at the last side as `width` says, twice as many below.
+
+    A mapping of two layers is enough for few classes of small images (Karras et al. 2020, "Training Generative
+    Adversarial Networks with Limited Data", has two for CIFAR-10). One class is none.
+
+    Raises:
+        InputError: a size that is no power of two of at least 8; names the nearest.
+    """
+    return StyleGAN2Config(
+        z_size=STYLE_SIZE,
+        w_size=STYLE_SIZE,
+        num_classes=classes if classes > 1 else None,
+        mapping_layers=2,
+        channels=_style_channels(size, width),
+        image_channels=channels,
+    )
+
+
+def residual_discriminator_model(
+    size: int = 16, channels: int = 1, classes: int = 10, width: int | None = None
+) -> ResidualDiscriminatorConfig:
+    """The discriminator that belongs to `stylegan2_model`, as wide as the generator."""
+    return ResidualDiscriminatorConfig(
+        channels=_style_channels(size, width), image_channels=channels, num_classes=classes if classes > 1 else None
+    )
+
+
+def _style_channels(size: int, width: int | None) -> tuple[int, ...]:
+    width = width or 32
+    return (2 * width,) * _levels(size, _gan_levels, "the GAN") + (width,)
+
+
+def stylegan2_loop(size: int = 16) -> LoopConfig:
+    """Adam(0, 0.99) at a constant rate, as the paper has it, and a moving average of the generator.
+
+    Gradients are clipped where they are far beyond the usual alone.
+    """
+    return LoopConfig(
+        steps=8000,
+        batch_size=min(32, _image_batch(size)),
+        learning_rate=2.5e-3,
+        final_rate=1.0,
+        warmup=1,
+        max_grad_norm=100.0,
+        ema=0.998,
+    )
+
+
+def classifier_model(
+    size: int = 16, channels: int = 1, classes: int = 10, width: int | None = None
+) -> ClassifierConfig:
     """The classifier of digits.
 
     Raises:
         InputError: a size that is no multiple of 4.
     """
     _levels(size, _classifier_levels, "the classifier")
-    return ClassifierConfig(image_size=size, image_channels=channels, num_classes=classes)
+    width = width or 24
+    return ClassifierConfig(
+        image_size=size, image_channels=channels, num_classes=classes, channels=(width, 2 * width), features=2 * width
+    )
 
 
 def classifier_loop() -> LoopConfig:

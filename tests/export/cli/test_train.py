@@ -33,6 +33,7 @@ SMALL = {
     "lm": ["--batch-size", "2", "--steps", "12"],
     "unet": ["--batch-size", "2", "--steps", "40", "--size", "8"],
     "gan": ["--batch-size", "2", "--steps", "60", "--size", "8"],
+    "stylegan2": ["--batch-size", "2", "--steps", "40", "--size", "8", "--width", "8"],
 }
 WEIGHTS = ("model.safetensors", "config.json")
 
@@ -89,6 +90,7 @@ def interrupt(arguments: list[str], number: signal.Signals, delay: float, until:
         ("classifier", signal.SIGTERM),
         pytest.param("unet", signal.SIGINT, marks=pytest.mark.slow),
         pytest.param("gan", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("stylegan2", signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param("lm", signal.SIGINT, marks=pytest.mark.slow),
     ],
 )

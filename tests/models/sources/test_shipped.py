@@ -17,17 +17,21 @@ from aigc_models.data.kept_data import data_files
 from aigc_models.families.gan import Generator, GeneratorConfig
 from aigc_models.families.lm import TransformerLM
 from aigc_models.families.lm_config import LMConfig
+from aigc_models.families.stylegan2.config import StyleGAN2Config
+from aigc_models.families.stylegan2.generator import StyleGAN2
 from aigc_models.families.unet import UNet
 from aigc_models.families.unet_config import UNetConfig
 from aigc_models.programs import gan_program
+from aigc_models.sources import outline, resolve
 from aigc_models.sources.shipped import MODELS, load_shipped
-from aigc_models.torch_session import TorchSession
+from aigc_models.torch_session import TorchSession, open_torch
 from aigc_models.weights import before_memory
 from aigc_models.weights.checkpoint import load_checkpoint, save_checkpoint, shipped_checkpoint
-from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
+from aigc_runtime.errors import AigcError, CheckpointError, ConfigError, UnknownNameError
 from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.io.jsonable import to_json
 from aigc_runtime.pipelines import KINDS
+from aigc_runtime.pipelines.gan import GanPipeline
 
 GAN = GeneratorConfig(image_size=8, latent_size=4, num_classes=3, base_channels=4)
 LM = LMConfig(vocab_size=256, context_length=12, d_model=16, n_layers=1, n_heads=2, d_ff=24)
@@ -103,6 +107,46 @@ def test_options_reach_the_export(tmp_path: Path) -> None:
     assert fixed.settings.schedule.num_train_timesteps == 77
     dynamic = load_shipped("unet", checkpoint=tmp_path / "unet", options={"dynamic_size": True})
     assert dynamic.part.interface.inputs[0].shape == ("batch", 1, "height", "width")
+
+
+STYLES = StyleGAN2Config(z_size=4, w_size=5, num_classes=2, mapping_layers=1, channels=(4, 3), image_channels=1)
+CLASSED = {"family": "stylegan2", "model": STYLES.to_dict(), "class_names": ["cat", "dog"]}
+
+
+@torch.no_grad()
+def test_a_trained_stylegan2_comes_in_by_its_folder_with_the_names_of_its_classes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = StyleGAN2(STYLES)
+    save_checkpoint(tmp_path / "faces", model, CLASSED)
+    program = resolve(str(tmp_path / "faces"))
+    assert (program.name, program.kind, program.settings.class_names) == ("stylegan2", "gan", ("cat", "dog"))
+    pipeline = GanPipeline(open_torch(program), program.settings, program.engines)
+    latents = torch.randn(2, 4, generator=torch.Generator().manual_seed(3))
+    expected = model(latents, torch.tensor([1, 0])).numpy()
+    np.testing.assert_allclose(pipeline.generate([1, 0], seed=3), expected, atol=1e-5)
+    source, known = outline(str(tmp_path / "faces"))
+    assert (source, known.family, known.parameters) == (
+        "folder",
+        "stylegan2",
+        sum(p.numel() for p in model.parameters()),
+    )
+    random = resolve(str(tmp_path / "faces"), options={"noise": "random"})
+    assert random.settings.noise_sides == (4, 8, 8)
+
+
+def test_what_is_wrong_with_a_trained_stylegan2(tmp_path: Path) -> None:
+    for name, record, options, message in (
+        ("a", CLASSED, {"noise": "rand"}, "unknown noise 'rand'"),
+        ("b", CLASSED, {"cache": "buffer"}, "unknown export option of 'stylegan2' 'cache'"),
+        ("c", {**CLASSED, "class_names": ["cat"]}, {}, "class_names has 1 entries, num_classes is 2"),
+        ("d", {**CLASSED, "schedule": {}}, {}, "config.json of family 'stylegan2' has no field 'schedule'"),
+        ("e", {**CLASSED, "model": {**STYLES.to_dict(), "z_size": 3}}, {}, "has shape"),
+    ):
+        save_checkpoint(tmp_path / name, StyleGAN2(STYLES), record)
+        with pytest.raises(AigcError, match=message):
+            resolve(str(tmp_path / name), options=options)
+    with pytest.raises(UnknownNameError, match="unknown model 'stylegan2'"):
+        load_shipped("stylegan2")  # it comes without weights
 
 
 def test_unknown_models_and_options_give_the_valid_names_and_the_nearest() -> None:

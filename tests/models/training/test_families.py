@@ -14,12 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from aigc_models.data.image_data import digits
 from aigc_models.evaluation.metrics import class_accuracy
 from aigc_models.families.classifier import Classifier, ClassifierConfig
-from aigc_models.sources.shipped import MODELS, load_shipped
+from aigc_models.sources.shipped import ENTRIES, load_shipped
 from aigc_models.torch_session import TorchSession
 from aigc_models.training import estimate, families, recipes
 from aigc_models.training.every import Every
 from aigc_models.training.families import FAMILIES, train_family
 from aigc_models.training.options import TrainOptions
+from aigc_models.training.stylegan2_task import StyleGAN2Task
 from aigc_models.training.tasks import GanTask, LMTask
 from aigc_models.weights.checkpoint import load_checkpoint, shipped_checkpoint
 from aigc_models.weights.load_into import load_into
@@ -33,6 +34,7 @@ from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings
 from ..data.picture_files import GRAY, RGB, png, write
 
 SHIPPED = ("classifier", "gan", "lm", "unet")
+TRAINED_BY_THE_USER = ("stylegan2",)
 MAX_BYTES = 12_000_000
 REPEATED_SUM = 1e-4  # float32 sums in another order, on another processor
 FLOORS = {"classifier": ("held_out_accuracy", 0.97), "gan": ("class_accuracy", 0.9), "unet": ("class_accuracy", 0.9)}
@@ -50,6 +52,7 @@ def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
         ("lm", {"bits_per_byte"}, 12),
         ("unet", {"class_accuracy", "frechet_distance"}, 12),
         ("gan", {"class_accuracy", "frechet_distance"}, 12),
+        ("stylegan2", {"class_accuracy", "frechet_distance"}, 12),
         ("classifier", {"held_out_accuracy"}, 359),
     ],
 )
@@ -65,7 +68,7 @@ def test_a_short_run_leaves_a_checkpoint_with_its_quality(
     assert json.loads((tmp_path / "out" / "quality.json").read_text()) == report
     files = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert files == ["config.json", "curve.csv", "curve.png", "model.safetensors", "quality.json"]
-    if name in MODELS:
+    if name in ENTRIES:
         load_shipped(name, checkpoint=tmp_path / "out")
 
 
@@ -94,7 +97,7 @@ def picture_settings(name: str, checkpoint: Path) -> DiffusionSettings | GanSett
     return settings
 
 
-@pytest.mark.parametrize("name", ["unet", "gan", "classifier"])
+@pytest.mark.parametrize("name", ["unet", "gan", "stylegan2", "classifier"])
 def test_colored_pictures_train_a_colored_model_of_their_own_size(tmp_path: Path, name: str) -> None:
     data = make_pictures(tmp_path / "data", "cat", "dog")
     told: list[str] = []
@@ -106,7 +109,8 @@ def test_colored_pictures_train_a_colored_model_of_their_own_size(tmp_path: Path
     config = load_checkpoint(tmp_path / "out").config
     assert config["class_names"] == ["cat", "dog"]
     sizes = {k: config["model"].get(k) for k in ("image_size", "sample_size", "image_channels", "in_channels")}
-    assert sorted(v for v in sizes.values() if v is not None) == [3, 8]
+    if name != "stylegan2":  # whose size is that of its channels
+        assert sorted(v for v in sizes.values() if v is not None) == [3, 8]
     if name == "classifier":
         return
     assert report["quality"] == {}
@@ -115,13 +119,15 @@ def test_colored_pictures_train_a_colored_model_of_their_own_size(tmp_path: Path
     assert (settings.sample_shape, settings.num_classes, settings.class_names) == ((3, 8, 8), 2, ("cat", "dog"))
 
 
-@pytest.mark.parametrize(("name", "classes"), [("unet", "."), ("gan", "."), ("gan", "cat")])
+@pytest.mark.parametrize(("name", "classes"), [("unet", "."), ("stylegan2", "."), ("gan", "."), ("gan", "cat")])
 def test_one_class_with_and_without_a_sub_folder(tmp_path: Path, name: str, classes: str) -> None:
     data = make_pictures(tmp_path / "photos", classes, each=10)
     train_family(name, output=tmp_path / "out", data=data, steps=1, batch_size=2)
     settings = picture_settings(name, tmp_path / "out")
     if isinstance(settings, DiffusionSettings):  # unconditional
         assert (settings.num_classes, settings.null_class, settings.class_names) == (None, None, None)
+    elif name == "stylegan2":
+        assert (settings.num_classes, settings.class_names) == (None, None)
     else:
         assert (settings.num_classes, settings.class_names) == (1, ("photos" if classes == "." else "cat",))
 
@@ -155,6 +161,7 @@ def test_size_and_channels_on_request(tmp_path: Path) -> None:
         ("unet", 25, "--size 24 or --size 26"),
         ("classifier", 18, "--size 16 or --size 20"),
         ("gan", 4, "--size 8"),
+        ("stylegan2", 24, "--size 16 or --size 32"),
     ],
 )
 def test_sizes_that_a_model_cannot_have(tmp_path: Path, name: str, size: int, nearest: str) -> None:
@@ -180,6 +187,7 @@ def test_a_training_beyond_the_memory_is_refused_before_the_first_step(
     ("name", "rows"),
     [
         ("gan", 8),
+        ("stylegan2", 4),
         ("classifier", 16),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in (("unet", 8), ("lm", 2))),
     ],
@@ -189,7 +197,7 @@ def test_the_cost_of_a_step_is_counted_right(name: str, rows: int) -> None:
     cost = estimate.step_cost(prepared.task, rows)
     # A forward pass costs twice its multiplications, and a backward pass twice a forward pass; a GAN's step has the
     # discriminator run on 3 batches and the generator on one.
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter:
         task = prepared.task
         images = torch.zeros(rows, 1, 16, 16)
         labels = torch.zeros(rows, dtype=torch.int64)
@@ -200,7 +208,7 @@ def test_the_cost_of_a_step_is_counted_right(name: str, rows: int) -> None:
         elif name == "classifier":
             task.model(images)
         else:
-            assert isinstance(task, GanTask)
+            assert isinstance(task, GanTask | StyleGAN2Task)
             task.generator(torch.zeros(rows, 64), labels)
             for _ in range(3):
                 task.discriminator(images, labels)
@@ -259,6 +267,13 @@ def test_the_users_own_text(tmp_path: Path) -> None:
         ({"device": "gpu"}, InputError, "device is 'gpu'\nvalid: cpu"),
         ({"device": "cuda:99"}, InputError, "device is 'cuda:99'"),
         ({"sample_every": Every(steps=2)}, InputError, "sample_every is 2 steps\na classifier draws nothing"),
+        ({"width": 0}, InputError, "width is 0\nmust be from 1 to 1,024"),
+        (
+            {"name": "unet", "width": 20},
+            InputError,
+            "width is 20, which the UNet cannot have\na multiple of 8: --width",
+        ),
+        ({"name": "lm", "width": 16}, InputError, "width is 16\nmeans nothing to a language model"),
         ({"name": "lm", "size": 32}, InputError, "size is 32\nmeans nothing to a language model"),
     ],
 )
@@ -268,8 +283,22 @@ def test_what_cannot_be_trained(tmp_path: Path, options: dict[str, Any], error: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_family_has_a_shipped_checkpoint_and_all_are_small() -> None:
-    assert sorted(FAMILIES) == list(SHIPPED)
+def test_a_width_on_request(tmp_path: Path) -> None:
+    widths = {
+        "unet": ("block_out_channels", [8, 16]),
+        "gan": ("base_channels", 8),
+        "stylegan2": ("channels", [16, 8]),
+        "classifier": ("channels", [8, 16]),
+    }
+    for name, (field, expected) in widths.items():
+        train_family(name, output=tmp_path / name, steps=1, batch_size=2, size=8, width=8)
+        assert load_checkpoint(tmp_path / name).config["model"][field] == expected
+        settings = json.loads((tmp_path / name / "quality.json").read_text())["training"]
+        assert settings["width"] == 8
+
+
+def test_every_family_but_one_has_a_shipped_checkpoint_and_all_are_small() -> None:
+    assert sorted(FAMILIES) == sorted((*SHIPPED, *TRAINED_BY_THE_USER))
     files = [f for name in SHIPPED for f in shipped_checkpoint(name).iterdir()]
     assert sum(f.stat().st_size for f in files) <= MAX_BYTES
     assert {f.name for f in files} == {"config.json", "model.safetensors", "quality.json"}

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aigc_models.sources.by_keys.network import Network, Shapes, find_prefix, last_index, require_shape
-from aigc_runtime.errors import CheckpointError, ConfigError, UnknownNameError
+from aigc_runtime.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +29,6 @@ __all__ = ["find_stylegan2"]
 
 _MARK = re.compile(r"(?:(.*)\.)?synthesis\.b4\.(?:const|conv1\.weight)")
 _STYLEGAN3 = re.compile(r"(?:(.*)\.)?synthesis\.input\.freqs")
-NOISE_MODES = ("constant", "random", "none")
 
 
 def find_stylegan2(shapes: Shapes, *, source: str) -> Network | None:
@@ -133,10 +132,7 @@ def _require_skip(shapes: Shapes, prefix: str, sides: list[int], source: str) ->
 
 def _program(module: nn.Module, options: Mapping[str, Any], **named: Any) -> Program:
     from aigc_models.families.stylegan2.generator import StyleGAN2
-    from aigc_models.gan_programs import stylegan2_program
+    from aigc_models.gan_programs import read_noise_mode, stylegan2_program
 
-    noise = options.get("noise", "constant")
-    if noise not in NOISE_MODES:
-        raise UnknownNameError("noise", str(noise), NOISE_MODES)
     assert isinstance(module, StyleGAN2)
-    return stylegan2_program(module, noise=noise, **named)
+    return stylegan2_program(module, noise=read_noise_mode(options), **named)
