@@ -204,7 +204,6 @@ COVERED_ELSEWHERE = {
     "export/aigc_export/cli/verify.py": "tests/export/cli/test_group.py",
     "export/aigc_export/graphs/block_nodes.py": "tests/export/graphs/test_traced_once.py",
     "export/aigc_export/graphs/equal_blocks.py": "tests/export/graphs/test_traced_once.py",
-    "export/aigc_export/graphs/passes/onnxscript_optimize.py": "tests/export/graphs/passes/test_passes.py",
     "export/aigc_export/line/bundle_files.py": "tests/export/line/test_exporter.py",
     "export/aigc_export/line/engines.py": "tests/export/parity/test_reference_sizes.py",
     "export/aigc_export/line/disk_space.py": "tests/export/line/test_before_the_work.py",
