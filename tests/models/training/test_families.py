@@ -268,8 +268,8 @@ def test_what_cannot_be_trained(tmp_path: Path, options: dict[str, Any], error: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_family_has_a_shipped_checkpoint_and_all_are_small() -> None:
-    assert sorted(FAMILIES) == list(SHIPPED)
+def test_shipped_checkpoints_are_of_recipes_and_all_are_small() -> None:
+    assert set(SHIPPED) <= set(FAMILIES)
     files = [f for name in SHIPPED for f in shipped_checkpoint(name).iterdir()]
     assert sum(f.stat().st_size for f in files) <= MAX_BYTES
     assert {f.name for f in files} == {"config.json", "model.safetensors", "quality.json"}
