@@ -30,6 +30,12 @@ from aigc_export.cli.paths import REPLACED_FOLDER, TEXT_PATH
 @click.option("--channels", type=int, help="1 (gray) or 3 (RGB). Default: the pictures' own.")
 @click.option("--background", help="Put transparent pixels on white, black or #rrggbb. Default: refuse them.")
 @click.option("--width", type=int, help="Channels at the pictures' own size. Default: the recipe's own.")
+@click.option("--scale", type=int, help="Of an upscaler: how many times as wide and high. Default: 2.")
+@click.option(
+    "--degradation", help="Of an upscaler: bicubic or area, and blur, noise, jpeg, with commas. Default: bicubic."
+)
+@click.option("--gan-weight", type=float, help="Of an upscaler or vae: play against a patch discriminator. Default: 0.")
+@click.option("--vae", type=TEXT_PATH, help="Of a latent_unet: the folder of a trained autoencoder.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights, data order and noise.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(
@@ -42,7 +48,9 @@ from aigc_export.cli.paths import REPLACED_FOLDER, TEXT_PATH
 @click.option("--resume", is_flag=True, help="Go on from an interrupted run in the output folder.")
 @json_option
 def train(model: str, output: Path, data: str | None, as_json: bool, **options: Any) -> None:
-    """Train MODEL (lm, unet, gan, stylegan2 or classifier) and write a checkpoint with its measured quality.
+    """Train MODEL and write a checkpoint with its measured quality.
+
+    MODEL is lm, unet, gan, stylegan2, classifier, upscaler, vae or latent_unet.
 
     Ctrl-C and SIGTERM save the state: the same command with --resume goes on from it, bit for bit.
     """

@@ -21,10 +21,13 @@ __all__ = [
     "class_accuracy",
     "classifier_features",
     "frechet_distance",
+    "picture_psnr",
     "score_windows",
     "text_windows",
 ]
 
+MAX_PSNR_DB = 200.0
+"""In place of infinity, which JSON does not hold."""
 Logits = Callable[[Array], Iterable[Array]]
 """[B, S] int64 ids -> float logits of all S places in order, in pieces [B, s, V]."""
 
@@ -146,6 +149,30 @@ def frechet_distance(features_a: Array, features_b: Array) -> float:
     eigenvalues = np.linalg.eigvalsh(root_a @ cov_b @ root_a)
     cross = np.sqrt(np.clip(eigenvalues, 0, None)).sum()
     return float(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+
+
+def picture_psnr(reference: Array, actual: Array, *, peak: float = 1.0) -> float:
+    """Peak signal-to-noise ratio 10 log10(peak^2 / mean squared error) in dB, all channels and pixels together.
+
+    >>> round(picture_psnr(np.array([0.0, 1.0]), np.array([0.1, 1.0])), 3)
+    23.01
+
+    Args:
+        reference: pictures.
+        actual: as many of the same shape.
+        peak: white minus black.
+
+    Returns:
+        `MAX_PSNR_DB` for equal pictures.
+
+    Raises:
+        InputError: other shapes, which would be broadcast.
+        EngineError: NaN or infinity.
+    """
+    if reference.shape != actual.shape:
+        raise InputError(f"pictures of shapes {list(reference.shape)} and {list(actual.shape)}", hint="must be equal")
+    error = _finite("the error", float(np.mean((reference.astype(np.float64) - actual.astype(np.float64)) ** 2)))
+    return MAX_PSNR_DB if error == 0 else min(MAX_PSNR_DB, 10 * math.log10(peak**2 / error))
 
 
 def _finite(what: str, value: float) -> float:

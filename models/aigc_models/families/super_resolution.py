@@ -32,7 +32,7 @@ def super_resolution_loss(
     Args:
         predicted: [B, C, S H, S W], what the generator gave.
         target: the same, what it should have given.
-        logits: [B] of a discriminator on `predicted`; None trains by L1 alone.
+        logits: [B], or of patches [B, 1, h, w], of a discriminator on `predicted`; None trains by L1 alone.
         gan: the game that the discriminator plays.
         gan_weight: lambda.
 

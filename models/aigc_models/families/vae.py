@@ -11,15 +11,28 @@ References:
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aigc_models.families.unet_blocks import Downsample, ResnetBlock, SelfAttention, Upsample
 from aigc_models.families.vae_config import VaeConfig
-from aigc_runtime.errors import FeedError
+from aigc_runtime.errors import ConfigError, FeedError
 
-__all__ = ["AutoencoderKL", "Decoder", "Encoder", "VaeConfig", "decode", "encode", "kl_divergence", "vae_loss"]
+__all__ = [
+    "AutoencoderKL",
+    "Decoder",
+    "Encoder",
+    "VaeConfig",
+    "decode",
+    "encode",
+    "kl_divergence",
+    "sample_latent",
+    "scaling_factor",
+    "vae_loss",
+]
 
 EPS = 1e-6
 """Of every norm."""
@@ -201,21 +214,50 @@ def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3))
 
 
-def vae_loss(model: AutoencoderKL, image: Tensor, *, kl_weight: float, rng: torch.Generator) -> Tensor:
-    """Mean squared error of the decoded sample plus the weighted KL term (Rombach 2022, appendix G).
-
-    The paper's perceptual and adversarial terms take networks of their own, and are not part of it.
+def sample_latent(mean: Tensor, logvar: Tensor, rng: torch.Generator) -> Tensor:
+    """Draw z = mean + sigma epsilon (Kingma & Welling 2014, section 2.4).
 
     Args:
-        model: the autoencoder.
+        mean: [B, C, h, w].
+        logvar: the same.
+        rng: source of epsilon, on any device: a CPU generator gives every device the same training.
+    """
+    noise = torch.randn(mean.shape, generator=rng, dtype=mean.dtype, device=rng.device).to(mean.device)
+    return mean + (0.5 * logvar).exp() * noise
+
+
+def vae_loss(image: Tensor, decoded: Tensor, mean: Tensor, logvar: Tensor, *, kl_weight: float) -> Tensor:
+    """Mean absolute error of the decoded sample plus the weighted KL term (Rombach 2022, appendix G).
+
+    The paper's perceptual term takes a network that was trained on other pictures, and is not part of it; its
+    adversarial term is added by what trains with it.
+
+    Args:
         image: [B, P, H, W], -1 to 1.
+        decoded: the same, decoded of a latent that was drawn.
+        mean: [B, C, h, w], of the latents.
+        logvar: the same.
         kl_weight: of the KL term, which is averaged over the numbers of a picture.
-        rng: source of the latents' noise.
 
     Returns:
         A scalar.
     """
-    mean, logvar = model.encode(image)
-    noise = torch.randn(mean.shape, generator=rng, dtype=mean.dtype, device=rng.device).to(mean.device)
-    decoded = model.decode(mean + (0.5 * logvar).exp() * noise)
-    return F.mse_loss(decoded, image) + kl_weight * kl_divergence(mean, logvar).mean() / image[0].numel()
+    return F.l1_loss(decoded, image) + kl_weight * kl_divergence(mean, logvar).mean() / image[0].numel()
+
+
+def scaling_factor(mean: Tensor, logvar: Tensor) -> float:
+    """What latents are multiplied by so that their deviation is 1: 1 / sigma of all their numbers (appendix G).
+
+    sigma^2 is that of the latents as they are drawn, Var(mean) + E[exp(logvar)], computed and not drawn.
+
+    Args:
+        mean: [N, C, h, w], of as many pictures as there are.
+        logvar: the same.
+
+    Raises:
+        ConfigError: the latents are all the same.
+    """
+    variance = float(mean.double().var(correction=0) + logvar.double().exp().mean())
+    if not 0 < variance < math.inf:
+        raise ConfigError(f"the latents' variance is {variance}", hint="the autoencoder has learned nothing: train it")
+    return 1 / math.sqrt(variance)

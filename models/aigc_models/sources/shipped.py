@@ -84,7 +84,27 @@ def _unet_program(module: nn.Module, found: Checkpoint, options: Mapping[str, An
     assert isinstance(module, UNet)
     schedule = read_schedule(found.config.get("schedule"))
     names = _class_names(found.config, unet_classes(module.config))
-    return unet_program(module, schedule, dynamic_size=options.get("dynamic_size"), class_names=names, checkpoint=found)
+    program = unet_program(
+        module, schedule, dynamic_size=options.get("dynamic_size"), class_names=names, checkpoint=found
+    )
+    return replace(program, notes=(*program.notes, *_latents_note(found.config.get("latents"))))
+
+
+def _latents_note(latents: object) -> tuple[str, ...]:
+    """Say of a UNet that was trained on latents which autoencoder decodes what it draws."""
+    if latents is None:
+        return ()
+    try:
+        assert isinstance(latents, dict)
+        factor, digest = float(latents["scaling_factor"]), str(latents["vae_sha256"])
+    except (AssertionError, LookupError, TypeError, ValueError) as err:
+        raise CheckpointError(
+            "config.json: latents is not what training writes", hint="vae_sha256, scaling_factor and picture_shape"
+        ) from err
+    return (
+        f"it draws latents: divided by {factor:g}, they are decoded by the autoencoder whose weights have the SHA-256 "
+        f"{digest}",
+    )
 
 
 def _gan(record: Mapping[str, Any]) -> nn.Module:
@@ -144,7 +164,7 @@ MODELS: dict[str, ModelEntry] = {
         build=_unet,
         program=_unet_program,
         options=("dynamic_size",),
-        fields=("schedule", "class_names"),
+        fields=("schedule", "class_names", "latents"),
     ),
     "gan": ModelEntry(
         kind="gan",
@@ -208,4 +228,4 @@ def load_shipped(
     module = build_undrawn(lambda: entry.build(found.config))
     converted = stream_into(module, found.tensors, source=str(found.path))
     program = entry.program(module.eval(), found, given)
-    return replace(program, notes=(*found.notes, *converted))
+    return replace(program, notes=(*program.notes, *found.notes, *converted))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aigc_models.weights.pickled_weights import PICKLED_SUFFIXES, PickledWeights
 from aigc_models.weights.stored_weights import StoredWeights
+from aigc_models.weights.weights_file import STATE_FILE
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.io.user_file import is_folder
 
@@ -27,7 +28,7 @@ def state_dict_file(path: Path) -> Path:
             raise CheckpointError(f"{str(path)!r} is no weights file", hint=f"known: {', '.join(known)}")
         return path
     try:
-        found = sorted(entry for entry in path.iterdir() if entry.name.endswith(known))
+        found = sorted(entry for entry in path.iterdir() if entry.name.endswith(known) and entry.name != STATE_FILE)
     except OSError as err:
         raise CheckpointError(
             f"cannot read {str(path)!r}: {err.strerror}", hint="check the path and its permissions"

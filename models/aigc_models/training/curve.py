@@ -37,6 +37,11 @@ class Curve:
             return
         if not self.columns:
             self.columns = ["step", *(n for n in losses if n != HELD_OUT), HELD_OUT, "learning_rate", "seconds"]
+        for name in losses.keys() - set(self.columns):  # of a part of the loss that begins later
+            at = self.columns.index(HELD_OUT)
+            self.columns.insert(at, name)
+            for row in self.rows:
+                row.insert(at, "")
         values = {**losses, "learning_rate": learning_rate}
         shown = [f"{values[n]:.6g}" if n in values else "" for n in self.columns[1:-1]]
         self.rows.append([str(step), *shown, f"{seconds:.1f}"])

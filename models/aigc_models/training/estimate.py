@@ -16,6 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from aigc_models.training.prepared import Prepared
 from aigc_models.training.stylegan2_task import StyleGAN2Task
 from aigc_models.training.tasks import ClassifierTask, GanTask, LMTask, UNetTask
+from aigc_models.training.upscaler_task import UpscalerTask
+from aigc_models.training.vae_task import VaeTask
 from aigc_runtime.errors import InputError
 from aigc_runtime.system.host_memory import available_memory
 
@@ -147,6 +149,23 @@ def _lm(task: LMTask, modules: list[nn.Module], rows: int) -> Tensor:
     return F.cross_entropy(out.flatten(0, 1), ids.flatten())
 
 
+def _upscaler(task: UpscalerTask, modules: list[nn.Module], rows: int) -> Tensor:
+    side = task.patch // task.config.scale
+    large: Tensor = modules[0](torch.empty(rows, task.config.channels, side, side, device=META))
+    return _and_game(large, modules)
+
+
+def _vae(task: VaeTask, modules: list[nn.Module], rows: int) -> Tensor:
+    decoded: Tensor = modules[0](torch.empty((rows, *task.data.train.shape[1:]), device=META))
+    return _and_game(decoded, modules)
+
+
+def _and_game(pictures: Tensor, modules: list[nn.Module]) -> Tensor:
+    """A loss that has a patch discriminator see the pictures, and both sides of the game, where there is one."""
+    seen = [] if len(modules) == 1 else [modules[1](torch.cat([pictures] * 3)).mean()]
+    return sum(seen, pictures.mean())
+
+
 def _classifier(task: ClassifierTask, modules: list[nn.Module], rows: int) -> Tensor:
     out: Tensor = modules[0](torch.empty((rows, *task.data.train.shape[1:]), device=META))
     return F.cross_entropy(out, _labels(rows))
@@ -158,6 +177,8 @@ _GRAPHS: dict[type, tuple[Callable[[Any, list[nn.Module], int], Tensor], ...]] =
     StyleGAN2Task: (_stylegan2_discriminator, _stylegan2_generator),
     LMTask: (_lm,),
     ClassifierTask: (_classifier,),
+    UpscalerTask: (_upscaler,),
+    VaeTask: (_vae,),
 }
 """Task -> the graphs that a step goes through, one after the other."""
 

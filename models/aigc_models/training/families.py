@@ -17,11 +17,14 @@ from aigc_models.data.kept_data import data_files, data_name
 from aigc_models.training.curve import PLOT_FILE
 from aigc_models.training.estimate import check_cost
 from aigc_models.training.image_families import prepare_classifier, prepare_gan, prepare_stylegan2, prepare_unet
+from aigc_models.training.latent_family import prepare_latent_unet
 from aigc_models.training.loop import OnStep, Stop, Watch, train
 from aigc_models.training.options import TrainOptions
 from aigc_models.training.prepared import Prepared
 from aigc_models.training.state import check_output
 from aigc_models.training.text_family import prepare_lm
+from aigc_models.training.upscaler_family import prepare_upscaler
+from aigc_models.training.vae_family import prepare_vae
 from aigc_models.weights.checkpoint import save_checkpoint
 from aigc_runtime.errors import InputError, UnknownNameError
 from aigc_runtime.system.interrupts import check_interrupted
@@ -49,7 +52,7 @@ def train_family(
     """Train one of `FAMILIES` and write its checkpoint with the measured quality beside it.
 
     Args:
-        name: `lm`, `unet`, `gan`, `stylegan2` or `classifier`.
+        name: a key of `FAMILIES`.
         output: checkpoint folder.
         data: the user's text (file or folder) or pictures (a folder, or one with a folder per class); None takes the
             built-in data.
@@ -69,6 +72,7 @@ def train_family(
     if name not in FAMILIES:
         raise UnknownNameError("model to train", name, FAMILIES)
     chosen, folder = TrainOptions(**options), Path(output)
+    chosen.require_only(name, TAKEN.get(name, ()))
     if data is not None:
         try:
             Path(data).stat()
@@ -98,7 +102,7 @@ def train_family(
     )
     shown = "built-in" if data is None else data_name(data)
     kept = {} if data is None else data_files(shown, prepared.text)
-    run = {"data": shown, "data_sha256": prepared.data_sha256, "device": chosen.device, **chosen.of_images()}
+    run = {"data": shown, "data_sha256": prepared.data_sha256, "device": chosen.device, **chosen.of_data_and_loss()}
     state = train(
         prepared.task,
         prepared.loop,
@@ -130,7 +134,9 @@ def train_family(
     }
     drawn = state.curve.png()
     files = state.files() if drawn is None else {**state.files(), PLOT_FILE: drawn}
-    save_checkpoint(folder, module, prepared.record, extra_json={"quality.json": report}, extra_files=files)
+    save_checkpoint(
+        folder, module, {**prepared.record, **measured.record}, extra_json={"quality.json": report}, extra_files=files
+    )
     return report
 
 
@@ -144,4 +150,14 @@ FAMILIES: dict[str, Callable[[Path | str | None, TrainOptions, int], Prepared]] 
     "gan": prepare_gan,
     "stylegan2": prepare_stylegan2,
     "classifier": prepare_classifier,
+    "upscaler": prepare_upscaler,
+    "vae": prepare_vae,
+    "latent_unet": prepare_latent_unet,
 }
+TAKEN: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("unet", "gan", "stylegan2", "classifier"), ("width",)),
+    "upscaler": ("scale", "degradation", "gan_weight"),
+    "vae": ("gan_weight",),
+    "latent_unet": ("vae",),
+}
+"""Which of the options that some take a recipe takes."""

@@ -35,7 +35,14 @@ from aigc_runtime.errors import InputError
 from aigc_runtime.io.jsonable import to_json
 from aigc_runtime.pipelines import make_pipeline
 
-__all__ = ["prepare_classifier", "prepare_gan", "prepare_stylegan2", "prepare_unet"]
+__all__ = [
+    "image_shape",
+    "images_to_train",
+    "prepare_classifier",
+    "prepare_gan",
+    "prepare_stylegan2",
+    "prepare_unet",
+]
 
 SAMPLE_BATCHES, FINAL_BATCHES = 5, 50
 """Of 128 images, on which BatchNorm statistics are measured again; fewer of images larger than the digits."""
@@ -47,8 +54,8 @@ def prepare_unet(data: Path | str | None, options: TrainOptions, samples: int) -
     Raises:
         InputError: unusable data or options.
     """
-    images = _images(data, options, recipes.unet_model)
-    config = recipes.unet_model(*_shape(images), options.width)
+    images = images_to_train(data, options, recipes.unet_model)
+    config = recipes.unet_model(*image_shape(images), options.width)
     schedule, loop = recipes.digits_schedule(), loop_of(recipes.unet_loop(config.sample_size), options)
     names = images.class_names if config.num_class_embeds is not None else None
     task = UNetTask(config, loop, images, schedule, recipes.CONDITION_DROPOUT, device=options.device)
@@ -75,8 +82,8 @@ def prepare_gan(data: Path | str | None, options: TrainOptions, samples: int) ->
     Raises:
         InputError: unusable data or options.
     """
-    images = _images(data, options, recipes.gan_model)
-    shape = (*_shape(images), options.width)
+    images = images_to_train(data, options, recipes.gan_model)
+    shape = (*image_shape(images), options.width)
     config, discriminator = recipes.gan_model(*shape), recipes.discriminator_model(*shape)
     loop = loop_of(recipes.gan_loop(config.image_size), options)
     task = GanTask(config, discriminator, loop, images, hinge_loss, device=options.device)
@@ -105,8 +112,8 @@ def prepare_stylegan2(data: Path | str | None, options: TrainOptions, samples: i
     Raises:
         InputError: unusable data or options.
     """
-    images = _images(data, options, recipes.stylegan2_model)
-    shape = (*_shape(images), options.width)
+    images = images_to_train(data, options, recipes.stylegan2_model)
+    shape = (*image_shape(images), options.width)
     config, loop = recipes.stylegan2_model(*shape), loop_of(recipes.stylegan2_loop(shape[0]), options)
     task = StyleGAN2Task(
         config, recipes.residual_discriminator_model(*shape), loop, images, Regularization(), device=options.device
@@ -138,13 +145,13 @@ def prepare_classifier(data: Path | str | None, options: TrainOptions, _samples:
     Raises:
         InputError: unusable data or options, one class, or nothing held out.
     """
-    images = _images(data, options, recipes.classifier_model)
+    images = images_to_train(data, options, recipes.classifier_model)
     if len(images.class_names) < 2 or not len(images.held_out):
         raise InputError(
             f"the data have {len(images.class_names)} classes and {len(images.held_out)} pictures held out",
             hint="need two classes or more, one of them with at least 5 different pictures",
         )
-    config = recipes.classifier_model(*_shape(images), options.width)
+    config = recipes.classifier_model(*image_shape(images), options.width)
     loop = loop_of(recipes.classifier_loop(), options)
     record = {"family": "classifier", "model": config.to_dict(), "class_names": list(images.class_names)}
 
@@ -165,7 +172,17 @@ def prepare_classifier(data: Path | str | None, options: TrainOptions, _samples:
     )
 
 
-def _images(data: Path | str | None, options: TrainOptions, model: Callable[[int], object]) -> ImageData:
+def images_to_train(data: Path | str | None, options: TrainOptions, model: Callable[[int], object]) -> ImageData:
+    """Load the images to train on: the digits, or the user's own.
+
+    Args:
+        data: a folder of pictures; None takes the digits.
+        options: of which size, channels and background are used.
+        model: the recipe's, which refuses a size that it cannot have.
+
+    Raises:
+        InputError: unusable data or options.
+    """
     if options.size is not None:
         model(options.size)  # what no model can have is refused before anything is read
     if data is None:
@@ -185,7 +202,7 @@ def _images(data: Path | str | None, options: TrainOptions, model: Callable[[int
     )
 
 
-def _shape(images: ImageData) -> tuple[int, int, int]:
+def image_shape(images: ImageData) -> tuple[int, int, int]:
     """Return size, channels and classes of a model for these images."""
     return images.train.shape[-1], images.train.shape[1], len(images.class_names)
 

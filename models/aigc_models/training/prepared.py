@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
@@ -24,11 +24,13 @@ class Measured:
         metrics: none where a user's own data have no classifier here.
         samples: windows or images that they were measured on.
         data: what those are of, as tables show it.
+        record: fields of config.json that were measured.
     """
 
     metrics: tuple[Metric, ...] = ()
     samples: int = 0
     data: str = ""
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

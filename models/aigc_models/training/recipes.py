@@ -11,15 +11,20 @@ from collections.abc import Callable
 from aigc_models.families.classifier import ClassifierConfig
 from aigc_models.families.gan import BASE_SIZE, DiscriminatorConfig, GeneratorConfig
 from aigc_models.families.lm_config import LMConfig
+from aigc_models.families.srvgg import SRVGGNetConfig
 from aigc_models.families.stylegan2.config import StyleGAN2Config
 from aigc_models.families.stylegan2.discriminator import ResidualDiscriminatorConfig
 from aigc_models.families.unet_config import UNetConfig
+from aigc_models.families.vae_config import DOWN, UP, VaeConfig
 from aigc_models.training.loop import LoopConfig
 from aigc_runtime.errors import InputError
 from aigc_runtime.generation.schedules import ScheduleConfig
 
 __all__ = [
     "CONDITION_DROPOUT",
+    "KL_WEIGHT",
+    "UPSCALE",
+    "UPSCALER_PATCH",
     "WINDOW",
     "classifier_loop",
     "classifier_model",
@@ -34,6 +39,10 @@ __all__ = [
     "stylegan2_model",
     "unet_loop",
     "unet_model",
+    "upscaler_loop",
+    "upscaler_model",
+    "vae_loop",
+    "vae_model",
 ]
 
 WINDOW = 192
@@ -48,6 +57,11 @@ MAX_WIDTH = 384
 
 STYLE_SIZE = 64
 """Z and W of a StyleGAN2 here."""
+KL_WEIGHT = 1e-4
+"""Of the mean KL term of a picture's number: latents near a normal distribution, hardly smoothed (Rombach 2022, G)."""
+UPSCALE = 2
+UPSCALER_PATCH = 32
+"""Side of the small pictures that an upscaler is trained on."""
 
 CONDITION_DROPOUT = 0.1
 """Rows trained without their class (Ho & Salimans 2022, section 4 uses 0.1 and 0.2)."""
@@ -257,3 +271,42 @@ def classifier_model(
 def classifier_loop() -> LoopConfig:
     """AdamW with a little noise on the images."""
     return LoopConfig(steps=1200, batch_size=64, learning_rate=2e-3)
+
+
+def upscaler_model(channels: int = 3, scale: int = UPSCALE) -> SRVGGNetConfig:
+    """An SRVGGNetCompact of 8 convolutions: a tenth of the work for a pixel that Real-ESRGAN's smallest takes."""
+    return SRVGGNetConfig(channels=channels, num_feat=32, num_conv=8, upscale=scale)
+
+
+def upscaler_loop() -> LoopConfig:
+    """Adam(0.9, 0.99) as in ESRGAN, with a moving average."""
+    return LoopConfig(steps=1500, batch_size=8, learning_rate=1e-3, ema=0.995)
+
+
+def vae_model(size: int = 16, channels: int = 1) -> VaeConfig:
+    """An autoencoder whose latents are a quarter as wide as the pictures, or half, as a UNet can be trained on them.
+
+    Raises:
+        InputError: a size of whose quarter and half no UNet has; names the nearest.
+    """
+    factor = _levels(size, _vae_downscale, "an autoencoder")
+    sizes = tuple(16 * min(level + 1, 2) for level in range(factor.bit_length()))
+    return VaeConfig(
+        in_channels=channels,
+        out_channels=channels,
+        latent_channels=4 if channels == 3 else 2,
+        down_block_types=(DOWN,) * len(sizes),
+        up_block_types=(UP,) * len(sizes),
+        block_out_channels=sizes,
+        norm_num_groups=8,
+        sample_size=size,
+    )
+
+
+def _vae_downscale(size: int) -> int | None:
+    return next((f for f in (4, 2) if size % f == 0 and size >= 8 * f and _unet_levels(size // f) is not None), None)
+
+
+def vae_loop(size: int = 16) -> LoopConfig:
+    """Adam with a moving average; larger pictures in smaller batches."""
+    return LoopConfig(steps=1500, batch_size=max(8, _image_batch(size) // 2), learning_rate=2e-3, ema=0.995)

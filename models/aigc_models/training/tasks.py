@@ -118,10 +118,14 @@ class UNetTask(_SingleModelTask):
 
     def held_out_loss(self, model: nn.Module) -> float | None:
         """Compute the loss with the same noise every time."""
+        return self.loss_on_held_out(model, seed=0)
+
+    def loss_on_held_out(self, model: nn.Module, seed: int) -> float | None:
+        """Compute the loss with the noise of a seed; None where nothing is held out."""
         images, labels = self.data.held_out[:HELD_OUT_ROWS], self.data.held_out_labels[:HELD_OUT_ROWS]
         if not len(images):
             return None
-        return self._loss(model, images, labels, torch.Generator().manual_seed(0), 0.0).item()
+        return self._loss(model, images, labels, torch.Generator().manual_seed(seed), 0.0).item()
 
     def _loss(self, model: nn.Module, images: Tensor, labels: Tensor, rng: torch.Generator, dropout: float) -> Tensor:
         assert isinstance(model, UNet)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aigc_models.families.vae import AutoencoderKL, VaeConfig, kl_divergence, vae_loss
+from aigc_models.families.vae import AutoencoderKL, VaeConfig, kl_divergence, sample_latent, scaling_factor, vae_loss
 from aigc_runtime.errors import ConfigError, FeedError
 
 diffusers = pytest.importorskip("diffusers")
@@ -142,6 +142,23 @@ def test_the_divergence_is_that_of_the_formula() -> None:
     assert torch.allclose(kl_divergence(mean, logvar), expected, rtol=1e-5)
 
 
+def test_a_latent_is_drawn_and_scaled_by_the_formulas() -> None:
+    torch.manual_seed(0)
+    mean, logvar = 3 + 2 * torch.randn(5, 2, 4, 4), torch.randn(5, 2, 4, 4)
+    drawn = torch.stack([sample_latent(mean, logvar, torch.Generator().manual_seed(i)) for i in range(2000)])
+    assert torch.allclose(drawn.mean(0), mean, atol=6 * float(torch.exp(0.5 * logvar).max()) / 2000**0.5)
+    assert scaling_factor(mean, logvar) == pytest.approx(1 / float(drawn.std()), rel=0.01)
+    with pytest.raises(ConfigError, match=r"the latents' variance is 0.0\nthe autoencoder has learned nothing"):
+        scaling_factor(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), -torch.inf))
+
+
+def test_the_loss_is_the_absolute_error_and_the_weighted_divergence() -> None:
+    image, decoded = torch.zeros(2, 1, 2, 2), torch.full((2, 1, 2, 2), 0.25)
+    mean, logvar = torch.full((2, 3, 1, 1), 2.0), torch.zeros(2, 3, 1, 1)
+    # 1/2 mean^2 of each of three numbers is 6, over the four of a picture
+    assert float(vae_loss(image, decoded, mean, logvar, kl_weight=0.1)) == pytest.approx(0.25 + 0.1 * 6 / 4)
+
+
 def test_training_lowers_the_loss() -> None:
     torch.manual_seed(0)
     model = AutoencoderKL(VaeConfig(**THREE, in_channels=1, out_channels=1)).train()
@@ -150,7 +167,9 @@ def test_training_lowers_the_loss() -> None:
     losses = []
     for _ in range(30):
         rng = torch.Generator().manual_seed(3)
-        loss = vae_loss(model, image, kl_weight=1e-3, rng=rng)
+        mean, logvar = model.encode(image)
+        decoded = model.decode(sample_latent(mean, logvar, rng))
+        loss = vae_loss(image, decoded, mean, logvar, kl_weight=1e-3)
         losses.append(float(loss.detach()))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

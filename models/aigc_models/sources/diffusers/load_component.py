@@ -12,7 +12,7 @@ from torch import nn
 from aigc_models.families.clip_text import ClipText
 from aigc_models.families.vae import AutoencoderKL
 from aigc_models.program import Part, Program
-from aigc_models.sources.diffusers.autoencoder import read_vae
+from aigc_models.sources.diffusers.autoencoder import VAE_CLASS, read_vae
 from aigc_models.sources.diffusers.components import read_json
 from aigc_models.sources.diffusers.text_encoder import clip_tensor, read_clip_text
 from aigc_models.sources.diffusers.weights import (
@@ -30,11 +30,21 @@ from aigc_models.weights.stored_weights import HashedWeights, WeightsReader
 from aigc_models.weights.stream_into import build_undrawn, stream_into
 from aigc_models.weights.weights_file import CONFIG_FILE
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
+from aigc_runtime.errors import CheckpointError
+from aigc_runtime.io.printable import shown
 from aigc_runtime.io.user_file import is_folder
 from aigc_runtime.pipelines.tensors import Stage, TensorsSettings
 from aigc_runtime.pipelines.text_to_image_settings import MEAN
 
-__all__ = ["CLIP_WEIGHTS", "LoadedComponent", "WeightsForm", "load_component", "load_text_encoder", "load_vae"]
+__all__ = [
+    "CLIP_WEIGHTS",
+    "LoadedComponent",
+    "WeightsForm",
+    "load_component",
+    "load_text_encoder",
+    "load_vae",
+    "open_vae",
+]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -107,6 +117,26 @@ def load_component(
     )
 
 
+def open_vae(path: Path) -> LoadedComponent[AutoencoderKL]:
+    """Load an AutoencoderKL as a module.
+
+    Args:
+        path: of its folder, or of the weights in it.
+
+    Raises:
+        CheckpointError: another component, or see `load_component`.
+        ConfigError: see `load_component`, or sizes that make no model.
+    """
+    values = read_json(_folder(path) / CONFIG_FILE)
+    if values.get("_class_name") != VAE_CLASS:
+        raise CheckpointError(
+            f"{CONFIG_FILE} of {str(path)!r}: _class_name is {shown(values.get('_class_name'))}",
+            hint=f"expected the folder of an {VAE_CLASS}",
+        )
+    config = read_vae(values)
+    return load_component(lambda: AutoencoderKL(config), path)
+
+
 def load_vae(path: Path, *, source: str, options: Mapping[str, Any]) -> Program:
     """Load an AutoencoderKL alone: a picture goes in, its latent's mean and deviation and the decoded mean come out.
 
@@ -120,8 +150,8 @@ def load_vae(path: Path, *, source: str, options: Mapping[str, Any]) -> Program:
         ConfigError: likewise, or sizes that make no model.
     """
     values = read_json(_folder(path) / CONFIG_FILE)
-    config = read_vae(values)
-    loaded: LoadedComponent[AutoencoderKL] = load_component(lambda: AutoencoderKL(config), path)
+    loaded = open_vae(path)
+    config = loaded.module.config
     fixed = options.get("dynamic_size") is False
     decoder, encoder = vae_parts(
         loaded.module,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from aigc_models.weights.pickled_weights import PickledWeights
 from aigc_models.weights.stored_weights import StoredWeights, WeightsReader
-from aigc_models.weights.weights_file import WeightsPlace
+from aigc_models.weights.weights_file import WEIGHTS_FILE, WeightsPlace
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.io.user_file import is_folder
 
@@ -30,8 +30,10 @@ def _files(stem: str, pickled: str) -> tuple[str, ...]:
     )
 
 
-FILES = _files("diffusion_pytorch_model", "diffusion_pytorch_model")
-"""The files that weights are read from, the first that is there counts: full precision first, no code to unpickle."""
+FILES = (*_files("diffusion_pytorch_model", "diffusion_pytorch_model"), WEIGHTS_FILE)
+"""The files that weights are read from, the first that is there counts: full precision first, no code to unpickle;
+last the file of a training here.
+"""
 TRANSFORMERS_FILES = _files("model", "pytorch_model")
 """The same of a component that is of transformers."""
 
