@@ -229,11 +229,12 @@ def unet_program(
     """
     config = model.config
     _check_variance(config, schedule)
-    if config.time_cond_proj_dim is not None:
-        raise ConfigError(
-            f"UNetConfig.time_cond_proj_dim is {config.time_cond_proj_dim}: the time has a condition",
-            hint="such a model runs in a pipeline from text to pictures: name the whole pipeline's folder",
-        )
+    for field in ("time_cond_proj_dim", "addition_embed_type"):
+        if (value := getattr(config, field)) is not None:
+            raise ConfigError(
+                f"UNetConfig.{field} is {value}: the time has a condition",
+                hint="such a model runs in a pipeline from text to pictures: name the whole pipeline's folder",
+            )
     sampler = default_sampler or ("ddpm" if schedule.learns_variance else "ddim")
     runs = sampler_config or SamplerConfig()
     dynamic = config.sample_size >= 32 if dynamic_size is None else dynamic_size

@@ -1,4 +1,4 @@
-"""Make the program of a latent diffusion model from text to pictures: text encoder, UNet, and both halves of a VAE."""
+"""Make the program of a latent diffusion model from text to pictures: text encoders, UNet, and both halves of a VAE."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from aigc_models.families.clip_text import ClipText
 from aigc_models.families.latent_diffusion import check_components
-from aigc_models.families.unet import UNet
+from aigc_models.families.unet import UNet, UNetConfig
+from aigc_models.families.unet_additions import SIZE_IDS, text_embed_dim
 from aigc_models.families.vae import AutoencoderKL, decode, encode
 from aigc_models.program import Part, Program, QuantHints
 from aigc_models.weights.checkpoint import Checkpoint
@@ -24,7 +25,10 @@ from aigc_runtime.pipelines.text_to_image_settings import (
     LATENT,
     MEAN,
     STD,
+    TEXT_EMBEDS,
     TEXT_ENCODER,
+    TEXT_ENCODER_2,
+    TIME_IDS,
     TIMESTEP_COND,
     UNET,
     VAE_DECODER,
@@ -37,6 +41,8 @@ __all__ = ["text_encoder_part", "text_to_image_program", "vae_parts"]
 MAX_BATCH = 64
 SIDES = ("height", "width")
 """The dimensions of a picture, or of latents, that may vary."""
+MAX_SIDE = 2048
+"""Of the sizes of pictures that a graph is tried with."""
 
 
 class _TextEncoder(nn.Module):
@@ -51,18 +57,49 @@ class _TextEncoder(nn.Module):
         return (self.model(input_ids),)
 
 
-class _Unet(nn.Module):
-    """The UNet without classes."""
+class _Penultimate(nn.Module):
+    """Tokens to what the last layer would take, and no weight of it."""
 
-    def __init__(self, model: UNet) -> None:
+    def __init__(self, model: ClipText) -> None:
+        super().__init__()
+        self.embeddings, self.encoder = model.embeddings, model.encoder.without_last()
+
+    def forward(self, input_ids: Tensor) -> tuple[Tensor]:
+        """[B, T] -> [B, T, X]."""
+        return (self.encoder(self.embeddings(input_ids))[1],)
+
+
+class _Projected(nn.Module):
+    """Tokens to what the last layer takes, and to the embedding of the whole text."""
+
+    def __init__(self, model: ClipText) -> None:
         super().__init__()
         self.model = model
 
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, T] -> [B, T, X] and [B, P]."""
+        return self.model.projected(input_ids)
+
+
+class _Unet(nn.Module):
+    """The UNet without classes; `names` are those of its conditions beside the context."""
+
+    def __init__(self, model: UNet, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
     def forward(
-        self, sample: Tensor, timestep: Tensor, context: Tensor, timestep_cond: Tensor | None = None
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        first: Tensor | None = None,
+        second: Tensor | None = None,
+        third: Tensor | None = None,
     ) -> tuple[Tensor]:
-        """([B, C, h, w], [B], [B, T, X], [B, E] where the time has a condition) -> [B, C, h, w]."""
-        return (self.model(sample, timestep, None, context, timestep_cond),)
+        """([B, C, h, w], [B], [B, T, X], [B, ...] for each name) -> [B, C, h, w]."""
+        named = dict(zip(self.names, (first, second, third), strict=False))
+        return (self.model(sample, timestep, None, context, **named),)
 
 
 class _Decode(nn.Module):
@@ -90,49 +127,62 @@ class _Encode(nn.Module):
         return mean, torch.exp(0.5 * logvar)
 
 
-def text_encoder_part(model: ClipText, tokens: int, *, name: str = TEXT_ENCODER) -> Part:
-    """Make the part of a text encoder.
+def text_encoder_part(model: ClipText, tokens: int, *, name: str = TEXT_ENCODER, penultimate: bool = False) -> Part:
+    """Make the part of a text encoder; one with a projection gives the embedding of the whole text as well.
 
     Args:
         model: the encoder.
         tokens: T, which every prompt is filled up to, as the model was trained.
         name: of the part.
+        penultimate: give the states that go into the last layer, as an encoder with a projection always does.
     """
     config = model.config
+    outputs = [TensorSpec(name=CONTEXT, dtype="float32", shape=("batch", tokens, config.hidden_size))]
+    module: nn.Module = _Penultimate(model) if penultimate else _TextEncoder(model)
+    if config.projection_dim is not None:
+        module = _Projected(model)
+        outputs.append(TensorSpec(name=TEXT_EMBEDS, dtype="float32", shape=("batch", config.projection_dim)))
     return Part(
         name=name,
-        module=_TextEncoder(model).eval(),
+        module=module.eval(),
         interface=Interface(
             inputs=(TensorSpec(name=INPUT_IDS, dtype="int64", shape=("batch", tokens), low=0, high=config.vocab_size),),
-            outputs=(TensorSpec(name=CONTEXT, dtype="float32", shape=("batch", tokens, config.hidden_size)),),
+            outputs=tuple(outputs),
             dims=(DimSpec(name="batch", max=2 * MAX_BATCH),),
         ),
     )
 
 
+def _conditions(config: UNetConfig) -> dict[str, int]:
+    """What a UNet takes beside sample, time and context, and how many numbers of each."""
+    sizes = {TIMESTEP_COND: config.time_cond_proj_dim}
+    if config.addition_embed_type is not None:
+        total = config.projection_class_embeddings_input_dim
+        sizes |= {TEXT_EMBEDS: text_embed_dim(config.addition_time_embed_dim, total), TIME_IDS: SIZE_IDS}
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
 def _unet_part(model: UNet, *, tokens: int, steps: int, dynamic: bool) -> Part:
-    config = model.config
+    config, conditions = model.config, _conditions(model.config)
     assert config.cross_attention_dim is not None
     sides: tuple[Size, Size] = SIDES if dynamic else (config.sample_size, config.sample_size)
     dims = [DimSpec(name="batch", max=2 * MAX_BATCH)]
     if dynamic:
         dims += [DimSpec(name=n, min=config.min_size, multiple_of=config.multiple_of) for n in SIDES]
-    inputs = [
-        _spec(SAMPLE, config.in_channels, sides),
-        TensorSpec(name=TIMESTEP, dtype="float32", shape=("batch",)),
-        TensorSpec(name=CONTEXT, dtype="float32", shape=("batch", tokens, config.cross_attention_dim)),
-    ]
-    if config.time_cond_proj_dim is not None:
-        inputs.append(TensorSpec(name=TIMESTEP_COND, dtype="float32", shape=("batch", config.time_cond_proj_dim)))
     return Part(
         name=UNET,
-        module=_Unet(model).eval(),
+        module=_Unet(model, tuple(conditions)).eval(),
         interface=Interface(
-            inputs=tuple(inputs),
+            inputs=(
+                _spec(SAMPLE, config.in_channels, sides),
+                TensorSpec(name=TIMESTEP, dtype="float32", shape=("batch",)),
+                TensorSpec(name=CONTEXT, dtype="float32", shape=("batch", tokens, config.cross_attention_dim)),
+                *(TensorSpec(name=n, dtype="float32", shape=("batch", size)) for n, size in conditions.items()),
+            ),
             outputs=(_spec(MODEL_OUTPUT, config.out_channels, sides),),
             dims=tuple(dims),
         ),
-        example_ranges={TIMESTEP: (0, steps)},
+        example_ranges={TIMESTEP: (0, steps), **({TIME_IDS: (0, MAX_SIDE)} if TIME_IDS in conditions else {})},
         hints=QuantHints(sensitive=("conv_in", "conv_out")),
     )
 
@@ -201,6 +251,7 @@ def text_to_image_program(
     text_encoder: ClipText,
     unet: UNet,
     vae: AutoencoderKL,
+    text_encoder_2: ClipText | None = None,
     settings: TextToImageSettings,
     assets: Mapping[str, bytes],
     dynamic_size: bool = True,
@@ -215,31 +266,32 @@ def text_to_image_program(
         text_encoder: makes what the UNet attends to.
         unet: predicts noise in latents.
         vae: pictures to latents and back.
+        text_encoder_2: another one with a projection, whose states lie beside those of the first (Podell et al. 2023).
         settings: of the pipeline.
-        assets: the files of its tokenizer.
+        assets: the files of its tokenizers.
         dynamic_size: let the sides of pictures vary; else they are those of the settings.
         name: of the program.
-        model_config: kept in the bundle; None takes the three configurations.
+        model_config: kept in the bundle; None takes the configurations of the components.
         checkpoint: where the weights came from.
         notes: for the user.
 
     Raises:
         ConfigError: components that do not belong together; names both sizes.
     """
-    check_components(text_encoder.config, unet.config, vae.config)
+    second = None if text_encoder_2 is None else text_encoder_2.config
+    check_components(text_encoder.config, unet.config, vae.config, second=second)
     latent_size = None if dynamic_size else settings.latent_size[0]
+    tokens, steps = settings.prompt_tokens, settings.schedule.num_train_timesteps
+    texts = [text_encoder_part(text_encoder, tokens, penultimate=second is not None)]
+    configs = {TEXT_ENCODER: text_encoder.config.to_dict(), UNET: unet.config.to_dict(), "vae": vae.config.to_dict()}
+    if text_encoder_2 is not None:
+        texts.append(text_encoder_part(text_encoder_2, tokens, name=TEXT_ENCODER_2))
+        configs[TEXT_ENCODER_2] = text_encoder_2.config.to_dict()
     parts = (
-        text_encoder_part(text_encoder, settings.prompt_tokens),
-        _unet_part(
-            unet, tokens=settings.prompt_tokens, steps=settings.schedule.num_train_timesteps, dynamic=dynamic_size
-        ),
+        *texts,
+        _unet_part(unet, tokens=tokens, steps=steps, dynamic=dynamic_size),
         *vae_parts(vae, latent_size=latent_size),
     )
-    configs = {
-        TEXT_ENCODER: text_encoder.config.to_dict(),
-        UNET: unet.config.to_dict(),
-        "vae": vae.config.to_dict(),
-    }
     return Program(
         name=name,
         kind="text_to_image",

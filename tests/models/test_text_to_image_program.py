@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -106,9 +108,23 @@ def graph_outputs(part: Part, feeds: list[dict[str, Array]]) -> list[list[Array]
     return [session.run(None, one) for one in feeds]
 
 
-@pytest.mark.parametrize("name", ["text_encoder", "unet", "vae_decoder", "vae_encoder"])
-def test_graphs_compute_what_modules_do_at_any_size(name: str) -> None:
-    part = make(unet={"time_cond_proj_dim": 6}).parts[name]
+def make_xl() -> Program:
+    """With two text encoders, and every condition of the time."""
+    second = ClipText(replace(TEXT, hidden_size=8, num_hidden_layers=2, projection_dim=6))
+    added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4}
+    added |= {"projection_class_embeddings_input_dim": 30, "cross_attention_dim": 20, "time_cond_proj_dim": 6}
+    return make(unet=added, text_encoder_2=randomized(second))
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [
+        *((make, name) for name in ("text_encoder", "unet", "vae_decoder", "vae_encoder")),
+        *((make_xl, name) for name in ("text_encoder", "text_encoder_2", "unet")),
+    ],
+)
+def test_graphs_compute_what_modules_do_at_any_size(program: Callable[[], Program], name: str) -> None:
+    part = program().parts[name]
     feeds = [example_feeds(part, sizes, seed=1) for sizes in run_sizes(part)]
     assert feeds[0][part.interface.inputs[0].name].shape != feeds[1][part.interface.inputs[0].name].shape
     for one, found in zip(feeds, graph_outputs(part, feeds), strict=True):
@@ -144,6 +160,20 @@ def test_interfaces_say_what_the_pipeline_expects() -> None:
     assert parts["unet"].interface.dims_by_name["height"].multiple_of == 2
     assert parts["vae_encoder"].interface.dims_by_name["width"].multiple_of == 2
     assert parts["text_encoder"].interface.inputs[0].high == 30
+
+
+def test_two_text_encoders() -> None:
+    parts = make_xl().parts
+    assert list(parts) == ["text_encoder", "text_encoder_2", "unet", "vae_decoder", "vae_encoder"]
+    outputs = {spec.name: spec.shape for spec in parts["text_encoder_2"].interface.outputs}
+    assert outputs == {"encoder_hidden_states": ("batch", 7, 8), "text_embeds": ("batch", 6)}
+    inputs = {spec.name: spec.shape for spec in parts["unet"].interface.inputs[2:]}
+    assert inputs == {
+        "encoder_hidden_states": ("batch", 7, 20),
+        "timestep_cond": ("batch", 6),
+        "text_embeds": ("batch", 6),
+        "time_ids": ("batch", 6),
+    }
 
 
 def test_sides_may_be_fixed() -> None:

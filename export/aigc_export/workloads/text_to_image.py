@@ -30,11 +30,13 @@ from aigc_runtime.core.tensors import Array, DimSpec
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.pipelines.denoiser import CONTEXT, MODEL_OUTPUT, SAMPLE, TIMESTEP
 from aigc_runtime.pipelines.text_to_image import TextToImagePipeline
+from aigc_runtime.pipelines.text_to_image_request import MAX_SIDE
 from aigc_runtime.pipelines.text_to_image_settings import (
     IMAGE,
     INPUT_IDS,
     LATENT,
-    TEXT_ENCODER,
+    TEXT_EMBEDS,
+    TIME_IDS,
     TIMESTEP_COND,
     UNET,
     VAE_DECODER,
@@ -56,18 +58,17 @@ def _cases(program: Program, opened: OpenProgram, rng: np.random.Generator) -> I
     """Plan two batches of every engine at the model's own size, and a smaller size where an engine takes several."""
     settings: TextToImageSettings = program.settings
     pipeline = TextToImagePipeline(opened, settings, program.engines)
-    contexts: list[Array] = []
-    for role in (TEXT_ENCODER, UNET, VAE_DECODER, VAE_ENCODER):
+    tokens = pipeline.prompts.tokens
+    for role in (*tokens, UNET, VAE_DECODER, VAE_ENCODER):
         if role not in program.engines:
             continue
         engine = program.engines[role]
         session = opened.session(engine)
         for rows, height, width in _sizes(session, settings, pixels=role == VAE_ENCODER):
-            if role == TEXT_ENCODER:
-                feeds: Feeds = {INPUT_IDS: pipeline.tokens.encode(choose_prompts(PROMPTS, rows))}
-                contexts.append(session.run(feeds)[CONTEXT])
+            if role in tokens:
+                feeds: Feeds = {INPUT_IDS: tokens[role].encode(choose_prompts(PROMPTS, rows))}
             elif role == UNET:
-                feeds = _unet_feeds(session, settings, (rows, height, width), contexts[-1], rng)
+                feeds = _unet_feeds(pipeline, (rows, height, width), rng)
             elif role == VAE_DECODER:
                 shape = (rows, settings.latent_channels, height, width)
                 drawn = rng.standard_normal(shape, dtype=np.float32)
@@ -75,7 +76,7 @@ def _cases(program: Program, opened: OpenProgram, rng: np.random.Generator) -> I
             else:
                 photos = photo_crops(EVALUATION_PHOTO, (height, width), rows, int(rng.integers(2**31)))
                 feeds = {IMAGE: 2 * (photos.transpose(0, 3, 1, 2).astype(np.float32) / 255) - 1}
-            of = "" if role == TEXT_ENCODER else f"-{height}x{width}"
+            of = "" if role in tokens else f"-{height}x{width}"
             yield CasePlan(name=f"{role}-batch{rows}{of}", steps=((engine, feeds),))
 
 
@@ -90,23 +91,22 @@ def _sizes(session: Session, settings: TextToImageSettings, *, pixels: bool) -> 
     return list(dict.fromkeys(sizes))
 
 
-def _unet_feeds(
-    session: Session,
-    settings: TextToImageSettings,
-    size: tuple[int, int, int],
-    context: Array,
-    rng: np.random.Generator,
-) -> Feeds:
-    """Noise at the noisiest and the cleanest step, with what the text encoder makes of prompts."""
-    rows, height, width = size
+def _unet_feeds(pipeline: TextToImagePipeline, size: tuple[int, int, int], rng: np.random.Generator) -> Feeds:
+    """Noise at the noisiest and the cleanest step, with what the text encoders make of prompts."""
+    (rows, height, width), settings, unet = size, pipeline.settings, pipeline.unet.interface
     last = settings.schedule.num_train_timesteps - 1
+    prompts = choose_prompts(PROMPTS, rows)
+    seen = pipeline.prompts.encode(prompts)
     feeds: Feeds = {
         SAMPLE: rng.standard_normal((rows, settings.unet_channels, height, width), dtype=np.float32),
         TIMESTEP: np.linspace(last, 0, rows).round().astype(np.float32),
-        CONTEXT: np.resize(context, (rows, *context.shape[1:])),
+        **{name: np.stack([seen[prompt][name] for prompt in prompts]) for name in seen[prompts[0]]},
     }
-    if (condition := session.interface.input(TIMESTEP_COND)) is not None:
+    if (condition := unet.input(TIMESTEP_COND)) is not None:
         feeds[TIMESTEP_COND] = rng.uniform(-1, 1, (rows, int(condition.shape[1]))).astype(np.float32)
+    if unet.input(TIME_IDS) is not None:
+        sides = [settings.latent_scale * side for side in (height, width)]
+        feeds[TIME_IDS] = np.tile(np.float32([*sides, 0, 0, *sides]), (rows, 1))
     return feeds
 
 
@@ -134,6 +134,8 @@ def _subject(interface: Interface, settings: TextToImageSettings) -> Subject:
         LATENT: (-MAX_LATENT, MAX_LATENT),
         IMAGE: (-1.0, 1.0),
         TIMESTEP_COND: (-MAX_SAMPLE, MAX_SAMPLE),
+        TEXT_EMBEDS: (-MAX_CONTEXT, MAX_CONTEXT),
+        TIME_IDS: (0.0, float(MAX_SIDE)),
     }
     taken = {spec.name for spec in interface.inputs}
     return Subject(

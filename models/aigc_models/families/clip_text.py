@@ -1,25 +1,27 @@
 """CLIP's text encoder: a causal Transformer over the tokens of a caption.
 
-Shapes: B batch, T tokens, D width, N heads, E = D / N head width.
+Shapes: B batch, T tokens, D width, N heads, E = D / N head width, P width of the embedding of a text.
 
-Module and tensor names are those of the transformers library's `CLIPTextModel`, so that its weights load as they are.
+Module and tensor names are those of the transformers library's `CLIPTextModel`, so that its weights load as they are;
+with a projection they are those of `CLIPTextModelWithProjection` without the prefix of the former.
 
 References:
     Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision" (CLIP): section 2.4.
+    Podell et al. 2023, "SDXL": section 2.1 (states of the layer before the last, and the embedding of the text).
     Vaswani et al. 2017: attention eq. 1. Radford et al. 2019 (GPT-2): section 2.3 (norms in front, scaled initial
     weights). Hendrycks & Gimpel 2016: GELU, and x sigmoid(1.702 x) as its approximation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aigc_models.families.clip_text_config import ClipTextConfig
-from aigc_runtime.errors import FeedError
+from aigc_runtime.errors import ConfigError, FeedError
 
 __all__ = ["ClipText", "ClipTextConfig"]
 
@@ -106,19 +108,24 @@ class Layer(nn.Module):
 class Layers(nn.Module):
     """The layers, one after the other."""
 
-    def __init__(self, config: ClipTextConfig) -> None:
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(layers)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, T, D] -> what goes into the last layer, and what comes out of it, both [B, T, D]."""
         index_T = torch.arange(x_BTD.shape[1], device=x_BTD.device)
         hidden_TT = index_T.unsqueeze(0) > index_T.unsqueeze(1)
         bias_TT = torch.zeros(hidden_TT.shape, dtype=x_BTD.dtype, device=x_BTD.device)
         bias_TT = bias_TT.masked_fill(hidden_TT, float("-inf"))
+        before_BTD = x_BTD
         for layer in self.layers:
-            x_BTD = layer(x_BTD, bias_TT)
-        return x_BTD
+            before_BTD, x_BTD = x_BTD, layer(x_BTD, bias_TT)
+        return before_BTD, x_BTD
+
+    def without_last(self) -> Layers:
+        """The same layers but the last, with their weights."""
+        return Layers(list(self.layers)[:-1])
 
 
 class ClipText(nn.Module):
@@ -132,8 +139,11 @@ class ClipText(nn.Module):
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config)
-        self.encoder = Layers(config)
+        self.encoder = Layers(Layer(config) for _ in range(config.num_hidden_layers))
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.text_projection: nn.Linear | None = None
+        if config.projection_dim is not None:
+            self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
         self._draw()
 
     @torch.no_grad()
@@ -152,6 +162,8 @@ class ClipText(nn.Module):
                 nn.init.normal_(weight, std=(2 * size) ** -0.5)
             elif name.endswith(("proj.bias", "fc1.bias", "fc2.bias")):
                 nn.init.zeros_(weight)
+        if self.text_projection is not None:
+            nn.init.normal_(self.text_projection.weight, std=size**-0.5)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Encode tokens.
@@ -165,8 +177,44 @@ class ClipText(nn.Module):
         Raises:
             FeedError: more tokens than there are places.
         """
+        out: Tensor = self.final_layer_norm(self._states(input_ids)[1])
+        return out
+
+    def penultimate(self, input_ids: Tensor) -> Tensor:
+        """Encode tokens without the last layer and the norm behind it: [B, T] -> [B, T, D] (Podell 2023).
+
+        Raises:
+            FeedError: as `forward` does.
+        """
+        return self._states(input_ids)[0]
+
+    def projected(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode tokens as `penultimate` does, and the text as a whole: its end, normed and projected.
+
+        Args:
+            input_ids: as of `forward`; each row has its end.
+
+        Returns:
+            [B, T, D] and [B, P].
+
+        Raises:
+            ConfigError: an encoder without a projection.
+            FeedError: as `forward` does.
+        """
+        if self.text_projection is None:
+            raise ConfigError(
+                "ClipTextConfig.projection_dim is None", hint="set it for an encoder that gives a text's embedding"
+            )
+        before, last = self._states(input_ids)
+        end = self.config.eos_token_id
+        # Engines look for the largest of int32; the first is taken of several.
+        at_B = (input_ids if end is None else input_ids == end).to(torch.int32).argmax(dim=-1)
+        of_end_BD = self.final_layer_norm(last)[torch.arange(at_B.shape[0], device=at_B.device), at_B]
+        return before, self.text_projection(of_end_BD)
+
+    def _states(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         most = self.config.max_position_embeddings
         if input_ids.shape[1] > most:
             raise FeedError(f"input_ids has {input_ids.shape[1]} tokens", hint=f"at most {most}: cut the text")
-        out: Tensor = self.final_layer_norm(self.encoder(self.embeddings(input_ids)))
-        return out
+        states: tuple[Tensor, Tensor] = self.encoder(self.embeddings(input_ids))
+        return states

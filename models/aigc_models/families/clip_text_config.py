@@ -29,6 +29,9 @@ class ClipTextConfig:
         hidden_act: `quick_gelu`, x sigmoid(1.702 x), or `gelu`.
         layer_norm_eps: of every norm.
         attention_dropout: of the attention's weights, while training.
+        projection_dim: P, width of the embedding of a whole text; None for an encoder that gives none.
+        eos_token_id: the first token of this id ends a text, and is the one that is projected; None takes the first of
+            the highest id, as CLIP was published.
 
     Raises:
         ConfigError: a value that the model does not allow; names the field, the value and what is allowed.
@@ -43,6 +46,8 @@ class ClipTextConfig:
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
     attention_dropout: float = 0.0
+    projection_dim: int | None = None
+    eos_token_id: int | None = None
 
     def __post_init__(self) -> None:
         require_positive(
@@ -53,12 +58,18 @@ class ClipTextConfig:
             num_hidden_layers=self.num_hidden_layers,
             num_attention_heads=self.num_attention_heads,
             max_position_embeddings=self.max_position_embeddings,
+            projection_dim=self.projection_dim,
         )
         require_one_of("ClipTextConfig", "hidden_act", self.hidden_act, ACTIVATIONS)
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"ClipTextConfig.num_attention_heads is {self.num_attention_heads}",
                 hint=f"must be a divisor of hidden_size = {self.hidden_size}",
+            )
+        end = self.eos_token_id
+        if end is not None and (type(end) is not int or not 0 <= end < self.vocab_size):
+            raise ConfigError(
+                f"ClipTextConfig.eos_token_id is {end!r}", hint=f"must be below vocab_size = {self.vocab_size}"
             )
         for field, low, high in (("layer_norm_eps", 0.0, math.inf), ("attention_dropout", -1e-9, 1.0)):
             value = getattr(self, field)

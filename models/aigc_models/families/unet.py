@@ -1,7 +1,7 @@
 """The diffusion UNet: residual blocks with self- or cross-attention on a time embedding, down and up again.
 
 Shapes: B batch, C channels, H height, W width, M time-embedding size, T context tokens, X context width, E
-width of the time's condition, K classes.
+width of the time's condition, K classes, P width of the embedding of a text, S = 6 sizes.
 
 One class spans the diffusers library's `UNet2DModel` and `UNet2DConditionModel`: block structure, configuration
 fields and tensor names are theirs, so that their state dicts load as they are.
@@ -10,6 +10,7 @@ References:
     Ronneberger et al. 2015, "U-Net". Ho et al. 2020, "Denoising Diffusion Probabilistic Models": appendix B.
     Vaswani et al. 2017: sinusoidal embedding, section 3.5. Rombach et al. 2022: cross-attention, section 3.3.
     Luo et al. 2023, "Latent Consistency Models": section 4.1 (guidance as a condition of the time).
+    Podell et al. 2023, "SDXL": sections 2.1 to 2.3 (a text's embedding and sizes as conditions of the time).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from aigc_models.families.unet_blocks import (
     Upsample,
 )
 from aigc_models.families.unet_config import ATTENTION, UNetConfig, digits_unet_config
-from aigc_models.families.unet_time import make_time_proj
+from aigc_models.families.unet_time import Sinusoid, embed_sizes, make_time_proj
 from aigc_runtime.errors import ConfigError, FeedError
 
 __all__ = ["UNet", "UNetConfig", "digits_unet_config"]
@@ -182,6 +183,12 @@ class UNet(nn.Module):
             self.time_proj.size, config.time_size, condition=config.time_cond_proj_dim
         )
         self.class_embedding = self._class_embedding(config)
+        self.add_embedding: TimestepEmbedding | None = None
+        if config.addition_time_embed_dim is not None and config.projection_class_embeddings_input_dim is not None:
+            self.add_time_proj = Sinusoid(
+                config.addition_time_embed_dim, flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift
+            )
+            self.add_embedding = TimestepEmbedding(config.projection_class_embeddings_input_dim, config.time_size)
         skips = self._build_down(config)
         self.mid_block = None if config.mid_block_type is None else MidBlock(config)
         self._build_up(config, skips)
@@ -231,6 +238,8 @@ class UNet(nn.Module):
         class_labels: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         timestep_cond: Tensor | None = None,
+        text_embeds: Tensor | None = None,
+        time_ids: Tensor | None = None,
     ) -> Tensor:
         """Predict the noise (or velocity) in a noisy sample.
 
@@ -240,6 +249,8 @@ class UNet(nn.Module):
             class_labels: [B] int64 in [0, K), where the model is class-conditional.
             encoder_hidden_states: [B, T, X], where a block attends to a context.
             timestep_cond: [B, E], where the time has a condition.
+            text_embeds: [B, P], where the embedding of a text is added to the time.
+            time_ids: [B, S] float, with it: what `unet_additions.SIZE_IDS` says.
 
         Returns:
             [B, out_channels, H, W].
@@ -253,6 +264,8 @@ class UNet(nn.Module):
             "encoder_hidden_states", encoder_hidden_states, "cross_attention_dim", self.config.cross_attention_dim
         )
         _require_condition("timestep_cond", timestep_cond, "time_cond_proj_dim", self.config.time_cond_proj_dim)
+        for name, value in (("text_embeds", text_embeds), ("time_ids", time_ids)):
+            _require_condition(name, value, "addition_time_embed_dim", self.config.addition_time_embed_dim)
         _, _, height, width = sample.shape
         if height % self.config.multiple_of or width % self.config.multiple_of:
             raise FeedError(
@@ -265,6 +278,9 @@ class UNet(nn.Module):
             if self.config.class_embed_type == "timestep":
                 labels = self.time_proj(class_labels).to(sample.dtype)
             time = time + self.class_embedding(labels)
+        if self.add_embedding is not None and text_embeds is not None and time_ids is not None:
+            sizes = embed_sizes(time_ids, self.add_time_proj).to(sample.dtype)
+            time = time + self.add_embedding(torch.cat([text_embeds, sizes], dim=1))
         x = self.conv_in(2 * sample - 1 if self.config.center_input_sample else sample)
         stored = [x]
         for stage in self._stages("down_blocks"):

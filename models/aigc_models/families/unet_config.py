@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from aigc_models.families.layers import config_from_dict, config_to_dict, require_one_of, require_positive
+from aigc_models.families.unet_additions import check_additions
 from aigc_runtime.errors import ConfigError
 
 __all__ = ["ATTENTION", "UNetConfig", "digits_unet_config"]
@@ -46,6 +47,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "resnet_time_scale_shift": ("default", "scale_shift"),
     "act_fn": ACTIVATION_NAMES,
     "class_embed_type": (None, "timestep"),
+    "addition_embed_type": (None, "text_time"),
 }
 
 
@@ -100,6 +102,10 @@ class UNetConfig:
         add_attention: the middle block has its attention.
         mid_block_scale_factor: what the middle block divides its sums by.
         class_embed_type: None: a table of classes; `timestep`: a class is embedded as a step is.
+        addition_embed_type: None, or `text_time`: the embedding of a text and sizes are added to the time; see
+            `unet_additions.check_additions` for the next two.
+        addition_time_embed_dim: numbers that each size is embedded in.
+        projection_class_embeddings_input_dim: numbers of both together.
 
     Raises:
         ConfigError: a value that the model does not allow; names the field, the value and what is allowed.
@@ -140,6 +146,9 @@ class UNetConfig:
     add_attention: bool = True
     mid_block_scale_factor: float = 1.0
     class_embed_type: str | None = None
+    addition_embed_type: str | None = None
+    addition_time_embed_dim: int | None = None
+    projection_class_embeddings_input_dim: int | None = None
 
     def __post_init__(self) -> None:
         require_positive(
@@ -156,6 +165,8 @@ class UNetConfig:
             time_cond_proj_dim=self.time_cond_proj_dim,
             num_train_timesteps=self.num_train_timesteps,
             attn_norm_num_groups=self.attn_norm_num_groups,
+            addition_time_embed_dim=self.addition_time_embed_dim,
+            projection_class_embeddings_input_dim=self.projection_class_embeddings_input_dim,
         )
         for field, valid in _CHOICES.items():
             require_one_of("UNetConfig", field, getattr(self, field), valid)
@@ -215,6 +226,9 @@ class UNetConfig:
                 f"UNetConfig.class_embed_type is {self.class_embed_type!r}, num_class_embeds is None",
                 hint="say how many classes there are",
             )
+        check_additions(
+            self.addition_embed_type, self.addition_time_embed_dim, self.projection_class_embeddings_input_dim
+        )
         if self.attn_norm_num_groups is not None and self.block_out_channels[-1] % self.attn_norm_num_groups:
             raise _error(
                 "attn_norm_num_groups",

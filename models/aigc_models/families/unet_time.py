@@ -1,6 +1,6 @@
 """What the diffusion UNet sees of the time: sines and cosines of a step, of a noise level, or a learned table.
 
-Shapes: B batch, C channels, H height, W width, n numbers of one step.
+Shapes: B batch, C channels, H height, W width, n numbers of one step, S sizes.
 
 References:
     Vaswani et al. 2017: sinusoidal embedding, section 3.5. Song et al. 2021, "Score-Based Generative Modeling through
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from aigc_models.families.unet_config import UNetConfig
 
-__all__ = ["TimeProj", "make_time_proj"]
+__all__ = ["Sinusoid", "TimeProj", "embed_sizes", "make_time_proj"]
 
 FOURIER_SCALE = 16.0
 """Deviation of the frequencies of a Fourier embedding (Song et al. 2021, appendix C.2)."""
@@ -77,6 +77,12 @@ class Learned(nn.Embedding):
     def finish(self, out: Tensor, _timestep: Tensor) -> Tensor:
         """The output as it is."""
         return out
+
+
+def embed_sizes(sizes_BS: Tensor, sinusoid: Sinusoid) -> Tensor:
+    """[B, S] -> [B, S n]: each size in sines and cosines, as a step is (Podell et al. 2023, section 2.2)."""
+    batch, count = sizes_BS.shape
+    return sinusoid(sizes_BS.flatten()).view(batch, count * sinusoid.size)
 
 
 TimeProj: TypeAlias = Sinusoid | Fourier | Learned

@@ -80,13 +80,13 @@ def given(arguments: Namespace, *options: Option) -> dict[str, Any]:
     return {option.name: value for option in options if (value := getattr(arguments, option.name)) is not None}
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """The value of `--size`, (H, W).
+def parse_size(text: str, flag: str = "--size") -> tuple[int, int]:
+    """The value of `--size` or a flag like it, (H, W).
 
     Raises:
         InputError: it is of another form.
     """
     found = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text, re.ASCII)
     if not found:
-        raise InputError(f"--size is {shown(text)}", hint="give HEIGHTxWIDTH, such as 64x32")
+        raise InputError(f"{flag} is {shown(text)}", hint="give HEIGHTxWIDTH, such as 64x32")
     return int(found[1]), int(found[2])

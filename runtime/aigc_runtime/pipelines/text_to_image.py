@@ -1,4 +1,4 @@
-"""Pictures from texts: a text encoder, a UNet in the loop of a sampler, and the decoder of an autoencoder.
+"""Pictures from texts: text encoders, a UNet in the loop of a sampler, and the decoder of an autoencoder.
 
 Shapes: N pictures, C channels of a latent, h and w its sides, f pixels along a side of a latent, H = f h, W = f w.
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,29 +23,30 @@ from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.generation.rng import TorchGenerator
 from aigc_runtime.generation.samplers import Denoise, sample
-from aigc_runtime.generation.tokenizers import TokenizerRequest, make_tokenizer
 from aigc_runtime.io.png import to_uint8
 from aigc_runtime.pipelines.arguments import batch_bounds, chunks, require_tensors
 from aigc_runtime.pipelines.denoiser import CONTEXT, MODEL_OUTPUT, SAMPLE, TIMESTEP, Denoiser
 from aigc_runtime.pipelines.kind import Roles, require_roles
 from aigc_runtime.pipelines.picture_start import EncodedPicture, begin, draw_rows
-from aigc_runtime.pipelines.prompt_tokens import PromptTokens
+from aigc_runtime.pipelines.prompt_encoder import PromptEncoder, Seen
 from aigc_runtime.pipelines.sampling import Cancel, Progress, StepCounter, run_steps
-from aigc_runtime.pipelines.text_to_image_request import Output, PictureRequest, make_request
+from aigc_runtime.pipelines.text_to_image_request import SIZES, Output, PictureRequest, make_request
 from aigc_runtime.pipelines.text_to_image_settings import (
     IMAGE,
-    INPUT_IDS,
     LATENT,
     MEAN,
     STD,
+    TEXT_EMBEDS,
     TEXT_ENCODER,
+    TEXT_ENCODER_2,
+    TIME_IDS,
     TIMESTEP_COND,
     UNET,
     VAE_DECODER,
     VAE_ENCODER,
     TextToImageSettings,
 )
-from aigc_runtime.pipelines.vae import decode, encode, run_rows
+from aigc_runtime.pipelines.vae import decode, encode
 
 __all__ = ["TextToImagePipeline"]
 
@@ -73,7 +74,8 @@ class TextToImagePipeline:
     """
 
     def __init__(self, program: OpenProgram, settings: TextToImageSettings, roles: Roles) -> None:
-        needed = (TEXT_ENCODER, UNET, VAE_DECODER)
+        encoders = (TEXT_ENCODER,) if settings.second is None else (TEXT_ENCODER, TEXT_ENCODER_2)
+        needed = (*encoders, UNET, VAE_DECODER)
         require_roles("text_to_image", roles, needed, (*needed, VAE_ENCODER))
         self.program, self.settings = program, settings
         self._engines = dict(roles)
@@ -81,15 +83,7 @@ class TextToImagePipeline:
         self.decoder = self._session(VAE_DECODER)
         self.distilled = self.unet.interface.input(TIMESTEP_COND) is not None
         self._check_engines()
-        tokenizer = make_tokenizer(
-            TokenizerRequest(
-                info=settings.tokenizer,
-                vocab_size=settings.vocab_size,
-                assets=program.assets,
-                others=(settings.pad_token_id,),
-            )
-        )
-        self.tokens = PromptTokens(tokenizer, settings.prompt_tokens, settings.pad_token_id)
+        self.prompts = PromptEncoder(program, settings, roles, self.unet)
 
     def _session(self, role: str) -> Session:
         return self.program.session(self._engines[role])
@@ -101,13 +95,10 @@ class TextToImagePipeline:
 
     def _check_engines(self) -> None:
         settings, c = self.settings, self.settings.latent_channels
-        text = self._session(TEXT_ENCODER)
-        require_tensors(
-            text,
-            inputs={INPUT_IDS: ("int64", (None, settings.prompt_tokens))},
-            outputs={CONTEXT: ("float32", (None, None, None))},
-        )
-        extra = {TIMESTEP_COND: ("float32", (None, None))} if self.distilled else {}
+        taken = {spec.name for spec in self.unet.interface.inputs}
+        extra = {name: ("float32", (None, None)) for name in (TIMESTEP_COND, TEXT_EMBEDS) if name in taken}
+        if TEXT_EMBEDS in taken:
+            extra[TIME_IDS] = ("float32", (None, SIZES))
         require_tensors(
             self.unet,
             inputs={
@@ -132,14 +123,6 @@ class TextToImagePipeline:
             raise ConfigError(
                 f"the UNet takes a picture, and the program has no {VAE_ENCODER!r}", hint="export the model again"
             )
-        (given,) = (spec.shape[2] for spec in text.interface.outputs if spec.name == CONTEXT)
-        taken = self.unet.interface.input(CONTEXT)
-        assert taken is not None
-        if isinstance(given, int) and isinstance(taken.shape[2], int) and given != taken.shape[2]:
-            raise ConfigError(
-                f"the text encoder gives {given} numbers for a token, the UNet takes {taken.shape[2]}",
-                hint="the engines do not belong together",
-            )
 
     def close(self) -> None:
         """Close the program."""
@@ -157,7 +140,7 @@ class TextToImagePipeline:
         self,
         prompt: str | Sequence[str],
         *,
-        negative: str | Sequence[str] = "",
+        negative: str | Sequence[str] | None = None,
         count: int = 1,
         seed: int | Sequence[int] = 0,
         size: tuple[int, int] | None = None,
@@ -169,6 +152,9 @@ class TextToImagePipeline:
         image: Array | None = None,
         mask: Array | None = None,
         strength: float | None = None,
+        original_size: tuple[int, int] | None = None,
+        crop: tuple[int, int] | None = None,
+        target_size: tuple[int, int] | None = None,
         tile: int | None = None,
         output: Output = "pictures",
         progress: Progress | None = None,
@@ -179,7 +165,8 @@ class TextToImagePipeline:
 
         Args:
             prompt: what is to be seen; one, or several.
-            negative: what guidance leads away from; one for all, or one for each prompt.
+            negative: what guidance leads away from; one for all, or one for each prompt. None is an empty text, or
+                nothing at all where the model was trained so (`zero_negative`).
             count: pictures of each prompt.
             seed: of the first picture, the next ones having the next numbers; or one for each picture.
             size: (H, W), multiples of f; None takes the model's own, or that of the image.
@@ -196,6 +183,10 @@ class TextToImagePipeline:
                 autoencoder gives it back.
             strength: how much of the image is given up: the share of the steps that are taken, above 0 and at most 1;
                 None takes 0.8, and 1 with a mask.
+            original_size: (H, W) that the picture is to look as if it had before it was resized, for a model that sees
+                sizes; None takes that of the picture.
+            crop: (top, left) that it is to look cropped at, for such a model; None takes (0, 0).
+            target_size: (H, W) that it is to look made for, for such a model; None takes that of the picture.
             tile: side of the tiles that latents are decoded in; 0 means none, None chooses by their size.
             output: `pictures` are uint8 [N, H, W, 3]. `images` are float32 [N, 3, H, W] as the decoder gives them,
                 about -1 to 1; `latents` are float32 [N, C, h, w] as the sampler does, and nothing is decoded.
@@ -226,12 +217,15 @@ class TextToImagePipeline:
             image=image,
             mask=mask,
             strength=strength,
+            original_size=original_size,
+            crop=crop,
+            target_size=target_size,
             tile=tile,
             output=output,
         )
-        for note in self.notes(request.prompts + (request.negatives or ())):
+        for note in self.notes(request.texts):
             _LOG.warning("%s", note)
-        contexts = self._contexts(request)
+        contexts = self.prompts.encode(request.texts)
         latents = self._sample(request, contexts, self._encoded(request), progress, preview, cancel)
         if request.output == "latents":
             return latents
@@ -258,19 +252,8 @@ class TextToImagePipeline:
         )
 
     def notes(self, prompts: Sequence[str]) -> tuple[str, ...]:
-        """What the text encoder does not see of prompts, a sentence for each that is too long."""
-        told = []
-        for prompt in dict.fromkeys(prompts):
-            if cut := self.tokens.cut_off(prompt):
-                told.append(f"a prompt has more than {self.settings.prompt_tokens} tokens, not seen: {cut!r}")
-        return tuple(told)
-
-    def _contexts(self, request: PictureRequest) -> dict[str, Array]:
-        """What the text encoder makes of each text, [T, X]: each goes through it once."""
-        texts = list(dict.fromkeys(request.prompts + (request.negatives or ())))
-        found = run_rows(self._session(TEXT_ENCODER), {INPUT_IDS: self.tokens.encode(texts)})[CONTEXT]
-        self.program.release(self._engines[TEXT_ENCODER])
-        return dict(zip(texts, found, strict=True))
+        """What the text encoders do not see of prompts, a sentence for each that is too long."""
+        return self.prompts.notes(prompts)
 
     def _encoded(self, request: PictureRequest) -> EncodedPicture:
         """What the autoencoder makes of the request's picture, as far as the UNet needs it."""
@@ -287,7 +270,7 @@ class TextToImagePipeline:
     def _sample(
         self,
         request: PictureRequest,
-        contexts: dict[str, Array],
+        contexts: Mapping[str, Seen],
         encoded: EncodedPicture,
         progress: Progress | None,
         preview: Preview | None,
@@ -295,7 +278,7 @@ class TextToImagePipeline:
     ) -> Array:
         """Latents of all pictures, a group at a time."""
         (least, most), levels = batch_bounds(self.unet, SAMPLE), request.sampling.levels
-        runs = 1 if request.negatives is None else 2
+        runs = 2 if request.guided else 1
         at_once = max(1, PIXELS_AT_ONCE // math.prod(request.size))
         if most is not None:
             at_once = max(1, min(at_once, most // runs))
@@ -315,7 +298,7 @@ class TextToImagePipeline:
     def _sample_rows(
         self,
         request: PictureRequest,
-        contexts: dict[str, Array],
+        contexts: Mapping[str, Seen],
         encoded: EncodedPicture,
         rows: list[int],
         counter: StepCounter,
@@ -325,10 +308,13 @@ class TextToImagePipeline:
         settings, sampling = self.settings, request.sampling
         generators = [TorchGenerator(request.seeds[row]) for row in rows]
         start = begin(request, encoded, settings, generators)
-        conditions = {CONTEXT: np.stack([contexts[request.prompts[row]] for row in rows])}
+        beside = {} if request.sizes is None else {TIME_IDS: np.tile(np.float32(request.sizes), (len(rows), 1))}
+        conditions = {**_stacked(contexts, [request.prompts[row] for row in rows]), **beside}
         null = None
-        if request.negatives is not None:
-            null = {CONTEXT: np.stack([contexts[request.negatives[row]] for row in rows])}
+        if request.zero_negative:
+            null = {name: np.zeros_like(array) for name, array in conditions.items()} | beside
+        elif request.negatives is not None:
+            null = {**_stacked(contexts, [request.negatives[row] for row in rows]), **beside}
         if self.distilled:
             conditions[TIMESTEP_COND] = np.repeat(self._guidance_embedding(request.scale), len(rows), axis=0)
         denoise: Denoise = Denoiser(
@@ -355,6 +341,11 @@ class TextToImagePipeline:
         spec = self.unet.interface.input(TIMESTEP_COND)
         assert spec is not None
         return guidance_embedding(scale, int(spec.shape[1]))
+
+
+def _stacked(contexts: Mapping[str, Seen], prompts: Sequence[str]) -> dict[str, Array]:
+    """What the UNet sees of each row's prompt, by the name of its input."""
+    return {name: np.stack([contexts[prompt][name] for prompt in prompts]) for name in contexts[prompts[0]]}
 
 
 def guidance_embedding(scale: float, size: int) -> Array:

@@ -96,7 +96,7 @@ def _generate_once(pipeline: TextToImagePipeline) -> object:
 
 
 def _assets(settings: TextToImageSettings) -> Collection[str]:
-    return () if settings.tokenizer.file is None else (settings.tokenizer.file,)
+    return settings.tokenizer_files
 
 
 def _verb() -> Verb:

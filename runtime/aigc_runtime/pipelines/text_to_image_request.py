@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,16 +19,22 @@ from aigc_runtime.pipelines.denoiser import SAMPLE
 from aigc_runtime.pipelines.limits import check_image_count, check_numbers
 from aigc_runtime.pipelines.picture_inputs import GivenPicture, check_given
 from aigc_runtime.pipelines.sampling import Sampling, plan_sampling
-from aigc_runtime.pipelines.text_to_image_settings import VAE_ENCODER, TextToImageSettings
+from aigc_runtime.pipelines.text_to_image_settings import TIME_IDS, VAE_ENCODER, TextToImageSettings
 from aigc_runtime.pipelines.vae import check_tile
 
-__all__ = ["OUTPUTS", "Output", "PictureRequest", "check_output", "make_request", "picture_size"]
+__all__ = ["MAX_SIDE", "OUTPUTS", "SIZES", "Output", "PictureRequest", "check_output", "make_request", "picture_size"]
 
 Output = Literal["pictures", "images", "latents"]
 OUTPUTS = ("pictures", "images", "latents")
 """Forms of a result; see `TextToImagePipeline.generate`."""
 MAX_PROMPT = 100_000
 """Characters of a prompt, of which a text encoder sees some hundreds."""
+SIZES = 6
+"""Numbers that a UNet sees of sizes: see `text_to_image_settings`."""
+MAX_SIDE = 2**16
+"""Of a size that a UNet sees."""
+_OF_SIZES: Mapping[str, tuple[int, str, tuple[int, int]]] = {"crop": (0, "(top, left)", (0, 0))}
+"""Argument -> lowest number, meaning and default of a pair that is no size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +43,15 @@ class PictureRequest:
 
     Attributes:
         prompts: one for each picture.
-        negatives: likewise; None without guidance.
+        negatives: likewise; None without guidance, or where it leads away from zeros.
+        zero_negative: whether guidance leads away from zeros.
         seeds: likewise.
         size: (H, W) in pixels.
         latent_shape: (C, h, w).
         scale: of the guidance.
         rescale: of the guided output.
         sampling: how it is sampled.
+        sizes: that the UNet sees beside the time; None for one that sees none.
         given: the picture that they begin with.
         takes_picture: whether the UNet takes it beside the sample.
         tile: side of the tiles that latents are decoded in; None for none.
@@ -52,12 +60,14 @@ class PictureRequest:
 
     prompts: tuple[str, ...]
     negatives: tuple[str, ...] | None
+    zero_negative: bool
     seeds: tuple[int, ...]
     size: tuple[int, int]
     latent_shape: tuple[int, int, int]
     scale: float
     rescale: float
     sampling: Sampling
+    sizes: tuple[int, ...] | None
     given: GivenPicture | None
     takes_picture: bool
     tile: int | None
@@ -67,6 +77,16 @@ class PictureRequest:
     def count(self) -> int:
         """The number of pictures."""
         return len(self.prompts)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All of them, prompts first."""
+        return self.prompts + (self.negatives or ())
+
+    @property
+    def guided(self) -> bool:
+        """Whether the UNet runs a second time, for what guidance leads away from."""
+        return self.zero_negative or self.negatives is not None
 
     @property
     def starts_from_noise(self) -> bool:
@@ -87,7 +107,7 @@ def make_request(
     encodes_pictures: bool,
     distilled: bool,
     prompt: str | Sequence[str],
-    negative: str | Sequence[str] = "",
+    negative: str | Sequence[str] | None = None,
     count: int = 1,
     seed: int | Sequence[int] = 0,
     size: tuple[int, int] | None = None,
@@ -99,6 +119,9 @@ def make_request(
     image: Array | None = None,
     mask: Array | None = None,
     strength: float | None = None,
+    original_size: tuple[int, int] | None = None,
+    crop: tuple[int, int] | None = None,
+    target_size: tuple[int, int] | None = None,
     tile: int | None = None,
     output: str = "pictures",
 ) -> PictureRequest:
@@ -111,7 +134,11 @@ def make_request(
     check_image_count(len(prompts) * copies)
     scale = settings.default_guidance_scale if guidance_scale is None else guidance_scale
     scale = check_number("guidance_scale", scale, 0.0, MAX_GUIDANCE_SCALE)
-    negatives = _negatives(negative, len(prompts), guided=scale > 1 and not distilled, distilled=distilled)
+    guided = scale > 1 and not distilled
+    zero_negative = guided and negative is None and settings.zero_negative
+    negatives = None
+    if not zero_negative:
+        negatives = _negatives("" if negative is None else negative, len(prompts), guided=guided, distilled=distilled)
     given = check_given(image, mask, strength)
     _check_picture_use(settings, given, encodes_pictures=encodes_pictures)
     height, width = picture_size(settings, unet, size, given)
@@ -122,6 +149,7 @@ def make_request(
     return PictureRequest(
         prompts=tuple(text for text in prompts for _ in range(copies)),
         negatives=None if negatives is None else tuple(text for text in negatives for _ in range(copies)),
+        zero_negative=zero_negative,
         seeds=_seeds(seed, pictures),
         size=(height, width),
         latent_shape=(settings.latent_channels, *latent),
@@ -134,6 +162,7 @@ def make_request(
             eta=eta,
             skip=lambda whole: 0 if given is None else _skipped(whole, given.strength),
         ),
+        sizes=_sizes(unet, (height, width), original_size=original_size, crop=crop, target_size=target_size),
         given=given,
         takes_picture=settings.takes_picture,
         tile=check_tile(tile, decoder, latent),
@@ -191,6 +220,27 @@ def picture_size(
             hint="leave the size out, or make the image as large",
         )
     return height, width
+
+
+def _sizes(unet: Interface, size: tuple[int, int], **asked: tuple[int, int] | None) -> tuple[int, ...] | None:
+    """The sizes that the UNet sees beside the time, those of the picture where a request does not say them."""
+    if unet.input(TIME_IDS) is None:
+        for name, value in asked.items():
+            if value is not None:
+                raise InputError(f"{name} is {shown(value)}, and this model sees no sizes", hint="leave it out")
+        return None
+    found: list[int] = []
+    for name, value in asked.items():
+        least, meant, default = _OF_SIZES.get(name, (1, "(height, width)", size))
+        pair = default if value is None else value
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != len(size):
+            raise InputError(f"{name} is {shown(pair)}", hint=f"must be {meant}")
+        if any(type(side) is not int or not least <= side <= MAX_SIDE for side in pair):
+            raise InputError(
+                f"{name} is {shown(pair)}", hint=f"must be {meant}, whole numbers from {least} to {MAX_SIDE:,}"
+            )
+        found += pair
+    return tuple(found)
 
 
 def _skipped(steps: int, strength: float) -> int:

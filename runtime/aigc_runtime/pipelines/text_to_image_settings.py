@@ -3,13 +3,16 @@
 | role | inputs | outputs |
 | --- | --- | --- |
 | `text_encoder` | `input_ids` [B, T] int64 | `encoder_hidden_states` [B, T, X] |
+| `text_encoder_2`, optional | the same | `encoder_hidden_states` [B, T, X'], `text_embeds` [B, P] |
 | `unet` | `sample` [B, C, h, w], `timestep` [B], `encoder_hidden_states` | `model_output` [B, C, h, w] |
 | `vae_decoder` | `latent` [B, C, h, w] | `image` [B, 3, f h, f w], about -1 to 1 |
 | `vae_encoder`, optional | `image` [B, 3, f h, f w], -1 to 1 | `mean` and `std` [B, C, h, w] |
 
 All are float32 but the ids. A UNet that a picture conditions takes C + 1 + C channels: the sample, the mask, and the
 latents of what the mask leaves (Rombach et al. 2022, section 4.5). One that guidance was distilled into takes
-`timestep_cond` [B, E] as well (Luo et al. 2023, section 4.1).
+`timestep_cond` [B, E] as well (Luo et al. 2023, section 4.1). One with a second text encoder takes the states of both
+side by side, and `text_embeds` and `time_ids` [B, 6]: height and width before resizing, top and left of the crop,
+height and width that are aimed at (Podell et al. 2023, sections 2.1 to 2.3).
 """
 
 from __future__ import annotations
@@ -31,18 +34,23 @@ __all__ = [
     "LATENT",
     "MEAN",
     "STD",
+    "TEXT_EMBEDS",
     "TEXT_ENCODER",
+    "TEXT_ENCODER_2",
     "TIMESTEP_COND",
+    "TIME_IDS",
     "UNET",
     "VAE_DECODER",
     "VAE_ENCODER",
+    "PromptInfo",
     "TextToImageSettings",
 ]
 
 TEXT_ENCODER, UNET, VAE_DECODER, VAE_ENCODER = "text_encoder", "unet", "vae_decoder", "vae_encoder"
+TEXT_ENCODER_2 = "text_encoder_2"
 """The roles of the engines."""
 LATENT, IMAGE, MEAN, STD = "latent", "image", "mean", "std"
-TIMESTEP_COND = "timestep_cond"
+TIMESTEP_COND, TEXT_EMBEDS, TIME_IDS = "timestep_cond", "text_embeds", "time_ids"
 """Tensors beside those of `denoiser`."""
 
 MAX_LATENTS = 2**24
@@ -50,6 +58,25 @@ MAX_LATENTS = 2**24
 MAX_LATENT_SCALE = 64
 MAX_PROMPT_TOKENS = 4096
 MAX_FACTOR = 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptInfo:
+    """How prompts become tokens of a text encoder.
+
+    Attributes:
+        tokenizer: which, and of which file.
+        vocab_size: ids that the text encoder knows.
+        pad_token_id: fills up shorter prompts.
+    """
+
+    tokenizer: TokenizerInfo
+    vocab_size: int
+    pad_token_id: int
+
+    def __post_init__(self) -> None:
+        check_range("vocab_size", self.vocab_size, 1, MAX_COUNT)
+        check_range("pad_token_id", self.pad_token_id, 0, self.vocab_size - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +99,8 @@ class TextToImageSettings:
         default_steps: sampling steps.
         default_guidance_scale: 1 and less mean no guidance, as in diffusers.
         takes_picture: whether the UNet takes a mask and the latents of a picture beside the sample, for inpainting.
+        second: how prompts become tokens of a second text encoder; None where there is none.
+        zero_negative: guidance leads away from zeros where a request has no negative text, in place of an empty text.
     """
 
     schedule: ScheduleConfig
@@ -89,6 +118,8 @@ class TextToImageSettings:
     prompt_tokens: int = 77
     sampler_config: SamplerConfig = field(default_factory=SamplerConfig)
     takes_picture: bool = False
+    second: PromptInfo | None = None
+    zero_negative: bool = False
 
     def __post_init__(self) -> None:
         if min(self.latent_channels, *self.latent_size) < 1 or math.prod(self.latent_shape) > MAX_LATENTS:
@@ -103,9 +134,8 @@ class TextToImageSettings:
         ):
             if not low <= value <= MAX_FACTOR:  # NaN is neither
                 raise ConfigError(f"{name} is {value:g}", hint=f"must be from {low:g} to {MAX_FACTOR:g}")
-        check_range("vocab_size", self.vocab_size, 1, MAX_COUNT)
         check_range("prompt_tokens", self.prompt_tokens, 1, MAX_PROMPT_TOKENS)
-        check_range("pad_token_id", self.pad_token_id, 0, self.vocab_size - 1)
+        assert self.prompt_info  # which checks itself
         if self.schedule.learns_variance:
             raise ConfigError(
                 f"schedule.variance_type is {self.schedule.variance_type!r}",
@@ -118,6 +148,17 @@ class TextToImageSettings:
             steps=self.default_steps,
             guidance_scale=self.default_guidance_scale,
         )
+
+    @property
+    def prompt_info(self) -> PromptInfo:
+        """How prompts become tokens of the first text encoder."""
+        return PromptInfo(tokenizer=self.tokenizer, vocab_size=self.vocab_size, pad_token_id=self.pad_token_id)
+
+    @property
+    def tokenizer_files(self) -> tuple[str, ...]:
+        """The files of the bundle that the tokenizers are in."""
+        infos = [self.prompt_info, *([] if self.second is None else [self.second])]
+        return tuple(dict.fromkeys(info.tokenizer.file for info in infos if info.tokenizer.file is not None))
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

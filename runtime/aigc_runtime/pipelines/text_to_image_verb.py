@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,29 @@ TILE = Option(
     type=int,
     help="side of the tiles that latents are decoded in, 0 for none (default: by size)",
 )
+_SEEN = "sides that the picture is to look {}, for a model that sees them (default: --size)"
+ORIGINAL_SIZE = Option(
+    flags=("--original-size",),
+    name="original_size",
+    group="diffusion",
+    metavar="HxW",
+    help=_SEEN.format("resized from"),
+)
+CROP = Option(
+    flags=("--crop",),
+    name="crop",
+    group="diffusion",
+    metavar="TOPxLEFT",
+    help="where it is to look cropped at, for such a model (default: 0x0)",
+)
+TARGET_SIZE = Option(
+    flags=("--target-size",),
+    name="target_size",
+    group="diffusion",
+    metavar="HxW",
+    help=_SEEN.format("made for"),
+)
+_SIZES = (ORIGINAL_SIZE, CROP, TARGET_SIZE)
 _PLAIN = (PROMPT, NEGATIVE, COUNT, SEED, *SAMPLING, STRENGTH, TILE)
 
 
@@ -82,7 +105,7 @@ class _PictureJob:
     def run(self, pipeline: TextToImagePipeline) -> None:
         """Make the pictures and write them."""
         request = self.request
-        self.notes.extend(pipeline.notes(request.prompts + (request.negatives or ())))
+        self.notes.extend(pipeline.notes(request.texts))
         pictures = pipeline.generate(**self.asked, progress=_show_progress if sys.stderr.isatty() else None)
         if self.output.suffix.lower() == ".npy":
             atomic_write_bytes(self.output, write_npy(pictures))
@@ -122,8 +145,9 @@ def _prepare(arguments: Namespace, pipeline: TextToImagePipeline) -> _PictureJob
             )
     asked = given(arguments, *_PLAIN)
     notes: list[str] = []
-    if arguments.size is not None:
-        asked["size"] = parse_size(arguments.size)
+    for option in (SIZE, *_SIZES):
+        if (text := getattr(arguments, option.name)) is not None:
+            asked[option.name] = parse_size(text, *option.flags)
     for option in (IMAGE_FILE, MASK_FILE):
         if (path := getattr(arguments, option.name)) is not None:
             asked[option.name], told = read_picture(path)
@@ -153,13 +177,19 @@ def _described(request: PictureRequest) -> dict[str, Any]:
         "guidance_scale": request.scale,
         "guidance_rescale": request.rescale,
     }
+    if request.sizes is not None:
+        described |= dict(zip(("original_size", "crop", "target_size"), _pairs(request.sizes), strict=True))
     if given_picture is not None:
         described |= {"strength": given_picture.strength, "masked": given_picture.mask is not None}
     return described
+
+
+def _pairs(numbers: tuple[int, ...]) -> Iterator[list[int]]:
+    return (list(numbers[i : i + 2]) for i in range(0, len(numbers), 2))
 
 
 def _show_progress(step: int, total: int) -> None:
     sys.stderr.write(f"\rstep {step}/{total}" + ("\n" if step == total else ""))
 
 
-TEXT_TO_IMAGE_VERB = Verb(options=(*_PLAIN, SIZE, IMAGE_FILE, MASK_FILE, OUTPUT), prepare=_prepare)
+TEXT_TO_IMAGE_VERB = Verb(options=(*_PLAIN, SIZE, *_SIZES, IMAGE_FILE, MASK_FILE, OUTPUT), prepare=_prepare)

@@ -20,6 +20,7 @@ from aigc_runtime.core.compare import psnr_db
 from aigc_runtime.core.tensors import Array
 
 from ...models.sources.diffusers.small_sd import write_stable_diffusion
+from ...models.sources.diffusers.small_xl import write_stable_diffusion_xl
 
 pytestmark = [
     pytest.mark.slow,
@@ -85,3 +86,26 @@ def test_the_bundle_holds_four_engines_and_the_tokenizer(made: tuple[Any, Path])
     assert manifest.pipeline.kind == "text_to_image"
     assert {step.engine for case in manifest.reference.cases for step in case.steps} == set(roles)
     assert [result.metric for result in manifest.quality] == []
+
+
+def test_stable_diffusion_xl(tmp_path: Path) -> None:
+    pipeline = write_stable_diffusion_xl(tmp_path / "xl")
+    export_model(export_recipe(str(tmp_path / "xl"), quality_samples=2), tmp_path / "out")
+    manifest = load_bundle(tmp_path / "out").manifest
+    assert sorted(manifest.engines) == ["text_encoder", "text_encoder_2", "unet", "vae_decoder", "vae_encoder"]
+    assert manifest.assets == ("tokenizer.json", "tokenizer_2.json")
+    file = tmp_path / "lighthouse.png"
+    asked = ["--prompt", PROMPT, "--steps", str(STEPS), "--seed", str(SEED), "--original-size", "96x128"]
+    on_the_device("generate", str(tmp_path / "out"), *asked, "-o", str(file))
+    with Image.open(file) as picture:
+        found = np.asarray(picture).astype(np.float64)
+        request = json.loads(picture.text["aigc-request"])  # type: ignore[attr-defined]
+    assert (request["original_size"], request["crop"], request["target_size"]) == ([96, 128], [0, 0], [64, 64])
+
+    def theirs(**sizes: Any) -> Array:
+        given: dict[str, Any] = {"num_inference_steps": STEPS, "output_type": "np", **sizes}
+        pictures = pipeline(PROMPT, generator=torch.Generator().manual_seed(SEED), **given).images
+        return np.asarray((pictures[0] * 255).round())
+
+    assert psnr_db(theirs(original_size=(96, 128)), found) >= 50
+    assert psnr_db(theirs(original_size=(1024, 1024)), found) < 50

@@ -100,6 +100,49 @@ def test_the_gradients_are_theirs() -> None:
         assert (parameter.grad - wanted).abs().max() <= DOUBLE_TOLERANCE * wanted.abs().max().clamp(min=1e-3), key
 
 
+def projected(end: int) -> tuple[Any, ClipText]:
+    """An encoder with a projection, theirs and ours."""
+    torch.manual_seed(0)
+    config = {**CONFIGS["gelu"], "projection_dim": 10}
+    theirs = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**config, eos_token_id=end)).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    ours = ClipText(ClipTextConfig(**config, eos_token_id=None if end == 2 else end)).eval()
+    ours.load_state_dict({k.removeprefix("text_model."): t for k, t in theirs.state_dict().items()}, strict=True)
+    return theirs, ours
+
+
+@pytest.mark.parametrize("end", [2, 59, 31])
+def test_the_embedding_of_a_text_and_the_states_before_the_last_layer_are_theirs(end: int) -> None:
+    theirs, ours = projected(end)
+    ids = torch.tensor([[58, 3, 31, 4, 59, 59, 31], [58, 59, 1, 31, 12, 31, 59]])
+    with torch.no_grad():
+        found = theirs(ids, output_hidden_states=True)
+        states, whole = ours.projected(ids)
+        assert not far(states, found.hidden_states[-2])
+        assert not far(ours.penultimate(ids), found.hidden_states[-2])
+        assert not far(whole, found.text_embeds)
+        assert far(ours(ids), found.hidden_states[-2])
+        assert far(projected(2 if end == 31 else 31)[1].projected(ids)[1], found.text_embeds)
+
+
+def test_the_gradients_of_the_projection_are_theirs() -> None:
+    theirs, ours = (model.double() for model in projected(59))
+    theirs(IDS).text_embeds.pow(3).mean().backward()
+    ours.projected(IDS)[1].pow(3).mean().backward()
+    expected = {k.removeprefix("text_model."): p for k, p in theirs.named_parameters()}
+    for key, parameter in ours.named_parameters():
+        wanted = expected[key].grad
+        assert parameter.grad is not None
+        assert (parameter.grad - wanted).abs().max() <= DOUBLE_TOLERANCE * wanted.abs().max().clamp(min=1e-3), key
+
+
+def test_an_encoder_without_a_projection_gives_no_embedding() -> None:
+    with pytest.raises(ConfigError, match="projection_dim is None"):
+        our_model("gelu").projected(IDS)
+
+
 def test_initial_weights_are_as_wide_as_the_papers_say() -> None:
     """GPT-2, section 2.3: what adds to the residuals is divided by the root of twice the layers."""
     torch.manual_seed(0)
@@ -127,6 +170,8 @@ def test_more_tokens_than_places() -> None:
     ("change", "message"),
     [
         ({"hidden_act": "relu"}, "hidden_act is 'relu'\nvalid: quick_gelu, gelu"),
+        ({"projection_dim": 0}, "projection_dim is 0"),
+        ({"eos_token_id": 60}, "eos_token_id is 60\nmust be below vocab_size = 60"),
         ({"num_attention_heads": 5}, "num_attention_heads is 5\nmust be a divisor of hidden_size = 24"),
         ({"vocab_size": 0}, "vocab_size is 0"),
         ({"layer_norm_eps": 0.0}, "layer_norm_eps is 0.0"),

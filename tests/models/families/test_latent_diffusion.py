@@ -51,3 +51,25 @@ def test_those_that_do_not(changes: dict[str, dict[str, Any]], message: str) -> 
         found[name] = replace(found[name], **fields)
     with pytest.raises(ConfigError, match=message):
         check_components(found["text"], found["unet"], found["vae"])
+
+
+XL = replace(
+    UNET,
+    cross_attention_dim=44,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=4,
+    projection_class_embeddings_input_dim=24 + 10,
+)
+SECOND = ClipTextConfig(hidden_size=20, num_attention_heads=4, projection_dim=10)
+
+
+def test_two_text_encoders() -> None:
+    check_components(TEXT, XL, VAE, second=SECOND)
+    with pytest.raises(ConfigError, match=r"is 44, the text encoders' hidden_size 24 \+ 24"):
+        check_components(TEXT, XL, VAE, second=replace(SECOND, hidden_size=24))
+    with pytest.raises(ConfigError, match=r"of a text of 10 numbers .* projection_dim is 11"):
+        check_components(TEXT, XL, VAE, second=replace(SECOND, projection_dim=11))
+    with pytest.raises(ConfigError, match=r"of a text of 0 numbers .* projection_dim is 10"):
+        check_components(TEXT, replace(UNET, cross_attention_dim=44), VAE, second=SECOND)
+    with pytest.raises(ConfigError, match=r"of a text of 10 numbers .* projection_dim is 0"):
+        check_components(TEXT, replace(XL, cross_attention_dim=24), VAE)

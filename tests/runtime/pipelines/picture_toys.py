@@ -19,7 +19,7 @@ from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.generation.tokenizers import TokenizerInfo
 from aigc_runtime.io.npy import write_npy
 from aigc_runtime.pipelines.text_to_image import TextToImagePipeline
-from aigc_runtime.pipelines.text_to_image_settings import TextToImageSettings
+from aigc_runtime.pipelines.text_to_image_settings import PromptInfo, TextToImageSettings
 
 from .. import toys
 
@@ -114,6 +114,40 @@ def pipeline(
     settings: TextToImageSettings = SETTINGS, roles: Mapping[str, str] = ROLES, **given: Any
 ) -> TextToImagePipeline:
     return TextToImagePipeline(program(takes_picture=settings.takes_picture, **given), settings, roles)
+
+
+XL_SETTINGS = replace(
+    SETTINGS,
+    second=PromptInfo(tokenizer=TokenizerInfo(kind="bytes"), vocab_size=256, pad_token_id=1),
+    zero_negative=True,
+)
+XL_ROLES = {**ROLES, "text_encoder_2": "text_encoder_2"}
+
+
+def read_twice(values: Mapping[str, Array]) -> dict[str, Array]:
+    ids = values["input_ids"].astype(np.float32)
+    whole = ids.sum(axis=1, keepdims=True) / 1000
+    return {"encoder_hidden_states": np.stack([np.sin(2 * ids), ids / 128], axis=2), "text_embeds": whole}
+
+
+def denoise_sized(values: Mapping[str, Array]) -> dict[str, Array]:
+    said = values["text_embeds"][:, 0] + values["time_ids"] @ np.float32([1, 2, 3, 4, 5, 6]) / 1000
+    return {"model_output": denoise(values)["model_output"] + np.tanh(said)[:, None, None, None]}
+
+
+def xl_program() -> OpenProgram:
+    """The same with a second text encoder, and a UNet that sees sizes."""
+    sessions = dict(program().sessions)
+    text, unet = sessions["text_encoder"].interface, sessions["unet"].interface
+    outputs = (spec("encoder_hidden_states", TOKENS, 2), spec("text_embeds", 1))
+    sessions["text_encoder_2"] = ArraySession(read_twice, replace(text, outputs=outputs))
+    inputs = (*unet.inputs[:2], spec("encoder_hidden_states", TOKENS, 5), spec("text_embeds", 1), spec("time_ids", 6))
+    sessions["unet"] = ArraySession(denoise_sized, replace(unet, inputs=inputs))
+    return OpenProgram(sessions)
+
+
+def xl_pipeline() -> TextToImagePipeline:
+    return TextToImagePipeline(xl_program(), XL_SETTINGS, XL_ROLES)
 
 
 def feeds(interface: Interface) -> dict[str, Array]:

@@ -14,7 +14,7 @@ from aigc_runtime.generation.samplers import SamplerConfig
 from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.generation.tokenizers import TokenizerInfo
 from aigc_runtime.io.jsonable import from_json, to_json
-from aigc_runtime.pipelines.text_to_image_settings import TextToImageSettings
+from aigc_runtime.pipelines.text_to_image_settings import PromptInfo, TextToImageSettings
 
 SETTINGS = TextToImageSettings(
     schedule=ScheduleConfig(
@@ -41,6 +41,15 @@ def test_settings_survive_the_json_of_a_manifest() -> None:
         from_json(TextToImageSettings, {**document, "latent_scale": 8.5}, where="$")
     with pytest.raises(BundleError, match="clip_skip"):
         from_json(TextToImageSettings, {**document, "clip_skip": 1}, where="$")
+
+
+def test_a_second_text_encoder_has_a_tokenizer_of_its_own() -> None:
+    info = PromptInfo(tokenizer=TokenizerInfo(kind="huggingface", file="b.json"), vocab_size=9, pad_token_id=0)
+    both = replace(SETTINGS, second=info)
+    assert from_json(TextToImageSettings, json.loads(json.dumps(to_json(both))), where="$") == both
+    assert (SETTINGS.tokenizer_files, both.tokenizer_files) == (("tokenizer.json",), ("tokenizer.json", "b.json"))
+    with pytest.raises(ConfigError, match="pad_token_id is 9"):
+        replace(info, pad_token_id=9)
 
 
 def test_sizes_follow_from_the_latents() -> None:

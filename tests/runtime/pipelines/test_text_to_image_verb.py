@@ -15,7 +15,7 @@ from aigc_runtime.io.npy import write_npy
 from aigc_runtime.pipelines import KINDS
 from aigc_runtime.pipelines.text_to_image_verb import REQUEST_KEYWORD
 
-from .picture_toys import pipeline
+from .picture_toys import pipeline, xl_pipeline
 
 Image: Any = pytest.importorskip("PIL.Image")
 jsonschema: Any = pytest.importorskip("jsonschema")
@@ -76,6 +76,18 @@ def test_a_picture_and_a_mask_come_from_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         found, pipeline().generate("ä dusk", image=PICTURE, mask=mask, steps=4, strength=0.5)[0]
     )
+
+
+def test_sizes_that_a_model_sees(tmp_path: Path) -> None:
+    asked = arguments(tmp_path, steps=1, original_size="32x48", crop="2x4")
+    job: Any = VERB.prepare(asked, xl_pipeline())
+    job.run(xl_pipeline())
+    with Image.open(tmp_path / "out.png") as read:
+        request = json.loads(read.text[REQUEST_KEYWORD])
+    assert (request["original_size"], request["crop"], request["target_size"]) == ([32, 48], [2, 4], [16, 24])
+    assert request["negative"] is None
+    with pytest.raises(InputError, match="--crop is '2'"):
+        VERB.prepare(arguments(tmp_path, crop="2"), xl_pipeline())
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ from aigc_runtime.pipelines.text_to_image import TextToImagePipeline
 from aigc_runtime.pipelines.text_to_image_settings import (
     IMAGE,
     INPUT_IDS,
-    TEXT_ENCODER,
     UNET,
     VAE_ENCODER,
     TextToImageSettings,
@@ -90,8 +89,8 @@ class PromptData:
         role = next((role for role, name in self.program.engines.items() if name == self.part.name), "")
         rng = stream(self.seed, STREAM)
         for prompt in prompts:
-            if role == TEXT_ENCODER:
-                sessions[self.part.name].run({INPUT_IDS: pipeline.tokens.encode([prompt])})
+            if role in pipeline.prompts.tokens:
+                sessions[self.part.name].run({INPUT_IDS: pipeline.prompts.tokens[role].encode([prompt])})
             elif role == VAE_ENCODER:
                 photo = photo_crops(CALIBRATION_PHOTO, self.settings.size, 1, int(rng.integers(2**31)))
                 sessions[self.part.name].run({IMAGE: 2 * (photo.transpose(0, 3, 1, 2).astype(np.float32) / 255) - 1})

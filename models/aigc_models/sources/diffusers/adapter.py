@@ -31,15 +31,21 @@ __all__ = ["DiffusionAdapter", "LowRank", "open_adapters", "parse_name"]
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
 METADATA = "lora_adapter_metadata"
 """Where diffusers keeps ranks and alphas since 0.34."""
-UNET, TEXT_ENCODER = "unet", "text_encoder"
+UNET, TEXT_ENCODER, TEXT_ENCODER_2 = "unet", "text_encoder", "text_encoder_2"
 
 _ROLES = {
     "down": r"\.lora_A|\.lora\.down|\.lora_linear_layer\.down|\.lora_down|_lora\.down",
     "up": r"\.lora_B|\.lora\.up|\.lora_linear_layer\.up|\.lora_up|_lora\.up",
 }
 _MATRIX = re.compile("|".join(f"(?P<{role}>{ends})" for role, ends in _ROLES.items()))
-_KOHYA = {"lora_unet_": UNET, "lora_te_text_model_": TEXT_ENCODER, "lora_te1_text_model_": TEXT_ENCODER}
-_PLAIN = {"unet.": UNET, "text_encoder.": TEXT_ENCODER}
+_KOHYA = {
+    "lora_unet_": UNET,
+    "lora_te_text_model_": TEXT_ENCODER,
+    "lora_te1_text_model_": TEXT_ENCODER,
+    "lora_te2_text_model_": TEXT_ENCODER_2,
+    "lora_te2_": TEXT_ENCODER_2,
+}
+_PLAIN = {"unet.": UNET, "text_encoder.": TEXT_ENCODER, "text_encoder_2.": TEXT_ENCODER_2}
 _OUT = re.compile(r"\.to_out$")
 _SHOWN = 4
 _HINT = (
@@ -215,7 +221,7 @@ def _scales(weights: StoredWeights, where: str) -> dict[str, float]:
     except (ValueError, TypeError) as err:
         raise CheckpointError(f"the adapter {where!r}: its metadata are damaged: {err}", hint="get it again") from err
     scales = {}
-    for component in (UNET, TEXT_ENCODER):
+    for component in (UNET, TEXT_ENCODER, TEXT_ENCODER_2):
         own = {key.removeprefix(f"{component}."): v for key, v in said.items() if key.startswith(f"{component}.")}
         if odd := [key for key in _NOT_DONE if own.get(key)]:
             raise CheckpointError(

@@ -12,17 +12,9 @@ from aigc_runtime.io.printable import shown
 from aigc_runtime.io.strict_json import loads_strict
 from aigc_runtime.io.user_file import path_exists, read_file
 
-__all__ = ["GUIDANCE_SCALES", "INDEX_FILE", "component_folder", "named_components", "pipeline_of", "read_json"]
+__all__ = ["INDEX_FILE", "component_folder", "named_components", "pipeline_of", "read_json"]
 
 INDEX_FILE = "model_index.json"
-GUIDANCE_SCALES: Mapping[str, float] = {
-    "StableDiffusionPipeline": 7.5,
-    "StableDiffusionImg2ImgPipeline": 7.5,
-    "StableDiffusionInpaintPipeline": 7.5,
-    "LatentConsistencyModelPipeline": 8.5,
-    "LatentConsistencyModelImg2ImgPipeline": 8.5,
-}
-"""The pipelines from text to pictures that come in, and the guidance that diffusers takes where a call says none."""
 MAX_BYTES = 16 * 2**20
 _NO_BOUND = re.compile(rb'("lambda_min_clipped"\s*:\s*)-Infinity')
 """The one field where diffusers writes what is no JSON: no bound at all."""

@@ -1,9 +1,10 @@
-"""A pipeline from text to pictures that diffusers wrote, as a program of four parts."""
+"""A pipeline from text to pictures that diffusers wrote, as a program of its parts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from aigc_models.program import Program
 from aigc_models.sources.diffusers.adapter import open_adapters
 from aigc_models.sources.diffusers.combined import CombinedWeights
 from aigc_models.sources.diffusers.load_component import CLIP_WEIGHTS, LoadedComponent, load_component
-from aigc_models.sources.diffusers.merge import MergedWeights
-from aigc_models.sources.diffusers.text_to_image import TEXT_ENCODER, UNET, VAE, read_text_to_image
+from aigc_models.sources.diffusers.merge import MergedWeights, check_adapters
+from aigc_models.sources.diffusers.text_to_image import TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE, read_text_to_image
 from aigc_models.text_to_image_program import text_to_image_program
 from aigc_models.weights.checkpoint import Checkpoint
+from aigc_models.weights.stored_weights import WeightsReader
 
 __all__ = ["load_text_to_image"]
 
@@ -36,24 +38,26 @@ def load_text_to_image(path: Path, *, source: str, options: Mapping[str, Any]) -
     """
     found = read_text_to_image(path)
     adapters = open_adapters(options.get("lora", ()))
-    text: LoadedComponent[ClipText] = load_component(
-        lambda: ClipText(found.text_encoder),
-        found.folders[TEXT_ENCODER],
-        CLIP_WEIGHTS,
-        merge=lambda weights: MergedWeights(weights, TEXT_ENCODER, adapters),
-    )
-    unet: LoadedComponent[UNet] = load_component(
-        lambda: UNet(found.unet), found.folders[UNET], merge=lambda weights: MergedWeights(weights, UNET, adapters)
-    )
+    check_adapters(adapters, (*found.text_encoders, UNET))
+
+    def merged(name: str) -> Callable[[WeightsReader], WeightsReader]:
+        return lambda weights: MergedWeights(weights, name, adapters)
+
+    texts: dict[str, LoadedComponent[ClipText]] = {
+        name: load_component(partial(ClipText, config), found.folders[name], CLIP_WEIGHTS, merge=merged(name))
+        for name, config in found.text_encoders.items()
+    }
+    unet: LoadedComponent[UNet] = load_component(lambda: UNet(found.unet), found.folders[UNET], merge=merged(UNET))
     vae: LoadedComponent[AutoencoderKL] = load_component(lambda: AutoencoderKL(found.vae), found.folders[VAE])
-    loaded: dict[str, LoadedComponent[Any]] = {TEXT_ENCODER: text, UNET: unet, VAE: vae}
+    loaded: dict[str, LoadedComponent[Any]] = {**texts, UNET: unet, VAE: vae}
     dynamic = options.get("dynamic_size")
     program = text_to_image_program(
-        text_encoder=text.module,
+        text_encoder=texts[TEXT_ENCODER].module,
+        text_encoder_2=texts[TEXT_ENCODER_2].module if TEXT_ENCODER_2 in texts else None,
         unet=unet.module,
         vae=vae.module,
         settings=found.settings,
-        assets=found.tokenizer.files,
+        assets={name: data for tokenizer in found.tokenizers.values() for name, data in tokenizer.files.items()},
         dynamic_size=True if dynamic is None else dynamic,
         name=path.resolve().name or "text_to_image",
         checkpoint=Checkpoint(

@@ -6,7 +6,7 @@ W' = W + s (alpha / r) B A                                 (Hu et al. 2021, eq. 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,9 +16,27 @@ from aigc_models.weights.stored_weights import WeightsReader
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.io.printable import shown
 
-__all__ = ["MergedWeights"]
+__all__ = ["MergedWeights", "check_adapters"]
 
 _SHOWN = 4
+
+
+def check_adapters(adapters: Sequence[DiffusionAdapter], components: Collection[str]) -> None:
+    """Refuse adapters that change components which a pipeline does not have.
+
+    Args:
+        adapters: opened.
+        components: of the pipeline, those that an adapter may change.
+
+    Raises:
+        CheckpointError: names the adapter and the component.
+    """
+    for adapter in adapters:
+        if unknown := sorted(adapter.modules.keys() - set(components)):
+            raise CheckpointError(
+                f"the adapter {adapter.where!r} changes a {unknown[0]}, which the pipeline does not have",
+                hint="it is an adapter of another model",
+            )
 
 
 class MergedWeights:
@@ -26,7 +44,7 @@ class MergedWeights:
 
     Args:
         base: of the component.
-        component: `unet` or `text_encoder`.
+        component: `unet`, `text_encoder` or `text_encoder_2`.
         adapters: opened.
 
     Raises:

@@ -12,7 +12,7 @@ from aigc_models.sources.diffusers.autoencoder import VAE_CLASS, read_vae
 from aigc_models.sources.diffusers.components import read_json
 from aigc_models.sources.diffusers.folder import read_folder
 from aigc_models.sources.diffusers.text_encoder import CLIP_CLASS, clip_tensor, read_clip_text
-from aigc_models.sources.diffusers.text_to_image import TEXT_ENCODER, UNET, VAE, read_text_to_image
+from aigc_models.sources.diffusers.text_to_image import TEXT_ENCODER, TEXT_ENCODER_2, read_text_to_image
 from aigc_models.sources.diffusers.weights import FILES, TRANSFORMERS_FILES, find_component
 from aigc_models.sources.diffusers.which import form_of
 from aigc_models.sources.outline import Outline, stored_bytes
@@ -62,7 +62,7 @@ def _outline_text_to_image(path: Path) -> Outline:
         f"guidance {found.settings.default_guidance_scale:g}",
     )
     known = Outline(kind="text_to_image", architecture=found.kind, family=found.kind, notes=says)
-    return _with_weights(known, {n: found.folders[n] for n in (TEXT_ENCODER, UNET, VAE)}, notes=found.notes)
+    return _with_weights(known, found.folders, notes=found.notes)
 
 
 def _outline_vae(path: Path) -> Outline:
@@ -104,7 +104,7 @@ def _with_weights(known: Outline, components: Mapping[str, Path], *, notes: tupl
     parameters: int | None = 0
     found, says = [*known.notes, *notes], []
     for name, path in components.items():
-        clip = name == TEXT_ENCODER
+        clip = name in (TEXT_ENCODER, TEXT_ENCODER_2)
         place = find_component(path, TRANSFORMERS_FILES if clip else FILES)
         found += place.notes
         if not place.weights.name.endswith(_HEADERS):

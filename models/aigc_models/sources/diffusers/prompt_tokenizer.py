@@ -39,12 +39,13 @@ class PromptTokenizer:
     notes: tuple[str, ...] = ()
 
 
-def read_prompt_tokenizer(folder: Path, text: ClipTextConfig) -> PromptTokenizer:
+def read_prompt_tokenizer(folder: Path, text: ClipTextConfig, *, name: str = TOKENIZER) -> PromptTokenizer:
     """Read the tokenizer of a pipeline, and hold it against the text encoder.
 
     Args:
         folder: with tokenizer.json, or vocab.json and merges.txt.
         text: of the text encoder.
+        name: of the file in the bundle.
 
     Raises:
         CheckpointError: none there, or a damaged one.
@@ -72,8 +73,8 @@ def read_prompt_tokenizer(folder: Path, text: ClipTextConfig) -> PromptTokenizer
     if pad_id is None:
         raise CheckpointError(f"the tokenizer lacks its pad_token {shown(pad)}", hint="get the folder again")
     return PromptTokenizer(
-        info=TokenizerInfo(kind="huggingface", file=TOKENIZER),
-        files={TOKENIZER: made.data},
+        info=TokenizerInfo(kind="huggingface", file=name),
+        files={name: made.data},
         pad_token_id=pad_id,
         prompt_tokens=_length(files.tokenizer_config.get("model_max_length"), text.max_position_embeddings),
         notes=made.notes,

@@ -1,4 +1,4 @@
-"""config.json of a CLIPTextModel: every field is read, or refused by its name."""
+"""config.json of a CLIPTextModel, with or without a projection: every field is read, or refused by its name."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from aigc_models.sources.transformers.fields import Fields
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.io.printable import shown
 
-__all__ = ["CLIP_CLASS", "CLIP_MODEL_TYPE", "clip_tensor", "is_clip_text", "read_clip_text"]
+__all__ = ["CLIP_CLASS", "CLIP_MODEL_TYPE", "PROJECTED_CLASS", "clip_tensor", "is_clip_text", "read_clip_text"]
 
-CLIP_CLASS, CLIP_MODEL_TYPE = "CLIPTextModel", "clip_text_model"
+CLIP_CLASS, PROJECTED_CLASS, CLIP_MODEL_TYPE = "CLIPTextModel", "CLIPTextModelWithProjection", "clip_text_model"
+DEFAULT_PROJECTION, DEFAULT_END = 512, 49407
+"""Where a file does not say it, as in transformers."""
+NO_END = 2
+"""The `eos_token_id` of files that never said the right one: the highest id ends a text there."""
 _PREFIX = "text_model."
 _COMPUTED = "embeddings.position_ids"
 """0, 1, 2 and so on, which older versions of transformers saved."""
@@ -24,7 +28,7 @@ def is_clip_text(config: Mapping[str, Any] | None) -> bool:
 
 
 def read_clip_text(values: Mapping[str, Any], *, where: str = "config.json") -> ClipTextConfig:
-    """Read the configuration of a CLIPTextModel.
+    """Read the configuration of a text encoder; one without a class has no projection.
 
     Args:
         values: the parsed JSON.
@@ -35,13 +39,15 @@ def read_clip_text(values: Mapping[str, Any], *, where: str = "config.json") -> 
         ConfigError: values that make no model.
     """
     classes = values.get("architectures")
-    if not is_clip_text(values) or (classes is not None and classes != [CLIP_CLASS]):
+    if not is_clip_text(values) or classes not in (None, [CLIP_CLASS], [PROJECTED_CLASS]):
         raise CheckpointError(
             f"{where}: model_type is {shown(values.get('model_type'))}, architectures {shown(classes)}",
-            hint=f"supported: {CLIP_MODEL_TYPE!r} of class {CLIP_CLASS}",
+            hint=f"supported: {CLIP_MODEL_TYPE!r} of class {CLIP_CLASS} or {PROJECTED_CLASS}",
         )
     default, fields = ClipTextConfig(), Fields(values, where=where)
     fields.skip("projection_dim", "initializer_factor")
+    projected = classes == [PROJECTED_CLASS]
+    end = fields.integer("eos_token_id", DEFAULT_END, low=0) if projected else NO_END
     config = ClipTextConfig(
         vocab_size=fields.integer("vocab_size", default.vocab_size),
         hidden_size=fields.integer("hidden_size", default.hidden_size),
@@ -52,6 +58,8 @@ def read_clip_text(values: Mapping[str, Any], *, where: str = "config.json") -> 
         hidden_act=fields.text("hidden_act", default.hidden_act),
         layer_norm_eps=fields.number("layer_norm_eps", default.layer_norm_eps),
         attention_dropout=fields.number("attention_dropout", default.attention_dropout),
+        projection_dim=fields.integer("projection_dim", DEFAULT_PROJECTION) if projected else None,
+        eos_token_id=None if end == NO_END else end,
     )
     fields.require("use_attention_mask", False)
     fields.finish()

@@ -40,6 +40,9 @@ _DEFAULTS: dict[str, Any] = {
     "resnet_time_scale_shift": "default",
     "time_embedding_dim": None,
     "time_cond_proj_dim": None,
+    "addition_embed_type": None,
+    "addition_time_embed_dim": None,
+    "projection_class_embeddings_input_dim": None,
 }
 """diffusers' own; a folder of an older version lacks what was added later."""
 
@@ -51,9 +54,6 @@ _FIXED: dict[str, tuple[object, ...]] = {
     "reverse_transformer_layers_per_block": (None,),
     "encoder_hid_dim": (None,),
     "encoder_hid_dim_type": (None,),
-    "addition_embed_type": (None,),
-    "addition_time_embed_dim": (None,),
-    "projection_class_embeddings_input_dim": (None,),
     "class_embeddings_concat": (False, None),
     "resnet_skip_time_act": (False, None),
     "resnet_out_scale_factor": (1, 1.0),
@@ -69,7 +69,15 @@ _FIXED: dict[str, tuple[object, ...]] = {
 """Fields that must say what is done anyway; the first value is diffusers' own."""
 
 _UNUSED = ("addition_embed_type_num_heads",)
-_MAY_BE_NULL = ("mid_block_type", "class_embed_type", "num_class_embeds", "time_embedding_dim", "time_cond_proj_dim")
+_ADDED = ("addition_embed_type", "addition_time_embed_dim", "projection_class_embeddings_input_dim")
+_MAY_BE_NULL = (
+    "mid_block_type",
+    "class_embed_type",
+    "num_class_embeds",
+    "time_embedding_dim",
+    "time_cond_proj_dim",
+    *_ADDED,
+)
 
 
 def read_unet_condition(values: Mapping[str, Any], *, where: str = "config.json") -> UNetConfig:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from aigc_models.sources.diffusers.autoencoder import VAE_CLASS
-from aigc_models.sources.diffusers.components import GUIDANCE_SCALES, INDEX_FILE, pipeline_of, read_json
+from aigc_models.sources.diffusers.components import INDEX_FILE, pipeline_of, read_json
 from aigc_models.sources.diffusers.folder import PIPELINES, UNETS
+from aigc_models.sources.diffusers.pipeline_forms import FORMS
 from aigc_models.sources.diffusers.text_encoder import CLIP_CLASS, is_clip_text
 from aigc_models.weights.weights_file import CONFIG_FILE
 from aigc_runtime.errors import CheckpointError
@@ -19,7 +20,7 @@ __all__ = ["form_of", "is_diffusers"]
 
 _PIPELINES: Mapping[str, str] = {
     **dict.fromkeys(PIPELINES, "unet"),
-    **dict.fromkeys(GUIDANCE_SCALES, "text_to_image"),
+    **dict.fromkeys(FORMS, "text_to_image"),
 }
 _COMPONENTS: Mapping[str, str] = {**dict.fromkeys(UNETS, "unet"), VAE_CLASS: "vae", CLIP_CLASS: "text_encoder"}
 """Class -> the form in which it is read."""

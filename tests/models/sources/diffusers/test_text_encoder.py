@@ -1,4 +1,4 @@
-"""config.json of a CLIPTextModel: every field is read, or refused by its name."""
+"""config.json of a CLIPTextModel, with or without a projection: every field is read, or refused by its name."""
 
 from __future__ import annotations
 
@@ -70,17 +70,26 @@ def test_a_file_of_an_old_version() -> None:
     assert not is_clip_text(None)
 
 
+def test_a_projection() -> None:
+    projected = {**OLD, "architectures": ["CLIPTextModelWithProjection"]}
+    assert read_clip_text(OLD).projection_dim is None
+    assert (read_clip_text(projected).projection_dim, read_clip_text(projected).eos_token_id) == (768, None)
+    assert read_clip_text({**projected, "eos_token_id": 49407}).eos_token_id == 49407
+    assert read_clip_text({**OLD, "eos_token_id": 49407}).eos_token_id is None
+
+
 def test_names_of_tensors() -> None:
     assert clip_tensor("text_model.encoder.layers.0.mlp.fc1.bias") == "encoder.layers.0.mlp.fc1.bias"
     assert clip_tensor("encoder.layers.0.mlp.fc1.bias") == "encoder.layers.0.mlp.fc1.bias"
     assert clip_tensor("text_model.embeddings.position_ids") is None
-    assert clip_tensor("text_projection.weight") == "text_projection.weight"  # which no such model has
+    assert clip_tensor("text_projection.weight") == "text_projection.weight"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architectures": ["CLIPTextModelWithProjection"]}, "supported: 'clip_text_model' of class CLIPTextModel"),
+        ({"architectures": ["CLIPModel"]}, "supported: 'clip_text_model' of class CLIPTextModel or CLIPText"),
+        ({"architectures": ["CLIPTextModelWithProjection"], "projection_dim": 0}, "projection_dim is 0"),
         ({"model_type": "clip"}, "model_type is 'clip'"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
         ({"hidden_size": 0}, "hidden_size is 0"),

@@ -22,6 +22,7 @@ PIPELINES = {
     "StableDiffusionPipeline": "text_to_image",
     "StableDiffusionInpaintPipeline": "text_to_image",
     "LatentConsistencyModelPipeline": "text_to_image",
+    "StableDiffusionXLPipeline": "text_to_image",
 }
 
 
