@@ -28,6 +28,11 @@ from aigc_runtime.io.user_file import path_exists
 
 __all__ = ["find_evaluation", "kept_text", "load_original", "make_origin"]
 
+MERGED = ("lora", "embedding")
+"""Options that name files which are merged into the weights."""
+FLAGS = ("lora_partial", "separate_prefill")
+"""Options that have no value."""
+
 
 def make_origin(program: Program, recipe: ExportRecipe, evaluation: Evaluation) -> Origin:
     """Describe what a bundle is exported from; paths stay as the user wrote them."""
@@ -51,19 +56,18 @@ def _path(given: str | None) -> str | None:
     return given if given is not None and can_be_recorded(given) else None
 
 
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
+
+
 def _options(recipe: ExportRecipe, loaded: Mapping[str, Any]) -> list[str]:
     """List the options of `aigc-export export` that give the recipe, beside its paths, target and precision."""
     words: list[str] = []
-    if cache := loaded.get("cache"):
-        words += ["--cache", str(cache)]
-    if (length := loaded.get("context_length")) is not None:
-        words += ["--context-length", str(length)]
-    for adapter in loaded.get("lora") or ():
-        words += ["--lora", str(adapter)]
-    if noise := loaded.get("noise"):
-        words += ["--noise", str(noise)]
-    if loaded.get("separate_prefill"):
-        words.append("--separate-prefill")
+    for option in ("cache", "context_length", *MERGED, "noise"):
+        value = loaded.get(option)
+        for one in value if isinstance(value, (tuple, list)) else () if value is None else (value,):
+            words += [_flag(option), str(one)]
+    words += [_flag(option) for option in FLAGS if loaded.get(option)]
     if (dynamic := loaded.get("dynamic_size")) is not None:
         words += ["--dynamic-size" if dynamic else "--fixed-size"]
     if recipe.seed:
@@ -167,8 +171,9 @@ def _load(manifest: Manifest, path: Path | str | None) -> Program:
         options["dynamic_size"] = interface.dim("height") is not None
     if manifest.name in MODELS:
         return load_shipped(manifest.name, checkpoint=path, options=options)
-    if adapters := _recorded_adapters(manifest):
-        options["lora"] = adapters
+    if manifest.origin is not None and manifest.origin.has("--lora-partial"):
+        options["lora_partial"] = True
+    options |= {option: files for option in MERGED if (files := _recorded_files(manifest, f"--{option}"))}
     if manifest.origin is not None and (noise := manifest.origin.given("--noise")):
         options["noise"] = noise[-1]
     # Of other kinds than text, what was loaded from weights has no options.
@@ -212,16 +217,16 @@ def _recorded(manifest: Manifest) -> str | None:
     return path
 
 
-def _recorded_adapters(manifest: Manifest) -> tuple[str, ...]:
-    """Find the adapters that the manifest names."""
-    adapters = () if manifest.origin is None else manifest.origin.given("--lora")
-    for adapter in adapters:
-        if _is_remote(adapter):
+def _recorded_files(manifest: Manifest, flag: str) -> tuple[str, ...]:
+    """Find the files that the manifest says were merged into the weights."""
+    files = () if manifest.origin is None else manifest.origin.given(flag)
+    for file in files:
+        if _is_remote(file):
             raise CheckpointError(
-                f"the bundle was made with the adapter {adapter!r}, which is on another machine",
+                f"the bundle was made with {flag} {file!r}, which is on another machine",
                 hint="copy it here, and export the model again",
             )
-    return adapters
+    return files
 
 
 def _is_remote(path: str) -> bool:
