@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from aigc_models.families.clip_text import ClipText
 from aigc_models.families.latent_diffusion import check_components
+from aigc_models.families.tiny_vae import AutoencoderTiny
 from aigc_models.families.unet import UNet, UNetConfig
 from aigc_models.families.unet_additions import SIZE_IDS, text_embed_dim
 from aigc_models.families.vae import AutoencoderKL, decode, encode
@@ -36,8 +37,10 @@ from aigc_runtime.pipelines.text_to_image_settings import (
     TextToImageSettings,
 )
 
-__all__ = ["text_encoder_part", "text_to_image_program", "vae_parts"]
+__all__ = ["Autoencoder", "text_encoder_part", "text_to_image_program", "vae_parts"]
 
+Autoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny
+"""Of pictures to latents and back."""
 MAX_BATCH = 64
 SIDES = ("height", "width")
 """The dimensions of a picture, or of latents, that may vary."""
@@ -105,7 +108,7 @@ class _Unet(nn.Module):
 class _Decode(nn.Module):
     """The half of the VAE that makes pictures, and no weight of the other."""
 
-    def __init__(self, vae: AutoencoderKL) -> None:
+    def __init__(self, vae: Autoencoder) -> None:
         super().__init__()
         self.decoder, self.post_quant_conv = vae.decoder, vae.post_quant_conv
 
@@ -117,7 +120,7 @@ class _Decode(nn.Module):
 class _Encode(nn.Module):
     """The half of the VAE that reads pictures, and no weight of the other."""
 
-    def __init__(self, vae: AutoencoderKL) -> None:
+    def __init__(self, vae: Autoencoder) -> None:
         super().__init__()
         self.encoder, self.quant_conv = vae.encoder, vae.quant_conv
 
@@ -125,6 +128,18 @@ class _Encode(nn.Module):
         """[B, P, H, W] -> mean and deviation [B, C, h, w]."""
         mean, logvar = encode(image, self.encoder, self.quant_conv)
         return mean, torch.exp(0.5 * logvar)
+
+
+class _EncodeLatent(nn.Module):
+    """The same half of an autoencoder whose latents are no distributions."""
+
+    def __init__(self, vae: Autoencoder) -> None:
+        super().__init__()
+        self.encoder = vae.encoder
+
+    def forward(self, image: Tensor) -> tuple[Tensor]:
+        """[B, P, H, W] -> [B, C, h, w]."""
+        return (self.encoder(image),)
 
 
 def text_encoder_part(model: ClipText, tokens: int, *, name: str = TEXT_ENCODER, penultimate: bool = False) -> Part:
@@ -188,7 +203,7 @@ def _unet_part(model: UNet, *, tokens: int, steps: int, dynamic: bool) -> Part:
 
 
 def vae_parts(
-    vae: AutoencoderKL,
+    vae: Autoencoder,
     *,
     latent_size: int | None = None,
     picture: str = IMAGE,
@@ -223,17 +238,19 @@ def vae_parts(
             outputs=(_spec(IMAGE, config.out_channels, large),),
             dims=of_latents,
         ),
-        hints=QuantHints(sensitive=("post_quant_conv", "decoder.conv_in", "decoder.conv_out")),
+        hints=QuantHints(sensitive=vae.decoder_ends),
     )
     encoder = Part(
         name=VAE_ENCODER,
-        module=_Encode(vae).eval(),
+        module=(_Encode(vae) if vae.draws else _EncodeLatent(vae)).eval(),
         interface=Interface(
             inputs=(_spec(picture, config.in_channels, wide),),
-            outputs=tuple(_spec(name, config.latent_channels, halved) for name in (MEAN, STD)),
+            outputs=tuple(
+                _spec(name, config.latent_channels, halved) for name in ((MEAN, STD) if vae.draws else (MEAN,))
+            ),
             dims=of_pictures,
         ),
-        hints=QuantHints(sensitive=("encoder.conv_in", "encoder.conv_out", "quant_conv")),
+        hints=QuantHints(sensitive=vae.encoder_ends),
     )
     return decoder, encoder
 
@@ -250,7 +267,7 @@ def text_to_image_program(
     *,
     text_encoder: ClipText,
     unet: UNet,
-    vae: AutoencoderKL,
+    vae: Autoencoder,
     text_encoder_2: ClipText | None = None,
     settings: TextToImageSettings,
     assets: Mapping[str, bytes],

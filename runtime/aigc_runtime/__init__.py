@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from aigc_runtime.bundle.bundle import Bundle
     from aigc_runtime.bundle.trusted_keys import read_trusted_keys
     from aigc_runtime.errors import (
+        AdapterError,
         AigcError,
         BundleError,
         BundleReplacedError,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from aigc_runtime.proof.verify import verify_bundle
 
 __all__ = [
+    "AdapterError",
     "AigcError",
     "Bundle",
     "BundleError",
@@ -86,6 +88,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AdapterError": "errors",
     "AigcError": "errors",
     "Bundle": "bundle.bundle",
     "BundleError": "errors",

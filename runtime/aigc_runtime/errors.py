@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "AdapterError",
     "AigcError",
     "BundleError",
     "BundleReplacedError",
@@ -89,6 +90,12 @@ class CheckpointError(AigcError):
     """A checkpoint that is corrupt, foreign, not finite, or does not match its configuration."""
 
     exit_code = 2
+
+
+class AdapterError(CheckpointError):
+    """An adapter with keys that the model does not have: it is of another model, or only a part of it fits."""
+
+    exit_code = 3
 
 
 class FeedError(InputError):

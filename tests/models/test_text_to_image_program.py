@@ -12,6 +12,7 @@ import torch
 
 from aigc_models.example_sizes import run_sizes
 from aigc_models.families.clip_text import ClipText, ClipTextConfig
+from aigc_models.families.tiny_vae import AutoencoderTiny, TinyVaeConfig
 from aigc_models.families.unet import UNet, UNetConfig
 from aigc_models.families.vae import AutoencoderKL, VaeConfig
 from aigc_models.program import Part, Program, example_feeds
@@ -133,6 +134,24 @@ def test_graphs_compute_what_modules_do_at_any_size(program: Callable[[], Progra
             wanted = expected[output.name]
             assert array.shape == wanted.shape
             assert np.abs(array - wanted).max() <= TOLERANCE * np.abs(wanted).max()
+
+
+def test_an_autoencoder_without_a_distribution() -> None:
+    tiny = TinyVaeConfig(
+        encoder_block_out_channels=(4, 4),
+        decoder_block_out_channels=(4, 4),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    )
+    decoder, encoder = vae_parts(randomized(AutoencoderTiny(tiny)))
+    assert [spec.name for spec in encoder.interface.outputs] == ["mean"]
+    for part in (decoder, encoder):
+        names = {f"{name}.weight" for name in part.hints.sensitive}
+        assert names <= part.module.state_dict().keys()
+        feeds = [example_feeds(part, sizes, seed=1) for sizes in run_sizes(part)]
+        for one, (found,) in zip(feeds, graph_outputs(part, feeds), strict=True):
+            wanted = TorchSession(part).run(one)[part.interface.outputs[0].name]
+            assert np.abs(found - wanted).max() <= TOLERANCE * np.abs(wanted).max()
 
 
 def test_interfaces_say_what_the_pipeline_expects() -> None:

@@ -28,6 +28,11 @@ from aigc_runtime.io.user_file import path_exists
 
 __all__ = ["find_evaluation", "kept_text", "load_original", "make_origin"]
 
+MERGED = ("lora", "embedding")
+"""Options that name files which are merged into the weights."""
+FLAGS = ("lora_partial", "separate_prefill")
+"""Options that have no value."""
+
 
 _SIDES = {"--dynamic-size": True, "--fixed-size": False}
 """Option of an export -> what it says of the sides of a picture."""
@@ -55,19 +60,18 @@ def _path(given: str | None) -> str | None:
     return given if given is not None and can_be_recorded(given) else None
 
 
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
+
+
 def _options(recipe: ExportRecipe, loaded: Mapping[str, Any]) -> list[str]:
     """List the options of `aigc-export export` that give the recipe, beside its paths, target and precision."""
     words: list[str] = []
-    if cache := loaded.get("cache"):
-        words += ["--cache", str(cache)]
-    if (length := loaded.get("context_length")) is not None:
-        words += ["--context-length", str(length)]
-    for adapter in loaded.get("lora") or ():
-        words += ["--lora", str(adapter)]
-    if noise := loaded.get("noise"):
-        words += ["--noise", str(noise)]
-    if loaded.get("separate_prefill"):
-        words.append("--separate-prefill")
+    for option in ("cache", "context_length", *MERGED, "noise"):
+        value = loaded.get(option)
+        for one in value if isinstance(value, (tuple, list)) else () if value is None else (value,):
+            words += [_flag(option), str(one)]
+    words += [_flag(option) for option in FLAGS if loaded.get(option)]
     words += [flag for flag, dynamic in _SIDES.items() if loaded.get("dynamic_size") is dynamic]
     if recipe.seed:
         words += ["--seed", str(recipe.seed)]
@@ -170,12 +174,13 @@ def _load(manifest: Manifest, path: Path | str | None) -> Program:
         options["dynamic_size"] = interface.dim("height") is not None
     if manifest.name in MODELS:
         return load_shipped(manifest.name, checkpoint=path, options=options)
-    if adapters := _recorded_adapters(manifest):
-        options["lora"] = adapters
+    if manifest.origin is not None and manifest.origin.has("--lora-partial"):
+        options["lora_partial"] = True
+    options |= {option: files for option in MERGED if (files := _recorded_files(manifest, f"--{option}"))}
     if manifest.origin is not None and (noise := manifest.origin.given("--noise")):
         options["noise"] = noise[-1]
     for flag, dynamic in _SIDES.items():
-        if manifest.origin is not None and flag in manifest.origin.options:
+        if manifest.origin is not None and manifest.origin.has(flag):
             options["dynamic_size"] = dynamic
     # Of other kinds than text, what was loaded from weights has no options.
     length = getattr(manifest.pipeline.settings, "context_length", None)
@@ -218,16 +223,16 @@ def _recorded(manifest: Manifest) -> str | None:
     return path
 
 
-def _recorded_adapters(manifest: Manifest) -> tuple[str, ...]:
-    """Find the adapters that the manifest names."""
-    adapters = () if manifest.origin is None else manifest.origin.given("--lora")
-    for adapter in adapters:
-        if _is_remote(adapter):
+def _recorded_files(manifest: Manifest, flag: str) -> tuple[str, ...]:
+    """Find the files that the manifest says were merged into the weights."""
+    files = () if manifest.origin is None else manifest.origin.given(flag)
+    for file in files:
+        if _is_remote(file):
             raise CheckpointError(
-                f"the bundle was made with the adapter {adapter!r}, which is on another machine",
+                f"the bundle was made with {flag} {file!r}, which is on another machine",
                 hint="copy it here, and export the model again",
             )
-    return adapters
+    return files
 
 
 def _is_remote(path: str) -> bool:

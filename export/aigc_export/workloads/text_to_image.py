@@ -106,7 +106,7 @@ def _unet_feeds(pipeline: TextToImagePipeline, size: tuple[int, int, int], rng: 
         feeds[TIMESTEP_COND] = rng.uniform(-1, 1, (rows, int(condition.shape[1]))).astype(np.float32)
     if unet.input(TIME_IDS) is not None:
         sides = [settings.latent_scale * side for side in (height, width)]
-        feeds[TIME_IDS] = np.tile(np.float32([*sides, 0, 0, *sides]), (rows, 1))
+        feeds[TIME_IDS] = np.tile(np.array([*sides, 0, 0, *sides], np.float32), (rows, 1))
     return feeds
 
 

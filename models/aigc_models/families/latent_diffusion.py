@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aigc_models.families.clip_text_config import ClipTextConfig
+from aigc_models.families.tiny_vae_config import TinyVaeConfig
 from aigc_models.families.unet_additions import SIZE_IDS, text_embed_dim
 from aigc_models.families.unet_config import UNetConfig
 from aigc_models.families.vae_config import VaeConfig
@@ -14,7 +15,7 @@ PICTURE_CHANNELS = 3
 
 
 def check_components(
-    text: ClipTextConfig, unet: UNetConfig, vae: VaeConfig, *, second: ClipTextConfig | None = None
+    text: ClipTextConfig, unet: UNetConfig, vae: VaeConfig | TinyVaeConfig, *, second: ClipTextConfig | None = None
 ) -> None:
     """Refuse components that were not trained together.
 

@@ -82,7 +82,8 @@ class Learned(nn.Embedding):
 def embed_sizes(sizes_BS: Tensor, sinusoid: Sinusoid) -> Tensor:
     """[B, S] -> [B, S n]: each size in sines and cosines, as a step is (Podell et al. 2023, section 2.2)."""
     batch, count = sizes_BS.shape
-    return sinusoid(sizes_BS.flatten()).view(batch, count * sinusoid.size)
+    out: Tensor = sinusoid(sizes_BS.flatten()).view(batch, count * sinusoid.size)
+    return out
 
 
 TimeProj: TypeAlias = Sinusoid | Fourier | Learned

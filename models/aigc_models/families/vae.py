@@ -165,6 +165,12 @@ class AutoencoderKL(nn.Module):
         config: its configuration.
     """
 
+    draws = True
+    """Whether a latent is drawn from a distribution."""
+    encoder_ends = ("encoder.conv_in", "encoder.conv_out", "quant_conv")
+    decoder_ends = ("post_quant_conv", "decoder.conv_in", "decoder.conv_out")
+    """Layers that few bits harm most."""
+
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         self.config = config

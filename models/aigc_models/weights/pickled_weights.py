@@ -17,7 +17,7 @@ from aigc_runtime.io.user_file import open_plain
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["PICKLED_SUFFIXES", "PickledWeights"]
+__all__ = ["PICKLED_SUFFIXES", "PickledWeights", "load_pickle"]
 
 PICKLED_SUFFIXES = (".pt", ".pth")
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
@@ -44,7 +44,7 @@ class PickledWeights(HashedWeights):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.notes: tuple[str, ...] = ()
-        self._tensors = self._state(_load(path))
+        self._tensors = self._state(load_pickle(path))
         self._sha256 = ""
 
     def __getitem__(self, name: str) -> Tensor:
@@ -110,8 +110,12 @@ def _described(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def _load(path: Path) -> Any:
-    """Load a file; of what a pickle may hold, only tensors and plain values are built."""
+def load_pickle(path: Path) -> Any:
+    """Load a file that `torch.save` wrote; of what a pickle may hold, only tensors and plain values are built.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds objects that only code could build.
+    """
     import pickle
 
     import torch

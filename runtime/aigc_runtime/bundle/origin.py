@@ -21,6 +21,8 @@ OPTIONS = MappingProxyType(
         "--cache": 1,
         "--context-length": 1,
         "--lora": 1,
+        "--lora-partial": 0,
+        "--embedding": 1,
         "--noise": 1,
         "--separate-prefill": 0,
         "--dynamic-size": 0,
@@ -122,6 +124,10 @@ class Origin:
     def given(self, option: str) -> tuple[str, ...]:
         """The values of an option, one for each time that it was given."""
         return tuple(pair[1] for pair in self._pairs() if pair[0] == option)
+
+    def has(self, option: str) -> bool:
+        """Whether an option was given."""
+        return any(pair[0] == option for pair in self._pairs())
 
     def arguments(self, *, same_precision: bool, without: Collection[str] = ()) -> str:
         """What to append to `aigc-export export NAME --target ... --precision ...` to export the same again.

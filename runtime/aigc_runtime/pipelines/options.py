@@ -21,7 +21,7 @@ OUTPUT = Option(
     group="files",
     type=path_argument,
     metavar="FILE",
-    help="file to write: .png for a picture, .npy for numbers, .npz for tensors",
+    help="file to write: .png for a picture (.jpg for one of a text), .npy for numbers, .npz for tensors",
 )
 
 

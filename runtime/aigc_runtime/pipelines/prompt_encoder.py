@@ -69,7 +69,7 @@ class PromptEncoder:
             assets=self._program.assets,
             others=(info.pad_token_id,),
         )
-        return PromptTokens(make_tokenizer(request), self._length, info.pad_token_id)
+        return PromptTokens(make_tokenizer(request), self._length, info.pad_token_id, dict(info.multi_vector))
 
     def _sessions(self) -> dict[str, Session]:
         return {role: self._program.session(name) for role, name in self._engines.items()}

@@ -5,7 +5,8 @@ Shapes: N prompts, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -25,10 +26,14 @@ class PromptTokens:
         tokenizer: puts the tokens that begin and end a text around it, as its file says.
         length: T, with those tokens.
         pad: id behind the end of shorter prompts.
+        multi_vector: id -> how many ids from it on stand for it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, length: int, pad: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, length: int, pad: int, multi_vector: Mapping[int, int] = MappingProxyType({})
+    ) -> None:
         self._tokenizer, self._length, self._pad = tokenizer, length, pad
+        self._multi_vector = multi_vector
         self._ending: int | None = None
 
     def encode(self, prompts: Sequence[str]) -> Array:
@@ -39,7 +44,7 @@ class PromptTokens:
         """
         rows = np.full((len(prompts), self._length), self._pad, dtype=np.int64)
         for row, prompt in zip(rows, prompts, strict=True):
-            ids = self._tokenizer.encode(prompt)
+            ids = self._ids(prompt)
             if len(ids) > self._length:
                 kept = self._kept(ids)
                 ids = np.concatenate([ids[:kept], ids[len(ids) - (self._length - kept) :]])
@@ -52,12 +57,20 @@ class PromptTokens:
         Raises:
             InputError: as `encode` does.
         """
-        ids = self._tokenizer.encode(prompt)
+        ids = self._ids(prompt)
         if len(ids) <= self._length:
             return ""
         kept = self._kept(ids)
         text = self._tokenizer.decode(ids[kept : len(ids) - (self._length - kept)])
         return text.replace(WORD_END, " ").strip()
+
+    def _ids(self, prompt: str) -> Array:
+        """The ids of a prompt, those of several vectors written out."""
+        ids = self._tokenizer.encode(prompt)
+        if not self._multi_vector:
+            return ids
+        written = [token for first in ids.tolist() for token in range(first, first + self._multi_vector.get(first, 1))]
+        return np.array(written, dtype=np.int64)
 
     def _kept(self, ids: Array) -> int:
         """How many ids at the start of a long prompt are kept: those that end it take their places behind them."""

@@ -96,9 +96,8 @@ class TextToImagePipeline:
     def _check_engines(self) -> None:
         settings, c = self.settings, self.settings.latent_channels
         taken = {spec.name for spec in self.unet.interface.inputs}
-        extra = {name: ("float32", (None, None)) for name in (TIMESTEP_COND, TEXT_EMBEDS) if name in taken}
-        if TEXT_EMBEDS in taken:
-            extra[TIME_IDS] = ("float32", (None, SIZES))
+        sizes = {TIMESTEP_COND: None, TEXT_EMBEDS: None, **({TIME_IDS: SIZES} if TEXT_EMBEDS in taken else {})}
+        extra = {name: ("float32", (None, size)) for name, size in sizes.items() if name in (*taken, TIME_IDS)}
         require_tensors(
             self.unet,
             inputs={
@@ -308,7 +307,9 @@ class TextToImagePipeline:
         settings, sampling = self.settings, request.sampling
         generators = [TorchGenerator(request.seeds[row]) for row in rows]
         start = begin(request, encoded, settings, generators)
-        beside = {} if request.sizes is None else {TIME_IDS: np.tile(np.float32(request.sizes), (len(rows), 1))}
+        beside = (
+            {} if request.sizes is None else {TIME_IDS: np.tile(np.array(request.sizes, np.float32), (len(rows), 1))}
+        )
         conditions = {**_stacked(contexts, [request.prompts[row] for row in rows]), **beside}
         null = None
         if request.zero_negative:

@@ -68,15 +68,21 @@ class PromptInfo:
         tokenizer: which, and of which file.
         vocab_size: ids that the text encoder knows.
         pad_token_id: fills up shorter prompts.
+        multi_vector: first id and number of the ids that one token of a prompt stands for: a textual inversion of
+            several vectors.
     """
 
     tokenizer: TokenizerInfo
     vocab_size: int
     pad_token_id: int
+    multi_vector: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         check_range("vocab_size", self.vocab_size, 1, MAX_COUNT)
         check_range("pad_token_id", self.pad_token_id, 0, self.vocab_size - 1)
+        for first, count in self.multi_vector:
+            check_range("multi_vector: a number of ids", count, 2, self.vocab_size)
+            check_range("multi_vector: an id", first, 0, self.vocab_size - count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +106,7 @@ class TextToImageSettings:
         default_guidance_scale: 1 and less mean no guidance, as in diffusers.
         takes_picture: whether the UNet takes a mask and the latents of a picture beside the sample, for inpainting.
         second: how prompts become tokens of a second text encoder; None where there is none.
+        multi_vector: of the first text encoder, see `PromptInfo`.
         zero_negative: guidance leads away from zeros where a request has no negative text, in place of an empty text.
     """
 
@@ -120,6 +127,7 @@ class TextToImageSettings:
     takes_picture: bool = False
     second: PromptInfo | None = None
     zero_negative: bool = False
+    multi_vector: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.latent_channels, *self.latent_size) < 1 or math.prod(self.latent_shape) > MAX_LATENTS:
@@ -152,7 +160,12 @@ class TextToImageSettings:
     @property
     def prompt_info(self) -> PromptInfo:
         """How prompts become tokens of the first text encoder."""
-        return PromptInfo(tokenizer=self.tokenizer, vocab_size=self.vocab_size, pad_token_id=self.pad_token_id)
+        return PromptInfo(
+            tokenizer=self.tokenizer,
+            vocab_size=self.vocab_size,
+            pad_token_id=self.pad_token_id,
+            multi_vector=self.multi_vector,
+        )
 
     @property
     def tokenizer_files(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from aigc_runtime.errors import InputError
 from aigc_runtime.io.arguments import path_argument, text_argument
+from aigc_runtime.io.jpeg import check_jpeg, write_jpeg
 from aigc_runtime.io.npy import write_npy
 from aigc_runtime.io.output_file import is_stream
 from aigc_runtime.io.png import Grid, write_png
@@ -28,7 +29,8 @@ from aigc_runtime.pipelines.text_to_image_request import PictureRequest
 __all__ = ["REQUEST_KEYWORD", "TEXT_TO_IMAGE_VERB"]
 
 REQUEST_KEYWORD = "aigc-request"
-"""Of the text in a PNG that holds the request as JSON."""
+"""Of the text in a PNG that holds the request as JSON; in a JPEG's comment it is an object's only key."""
+JPEG = (".jpg", ".jpeg")
 
 NEGATIVE = Option(
     flags=("--negative",), name="negative", group="text", type=text_argument, help="what guidance leads away from"
@@ -112,7 +114,10 @@ class _PictureJob:
             self.written.update(shape=list(pictures.shape))
             return
         picture = pictures[0] if request.count == 1 else _grid(request).lay(pictures)
-        write_png(self.output, picture, {REQUEST_KEYWORD: json.dumps(_described(request), ensure_ascii=False)})
+        if self.output.suffix.lower() in JPEG:
+            write_jpeg(self.output, picture, _comment(request))
+        else:
+            write_png(self.output, picture, {REQUEST_KEYWORD: json.dumps(_described(request), ensure_ascii=False)})
         self.written.update(width=picture.shape[1], height=picture.shape[0])
 
     def report(self) -> None:
@@ -134,14 +139,14 @@ def _prepare(arguments: Namespace, pipeline: TextToImagePipeline) -> _PictureJob
     if arguments.prompt is None:
         raise InputError("no prompt was given", hint="give --prompt TEXT")
     if arguments.output is None:
-        raise InputError("pictures need a file", hint="give -o FILE.png, or -o FILE.npy for the numbers")
+        raise InputError("pictures need a file", hint="give -o FILE.png or FILE.jpg, or -o FILE.npy for the numbers")
     output = Path(arguments.output)
-    if output.suffix.lower() not in (".png", ".npy"):
+    if output.suffix.lower() not in (".png", ".npy", *JPEG):
         check_file(output)
         if not is_stream(output):
             raise InputError(
                 f"cannot write pictures to {shown(arguments.output)}",
-                hint="give -o FILE.png, or -o FILE.npy for the numbers",
+                hint="give -o FILE.png or FILE.jpg, or -o FILE.npy for the numbers",
             )
     asked = given(arguments, *_PLAIN)
     notes: list[str] = []
@@ -154,13 +159,20 @@ def _prepare(arguments: Namespace, pipeline: TextToImagePipeline) -> _PictureJob
             notes += told
     request = pipeline.request(**asked)
     if output.suffix.lower() != ".npy":
-        _grid(request)  # judges what fits into a file
+        grid = _grid(request)  # judges what fits into a file
+        if output.suffix.lower() in JPEG:
+            check_jpeg(*(request.size if request.count == 1 else grid.sides), _comment(request))
     return _PictureJob(output=output, asked=asked, request=request, notes=notes, json=arguments.json)
 
 
 def _grid(request: PictureRequest) -> Grid:
     """Several pictures side by side in about a square."""
     return Grid(count=request.count, shape=(3, *request.size))
+
+
+def _comment(request: PictureRequest) -> str:
+    """What stands in a JPEG file, which has no keywords."""
+    return json.dumps({REQUEST_KEYWORD: _described(request)}, ensure_ascii=False)
 
 
 def _described(request: PictureRequest) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from tests.models.sources.diffusers.small_sd import write_stable_diffusion
 from tests.models.sources.gguf.small_files import write_model
 from tests.models.sources.lora.test_adapter import CONFIG, write
 from tests.models.sources.transformers.small_models import small_model
@@ -45,4 +47,33 @@ def test_a_bundle_is_verified_against_what_it_was_made_of(
         load_original(bundle)
     (tmp_path / "tuned").rename(tmp_path / "elsewhere")
     with pytest.raises(CheckpointError, match="no adapter at 'tuned'"):
+        load_original(bundle)
+
+
+@pytest.mark.slow
+def test_a_pipeline_with_a_textual_inversion_and_a_part_of_an_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_stable_diffusion(tmp_path / "sd")
+    save_file({"emb_params": torch.ones(2, 24)}, tmp_path / "cat.safetensors")
+    pair = {"unet.conv_in.lora_A.weight": torch.ones(2, 4, 3, 3), "unet.conv_in.lora_B.weight": torch.ones(16, 2, 1, 1)}
+    save_file({**pair, "unet.other.hada_w1_a": torch.ones(2, 2)}, tmp_path / "a.safetensors")
+    asked = ["export", "sd", "--embedding", "cat.safetensors:<cat>", "--lora", "a.safetensors:0.1", "-o", "bundle"]
+    asked += ["--quality-samples", "0"]
+    assert run(asked) == 3
+    told = capsys.readouterr().err
+    assert "tensors that are not supported: 'unet.other.hada_w1_a'" in told
+    assert "--lora-partial" in told
+    assert not (tmp_path / "bundle").exists()
+    assert run([*asked, "--lora-partial"]) == 0, capsys.readouterr()
+    bundle = Bundle.open(tmp_path / "bundle")
+    origin = bundle.manifest.origin
+    assert origin is not None
+    assert origin.given("--embedding") == ("cat.safetensors:<cat>",)
+    assert origin.has("--lora-partial")
+    assert "--embedding 'cat.safetensors:<cat>'" in origin.arguments(same_precision=True)
+    assert load_original(bundle).weights_sha256 == bundle.manifest.provenance["checkpoint_sha256"]
+    save_file({"emb_params": torch.zeros(2, 24)}, tmp_path / "cat.safetensors")
+    with pytest.raises(CheckpointError, match="is not the one that the bundle was made from"):
         load_original(bundle)

@@ -135,6 +135,7 @@ def test_the_gradients_of_the_projection_are_theirs() -> None:
     for key, parameter in ours.named_parameters():
         wanted = expected[key].grad
         assert parameter.grad is not None
+        assert wanted is not None
         assert (parameter.grad - wanted).abs().max() <= DOUBLE_TOLERANCE * wanted.abs().max().clamp(min=1e-3), key
 
 

@@ -37,7 +37,7 @@ def test_states_lie_side_by_side_and_each_encoder_fills_up_with_its_own_token() 
     seen = encoder(xl_program()).encode(["ab", "c", "ab"])
     assert list(seen) == ["ab", "c"]
     ids = np.frombuffer(b"ab", np.uint8)
-    first, second = (np.int64([[*ids, *[pad] * (TOKENS - len(ids))]]) for pad in (0, 1))
+    first, second = (np.array([[*ids, *[pad] * (TOKENS - len(ids))]], np.int64) for pad in (0, 1))
     states = read({"input_ids": first})["encoder_hidden_states"], read_twice({"input_ids": second})
     wanted = np.concatenate([states[0], states[1]["encoder_hidden_states"]], axis=2)
     np.testing.assert_array_equal(seen["ab"]["encoder_hidden_states"], wanted[0])
@@ -68,7 +68,12 @@ def test_nothing_in_place_of_a_negative_text() -> None:
     ours = xl_pipeline()
     fed: list[dict[str, Any]] = []
     session = ours.unet
-    ours.unet = ArraySession(lambda values: fed.append(dict(values)) or session.run(values), session.interface)
+
+    def kept(values: Any) -> Any:
+        fed.append(dict(values))
+        return session.run(values)
+
+    ours.unet = ArraySession(kept, session.interface)
     ours.generate("a", steps=1)
     (values,) = fed
     assert not values["encoder_hidden_states"][1].any()

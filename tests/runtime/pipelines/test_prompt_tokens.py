@@ -33,6 +33,15 @@ def test_what_is_cut_off_is_told() -> None:
     assert tokens.cut_off("a b c d e f") == "e f"
 
 
+def test_a_token_of_several_vectors() -> None:
+    bare = ByteTokenizer(bos=None, special=(), padded_to=256)
+    tokens = PromptTokens(bare, 6, 0, {ord("b"): 3})
+    assert tokens.encode(["ab", "bbb"]).tolist() == [[97, 98, 99, 100, 0, 0], [98, 99, 100, 98, 99, 100]]
+    assert tokens.cut_off("aaab") == ""
+    assert tokens.cut_off("aaaab") == "d"
+    assert tokens.encode([""]).tolist() == [[0] * 6]
+
+
 def test_a_tokenizer_that_ends_no_text() -> None:
     tokens = PromptTokens(ByteTokenizer(bos=None, special=(), padded_to=256), 4, 0)
     assert tokens.encode(["ab", "abcdef"]).tolist() == [[97, 98, 0, 0], [97, 98, 99, 100]]

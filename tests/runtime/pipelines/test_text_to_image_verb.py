@@ -78,6 +78,17 @@ def test_a_picture_and_a_mask_come_from_files(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["out.jpg", "OUT.JPEG"])
+def test_a_jpeg_holds_the_request_in_its_comment(tmp_path: Path, name: str) -> None:
+    run(arguments(tmp_path, steps=1, seed=3, output=str(tmp_path / name)))
+    with Image.open(tmp_path / name) as read:
+        found, comment = np.asarray(read).astype(np.float64), json.loads(read.info["comment"])
+        assert read.format == "JPEG"
+    assert (comment[REQUEST_KEYWORD]["prompt"], comment[REQUEST_KEYWORD]["seeds"]) == ("ä dusk", [3])
+    expected = pipeline().generate("ä dusk", steps=1, seed=3)[0].astype(np.float64)
+    assert np.abs(found - expected).mean() < 8
+
+
 def test_sizes_that_a_model_sees(tmp_path: Path) -> None:
     asked = arguments(tmp_path, steps=1, original_size="32x48", crop="2x4")
     job: Any = VERB.prepare(asked, xl_pipeline())
@@ -95,7 +106,8 @@ def test_sizes_that_a_model_sees(tmp_path: Path) -> None:
     [
         ({"prompt": None}, "no prompt was given"),
         ({"output": None}, "pictures need a file"),
-        ({"output": "x.jpg"}, "cannot write pictures to 'x.jpg'"),
+        ({"output": "x.gif"}, "cannot write pictures to 'x.gif'"),
+        ({"output": "x.jpg", "prompt": "a" * 70_000}, "the request has 70,.* bytes"),
         ({"size": "16"}, "--size is '16'"),
         ({"size": "20x16"}, "height is 20"),
         ({"image": "none.png"}, "no such file: 'none.png'"),

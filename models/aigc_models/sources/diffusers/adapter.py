@@ -22,11 +22,11 @@ from torch import Tensor
 from aigc_models.sources.lora.request import LoraRequest, parse_lora
 from aigc_models.weights.load_into import require_finite
 from aigc_models.weights.stored_weights import StoredWeights
-from aigc_runtime.errors import CheckpointError
+from aigc_runtime.errors import AdapterError, CheckpointError
 from aigc_runtime.io.printable import shown
 from aigc_runtime.io.user_file import is_folder, path_exists
 
-__all__ = ["DiffusionAdapter", "LowRank", "open_adapters", "parse_name"]
+__all__ = ["PARTIAL", "DiffusionAdapter", "LowRank", "open_adapters", "parse_name", "some"]
 
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
 METADATA = "lora_adapter_metadata"
@@ -54,6 +54,8 @@ _HINT = (
     "save_pretrained()"
 )
 
+PARTIAL = "--lora-partial leaves out what is not known"
+
 
 @dataclass(frozen=True, kw_only=True)
 class LowRank:
@@ -79,12 +81,16 @@ class DiffusionAdapter:
         weights: of the file.
         modules: component -> module, with `_` for every dot where the file is kohya's -> its tensors.
         scales: component -> alpha / r, where the file says it of all modules.
+        partial: whether what the model does not have is left out instead of refused.
+        unknown: names of tensors that are left out, of which nothing is known.
     """
 
     request: LoraRequest
     weights: StoredWeights
     modules: Mapping[str, Mapping[str, LowRank]]
     scales: Mapping[str, float]
+    partial: bool = False
+    unknown: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -93,15 +99,9 @@ class DiffusionAdapter:
 
     @property
     def sha256(self) -> str:
-        """Digest of the file and the scale."""
-        return hashlib.sha256(f"{self.weights.sha256}\n{self.request.scale!r}\n".encode()).hexdigest()
-
-    @property
-    def note(self) -> str:
-        """What was merged, for the user."""
-        count = sum(map(len, self.modules.values()))
-        times = f", times {self.request.scale:g}" if self.request.scale != 1.0 else ""
-        return f"merged the adapter {self.where!r} into {count} modules{times}"
+        """Digest of the file and the scale, and of whether a part is enough."""
+        partial = "partial\n" if self.partial else ""
+        return hashlib.sha256(f"{self.weights.sha256}\n{self.request.scale!r}\n{partial}".encode()).hexdigest()
 
     def shape(self, low: LowRank) -> tuple[int, ...]:
         """The shape of what is added.
@@ -136,20 +136,32 @@ class DiffusionAdapter:
         return tensor
 
 
-def open_adapters(texts: Sequence[str]) -> tuple[DiffusionAdapter, ...]:
+def some(names: Sequence[str]) -> str:
+    """The first of several names, and how many there are more.
+
+    >>> some(["a", "b", "c", "d", "e", "f"])
+    "'a', 'b', 'c', 'd' and 2 more"
+    """
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(shown, names[:_SHOWN])) + more
+
+
+def open_adapters(texts: Sequence[str], *, partial: bool = False) -> tuple[DiffusionAdapter, ...]:
     """Open adapters as `--lora` names them, in their order.
 
     Args:
         texts: `FILE[:SCALE]`, or a folder with pytorch_lora_weights.safetensors.
+        partial: leave out what is not known instead of refusing it.
 
     Raises:
-        CheckpointError: one is missing, damaged, or has tensors that are not supported; names them.
+        AdapterError: one has tensors that are not supported; names them.
+        CheckpointError: one is missing or damaged.
         ConfigError: a scale that is no number.
     """
-    return tuple(_open(parse_lora(text)) for text in texts)
+    return tuple(_open(parse_lora(text), partial=partial) for text in texts)
 
 
-def _open(request: LoraRequest) -> DiffusionAdapter:
+def _open(request: LoraRequest, *, partial: bool) -> DiffusionAdapter:
     path = request.path / WEIGHTS_FILE if is_folder(request.path) else request.path
     if not path_exists(path):
         raise CheckpointError(
@@ -166,22 +178,30 @@ def _open(request: LoraRequest) -> DiffusionAdapter:
         component, module, role = parsed
         found.setdefault((component, module), {})[role] = name
     alone = [next(iter(parts.values())) for parts in found.values() if not {"down", "up"} <= parts.keys()]
-    if unknown or alone or not found:
-        told = sorted(unknown) or alone
-        more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
-        raise CheckpointError(
-            f"the adapter {str(path)!r} has "
-            + (
-                f"tensors that are not supported: {', '.join(map(shown, told[:_SHOWN]))}{more}"
-                if told
-                else "no tensors"
-            ),
-            hint=_HINT,
+    unknown.sort()
+    if unknown and not partial:
+        raise AdapterError(
+            f"the adapter {str(path)!r} has tensors that are not supported: {some(unknown)}",
+            hint=f"{_HINT}; {PARTIAL}",
         )
+    if alone:
+        raise CheckpointError(
+            f"the adapter {str(path)!r} has tensors that are not supported, halves of pairs: {some(alone)}", hint=_HINT
+        )
+    if not found:
+        but = f" that are supported, but {some(unknown)}" if unknown else ""
+        raise CheckpointError(f"the adapter {str(path)!r} has no tensors{but}", hint=_HINT)
     modules: dict[str, dict[str, LowRank]] = {}
     for (component, module), parts in found.items():
         modules.setdefault(component, {})[module] = LowRank(**parts)
-    return DiffusionAdapter(request=request, weights=weights, modules=modules, scales=_scales(weights, str(path)))
+    return DiffusionAdapter(
+        request=request,
+        weights=weights,
+        modules=modules,
+        scales=_scales(weights, str(path)),
+        partial=partial,
+        unknown=tuple(unknown),
+    )
 
 
 def parse_name(name: str) -> tuple[str, str, str] | None:

@@ -1,17 +1,20 @@
-"""config.json of an AutoencoderKL: every field is read, or refused by its name."""
+"""config.json of an AutoencoderKL or an AutoencoderTiny: every field is read, or refused by its name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
+from aigc_models.families.tiny_vae_config import TinyVaeConfig
 from aigc_models.families.vae_config import DOWN, UP, VaeConfig
 from aigc_models.sources.diffusers.given import read_given, require, square_side
 from aigc_runtime.errors import CheckpointError
+from aigc_runtime.io.printable import shown
 
-__all__ = ["VAE_CLASS", "read_vae"]
+__all__ = ["TINY_CLASS", "VAES", "VAE_CLASS", "AnyVaeConfig", "read_autoencoder", "read_tiny_vae", "read_vae"]
 
-VAE_CLASS = "AutoencoderKL"
+VAE_CLASS, TINY_CLASS = "AutoencoderKL", "AutoencoderTiny"
+AnyVaeConfig: TypeAlias = VaeConfig | TinyVaeConfig
 
 _DEFAULTS: dict[str, Any] = {
     "in_channels": 3,
@@ -40,6 +43,27 @@ _FIXED: dict[str, tuple[object, ...]] = {
 """Fields that must say what is done anyway; the first value is diffusers' own."""
 
 
+_TINY_DEFAULTS: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "encoder_block_out_channels": [64, 64, 64, 64],
+    "decoder_block_out_channels": [64, 64, 64, 64],
+    "num_encoder_blocks": [1, 3, 3, 3],
+    "num_decoder_blocks": [3, 3, 3, 1],
+    "act_fn": "relu",
+    "latent_channels": 4,
+    "scaling_factor": 1.0,
+}
+_TINY_FIXED: dict[str, tuple[object, ...]] = {
+    "upsample_fn": ("nearest",),
+    "upsampling_scaling_factor": (2,),
+    "shift_factor": (0.0, 0, None),
+    "force_upcast": (False, True, None),
+}
+_TINY_UNUSED = ("latent_magnitude", "latent_shift", "block_out_channels")
+"""What latents are stored as bytes with, and a copy of another field."""
+
+
 def read_vae(values: Mapping[str, Any], *, where: str = "config.json") -> VaeConfig:
     """Read the configuration of an AutoencoderKL.
 
@@ -59,3 +83,42 @@ def read_vae(values: Mapping[str, Any], *, where: str = "config.json") -> VaeCon
         if value is None:
             raise CheckpointError(f"{where}: {name} is null", hint="give it the value that the model was trained with")
     return VaeConfig.from_dict(given)
+
+
+def read_tiny_vae(values: Mapping[str, Any], *, where: str = "config.json") -> TinyVaeConfig:
+    """Read the configuration of an AutoencoderTiny.
+
+    Args:
+        values: the parsed JSON.
+        where: the file's name, for messages.
+
+    Raises:
+        CheckpointError: a field that is not known, or one that asks for what is not done here.
+        ConfigError: values that make no model.
+    """
+    defaults = {**_TINY_DEFAULTS, **{name: allowed[0] for name, allowed in _TINY_FIXED.items()}}
+    given = read_given(values, defaults, where=where, unused=_TINY_UNUSED)
+    require(given, _TINY_FIXED, where=where)
+    for name, value in given.items():
+        if value is None:
+            raise CheckpointError(f"{where}: {name} is null", hint="give it the value that the model was trained with")
+    return TinyVaeConfig.from_dict(given)
+
+
+VAES: Mapping[str, Callable[..., AnyVaeConfig]] = {VAE_CLASS: read_vae, TINY_CLASS: read_tiny_vae}
+"""Classes of autoencoders, and how their configurations are read."""
+
+
+def read_autoencoder(values: Mapping[str, Any], *, where: str = "config.json") -> AnyVaeConfig:
+    """Read the configuration of an autoencoder; a file without a class is of an AutoencoderKL.
+
+    Raises:
+        CheckpointError: another class, or what `read_vae` and `read_tiny_vae` refuse.
+        ConfigError: values that make no model.
+    """
+    kind = values.get("_class_name", VAE_CLASS)
+    if not isinstance(kind, str) or kind not in VAES:
+        raise CheckpointError(
+            f"{where}: _class_name is {shown(kind)}, which is not supported", hint=f"supported: {', '.join(VAES)}"
+        )
+    return VAES[kind](values, where=where)

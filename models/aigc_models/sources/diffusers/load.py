@@ -21,7 +21,7 @@ from aigc_runtime.generation.samplers import fitting_steps
 __all__ = ["load_diffusers"]
 
 OPTIONS = ("dynamic_size",)
-TEXT_TO_IMAGE_OPTIONS = (*OPTIONS, "lora")
+TEXT_TO_IMAGE_OPTIONS = (*OPTIONS, "lora", "lora_partial", "embedding")
 
 
 def load_diffusers(path: Path, *, source: str, options: Mapping[str, Any]) -> Program:

@@ -10,9 +10,11 @@ from typing import Any, Generic, TypeVar
 from torch import nn
 
 from aigc_models.families.clip_text import ClipText
+from aigc_models.families.tiny_vae import AutoencoderTiny
+from aigc_models.families.tiny_vae_config import TinyVaeConfig
 from aigc_models.families.vae import AutoencoderKL
 from aigc_models.program import Part, Program
-from aigc_models.sources.diffusers.autoencoder import VAE_CLASS, read_vae
+from aigc_models.sources.diffusers.autoencoder import VAE_CLASS, AnyVaeConfig, read_autoencoder, read_vae
 from aigc_models.sources.diffusers.components import read_json
 from aigc_models.sources.diffusers.text_encoder import clip_tensor, read_clip_text
 from aigc_models.sources.diffusers.weights import (
@@ -23,7 +25,7 @@ from aigc_models.sources.diffusers.weights import (
     open_component,
     our_name,
 )
-from aigc_models.text_to_image_program import text_encoder_part, vae_parts
+from aigc_models.text_to_image_program import Autoencoder, text_encoder_part, vae_parts
 from aigc_models.weights.before_memory import check_before_memory
 from aigc_models.weights.checkpoint import Checkpoint
 from aigc_models.weights.stored_weights import HashedWeights, WeightsReader
@@ -40,6 +42,7 @@ __all__ = [
     "CLIP_WEIGHTS",
     "LoadedComponent",
     "WeightsForm",
+    "load_autoencoder",
     "load_component",
     "load_text_encoder",
     "load_vae",
@@ -137,8 +140,24 @@ def open_vae(path: Path) -> LoadedComponent[AutoencoderKL]:
     return load_component(lambda: AutoencoderKL(config), path)
 
 
+def load_autoencoder(config: AnyVaeConfig, path: Path) -> LoadedComponent[Autoencoder]:
+    """Load the weights of an autoencoder.
+
+    Args:
+        config: of either class.
+        path: of its folder, or of its weights.
+
+    Raises:
+        CheckpointError: see `load_component`.
+        ConfigError: likewise.
+    """
+    return load_component(
+        lambda: AutoencoderTiny(config) if isinstance(config, TinyVaeConfig) else AutoencoderKL(config), path
+    )
+
+
 def load_vae(path: Path, *, source: str, options: Mapping[str, Any]) -> Program:
-    """Load an AutoencoderKL alone: a picture goes in, its latent's mean and deviation and the decoded mean come out.
+    """Load an autoencoder alone: a picture goes in, its latent (mean and deviation) and the decoded mean come out.
 
     Args:
         path: of its folder, or of the weights in it.
@@ -150,8 +169,8 @@ def load_vae(path: Path, *, source: str, options: Mapping[str, Any]) -> Program:
         ConfigError: likewise, or sizes that make no model.
     """
     values = read_json(_folder(path) / CONFIG_FILE)
-    loaded = open_vae(path)
-    config = loaded.module.config
+    config = read_autoencoder(values)
+    loaded = load_autoencoder(config, path)
     fixed = options.get("dynamic_size") is False
     decoder, encoder = vae_parts(
         loaded.module,

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from aigc_models.families.clip_text_config import ClipTextConfig
-from aigc_models.families.vae_config import VaeConfig
-from aigc_models.sources.diffusers.autoencoder import VAE_CLASS, read_vae
+from aigc_models.sources.diffusers.autoencoder import VAE_CLASS, read_autoencoder
 from aigc_models.sources.diffusers.components import read_json
 from aigc_models.sources.diffusers.folder import read_folder
 from aigc_models.sources.diffusers.text_encoder import CLIP_CLASS, clip_tensor, read_clip_text
@@ -66,10 +65,12 @@ def _outline_text_to_image(path: Path) -> Outline:
 
 
 def _outline_vae(path: Path) -> Outline:
-    config: VaeConfig = read_vae(_config(path))
+    values = _config(path)
+    config = read_autoencoder(values)
     sizes = f"{config.latent_channels}, 1/{config.downscale} as wide"
     says = f"pictures of {config.in_channels} channels to latents of {sizes}"
-    return _with_weights(Outline(kind="tensors", architecture=VAE_CLASS, family=VAE_CLASS, notes=(says,)), {"": path})
+    kind = str(values.get("_class_name", VAE_CLASS))
+    return _with_weights(Outline(kind="tensors", architecture=kind, family=kind, notes=(says,)), {"": path})
 
 
 def _outline_text_encoder(path: Path) -> Outline:

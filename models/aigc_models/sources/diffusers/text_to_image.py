@@ -10,8 +10,7 @@ from typing import Any
 from aigc_models.families.clip_text_config import ClipTextConfig
 from aigc_models.families.latent_diffusion import check_components
 from aigc_models.families.unet_config import UNetConfig
-from aigc_models.families.vae_config import VaeConfig
-from aigc_models.sources.diffusers.autoencoder import VAE_CLASS, read_vae
+from aigc_models.sources.diffusers.autoencoder import VAE_CLASS, VAES, AnyVaeConfig, read_autoencoder
 from aigc_models.sources.diffusers.components import (
     INDEX_FILE,
     component_folder,
@@ -46,7 +45,7 @@ TOKENIZERS = {TEXT_ENCODER: "tokenizer", TEXT_ENCODER_2: "tokenizer_2"}
 _TOKENIZER_CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")
 _OTHERS: Mapping[str, tuple[str, ...]] = {
     UNET: (UNET_CONDITION_CLASS,),
-    VAE: (VAE_CLASS,),
+    VAE: tuple(VAES),
     SCHEDULER: tuple(SCHEDULERS),
 }
 _IGNORED = {
@@ -60,8 +59,8 @@ _IGNORED = {
 }
 """Components and fields that are passed over or read elsewhere, and what is said of them."""
 UPCAST = (
-    "the VAE overflows in fp16 (force_upcast), and diffusers runs it in float32: so does "
-    "--precision fp16,vae_decoder=fp32,vae_encoder=fp32"
+    "the VAE is said to overflow in fp16 (force_upcast), and diffusers runs it in float32: in fp16 those of its "
+    "products stay float32 here whose numbers come near the largest; vae_decoder=fp32,vae_encoder=fp32 keeps all so"
 )
 
 
@@ -84,7 +83,7 @@ class TextToImageFolder:
     kind: str
     text_encoders: Mapping[str, ClipTextConfig]
     unet: UNetConfig
-    vae: VaeConfig
+    vae: AnyVaeConfig
     settings: TextToImageSettings
     tokenizers: Mapping[str, PromptTokenizer]
     folders: Mapping[str, Path]
@@ -121,14 +120,14 @@ def read_text_to_image(folder: Path) -> TextToImageFolder:
     unet = read_unet_condition(config[UNET], where=f"{UNET}: {CONFIG_FILE}")
     unet, of_unet = correct_unet(unet, config[UNET], kind)
     scheduler, of_scheduler = correct_scheduler(read_scheduler(config[SCHEDULER]), kind)
-    vae = read_vae(config[VAE], where=f"{VAE}: {CONFIG_FILE}")
+    vae = read_autoencoder({"_class_name": named[VAE], **config[VAE]}, where=f"{VAE}: {CONFIG_FILE}")
     check_components(texts[TEXT_ENCODER], unet, vae, second=texts.get(TEXT_ENCODER_2))
     tokenizers = {
         name: read_prompt_tokenizer(folders[TOKENIZERS[name]], text, name=f"{TOKENIZERS[name]}.json")
         for name, text in texts.items()
     }
     there = [says for name, says in _IGNORED.items() if says and index.get(name) not in (None, [None, None], False)]
-    if form.two_encoders and config[VAE].get("force_upcast", True):
+    if form.two_encoders and config[VAE].get("force_upcast", named[VAE] == VAE_CLASS):
         there.append(UPCAST)
     return TextToImageFolder(
         kind=kind,
@@ -159,7 +158,7 @@ def _settings(
     scheduler: ReadScheduler,
     texts: Mapping[str, ClipTextConfig],
     unet: UNetConfig,
-    vae: VaeConfig,
+    vae: AnyVaeConfig,
     tokenizers: Mapping[str, PromptTokenizer],
     form: PipelineForm,
     index: Mapping[str, Any],

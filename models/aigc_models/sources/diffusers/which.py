@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aigc_models.sources.diffusers.autoencoder import VAE_CLASS
+from aigc_models.sources.diffusers.autoencoder import VAES
 from aigc_models.sources.diffusers.components import INDEX_FILE, pipeline_of, read_json
 from aigc_models.sources.diffusers.folder import PIPELINES, UNETS
 from aigc_models.sources.diffusers.pipeline_forms import FORMS
@@ -22,7 +22,11 @@ _PIPELINES: Mapping[str, str] = {
     **dict.fromkeys(PIPELINES, "unet"),
     **dict.fromkeys(FORMS, "text_to_image"),
 }
-_COMPONENTS: Mapping[str, str] = {**dict.fromkeys(UNETS, "unet"), VAE_CLASS: "vae", CLIP_CLASS: "text_encoder"}
+_COMPONENTS: Mapping[str, str] = {
+    **dict.fromkeys(UNETS, "unet"),
+    **dict.fromkeys(VAES, "vae"),
+    CLIP_CLASS: "text_encoder",
+}
 """Class -> the form in which it is read."""
 
 

@@ -212,6 +212,12 @@ def make_vae(**fields: Any) -> Any:
     return randomized(diffusers.AutoencoderKL(**{**VAE, **fields}))
 
 
+def make_tiny_vae(**fields: Any) -> Any:
+    torch.manual_seed(0)
+    channels = {"encoder_block_out_channels": (6,) * 4, "decoder_block_out_channels": (6,) * 4}  # published: 64
+    return randomized(diffusers.AutoencoderTiny(**{**channels, **fields}))
+
+
 def make_unet_condition(**fields: Any) -> Any:
     torch.manual_seed(0)
     return randomized(diffusers.UNet2DConditionModel(**fields))
@@ -222,7 +228,7 @@ def write_stable_diffusion(folder: Path, name: str = "SD 1.5", **options: Any) -
     given = {**PIPELINES[name], **options}
     write_tokenizer(folder / "tokenizer", pad=given.get("pad", END))
     pipeline = getattr(diffusers, given.get("kind", "StableDiffusionPipeline"))(
-        vae=make_vae(**given.get("vae", {})),
+        vae=given.get("make_vae", make_vae)(**given.get("vae", {})),
         text_encoder=make_text_encoder(**given["text"]),
         tokenizer=transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         unet=make_unet_condition(**given["unet"]),

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .small_sd import (
     END,
     LEADING,
@@ -17,7 +19,6 @@ from .small_sd import (
     make_unet_condition,
     make_vae,
     randomized,
-    torch,
     transformers,
     write_tokenizer,
 )

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from aigc_models.sources import resolve
 from aigc_models.sources.diffusers.adapter import parse_name
-from aigc_runtime.errors import AigcError, CheckpointError
+from aigc_runtime.errors import AdapterError, AigcError, CheckpointError
 
 from .small_sd import diffusers, write_stable_diffusion
+from .small_xl import write_stable_diffusion_xl
 
 pytest.importorskip("peft")
 
@@ -191,8 +192,8 @@ def test_names_of_attention_processors() -> None:
     ("tensors", "message"),
     [
         ({"lora_unet_conv_in.hada_w1_a": (2, 2)}, "tensors that are not supported: 'lora_unet_conv_in.hada_w1_a'"),
-        ({"unet.conv_in.lora_A.weight": (2, 4, 3, 3)}, "not supported: 'unet.conv_in.lora_A.weight'"),
-        ({"lora_te2_text_model_a.lora_down.weight": (2, 4)}, "not supported: 'lora_te2_text_model_a"),
+        ({"unet.conv_in.lora_A.weight": (2, 4, 3, 3)}, "halves of pairs: 'unet.conv_in.lora_A.weight'"),
+        ({"lora_te2_text_model_a.lora_down.weight": (2, 4)}, "halves of pairs: 'lora_te2_text_model_a"),
         (
             {"lora_unet_mid_block_x.lora_down.weight": (2, 4), "lora_unet_mid_block_x.lora_up.weight": (4, 2)},
             "changes 'mid_block_x', which the unet does not have",
@@ -213,6 +214,102 @@ def test_adapters_that_are_refused(
     save_file({name: torch.ones(shape) for name, shape in tensors.items()}, tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match=message):
         resolve(str(original), options={"lora": (str(tmp_path / "a.safetensors"),)})
+
+
+PARTLY: dict[str, tuple[int, ...]] = {
+    "unet.conv_in.lora_A.weight": (2, 4, 3, 3),
+    "unet.conv_in.lora_B.weight": (16, 2, 1, 1),
+}
+OTHERS: dict[str, dict[str, tuple[int, ...]]] = {
+    "lora_unet_conv_in.hada_w1_a": {"lora_unet_conv_in.hada_w1_a": (2, 2)},
+    "mid_block.x": {"unet.mid_block.x.lora_A.weight": (2, 4), "unet.mid_block.x.lora_B.weight": (4, 2)},
+    "a_b": {"lora_te2_text_model_a_b.lora_down.weight": (2, 4), "lora_te2_text_model_a_b.lora_up.weight": (4, 2)},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_part_of_an_adapter_is_enough_where_that_is_asked_for(name: str, original: Path, tmp_path: Path) -> None:
+    tensors = {key: 0.1 * torch.ones(shape) for key, shape in {**PARTLY, **OTHERS[name]}.items()}
+    save_file(tensors, tmp_path / "a.safetensors")
+    save_file({key: tensors[key] for key in PARTLY}, tmp_path / "b.safetensors")
+    options: dict[str, Any] = {"lora": (str(tmp_path / "a.safetensors"),)}
+    with pytest.raises(AdapterError, match="--lora-partial leaves out what is not known") as caught:
+        resolve(str(original), options=options)
+    assert caught.value.exit_code == 3
+    found = weights_of(original, **options, lora_partial=True)
+    assert far(found, weights_of(original, lora=(str(tmp_path / "b.safetensors"),))) == []
+    assert far(found, weights_of(original)) == ["conv_in.weight"]
+    notes = resolve(str(original), options={**options, "lora_partial": True}).notes
+    assert f"not merged of {options['lora'][0]!r}: {name!r}" in notes
+
+
+def test_a_part_that_is_nothing(original: Path, tmp_path: Path) -> None:
+    for name, others in OTHERS.items():
+        save_file({key: torch.ones(shape) for key, shape in others.items()}, tmp_path / "a.safetensors")
+        options = {"lora": (str(tmp_path / "a.safetensors"),), "lora_partial": True}
+        with pytest.raises(CheckpointError, match=f"(changes nothing that the model has|no tensors).*{name}"):
+            resolve(str(original), options=options)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"unet.conv_in.lora_A.weight": (2, 4, 3, 3)},
+        {**PARTLY, "unet.conv_in.lora_B.weight": (17, 2, 1, 1)},
+    ],
+)
+def test_what_a_part_does_not_excuse(tensors: dict[str, tuple[int, ...]], original: Path, tmp_path: Path) -> None:
+    """Half a pair, and matrices of another shape."""
+    save_file({name: torch.ones(shape) for name, shape in tensors.items()}, tmp_path / "a.safetensors")
+    options = {"lora": (str(tmp_path / "a.safetensors"),), "lora_partial": True}
+    with pytest.raises(CheckpointError, match=r"conv_in"):
+        resolve(str(original), options=options)
+
+
+XL_UNET_MODULES = (
+    "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
+    "up_blocks.0.attentions.2.transformer_blocks.1.attn2.to_out.0",
+    "mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj",
+)
+
+
+def stability_names(name: str, part: str) -> str:
+    """As kohya's scripts name the UNet of XL."""
+    theirs = {
+        XL_UNET_MODULES[0]: "input_blocks_4_1_transformer_blocks_0_attn1_to_q",
+        XL_UNET_MODULES[1]: "output_blocks_2_1_transformer_blocks_1_attn2_to_out_0",
+        XL_UNET_MODULES[2]: "middle_block_1_transformer_blocks_0_ff_net_0_proj",
+    }
+    component, _, module = name.partition(".")
+    if component == "unet":
+        return f"lora_unet_{theirs[module]}.lora_{part}.weight"
+    return f"lora_te2_text_model_{module.replace('.', '_')}.lora_{part}.weight"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_adapters_of_xl(tmp_path: Path) -> None:
+    folder = tmp_path / "xl"
+    write_stable_diffusion_xl(folder)
+
+    def state(**options: Any) -> dict[str, dict[str, Tensor]]:
+        parts = resolve(str(folder), options=options).parts
+        return {n: parts[n].module.model.state_dict() for n in ("unet", "text_encoder_2")}  # type: ignore[union-attr]
+
+    plain, pairs = state(), {}
+    torch.manual_seed(5)
+    for component, modules in (("unet", XL_UNET_MODULES), ("text_encoder_2", TEXT[1:])):
+        for module in modules:
+            outputs, inputs = plain[component][f"{module}.weight"].shape
+            pairs[f"{component}.{module}"] = 0.1 * torch.randn(RANK, inputs), 0.1 * torch.randn(outputs, RANK)
+    file = write(tmp_path / "a.safetensors", pairs, stability_names, alpha=2.0)
+    pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(folder)
+    pipeline.load_lora_weights(tmp_path, weight_name="a.safetensors", adapter_name="a")
+    pipeline.fuse_lora(lora_scale=0.7, adapter_names=["a"])
+    pipeline.unload_lora_weights()
+    second = {k.removeprefix("text_model."): t for k, t in pipeline.text_encoder_2.state_dict().items()}
+    expected = {"unet": pipeline.unet.state_dict(), "text_encoder_2": second}
+    assert far(state(lora=(f"{file}:0.7",)), expected) == []
+    assert set(far(plain, expected)) == {f"{name.partition('.')[2]}.weight" for name in pairs}
 
 
 def test_files_that_are_refused(original: Path, tmp_path: Path) -> None:

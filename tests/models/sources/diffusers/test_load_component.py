@@ -15,7 +15,15 @@ from aigc_models.torch_session import open_torch
 from aigc_runtime.errors import AigcError, CheckpointError
 from aigc_runtime.pipelines.tensors import TensorsPipeline
 
-from .small_sd import LCM_UNET, SD15_TEXT, make_text_encoder, make_unet_condition, make_vae, write_stable_diffusion
+from .small_sd import (
+    LCM_UNET,
+    SD15_TEXT,
+    make_text_encoder,
+    make_tiny_vae,
+    make_unet_condition,
+    make_vae,
+    write_stable_diffusion,
+)
 
 TOLERANCE = 1e-5  # float32, relative to the largest output
 
@@ -34,6 +42,21 @@ def test_an_autoencoder_alone_takes_a_picture_apart_and_together(tmp_path: Path)
         decoded = theirs.decode(expected.mean).sample
     for name, wanted in (("std", expected.std), ("image", decoded)):
         assert np.abs(found[name] - wanted.numpy()).max() <= TOLERANCE * float(wanted.abs().max())
+
+
+def test_a_tiny_autoencoder_alone(tmp_path: Path) -> None:
+    theirs = make_tiny_vae()
+    theirs.save_pretrained(tmp_path / "taesd")
+    assert outline(str(tmp_path / "taesd"))[1].architecture == "AutoencoderTiny"
+    program = resolve(str(tmp_path / "taesd"))
+    assert program.settings.typical_sizes == {"height": 512, "width": 512, "latent_height": 64, "latent_width": 64}
+    picture = torch.randn(2, 3, 16, 24)
+    with TensorsPipeline(open_torch(program), program.settings, program.engines) as pipeline:
+        found = pipeline.generate({"picture": picture.numpy()})
+    with torch.no_grad():
+        decoded = theirs.decode(theirs.encode(picture).latents).sample
+    assert list(found) == ["image"]
+    assert np.abs(found["image"] - decoded.numpy()).max() <= TOLERANCE * float(decoded.abs().max())
 
 
 def test_an_autoencoder_of_fixed_sides(tmp_path: Path) -> None:

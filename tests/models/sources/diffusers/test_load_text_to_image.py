@@ -14,11 +14,12 @@ from torch import Tensor
 
 from aigc_models.program import Program
 from aigc_models.sources import resolve
-from aigc_models.torch_session import TorchSession
+from aigc_models.torch_session import TorchSession, open_torch
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import AigcError, CheckpointError
+from aigc_runtime.pipelines.text_to_image import TextToImagePipeline
 
-from .small_sd import PIPELINES, clip_vocabulary, write_stable_diffusion
+from .small_sd import PIPELINES, clip_vocabulary, diffusers, make_tiny_vae, write_stable_diffusion
 
 TOLERANCE = 1e-5  # float32, relative to the largest output
 
@@ -134,3 +135,24 @@ def test_a_component_whose_weights_are_another_models(component: str, tmp_path: 
         (tmp_path / "sd" / component / file.name).write_bytes(file.read_bytes())
     with pytest.raises(CheckpointError, match=rf"{component}.* (lacks tensor|has a tensor)"):
         resolve(str(tmp_path / "sd"))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning:diffusers.*")
+def test_a_tiny_autoencoder_in_a_pipeline(tmp_path: Path) -> None:
+    """No latent is drawn from a distribution: the noise is the first that a generator gives."""
+    pillow = pytest.importorskip("PIL.Image")
+    theirs = write_stable_diffusion(tmp_path / "sd", make_vae=make_tiny_vae)
+    program = resolve(str(tmp_path / "sd"))
+    assert [spec.name for spec in program.parts["vae_encoder"].interface.outputs] == ["mean"]
+    assert program.settings.scaling_factor == 1.0
+    image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    begun = diffusers.StableDiffusionImg2ImgPipeline(**theirs.components, requires_safety_checker=False)
+    begun.set_progress_bar_config(disable=True)
+    given = {"image": pillow.fromarray(image), "strength": 0.5, "num_inference_steps": 6, "output_type": "np"}
+    expected = begun("a lighthouse", generator=torch.Generator().manual_seed(7), **given).images
+    with TextToImagePipeline(open_torch(program), program.settings, program.engines) as ours:
+        asked: dict[str, Any] = {"image": image, "steps": 6, "seed": 7, "output": "images"}
+        found, other = (np.clip(ours.generate("a lighthouse", strength=s, **asked) / 2 + 0.5, 0, 1) for s in (0.5, 0.7))
+    assert np.abs(found.transpose(0, 2, 3, 1) - expected).max() <= 1e-4
+    assert np.abs(other.transpose(0, 2, 3, 1) - expected).max() > 1e-2

@@ -133,7 +133,7 @@ def test_the_settings_are_those_of_the_folder() -> None:
     assert settings.zero_negative
     assert not written("an end that is said")[1].settings.zero_negative
     assert sorted(ours.assets) == ["tokenizer.json", "tokenizer_2.json"]
-    assert any("--precision fp16,vae_decoder=fp32" in note for note in ours.notes)
+    assert any("vae_decoder=fp32,vae_encoder=fp32" in note for note in ours.notes)
 
 
 @pytest.mark.parametrize(
@@ -166,11 +166,11 @@ def test_no_negative_text_and_an_empty_one_are_two_things() -> None:
 
 def test_sizes_are_seen() -> None:
     pipeline, program = written("base")
-    given = {"original_size": (512, 768), "crops_coords_top_left": (16, 0), "target_size": (1024, 1024)}
+    given: dict[str, Any] = {"original_size": (512, 768), "crops_coords_top_left": (16, 0), "target_size": (1024, 1024)}
     expected = their_latents(pipeline, steps=4, height=64, width=96, **given)
     with opened(program) as ours:
         asked: dict[str, Any] = {"steps": 4, "size": (64, 96), "seed": SEED, "output": "latents"}
-        seen = {"original_size": (512, 768), "crop": (16, 0), "target_size": (1024, 1024)}
+        seen: dict[str, Any] = {"original_size": (512, 768), "crop": (16, 0), "target_size": (1024, 1024)}
         assert error(expected, ours.generate(PROMPT, **asked, **seen)) <= MAX_ERROR
         for name in seen:
             others = {key: value for key, value in seen.items() if key != name}

@@ -121,12 +121,12 @@ def test_shards(folder: Path, tmp_path: Path) -> None:
 
 def test_a_tokenizer_json_gives_the_same(folder: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    expected = read_text_to_image(folder).tokenizer
+    expected = read_text_to_image(folder).tokenizers["text_encoder"]
     transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer").save_pretrained(folder / "new")
     shutil.rmtree(folder / "tokenizer")
     (folder / "new").rename(folder / "tokenizer")
     assert not (folder / "tokenizer" / "merges.txt").exists()
-    found = read_text_to_image(folder).tokenizer
+    found = read_text_to_image(folder).tokenizers["text_encoder"]
     assert (found.pad_token_id, found.prompt_tokens) == (expected.pad_token_id, expected.prompt_tokens)
 
 
@@ -135,12 +135,18 @@ def test_a_tokenizer_json_gives_the_same(folder: Path) -> None:
     [
         (
             "model_index.json",
-            {"_class_name": "StableDiffusionXLPipeline"},
-            "_class_name is 'StableDiffusionXLPipeline'",
+            {"_class_name": "StableDiffusion3Pipeline"},
+            "_class_name is 'StableDiffusion3Pipeline'",
         ),
         ("model_index.json", {"_class_name": None}, "_class_name is None, which is not supported\nsupported: DDPM"),
         ("model_index.json", {"text_encoder_2": ["transformers", "CLIPTextModel"]}, "'text_encoder_2' is not known"),
-        ("model_index.json", {"vae": ["diffusers", "AutoencoderTiny"]}, "vae is .*'AutoencoderTiny'"),
+        ("model_index.json", {"_class_name": "StableDiffusionXLPipeline"}, "names no text_encoder_2"),
+        ("model_index.json", {"vae": ["diffusers", "AutoencoderDC"]}, "vae is .*'AutoencoderDC'"),
+        (
+            "model_index.json",
+            {"vae": ["diffusers", "AutoencoderTiny"]},
+            "vae: .*'AutoencoderTiny'.* of 'AutoencoderKL'",
+        ),
         ("model_index.json", {"vae": None}, "names no vae"),
         ("model_index.json", {"unet": ["diffusers", "UNet2DModel"]}, "unet is .*'UNet2DModel'"),
         ("model_index.json", {"scheduler": ["diffusers", "DDIMScheduler"]}, "do not belong together"),

@@ -13,7 +13,7 @@ from aigc_runtime.errors import CheckpointError
 
 COMPONENTS: dict[str, list[dict[str, Any]]] = {
     "unet": [{"_class_name": "UNet2DModel"}, {"_class_name": "UNet2DConditionModel"}],
-    "vae": [{"_class_name": "AutoencoderKL"}],
+    "vae": [{"_class_name": "AutoencoderKL"}, {"_class_name": "AutoencoderTiny"}],
     "text_encoder": [{"model_type": "clip_text_model", "architectures": ["CLIPTextModel"]}],
 }
 PIPELINES = {
