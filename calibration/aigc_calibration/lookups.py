@@ -20,6 +20,7 @@ from aigc_calibration.blocks import pack_nbits
 from aigc_calibration.computed import sizes_of
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.edit import add_constant
+from aigc_calibration.formats import QdqFormat
 from aigc_calibration.grids import GRIDS
 from aigc_calibration.limits import array_problem
 from aigc_calibration.matrices import to_matrix
@@ -30,10 +31,14 @@ from aigc_calibration.weights import QuantizedWeight, round_to_blocks
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["LEAST_SHARE", "Lookup", "emit_lookups", "find_lookups", "plan_lookups", "round_lookups"]
+__all__ = ["LEAST_SHARE", "Lookup", "emit_lookups", "find_lookups", "plan_lookups", "round_lookups", "with_lookups"]
 
 LEAST_SHARE = 0.01
 """Of the bytes of a graph's weights: a smaller table stays float, since its codes would save next to nothing."""
+
+
+INTEGERS = frozenset({"int8", "int8-weight", "int4-weight"})
+"""Precisions in which tables are stored in 8 bits: in others every number keeps its own exponent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,28 @@ def find_lookups(model: ir.Model) -> tuple[Lookup, ...]:
             shape = (sizes[0], sizes[1])
             found.append(Lookup(node=str(node.name), module=scope_path(node), table=str(table.name), shape=shape))
     return tuple(found)
+
+
+def with_lookups(
+    model: ir.Model,
+    plan: QuantizationPlan,
+    weights: Mapping[str, QuantizedWeight],
+    config: QuantConfig,
+    form: QdqFormat,
+) -> tuple[QuantizationPlan, dict[str, QuantizedWeight]]:
+    """Plan and round the tables that are looked up, where products are in integers and the engine can look up codes.
+
+    Args:
+        model: the prepared float graph.
+        plan: of its products.
+        weights: codes of their weights; those of tables that are among them are taken as they are.
+        config: size of a block, and what stays float.
+        form: in which the engine takes the graph.
+    """
+    if not form.nbits or plan.precision not in INTEGERS or not plan.quantized():
+        return plan, dict(weights)
+    plan = plan_lookups(model, plan, config)
+    return plan, round_lookups(model, plan, weights)
 
 
 def plan_lookups(model: ir.Model, plan: QuantizationPlan, config: QuantConfig) -> QuantizationPlan:
@@ -131,7 +158,7 @@ def round_lookups(
     """Add the codes of the plan's tables to those of its products."""
     found = dict(weights)
     for lookup in plan.lookups:
-        if lookup.block is not None and lookup.shares is None:
+        if lookup.block is not None and lookup.shares is None and lookup.table not in found:
             columns = weight_array(model, lookup.table).T
             found[lookup.table] = round_to_blocks(lookup.table, columns, GRIDS["int8"], lookup.block)
     return found

@@ -16,7 +16,7 @@ from aigc_calibration.emit import emit, plan_for
 from aigc_calibration.formats import UNSIGNED_FORMAT, QdqFormat
 from aigc_calibration.hessian import SecondMoments, fit_at_once
 from aigc_calibration.limits import value_problem
-from aigc_calibration.lookups import plan_lookups, round_lookups
+from aigc_calibration.lookups import with_lookups
 from aigc_calibration.onnx_function import opened_when_called
 from aigc_calibration.plan import HALF_PRECISIONS, QuantizationPlan, SitePrecision
 from aigc_calibration.planner import half_plan, make_plan, round_weights
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["NO_SAMPLES", "Quantized", "plan_calibrated", "quantize"]
-
-INTEGERS = frozenset({"int8", "int8-weight", "int4-weight"})
-"""Precisions in which tables are stored in 8 bits: in others every number keeps its own exponent."""
 
 RUNS_IN_FLOAT = "the engine runs it in float"
 """Why a site stays float that was to be low precision: what it is fed to or from keeps the engine from it."""
@@ -137,7 +134,7 @@ def _emitted(
     executed: Executed,
     threads: int | None,
 ) -> Quantized:
-    plan, weights = _with_lookups(graph, plan, weights, config, form)
+    plan, weights = with_lookups(graph, plan, weights, config, form)
     emitted = emit(graph, plan, weights, form)
     feeds = next(data.batches(opened_when_called(graph, threads=threads)))
     give_back_memory()
@@ -153,26 +150,12 @@ def _emitted(
         plan = plan.with_float(dict.fromkeys(coverage.missed, RUNS_IN_FLOAT))
         kept = {op.weight for op in plan.quantized()}
         weights = {name: codes for name, codes in weights.items() if name in kept}
-        plan, weights = _with_lookups(graph, plan, weights, config, form)
+        plan, weights = with_lookups(graph, plan, weights, config, form)
         emitted = emit(graph, plan, weights, form)
         coverage = check_executed(emitted, plan, macs, executed, least=0.0)
     return Quantized(
         graph=emitted, plan=plan, statistics=statistics, coverage=coverage, float_graph=graph, weights=weights
     )
-
-
-def _with_lookups(
-    graph: ir.Model,
-    plan: QuantizationPlan,
-    weights: Mapping[str, QuantizedWeight],
-    config: QuantConfig,
-    form: QdqFormat,
-) -> tuple[QuantizationPlan, Mapping[str, QuantizedWeight]]:
-    """Plan and round the tables that are looked up, where the engine can look up codes."""
-    if not form.nbits or plan.precision not in INTEGERS:
-        return plan, weights
-    plan = plan_lookups(graph, plan, config)
-    return plan, round_lookups(graph, plan, weights)
 
 
 def _quantize_weights(

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 
 from aigc_calibration import coverage
 from aigc_calibration.config import QuantConfig
+from aigc_calibration.emit import emit
 from aigc_calibration.errors import PlanError
 from aigc_calibration.formats import SIGNED_FORMAT, UNSIGNED_FORMAT
 from aigc_calibration.grids import GRIDS
@@ -22,7 +23,10 @@ from aigc_calibration.lookups import LEAST_SHARE, find_lookups
 from aigc_calibration.onnx_file import to_proto, weight_bytes
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import LookupPlan, SitePrecision, parse_plan
+from aigc_calibration.prepare import prepare
 from aigc_calibration.quantize import Quantized, quantize
+from aigc_calibration.search.pair import PrecisionPair
+from aigc_calibration.weight_only import quantize_weights, weight_plan
 from aigc_calibration.weights import round_to_blocks
 from aigc_runtime.core.tensors import Array
 
@@ -178,3 +182,21 @@ def test_a_lookup_that_the_engine_lost_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(coverage, "optimized", without)
     with pytest.raises(PlanError, match=r"would look up table in float\n.*--keep-float"):
         coverage.executed_sites(found.graph, found.plan)
+
+
+def test_a_mix_looks_up_codes_as_well() -> None:
+    model = prepare(language_model(tied=True))
+    low, high = (weight_plan(model, NEAREST, precision=p) for p in ("int4-weight", "int8-weight"))
+    codes = [quantize_weights(model, plan, Batches((ids(4, 6),)), NEAREST) for plan in (low, high)]
+    pair = PrecisionPair(
+        name="", graph=model, low=low, low_weights=codes[0], high=high, high_weights=codes[1], form=UNSIGNED_FORMAT
+    )
+    for kept_high, shares in (({}, None), ({"outer": "asked"}, "outer_weight")):
+        plan, weights = pair.mix(kept_high)
+        assert plan.lookups[0].shares == shares
+        assert ops(emit(model, plan, weights, UNSIGNED_FORMAT)).count("GatherBlockQuantized") == 1
+    alone = PrecisionPair(
+        name="", graph=model, low=high, low_weights=codes[1], high=None, high_weights={}, form=UNSIGNED_FORMAT
+    )
+    assert alone.mix({"inner": "asked"})[0].lookups[0].shares == "outer_weight"
+    assert alone.mix({"inner": "asked", "outer": "asked"})[0].lookups == ()

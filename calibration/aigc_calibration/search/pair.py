@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from aigc_calibration.config import QuantConfig
 from aigc_calibration.digest import graph_digest
 from aigc_calibration.formats import QdqFormat
+from aigc_calibration.lookups import with_lookups
 from aigc_calibration.matrices import from_matrix
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.prepare import copy_graph
@@ -33,6 +36,7 @@ class PrecisionPair:
         high: plan in the high precision; None: float.
         high_weights: its codes.
         form: of the engine.
+        config: of tables that are looked up: size of a block, and what stays float.
     """
 
     name: str
@@ -42,9 +46,19 @@ class PrecisionPair:
     high: QuantizationPlan | None
     high_weights: Mapping[str, QuantizedWeight]
     form: QdqFormat
+    config: QuantConfig = field(default_factory=QuantConfig)
+
+    @cached_property
+    def tables(self) -> dict[str, QuantizedWeight]:
+        """Codes of the tables that are looked up, where no product's are read."""
+        return with_lookups(self.graph, self.low, {}, self.config, self.form)[1]
 
     def mix(self, kept_high: Mapping[str, str]) -> tuple[QuantizationPlan, dict[str, QuantizedWeight]]:
         """Plan a mix: the sites in `kept_high` (node -> why) in the high precision, all others in the low one."""
+        plan, weights = self._mix_products(kept_high)
+        return with_lookups(self.graph, plan, {**self.tables, **weights}, self.config, self.form)
+
+    def _mix_products(self, kept_high: Mapping[str, str]) -> tuple[QuantizationPlan, dict[str, QuantizedWeight]]:
         if self.high is None:
             return self.low.with_float(kept_high), dict(self.low_weights)
         above = {op.node: op for op in self.high.ops}

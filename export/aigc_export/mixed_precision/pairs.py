@@ -53,7 +53,7 @@ def plan_pair(
         graph, plan = plan_calibrated(prepared, calibration, config, precision=low, form=form)
         weights = round_weights(graph, plan, config)
         return PrecisionPair(
-            name=name, graph=graph, low=plan, low_weights=weights, high=None, high_weights={}, form=form
+            name=name, graph=graph, low=plan, low_weights=weights, high=None, high_weights={}, form=form, config=config
         )
     plans = [weight_plan(prepared, config, precision=p) for p in precisions]
     codes = [quantize_weights(prepared, plan, data, config, threads=threads) for plan in plans]
@@ -65,4 +65,5 @@ def plan_pair(
         high=plans[1],
         high_weights=codes[1],
         form=form,
+        config=config,
     )
