@@ -54,14 +54,11 @@ def _path(given: str | None) -> str | None:
 def _options(recipe: ExportRecipe, loaded: Mapping[str, Any]) -> list[str]:
     """List the options of `aigc-export export` that give the recipe, beside its paths, target and precision."""
     words: list[str] = []
-    if cache := loaded.get("cache"):
-        words += ["--cache", str(cache)]
-    if (length := loaded.get("context_length")) is not None:
-        words += ["--context-length", str(length)]
+    for name in ("cache", "context_length", "noise", "tile"):
+        if (value := loaded.get(name)) is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
     for adapter in loaded.get("lora") or ():
         words += ["--lora", str(adapter)]
-    if noise := loaded.get("noise"):
-        words += ["--noise", str(noise)]
     if loaded.get("separate_prefill"):
         words.append("--separate-prefill")
     if (dynamic := loaded.get("dynamic_size")) is not None:
@@ -171,6 +168,8 @@ def _load(manifest: Manifest, path: Path | str | None) -> Program:
         options["lora"] = adapters
     if manifest.origin is not None and (noise := manifest.origin.given("--noise")):
         options["noise"] = noise[-1]
+    if manifest.origin is not None and (tile := manifest.origin.given("--tile")):
+        options["tile"] = int(tile[-1])
     # Of other kinds than text, what was loaded from weights has no options.
     length = getattr(manifest.pipeline.settings, "context_length", None)
     if length is not None and "context_length" in taken:

@@ -22,6 +22,7 @@ OPTIONS = MappingProxyType(
         "--context-length": 1,
         "--lora": 1,
         "--noise": 1,
+        "--tile": 1,
         "--separate-prefill": 0,
         "--dynamic-size": 0,
         "--fixed-size": 0,
