@@ -13,7 +13,7 @@ from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.tensors import DimSpec, TensorSpec
 from aigc_runtime.errors import ConfigError
-from aigc_runtime.pipelines.upscale import IMAGE, LARGE_IMAGE, UpscaleSettings
+from aigc_runtime.pipelines.upscale import IMAGE, LARGE_IMAGE, MAX_TILE, UpscaleSettings
 
 __all__ = ["UpscalerConfig", "upscale_program"]
 
@@ -79,7 +79,8 @@ def upscale_program(
     Args:
         model: [B, C, H, W] -> [B, C, S H, S W]; its `config` says C, S and how far a pixel reaches.
         multiple_of: what H and W are multiples of.
-        tile: side of the tiles that the engine takes; None takes 128, or as many as leave half of a side new.
+        tile: side of the tiles that the engine takes; None takes 128, or as many as leave half of a side new. Small
+            ones take less memory, and more work for each pixel.
         overlap: pixels at a cut edge of a tile that are not used; None takes as many as a pixel reaches, and where that
             is far, as many as it reaches by more than half a step of 8 bits, measured on the weights, from 24 to 64.
         value_range: black and white, as the model has them.
@@ -90,14 +91,15 @@ def upscale_program(
         notes: for the user.
 
     Raises:
-        ConfigError: a tile that is no multiple, or an overlap that leaves nothing of it.
+        ConfigError: a tile that is no multiple, or of which the overlap leaves nothing; says the least that fits.
     """
     config: UpscalerConfig | None = getattr(model, "config", None)
     if config is None:
         raise ConfigError(f"{type(model).__name__} has no config", hint="it must say channels, scale and radius")
     channels, scale, radius = config.channels, config.scale, config.radius
-    limit = MAX_OVERLAP if tile is None else min(MAX_OVERLAP, (tile - multiple_of) // 2)
-    farthest = -(-min(radius, limit) // multiple_of) * multiple_of
+    if tile is not None and not 1 <= tile <= MAX_TILE:
+        raise ConfigError(f"tile is {tile}", hint=f"must be from 1 to {MAX_TILE:,}")
+    farthest = -(-min(radius, MAX_OVERLAP) // multiple_of) * multiple_of
     chosen = overlap
     if chosen is None:
         chosen = farthest
@@ -111,6 +113,7 @@ def upscale_program(
                 value_range=value_range,
             )
             chosen = max(seen, -(-EXACT_OVERLAP // multiple_of) * multiple_of)
+        _check_tile(tile, chosen, multiple_of)
     if tile is None:
         tile = max(TILE, -(-4 * chosen // TILE_STEP) * TILE_STEP)
         tile = -(-tile // multiple_of) * multiple_of
@@ -148,4 +151,16 @@ def upscale_program(
         checkpoint=checkpoint,
         source=source,
         notes=notes,
+    )
+
+
+def _check_tile(tile: int | None, overlap: int, multiple_of: int) -> None:
+    """Refuse tiles of which an overlap that was measured, or is the reach, leaves nothing."""
+    least = -(-(2 * overlap + multiple_of) // multiple_of) * multiple_of
+    if tile is None or (tile >= least and tile % multiple_of == 0):
+        return
+    multiple = f" and a multiple of {multiple_of}" if multiple_of > 1 else ""
+    raise ConfigError(
+        f"tile is {tile}, and tiles of this network overlap by 2 x {overlap} pixels",
+        hint=f"must be at least {least}{multiple}",
     )

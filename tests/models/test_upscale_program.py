@@ -73,7 +73,10 @@ def test_a_deep_network_overlaps_by_what_its_weights_let_through() -> None:
     far = upscale_program(Far(60))
     assert 24 < far.settings.overlap < 60
     assert far.settings.tile == -(-4 * far.settings.overlap // 32) * 32
-    assert upscale_program(Far(60), tile=80).settings.overlap == 39
+    least = 2 * far.settings.overlap + 1
+    assert upscale_program(Far(60), tile=least).settings.overlap == far.settings.overlap
+    with pytest.raises(ConfigError, match=f"tile is 80, and tiles of .* by 2 x .* pixels\nmust be at least {least}$"):
+        upscale_program(Far(60), tile=80)
 
 
 def test_tiles_of_a_deep_network_have_no_seam() -> None:
@@ -91,8 +94,16 @@ def test_tiles_of_a_deep_network_have_no_seam() -> None:
 
 def test_tiles_that_fit_no_engine_are_refused() -> None:
     model = RRDBNet(RRDBNetConfig(num_feat=2, num_block=1, num_grow_ch=2, unshuffle=2))
+    least = 2 * upscale_program(model, multiple_of=2).settings.overlap + 2
+    assert upscale_program(model, multiple_of=2, tile=least).settings.tile == least
+    for tile in (33, least - 2, least + 1):
+        with pytest.raises(ConfigError, match=f"tile is {tile}, .*\nmust be at least {least} and a multiple of 2"):
+            upscale_program(model, multiple_of=2, tile=tile)
+    for tile in (0, -8, 8193):
+        with pytest.raises(ConfigError, match=f"tile is {tile}\nmust be from 1 to 8,192"):
+            upscale_program(model, multiple_of=2, tile=tile)
     with pytest.raises(ConfigError, match="tile is 33"):
-        upscale_program(model, multiple_of=2, tile=33)
+        upscale_program(model, multiple_of=2, tile=33, overlap=4)
     with pytest.raises(ConfigError, match="overlap is 20"):
         upscale_program(model, multiple_of=2, tile=32, overlap=20)
     with pytest.raises(ConfigError, match="Linear has no config"):

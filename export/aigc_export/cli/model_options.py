@@ -38,6 +38,9 @@ _OPTIONS = (
     click.option("--dynamic-size/--fixed-size", default=None, help="Let the sides of a UNet's sample vary."),
     click.option("--noise", help="Of a StyleGAN2: constant (default), random (an input of the engine) or none."),
     click.option(
+        "--tile", type=click.IntRange(min=1), help="Of an upscaler: side of its tiles. Default: 128, or more."
+    ),
+    click.option(
         "--calibration-data", type=TEXT_PATH, help="Your text, jsonl, images or .npz. Default: the model's own."
     ),
     click.option("--calibration-samples", type=click.IntRange(min=1), help="Default: 256; of text 128."),
@@ -65,6 +68,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
         embedding: tuple[str, ...],
         dynamic_size: bool | None,
         noise: str | None,
+        tile: int | None,
         calibration_data: str | None,
         calibration_samples: int | None,
         keep_float: tuple[str, ...],
@@ -86,6 +90,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "lora_partial": lora_partial or None,
                 "noise": noise,
                 "separate_prefill": separate_prefill or None,
+                "tile": tile,
             },
             "calibration_data": calibration_data,
             "calibration_samples": calibration_samples,

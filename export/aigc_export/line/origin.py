@@ -67,7 +67,7 @@ def _flag(option: str) -> str:
 def _options(recipe: ExportRecipe, loaded: Mapping[str, Any]) -> list[str]:
     """List the options of `aigc-export export` that give the recipe, beside its paths, target and precision."""
     words: list[str] = []
-    for option in ("cache", "context_length", *MERGED, "noise"):
+    for option in ("cache", "context_length", *MERGED, "noise", "tile"):
         value = loaded.get(option)
         for one in value if isinstance(value, (tuple, list)) else () if value is None else (value,):
             words += [_flag(option), str(one)]
@@ -174,19 +174,26 @@ def _load(manifest: Manifest, path: Path | str | None) -> Program:
         options["dynamic_size"] = interface.dim("height") is not None
     if manifest.name in MODELS:
         return load_shipped(manifest.name, checkpoint=path, options=options)
-    if manifest.origin is not None and manifest.origin.has("--lora-partial"):
-        options["lora_partial"] = True
     options |= {option: files for option in MERGED if (files := _recorded_files(manifest, f"--{option}"))}
-    if manifest.origin is not None and (noise := manifest.origin.given("--noise")):
-        options["noise"] = noise[-1]
-    for flag, dynamic in _SIDES.items():
-        if manifest.origin is not None and manifest.origin.has(flag):
-            options["dynamic_size"] = dynamic
+    if manifest.origin is not None:
+        options |= _recorded_options(manifest.origin)
     # Of other kinds than text, what was loaded from weights has no options.
     length = getattr(manifest.pipeline.settings, "context_length", None)
     if length is not None and "context_length" in taken:
         options["context_length"] = length
     return resolve(str(path), options=options)
+
+
+def _recorded_options(origin: Origin) -> dict[str, object]:
+    """List the options that an origin names and that engines do not show."""
+    options: dict[str, object] = {"dynamic_size": dynamic for flag, dynamic in _SIDES.items() if origin.has(flag)}
+    if origin.has("--lora-partial"):
+        options["lora_partial"] = True
+    if noise := origin.given("--noise"):
+        options["noise"] = noise[-1]
+    if (tile := origin.given("--tile")) and tile[-1].isdecimal():
+        options["tile"] = int(tile[-1])
+    return options
 
 
 def _checked(program: Program, manifest: Manifest, named: str) -> Program:

@@ -24,6 +24,7 @@ OPTIONS = MappingProxyType(
         "--lora-partial": 0,
         "--embedding": 1,
         "--noise": 1,
+        "--tile": 1,
         "--separate-prefill": 0,
         "--dynamic-size": 0,
         "--fixed-size": 0,

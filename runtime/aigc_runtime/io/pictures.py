@@ -102,7 +102,8 @@ class Pixels:
             raise ImageError(
                 f"{str(self.path)!r} holds 16 bits of gray", hint="save it with 8 bits, so that the change is yours"
             )
-        values = self.values.astype(np.uint8) * np.uint8(255 // self.highest)
+        # One copy, not two: of a large photo they are the most that is ever held.
+        values: Array = np.multiply(self.values, np.uint8(255 // self.highest), dtype=np.uint8, casting="unsafe")
         if self.alpha is None or (self.alpha == 255).all():
             return values
         return np.concatenate([values, self.alpha[:, :, None]], axis=2)

@@ -231,7 +231,7 @@ def write_png_bands(path: Path | str, bands: Iterable[Array], shape: tuple[int, 
             rows[:, 0] = _SUB
             rows[:, 1:] = band.reshape(len(band), -1)
             rows[:, 1 + channels :] -= band[:, :-1].reshape(len(band), -1)  # modulo 256
-            if data := packer.compress(rows.tobytes()):
+            if data := packer.compress(rows.data):
                 file.write(_chunk(b"IDAT", data))
         if written != height:
             raise InputError(f"{written} rows of an image of {height}", hint="all of them must come")

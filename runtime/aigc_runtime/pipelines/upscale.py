@@ -23,7 +23,7 @@ from aigc_runtime.pipelines.limits import rows_at_once
 from aigc_runtime.pipelines.tiles import Span, plan_spans, reflected
 from aigc_runtime.system.host_memory import available_memory
 
-__all__ = ["IMAGE", "LARGE_IMAGE", "UpscalePipeline", "UpscaleSettings"]
+__all__ = ["IMAGE", "LARGE_IMAGE", "MAX_TILE", "UpscalePipeline", "UpscaleSettings"]
 
 IMAGE, LARGE_IMAGE = "image", "large_image"
 """The tensors of such an engine."""

@@ -120,6 +120,26 @@ def test_options_of_other_kinds_are_refused(bundles: dict[str, Path], capsys: An
     assert "no picture was given" in capsys.readouterr().err
 
 
+def test_tiles_of_a_side_that_is_asked_for(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    source = str(folder / "x2.pth")
+    common = ["--quality-samples", "2", *QUICK]
+    assert run(["export", source, "-o", str(tmp_path / "out"), "--tile", "20", *common]) == 0
+    assert Bundle.open(tmp_path / "out").manifest.pipeline.settings.tile == 20
+    image = np.asarray(Image.open(folder / "pictures" / "0.png")).astype(np.float32) / 255
+    with open_pipeline(tmp_path / "out") as pipeline:
+        np.testing.assert_allclose(pipeline.generate(image), whole(folder, image * 255), rtol=0, atol=1e-5)
+    # The bundle's own origin says in which tiles it is to be loaded again.
+    assert run(["verify", str(tmp_path / "out"), *common]) == 0
+    capsys.readouterr()
+    for side, least in (("8", 9), ("1", 9)):
+        assert run(["export", source, "-o", str(tmp_path / "none"), "--tile", side, *QUICK]) == 2
+        assert f"tile is {side}, and tiles of this network overlap by 2 x 4 pixels" in (err := capsys.readouterr().err)
+        assert f"must be at least {least}" in err
+    assert run(["export", "gan", "-o", str(tmp_path / "none"), "--tile", "32", *QUICK]) == 2
+    assert "unknown export option of 'gan' 'tile'" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("rtx")
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from aigc_models.evaluation.metrics import (
     class_accuracy,
     classifier_features,
     frechet_distance,
+    picture_psnr,
     score_windows,
     text_windows,
 )
@@ -146,3 +147,16 @@ def test_class_accuracy_counts_hits_and_features_are_the_classifiers() -> None:
     np.testing.assert_array_equal(classifier_features(classifier, images), features)
     with pytest.raises(InputError, match="8 images and 1 labels"):
         class_accuracy(classifier, images, asked[:1])
+
+
+def test_psnr_is_the_formula_and_refuses_what_it_cannot_compare(rng: np.random.Generator) -> None:
+    reference = rng.random((3, 8, 8))
+    actual = np.clip(reference + 0.05 * rng.standard_normal(reference.shape), 0, 1)
+    error = float(np.square(reference - actual).mean())
+    assert picture_psnr(reference, actual) == pytest.approx(-10 * np.log10(error))
+    assert picture_psnr(2 * reference, 2 * actual, peak=2.0) == pytest.approx(-10 * np.log10(error))
+    assert picture_psnr(reference, reference) == 200.0
+    with pytest.raises(InputError, match=r"pictures of shapes \[3, 8, 8\] and \[3, 8, 1\]"):
+        picture_psnr(reference, actual[..., :1])
+    with pytest.raises(EngineError, match="the error came out as nan"):
+        picture_psnr(reference, np.full_like(reference, np.nan))

@@ -17,7 +17,7 @@ from aigc_models.families.vae import AutoencoderKL
 from aigc_models.families.vae_config import DOWN, UP, VaeConfig
 from aigc_models.sources import resolve
 from aigc_models.torch_session import TorchSession
-from aigc_models.training import recipes
+from aigc_models.training import families, recipes
 from aigc_models.training.every import Every
 from aigc_models.training.families import FAMILIES, train_family
 from aigc_models.training.options import TrainOptions
@@ -42,6 +42,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         return UNetConfig(**{**config.__dict__, **changes})
 
     monkeypatch.setattr(recipes, "unet_model", model)
+    monkeypatch.setattr(families, "SAMPLES", 2)
 
 
 def make_vae(folder: Path, *, channels: int = 3, factor: float = 0.25) -> Path:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from aigc_models.sources.by_keys.network import Network, Shapes, find_prefix, last_index, require_shape
-from aigc_models.sources.by_keys.upscaler import upscaler
+from aigc_models.sources.by_keys.upscaler import OPTIONS, upscaler
 from aigc_runtime.errors import CheckpointError
 
 __all__ = ["find_rrdbnet"]
@@ -164,5 +164,6 @@ def _network(shapes: Shapes, naming: _Naming, prefix: str, source: str) -> Netwo
         build=lambda: RRDBNet(config),
         theirs=theirs,
         program=partial(upscaler, multiple_of=unshuffle, sensitive=("conv_first", "conv_last")),
+        options=OPTIONS,
         words=f"{blocks} blocks of {features} features, growth {growth}, x{config.scale}{unshuffled}",
     )

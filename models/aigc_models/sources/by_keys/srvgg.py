@@ -7,7 +7,7 @@ import re
 from functools import partial
 
 from aigc_models.sources.by_keys.network import Network, Shapes, last_index, require_shape
-from aigc_models.sources.by_keys.upscaler import upscaler
+from aigc_models.sources.by_keys.upscaler import OPTIONS, upscaler
 from aigc_runtime.errors import CheckpointError
 
 __all__ = ["find_srvgg"]
@@ -67,5 +67,6 @@ def find_srvgg(shapes: Shapes, *, source: str) -> Network | None:
         build=lambda: SRVGGNet(config),
         theirs=lambda name: f"{prefix}{name}",
         program=partial(upscaler, multiple_of=1, sensitive=("body.0", f"body.{last}")),
+        options=OPTIONS,
         words=f"{config.num_conv} convolutions of {features} features, x{upscale}",
     )
