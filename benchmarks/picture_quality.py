@@ -10,7 +10,7 @@ Measured on as many pictures of each class:
 - `frechet`: the Fréchet distance to the real pictures of the training in the classifier's features. An estimate from N
   pictures is too large by about a constant over N (Chong & Forsyth 2020, "Effectively Unbiased FID and Inception
   Score"), so the line through the estimates at N and N / 2 is followed to 1 / N = 0: `unbiased`. `floor` is what real
-  pictures that were held out have.
+  pictures that were held out have. Both take at least ten pictures for each of the features.
 - `nearest`: the mean distance of a picture to the nearest of the training (root mean square of pixels in [0, 255]),
   beside that of real pictures that were held out. Far below it, the generator repeats its data.
 """
@@ -37,6 +37,8 @@ from aigc_runtime.errors import AigcError, InputError
 from aigc_runtime.pipelines import make_pipeline
 
 BATCH = 50
+HALVES = 8
+ROWS_PER_FEATURE = 10
 
 
 def load_classifier(folder: Path) -> Classifier:
@@ -67,9 +69,18 @@ def generate(model: str, count: int, **options: Any) -> tuple[Array, Array, Call
     return images, np.array(labels), pipeline.generate, tuple(settings.class_names)
 
 
-def unbiased_distance(features: Array, real: Array) -> tuple[float, float]:
-    """Fréchet distance at all N rows, and followed to 1 / N = 0 along the line through N and N / 2."""
-    whole, half = frechet_distance(features, real), frechet_distance(features[: len(features) // 2], real)
+def unbiased_distance(features: Array, real: Array) -> tuple[float, float | None]:
+    """Fréchet distance at all N rows, and followed to 1 / N = 0 along the line through N and N / 2.
+
+    Halves are drawn, since rows may be in the order of their classes. The second is None where rows are so few that
+    the line would say nothing.
+    """
+    rng = np.random.default_rng(0)
+    whole = frechet_distance(features, real)
+    if len(features) < ROWS_PER_FEATURE * features.shape[1]:
+        return whole, None
+    drawn = (rng.permutation(len(features))[: len(features) // 2] for _ in range(HALVES))
+    half = float(np.mean([frechet_distance(features[rows], real) for rows in drawn]))
     return whole, 2 * whole - half
 
 
@@ -81,7 +92,7 @@ def nearest_distance(images: Array, others: Array) -> float:
     return float(np.sqrt(found).mean())
 
 
-def measure(images: Array, labels: Array, classifier: Classifier, data: ImageData) -> dict[str, float]:
+def measure(images: Array, labels: Array, classifier: Classifier, data: ImageData) -> dict[str, float | None]:
     """Measure generated pictures beside those that training did not see."""
     train, held_out = data.train.numpy(), data.held_out.numpy()
     real = classifier_features(classifier, train)
@@ -114,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
         if data.class_names != names:
             raise InputError(f"{str(given.data)!r} has other classes", hint=f"the model's: {', '.join(names)}")
         for name, value in measure(images, labels, load_classifier(given.classifier), data).items():
-            print(f"{name:<14}{value:.4g}")
+            print(f"{name:<14}{'too few' if value is None else format(value, '.4g')}")
         if given.sheet is not None:
             given.sheet.write_bytes(image_showcase(lambda rows: call(rows, seed=0, **options), len(names)))
     except AigcError as err:

@@ -35,6 +35,10 @@ def test_the_bias_of_the_frechet_distance_is_taken_out(script: ModuleType) -> No
     whole, unbiased = np.mean([f[0] for f in found]), np.mean([f[1] for f in found])
     assert 0.05 < whole < 1
     assert abs(unbiased) < 0.35 * whole
+    in_order = np.sort(rng.normal(size=(2000, 12)), axis=0)  # as pictures are by their classes
+    in_order[:, 1:] = rng.normal(size=(2000, 11))
+    whole, unbiased = script.unbiased_distance(in_order, real)
+    assert abs(unbiased) < whole < 0.1
     shifted = script.unbiased_distance(rng.normal(size=(2000, 12)) + 1, real)[1]
     assert shifted == pytest.approx(12, rel=0.1)  # |m_a - m_b|^2
 
@@ -55,9 +59,9 @@ def test_a_trained_model_is_measured(
     train_family(name, output=tmp_path / "model", data=data, steps=1, batch_size=2, width=8)
     arguments = [str(tmp_path / "model"), str(data), "--classifier", str(tmp_path / "classifier"), "--count", "8"]
     script.main([*arguments, "--sheet", str(tmp_path / "sheet.png")])
-    lines = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines.keys() >= {"accuracy", "accuracy_real", "frechet", "unbiased", "floor", "nearest", "nearest_real"}
-    assert float(lines["pictures"]) == 8
+    assert (float(lines["pictures"]), lines["unbiased"], lines["floor"]) == (8, "too few", "too few")
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -186,7 +186,10 @@ def _load(manifest: Manifest, path: Path | str | None) -> Program:
 
 def _recorded_options(origin: Origin) -> dict[str, object]:
     """List the options that an origin names and that engines do not show."""
-    options: dict[str, object] = {"dynamic_size": dynamic for flag, dynamic in _SIDES.items() if origin.has(flag)}
+    options: dict[str, object] = {}
+    for flag, dynamic in _SIDES.items():
+        if origin.has(flag):
+            options["dynamic_size"] = dynamic
     if origin.has("--lora-partial"):
         options["lora_partial"] = True
     if noise := origin.given("--noise"):
