@@ -151,7 +151,8 @@ def _encoded(vae: AutoencoderKL, images: ImageData) -> ImageData:
 @torch.inference_mode()
 def _decoded(vae: AutoencoderKL, latents: Array) -> Array:
     """[N, C, h, w] -> [N, P, H, W] in [-1, 1]."""
-    parts = [vae.decode(some) for some in (torch.from_numpy(latents) / vae.config.scaling_factor).split(16)]
+    scaled = torch.from_numpy(latents) / vae.config.scaling_factor
+    parts = [vae.decode(some) for some in torch.split(scaled, 16)]
     pictures: Array = torch.cat(parts).clamp(-1, 1).numpy()
     return pictures
 
