@@ -192,12 +192,12 @@ def nncf_version() -> str | None:
     return found
 
 
-def nncf_variants(subject: Subject, precision: str, seed: int) -> dict[str, Variant]:
-    """name -> how NNCF quantizes the graph."""
+def nncf_variants(subject: Subject, precision: str, seed: int, samples: int | None = None) -> dict[str, Variant]:
+    """name -> how NNCF quantizes the graph, calibrated on as many samples as ours by default."""
     if precision == "int8":
         return {
             f"{preset}, {correction}{', our float sites kept' if kept else ''}": (
-                partial(_nncf_static, subject, seed, preset, correction, kept)
+                partial(_nncf_static, subject, seed, preset, correction, kept, samples)
             )
             for kept in (False, True)
             for preset in ("performance", "mixed")
@@ -224,12 +224,14 @@ def _constant_weights(subject: Subject) -> onnx.ModelProto:
     return ir.to_proto(prepare(subject.graph))
 
 
-def _nncf_static(subject: Subject, seed: int, preset: str, correction: str, kept: bool) -> bytes:
+def _nncf_static(
+    subject: Subject, seed: int, preset: str, correction: str, kept: bool, samples: int | None = None
+) -> bytes:
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
 
     with quiet():
-        feeds = feeds_of(subject, subject.data(seed))
+        feeds = feeds_of(subject, subject.data(seed, samples))
         names = _float_nodes(subject) if kept else []
         made = nncf.quantize(
             _constant_weights(subject),

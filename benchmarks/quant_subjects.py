@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import nn
 
-__all__ = ["SUBJECTS", "Subject", "load_subject"]
+__all__ = ["SUBJECTS", "Subject", "load_subject", "subject_of"]
 
 OPSET = 20
 EVALUATION_SEED = 1000
@@ -103,21 +103,41 @@ class Subject:
 
 
 def load_subject(name: str) -> Subject:
-    """Load, capture and clean up."""
+    """Load, capture and clean up a shipped model."""
     model, change = SUBJECTS[name]
     loaded, program = load_shipped(model), load_shipped(model)
-    part = program.part
-    change(part.module)
-    captured = capture(part, opset=OPSET, model_config=program.model_config)
-    graph, _ = run_passes(captured.model, CLEAN_UP, feeds=pass_feeds(part, 0))
+    change(program.part.module)
+    return subject_of(program, name, model=model, judged=loaded, sensitive=KEPT_FLOAT.get(name))
+
+
+def subject_of(
+    program: Program,
+    name: str,
+    *,
+    model: str = "",
+    judged: Program | None = None,
+    sensitive: tuple[str, ...] | None = None,
+) -> Subject:
+    """Capture and clean up a program of one part.
+
+    Args:
+        program: the model that is quantized.
+        name: of the subject.
+        model: of a shipped model.
+        judged: whose weights the reference has; None takes the program's.
+        sensitive: see `Subject`.
+    """
+    reference = judged or program
+    captured = capture(program.part, opset=OPSET, model_config=program.model_config)
+    graph, _ = run_passes(captured.model, CLEAN_UP, feeds=pass_feeds(program.part, 0))
     return Subject(
         name=name,
         model=model,
         program=program,
         graph=graph,
-        reference=TorchSession(loaded.part),
-        evaluation=program_evaluation(loaded),
-        sensitive=KEPT_FLOAT.get(name),
+        reference=TorchSession(reference.part),
+        evaluation=program_evaluation(reference),
+        sensitive=sensitive,
     )
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from aigc_calibration.coverage import executed_sites
 from aigc_calibration.formats import UNSIGNED_FORMAT
 from aigc_export.graphs.passes import CLEAN_UP
+from aigc_export.graphs.passes.pixel_product import multiply_pixels
+from aigc_export.graphs.passes.prelu import spell_out_prelu
 from aigc_export.targets.base import BuildRequest, EngineUnderTest, Target
 from aigc_export.targets.ort import build_ort, open_ort
 from aigc_runtime.backends.base import EngineProof
@@ -29,7 +31,7 @@ ORT_CPU = Target(
     name="ort-cpu",
     summary="ONNX Runtime on a CPU",
     precisions=("fp32", "fp16", "bf16", "int8", "fp8", "int8-weight", "int4", "auto"),
-    passes=CLEAN_UP,
+    passes=(*CLEAN_UP, ("multiply-pixels", multiply_pixels), ("spell-out-prelu", spell_out_prelu)),
     format=UNSIGNED_FORMAT,
     build=_build,
     executed=executed_sites,

@@ -19,7 +19,6 @@ from onnx import numpy_helper
 
 from aigc_calibration.onnx_file import to_proto
 from aigc_export.errors import PassError
-from aigc_export.graphs.passes import CLEAN_UP
 from aigc_export.line import exporter
 from aigc_export.line import quality as judged
 from aigc_export.line.exporter import ExportResult, ParityFailedError, export_model
@@ -32,6 +31,7 @@ from aigc_export.parity.report import junit_xml, parity_table, report_json
 from aigc_export.prepare import prepare as front
 from aigc_export.recipes.recipe import export_recipe
 from aigc_export.targets.ort import build_ort
+from aigc_export.targets.ort_cpu import ORT_CPU
 from aigc_export.tools.verifier import verify_against_torch
 from aigc_export.workloads import get_workload
 from aigc_models.evaluation.paired import Scores
@@ -286,7 +286,7 @@ def test_an_export_is_a_verified_bundle(name: str, results: dict[str, ExportResu
     result = results[name]
     manifest = result.bundle.manifest
     assert result.report.passed
-    assert [p.name for p in result.passes] == [n for n, _ in CLEAN_UP]
+    assert [p.name for p in result.passes] == [n for n, _ in ORT_CPU.passes]
     assert manifest.name == name
     assert manifest.provenance["checkpoint_sha256"] == load_shipped(name, checkpoint=checkpoints / name).weights_sha256
     assert manifest.provenance["torch"] == torch.__version__
@@ -300,7 +300,7 @@ def test_an_export_is_a_verified_bundle(name: str, results: dict[str, ExportResu
 def test_the_stages_are_told_in_order(checkpoints: Path, tmp_path: Path) -> None:
     told: list[tuple[str, str]] = []
     export_model(recipe_of("gan", checkpoints / "gan"), tmp_path / "out", stage=lambda *what: told.append(what))
-    passes = [n for n, _ in CLEAN_UP]
+    passes = [n for n, _ in ORT_CPU.passes]
     assert [n for n, _ in told] == ["load", "reference", "capture", *passes, "build", "parity", "publish"]
     assert all(text.endswith(" s)") for _, text in told)
 
