@@ -131,7 +131,7 @@ def test_an_encoder_that_gets_no_vectors_is_told_of(original: Path) -> None:
     assert program.settings.multi_vector == ((len(clip_vocabulary()), 3),)
 
 
-@pytest.mark.parametrize(("token", "taken"), [(END, END), ("light</w>", "light</w>"), ("ligh", "")])
+@pytest.mark.parametrize(("token", "taken"), [(END, END), ("light</w>", "light</w>"), ("bright", "")])
 def test_a_token_that_is_there_already(original: Path, token: str, taken: str) -> None:
     options = {"embedding": (f"{original / 'cat.safetensors'}:{token}",)}
     if not taken:

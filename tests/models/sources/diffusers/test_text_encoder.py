@@ -25,6 +25,12 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         | {"hidden_act": "gelu", "projection_dim": 512},
         340_387_840,
     ),
+    # OpenCLIP's ViT-bigG, with its projection.
+    "SD XL": (
+        {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
+        | {"hidden_act": "gelu", "projection_dim": 1280, "architectures": ["CLIPTextModelWithProjection"]},
+        694_659_840,
+    ),
 }
 OLD = {
     "_name_or_path": "openai/clip-vit-large-patch14",
@@ -55,9 +61,10 @@ OLD = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_models_have_their_number_of_parameters(name: str) -> None:
     fields, expected = PUBLISHED[name]
+    kind = fields.get("architectures", ["CLIPTextModel"])
     with torch.device("meta"):
-        theirs = transformers.CLIPTextModel(transformers.CLIPTextConfig(**fields))
-        written = {**json.loads(theirs.config.to_json_string()), "architectures": ["CLIPTextModel"]}
+        theirs = getattr(transformers, kind[0])(transformers.CLIPTextConfig(**fields))
+        written = {**json.loads(theirs.config.to_json_string()), "architectures": kind}
         model = ClipText(read_clip_text(written))
     assert sum(p.numel() for p in model.parameters()) == expected == theirs.num_parameters()
 
