@@ -38,6 +38,7 @@ __all__ = ["prepare_latent_unet"]
 
 DRAWS = 8
 """Of noise and steps, over which the loss on held-out pictures is averaged."""
+DECODED_AT_ONCE = 16
 
 
 def prepare_latent_unet(data: Path | str | None, options: TrainOptions, samples: int) -> Prepared:
@@ -151,7 +152,8 @@ def _encoded(vae: AutoencoderKL, images: ImageData) -> ImageData:
 @torch.inference_mode()
 def _decoded(vae: AutoencoderKL, latents: Array) -> Array:
     """[N, C, h, w] -> [N, P, H, W] in [-1, 1]."""
-    parts = [vae.decode(some) for some in (torch.from_numpy(latents) / vae.config.scaling_factor).split(16)]
+    given = torch.from_numpy(latents) / vae.config.scaling_factor
+    parts = [vae.decode(some) for some in torch.split(given, DECODED_AT_ONCE)]
     pictures: Array = torch.cat(parts).clamp(-1, 1).numpy()
     return pictures
 

@@ -69,14 +69,14 @@ def prepare_vae(data: Path | str | None, options: TrainOptions, samples: int) ->
 @torch.inference_mode()
 def latents_of(model: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
     """Encode pictures [N, P, H, W], a few at a time: means and logarithms of variances [N, C, h, w]."""
-    pairs = [model.encode(some) for some in images.split(AT_ONCE)]
+    pairs = [model.encode(some) for some in torch.split(images, AT_ONCE)]
     return torch.cat([mean for mean, _ in pairs]), torch.cat([logvar for _, logvar in pairs])
 
 
 @torch.inference_mode()
 def _psnr(model: AutoencoderKL, images: Tensor, latents: Tensor) -> float:
     """Mean PSNR of pictures that are decoded of the means of their latents, as they are written: in [-1, 1]."""
-    parts = zip(images.split(AT_ONCE), latents.split(AT_ONCE), strict=True)
+    parts = zip(torch.split(images, AT_ONCE), torch.split(latents, AT_ONCE), strict=True)
     values = [
         picture_psnr(image.numpy(), decoded.numpy(), peak=2.0)
         for some, latent in parts
