@@ -84,7 +84,7 @@ def prepare_latent_unet(data: Path | str | None, options: TrainOptions, samples:
         "model": config.to_dict(),
         "schedule": to_json(schedule),
         "class_names": None if names is None else list(names),
-        "latents": {
+        "latent_space": {
             "vae_sha256": loaded.tensors.sha256,
             "scaling_factor": vae.config.scaling_factor,
             "picture_shape": [channels, size, size],
