@@ -87,7 +87,7 @@ def _unet_program(module: nn.Module, found: Checkpoint, options: Mapping[str, An
     program = unet_program(
         module, schedule, dynamic_size=options.get("dynamic_size"), class_names=names, checkpoint=found
     )
-    return replace(program, notes=(*program.notes, *_latents_note(found.config.get("latents"))))
+    return replace(program, notes=(*program.notes, *_latents_note(found.config.get("latent_space"))))
 
 
 def _latents_note(latents: object) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ def _latents_note(latents: object) -> tuple[str, ...]:
         factor, digest = float(latents["scaling_factor"]), str(latents["vae_sha256"])
     except (AssertionError, LookupError, TypeError, ValueError) as err:
         raise CheckpointError(
-            "config.json: latents is not what training writes", hint="vae_sha256, scaling_factor and picture_shape"
+            "config.json: latent_space is not what training writes", hint="vae_sha256, scaling_factor and picture_shape"
         ) from err
     return (
         f"it draws latents: divided by {factor:g}, they are decoded by the autoencoder whose weights have the SHA-256 "
@@ -164,7 +164,7 @@ MODELS: dict[str, ModelEntry] = {
         build=_unet,
         program=_unet_program,
         options=("dynamic_size",),
-        fields=("schedule", "class_names", "latents"),
+        fields=("schedule", "class_names", "latent_space"),
     ),
     "gan": ModelEntry(
         kind="gan",

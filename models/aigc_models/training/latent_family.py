@@ -38,6 +38,7 @@ __all__ = ["prepare_latent_unet"]
 
 DRAWS = 8
 """Of noise and steps, over which the loss on held-out pictures is averaged."""
+DECODED_AT_ONCE = 16
 
 
 def prepare_latent_unet(data: Path | str | None, options: TrainOptions, samples: int) -> Prepared:
@@ -83,7 +84,7 @@ def prepare_latent_unet(data: Path | str | None, options: TrainOptions, samples:
         "model": config.to_dict(),
         "schedule": to_json(schedule),
         "class_names": None if names is None else list(names),
-        "latents": {
+        "latent_space": {
             "vae_sha256": loaded.tensors.sha256,
             "scaling_factor": vae.config.scaling_factor,
             "picture_shape": [channels, size, size],
@@ -151,8 +152,8 @@ def _encoded(vae: AutoencoderKL, images: ImageData) -> ImageData:
 @torch.inference_mode()
 def _decoded(vae: AutoencoderKL, latents: Array) -> Array:
     """[N, C, h, w] -> [N, P, H, W] in [-1, 1]."""
-    scaled = torch.from_numpy(latents) / vae.config.scaling_factor
-    parts = [vae.decode(some) for some in torch.split(scaled, 16)]
+    given = torch.from_numpy(latents) / vae.config.scaling_factor
+    parts = [vae.decode(some) for some in torch.split(given, DECODED_AT_ONCE)]
     pictures: Array = torch.cat(parts).clamp(-1, 1).numpy()
     return pictures
 

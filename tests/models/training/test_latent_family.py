@@ -101,7 +101,7 @@ def test_a_short_run_leaves_a_unet_that_draws_latents(tmp_path: Path, vae: Path,
     assert report["samples"] == 2
     record = json.loads((tmp_path / "out" / "config.json").read_text())
     digest = load_checkpoint(vae).sha256
-    assert record["latents"] == {"vae_sha256": digest, "scaling_factor": 0.25, "picture_shape": [3, 16, 16]}
+    assert record["latent_space"] == {"vae_sha256": digest, "scaling_factor": 0.25, "picture_shape": [3, 16, 16]}
     program = resolve(str(tmp_path / "out"))
     assert (program.kind, program.settings.sample_shape) == ("diffusion", (3, 8, 8))
     assert (program.settings.num_classes, program.settings.class_names) == (2, ("cat", "dog"))
@@ -193,6 +193,6 @@ def test_an_autoencoder_that_was_not_trained_to_its_end(tmp_path: Path, data: Pa
 def test_a_config_whose_latents_were_not_written_by_training(tmp_path: Path, latents: object) -> None:
     train_family("unet", output=tmp_path / "out", steps=1, batch_size=1)
     file = tmp_path / "out" / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "latents": latents}))
-    with pytest.raises(CheckpointError, match="latents is not what training writes"):
+    file.write_text(json.dumps({**json.loads(file.read_text()), "latent_space": latents}))
+    with pytest.raises(CheckpointError, match="latent_space is not what training writes"):
         resolve(str(tmp_path / "out"))
