@@ -73,8 +73,8 @@ class EqualizedLinear(nn.Module):
 def normalized(x: Tensor) -> Tensor:
     """[B, C] over the root mean square of each row: x / sqrt(sum(x^2) / C + epsilon).
 
-    It is written with the sum, since optimizers of graphs take an addition of 1e-8 for one of nothing (onnxscript 0.7.2,
-    which our passes correct; whoever captures the network without them gets it, too).
+    It is written with the sum, since optimizers of graphs take an addition of 1e-8 for one of nothing (onnxscript
+    0.7.2, whose own optimizer is not corrected where our passes do not run).
     """
     size = x.shape[1]
     return x * math.sqrt(size) * torch.rsqrt(x.square().sum(dim=1, keepdim=True) + size * EPSILON)
