@@ -52,7 +52,7 @@ def test_what_does_nothing_goes(op: str, number: float, first: bool) -> None:
 def test_what_does_a_little_stays(op: str, number: float, first: bool) -> None:
     model = onnxscript_optimize(arithmetic(op, np.float32(number), first=first))
     assert operators(model) == [op]
-    x = np.array([[3, 0.5, 1], [1e-8, -1e-8, 7]], dtype=np.float32)
+    x = np.array([[3, 0.5, 1], [1e-8, -1e-8, 7]], np.float32)
     ((found,),) = ([*one.values()] for one in check_and_run(model, [{"x": x}]))
     computed = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}[op]
     operands = (np.float32(number), x) if first else (x, np.float32(number))
@@ -76,11 +76,11 @@ def test_the_norm_of_zeros_is_no_division_by_zero() -> None:
         helper.make_node("Sqrt", ["sum"], ["root"]),
         helper.make_node("Div", ["x", "root"], ["y"]),
     ]
-    constants = {"axis": np.array([1]), "epsilon": np.float32(1e-8)}
+    constants = {"axis": np.array([1], np.int64), "epsilon": np.float32(1e-8)}
     tensors = [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
     graph = helper.make_graph(nodes, "g", [x], [y], tensors)
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     model = onnxscript_optimize(ir.from_proto(proto))
-    feed = np.array([[0, 0, 0], [1e-4, 2e-4, 2e-4]], dtype=np.float32)
+    feed = np.array([[0, 0, 0], [1e-4, 2e-4, 2e-4]], np.float32)
     ((found,),) = ([*one.values()] for one in check_and_run(model, [{"x": feed}]))
     np.testing.assert_allclose(found, feed / np.sqrt((feed**2).mean(1, keepdims=True) + np.float32(1e-8)), rtol=1e-6)

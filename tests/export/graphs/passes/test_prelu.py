@@ -66,7 +66,7 @@ def test_it_is_pytorchs(shape: tuple[int, ...]) -> None:
 
 
 def test_slopes_of_zero_and_one() -> None:
-    slope, x = np.array([0, 1, -1, 2, 0.25], dtype=np.float32).reshape(5, 1, 1), odd_numbers()
+    slope, x = np.array([0, 1, -1, 2, 0.25], np.float32).reshape(5, 1, 1), odd_numbers()
     (found,) = check_and_run(spell_out_prelu(network(slope)), [{"x": x}])[0].values()
     check_near(found, x, slope)
 
@@ -75,12 +75,12 @@ def test_slopes_of_zero_and_one() -> None:
     "model",
     [
         network(np.full((5, 1, 1), 0.2, np.float32), given=True),
-        network(np.array([0.1, np.inf, 0, 0, 0], dtype=np.float32).reshape(5, 1, 1)),
-        network(np.array([0.1, 2.1, 0, 0, 0], dtype=np.float32).reshape(5, 1, 1)),
-        network(np.array([0.1, -2.1, 0, 0, 0], dtype=np.float32).reshape(5, 1, 1)),
-        network(np.array([0.1, np.nan, 0, 0, 0], dtype=np.float32).reshape(5, 1, 1)),
+        network(np.array([0.1, np.inf, 0, 0, 0], np.float32).reshape(5, 1, 1)),
+        network(np.array([0.1, 2.1, 0, 0, 0], np.float32).reshape(5, 1, 1)),
+        network(np.array([0.1, -2.1, 0, 0, 0], np.float32).reshape(5, 1, 1)),
+        network(np.array([0.1, np.nan, 0, 0, 0], np.float32).reshape(5, 1, 1)),
         network(np.full((5, 1, 1), 2, np.int32), kind=TensorProto.INT32),
-        network(np.array([], dtype=np.float32), op="LeakyRelu", alpha=0.2),
+        network(np.array([], np.float32), op="LeakyRelu", alpha=0.2),
         network(np.full((5, 1, 1), 0.2, np.float32), op="Mul"),
     ],
     ids=["computed", "infinite", "steep", "steep and falling", "NaN", "whole numbers", "LeakyRelu", "Mul"],
@@ -104,7 +104,7 @@ def test_two_of_them_and_names() -> None:
     assert report.nodes_after == 8
     assert {node.name for node in model.graph} >= {"one", "two"}
     (found,) = check_and_run(model, [feeds])[0].values()
-    check_near(found, feeds["x"], np.array([0.25], dtype=np.float32))
+    check_near(found, feeds["x"], np.array([0.25], np.float32))
 
 
 def test_it_is_for_processors() -> None:
