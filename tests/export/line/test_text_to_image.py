@@ -88,9 +88,29 @@ def test_the_bundle_holds_four_engines_and_the_tokenizer(made: tuple[Any, Path])
     assert [result.metric for result in manifest.quality] == []
 
 
+TWO_LEVELS: dict[str, dict[str, Any]] = {
+    "unet": {
+        "attention_head_dim": (2, 4),
+        "block_out_channels": (16, 32),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "layers_per_block": 1,
+        "transformer_layers_per_block": (1, 2),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    },
+    "vae": {
+        "block_out_channels": (8, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "layers_per_block": 1,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    },
+    "text": {"num_hidden_layers": 2},
+    "text_2": {"num_hidden_layers": 2},
+}
+
+
 def test_stable_diffusion_xl(tmp_path: Path) -> None:
-    pipeline = write_stable_diffusion_xl(tmp_path / "xl")
-    export_model(export_recipe(str(tmp_path / "xl"), quality_samples=2), tmp_path / "out")
+    pipeline = write_stable_diffusion_xl(tmp_path / "xl", **TWO_LEVELS)
+    export_model(export_recipe(str(tmp_path / "xl"), quality_samples=0), tmp_path / "out")
     manifest = load_bundle(tmp_path / "out").manifest
     assert sorted(manifest.engines) == ["text_encoder", "text_encoder_2", "unet", "vae_decoder", "vae_encoder"]
     assert manifest.assets == ("tokenizer.json", "tokenizer_2.json")
@@ -100,7 +120,7 @@ def test_stable_diffusion_xl(tmp_path: Path) -> None:
     with Image.open(file) as picture:
         found = np.asarray(picture).astype(np.float64)
         request = json.loads(picture.text["aigc-request"])  # type: ignore[attr-defined]
-    assert (request["original_size"], request["crop"], request["target_size"]) == ([96, 128], [0, 0], [64, 64])
+    assert (request["original_size"], request["crop"], request["target_size"]) == ([96, 128], [0, 0], [16, 16])
 
     def theirs(**sizes: Any) -> Array:
         given: dict[str, Any] = {"num_inference_steps": STEPS, "output_type": "np", **sizes}
