@@ -88,7 +88,7 @@ def test_the_bundle_holds_four_engines_and_the_tokenizer(made: tuple[Any, Path])
     assert [result.metric for result in manifest.quality] == []
 
 
-TWO_LEVELS: dict[str, dict[str, Any]] = {
+TWO_LEVELS: dict[str, Any] = {
     "unet": {
         "attention_head_dim": (2, 4),
         "block_out_channels": (16, 32),
