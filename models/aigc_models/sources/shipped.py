@@ -94,10 +94,10 @@ def _latents_note(latents: object) -> tuple[str, ...]:
     """Say of a UNet that was trained on latents which autoencoder decodes what it draws."""
     if latents is None:
         return ()
+    written = latents if isinstance(latents, dict) else {}
     try:
-        assert isinstance(latents, dict)
-        factor, digest = float(latents["scaling_factor"]), str(latents["vae_sha256"])
-    except (AssertionError, LookupError, TypeError, ValueError) as err:
+        factor, digest = float(written["scaling_factor"]), str(written["vae_sha256"])
+    except (KeyError, TypeError, ValueError) as err:
         raise CheckpointError(
             "config.json: latent_space is not what training writes", hint="vae_sha256, scaling_factor and picture_shape"
         ) from err
