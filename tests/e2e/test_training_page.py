@@ -23,7 +23,7 @@ def test_the_page_on_training_does_what_it_says(root: Path, tmp_path: Path, caps
             Image.fromarray(pixels[40 * i : 40 * i + 100, 50 * i : 50 * i + 120]).save(
                 tmp_path / "photos" / name / f"{i}.png"
             )
-    assert run_blocks((root / "docs" / "training.md").read_text(), tmp_path, tool_environment()) == 7
+    assert run_blocks((root / "docs" / "training.md").read_text(), tmp_path, tool_environment()) == 12
     assert (tmp_path / "out" / "gan" / "quality.json").is_file()
     assert len(list((tmp_path / "out" / "unet").glob("samples-*.png"))) == 2
     with Image.open(tmp_path / "out" / "flowers.png") as grid:
