@@ -148,6 +148,18 @@ CONDITIONAL: dict[str, dict[str, Any]] = {
     },
 }
 ALL = [*UNCONDITIONAL, *CONDITIONAL]
+OF_THE_CONDITIONAL = (
+    "num_attention_heads",
+    "transformer_layers_per_block",
+    "cross_attention_dim",
+    "use_linear_projection",
+    "only_cross_attention",
+    "time_cond_proj_dim",
+    "addition_embed_type",
+    "addition_time_embed_dim",
+    "projection_class_embeddings_input_dim",
+)
+"""Fields that ours has of both of diffusers' classes, and its UNet2DModel does not know."""
 
 
 def their_model(name: str) -> nn.Module:
@@ -155,11 +167,8 @@ def their_model(name: str) -> nn.Module:
     torch.manual_seed(0)
     if name in UNCONDITIONAL:
         fields = dict(UNCONDITIONAL[name])
-        for ours in ("num_attention_heads", "transformer_layers_per_block", "cross_attention_dim"):
-            fields.pop(ours, None)
-        fields.pop("use_linear_projection", None)
-        fields.pop("only_cross_attention", None)
-        fields.pop("time_cond_proj_dim", None)
+        for conditional in OF_THE_CONDITIONAL:
+            fields.pop(conditional, None)
         model = diffusers.UNet2DModel(**fields)
     else:
         fields = dict(CONDITIONAL[name])
