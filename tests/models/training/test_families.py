@@ -272,7 +272,7 @@ def test_the_users_own_text(tmp_path: Path) -> None:
             InputError,
             "width is 20, which the UNet cannot have\na multiple of 8: --width",
         ),
-        ({"name": "lm", "width": 16}, InputError, "width is 16\nmeans nothing to a language model"),
+        ({"name": "lm", "width": 16}, InputError, "width is 16\nmeans nothing to the recipe lm"),
         ({"name": "lm", "size": 32}, InputError, "size is 32\nmeans nothing to a language model"),
     ],
 )

@@ -35,7 +35,7 @@ TOLERANCE = 1e-5  # float32, sums in another order
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     real = recipes.unet_model
 
-    def model(size: int = 16, channels: int = 1, classes: int = 10) -> UNetConfig:
+    def model(size: int = 16, channels: int = 1, classes: int = 10, _width: int | None = None) -> UNetConfig:
         config = real(size, channels, classes)
         widths = (4,) * len(config.block_out_channels)
         changes: dict[str, Any] = {"block_out_channels": widths, "norm_num_groups": 2, "attention_head_dim": 4}
