@@ -31,7 +31,7 @@ from aigc_calibration.weights import QuantizedWeight, round_to_blocks
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["LEAST_SHARE", "Lookup", "emit_lookups", "find_lookups", "plan_lookups", "round_lookups", "with_lookups"]
+__all__ = ["INTEGERS", "LEAST_SHARE", "Lookup", "emit_lookups", "find_lookups", "with_lookups"]
 
 LEAST_SHARE = 0.01
 """Of the bytes of a graph's weights: a smaller table stays float, since its codes would save next to nothing."""
@@ -50,12 +50,16 @@ class Lookup:
         module: path of the PyTorch module that it came from.
         table: name of the constant.
         shape: (rows, width).
+        rank: number of axes of the ids; None where the graph does not say.
+        alone: whether lookups alone read the table.
     """
 
     node: str
     module: str
     table: str
     shape: tuple[int, int]
+    rank: int | None
+    alone: bool
 
 
 def find_lookups(model: ir.Model) -> tuple[Lookup, ...]:
@@ -70,9 +74,22 @@ def find_lookups(model: ir.Model) -> tuple[Lookup, ...]:
             continue
         sizes = sizes_of(constant)
         if len(sizes) == 2 and node.attributes.get_int("axis", 0) in {0, -2}:
-            shape = (sizes[0], sizes[1])
-            found.append(Lookup(node=str(node.name), module=scope_path(node), table=str(table.name), shape=shape))
+            ids = node.inputs[1]
+            found.append(
+                Lookup(
+                    node=str(node.name),
+                    module=scope_path(node),
+                    table=str(table.name),
+                    shape=(sizes[0], sizes[1]),
+                    rank=None if ids is None or ids.shape is None else len(ids.shape),
+                    alone=not table.is_graph_output() and all(_reads_rows(*use) for use in table.uses()),
+                )
+            )
     return tuple(found)
+
+
+def _reads_rows(node: ir.Node, index: int) -> bool:
+    return node.op_type == "Gather" and index == 0
 
 
 def with_lookups(
@@ -93,11 +110,11 @@ def with_lookups(
     """
     if not form.nbits or plan.precision not in INTEGERS or not plan.quantized():
         return plan, dict(weights)
-    plan = plan_lookups(model, plan, config)
-    return plan, round_lookups(model, plan, weights)
+    plan = _planned(model, plan, config)
+    return plan, _rounded(model, plan, weights)
 
 
-def plan_lookups(model: ir.Model, plan: QuantizationPlan, config: QuantConfig) -> QuantizationPlan:
+def _planned(model: ir.Model, plan: QuantizationPlan, config: QuantConfig) -> QuantizationPlan:
     """Add to a plan what becomes of the lookups of its graph.
 
     Args:
@@ -121,11 +138,13 @@ def _decide(
     table, shares = weight_array(model, lookup.table), None
     if kept := config.why_float(lookup.module):
         why = kept
+    elif not lookup.alone:
+        why = "something else reads it in float, so that it would be stored twice"
     elif table.nbytes < least:
         why = "it is too small to gain from it"
     else:
         why = array_problem(lookup.table, table)
-    if not why:
+    if not why and lookup.rank is not None:  # rows of the product's codes are put together again
         shares = _product_of(model, table, plan)
     return LookupPlan(
         node=lookup.node,
@@ -152,7 +171,7 @@ def _product_of(model: ir.Model, table: np.ndarray, plan: QuantizationPlan) -> s
     return None
 
 
-def round_lookups(
+def _rounded(
     model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, QuantizedWeight]
 ) -> dict[str, QuantizedWeight]:
     """Add the codes of the plan's tables to those of its products."""
@@ -175,8 +194,10 @@ def emit_lookups(model: ir.Model, plan: QuantizationPlan, weights: Mapping[str, 
 def _replace(graph: ir.Graph, node: ir.Node, lookup: LookupPlan, weights: Mapping[str, QuantizedWeight]) -> None:
     import onnx_ir as ir
 
+    ids, old = node.inputs[1], node.outputs[0]
     assert lookup.block is not None
-    made: list[ir.Node] = []
+    assert ids is not None
+    name, made = str(old.name), []
     if lookup.shares is None:
         weight = weights[lookup.table]
         codes = pack_nbits(weight).reshape(weight.codes.shape[1], -1)[:, : len(weight.codes)]
@@ -184,30 +205,28 @@ def _replace(graph: ir.Graph, node: ir.Node, lookup: LookupPlan, weights: Mappin
         scales = add_constant(graph, f"{lookup.table}_scale", np.ascontiguousarray(weight.scales.T))
     else:  # [rows, blocks, block], and a scale for each block, which the product has in one row
         stored = graph.initializers[f"{lookup.shares}_quantized"]
-        flat = graph.initializers[f"{lookup.shares}_scale"]
         assert stored.const_value is not None
-        sizes = add_constant(graph, f"{lookup.table}_scale_shape", np.array([*sizes_of(stored.const_value)[:2], 1]))
-        made.append(ir.node("Reshape", [flat, sizes], name=f"{lookup.table}_scale_reshape"))
+        rows, blocks, block = sizes_of(stored.const_value)
+        sizes = add_constant(graph, f"{lookup.table}_scale_shape", np.array([rows, blocks, 1]))
+        flat = graph.initializers[f"{lookup.shares}_scale"]
+        made.append(ir.node("Reshape", [flat, sizes], name=f"{node.name}_scale"))
         scales = made[-1].outputs[0]
-        scales.name = f"{lookup.table}_scale"
+        scales.name = f"{name}_scale"
     attributes = {
         "bits": 8,
         "block_size": lookup.block,
         "gather_axis": 0,
         "quantize_axis": 1 if lookup.shares is None else 2,
     }
-    ids = node.inputs[1]
     found = ir.node(
         "GatherBlockQuantized", [stored, ids, scales], attributes, domain="com.microsoft", name=str(node.name)
     )
     found.metadata_props.update(node.metadata_props)
     made.append(found)
-    old, name = node.outputs[0], str(node.outputs[0].name)
     if lookup.shares is not None:  # [..., blocks, block] -> [..., width]
+        assert ids.shape is not None
         found.outputs[0].name = f"{name}_blocks"
-        assert ids is not None
-        rank = 1 if ids.shape is None else len(ids.shape)
-        sizes = add_constant(graph, f"{lookup.table}_row_shape", np.array([*[0] * rank, -1]))
+        sizes = add_constant(graph, f"{name}_row_shape", np.array([*[0] * len(ids.shape), blocks * block]))
         made.append(ir.node("Reshape", [found.outputs[0], sizes], name=f"{node.name}_row"))
     new = made[-1].outputs[0]
     new.shape, new.type = old.shape, old.type

@@ -200,3 +200,42 @@ def test_a_mix_looks_up_codes_as_well() -> None:
     )
     assert alone.mix({"inner": "asked"})[0].lookups[0].shares == "outer_weight"
     assert alone.mix({"inner": "asked", "outer": "asked"})[0].lookups == ()
+
+
+def twice(model: ir.Model) -> ir.Model:
+    """The same table looked up a second time, by other ids; both results are outputs."""
+    again = ir.node("Gather", [model.graph.initializers["table"], model.graph.inputs[0]], name="again")
+    again.outputs[0].name = "more"
+    again.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    model.graph.append(again)
+    model.graph.outputs.append(again.outputs[0])
+    return model
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_table_that_is_looked_up_twice_is_stored_once(tied: bool) -> None:
+    once, more = quantized(language_model(tied=tied)), quantized(twice(language_model(tied=tied)))
+    assert ops(more.graph).count("GatherBlockQuantized") == 2
+    assert weight_bytes(more.graph) == pytest.approx(weight_bytes(once.graph), abs=64)
+    found = open_onnx(more.graph)(ids(2, 3))
+    table = language_model(tied=tied).graph.initializers["table"].const_value
+    assert table is not None
+    codes = round_to_blocks("table", table.numpy().T, GRIDS["int8"], 32).dequantize().T
+    np.testing.assert_array_equal(found["more"], codes[ids(2, 3)["ids"]])
+
+
+def test_a_table_that_is_read_as_a_whole_too_stays_float() -> None:
+    model = language_model(tied=False)
+    copied = ir.node("Identity", [model.graph.initializers["table"]], name="whole")
+    copied.outputs[0].name, copied.outputs[0].type = "copy", ir.TensorType(ir.DataType.FLOAT)
+    model.graph.append(copied)
+    model.graph.outputs.append(copied.outputs[0])
+    assert "stored twice" in only(quantized(model)).why
+
+
+def test_ids_of_unknown_rank_do_not_read_a_products_codes() -> None:
+    model = language_model(tied=True)
+    model.graph.inputs[0].shape = None
+    found = quantized(model)
+    assert only(found).shares is None
+    assert open_onnx(found.graph)(ids(2, 3))["logits"].shape == (2, 3, ROWS)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.formats import QdqFormat
-from aigc_calibration.lookups import LEAST_SHARE
-from aigc_calibration.plan import HALF_PRECISIONS
+from aigc_calibration.lookups import INTEGERS, LEAST_SHARE
+from aigc_calibration.plan import HALF_PRECISIONS, as_site_precision
 from aigc_models.families.lm_config import LMConfig
 from aigc_models.families.lm_shapes import EMBEDDING, HEAD, POSITIONS, SENSITIVE_INT8, WIDE, products, weight_shapes
 
@@ -26,8 +26,6 @@ PROOF_TOKENS, PROOF_STEPS, PROOF_ROWS, PROOF_LOGITS = 48, 3, 3, 2**20
 """Of the recorded cases: tokens of a prompt, tokens after it, rows of both cases, and logits of a prompt at most."""
 BITS = {"int8-weight": 8, "int4": 4}
 """Of weights that are rounded alone, in blocks."""
-TABLES = frozenset({"int8", *BITS})
-"""Precisions in which the rows of large tables are stored in 8 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +66,7 @@ def bundle_size(
         return None
     chosen = quantization or QuantConfig(sensitive=SENSITIVE_INT8 if precision == "int8" else (), wide=WIDE)
     matrices = products(config)
-    tables = _tables(config) if form.nbits and precision in TABLES else {}
+    tables = _tables(config) if form.nbits and _in_integers(precision) else {}
     total = 0
     for name, shape in {**weight_shapes(config), **_sinusoid(config)}.items():
         module = name.removesuffix(".weight")
@@ -90,6 +88,10 @@ def bundle_size(
 
 
 _KNOWN = ("fp32", "fp16", "bf16", "fp8", "int8", *BITS)
+
+
+def _in_integers(precision: str) -> bool:
+    return precision != "fp32" and as_site_precision(precision) in INTEGERS
 
 
 def _tables(config: LMConfig) -> dict[str, tuple[int, ...]]:
