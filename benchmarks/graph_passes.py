@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -27,6 +27,8 @@ from aigc_calibration.prepare import copy_graph
 from aigc_calibration.quantize import quantize
 from aigc_export.graphs.capture import capture
 from aigc_export.graphs.passes import CLEAN_UP, run_passes
+from aigc_export.graphs.passes.pixel_product import multiply_pixels
+from aigc_export.graphs.passes.prelu import spell_out_prelu
 from aigc_export.prepare.calibration_data import ExampleData
 from aigc_export.prepare.prepare import pass_feeds
 from aigc_models.families.dcgan import DCGANConfig, DCGANGenerator
@@ -72,33 +74,6 @@ def _of_a_pixel(node: ir.Node) -> bool:
     return x is not None and x.shape is not None and list(x.shape)[2:] == [1, 1]
 
 
-def first_as_product(model: ir.Model) -> ir.Model:
-    """ConvTranspose of one pixel, without pads -> Reshape, MatMul with [C, M k k], Reshape, Add of the bias."""
-    for node in list(model.graph):
-        weight = node.inputs[1] if node.op_type == "ConvTranspose" else None
-        if weight is None or weight.const_value is None or not _of_a_pixel(node):
-            continue
-        values = weight.const_value.numpy()
-        c, m, rows, columns = values.shape
-        graph, out = model.graph, node.outputs[0]
-        flat = add_constant(graph, "first_flat", np.array([-1, c]))
-        square = add_constant(graph, "first_square", np.array([-1, m, rows, columns]))
-        product = add_constant(graph, "first_weight", np.ascontiguousarray(values.reshape(c, -1)))
-        made = [ir.node("Reshape", [node.inputs[0], flat])]
-        made.append(ir.node("MatMul", [made[-1].outputs[0], product]))
-        made.append(ir.node("Reshape", [made[-1].outputs[0], square]))
-        if len(node.inputs) > 2 and node.inputs[2] is not None:
-            bias = node.inputs[2].const_value
-            assert bias is not None
-            made.append(
-                ir.node("Add", [made[-1].outputs[0], add_constant(graph, "first_bias", bias.numpy()[:, None, None])])
-            )
-        graph.insert_before(node, made)
-        out.replace_all_uses_with(made[-1].outputs[0], replace_graph_outputs=True)
-        graph.remove(node, safe=True)
-    return model
-
-
 # Filters
 
 
@@ -133,39 +108,27 @@ def separable(model: ir.Model) -> ir.Model:
 # PReLU
 
 
+def _prelus(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, Array]]:
+    """Every PRelu whose slopes are a constant: the node, the constant, and its numbers."""
+    for node in list(model.graph):
+        slope = node.inputs[1] if node.op_type == "PRelu" else None
+        if slope is not None and slope.const_value is not None:
+            yield node, slope, slope.const_value.numpy()
+
+
 def prelu_as_maximum(model: ir.Model) -> ir.Model:
     """PRelu(x, a) with every a <= 1 -> Max(x, a x)."""
-    for node in list(model.graph):
-        slope = node.inputs[1] if node.op_type == "PRelu" else None
-        if slope is None or slope.const_value is None or slope.const_value.numpy().max() > 1:
-            continue
-        scaled = ir.node("Mul", [node.inputs[0], slope])
-        larger = ir.node("Max", [node.inputs[0], scaled.outputs[0]])
-        _put(model, node, [scaled, larger])
-    return model
-
-
-def prelu_as_sum(model: ir.Model) -> ir.Model:
-    """PRelu(x, a) -> a x + (1 - a) Relu(x)."""
-    for node in list(model.graph):
-        slope = node.inputs[1] if node.op_type == "PRelu" else None
-        if slope is None or slope.const_value is None:
-            continue
-        rest = add_constant(model.graph, f"{node.name}_rest", 1 - slope.const_value.numpy())
-        positive = ir.node("Relu", [node.inputs[0]])
-        scaled = ir.node("Mul", [node.inputs[0], slope])
-        more = ir.node("Mul", [positive.outputs[0], rest])
-        whole = ir.node("Add", [scaled.outputs[0], more.outputs[0]])
-        _put(model, node, [positive, scaled, more, whole])
+    for node, slope, values in _prelus(model):
+        if values.max() <= 1:
+            scaled = ir.node("Mul", [node.inputs[0], slope])
+            larger = ir.node("Max", [node.inputs[0], scaled.outputs[0]])
+            _put(model, node, [scaled, larger])
     return model
 
 
 def prelu_as_halves(model: ir.Model) -> ir.Model:
     """PRelu(x, a) -> Relu(x) + a Min(x, 0): the same numbers, bit by bit."""
-    for node in list(model.graph):
-        slope = node.inputs[1] if node.op_type == "PRelu" else None
-        if slope is None or slope.const_value is None:
-            continue
+    for node, slope, _ in _prelus(model):
         zero = add_constant(model.graph, "zero", np.zeros((), np.float32))
         positive = ir.node("Relu", [node.inputs[0]])
         negative = ir.node("Min", [node.inputs[0], zero])
@@ -177,12 +140,9 @@ def prelu_as_halves(model: ir.Model) -> ir.Model:
 
 def prelu_as_bend(model: ir.Model) -> ir.Model:
     """PRelu(x, a) -> x + (a - 1) Min(x, 0)."""
-    for node in list(model.graph):
-        slope = node.inputs[1] if node.op_type == "PRelu" else None
-        if slope is None or slope.const_value is None:
-            continue
+    for node, _, values in _prelus(model):
         zero = add_constant(model.graph, "zero", np.zeros((), np.float32))
-        bend = add_constant(model.graph, f"{node.name}_bend", slope.const_value.numpy() - 1)
+        bend = add_constant(model.graph, f"{node.name}_bend", values - 1)
         negative = ir.node("Min", [node.inputs[0], zero])
         scaled = ir.node("Mul", [negative.outputs[0], bend])
         whole = ir.node("Add", [node.inputs[0], scaled.outputs[0]])
@@ -192,11 +152,8 @@ def prelu_as_bend(model: ir.Model) -> ir.Model:
 
 def prelu_depthwise(model: ir.Model) -> ir.Model:
     """PRelu(x, a) -> Conv(x, a) + Conv(Relu(x), 1 - a), depthwise 1 x 1: stays in ONNX Runtime's blocks of channels."""
-    for node in list(model.graph):
-        slope = node.inputs[1] if node.op_type == "PRelu" else None
-        if slope is None or slope.const_value is None:
-            continue
-        values = slope.const_value.numpy().reshape(-1, 1, 1, 1)
+    for node, _, slopes in _prelus(model):
+        values = slopes.reshape(-1, 1, 1, 1)
         group = {"group": len(values)}
         positive = ir.node("Relu", [node.inputs[0]])
         scaled = ir.node("Conv", [node.inputs[0], add_constant(model.graph, f"{node.name}_a", values)], group)
@@ -246,7 +203,7 @@ CASES: Mapping[str, tuple[Callable[[], Part], Mapping[str, Rewrite], tuple[int, 
             "all by phases": phases,
             "all but the first by phases": partial(phases, pixel=False),
             "the first by phases": partial(phases, pixel=True),
-            "the first as a product": first_as_product,
+            "the first as a product": multiply_pixels,
         },
         (1, 8),
         True,
@@ -265,7 +222,7 @@ CASES: Mapping[str, tuple[Callable[[], Part], Mapping[str, Rewrite], tuple[int, 
         srvgg,
         {
             "PReLU as Max": prelu_as_maximum,
-            "PReLU as a sum": prelu_as_sum,
+            "PReLU as a sum": spell_out_prelu,
             "PReLU as halves": prelu_as_halves,
             "PReLU as a bend": prelu_as_bend,
             "PReLU depthwise": prelu_depthwise,

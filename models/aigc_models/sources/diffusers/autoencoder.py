@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from aigc_models.families.tiny_vae_config import TinyVaeConfig
 from aigc_models.families.vae_config import DOWN, UP, VaeConfig
-from aigc_models.sources.diffusers.given import read_given, require, square_side
+from aigc_models.sources.diffusers.given import read_given, require, require_values, square_side
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.io.printable import shown
 
@@ -79,9 +79,7 @@ def read_vae(values: Mapping[str, Any], *, where: str = "config.json") -> VaeCon
     given = read_given(values, defaults, where=where)
     require(given, _FIXED, where=where)
     given["sample_size"] = square_side(given["sample_size"], where)
-    for name, value in given.items():
-        if value is None:
-            raise CheckpointError(f"{where}: {name} is null", hint="give it the value that the model was trained with")
+    require_values(given, where=where)
     return VaeConfig.from_dict(given)
 
 
@@ -99,9 +97,7 @@ def read_tiny_vae(values: Mapping[str, Any], *, where: str = "config.json") -> T
     defaults = {**_TINY_DEFAULTS, **{name: allowed[0] for name, allowed in _TINY_FIXED.items()}}
     given = read_given(values, defaults, where=where, unused=_TINY_UNUSED)
     require(given, _TINY_FIXED, where=where)
-    for name, value in given.items():
-        if value is None:
-            raise CheckpointError(f"{where}: {name} is null", hint="give it the value that the model was trained with")
+    require_values(given, where=where)
     return TinyVaeConfig.from_dict(given)
 
 

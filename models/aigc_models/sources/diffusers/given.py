@@ -9,7 +9,7 @@ from typing import Any
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.io.printable import shown
 
-__all__ = ["even", "read_given", "require", "square_side"]
+__all__ = ["even", "read_given", "require", "require_values", "square_side"]
 
 
 def read_given(
@@ -55,6 +55,22 @@ def require(given: dict[str, Any], allowed: Mapping[str, tuple[object, ...]], *,
                 f"{where}: {name} is {shown(value)}, which is not supported",
                 hint=f"supported: {', '.join(map(shown, values))}",
             )
+
+
+def require_values(given: Mapping[str, Any], *, where: str, may_be_null: Collection[str] = ()) -> None:
+    """Refuse fields that are null.
+
+    Args:
+        given: what `read_given` gave.
+        where: the file's name, for messages.
+        may_be_null: fields of which null is a value.
+
+    Raises:
+        CheckpointError: names the field.
+    """
+    for name, value in given.items():
+        if value is None and name not in may_be_null:
+            raise CheckpointError(f"{where}: {name} is null", hint="give it the value that the model was trained with")
 
 
 def square_side(value: object, where: str) -> object:

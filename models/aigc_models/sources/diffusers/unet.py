@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aigc_models.families.unet_config import UNetConfig
-from aigc_models.sources.diffusers.given import read_given, square_side
+from aigc_models.sources.diffusers.given import read_given, require_values, square_side
 from aigc_runtime.errors import CheckpointError
 from aigc_runtime.io.printable import shown
 
@@ -76,9 +76,7 @@ def read_unet(values: Mapping[str, Any], *, where: str = "config.json") -> UNetC
     given["sample_size"] = square_side(given["sample_size"], where)
     for name in _NULL_IS_CONV:
         given[name] = given[name] or "conv"
-    for name, value in given.items():
-        if value is None and name not in _MAY_BE_NULL:
-            raise CheckpointError(f"{where}: {name} is null", hint="give it the value that the model was trained with")
+    require_values(given, where=where, may_be_null=_MAY_BE_NULL)
     if given["class_embed_type"] == "identity":
         raise CheckpointError(
             f"{where}: class_embed_type is 'identity', which is not supported",

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aigc_models.families.unet_config import UNetConfig
-from aigc_models.sources.diffusers.given import even, read_given, require, square_side
-from aigc_runtime.errors import CheckpointError
+from aigc_models.sources.diffusers.given import even, read_given, require, require_values, square_side
 
 __all__ = ["UNET_CONDITION_CLASS", "read_unet_condition"]
 
@@ -99,8 +98,6 @@ def read_unet_condition(values: Mapping[str, Any], *, where: str = "config.json"
     given["sample_size"] = square_side(given["sample_size"], where)
     for name in ("layers_per_block", "cross_attention_dim"):
         given[name] = even(name, given[name], where)
-    for name, value in given.items():
-        if value is None and name not in _MAY_BE_NULL:
-            raise CheckpointError(f"{where}: {name} is null", hint="give it the value that the model was trained with")
+    require_values(given, where=where, may_be_null=_MAY_BE_NULL)
     given["num_attention_heads"] = given.pop("attention_head_dim")
     return UNetConfig.from_dict({**given, "attention_head_dim": None})

@@ -14,14 +14,12 @@ from torch import Tensor
 
 from aigc_models.program import Program
 from aigc_models.sources import resolve
-from aigc_models.torch_session import TorchSession, open_torch
-from aigc_runtime.core.tensors import Array
+from aigc_models.torch_session import open_torch
 from aigc_runtime.errors import AigcError, CheckpointError
 from aigc_runtime.pipelines.text_to_image import TextToImagePipeline
 
+from .parts_beside import far, run
 from .small_sd import PIPELINES, clip_vocabulary, diffusers, make_tiny_vae, write_stable_diffusion
-
-TOLERANCE = 1e-5  # float32, relative to the largest output
 
 
 @functools.cache
@@ -30,18 +28,6 @@ def written(name: str) -> tuple[Any, Program]:
     with tempfile.TemporaryDirectory() as folder:
         theirs = write_stable_diffusion(Path(folder) / "sd", name)
         return theirs, resolve(str(Path(folder) / "sd"))
-
-
-def run(program: Program, part: str, *feeds: Tensor) -> list[Array]:
-    found = program.parts[part]
-    names = [spec.name for spec in found.interface.inputs]
-    outputs = TorchSession(found).run({n: t.numpy() for n, t in zip(names, feeds, strict=True)})
-    return [outputs[name] for name in found.interface.graph_outputs]
-
-
-def far(actual: Array, expected: Tensor) -> bool:
-    assert actual.shape == tuple(expected.shape)
-    return bool(np.abs(actual - expected.numpy()).max() > TOLERANCE * float(expected.abs().max()))
 
 
 def prompts(program: Program) -> Tensor:

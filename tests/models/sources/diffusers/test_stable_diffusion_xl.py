@@ -18,11 +18,12 @@ from aigc_models.families.unet import UNet
 from aigc_models.program import Program
 from aigc_models.sources import outline, resolve
 from aigc_models.sources.diffusers.unet_condition import read_unet_condition
-from aigc_models.torch_session import TorchSession, open_torch
+from aigc_models.torch_session import open_torch
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import AigcError
 from aigc_runtime.pipelines.text_to_image import TextToImagePipeline
 
+from .parts_beside import far, run
 from .small_sd import clip_vocabulary, diffusers
 from .small_xl import XL_BASE_UNET, XL_PIPELINES, write_stable_diffusion_xl
 
@@ -32,7 +33,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:diffusers.*"),
 ]
 
-TOLERANCE = 1e-5  # float32, relative to the largest output
 MAX_ERROR = 1e-4  # of the latents' scale
 SEED, STEPS = 7, 20
 PROMPT, NEGATIVE = "a lighthouse at dusk", "blur"
@@ -50,18 +50,6 @@ def written(name: str) -> tuple[Any, Program]:
 
 def opened(program: Program) -> TextToImagePipeline:
     return TextToImagePipeline(open_torch(program), program.settings, program.engines)
-
-
-def run(program: Program, part: str, *feeds: Tensor) -> list[Array]:
-    found = program.parts[part]
-    names = [spec.name for spec in found.interface.inputs]
-    outputs = TorchSession(found).run({n: t.numpy() for n, t in zip(names, feeds, strict=True)})
-    return [outputs[name] for name in found.interface.graph_outputs]
-
-
-def far(actual: Array, expected: Tensor) -> bool:
-    assert actual.shape == tuple(expected.shape)
-    return bool(np.abs(actual - expected.numpy()).max() > TOLERANCE * float(expected.abs().max()))
 
 
 def error(expected: Tensor, ours: Array) -> float:
