@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from aigc_calibration.ranges import METHODS, Method
+from aigc_calibration.ranges import METHODS, Method, RangeChoice
 from aigc_calibration.smooth import SOURCES, Source
 from aigc_runtime.errors import ConfigError, UnknownNameError
 from aigc_runtime.io.printable import shown
@@ -25,7 +25,8 @@ class QuantConfig:
     """How a graph is quantized.
 
     Attributes:
-        ranges: how activation ranges are found; see `ranges.find_amax`.
+        ranges: how activation ranges are found: a method of `ranges.find_amax` for all, or `auto`, each by what it does
+            to the outputs (`choose_ranges`).
         percentile: for the method `percentile`.
         weight_ranges: how the range of each output channel of a weight is found, with the activations in 8 bits.
         affine: find ranges with a zero point too, for engines whose 8-bit activations have one.
@@ -40,7 +41,7 @@ class QuantConfig:
         wide: modules, as in `sensitive`, whose weight takes 8 bits where the others take 4.
     """
 
-    ranges: Method = "mse"
+    ranges: RangeChoice = "auto"
     percentile: float = 99.99
     weight_ranges: Method = "mse"
     affine: bool = True
@@ -55,9 +56,10 @@ class QuantConfig:
     wide: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for method in (self.ranges, self.weight_ranges):
-            if method not in METHODS:
-                raise UnknownNameError("range method", method, METHODS)
+        if self.ranges not in ("auto", *METHODS):
+            raise UnknownNameError("range method", self.ranges, ("auto", *METHODS))
+        if self.weight_ranges not in METHODS:
+            raise UnknownNameError("range method", self.weight_ranges, METHODS)
         if not 0 < self.percentile <= 100:
             raise ConfigError(f"percentile is {self.percentile}", hint="must be above 0, at most 100")
         for source in self.smooth:

@@ -27,7 +27,7 @@ from aigc_runtime.core.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["emit", "plan_for"]
+__all__ = ["activation_grid", "emit", "plan_for"]
 
 _Weights = Mapping[str, QuantizedWeight]
 Swap = Callable[["ir.Node", int, "ir.Value", OpPlan], None]
@@ -106,6 +106,19 @@ def emit(
     return emitter.model
 
 
+def activation_grid(found: TensorPlan, precision: str, form: QdqFormat) -> tuple[float, Array]:
+    """(scale, zero point) of an activation in `int8` or `fp8`, as an engine takes it."""
+    if precision == "fp8":
+        import ml_dtypes
+
+        return GRIDS["fp8"].scale_for(found.amax), np.array(0, dtype=ml_dtypes.float8_e4m3fn)
+    if form.unsigned and found.bounds is not None:
+        scale, zero = affine_scale(*found.bounds)
+        return scale, np.array(zero, dtype=np.uint8)
+    zero_point = np.array(128, dtype=np.uint8) if form.unsigned else np.array(0, dtype=np.int8)
+    return GRIDS["int8"].scale_for(found.amax), zero_point
+
+
 class _Emitter:
     def __init__(self, model: ir.Model, plan: QuantizationPlan, weights: _Weights, form: QdqFormat, swap: Swap) -> None:
         self.model, self.graph = model, model.graph
@@ -171,7 +184,7 @@ class _Emitter:
     def quantize(self, value: ir.Value, found: TensorPlan, precision: str) -> ir.Value:
         import onnx_ir as ir
 
-        number, code = self.grid(found, precision)
+        number, code = activation_grid(found, precision, self.form)
         scale = self.constant(f"{value.name}_scale", np.array(number, dtype=np.float32))
         if precision == "fp8" and not self.form.fp8_arithmetic:
             return self.round_to_fp8(value, scale)
@@ -206,18 +219,6 @@ class _Emitter:
         source.shape, source.type = value.shape, value.type
         insert_after(self.graph, value, steps)
         return source
-
-    def grid(self, found: TensorPlan, precision: str) -> tuple[float, Array]:
-        """(scale, zero point) of an activation."""
-        if precision == "fp8":
-            import ml_dtypes
-
-            return GRIDS["fp8"].scale_for(found.amax), np.array(0, dtype=ml_dtypes.float8_e4m3fn)
-        if self.form.unsigned and found.bounds is not None:
-            scale, zero = affine_scale(*found.bounds)
-            return scale, np.array(zero, dtype=np.uint8)
-        zero_point = np.array(128, dtype=np.uint8) if self.form.unsigned else np.array(0, dtype=np.int8)
-        return GRIDS["int8"].scale_for(found.amax), zero_point
 
     def weight(self, node: ir.Node, op: OpPlan) -> None:
         """DQ in front of the weight, whose codes become the constant."""
@@ -302,7 +303,7 @@ class _Emitter:
         import onnx_ir as ir
 
         values = bias.const_value.numpy()  # type: ignore[union-attr]
-        number, _ = self.grid(self.ranges[op.activations[0]], op.precision)
+        number, _ = activation_grid(self.ranges[op.activations[0]], op.precision, self.form)
         unit = (np.float32(number) * scales).astype(np.float32)
         codes = np.rint(values.astype(np.float64) / unit)
         found = self.weights[str(op.weight)]

@@ -144,6 +144,7 @@ class QuantizationPlan:
         ops: one per site of the main graph, in its order; then those inside bodies and functions, which stay float.
         tensors: ranges of activations and results.
         lookups: one per table that rows are looked up in, where the engine can look up codes.
+        notes: sentences on how choices were made.
     """
 
     version: int
@@ -153,6 +154,7 @@ class QuantizationPlan:
     ops: tuple[OpPlan, ...]
     tensors: tuple[TensorPlan, ...]
     lookups: tuple[LookupPlan, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         known = {t.name for t in self.tensors}

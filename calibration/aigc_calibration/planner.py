@@ -25,7 +25,7 @@ from aigc_runtime.core.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["half_plan", "make_plan", "round_weights", "watched"]
+__all__ = ["half_plan", "make_plan", "range_owners", "round_weights", "watched"]
 
 
 def watched(model: ir.Model, *, attention: bool) -> set[str]:
@@ -73,7 +73,7 @@ def make_plan(
     """
     grid = GRIDS["fp8" if precision == "fp8" else "int8"]
     # Eight-bit floating point reaches far by itself: the largest value goes to the largest code.
-    method: Method = "minmax" if precision == "fp8" else config.ranges
+    method: Method = "minmax" if precision == "fp8" else UNCHOSEN if config.ranges == "auto" else config.ranges
     sites = find_sites(model)
     saturating = _saturating(model, sites)
     tensors = {
@@ -81,7 +81,7 @@ def make_plan(
         for name, found in statistics.tensors.items()
         if not found.histogram.huge
     }
-    _share_ranges(model, sites, tensors)
+    _share_ranges(range_owners(model), tensors)
     results = _results(model, sites)
     ops = [_decide(model, site, config, precision, statistics, tensors, results) for site in sites]
     used = {name for op in ops if op.precision != "float" for name in (*op.activations, op.output)}
@@ -95,6 +95,8 @@ def make_plan(
     )
 
 
+UNCHOSEN: Method = "mse"
+"""The method of ranges that are yet to be chosen."""
 SATURATING: dict[str, Callable[[Array], Array]] = {"Tanh": np.tanh, "Sigmoid": lambda x: (1 + np.tanh(x / 2)) / 2}
 """Operators that flatten large numbers."""
 
@@ -132,14 +134,16 @@ def _range(
     )
 
 
-def _share_ranges(model: ir.Model, sites: tuple[Site, ...], tensors: dict[str, TensorPlan]) -> None:
-    """Give the result of a site the range of the activation that it becomes.
+def range_owners(model: ir.Model) -> dict[str, str]:
+    """Map the result of a site to the activation that it becomes, whose range it takes.
 
     Between `Conv -> Relu -> Resize -> Conv` the numbers are quantized twice. With one range for both, the second time
     changes nothing; what the first clips below zero, Relu would have cut off.
     """
+    sites = find_sites(model)
     activations = {a for s in sites for a in s.activations}
     values = {str(v.name): v for n in model.graph for v in n.outputs}
+    found = {}
     for site in sites:
         value = values[site.output]
         while True:
@@ -149,9 +153,16 @@ def _share_ranges(model: ir.Model, sites: tuple[Site, ...], tensors: dict[str, T
             if node.graph is not model.graph:  # it is read in a body alone
                 break
             value = node.outputs[0]
-        if site.output in tensors and str(value.name) in activations & tensors.keys() and value.name != site.output:
-            shared = tensors[str(value.name)]
-            tensors[site.output] = replace(shared, name=site.output, method=f"that of {value.name}")
+        if str(value.name) in activations and value.name != site.output:
+            found[site.output] = str(value.name)
+    return found
+
+
+def _share_ranges(owners: Mapping[str, str], tensors: dict[str, TensorPlan]) -> None:
+    """Give the result of a site the range of the activation that it becomes."""
+    for output, owner in owners.items():
+        if output in tensors and owner in tensors:
+            tensors[output] = replace(tensors[owner], name=output, method=f"that of {owner}")
 
 
 def _decide(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate, check_kind, needs_samples, smoothed
+from aigc_calibration.choose_ranges import CANDIDATES, choose_ranges
 from aigc_calibration.collect import Statistics, collect
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import Coverage, Executed, check_executed, executed_sites, site_macs
@@ -31,7 +32,7 @@ from aigc_runtime.system.host_memory import give_back_memory
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["NO_SAMPLES", "Quantized", "plan_calibrated", "quantize"]
+__all__ = ["NO_SAMPLES", "Quantized", "plan_calibrated", "plan_chosen", "quantize"]
 
 RUNS_IN_FLOAT = "the engine runs it in float"
 """Why a site stays float that was to be low precision: what it is fed to or from keeps the engine from it."""
@@ -71,6 +72,7 @@ def quantize(
     form: QdqFormat = UNSIGNED_FORMAT,
     executed: Executed = executed_sites,
     calibration: Calibration | None = None,
+    outputs: Sequence[str] = (),
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Quantized:
@@ -85,6 +87,7 @@ def quantize(
         form: in which the engine takes the graph.
         executed: what the engine really runs in few bits; see `check_executed`.
         calibration: of an earlier run; None calibrates now.
+        outputs: names of the results that count where choices are made by what they do to results; none: all.
         threads: of the engine that calibrates.
         progress: called after every batch, with the rows that were read and all rows.
 
@@ -100,7 +103,17 @@ def quantize(
         return _quantize_weights(prepared, data, config, precision, form, executed, threads, progress)
     if calibration is None:
         calibration = calibrate(prepared, data, config, precision=precision, threads=threads, progress=progress)
-    graph, plan = plan_calibrated(prepared, calibration, config, precision=precision, form=form)
+    graph, plan = plan_chosen(
+        prepared,
+        data,
+        calibration,
+        config,
+        precision=precision,
+        form=form,
+        outputs=outputs,
+        threads=threads,
+        progress=progress,
+    )
     weights = {} if precision in HALF_PRECISIONS else round_weights(graph, plan, config, threads=threads)
     return _emitted(graph, data, config, plan, weights, calibration.statistics, form, executed, threads)
 
@@ -121,6 +134,50 @@ def plan_calibrated(
         return graph, plan_for(plan, form, graph)
     plan = make_plan(graph, calibration.statistics, config, precision=precision, transforms=transforms)
     return graph, plan_for(plan, form, graph)
+
+
+def plan_chosen(
+    prepared: ir.Model,
+    data: CalibrationData,
+    calibration: Calibration,
+    config: QuantConfig,
+    *,
+    precision: SitePrecision,
+    form: QdqFormat,
+    outputs: Sequence[str] = (),
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[ir.Model, QuantizationPlan]:
+    """Smooth a graph by its calibration and plan it; what the configuration leaves to `auto` is chosen on samples.
+
+    Args:
+        prepared: the float graph.
+        data: samples to choose on.
+        calibration: of the graph.
+        config: methods and exceptions.
+        precision: one of `CALIBRATED`.
+        form: of the engine.
+        outputs: names of the results that count; none: all.
+        threads: of the engine.
+        progress: called after every run over the samples that choices are made on.
+
+    Raises:
+        CalibrationError: the calibration is that of another graph, or for another precision.
+        CancelledError: `progress` returned False.
+    """
+    graph, plan = plan_calibrated(prepared, calibration, config, precision=precision, form=form)
+    if config.ranges != "auto" or precision != "int8":
+        return graph, plan
+    plans = {
+        method: plan_calibrated(prepared, calibration, replace(config, ranges=method), precision=precision, form=form)[
+            1
+        ]
+        for method in CANDIDATES
+    }
+    weights = round_weights(graph, plan, config, threads=threads)
+    wanted = outputs or [str(value.name) for value in graph.graph.outputs]
+    chosen = choose_ranges(graph, plans, weights, data, form, outputs=wanted, threads=threads, progress=progress)
+    return graph, chosen
 
 
 def _emitted(

@@ -19,9 +19,11 @@ from aigc_calibration.histogram import Histogram
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError, UnknownNameError
 
-__all__ = ["METHODS", "Method", "affine_scale", "find_amax", "find_bounds"]
+__all__ = ["METHODS", "Method", "RangeChoice", "affine_scale", "find_amax", "find_bounds"]
 
 Method = Literal["minmax", "percentile", "mse", "kl"]
+RangeChoice = Literal["auto", "minmax", "percentile", "mse", "kl"]
+"""`auto`: of every range that method which does least harm to the outputs."""
 
 _CANDIDATES = 120
 _KL_BINS = 2048

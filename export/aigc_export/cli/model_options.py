@@ -27,6 +27,7 @@ __all__ = [
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _METHODS = click.Choice(["minmax", "percentile", "mse", "kl"])
+_RANGES = click.Choice(["auto", "minmax", "percentile", "mse", "kl"])
 _OPTIONS = (
     click.option("--checkpoint", type=TEXT_PATH, help="Your own weights. Default: the shipped ones."),
     click.option("--cache", help="KV cache of a language model: growing (default) or buffer."),
@@ -45,7 +46,7 @@ _OPTIONS = (
     ),
     click.option("--calibration-samples", type=click.IntRange(min=1), help="Default: 256; of text 128."),
     click.option("--keep-float", multiple=True, metavar="MODULE", help="Not quantized; may be repeated."),
-    click.option("--ranges", type=_METHODS, help="Of activations. Default: mse."),
+    click.option("--ranges", type=_RANGES, help="Of activations. Default: auto, each by what it does to the outputs."),
     click.option("--weight-ranges", type=_METHODS, help="Of weights' channels."),
     click.option("--weight-method", type=click.Choice(["rtn", "gptq", "awq"]), help="Of weights alone. Default: gptq."),
     click.option("--block", type=click.Choice(["32", "64", "128"]), help="Weights alone: numbers that share a scale."),

@@ -30,6 +30,8 @@ def report_quantized(quantized: Quantized, stage: Stage, *, of: str = "") -> Non
         stage: where it is reported.
         of: in front of every line: which part it is of.
     """
+    for note in quantized.plan.notes:
+        stage("choose", f"{of}{note}")
     counts = ", ".join(f"{n} {precision}" for precision, n in sorted(quantized.plan.counts().items()))
     stage("quantize", f"{of}{counts}{_tables(quantized)}; {quantized.coverage}")
     for why, sites in quantized.coverage.reasons().items():
@@ -84,6 +86,7 @@ def _quantize(model: PreparedModel, recipe: ExportRecipe, reporter: Reporter, pr
         form=recipe.target.format,
         executed=recipe.target.executed,
         calibration=model.calibration,
+        outputs=[tensor.name for tensor in model.part.interface.outputs],
         threads=recipe.threads,
         progress=progress,
     )

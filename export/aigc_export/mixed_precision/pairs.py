@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.formats import QdqFormat
 from aigc_calibration.planner import round_weights
-from aigc_calibration.quantize import plan_calibrated
+from aigc_calibration.quantize import plan_chosen
 from aigc_calibration.search.pair import PrecisionPair
 from aigc_calibration.weight_only import quantize_weights, weight_plan
 from aigc_export.workloads.base import Precisions
@@ -34,6 +35,7 @@ def plan_pair(
     form: QdqFormat,
     calibration: Calibration,
     *,
+    outputs: Sequence[str],
     threads: int | None,
 ) -> PrecisionPair:
     """Plan both precisions of a pair, on every site that can take them.
@@ -45,12 +47,15 @@ def plan_pair(
         precisions: low and high precision.
         form: of the engine.
         calibration: ranges for activations.
+        outputs: names of the results that count.
         threads: of the engine that reads the data.
     """
     low, high = precisions
     name = f"{low} / {high}"
     if high == "float":
-        graph, plan = plan_calibrated(prepared, calibration, config, precision=low, form=form)
+        graph, plan = plan_chosen(
+            prepared, data, calibration, config, precision=low, form=form, outputs=outputs, threads=threads
+        )
         weights = round_weights(graph, plan, config)
         return PrecisionPair(
             name=name, graph=graph, low=plan, low_weights=weights, high=None, high_weights={}, form=form, config=config

@@ -132,7 +132,16 @@ def search(
         for built in plain_builds(prepared, recipe, calibration, objective=config.objective)
     ]
     for precisions in workload.searched_pairs(config.objective):
-        pair = plan_pair(ready, prepared.data, every, precisions, recipe.target.format, calibration, threads=threads)
+        pair = plan_pair(
+            ready,
+            prepared.data,
+            every,
+            precisions,
+            recipe.target.format,
+            calibration,
+            outputs=[tensor.name for tensor in prepared.part.interface.outputs],
+            threads=threads,
+        )
         sites = measure_pair(pair, prepared, workers, evaluator, journal)
         pairs[pair.name] = sites
         noisiest = sites[0]

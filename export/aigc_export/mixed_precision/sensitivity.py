@@ -84,7 +84,16 @@ def measure_sensitivity(
         ready, prepared.data, every, precision="int8", threads=recipe.threads, progress=progress
     )
     reporter.report("calibrate", f"{calibration.statistics.samples} samples")
-    pair = plan_pair(ready, prepared.data, every, precisions, recipe.target.format, calibration, threads=recipe.threads)
+    pair = plan_pair(
+        ready,
+        prepared.data,
+        every,
+        precisions,
+        recipe.target.format,
+        calibration,
+        outputs=[tensor.name for tensor in prepared.part.interface.outputs],
+        threads=recipe.threads,
+    )
     journal = Journal(
         None if config.folder is None else config.folder / JOURNAL_FILE,
         environment=f"{recipe.target.name}, {measuring_environment()}",

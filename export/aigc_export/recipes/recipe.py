@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aigc_calibration.calibrate import CALIBRATED, needs_samples
 from aigc_calibration.config import QuantConfig, WeightMethod
 from aigc_calibration.plan import as_site_precision
-from aigc_calibration.ranges import Method
+from aigc_calibration.ranges import Method, RangeChoice
 from aigc_export.recipes.budget import Budget, check_measures, parse_budget
 from aigc_export.recipes.part_precisions import check_parts, lowest_precision, parse_precisions
 from aigc_export.recipes.search import SearchConfig
@@ -171,7 +171,7 @@ def export_recipe(
     calibration_samples: int | None = None,
     split_skips: bool = False,
     keep_float: Sequence[str] = (),
-    ranges: Method | None = None,
+    ranges: RangeChoice | None = None,
     weight_ranges: Method | None = None,
     weight_method: WeightMethod | None = None,
     block: int | None = None,

@@ -20,6 +20,7 @@ from aigc_export.workloads.samples.upscale import (
     PatchData,
     folder_patches,
     photo_patches,
+    varied,
 )
 from aigc_export.workloads.sizes import fitting_batches
 from aigc_models.data.kept_data import data_name
@@ -71,9 +72,11 @@ def _calibration(program: Program, part: Part, request: SampleRequest) -> Calibr
         subject = _subject(part.interface, settings)
         return ArrayData(subject=subject, source=rows, most=request.samples, batch=2, seed=request.seed)
     if request.path is None:
-        patches = photo_patches(CALIBRATION_PHOTO, settings, request.samples, request.seed)
+        patches = varied(photo_patches(CALIBRATION_PHOTO, settings, request.samples, request.seed), request.seed)
         return PatchData(settings=settings, patches=patches)
-    patches, notes = folder_patches(request.path, settings, request.samples, request.seed, error=CalibrationError)
+    patches, notes = folder_patches(
+        request.path, settings, request.samples, request.seed, vary=True, error=CalibrationError
+    )
     return PatchData(settings=settings, patches=patches, notes=notes)
 
 

@@ -21,9 +21,9 @@ from aigc_runtime.io.user_file import is_folder
 from aigc_runtime.pipelines.tiles import reflected
 from aigc_runtime.pipelines.upscale import IMAGE, UpscaleSettings
 
-__all__ = ["CALIBRATION_PHOTO", "EVALUATION_PHOTO", "PatchData", "folder_patches", "photo", "photo_patches"]
+__all__ = ["CALIBRATION_PHOTO", "EVALUATION_PHOTO", "PatchData", "folder_patches", "photo", "photo_patches", "varied"]
 
-STREAM = 7
+STREAM, VARIED_STREAM = 7, 10
 """Of random numbers; see `draws.stream`."""
 CALIBRATION_PHOTO, EVALUATION_PHOTO = "china.jpg", "flower.jpg"
 """Photos of 640 x 427 pixels, which scikit-learn brings: what is calibrated on is not evaluated on."""
@@ -83,8 +83,33 @@ def photo_patches(name: str, settings: UpscaleSettings, count: int, seed: int) -
     return np.stack([_cut(picture, settings.tile, rng) for _ in range(count)])
 
 
+def varied(patches: Array, seed: int) -> Array:
+    """Vary every second patch of a picture: its channels in another order, its contrast as large as can be.
+
+    A picture shows few of the colors that others have, and ranges that hold its own clip theirs: on Real-ESRGAN's
+    RRDBNet, calibrated on one photo, one patch of four of another lost 6 dB by that.
+
+    Args:
+        patches: [N, C, T, T] float32 in [0, 1], of one picture.
+        seed: of the orders.
+    """
+    rng = stream(seed, VARIED_STREAM)
+    made = patches.copy()
+    for patch in made[1::2]:
+        low, high = patch.min(), patch.max()
+        if high > low:
+            patch[:] = (patch[rng.permutation(len(patch))] - low) / (high - low)
+    return made
+
+
 def folder_patches(
-    path: Path | str, settings: UpscaleSettings, count: int, seed: int, *, error: type[AigcError] = InputError
+    path: Path | str,
+    settings: UpscaleSettings,
+    count: int,
+    seed: int,
+    *,
+    vary: bool = False,
+    error: type[AigcError] = InputError,
 ) -> tuple[Array, tuple[str, ...]]:
     """Cut patches from the pictures of a folder, in their own size: as they are fed to the model, not as it makes them.
 
@@ -93,6 +118,7 @@ def folder_patches(
         settings: of the pipeline.
         count: patches. Every picture gives as many as the next, give or take one, or none where there are more.
         seed: of the choice of pictures and places.
+        vary: see `varied`, for each picture by itself.
         error: the type to raise.
 
     Returns:
@@ -115,7 +141,8 @@ def folder_patches(
     for place, number in enumerate(chosen):
         picture = (as_channels(read_picture(files[number]).pixels, settings.channels) + 1) / 2
         share = len(range(place, count, len(chosen)))
-        patches += [_cut(picture, settings.tile, rng) for _ in range(share)]
+        cut = np.stack([_cut(picture, settings.tile, rng) for _ in range(share)])
+        patches += list(varied(cut, seed + place) if vary else cut)
     mixed = np.stack([patches[i] for i in rng.permutation(count)])
     return mixed, (f"{count} patches of {settings.tile} x {settings.tile} from {len(chosen)} of {len(files)} pictures",)
 

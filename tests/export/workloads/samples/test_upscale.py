@@ -16,6 +16,7 @@ from aigc_export.workloads.samples.upscale import (
     folder_patches,
     photo,
     photo_patches,
+    varied,
 )
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import InputError
@@ -64,6 +65,36 @@ def test_every_picture_of_a_folder_gives_as_many(tmp_path: Path) -> None:
     assert notes == ("7 patches of 8 x 8 from 3 of 3 pictures",)
     few, _ = folder_patches(tmp_path, SETTINGS, 2, seed=0)
     assert len(np.unique(few.min(axis=(1, 2, 3)))) == 2
+
+
+def test_every_second_patch_is_varied_in_color_and_contrast() -> None:
+    patches = photo_patches(CALIBRATION_PHOTO, SETTINGS, 6, seed=1)
+    made = varied(patches, seed=0)
+    np.testing.assert_array_equal(made[::2], patches[::2])
+    for before, after in zip(patches[1::2], made[1::2], strict=True):
+        assert (after.min(), after.max()) == (0, 1)
+        stretched = (before - before.min()) / (before.max() - before.min())
+        found = sorted(float(channel.sum()) for channel in after)
+        assert found == pytest.approx(sorted(float(channel.sum()) for channel in stretched), rel=1e-5)
+    orders = {tuple(np.argsort(patch.sum(axis=(1, 2))).tolist()) for patch in varied(np.repeat(patches[:1], 40, 0), 0)}
+    assert len(orders) == 6  # of three channels
+    np.testing.assert_array_equal(made, varied(patches, seed=0))
+
+
+def test_a_patch_of_one_color_stays_as_it_is() -> None:
+    flat = np.full((2, 3, 8, 8), 0.25, np.float32)
+    np.testing.assert_array_equal(varied(flat, seed=0), flat)
+
+
+def test_the_patches_of_each_picture_are_varied_by_themselves(tmp_path: Path) -> None:
+    for number in range(3):
+        pixels = np.full((20, 9, 3), 50 * number, np.uint8)
+        pixels[::2] += 10
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    patches, _ = folder_patches(tmp_path, SETTINGS, 6, seed=0, vary=True)
+    assert sorted(round(float(patch.max()) * 255) for patch in patches) == [10, 60, 110, 255, 255, 255]
+    few, _ = folder_patches(tmp_path, SETTINGS, 3, seed=0, vary=True)
+    assert max(float(patch.max()) for patch in few) < 0.5  # one of each: none is its picture's second
 
 
 def test_a_picture_below_a_tile_is_reflected(tmp_path: Path) -> None:

@@ -1,0 +1,172 @@
+"""Choose how the range of every activation is found by what it does to the outputs, not by the activation's own error.
+
+The least squared error of each activation by itself clips rare large numbers, which a sum of residuals may carry to the
+end; the largest number seen wastes codes where nothing depends on it. Which of them a model wants where is measured on
+a few samples, with every site quantized.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aigc_calibration.data import CalibrationData
+from aigc_calibration.formats import QdqFormat
+from aigc_calibration.group_descent import descend
+from aigc_calibration.onnx_function import Feeds, OnnxFunction, open_onnx, opened_when_called
+from aigc_calibration.plan import QuantizationPlan, TensorPlan
+from aigc_calibration.planner import range_owners
+from aigc_calibration.range_inputs import graph_with_ranges, range_feeds
+from aigc_calibration.ranges import Method
+from aigc_calibration.sites import find_sites
+from aigc_calibration.weights import QuantizedWeight
+from aigc_runtime.core.progress import Progress, phase
+from aigc_runtime.core.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["CANDIDATES", "choose_ranges"]
+
+CANDIDATES: tuple[Method, ...] = ("mse", "minmax", "percentile")
+"""Of which every range is one; where all are alike for the outputs, the first."""
+MOST_ROWS = 4
+"""Rows of samples that a choice is judged on, at most, and as many that it is checked on."""
+LEAST_EVALUATIONS = 16
+"""Runs over these rows that may be made at least; else all runs together read as many rows as there are samples."""
+ALIKE = 0.01
+"""Ranges that differ by less of the larger are one."""
+
+
+def choose_ranges(
+    model: ir.Model,
+    plans: Mapping[Method, QuantizationPlan],
+    weights: Mapping[str, QuantizedWeight],
+    data: CalibrationData,
+    form: QdqFormat,
+    *,
+    outputs: Sequence[str],
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> QuantizationPlan:
+    """Take each range from the plan whose method does least harm to the outputs.
+
+    Args:
+        model: the float graph of the plans.
+        plans: in `int8`, by the method of all their ranges; they differ in nothing else.
+        weights: codes of every weight that they quantize.
+        data: calibration samples, of which the first are used.
+        form: of the engine.
+        outputs: names of the results that count.
+        threads: of the engine.
+        progress: called after every run over the samples with the number of runs, and how many there may be.
+
+    Raises:
+        CancelledError: `progress` returned False.
+
+    Returns:
+        The plan, with a sentence on what the methods do to the outputs.
+    """
+    first = next(iter(plans.values()))
+    if not first.tensors:
+        return first
+    judged, checked = _samples(model, data, max(1, min(MOST_ROWS, data.rows // LEAST_EVALUATIONS)), threads)
+    exact = open_onnx(model, outputs=outputs, threads=threads)
+    wanted = [[exact(feeds) for feeds in some] for some in (judged, checked)]
+    del exact
+    graph = graph_with_ranges(model, first, weights, form)
+    run = open_onnx(graph, outputs=outputs, threads=threads, optimize=False)
+    names = {str(value.name) for value in graph.graph.inputs}
+    owners = {output: owner for output, owner in range_owners(model).items() if owner in first.ranges}
+    items = [name for name in _in_order(model, first) if name not in owners]
+    most = max(LEAST_EVALUATIONS, data.rows // max(_rows(judged), 1))
+    count, report = itertools.count(1), phase(progress, "choice of ranges", most)
+
+    def ranges(chosen: Mapping[str, Method]) -> list[TensorPlan]:
+        return [plans[chosen[owners.get(name, name)]].ranges[name] for name in first.ranges]
+
+    def cost(chosen: Mapping[str, Method]) -> float:
+        found = _noise(run, names, judged, wanted[0], range_feeds(ranges(chosen), form))
+        report(next(count))
+        return found
+
+    def differs(name: str, one: Method, other: Method) -> bool:
+        return not _alike(plans[one].ranges[name], plans[other].ranges[name])
+
+    found = descend(items, tuple(plans), cost, differs=differs, evaluations=most)
+    uniform = min(plans, key=lambda method: found.alike[method])
+    chosen = found.options
+    if checked and set(chosen.values()) != {uniform}:
+        alike: Mapping[str, Method] = dict.fromkeys(items, uniform)
+        mixed, plain = (
+            cost_here + _noise(run, names, checked, wanted[1], range_feeds(ranges(one), form))
+            for one, cost_here in ((chosen, found.cost), (alike, found.alike[uniform]))
+        )
+        chosen = chosen if mixed < plain else alike
+    tensors = tuple(sorted(ranges(chosen), key=lambda tensor: tensor.name))
+    return replace(first, tensors=tensors, notes=(*first.notes, _sentence(found.alike, found.cost, found.evaluations)))
+
+
+def _sentence(alike: Mapping[Method, float], cost: float, evaluations: int) -> str:
+    each = ", ".join(f"{method} {_decibels(noise):.1f} dB" for method, noise in alike.items())
+    chosen = f"chosen one by one {_decibels(cost):.1f} dB ({evaluations} runs)"
+    return f"ranges by their effect on the outputs: {each}, {chosen}"
+
+
+def _decibels(noise: float) -> float:
+    return -10 * math.log10(max(noise, 1e-30))
+
+
+def _in_order(model: ir.Model, plan: QuantizationPlan) -> list[str]:
+    """The values that have a range, in the order in which sites read or make them."""
+    named = (name for site in find_sites(model) for name in (*site.activations, site.output))
+    return [name for name in dict.fromkeys(named) if name in plan.ranges]
+
+
+def _alike(one: TensorPlan, other: TensorPlan) -> bool:
+    ends = [(t.amax, *(t.bounds or (-t.amax, t.amax))) for t in (one, other)]
+    largest = max(abs(number) for numbers in ends for number in numbers)
+    return all(abs(a - b) <= ALIKE * largest for a, b in zip(*ends, strict=True))
+
+
+def _samples(
+    model: ir.Model, data: CalibrationData, rows: int, threads: int | None
+) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
+    """Batches to judge ranges on, and others to check them on, if there are any."""
+    judged: list[dict[str, Array]] = []
+    checked: list[dict[str, Array]] = []
+    for feeds in data.batches(opened_when_called(model, threads=threads)):
+        if _rows(judged) < rows:
+            judged.append(feeds)
+        elif _rows(checked) < rows:
+            checked.append(feeds)
+        else:
+            break
+    return judged, checked
+
+
+def _rows(batches: Iterable[Mapping[str, Array]]) -> int:
+    return sum(len(next(iter(feeds.values()))) for feeds in batches)
+
+
+def _noise(
+    run: OnnxFunction, names: set[str], batches: Sequence[Feeds], wanted: Sequence[Feeds], ranges: Mapping[str, Array]
+) -> float:
+    """Noise power of the outputs relative to their signal, sum (q - x)^2 / sum x^2; the mean over the outputs."""
+    used = {name: array for name, array in ranges.items() if name in names}
+    noise: dict[str, float] = {}
+    signal: dict[str, float] = {}
+    for feeds, exact in zip(batches, wanted, strict=True):
+        values = run({**feeds, **used})
+        for name, array in exact.items():
+            difference = values[name].astype(np.float64) - array
+            noise[name] = noise.get(name, 0.0) + float(np.vdot(difference, difference))
+            signal[name] = signal.get(name, 0.0) + float(np.square(array, dtype=np.float64).sum())
+    shares = [noise[name] / signal[name] for name in noise if signal[name]]
+    found = sum(shares) / len(shares) if shares else 0.0
+    return found if math.isfinite(found) else math.inf
