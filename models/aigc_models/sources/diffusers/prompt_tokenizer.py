@@ -68,6 +68,13 @@ def read_prompt_tokenizer(folder: Path, text: ClipTextConfig, *, name: str = TOK
             f"the tokenizer has {tokenizer.vocab_size:,} tokens, the text encoder's vocab_size is {text.vocab_size:,}",
             hint="the components do not belong together: copy the whole folder again",
         )
+    notes = made.notes
+    if tokenizer.vocab_size < text.vocab_size:
+        notes = (
+            *notes,
+            f"the tokenizer has {tokenizer.vocab_size:,} of the {text.vocab_size:,} tokens that the text encoder knows: "
+            "if it is another model's, prompts are misread",
+        )
     pad = made.special.text("pad_token")
     pad_id = None if pad is None else tokenizer.id_of(pad)
     if pad_id is None:
@@ -77,7 +84,7 @@ def read_prompt_tokenizer(folder: Path, text: ClipTextConfig, *, name: str = TOK
         files={name: made.data},
         pad_token_id=pad_id,
         prompt_tokens=_length(files.tokenizer_config.get("model_max_length"), text.max_position_embeddings),
-        notes=made.notes,
+        notes=notes,
     )
 
 
