@@ -13,19 +13,11 @@ from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError
-from aigc_runtime.generation.tokenizers import TokenizerRequest, make_tokenizer
 from aigc_runtime.pipelines.arguments import require_tensors
 from aigc_runtime.pipelines.denoiser import CONTEXT
 from aigc_runtime.pipelines.kind import Roles
-from aigc_runtime.pipelines.prompt_tokens import PromptTokens
-from aigc_runtime.pipelines.text_to_image_settings import (
-    INPUT_IDS,
-    TEXT_EMBEDS,
-    TEXT_ENCODER,
-    TEXT_ENCODER_2,
-    PromptInfo,
-    TextToImageSettings,
-)
+from aigc_runtime.pipelines.prompt_tokens import prompt_tokens
+from aigc_runtime.pipelines.text_to_image_settings import INPUT_IDS, TEXT_EMBEDS, TextToImageSettings
 from aigc_runtime.pipelines.vae import run_rows
 
 __all__ = ["PromptEncoder", "Seen"]
@@ -48,11 +40,8 @@ class PromptEncoder:
     """
 
     def __init__(self, program: OpenProgram, settings: TextToImageSettings, roles: Roles, unet: Session) -> None:
-        infos: dict[str, PromptInfo] = {TEXT_ENCODER: settings.prompt_info}
-        if settings.second is not None:
-            infos[TEXT_ENCODER_2] = settings.second
         self._program, self._length = program, settings.prompt_tokens
-        self._engines = {role: roles[role] for role in infos}
+        self._engines = {role: roles[role] for role in settings.prompt_infos}
         for session in self._sessions().values():
             require_tensors(
                 session,
@@ -60,16 +49,7 @@ class PromptEncoder:
                 outputs={CONTEXT: ("float32", (None, None, None))},
             )
         self._names = self._check(unet)
-        self.tokens = {role: self._tokens(info) for role, info in infos.items()}
-
-    def _tokens(self, info: PromptInfo) -> PromptTokens:
-        request = TokenizerRequest(
-            info=info.tokenizer,
-            vocab_size=info.vocab_size,
-            assets=self._program.assets,
-            others=(info.pad_token_id,),
-        )
-        return PromptTokens(make_tokenizer(request), self._length, info.pad_token_id, dict(info.multi_vector))
+        self.tokens = prompt_tokens(settings, program.assets)
 
     def _sessions(self) -> dict[str, Session]:
         return {role: self._program.session(name) for role, name in self._engines.items()}

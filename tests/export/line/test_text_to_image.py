@@ -64,7 +64,9 @@ def their_picture(pipeline: Any, *, seed: int = SEED) -> Array:
 
 def test_a_process_without_torch_draws_diffusers_picture(made: tuple[Any, Path], tmp_path: Path) -> None:
     pipeline, bundle = made
-    assert "generation: psnr_db" in on_the_device("verify", str(bundle))
+    said = on_the_device("verify", str(bundle))
+    assert "generation: psnr_db" in said
+    assert "pass  tokens: 97 prompts, recorded by transformers 5." in said
     file = tmp_path / "lighthouse.png"
     asked = ["--prompt", PROMPT, "--negative", "blur", "--size", "128x128", "--steps", str(STEPS), "--seed", str(SEED)]
     said = on_the_device("generate", str(bundle), *asked, "-o", str(file))
@@ -84,6 +86,8 @@ def test_the_bundle_holds_four_engines_and_the_tokenizer(made: tuple[Any, Path])
     assert sorted(manifest.engines) == roles
     assert manifest.assets == ("tokenizer.json",)
     assert manifest.pipeline.kind == "text_to_image"
+    assert manifest.reference.text == "ref.text.json"
+    assert manifest.provenance["text_recorded_by"].startswith("transformers 5.")
     assert {step.engine for case in manifest.reference.cases for step in case.steps} == set(roles)
     assert [result.metric for result in manifest.quality] == []
 
