@@ -107,7 +107,9 @@ def test_another_tokenizer_than_the_folders_is_refused(folder: Path) -> None:
     value = json.loads(file_of(opened(folder)))
     vocabulary = value["model"]["vocab"]
     vocabulary["e"], vocabulary["f"] = vocabulary["f"], vocabulary["e"]
-    with pytest.raises(TextDiffersError, match=r"is not read as transformers 5\.\S+ reads it: prompt '.* for text_encoder"):
+    with pytest.raises(
+        TextDiffersError, match=r"is not read as transformers 5\.\S+ reads it: prompt '.* for text_encoder"
+    ):
         make_prompt_vectors(SETTINGS, {FILE: json.dumps(value).encode()}, {ROLE: PromptOrigin(folder=folder)})
 
 

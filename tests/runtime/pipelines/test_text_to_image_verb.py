@@ -91,6 +91,21 @@ def test_a_jpeg_holds_the_request_in_its_comment(tmp_path: Path, name: str) -> N
     assert np.abs(found - expected).mean() < 8
 
 
+def test_a_second_prompt_stands_in_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = {"prompt_2": "b", "negative": "n", "negative_2": "m"}
+    job: Any = VERB.prepare(arguments(tmp_path, steps=1, json=True, **texts), xl_pipeline())
+    job.run(xl_pipeline())
+    job.report()
+    told = json.loads(capsys.readouterr().out)
+    jsonschema.validate(told, json.loads(SCHEMA.read_text()), cls=jsonschema.Draft202012Validator)
+    assert {name: told["request"][name] for name in ("prompt", *texts)} == {"prompt": "ä dusk", **texts}
+    with Image.open(tmp_path / "out.png") as read:
+        found = np.asarray(read)
+    np.testing.assert_array_equal(found, xl_pipeline().generate("ä dusk", steps=1, **texts)[0])
+    with pytest.raises(InputError, match="prompt_2 is 'b', and this model has one text encoder"):
+        VERB.prepare(arguments(tmp_path, prompt_2="b"), pipeline())
+
+
 def test_sizes_that_a_model_sees(tmp_path: Path) -> None:
     asked = arguments(tmp_path, steps=1, original_size="32x48", crop="2x4")
     job: Any = VERB.prepare(asked, xl_pipeline())

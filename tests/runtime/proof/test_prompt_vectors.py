@@ -70,7 +70,9 @@ def test_a_changed_vocabulary_is_found(vectors: dict[str, Any], tmp_path: Path) 
     found = check_text(Bundle.open(path))
     assert found is not None
     assert not found.passed
-    with pytest.raises(AssertionError, match=r"prompt 'the quick brown fox' for text_encoder: from place \d+ its token"):
+    with pytest.raises(
+        AssertionError, match=r"prompt 'the quick brown fox' for text_encoder: from place \d+ its token"
+    ):
         raise AssertionError("\n".join(found.reasons))
 
 
@@ -88,7 +90,10 @@ def test_each_text_encoder_has_its_own_rows(vectors: dict[str, Any], tmp_path: P
 
 
 MISSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "an id": (lambda v: v["prompts"][0]["ids"]["text_encoder"].__setitem__(0, 250), r"from place 0 its token ids are \["),
+    "an id": (
+        lambda v: v["prompts"][0]["ids"]["text_encoder"].__setitem__(0, 250),
+        r"from place 0 its token ids are \[",
+    ),
     "a shorter row": (lambda v: v["prompts"][3]["ids"]["text_encoder"].pop(), r"the dog .* from place 9 its token ids"),
     "no prompts": (lambda v: v["prompts"].clear(), "no prompt was compared"),
     "texts": (

@@ -75,8 +75,8 @@ def read_prompt_tokenizer(folder: Path, text: ClipTextConfig, *, name: str = TOK
     if tokenizer.vocab_size < text.vocab_size:
         notes = (
             *notes,
-            f"the tokenizer has {tokenizer.vocab_size:,} of the {text.vocab_size:,} tokens that the text encoder knows: "
-            "if it is another model's, prompts are misread",
+            f"the tokenizer has {tokenizer.vocab_size:,} of the {text.vocab_size:,} tokens that the text encoder "
+            "knows: if it is another model's, prompts are misread",
         )
     pad = made.special.text("pad_token")
     pad_id = None if pad is None else tokenizer.id_of(pad)

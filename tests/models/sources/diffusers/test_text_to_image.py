@@ -15,7 +15,17 @@ from aigc_models.sources import outline, resolve
 from aigc_models.sources.diffusers.text_to_image import read_text_to_image
 from aigc_runtime.errors import AigcError, CheckpointError
 
-from .small_sd import BEGIN, END, LEADING, SD15_UNET, clip_vocabulary, diffusers, make_vae, write_stable_diffusion, write_tokenizer
+from .small_sd import (
+    BEGIN,
+    END,
+    LEADING,
+    SD15_UNET,
+    clip_vocabulary,
+    diffusers,
+    make_vae,
+    write_stable_diffusion,
+    write_tokenizer,
+)
 
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
 TEXT_FILE = "text_encoder/model.safetensors"
