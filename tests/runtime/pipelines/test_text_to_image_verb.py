@@ -92,7 +92,7 @@ def test_a_jpeg_holds_the_request_in_its_comment(tmp_path: Path, name: str) -> N
 
 
 def test_a_second_prompt_stands_in_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    texts = {"prompt_2": "b", "negative": "n", "negative_2": "m"}
+    texts: dict[str, Any] = {"prompt_2": "b", "negative": "n", "negative_2": "m"}
     job: Any = VERB.prepare(arguments(tmp_path, steps=1, json=True, **texts), xl_pipeline())
     job.run(xl_pipeline())
     job.report()

@@ -43,8 +43,9 @@ def theirs(text: str, pad: int, folder: Path) -> list[int]:
 @pytest.fixture(scope="module")
 def vectors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("prompts")
-    rows = [{"text": text, "ids": {"text_encoder": theirs(text, 3, folder)}} for text in PROMPTS]
-    assert all(len(row["ids"]["text_encoder"]) == TOKENS for row in rows)
+    made_rows = [theirs(text, 3, folder) for text in PROMPTS]
+    assert {len(row) for row in made_rows} == {TOKENS}
+    rows = [{"text": text, "ids": {"text_encoder": row}} for text, row in zip(PROMPTS, made_rows, strict=True)]
     made: dict[str, Any] = {"format": "aigc-text-vectors", "version": 1, "made_by": "transformers"}
     return {**made, "texts": [], "chats": [], "prompts": rows}
 
