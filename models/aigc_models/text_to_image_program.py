@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -15,6 +16,7 @@ from aigc_models.families.unet import UNet, UNetConfig
 from aigc_models.families.unet_additions import SIZE_IDS, text_embed_dim
 from aigc_models.families.vae import AutoencoderKL, decode, encode
 from aigc_models.program import Part, Program, QuantHints
+from aigc_models.text_assets import PromptOrigin, make_prompt_vectors
 from aigc_models.weights.checkpoint import Checkpoint
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.sizes import Size
@@ -271,6 +273,7 @@ def text_to_image_program(
     text_encoder_2: ClipText | None = None,
     settings: TextToImageSettings,
     assets: Mapping[str, bytes],
+    origins: Mapping[str, PromptOrigin] | None = None,
     dynamic_size: bool = True,
     name: str = "text_to_image",
     model_config: Mapping[str, Any] | None = None,
@@ -286,6 +289,7 @@ def text_to_image_program(
         text_encoder_2: another one with a projection, whose states lie beside those of the first (Podell et al. 2023).
         settings: of the pipeline.
         assets: the files of its tokenizers.
+        origins: where these came from, by the role of their text encoder.
         dynamic_size: let the sides of pictures vary; else they are those of the settings.
         name: of the program.
         model_config: kept in the bundle; None takes the configurations of the components.
@@ -316,6 +320,7 @@ def text_to_image_program(
         engines={part.name: part.name for part in parts},
         settings=settings,
         assets=assets,
+        vectors=partial(make_prompt_vectors, settings, assets, origins or {}) if settings.tokenizer_files else None,
         model_config=model_config or configs,
         checkpoint=checkpoint,
         notes=notes,

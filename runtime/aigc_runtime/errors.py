@@ -93,7 +93,7 @@ class CheckpointError(AigcError):
 
 
 class AdapterError(CheckpointError):
-    """An adapter with keys that the model does not have: it is of another model, or only a part of it fits."""
+    """An adapter with keys that the model does not have, or has in other shapes: it is of another model."""
 
     exit_code = 3
 

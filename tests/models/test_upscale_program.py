@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,10 @@ from aigc_models.torch_session import open_torch
 from aigc_models.upscale_program import upscale_program
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.pipelines.upscale import UpscalePipeline
+
+from ..page_blocks import run_python
+
+PAGE = Path(__file__).parents[2] / "docs" / "upscaling.md"
 
 
 class Far(nn.Module):
@@ -108,3 +113,11 @@ def test_tiles_that_fit_no_engine_are_refused() -> None:
         upscale_program(model, multiple_of=2, tile=32, overlap=20)
     with pytest.raises(ConfigError, match="Linear has no config"):
         upscale_program(nn.Linear(1, 1))
+
+
+def test_a_network_of_another_form_comes_in_by_a_function_as_the_page_shows() -> None:
+    program = run_python(PAGE)["make_program"]()
+    assert (program.settings.scale, program.settings.channels, program.name) == (2, 3, "mine")
+    picture = np.random.default_rng(0).integers(0, 256, (20, 33, 3), np.uint8)
+    with UpscalePipeline(open_torch(program), program.settings, program.engines) as pipeline:
+        assert pipeline.generate(picture).shape == (40, 66, 3)

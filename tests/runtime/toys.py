@@ -261,6 +261,7 @@ CHAT_VECTORS: dict[str, Any] = {
             "refused": None,
         }
     ],
+    "prompts": [],
 }
 
 

@@ -161,7 +161,7 @@ def export_model(
     if recipe.search is not None and len(program.parts) > 1:
         raise ConfigError(
             f"a search chooses for one graph, {program.name!r} has several: {', '.join(program.parts)}",
-            hint="choose a precision, such as --precision int8",
+            hint="choose a precision, such as --precision int8, or one for each part: --precision PART=PRECISION,...",
         )
     vectors = record_vectors(program, reporter)
     references: list[tuple[tuple[Case, ...], Generation]] = []

@@ -1,4 +1,4 @@
-"""Record what a tokenizer and a chat template give, before the costly stages of an export."""
+"""Record what tokenizers and a chat template give, before the costly stages of an export."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def record_vectors(program: Program, reporter: Reporter) -> Vectors | None:
     vectors = program.vectors()
     for note in vectors.notes:
         reporter.warn(note)
-    reporter.report("tokens", f"texts and chats recorded by {vectors.made_by}, equal to what the runtime gives")
+    reporter.report("tokens", f"token ids recorded by {vectors.made_by}, equal to what the runtime gives")
     return vectors

@@ -22,6 +22,7 @@ __all__ = [
     "tokenizers_version",
     "transformers_tokenizer",
     "transformers_version",
+    "why_not_compared",
 ]
 
 _LOG = logging.getLogger(__name__)
@@ -39,6 +40,24 @@ def is_new_enough(version: str) -> bool:
     """
     major = version.split(".", maxsplit=1)[0]
     return major.isdigit() and int(major) >= MIN_TRANSFORMERS
+
+
+def why_not_compared(version: str | None) -> str | None:
+    """Why a version of transformers is no second opinion on token ids; None where it is one.
+
+    >>> why_not_compared(None)
+    'token ids are not compared with transformers, which is not installed'
+    >>> why_not_compared("5.23.0") is None
+    True
+    """
+    if version is None:
+        return "token ids are not compared with transformers, which is not installed"
+    if not is_new_enough(version):
+        return (
+            f"token ids are not compared with transformers {version}, which reads some tokenizers otherwise than "
+            f"version {MIN_TRANSFORMERS} does: pip install --upgrade transformers"
+        )
+    return None
 
 
 def transformers_version() -> str | None:
@@ -68,15 +87,21 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def open_with_transformers(folder: Path | None) -> Any:
-    """AutoTokenizer's tokenizer of a local folder, no code of its own run; None where the library has none for it."""
+def open_with_transformers(folder: Path | None, *, kind: str = "AutoTokenizer") -> Any:
+    """The tokenizer of a local folder, no code of its own run; None where the library has none for it.
+
+    Args:
+        folder: the folder.
+        kind: class of the library that opens it.
+    """
     if folder is None or transformers_version() is None:
         return None
     with quiet():
         try:
-            from transformers import AutoTokenizer
+            import transformers
 
-            return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            opened: Any = getattr(transformers, kind)
+            return opened.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         # Whatever goes wrong within another library's reading of a damaged or foreign folder.
         except Exception as err:  # noqa: BLE001
             _LOG.info("transformers does not read the tokenizer of %s: %s", folder, err)

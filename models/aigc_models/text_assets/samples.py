@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["CHATS", "SENTENCES", "sample_texts"]
+__all__ = ["CHATS", "SENTENCES", "sample_prompts", "sample_texts"]
 
 SENTENCES = (
     "The quick brown fox jumps over the lazy dog.",
@@ -196,6 +196,18 @@ def sample_texts(special: Iterable[str] = ()) -> list[str]:
     for token in special:
         texts += [token, f"a{token}b", f" {token} ", f"a {token} b{token}{token}\n"]
     return list(dict.fromkeys(texts))
+
+
+def sample_prompts(learned: Iterable[str] = ()) -> list[str]:
+    """About 100 different prompts: languages, emoji, accents, digits, and long ones that are cut off.
+
+    Args:
+        learned: tokens beside the vocabulary, which are also tried within texts.
+    """
+    prompts = [*_WORDS, *SENTENCES, *_MARKS, *_NUMBERS, *_LONG, "a lighthouse at dusk, " * 30]
+    for token in learned:
+        prompts += [token, f"a photo of {token}", f"a {token}, {token} and {token}!"]
+    return list(dict.fromkeys(prompts))
 
 
 _USER = {"role": "user", "content": "What is the capital of France? "}

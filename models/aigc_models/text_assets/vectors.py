@@ -11,14 +11,13 @@ import numpy as np
 from aigc_models.program import Vectors
 from aigc_models.text_assets.assets import TextAssets
 from aigc_models.text_assets.by_transformers import (
-    MIN_TRANSFORMERS,
     clock_of_transformers,
-    is_new_enough,
     open_data_with_transformers,
     open_with_transformers,
     quiet,
     tokenizers_version,
     transformers_version,
+    why_not_compared,
 )
 from aigc_models.text_assets.samples import CHATS, sample_texts
 from aigc_runtime.errors import ParityError
@@ -35,7 +34,7 @@ from aigc_runtime.proof.text_vectors import (
     replay_text,
 )
 
-__all__ = ["TextDiffersError", "make_vectors", "needs_vectors"]
+__all__ = ["TextDiffersError", "dumped", "make_vectors", "needs_vectors"]
 
 NOW = datetime.datetime(2024, 2, 29, 12, 30)
 """What templates that ask for the time are told."""
@@ -80,7 +79,7 @@ def make_vectors(text: TextAssets, vocab_size: int) -> Vectors:
     reader = _Ours(tokenizer, template) if theirs is None else theirs
     vectors = _recorded(made_by, reader, sample_texts(_added(tokenizer)), has_chat=template is not None)
     _compare(tokenizer, template, vectors)
-    return Vectors(data=_dumped(vectors), made_by=made_by, notes=notes)
+    return Vectors(data=dumped(vectors), made_by=made_by, notes=notes)
 
 
 class _Ours:
@@ -123,14 +122,8 @@ class _Theirs:
 
 def _theirs(text: TextAssets) -> tuple[_Theirs | None, tuple[str, ...]]:
     """Transformers' reading, and what to know about it; None where it is not installed."""
-    version = transformers_version()
-    if version is None:
-        return None, ("token ids are not compared with transformers, which is not installed",)
-    if not is_new_enough(version):
-        return None, (
-            f"token ids are not compared with transformers {version}, which reads some tokenizers otherwise than "
-            f"version {MIN_TRANSFORMERS} does: pip install --upgrade transformers",
-        )
+    if (why_not := why_not_compared(transformers_version())) is not None:
+        return None, (why_not,)
     notes: tuple[str, ...] = ()
     tokenizer = open_with_transformers(text.folder)
     if tokenizer is None:
@@ -186,5 +179,6 @@ def _added(tokenizer: Tokenizer) -> list[str]:
     return [*dict.fromkeys([*found[:_TRIED_TOKENS], *found[-2:]])]
 
 
-def _dumped(vectors: TextVectors) -> bytes:
+def dumped(vectors: TextVectors) -> bytes:
+    """The file of a bundle."""
     return (json.dumps(to_json(vectors), ensure_ascii=True, allow_nan=False, indent=0) + "\n").encode()

@@ -131,7 +131,8 @@ def load_pickle(path: Path) -> Any:
         raise CheckpointError(
             f"{str(path)!r} holds more than tensors, which could run code when loaded: {_reason(err)}",
             hint="nothing of it was run. Where you trust it, save its tensors alone: "
-            "torch.save(torch.load(path, weights_only=False).state_dict(), 'model.pt')",
+            "torch.save(torch.load(path, weights_only=False).state_dict(), 'model.pt'); of a StyleGAN's pickle: "
+            "torch.save(pickle.load(open(path, 'rb'))['G_ema'].state_dict(), 'model.pt')",
         ) from err
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as err:
         raise CheckpointError(

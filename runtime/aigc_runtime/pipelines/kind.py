@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from aigc_runtime.core.program import MAIN_ENGINE, OpenProgram
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError
+from aigc_runtime.pipelines.text_readers import TextReaders
 
 __all__ = [
     "SINGLE_ENGINE",
@@ -196,6 +197,11 @@ def _no_text(_settings: Any) -> bool:
     return False
 
 
+def _no_readers(_settings: Any, _assets: Mapping[str, bytes]) -> TextReaders:
+    """A pipeline that reads no text."""
+    return TextReaders()
+
+
 def _no_assets(_settings: Any) -> Collection[str]:
     """Settings that name no files."""
     return ()
@@ -229,6 +235,7 @@ class PipelineKind:
         check_arrays: refuses arrays of a request by dtype, shape or values; (pipeline, arrays) -> None.
         assets: settings -> the files that they name, which a bundle must have among its `assets`.
         needs_text_vectors: settings -> whether token ids and prompts are part of a bundle's proof.
+        text_readers: (settings, assets) -> what these are held against.
 
     Raises:
         ConfigError: settings that are no dataclass, or have a field that the manifest needs itself.
@@ -248,6 +255,7 @@ class PipelineKind:
     check_arrays: Callable[[Any, Results], None] = _no_arrays
     assets: Callable[[Any], Collection[str]] = _no_assets
     needs_text_vectors: Callable[[Any], bool] = _no_text
+    text_readers: Callable[[Any, Mapping[str, bytes]], TextReaders] = _no_readers
     chat: Callable[[], Verb] | None = None
     speeds: Callable[[Any, int], Mapping[str, float]] = _no_speeds
 

@@ -102,7 +102,8 @@ def _mask(mask: Array, size: tuple[int, ...]) -> Array:
     gray = mask
     if mask.ndim == 3:
         if mask.shape[2] not in (1, 3) or (mask != mask[:, :, :1]).any():
-            raise InputError(f"the mask is {_told(mask)} and has colors", hint="save it as 8 bits of gray")
+            has = "colors" if mask.shape[2] == 3 else "transparency"
+            raise InputError(f"the mask is {_told(mask)} and has {has}", hint="save it as 8 bits of gray")
         gray = mask[:, :, 0]
     if gray.shape != size:
         raise InputError(

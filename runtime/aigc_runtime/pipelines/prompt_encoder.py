@@ -13,22 +13,17 @@ from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError
-from aigc_runtime.generation.tokenizers import TokenizerRequest, make_tokenizer
 from aigc_runtime.pipelines.arguments import require_tensors
 from aigc_runtime.pipelines.denoiser import CONTEXT
 from aigc_runtime.pipelines.kind import Roles
-from aigc_runtime.pipelines.prompt_tokens import PromptTokens
-from aigc_runtime.pipelines.text_to_image_settings import (
-    INPUT_IDS,
-    TEXT_EMBEDS,
-    TEXT_ENCODER,
-    TEXT_ENCODER_2,
-    PromptInfo,
-    TextToImageSettings,
-)
+from aigc_runtime.pipelines.prompt_tokens import prompt_tokens
+from aigc_runtime.pipelines.text_to_image_settings import INPUT_IDS, TEXT_EMBEDS, TextToImageSettings
 from aigc_runtime.pipelines.vae import run_rows
 
-__all__ = ["PromptEncoder", "Seen"]
+__all__ = ["PicturePrompt", "PromptEncoder", "Seen"]
+
+PicturePrompt = str | tuple[str, str]
+"""What all text encoders read, or what the first reads and what the second does."""
 
 Seen = Mapping[str, Array]
 """What the UNet sees of one prompt, by the name of its input: [T, X], and [P] where it takes one."""
@@ -48,11 +43,8 @@ class PromptEncoder:
     """
 
     def __init__(self, program: OpenProgram, settings: TextToImageSettings, roles: Roles, unet: Session) -> None:
-        infos: dict[str, PromptInfo] = {TEXT_ENCODER: settings.prompt_info}
-        if settings.second is not None:
-            infos[TEXT_ENCODER_2] = settings.second
         self._program, self._length = program, settings.prompt_tokens
-        self._engines = {role: roles[role] for role in infos}
+        self._engines = {role: roles[role] for role in settings.prompt_infos}
         for session in self._sessions().values():
             require_tensors(
                 session,
@@ -60,16 +52,7 @@ class PromptEncoder:
                 outputs={CONTEXT: ("float32", (None, None, None))},
             )
         self._names = self._check(unet)
-        self.tokens = {role: self._tokens(info) for role, info in infos.items()}
-
-    def _tokens(self, info: PromptInfo) -> PromptTokens:
-        request = TokenizerRequest(
-            info=info.tokenizer,
-            vocab_size=info.vocab_size,
-            assets=self._program.assets,
-            others=(info.pad_token_id,),
-        )
-        return PromptTokens(make_tokenizer(request), self._length, info.pad_token_id, dict(info.multi_vector))
+        self.tokens = prompt_tokens(settings, program.assets)
 
     def _sessions(self) -> dict[str, Session]:
         return {role: self._program.session(name) for role, name in self._engines.items()}
@@ -97,29 +80,43 @@ class PromptEncoder:
                 )
         return tuple(given)
 
-    def notes(self, prompts: Sequence[str]) -> tuple[str, ...]:
+    def notes(self, prompts: Sequence[PicturePrompt]) -> tuple[str, ...]:
         """What is not seen of prompts, a sentence for each that is too long."""
         told = []
         for prompt in dict.fromkeys(prompts):
-            for tokens in self.tokens.values():
-                if cut := tokens.cut_off(prompt):
+            for place, tokens in enumerate(self.tokens.values()):
+                if cut := tokens.cut_off(_read_by(place, prompt)):
                     told.append(f"a prompt has more than {self._length} tokens, not seen: {cut!r}")
         return tuple(dict.fromkeys(told))
 
-    def encode(self, prompts: Sequence[str]) -> dict[str, Seen]:
-        """What the UNet sees of each prompt: each goes through a text encoder once, which is released then.
+    def encode(self, prompts: Sequence[PicturePrompt]) -> dict[PicturePrompt, Seen]:
+        """What the UNet sees of each prompt: a text goes through a text encoder once, which is released then.
 
         Raises:
             InputError: a text that a tokenizer does not take.
             EngineError: an engine failed.
         """
-        texts = list(dict.fromkeys(prompts))
+        different = list(dict.fromkeys(prompts))
         states: list[Array] = []
         found: dict[str, Array] = {}
-        for role, session in self._sessions().items():
-            found = run_rows(session, {INPUT_IDS: self.tokens[role].encode(texts)})
+        for place, (role, session) in enumerate(self._sessions().items()):
+            read = [_read_by(place, prompt) for prompt in different]
+            texts = list(dict.fromkeys(read))
+            rows = [texts.index(text) for text in read]
+            given = run_rows(session, {INPUT_IDS: self.tokens[role].encode(texts)})
+            found = {name: array[rows] for name, array in given.items()}
             states.append(found[CONTEXT])
             self._program.release(self._engines[role])
         # The embedding of a text is the last encoder's, as in diffusers.
         found = {**found, CONTEXT: np.concatenate(states, axis=-1)}
-        return {text: {name: found[name][i] for name in self._names} for i, text in enumerate(texts)}
+        return {prompt: {name: found[name][i] for name in self._names} for i, prompt in enumerate(different)}
+
+
+def _read_by(place: int, prompt: PicturePrompt) -> str:
+    """The text that a text encoder reads.
+
+    Args:
+        place: of the encoder among the others.
+        prompt: for all of them.
+    """
+    return prompt if isinstance(prompt, str) else prompt[place]

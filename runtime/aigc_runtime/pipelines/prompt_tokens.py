@@ -11,9 +11,10 @@ from types import MappingProxyType
 import numpy as np
 
 from aigc_runtime.core.tensors import Array
-from aigc_runtime.generation.tokenizers import Tokenizer
+from aigc_runtime.generation.tokenizers import Tokenizer, TokenizerRequest, make_tokenizer
+from aigc_runtime.pipelines.text_to_image_settings import TextToImageSettings
 
-__all__ = ["PromptTokens"]
+__all__ = ["PromptTokens", "prompt_tokens"]
 
 WORD_END = "</w>"
 """The end of a word in CLIP's vocabulary, which its tokenizer's file does not take out again."""
@@ -84,3 +85,25 @@ class PromptTokens:
             differs = np.flatnonzero(empty[:common] != ids[:common])
             self._ending = len(empty) - (int(differs[0]) if len(differs) else common)
         return self._ending
+
+
+def prompt_tokens(settings: TextToImageSettings, assets: Mapping[str, bytes] | None) -> dict[str, PromptTokens]:
+    """What makes the rows of ids of each text encoder, by its role.
+
+    Args:
+        settings: of the pipeline.
+        assets: of its program.
+
+    Raises:
+        TextSupportMissingError: the package of a tokenizer is not installed; the hint is the install line.
+        BundleError: settings or files that a kind of tokenizer does not take, or more tokens than the model knows.
+    """
+    made = {}
+    for role, info in settings.prompt_infos.items():
+        request = TokenizerRequest(
+            info=info.tokenizer, vocab_size=info.vocab_size, assets=assets, others=(info.pad_token_id,)
+        )
+        made[role] = PromptTokens(
+            make_tokenizer(request), settings.prompt_tokens, info.pad_token_id, dict(info.multi_vector)
+        )
+    return made

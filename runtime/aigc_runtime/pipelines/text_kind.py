@@ -12,6 +12,7 @@ from aigc_runtime.core.compare import token_agreement
 from aigc_runtime.core.ranges import MAX_COUNT
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError
+from aigc_runtime.generation.chat import ChatTemplate
 from aigc_runtime.generation.logits import SamplingParams
 from aigc_runtime.generation.rng import check_seed
 from aigc_runtime.pipelines.kind import Metric, PipelineKind, Request, ResultForm, Results, Verb
@@ -19,8 +20,10 @@ from aigc_runtime.pipelines.prompts import check_prompts, is_single
 from aigc_runtime.pipelines.requests import check_arguments, integer_check, texts_check
 from aigc_runtime.pipelines.settings import TextSettings
 from aigc_runtime.pipelines.text import TextPipeline
+from aigc_runtime.pipelines.text_readers import TextReaders
 from aigc_runtime.pipelines.text_reading import Reading
 from aigc_runtime.pipelines.text_tensors import INPUT_IDS
+from aigc_runtime.pipelines.text_tokenizer import text_tokenizer
 
 __all__ = ["MAX_REFERENCE_TOKENS", "TEXT", "TOKENS", "request_sampling"]
 
@@ -164,6 +167,14 @@ def _speeds(pipeline: TextPipeline, runs: int) -> dict[str, float]:
     return found if not speeds else {**found, "decode_tokens_per_second": statistics.median(speeds)}
 
 
+def _text_readers(settings: TextSettings, assets: Mapping[str, bytes]) -> TextReaders:
+    return TextReaders(
+        tokenizer=text_tokenizer(settings, assets),
+        of_file=settings.tokenizer.file is not None,
+        template=None if settings.chat is None else ChatTemplate.of(settings.chat, assets),
+    )
+
+
 def _verb() -> Verb:
     from aigc_runtime.pipelines.text_verb import TEXT_VERB
 
@@ -184,6 +195,7 @@ TEXT = PipelineKind(
     check_request=_check_request,
     assets=_assets,
     needs_text_vectors=lambda settings: settings.tokenizer.file is not None or settings.chat is not None,
+    text_readers=_text_readers,
     replay=_replay,
     metric=Metric(name="token_agreement", measure=_agreement, limit="min_token_agreement"),
     step=_step,

@@ -28,7 +28,7 @@ from aigc_runtime.pipelines.arguments import batch_bounds, chunks, require_tenso
 from aigc_runtime.pipelines.denoiser import CONTEXT, MODEL_OUTPUT, SAMPLE, TIMESTEP, Denoiser
 from aigc_runtime.pipelines.kind import Roles, require_roles
 from aigc_runtime.pipelines.picture_start import EncodedPicture, begin, draw_rows
-from aigc_runtime.pipelines.prompt_encoder import PromptEncoder, Seen
+from aigc_runtime.pipelines.prompt_encoder import PicturePrompt, PromptEncoder, Seen
 from aigc_runtime.pipelines.sampling import Cancel, Progress, StepCounter, run_steps
 from aigc_runtime.pipelines.text_to_image_request import SIZES, Output, PictureRequest, make_request
 from aigc_runtime.pipelines.text_to_image_settings import (
@@ -139,7 +139,9 @@ class TextToImagePipeline:
         self,
         prompt: str | Sequence[str],
         *,
+        prompt_2: str | Sequence[str] | None = None,
         negative: str | Sequence[str] | None = None,
+        negative_2: str | Sequence[str] | None = None,
         count: int = 1,
         seed: int | Sequence[int] = 0,
         size: tuple[int, int] | None = None,
@@ -164,8 +166,11 @@ class TextToImagePipeline:
 
         Args:
             prompt: what is to be seen; one, or several.
+            prompt_2: what a second text encoder reads in place of the prompt; one for all, or one for each. None and an
+                empty text take the prompt, as in diffusers.
             negative: what guidance leads away from; one for all, or one for each prompt. None is an empty text, or
                 nothing at all where the model was trained so (`zero_negative`).
+            negative_2: what a second text encoder reads in place of it.
             count: pictures of each prompt.
             seed: of the first picture, the next ones having the next numbers; or one for each picture.
             size: (H, W), multiples of f; None takes the model's own, or that of the image.
@@ -204,7 +209,9 @@ class TextToImagePipeline:
         """
         request = self.request(
             prompt,
+            prompt_2=prompt_2,
             negative=negative,
+            negative_2=negative_2,
             count=count,
             seed=seed,
             size=size,
@@ -250,7 +257,7 @@ class TextToImagePipeline:
             **arguments,
         )
 
-    def notes(self, prompts: Sequence[str]) -> tuple[str, ...]:
+    def notes(self, prompts: Sequence[PicturePrompt]) -> tuple[str, ...]:
         """What the text encoders do not see of prompts, a sentence for each that is too long."""
         return self.prompts.notes(prompts)
 
@@ -269,7 +276,7 @@ class TextToImagePipeline:
     def _sample(
         self,
         request: PictureRequest,
-        contexts: Mapping[str, Seen],
+        contexts: Mapping[PicturePrompt, Seen],
         encoded: EncodedPicture,
         progress: Progress | None,
         preview: Preview | None,
@@ -297,7 +304,7 @@ class TextToImagePipeline:
     def _sample_rows(
         self,
         request: PictureRequest,
-        contexts: Mapping[str, Seen],
+        contexts: Mapping[PicturePrompt, Seen],
         encoded: EncodedPicture,
         rows: list[int],
         counter: StepCounter,
@@ -344,7 +351,7 @@ class TextToImagePipeline:
         return guidance_embedding(scale, int(spec.shape[1]))
 
 
-def _stacked(contexts: Mapping[str, Seen], prompts: Sequence[str]) -> dict[str, Array]:
+def _stacked(contexts: Mapping[PicturePrompt, Seen], prompts: Sequence[PicturePrompt]) -> dict[str, Array]:
     """What the UNet sees of each row's prompt, by the name of its input."""
     return {name: np.stack([contexts[prompt][name] for prompt in prompts]) for name in contexts[prompts[0]]}
 

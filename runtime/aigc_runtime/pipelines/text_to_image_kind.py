@@ -14,7 +14,9 @@ from aigc_runtime.pipelines.arguments import fit
 from aigc_runtime.pipelines.denoiser import TIMESTEP
 from aigc_runtime.pipelines.image_requests import IMAGE_METRIC, IMAGES
 from aigc_runtime.pipelines.kind import PipelineKind, Request, ResultForm, Results, Verb
+from aigc_runtime.pipelines.prompt_tokens import prompt_tokens
 from aigc_runtime.pipelines.requests import check_arguments
+from aigc_runtime.pipelines.text_readers import TextReaders
 from aigc_runtime.pipelines.text_to_image import TextToImagePipeline
 from aigc_runtime.pipelines.text_to_image_request import picture_size
 from aigc_runtime.pipelines.text_to_image_settings import TextToImageSettings
@@ -99,6 +101,10 @@ def _assets(settings: TextToImageSettings) -> Collection[str]:
     return settings.tokenizer_files
 
 
+def _text_readers(settings: TextToImageSettings, assets: Mapping[str, bytes]) -> TextReaders:
+    return TextReaders(prompts={role: tokens.encode for role, tokens in prompt_tokens(settings, assets).items()})
+
+
 def _verb() -> Verb:
     from aigc_runtime.pipelines.text_to_image_verb import TEXT_TO_IMAGE_VERB
 
@@ -118,5 +124,7 @@ TEXT_TO_IMAGE = PipelineKind(
     generate_once=_generate_once,
     verb=_verb,
     assets=_assets,
+    needs_text_vectors=lambda settings: bool(settings.tokenizer_files),
+    text_readers=_text_readers,
 )
 """Makes pictures from texts."""

@@ -18,6 +18,7 @@ from aigc_runtime.pipelines.arguments import check_count, check_number
 from aigc_runtime.pipelines.denoiser import SAMPLE
 from aigc_runtime.pipelines.limits import check_image_count, check_numbers
 from aigc_runtime.pipelines.picture_inputs import GivenPicture, check_given
+from aigc_runtime.pipelines.prompt_encoder import PicturePrompt
 from aigc_runtime.pipelines.sampling import Sampling, plan_sampling
 from aigc_runtime.pipelines.text_to_image_settings import TIME_IDS, VAE_ENCODER, TextToImageSettings
 from aigc_runtime.pipelines.vae import check_tile
@@ -42,7 +43,7 @@ class PictureRequest:
     """Pictures that are asked for.
 
     Attributes:
-        prompts: one for each picture.
+        prompts: one for each picture: what both text encoders read, or what each of them does.
         negatives: likewise; None without guidance, or where it leads away from zeros.
         zero_negative: whether guidance leads away from zeros.
         seeds: likewise.
@@ -58,8 +59,8 @@ class PictureRequest:
         output: the form of the result.
     """
 
-    prompts: tuple[str, ...]
-    negatives: tuple[str, ...] | None
+    prompts: tuple[PicturePrompt, ...]
+    negatives: tuple[PicturePrompt, ...] | None
     zero_negative: bool
     seeds: tuple[int, ...]
     size: tuple[int, int]
@@ -79,7 +80,7 @@ class PictureRequest:
         return len(self.prompts)
 
     @property
-    def texts(self) -> tuple[str, ...]:
+    def texts(self) -> tuple[PicturePrompt, ...]:
         """All of them, prompts first."""
         return self.prompts + (self.negatives or ())
 
@@ -107,7 +108,9 @@ def make_request(
     encodes_pictures: bool,
     distilled: bool,
     prompt: str | Sequence[str],
+    prompt_2: str | Sequence[str] | None = None,
     negative: str | Sequence[str] | None = None,
+    negative_2: str | Sequence[str] | None = None,
     count: int = 1,
     seed: int | Sequence[int] = 0,
     size: tuple[int, int] | None = None,
@@ -139,6 +142,13 @@ def make_request(
     negatives = None
     if not zero_negative:
         negatives = _negatives("" if negative is None else negative, len(prompts), guided=guided, distilled=distilled)
+    if negatives is None and negative_2 is not None and any(_texts("negative_2", negative_2)):
+        raise InputError(
+            f"negative_2 is {shown(negative_2)}, and there is no negative that it stands beside",
+            hint="give negative, too" if zero_negative else "leave it out, or set a guidance_scale above 1",
+        )
+    both = _both("prompt_2", prompt_2, prompts, settings)
+    both_negatives = None if negatives is None else _both("negative_2", negative_2, negatives, settings)
     given = check_given(image, mask, strength)
     _check_picture_use(settings, given, encodes_pictures=encodes_pictures)
     height, width = picture_size(settings, unet, size, given)
@@ -147,8 +157,8 @@ def make_request(
     pictures = len(prompts) * copies
     check_numbers("the result", (pictures, 3, height, width), hint="ask for fewer pictures, or smaller ones")
     return PictureRequest(
-        prompts=tuple(text for text in prompts for _ in range(copies)),
-        negatives=None if negatives is None else tuple(text for text in negatives for _ in range(copies)),
+        prompts=tuple(text for text in both for _ in range(copies)),
+        negatives=None if both_negatives is None else tuple(text for text in both_negatives for _ in range(copies)),
         zero_negative=zero_negative,
         seeds=_seeds(seed, pictures),
         size=(height, width),
@@ -293,6 +303,21 @@ def _negatives(value: object, prompts: int, *, guided: bool, distilled: bool) ->
     if len(texts) not in (1, prompts):
         raise InputError(f"{len(texts)} negative texts for {prompts} prompts", hint="give 1, or one for each prompt")
     return texts * prompts if len(texts) == 1 else texts
+
+
+def _both(name: str, value: object, texts: tuple[str, ...], settings: TextToImageSettings) -> tuple[PicturePrompt, ...]:
+    """Texts with what the second text encoder reads in their place; an empty one takes no place, as in diffusers."""
+    if value is None:
+        return texts
+    if settings.second is None:
+        raise InputError(f"{name} is {shown(value)}, and this model has one text encoder", hint="leave it out")
+    others = _texts(name, value)
+    if len(others) not in (1, len(texts)):
+        raise InputError(
+            f"{name} has {len(others)} texts for {len(texts)} prompts", hint="give 1, or one for each prompt"
+        )
+    others = others * len(texts) if len(others) == 1 else others
+    return tuple((text, other) if other else text for text, other in zip(texts, others, strict=True))
 
 
 def _seeds(value: object, pictures: int) -> tuple[int, ...]:

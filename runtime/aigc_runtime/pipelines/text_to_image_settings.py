@@ -18,6 +18,7 @@ height and width that are aimed at (Podell et al. 2023, sections 2.1 to 2.3).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aigc_runtime.core.ranges import MAX_COUNT, check_range
@@ -168,9 +169,15 @@ class TextToImageSettings:
         )
 
     @property
+    def prompt_infos(self) -> Mapping[str, PromptInfo]:
+        """How prompts become tokens, by the role of the text encoder."""
+        second = {} if self.second is None else {TEXT_ENCODER_2: self.second}
+        return {TEXT_ENCODER: self.prompt_info, **second}
+
+    @property
     def tokenizer_files(self) -> tuple[str, ...]:
         """The files of the bundle that the tokenizers are in."""
-        infos = [self.prompt_info, *([] if self.second is None else [self.second])]
+        infos = self.prompt_infos.values()
         return tuple(dict.fromkeys(info.tokenizer.file for info in infos if info.tokenizer.file is not None))
 
     @property

@@ -23,6 +23,7 @@ from aigc_runtime.io.report import emit_json, say_written
 from aigc_runtime.pipelines.kind import Option, Verb
 from aigc_runtime.pipelines.options import COUNT, IMAGE_FILE, OUTPUT, PROMPT, SAMPLING, SEED, SIZE, given, parse_size
 from aigc_runtime.pipelines.picture_files import read_picture
+from aigc_runtime.pipelines.prompt_encoder import PicturePrompt
 from aigc_runtime.pipelines.text_to_image import TextToImagePipeline
 from aigc_runtime.pipelines.text_to_image_request import PictureRequest
 
@@ -34,6 +35,20 @@ JPEG = (".jpg", ".jpeg")
 
 NEGATIVE = Option(
     flags=("--negative",), name="negative", group="text", type=text_argument, help="what guidance leads away from"
+)
+PROMPT_2 = Option(
+    flags=("--prompt-2",),
+    name="prompt_2",
+    group="text",
+    type=text_argument,
+    help="what a second text encoder reads (default: --prompt)",
+)
+NEGATIVE_2 = Option(
+    flags=("--negative-2",),
+    name="negative_2",
+    group="text",
+    type=text_argument,
+    help="the same of --negative",
 )
 MASK_FILE = Option(
     flags=("--mask",),
@@ -80,7 +95,7 @@ TARGET_SIZE = Option(
     help=_SEEN.format("made for"),
 )
 _SIZES = (ORIGINAL_SIZE, CROP, TARGET_SIZE)
-_PLAIN = (PROMPT, NEGATIVE, COUNT, SEED, *SAMPLING, STRENGTH, TILE)
+_PLAIN = (PROMPT, PROMPT_2, NEGATIVE, NEGATIVE_2, COUNT, SEED, *SAMPLING, STRENGTH, TILE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +194,8 @@ def _described(request: PictureRequest) -> dict[str, Any]:
     """What makes the same pictures again, with the same bundle."""
     sampling, given_picture = request.sampling, request.given
     described: dict[str, Any] = {
-        "prompt": request.prompts[0],
-        "negative": None if request.negatives is None else request.negatives[0],
+        **_texts("prompt", request.prompts[0]),
+        **_texts("negative", None if request.negatives is None else request.negatives[0]),
         "seeds": list(request.seeds),
         "size": list(request.size),
         "steps": sampling.levels.skipped + sampling.levels.steps,
@@ -194,6 +209,11 @@ def _described(request: PictureRequest) -> dict[str, Any]:
     if given_picture is not None:
         described |= {"strength": given_picture.strength, "masked": given_picture.mask is not None}
     return described
+
+
+def _texts(name: str, text: PicturePrompt | None) -> dict[str, str | None]:
+    """A text by the name of its argument; and what a second text encoder reads in its place."""
+    return {name: text[0], f"{name}_2": text[1]} if isinstance(text, tuple) else {name: text}
 
 
 def _pairs(numbers: tuple[int, ...]) -> Iterator[list[int]]:

@@ -1,11 +1,12 @@
-"""Replay what a tokenizer and a chat template must give exactly: token ids, texts and prompts that the host recorded.
+"""Replay what tokenizers and a chat template must give exactly: token ids, texts and prompts that the host recorded.
 
 The file is plain JSON:
 
     {"format": "aigc-text-vectors", "version": 1, "made_by": "transformers 5.23.0",
      "texts": [{"text": "Hi", "ids": [1, 72, 105], "bare_ids": [72, 105], "decoded": "Hi"}, ...],
      "chats": [{"chat": {"messages": [...], "add_generation_prompt": true}, "now": "2024-02-29T12:30:00",
-                "prompt": "...", "ids": [...]}, {"chat": ..., "now": ..., "refused": "why"}, ...]}
+                "prompt": "...", "ids": [...]}, {"chat": ..., "now": ..., "refused": "why"}, ...],
+     "prompts": [{"text": "a hill", "ids": {"text_encoder": [49406, 320, 4965, 49407, ...]}}, ...]}
 """
 
 from __future__ import annotations
@@ -22,19 +23,21 @@ from aigc_runtime.generation.chat import ChatTemplate
 from aigc_runtime.generation.tokenizers import Tokenizer
 from aigc_runtime.io.jsonable import from_json
 from aigc_runtime.io.strict_json import loads_strict
-from aigc_runtime.pipelines.settings import TextSettings
-from aigc_runtime.pipelines.text_tokenizer import text_tokenizer
+from aigc_runtime.pipelines import kind_of
+from aigc_runtime.pipelines.text_readers import PromptReader
 
 __all__ = [
     "FORMAT",
     "MAX_VECTORS_BYTES",
     "VERSION",
     "ChatVector",
+    "PromptVector",
     "TextCheck",
     "TextVector",
     "TextVectors",
     "check_text_vectors",
     "replay_chat",
+    "replay_prompt",
     "replay_text",
 ]
 
@@ -81,6 +84,19 @@ class ChatVector:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PromptVector:
+    """A prompt and the rows of ids that text encoders are given for it.
+
+    Attributes:
+        text: of the prompt.
+        ids: role of a text encoder -> its row, cut or filled up.
+    """
+
+    text: str
+    ids: dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextVectors:
     """All of them, and what made them."""
 
@@ -89,34 +105,38 @@ class TextVectors:
     made_by: str
     texts: tuple[TextVector, ...] = ()
     chats: tuple[ChatVector, ...] = ()
+    prompts: tuple[PromptVector, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextCheck:
-    """Texts and chats that were replayed; `reasons` is empty exactly if all came out as recorded.
+    """Texts, chats and prompts that were replayed; `reasons` is empty exactly if all came out as recorded.
 
     Attributes:
         made_by: the program that recorded them.
         texts: texts that were compared.
         chats: chats that were compared.
         passed: whether all came out as recorded.
-        reasons: the first that did not, of the texts and of the chats, and how many did not.
+        prompts: prompts that were compared.
+        reasons: the first that did not, of each sort, and how many did not.
     """
 
     made_by: str
     texts: int
     chats: int
     passed: bool
+    prompts: int = 0
     reasons: tuple[str, ...] = field(default=())
 
     @property
     def measured(self) -> str:
         """What was compared, in words."""
-        return f"{self.texts} texts, {self.chats} chats, recorded by {self.made_by}"
+        compared = f"{self.prompts} prompts" if self.prompts else f"{self.texts} texts, {self.chats} chats"
+        return f"{compared}, recorded by {self.made_by}"
 
 
-def check_text_vectors(settings: TextSettings, assets: Mapping[str, bytes], data: bytes) -> TextCheck:
-    """Replay the vectors of a bundle. Fails closed: a tokenizer or a template without any has failed.
+def check_text_vectors(settings: Any, assets: Mapping[str, bytes], data: bytes) -> TextCheck:
+    """Replay the vectors of a bundle. Fails closed: a tokenizer, a template or a text encoder without any has failed.
 
     Args:
         settings: of the pipeline.
@@ -128,21 +148,33 @@ def check_text_vectors(settings: TextSettings, assets: Mapping[str, bytes], data
         TextSupportMissingError: a package is not installed; the hint is the install line.
     """
     vectors = _parsed(data)
-    tokenizer = text_tokenizer(settings, assets)
-    template = None if settings.chat is None else ChatTemplate.of(settings.chat, assets)
-    reasons = [*_summed("text", [replay_text(tokenizer, vector) for vector in vectors.texts])]
-    if settings.tokenizer.file is not None and not vectors.texts:
-        reasons.append("no text was compared")
-    if template is not None:
+    readers = kind_of(settings).text_readers(settings, assets)
+    tokenizer, template = readers.tokenizer, readers.template
+    reasons: list[str] = []
+    if tokenizer is not None:
+        reasons += _summed("text", [replay_text(tokenizer, vector) for vector in vectors.texts])
+        if readers.of_file and not vectors.texts:
+            reasons.append("no text was compared")
+    if tokenizer is not None and template is not None:
         reasons += _summed("chat", [replay_chat(template, tokenizer, vector) for vector in vectors.chats])
         if not vectors.chats:
             reasons.append("no chat was compared")
-    elif vectors.chats:
-        reasons.append("there are chats to compare, and no chat template")
+    if readers.prompts:
+        reasons += _summed("prompt", [replay_prompt(readers.prompts, vector) for vector in vectors.prompts])
+        if not vectors.prompts:
+            reasons.append("no prompt was compared")
+    for what, there, read_by, reader in (
+        ("texts", vectors.texts, tokenizer, "tokenizer of texts"),
+        ("chats", vectors.chats, template, "chat template"),
+        ("prompts", vectors.prompts, readers.prompts, "text encoder"),
+    ):
+        if there and not read_by:
+            reasons.append(f"there are {what} to compare, and no {reader}")
     return TextCheck(
         made_by=vectors.made_by,
         texts=len(vectors.texts),
         chats=len(vectors.chats),
+        prompts=len(vectors.prompts),
         passed=not reasons,
         reasons=tuple(reasons),
     )
@@ -216,6 +248,25 @@ def replay_chat(template: ChatTemplate, tokenizer: Tokenizer, vector: ChatVector
         at = min(len(prompt), len(vector.prompt)) if at is None else at
         return f"{shown}: from place {at} the prompt is {_cut(prompt[at:])}, recorded {_cut(vector.prompt[at:])}"
     return None if ids == vector.ids else f"{shown}: {_difference(ids, vector.ids)}"
+
+
+def replay_prompt(readers: Mapping[str, PromptReader], vector: PromptVector) -> str | None:
+    """What text encoders are given otherwise for a prompt; None for nothing.
+
+    Raises:
+        TextSupportMissingError: the package of a tokenizer is not installed.
+    """
+    shown = f"prompt {_cut(vector.text)}"
+    if vector.ids.keys() != readers.keys():
+        return f"{shown}: recorded for {', '.join(vector.ids) or 'nothing'}, the pipeline has {', '.join(readers)}"
+    for role, expected in vector.ids.items():
+        try:
+            (row,) = readers[role]([vector.text]).tolist()
+        except InputError as err:
+            return f"{shown}: {err.message}"
+        if (ids := tuple(row)) != expected:
+            return f"{shown} for {role}: {_difference(ids, expected)}"
+    return None
 
 
 def _last(chat: Mapping[str, Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -161,8 +162,20 @@ def feeds(interface: Interface) -> dict[str, Array]:
     return made
 
 
-def write(folder: Path) -> Path:
-    """A bundle whose manifest is that of a model from text to pictures; its engines are another's, and never run."""
+def write(
+    folder: Path,
+    settings: TextToImageSettings = SETTINGS,
+    assets: Mapping[str, bytes] = MappingProxyType({}),
+    text: bytes | None = None,
+) -> Path:
+    """A bundle whose manifest is that of a model from text to pictures; its engines are another's, and never run.
+
+    Args:
+        folder: that it is written into.
+        settings: of its pipeline.
+        assets: the files of its tokenizers.
+        text: the file of prompts with their token ids.
+    """
     made, files = toys.toy_manifest("toy_gan")
     opened = pipeline()
     kept = {f"{name}.onnx": files["model.onnx"] for name in ROLES}
@@ -189,11 +202,14 @@ def write(folder: Path) -> Path:
             )
             for name, session in opened.program.sessions.items()
         },
-        pipeline=PipelineInfo.of(SETTINGS, ROLES),
+        pipeline=PipelineInfo.of(settings, ROLES),
+        assets=tuple(assets),
         reference=Reference(
+            text=None if text is None else "ref.text.json",
             cases=(ReferenceCase(name="case", steps=tuple(steps)),),
             generation=ReferenceGeneration(request=request, arrays={}, outputs={"images": "images.npy"}),
         ),
     )
+    kept |= {**assets, **({} if text is None else {"ref.text.json": text})}
     write_bundle(folder / "toy_text_to_image", manifest, kept)
     return folder / "toy_text_to_image"

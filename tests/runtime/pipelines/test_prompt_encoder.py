@@ -59,8 +59,53 @@ def test_each_text_is_read_once_by_each_encoder() -> None:
     assert rows == {"text_encoder": 3, "text_encoder_2": 3}
 
 
+def test_each_encoder_reads_its_own_text() -> None:
+    ours = encoder(xl_program())
+    seen = ours.encode([("ab", "c"), "ab", "c", ("c", "c")])
+    alone = {text: ours.encode([text])[text]["encoder_hidden_states"] for text in ("ab", "c")}
+    wanted = np.concatenate([alone["ab"][:, :3], alone["c"][:, 3:]], axis=1)
+    np.testing.assert_array_equal(seen["ab", "c"]["encoder_hidden_states"], wanted)
+    np.testing.assert_array_equal(seen["ab", "c"]["text_embeds"], seen["c"]["text_embeds"])
+    np.testing.assert_array_equal(seen["c", "c"]["encoder_hidden_states"], alone["c"])
+    assert not np.array_equal(seen["ab"]["encoder_hidden_states"], wanted)
+
+
+def test_a_second_prompt_of_a_request() -> None:
+    request = xl_pipeline().request
+    assert request("a", prompt_2="b", count=2).prompts == (("a", "b"), ("a", "b"))
+    assert request(["a", "c"], prompt_2="b").prompts == (("a", "b"), ("c", "b"))
+    assert request(["a", "c"], prompt_2=["b", ""]).prompts == (("a", "b"), "c")
+    both = request("a", negative="n", negative_2="m")
+    assert (both.prompts, both.negatives) == (("a",), (("n", "m"),))
+    assert request("a", negative_2="").zero_negative
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prompt_2": 7}, "prompt_2 is 7"),
+        ({"prompt_2": ["b", "c"]}, r"prompt_2 has 2 texts for 1 prompts\ngive 1, or one for each prompt"),
+        ({"prompt_2": "a" * 200_000}, "a prompt_2 has 200,000 characters"),
+        ({"negative_2": "m"}, r"negative_2 is 'm', and there is no negative .*\ngive negative, too"),
+        ({"negative_2": "m", "guidance_scale": 0}, r"no negative .*\nleave it out, or set a guidance_scale above 1"),
+        ({"negative": "n", "negative_2": ["m", "m"]}, "negative_2 has 2 texts for 1 prompts"),
+    ],
+)
+def test_second_prompts_that_are_none(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        xl_pipeline().request("a", **given)
+
+
+def test_a_model_of_one_text_encoder_takes_no_second_prompt() -> None:
+    for given in ({"prompt_2": "b"}, {"negative_2": "b"}):
+        with pytest.raises(InputError, match=r"_2 is 'b', and this model has one text encoder\nleave it out"):
+            pipeline().request("a", **given)
+
+
 def test_what_is_cut_off_is_told_once() -> None:
-    assert encoder(xl_program()).notes(["0123456789ab"]) == ("a prompt has more than 10 tokens, not seen: 'ab'",)
+    told = "a prompt has more than 10 tokens, not seen: {!r}"
+    assert encoder(xl_program()).notes(["0123456789ab"]) == (told.format("ab"),)
+    assert encoder(xl_program()).notes([("0123456789ab", "0123456789c")]) == (told.format("ab"), told.format("c"))
 
 
 def test_nothing_in_place_of_a_negative_text() -> None:

@@ -157,6 +157,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "odd sides": ({"image": IMAGE[:15]}, "height is 15"),
     "mask of another size": ({"image": IMAGE, "mask": MASK[:8]}, "the mask has 24 x 8 pixels, the image 24 x 16"),
     "a mask of colors": ({"image": IMAGE, "mask": IMAGE}, "the mask is uint8 .* and has colors"),
+    "a transparent mask": ({"image": IMAGE, "mask": np.dstack([MASK, MASK])}, "the mask is .* and has transparency"),
     "a mask of floats": ({"image": IMAGE, "mask": MASK / 255}, "the mask is float64"),
     "an empty mask": ({"image": IMAGE, "mask": 0 * MASK}, "the mask has nothing white"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from aigc_runtime.io.npy import write_npy
 from aigc_runtime.pipelines import KINDS
 from aigc_runtime.pipelines.text_to_image_verb import REQUEST_KEYWORD
 
+from ..io.test_pictures import bomb, cmyk, cut, film, saved
 from .picture_toys import pipeline, xl_pipeline
 
 Image: Any = pytest.importorskip("PIL.Image")
@@ -89,6 +91,21 @@ def test_a_jpeg_holds_the_request_in_its_comment(tmp_path: Path, name: str) -> N
     assert np.abs(found - expected).mean() < 8
 
 
+def test_a_second_prompt_stands_in_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts: dict[str, Any] = {"prompt_2": "b", "negative": "n", "negative_2": "m"}
+    job: Any = VERB.prepare(arguments(tmp_path, steps=1, json=True, **texts), xl_pipeline())
+    job.run(xl_pipeline())
+    job.report()
+    told = json.loads(capsys.readouterr().out)
+    jsonschema.validate(told, json.loads(SCHEMA.read_text()), cls=jsonschema.Draft202012Validator)
+    assert {name: told["request"][name] for name in ("prompt", *texts)} == {"prompt": "ä dusk", **texts}
+    with Image.open(tmp_path / "out.png") as read:
+        found = np.asarray(read)
+    np.testing.assert_array_equal(found, xl_pipeline().generate("ä dusk", steps=1, **texts)[0])
+    with pytest.raises(InputError, match="prompt_2 is 'b', and this model has one text encoder"):
+        VERB.prepare(arguments(tmp_path, prompt_2="b"), pipeline())
+
+
 def test_sizes_that_a_model_sees(tmp_path: Path) -> None:
     asked = arguments(tmp_path, steps=1, original_size="32x48", crop="2x4")
     job: Any = VERB.prepare(asked, xl_pipeline())
@@ -99,6 +116,50 @@ def test_sizes_that_a_model_sees(tmp_path: Path) -> None:
     assert request["negative"] is None
     with pytest.raises(InputError, match="--crop is '2'"):
         VERB.prepare(arguments(tmp_path, crop="2"), xl_pipeline())
+
+
+def transposed(folder: Path) -> Path:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.fromarray(np.rot90(PICTURE)).save(folder / "turned.png", exif=exif)
+    return folder / "turned.png"
+
+
+def test_a_picture_is_turned_as_its_tag_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(arguments(tmp_path, steps=2, image=str(transposed(tmp_path))))
+    assert "16 pixels, seed 0; turned as the EXIF orientation says" in capsys.readouterr().out
+    with Image.open(tmp_path / "out.png") as read:
+        np.testing.assert_array_equal(np.asarray(read), pipeline().generate("ä dusk", steps=2, image=PICTURE)[0])
+
+
+def picture_of(pixels: np.ndarray) -> Callable[[Path], Path]:
+    return lambda folder: saved(folder, pixels, "in.png")
+
+
+GRAY, SEEN = PICTURE[..., 0], "must be uint8 [H, W, 3]: save it as 8 bits of RGB without alpha"
+PICTURES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
+    "gray": (picture_of(GRAY), "the image is uint8", SEEN),
+    "alpha": (picture_of(np.dstack([PICTURE, GRAY])), "the image is uint8", SEEN),
+    "16 bits": (picture_of(GRAY.astype(np.uint16) * 257), "holds 16 bits of gray", "save it with 8 bits"),
+    "CMYK": (cmyk, "CMYK", "save it as 8 bits of gray or sRGB"),
+    "a film": (film, "holds 2 frames or pages", "save the one you mean"),
+    "a bomb": (bomb, "more than 89,478,485 pixels", "make it smaller"),
+    "a cut file": (cut, "cannot read picture", "remove it, or save it again"),
+}
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("image", name) for name in PICTURES] + [("mask", name) for name in PICTURES if name != "gray"],
+)
+def test_pictures_that_are_refused(option: str, name: str, tmp_path: Path) -> None:
+    make, message, hint = PICTURES[name]
+    files = {"image": str(saved(tmp_path, PICTURE, "good.png")), option: str(make(tmp_path))}
+    with pytest.raises(InputError, match=message.replace("the image", f"the {option}")) as caught:
+        VERB.prepare(arguments(tmp_path, **files), pipeline())
+    wanted = "save it as 8 bits of gray" if option == "mask" and hint == SEEN else hint
+    assert caught.value.hint.startswith(wanted)
+    assert not (tmp_path / "out.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ def recorded(folder: Path) -> dict[str, Any]:
             vector["refused"] = str(err)
         chats.append(vector)
     path.unlink()
-    return {"format": "aigc-text-vectors", "version": 1, "made_by": "transformers", "texts": texts, "chats": chats}
+    found = {"format": "aigc-text-vectors", "version": 1, "made_by": "transformers", "texts": texts, "chats": chats}
+    return {**found, "prompts": []}
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +157,10 @@ MISSED: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "no refusal": (changed(("chats", 0, "prompt"), None), r"the template takes it, recorded as refused: None"),
     "no texts": (changed(("texts",), []), "tokens: no text was compared"),
     "no chats": (changed(("chats",), []), "tokens: no chat was compared"),
+    "a prompt of a picture": (
+        changed(("prompts",), [{"text": "a", "ids": {"text_encoder": [1]}}]),
+        "tokens: there are prompts to compare, and no text encoder",
+    ),
     "no chat at all": (changed(("chats", 0, "chat", "messages"), []), "a chat has no messages"),
 }
 

@@ -62,6 +62,7 @@ def extend(text: ClipTextConfig, tokenizer: PromptTokenizer, vectors: Sequence[t
     ((name, data),) = tokenizer.files.items()
     known = import_tokenizers().Tokenizer.from_str(data.decode())
     rows: dict[int, Tensor] = {}
+    learned: list[str] = list(tokenizer.origin.learned)
     multi_vector: list[tuple[int, int]] = []
     for embedding, table in vectors:
         first, count = known.get_vocab_size(), len(table)
@@ -73,13 +74,18 @@ def extend(text: ClipTextConfig, tokenizer: PromptTokenizer, vectors: Sequence[t
                     hint=f"name another: --embedding {embedding.path}:TOKEN",
                 )
         known.add_tokens(tokens)
+        learned += tokens
         ids = [known.token_to_id(token) for token in tokens]
         assert ids == list(range(first, first + count))
         rows |= dict(zip(ids, table, strict=True))
         multi_vector += [(first, count)] if count > 1 else []
     return Extended(
         text=replace(text, vocab_size=max(text.vocab_size, *(token + 1 for token in rows))),
-        tokenizer=replace(tokenizer, files={name: known.to_str().encode()}),
+        tokenizer=replace(
+            tokenizer,
+            files={name: known.to_str().encode()},
+            origin=replace(tokenizer.origin, learned=tuple(learned)),
+        ),
         rows=rows,
         multi_vector=tuple(multi_vector),
     )

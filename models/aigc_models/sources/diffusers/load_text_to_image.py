@@ -66,6 +66,7 @@ def load_text_to_image(path: Path, *, source: str, options: Mapping[str, Any]) -
         vae=vae.module,
         settings=found.settings,
         assets={name: data for tokenizer in found.tokenizers.values() for name, data in tokenizer.files.items()},
+        origins={name: tokenizer.origin for name, tokenizer in found.tokenizers.items()},
         dynamic_size=True if dynamic is None else dynamic,
         name=path.resolve().name or "text_to_image",
         checkpoint=Checkpoint(

@@ -14,7 +14,7 @@ from torch import Tensor
 from aigc_models.sources.diffusers.adapter import PARTIAL, DiffusionAdapter, LowRank, some
 from aigc_models.sources.diffusers.sgm_names import sgm_names
 from aigc_models.weights.stored_weights import WeightsReader
-from aigc_runtime.errors import AdapterError, CheckpointError
+from aigc_runtime.errors import AdapterError
 
 __all__ = ["MergedWeights", "check_adapters", "merge_notes"]
 
@@ -75,8 +75,7 @@ class MergedWeights:
         adapters: opened.
 
     Raises:
-        AdapterError: an adapter for another model: names what the model does not have.
-        CheckpointError: likewise: names what has another shape.
+        AdapterError: an adapter for another model: names what the model does not have, or has in another shape.
     """
 
     def __init__(self, base: WeightsReader, component: str, adapters: Sequence[DiffusionAdapter]) -> None:
@@ -112,7 +111,7 @@ class MergedWeights:
             name = f"{known[module]}.weight"
             wanted, found = tuple(self._described[name].shape), adapter.shape(low)
             if found != wanted:
-                raise CheckpointError(
+                raise AdapterError(
                     f"the adapter {adapter.where!r} changes {module!r} of the {self._component} as one of "
                     f"{list(found)}, the model's is of {list(wanted)}",
                     hint="it is an adapter of another model",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aigc_models.families.clip_text_config import ClipTextConfig
+from aigc_models.text_assets.prompt_vectors import PromptOrigin
 from aigc_models.text_assets.text_files import TOKENIZER, read_text_files
 from aigc_models.text_assets.tokenizer_file import make_tokenizer_file
 from aigc_runtime.errors import BundleError, CheckpointError, ConfigError
@@ -29,6 +30,7 @@ class PromptTokenizer:
         files: name in the bundle -> content.
         pad_token_id: fills up shorter prompts.
         prompt_tokens: of every prompt, with the tokens that begin and end it.
+        origin: where transformers reads the same.
         notes: for the user.
     """
 
@@ -36,6 +38,7 @@ class PromptTokenizer:
     files: Mapping[str, bytes]
     pad_token_id: int
     prompt_tokens: int
+    origin: PromptOrigin = field(default_factory=PromptOrigin)
     notes: tuple[str, ...] = ()
 
 
@@ -68,6 +71,13 @@ def read_prompt_tokenizer(folder: Path, text: ClipTextConfig, *, name: str = TOK
             f"the tokenizer has {tokenizer.vocab_size:,} tokens, the text encoder's vocab_size is {text.vocab_size:,}",
             hint="the components do not belong together: copy the whole folder again",
         )
+    notes = made.notes
+    if tokenizer.vocab_size < text.vocab_size:
+        notes = (
+            *notes,
+            f"the tokenizer has {tokenizer.vocab_size:,} of the {text.vocab_size:,} tokens that the text encoder "
+            "knows: if it is another model's, prompts are misread",
+        )
     pad = made.special.text("pad_token")
     pad_id = None if pad is None else tokenizer.id_of(pad)
     if pad_id is None:
@@ -77,7 +87,8 @@ def read_prompt_tokenizer(folder: Path, text: ClipTextConfig, *, name: str = TOK
         files={name: made.data},
         pad_token_id=pad_id,
         prompt_tokens=_length(files.tokenizer_config.get("model_max_length"), text.max_position_embeddings),
-        notes=made.notes,
+        origin=PromptOrigin(folder=folder),
+        notes=notes,
     )
 
 

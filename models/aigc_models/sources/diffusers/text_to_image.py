@@ -127,6 +127,7 @@ def read_text_to_image(folder: Path) -> TextToImageFolder:
         for name, text in texts.items()
     }
     there = [says for name, says in _IGNORED.items() if says and index.get(name) not in (None, [None, None], False)]
+    there += form.scaling_notes(vae.scaling_factor)
     if form.two_encoders and config[VAE].get("force_upcast", named[VAE] == VAE_CLASS):
         there.append(UPCAST)
     return TextToImageFolder(

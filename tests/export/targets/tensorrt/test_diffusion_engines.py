@@ -14,6 +14,7 @@ from aigc_models.sources import resolve
 
 from ....models.sources.diffusers.small import write_pipeline
 from ....models.sources.diffusers.small_sd import SD15_TEXT, SD15_UNET, write_stable_diffusion
+from ....models.sources.diffusers.small_xl import write_stable_diffusion_xl
 from .parts import DEVICES, EIGHT_BIT_FLOATS, ReadyPart, parts_of
 
 UNET = {
@@ -33,6 +34,16 @@ VAE = {
     "layers_per_block": 1,
     "sample_size": 16,
 }
+XL_UNET = {
+    "attention_head_dim": 2,
+    "block_out_channels": (8,),
+    "down_block_types": ("CrossAttnDownBlock2D",),
+    "up_block_types": ("CrossAttnUpBlock2D",),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "transformer_layers_per_block": 1,
+}
+"""One level: sizes and embeddings of texts beside the time are what others do not have."""
 MIN_SHARE = {"int8": 0.7, "fp8": 0.7}
 """Of the work in 8 bits: attention's products, first and last convolutions stay float."""
 MIN_DB = {"fp16": 50.0, "int8": 12.0, "fp8": 10.0}
@@ -77,6 +88,21 @@ def test_the_unet_of_stable_diffusion(
     rtx: Library, stable: dict[str, ReadyPart], precision: str, tmp_path: Path
 ) -> None:
     check_built(rtx, stable["unet"], precision, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def xl(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ReadyPart]:
+    folder = tmp_path_factory.mktemp("xl")
+    text = {"num_hidden_layers": 2}
+    write_stable_diffusion_xl(folder, unet=XL_UNET, vae=VAE, text=text, text_2=text)
+    return parts_of(resolve(str(folder)))
+
+
+@pytest.mark.parametrize("name", ["text_encoder_2", pytest.param("unet", marks=pytest.mark.slow)])
+def test_the_parts_of_xl_that_others_do_not_have(
+    rtx: Library, xl: dict[str, ReadyPart], name: str, tmp_path: Path
+) -> None:
+    check_built(rtx, xl[name], "fp16", tmp_path)
 
 
 @pytest.mark.slow

@@ -216,6 +216,19 @@ def test_adapters_that_are_refused(
         resolve(str(original), options={"lora": (str(tmp_path / "a.safetensors"),)})
 
 
+def test_an_adapter_of_another_base_has_an_exit_code_of_its_own(original: Path, tmp_path: Path) -> None:
+    """As the one of Stable Diffusion 2 does for 1.5: the same names, other widths; a part of it is nothing."""
+    others = {
+        "unet.conv_in.lora_A.weight": torch.ones(2, 5, 3, 3),
+        "unet.conv_in.lora_B.weight": torch.ones(16, 2, 1, 1),
+    }
+    save_file(others, tmp_path / "a.safetensors")
+    for partial in ({}, {"lora_partial": True}):
+        with pytest.raises(AdapterError, match=r"as one of .* the model's is of") as caught:
+            resolve(str(original), options={"lora": (str(tmp_path / "a.safetensors"),), **partial})
+        assert (caught.value.exit_code, caught.value.hint) == (3, "it is an adapter of another model")
+
+
 PARTLY: dict[str, tuple[int, ...]] = {
     "unet.conv_in.lora_A.weight": (2, 4, 3, 3),
     "unet.conv_in.lora_B.weight": (16, 2, 1, 1),

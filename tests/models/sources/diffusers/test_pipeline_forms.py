@@ -25,6 +25,18 @@ def test_zeros_in_place_of_a_negative_text() -> None:
     assert not FORMS["StableDiffusionPipeline"].zero_negative({"force_zeros_for_empty_prompt": True})
 
 
+def test_the_scaling_factor_of_another_models_autoencoder_is_told() -> None:
+    for name, own, other in (
+        ("StableDiffusionPipeline", 0.18215, 0.13025),
+        ("LatentConsistencyModelPipeline", 0.18215, 0.13025),
+        ("StableDiffusionXLPipeline", 0.13025, 0.18215),
+        ("StableDiffusionXLInpaintPipeline", 0.13025, 0.18215),
+    ):
+        assert FORMS[name].scaling_notes(own) == FORMS[name].scaling_notes(1.0) == ()  # 1: AutoencoderTiny, of both
+        (note,) = FORMS[name].scaling_notes(other)
+        assert note.startswith(f"the VAE's scaling_factor is {other}, that of Stable Diffusion")
+
+
 def test_a_refiner() -> None:
     refuse_refiner({"requires_aesthetics_score": False})
     refuse_refiner({})

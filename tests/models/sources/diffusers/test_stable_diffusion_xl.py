@@ -144,6 +144,36 @@ def test_equal_seeds_give_diffusers_latents(name: str, theirs: dict[str, Any], o
         assert error(expected, mine.generate(PROMPT, seed=SEED + 1, **asked)) > 100 * MAX_ERROR
 
 
+SECOND, SECOND_NEGATIVE = "the house light", "dusk at the star"
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "ours"),
+    [
+        ("base", {"prompt_2": SECOND}, {"prompt_2": SECOND}),
+        ("base", {"prompt_2": ""}, {"prompt_2": ""}),
+        (
+            "base",
+            {"prompt_2": SECOND, "negative_prompt": NEGATIVE, "negative_prompt_2": SECOND_NEGATIVE},
+            {"prompt_2": SECOND, "negative": NEGATIVE, "negative_2": SECOND_NEGATIVE},
+        ),
+        ("an end that is said", {"negative_prompt_2": SECOND_NEGATIVE}, {"negative_2": SECOND_NEGATIVE}),
+    ],
+)
+def test_a_second_prompt_is_read_by_the_second_text_encoder(
+    name: str, theirs: dict[str, Any], ours: dict[str, Any]
+) -> None:
+    pipeline, program = written(name)
+    expected = their_latents(pipeline, count=2, steps=5, **theirs)
+    with opened(program) as mine:
+        asked: dict[str, Any] = {"steps": 5, "count": 2, "seed": SEED, "output": "latents"}
+        assert error(expected, mine.generate(PROMPT, **asked, **ours)) <= MAX_ERROR
+        for left_out in (key for key, text in ours.items() if text):
+            others = {key: text for key, text in ours.items() if key != left_out}
+            if "negative" in others or left_out != "negative":
+                assert error(expected, mine.generate(PROMPT, **asked, **others)) > 10 * MAX_ERROR, left_out
+
+
 def test_no_negative_text_and_an_empty_one_are_two_things() -> None:
     with opened(written("base")[1]) as ours:
         asked: dict[str, Any] = {"steps": 2, "seed": SEED, "output": "latents"}

@@ -15,7 +15,17 @@ from aigc_models.sources import outline, resolve
 from aigc_models.sources.diffusers.text_to_image import read_text_to_image
 from aigc_runtime.errors import AigcError, CheckpointError
 
-from .small_sd import LEADING, SD15_UNET, clip_vocabulary, diffusers, make_vae, write_stable_diffusion, write_tokenizer
+from .small_sd import (
+    BEGIN,
+    END,
+    LEADING,
+    SD15_UNET,
+    clip_vocabulary,
+    diffusers,
+    make_vae,
+    write_stable_diffusion,
+    write_tokenizer,
+)
 
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
 TEXT_FILE = "text_encoder/model.safetensors"
@@ -207,6 +217,26 @@ def test_a_missing_file(gone: str, message: str, folder: Path) -> None:
     (folder / gone).unlink()
     with pytest.raises(CheckpointError, match=message):
         resolve(str(folder))
+
+
+def test_what_may_be_of_another_model_is_told(folder: Path) -> None:
+    """Of the same sizes, so that nothing else gives it away: only the numbers that were published do."""
+
+    def told() -> list[str]:
+        return [note for note in outline(str(folder))[1].notes if "does not belong" in note or "misread" in note]
+
+    assert told() == []
+    edit(folder / "vae" / "config.json", scaling_factor=0.13025)
+    assert [note.partition(":")[0] for note in told()] == [
+        "the VAE's scaling_factor is 0.13025, that of Stable Diffusion XL"
+    ]
+    edit(folder / "vae" / "config.json", scaling_factor=0.5)  # nobody's
+    tokens = [*list(clip_vocabulary())[:512], BEGIN, END]  # bytes, and no merge of them
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    assert [note.partition(":")[0] for note in told()] == [
+        "the tokenizer has 514 of the 546 tokens that the text encoder knows"
+    ]
 
 
 def test_a_tokenizer_with_added_tokens(folder: Path) -> None:
