@@ -183,7 +183,9 @@ def check_text_vectors(settings: Any, assets: Mapping[str, bytes], data: bytes) 
 def _parsed(data: bytes) -> TextVectors:
     if len(data) > MAX_VECTORS_BYTES:
         raise BundleError(f"the file of texts has {len(data):,} bytes", hint=f"at most {MAX_VECTORS_BYTES:,} are read")
-    vectors = from_json(TextVectors, loads_strict(data, what="the file of texts"), where="texts")
+    found = loads_strict(data, what="the file of texts")
+    found = {"prompts": [], **found} if isinstance(found, dict) else found  # earlier bundles have none
+    vectors = from_json(TextVectors, found, where="texts")
     if (vectors.format, vectors.version) != (FORMAT, VERSION):
         raise BundleError(
             f"the file of texts is {vectors.format!r} {vectors.version}", hint=f"must be {FORMAT!r} {VERSION}"

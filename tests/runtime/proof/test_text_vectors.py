@@ -125,6 +125,10 @@ def test_a_bundle_whose_texts_come_out_as_recorded(
     assert dict(Bundle.open(path).assets) == ASSETS
 
 
+def test_a_file_of_before_there_were_prompts(tmp_path: Path, vectors: dict[str, Any]) -> None:
+    assert verified(write(tmp_path, {name: value for name, value in vectors.items() if name != "prompts"})).passed
+
+
 def changed(place: tuple[Any, ...], value: Any) -> Callable[[dict[str, Any]], None]:
     def change(vectors: dict[str, Any]) -> None:
         inner: Any = vectors
