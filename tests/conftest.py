@@ -6,12 +6,30 @@ import gc
 import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 # A device that checks signatures, or a shell that shows tracebacks, sets these; a test that means one sets it itself.
 for variable in ("AIGC_TRUSTED_KEYS", "AIGC_KEY_PASSPHRASE", "AIGC_DEBUG", "SOURCE_DATE_EPOCH"):
     os.environ.pop(variable, None)
+
+
+LONG_SECONDS = 300
+"""The limit that every test has; a file that asks for more is among the longest."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the files, the longest come first: none is left for one process at the end."""
+    if not hasattr(config, "workerinput"):
+        return
+    weights: dict[Path, float] = {}
+    for item in items:
+        limit = item.get_closest_marker("timeout")
+        long = limit is not None and limit.args[0] > LONG_SECONDS
+        weights[item.path] = weights.get(item.path, 0) + 100 * long + (item.get_closest_marker("slow") is not None)
+    items.sort(key=lambda item: -weights[item.path])
 
 
 def pytest_collection_finish() -> None:

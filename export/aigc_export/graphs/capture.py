@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from aigc_calibration.bodies import all_graphs, all_nodes
 from aigc_calibration.transposed import transpose_weights
 from aigc_export.errors import CaptureError
+from aigc_export.graphs.decompose import decomposed_in_place
 from aigc_export.graphs.determinism import check_deterministic, check_repeats
 from aigc_export.graphs.traced_once import computes_the_same, traced_once
 from aigc_models.example_sizes import example_sizes, run_sizes
@@ -98,7 +99,7 @@ def capture(part: Part, *, opset: int = 20, model_config: Mapping[str, Any] | No
 def _export(part: Part, arguments: tuple[Any, ...], opset: int) -> ONNXProgram | None:
     import torch
 
-    with _quiet(), torch.no_grad():
+    with _quiet(), torch.no_grad(), decomposed_in_place():
         return torch.onnx.export(
             part.module,
             arguments,

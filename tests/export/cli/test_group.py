@@ -137,6 +137,7 @@ def test_the_two_caches_from_the_shell(checkpoints: Path, tmp_path: Path, capsys
         assert {s.kind for s in Bundle.open(tmp_path / kind).manifest.interface.state} == {kind}
 
 
+@pytest.mark.slow
 def test_a_sample_of_any_size_from_the_shell(checkpoints: Path, tmp_path: Path, capsys: Capture) -> None:
     assert run(export_arguments("unet", checkpoints, tmp_path / "out", "--dynamic-size")) == 0
     sample = next(t for t in Bundle.open(tmp_path / "out").manifest.interface.inputs if t.name == "sample")

@@ -30,7 +30,7 @@ from aigc_runtime.system.interrupts import handled_signals
 
 SMALL = {
     "classifier": ["--batch-size", "8", "--steps", "60"],
-    "lm": ["--batch-size", "2", "--steps", "12"],
+    "lm": ["--batch-size", "2", "--steps", "5"],
     "unet": ["--batch-size", "2", "--steps", "40", "--size", "8"],
     "gan": ["--batch-size", "2", "--steps", "60", "--size", "8"],
     "stylegan2": ["--batch-size", "2", "--steps", "40", "--size", "8", "--width", "8"],

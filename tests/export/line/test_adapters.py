@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.models.sources.diffusers.small_sd import write_stable_diffusion
+from tests.models.sources.diffusers.small_sd import TWO_LEVELS, write_stable_diffusion
 from tests.models.sources.gguf.small_files import write_model
 from tests.models.sources.lora.test_adapter import CONFIG, write
 from tests.models.sources.transformers.small_models import small_model
@@ -55,7 +55,7 @@ def test_a_pipeline_with_a_textual_inversion_and_a_part_of_an_adapter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_stable_diffusion(tmp_path / "sd")
+    write_stable_diffusion(tmp_path / "sd", **TWO_LEVELS)
     save_file({"emb_params": torch.ones(2, 24)}, tmp_path / "cat.safetensors")
     pair = {"unet.conv_in.lora_A.weight": torch.ones(2, 4, 3, 3), "unet.conv_in.lora_B.weight": torch.ones(16, 2, 1, 1)}
     save_file({**pair, "unet.other.hada_w1_a": torch.ones(2, 2)}, tmp_path / "a.safetensors")

@@ -19,6 +19,7 @@ from aigc_runtime.bundle.bundle import load_bundle
 from aigc_runtime.core.compare import psnr_db
 from aigc_runtime.core.tensors import Array
 
+from ...models.sources.diffusers.small_sd import TWO_LEVELS as SMALL
 from ...models.sources.diffusers.small_sd import write_stable_diffusion
 from ...models.sources.diffusers.small_xl import write_stable_diffusion_xl
 
@@ -45,7 +46,7 @@ sys.exit(run(sys.argv[1:]))
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     folder = tmp_path_factory.mktemp("sd")
-    pipeline = write_stable_diffusion(folder / "sd")
+    pipeline = write_stable_diffusion(folder / "sd", unet=SMALL["unet"], vae={"layers_per_block": 1})
     export_model(export_recipe(str(folder / "sd"), quality_samples=2), folder / "out")
     return pipeline, folder / "out"
 

@@ -175,6 +175,7 @@ def test_a_search_warns_too(models: Path, tmp_path: Path) -> None:
     assert "ranges change from one half of the samples to the other" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.stress)])
 def test_the_defaults_of_a_shipped_model_are_enough(seed: int, tmp_path: Path) -> None:
     from aigc_export.recipes.recipe import export_recipe

@@ -87,6 +87,7 @@ def test_a_bundle_of_the_toy_goes_through_every_verb(
     assert (tmp_path / "again" / "model.toy").read_bytes() == (exported["int8"] / "model.toy").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_search_times_the_toy(checkpoints: Path, tmp_path: Path) -> None:
     output = tmp_path / "auto"
     words = [

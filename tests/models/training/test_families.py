@@ -48,7 +48,7 @@ def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "metrics", "samples"),
     [
-        ("lm", {"bits_per_byte"}, 12),
+        pytest.param("lm", {"bits_per_byte"}, 12, marks=pytest.mark.slow),
         ("unet", {"class_accuracy", "frechet_distance"}, 12),
         ("gan", {"class_accuracy", "frechet_distance"}, 12),
         ("stylegan2", {"class_accuracy", "frechet_distance"}, 12),

@@ -179,6 +179,7 @@ def test_a_file_that_the_disk_does_not_give_is_named(bundle: Path, monkeypatch: 
         Bundle.open(bundle)
 
 
+@pytest.mark.any_python
 def test_every_single_byte_flip_is_found(bundle: Path) -> None:
     digest = Bundle.open(bundle).manifest_sha256
     rng = random.Random(0)

@@ -117,6 +117,7 @@ def test_the_draw_inverts_the_cumulative_distribution() -> None:
     assert draws(LOGITS, WARM, 500, seed=11).tolist() == expected
 
 
+@pytest.mark.any_python
 def test_frequencies() -> None:
     rng = np.random.default_rng(0)
     logits = rng.standard_normal((1, 20)).astype(np.float32)

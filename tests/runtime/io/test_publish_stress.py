@@ -28,12 +28,14 @@ def run(mode: str, folder: Path, count: int, seed: int = 0) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.any_python
 @pytest.mark.parametrize("publishes", [80, pytest.param(1000, marks=pytest.mark.stress)])
 def test_eight_writers_over_names_that_begin_alike(publishes: int, tmp_path: Path) -> None:
     told = run("writers", tmp_path, publishes)
     assert told == {"publishes": publishes, "torn": [], "lost": [], "spurious": [], "left": []}
 
 
+@pytest.mark.any_python
 @pytest.mark.parametrize("kills", [20, pytest.param(200, marks=[pytest.mark.stress, pytest.mark.timeout(600)])])
 def test_writers_killed_at_random_moments(kills: int, tmp_path: Path) -> None:
     told = run("kills", tmp_path, kills)

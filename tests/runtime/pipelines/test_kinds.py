@@ -180,6 +180,7 @@ def test_an_option_of_two_kinds_is_one_object() -> None:
     assert all(option.help for option in options)
 
 
+@pytest.mark.any_python
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
 def test_every_option_means_nothing_to_the_kinds_that_do_not_name_it(
     kind: PipelineKind, toy_bundles: Any, tmp_path: Any, capsys: pytest.CaptureFixture[str]

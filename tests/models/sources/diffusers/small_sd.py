@@ -128,6 +128,24 @@ PIPELINES: dict[str, dict[str, Any]] = {
     },
 }
 
+TWO_LEVELS: dict[str, Any] = {
+    "unet": {
+        **SD15_UNET,
+        "block_out_channels": (16, 32),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "layers_per_block": 1,
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    },
+    "vae": {
+        "block_out_channels": (8, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "layers_per_block": 1,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    },
+    "text": {**SD15_TEXT, "num_hidden_layers": 2},
+}
+"""SD 1.5 with less of everything, where what is shown does not depend on how much there is."""
+
 
 def byte_characters() -> list[str]:
     """The 256 characters that stand for bytes (Radford et al. 2019): those that print, then others from 256 on."""

@@ -65,6 +65,7 @@ def attempt(name: str, gpu: SimulatedGpu) -> EngineError | None:
     return failure
 
 
+@pytest.mark.any_python
 @pytest.mark.parametrize("name", WORKS)
 def test_every_call_may_fail(name: str) -> None:
     whole = SimulatedGpu()

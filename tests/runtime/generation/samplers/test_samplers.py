@@ -91,6 +91,7 @@ def test_deterministic_samplers_reach_the_data(name: str, error: float, config: 
     assert np.abs(run(name, config, 100, x) - exact(make_levels(config, 100), x)).max() < error
 
 
+@pytest.mark.any_python
 @pytest.mark.parametrize("config", [SMOOTH, ZERO_SNR], ids=["epsilon", "v-zero-snr"])
 @pytest.mark.parametrize(
     ("name", "eta"),
