@@ -39,11 +39,17 @@ class _WholeError(Exception):
 def decomposed_in_place() -> Iterator[None]:
     """Let PyTorch's exporter decompose, and convert types, one operator after the other in the traced program."""
     from torch.export import ExportedProgram
-    from torch.onnx._internal.fx.passes import type_promotion
 
+    try:
+        from torch.onnx._internal.fx.passes import type_promotion
+
+        promoting: Any = type_promotion._TypePromotionInterpreter
+        rule_of, run_each, _ = type_promotion.get_type_promotion_rule, promoting.run_node, promoting._maybe_promote_node
+    except (ImportError, AttributeError) as err:  # another PyTorch has its own way of it, which only takes longer
+        _LOG.debug("operators are not decomposed by themselves: %s", err)
+        yield
+        return
     whole: Callable[..., ExportedProgram] = ExportedProgram.run_decompositions
-    promoting: Any = type_promotion._TypePromotionInterpreter
-    run_each = promoting.run_node
 
     def run_decompositions(program: ExportedProgram, table: Table | None = None, **options: Any) -> ExportedProgram:
         if table is not None and not options and decompose(program, table):
@@ -55,7 +61,7 @@ def decomposed_in_place() -> Iterator[None]:
         if node.op != "call_function" or "val" not in node.meta:
             return run_each(self, node)
         with self._set_current_node(node):
-            if rule := type_promotion.get_type_promotion_rule(node, self.type_promotion_table):
+            if rule := rule_of(node, self.type_promotion_table):
                 self._maybe_promote_node(node, rule)
         return node.meta["val"]
 
@@ -80,6 +86,7 @@ def decompose(program: ExportedProgram, table: Table) -> bool:
         if interrupted_by(err):
             raise
         _LOG.debug("operators are not decomposed by themselves: %s: %s", type(err).__name__, err)
+        program.graph_module.recompile()  # some may have been, already
         return False
     program.graph_module.graph.lint()
     program.graph_module.recompile()

@@ -200,3 +200,21 @@ def test_all_is_put_back() -> None:
     with pytest.raises(RuntimeError, match="stop"):
         fail()
     assert before == (ExportedProgram.run_decompositions, type_promotion._TypePromotionInterpreter.run_node)
+
+
+def test_a_pytorch_that_converts_types_in_another_way_takes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = ExportedProgram.run_decompositions
+    monkeypatch.delattr(type_promotion, "get_type_promotion_rule")
+    with decomposed_in_place():
+        assert ExportedProgram.run_decompositions is before
+
+
+def test_what_was_decomposed_before_it_failed_is_still_the_program(decompositions: dict[Any, Any]) -> None:
+    """The first operator is replaced by others, then one stops it: PyTorch goes on from there."""
+    module = Function(lambda x, inner: (inner(x).relu(), x.to(torch.float32)), nn.Unflatten(1, (2, 2)))
+    program = exported(module)
+    assert not decompose(program, decompositions)
+    found = program.run_decompositions(decompositions).module()(images(3, 4))
+    x = images(3, 4)
+    assert torch.equal(found[0], x.reshape(x.shape[0], 2, 2, *x.shape[2:]).relu())
+    assert torch.equal(found[1], images(3, 4))
