@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["inspect_model", "model_facts"]
 
 SCHEMA = "aigc-export-inspect-model/1"
+SEVERAL_GRAPHS = (
+    "a search chooses for one graph, and this model becomes several: choose a precision, or PART=PRECISION,... for each"
+)
 BIGGEST_UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
@@ -71,7 +74,7 @@ def model_facts(model: str, machine: Machine) -> dict[str, Any]:
         "shape": None if known.config is None else _shape(known.config),
         "text": None if known.text is None or known.config is None else _text(known.text, known.config.vocab_size),
         "cache": None if known.config is None else _cache(known.config),
-        "targets": _targets(),
+        "targets": _targets(known),
         "sizes_on": DEFAULT_TARGET,
         "precisions": _precisions(known, machine),
         "machine": {
@@ -149,15 +152,16 @@ def _cache(config: LMConfig) -> dict[str, int]:
     return {"token_bytes": cache_bytes(config, 1), "growing_most_bytes": whole, "buffer_bytes": whole}
 
 
-def _targets() -> dict[str, Any]:
-    return {
-        target.name: {
+def _targets(known: Outline) -> dict[str, Any]:
+    told = {}
+    for target in known_targets():
+        refused = {"auto": SEVERAL_GRAPHS} if known.several_parts and "auto" in target.precisions else {}
+        told[target.name] = {
             "summary": target.summary,
-            "precisions": list(target.precisions),
-            "refused": dict(target.refused),
+            "precisions": [name for name in target.precisions if name not in refused],
+            "refused": {**target.refused, **refused},
         }
-        for target in known_targets()
-    }
+    return told
 
 
 def _precisions(known: Outline, machine: Machine) -> dict[str, Any]:

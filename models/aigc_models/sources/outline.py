@@ -32,6 +32,7 @@ class Outline:
         config: of a language model.
         text: its tokenizer and what belongs to it.
         notes: for the user.
+        several_parts: whether it is known that it becomes several graphs.
     """
 
     kind: str = ""
@@ -42,6 +43,7 @@ class Outline:
     config: LMConfig | None = None
     text: TextAssets | None = None
     notes: tuple[str, ...] = ()
+    several_parts: bool = False
 
 
 def stored_bytes(tensors: Iterable[tuple[str, StoredTensor]]) -> dict[str, int]:

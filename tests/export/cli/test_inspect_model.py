@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.models.sources.diffusers.small_sd import write_stable_diffusion
 from tests.models.sources.transformers.small_models import VOCABULARY, small_model
 
 from aigc_export.cli import run
@@ -56,6 +57,14 @@ def test_what_each_target_runs_is_what_it_says_itself(folder: Path) -> None:
     for name, target in TARGETS.items():
         assert found[name]["precisions"] == list(target.precisions)
         assert found[name]["refused"] == dict(target.refused)
+
+
+def test_a_pipeline_of_several_graphs_is_not_searched(tmp_path: Path, capsys: Capture) -> None:
+    write_stable_diffusion(tmp_path / "sd")
+    assert run(["inspect", str(tmp_path / "sd"), "--json"]) == 0
+    target = json.loads(capsys.readouterr().out)["targets"]["ort-cpu"]
+    assert "auto" not in target["precisions"]
+    assert "PART=PRECISION" in target["refused"]["auto"]
 
 
 def test_sizes_and_what_does_not_fit(folder: Path) -> None:

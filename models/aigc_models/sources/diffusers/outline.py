@@ -60,7 +60,7 @@ def _outline_text_to_image(path: Path) -> Outline:
         f"{_sampling(found.settings.default_sampler, found.settings.schedule)}, "
         f"guidance {found.settings.default_guidance_scale:g}",
     )
-    known = Outline(kind="text_to_image", architecture=found.kind, family=found.kind, notes=says)
+    known = Outline(kind="text_to_image", architecture=found.kind, family=found.kind, notes=says, several_parts=True)
     return _with_weights(known, found.folders, notes=found.notes)
 
 
@@ -128,4 +128,5 @@ def _with_weights(known: Outline, components: Mapping[str, Path], *, notes: tupl
         parameters=parameters,
         stored={} if parameters is None else dict(sorted(stored.items(), key=lambda item: -item[1])),
         notes=tuple(found),
+        several_parts=known.several_parts,
     )
