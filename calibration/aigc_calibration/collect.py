@@ -87,6 +87,7 @@ def collect(
     channels: Collection[str] = (),
     channel_axis: int = -1,
     magnitudes: bool = False,
+    every: int = 1,
     progress: Callable[[int], None] | None = None,
     observe: Callable[[Mapping[str, Array], Mapping[str, Array]], None] | None = None,
     threads: int | None = None,
@@ -101,6 +102,7 @@ def collect(
         channel_axis: where their channels lie.
         magnitudes: watch the largest magnitude of each row alone, as a value of its own: fast, and in little memory.
             Nothing is known then of channels.
+        every: of the numbers of a value, count every so manyth; the least and the largest are of all.
         progress: called after every batch with the number of samples seen.
         observe: called with every batch and the values of the graph on it, both by name.
         threads: of the engine.
@@ -129,7 +131,7 @@ def collect(
                     hint="the float model itself fails on this sample: check the calibration data and the checkpoint",
                 )
             for half, part in zip(found[name].splits, _split(value, rows, first), strict=True):
-                half.update(part)
+                half.update(part, every=every)
             if name in channels:
                 found[name].watch_channels(value, channel_axis)
         if observe is not None:

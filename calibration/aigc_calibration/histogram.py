@@ -45,18 +45,27 @@ class Histogram:
     zeros: int = 0
     huge: int = 0
 
-    def update(self, values: Array) -> None:
-        """Add values of any shape; they must not be NaN."""
+    def update(self, values: Array, *, every: int = 1) -> None:
+        """Add values of any shape; they must not be NaN.
+
+        Args:
+            values: all of which decide `low`, `high` and `huge`.
+            every: every so manyth of them is counted, from the first on.
+        """
         flat = np.asarray(values, dtype=np.float32).reshape(-1)
-        sane = np.abs(flat) < HUGE
-        if not sane.all():
-            self.huge += int(flat.size - np.count_nonzero(sane))
-            flat = flat[sane]
         if flat.size == 0:
             return
-        self.count += flat.size
         low, high = float(flat.min()), float(flat.max())
+        if max(-low, high) >= HUGE:
+            sane = np.abs(flat) < HUGE
+            self.huge += int(flat.size - np.count_nonzero(sane))
+            flat = flat[sane]
+            if flat.size == 0:
+                return
+            low, high = float(flat.min()), float(flat.max())
         self.low, self.high = min(self.low, low), max(self.high, high)
+        flat = flat[::every]
+        self.count += flat.size
         nonzero = int(np.count_nonzero(flat))
         self.zeros += flat.size - nonzero
         if nonzero == 0:

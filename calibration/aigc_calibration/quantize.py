@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_SAMPLES", "Quantized", "plan_calibrated", "plan_chosen", "quantize"]
 
+COUNTED_FOR_WEIGHTS = 13
+"""Every so manyth number of what weights alone are multiplied with is counted: its magnitude is all that is asked for.
+It divides no usual width, so that all channels have their turn."""
 RUNS_IN_FLOAT = "the engine runs it in float"
 """Why a site stays float that was to be low precision: what it is fed to or from keeps the engine from it."""
 
@@ -244,7 +247,9 @@ def _quantize_weights(
             moments = SecondMoments(readings)
         observe = None if moments is None else partial(_add_batch, moments, data)
         progressed = None if moments is None else report
-        statistics = collect(graph, data, watched, observe=observe, threads=threads, progress=progressed)
+        statistics = collect(
+            graph, data, watched, every=COUNTED_FOR_WEIGHTS, observe=observe, threads=threads, progress=progressed
+        )
     seen = {name: found.histogram for name, found in statistics.tensors.items()}
     problems = {node: value_problem(values, seen, least=0.0) for node, values in fitted.items()}
     plan = plan.with_float({node: why for node, why in problems.items() if why})

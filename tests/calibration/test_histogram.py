@@ -57,6 +57,23 @@ def test_every_value_lies_in_its_bin(values: Array) -> None:
     assert (histogram.low, histogram.high) == (values.min(), values.max())
 
 
+@given(floats, st.integers(1, 13))
+@settings(max_examples=40, deadline=None)
+def test_of_every_so_manyth_the_extremes_are_those_of_all(values: Array, every: int) -> None:
+    some, counted = Histogram(), of(values[::every])
+    some.update(values, every=every)
+    assert (some.low, some.high, some.count, some.zeros) == (values.min(), values.max(), counted.count, counted.zeros)
+    assert some.counts.sum() == counted.counts.sum()
+
+
+def test_a_mask_constant_is_seen_among_those_that_are_not_counted() -> None:
+    values = np.ones(27, np.float32)
+    values[5] = -np.inf
+    some = Histogram()
+    some.update(values, every=13)
+    assert (some.huge, some.count, some.amax) == (1, 2, 1.0)
+
+
 def test_magnitudes_are_those_of_both_signs() -> None:
     histogram = of(np.array([-1.0, 1.0, 2.0, 0.0], dtype=np.float32))
     centers, counts = histogram.magnitudes()
