@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import struct
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,15 +13,11 @@ import pytest
 from aigc_runtime.errors import EngineMissingError
 from aigc_runtime.io.pictures import MAX_PIXELS, ImageError, read_pixels
 
+from .picture_files import RGB, bomb, cmyk, cut, empty, film, saved
+
 Image: Any = pytest.importorskip("PIL.Image")
-RNG = np.random.default_rng(0)
-RGB = RNG.integers(0, 256, (5, 7, 3), np.uint8)
+RNG = np.random.default_rng(1)
 RGBA = np.concatenate([RGB, RNG.integers(0, 200, (5, 7, 1), np.uint8)], axis=2)
-
-
-def saved(folder: Path, pixels: np.ndarray, name: str = "a.png", **options: Any) -> Path:
-    Image.fromarray(pixels).save(folder / name, **options)
-    return folder / name
 
 
 @pytest.mark.parametrize(
@@ -55,38 +49,6 @@ def test_a_photo_is_turned_as_it_is_meant(tmp_path: Path) -> None:
     found = read_pixels(saved(tmp_path, RGBA, exif=exif))
     np.testing.assert_array_equal(found.in_8_bits(), np.rot90(RGBA, -1))
     assert found.notes == ("turned as the EXIF orientation says",)
-
-
-def bomb(folder: Path) -> Path:
-    """A PNG that announces 40,000 x 40,000 pixels in a few bytes."""
-    parts = [b"\x89PNG\r\n\x1a\n"]
-    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
-    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")):
-        parts.append(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
-    (folder / "bomb.png").write_bytes(b"".join(parts))
-    return folder / "bomb.png"
-
-
-def film(folder: Path) -> Path:
-    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
-    frames[0].save(folder / "film.gif", save_all=True, append_images=frames[1:])
-    return folder / "film.gif"
-
-
-def cmyk(folder: Path) -> Path:
-    Image.fromarray(RGB).convert("CMYK").save(folder / "print.jpg")
-    return folder / "print.jpg"
-
-
-def empty(folder: Path) -> Path:
-    (folder / "empty.png").touch()
-    return folder / "empty.png"
-
-
-def cut(folder: Path) -> Path:
-    path = saved(folder, RGB, "cut.png")
-    path.write_bytes(path.read_bytes()[:-30])
-    return path
 
 
 @pytest.mark.parametrize(

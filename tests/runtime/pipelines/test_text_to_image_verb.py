@@ -16,7 +16,7 @@ from aigc_runtime.io.npy import write_npy
 from aigc_runtime.pipelines import KINDS
 from aigc_runtime.pipelines.text_to_image_verb import REQUEST_KEYWORD
 
-from ..io.test_pictures import bomb, cmyk, cut, film, saved
+from ..io.picture_files import bomb, cmyk, cut, film, saved
 from .picture_toys import pipeline, xl_pipeline
 
 Image: Any = pytest.importorskip("PIL.Image")
