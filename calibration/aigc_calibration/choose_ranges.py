@@ -27,6 +27,7 @@ from aigc_calibration.sites import find_sites
 from aigc_calibration.weights import QuantizedWeight
 from aigc_runtime.core.progress import Progress, phase
 from aigc_runtime.core.tensors import Array
+from aigc_runtime.system.host_memory import give_back_memory
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -79,9 +80,11 @@ def choose_ranges(
     exact = open_onnx(model, outputs=outputs, threads=threads)
     wanted = [[exact(feeds) for feeds in some] for some in (judged, checked)]
     del exact
+    give_back_memory()
     graph = graph_with_ranges(model, first, weights, form)
     run = open_onnx(graph, outputs=outputs, threads=threads, optimize=False)
     names = {str(value.name) for value in graph.graph.inputs}
+    del graph
     owners = {output: owner for output, owner in range_owners(model).items() if owner in first.ranges}
     items = [name for name in _in_order(model, first) if name not in owners]
     most = max(LEAST_EVALUATIONS, data.rows // max(_rows(judged), 1))

@@ -8,6 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from aigc_calibration.bodies import bodies
+from aigc_calibration.computed import sizes_of
 from aigc_calibration.errors import PlanError
 from aigc_runtime.core.tensors import Array
 
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["add_constant", "finish", "insert_after"]
 
 
-def add_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+def add_constant(graph: ir.Graph, name: str, array: Array | ir.TensorProtocol) -> ir.Value:
     """Add an initializer; one of the model's own that has its name gets another."""
+    import numpy as np
     import onnx_ir as ir
 
-    tensor = ir.Tensor(array, name=name)
+    tensor = ir.Tensor(array, name=name) if isinstance(array, np.ndarray) else array
     present = graph.initializers.get(name)
     if present is not None and present.const_value is not None:
         if _same(present.const_value, tensor):
@@ -29,7 +31,7 @@ def add_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
         del graph.initializers[name]
         present.name = present.const_value.name = _free_name(graph, name)
         graph.initializers[str(present.name)] = present
-    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(sizes_of(tensor)), type=ir.TensorType(tensor.dtype))
     graph.initializers[name] = value
     return value
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aigc_calibration.computed import computed
 from aigc_calibration.edit import add_constant
 from aigc_calibration.emit import activation_grid, emit
 from aigc_calibration.formats import QdqFormat
@@ -48,7 +49,7 @@ def graph_with_ranges(
         graph, codes = node.graph, value.producer()
         assert graph is not None
         assert codes is not None
-        node.replace_input_with(1, add_constant(graph, f"{op.weight}_rounded", weights[op.weight].dequantize()))
+        node.replace_input_with(1, add_constant(graph, f"{op.weight}_rounded", _rounded(weights[op.weight])))
         graph.remove(codes, safe=True)
 
     plain = replace(form, nbits=False, moves_codes=False, phases=False, integer_bias=False, float_ops={})
@@ -60,6 +61,14 @@ def graph_with_ranges(
                 value.const_value = None
                 made.graph.inputs.append(value)
     return made
+
+
+def _rounded(weight: QuantizedWeight) -> ir.TensorProtocol:
+    """The numbers of a weight's codes, computed where they are written."""
+    import onnx_ir as ir
+
+    name = f"{weight.name}_rounded"
+    return computed(name, weight.dequantize, shape=weight.codes.shape, dtype=ir.DataType.FLOAT)
 
 
 def range_feeds(ranges: Collection[TensorPlan], form: QdqFormat) -> dict[str, Array]:
