@@ -23,6 +23,7 @@ from aigc_calibration.calibrate import Calibration
 from aigc_calibration.collect import Statistics, TensorStatistics
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.histogram import HALF_BINS, HUGE, Histogram
+from aigc_calibration.ranges import METHODS, Method
 from aigc_calibration.smooth import Source
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import BundleError
@@ -34,7 +35,7 @@ from aigc_runtime.io.user_file import open_plain
 
 __all__ = ["CACHE_VERSION", "read_calibration", "write_calibration"]
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 MAX_CACHE_BYTES = 2**31
 """Of all arrays, unpacked: room for the histograms of 16,000 values."""
 _HEADER = "header"
@@ -87,12 +88,19 @@ class _Header:
     samples_sha256: str
     tensors: tuple[_Tensor, ...]
     channels: tuple[str, ...]
+    methods: dict[str, Method]
+    choice: str
 
     def __post_init__(self) -> None:
         if not self.smoothing.keys() <= set(typing.get_args(Source)):
             raise CalibrationError(f"smoothing is {self.smoothing}", hint=f"valid: {typing.get_args(Source)}")
         if not all(0 <= strength <= 1 for strength in self.smoothing.values()):
             raise CalibrationError(f"smoothing is {self.smoothing}", hint="strengths lie between 0 and 1")
+        known = {tensor.name for tensor in self.tensors}
+        if not self.methods.keys() <= known or not set(self.methods.values()) <= METHODS.keys():
+            raise CalibrationError(
+                "it names methods that there are not, or of values that it does not hold", hint=_HINT
+            )
         if self.samples < 1 or self.batches < 1:
             raise CalibrationError(f"there are {self.samples} samples in {self.batches} batches")
 
@@ -116,6 +124,8 @@ def write_calibration(path: Path | str, calibration: Calibration) -> None:
         samples_sha256=found.samples_sha256,
         tensors=tuple(_Tensor(name=n, splits=tuple(_half(h) for h in found.tensors[n].splits)) for n in names),
         channels=tuple(calibration.channels),
+        methods=dict(sorted(calibration.methods.items())),
+        choice=calibration.choice,
     )
     arrays: dict[str, Array] = {_HEADER: np.frombuffer(json.dumps(to_json(header)).encode(), dtype=np.uint8)}
     counts = [[h.counts for h in found.tensors[n].splits] for n in names]
@@ -184,6 +194,8 @@ def read_calibration(path: Path | str) -> Calibration:
             tensors=tensors, samples=header.samples, batches=header.batches, samples_sha256=header.samples_sha256
         ),
         half_precision=header.half_precision,
+        methods=header.methods,
+        choice=header.choice,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aigc_calibration.collect import Statistics, collect
@@ -15,6 +15,7 @@ from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import OnnxFunction
 from aigc_calibration.plan import HALF_PRECISIONS, SitePrecision
 from aigc_calibration.planner import watched
+from aigc_calibration.ranges import Method
 from aigc_calibration.sites import find_sites
 from aigc_calibration.smooth import Source, smooth, smoothable
 from aigc_calibration.split import split_skips
@@ -47,6 +48,8 @@ class Calibration:
         statistics: of the graph after both.
         half_precision: whether results of all sites were watched too, as 16-bit formats need, and of all values the
             largest magnitudes alone.
+        methods: value -> the method of its range, where it was chosen by what it does to the outputs; empty if not.
+        choice: a sentence on how.
     """
 
     graph_sha256: str
@@ -55,6 +58,8 @@ class Calibration:
     channels: Mapping[str, Array]
     statistics: Statistics
     half_precision: bool
+    methods: Mapping[str, Method] = field(default_factory=dict)
+    choice: str = ""
 
 
 def needs_samples(config: QuantConfig, precision: SitePrecision) -> bool:

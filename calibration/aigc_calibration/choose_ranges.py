@@ -32,7 +32,7 @@ from aigc_runtime.system.host_memory import give_back_memory
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["CANDIDATES", "choose_ranges"]
+__all__ = ["CANDIDATES", "choose_ranges", "with_methods"]
 
 CANDIDATES: tuple[Method, ...] = ("mse", "minmax", "percentile")
 """Of which every range is one; where all are alike for the outputs, the first."""
@@ -102,6 +102,8 @@ def choose_ranges(
         return not _alike(plans[one].ranges[name], plans[other].ranges[name])
 
     found = descend(items, tuple(plans), cost, differs=differs, evaluations=most)
+    if found.evaluations < most:
+        report(most)  # there was nothing more to try
     uniform = min(plans, key=lambda method: found.alike[method])
     chosen = found.options
     if checked and set(chosen.values()) != {uniform}:
@@ -111,8 +113,24 @@ def choose_ranges(
             for one, cost_here in ((chosen, found.cost), (alike, found.alike[uniform]))
         )
         chosen = chosen if mixed < plain else alike
-    tensors = tuple(sorted(ranges(chosen), key=lambda tensor: tensor.name))
-    return replace(first, tensors=tensors, notes=(*first.notes, _sentence(found.alike, found.cost, found.evaluations)))
+    return with_methods(model, plans, chosen, _sentence(found.alike, found.cost, found.evaluations))
+
+
+def with_methods(
+    model: ir.Model, plans: Mapping[Method, QuantizationPlan], methods: Mapping[str, Method], note: str
+) -> QuantizationPlan:
+    """Take each range from the plan of its method.
+
+    Args:
+        model: the float graph of the plans.
+        plans: by the method of all their ranges; they differ in nothing else.
+        methods: of values; any other value has that of the first plan, and a result that of the activation it becomes.
+        note: for the plan.
+    """
+    uniform, first = next(iter(plans.items()))
+    owners = {output: owner for output, owner in range_owners(model).items() if owner in first.ranges}
+    tensors = tuple(plans[methods.get(owners.get(t.name, t.name), uniform)].ranges[t.name] for t in first.tensors)
+    return replace(first, tensors=tensors, notes=(*first.notes, note))
 
 
 def _sentence(alike: Mapping[Method, float], cost: float, evaluations: int) -> str:

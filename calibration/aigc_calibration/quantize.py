@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate, check_kind, needs_samples, smoothed
-from aigc_calibration.choose_ranges import CANDIDATES, choose_ranges
+from aigc_calibration.choose_ranges import CANDIDATES, choose_ranges, with_methods
 from aigc_calibration.collect import Statistics, collect
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import Coverage, Executed, check_executed, executed_sites, site_macs
@@ -22,6 +22,7 @@ from aigc_calibration.onnx_function import opened_when_called
 from aigc_calibration.plan import HALF_PRECISIONS, QuantizationPlan, SitePrecision
 from aigc_calibration.planner import half_plan, make_plan, round_weights
 from aigc_calibration.prepare import prepare
+from aigc_calibration.ranges import METHODS, Method
 from aigc_calibration.sites import find_sites
 from aigc_calibration.weight_only import apply_awq, quantize_weights, readings_of, weight_plan
 from aigc_calibration.weights import QuantizedWeight
@@ -32,7 +33,7 @@ from aigc_runtime.system.host_memory import give_back_memory
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["NO_SAMPLES", "Quantized", "plan_calibrated", "plan_chosen", "quantize"]
+__all__ = ["NO_SAMPLES", "Quantized", "plan_calibrated", "plan_chosen", "quantize", "with_choice"]
 
 COUNTED_FOR_WEIGHTS = 13
 """Every so manyth number of what weights alone are multiplied with is counted: its magnitude is all that is asked for.
@@ -151,7 +152,9 @@ def plan_chosen(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[ir.Model, QuantizationPlan]:
-    """Smooth a graph by its calibration and plan it; what the configuration leaves to `auto` is chosen on samples.
+    """Smooth a graph by its calibration and plan it.
+
+    What the configuration leaves to `auto` is as the calibration says, and else chosen on samples.
 
     Args:
         prepared: the float graph.
@@ -177,10 +180,18 @@ def plan_chosen(
         ]
         for method in CANDIDATES
     }
+    if calibration.methods:
+        return graph, with_methods(graph, plans, calibration.methods, calibration.choice)
     weights = round_weights(graph, plan, config, threads=threads)
     wanted = outputs or [str(value.name) for value in graph.graph.outputs]
     chosen = choose_ranges(graph, plans, weights, data, form, outputs=wanted, threads=threads, progress=progress)
     return graph, chosen
+
+
+def with_choice(calibration: Calibration, plan: QuantizationPlan) -> Calibration:
+    """Keep in a calibration what was chosen for a plan of it, so that other plans need not choose."""
+    methods: dict[str, Method] = {t.name: method for t in plan.tensors for method in METHODS if t.method == method}
+    return replace(calibration, methods=methods, choice=plan.notes[-1]) if plan.notes else calibration
 
 
 def _emitted(

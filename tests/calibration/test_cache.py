@@ -19,7 +19,7 @@ from aigc_calibration.config import QuantConfig
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.plan import SitePrecision
 from aigc_calibration.prepare import copy_graph, prepare
-from aigc_calibration.quantize import quantize
+from aigc_calibration.quantize import quantize, with_choice
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import OutputError
 
@@ -44,6 +44,7 @@ def assert_same(a: Calibration, b: Calibration) -> None:
         dict(b.smoothing),
         b.half_precision,
     )
+    assert (dict(a.methods), a.choice) == (dict(b.methods), b.choice)
     assert list(a.channels) == list(b.channels)
     for name in a.channels:
         np.testing.assert_array_equal(a.channels[name], b.channels[name], strict=True)
@@ -78,8 +79,10 @@ def test_the_comparison_of_this_test_can_fail(calibration: Calibration) -> None:
 def test_the_plan_from_a_cache_is_that_of_a_fresh_calibration(precision: SitePrecision, tmp_path: Path) -> None:
     model, data = small_network()
     fresh = quantize(model, data, CONFIG, precision=precision)
-    write_calibration(tmp_path / "c.npz", made("int8" if precision == "fp8" else precision))
+    kept = made("int8" if precision == "fp8" else precision)
+    write_calibration(tmp_path / "c.npz", with_choice(kept, fresh.plan) if precision == "int8" else kept)
     cached = read_calibration(tmp_path / "c.npz")
+    assert bool(cached.methods) == bool(cached.choice) == (precision == "int8")
     # One batch is left to count work on: the ranges can only come from the cache.
     again = quantize(model, Batches(data.feeds[:1]), CONFIG, precision=precision, calibration=cached)
     assert again.plan.dump() == fresh.plan.dump()
@@ -195,6 +198,14 @@ def unknown_source(header: dict[str, Any], arrays: dict[str, Any]) -> None:
     header["smoothing"] = {"loft": 0.5}
 
 
+def unknown_method(header: dict[str, Any], arrays: dict[str, Any]) -> None:
+    header["methods"] = {header["tensors"][0]["name"]: "best"}
+
+
+def method_of_nothing(header: dict[str, Any], arrays: dict[str, Any]) -> None:
+    header["methods"] = {"nothing": "mse"}
+
+
 def no_samples(header: dict[str, Any], arrays: dict[str, Any]) -> None:
     header["samples"] = 0
 
@@ -225,6 +236,8 @@ def no_samples(header: dict[str, Any], arrays: dict[str, Any]) -> None:
         (strong, "strengths lie between 0 and 1"),
         (unknown_source, "smoothing is"),
         (no_samples, "there are 0 samples"),
+        (unknown_method, "methods"),
+        (method_of_nothing, "it names methods that there are not, or of values that it does not hold"),
     ],
 )
 def test_a_file_that_does_not_hold_together(

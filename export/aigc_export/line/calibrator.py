@@ -10,7 +10,7 @@ from aigc_calibration.cache import write_calibration
 from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.prepare import prepare
-from aigc_calibration.quantize import plan_calibrated
+from aigc_calibration.quantize import plan_chosen, with_choice
 from aigc_export.graphs.passes import PassReport
 from aigc_export.prepare.calibration_data import described
 from aigc_export.prepare.prepare import Reporter, Stage, prepare_graph
@@ -85,7 +85,20 @@ def calibrate_model(
     found = calibrate(graph, data, config, precision=precision, threads=recipe.threads, progress=progress)
     seen = found.statistics
     reporter.report("calibrate", f"{described(data)}, {seen.batches} runs, {len(seen.tensors)} values")
-    _, plan = plan_calibrated(graph, found, config, precision=precision, form=recipe.target.format)
+    _, plan = plan_chosen(
+        graph,
+        data,
+        found,
+        config,
+        precision=precision,
+        form=recipe.target.format,
+        outputs=[tensor.name for tensor in model.part.interface.outputs],
+        threads=recipe.threads,
+        progress=progress,
+    )
+    found = with_choice(found, plan)
+    for note in plan.notes:
+        reporter.report("choose", note)
     reporter.warn(instability_warning(plan, seen, config))
     write_calibration(destination, found)
     reporter.report("write", str(destination))

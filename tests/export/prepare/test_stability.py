@@ -133,7 +133,7 @@ def test_unstable_ranges_are_warned_of_and_measured(models: Path, tmp_path: Path
         stages.append((name, what))
 
     stages: list[tuple[str, str]] = []
-    recipe = recipe_of("gan", models / "gan", tolerances=LOOSE, ranges="mse", **uneven(tmp_path / "uneven.npz", 8.0))
+    recipe = recipe_of("gan", models / "gan", tolerances=LOOSE, **uneven(tmp_path / "uneven.npz", 8.0))
     found = calibrate_model(recipe, tmp_path / "c.npz", stage=tell)
     worst = found.ranges[0]
     assert worst.instability > UNSTABLE
