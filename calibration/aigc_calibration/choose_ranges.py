@@ -85,16 +85,16 @@ def choose_ranges(
     run = open_onnx(graph, outputs=outputs, threads=threads, optimize=False)
     names = {str(value.name) for value in graph.graph.inputs}
     del graph
-    owners = {output: owner for output, owner in range_owners(model).items() if owner in first.ranges}
+    owners = _owners(model, first)
     items = [name for name in _in_order(model, first) if name not in owners]
     most = max(LEAST_EVALUATIONS, data.rows // max(_rows(judged), 1))
     count, report = itertools.count(1), phase(progress, "choice of ranges", most)
 
-    def ranges(chosen: Mapping[str, Method]) -> list[TensorPlan]:
-        return [plans[chosen[owners.get(name, name)]].ranges[name] for name in first.ranges]
+    def noise(chosen: Mapping[str, Method], batches: Sequence[Feeds], exact: Sequence[Feeds]) -> float:
+        return _noise(run, names, batches, exact, range_feeds(_ranges(plans, owners, chosen), form))
 
     def cost(chosen: Mapping[str, Method]) -> float:
-        found = _noise(run, names, judged, wanted[0], range_feeds(ranges(chosen), form))
+        found = noise(chosen, judged, wanted[0])
         report(next(count))
         return found
 
@@ -105,15 +105,14 @@ def choose_ranges(
     if found.evaluations < most:
         report(most)  # there was nothing more to try
     uniform = min(plans, key=lambda method: found.alike[method])
-    chosen = found.options
+    chosen, note = found.options, _sentence(found.alike, found.cost, found.evaluations)
     if checked and set(chosen.values()) != {uniform}:
         alike: Mapping[str, Method] = dict.fromkeys(items, uniform)
-        mixed, plain = (
-            cost_here + _noise(run, names, checked, wanted[1], range_feeds(ranges(one), form))
-            for one, cost_here in ((chosen, found.cost), (alike, found.alike[uniform]))
-        )
-        chosen = chosen if mixed < plain else alike
-    return with_methods(model, plans, chosen, _sentence(found.alike, found.cost, found.evaluations))
+        mixed = found.cost + noise(chosen, checked, wanted[1])
+        plain = found.alike[uniform] + noise(alike, checked, wanted[1])
+        if mixed >= plain:
+            chosen, note = alike, f"{note}; with other samples that is no better, and all ranges are by {uniform}"
+    return with_methods(model, plans, chosen, note)
 
 
 def with_methods(
@@ -127,10 +126,23 @@ def with_methods(
         methods: of values; any other value has that of the first plan, and a result that of the activation it becomes.
         note: for the plan.
     """
-    uniform, first = next(iter(plans.items()))
-    owners = {output: owner for output, owner in range_owners(model).items() if owner in first.ranges}
-    tensors = tuple(plans[methods.get(owners.get(t.name, t.name), uniform)].ranges[t.name] for t in first.tensors)
+    first = next(iter(plans.values()))
+    tensors = tuple(_ranges(plans, _owners(model, first), methods))
     return replace(first, tensors=tensors, notes=(*first.notes, note))
+
+
+def _owners(model: ir.Model, plan: QuantizationPlan) -> dict[str, str]:
+    """Map each result to the activation whose range it takes, where the plan has one."""
+    return {output: owner for output, owner in range_owners(model).items() if owner in plan.ranges}
+
+
+def _ranges(
+    plans: Mapping[Method, QuantizationPlan], owners: Mapping[str, str], methods: Mapping[str, Method]
+) -> list[TensorPlan]:
+    """The ranges of all values, in the order of the plans; see `with_methods`."""
+    uniform, first = next(iter(plans.items()))
+    by_method = {method: plan.ranges for method, plan in plans.items()}
+    return [by_method[methods.get(owners.get(t.name, t.name), uniform)][t.name] for t in first.tensors]
 
 
 def _sentence(alike: Mapping[Method, float], cost: float, evaluations: int) -> str:

@@ -92,7 +92,7 @@ def calibrate_model(
         config,
         precision=precision,
         form=recipe.target.format,
-        outputs=[tensor.name for tensor in model.part.interface.outputs],
+        outputs=model.output_names,
         threads=recipe.threads,
         progress=progress,
     )

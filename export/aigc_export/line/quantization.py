@@ -86,7 +86,7 @@ def _quantize(model: PreparedModel, recipe: ExportRecipe, reporter: Reporter, pr
         form=recipe.target.format,
         executed=recipe.target.executed,
         calibration=model.calibration,
-        outputs=[tensor.name for tensor in model.part.interface.outputs],
+        outputs=model.output_names,
         threads=recipe.threads,
         progress=progress,
     )

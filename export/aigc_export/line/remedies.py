@@ -82,7 +82,7 @@ def find_costly_modules(
         batches = prepared.data.batches(opened_when_called(graph))
         feeds = list(itertools.islice(batches, get_workload(prepared.program.kind).probe_batches))
         toggled = toggle_graph(graph, plan, quantized.weights, recipe.target.format)
-        probe = make_probe(toggled, [op.node for op in low], feeds, [t.name for t in prepared.part.interface.outputs])
+        probe = make_probe(toggled, [op.node for op in low], feeds, prepared.output_names)
     except AigcError:  # what cannot be measured is not said; that parity is missed stays the error
         return None
     nodes: dict[str, list[str]] = {}

@@ -43,7 +43,7 @@ def plain_builds(
                 form=recipe.target.format,
                 executed=recipe.target.executed,
                 calibration=calibration if precision == "int8" else None,
-                outputs=[tensor.name for tensor in prepared.part.interface.outputs],
+                outputs=prepared.output_names,
                 threads=recipe.threads,
             )
         except PlanError:

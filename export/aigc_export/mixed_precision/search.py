@@ -139,7 +139,7 @@ def search(
             precisions,
             recipe.target.format,
             calibration,
-            outputs=[tensor.name for tensor in prepared.part.interface.outputs],
+            outputs=prepared.output_names,
             threads=threads,
         )
         sites = measure_pair(pair, prepared, workers, evaluator, journal)

@@ -91,7 +91,7 @@ def measure_sensitivity(
         precisions,
         recipe.target.format,
         calibration,
-        outputs=[tensor.name for tensor in prepared.part.interface.outputs],
+        outputs=prepared.output_names,
         threads=recipe.threads,
     )
     journal = Journal(

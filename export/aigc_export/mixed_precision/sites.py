@@ -58,9 +58,7 @@ def measure_pair(
     if not low:
         raise PlanError(f"no site of {pair.name} can run in low precision", hint="export fp32")
     feeds = itertools.islice(data.batches(opened_when_called(pair.graph)), get_workload(program.kind).probe_batches)
-    probe = make_probe(
-        pair.toggled(), [op.node for op in low], list(feeds), [t.name for t in program.part.interface.outputs]
-    )
+    probe = make_probe(pair.toggled(), [op.node for op in low], list(feeds), prepared.output_names)
     noise = measure_sites(probe, workers, journal, progress=progress)
     times = _time_sites(pair, prepared, evaluator)
     sizes = {s.node: s.shape for s in find_sites(pair.graph)}

@@ -78,6 +78,11 @@ class PreparedModel:
     evaluation: Evaluation
     quantization: QuantConfig | None
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The results that a caller gets: state that is carried from run to run is not among them."""
+        return tuple(tensor.name for tensor in self.part.interface.outputs)
+
 
 def load_program(recipe: ExportRecipe) -> Program:
     """Load the model of a recipe.
