@@ -13,17 +13,21 @@ from aigc_calibration.errors import PlanError
 from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx_ir as ir
 
 __all__ = ["add_constant", "finish", "insert_after"]
 
 
-def add_constant(graph: ir.Graph, name: str, array: Array | ir.TensorProtocol) -> ir.Value:
-    """Add an initializer; one of the model's own that has its name gets another."""
+def add_constant(graph: ir.Graph, name: str, array: Array | np.generic | ir.TensorProtocol) -> ir.Value:
+    """Add an initializer; one of the model's own that has its name gets another.
+
+    Numpy's arithmetic makes a plain number (`np.generic`) of an array without dimensions: it is one here again.
+    """
     import numpy as np
     import onnx_ir as ir
 
-    tensor = ir.Tensor(array, name=name) if isinstance(array, np.ndarray) else array
+    tensor = ir.Tensor(np.asarray(array), name=name) if isinstance(array, np.ndarray | np.generic) else array
     present = graph.initializers.get(name)
     if present is not None and present.const_value is not None:
         if _same(present.const_value, tensor):

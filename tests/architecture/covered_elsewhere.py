@@ -170,7 +170,6 @@ COVERED_ELSEWHERE = {
     "calibration/aigc_calibration/data/expected.py": "tests/calibration/data/test_arrays.py",
     "calibration/aigc_calibration/data/protocol.py": "tests/calibration/data/test_arrays.py",
     "calibration/aigc_calibration/data/recorder.py": "tests/calibration/data/test_arrays.py",
-    "calibration/aigc_calibration/edit.py": "tests/calibration/test_emit.py",
     "calibration/aigc_calibration/gptq.py": "tests/calibration/test_weight_only.py",
     "calibration/aigc_calibration/grids.py": "tests/calibration/test_emit.py",
     "calibration/aigc_calibration/hessian.py": "tests/calibration/test_weight_only.py",

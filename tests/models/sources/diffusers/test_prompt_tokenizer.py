@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,16 @@ def test_what_fills_up_and_how_long_prompts_are(both: tuple[Any, PromptTokenizer
     theirs, made = both
     assert made.pad_token_id == theirs.pad_token_id
     assert made.prompt_tokens == theirs.model_max_length == 77
+    assert made.notes == (
+        "vocab.json and merges.txt were made into a tokenizer.json",
+        "the tokenizer has 546 of the 2,000 tokens that the text encoder knows: if it is another model's, prompts "
+        "are misread",
+    )
+
+
+def test_a_tokenizer_that_fills_the_text_encoder_has_no_such_note(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    made = read_prompt_tokenizer(tmp_path, replace(TEXT, vocab_size=546))
     assert made.notes == ("vocab.json and merges.txt were made into a tokenizer.json",)
 
 
