@@ -10,7 +10,7 @@ WORKERS ?= -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 # Compiled sources are kept: the tests start hundreds of programs, each of which would compile all of them again.
 PYTEST  := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/pytest -q
 
-.PHONY: help setup demo test test-fast test-real test-emulated test-aarch64 test-stress lint wheels clean
+.PHONY: help setup demo test test-slow test-real test-emulated test-aarch64 test-stress lint wheels clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is
@@ -21,11 +21,11 @@ setup: $(READY) ## make .venv with the exact versions of constraints.txt; what n
 demo: $(READY) ## export, verify and run the three shipped models; one table at the end
 	$(BIN)/aigc-export demo -o $(OUT)
 
-test: $(READY) lint ## every check of a change: lint, then all tests
+test: $(READY) lint ## every check of a change: lint, then the tests that are not slow
 	$(PYTEST) --durations=10 $(WORKERS)
 
-test-fast: $(READY) ## the tests without those that are marked slow
-	$(PYTEST) -m "not slow and not emulated and not stress and not real" $(WORKERS)
+test-slow: $(READY) ## tests that take longer, and other cases of what faster ones show
+	$(PYTEST) -m "slow and not emulated and not stress and not real" --durations=10 $(WORKERS)
 
 test-emulated: $(READY) ## bundles on emulated processors, by Debian's qemu-user; takes long
 	$(BIN)/pytest -q -m emulated --durations=10 $(WORKERS)

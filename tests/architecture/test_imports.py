@@ -65,6 +65,7 @@ def test_importing_the_runtime_stays_within_its_budget(tmp_path: Path) -> None:
     assert within_budget(times), times
 
 
+@pytest.mark.slow
 def test_an_import_beyond_the_budget_is_noticed(tmp_path: Path) -> None:
     assert not within_budget(import_ms("numpy", "scipy.stats", tmp_path, times=1))
 

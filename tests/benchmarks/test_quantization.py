@@ -19,6 +19,7 @@ from aigc_calibration.quantize import quantize
 from aigc_models.program import example_feeds
 from aigc_models.torch_session import TorchSession
 
+pytestmark = pytest.mark.slow
 SAMPLES, WINDOWS = 48, 60
 
 
@@ -47,7 +48,6 @@ def test_the_fixture_is_the_same_function(subject: Subject) -> None:
     np.testing.assert_allclose(function(feeds)["logits"], original(feeds)["logits"], rtol=1e-3, atol=2e-4)
 
 
-@pytest.mark.slow
 def test_outliers_cost_little_with_smoothing_and_much_without(subject: Subject) -> None:
     own = subject.config("int8")
     assert own.smooth

@@ -49,6 +49,7 @@ def test_memory_and_results_are_the_childs(table: ModuleType) -> None:
     assert failed.stderr
 
 
+@pytest.mark.slow
 def test_a_refusal_is_a_row_with_its_reason(table: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     row = table.measure(tmp_path / "empty", "fp32", tmp_path / "out")

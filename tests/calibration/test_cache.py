@@ -265,6 +265,7 @@ def test_a_header_that_is_none(text: bytes, calibration: Calibration, tmp_path: 
         read_calibration(tmp_path / "c.npz")
 
 
+@pytest.mark.slow
 def test_flipped_bits_never_change_a_calibration(calibration: Calibration, tmp_path: Path) -> None:
     write_calibration(tmp_path / "c.npz", calibration)
     raw, path = (tmp_path / "c.npz").read_bytes(), tmp_path / "flipped.npz"

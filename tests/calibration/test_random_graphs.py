@@ -188,6 +188,7 @@ CONFIGS = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(network=networks(), config=st.sampled_from(CONFIGS), target=st.sampled_from(["ort-cpu", "tensorrt"]))
 def test_results_lie_within_what_the_scales_imply(

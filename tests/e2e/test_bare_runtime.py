@@ -62,7 +62,7 @@ def test_the_runtimes_own_tests_pass_in_a_bare_environment(version: str, root: P
     command = [str(bare / "bin" / "python"), "-m", "pytest", "-q", "-c", str(root / "tests" / "runtime" / "bare.ini")]
     command += [
         "-m",
-        "not slow and not stress and not any_python",
+        "not stress and not any_python",
         "--few-cases",
         "-p",
         "no:cacheprovider",

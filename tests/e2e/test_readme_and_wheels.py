@@ -35,7 +35,6 @@ def bundles(readme: tuple[Path, int]) -> Path:
     return readme[0] / "out"
 
 
-@slow
 def test_the_readme_does_what_it_says(readme: tuple[Path, int], bundles: Path) -> None:
     assert readme[1] >= 10
     assert {"lm", "unet", "gan"} <= {path.name for path in bundles.iterdir()}

@@ -39,7 +39,7 @@ def test_the_runtimes_own_tests_pass_on_arm() -> None:
         "-c",
         FOLDER / "bare.ini",
         "-m",
-        "not slow and not stress",
+        "not stress",
         "-p",
         "no:cacheprovider",
         "--rootdir",

@@ -59,6 +59,7 @@ def test_the_proof_of_a_recurrent_state_has_several_steps(page: tuple[Path, dict
     assert {len(case["steps"]) for case in manifest["reference"]["cases"]} == {3}
 
 
+@pytest.mark.slow
 def test_its_cell_in_8_bits_stays_close_over_many_steps(page: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, names = page
     aigc_export.export(names["program"], output=tmp_path / "int8", precision="int8", calibration_samples=16)
@@ -74,6 +75,7 @@ def test_its_cell_in_8_bits_stays_close_over_many_steps(page: tuple[Path, dict[s
     assert 10 * np.log10(signal / noise) > 20
 
 
+@pytest.mark.slow
 def test_a_module_with_state_of_every_kind_is_exported_and_proven(tmp_path: Path) -> None:
     program = aigc_export.program(Everything().eval(), EXAMPLE, dims=DIMS, state=mixed.STATE, name="everything")
     aigc_export.export(program, output=tmp_path / "out")

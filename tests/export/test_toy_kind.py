@@ -119,6 +119,7 @@ def test_it_is_compared(bundles: dict[str, Path], tmp_path: Path, capsys: Captur
     assert "make no images" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_mix_is_searched_under_its_own_budget(tmp_path: Path, capsys: Capture) -> None:
     common = ["export", NAME, "--precision", "auto", "--calibration-samples", "32", "--quality-samples", "10", *QUICK]
     assert run([*common, "-o", str(tmp_path / "auto"), "--budget", "final>=25", "--json"]) == 0

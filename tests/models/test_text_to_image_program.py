@@ -120,8 +120,10 @@ def make_xl() -> Program:
 @pytest.mark.parametrize(
     ("program", "name"),
     [
-        *((make, name) for name in ("text_encoder", "unet", "vae_decoder", "vae_encoder")),
-        *((make_xl, name) for name in ("text_encoder", "text_encoder_2", "unet")),
+        (make, "text_encoder"),
+        *(pytest.param(make, name, marks=pytest.mark.slow) for name in ("unet", "vae_decoder", "vae_encoder")),
+        (make_xl, "text_encoder"),
+        *(pytest.param(make_xl, name, marks=pytest.mark.slow) for name in ("text_encoder_2", "unet")),
     ],
 )
 def test_graphs_compute_what_modules_do_at_any_size(program: Callable[[], Program], name: str) -> None:
@@ -136,6 +138,7 @@ def test_graphs_compute_what_modules_do_at_any_size(program: Callable[[], Progra
             assert np.abs(array - wanted).max() <= TOLERANCE * np.abs(wanted).max()
 
 
+@pytest.mark.slow
 def test_an_autoencoder_without_a_distribution() -> None:
     tiny = TinyVaeConfig(
         encoder_block_out_channels=(4, 4),

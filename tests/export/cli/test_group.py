@@ -80,7 +80,9 @@ def test_models_lists_what_ships(capsys: Capture) -> None:
         assert f"{model['parameters']:,}" in text
 
 
-@pytest.mark.parametrize("name", list(TINY))
+@pytest.mark.parametrize(
+    "name", [name if name == "gan" else pytest.param(name, marks=pytest.mark.slow) for name in TINY]
+)
 def test_the_line_from_the_shell(name: str, checkpoints: Path, tmp_path: Path, capsys: Capture) -> None:
     output = tmp_path / "new" / "bundle"
     files = ["--report", str(tmp_path / "r.json"), "--junit", str(tmp_path / "r.xml")]
@@ -131,6 +133,7 @@ def test_json_is_alone_on_standard_output(checkpoints: Path, tmp_path: Path, cap
     assert "capture" in printed.err
 
 
+@pytest.mark.slow
 def test_the_two_caches_from_the_shell(checkpoints: Path, tmp_path: Path, capsys: Capture) -> None:
     for kind in ("growing", "buffer"):
         assert run(export_arguments("lm", checkpoints, tmp_path / kind, "--cache", kind)) == 0

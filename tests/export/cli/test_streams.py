@@ -107,6 +107,7 @@ def test_the_gate_of_a_shell(copies: Path, checkpoints: Path, tmp_path: Path) ->
     assert (tmp_path / "trained" / "config.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_table_in_another_encoding(copies: Path) -> None:
     program = command("aigc-export", "inspect", str(copies / "gan"))
     done = subprocess.run(program, capture_output=True, check=False, env=clean({"PYTHONIOENCODING": "ascii"}))
@@ -135,7 +136,7 @@ def test_a_signal_in_a_stage(number: signal.Signals, code: int, after: str, chec
     assert list((tmp_path / "tmp").glob("*aigc*")) == []
 
 
-@pytest.mark.parametrize("delay", [0.2, 0.9])
+@pytest.mark.parametrize("delay", [0.2, pytest.param(0.9, marks=pytest.mark.slow)])
 def test_a_signal_while_libraries_are_imported(delay: float, checkpoints: Path, tmp_path: Path) -> None:
     program = command("aigc-export", *export_arguments("gan", checkpoints, tmp_path / "out"))
     code, _, errors = interrupt(program, delay=delay)

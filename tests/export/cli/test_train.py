@@ -83,15 +83,16 @@ def interrupt(arguments: list[str], number: signal.Signals, delay: float, until:
         return process.wait(timeout=120), "".join(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("name", "number"),
     [
         ("classifier", signal.SIGTERM),
-        pytest.param("unet", signal.SIGINT, marks=pytest.mark.slow),
-        pytest.param("gan", signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param("stylegan2", signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param("lm", signal.SIGINT, marks=pytest.mark.slow),
+        ("unet", signal.SIGINT),
+        ("gan", signal.SIGTERM),
+        ("stylegan2", signal.SIGTERM),
+        ("lm", signal.SIGINT),
     ],
 )
 def test_a_real_signal_loses_nothing(tmp_path: Path, name: str, number: signal.Signals) -> None:

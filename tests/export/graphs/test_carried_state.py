@@ -91,6 +91,7 @@ class Gru(nn.Module):
         return second, torch.stack([first, second])
 
 
+@pytest.mark.slow
 def test_rows_need_not_be_the_first_axis_of_a_state() -> None:
     torch.manual_seed(1)
     module = Gru().eval()

@@ -109,6 +109,7 @@ def assert_same(part: Part, once: Captured, whole: Captured) -> None:
         assert all(np.array_equal(value, results[1][name]) for name, value in results[0].items())
 
 
+@pytest.mark.slow
 def test_every_layer_of_a_language_model_is_the_first_with_other_weights() -> None:
     part = lm_part(window=8, window_layers=(0, 2))
     model = capture(part).model
@@ -233,6 +234,7 @@ def test_all_is_put_back_where_tracing_fails() -> None:
     assert not module._forward_pre_hooks
 
 
+@pytest.mark.slow
 def test_threads_wait_for_each_other() -> None:
     parts, before, printed = [part_of(Stack()) for _ in range(3)], ExportedProgram.run_decompositions, sys.stdout
     with ThreadPoolExecutor(len(parts)) as pool:

@@ -50,7 +50,6 @@ def test_a_bundle_is_verified_against_what_it_was_made_of(
         load_original(bundle)
 
 
-@pytest.mark.slow
 def test_a_pipeline_with_a_textual_inversion_and_a_part_of_an_adapter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

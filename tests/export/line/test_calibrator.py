@@ -22,6 +22,7 @@ from ..conftest import TINY, make_program, recipe_of, tiny_gan, write_checkpoint
 
 FILE = "c.npz"
 SAMPLES = 32
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name == "unet" else name for name in TINY]
 LOOSE = Tolerances(
     tensor=Tolerance(min_sqnr_db=10.0), min_token_agreement=1e-9, min_psnr_db=10.0, max_quality_drop=None
 )
@@ -57,7 +58,7 @@ def calibrated(name: str, models: Path, files: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", list(TINY))
+@pytest.mark.parametrize("name", NAMES)
 def test_what_a_calibration_tells(name: str, files: Path, models: Path, tmp_path: Path) -> None:
     path = calibrated(name, models, files)
     seen = read_calibration(path).statistics
@@ -91,7 +92,7 @@ def test_what_a_calibration_tells(name: str, files: Path, models: Path, tmp_path
         assert len(counts) == seen.batches
 
 
-@pytest.mark.parametrize("name", list(TINY))
+@pytest.mark.parametrize("name", NAMES)
 def test_an_export_from_a_file_is_that_from_samples(
     name: str,
     files: Path,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from tests.models.sources.encoder.textbook import CONFIG, Textbook
 
@@ -13,6 +14,7 @@ from aigc_runtime.opening import open_pipeline
 from aigc_runtime.pipelines.text import TextPipeline
 
 
+@pytest.mark.slow
 def test_one_command(tmp_path: Path) -> None:
     module = Textbook(("encoder", "pos_encoder", "transformer_encoder", "decoder"))
     torch.save(module.state_dict(), tmp_path / "words.pt")

@@ -469,6 +469,7 @@ def test_every_family_and_precision_has_limits() -> None:
                 assert precision == "auto" or precision in get_workload(entry.kind).tolerances
 
 
+@pytest.mark.slow
 def test_ten_classes_of_something_else_are_not_evaluated_as_digits(tmp_path: Path) -> None:
     shape = GeneratorConfig(image_size=16, latent_size=6, num_classes=10, class_embedding_size=3, base_channels=4)
     for names, measured in (([str(i) for i in range(10)], 2), ([f"kind-{i}" for i in range(10)], 0)):

@@ -5,7 +5,9 @@ TensorRT-RTX builds the same graphs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from aigc_runtime.pipelines.text import TextPipeline
 from ..language_engines import build_family
 from ..language_models import CACHES, expected_text, exported
 
+FAST = ("llama", "mistral", "gpt2")
+"""Each form of the cache, a window, and the oldest architecture; the other families take a capture each."""
 ACCURACY = 1e-5
 """Of the reference's scale."""
 
@@ -44,20 +48,25 @@ def logits_error(session: Session, family: str, ids: torch.Tensor) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
+def but_slow(names: Iterable[str], *fast: str) -> list[Any]:
+    """Names as parameters; those that are not named fast are of slow tests."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 def test_both_forms_of_the_cache_are_exported() -> None:
     assert set(CACHES) == set(SMALL)
     assert set(CACHES.values()) == {"growing", "buffer"}
 
 
-@pytest.mark.parametrize("family", SMALL)
+@pytest.mark.parametrize("family", but_slow(SMALL, *FAST))
 def test_the_graph_computes_and_writes_what_transformers_does(family: str) -> None:
     session = exported(family).session()
     assert logits_error(session, family, token_ids()) < ACCURACY
     assert text_of(session, family) == list(expected_text(family))
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-@pytest.mark.parametrize("family", SMALL)
+@pytest.mark.parametrize("precision", but_slow(["fp16", "int8"], "fp16"))
+@pytest.mark.parametrize("family", but_slow(SMALL, "llama"))
 def test_tensorrt_rtx_builds_it(rtx: Library, family: str, precision: str, tmp_path: Path) -> None:
     built = build_family(rtx, family, precision, tmp_path)
     assert "unknown" not in built.proof.work

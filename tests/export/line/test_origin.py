@@ -105,6 +105,7 @@ def test_verify_finds_the_weights_and_the_text(exported: Path, capsys: pytest.Ca
     assert run(["bench", bundle, "--runs", "1", "--rounds", "1", "--threads", "1"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_sides_are_those_of_the_export(dynamic: bool, tmp_path: Path) -> None:
     write_pipeline(tmp_path / "ddpm")
@@ -198,6 +199,7 @@ def test_compare_judges_on_the_text_of_the_export(exported: Path, capsys: pytest
     assert json.loads(capsys.readouterr().out)["quality"][0]["data"] == "'held_out.txt'"
 
 
+@pytest.mark.slow
 def test_text_named_at_the_export_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_checkpoint(tmp_path / "lm", "lm")

@@ -58,7 +58,7 @@ def product_types(data: bytes) -> set[int]:
 @without_cuda
 @pytest.mark.usefixtures("capture_once")
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("name", ["lm", "unet", "gan"])
+@pytest.mark.parametrize("name", ["lm", pytest.param("unet", marks=pytest.mark.slow), "gan"])
 def test_a_bundle_that_says_what_was_not_tried(name: str, precision: str, checkpoints: Path, tmp_path: Path) -> None:
     told: list[str] = []
     recipe = cuda_recipe(name, checkpoints, precision)

@@ -70,10 +70,13 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
 }
 
 
-CASES = [(name, precision) for name in PROGRAMS for precision in ("fp32", "int8")]
+CASES = [
+    pytest.param(name, precision, marks=[] if (name, precision) == ("lstm", "fp32") else pytest.mark.slow)
+    for name in PROGRAMS
+    for precision in ("fp32", "int8")
+]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("capture_once")
 @pytest.mark.parametrize(("name", "precision"), CASES)
 def test_modules_that_nobody_adapted(name: str, precision: str, tmp_path: Path) -> None:
@@ -162,7 +165,7 @@ def three_parts() -> Program:
     return aigc_export.program(made_parts, name="refiner", settings=TensorsSettings(stages=stages))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_a_program_of_three_engines(precision: str, tmp_path: Path) -> None:
     program = three_parts()
     samples: dict[str, Any] = {} if precision == "fp32" else {"calibration_samples": 8}

@@ -80,6 +80,7 @@ def test_a_layer_of_odd_weights(edit: str, tmp_path: Path) -> None:
     assert found.coverage.executed == found.coverage.planned > 0
 
 
+@pytest.mark.slow
 def test_an_engine_that_runs_float_publishes_nothing(
     checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

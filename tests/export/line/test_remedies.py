@@ -53,6 +53,7 @@ def options(line: str, name: str) -> list[str]:
     return re.findall(rf"{name} (\S+?)(?=[ :]|$)", line)
 
 
+@pytest.mark.slow
 def test_what_is_named_helps(refused: tuple[Path, ParityFailedError], tmp_path: Path) -> None:
     checkpoint, err = refused
     keep, other, loose = err.remedies

@@ -15,7 +15,7 @@ from aigc_runtime.pipelines import make_pipeline
 pytestmark = pytest.mark.usefixtures("capture_once")
 
 
-@pytest.mark.parametrize("cache", ["growing", "buffer"])
+@pytest.mark.parametrize("cache", ["growing", pytest.param("buffer", marks=pytest.mark.slow)])
 def test_two_engines_write_what_pytorch_writes_as_one(cache: str, checkpoints: Path, tmp_path: Path) -> None:
     checkpoint = str(checkpoints / "lm")
     result = aigc_export.export(
@@ -47,6 +47,7 @@ def test_two_engines_write_what_pytorch_writes_as_one(cache: str, checkpoints: P
     assert found.report.passed, found.report.failures
 
 
+@pytest.mark.slow
 def test_two_engines_in_eight_bits(checkpoints: Path, tmp_path: Path) -> None:
     result = aigc_export.export(
         "lm",

@@ -81,6 +81,7 @@ def sites() -> tuple[Sensitivity, ...]:
     )
 
 
+@pytest.mark.slow
 def test_plots_are_drawn_and_the_same_again() -> None:
     for drawn in (pareto_plot(report()), sensitivity_plot(sites(), "title")):
         assert ET.fromstring(drawn).tag.endswith("svg")

@@ -33,6 +33,7 @@ def auto(budget: str, folder: Path | None = None, **changes: object) -> ExportRe
     return export_recipe("gan", precision="auto", quality_samples=20, calibration_samples=64, threads=1, search=search)
 
 
+@pytest.mark.slow
 def test_the_fewest_sites_in_float(tmp_path: Path) -> None:
     result = export_model(auto("psnr>=51", tmp_path / "s", objective="ops"), tmp_path / "out")
     found = result.search
@@ -54,6 +55,7 @@ def test_the_fewest_sites_in_float(tmp_path: Path) -> None:
     assert bundle.manifest.precision in {"mixed", "int8"}
 
 
+@pytest.mark.slow
 def test_a_search_counts_the_samples_it_calibrates_on(tmp_path: Path) -> None:
     steps: list[tuple[str, int, int]] = []
     export_model(auto("psnr>=30"), tmp_path / "out", progress=lambda *step: steps.append(step))
@@ -61,6 +63,7 @@ def test_a_search_counts_the_samples_it_calibrates_on(tmp_path: Path) -> None:
     assert ("ranges", 64, 64) in steps
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = export_model(auto("psnr>=50", tmp_path / "s"), tmp_path / "a")
 
@@ -78,6 +81,7 @@ def test_a_search_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monke
     assert Bundle.open(tmp_path / "a").read("model.onnx") == Bundle.open(tmp_path / "b").read("model.onnx")
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_same(tmp_path: Path) -> None:
     plans = [
         parse_plan(export_model(auto("psnr>=49", objective="ops", jobs=n), tmp_path / str(n)).bundle.read(PLAN_FILE))
@@ -86,6 +90,7 @@ def test_two_processes_find_the_same(tmp_path: Path) -> None:
     assert plans[0] == plans[1]
 
 
+@pytest.mark.slow
 def test_a_budget_that_only_fp32_keeps(tmp_path: Path) -> None:
     """Then a sentence says of every site what low precision would have cost."""
     result = export_model(auto("psnr>=100"), tmp_path / "out")
@@ -109,6 +114,7 @@ def test_a_loose_budget_can_be_shipped(tmp_path: Path) -> None:
     assert 20 <= chosen.value < 42
 
 
+@pytest.mark.slow
 def test_a_search_by_size_tries_the_plain_small_precisions(tmp_path: Path) -> None:
     result = export_model(auto("psnr>=80", objective="size"), tmp_path / "out")
     found = result.search
@@ -128,6 +134,7 @@ def test_a_budget_that_nothing_keeps(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_mix_that_is_no_faster_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Level:
         median_ms = 1.0
@@ -139,6 +146,7 @@ def test_a_mix_that_is_no_faster_gives_way(tmp_path: Path, monkeypatch: pytest.M
     assert result.bundle.manifest.precision != "mixed"
 
 
+@pytest.mark.slow
 def test_the_published_engine_must_keep_the_budget_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worse = Scores(paired=(PairedMetric(name="psnr_db", value=48.9, standard_error=0.1, samples=20),))
     monkeypatch.setattr(judged, "make_evaluator", lambda *_, **__: lambda _: worse)
@@ -147,6 +155,7 @@ def test_the_published_engine_must_keep_the_budget_too(tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_language_models_search_two_ladders(checkpoints: Path, tmp_path: Path) -> None:
     recipe = recipe_of("lm", checkpoints / "lm", precision="auto", calibration_samples=16)
     assert recipe.search is not None
@@ -197,6 +206,7 @@ def test_bad_options(options: list[str], message: str, tmp_path: Path, capsys: p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_export_auto_on_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["export", "gan", "--precision", "auto", "--calibration-samples", "64", "--quality-samples", "20"]
     assert run([*common, "--budget", "psnr>=49", "--budget", "class_accuracy>=-5%", "-o", str(tmp_path / "out")]) == 0
@@ -209,6 +219,7 @@ def test_export_auto_on_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.slow
 def test_sensitivity_on_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["sensitivity", "gan", "--calibration-samples", "32"]
     assert run([*common, "--plot", str(tmp_path / "s.svg"), "--top", "2"]) == 0

@@ -167,6 +167,7 @@ def test_every_precision_warns_of_two_samples(precision: str, models: Path, tmp_
         assert "%" in told
 
 
+@pytest.mark.slow
 def test_a_search_warns_too(models: Path, tmp_path: Path) -> None:
     recipe = recipe_of("gan", models / "gan", precision="auto", calibration_samples=2)
     search = SearchConfig(budgets=(parse_budget("psnr>=1"),), objective="size", samples=4)

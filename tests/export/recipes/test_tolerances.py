@@ -65,13 +65,14 @@ def plain_db(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], float]
     return worst
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layer", "scale"),
     [
         ("lm", "lm_head", 31.0),
-        pytest.param("lm", "lm_head", 1e3, marks=pytest.mark.slow),
-        pytest.param("unet", "conv_out", 1e-5, marks=pytest.mark.slow),
-        pytest.param("unet", "conv_out", 1e3, marks=pytest.mark.slow),
+        ("lm", "lm_head", 1e3),
+        ("unet", "conv_out", 1e-5),
+        ("unet", "conv_out", 1e3),
     ],
 )
 def test_a_model_of_any_scale_is_exported(

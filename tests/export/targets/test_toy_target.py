@@ -59,6 +59,7 @@ def common(checkpoints: Path, verb: str, precision: str) -> list[str]:
     return words + (["--quality-samples", "0"] if verb == "export" and precision != "auto" else [])
 
 
+@pytest.mark.slow
 def test_a_bundle_of_the_toy_goes_through_every_verb(
     exported: dict[str, Path], checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -210,6 +210,7 @@ CHANGES = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=CHANGES, nested=st.booleans())
 def test_whatever_a_file_holds_is_judged_or_refused(

@@ -24,6 +24,7 @@ from ...models.families.stylegan2.paper import mapped, public_state, synthesized
 from ...models.families.test_dcgan import trained
 from ..cli.test_schemas import check
 
+pytestmark = pytest.mark.slow
 QUICK = ["--threads", "1", "--quality-samples", "4"]
 
 

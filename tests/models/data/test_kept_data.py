@@ -89,6 +89,7 @@ def test_the_name_of_the_data() -> None:
     assert data_name(".") == Path.cwd().name
 
 
+@pytest.mark.slow
 def test_training_keeps_what_it_held_out_and_the_model_is_evaluated_on_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

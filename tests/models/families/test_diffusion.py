@@ -204,6 +204,7 @@ def small_unet() -> UNet:
     )
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss() -> None:
     # Two fixed pictures, one per class: what is to be learnt is whether a pixel is bright or dark.
     model, g = small_unet(), rng(1)

@@ -110,7 +110,14 @@ class Exported:
         return onnxruntime.InferenceSession(self.proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-@pytest.fixture(scope="module", params=list(CONFIGS))
+FAST = "Fourier features, no attention"
+"""The one whose export takes the shortest; each is exported once for all tests of this file."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[name if name == FAST else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS],
+)
 def exported(request: pytest.FixtureRequest) -> Exported:
     config = CONFIGS[request.param]
     torch.manual_seed(0)

@@ -247,6 +247,7 @@ def test_the_gradients_are_theirs(name: str) -> None:
         assert (parameter.grad - wanted).abs().max() <= DOUBLE_TOLERANCE * scale, key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["as in the DDPM checkpoints", "several Transformer blocks per level, and classes"])
 def test_the_comparison_sees_a_change_of_any_tensor(name: str) -> None:
     theirs, ours = their_model(name), our_model(name)

@@ -112,6 +112,7 @@ def test_the_gradients_are_theirs() -> None:
         assert (parameter.grad - wanted).abs().max() <= DOUBLE_TOLERANCE * scale, key
 
 
+@pytest.mark.slow
 def test_the_comparison_sees_a_change_of_any_tensor() -> None:
     theirs, ours = their_model("other channels"), our_model("other channels")
     ours.load_state_dict(theirs.state_dict())
@@ -159,6 +160,7 @@ def test_the_loss_is_the_absolute_error_and_the_weighted_divergence() -> None:
     assert float(vae_loss(image, decoded, mean, logvar, kl_weight=0.1)) == pytest.approx(0.25 + 0.1 * 6 / 4)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss() -> None:
     torch.manual_seed(0)
     model = AutoencoderKL(VaeConfig(**THREE, in_channels=1, out_channels=1)).train()

@@ -70,6 +70,7 @@ def test_what_was_made_in_memory_is_recorded_over_the_bundles_own_files(assets: 
     assert found.notes == ()
 
 
+@pytest.mark.slow
 def test_a_folder_that_transformers_does_not_read_is_told(assets: TextAssets, tmp_path: Path) -> None:
     found = make_vectors(replace(assets, folder=tmp_path / "nothing"), 400)
     assert found.notes == (

@@ -49,8 +49,8 @@ def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "metrics", "samples"),
     [
         pytest.param("lm", {"bits_per_byte"}, 12, marks=pytest.mark.slow),
-        ("unet", {"class_accuracy", "frechet_distance"}, 12),
-        ("gan", {"class_accuracy", "frechet_distance"}, 12),
+        pytest.param("unet", {"class_accuracy", "frechet_distance"}, 12, marks=pytest.mark.slow),
+        pytest.param("gan", {"class_accuracy", "frechet_distance"}, 12, marks=pytest.mark.slow),
         ("stylegan2", {"class_accuracy", "frechet_distance"}, 12),
         ("classifier", {"held_out_accuracy"}, 359),
     ],
@@ -139,6 +139,7 @@ def test_a_classifier_needs_classes_and_pictures_held_out(tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_size_and_channels_on_request(tmp_path: Path) -> None:
     data = make_pictures(tmp_path / "data", "cat", "dog", size=20)
     told: list[str] = []
@@ -236,6 +237,7 @@ def test_samples_are_drawn_by_the_runtimes_own_pipeline(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(np.asarray(drawn), grid)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_samples")
 def test_the_users_own_text(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_bytes(b"abc " * 4000)

@@ -141,6 +141,7 @@ def test_digits_are_judged_by_their_classifier(tmp_path: Path) -> None:
     assert names == ["held_out_loss", "class_accuracy", "frechet_distance"]
 
 
+@pytest.mark.slow
 def test_it_goes_on_bit_for_bit_and_not_with_another_autoencoder(tmp_path: Path, vae: Path, data: Path) -> None:
     options: dict[str, Any] = {"data": data, "vae": str(vae), "steps": 4, "batch_size": 2}
     assert_resumes_bit_for_bit(tmp_path, "latent_unet", stop_at=2, **options)
@@ -189,7 +190,14 @@ def test_an_autoencoder_that_was_not_trained_to_its_end(tmp_path: Path, data: Pa
         train_family("latent_unet", output=tmp_path / "out", data=data, vae=str(tmp_path / "vae"), steps=1)
 
 
-@pytest.mark.parametrize("latents", [[], {}, {"scaling_factor": "x", "vae_sha256": ""}])
+@pytest.mark.parametrize(
+    "latents",
+    [
+        pytest.param([], marks=pytest.mark.slow),
+        pytest.param({}, marks=pytest.mark.slow),
+        {"scaling_factor": "x", "vae_sha256": ""},
+    ],
+)
 def test_a_config_whose_latents_were_not_written_by_training(tmp_path: Path, latents: object) -> None:
     train_family("unet", output=tmp_path / "out", steps=1, batch_size=1)
     file = tmp_path / "out" / "config.json"

@@ -189,6 +189,7 @@ def test_what_the_regularizers_carry_is_needed_to_go_on(tmp_path: Path) -> None:
     assert not torch.equal(copies(whole)["discriminator/output.weight"], copies(other)["discriminator/output.weight"])
 
 
+@pytest.mark.slow
 def test_a_few_steps_teach_the_discriminator_and_then_the_generator() -> None:
     """Real images are of one gray that no fresh generator makes; then it comes near."""
     data = images(1)

@@ -106,6 +106,7 @@ def test_the_loss_is_the_formulas() -> None:
     assert losses == {"loss": pytest.approx(expected, rel=TOLERANCE)}
 
 
+@pytest.mark.slow
 def test_it_goes_on_bit_for_bit_also_within_the_game(tmp_path: Path) -> None:
     assert_resumes_bit_for_bit(tmp_path, "vae", stop_at=4, steps=6, batch_size=2, gan_weight=0.05)
 

@@ -189,6 +189,7 @@ def test_a_bundle_laid_out_as_links_is_refused_with_what_to_do(tmp_path: Path) -
     assert number_of(Bundle.open(tmp_path / "current")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files")
 def test_no_handle_is_left(tmp_path: Path) -> None:
     write(tmp_path / "out", 1)

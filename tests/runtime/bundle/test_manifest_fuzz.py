@@ -14,7 +14,13 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.mark.any_python
 @pytest.mark.skipif(sys.platform != "linux", reason="forks, and limits memory")
-@pytest.mark.parametrize("mutants", [120, pytest.param(20_000, marks=[pytest.mark.stress, pytest.mark.timeout(7200)])])
+@pytest.mark.parametrize(
+    "mutants",
+    [
+        pytest.param(120, marks=pytest.mark.slow),
+        pytest.param(20_000, marks=[pytest.mark.stress, pytest.mark.timeout(7200)]),
+    ],
+)
 def test_no_mutant_ends_otherwise_than_documented(mutants: int, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.runtime.manifest_harness", str(tmp_path), str(mutants), "0"],

@@ -112,6 +112,7 @@ def test_nothing_is_parsed_or_hashed_before_the_signature(
     assert seen == ["parsed"], "the spy sees what does arrive"
 
 
+@pytest.mark.slow
 def test_no_changed_byte_of_manifest_or_signature_opens(signed: Path, pair: Pair) -> None:
     for name in ("manifest.json", "manifest.sig"):
         sound = (signed / name).read_bytes()

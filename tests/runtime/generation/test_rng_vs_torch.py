@@ -142,6 +142,7 @@ def ours_large() -> np.ndarray:
     return np.concatenate([TorchGenerator(s).randn((1 << 20,)) for s in (0, 1, 2**40 + 3)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_the_bound_on_every_instruction_set(capability: str, tmp_path: Path) -> None:
     """Three million numbers; PyTorch reads the instruction set from the environment when it is imported."""

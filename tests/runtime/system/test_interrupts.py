@@ -177,7 +177,7 @@ class Mode:
 """
 
 
-@pytest.mark.parametrize("at", range(5))
+@pytest.mark.parametrize("at", [pytest.param(n, marks=pytest.mark.slow) if n in (2, 4) else n for n in range(5)])
 def test_a_mode_of_torch_is_taken_and_given_back_whole(at: int) -> None:
     """Each place between the change of the stack and the statement that undoes it; the body itself is broken off."""
     signals = ["os.kill(os.getpid(), signal.SIGHUP); time.sleep(0.005)" if k == at else "pass" for k in range(5)]

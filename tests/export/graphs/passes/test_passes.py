@@ -18,9 +18,16 @@ from aigc_export.graphs.passes.onnxscript_optimize import FOLD_LIMIT_BYTES, onnx
 from aigc_export.prepare.prepare import pass_feeds
 from aigc_runtime.core.compare import Tolerance
 
-from ...conftest import Tiny, tensor_of, tiny_of
+from ...conftest import SPECS, Tiny, tensor_of, tiny_of
 
 
+def but_slow(*slow: str) -> pytest.MarkDecorator:
+    """Every tiny model in turn; with these it is a slow test."""
+    names = [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in SPECS]
+    return pytest.mark.parametrize("each", names, indirect=True)
+
+
+@but_slow("unet-cross")
 def test_the_passes_of_the_default_target_keep_the_function(each: Tiny) -> None:
     feeds = [each.feeds(), *pass_feeds(each.program.part, seed=3)]
     graph, reports = run_passes(each.captured.model, CLEAN_UP, feeds=feeds)
@@ -32,6 +39,7 @@ def test_the_passes_of_the_default_target_keep_the_function(each: Tiny) -> None:
             np.testing.assert_allclose(actual[name], value, rtol=2e-4, atol=2e-5)
 
 
+@but_slow("unet", "unet-cross")
 def test_rules_that_begin_with_another_operator_are_left_out(each: Tiny) -> None:
     from onnxscript import optimizer
 
@@ -41,6 +49,7 @@ def test_rules_that_begin_with_another_operator_are_left_out(each: Tiny) -> None
     assert to_proto(fast).SerializeToString() == to_proto(whole).SerializeToString()
 
 
+@but_slow("unet", "unet-cross")
 def test_interface_metadata_and_scopes_survive(each: Tiny) -> None:
     before = to_proto(each.captured.model)
     graph, _ = run_passes(each.captured.model, CLEAN_UP, feeds=[each.feeds()])
@@ -54,6 +63,7 @@ def test_interface_metadata_and_scopes_survive(each: Tiny) -> None:
     assert len(scoped) > len(after.graph.node) / 2
 
 
+@but_slow("unet", "unet-cross")
 def test_no_pass_changes_the_captured_graph(each: Tiny) -> None:
     before = to_proto(each.captured.model).SerializeToString()
     graph, _ = run_passes(each.captured.model, CLEAN_UP, feeds=[each.feeds()])
@@ -61,6 +71,7 @@ def test_no_pass_changes_the_captured_graph(each: Tiny) -> None:
     assert to_proto(each.captured.model).SerializeToString() == before
 
 
+@but_slow("unet", "unet-cross")
 def test_large_weights_are_written_once(each: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     feeds = [each.feeds()]
     expected, _ = run_passes(each.captured.model, CLEAN_UP, feeds=feeds)

@@ -77,7 +77,9 @@ def check_built(rtx: Library, part: ReadyPart, precision: str, folder: Path) -> 
     assert part.graph_db(precision) > MIN_DB[precision]
 
 
-@pytest.mark.parametrize("name", ["text_encoder", "vae_decoder", "vae_encoder"])
+@pytest.mark.parametrize(
+    "name", ["text_encoder", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vae_decoder", "vae_encoder"))]
+)
 def test_the_parts_beside_the_unet(rtx: Library, stable: dict[str, ReadyPart], name: str, tmp_path: Path) -> None:
     check_built(rtx, stable[name], "fp16", tmp_path)
 
@@ -98,7 +100,8 @@ def xl(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ReadyPart]:
     return parts_of(resolve(str(folder)))
 
 
-@pytest.mark.parametrize("name", ["text_encoder_2", pytest.param("unet", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["text_encoder_2", "unet"])
 def test_the_parts_of_xl_that_others_do_not_have(
     rtx: Library, xl: dict[str, ReadyPart], name: str, tmp_path: Path
 ) -> None:

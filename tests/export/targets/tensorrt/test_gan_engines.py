@@ -31,7 +31,7 @@ def dcgan(tmp_path_factory: pytest.TempPathFactory) -> ReadyPart:
     return part
 
 
-@pytest.mark.parametrize("name", ["mapping", "synthesis"])
+@pytest.mark.parametrize("name", ["mapping", pytest.param("synthesis", marks=pytest.mark.slow)])
 def test_stylegan2_in_16_bits(rtx: Library, style: dict[str, ReadyPart], name: str, tmp_path: Path) -> None:
     built = style[name].build(rtx, "fp16", tmp_path)
     assert built.proof.source == "engine"
@@ -39,6 +39,7 @@ def test_stylegan2_in_16_bits(rtx: Library, style: dict[str, ReadyPart], name: s
     assert style[name].graph_db("fp16") > 55
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "devices"), [("int8", ()), ("fp8", EIGHT_BIT_FLOATS)])
 def test_stylegan2_in_8_bits(
     rtx: Library, style: dict[str, ReadyPart], precision: str, devices: tuple[str, ...], tmp_path: Path
@@ -49,6 +50,7 @@ def test_stylegan2_in_8_bits(
     assert built.proof.work[precision] > 0.4
 
 
+@pytest.mark.slow
 def test_dcgan_in_16_bits(rtx: Library, dcgan: ReadyPart, tmp_path: Path) -> None:
     built = dcgan.build(rtx, "fp16", tmp_path)
     assert built.proof.work == {"fp16": pytest.approx(1.0)}

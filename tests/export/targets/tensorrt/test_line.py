@@ -102,7 +102,7 @@ def test_an_interrupt_while_it_builds_publishes_nothing(rtx: Library, checkpoint
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["lm", "unet"])
+@pytest.mark.parametrize("name", ["lm", pytest.param("unet", marks=pytest.mark.slow)])
 def test_the_other_families(rtx: Library, name: str, checkpoints: Path, tmp_path: Path) -> None:
     result = export_model(rtx_recipe(name, checkpoints, "fp16"), tmp_path / "out")
     build = result.bundle.manifest.engine.build

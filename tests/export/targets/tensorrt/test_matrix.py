@@ -168,7 +168,9 @@ def test_a_shipped_model(
     record_engine([name, precision, capability, built.size_bytes, built.seconds, str(built.proof)])
 
 
-@pytest.mark.parametrize("name", list(SPECS))
+@pytest.mark.parametrize(
+    "name", [name if name == "gan" else pytest.param(name, marks=pytest.mark.slow) for name in SPECS]
+)
 def test_every_kind_of_model_is_taken_whole(rtx: Library, name: str, tmp_path: Path) -> None:
     """Both cache forms, sizes that vary, cross-attention: parsed and built with the profiles derived for them."""
     tiny = tiny_of(name)

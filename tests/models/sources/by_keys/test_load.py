@@ -39,7 +39,9 @@ FORMS: dict[str, Callable[[State], Any]] = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=pytest.mark.slow) if form == "ESRGAN's old names" else form for form in FORMS]
+)
 def test_a_file_of_any_form_is_the_same_network(form: str, tmp_path: Path) -> None:
     state = rrdbnet_state()
     path = tmp_path / "x4.pth"

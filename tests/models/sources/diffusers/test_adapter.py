@@ -128,7 +128,9 @@ CASES: dict[str, tuple[Callable[[str, str], str], dict[str, tuple[str, ...]], fl
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [name if name == "diffusers" else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_an_adapter_is_merged_as_diffusers_fuses_it(name: str, original: Path, tmp_path: Path) -> None:
     names, modules, alpha = CASES[name]
     file = write(tmp_path / "lora.safetensors", matrices(original, modules), names, alpha=alpha)
@@ -138,6 +140,7 @@ def test_an_adapter_is_merged_as_diffusers_fuses_it(name: str, original: Path, t
     assert set(far(weights_of(original), expected)) == changed
 
 
+@pytest.mark.slow
 def test_an_adapter_of_kohya_for_the_attention_of_the_text_encoder(original: Path, tmp_path: Path) -> None:
     """Against the formula: W + s alpha / r B A."""
     pairs = matrices(original, {"text_encoder": TEXT})
@@ -149,6 +152,7 @@ def test_an_adapter_of_kohya_for_the_attention_of_the_text_encoder(original: Pat
     assert far(weights_of(original, lora=(f"{file}:0.7",)), expected) == []
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_several_adapters_add_up(original: Path, tmp_path: Path) -> None:
     first = write(tmp_path / "a.safetensors", matrices(original, {"unet": UNET}), peft_names)
@@ -240,7 +244,9 @@ OTHERS: dict[str, dict[str, tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "mid_block.x" else name for name in OTHERS]
+)
 def test_a_part_of_an_adapter_is_enough_where_that_is_asked_for(name: str, original: Path, tmp_path: Path) -> None:
     tensors = {key: 0.1 * torch.ones(shape) for key, shape in {**PARTLY, **OTHERS[name]}.items()}
     save_file(tensors, tmp_path / "a.safetensors")

@@ -128,9 +128,14 @@ def test_the_settings_are_those_of_the_folder() -> None:
     ("name", "theirs", "ours"),
     [
         ("base", {}, {}),
-        ("base", {"negative_prompt": NEGATIVE, "guidance_scale": 7.0}, {"negative": NEGATIVE, "guidance_scale": 7.0}),
-        ("base", {"negative_prompt": ""}, {"negative": ""}),
-        ("an end that is said", {}, {}),
+        pytest.param(
+            "base",
+            {"negative_prompt": NEGATIVE, "guidance_scale": 7.0},
+            {"negative": NEGATIVE, "guidance_scale": 7.0},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("base", {"negative_prompt": ""}, {"negative": ""}, marks=pytest.mark.slow),
+        pytest.param("an end that is said", {}, {}, marks=pytest.mark.slow),
         ("turbo", {"guidance_scale": 0.0}, {"guidance_scale": 0.0}),
     ],
 )
@@ -213,7 +218,7 @@ def test_a_picture_to_begin_with() -> None:
         assert error(expected, ours.generate(PROMPT, image=image, strength=0.7, **asked)) > 10 * MAX_ERROR
 
 
-@pytest.mark.parametrize("channels", [4, 9])
+@pytest.mark.parametrize("channels", [4, pytest.param(9, marks=pytest.mark.slow)])
 def test_a_mask(channels: int, tmp_path: Path) -> None:
     kind = "StableDiffusionXLInpaintPipeline"
     theirs = write_stable_diffusion_xl(tmp_path / "xl", kind=kind, unet={"in_channels": channels})
