@@ -29,7 +29,6 @@ from quant_baselines import NNCF_MISSING, SITE_OPS, Variant, feeds_of, nncf_vari
 from quant_subjects import Subject, subject_of
 
 from aigc_calibration.quantize import quantize
-from aigc_calibration.ranges import Method
 from aigc_models.families.rrdbnet import RRDBNet
 from aigc_models.families.srvgg import SRVGGNet
 from aigc_models.sources import resolve
@@ -41,7 +40,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 NETWORKS = {"srvgg": "realesr-animevideov3-x4", "rrdbnet": "realesrgan-x4plus-anime"}
 TILE, CALIBRATED, COMPARED, ROUNDS = 64, 24, 4, 11
-TOOLS = ("ours", "ours, min-max", "ORT MinMax", "ORT Percentile", "ORT Entropy", "NNCF performance", "NNCF mixed")
+OURS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "ours, channels as they are": {"equalize": 0.0},
+    "ours, min-max": {"ranges": "minmax"},
+}
+TOOLS = (*OURS, "ORT MinMax", "ORT Percentile", "ORT Entropy", "NNCF performance", "NNCF mixed")
 NNCF_NAMES = {
     "NNCF performance": "performance, fast bias correction",
     "NNCF mixed": "mixed, fast bias correction",
@@ -101,9 +105,8 @@ def ort_static(subject: Subject, seed: int, method: str) -> bytes:
         return made.read_bytes()
 
 
-def ours(subject: Subject, seed: int, ranges: Method | None) -> bytes:
-    config = subject.config("int8")
-    config = config if ranges is None else replace(config, ranges=ranges)
+def ours(subject: Subject, seed: int, **changes: Any) -> bytes:
+    config = replace(subject.config("int8"), **changes)
     found = quantize(subject.graph, subject.data(seed, CALIBRATED), config, precision="int8", threads=1)
     data: bytes = ir.to_proto(found.graph).SerializeToString()
     return data
@@ -111,8 +114,8 @@ def ours(subject: Subject, seed: int, ranges: Method | None) -> bytes:
 
 def variant(subject: Subject, tool: str, seed: int) -> Variant:
     """How a tool quantizes the network; every one gets the same graph and patches."""
-    if tool.startswith("ours"):
-        return lambda: ours(subject, seed, "minmax" if tool.endswith("min-max") else None)
+    if tool in OURS:
+        return lambda: ours(subject, seed, **OURS[tool])
     if tool.startswith("ORT"):
         return lambda: ort_static(subject, seed, tool.split()[1])
     return nncf_variants(subject, "int8", seed, CALIBRATED)[NNCF_NAMES[tool]]
@@ -169,7 +172,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         error = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else math.nan
         ratios = [r["speed_up"] for r in rows if (r["network"], r["tool"]) == (name, tool) and r["speed_up"]]
         shown = f"{statistics.mean(found):6.2f} ± {error:.2f} dB of {len(found)} seeds"
-        lines.append(f"{name:8} {tool:18} {shown}, {ratios[0] if ratios else math.nan:.2f}x")
+        lines.append(f"{name:8} {tool:26} {shown}, {ratios[0] if ratios else math.nan:.2f}x")
     return "\n".join(lines)
 
 

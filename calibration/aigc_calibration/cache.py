@@ -35,7 +35,7 @@ from aigc_runtime.io.user_file import open_plain
 
 __all__ = ["CACHE_VERSION", "read_calibration", "write_calibration"]
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 MAX_CACHE_BYTES = 2**31
 """Of all arrays, unpacked: room for the histograms of 16,000 values."""
 _HEADER = "header"
@@ -83,6 +83,7 @@ class _Header:
     half_precision: bool
     split_skips: bool
     smoothing: dict[Source, float]
+    equalization: float
     samples: int
     batches: int
     samples_sha256: str
@@ -96,6 +97,8 @@ class _Header:
             raise CalibrationError(f"smoothing is {self.smoothing}", hint=f"valid: {typing.get_args(Source)}")
         if not all(0 <= strength <= 1 for strength in self.smoothing.values()):
             raise CalibrationError(f"smoothing is {self.smoothing}", hint="strengths lie between 0 and 1")
+        if not 0 <= self.equalization <= 1:
+            raise CalibrationError(f"equalization is {self.equalization}", hint="strengths lie between 0 and 1")
         known = {tensor.name for tensor in self.tensors}
         if not self.methods.keys() <= known or not set(self.methods.values()) <= METHODS.keys():
             raise CalibrationError(
@@ -119,6 +122,7 @@ def write_calibration(path: Path | str, calibration: Calibration) -> None:
         half_precision=calibration.half_precision,
         split_skips=calibration.split_skips,
         smoothing=dict(calibration.smoothing),
+        equalization=calibration.equalization,
         samples=found.samples,
         batches=found.batches,
         samples_sha256=found.samples_sha256,
@@ -189,6 +193,7 @@ def read_calibration(path: Path | str) -> Calibration:
         graph_sha256=header.graph_sha256,
         split_skips=header.split_skips,
         smoothing=header.smoothing,
+        equalization=header.equalization,
         channels={name: c for name, c in channels.items() if c is not None},
         statistics=Statistics(
             tensors=tensors, samples=header.samples, batches=header.batches, samples_sha256=header.samples_sha256

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from aigc_calibration.choose_equalization import STRENGTHS, choose_equalization
 from aigc_calibration.collect import Statistics, collect
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.digest import graph_digest
+from aigc_calibration.equalize import channel_groups, equalize
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import OnnxFunction
 from aigc_calibration.plan import HALF_PRECISIONS, SitePrecision
@@ -43,8 +45,9 @@ class Calibration:
         graph_sha256: digest of the prepared graph, before it is split and smoothed.
         split_skips: whether sites behind a concatenation are split, one for each branch.
         smoothing: strength of SmoothQuant by where it is folded to; empty for none.
+        equalization: strength of the equalization of channels of results; 0 for none.
         channels: value -> [C] float32, largest magnitude of every channel among the first samples, of what is
-            smoothed.
+            smoothed or equalized.
         statistics: of the graph after both.
         half_precision: whether results of all sites were watched too, as 16-bit formats need, and of all values the
             largest magnitudes alone.
@@ -55,6 +58,7 @@ class Calibration:
     graph_sha256: str
     split_skips: bool
     smoothing: Mapping[Source, float]
+    equalization: float
     channels: Mapping[str, Array]
     statistics: Statistics
     half_precision: bool
@@ -92,17 +96,22 @@ def calibrate(
     """
     half_precision = precision in HALF_PRECISIONS
     smoothing = {} if half_precision else dict(config.smooth)
+    # fp8 has as many digits for quiet channels as for loud ones.
+    equalization = 0.0 if precision != "int8" else 1.0 if config.equalize is None else config.equalize
     base, parts = (graph, 0) if half_precision or not config.split_skips else split_skips(graph)
-    groups = [g for g in smoothable(base) if g.source in smoothing]
     channels: dict[str, Array] = {}
-    for axis in sorted({g.channel_axis for g in groups}):
-        names = [g.value for g in groups if g.channel_axis == axis]
+    if watch := _channels(base, smoothing, equalization):
         few = _Few(data)
         report = phase(progress, "channels", few.rows)
-        seen = collect(base, few, (), channels=names, channel_axis=axis, threads=threads, progress=report)
-        channels.update({name: t.channel_amax for name, t in seen.tensors.items() if t.channel_amax is not None})
-    made = smooth(base, channels, smoothing) if channels else base
-    _LOG.debug("%d sites are split, %d of %d groups smoothed by %s", parts, len(channels), len(groups), smoothing)
+        seen = collect(base, few, (), channels=watch, threads=threads, progress=report).tensors
+        channels = {name: t.channel_amax for name, t in seen.items() if t.channel_amax is not None}
+    groups = [g.value for g in smoothable(base) if g.source in smoothing]
+    if config.equalize is None and channel_groups(base, groups) and equalization:
+        report = phase(progress, "choice of equalization", len(STRENGTHS))
+        equalization = choose_equalization(base, channels, data, config, leave=groups, threads=threads, progress=report)
+    channels = {name: channels[name] for name in _channels(base, smoothing, equalization)}
+    made, equalized, smoothed_groups = _scaled(base, channels, smoothing, equalization)
+    _LOG.debug("%d sites are split, %d results equalized, %d groups smoothed", parts, equalized, smoothed_groups)
     report = phase(progress, "ranges", data.rows)
     wanted = _wanted(made, half_precision, attention=config.attention)
     statistics = collect(made, data, wanted, magnitudes=half_precision, threads=threads, progress=report)
@@ -110,11 +119,39 @@ def calibrate(
     return Calibration(
         graph_sha256=graph_digest(graph),
         split_skips=parts > 0,
-        smoothing=smoothing if channels else {},
+        smoothing=smoothing if smoothed_groups else {},
+        equalization=equalization,
         channels=channels,
         statistics=statistics,
         half_precision=half_precision,
     )
+
+
+def _channels(base: ir.Model, smoothing: Mapping[Source, float], equalization: float) -> dict[str, int]:
+    """The values whose channels are watched, with the axis of their channels."""
+    groups = [g for g in smoothable(base) if g.source in smoothing]
+    found = {g.value: g.channel_axis for g in groups}
+    if equalization:
+        equal = channel_groups(base, leave=found.keys())
+        found.update({name: g.channel_axis for g in equal for name in g.watched})
+    return found
+
+
+def _channel_counts(base: ir.Model, names: Collection[str]) -> dict[str, int]:
+    """How many channels each of these values has."""
+    sites = [s for s in find_sites(base) if s.weight is not None]
+    counts = {s.activations[0]: s.shape[s.input_axis] for s in sites}
+    counts.update({s.output: s.shape[s.channel_axis] for s in sites})
+    return {name: counts[name] for name in names}
+
+
+def _scaled(
+    base: ir.Model, channels: Mapping[str, Array], smoothing: Mapping[Source, float], equalization: float
+) -> tuple[ir.Model, int, int]:
+    """The graph with its channels scaled, the results that were equalized, and the values that were smoothed."""
+    groups = [g.value for g in smoothable(base) if g.source in smoothing]
+    made, equalized = equalize(base, channels, equalization, leave=groups) if equalization else (base, 0)
+    return (smooth(made, channels, smoothing) if groups else made), equalized, len(groups)
 
 
 @dataclass(frozen=True)
@@ -186,16 +223,16 @@ def smoothed(graph: ir.Model, calibration: Calibration, *, attention: bool = Fal
             hint="run `aigc-export calibrate` again",
         )
     base, parts = split_skips(graph) if calibration.split_skips else (graph, 0)
-    groups = {g.value: g for g in smoothable(base) if g.source in calibration.smoothing}
-    found = {name: array.shape for name, array in calibration.channels.items()}
-    made = base
-    transforms: tuple[str, ...] = (f"{parts} sites split by the branches of a concatenation",) if parts else ()
-    if found != {name: (g.sites[0].shape[g.sites[0].input_axis],) for name, g in groups.items()}:
+    found = {name: len(array) for name, array in calibration.channels.items()}
+    if found != _channel_counts(base, _channels(base, calibration.smoothing, calibration.equalization)):
         raise _incomplete("its channels are not those of the graph")
-    if found:
+    made, equalized, count = _scaled(base, calibration.channels, calibration.smoothing, calibration.equalization)
+    transforms: tuple[str, ...] = (f"{parts} sites split by the branches of a concatenation",) if parts else ()
+    if equalized:
+        transforms += (f"channels of {equalized} results equalized, strength {calibration.equalization:g}",)
+    if count:
         strengths = dict(sorted(calibration.smoothing.items()))
-        made = smooth(base, calibration.channels, calibration.smoothing)
-        transforms += (f"SmoothQuant on {len(found)} values, {strengths}",)
+        transforms += (f"SmoothQuant on {count} values, {strengths}",)
     if missing := sorted(
         _wanted(made, calibration.half_precision, attention=attention) - calibration.statistics.tensors.keys()
     ):

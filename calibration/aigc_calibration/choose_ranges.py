@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.formats import QdqFormat
 from aigc_calibration.group_descent import descend
-from aigc_calibration.onnx_function import Feeds, OnnxFunction, open_onnx, opened_when_called
+from aigc_calibration.onnx_function import Feeds, open_onnx, opened_when_called
+from aigc_calibration.output_noise import first_batches, output_noise, rows_of
 from aigc_calibration.plan import QuantizationPlan, TensorPlan
 from aigc_calibration.planner import range_owners
 from aigc_calibration.range_inputs import graph_with_ranges, range_feeds
@@ -26,7 +25,6 @@ from aigc_calibration.ranges import Method
 from aigc_calibration.sites import find_sites
 from aigc_calibration.weights import QuantizedWeight
 from aigc_runtime.core.progress import Progress, phase
-from aigc_runtime.core.tensors import Array
 from aigc_runtime.system.host_memory import give_back_memory
 
 if TYPE_CHECKING:
@@ -76,7 +74,8 @@ def choose_ranges(
     first = next(iter(plans.values()))
     if not first.tensors:
         return first
-    judged, checked = _samples(model, data, max(1, min(MOST_ROWS, data.rows // LEAST_EVALUATIONS)), threads)
+    few = max(1, min(MOST_ROWS, data.rows // LEAST_EVALUATIONS))
+    judged, checked = first_batches(data, opened_when_called(model, threads=threads), few, sets=2)
     exact = open_onnx(model, outputs=outputs, threads=threads)
     wanted = [[exact(feeds) for feeds in some] for some in (judged, checked)]
     del exact
@@ -87,11 +86,13 @@ def choose_ranges(
     del graph
     owners = _owners(model, first)
     items = [name for name in _in_order(model, first) if name not in owners]
-    most = max(LEAST_EVALUATIONS, data.rows // max(_rows(judged), 1))
+    most = max(LEAST_EVALUATIONS, data.rows // max(rows_of(judged), 1))
     count, report = itertools.count(1), phase(progress, "choice of ranges", most)
 
     def noise(chosen: Mapping[str, Method], batches: Sequence[Feeds], exact: Sequence[Feeds]) -> float:
-        return _noise(run, names, batches, exact, range_feeds(_ranges(plans, owners, chosen), form))
+        ranges = range_feeds(_ranges(plans, owners, chosen), form)
+        used = {name: array for name, array in ranges.items() if name in names}
+        return output_noise(lambda feeds: run({**feeds, **used}), batches, exact)
 
     def cost(chosen: Mapping[str, Method]) -> float:
         found = noise(chosen, judged, wanted[0])
@@ -165,41 +166,3 @@ def _alike(one: TensorPlan, other: TensorPlan) -> bool:
     ends = [(t.amax, *(t.bounds or (-t.amax, t.amax))) for t in (one, other)]
     largest = max(abs(number) for numbers in ends for number in numbers)
     return all(abs(a - b) <= ALIKE * largest for a, b in zip(*ends, strict=True))
-
-
-def _samples(
-    model: ir.Model, data: CalibrationData, rows: int, threads: int | None
-) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
-    """Batches to judge ranges on, and others to check them on, if there are any."""
-    judged: list[dict[str, Array]] = []
-    checked: list[dict[str, Array]] = []
-    for feeds in data.batches(opened_when_called(model, threads=threads)):
-        if _rows(judged) < rows:
-            judged.append(feeds)
-        elif _rows(checked) < rows:
-            checked.append(feeds)
-        else:
-            break
-    return judged, checked
-
-
-def _rows(batches: Iterable[Mapping[str, Array]]) -> int:
-    return sum(len(next(iter(feeds.values()))) for feeds in batches)
-
-
-def _noise(
-    run: OnnxFunction, names: set[str], batches: Sequence[Feeds], wanted: Sequence[Feeds], ranges: Mapping[str, Array]
-) -> float:
-    """Noise power of the outputs relative to their signal, sum (q - x)^2 / sum x^2; the mean over the outputs."""
-    used = {name: array for name, array in ranges.items() if name in names}
-    noise: dict[str, float] = {}
-    signal: dict[str, float] = {}
-    for feeds, exact in zip(batches, wanted, strict=True):
-        values = run({**feeds, **used})
-        for name, array in exact.items():
-            difference = values[name].astype(np.float64) - array
-            noise[name] = noise.get(name, 0.0) + float(np.vdot(difference, difference))
-            signal[name] = signal.get(name, 0.0) + float(np.square(array, dtype=np.float64).sum())
-    shares = [noise[name] / signal[name] for name in noise if signal[name]]
-    found = sum(shares) / len(shares) if shares else 0.0
-    return found if math.isfinite(found) else math.inf

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,15 +32,12 @@ class TensorStatistics:
 
     Attributes:
         splits: histograms of every other sample, so that the two can be compared with each other; a value that does
-            not depend on the samples is in both.
+            not depend on the samples is in both. Empty where only channels were asked for.
         channel_amax: [C] float32, largest magnitude per channel, where it was asked for.
-        channel_mean: [C] float64, mean magnitude per channel, where it was asked for.
     """
 
     splits: tuple[Histogram, Histogram] = field(default_factory=lambda: (Histogram(), Histogram()))
     channel_amax: Array | None = None
-    channel_mean: Array | None = None
-    rows: int = 0
 
     @property
     def histogram(self) -> Histogram:
@@ -51,15 +49,10 @@ class TensorStatistics:
 
     def watch_channels(self, values: Array, axis: int) -> None:
         """Add magnitudes per channel."""
-        channels = np.abs(np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis]))
-        amax, total = channels.max(axis=0), channels.sum(axis=0, dtype=np.float64)
-        if self.channel_amax is None or self.channel_mean is None:
-            self.channel_amax, self.channel_mean, self.rows = amax, total / len(channels), len(channels)
-            return
-        rows = self.rows + len(channels)
-        self.channel_amax = np.maximum(self.channel_amax, amax)
-        self.channel_mean = (self.channel_mean * self.rows + total) / rows
-        self.rows = rows
+        axis %= values.ndim
+        folded = values.reshape(int(np.prod(values.shape[:axis])), values.shape[axis], -1)
+        amax = np.maximum(folded.max(axis=2), -folded.min(axis=2)).max(axis=0)
+        self.channel_amax = amax if self.channel_amax is None else np.maximum(self.channel_amax, amax)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +77,7 @@ def collect(
     data: CalibrationData,
     tensors: Collection[str],
     *,
-    channels: Collection[str] = (),
-    channel_axis: int = -1,
+    channels: Mapping[str, int] = MappingProxyType({}),
     magnitudes: bool = False,
     every: int = 1,
     progress: Callable[[int], None] | None = None,
@@ -97,9 +89,8 @@ def collect(
     Args:
         model: the float graph.
         data: what to run it on.
-        tensors: names of values to watch.
-        channels: those of them whose channels are watched one by one.
-        channel_axis: where their channels lie.
+        tensors: names of values whose numbers are counted.
+        channels: values whose largest magnitudes are wanted, and the axis where their channels lie.
         magnitudes: watch the largest magnitude of each row alone, as a value of its own: fast, and in little memory.
             Nothing is known then of channels.
         every: of the numbers of a value, count every so manyth; the least and the largest are of all.
@@ -111,7 +102,8 @@ def collect(
         CalibrationError: no data, or a value that is NaN.
         EngineError: the graph does not load or run.
     """
-    wanted = sorted(set(tensors) | set(channels))
+    counted = set(tensors)
+    wanted = sorted(counted | set(channels))
     run, watch = _opened(model, wanted, threads, magnitudes=magnitudes)
     found = {name: TensorStatistics() for name in wanted}
     digest = hashlib.sha256()
@@ -130,10 +122,11 @@ def collect(
                     f"value {name!r} of the graph is NaN in batch {batches}",
                     hint="the float model itself fails on this sample: check the calibration data and the checkpoint",
                 )
-            for half, part in zip(found[name].splits, _split(value, rows, first), strict=True):
-                half.update(part, every=every)
+            if name in counted:
+                for half, part in zip(found[name].splits, _split(value, rows, first), strict=True):
+                    half.update(part, every=every)
             if name in channels:
-                found[name].watch_channels(value, channel_axis)
+                found[name].watch_channels(value, channels[name])
         if observe is not None:
             observe(feeds, values)
         batches += 1

@@ -33,6 +33,8 @@ class QuantConfig:
         attention: quantize products of two activations too.
         split_skips: give each branch of a concatenation its own range (`split.split_skips`), in 8 bits.
         smooth: strength of SmoothQuant, 0 to 1, by where it is folded to; see `smooth.SmoothGroup.source`.
+        equalize: strength of `equalize.equalize`, 0 to 1, in int8; 0 leaves all channels of results as they are. None:
+            by what it does to the outputs (`choose_equalization`).
         sensitive: modules that stay float because 8 bits cost them too much: a path, or its beginning up to a dot.
         keep_float: modules that the user keeps float, named as in `sensitive`: in every precision and in every mix.
         samples: calibration samples.
@@ -48,6 +50,7 @@ class QuantConfig:
     attention: bool = False
     split_skips: bool = False
     smooth: Mapping[Source, float] = field(default_factory=dict)
+    equalize: float | None = None
     sensitive: tuple[str, ...] = ()
     keep_float: tuple[str, ...] = ()
     samples: int = 256
@@ -67,6 +70,8 @@ class QuantConfig:
                 raise UnknownNameError("place of smoothing", source, SOURCES)
         if not all(0 <= alpha <= 1 for alpha in self.smooth.values()):
             raise ConfigError(f"smooth is {dict(self.smooth)}", hint="strengths lie between 0 and 1")
+        if self.equalize is not None and not 0 <= self.equalize <= 1:
+            raise ConfigError(f"equalize is {self.equalize}", hint="strengths lie between 0 and 1")
         if self.weight_method not in WEIGHT_METHODS:
             raise UnknownNameError("weight method", self.weight_method, WEIGHT_METHODS)
         if self.block not in BLOCKS:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aigc_calibration.accumulators import least_scales
+from aigc_calibration.behind import length_behind
 from aigc_calibration.collect import Statistics, TensorStatistics
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.digest import graph_digest
@@ -75,14 +76,18 @@ def make_plan(
     # Eight-bit floating point reaches far by itself: the largest value goes to the largest code.
     method: Method = "minmax" if precision == "fp8" else UNCHOSEN if config.ranges == "auto" else config.ranges
     sites = find_sites(model)
-    saturating = _saturating(model, sites)
-    tensors = {
-        name: _range(name, found, config, grid, method, saturating.get(name))
-        for name, found in statistics.tensors.items()
-        if not found.histogram.huge
-    }
-    _share_ranges(range_owners(model), tensors)
-    results = _results(model, sites)
+    results, owners, saturating = _results(model, sites), range_owners(model), _saturating(model, sites)
+    stops = {a for s in sites for a in s.activations}
+    tensors: dict[str, TensorPlan] = {}
+    for name, found in statistics.tensors.items():
+        whole, chosen = found.histogram, "mse" if name in saturating else method
+        if whole.huge:
+            continue
+        through = None
+        if chosen == "mse" and name in results and owners.get(name) not in statistics.tensors:
+            through = length_behind(model, name, whole.low, whole.high, stops=stops)
+        tensors[name] = _range(name, found, config, grid, chosen, through)
+    _share_ranges(owners, tensors)
     ops = [_decide(model, site, config, precision, statistics, tensors, results) for site in sites]
     used = {name for op in ops if op.precision != "float" for name in (*op.activations, op.output)}
     return QuantizationPlan(
@@ -97,19 +102,16 @@ def make_plan(
 
 UNCHOSEN: Method = "mse"
 """The method of ranges that are yet to be chosen."""
-SATURATING: dict[str, Callable[[Array], Array]] = {"Tanh": np.tanh, "Sigmoid": lambda x: (1 + np.tanh(x / 2)) / 2}
-"""Operators that flatten large numbers."""
+SATURATING = frozenset({"Tanh", "Sigmoid"})
+"""Operators that flatten large numbers: the range in front of one has the least squared error behind it, whatever the
+method, since the largest numbers say nothing."""
 
 
-def _saturating(model: ir.Model, sites: tuple[Site, ...]) -> dict[str, Callable[[Array], Array]]:
+def _saturating(model: ir.Model, sites: tuple[Site, ...]) -> set[str]:
     """Results of sites that a saturating function alone reads."""
     outputs = {s.output for s in sites}
-    found = {}
-    for node in model.graph:
-        value = node.inputs[0] if node.op_type in SATURATING else None
-        if value is not None and value.name in outputs and len(list(value.uses())) == 1:
-            found[str(value.name)] = SATURATING[node.op_type]
-    return found
+    read = [node.inputs[0] for node in model.graph if node.op_type in SATURATING]
+    return {str(v.name) for v in read if v is not None and v.name in outputs and len(list(v.uses())) == 1}
 
 
 def _range(

@@ -48,8 +48,7 @@ def find_amax(
             (least information lost).
         grid: what the tensor is quantized to.
         percentile: for that method, in (0, 100].
-        through: the function that alone reads the tensor, if it saturates: errors that it flattens do not count. The
-            range is then that of the least squared error behind it, whatever the method.
+        through: for the method `mse`, a rising function behind which errors count; None where they count as they are.
 
     Returns:
         A magnitude; 0 for a tensor that is zero throughout.
@@ -64,7 +63,7 @@ def find_amax(
         raise ConfigError(f"percentile is {percentile}", hint="must be above 0, at most 100")
     if histogram.count == histogram.zeros:
         return 0.0
-    if through is not None:
+    if through is not None and method == "mse":
         return _least_error(histogram, *histogram.signed(), grid, through)
     return METHODS[method](histogram, grid, percentile)
 
@@ -94,7 +93,7 @@ def find_bounds(
     amax = find_amax(histogram, method, GRIDS["int8"], percentile=percentile, through=through)
     seen = (min(histogram.low, 0.0), max(histogram.high, 0.0)) if amax else (0.0, 0.0)
     low, high = max(seen[0], -amax), min(seen[1], amax)
-    if through is None and method != "mse":
+    if method != "mse":
         return low, high
     return _least_affine_error(histogram, seen, (low, high), through or (lambda x: x))
 

@@ -27,7 +27,7 @@ from aigc_runtime.core.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["SOURCES", "SmoothGroup", "scale_constant", "smooth", "smooth_scales", "smoothable"]
+__all__ = ["SOURCES", "SmoothGroup", "one_group", "scale_constant", "smooth", "smooth_scales", "smoothable"]
 
 Source = Literal["gain", "product", "layer"]
 SOURCES: tuple[Source, ...] = ("gain", "product", "layer")
@@ -56,7 +56,7 @@ def smoothable(model: ir.Model) -> tuple[SmoothGroup, ...]:
     """Find every group of a prepared graph."""
     readers: dict[str, list[Site]] = {}
     for site in find_sites(model):
-        if site.weight is not None and _one_group(model, site):
+        if site.weight is not None and one_group(model, site):
             readers.setdefault(site.activations[0], []).append(site)
     values = {str(v.name): v for n in model.graph for v in n.outputs}
     found = []
@@ -73,7 +73,8 @@ def smoothable(model: ir.Model) -> tuple[SmoothGroup, ...]:
     return tuple(found)
 
 
-def _one_group(model: ir.Model, site: Site) -> bool:
+def one_group(model: ir.Model, site: Site) -> bool:
+    """Check whether every output channel of a product sums over all channels of its activation, in their order."""
     if site.op_type == "MatMul":
         return len(site.shape) == 2
     node = next(n for n in model.graph if n.name == site.node)

@@ -19,7 +19,7 @@ from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches, small_network
 
-SMOOTH = QuantConfig(smooth={"layer": 0.5})
+SMOOTH = QuantConfig(equalize=0.5, smooth={"layer": 0.5})
 
 
 def test_ranges_are_those_of_the_smoothed_graph(network: tuple[ir.Model, Batches]) -> None:
@@ -34,7 +34,7 @@ def test_ranges_are_those_of_the_smoothed_graph(network: tuple[ir.Model, Batches
     after = np.concatenate([run(f)["r1"] for f in data.feeds])
     assert found.statistics.tensors["r1"].histogram.high == after.max()
     assert after.max() != np.concatenate([open_onnx(graph, expose=["r1"])(f)["r1"] for f in data.feeds]).max()
-    assert transforms == ("SmoothQuant on 2 values, {'layer': 0.5}",)
+    assert transforms == ("channels of 1 results equalized, strength 0.5", "SmoothQuant on 2 values, {'layer': 0.5}")
 
 
 def test_sixteen_bits_need_results_and_no_smoothing(network: tuple[ir.Model, Batches]) -> None:
@@ -47,7 +47,7 @@ def test_sixteen_bits_need_results_and_no_smoothing(network: tuple[ir.Model, Bat
 
 def test_a_graph_with_nothing_to_smooth(network: tuple[ir.Model, Batches]) -> None:
     graph, data = prepare(network[0]), network[1]
-    found = calibrate(graph, data, QuantConfig(smooth={"gain": 0.5}), precision="int8")
+    found = calibrate(graph, data, QuantConfig(smooth={"gain": 0.5}, equalize=0.0), precision="int8")
     assert (dict(found.smoothing), dict(found.channels)) == ({}, {})
     assert smoothed(graph, found) == (graph, ())
 

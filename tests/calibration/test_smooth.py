@@ -42,7 +42,7 @@ def gated(rng: np.random.Generator, outlier: float = 30.0) -> tuple[ir.Model, Ba
 def channels(model: ir.Model, data: Batches, groups: tuple[SmoothGroup, ...]) -> dict[str, Array]:
     found = {}
     for group in groups:
-        seen = collect(model, data, (), channels=[group.value], channel_axis=group.channel_axis).tensors[group.value]
+        seen = collect(model, data, (), channels={group.value: group.channel_axis}).tensors[group.value]
         assert seen.channel_amax is not None
         found[group.value] = seen.channel_amax
     return found

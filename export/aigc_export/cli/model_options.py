@@ -51,6 +51,9 @@ _OPTIONS = (
     click.option("--weight-method", type=click.Choice(["rtn", "gptq", "awq"]), help="Of weights alone. Default: gptq."),
     click.option("--block", type=click.Choice(["32", "64", "128"]), help="Weights alone: numbers that share a scale."),
     click.option("--split-skips", is_flag=True, help="A range for each branch of a concatenation, in 8 bits."),
+    click.option(
+        "--equalize", type=float, help="Channels of results made alike, in int8: 0 (not) to 1. Default: by the outputs."
+    ),
 )
 
 
@@ -74,6 +77,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
         calibration_samples: int | None,
         keep_float: tuple[str, ...],
         split_skips: bool,
+        equalize: float | None,
         ranges: str | None,
         weight_ranges: str | None,
         weight_method: str | None,
@@ -97,6 +101,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "calibration_samples": calibration_samples,
             "keep_float": keep_float,
             "split_skips": split_skips,
+            "equalize": equalize,
             "ranges": ranges,
             "weight_ranges": weight_ranges,
             "weight_method": weight_method,

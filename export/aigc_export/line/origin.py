@@ -107,6 +107,7 @@ def _quantization_options(config: QuantConfig, default: QuantConfig) -> list[str
         ("--calibration-samples", "samples"),
         ("--ranges", "ranges"),
         ("--weight-ranges", "weight_ranges"),
+        ("--equalize", "equalize"),
         ("--weight-method", "weight_method"),
         ("--block", "block"),
     ):

@@ -139,6 +139,7 @@ _EIGHT_BITS, _WEIGHTS = ("int8", "fp8", "auto"), ("int8-weight", "int4", "auto")
 _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "keep_float": ("--keep-float", ("int8", "fp8", "fp16", "bf16", "int8-weight", "int4", "auto")),
     "split_skips": ("--split-skips", _EIGHT_BITS),
+    "equalize": ("--equalize", ("int8", "auto")),
     "ranges": ("--ranges", ("int8", "auto")),
     "weight_ranges": ("--weight-ranges", _EIGHT_BITS),
     "weight_method": ("--weight-method", _WEIGHTS),
@@ -156,11 +157,13 @@ def _check_requested(requested: Mapping[str, Any], precisions: Sequence[str], *,
                 f"{option} changes nothing in {', '.join(precisions)}",
                 hint=f"leave it out, or choose --precision {', '.join(read_by)}",
             )
-    if "split_skips" in requested and calibration is not None:
-        raise ConfigError(
-            "--split-skips with a calibration file, which was made with it or without",
-            hint="leave it out; `aigc-export calibrate --split-skips` makes a file with it",
-        )
+    for name in ("split_skips", "equalize"):
+        if name in requested and calibration is not None:
+            option, _ = _READ_BY[name]
+            raise ConfigError(
+                f"{option} with a calibration file, which was made with it or without",
+                hint=f"leave it out; `aigc-export calibrate {option}` makes a file with it",
+            )
 
 
 def export_recipe(
@@ -170,6 +173,7 @@ def export_recipe(
     precision: str = "fp32",
     calibration_samples: int | None = None,
     split_skips: bool = False,
+    equalize: float | None = None,
     keep_float: Sequence[str] = (),
     ranges: RangeChoice | None = None,
     weight_ranges: Method | None = None,
@@ -188,6 +192,7 @@ def export_recipe(
             with one for the rest in front, or fp32.
         calibration_samples: in place of the default.
         split_skips: see `QuantConfig`.
+        equalize: see `QuantConfig`.
         keep_float: modules that stay float, besides those that the model's hints name.
         ranges: see `QuantConfig`.
         weight_ranges: see `QuantConfig`, as for the next two.
@@ -228,6 +233,7 @@ def export_recipe(
         "samples": calibration_samples,
         "keep_float": tuple(keep_float) or None,
         "split_skips": split_skips or None,
+        "equalize": equalize,
         "ranges": ranges,
         "weight_ranges": weight_ranges,
         "weight_method": weight_method,

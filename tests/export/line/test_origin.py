@@ -265,6 +265,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "ranges": "kl",
         "weight_ranges": "minmax",
         "split_skips": True,
+        "equalize": 0.25,
         "seed": 5,
         "quality_samples": 9,
         "calibration_data": "my data/it's",

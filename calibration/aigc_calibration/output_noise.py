@@ -1,0 +1,61 @@
+"""How far the outputs of a graph move: what choices between quantizations are made by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from aigc_calibration.data import CalibrationData
+from aigc_calibration.onnx_function import Feeds, OnnxFunction
+from aigc_runtime.core.tensors import Array
+
+__all__ = ["first_batches", "output_noise", "rows_of"]
+
+
+def first_batches(data: CalibrationData, run: OnnxFunction, rows: int, *, sets: int) -> list[list[dict[str, Array]]]:
+    """Take whole batches from the front of the data.
+
+    Args:
+        data: of which batches are taken.
+        run: the float graph, for data that needs it.
+        rows: that each set has at least, as long as there are any.
+        sets: how many sets are made, one after the other.
+    """
+    found: list[list[dict[str, Array]]] = [[] for _ in range(sets)]
+    for feeds in data.batches(run):
+        wanting = next((batches for batches in found if rows_of(batches) < rows), None)
+        if wanting is None:
+            break
+        wanting.append(feeds)
+    return found
+
+
+def rows_of(batches: Iterable[Feeds]) -> int:
+    """Rows of samples in all batches."""
+    return sum(len(next(iter(feeds.values()))) for feeds in batches)
+
+
+def output_noise(run: OnnxFunction, batches: Sequence[Feeds], wanted: Sequence[Mapping[str, Array]]) -> float:
+    """Noise power of the outputs relative to their signal, sum (q - x)^2 / sum x^2; the mean over the outputs.
+
+    Args:
+        run: the graph that is judged.
+        batches: what it is run on.
+        wanted: the exact outputs x of each batch.
+
+    Returns:
+        Infinity where an output is not finite.
+    """
+    noise: dict[str, float] = {}
+    signal: dict[str, float] = {}
+    for feeds, exact in zip(batches, wanted, strict=True):
+        values = run(feeds)
+        for name, array in exact.items():
+            difference = values[name].astype(np.float64) - array
+            noise[name] = noise.get(name, 0.0) + float(np.vdot(difference, difference))
+            signal[name] = signal.get(name, 0.0) + float(np.square(array, dtype=np.float64).sum())
+    shares = [noise[name] / signal[name] for name in noise if signal[name]]
+    found = sum(shares) / len(shares) if shares else 0.0
+    return found if math.isfinite(found) else math.inf

@@ -1,0 +1,51 @@
+"""Noise of outputs, and the samples that it is measured on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from aigc_calibration.output_noise import first_batches, output_noise, rows_of
+from aigc_runtime.core.tensors import Array
+
+from .conftest import Batches
+
+
+def batches(*rows: int) -> Batches:
+    return Batches(tuple({"x": np.full((n, 2), i, np.float32)} for i, n in enumerate(rows)))
+
+
+def shifted(by: float) -> dict[str, Array]:
+    return {"y": np.array([3.0, 4.0]) + by, "z": np.array([0.0, 10.0])}
+
+
+def test_it_is_the_mean_over_the_outputs_of_noise_by_signal() -> None:
+    wanted = [shifted(0.0), shifted(0.0)]
+    found = iter([shifted(1.0), shifted(-2.0)])
+    # y: (1 + 1 + 4 + 4) / (25 + 25); z: none.
+    assert output_noise(lambda _: next(found), [{}, {}], wanted) == pytest.approx((10 / 50 + 0) / 2)
+
+
+def test_outputs_without_a_signal_do_not_count() -> None:
+    wanted: list[Mapping[str, Array]] = [{"y": np.zeros(2), "z": np.ones(2)}]
+    assert output_noise(lambda _: {"y": np.ones(2), "z": np.ones(2)}, [{}], wanted) == 0.0
+    assert output_noise(lambda _: {"y": np.ones(2)}, [{}], [{"y": np.zeros(2)}]) == 0.0
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_what_is_not_finite_is_the_most_noise_there_is(odd: float) -> None:
+    assert output_noise(lambda _: {"y": np.array([odd, 1.0])}, [{}], [{"y": np.ones(2)}]) == math.inf
+
+
+def test_batches_are_taken_whole_and_once() -> None:
+    data = batches(2, 2, 3, 1, 5)
+    sets = first_batches(data, lambda _: {}, 3, sets=2)
+    assert [[float(f["x"][0, 0]) for f in some] for some in sets] == [[0, 1], [2]]
+    assert [rows_of(some) for some in sets] == [4, 3]
+
+
+def test_there_may_be_fewer_than_were_asked_for() -> None:
+    assert [rows_of(some) for some in first_batches(batches(2), lambda _: {}, 3, sets=2)] == [2, 0]
