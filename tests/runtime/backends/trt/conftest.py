@@ -10,8 +10,10 @@ import pytest
 
 @pytest.fixture(scope="module", autouse=True)
 def only_what_these_tests_made_is_collected() -> Iterator[None]:
-    """These tests collect garbage hundreds of times; all that other tests left behind would make it take minutes."""
-    gc.collect()
+    """These tests collect garbage hundreds of times; all that other tests left behind would make it take minutes.
+
+    It is set aside as it is: to collect it first takes seconds in every file.
+    """
     gc.freeze()
     yield
     gc.unfreeze()
