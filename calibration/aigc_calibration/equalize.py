@@ -154,7 +154,7 @@ def _passed(
     first = _first(node, read, places, axis)
     if first is not None:
         return first, []
-    bias = _bias(node, read) if axis == -1 else None
+    bias = _bias(node, read) if axis == -1 and _of_the_layer_alone(read[0], places) else None
     return None if bias is None else (places[read[0]], [(str(bias.name), 0)])
 
 
@@ -200,6 +200,12 @@ def _behind(node: ir.Node, value: ir.Value, first: int, axis: int) -> int | None
             return None
         before += size
     return None
+
+
+def _of_the_layer_alone(value: ir.Value, places: Mapping[ir.Value, int]) -> bool:
+    """Whether a value has the channels of the layer's result and no others beside them."""
+    result = next(iter(places))
+    return value.shape is not None and result.shape is not None and value.shape[-1] == result.shape[-1]
 
 
 def _bias(node: ir.Node, read: list[ir.Value]) -> ir.Value | None:

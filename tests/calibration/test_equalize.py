@@ -190,6 +190,22 @@ def test_matrices_with_a_bias_between() -> None:
     assert after.max() / after.min() < 3
 
 
+def test_a_bias_of_more_than_the_layer() -> None:
+    """A constant that is added behind a concatenation has channels that no factor is for."""
+    constants = {"w1": normal(4, 12), "b": normal(16), "w2": normal(16, 3, seed=1)}
+    nodes = [
+        node("MatMul", ["x", "w1"], "m"),
+        node("Concat", ["x", "m"], "j", axis=-1),
+        node("Add", ["j", "b"], "s"),
+        node("MatMul", ["s", "w2"], "y"),
+    ]
+    assert not channel_groups(prepare(make_graph(nodes, constants, {"x": ["n", 4]}, {"y": ["n", 3]})))
+    beside = [nodes[0], nodes[1], node("MatMul", ["j", "w2"], "y")]
+    del constants["b"]
+    model = prepare(make_graph(beside, constants, {"x": ["n", 4]}, {"y": ["n", 3]}))
+    assert [r.first for g in channel_groups(model) for r in g.readers] == [4]
+
+
 LEFT: dict[str, Nodes] = {
     "a sum with something else": [first(), node("Conv", ["x", "w1"], "o", pads=[1] * 4), node("Add", ["c", "o"], "a")],
     "a function that is not homogeneous": [first(), node("Sigmoid", ["c"], "a")],
