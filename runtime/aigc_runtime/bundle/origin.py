@@ -35,6 +35,7 @@ OPTIONS = MappingProxyType(
         "--weight-method": 1,
         "--block": 1,
         "--split-skips": 0,
+        "--equalize": 1,
         "--precision": 1,
         "--quality-samples": 1,
         "--tolerance": 1,
@@ -60,6 +61,7 @@ _OF_ONE_PRECISION = (
     "--weight-method",
     "--block",
     "--split-skips",
+    "--equalize",
 )
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 MAX_TEXT = 4096
