@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aigc_calibration.computed import sizes_of
+from aigc_calibration.histogram import HALF_BINS
 from aigc_calibration.onnx_function import open_onnx
 from aigc_runtime.core.tensors import Array
 
@@ -51,7 +52,7 @@ OF_EACH_NUMBER = frozenset(
 """Operators whose result, at each place, depends on the numbers at that place alone."""
 MOST_NODES = 12
 """Of one function."""
-POINTS = 4097
+POINTS = HALF_BINS + 1
 """At which a function is computed: as many as a histogram has bins on either side of zero, and one more."""
 
 
@@ -125,32 +126,11 @@ def _computed(model: ir.Model, value: ir.Value, nodes: list[ir.Node], x: Array) 
         return None
     rank = max([1, *(len(v.const_value.shape) for n in nodes for v in n.inputs if v is not None and v.const_value)])
     shape = [*[1] * (rank - 1), len(x)]
-    given = ir.Value(name="x", type=ir.TensorType(kind), shape=ir.Shape(shape))
-    known, made = {value: given}, []
-    constants: dict[ir.Value, ir.Value] = {}
-    for node in nodes:
-        for entry in node.inputs:
-            if entry is not None and entry not in known:
-                known[entry] = constants[entry] = ir.Value(
-                    name=f"constant_{len(constants)}",
-                    const_value=entry.const_value,
-                    shape=entry.shape,
-                    type=ir.TensorType(entry.const_value.dtype) if entry.const_value else entry.type,
-                )
-        inputs = [None if entry is None else known[entry] for entry in node.inputs]
-        copy = ir.node(node.op_type, inputs, dict(node.attributes), domain=node.domain)
-        known[node.outputs[0]] = copy.outputs[0]
-        made.append(copy)
-    last = made[-1].outputs[0]
-    last.name, last.type = "y", ir.TensorType(kind)
-    graph = ir.Graph(
-        [given],
-        [last],
-        nodes=made,
-        initializers=list(constants.values()),
-        opset_imports=dict(model.opset_imports),
-        name="behind",
-    )
+    graph = ir.convenience.extract(model.graph, [value], [nodes[-1].outputs[0]])
+    for inner in (v for node in graph for v in node.outputs):
+        inner.shape = None
+    (given,) = graph.inputs
+    given.shape = ir.Shape(shape)
     run = open_onnx(ir.Model(graph, ir_version=model.ir_version), threads=1)
-    (y,) = run({"x": x.astype(kind.numpy()).reshape(shape)}).values()
+    (y,) = run({str(given.name): x.astype(kind.numpy()).reshape(shape)}).values()
     return y.astype(np.float64).reshape(-1, len(x))

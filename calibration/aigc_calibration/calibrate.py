@@ -42,13 +42,13 @@ class Calibration:
     """The statistics of a graph over calibration data.
 
     Attributes:
-        graph_sha256: digest of the prepared graph, before it is split and smoothed.
+        graph_sha256: digest of the prepared graph, before it is split, equalized and smoothed.
         split_skips: whether sites behind a concatenation are split, one for each branch.
         smoothing: strength of SmoothQuant by where it is folded to; empty for none.
         equalization: strength of the equalization of channels of results; 0 for none.
         channels: value -> [C] float32, largest magnitude of every channel among the first samples, of what is
             smoothed or equalized.
-        statistics: of the graph after both.
+        statistics: of the graph after all three.
         half_precision: whether results of all sites were watched too, as 16-bit formats need, and of all values the
             largest magnitudes alone.
         methods: value -> the method of its range, where it was chosen by what it does to the outputs; empty if not.
@@ -85,7 +85,7 @@ def calibrate(
     Args:
         graph: of `prepare`.
         data: batches for every input.
-        config: says what is split and smoothed.
+        config: says what is split, equalized and smoothed.
         precision: one of `CALIBRATED`.
         threads: of the engine.
         progress: called after every batch, with the rows that were read and all rows.
@@ -96,7 +96,8 @@ def calibrate(
     """
     half_precision = precision in HALF_PRECISIONS
     smoothing = {} if half_precision else dict(config.smooth)
-    # fp8 has as many digits for quiet channels as for loud ones.
+    # fp8 has as many digits for quiet channels as for loud ones. While the strength is not chosen, any makes channels
+    # watched.
     equalization = 0.0 if precision != "int8" else 1.0 if config.equalize is None else config.equalize
     base, parts = (graph, 0) if half_precision or not config.split_skips else split_skips(graph)
     channels: dict[str, Array] = {}
@@ -105,10 +106,10 @@ def calibrate(
         report = phase(progress, "channels", few.rows)
         seen = collect(base, few, (), channels=watch, threads=threads, progress=report).tensors
         channels = {name: t.channel_amax for name, t in seen.items() if t.channel_amax is not None}
-    groups = [g.value for g in smoothable(base) if g.source in smoothing]
-    if config.equalize is None and channel_groups(base, groups) and equalization:
+    leave = _smoothed_values(base, smoothing)
+    if config.equalize is None and equalization and channel_groups(base, leave):
         report = phase(progress, "choice of equalization", len(STRENGTHS))
-        equalization = choose_equalization(base, channels, data, config, leave=groups, threads=threads, progress=report)
+        equalization = choose_equalization(base, channels, data, config, leave=leave, threads=threads, progress=report)
     channels = {name: channels[name] for name in _channels(base, smoothing, equalization)}
     made, equalized, smoothed_groups = _scaled(base, channels, smoothing, equalization)
     _LOG.debug("%d sites are split, %d results equalized, %d groups smoothed", parts, equalized, smoothed_groups)
@@ -127,12 +128,16 @@ def calibrate(
     )
 
 
+def _smoothed_values(base: ir.Model, smoothing: Mapping[Source, float]) -> dict[str, int]:
+    """The values that are smoothed, with the axis of their channels."""
+    return {g.value: g.channel_axis for g in smoothable(base) if g.source in smoothing}
+
+
 def _channels(base: ir.Model, smoothing: Mapping[Source, float], equalization: float) -> dict[str, int]:
     """The values whose channels are watched, with the axis of their channels."""
-    groups = [g for g in smoothable(base) if g.source in smoothing]
-    found = {g.value: g.channel_axis for g in groups}
+    found = _smoothed_values(base, smoothing)
     if equalization:
-        equal = channel_groups(base, leave=found.keys())
+        equal = channel_groups(base, leave=found)
         found.update({name: g.channel_axis for g in equal for name in g.watched})
     return found
 
@@ -149,9 +154,9 @@ def _scaled(
     base: ir.Model, channels: Mapping[str, Array], smoothing: Mapping[Source, float], equalization: float
 ) -> tuple[ir.Model, int, int]:
     """The graph with its channels scaled, the results that were equalized, and the values that were smoothed."""
-    groups = [g.value for g in smoothable(base) if g.source in smoothing]
-    made, equalized = equalize(base, channels, equalization, leave=groups) if equalization else (base, 0)
-    return (smooth(made, channels, smoothing) if groups else made), equalized, len(groups)
+    values = _smoothed_values(base, smoothing)
+    made, equalized = equalize(base, channels, equalization, leave=values) if equalization else (base, 0)
+    return (smooth(made, channels, smoothing) if values else made), equalized, len(values)
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,8 @@ def choose_equalization(
 ) -> float:
     """Try each strength on a few samples, with every site in 8 bits and ranges that take no search (`percentile`).
 
+    The graph is in ONNX Runtime's form, whatever the target is, and all its results count.
+
     Args:
         model: the prepared float graph.
         channels: see `equalize.equalize`.

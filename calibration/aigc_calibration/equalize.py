@@ -19,8 +19,8 @@ import numpy as np
 
 from aigc_calibration.limits import array_problem
 from aigc_calibration.prepare import copy_graph
-from aigc_calibration.sites import Site, find_sites, output_channel_axis, weight_array
-from aigc_calibration.smooth import one_group, scale_constant
+from aigc_calibration.sites import Site, activation_channel_axis, find_sites, output_channel_axis, weight_array
+from aigc_calibration.smooth import one_group, read_once, scale_constant
 from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def channel_groups(model: ir.Model, leave: Collection[str] = ()) -> tuple[Channe
 
 
 def _group(layer: ir.Node, later: list[ir.Node], sites: Mapping[str, Site]) -> ChannelGroup | None:
-    axis = 1 if layer.op_type in {"Conv", "ConvTranspose"} else -1
+    axis = activation_channel_axis(layer.op_type)
     folds = _folds(layer)
     if folds is None:
         return None
@@ -123,7 +123,7 @@ def _reader(
     node: ir.Node, read: list[ir.Value], places: Mapping[ir.Value, int], sites: Mapping[str, Site], axis: int
 ) -> Reader | None:
     site = sites.get(str(node.name))
-    if site is None or read != [node.inputs[0]] or axis != (1 if site.op_type in {"Conv", "ConvTranspose"} else -1):
+    if site is None or read != [node.inputs[0]] or axis != activation_channel_axis(site.op_type):
         return None
     return Reader(site=site, first=places[read[0]])
 
@@ -139,7 +139,7 @@ def _folds(layer: ir.Node) -> list[tuple[str, int]] | None:
 
 
 def _is_its_own(value: ir.Value) -> bool:
-    return value.const_value is not None and _uses(value) == 1
+    return value.const_value is not None and read_once(value)
 
 
 def _passed(

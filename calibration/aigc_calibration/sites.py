@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SITE_OPS",
     "Site",
+    "activation_channel_axis",
     "copies",
     "find_sites",
     "inner_sites",
@@ -124,6 +125,11 @@ def copies(node: ir.Node) -> bool:
     if node.op_type == "Resize":
         return node.attributes.get_string("mode", "nearest") == "nearest"
     return node.op_type in _COPYING
+
+
+def activation_channel_axis(op_type: str) -> int:
+    """The axis of channels in what a site reads and makes."""
+    return 1 if op_type in {"Conv", "ConvTranspose"} else -1
 
 
 def output_channel_axis(node: ir.Node) -> int:

@@ -21,13 +21,22 @@ import numpy as np
 
 from aigc_calibration.computed import computed, sizes_of
 from aigc_calibration.prepare import copy_graph
-from aigc_calibration.sites import Site, find_sites, output_channel_axis, weight_array
+from aigc_calibration.sites import Site, activation_channel_axis, find_sites, output_channel_axis, weight_array
 from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["SOURCES", "SmoothGroup", "one_group", "scale_constant", "smooth", "smooth_scales", "smoothable"]
+__all__ = [
+    "SOURCES",
+    "SmoothGroup",
+    "one_group",
+    "read_once",
+    "scale_constant",
+    "smooth",
+    "smooth_scales",
+    "smoothable",
+]
 
 Source = Literal["gain", "product", "layer"]
 SOURCES: tuple[Source, ...] = ("gain", "product", "layer")
@@ -61,7 +70,7 @@ def smoothable(model: ir.Model) -> tuple[SmoothGroup, ...]:
     values = {str(v.name): v for n in model.graph for v in n.outputs}
     found = []
     for name, sites in readers.items():
-        axes = {1 if s.op_type in {"Conv", "ConvTranspose"} else -1 for s in sites}
+        axes = {activation_channel_axis(s.op_type) for s in sites}
         if name not in values or len(axes) != 1 or values[name].is_graph_output():
             continue
         place = _fold_place(values[name]) if len(list(values[name].uses())) == len(sites) else None
@@ -129,7 +138,7 @@ def _fold_place(value: ir.Value) -> tuple[list[tuple[str, int]], Source] | None:
         return _fold_into_mul(producer)
     while producer is not None and _keeps_channels(producer):
         source = producer.inputs[0]
-        if source is None or not _read_once(source):
+        if source is None or not read_once(source):
             return None
         producer = source.producer()
     return None if producer is None else _fold_into_layer(producer)
@@ -145,13 +154,13 @@ def _keeps_channels(node: ir.Node) -> bool:
 def _fold_into_mul(mul: ir.Node) -> tuple[list[tuple[str, int]], Source] | None:
     operands = [v for v in mul.inputs if v is not None]
     for operand in operands:
-        if operand.const_value is not None and len(operand.const_value.shape) == 1 and _read_once(operand):
+        if operand.const_value is not None and len(operand.const_value.shape) == 1 and read_once(operand):
             return [(str(operand.name), 0)], "gain"
     for operand in operands:
         source = operand.producer()
-        if source is not None and source.op_type == "MatMul" and _read_once(operand):
+        if source is not None and source.op_type == "MatMul" and read_once(operand):
             weight = source.inputs[1]
-            if weight is not None and weight.const_value is not None and _read_once(weight):
+            if weight is not None and weight.const_value is not None and read_once(weight):
                 return [(str(weight.name), 1)], "product"
     return None
 
@@ -169,12 +178,13 @@ def _fold_into_layer(layer: ir.Node) -> tuple[list[tuple[str, int]], Source] | N
     else:
         return None
     present = [(v, axis) for v, axis in folded if v is not None]
-    if not all(v.const_value is not None and _read_once(v) for v, _ in present):
+    if not all(v.const_value is not None and read_once(v) for v, _ in present):
         return None
     return [(str(v.name), axis) for v, axis in present], "layer"
 
 
-def _read_once(value: ir.Value) -> bool:
+def read_once(value: ir.Value) -> bool:
+    """Check whether one node reads a value, and it is no result of the graph."""
     return len(list(value.uses())) == 1 and not value.is_graph_output()
 
 
