@@ -33,8 +33,10 @@ from quant_subjects import SUBJECTS, Subject, load_subject
 from rich.console import Console
 from rich.table import Table
 
+from aigc_calibration.formats import UNSIGNED_FORMAT
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.quantize import quantize
+from aigc_export.workloads import get_workload
 
 PRECISIONS = ("fp16", "bf16", "int8", "fp8", "int8-weight", "int4")
 TARGETS: Mapping[tuple[str, str], float] = {
@@ -80,8 +82,8 @@ def say(text: str) -> None:
 
 
 def ours(subject: Subject, precision: str, seed: int) -> bytes:
-    config = subject.config(precision)
-    found = quantize(subject.graph, subject.data(seed), config, precision=as_site_precision(precision))
+    run = get_workload(subject.program.kind).run_as(precision, UNSIGNED_FORMAT)
+    found = quantize(subject.graph, subject.data(seed), subject.config(run), precision=as_site_precision(run))
     data: bytes = ir.to_proto(found.graph).SerializeToString()
     return data
 

@@ -68,7 +68,7 @@ class Calibration:
 
 def needs_samples(config: QuantConfig, precision: SitePrecision) -> bool:
     """Check whether anything is learned from samples: rounding weights alone to the nearest codes needs none."""
-    return precision in CALIBRATED or config.weight_method != "rtn"
+    return precision in CALIBRATED or config.method_for(precision) != "rtn"
 
 
 def calibrate(

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from aigc_calibration.plan import SitePrecision
 from aigc_calibration.ranges import METHODS, Method, RangeChoice
 from aigc_calibration.smooth import SOURCES, Source
 from aigc_runtime.errors import ConfigError, UnknownNameError
@@ -39,6 +40,8 @@ class QuantConfig:
         keep_float: modules that the user keeps float, named as in `sensitive`: in every precision and in every mix.
         samples: calibration samples.
         weight_method: how weights alone are rounded: `rtn` (to nearest), `gptq`, or `awq` (AWQ's scales, then GPTQ).
+            None: to nearest in the precisions that `nearest` names, by GPTQ in the others.
+        nearest: precisions whose weights a better rounding gains nothing for, where no method is asked for.
         block: numbers of such a weight that share a scale: 32, 64 or 128.
         wide: modules, as in `sensitive`, whose weight takes 8 bits where the others take 4.
     """
@@ -54,7 +57,8 @@ class QuantConfig:
     sensitive: tuple[str, ...] = ()
     keep_float: tuple[str, ...] = ()
     samples: int = 256
-    weight_method: WeightMethod = "gptq"
+    weight_method: WeightMethod | None = None
+    nearest: tuple[SitePrecision, ...] = ()
     block: int = 32
     wide: tuple[str, ...] = ()
 
@@ -72,12 +76,16 @@ class QuantConfig:
             raise ConfigError(f"smooth is {dict(self.smooth)}", hint="strengths lie between 0 and 1")
         if self.equalize is not None and not 0 <= self.equalize <= 1:
             raise ConfigError(f"equalize is {self.equalize}", hint="strengths lie between 0 and 1")
-        if self.weight_method not in WEIGHT_METHODS:
-            raise UnknownNameError("weight method", self.weight_method, WEIGHT_METHODS)
+        if self.weight_method not in (None, *WEIGHT_METHODS):
+            raise UnknownNameError("weight method", str(self.weight_method), WEIGHT_METHODS)
         if self.block not in BLOCKS:
             raise ConfigError(f"block is {self.block}", hint=f"valid: {', '.join(map(str, BLOCKS))}")
         if not 1 <= self.samples <= MAX_SAMPLES:
             raise ConfigError(f"samples is {shown(self.samples)}", hint=f"must be from 1 to {MAX_SAMPLES:,}")
+
+    def method_for(self, precision: SitePrecision) -> WeightMethod:
+        """Return how weights alone are rounded in a precision."""
+        return self.weight_method or ("rtn" if precision in self.nearest else "gptq")
 
     def why_float(self, module: str) -> str:
         """Say why a module stays float; empty if it need not."""

@@ -33,7 +33,16 @@ from aigc_runtime.system.host_memory import give_back_memory
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["NO_SAMPLES", "Quantized", "plan_calibrated", "plan_chosen", "quantize", "with_choice"]
+__all__ = [
+    "NO_SAMPLES",
+    "Fitted",
+    "Quantized",
+    "fit_weights",
+    "plan_calibrated",
+    "plan_chosen",
+    "quantize",
+    "with_choice",
+]
 
 COUNTED_FOR_WEIGHTS = 13
 """Every so manyth number of what weights alone are multiplied with is counted: its magnitude is all that is asked for.
@@ -65,6 +74,23 @@ class Quantized:
     coverage: Coverage
     float_graph: ir.Model | None = None
     weights: Mapping[str, QuantizedWeight] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """Weights alone, rounded.
+
+    Attributes:
+        graph: that the plan belongs to.
+        plan: of it.
+        weights: codes of every weight that the plan quantizes.
+        statistics: of what the weights are multiplied with; `NO_SAMPLES` where none were needed.
+    """
+
+    graph: ir.Model
+    plan: QuantizationPlan
+    weights: Mapping[str, QuantizedWeight]
+    statistics: Statistics
 
 
 def quantize(
@@ -104,7 +130,8 @@ def quantize(
     if precision not in CALIBRATED:
         if calibration is not None:
             check_kind(calibration, precision)
-        return _quantize_weights(prepared, data, config, precision, form, executed, threads, progress)
+        made = fit_weights(prepared, data, config, precision=precision, threads=threads, progress=progress)
+        return _emitted(made.graph, data, config, made.plan, made.weights, made.statistics, form, executed, threads)
     if calibration is None:
         calibration = calibrate(prepared, data, config, precision=precision, threads=threads, progress=progress)
     graph, plan = plan_chosen(
@@ -229,19 +256,33 @@ def _emitted(
     )
 
 
-def _quantize_weights(
+def fit_weights(
     graph: ir.Model,
     data: CalibrationData,
     config: QuantConfig,
+    *,
     precision: SitePrecision,
-    form: QdqFormat,
-    executed: Executed,
-    threads: int | None,
-    progress: Progress | None,
-) -> Quantized:
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Round weights alone, by the samples where the method reads any.
+
+    Args:
+        graph: of `prepare`.
+        data: that they are fitted to.
+        config: methods and exceptions.
+        precision: `int8-weight` or `int4-weight`.
+        threads: of the engine.
+        progress: called after every batch, with the rows that were read and all rows.
+
+    Raises:
+        CalibrationError: the data cannot be used.
+        CancelledError: `progress` returned False.
+    """
     report = phase(progress, "second moments", data.rows)
     transforms: tuple[str, ...] = ()
-    if config.weight_method == "awq":
+    method = config.method_for(precision)
+    if method == "awq":
         graph, scaled = apply_awq(graph, data, config, precision=precision, threads=threads, progress=report)
         transforms = (f"AWQ on {scaled} values",)
     plan = weight_plan(graph, config, precision=precision, transforms=transforms)
@@ -254,7 +295,7 @@ def _quantize_weights(
     if nodes:
         readings = readings_of(graph, plan)
         # The same run serves both, where there is room for all matrices.
-        if config.weight_method != "rtn" and watched >= {r.value for r in readings} and fit_at_once(readings):
+        if watched >= {r.value for r in readings} and fit_at_once(readings):
             moments = SecondMoments(readings)
         observe = None if moments is None else partial(_add_batch, moments, data)
         progressed = None if moments is None else report
@@ -265,7 +306,7 @@ def _quantize_weights(
     problems = {node: value_problem(values, seen, least=0.0) for node, values in fitted.items()}
     plan = plan.with_float({node: why for node, why in problems.items() if why})
     weights = quantize_weights(graph, plan, data, config, moments=moments, threads=threads, progress=report)
-    return _emitted(graph, data, config, plan, weights, statistics, form, executed, threads)
+    return Fitted(graph=graph, plan=plan, weights=weights, statistics=statistics)
 
 
 def _add_batch(

@@ -17,7 +17,7 @@ from aigc_calibration.hessian import SecondMoments, collect_hessians
 from aigc_calibration.limits import constant_problem
 from aigc_calibration.matrices import Reading, reading_of, to_matrix
 from aigc_calibration.parallel import in_threads
-from aigc_calibration.plan import PLAN_VERSION, OpPlan, QuantizationPlan, SitePrecision, inner_ops
+from aigc_calibration.plan import PLAN_VERSION, OpPlan, QuantizationPlan, SitePrecision, as_site_precision, inner_ops
 from aigc_calibration.prepare import copy_graph
 from aigc_calibration.sites import Site, find_sites, inner_sites, weight_array
 from aigc_calibration.smooth import scale_constant, smoothable
@@ -69,7 +69,7 @@ def _decide(model: ir.Model, site: Site, config: QuantConfig, precision: SitePre
         output=None,
         weight=site.weight,
         block=None if why else config.block,
-        why=why or f"blocks of {config.block}, {config.weight_method}{wider}",
+        why=why or f"blocks of {config.block}, {config.method_for(precision)}{wider}",
     )
 
 
@@ -141,7 +141,7 @@ def quantize_weights(
         progress: called after every batch with the rows seen.
     """
     by_reading = readings_of(model, plan)
-    if config.weight_method == "rtn":
+    if config.method_for(as_site_precision(plan.precision)) == "rtn":
         pairs = [pair for group in by_reading.values() for pair in group]
         rounded = in_threads(lambda pair: _to_nearest(model, *pair), pairs, threads)
         return {weight.name: weight for weight in rounded}

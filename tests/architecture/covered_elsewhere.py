@@ -217,7 +217,6 @@ COVERED_ELSEWHERE = {
     "export/aigc_export/prepare/request.py": "tests/export/line/test_exporter.py",
     "export/aigc_export/recipes/search.py": "tests/export/mixed_precision/test_search.py",
     "export/aigc_export/mixed_precision/candidates.py": "tests/export/mixed_precision/test_search.py",
-    "export/aigc_export/mixed_precision/pairs.py": "tests/export/mixed_precision/test_search.py",
     "export/aigc_export/mixed_precision/plain.py": "tests/export/mixed_precision/test_search.py",
     "export/aigc_export/mixed_precision/plots.py": "tests/export/mixed_precision/test_report.py",
     "export/aigc_export/mixed_precision/sensitivity.py": "tests/export/mixed_precision/test_search.py",

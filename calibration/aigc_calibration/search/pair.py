@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from aigc_calibration.collect import Statistics
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.digest import graph_digest
 from aigc_calibration.formats import QdqFormat
@@ -37,6 +38,7 @@ class PrecisionPair:
         high_weights: its codes.
         form: of the engine.
         config: of tables that are looked up: size of a block, and what stays float.
+        statistics: that the low plan was made from; None: it needed no samples.
     """
 
     name: str
@@ -47,6 +49,7 @@ class PrecisionPair:
     high_weights: Mapping[str, QuantizedWeight]
     form: QdqFormat
     config: QuantConfig = field(default_factory=QuantConfig)
+    statistics: Statistics | None = None
 
     @cached_property
     def tables(self) -> dict[str, QuantizedWeight]:

@@ -22,7 +22,7 @@ SHOWN = 8
 """Ranges in the table."""
 
 
-@click.command(context_settings=CONTEXT, epilog="Example: aigc-export calibrate lm --precision int8 -o lm.npz")
+@click.command(context_settings=CONTEXT, epilog="Example: aigc-export calibrate unet --precision int8 -o unet.npz")
 @click.argument("model")
 @click.option("-o", "--output", required=True, type=WRITTEN_PATH, help="File to write.")
 @click.option("--precision", default="int8", show_default=True, help="int8, fp8, fp16 or bf16.")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from aigc_calibration.cache import write_calibration
 from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate
-from aigc_calibration.plan import as_site_precision
 from aigc_calibration.prepare import prepare
 from aigc_calibration.quantize import plan_chosen, with_choice
 from aigc_export.graphs.passes import PassReport
@@ -16,6 +15,9 @@ from aigc_export.prepare.calibration_data import described
 from aigc_export.prepare.prepare import Reporter, Stage, prepare_graph
 from aigc_export.prepare.stability import RangeStability, instability_warning, stability
 from aigc_export.recipes.recipe import ExportRecipe
+from aigc_export.recipes.requested import readers
+from aigc_export.workloads import get_workload
+from aigc_models.sources import kind_of
 from aigc_runtime.core.progress import Progress
 from aigc_runtime.errors import ConfigError
 
@@ -66,16 +68,17 @@ def calibrate_model(
     started = time.perf_counter()
     if recipe.search is not None:
         raise ConfigError("a search reads a calibration for int8", hint="calibrate with --precision int8")
-    if recipe.quantization is None or as_site_precision(recipe.precision) not in CALIBRATED:
+    if recipe.quantization is None or recipe.site_precision not in CALIBRATED:
+        takers = readers(CALIBRATED, get_workload(kind_of(recipe.model)), recipe.target)
         raise ConfigError(
             f"{recipe.precision} needs no ranges, so there is nothing to keep",
-            hint=f"--precision is one of {', '.join(CALIBRATED)}",
+            hint=f"--precision is one of {', '.join(one for one in takers if one != 'auto')}",
         )
     if recipe.calibration is not None:
         raise ConfigError(
             "a calibration is not an input of a calibration", hint="leave `calibration` out of the recipe"
         )
-    precision = as_site_precision(recipe.precision)
+    precision = recipe.site_precision
     reporter = Reporter(stage)
     model = prepare_graph(recipe, reporter)
     data, config = model.data, model.quantization

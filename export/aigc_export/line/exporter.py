@@ -338,11 +338,9 @@ def _search(
     recipe = replace(recipe, precision=built.precision, tolerances=limits)
     if built.plan is None or built.coverage is None:
         return recipe, None, found.report
-    quantized = Quantized(
-        graph=built.graph, plan=built.plan, statistics=found.calibration.statistics, coverage=built.coverage
-    )
+    quantized = Quantized(graph=built.graph, plan=built.plan, statistics=found.statistics, coverage=built.coverage)
     assert prepared.quantization is not None
-    reporter.warn(instability_warning(built.plan, found.calibration.statistics, prepared.quantization))
+    reporter.warn(instability_warning(built.plan, found.statistics, prepared.quantization))
     report_quantized(quantized, reporter.report)
     return recipe, quantized, found.report
 

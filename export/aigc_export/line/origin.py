@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_calibration.config import QuantConfig
-from aigc_export.recipes.part_precisions import lowest_precision
+from aigc_export.recipes.default_quantization import default_quantization
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.workloads import get_workload
 from aigc_models.data.kept_data import KeptData, read_kept
@@ -90,11 +90,8 @@ def _options(recipe: ExportRecipe, loaded: Mapping[str, Any]) -> list[str]:
 
 def _quantization(recipe: ExportRecipe) -> QuantConfig:
     """Make the quantization of a recipe whose user asks for nothing."""
-    return QuantConfig(samples=get_workload(kind_of(recipe.model)).samples_for(_lowest(recipe)))
-
-
-def _lowest(recipe: ExportRecipe) -> str:
-    return lowest_precision((recipe.precision, *recipe.parts.values()))
+    precisions = (recipe.precision, *recipe.parts.values())
+    return default_quantization(get_workload(kind_of(recipe.model)), precisions) or QuantConfig()
 
 
 def _quantization_options(config: QuantConfig, default: QuantConfig) -> list[str]:

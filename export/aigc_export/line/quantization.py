@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 
 from aigc_calibration.errors import PlanError
-from aigc_calibration.plan import as_site_precision
 from aigc_calibration.quantize import Quantized, quantize
 from aigc_export.prepare.calibration_data import described
 from aigc_export.prepare.prepare import PreparedModel, Reporter, Stage
@@ -82,7 +81,7 @@ def _quantize(model: PreparedModel, recipe: ExportRecipe, reporter: Reporter, pr
         model.graph,
         model.data,
         model.quantization,
-        precision=as_site_precision(recipe.precision),
+        precision=recipe.site_precision,
         form=recipe.target.format,
         executed=recipe.target.executed,
         calibration=model.calibration,

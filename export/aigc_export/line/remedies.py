@@ -164,14 +164,15 @@ def _keep_float(recipe: ExportRecipe, costly: CostlyModules | None, divergence: 
 def _other_precisions(recipe: ExportRecipe, workload: Workload) -> Iterator[str]:
     """List the precisions whose own limits are stricter, since their arithmetic is more exact."""
     exactness = {p: limits.tensor.min_sqnr_db or 0.0 for p, limits in workload.tolerances.items()}
-    here = exactness.get(recipe.precision, math.inf)
+    here = exactness.get(recipe.run_precision, math.inf)
     better = [p for p in recipe.target.precisions if exactness.get(p, 0.0) > here]
     if better:
         yield f"--precision {' or '.join(sorted(better, key=exactness.__getitem__))}: more exact"
 
 
 def _better_rounding(recipe: ExportRecipe) -> Iterator[str]:
-    if recipe.quantization is not None and recipe.quantization.weight_method == "rtn":
+    in_blocks = recipe.run_precision in ("int8-weight", "int4")
+    if recipe.quantization is not None and in_blocks and recipe.quantization.method_for(recipe.site_precision) == "rtn":
         yield "--weight-method gptq: rounds weights by what they are multiplied with, which takes calibration data"
 
 

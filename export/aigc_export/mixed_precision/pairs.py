@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from aigc_calibration.calibrate import Calibration
+from aigc_calibration.calibrate import CALIBRATED, Calibration
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.formats import QdqFormat
 from aigc_calibration.planner import round_weights
-from aigc_calibration.quantize import plan_chosen
+from aigc_calibration.quantize import fit_weights, plan_chosen
 from aigc_calibration.search.pair import PrecisionPair
-from aigc_calibration.weight_only import quantize_weights, weight_plan
 from aigc_export.workloads.base import Precisions
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def plan_pair(
     config: QuantConfig,
     precisions: Precisions,
     form: QdqFormat,
-    calibration: Calibration,
+    calibration: Calibration | None,
     *,
     outputs: Sequence[str],
     threads: int | None,
@@ -46,29 +45,41 @@ def plan_pair(
         config: of `without_exceptions`.
         precisions: low and high precision.
         form: of the engine.
-        calibration: ranges for activations.
+        calibration: ranges for activations; None for weights alone.
         outputs: names of the results that count.
         threads: of the engine that reads the data.
     """
     low, high = precisions
     name = f"{low} / {high}"
-    if high == "float":
+    if low in CALIBRATED:
+        assert calibration is not None
         graph, plan = plan_chosen(
             prepared, data, calibration, config, precision=low, form=form, outputs=outputs, threads=threads
         )
         weights = round_weights(graph, plan, config)
         return PrecisionPair(
-            name=name, graph=graph, low=plan, low_weights=weights, high=None, high_weights={}, form=form, config=config
+            name=name,
+            graph=graph,
+            low=plan,
+            low_weights=weights,
+            high=None,
+            high_weights={},
+            form=form,
+            config=config,
+            statistics=calibration.statistics,
         )
-    plans = [weight_plan(prepared, config, precision=p) for p in precisions]
-    codes = [quantize_weights(prepared, plan, data, config, threads=threads) for plan in plans]
+    made = fit_weights(prepared, data, config, precision=low, threads=threads)
+    # AWQ's scales, which are for the low precision, are in the graph by now.
+    rest = replace(config, weight_method="gptq") if config.method_for(high) == "awq" else config
+    above = None if high == "float" else fit_weights(made.graph, data, rest, precision=high, threads=threads)
     return PrecisionPair(
         name=name,
-        graph=prepared,
-        low=plans[0],
-        low_weights=codes[0],
-        high=plans[1],
-        high_weights=codes[1],
+        graph=made.graph,
+        low=made.plan,
+        low_weights=made.weights,
+        high=None if above is None else above.plan,
+        high_weights={} if above is None else above.weights,
         form=form,
         config=config,
+        statistics=made.statistics if made.statistics.batches else None,
     )

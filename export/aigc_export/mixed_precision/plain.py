@@ -12,6 +12,7 @@ from aigc_export.mixed_precision.candidates import Built
 from aigc_export.prepare.prepare import PreparedModel
 from aigc_export.recipes.hints import with_hints
 from aigc_export.recipes.recipe import ExportRecipe
+from aigc_export.workloads import get_workload
 
 __all__ = ["plain_builds"]
 
@@ -21,28 +22,30 @@ _SMALLER = ("fp16", "int8-weight", "int4")
 
 
 def plain_builds(
-    prepared: PreparedModel, recipe: ExportRecipe, calibration: Calibration, *, objective: str
+    prepared: PreparedModel, recipe: ExportRecipe, calibration: Calibration | None, *, objective: str
 ) -> Iterator[Built]:
     """Build the model's own configuration of every plain precision that could be better by the objective.
 
     Args:
         prepared: the float graph and its data.
         recipe: of the export.
-        calibration: in int8.
+        calibration: in int8; None where no precision of the search needs ranges.
         objective: of the search.
     """
     assert prepared.data is not None
     assert recipe.quantization is not None
-    for precision in (*_PLAIN, *(_SMALLER if objective == "size" else ())):
+    workload, form = get_workload(prepared.program.kind), recipe.target.format
+    wanted = (*_PLAIN, *(_SMALLER if objective == "size" else ()))
+    for precision in dict.fromkeys(workload.run_as(name, form) for name in wanted):
         try:
             found = quantize(
                 prepared.graph,
                 prepared.data,
                 with_hints(recipe.quantization, prepared.part.hints, precision),
                 precision=as_site_precision(precision),
-                form=recipe.target.format,
+                form=form,
                 executed=recipe.target.executed,
-                calibration=calibration if precision == "int8" else None,
+                calibration=calibration if calibration is not None and precision == "int8" else None,
                 outputs=prepared.output_names,
                 threads=recipe.threads,
             )

@@ -15,11 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aigc_calibration.calibrate import Calibration, calibrate
+from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate
+from aigc_calibration.collect import Statistics
 from aigc_calibration.coverage import Executed, site_macs
 from aigc_calibration.errors import PlanError
 from aigc_calibration.onnx_function import opened_when_called
 from aigc_calibration.prepare import prepare
+from aigc_calibration.quantize import NO_SAMPLES
 from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_environment
 from aigc_calibration.search.pair import PrecisionPair
 from aigc_calibration.search.sensitivity import CONFIDENCE_SIGMAS, Sensitivity, decibels, fallback_order, total_noise
@@ -56,11 +58,17 @@ class BudgetError(ParityError):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """The chosen engine, and the report of the search."""
+    """The result of a search.
+
+    Attributes:
+        built: the chosen engine.
+        report: how it was found.
+        statistics: of the samples that the low precisions were planned from; `NO_SAMPLES` where none were needed.
+    """
 
     built: Built
     report: SearchReport
-    calibration: Calibration
+    statistics: Statistics
 
 
 def search(
@@ -124,14 +132,18 @@ def search(
     pairs: dict[str, tuple[Sensitivity, ...]] = {}
     workers = make_workers(jobs=config.jobs, dask=config.dask)
     ready, every, threads = prepare(graph), without_exceptions(quantization), recipe.threads
-    if calibration is None:
-        calibration = calibrate(ready, prepared.data, every, precision="int8", threads=threads, progress=progress)
-    stage("calibrate", f"{calibration.statistics.samples} samples, {len(calibration.statistics.tensors)} values")
+    wanted = workload.searched_pairs(config.objective, recipe.target.format)
+    statistics = NO_SAMPLES
+    if any(low in CALIBRATED for low, _ in wanted):
+        if calibration is None:
+            calibration = calibrate(ready, prepared.data, every, precision="int8", threads=threads, progress=progress)
+        statistics = calibration.statistics
+        stage("calibrate", f"{statistics.samples} samples, {len(statistics.tensors)} values")
     tried += [
         (built, evaluator.evaluate(built))
         for built in plain_builds(prepared, recipe, calibration, objective=config.objective)
     ]
-    for precisions in workload.searched_pairs(config.objective):
+    for precisions in wanted:
         pair = plan_pair(
             ready,
             prepared.data,
@@ -142,6 +154,9 @@ def search(
             outputs=prepared.output_names,
             threads=threads,
         )
+        if pair.statistics is not None and not statistics.batches:
+            statistics = pair.statistics
+            stage("calibrate", f"{statistics.samples} samples")
         sites = measure_pair(pair, prepared, workers, evaluator, journal)
         pairs[pair.name] = sites
         noisiest = sites[0]
@@ -174,7 +189,7 @@ def search(
     )
     if config.folder is not None:
         _write(report, config.folder, stage)
-    return SearchResult(built=built, report=report, calibration=calibration)
+    return SearchResult(built=built, report=report, statistics=statistics)
 
 
 def _write(report: SearchReport, folder: Path, stage: Stage) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from aigc_calibration.calibrate import calibrate
+from aigc_calibration.calibrate import CALIBRATED, calibrate
 from aigc_calibration.prepare import prepare
 from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_environment
 from aigc_calibration.search.sensitivity import Sensitivity
@@ -74,16 +74,19 @@ def measure_sensitivity(
     prepared = prepare_graph(recipe, reporter)
     assert prepared.data is not None
     assert prepared.quantization is not None
-    known = {precisions[0]: precisions for precisions in get_workload(prepared.program.kind).searched_pairs("size")}
-    requested = next(iter(known)) if low is None else {"int4": "int4-weight"}.get(low, low)
+    workload = get_workload(prepared.program.kind)
+    known = {precisions[0]: precisions for precisions in workload.searched_pairs("size", recipe.target.format)}
+    run_as = None if low is None else workload.run_as(low, recipe.target.format)
+    requested = next(iter(known)) if run_as is None else {"int4": "int4-weight"}.get(run_as, run_as)
     precisions = next((both for name, both in known.items() if name == requested), None)
     if precisions is None:
         raise UnknownNameError("low precision", str(low), known)
     ready, every = prepare(prepared.graph), without_exceptions(prepared.quantization)
-    calibration = prepared.calibration or calibrate(
-        ready, prepared.data, every, precision="int8", threads=recipe.threads, progress=progress
-    )
-    reporter.report("calibrate", f"{calibration.statistics.samples} samples")
+    calibration = prepared.calibration
+    if calibration is None and precisions[0] in CALIBRATED:
+        calibration = calibrate(
+            ready, prepared.data, every, precision="int8", threads=recipe.threads, progress=progress
+        )
     pair = plan_pair(
         ready,
         prepared.data,
@@ -94,6 +97,8 @@ def measure_sensitivity(
         outputs=prepared.output_names,
         threads=recipe.threads,
     )
+    seen = pair.statistics
+    reporter.report("calibrate", "no samples were needed" if seen is None else f"{seen.samples} samples")
     journal = Journal(
         None if config.folder is None else config.folder / JOURNAL_FILE,
         environment=f"{recipe.target.name}, {measuring_environment()}",

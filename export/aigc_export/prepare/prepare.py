@@ -14,7 +14,6 @@ from aigc_calibration.calibrate import Calibration, check_kind, needs_samples
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.lookups import find_lookups
-from aigc_calibration.plan import as_site_precision
 from aigc_calibration.sites import find_sites, inner_sites
 from aigc_export.graphs.capture import Captured, capture
 from aigc_export.graphs.passes import PassReport, run_passes
@@ -170,7 +169,7 @@ def _prepare(
     graph, passes = run_passes(captured.model, recipe.target.passes, feeds=pass_feeds(part, recipe.seed))
     quantization = None
     if recipe.quantization is not None:
-        quantization = with_hints(recipe.quantization, part.hints, recipe.precision)
+        quantization = with_hints(recipe.quantization, part.hints, recipe.run_precision)
         modules = [site.module for site in (*find_sites(graph), *inner_sites(graph))]
         modules += [lookup.module for lookup in find_lookups(graph)]
         for warning in quantization.check_modules(modules):
@@ -202,7 +201,7 @@ def _calibration(recipe: ExportRecipe) -> Calibration | None:
         return None
     calibration = read_calibration(recipe.calibration)
     # A search calibrates in int8, the lowest precision that needs ranges.
-    check_kind(calibration, as_site_precision("int8" if recipe.search is not None else recipe.precision))
+    check_kind(calibration, "int8" if recipe.search is not None else recipe.site_precision)
     return calibration
 
 
@@ -211,7 +210,7 @@ def _calibration_data(
 ) -> CalibrationData | None:
     if recipe.quantization is None:
         return None
-    if recipe.search is None and not needs_samples(recipe.quantization, as_site_precision(recipe.precision)):
+    if recipe.search is None and not needs_samples(recipe.quantization, recipe.site_precision):
         return ExampleData(part=part, seed=recipe.seed)
     if recipe.calibration is not None and recipe.search is None:
         if len(program.parts) > 1:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, fields, replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from aigc_calibration.calibrate import CALIBRATED, needs_samples
+from aigc_calibration.calibrate import needs_samples
 from aigc_calibration.config import QuantConfig, WeightMethod
-from aigc_calibration.plan import as_site_precision
+from aigc_calibration.plan import SitePrecision, as_site_precision
 from aigc_calibration.ranges import Method, RangeChoice
 from aigc_export.recipes.budget import Budget, check_measures, parse_budget
+from aigc_export.recipes.default_quantization import default_quantization, site_precisions
 from aigc_export.recipes.part_precisions import check_parts, lowest_precision, parse_precisions
+from aigc_export.recipes.requested import check_calibration, check_requested
 from aigc_export.recipes.search import SearchConfig
 from aigc_export.recipes.tolerances import with_budgets, with_user_limits
 from aigc_export.targets import DEFAULT_TARGET
@@ -90,6 +92,22 @@ class ExportRecipe:
         return replace(self, precision=precision, quantization=quantization, parts={})
 
     @property
+    def run_precision(self) -> str:
+        """The precision that the engine runs under this name: see `Workload.run_as`."""
+        from aigc_models.sources import kind_of
+
+        return get_workload(kind_of(self.model)).run_as(self.precision, self.target.format)
+
+    @property
+    def site_precision(self) -> SitePrecision:
+        """The precision of what is quantized.
+
+        Raises:
+            UnknownNameError: a recipe in fp32, or of a search.
+        """
+        return as_site_precision(self.run_precision)
+
+    @property
     def stored_precision(self) -> str:
         """The precision that tables and the manifest name: `mixed` where parts have several."""
         return self.precision if set(self.parts.values()) <= {self.precision} else "mixed"
@@ -115,55 +133,6 @@ def check_quality_samples(count: int | None) -> None:
             f"quality_samples is {shown(count)}",
             hint=f"at least 2 make a measure, at most {MAX_SAMPLES:,} are allowed; 0 leaves quality out",
         )
-
-
-def _check_calibration(precision: str, *, calibration: str | None, own_samples: bool) -> None:
-    """Raise ConfigError for samples or a calibration that nothing would read."""
-    if precision == "fp32" and (own_samples or calibration is not None):
-        raise ConfigError("calibration data for fp32, which needs none", hint="add --precision int8, or leave it out")
-    if calibration is None:
-        return
-    if own_samples:
-        raise ConfigError(
-            "a calibration and calibration samples were both given", hint="leave one out: the file holds its ranges"
-        )
-    if precision != "auto" and as_site_precision(precision) not in CALIBRATED:
-        raise ConfigError(
-            f"{precision} rounds weights by second moments of what they are multiplied with, "
-            "which a calibration file does not hold",
-            hint=f"leave --calibration out; it is for {', '.join(CALIBRATED)}",
-        )
-
-
-_EIGHT_BITS, _WEIGHTS = ("int8", "fp8", "auto"), ("int8-weight", "int4", "auto")
-_READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
-    "keep_float": ("--keep-float", ("int8", "fp8", "fp16", "bf16", "int8-weight", "int4", "auto")),
-    "split_skips": ("--split-skips", _EIGHT_BITS),
-    "equalize": ("--equalize", ("int8", "auto")),
-    "ranges": ("--ranges", ("int8", "auto")),
-    "weight_ranges": ("--weight-ranges", _EIGHT_BITS),
-    "weight_method": ("--weight-method", _WEIGHTS),
-    "block": ("--block", _WEIGHTS),
-}
-"""Field of a quantization -> its option, and the precisions that read it."""
-
-
-def _check_requested(requested: Mapping[str, Any], precisions: Sequence[str], *, calibration: str | None) -> None:
-    """Raise ConfigError for a choice that nothing would read."""
-    for name in requested.keys() & _READ_BY.keys():
-        option, read_by = _READ_BY[name]
-        if not set(precisions) & set(read_by):
-            raise ConfigError(
-                f"{option} changes nothing in {', '.join(precisions)}",
-                hint=f"leave it out, or choose --precision {', '.join(read_by)}",
-            )
-    for name in ("split_skips", "equalize"):
-        if name in requested and calibration is not None:
-            option, _ = _READ_BY[name]
-            raise ConfigError(
-                f"{option} with a calibration file, which was made with it or without",
-                hint=f"leave it out; `aigc-export calibrate {option}` makes a file with it",
-            )
 
 
 def export_recipe(
@@ -226,9 +195,10 @@ def export_recipe(
     if not isinstance(model, str):
         check_parts(parts, model.parts)
     workload = get_workload(kind_of(model))
-    quantization = None if lowest == "fp32" else QuantConfig(samples=workload.samples_for(lowest))
+    quantization = default_quantization(workload, used)
     own_samples = calibration_samples is not None or overrides.get("calibration_data") is not None
-    _check_calibration(lowest, calibration=overrides.get("calibration"), own_samples=own_samples)
+    calibration = overrides.get("calibration")
+    check_calibration(lowest, workload, target, calibration=calibration, own_samples=own_samples)
     requested: dict[str, Any] = {
         "samples": calibration_samples,
         "keep_float": tuple(keep_float) or None,
@@ -240,24 +210,21 @@ def export_recipe(
         "block": block,
     }
     requested = {name: value for name, value in requested.items() if value is not None}
-    _check_requested(requested, used, calibration=overrides.get("calibration"))
+    check_requested(requested, used, workload, target, calibration=calibration)
     if quantization is not None:
         quantization = replace(quantization, **requested)
-        if (
-            own_samples
-            and precision != "auto"
-            and not any(one != "fp32" and needs_samples(quantization, as_site_precision(one)) for one in used)
-        ):
+        sites = site_precisions(workload, target, used)
+        if own_samples and not any(needs_samples(quantization, one) for one in sites):
             raise ConfigError(
                 "calibration data for weights that are rounded to the nearest codes, which needs none",
-                hint="leave it out, or choose another --weight-method",
+                hint="leave it out, or choose --weight-method gptq",
             )
     recipe = ExportRecipe(
         model=model,
         target=target,
         precision=precision,
         parts=parts,
-        tolerances=workload.limits("int8" if precision == "auto" else lowest),
+        tolerances=workload.limits("int8" if precision == "auto" else workload.run_as(lowest, target.format)),
         quantization=quantization,
         search=_default_search(workload) if precision == "auto" else None,
     )

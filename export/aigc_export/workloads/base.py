@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from aigc_calibration.data import CalibrationData
-from aigc_calibration.plan import HALF_PRECISIONS, SitePrecision
+from aigc_calibration.formats import QdqFormat
+from aigc_calibration.plan import HALF_PRECISIONS, SitePrecision, as_site_precision
 from aigc_calibration.subject import Subject
 from aigc_export.workloads.measures import Measure
 from aigc_models.data.kept_data import KeptData
@@ -179,6 +180,10 @@ class Workload:
         default_samples: parameters of a model -> samples that it is evaluated on where no number is asked for.
         calibration_samples: that a model is calibrated on where no number is asked for.
         half_samples: the same for 16 bits, which need the largest numbers alone; None takes as many.
+        int8_in_blocks: whether `int8` is codes in blocks, of weights and, when it runs, of what they are multiplied
+            with, where an engine has kernels for that: what has rare numbers a hundred times the others is held by no
+            range that is found ahead (Dettmers et al. 2022, LLM.int8(), section 3).
+        nearest: see `QuantConfig`.
         precision_pairs: what a search chooses between.
         probe_batches: batches of calibration data on which a search measures noise.
         foreign_limits: names of limits on what this kind does not make.
@@ -206,6 +211,8 @@ class Workload:
     default_samples: Callable[[int], int] = _default_samples
     calibration_samples: int = 256
     half_samples: int | None = None
+    int8_in_blocks: bool = False
+    nearest: tuple[SitePrecision, ...] = ()
     precision_pairs: tuple[Precisions, ...] = (INTEGERS,)
     probe_batches: int = 4
     foreign_limits: tuple[str, ...] = ()
@@ -232,13 +239,26 @@ class Workload:
             )
         return self.tolerances[precision]
 
+    def run_as(self, precision: str, form: QdqFormat) -> str:
+        """Return the precision that an engine runs under a name: `int8` may be weights in blocks.
+
+        Args:
+            precision: as it is asked for.
+            form: of the engine.
+        """
+        return "int8-weight" if precision == "int8" and self.int8_in_blocks and form.nbits else precision
+
     def samples_for(self, precision: str) -> int:
         """Choose how many samples a model is calibrated on where no number is asked for."""
         few = self.half_samples if precision in HALF_PRECISIONS else None
         return self.calibration_samples if few is None else few
 
-    def searched_pairs(self, objective: str) -> tuple[Precisions, ...]:
-        """Choose the pairs that a search goes through: weights alone always save bytes, and not always time."""
-        if objective != "size" or WEIGHTS_ALONE in self.precision_pairs:
-            return self.precision_pairs
-        return (*self.precision_pairs, WEIGHTS_ALONE)
+    def searched_pairs(self, objective: str, form: QdqFormat) -> tuple[Precisions, ...]:
+        """Choose the pairs that a search goes through: weights alone always save bytes, and not always time.
+
+        Args:
+            objective: of the search.
+            form: of the engine.
+        """
+        pairs = tuple((as_site_precision(self.run_as(low, form)), high) for low, high in self.precision_pairs)
+        return pairs if objective != "size" or WEIGHTS_ALONE in pairs else (*pairs, WEIGHTS_ALONE)

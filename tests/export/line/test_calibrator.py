@@ -50,11 +50,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("calibrations")
 
 
+PRECISIONS = {"lm": "fp8"}
+"""Of what is not calibrated in int8, which for language models is weights in blocks."""
+
+
 def calibrated(name: str, models: Path, files: Path) -> Path:
-    """The file of a calibration in int8, made once."""
-    path = files / f"{name}.npz"
+    """The file of a calibration, made once."""
+    path, precision = files / f"{name}.npz", PRECISIONS.get(name, "int8")
     if not path.exists():
-        calibrate_model(recipe_of(name, models / name, precision="int8", calibration_samples=SAMPLES), path)
+        calibrate_model(recipe_of(name, models / name, precision=precision, calibration_samples=SAMPLES), path)
     return path
 
 
@@ -64,7 +68,8 @@ def test_what_a_calibration_tells(name: str, files: Path, models: Path, tmp_path
     seen = read_calibration(path).statistics
     steps: Steps = []
     stages: dict[str, str] = {}
-    recipe = recipe_of(name, models / name, precision="int8", calibration_samples=SAMPLES)
+    precision = PRECISIONS.get(name, "int8")
+    recipe = recipe_of(name, models / name, precision=precision, calibration_samples=SAMPLES)
     result = calibrate_model(
         recipe, tmp_path / FILE, stage=stages.__setitem__, progress=lambda *step: steps.append(step)
     )
@@ -81,12 +86,13 @@ def test_what_a_calibration_tells(name: str, files: Path, models: Path, tmp_path
     assert stages["calibrate"].startswith(f"{SAMPLES} samples, {seen.batches} runs, {len(seen.tensors)} values")
     phases = list(dict.fromkeys(what for what, _, _ in steps))
     first = {"lm": ["channels"], "gan": ["channels", "choice of equalization"]}.get(name, [])
-    assert phases == [*first, "ranges", "choice of ranges"]
-    evaluations = [(done, total) for what, done, total in steps if what == phases[-1]]
-    assert evaluations[-1][0] == evaluations[-1][1]
-    assert [done for done, _ in evaluations] == sorted({done for done, _ in evaluations})
-    assert result.calibration.methods.keys() <= seen.tensors.keys()
-    assert stages["choose"].startswith(result.calibration.choice)
+    assert phases == [*first, "ranges", *(["choice of ranges"] if precision == "int8" else [])]
+    if precision == "int8":
+        evaluations = [(done, total) for what, done, total in steps if what == phases[-1]]
+        assert evaluations[-1][0] == evaluations[-1][1]
+        assert [done for done, _ in evaluations] == sorted({done for done, _ in evaluations})
+        assert result.calibration.methods.keys() <= seen.tensors.keys()
+        assert stages["choose"].startswith(result.calibration.choice)
     for phase in {"channels", "ranges"} & set(phases):
         counts = [(rows, total) for what, rows, total in steps if what == phase]
         assert counts[-1] == (seen.samples, seen.samples)  # the total that was announced is the one that is reached
@@ -102,8 +108,9 @@ def test_an_export_from_a_file_is_that_from_samples(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     steps: Steps = []
+    precision = PRECISIONS.get(name, "int8")
     fresh = export_model(
-        recipe_of(name, models / name, precision="int8", calibration_samples=SAMPLES, tolerances=LOOSE),
+        recipe_of(name, models / name, precision=precision, calibration_samples=SAMPLES, tolerances=LOOSE),
         tmp_path / "fresh",
         progress=lambda *step: steps.append(step),
     )
@@ -116,7 +123,7 @@ def test_an_export_from_a_file_is_that_from_samples(
     monkeypatch.setattr("aigc_calibration.quantize.calibrate", never)
     monkeypatch.setattr(front, "calibration_data", never)
     stages: dict[str, str] = {}
-    recipe = recipe_of(name, models / name, precision="int8", calibration=str(path), seed=5, tolerances=LOOSE)
+    recipe = recipe_of(name, models / name, precision=precision, calibration=str(path), seed=5, tolerances=LOOSE)
     cached = export_model(recipe, tmp_path / "cached", stage=stages.__setitem__)
     for file in (PLAN_FILE, "model.onnx"):
         assert cached.bundle.read(file) == fresh.bundle.read(file)
@@ -172,8 +179,8 @@ def test_a_file_of_another_graph_or_kind(
 @pytest.mark.parametrize(
     ("changes", "message", "hint"),
     [
-        ({"precision": "int4"}, "int4 rounds weights by second moments", "int8"),
-        ({"precision": "int8-weight"}, "int8-weight rounds weights by second moments", "leave --calibration out"),
+        ({"precision": "int4"}, "int4 reads no ranges of activations", "fp16, bf16, int8, fp8, auto"),
+        ({"precision": "int8-weight"}, "int8-weight reads no ranges of activations", "leave --calibration out"),
         ({"precision": "fp32"}, "fp32, which needs none", "--precision int8"),
         ({"precision": "int8", "calibration_samples": 9}, "were both given", "leave one out"),
         ({"precision": "int8", "calibration_data": "x.npz"}, "were both given", "leave one out"),
@@ -197,6 +204,19 @@ def test_a_file_that_nothing_would_read(changes: dict[str, str], message: str, h
 )
 def test_nothing_to_calibrate(changes: dict[str, Any], message: str, models: Path, tmp_path: Path) -> None:
     assert message in str(refused(calibrate_model, changes, models / "gan", "gan", tmp_path))
+
+
+def test_eight_bits_of_a_language_model_have_no_ranges_to_keep(models: Path, tmp_path: Path) -> None:
+    error = refused(calibrate_model, {"precision": "int8"}, models / "lm", "lm", tmp_path)
+    assert "int8 needs no ranges" in str(error)
+    assert error.hint == "--precision is one of fp16, bf16, fp8"
+    for changes, option in (({"ranges": "kl"}, "--ranges"), ({"equalize": 0.5}, "--equalize")):
+        with pytest.raises(ConfigError, match=f"{option} changes nothing in int8 .text models run it on ort-cpu as"):
+            recipe_of("lm", models / "lm", precision="int8", **changes)
+    with pytest.raises(ConfigError, match=r"int8 .* reads no ranges of activations") as caught:
+        recipe_of("lm", models / "lm", precision="int8", calibration="c.npz")
+    assert caught.value.hint == "leave --calibration out; on ort-cpu it is for fp16, bf16, fp8"
+    assert recipe_of("lm", models / "lm", precision="int8", weight_method="gptq", calibration_samples=4).quantization
 
 
 def test_a_place_that_cannot_be_written(models: Path, tmp_path: Path) -> None:

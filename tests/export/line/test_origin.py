@@ -258,6 +258,7 @@ def parsed(arguments: list[str]) -> ExportRecipe:
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "text": {
+        "target": "tensorrt-rtx",
         "precision": "int8",
         "spec_options": {"cache": "buffer"},
         "keep_float": ("lm_head", "layers.0"),
@@ -273,7 +274,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "tolerance": {"min_sqnr_db": 12.5, "max_over_rms": 1e-05},
     },
     "weights": {"precision": "int4", "weight_method": "rtn", "block": 64, "calibration": None},
-    "file": {"precision": "int8", "calibration": "a b.npz"},
+    "file": {"precision": "fp8", "calibration": "a b.npz"},
     "engine": {
         "target": "tensorrt-rtx",
         "precision": "fp16",
@@ -314,7 +315,8 @@ def test_the_command_that_check_prints_exports_the_same_model_again(
         "spec_options": {"cache": "growing"},
         "ranges": "kl",
     }
-    recipe = export_recipe("lm", precision="int8", calibration_data="my data/it's", keep_float=("lm_head",), **options)
+    options |= {"target": "tensorrt-rtx", "calibration_data": "my data/it's", "keep_float": ("lm_head",)}
+    recipe = export_recipe("lm", precision="int8", **options)
     loaded = load_shipped("lm", checkpoint=exported / "my poems")
     manifest = Bundle.open(tmp_path / "bundle").manifest
     engine = replace(manifest.engine, kind="tensorrt-rtx", build=BUILD, proof=EngineProof(parity="graph"))
@@ -377,7 +379,7 @@ def test_a_text_model_is_calibrated_on_what_it_was_trained_on(exported: Path, mo
         return seen[-1]
 
     monkeypatch.setattr(front, "calibration_data", recorded)
-    recipe = recipe_of("lm", exported / "my poems", precision="int8")
+    recipe = recipe_of("lm", exported / "my poems", precision="int4")
     with pytest.raises(CheckpointError, match="far enough"):
         export_model(recipe, exported / "never")
     assert bytes(seen[0].tokens.astype("u1")) == POEMS.train_pieces[0]

@@ -150,6 +150,12 @@ def test_a_better_rounding_is_named_where_there_is_one() -> None:
         recipe = export_recipe("lm", precision="int4", weight_method=method)
         found = remedies(judged(ppl_increase=(0.3, 0.01)), recipe, workload=text)
         assert any(line.startswith("--weight-method gptq") for line in found) is wanted
+    for target, wanted in (("ort-cpu", True), ("tensorrt-rtx", False)):
+        found = remedies(
+            judged(ppl_increase=(0.3, 0.01)), export_recipe("lm", precision="int8", target=target), workload=text
+        )
+        assert any(line.startswith("--weight-method gptq") for line in found) is wanted
+        assert any("int8-weight" in line for line in found) is False
 
 
 def test_quality_that_was_not_measured_could_decide() -> None:

@@ -12,7 +12,7 @@ from onnx import helper
 from tests.calibration.conftest import Batches, make_graph
 
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.formats import UNSIGNED_FORMAT
+from aigc_calibration.formats import SIGNED_FORMAT, UNSIGNED_FORMAT
 from aigc_calibration.onnx_file import weight_bytes
 from aigc_calibration.plan import as_site_precision
 from aigc_calibration.quantize import quantize
@@ -52,9 +52,10 @@ def test_a_product_takes_what_is_computed(precision: str, block: int) -> None:
     )
     data = Batches(({"x": rng.standard_normal((8, inputs)).astype(np.float32)},))
     config = QuantConfig(weight_method="rtn", block=block)
-    made = quantize(graph, data, config, precision=as_site_precision(precision), form=UNSIGNED_FORMAT)
+    form = SIGNED_FORMAT if precision == "int8" else UNSIGNED_FORMAT  # which runs it in blocks
+    made = quantize(graph, data, config, precision=as_site_precision(precision), form=form)
     model, other = one_product(inputs, outputs), QuantConfig(keep_float=("lm_head",), block=block)
-    computed, kept = (bundle_size(model, precision, UNSIGNED_FORMAT, quantization=c) for c in (config, other))
+    computed, kept = (bundle_size(model, precision, form, quantization=c) for c in (config, other))
     assert computed is not None
     assert kept is not None
     product = computed.weights - kept.weights + 4 * inputs * outputs
@@ -74,7 +75,6 @@ def test_what_stays_float_and_what_is_wide() -> None:
     assert weights("fp32") == 4 * 134_515_008
     assert weights("fp32", tie_embeddings=False) == 4 * (134_515_008 + 49152 * 576)
     # The output layer has a copy of its own where its codes are none that a lookup can read.
-    assert weights("int8") == weights("int8", tie_embeddings=False)
     assert weights("fp16") == weights("fp16", tie_embeddings=False)
     embedding, down, norms = 49152 * 576, 576 * 1536, 61 * 576
     layers = 134_515_008 - embedding - norms
@@ -82,7 +82,10 @@ def test_what_stays_float_and_what_is_wide() -> None:
     assert weights("fp16") == 4 * (embedding + norms) + halves
     assert weights("int4") == 4 * norms + blocks(layers, 4) + blocks(embedding, 8)
     assert weights("int4", tie_embeddings=False) == weights("int4") + blocks(embedding, 8)
-    assert weights("int8") > 4 * (norms + down) + blocks(embedding, 8) + layers - down + embedding
+    assert weights("int8") == 4 * norms + blocks(layers + embedding, 8)
+    signed = bundle_size(LMConfig(**SMOLLM2), "int8", SIGNED_FORMAT)
+    assert signed is not None
+    assert signed.weights > 4 * (norms + down + embedding) + layers - down + embedding
     assert bundle_size(LMConfig(**SMOLLM2), "auto", UNSIGNED_FORMAT) is None
 
 

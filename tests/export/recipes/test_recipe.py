@@ -24,7 +24,7 @@ def test_a_field_that_there_is_is_overridden() -> None:
 
 @pytest.mark.parametrize(
     ("model", "precision", "samples"),
-    [("lm", "int8", 128), ("lm", "fp16", 32), ("lm", "bf16", 32), ("unet", "int8", 256), ("unet", "fp16", 256)],
+    [("lm", "int4", 128), ("lm", "fp16", 32), ("lm", "bf16", 32), ("unet", "int8", 256), ("unet", "fp16", 256)],
 )
 def test_sixteen_bits_of_a_language_model_need_fewer_samples(model: str, precision: str, samples: int) -> None:
     quantization = export_recipe(model, precision=precision).quantization

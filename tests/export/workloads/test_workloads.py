@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aigc_calibration.formats import SIGNED_FORMAT, UNSIGNED_FORMAT
 from aigc_export.targets.table import TARGETS
 from aigc_export.workloads import ENTRY_POINTS, WORKLOADS, get_workload
 from aigc_models.data.image_data import digits
@@ -61,9 +62,20 @@ def test_directions_of_measures() -> None:
 
 
 def test_pairs_that_a_search_goes_through() -> None:
-    assert WORKLOADS["gan"].searched_pairs("latency") == (("int8", "float"),)
-    assert WORKLOADS["gan"].searched_pairs("size") == (("int8", "float"), ("int4-weight", "int8-weight"))
-    assert WORKLOADS["text"].searched_pairs("size") == WORKLOADS["text"].searched_pairs("latency")
+    gan, text, form = WORKLOADS["gan"], WORKLOADS["text"], UNSIGNED_FORMAT
+    assert gan.searched_pairs("latency", form) == (("int8", "float"),)
+    assert gan.searched_pairs("size", form) == (("int8", "float"), ("int4-weight", "int8-weight"))
+    assert text.searched_pairs("size", form) == text.searched_pairs("latency", form)
+    assert text.searched_pairs("size", form) == (("int8-weight", "float"), ("int4-weight", "int8-weight"))
+    assert text.searched_pairs("size", SIGNED_FORMAT)[0] == ("int8", "float")
+
+
+def test_eight_bits_of_text_are_in_blocks_where_the_engine_has_such_kernels() -> None:
+    text = WORKLOADS["text"]
+    assert text.run_as("int8", UNSIGNED_FORMAT) == "int8-weight"
+    assert text.run_as("int8", SIGNED_FORMAT) == "int8"
+    assert {text.run_as(name, UNSIGNED_FORMAT) for name in ("int4", "fp8")} == {"int4", "fp8"}
+    assert WORKLOADS["gan"].run_as("int8", UNSIGNED_FORMAT) == "int8"
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, *, kind: str, code: str) -> None:
