@@ -26,7 +26,7 @@ from aigc_runtime.core.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["half_plan", "make_plan", "range_owners", "round_weights", "watched"]
+__all__ = ["UNCHOSEN", "half_plan", "make_plan", "range_owners", "round_weights", "watched"]
 
 
 def watched(model: ir.Model, *, attention: bool) -> set[str]:
@@ -126,11 +126,13 @@ def _range(
         find_amax(h, method, grid, percentile=config.percentile, through=through)
         for h in (found.histogram, *found.splits)
     )
-    affine = config.affine and grid.name == "int8"
+    bounds = None
+    if config.affine and grid.name == "int8":
+        bounds = find_bounds(found.histogram, method, percentile=config.percentile, through=through, amax=whole)
     return TensorPlan(
         name=name,
         amax=whole,
-        bounds=find_bounds(found.histogram, method, percentile=config.percentile, through=through) if affine else None,
+        bounds=bounds,
         method=method,
         instability=abs(first - second) / whole if whole else 0.0,
     )

@@ -20,7 +20,7 @@ from aigc_calibration.limits import value_problem
 from aigc_calibration.lookups import with_lookups
 from aigc_calibration.onnx_function import opened_when_called
 from aigc_calibration.plan import HALF_PRECISIONS, QuantizationPlan, SitePrecision
-from aigc_calibration.planner import half_plan, make_plan, round_weights
+from aigc_calibration.planner import UNCHOSEN, half_plan, make_plan, round_weights
 from aigc_calibration.prepare import prepare
 from aigc_calibration.ranges import METHODS, Method
 from aigc_calibration.sites import find_sites
@@ -157,14 +157,33 @@ def plan_calibrated(
     Raises:
         CalibrationError: the calibration is that of another graph, or for another precision.
     """
-    graph, transforms = smoothed(prepared, calibration, attention=config.attention)
+    graph, plans = _plans(prepared, calibration, (config,), precision=precision, form=form)
+    return graph, plans[0]
+
+
+def _plans(
+    prepared: ir.Model,
+    calibration: Calibration,
+    configs: Sequence[QuantConfig],
+    *,
+    precision: SitePrecision,
+    form: QdqFormat,
+) -> tuple[ir.Model, list[QuantizationPlan]]:
+    """Smooth a graph and plan it by configurations that differ in how ranges are found."""
+    graph, transforms = smoothed(prepared, calibration, attention=configs[0].attention)
     check_kind(calibration, precision)
     if precision in HALF_PRECISIONS:
         # Modules are kept float for the sake of 8 bits; 16 bits take them as well.
-        plan = half_plan(graph, calibration.statistics, replace(config, sensitive=()), precision=precision)
-        return graph, plan_for(plan, form, graph)
-    plan = make_plan(graph, calibration.statistics, config, precision=precision, transforms=transforms)
-    return graph, plan_for(plan, form, graph)
+        made = [
+            half_plan(graph, calibration.statistics, replace(config, sensitive=()), precision=precision)
+            for config in configs
+        ]
+    else:
+        made = [
+            make_plan(graph, calibration.statistics, config, precision=precision, transforms=transforms)
+            for config in configs
+        ]
+    return graph, [plan_for(plan, form, graph) for plan in made]
 
 
 def plan_chosen(
@@ -198,18 +217,14 @@ def plan_chosen(
         CalibrationError: the calibration is that of another graph, or for another precision.
         CancelledError: `progress` returned False.
     """
-    graph, plan = plan_calibrated(prepared, calibration, config, precision=precision, form=form)
     if config.ranges != "auto" or precision != "int8":
-        return graph, plan
-    plans = {
-        method: plan_calibrated(prepared, calibration, replace(config, ranges=method), precision=precision, form=form)[
-            1
-        ]
-        for method in CANDIDATES
-    }
+        return plan_calibrated(prepared, calibration, config, precision=precision, form=form)
+    every = [replace(config, ranges=method) for method in CANDIDATES]
+    graph, made = _plans(prepared, calibration, every, precision=precision, form=form)
+    plans = dict(zip(CANDIDATES, made, strict=True))
     if calibration.methods:
         return graph, with_methods(graph, plans, calibration.methods, calibration.choice)
-    weights = round_weights(graph, plan, config, threads=threads)
+    weights = round_weights(graph, plans[UNCHOSEN], config, threads=threads)
     wanted = outputs or [str(value.name) for value in graph.graph.outputs]
     chosen = choose_ranges(graph, plans, weights, data, form, outputs=wanted, threads=threads, progress=progress)
     return graph, chosen

@@ -74,6 +74,7 @@ def find_bounds(
     *,
     percentile: float = 99.99,
     through: Callable[[Array], Array] | None = None,
+    amax: float | None = None,
 ) -> tuple[float, float]:
     """Choose the range of one tensor for a grid of 256 codes with a zero point (Jacob et al. 2018, equation 1).
 
@@ -82,6 +83,7 @@ def find_bounds(
         method: as in `find_amax`; `kl` is defined for magnitudes, so its range is cut to what was seen.
         percentile: of the magnitudes.
         through: as in `find_amax`.
+        amax: of `find_amax` with the same arguments and 8-bit integers, where it is known.
 
     Returns:
         (low, high), low <= 0 <= high, since zero must be a code; both 0 for a tensor that is zero throughout.
@@ -90,7 +92,8 @@ def find_bounds(
         UnknownNameError: an unknown method.
         ConfigError: a percentile outside its range.
     """
-    amax = find_amax(histogram, method, GRIDS["int8"], percentile=percentile, through=through)
+    if amax is None:
+        amax = find_amax(histogram, method, GRIDS["int8"], percentile=percentile, through=through)
     seen = (min(histogram.low, 0.0), max(histogram.high, 0.0)) if amax else (0.0, 0.0)
     low, high = max(seen[0], -amax), min(seen[1], amax)
     if method != "mse":
