@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from aigc_calibration.data import CalibrationData
 from aigc_calibration.digest import graph_digest
 from aigc_calibration.equalize import channel_groups, equalize
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.onnx_function import OnnxFunction
+from aigc_calibration.few_samples import FewSamples
 from aigc_calibration.plan import HALF_PRECISIONS, SitePrecision
 from aigc_calibration.planner import watched
 from aigc_calibration.ranges import Method
@@ -27,14 +27,12 @@ from aigc_runtime.core.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["CALIBRATED", "Calibration", "calibrate", "check_kind", "needs_samples", "smoothed"]
+__all__ = ["CALIBRATED", "Calibration", "calibrate", "check_kind", "fits_samples", "needs_samples", "smoothed"]
 
 _LOG = logging.getLogger(__name__)
 
 CALIBRATED: tuple[SitePrecision, ...] = ("fp16", "bf16", "int8", "fp8")
 """Precisions that need ranges."""
-CHANNEL_SHARE, FEWEST_FOR_CHANNELS = 4, 32
-"""The magnitudes of channels are taken of a quarter of the samples, and of so many at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +66,11 @@ class Calibration:
 
 def needs_samples(config: QuantConfig, precision: SitePrecision) -> bool:
     """Check whether anything is learned from samples: rounding weights alone to the nearest codes needs none."""
+    return fits_samples(config, precision) or config.smooths_gains(precision)
+
+
+def fits_samples(config: QuantConfig, precision: SitePrecision) -> bool:
+    """Check whether codes or ranges are fitted to samples, which takes many."""
     return precision in CALIBRATED or config.method_for(precision) != "rtn"
 
 
@@ -102,7 +105,7 @@ def calibrate(
     base, parts = (graph, 0) if half_precision or not config.split_skips else split_skips(graph)
     channels: dict[str, Array] = {}
     if watch := _channels(base, smoothing, equalization):
-        few = _Few(data)
+        few = FewSamples(data)
         report = phase(progress, "channels", few.rows)
         seen = collect(base, few, (), channels=watch, threads=threads, progress=report).tensors
         channels = {name: t.channel_amax for name, t in seen.items() if t.channel_amax is not None}
@@ -157,38 +160,6 @@ def _scaled(
     values = _smoothed_values(base, smoothing)
     made, equalized = equalize(base, channels, equalization, leave=values) if equalization else (base, 0)
     return (smooth(made, channels, smoothing) if values else made), equalized, len(values)
-
-
-@dataclass(frozen=True)
-class _Few:
-    """The first samples, for the magnitudes of channels; all of them where they come in an order of the user's.
-
-    Attributes:
-        data: all samples.
-    """
-
-    data: CalibrationData
-
-    @property
-    def samples(self) -> int:
-        """Number of samples: a part of all, but not too few, and no part of rows in a file's order."""
-        if getattr(self.data, "in_order", False):
-            return self.data.samples
-        return min(self.data.samples, max(FEWEST_FOR_CHANNELS, self.data.samples // CHANNEL_SHARE))
-
-    @property
-    def rows(self) -> int:
-        """Number of rows of these samples."""
-        return self.data.rows * self.samples // max(self.data.samples, 1)
-
-    def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
-        """Yield whole batches until there are so many rows."""
-        rows = 0
-        for feeds in self.data.batches(run):
-            yield feeds
-            rows += len(next(iter(feeds.values())))
-            if rows >= self.rows:
-                return
 
 
 def _wanted(graph: ir.Model, half_precision: bool, *, attention: bool) -> set[str]:

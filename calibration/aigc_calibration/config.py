@@ -36,6 +36,7 @@ class QuantConfig:
         smooth: strength of SmoothQuant, 0 to 1, by where it is folded to; see `smooth.SmoothGroup.source`.
         equalize: strength of `equalize.equalize`, 0 to 1, in int8; 0 leaves all channels of results as they are. None:
             by what it does to the outputs (`choose_equalization`).
+        gain_smoothing: strength of `smooth_gains`, 0 to 1, for weights in blocks of 8 bits; 0 leaves gains as they are.
         sensitive: modules that stay float because 8 bits cost them too much: a path, or its beginning up to a dot.
         keep_float: modules that the user keeps float, named as in `sensitive`: in every precision and in every mix.
         samples: calibration samples.
@@ -54,6 +55,7 @@ class QuantConfig:
     split_skips: bool = False
     smooth: Mapping[Source, float] = field(default_factory=dict)
     equalize: float | None = None
+    gain_smoothing: float = 0.0
     sensitive: tuple[str, ...] = ()
     keep_float: tuple[str, ...] = ()
     samples: int = 256
@@ -76,6 +78,8 @@ class QuantConfig:
             raise ConfigError(f"smooth is {dict(self.smooth)}", hint="strengths lie between 0 and 1")
         if self.equalize is not None and not 0 <= self.equalize <= 1:
             raise ConfigError(f"equalize is {self.equalize}", hint="strengths lie between 0 and 1")
+        if not 0 <= self.gain_smoothing <= 1:
+            raise ConfigError(f"gain_smoothing is {self.gain_smoothing}", hint="strengths lie between 0 and 1")
         if self.weight_method not in (None, *WEIGHT_METHODS):
             raise UnknownNameError("weight method", str(self.weight_method), WEIGHT_METHODS)
         if self.block not in BLOCKS:
@@ -86,6 +90,10 @@ class QuantConfig:
     def method_for(self, precision: SitePrecision) -> WeightMethod:
         """Return how weights alone are rounded in a precision."""
         return self.weight_method or ("rtn" if precision in self.nearest else "gptq")
+
+    def smooths_gains(self, precision: SitePrecision) -> bool:
+        """Check whether gains are smoothed for a precision; AWQ has its own scales."""
+        return precision == "int8-weight" and self.gain_smoothing > 0 and self.weight_method != "awq"
 
     def why_float(self, module: str) -> str:
         """Say why a module stays float; empty if it need not."""

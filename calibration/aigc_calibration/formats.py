@@ -48,6 +48,15 @@ class QdqFormat:
     fp8_arithmetic: bool
     float_ops: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
+    def run_as(self, precision: str, *, in_blocks: bool) -> str:
+        """Return the precision that an engine runs under a name.
+
+        Args:
+            precision: as it is asked for.
+            in_blocks: whether the model's `int8` is weights in blocks where there are kernels for them.
+        """
+        return "int8-weight" if precision == "int8" and in_blocks and self.nbits else precision
+
 
 SIGNED_FORMAT = QdqFormat(
     unsigned=False,

@@ -31,7 +31,7 @@ from aigc_calibration.weights import QuantizedWeight, round_to_blocks
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["INTEGERS", "LEAST_SHARE", "Lookup", "emit_lookups", "find_lookups", "with_lookups"]
+__all__ = ["INTEGERS", "LEAST_SHARE", "Lookup", "emit_lookups", "find_lookups", "tied_weights", "with_lookups"]
 
 LEAST_SHARE = 0.01
 """Of the bytes of a graph's weights: a smaller table stays float, since its codes would save next to nothing."""
@@ -155,6 +155,19 @@ def _decide(
         shares=shares,
         why=why or (f"the codes of {shares!r}" if shares else f"blocks of {config.block}, rtn"),
     )
+
+
+def tied_weights(model: ir.Model) -> frozenset[str]:
+    """Name the weights of products whose columns are the rows of a table that is looked up."""
+    tables = [weight_array(model, lookup.table) for lookup in find_lookups(model)]
+    found = set()
+    for site in find_sites(model):
+        alike = [one for one in tables if site.weight and sorted(site.shape) == sorted(one.shape)]
+        if alike and site.op_type in {"MatMul", "Gemm"}:
+            columns = to_matrix(site, weight_array(model, str(site.weight))).T
+            if any(np.array_equal(columns, one) for one in alike):
+                found.add(str(site.weight))
+    return frozenset(found)
 
 
 def _product_of(model: ir.Model, table: np.ndarray, plan: QuantizationPlan) -> str | None:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate, check_kind, needs_samples, smoothed
+from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate, check_kind, fits_samples, smoothed
 from aigc_calibration.choose_ranges import CANDIDATES, choose_ranges, with_methods
 from aigc_calibration.collect import Statistics, collect
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import Coverage, Executed, check_executed, executed_sites, site_macs
 from aigc_calibration.data import CalibrationData, row_weights
 from aigc_calibration.emit import emit, plan_for
+from aigc_calibration.few_samples import FewSamples
 from aigc_calibration.formats import UNSIGNED_FORMAT, QdqFormat
 from aigc_calibration.hessian import SecondMoments, fit_at_once
 from aigc_calibration.limits import value_problem
@@ -24,6 +25,7 @@ from aigc_calibration.planner import UNCHOSEN, half_plan, make_plan, round_weigh
 from aigc_calibration.prepare import prepare
 from aigc_calibration.ranges import METHODS, Method
 from aigc_calibration.sites import find_sites
+from aigc_calibration.smooth_gains import smooth_gains
 from aigc_calibration.weight_only import apply_awq, quantize_weights, readings_of, weight_plan
 from aigc_calibration.weights import QuantizedWeight
 from aigc_runtime.core.progress import Progress, phase
@@ -297,16 +299,22 @@ def fit_weights(
     report = phase(progress, "second moments", data.rows)
     transforms: tuple[str, ...] = ()
     method = config.method_for(precision)
+    statistics, moments = NO_SAMPLES, None
+    if config.smooths_gains(precision):
+        found = phase(progress, "channels", FewSamples(data).rows)
+        graph, count, read = smooth_gains(graph, data, config.gain_smoothing, threads=threads, progress=found)
+        if read is not None:
+            statistics = read
+            transforms = (f"SmoothQuant on {count} values, {{'gain': {config.gain_smoothing:g}}}",)
     if method == "awq":
         graph, scaled = apply_awq(graph, data, config, precision=precision, threads=threads, progress=report)
         transforms = (f"AWQ on {scaled} values",)
     plan = weight_plan(graph, config, precision=precision, transforms=transforms)
     # Watched for what no weight can be fitted to, and so that the two halves of the samples can be compared.
-    nodes = {op.node for op in plan.quantized()} if needs_samples(config, precision) else set()
+    nodes = {op.node for op in plan.quantized()} if fits_samples(config, precision) else set()
     fitted = {site.node: site.activations for site in find_sites(graph) if site.node in nodes}
     watched = {value for values in fitted.values() for value in values}
     # Rounding to nearest needs no samples, and making them may run the model for minutes.
-    statistics, moments = NO_SAMPLES, None
     if nodes:
         readings = readings_of(graph, plan)
         # The same run serves both, where there is room for all matrices.

@@ -97,17 +97,18 @@ def smooth(model: ir.Model, channel_amax: Mapping[str, Array], alphas: Mapping[S
 
     Args:
         model: the prepared float graph.
-        channel_amax: value -> [C], the largest magnitude of every channel.
+        channel_amax: value -> [C], the largest magnitude of every channel; a value without is left alone.
         alphas: per source; 0 leaves the activations as they are, 1 makes all their channels equally large. A source
             without one is left alone.
     """
     model = copy_graph(model)
     for group in smoothable(model):
-        if group.source not in alphas or not np.isfinite(channel_amax[group.value]).all():
+        channels = channel_amax.get(group.value)
+        if group.source not in alphas or channels is None or not np.isfinite(channels).all():
             continue
         weights = [(str(s.weight), s.input_axis) for s in group.sites]
         rows = np.max([_row_amax(weight_array(model, name), axis) for name, axis in weights], axis=0)
-        s = smooth_scales(channel_amax[group.value], rows, alphas[group.source])
+        s = smooth_scales(channels, rows, alphas[group.source])
         for name, axis in group.folds:
             scale_constant(model, name, axis, 1 / s)
         for name, axis in weights:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from aigc_calibration.calibrate import CALIBRATED, _Few, calibrate, check_kind, smoothed
+from aigc_calibration.calibrate import CALIBRATED, calibrate, check_kind, smoothed
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import OnnxFunction, open_onnx
@@ -98,17 +98,3 @@ def test_memory_does_not_grow_with_the_samples() -> None:
 
     peak(2)  # imports and caches
     assert peak(100) < 1.1 * peak(10)
-
-
-@pytest.mark.parametrize(("samples", "rows", "read"), [(200, 200, 56), (48, 96, 64), (8, 8, 8), (400, 2000, 504)])
-def test_channels_are_those_of_a_quarter_and_not_of_too_few(samples: int, rows: int, read: int) -> None:
-    class Many:
-        def batches(self, _run: OnnxFunction) -> Iterator[dict[str, Array]]:
-            yield from ({"x": np.zeros((8, 1), np.float32)} for _ in range(rows // 8))
-
-    many = Many()
-    many.samples, many.rows = samples, rows  # type: ignore[attr-defined]
-    few = _Few(many)  # type: ignore[arg-type]
-    assert sum(len(feeds["x"]) for feeds in few.batches(lambda _: {})) == read
-    many.in_order = True  # type: ignore[attr-defined]
-    assert sum(len(feeds["x"]) for feeds in few.batches(lambda _: {})) == rows

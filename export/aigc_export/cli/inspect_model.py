@@ -11,7 +11,7 @@ from aigc_export.line.estimate import MEASURED_ON, Machine, estimate, processors
 from aigc_export.line.sizes import bundle_size, cache_bytes
 from aigc_export.targets import DEFAULT_TARGET
 from aigc_export.targets.table import get_target, known_targets
-from aigc_models.families.lm_shapes import count_parameters
+from aigc_models.families.lm_shapes import INT8_IN_BLOCKS, count_parameters
 from aigc_models.sources import outline
 from aigc_runtime.io.printable import printable
 
@@ -174,7 +174,7 @@ def _precisions(known: Outline, machine: Machine) -> dict[str, Any]:
     for precision in target.precisions:
         size = bundle_size(config, precision, target.format, text_bytes=assets)
         taken = estimate(
-            precision,
+            target.format.run_as(precision, in_blocks=INT8_IN_BLOCKS),
             parameters=parameters,
             layers=config.n_layers,
             vocab_size=config.vocab_size,

@@ -18,8 +18,6 @@ BASE_BYTES = 500_000_000
 """Of PyTorch and what else is loaded."""
 LOGIT_TOKENS = 5_000
 """Tokens whose logits are in memory at once, about, in all copies: as SmolLM2 of 49,152 tokens took (docs/scale.md)."""
-CALIBRATION_TOKENS = 128 * 512
-"""That a language model is calibrated on where nobody asks for another number."""
 TOKEN_SECONDS = 2.2e-5
 """For each million of parameters and each token of calibration: SmolLM2 in 8 bits and by GPTQ."""
 
@@ -32,23 +30,30 @@ class _Law:
         bytes_per_byte: of memory, for each byte of weights in float32.
         layer_seconds: for each layer.
         million_seconds: for each million of parameters.
-        calibrated: whether samples run through the model.
+        tokens: of samples that run through the model where nobody asks for another number.
         way: of the measurement.
     """
 
     bytes_per_byte: float
     layer_seconds: float
     million_seconds: float
-    calibrated: bool = False
+    tokens: int = 0
     way: str = ""
 
 
 START_SECONDS = 3.0
-_WINDOWS = "128 windows of 512 tokens"
 _LAWS = {
     "fp32": _Law(bytes_per_byte=2.1, layer_seconds=1.2, million_seconds=0.16),
-    "int8": _Law(bytes_per_byte=2.7, layer_seconds=1.2, million_seconds=0.6, calibrated=True, way=_WINDOWS),
-    "int4": _Law(bytes_per_byte=2.9, layer_seconds=1.2, million_seconds=0.35, calibrated=True, way=f"GPTQ, {_WINDOWS}"),
+    "int8-weight": _Law(
+        bytes_per_byte=2.9, layer_seconds=1.2, million_seconds=0.35, tokens=8 * 512, way="8 windows of 512 tokens"
+    ),
+    "int4": _Law(
+        bytes_per_byte=2.9,
+        layer_seconds=1.2,
+        million_seconds=0.35,
+        tokens=128 * 512,
+        way="GPTQ, 128 windows of 512 tokens",
+    ),
 }
 """Precision -> law, of models of 17 M to 1.1 B parameters; others were not measured."""
 
@@ -107,17 +112,17 @@ def estimate(
     layers: int,
     vocab_size: int,
     machine: Machine,
-    calibration_tokens: int = CALIBRATION_TOKENS,
+    calibration_tokens: int | None = None,
 ) -> Estimate:
     """Estimate what an export takes, and whether this machine has it.
 
     Args:
-        precision: of the export.
+        precision: that the engine runs; see `Workload.run_as`.
         parameters: of the model.
         layers: of the model.
         vocab_size: of the model.
         machine: that it runs on.
-        calibration_tokens: that run through the model, where the precision is calibrated.
+        calibration_tokens: that run through the model; None takes as many as the precision's samples have by default.
     """
     law = _LAWS.get(precision)
     factor = law.bytes_per_byte if law is not None else max(one.bytes_per_byte for one in _LAWS.values())
@@ -125,7 +130,7 @@ def estimate(
     memory = round(BASE_BYTES + factor * weights + 4 * LOGIT_TOKENS * vocab_size)
     seconds = None
     if law is not None:
-        tokens = calibration_tokens if law.calibrated else 0
+        tokens = law.tokens if calibration_tokens is None else calibration_tokens
         seconds = START_SECONDS + law.layer_seconds * layers
         seconds += (law.million_seconds + TOKEN_SECONDS * tokens) * parameters / 1e6
     engine = engine_bytes(weights, precision)

@@ -91,7 +91,10 @@ def _options(recipe: ExportRecipe, loaded: Mapping[str, Any]) -> list[str]:
 def _quantization(recipe: ExportRecipe) -> QuantConfig:
     """Make the quantization of a recipe whose user asks for nothing."""
     precisions = (recipe.precision, *recipe.parts.values())
-    return default_quantization(get_workload(kind_of(recipe.model)), precisions) or QuantConfig()
+    method = None if recipe.quantization is None else recipe.quantization.weight_method
+    workload = get_workload(kind_of(recipe.model))
+    found = default_quantization(workload, recipe.target, precisions, weight_method=method) or QuantConfig()
+    return dataclasses.replace(found, weight_method=None)
 
 
 def _quantization_options(config: QuantConfig, default: QuantConfig) -> list[str]:

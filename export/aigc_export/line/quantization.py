@@ -93,7 +93,8 @@ def _quantize(model: PreparedModel, recipe: ExportRecipe, reporter: Reporter, pr
     if not seen.batches:
         reporter.report("calibrate", f"{of}no samples: weights alone are rounded, to the nearest codes")
     elif model.calibration is None:
-        reporter.report("calibrate", f"{of}{described(model.data)}, {seen.batches} runs, {len(seen.tensors)} values")
+        counted = f", {len(seen.tensors)} values" if seen.tensors else ", magnitudes of channels"
+        reporter.report("calibrate", f"{of}{described(model.data)}, {seen.batches} runs{counted}")
     else:
         reporter.report("calibrate", f"{of}{recipe.calibration}: {seen.samples} rows, {len(seen.tensors)} values")
     if unstable := instability_warning(found.plan, seen, model.quantization):

@@ -13,9 +13,17 @@ from aigc_calibration.config import QuantConfig
 from aigc_calibration.formats import QdqFormat
 from aigc_calibration.lookups import INTEGERS, LEAST_SHARE
 from aigc_calibration.plan import HALF_PRECISIONS, as_site_precision
-from aigc_export.workloads import get_workload
 from aigc_models.families.lm_config import LMConfig
-from aigc_models.families.lm_shapes import EMBEDDING, HEAD, POSITIONS, SENSITIVE_INT8, WIDE, products, weight_shapes
+from aigc_models.families.lm_shapes import (
+    EMBEDDING,
+    HEAD,
+    INT8_IN_BLOCKS,
+    POSITIONS,
+    SENSITIVE_INT8,
+    WIDE,
+    products,
+    weight_shapes,
+)
 
 __all__ = ["BundleSize", "bundle_size", "cache_bytes", "proof_bytes"]
 
@@ -65,7 +73,7 @@ def bundle_size(
     """
     if precision not in _KNOWN:
         return None
-    precision = get_workload("text").run_as(precision, form)
+    precision = form.run_as(precision, in_blocks=INT8_IN_BLOCKS)
     chosen = quantization or QuantConfig(sensitive=SENSITIVE_INT8 if precision == "int8" else (), wide=WIDE)
     matrices = products(config)
     tables = _tables(config) if form.nbits and _in_integers(precision) else {}

@@ -69,9 +69,12 @@ def plan_pair(
             statistics=calibration.statistics,
         )
     made = fit_weights(prepared, data, config, precision=low, threads=threads)
-    # AWQ's scales, which are for the low precision, are in the graph by now.
-    rest = replace(config, weight_method="gptq") if config.method_for(high) == "awq" else config
-    above = None if high == "float" else fit_weights(made.graph, data, rest, precision=high, threads=threads)
+    above = None
+    if high != "float":
+        # Scales that are for the low precision are in the graph by now, and both are of one graph.
+        method = "gptq" if config.weight_method == "awq" else config.weight_method
+        rest = replace(config, weight_method=method, gain_smoothing=0.0)
+        above = fit_weights(made.graph, data, rest, precision=high, threads=threads)
     return PrecisionPair(
         name=name,
         graph=made.graph,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from aigc_calibration.config import QuantConfig
+from aigc_calibration.calibrate import fits_samples
+from aigc_calibration.config import QuantConfig, WeightMethod
 from aigc_calibration.plan import SitePrecision, as_site_precision
 from aigc_export.recipes.part_precisions import lowest_precision
 from aigc_export.targets.base import Target
@@ -13,17 +15,24 @@ from aigc_export.workloads import Workload
 __all__ = ["default_quantization", "site_precisions"]
 
 
-def default_quantization(workload: Workload, precisions: Sequence[str]) -> QuantConfig | None:
+def default_quantization(
+    workload: Workload, target: Target, precisions: Sequence[str], *, weight_method: WeightMethod | None = None
+) -> QuantConfig | None:
     """Make the quantization of a recipe; None where every part stays as it is.
 
     Args:
         workload: of the model's kind.
+        target: of the recipe.
         precisions: of all parts.
+        weight_method: that is asked for: it may need more samples.
     """
     lowest = lowest_precision(precisions)
     if lowest == "fp32":
         return None
-    return QuantConfig(samples=workload.samples_for(lowest), nearest=workload.nearest)
+    config = QuantConfig(nearest=workload.nearest, gain_smoothing=workload.gain_smoothing, weight_method=weight_method)
+    sites = site_precisions(workload, target, precisions)
+    many = any(fits_samples(config, one) for one in sites)
+    return replace(config, samples=workload.samples_for(lowest) if many else workload.few_samples)
 
 
 def site_precisions(workload: Workload, target: Target, precisions: Sequence[str]) -> tuple[SitePrecision, ...]:

@@ -195,7 +195,7 @@ def export_recipe(
     if not isinstance(model, str):
         check_parts(parts, model.parts)
     workload = get_workload(kind_of(model))
-    quantization = default_quantization(workload, used)
+    quantization = default_quantization(workload, target, used, weight_method=weight_method)
     own_samples = calibration_samples is not None or overrides.get("calibration_data") is not None
     calibration = overrides.get("calibration")
     check_calibration(lowest, workload, target, calibration=calibration, own_samples=own_samples)

@@ -184,6 +184,8 @@ class Workload:
             with, where an engine has kernels for that: what has rare numbers a hundred times the others is held by no
             range that is found ahead (Dettmers et al. 2022, LLM.int8(), section 3).
         nearest: see `QuantConfig`.
+        gain_smoothing: see `QuantConfig`.
+        few_samples: that are read where gains are smoothed and nothing else needs any.
         precision_pairs: what a search chooses between.
         probe_batches: batches of calibration data on which a search measures noise.
         foreign_limits: names of limits on what this kind does not make.
@@ -213,6 +215,8 @@ class Workload:
     half_samples: int | None = None
     int8_in_blocks: bool = False
     nearest: tuple[SitePrecision, ...] = ()
+    gain_smoothing: float = 0.0
+    few_samples: int = 8
     precision_pairs: tuple[Precisions, ...] = (INTEGERS,)
     probe_batches: int = 4
     foreign_limits: tuple[str, ...] = ()
@@ -240,13 +244,8 @@ class Workload:
         return self.tolerances[precision]
 
     def run_as(self, precision: str, form: QdqFormat) -> str:
-        """Return the precision that an engine runs under a name: `int8` may be weights in blocks.
-
-        Args:
-            precision: as it is asked for.
-            form: of the engine.
-        """
-        return "int8-weight" if precision == "int8" and self.int8_in_blocks and form.nbits else precision
+        """Return the precision that an engine of a form runs under a name; see `QdqFormat.run_as`."""
+        return form.run_as(precision, in_blocks=self.int8_in_blocks)
 
     def samples_for(self, precision: str) -> int:
         """Choose how many samples a model is calibrated on where no number is asked for."""

@@ -28,6 +28,7 @@ from aigc_export.workloads.sizes import BATCH, fitting, fitting_batches
 from aigc_models.evaluation.evaluation import NO_TOKENIZER, Evaluation, public_documents, text_evaluation
 from aigc_models.evaluation.quality import WINDOW
 from aigc_models.evaluation.windows import draw_texts, draw_tokens
+from aigc_models.families.lm_shapes import INT8_IN_BLOCKS
 from aigc_models.program import Part, Program
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.program import OpenProgram
@@ -247,8 +248,9 @@ TEXT = Workload(
     showcase=_showcase,
     calibration_samples=128,  # of 512 tokens
     half_samples=32,
-    int8_in_blocks=True,
+    int8_in_blocks=INT8_IN_BLOCKS,
     nearest=("int8-weight",),  # GPTQ changes perplexity by less than its error: docs/quantization.md
+    gain_smoothing=0.5,
     precision_pairs=(INTEGERS, WEIGHTS_ALONE),
     probe_batches=4,  # two prompts, each with the token behind it
     foreign_limits=("min_psnr_db",),

@@ -9,13 +9,26 @@ from collections.abc import Iterator, Mapping
 
 from aigc_models.families.lm_config import GATED, LMConfig
 
-__all__ = ["EMBEDDING", "HEAD", "POSITIONS", "SENSITIVE_INT8", "WIDE", "count_parameters", "products", "weight_shapes"]
+__all__ = [
+    "EMBEDDING",
+    "HEAD",
+    "INT8_IN_BLOCKS",
+    "POSITIONS",
+    "SENSITIVE_INT8",
+    "WIDE",
+    "count_parameters",
+    "products",
+    "weight_shapes",
+]
 
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 """One weight where the model ties them."""
 POSITIONS = "embed_positions.weight"
 SENSITIVE_INT8 = ("layers.0.mlp.down_proj",)
 """What enters down projections has heavy tails; rounding it in the first one costs most perplexity."""
+INT8_IN_BLOCKS = True
+"""Whether 8 bits are rounded in blocks where an engine has such kernels: rare activations are a hundred times as large as
+the others, which no range that is found ahead holds (Dettmers et al. 2022, LLM.int8(), section 3)."""
 WIDE = ("lm_head",)
 """Modules whose weight takes 8 bits where the others take 4."""
 _PARTS = {

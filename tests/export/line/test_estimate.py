@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aigc_export.line.estimate import CALIBRATION_TOKENS, MEASURED_ON, Machine, estimate, this_machine
+from aigc_export.line.estimate import MEASURED_ON, Machine, estimate, this_machine
 
 PAGE = Path(__file__).parents[3] / "docs" / "scale.md"
 PLENTY = Machine(memory_bytes=10**12, disk_bytes=10**12, temporary_bytes=10**12)
@@ -25,7 +25,7 @@ def measured() -> list[tuple[int, str, float, float, float, bool]]:
 
 
 def test_estimates_are_near_the_measurements() -> None:
-    rows = measured()
+    rows = [row for row in measured() if row[1] != "int8"]  # with ranges, which `inspect` has no target for
     assert len(rows) >= 5
     for layers, precision, millions, peak, seconds, quiet in rows:
         said = estimate(
@@ -34,7 +34,7 @@ def test_estimates_are_near_the_measurements() -> None:
             layers=layers,
             vocab_size=256,
             machine=PLENTY,
-            calibration_tokens=32 * 128 if precision == "int8" else 0,
+            calibration_tokens=0,
         )
         assert said.memory_bytes / 1e9 == pytest.approx(peak, rel=0.3), (layers, precision)
         if quiet:
@@ -53,13 +53,12 @@ def test_logits_of_a_large_vocabulary_are_counted() -> None:
     ("precision", "tokens", "gigabytes", "seconds"),
     [
         ("fp32", 0, 2.64, 51),
-        ("int8", CALIBRATION_TOKENS, 3.31, 238),
-        ("int4", CALIBRATION_TOKENS, 2.67, 254),
+        ("int4", None, 2.67, 254),
         ("int4", 0, 2.62, 66),
     ],
 )
 def test_estimates_are_near_what_a_trained_model_took(
-    precision: str, tokens: int, gigabytes: float, seconds: float
+    precision: str, tokens: int | None, gigabytes: float, seconds: float
 ) -> None:
     """SmolLM2-135M-Instruct on the same two cores; GPTQ, and without tokens rounded to nearest."""
     said = estimate(
@@ -71,7 +70,7 @@ def test_estimates_are_near_what_a_trained_model_took(
 
 def test_what_does_not_fit_is_said() -> None:
     machine = Machine(memory_bytes=10**9, disk_bytes=10**12, temporary_bytes=10**8)
-    said = estimate("int8", parameters=10**9, layers=20, vocab_size=256, machine=machine)
+    said = estimate("int8-weight", parameters=10**9, layers=20, vocab_size=256, machine=machine)
     assert (said.fits_memory, said.fits_disk) == (False, False)
     said = estimate("fp16", parameters=10**6, layers=2, vocab_size=256, machine=PLENTY)
     assert (said.fits_memory, said.fits_disk, said.seconds) == (True, True, None)
