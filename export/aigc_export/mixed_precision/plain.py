@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from aigc_calibration.calibrate import Calibration
@@ -12,12 +13,68 @@ from aigc_export.mixed_precision.candidates import Built
 from aigc_export.prepare.prepare import PreparedModel
 from aigc_export.recipes.hints import with_hints
 from aigc_export.recipes.recipe import ExportRecipe
+from aigc_export.targets.base import Target
+from aigc_runtime.core.progress import Progress
 
-__all__ = ["plain_builds"]
+__all__ = ["plain_build", "plain_builds", "plain_precisions"]
 
 _PLAIN = ("int8",)
 _SMALLER = ("fp16", "int8-weight", "int4")
 """Stored smaller and computed with in float, so that no time is won: for searches by size."""
+
+
+def plain_precisions(target: Target, objective: str) -> tuple[str, ...]:
+    """List the plain precisions below fp32 that a target runs and that could be better by the objective."""
+    tried = (*_PLAIN, *(_SMALLER if objective == "size" else ()))
+    return tuple(precision for precision in tried if precision in target.precisions)
+
+
+def plain_build(
+    prepared: PreparedModel,
+    recipe: ExportRecipe,
+    precision: str,
+    *,
+    calibration: Calibration | None = None,
+    progress: Progress | None = None,
+) -> Built:
+    """Build a part in a plain precision with the model's own configuration, as its own export would ship it.
+
+    Args:
+        prepared: the float graph and its data.
+        recipe: of the export.
+        precision: of the whole part.
+        calibration: in that precision; None calibrates now.
+        progress: called after every batch.
+
+    Raises:
+        PlanError: the engine runs nothing of it in this precision.
+        AigcError: the data cannot be used.
+    """
+    if precision == "fp32":
+        return Built(name=precision, precision=precision, base=precision, graph=prepared.graph)
+    assert prepared.data is not None
+    assert recipe.quantization is not None
+    found = quantize(
+        prepared.graph,
+        prepared.data,
+        with_hints(recipe.quantization, prepared.part.hints, precision),
+        precision=as_site_precision(precision),
+        form=recipe.target.format,
+        executed=recipe.target.executed,
+        calibration=calibration,
+        outputs=prepared.output_names,
+        threads=recipe.threads,
+        progress=progress,
+    )
+    return Built(
+        name=precision,
+        precision=precision,
+        base=precision,
+        graph=found.graph,
+        plan=found.plan,
+        coverage=found.coverage,
+        statistics=found.statistics,
+    )
 
 
 def plain_builds(
@@ -31,28 +88,8 @@ def plain_builds(
         calibration: in int8.
         objective: of the search.
     """
-    assert prepared.data is not None
-    assert recipe.quantization is not None
-    for precision in (*_PLAIN, *(_SMALLER if objective == "size" else ())):
-        try:
-            found = quantize(
-                prepared.graph,
-                prepared.data,
-                with_hints(recipe.quantization, prepared.part.hints, precision),
-                precision=as_site_precision(precision),
-                form=recipe.target.format,
-                executed=recipe.target.executed,
-                calibration=calibration if precision == "int8" else None,
-                outputs=prepared.output_names,
-                threads=recipe.threads,
-            )
-        except PlanError:
-            continue  # an engine that runs nothing of it in this precision offers no such bundle
-        yield Built(
-            name=precision,
-            precision=precision,
-            base=precision,
-            graph=found.graph,
-            plan=found.plan,
-            coverage=found.coverage,
-        )
+    for precision in plain_precisions(recipe.target, objective):
+        # An engine that runs nothing of it in this precision offers no such bundle.
+        with contextlib.suppress(PlanError):
+            own = calibration if precision == "int8" else None
+            yield plain_build(prepared, recipe, precision, calibration=own)
