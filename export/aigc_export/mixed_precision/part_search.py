@@ -221,6 +221,11 @@ class _Search:
 
     def _run_alone(self, one: PreparedModel, precision: str, cases: Sequence[Case], progress: Progress | None) -> None:
         part, budgets = one.part.name, self.config.budgets
+        if precision not in self.workload.tolerances:
+            self._refuse(
+                part, f"{precision} could not be proven: the kind {self.workload.kind!r} states no limits for it"
+            )
+            return
         try:
             self.candidates.add(part, plain_build(one, self.recipe, precision, progress=progress))
         except PlanError as err:

@@ -26,6 +26,7 @@ from aigc_export.mixed_precision.report import PartReport
 from aigc_export.recipes.budget import parse_budget
 from aigc_export.recipes.recipe import ExportRecipe, export_recipe
 from aigc_export.recipes.search import SearchConfig
+from aigc_export.workloads import get_workload
 from aigc_export.workloads.evaluators.tensors import OUTPUT_SQNR
 from aigc_models.evaluation.paired import Scores
 from aigc_models.program import Program
@@ -254,6 +255,19 @@ def test_what_could_not_be_proven_is_no_candidate(program: Program, tmp_path: Pa
     assert result.search.verdict.startswith("fp32: no part can be in a lower precision")
     assert all("int8 misses the limits of its proof: " in why for why in result.search.kept.values())
     assert all("at least 60 is needed" in why for why in result.search.kept.values())
+
+
+@pytest.mark.slow
+def test_a_precision_without_limits_is_no_candidate(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = get_workload("tensors")
+    tolerances = {name: limits for name, limits in own.tolerances.items() if name != "int4"}
+    monkeypatch.setattr(part_search, "get_workload", lambda _: replace(own, tolerances=tolerances))
+    result = export_model(auto(program, "output_sqnr>=30", objective="size"), tmp_path / "out")
+    assert result.search is not None
+    assert "int4" not in {one.precision for one in result.search.parts}
+    assert "int4 could not be proven: the kind 'tensors' states no limits for it" in result.search.kept["last"]
 
 
 @pytest.mark.slow
