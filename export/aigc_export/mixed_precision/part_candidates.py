@@ -15,7 +15,7 @@ from aigc_calibration.search.journal import Journal
 from aigc_calibration.sites import find_sites
 from aigc_export.mixed_precision.candidates import Built
 from aigc_export.mixed_precision.generation_runs import EngineRuns, record_generation, time_in_turn
-from aigc_export.parity.reference import Case
+from aigc_export.parity.reference import Case, Step
 from aigc_export.prepare.prepare import PreparedModel
 from aigc_export.prepare.request import build_engine
 from aigc_export.recipes.recipe import ExportRecipe
@@ -212,7 +212,7 @@ class PartCandidates:
         return under_test.candidate
 
 
-def _missed(session: Session, step: Any, tolerance: Tolerance) -> tuple[str, ...]:
+def _missed(session: Session, step: Step, tolerance: Tolerance) -> tuple[str, ...]:
     """The reasons why outputs of one run miss the limits."""
     actual = session.run(step.inputs)
     return tuple(
