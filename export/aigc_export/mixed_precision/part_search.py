@@ -232,7 +232,7 @@ class _Search:
             self._refuse(part, f"{precision} is not possible: {err.message}")
             return
         if missed := self._missed_limits(part, precision, cases):
-            self._refuse(part, f"{precision} misses the limits of its proof: {missed[0]}")
+            self._refuse(part, f"{precision} misses the limits of its proof (--tolerance sets others): {missed[0]}")
             return
         scores = self.candidates.evaluate({part: precision}).scores
         option = self._option(part, precision, scores)

@@ -253,8 +253,9 @@ def test_what_could_not_be_proven_is_no_candidate(program: Program, tmp_path: Pa
     result = export_model(recipe, tmp_path / "out")
     assert result.search is not None
     assert result.search.verdict.startswith("fp32: no part can be in a lower precision")
-    assert all("int8 misses the limits of its proof: " in why for why in result.search.kept.values())
-    assert all("at least 60 is needed" in why for why in result.search.kept.values())
+    for why in result.search.kept.values():
+        assert "int8 misses the limits of its proof (--tolerance sets others): " in why
+        assert "at least 60 is needed" in why
 
 
 @pytest.mark.slow
