@@ -57,7 +57,8 @@ def export(
         model: a program, or what names one: see `load`.
         output: folder of the bundle; an old bundle there is replaced in one step, and only at the end.
         target: engine and device, such as `ort-cpu` or `tensorrt-rtx`.
-        precision: `fp32`, `fp16`, `bf16`, `int8`, `fp8`, `int8-weight`, `int4` or `auto`.
+        precision: `fp32`, `fp16`, `bf16`, `int8`, `fp8`, `int8-weight`, `int4` or `auto`; of a program of several parts
+            also one for each, such as `unet=int8,vae_decoder=fp16`.
         bisect: find the first node that diverges, if parity is missed.
         stage: called as stage(name, what it did) after every stage.
         progress: called after every batch of calibration, and after every step of a compilation.
@@ -143,18 +144,21 @@ def search(
     budget: str | Sequence[str] | None = None,
     objective: Literal["latency", "size", "ops"] = "latency",
     folder: Path | str | None = None,
-    samples: int = 200,
+    samples: int | None = None,
     **options: Any,
 ) -> ExportResult:
     """Search for the mix of precisions that is best under a quality budget, and export it.
 
+    Of a model of one part every site has its precision; of several parts every part.
+
     Args:
-        model: see `export`, of one part.
+        model: see `export`.
         output: folder of the bundle.
         budget: one or several, such as `psnr>=45` or `ppl<=+0.5%`; None takes that of the kind of model.
-        objective: milliseconds of a step, bytes of the engine, or sites in high precision.
+        objective: milliseconds of a step, or of a generation for several parts; bytes of the engines; or sites in high
+            precision.
         folder: for the journal and the report; None keeps them in memory.
-        samples: on which a mix is evaluated.
+        samples: on which a mix is evaluated; None takes as many as an export of such a model is evaluated on.
         options: of `export`.
 
     Returns:

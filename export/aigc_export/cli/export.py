@@ -41,7 +41,7 @@ from aigc_runtime.io.printable import printable
 @click.argument("model")
 @click.option("-o", "--output", required=True, type=REPLACED_FOLDER, help="Bundle folder to write.")
 @target_option
-@click.option("--precision", default="fp32", show_default=True, help="Of all parts, or PART=PRECISION,...")
+@click.option("--precision", default="fp32", show_default=True, help="Of all parts, PART=PRECISION,..., or auto.")
 @model_options
 @calibration_option("in place of samples")
 @click.option("--quality-samples", type=int, help="Text windows or images. Default: 200, or fewer; 0: none.")

@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["inspect_model", "model_facts"]
 
 SCHEMA = "aigc-export-inspect-model/1"
-SEVERAL_GRAPHS = (
-    "a search chooses for one graph, and this model becomes several: choose a precision, or PART=PRECISION,... for each"
-)
+PER_PART = "auto chooses a precision for each of the parts; auto,PART=PRECISION,... leaves those alone that are named"
 BIGGEST_UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
@@ -74,7 +72,7 @@ def model_facts(model: str, machine: Machine) -> dict[str, Any]:
         "shape": None if known.config is None else _shape(known.config),
         "text": None if known.text is None or known.config is None else _text(known.text, known.config.vocab_size),
         "cache": None if known.config is None else _cache(known.config),
-        "targets": _targets(known),
+        "targets": _targets(),
         "sizes_on": DEFAULT_TARGET,
         "precisions": _precisions(known, machine),
         "machine": {
@@ -84,7 +82,7 @@ def model_facts(model: str, machine: Machine) -> dict[str, Any]:
             "temporary_free_bytes": machine.temporary_bytes,
         },
         "estimates_from": MEASURED_ON,
-        "notes": list(known.notes),
+        "notes": [*known.notes, *((PER_PART,) if known.several_parts else ())],
     }
 
 
@@ -152,14 +150,13 @@ def _cache(config: LMConfig) -> dict[str, int]:
     return {"token_bytes": cache_bytes(config, 1), "growing_most_bytes": whole, "buffer_bytes": whole}
 
 
-def _targets(known: Outline) -> dict[str, Any]:
+def _targets() -> dict[str, Any]:
     told = {}
     for target in known_targets():
-        refused = {"auto": SEVERAL_GRAPHS} if known.several_parts and "auto" in target.precisions else {}
         told[target.name] = {
             "summary": target.summary,
-            "precisions": [name for name in target.precisions if name not in refused],
-            "refused": {**target.refused, **refused},
+            "precisions": list(target.precisions),
+            "refused": dict(target.refused),
         }
     return told
 

@@ -37,11 +37,12 @@ def search_options(
     from aigc_calibration.search.journal import JOURNAL_FILE
     from aigc_calibration.search.workers import check_dask_address
     from aigc_export.recipes.budget import check_measures, parse_budget
+    from aigc_export.recipes.part_precisions import parse_precisions
     from aigc_export.recipes.search import OBJECTIVES, SearchConfig
     from aigc_export.workloads import get_workload
     from aigc_runtime.io.publish_checks import check_file
 
-    if precision != "auto":
+    if parse_precisions(precision)[0] != "auto":
         if others := [name for name in requested if name != "--budget"]:
             raise ConfigError(f"{', '.join(others)} without a search", hint="add --precision auto, or leave it out")
         return {"budget": requested["--budget"]} if requested else {}
@@ -71,9 +72,11 @@ def search_options(
 
 
 def print_search(console: Console, report: SearchReport) -> None:
-    """Print the Pareto table, the verdict, and a sentence for each site of the result in higher precision."""
-    from aigc_export.mixed_precision.report import pareto_table
+    """Print the tables, the verdict, and a sentence for each site or part of the result in higher precision."""
+    from aigc_export.mixed_precision.report import pareto_table, part_table
 
+    if report.parts:
+        console.print(part_table(report))
     console.print(pareto_table(report))
     console.print(printable(report.verdict), soft_wrap=True, markup=False)
     for node, why in list(report.kept.items())[:KEPT_SHOWN]:

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,22 +20,19 @@ from aigc_export.line.engines import check_build, reference_program
 from aigc_export.line.origin import make_origin
 from aigc_export.line.package import creation_time, make_bundle
 from aigc_export.line.quality import check_budgets, measure_quality
-from aigc_export.line.quantization import calibration_facts, quantize_parts, report_quantized
+from aigc_export.line.quantization import calibration_facts, quantize_parts
 from aigc_export.line.remedies import find_costly_modules, remedies
+from aigc_export.line.searching import check_search, search_precisions
 from aigc_export.line.signing import signature_warnings
 from aigc_export.line.text_vectors import record_vectors
 from aigc_export.mixed_precision.report import SearchReport
-from aigc_export.mixed_precision.search import search
 from aigc_export.parity.bisect import Divergence, find_first_divergence
 from aigc_export.parity.check import check_parity
 from aigc_export.parity.device_limits import as_measured, settle
 from aigc_export.parity.reference import Case, Generation, make_cases, make_generation
 from aigc_export.prepare.prepare import PreparedModel, Reporter, Stage, load_program, prepare_parts
 from aigc_export.prepare.request import build_engine
-from aigc_export.prepare.stability import instability_warning
 from aigc_export.recipes.recipe import ExportRecipe
-from aigc_export.recipes.search import SearchConfig
-from aigc_export.recipes.tolerances import loosened, with_budgets, with_user_limits
 from aigc_export.targets.base import EngineUnderTest
 from aigc_export.workloads import Workload, get_workload
 from aigc_models.caller_state import callers_state
@@ -158,11 +154,7 @@ def export_model(
         reporter.warn(warning)
     program = load_program(recipe)
     workload = get_workload(program.kind)
-    if recipe.search is not None and len(program.parts) > 1:
-        raise ConfigError(
-            f"a search chooses for one graph, {program.name!r} has several: {', '.join(program.parts)}",
-            hint="choose a precision, such as --precision int8, or one for each part: --precision PART=PRECISION,...",
-        )
+    check_search(recipe, program)
     vectors = record_vectors(program, reporter)
     references: list[tuple[tuple[Case, ...], Generation]] = []
 
@@ -177,9 +169,9 @@ def export_model(
     quantized: dict[str, Quantized] = {}
     found: SearchReport | None = None
     if recipe.search is not None:
-        recipe, mix, found = _search(prepared[0], recipe, recipe.search, reporter, progress)
-        if mix is not None:
-            quantized[prepared[0].part.name] = mix
+        recipe, quantized, found = search_precisions(
+            prepared, recipe, recipe.search, reporter, cases=cases, progress=progress
+        )
     else:
         quantized = quantize_parts(prepared, recipe, reporter, progress)
     with temporary_folder("export") as folder, contextlib.ExitStack() as stack:
@@ -323,26 +315,6 @@ def _references(program: Program, recipe: ExportRecipe, reporter: Reporter) -> t
         ) from err
     reporter.report("reference", f"{sum(len(c.steps) for c in cases)} steps in {len(cases)} cases, one generation")
     return cases, generation
-
-
-def _search(
-    prepared: PreparedModel, recipe: ExportRecipe, config: SearchConfig, reporter: Reporter, progress: Progress | None
-) -> tuple[ExportRecipe, Quantized | None, SearchReport]:
-    """Search, and make the recipe of the result: its precision, and the limits of the lowest precision in it."""
-    found = search(prepared, recipe, config, reporter.report, calibration=prepared.calibration, progress=progress)
-    built = found.built
-    workload = get_workload(prepared.program.kind)
-    change = partial(with_budgets, workload=workload) if workload.quality_decides else loosened
-    limits = change(workload.limits(built.base), config.budgets)
-    limits = with_user_limits(limits, recipe.tolerance, workload)
-    recipe = replace(recipe, precision=built.precision, tolerances=limits)
-    if built.plan is None or built.coverage is None:
-        return recipe, None, found.report
-    quantized = Quantized(graph=built.graph, plan=built.plan, statistics=found.statistics, coverage=built.coverage)
-    assert prepared.quantization is not None
-    reporter.warn(instability_warning(built.plan, found.statistics, prepared.quantization))
-    report_quantized(quantized, reporter.report)
-    return recipe, quantized, found.report
 
 
 def _extra(program: Program, quantized: Mapping[str, Quantized], found: SearchReport | None) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from aigc_export.mixed_precision.search import BudgetError
+from aigc_export.mixed_precision.outcome import BudgetError
 from aigc_export.prepare.prepare import Reporter
 from aigc_export.recipes.budget import Budget, holds, shown
 from aigc_export.recipes.recipe import ExportRecipe

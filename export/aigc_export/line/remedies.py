@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from aigc_calibration.onnx_function import opened_when_called
@@ -20,12 +20,10 @@ from aigc_calibration.search.sensitivity import decibels
 from aigc_calibration.search.toggle import toggle_graph
 from aigc_export.parity.bisect import Divergence
 from aigc_export.prepare.prepare import PreparedModel
+from aigc_export.recipes.accepting import accepting_budget
 from aigc_export.recipes.recipe import ExportRecipe
-from aigc_export.recipes.tolerances import LOOSEST_DROP
 from aigc_export.workloads import Workload, get_workload
-from aigc_export.workloads.measures import Measure
 from aigc_runtime.errors import AigcError
-from aigc_runtime.proof.paired import PairedMetric
 from aigc_runtime.proof.verify import ParityReport
 from aigc_runtime.system.interrupts import check_interrupted
 
@@ -37,11 +35,6 @@ MARGIN_DB = 1.0
 """Beyond what is missing: it is measured on other samples than parity."""
 HALVED_DB = 3.0
 """Asked for where no ratio of signal to noise is missed, but a generation or a metric."""
-
-
-CONFIDENCE = 2.0
-"""Standard errors of room in a budget that is proposed: other text gives other values."""
-LOOSEST_KL = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +184,7 @@ def _wider_budgets(report: ParityReport, recipe: ExportRecipe, workload: Workloa
     words = []
     for check in limited:
         name, missed = check.metric.name, not check.passed
-        if missed and (wide := _accepting(check.metric, measures[name])) is not None:
+        if missed and (wide := accepting_budget(check.metric, measures[name])) is not None:
             words.append(wide)
         elif missed:
             return
@@ -199,30 +192,6 @@ def _wider_budgets(report: ParityReport, recipe: ExportRecipe, workload: Workloa
             words.append(stated[name])
     options = " ".join(f'--budget "{word}"' for word in words)
     yield f"{options}: if that is good enough for you; the manifest will say that you set it"
-
-
-def _accepting(metric: PairedMetric, measure: Measure) -> str | None:
-    """Write the budget that a measured value keeps, with two standard errors of room; None where there is none."""
-    room = CONFIDENCE * metric.standard_error
-    if measure.higher_is_better:
-        limit = _rounded(metric.value - room, math.floor)
-        return f"{measure.budget_name}>={limit:g}" if limit > 0 else None
-    limit = _rounded(metric.value + room, math.ceil)
-    if measure.unit == "increase":
-        return f"{measure.budget_name}<=+{100 * limit:g}%" if limit <= LOOSEST_DROP else None
-    return f"{measure.budget_name}<={limit:g}" if math.isfinite(limit) and limit <= LOOSEST_KL else None
-
-
-def _rounded(value: float, towards: Callable[[float], int]) -> float:
-    """Round to two digits.
-
-    >>> _rounded(0.1234, math.ceil), _rounded(0.987, math.floor)
-    (0.13, 0.98)
-    """
-    if value <= 0:
-        return value
-    digits = 1 - math.floor(math.log10(value))
-    return round(towards(value * 10.0**digits) / 10.0**digits, digits)
 
 
 def _looser_limits(report: ParityReport, recipe: ExportRecipe) -> Iterator[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from aigc_calibration.collect import Statistics
 from aigc_calibration.coverage import Coverage, Executed, check_executed
 from aigc_calibration.emit import emit
 from aigc_calibration.errors import PlanError
@@ -49,6 +50,7 @@ class Built:
         graph: in the engine's form.
         plan: that it was emitted from; None for fp32.
         coverage: what the engine runs in low precision; None for fp32.
+        statistics: that the plan was made from; None for fp32, and for a mix, which is made from the search's own.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Built:
     graph: ir.Model
     plan: QuantizationPlan | None = None
     coverage: Coverage | None = None
+    statistics: Statistics | None = None
 
     @cached_property
     def digest(self) -> str:

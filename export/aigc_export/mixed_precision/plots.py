@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 from aigc_calibration.search.sensitivity import Sensitivity
-from aigc_export.mixed_precision.report import SearchReport
+from aigc_export.mixed_precision.report import SearchReport, Timed
 from aigc_export.recipes.budget import Budget
 from aigc_runtime.errors import ConfigError, EngineMissingError
 
 __all__ = ["PLOT_FORMATS", "pareto_plot", "plot_format", "sensitivity_plot"]
 
 PLOT_FORMATS = ("svg", "png", "pdf")
+_TIMES: Mapping[Timed, str] = {"step": "ms a step, batch 1", "generation": "ms a generation, in the engines"}
 SHOWN = 40
 """Sites in the plot of sensitivity."""
 
@@ -62,7 +63,7 @@ def pareto_plot(report: SearchReport, *, kind: str = "svg") -> bytes:
     axes = figure.subplots(1, 3, width_ratios=(4, 4, 3))
     top = _top([c.value for c in candidates], budget)
     for ax, label, costs in (
-        (axes[0], "ms a step, batch 1", [c.latency_ms for c in candidates]),
+        (axes[0], _TIMES[report.timed], [c.latency_ms for c in candidates]),
         (axes[1], "engine, MB", [c.size_bytes / 1e6 for c in candidates]),
     ):
         points = [(cost, min(c.value, top), c) for cost, c in zip(costs, candidates, strict=True)]

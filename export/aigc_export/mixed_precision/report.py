@@ -1,11 +1,11 @@
-"""The report of a search: every candidate with its quality, time and size, and every site."""
+"""The report of a search: every candidate with its quality, time and size, and every site or part."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from aigc_calibration.search.sensitivity import Sensitivity
 from aigc_export.recipes.budget import Budget
@@ -15,9 +15,12 @@ from aigc_runtime.io.jsonable import to_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["CandidateReport", "SearchReport", "pareto_front", "pareto_table"]
+__all__ = ["CandidateReport", "PartReport", "SearchReport", "Timed", "pareto_front", "pareto_table", "part_table"]
 
 _OF_THE_RUN = ("evaluated", "reused", "seconds")
+
+Timed = Literal["step", "generation"]
+"""What the milliseconds of a candidate are of: one step at batch 1, or all runs of all engines in one generation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +30,13 @@ class CandidateReport:
     Attributes:
         name: for people.
         precision: as in the manifest.
-        counts: precision -> number of sites.
+        counts: precision -> number of sites, or of parts where each has one.
         scores: beside PyTorch.
         value: what the first budget is held against.
         holds: whether all budgets are kept.
-        latency_ms: of a step at batch 1.
+        latency_ms: of what `SearchReport.timed` says.
         speedup: over fp32, median over paired rounds.
-        size_bytes: of the engine.
+        size_bytes: of the engine, or of all.
         pareto: whether no other candidate is at least as good in quality, time and size, and better in one.
         chosen: whether it is the result.
     """
@@ -52,6 +55,39 @@ class CandidateReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartReport:
+    """One part of a program in one precision, all other parts in the highest that they may have.
+
+    Attributes:
+        part: its name.
+        precision: in which it is built.
+        runs: of its engine in one generation.
+        latency_ms: of these runs.
+        saved_ms: what they take less than in fp32; 0 where the part has one precision alone.
+        saved_ms_error: standard error of that.
+        size_bytes: of the engine.
+        scores: of the whole pipeline beside PyTorch.
+        value: what the first budget is held against.
+        noise: that it adds to the results, as the sum over parts takes it.
+        holds: whether all budgets are kept.
+        chosen: whether the part has this precision in the result.
+    """
+
+    part: str
+    precision: str
+    runs: int
+    latency_ms: float
+    saved_ms: float
+    saved_ms_error: float
+    size_bytes: int
+    scores: Scores
+    value: float
+    noise: float
+    holds: bool
+    chosen: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchReport:
     """The report of a search.
 
@@ -63,10 +99,12 @@ class SearchReport:
         verdict: what was chosen, and why, in one sentence.
         candidates: in the order of their latency.
         pairs: pair of precisions -> its sites, the noisiest first.
-        kept: node -> one sentence, for the sites of the result that stand in higher precision.
+        kept: node or part -> one sentence, for what of the result stands in higher precision.
         evaluated: candidates that were really run.
         reused: measurements that an earlier run had left.
         seconds: of the search.
+        timed: what the milliseconds of candidates are of.
+        parts: of a program of several parts, each in each precision that was tried; else empty.
     """
 
     model: str
@@ -80,6 +118,8 @@ class SearchReport:
     evaluated: int
     reused: int
     seconds: float
+    timed: Timed = "step"
+    parts: tuple[PartReport, ...] = ()
 
     def dump(self) -> bytes:
         """Serialize as JSON without run-specific fields: a search that goes on from a journal gives the same bytes."""
@@ -106,13 +146,13 @@ def pareto_table(report: SearchReport) -> Table:
 
     budgets = ", ".join(b.text for b in report.budgets)
     table = Table(title=f"{report.model} · {report.target} · auto · {budgets}", title_justify="left")
-    for heading in ("candidate", report.budgets[0].measure, "budget", "ms a step", "over fp32", "size", ""):
+    for heading in ("candidate", report.budgets[0].measure, "budget", f"ms a {report.timed}", "over fp32", "size", ""):
         table.add_column(heading, overflow="fold")
     for c in report.candidates:
         marks = [m for m, there in (("pareto", c.pareto), ("[green]chosen[/]", c.chosen)) if there]
         table.add_row(
             c.name,
-            _with_error(report.budgets[0], c),
+            _with_error(report.budgets[0], c.value, c.scores),
             "[green]kept[/]" if c.holds else "[red]missed[/]",
             f"{c.latency_ms:.3f}",
             f"{c.speedup:.2f}x",
@@ -122,6 +162,27 @@ def pareto_table(report: SearchReport) -> Table:
     return table
 
 
-def _with_error(budget: Budget, candidate: CandidateReport) -> str:
-    error = next((m.standard_error for m in candidate.scores.paired if m.name == budget.measure), 0.0)
-    return f"{candidate.value:.4g}" + (f" ± {error:.2g}" if error else "")
+def part_table(report: SearchReport) -> Table:
+    """Make a table of the parts, each in each precision with all others left as they are."""
+    from rich.table import Table
+
+    table = Table(title=f"{report.model} · each part alone", title_justify="left")
+    for heading in ("part", "precision", report.budgets[0].measure, "budget", "runs", "ms a generation", "size", ""):
+        table.add_column(heading, overflow="fold")
+    for one in report.parts:
+        table.add_row(
+            one.part,
+            one.precision,
+            _with_error(report.budgets[0], one.value, one.scores),
+            "[green]kept[/]" if one.holds else "[red]missed[/]",
+            str(one.runs),
+            f"{one.latency_ms:.3f}",
+            f"{one.size_bytes / 1e6:.2f} MB",
+            "[green]chosen[/]" if one.chosen else "",
+        )
+    return table
+
+
+def _with_error(budget: Budget, value: float, scores: Scores) -> str:
+    error = next((m.standard_error for m in scores.paired if m.name == budget.measure), 0.0)
+    return f"{value:.4g}" + (f" ± {error:.2g}" if error else "")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate
 from aigc_calibration.collect import Statistics
@@ -28,9 +27,9 @@ from aigc_calibration.search.sensitivity import CONFIDENCE_SIGMAS, Sensitivity, 
 from aigc_calibration.search.workers import make_workers
 from aigc_export.mixed_precision.candidates import Built, CandidateEvaluator, build_mix
 from aigc_export.mixed_precision.descent import smallest
+from aigc_export.mixed_precision.outcome import unkept, write_report
 from aigc_export.mixed_precision.pairs import plan_pair, without_exceptions
 from aigc_export.mixed_precision.plain import plain_builds
-from aigc_export.mixed_precision.plots import pareto_plot
 from aigc_export.mixed_precision.report import CandidateReport, SearchReport, pareto_front
 from aigc_export.mixed_precision.sites import measure_pair
 from aigc_export.prepare.prepare import PreparedModel, Stage
@@ -43,17 +42,11 @@ from aigc_export.workloads.evaluate import make_evaluator
 from aigc_models.evaluation.paired import Scores
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.core.progress import Progress
-from aigc_runtime.errors import EngineMissingError, ParityError
-from aigc_runtime.io.publish import atomic_write_bytes
 
-__all__ = ["BudgetError", "SearchResult", "search"]
+__all__ = ["MIN_GAIN", "SearchResult", "search"]
 
 MIN_GAIN = 1.03
 """How many times faster a mix must be than a plain precision; less is within the noise of timing."""
-
-
-class BudgetError(ParityError):
-    """No candidate keeps the budget, not even fp32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +96,7 @@ def search(
     )
     program, graph, quantization = prepared.program, prepared.graph, prepared.quantization
     workload = get_workload(program.kind)
+    samples = config.samples_for(workload, program.parameters)
     assert prepared.data is not None
     assert quantization is not None
     evaluator = CandidateEvaluator(
@@ -113,21 +107,18 @@ def search(
             TorchSession(program.part),
             program.settings,
             evaluation=prepared.evaluation,
-            samples=config.samples,
+            samples=samples,
             seed=recipe.seed,
             roles=program.engines,
         ),
         key=f"{program.weights_sha256} {program.config_sha256} "
-        f"{prepared.evaluation.data} {prepared.evaluation.sha256} {config.samples} {recipe.seed}",
+        f"{prepared.evaluation.data} {prepared.evaluation.sha256} {samples} {recipe.seed}",
         journal=journal,
     )
     float_built = Built(name="fp32", precision="fp32", base="fp32", graph=graph)
     tried: list[tuple[Built, Scores]] = [(float_built, evaluator.evaluate(float_built))]
     if not holds(config.budgets, tried[0][1]):
-        raise BudgetError(
-            f"not even fp32 keeps the budget: {shown(config.budgets, tried[0][1])}",
-            hint="the nearest result is fp32 itself; nothing was published: state a budget that it keeps",
-        )
+        raise unkept("fp32", config.budgets, tried[0][1], workload)
     stage("budget", f"fp32: {shown(config.budgets, tried[0][1])}")
     pairs: dict[str, tuple[Sensitivity, ...]] = {}
     workers = make_workers(jobs=config.jobs, dask=config.dask)
@@ -188,17 +179,8 @@ def search(
         seconds=round(time.perf_counter() - started, 3),
     )
     if config.folder is not None:
-        _write(report, config.folder, stage)
+        write_report(report, config.folder, stage)
     return SearchResult(built=built, report=report, statistics=statistics)
-
-
-def _write(report: SearchReport, folder: Path, stage: Stage) -> None:
-    atomic_write_bytes(folder / "search.json", report.dump())
-    try:
-        atomic_write_bytes(folder / "pareto.svg", pareto_plot(report))
-        stage("report", f"{folder / 'search.json'}, {folder / 'pareto.svg'}")
-    except EngineMissingError as err:
-        stage("report", f"{folder / 'search.json'}; no plot: {err.hint}")
 
 
 def _descend(

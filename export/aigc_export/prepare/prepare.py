@@ -212,12 +212,12 @@ def _calibration_data(
         return None
     if recipe.search is None and not needs_samples(recipe.quantization, recipe.site_precision):
         return ExampleData(part=part, seed=recipe.seed)
+    if recipe.calibration is not None and len(program.parts) > 1:
+        raise ConfigError(
+            f"a calibration file is of one graph, {program.name!r} has several: {', '.join(program.parts)}",
+            hint="leave --calibration out: every part is calibrated",
+        )
     if recipe.calibration is not None and recipe.search is None:
-        if len(program.parts) > 1:
-            raise ConfigError(
-                f"a calibration file is of one graph, {program.name!r} has several: {', '.join(program.parts)}",
-                hint="leave --calibration out: every part is calibrated",
-            )
         return ExampleData(part=part, seed=recipe.seed)
     return calibration_data(
         program,

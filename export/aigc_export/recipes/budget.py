@@ -18,7 +18,16 @@ from aigc_export.workloads.measures import Measure, Unit
 from aigc_models.evaluation.paired import Scores
 from aigc_runtime.errors import ConfigError, UnknownNameError
 
-__all__ = ["Budget", "allowed_noise", "check_measures", "holds", "parse_budget", "shown"]
+__all__ = [
+    "Budget",
+    "allowed_noise",
+    "check_measures",
+    "holds",
+    "limit_noise",
+    "measured_noise",
+    "parse_budget",
+    "shown",
+]
 
 _FORM = re.compile(
     r"(?P<name>[a-z0-9_]+)\s*(?P<sign><=|>=)\s*(?P<value>[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?)\s*(?P<percent>%?)"
@@ -162,6 +171,28 @@ def holds(budgets: Iterable[Budget], scores: Scores) -> bool:
 def shown(budgets: Iterable[Budget], scores: Scores) -> str:
     """Format every budget with its measured value."""
     return ", ".join(f"{b.measure} {b.value(scores):.5g} ({b.text})" for b in budgets)
+
+
+def measured_noise(budget: Budget, scores: Scores) -> float | None:
+    """Compute the noise that a measured value stands for: of independent causes it adds up.
+
+    Returns:
+        Of decibels, noise over signal; of a loss, its increase; None of another unit, which says nothing about it.
+    """
+    return _noise_at(budget, budget.value(scores))
+
+
+def limit_noise(budget: Budget) -> float | None:
+    """Compute the noise at which a budget would just hold; see `measured_noise`."""
+    return _noise_at(budget, budget.limit)
+
+
+def _noise_at(budget: Budget, value: float) -> float | None:
+    if math.isnan(value):
+        return math.inf
+    if budget.unit == "decibels":
+        return float(10 ** (-value / 10))
+    return max(value, 0.0) if budget.unit == "increase" else None
 
 
 def allowed_noise(budgets: Iterable[Budget], scores: Scores, noise: float) -> float | None:

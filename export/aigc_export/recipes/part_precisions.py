@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from aigc_runtime.errors import ConfigError, UnknownNameError
 
-__all__ = ["check_parts", "lowest_precision", "parse_precisions"]
+__all__ = ["check_parts", "joint_precisions", "lowest_precision", "parse_precisions", "precisions_text"]
 
 DEFAULT = "fp32"
 """Of the parts that are not named."""
@@ -24,7 +24,7 @@ def parse_precisions(text: str) -> tuple[str, dict[str, str]]:
     ('fp32', {'unet': 'int8'})
 
     Raises:
-        ConfigError: two precisions for one part, or for the rest; or one without its part.
+        ConfigError: two precisions for one part, or for the rest; one without its part; or a search for a part alone.
     """
     rest: str | None = None
     parts: dict[str, str] = {}
@@ -37,13 +37,14 @@ def parse_precisions(text: str) -> tuple[str, dict[str, str]]:
         elif not name or not precision:
             raise ConfigError(f"precision is {text!r}", hint="write PART=PRECISION, such as unet=int8,vae_decoder=fp16")
         elif precision == "auto":
-            raise ConfigError("a search chooses for one graph", hint=f"choose a precision for {name!r}")
+            raise ConfigError(
+                f"precision is {text!r}: a search is for all parts that have no precision of their own",
+                hint="write auto,PART=PRECISION,... and leave out the parts that it shall choose for",
+            )
         elif name in parts:
             raise ConfigError(f"precision is {text!r}: {name!r} has two", hint="leave one out")
         else:
             parts[name] = precision
-    if rest == "auto" and parts:
-        raise ConfigError("a search chooses for one graph", hint="choose a precision for every part")
     return DEFAULT if rest is None else rest, parts
 
 
@@ -55,6 +56,29 @@ def lowest_precision(precisions: Iterable[str]) -> str:
     """
     found = list(dict.fromkeys(precisions))
     return found[0] if len(found) == 1 else max(found, key=_FROM_HIGH_TO_LOW.index)
+
+
+def joint_precisions(chosen: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """Write the precisions of all parts as `parse_precisions` reads them: that of the rest, and those of single parts.
+
+    >>> joint_precisions({"unet": "int8", "vae_decoder": "fp32"})
+    ('fp32', {'unet': 'int8'})
+    >>> joint_precisions({"unet": "int8", "vae_decoder": "int8"})
+    ('int8', {})
+    """
+    if len(distinct := set(chosen.values())) == 1:
+        return distinct.pop(), {}
+    return DEFAULT, {part: precision for part, precision in chosen.items() if precision != DEFAULT}
+
+
+def precisions_text(chosen: Mapping[str, str]) -> str:
+    """Write the precisions of all parts as `--precision` takes them.
+
+    >>> precisions_text({"unet": "int8", "vae_decoder": "fp16", "vae_encoder": "fp32"})
+    'unet=int8,vae_decoder=fp16'
+    """
+    rest, parts = joint_precisions(chosen)
+    return ",".join(f"{part}={precision}" for part, precision in parts.items()) or rest
 
 
 def check_parts(parts: Mapping[str, str], known: Collection[str]) -> None:

@@ -158,7 +158,7 @@ def export_recipe(
         model: a program, or the name of one: see `sources.resolve`. A shipped model is loaded when the work starts.
         target: a target, or its name.
         precision: one that it can run; of a program of several parts also one for each, `unet=int8,vae_decoder=fp16`,
-            with one for the rest in front, or fp32.
+            with one for the rest in front, or fp32; `auto,vae_encoder=fp16` searches for those that are not named.
         calibration_samples: in place of the default.
         split_skips: see `QuantConfig`.
         equalize: see `QuantConfig`.
@@ -188,7 +188,7 @@ def export_recipe(
     used = tuple(dict.fromkeys((precision, *parts.values())))
     for one in used:
         check_precision(target, one)
-    lowest = lowest_precision(used)
+    lowest = precision if precision == "auto" else lowest_precision(used)
     if isinstance(model, str) and model not in MODELS:
         given = {**overrides.pop("spec_options", {}), "checkpoint": overrides.pop("checkpoint", None)}
         model = resolve(model, options=given)

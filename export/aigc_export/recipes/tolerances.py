@@ -12,7 +12,7 @@ from aigc_export.workloads.base import Workload
 from aigc_runtime.bundle.manifest import Tolerances
 from aigc_runtime.errors import ConfigError, UnknownNameError
 
-__all__ = ["loosened", "parse_limits", "with_budgets", "with_user_limits"]
+__all__ = ["loosened", "parse_limits", "searched_limits", "with_budgets", "with_user_limits"]
 
 LOOSEST_DB, LOOSEST_DROP = 1.0, 10.0
 """However wide a budget, what is published is not mere noise."""
@@ -64,6 +64,22 @@ def with_budgets(tolerances: Tolerances, budgets: Sequence[Budget], workload: Wo
         return tolerances
     limits: dict[str, Any] = {measure.limit: None for measure in workload.measures if measure.limit is not None}
     return replace(tolerances, **{**limits, **stated})
+
+
+def searched_limits(
+    base: str, budgets: Sequence[Budget], chosen: Mapping[str, float], workload: Workload
+) -> Tolerances:
+    """Make the limits of what a search under budgets has found.
+
+    Args:
+        base: the lowest precision in it.
+        budgets: that it keeps.
+        chosen: limits of the user's own, by name.
+        workload: of the kind.
+    """
+    own = workload.limits(base)
+    limits = with_budgets(own, budgets, workload) if workload.quality_decides else loosened(own, budgets)
+    return with_user_limits(limits, chosen, workload)
 
 
 def with_user_limits(tolerances: Tolerances, chosen: Mapping[str, float], workload: Workload) -> Tolerances:

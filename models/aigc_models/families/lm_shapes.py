@@ -27,8 +27,8 @@ POSITIONS = "embed_positions.weight"
 SENSITIVE_INT8 = ("layers.0.mlp.down_proj",)
 """What enters down projections has heavy tails; rounding it in the first one costs most perplexity."""
 INT8_IN_BLOCKS = True
-"""Whether 8 bits are rounded in blocks where an engine has such kernels: rare activations are a hundred times as large as
-the others, which no range that is found ahead holds (Dettmers et al. 2022, LLM.int8(), section 3)."""
+"""Whether 8 bits are rounded in blocks where an engine has such kernels: rare activations are a hundred times as large
+as the others, which no range that is found ahead holds (Dettmers et al. 2022, LLM.int8(), section 3)."""
 WIDE = ("lm_head",)
 """Modules whose weight takes 8 bits where the others take 4."""
 _PARTS = {

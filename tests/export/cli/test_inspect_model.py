@@ -59,12 +59,13 @@ def test_what_each_target_runs_is_what_it_says_itself(folder: Path) -> None:
         assert found[name]["refused"] == dict(target.refused)
 
 
-def test_a_pipeline_of_several_graphs_is_not_searched(tmp_path: Path, capsys: Capture) -> None:
+def test_of_a_pipeline_auto_chooses_for_each_part(tmp_path: Path, capsys: Capture) -> None:
     write_stable_diffusion(tmp_path / "sd")
     assert run(["inspect", str(tmp_path / "sd"), "--json"]) == 0
-    target = json.loads(capsys.readouterr().out)["targets"]["ort-cpu"]
-    assert "auto" not in target["precisions"]
-    assert "PART=PRECISION" in target["refused"]["auto"]
+    found = json.loads(capsys.readouterr().out)
+    assert "auto" in found["targets"]["ort-cpu"]["precisions"]
+    assert "auto" in found["targets"]["ort-cuda"]["refused"]
+    assert any(note.startswith("auto chooses a precision for each of the parts") for note in found["notes"])
 
 
 def test_sizes_and_what_does_not_fit(folder: Path) -> None:

@@ -14,13 +14,15 @@ import torch
 from PIL import Image
 
 from aigc_export.line.exporter import export_model
+from aigc_export.recipes.budget import parse_budget
 from aigc_export.recipes.recipe import export_recipe
+from aigc_export.recipes.search import SearchConfig
 from aigc_runtime.bundle.bundle import load_bundle
 from aigc_runtime.core.compare import psnr_db
 from aigc_runtime.core.tensors import Array
 
+from ...models.sources.diffusers.small_sd import SD15_TEXT, SD15_UNET, write_stable_diffusion
 from ...models.sources.diffusers.small_sd import TWO_LEVELS as SMALL
-from ...models.sources.diffusers.small_sd import write_stable_diffusion
 from ...models.sources.diffusers.small_xl import write_stable_diffusion_xl
 
 pytestmark = [
@@ -146,3 +148,53 @@ def test_stable_diffusion_xl_in_few_bits(
     assert psnr_db(theirs(original_size=(96, 128)), found) >= least_db
     assert psnr_db(theirs(original_size=(96, 128), seed=SEED + 1), found) < least_db
     assert precision != "fp16" or psnr_db(theirs(original_size=(1024, 1024)), found) < least_db
+
+
+def write_one_level(folder: Path, *, xl: bool) -> Any:
+    if xl:
+        return write_stable_diffusion_xl(folder, **ONE_LEVEL)
+    return write_stable_diffusion(
+        folder,
+        unet={**SD15_UNET, **ONE_LEVEL["unet"]},
+        vae=ONE_LEVEL["vae"],
+        text={**SD15_TEXT, **ONE_LEVEL["text"]},
+    )
+
+
+@pytest.mark.parametrize("xl", [False, True])
+def test_auto_chooses_a_precision_for_each_part(xl: bool, tmp_path: Path) -> None:
+    """By the pictures, which the encoder of pictures has no part in: it stays as it is."""
+    pipeline = write_one_level(tmp_path / "sd", xl=xl)
+    search = SearchConfig(budgets=(parse_budget("psnr>=25"),), objective="ops", samples=2)
+    recipe = export_recipe(
+        str(tmp_path / "sd"), precision="auto", search=search, quality_samples=2, calibration_samples=2
+    )
+    result = export_model(recipe, tmp_path / "out")
+    found = result.search
+    assert found is not None
+    chosen = {one.part: one for one in found.parts if one.chosen}
+    assert tuple(sorted(chosen)) == (PARTS if xl else tuple(part for part in PARTS if part != "text_encoder_2"))
+    assert (chosen["vae_encoder"].precision, chosen["vae_encoder"].runs) == ("fp32", 0)
+    assert "auto,vae_encoder=fp16" in found.kept["vae_encoder"]
+    assert "int8" in {one.precision for one in chosen.values()}
+    assert chosen["unet"].runs >= 50
+    assert all(one.runs == 1 for part, one in chosen.items() if part == "vae_decoder" or part.startswith("text"))
+    (shipped,) = [one for one in found.candidates if one.chosen]
+    assert shipped.holds
+    lower = [one for one in found.candidates if one.counts.get("int8", 0) > shipped.counts["int8"]]
+    assert not any(one.holds for one in lower)
+    file = tmp_path / "lighthouse.png"
+    asked = ["--prompt", PROMPT, "--steps", str(STEPS), "--seed", str(SEED)]
+    assert "generation: psnr_db" in on_the_device("verify", str(tmp_path / "out"))
+    on_the_device("generate", str(tmp_path / "out"), *asked, "-o", str(file))
+    with Image.open(file) as picture:
+        drawn = np.asarray(picture).astype(np.float64)
+
+    def theirs(seed: int) -> Array:
+        given: dict[str, Any] = {"num_inference_steps": STEPS, "output_type": "np"}
+        return np.asarray(
+            (pipeline(PROMPT, generator=torch.Generator().manual_seed(seed), **given).images[0] * 255).round()
+        )
+
+    assert psnr_db(theirs(SEED), drawn) >= 20
+    assert psnr_db(theirs(SEED + 1), drawn) < psnr_db(theirs(SEED), drawn)

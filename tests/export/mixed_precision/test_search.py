@@ -13,7 +13,7 @@ from aigc_export.cli import run
 from aigc_export.line import quality as judged
 from aigc_export.line.exporter import PLAN_FILE, SEARCH_FILE, export_model
 from aigc_export.mixed_precision import candidates as candidates_module
-from aigc_export.mixed_precision.search import BudgetError
+from aigc_export.mixed_precision.outcome import BudgetError
 from aigc_export.mixed_precision.sensitivity import measure_sensitivity
 from aigc_export.recipes.budget import parse_budget
 from aigc_export.recipes.recipe import ExportRecipe, export_recipe

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from aigc_export.recipes.part_precisions import check_parts, lowest_precision, parse_precisions
+from aigc_export.recipes.part_precisions import (
+    check_parts,
+    joint_precisions,
+    lowest_precision,
+    parse_precisions,
+    precisions_text,
+)
 from aigc_export.recipes.recipe import ExportRecipe, export_recipe
 from aigc_models.program import Part, Program
 from aigc_runtime.core.interface import Interface
@@ -74,8 +80,8 @@ def test_one_precision_for_all_is_no_mix() -> None:
         ("first=", "precision is 'first='"),
         ("=int8", "precision is '=int8'"),
         ("first=int8,first=fp16", "'first' has two"),
-        ("first=auto", "a search chooses for one graph"),
-        ("auto,first=int8", "a search chooses for one graph"),
+        ("first=auto", "a search is for all parts that have no precision of their own"),
+        ("auto,third=int8", "unknown part 'third'"),
         ("third=int8", "unknown part 'third'"),
         ("first=int7", "unknown precision"),
         ("first=int8,", "unknown precision"),
@@ -84,6 +90,29 @@ def test_one_precision_for_all_is_no_mix() -> None:
 def test_what_means_nothing_is_refused(text: str, message: str) -> None:
     with pytest.raises(AigcError, match=message):
         recipe(text)
+
+
+def test_a_search_leaves_parts_alone_that_are_named() -> None:
+    searched = recipe("auto,second=fp16")
+    assert searched.search is not None
+    assert [searched.of_part(part).precision for part in ("first", "second")] == ["auto", "fp16"]
+    assert searched.quantization == recipe("auto").quantization
+
+
+@pytest.mark.parametrize(
+    ("chosen", "text"),
+    [
+        ({"first": "int8", "second": "int8"}, "int8"),
+        ({"first": "fp32", "second": "fp32"}, "fp32"),
+        ({"first": "int8", "second": "fp32"}, "first=int8"),
+        ({"first": "int8", "second": "fp16"}, "first=int8,second=fp16"),
+    ],
+)
+def test_what_was_chosen_is_written_as_it_is_read(chosen: dict[str, str], text: str) -> None:
+    assert precisions_text(chosen) == text
+    rest, parts = parse_precisions(text)
+    assert {name: parts.get(name, rest) for name in chosen} == chosen
+    assert joint_precisions(chosen) == (rest, parts)
 
 
 def test_options_that_no_part_reads_are_refused() -> None:
