@@ -61,6 +61,7 @@ class ExportRecipe:
         build: settings of the target: an object of its type, or fields by name; None takes the defaults.
         tolerance: limits that the user chose in place of the kind's, by name; `tolerances` has them already.
         parts: part -> its own precision.
+        allow_slower: publish a quantized bundle that takes longer than fp32 here.
     """
 
     model: str | Program
@@ -82,6 +83,7 @@ class ExportRecipe:
     build: Any = None
     tolerance: Mapping[str, float] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
+    allow_slower: bool = False
 
     def of_part(self, part: str) -> ExportRecipe:
         """The recipe of one part: in its own precision, and without quantization where that is fp32."""
@@ -144,8 +146,9 @@ _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "weight_ranges": ("--weight-ranges", _EIGHT_BITS),
     "weight_method": ("--weight-method", _WEIGHTS),
     "block": ("--block", _WEIGHTS),
+    "allow_slower": ("--allow-slower", ("int8", "fp8", "fp16", "bf16", "int8-weight", "int4")),
 }
-"""Field of a quantization -> its option, and the precisions that read it."""
+"""Argument of a recipe -> its option, and the precisions that read it."""
 
 
 def _check_requested(requested: Mapping[str, Any], precisions: Sequence[str], *, calibration: str | None) -> None:
@@ -240,7 +243,8 @@ def export_recipe(
         "block": block,
     }
     requested = {name: value for name, value in requested.items() if value is not None}
-    _check_requested(requested, used, calibration=overrides.get("calibration"))
+    also = {"allow_slower": True} if overrides.get("allow_slower") else {}
+    _check_requested({**requested, **also}, used, calibration=overrides.get("calibration"))
     if quantization is not None:
         quantization = replace(quantization, **requested)
         if (
