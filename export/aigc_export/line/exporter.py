@@ -212,7 +212,7 @@ def export_model(
         tried = fall_back(first, proof, folder)
         attempt = tried.attempt
         stack.callback(attempt.candidate.close)
-        quantized, built, scores = attempt.quantized, attempt.built, attempt.scores
+        quantized, built, scores = dict(attempt.quantized), attempt.built, attempt.scores
         report, decided = attempt.report, attempt.decided
         recipe = replace(recipe, tolerances=decided.tolerances)
         if not report.passed:

@@ -47,8 +47,8 @@ class Speed:
     """A quantized export beside fp32, on the machine of the export.
 
     Attributes:
-        ms: milliseconds of one step at batch 1, as the kind of pipeline has it; the least that was measured, since
-            other work on the machine only adds to it.
+        ms: milliseconds of one step at batch 1, as the kind of pipeline has it: the median of the rounds, of each of
+            which the least counts, since other work on the machine only adds to it.
         fp32_ms: the same of the float graphs.
         ratio: time over fp32's; the median of the rounds.
         ratio_error: standard error of that.
@@ -165,8 +165,8 @@ def _timed(exact: OpenProgram, candidate: OpenProgram, proof: Proof) -> Speed:
     # The median and its error from the middle half of the rounds: a disturbed round is far off.
     lower, middle, upper = statistics.quantiles(ratios, n=4)
     return Speed(
-        ms=min(low for _, low in rounds),
-        fp32_ms=min(high for high, _ in rounds),
+        ms=statistics.median(low for _, low in rounds),
+        fp32_ms=statistics.median(high for high, _ in rounds),
         ratio=middle,
         ratio_error=(upper - lower) / 1.349 * 1.253 / math.sqrt(len(ratios)),
         rounds=len(rounds),

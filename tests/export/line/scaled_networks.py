@@ -38,20 +38,24 @@ class TwoScales(nn.Module):
         h = nn.functional.silu(self.meet(torch.cat([h, nn.functional.silu(self.branch(h))], dim=1)))
         for layer in self.tail:
             h = h + nn.functional.silu(layer(h))
-        return self.last(h)
+        result: torch.Tensor = self.last(h)
+        return result
 
 
 class ScaledEverywhere(nn.Module):
     """Every layer has channels of scales from 0.03 to 30, and reads each as if it were of scale 1."""
 
+    scales: torch.Tensor
+
     def __init__(self, layers: int = 6) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 1, bias=False) for _ in range(layers))
-        scales = torch.logspace(-1.5, 1.5, WIDTH)
-        self.register_buffer("scales", scales.view(1, -1, 1, 1))
+        layers_made = [nn.Conv2d(WIDTH, WIDTH, 1, bias=False) for _ in range(layers)]
+        self.layers = nn.ModuleList(layers_made)
+        scales = torch.logspace(-1.5, 1.5, WIDTH).view(1, -1, 1, 1)
+        self.register_buffer("scales", scales)
         with torch.no_grad():
-            for layer in self.layers:
-                layer.weight.normal_(std=2 / WIDTH**0.5).div_(scales.view(1, -1, 1, 1))
+            for layer in layers_made:
+                layer.weight.normal_(std=2 / WIDTH**0.5).div_(scales)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [N, 16, H, W] to the same."""

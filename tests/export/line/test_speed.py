@@ -23,6 +23,7 @@ from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.progress import Progress
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import ConfigError
+from aigc_runtime.system.processor import processor_name
 
 from ..conftest import recipe_of
 
@@ -138,7 +139,7 @@ def test_what_is_faster_is_told_with_the_processor(checkpoints: Path, tmp_path: 
     assert losses(result) == []
     (line,) = [text for name, text in told if name == "speed"]
     assert line.startswith(f"{1 / result.speed.ratio:.2f}x as fast as fp32: ")
-    assert f"{speed.processor_name()}, avx512_vnni" in line
+    assert f"{processor_name()}, avx512_vnni" in line
     assert [path.name for path in result.bundle.path.iterdir() if path.name.startswith("float")] == []
 
 

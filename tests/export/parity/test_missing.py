@@ -62,8 +62,8 @@ def test_a_generation_and_what_is_measured_of_the_quality() -> None:
     paired = (PairedCheck(metric=loss, limit=0.1, passed=False),)
     assert missing_db(replace(found, paired=paired), LOOSE) == pytest.approx(6.02, abs=0.01)
     psnr = PairedMetric(name="psnr_db", value=38.0, standard_error=0.0, samples=9)
-    paired = (*paired, PairedCheck(metric=psnr, limit=45.0, passed=False))
-    assert missing_db(replace(found, paired=paired), LOOSE) == 7
+    both = (*paired, PairedCheck(metric=psnr, limit=45.0, passed=False))
+    assert missing_db(replace(found, paired=both), LOOSE) == 7
     equal = PairedMetric(name="top1_agreement", value=0.5, standard_error=0.0, samples=9)
     assert missing_db(replace(found, paired=(PairedCheck(metric=equal, limit=0.9, passed=False),)), LOOSE) == HALVED_DB
 
