@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 from onnx import helper
 
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.emit import emit
 from aigc_calibration.float_order import FloatOrder, order_sites
-from aigc_calibration.formats import UNSIGNED_FORMAT
+from aigc_calibration.formats import SIGNED_FORMAT, UNSIGNED_FORMAT, QdqFormat
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import PRECISIONS
 from aigc_calibration.quantize import Quantized, quantize, with_sites_float
@@ -117,8 +116,9 @@ def test_a_progress_that_says_no_cancels(subject: tuple[Quantized, Batches]) -> 
         ordered(*subject, progress=lambda *_: False)
 
 
+@pytest.mark.parametrize("form", [UNSIGNED_FORMAT, SIGNED_FORMAT])
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
-def test_every_precision_with_activations_in_8_bits(precision: str) -> None:
+def test_every_precision_with_activations_in_8_bits(precision: str, form: QdqFormat) -> None:
     rng = np.random.default_rng(2)
     weight = rng.standard_normal((WIDTH, WIDTH)).astype(np.float32)
     nodes = [
@@ -129,17 +129,10 @@ def test_every_precision_with_activations_in_8_bits(precision: str) -> None:
     model = make_graph(nodes, {"W": weight, "W2": weight.T.copy()}, {"x": shape}, {"z": shape})
     data = Batches(tuple({"x": rng.standard_normal((1, ROWS, WIDTH)).astype(np.float32)} for _ in range(24)))
     (known,) = (p for p in PRECISIONS if p == precision)
-    found = quantize(model, data, QuantConfig(), precision=known)
-    order = order_sites(
-        found.float_graph or ir.Model(model.graph, ir_version=10),
-        found.plan,
-        found.weights,
-        data,
-        UNSIGNED_FORMAT,
-        outputs=["z"],
-        threads=1,
-    )
-    run, exact = open_onnx(emit(found.float_graph, found.plan, found.weights, UNSIGNED_FORMAT)), open_onnx(model)  # type: ignore[arg-type]
+    found = quantize(model, data, QuantConfig(), precision=known, form=form, executed=lambda *_: None)
+    assert found.float_graph is not None
+    order = order_sites(found.float_graph, found.plan, found.weights, data, form, outputs=["z"], threads=1)
+    run, exact = open_onnx(emit(found.float_graph, found.plan, found.weights, form), optimize=False), open_onnx(model)
     x = exact(data.feeds[0])["z"].astype(np.float64)
     alone = np.square(run(data.feeds[0])["z"] - x).sum() / np.square(x).sum()
     assert order.measured(0) == pytest.approx(alone, rel=0.2)

@@ -70,8 +70,8 @@ def fall_back(first: Attempt, proof: Proof, folder: Path) -> Found:
         folder: where the engines' files go, each attempt's in a folder of its own.
 
     Returns:
-        The first attempt itself where it holds, or where nothing can be done. The engines of all but the attempt that
-        is returned are closed, and their files removed.
+        The first attempt itself where it holds, or where nothing can be done. Of all others, and of one that does not
+        hold where others were tried, the engines are closed and their files removed.
 
     Raises:
         AigcError: an engine cannot be built or run.
