@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from aigc_models.program import Program
-from aigc_models.sources.module import make_program
+from aigc_models.sources.module import make_part, make_program
 
 SCALE = 1000.0
 WIDTH = 16
@@ -80,3 +80,30 @@ def scaled_everywhere() -> Program:
     """A network that nothing saves but float."""
     torch.manual_seed(0)
     return program(ScaledEverywhere(), WIDTH, "scaled-everywhere")
+
+
+class Before(nn.Module):
+    """A few plain convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, WIDTH, 3, padding=1), nn.SiLU(), nn.Conv2d(WIDTH, 3, 3, padding=1))
+
+    def forward(self, picture: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Map [N, 3, H, W] to the same."""
+        return {"x": self.layers(picture)}
+
+
+def two_parts() -> Program:
+    """A program of two engines, in whose second one site does the harm."""
+    from aigc_runtime.pipelines.tensors import Stage, TensorsSettings
+
+    torch.manual_seed(0)
+    example = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    rows = {0: "batch"}
+    parts = [
+        make_part(Before().eval(), {"picture": example}, dims={"picture": rows}, name="before"),
+        make_part(TwoScales().eval(), {"x": example}, dims={"x": rows}, name="after"),
+    ]
+    stages = (Stage(role="before"), Stage(role="after"))
+    return make_program(parts, name="two-parts", settings=TensorsSettings(stages=stages))

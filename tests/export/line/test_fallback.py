@@ -16,7 +16,7 @@ from aigc_export.recipes.tolerances import parse_limits
 from aigc_models.program import Program
 
 from ..conftest import recipe_of
-from .scaled_networks import scaled_everywhere, two_scales
+from .scaled_networks import scaled_everywhere, two_parts, two_scales
 
 pytestmark = pytest.mark.usefixtures("capture_once")
 FEW: dict[str, Any] = {"precision": "int8", "calibration_samples": 32, "quality_samples": 4, "threads": 1}
@@ -150,3 +150,31 @@ def test_a_graph_that_cannot_be_measured_misses_its_limits_as_before(
     err = refused(two_scales(), tmp_path)
     assert err.tried == ""
     assert any("--keep-float meet" in line for line in err.remedies)
+
+
+@pytest.mark.slow
+def test_of_several_parts_the_one_that_misses_falls_back(tmp_path: Path) -> None:
+    result, told = exported(two_parts(), tmp_path)
+    assert result.report.passed
+    plans = {name: parse_plan(result.bundle.read(f"plan.{name}.json")) for name in ("before", "after")}
+    why = "the outputs miss their limits with it in int8"
+    assert {name: [op.module for op in plan.ops if op.why == why] for name, plan in plans.items()} == {
+        "before": [],
+        "after": ["meet"],
+    }
+    provenance = result.bundle.manifest.provenance
+    assert provenance["after.kept_float"].startswith("1 of 11 sites kept float")
+    assert "before.kept_float" not in provenance
+    (line,) = [text for name, text in told if name == "keep float"]
+    assert line.startswith("after: 1 of 11 sites")
+    assert (result.bundle.path / "shared.weights").is_file()
+
+
+@pytest.mark.slow
+def test_an_export_from_a_calibration_file_falls_back(tmp_path: Path) -> None:
+    file = tmp_path / "ranges.npz"
+    aigc_export.calibrate(two_scales(), file, calibration_samples=32, threads=1)
+    more = {"calibration": str(file), "calibration_samples": None}
+    result, _ = exported(two_scales(), tmp_path, **more)
+    assert result.report.passed
+    assert [op.module for op in plan_of(result).ops if op.why.startswith("the outputs miss")] == ["meet"]
