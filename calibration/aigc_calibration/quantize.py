@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -44,6 +44,7 @@ __all__ = [
     "plan_chosen",
     "quantize",
     "with_choice",
+    "with_sites_float",
 ]
 
 COUNTED_FOR_WEIGHTS = 13
@@ -68,6 +69,7 @@ class Quantized:
         coverage: what the engine runs in low precision.
         float_graph: that the plan belongs to; None for a mix that a search has found.
         weights: codes of every weight that the plan quantizes.
+        kept_float: a sentence on the sites that stay float for the sake of the outputs; empty where none does.
     """
 
     graph: ir.Model
@@ -76,6 +78,7 @@ class Quantized:
     coverage: Coverage
     float_graph: ir.Model | None = None
     weights: Mapping[str, QuantizedWeight] = field(default_factory=dict)
+    kept_float: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +239,43 @@ def with_choice(calibration: Calibration, plan: QuantizationPlan) -> Calibration
     """Keep in a calibration what was chosen for a plan of it, so that other plans need not choose."""
     methods: dict[str, Method] = {t.name: method for t in plan.tensors for method in METHODS if t.method == method}
     return replace(calibration, methods=methods, choice=plan.notes[-1]) if plan.notes else calibration
+
+
+def with_sites_float(
+    found: Quantized,
+    nodes: Collection[str],
+    why: str,
+    *,
+    note: str,
+    data: CalibrationData,
+    config: QuantConfig,
+    form: QdqFormat = UNSIGNED_FORMAT,
+    executed: Executed = executed_sites,
+    threads: int | None = None,
+) -> Quantized:
+    """Leave some sites of a quantized graph float, and prove again what of the rest the engine runs.
+
+    Args:
+        found: of `quantize`, with its float graph.
+        nodes: the sites.
+        why: of each of them, a sentence.
+        note: on all of them, for the plan.
+        data: one batch is enough, to count work on.
+        config: of tables that are looked up.
+        form: see `quantize`, as for the rest.
+        executed: what the engine really runs in few bits.
+        threads: of the engine.
+
+    Raises:
+        PlanError: the engine would not run what is left of the plan.
+    """
+    assert found.float_graph is not None
+    plan = found.plan.with_float(dict.fromkeys(nodes, why))
+    plan = replace(plan, notes=(*plan.notes, note))
+    used = {op.weight for op in plan.quantized()}
+    weights = {name: codes for name, codes in found.weights.items() if name in used}
+    made = _emitted(found.float_graph, data, config, plan, weights, found.statistics, form, executed, threads)
+    return replace(made, kept_float=note)
 
 
 def _emitted(

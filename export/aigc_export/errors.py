@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aigc_runtime.errors import AigcError, EngineError, ParityError
 
-__all__ = ["CaptureError", "GraphRefusedError", "PassError", "PrecisionError"]
+__all__ = ["CaptureError", "GraphRefusedError", "PassError", "PrecisionError", "SlowerError"]
 
 
 class CaptureError(AigcError):
@@ -23,3 +23,9 @@ class GraphRefusedError(EngineError):
 
 class PrecisionError(ParityError):
     """An engine was built in another precision than was asked for. Nothing is published."""
+
+
+class SlowerError(AigcError):
+    """A precision that was to save time takes longer than fp32. Nothing is published."""
+
+    exit_code = 3

@@ -1,6 +1,7 @@
 """Modules that a test of another name covers: module -> test. A new module gets a test of its own."""
 
 COVERED_ELSEWHERE = {
+    "export/aigc_export/line/attempt.py": "tests/export/line/test_exporter.py",
     "models/aigc_models/training/upscaler_task.py": "tests/models/training/test_upscaler_family.py",
     "models/aigc_models/training/vae_task.py": "tests/models/training/test_vae_family.py",
     "models/aigc_models/families/stylegan2/config.py": "tests/models/families/stylegan2/test_generator.py",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from aigc_calibration.errors import CalibrationError
 from aigc_runtime.errors import OutputError
 from aigc_runtime.io.strict_json import loads_strict
 from aigc_runtime.io.user_file import read_file
+from aigc_runtime.system.processor import processor_name
 
 __all__ = ["JOURNAL_FILE", "Journal", "measuring_environment"]
 
@@ -30,16 +30,7 @@ def measuring_environment() -> str:
     """Describe engine and machine: other versions have other kernels, other processors other times and roundings."""
     import onnxruntime
 
-    return f"onnxruntime {onnxruntime.__version__}, {_processor()}, {os.cpu_count()} cores"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
+    return f"onnxruntime {onnxruntime.__version__}, {processor_name()}, {os.cpu_count()} cores"
 
 
 class Journal:

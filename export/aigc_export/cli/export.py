@@ -49,6 +49,7 @@ from aigc_runtime.io.printable import printable
     "--eval-data", type=TEXT_PATH, help="Your text or jsonl to evaluate on. Default: what the checkpoint keeps."
 )
 @click.option("--budget", "budgets", multiple=True, help="Quality to keep: 'ppl<=+2%', 'kl<=0.02'; may be repeated.")
+@click.option("--allow-slower", is_flag=True, help="Publish what is quantized and takes longer than fp32 here.")
 @click.option("--objective", help="Of --precision auto: latency (default), size or ops.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Of --precision auto: local processes. Default: 1.")
 @click.option("--dask", help="Of --precision auto: address of a Dask scheduler, in place of --jobs.")
@@ -70,6 +71,7 @@ def export(
     quality_samples: int | None,
     eval_data: str | None,
     budgets: tuple[str, ...],
+    allow_slower: bool,
     objective: str | None,
     jobs: int | None,
     dask: str | None,
@@ -127,6 +129,7 @@ def export(
         calibration=calibration,
         build=build,
         tolerance=parse_limits(tolerance),
+        allow_slower=allow_slower,
         **requested,
         **search,
     )
@@ -165,6 +168,7 @@ def export(
                 "parity": result.report.to_dict(),
                 "coverage": None if result.coverage is None else to_json(result.coverage),
                 "search": None if result.search is None else to_json(result.search),
+                "speed": None if result.speed is None else to_json(result.speed),
             },
         )
         return

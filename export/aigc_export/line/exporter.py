@@ -11,27 +11,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aigc_calibration.coverage import Coverage
-from aigc_calibration.onnx_file import SharedWeights, to_proto
+from aigc_calibration.onnx_file import to_proto
 from aigc_calibration.quantize import Quantized
 from aigc_export.graphs.capture import Captured
 from aigc_export.graphs.passes import PassReport
+from aigc_export.line.attempt import Attempt, Proof
 from aigc_export.line.disk_space import check_space, engine_bytes
 from aigc_export.line.engines import check_build, reference_program
+from aigc_export.line.fallback import can_fall_back, fall_back
 from aigc_export.line.origin import make_origin
 from aigc_export.line.package import creation_time, make_bundle
-from aigc_export.line.quality import check_budgets, measure_quality
+from aigc_export.line.quality import QualityMeter, check_budgets
 from aigc_export.line.quantization import calibration_facts, quantize_parts
 from aigc_export.line.remedies import find_costly_modules, remedies
 from aigc_export.line.searching import check_search, search_precisions
 from aigc_export.line.signing import signature_warnings
+from aigc_export.line.speed import Speed, check_speed
 from aigc_export.line.text_vectors import record_vectors
 from aigc_export.mixed_precision.report import SearchReport
 from aigc_export.parity.bisect import Divergence, find_first_divergence
-from aigc_export.parity.check import check_parity
-from aigc_export.parity.device_limits import as_measured, settle
+from aigc_export.parity.device_limits import as_measured
 from aigc_export.parity.reference import Case, Generation, make_cases, make_generation
 from aigc_export.prepare.prepare import PreparedModel, Reporter, Stage, load_program, prepare_parts
-from aigc_export.prepare.request import build_engine
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.targets.base import EngineUnderTest
 from aigc_export.workloads import Workload, get_workload
@@ -42,7 +43,6 @@ from aigc_models.weights.checkpoint import shipped_checkpoint
 from aigc_models.weights.stored_weights import StoredWeights
 from aigc_models.weights.weights_file import find_weights
 from aigc_runtime.bundle.bundle import Bundle, Sign, check_destination, load_bundle, write_bundle
-from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.progress import Progress
 from aigc_runtime.errors import AigcError, ConfigError, FeedError, ParityError
 from aigc_runtime.proof.verify import ParityReport
@@ -58,8 +58,6 @@ _LOG = logging.getLogger(__name__)
 
 PLAN_FILE = "plan.json"
 """The quantization plan's name in a bundle."""
-WEIGHTS_FILE = "shared.weights"
-"""The name of the file of weights that several engines read."""
 SEARCH_FILE = "search.json"
 """The name of the report of a search in a bundle."""
 
@@ -71,19 +69,30 @@ class ParityFailedError(ParityError):
         report: every check.
         divergence: what bisection found, if it was asked for.
         remedies: what could help, a line each.
+        tried: what an export in 8 bits tried of itself, a sentence; empty where it tried nothing.
     """
 
-    def __init__(self, report: ParityReport, divergence: Divergence | None, remedies: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        report: ParityReport,
+        divergence: Divergence | None,
+        remedies: tuple[str, ...] = (),
+        *,
+        tried: str = "",
+    ) -> None:
         shown = "\n".join(report.failures[:5])
         more = f"\n... and {len(report.failures) - 5} more" if len(report.failures) > 5 else ""
         found = f"\n{divergence}" if divergence is not None else "\nrun again with --bisect to find the first node"
         super().__init__(
             f"{report.name} for {report.target} in {report.precision} is not what PyTorch computes",
-            hint="\n".join((f"{shown}{more}{found}", *_helpful(remedies), "nothing was published")),
+            hint="\n".join(
+                (f"{shown}{more}{found}", *((tried,) if tried else ()), *_helpful(remedies), "nothing was published")
+            ),
         )
         self.report = report
         self.divergence = divergence
         self.remedies = remedies
+        self.tried = tried
 
 
 def _helpful(remedies: tuple[str, ...]) -> list[str]:
@@ -100,6 +109,7 @@ class ExportResult:
         passes: what each pass did.
         search: how `auto` found its mix; None for other precisions.
         coverages: part -> what of it runs in low precision, and why the rest does not; empty for fp32.
+        speed: beside fp32, of a quantized model whose engines run here; None for others, and where `auto` has timed.
         warnings: what did not stop it.
         seconds: of the whole line.
     """
@@ -109,6 +119,7 @@ class ExportResult:
     passes: tuple[PassReport, ...]
     search: SearchReport | None
     coverages: Mapping[str, Coverage]
+    speed: Speed | None
     warnings: tuple[str, ...]
     seconds: float
 
@@ -140,6 +151,7 @@ def export_model(
 
     Raises:
         ParityFailedError: a tolerance is missed; nothing is published.
+        SlowerError: a precision that was to save time takes longer than fp32; nothing is published.
         AigcError: any stage failed; nothing is published.
     """
     started = time.perf_counter()
@@ -174,38 +186,36 @@ def export_model(
         )
     else:
         quantized = quantize_parts(prepared, recipe, reporter, progress)
+    quality = QualityMeter(program, recipe, prepared[0].evaluation, reporter, repeated=can_fall_back(quantized))
+    proof = Proof(
+        program=program,
+        prepared=prepared,
+        recipe=recipe,
+        cases=cases,
+        generation=generation,
+        vectors=vectors,
+        quality=quality,
+        reporter=reporter,
+        progress=progress,
+    )
     with temporary_folder("export") as folder, contextlib.ExitStack() as stack:
-        shared = SharedWeights(folder / WEIGHTS_FILE) if len(prepared) > 1 else None
-        built = {
-            one.part.name: _build(one, quantized, recipe, folder, reporter, shared=shared, progress=progress)
-            for one in prepared
-        }
-        candidate = stack.enter_context(
-            OpenProgram({name: e.candidate for name, e in built.items()}, program.states, program.assets)
-        )
-        scores = measure_quality(program, recipe, prepared[0].evaluation, built, reporter)
-        report = check_parity(
-            candidate,
-            program,
-            name=recipe.name,
-            target=recipe.target.name,
-            precision=recipe.stored_precision,
-            cases=cases,
-            generation=generation,
-            scores=scores,
-            tolerances=recipe.tolerances,
-            text=None if vectors is None else vectors.data,
-        )
-        decided = settle(report, recipe.tolerances, workload, scores)
-        report, recipe = decided.report, replace(recipe, tolerances=decided.tolerances)
+        first = proof.attempt(quantized, folder / "attempt0")
+        stack.callback(first.candidate.close)
+        tried = fall_back(first, proof, folder)
+        attempt = tried.attempt
+        stack.callback(attempt.candidate.close)
+        quantized, built, scores = dict(attempt.quantized), attempt.built, attempt.scores
+        report, decided = attempt.report, attempt.decided
+        recipe = replace(recipe, tolerances=decided.tolerances)
         if not report.passed:
-            raise _failure(report, prepared, built, quantized, recipe, workload, bisect=bisect)
+            raise _failure(attempt, prepared, recipe, workload, bisect=bisect, tried=tried.sentence)
         check_budgets(recipe.budgets, scores, "the budget")
         worst = report.worst().errors
         reporter.report(
             "parity", f"max error {worst.max_over_rms:.1e} of the RMS, {worst.sqnr_db:.0f} dB, {_shown(report)}"
         )
-        candidate.close()
+        speed = None if found is not None else check_speed(attempt, proof, folder / "float")
+        attempt.candidate.close()
         manifest, files = make_bundle(
             program,
             recipe,
@@ -232,52 +242,33 @@ def export_model(
         passes=tuple(done for one in prepared for done in one.passes),
         search=found,
         coverages={name: one.coverage for name, one in quantized.items()},
+        speed=speed,
         warnings=tuple(reporter.warnings),
         seconds=time.perf_counter() - started,
     )
 
 
-def _build(
-    prepared: PreparedModel,
-    quantized: Mapping[str, Quantized],
-    recipe: ExportRecipe,
-    folder: Path,
-    reporter: Reporter,
-    *,
-    shared: SharedWeights | None,
-    progress: Progress | None,
-) -> EngineUnderTest:
-    """Build the engine of a part."""
-    name = prepared.part.name
-    low = quantized.get(name)
-    graph, plan = (prepared.graph, None) if low is None else (low.graph, low.plan)
-    built = build_engine(prepared, graph, plan, recipe.of_part(name), folder, shared=shared, progress=progress)
-    of = "" if len(prepared.program.parts) == 1 else f"{name}: "
-    reporter.report("build", f"{of}{built.engine.kind}, {built.engine.size_bytes / 1e6:.2f} MB{built.summary}")
-    return built
-
-
 def _failure(
-    report: ParityReport,
+    attempt: Attempt,
     prepared: Sequence[PreparedModel],
-    built: Mapping[str, EngineUnderTest],
-    quantized: Mapping[str, Quantized],
     recipe: ExportRecipe,
     workload: Workload,
     *,
     bisect: bool,
+    tried: str,
 ) -> ParityFailedError:
     """Say what missed, and look in the engine whose outputs are worst for the cause."""
+    report, quantized = attempt.report, attempt.quantized
     engine = report.worst().engine
     one = next((one for one in prepared if one.part.name == engine), prepared[0])
     name = one.part.name
     recipe = recipe.of_part(name)
     divergence = None
     if bisect:
-        divergence = bisect_graph(to_proto(built[name].graph), one.captured, one.part, recipe)
-    costly = find_costly_modules(one, quantized[name], report, recipe) if name in quantized else None
+        divergence = bisect_graph(to_proto(attempt.built[name].graph), one.captured, one.part, recipe)
+    costly = find_costly_modules(one, quantized[name], report, recipe) if name in quantized and not tried else None
     helpful = remedies(report, recipe, workload=workload, costly=costly, divergence=divergence)
-    return ParityFailedError(report, divergence, helpful)
+    return ParityFailedError(report, divergence, helpful, tried=tried)
 
 
 def _provenance(quantized: Mapping[str, Quantized], built: Mapping[str, EngineUnderTest]) -> dict[str, str]:

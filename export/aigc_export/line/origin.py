@@ -81,6 +81,8 @@ def _options(recipe: ExportRecipe, loaded: Mapping[str, Any]) -> list[str]:
         words += ["--budget", budget.text]
     for name, value in recipe.tolerance.items():
         words += ["--tolerance", f"{name}={value!r}"]
+    if recipe.allow_slower:
+        words.append("--allow-slower")
     if recipe.parts:
         words += ["--precision", ",".join((recipe.precision, *(f"{part}={one}" for part, one in recipe.parts.items())))]
     if recipe.quantization is not None:

@@ -21,15 +21,16 @@ SHOWN_SITES = 3
 """Names of sites in a line that says why they stay float."""
 
 
-def report_quantized(quantized: Quantized, stage: Stage, *, of: str = "") -> None:
+def report_quantized(quantized: Quantized, stage: Stage, *, of: str = "", notes: bool = True) -> None:
     """Report the number of sites of each precision, then a line for each reason why sites stay float.
 
     Args:
         quantized: a graph.
         stage: where it is reported.
         of: in front of every line: which part it is of.
+        notes: whether the plan's sentences on how choices were made are reported, too.
     """
-    for note in quantized.plan.notes:
+    for note in quantized.plan.notes if notes else ():
         stage("choose", f"{of}{note}")
     counts = ", ".join(f"{n} {precision}" for precision, n in sorted(quantized.plan.counts().items()))
     stage("quantize", f"{of}{counts}{_tables(quantized)}; {quantized.coverage}")
@@ -109,6 +110,7 @@ def calibration_facts(quantized: Quantized) -> dict[str, str]:
     samples = {"calibration_samples": str(seen.samples), "calibration_samples_sha256": seen.samples_sha256}
     return {
         **(samples if seen.batches else {}),
+        **({"kept_float": quantized.kept_float} if quantized.kept_float else {}),
         "float_graph_sha256": quantized.plan.graph_sha256,
         "low_precision": str(quantized.coverage),
     }

@@ -63,6 +63,7 @@ class ExportRecipe:
         build: settings of the target: an object of its type, or fields by name; None takes the defaults.
         tolerance: limits that the user chose in place of the kind's, by name; `tolerances` has them already.
         parts: part -> its own precision.
+        allow_slower: publish a quantized bundle that takes longer than fp32 here.
     """
 
     model: str | Program
@@ -84,6 +85,7 @@ class ExportRecipe:
     build: Any = None
     tolerance: Mapping[str, float] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
+    allow_slower: bool = False
 
     def of_part(self, part: str) -> ExportRecipe:
         """The recipe of one part: in its own precision, and without quantization where that is fp32."""
@@ -210,7 +212,8 @@ def export_recipe(
         "block": block,
     }
     requested = {name: value for name, value in requested.items() if value is not None}
-    check_requested(requested, used, workload, target, calibration=calibration)
+    also = {"allow_slower": True} if overrides.get("allow_slower") else {}
+    check_requested({**requested, **also}, used, workload, target, calibration=calibration)
     if quantization is not None:
         quantization = replace(quantization, **requested)
         sites = site_precisions(workload, target, used)

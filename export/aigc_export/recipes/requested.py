@@ -16,16 +16,18 @@ __all__ = ["check_calibration", "check_requested", "readers"]
 
 _EIGHT_BITS: tuple[SitePrecision, ...] = ("int8", "fp8")
 _WEIGHTS: tuple[SitePrecision, ...] = ("int8-weight", "int4-weight")
+_ALL = tuple(one for one in PRECISIONS if one != "float")
 _READ_BY: dict[str, tuple[str, tuple[SitePrecision, ...]]] = {
-    "keep_float": ("--keep-float", tuple(one for one in PRECISIONS if one != "float")),
+    "keep_float": ("--keep-float", _ALL),
     "split_skips": ("--split-skips", _EIGHT_BITS),
     "equalize": ("--equalize", ("int8",)),
     "ranges": ("--ranges", ("int8",)),
     "weight_ranges": ("--weight-ranges", _EIGHT_BITS),
     "weight_method": ("--weight-method", _WEIGHTS),
     "block": ("--block", _WEIGHTS),
+    "allow_slower": ("--allow-slower", _ALL),
 }
-"""Field of a quantization -> its option, and the precisions of sites that read it."""
+"""Argument of a recipe -> its option, and the precisions of sites that read it."""
 
 
 def readers(sites: Sequence[SitePrecision], workload: Workload, target: Target) -> tuple[str, ...]:
@@ -76,7 +78,7 @@ def check_requested(
     """Refuse a choice that nothing would read.
 
     Args:
-        requested: field of a quantization -> what was asked for.
+        requested: argument of a recipe -> what was asked for.
         precisions: of all parts.
         workload: of the model's kind.
         target: of the recipe.
@@ -85,6 +87,10 @@ def check_requested(
     Raises:
         ConfigError: nothing would read it.
     """
+    if "allow_slower" in requested and "auto" in precisions:
+        raise ConfigError(
+            "--allow-slower changes nothing in auto", hint="leave it out: a search times what it tries by itself"
+        )
     sites = site_precisions(workload, target, precisions)
     for name in requested.keys() & _READ_BY.keys():
         option, read_by = _READ_BY[name]

@@ -16,11 +16,13 @@ from pathlib import Path
 from aigc_runtime.errors import ConfigError
 
 __all__ = [
+    "BYTE_PRODUCTS",
     "INSTRUCTION_SETS",
     "check_instruction_set",
     "find_instruction_set",
     "instruction_set",
     "processor_flags",
+    "processor_name",
     "reconciled",
 ]
 
@@ -39,6 +41,9 @@ INSTRUCTION_SETS: dict[str, tuple[str, frozenset[str]]] = {
 
 From `onnxruntime/core/mlas/lib/platform.cpp` of ONNX Runtime, which takes the same decisions in this order.
 """
+
+BYTE_PRODUCTS = frozenset({"amx_int8", "avx512_vnni", "avx_vnni", "neon_i8mm", "neon_dotprod"})
+"""Those with instructions that multiply 8-bit numbers and add in 32 bits; elsewhere floats may be faster."""
 
 _NAME = re.compile(r"[a-z0-9_.-]{1,32}")
 _ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
@@ -60,6 +65,16 @@ _ARM_BITS = {(_AT_HWCAP, 20): "asimddp", (_AT_HWCAP2, 13): "i8mm"}
 def instruction_set() -> str | None:
     """The key of `INSTRUCTION_SETS` of this processor; None on one that is not known here."""
     return find_instruction_set(platform.machine(), processor_flags())
+
+
+def processor_name() -> str:
+    """What this machine calls its processor: a maker's name, or the architecture where it tells no more."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def find_instruction_set(machine: str, flags: Set[str]) -> str | None:

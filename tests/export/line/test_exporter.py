@@ -19,7 +19,7 @@ from onnx import numpy_helper
 
 from aigc_calibration.onnx_file import to_proto
 from aigc_export.errors import PassError
-from aigc_export.line import exporter
+from aigc_export.line import attempt, exporter
 from aigc_export.line import quality as judged
 from aigc_export.line.exporter import ExportResult, ParityFailedError, export_model
 from aigc_export.line.origin import load_original
@@ -330,7 +330,7 @@ def test_a_missed_tolerance_publishes_nothing(bisect: bool, copies: Path, checkp
 STAGES = {
     "capture": front,
     "run_passes": front,
-    "build_engine": exporter,
+    "build_engine": attempt,
     "make_cases": exporter,
     "make_evaluator": judged,
     "make_bundle": exporter,

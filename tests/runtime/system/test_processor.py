@@ -12,11 +12,13 @@ from aigc_runtime.device.probe import probe_device
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.system import processor
 from aigc_runtime.system.processor import (
+    BYTE_PRODUCTS,
     INSTRUCTION_SETS,
     check_instruction_set,
     find_instruction_set,
     instruction_set,
     processor_flags,
+    processor_name,
     reconciled,
 )
 
@@ -92,3 +94,18 @@ def test_names_that_cannot_be(name: str) -> None:
 def test_every_name_is_one() -> None:
     for name in INSTRUCTION_SETS:
         check_instruction_set(name)
+
+
+def test_instructions_for_products_of_bytes_are_those_of_the_makers() -> None:
+    assert INSTRUCTION_SETS.keys() > BYTE_PRODUCTS
+    wanted = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
+    assert {name for name, (_, flags) in INSTRUCTION_SETS.items() if flags & wanted} == BYTE_PRODUCTS
+
+
+def test_a_processor_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert processor_name()
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(processor, "Path", lambda _: file)
+    assert processor_name() in (platform.processor(), platform.machine())
+    file.write_text("processor\t: 0\nmodel name\t: A Processor 3000\nflags\t: fpu\n")
+    assert processor_name() == "A Processor 3000"

@@ -1,0 +1,139 @@
+"""Order the sites of a plan by how much the outputs gain where one stays float, for what its work takes more of.
+
+Every mix is measured end to end on a few samples: the graph with a switch for each site (`search.toggle`) runs once
+for it, and nothing is built anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aigc_calibration.coverage import site_macs
+from aigc_calibration.data import CalibrationData
+from aigc_calibration.formats import QdqFormat
+from aigc_calibration.group_noise import noise_of_each
+from aigc_calibration.onnx_function import open_onnx, opened_when_called
+from aigc_calibration.output_noise import first_batches, output_noise, rows_of
+from aigc_calibration.plan import QuantizationPlan
+from aigc_calibration.search.toggle import SWITCH, toggle_graph
+from aigc_calibration.weights import QuantizedWeight
+from aigc_runtime.core.progress import Progress, phase
+from aigc_runtime.system.host_memory import give_back_memory
+from aigc_runtime.system.interrupts import check_interrupted
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["FloatOrder", "order_sites"]
+
+MOST_ROWS = 4
+"""Rows of samples that a mix is measured on, where a batch has no more."""
+LEAST_EVALUATIONS = 16
+"""Mixes that are measured for the order at least; else all of them read as many rows as there are samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatOrder:
+    """The sites that a plan quantizes, in the order in which they should stay float.
+
+    Attributes:
+        nodes: the first does the most harm for its work.
+        noise: node -> the noise of the outputs, relative to their signal, that it alone makes; an estimate.
+        work: node -> its multiply-accumulates of one run.
+        measured: called with a number of sites -> the noise with the first so many float, on the samples.
+    """
+
+    nodes: tuple[str, ...]
+    noise: Mapping[str, float]
+    work: Mapping[str, int]
+    measured: Callable[[int], float]
+
+    def share(self, node: str) -> float:
+        """Of all noise, what a site makes."""
+        total = sum(self.noise.values())
+        return self.noise[node] / total if total else 0.0
+
+    def work_left(self, count: int) -> float:
+        """Of the work of all these sites, what is left in few bits with the first `count` float."""
+        total = sum(self.work[node] for node in self.nodes)
+        return sum(self.work[node] for node in self.nodes[count:]) / total if total else 0.0
+
+    def most(self, least_left: float) -> int:
+        """The largest number of sites that leave at least this share of their work in few bits."""
+        return max(count for count in range(len(self.nodes)) if not count or self.work_left(count) >= least_left)
+
+    def predicted(self, count: int) -> float:
+        """The noise with the first `count` float, by adding up what each makes."""
+        return sum(self.noise[node] for node in self.nodes[count:])
+
+
+def order_sites(
+    model: ir.Model,
+    plan: QuantizationPlan,
+    weights: Mapping[str, QuantizedWeight],
+    data: CalibrationData,
+    form: QdqFormat,
+    *,
+    outputs: Sequence[str],
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> FloatOrder:
+    """Measure groups of sites, and order all by noise for work.
+
+    The work of a site counts twice: by itself, and as one of so many sites, since one in float among others in few bits
+    takes conversions whatever its size.
+
+    Args:
+        model: the float graph of the plan.
+        plan: that quantizes one site at least, in a precision that `toggle_graph` takes.
+        weights: codes of every weight that it quantizes.
+        data: calibration samples, of which the first are used.
+        form: of the engine.
+        outputs: names of the results that count.
+        threads: of the engine.
+        progress: called after every mix that is measured.
+
+    Raises:
+        AigcError: the graph cannot be run with switches.
+        CancelledError: `progress` returned False.
+    """
+    few = max(1, min(MOST_ROWS, data.rows // LEAST_EVALUATIONS))
+    (judged,) = first_batches(data, opened_when_called(model, threads=threads), few, sets=1)
+    work = site_macs(model, judged[0])
+    low = [op.node for op in plan.quantized()]
+    run = open_onnx(toggle_graph(model, plan, weights, form), outputs=outputs, threads=threads, optimize=False)
+    give_back_memory()
+
+    def switches(on: Collection[str]) -> dict[str, np.ndarray]:
+        return {f"{SWITCH}{node}": np.array(node in on) for node in low}
+
+    wanted = [run({**feeds, **switches(())}) for feeds in judged]
+    most = max(LEAST_EVALUATIONS, data.rows // max(rows_of(judged), 1))
+    report, count = phase(progress, "order of sites", most), 0
+
+    def noise(on: Sequence[str]) -> float:
+        check_interrupted()
+        fed = switches(frozenset(on))
+        return output_noise(lambda feeds: run({**feeds, **fed}), judged, wanted)
+
+    def told(on: Sequence[str]) -> float:
+        nonlocal count
+        count += 1
+        report(count)
+        return noise(on)
+
+    found = noise_of_each(low, told, evaluations=most)
+    total = sum(work[node] for node in low) or 1
+    cost = {node: work[node] / total + 1 / len(low) for node in low}
+    nodes = sorted(low, key=lambda node: -found[node] / cost[node])
+    return FloatOrder(
+        nodes=tuple(nodes),
+        noise=found,
+        work={node: work[node] for node in low},
+        measured=cache(lambda number: noise(nodes[number:])),
+    )
