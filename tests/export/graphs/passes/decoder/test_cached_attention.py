@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
@@ -157,7 +159,7 @@ def attend(*, size: int = 16, rows: int = 1, steps: int = 1, held: int = 3, turn
 @pytest.mark.parametrize(
     "refused", [{"size": 8}, {"size": 12, "turned": False}, {"rows": 2, "steps": 2}], ids=["turned", "width", "rows"]
 )
-def test_the_operator_refuses_what_is_not_given_to_it(refused: dict[str, int]) -> None:
+def test_the_operator_refuses_what_is_not_given_to_it(refused: dict[str, Any]) -> None:
     """What the rewrite leaves alone, and why; one of these that passes can be given to it."""
     with pytest.raises(Exception, match=r"must be|shall be"):
         attend(**refused)
