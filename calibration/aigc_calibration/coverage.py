@@ -12,6 +12,7 @@ from aigc_calibration.edit import insert_after
 from aigc_calibration.errors import PlanError
 from aigc_calibration.integer_products import EXACT_SUFFIX, Optimized, optimized, saturating
 from aigc_calibration.onnx_function import Feeds, open_onnx
+from aigc_calibration.packed import packed_constants
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.prepare import copy_graph
 from aigc_calibration.rewritten import silent_changes
@@ -131,7 +132,8 @@ def _shapes(model: ir.Model, names: Collection[str], feeds: Feeds) -> dict[str, 
 def executed_sites(model: ir.Model, plan: QuantizationPlan) -> set[str]:
     """The quantized sites that ONNX Runtime runs as integer operators, read from the graph that it optimized.
 
-    A site is known again by the constant that holds its codes; a product of activations by its name.
+    A site is known again by the constant that holds its codes, or that a rewrite made of several
+    (`packed.note_packed`); a product of activations by its name.
 
     Raises:
         PlanError: the engine would run more in low precision than the plan says, or other codes, or would look a table
@@ -140,7 +142,9 @@ def executed_sites(model: ir.Model, plan: QuantizationPlan) -> set[str]:
     with optimized(model) as found:
         _check_rewritten(found, plan)
         integer = [n for n in found.runs.graph.node if n.op_type in INTEGER_OPS]
+        packed = packed_constants(found.given.graph)
     constants = {name.removesuffix(EXACT_SUFFIX) for node in integer for name in node.input}
+    constants |= {part for name in constants & packed.keys() for part in packed[name]}
     names = {node.name for node in integer}
     return {
         op.node

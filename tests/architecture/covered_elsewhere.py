@@ -227,7 +227,6 @@ COVERED_ELSEWHERE = {
     "export/aigc_export/mixed_precision/sites.py": "tests/export/mixed_precision/test_search.py",
     "export/aigc_export/targets/graph_session.py": "tests/export/targets/tensorrt/test_matrix.py",
     "export/aigc_export/targets/ort.py": "tests/export/line/test_exporter.py",
-    "export/aigc_export/targets/ort_cpu.py": "tests/export/line/test_exporter.py",
     "export/aigc_export/targets/ort_cuda.py": "tests/export/line/test_ort_cuda.py",
     "export/aigc_export/targets/tensorrt/checks.py": "tests/export/targets/tensorrt/test_refusals.py",
     "export/aigc_export/targets/tensorrt/config.py": "tests/export/targets/tensorrt/test_inspector.py",

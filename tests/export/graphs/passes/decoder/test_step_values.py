@@ -1,0 +1,69 @@
+"""The values that all layers read say what a run adds, holds and where its rows stand."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from aigc_calibration.onnx_function import open_onnx
+from aigc_export.graphs.passes.decoder.cache_pattern import match_append
+from aigc_export.graphs.passes.decoder.step_values import StepValues
+from aigc_runtime.core.tensors import Array
+
+from .texts import graph, value
+
+
+def values(rows: int, held: int, steps: int) -> dict[str, Array]:
+    """Every value of a run, its table of factors [B, S, 4] that count up, its bias untouched."""
+    model = graph(
+        "float[b,2,p,4] past, float[b,2,s,4] new, float[b,s,8] x, float[b,s,4] cos => float[b,2,t,4] present",
+        "present = Concat<axis = 2>(past, new)",
+    )
+    cache = match_append(value(model, "present"))
+    assert cache is not None
+    made: dict[tuple[object, ...], ir.Value] = {}
+    shared = StepValues(model.graph, value(model, "x"), cache, made)
+    wanted = {
+        "single": shared.is_single_step(),
+        "held": shared.held(),
+        "total": shared.total_32(),
+        "places": shared.last_places(),
+        "table": shared.table(value(model, "cos")),
+        "row": shared.table_places(),
+    }
+    again = StepValues(model.graph, value(model, "x"), cache, made)
+    assert again.is_single_step() is wanted["single"]
+    assert again.take_nodes() == []
+    model.graph.extend(shared.take_nodes())
+    assert shared.take_nodes() == []
+    kinds = {"single": ir.DataType.BOOL, "table": ir.DataType.FLOAT}
+    kinds |= {"total": ir.DataType.INT32, "places": ir.DataType.INT32}
+    for name, one in wanted.items():
+        one.name, one.type = name, ir.TensorType(kinds.get(name, ir.DataType.INT64))
+        model.graph.outputs.append(one)
+    feeds = {
+        "past": np.zeros((rows, 2, held, 4), np.float32),
+        "new": np.zeros((rows, 2, steps, 4), np.float32),
+        "x": np.zeros((rows, steps, 8), np.float32),
+        "cos": np.arange(rows * steps * 4, dtype=np.float32).reshape(rows, steps, 4),
+    }
+    return dict(open_onnx(model, optimize=False, packed=False)(feeds))
+
+
+def test_a_single_step_behind_five() -> None:
+    found = values(rows=3, held=5, steps=1)
+    assert found["single"].shape == ()
+    assert bool(found["single"])
+    assert found["held"].tolist() == [5]
+    assert found["total"].tolist() == [6]
+    assert found["places"].tolist() == [5, 5, 5]
+    assert found["row"].tolist() == [[0], [1], [2]]
+    assert found["table"].shape == (3 + 6, 4)
+    np.testing.assert_array_equal(found["table"][:3], np.arange(12).reshape(3, 4))
+    assert not found["table"][3:].any()
+
+
+@pytest.mark.parametrize(("held", "steps"), [(0, 1), (5, 2), (0, 4)])
+def test_any_other_run_is_none(held: int, steps: int) -> None:
+    assert not values(rows=2, held=held, steps=steps)["single"]
