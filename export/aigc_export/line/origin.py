@@ -92,7 +92,8 @@ def _options(recipe: ExportRecipe, loaded: Mapping[str, Any]) -> list[str]:
 
 def _quantization(recipe: ExportRecipe) -> QuantConfig:
     """Make the quantization of a recipe whose user asks for nothing."""
-    precisions = (recipe.precision, *recipe.parts.values())
+    # What a search has found was asked for as `auto`.
+    precisions = ("auto" if recipe.search is not None else recipe.precision, *recipe.parts.values())
     method = None if recipe.quantization is None else recipe.quantization.weight_method
     workload = get_workload(kind_of(recipe.model))
     found = default_quantization(workload, recipe.target, precisions, weight_method=method) or QuantConfig()

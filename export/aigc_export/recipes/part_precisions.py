@@ -10,7 +10,7 @@ __all__ = ["check_parts", "joint_precisions", "lowest_precision", "parse_precisi
 
 DEFAULT = "fp32"
 """Of the parts that are not named."""
-_FROM_HIGH_TO_LOW = ("fp32", "fp16", "bf16", "int8-weight", "int8", "fp8", "int4")
+_FROM_HIGH_TO_LOW = ("fp32", "fp16", "bf16", "int8-weight", "int8", "fp8", "int4", "auto")
 
 
 def parse_precisions(text: str) -> tuple[str, dict[str, str]]:

@@ -190,7 +190,7 @@ def export_recipe(
     used = tuple(dict.fromkeys((precision, *parts.values())))
     for one in used:
         check_precision(target, one)
-    lowest = precision if precision == "auto" else lowest_precision(used)
+    lowest = lowest_precision(used)
     if isinstance(model, str) and model not in MODELS:
         given = {**overrides.pop("spec_options", {}), "checkpoint": overrides.pop("checkpoint", None)}
         model = resolve(model, options=given)
