@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_export.line import exporter
+from aigc_export.line import attempt
 from aigc_export.line.engines import reference_program
 from aigc_export.line.exporter import export_model
 from aigc_export.parity.reference import make_cases, make_generation
@@ -89,7 +89,7 @@ def test_a_language_model_that_takes_no_single_token_is_refused_before_the_work(
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("built")
 
-    monkeypatch.setattr(exporter, "build_engine", fail)
+    monkeypatch.setattr(attempt, "build_engine", fail)
     with pytest.raises(ConfigError, match="no engine of these profiles can be proven") as err:
         export_model(recipe("lm", checkpoints, "prompts/batch=1:1:4,sequence=4"), tmp_path / "out")
     assert "profile for prompts" in str(err.value.hint)

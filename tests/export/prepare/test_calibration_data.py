@@ -247,7 +247,8 @@ def test_bad_data_is_refused_before_work_starts(
     make_images(tmp_path / "twelve", [f"c{i:02}" for i in range(12)])
     bad = {"scalar.npz": "gan", "loud.npz": "gan", "context.npz": "unet", "zeros.npz": "lm", "twelve": "unet"}
     for data, model in bad.items():
-        given = ["calibrate", model, "--checkpoint", str(checkpoints / model), "-o", str(tmp_path / "c")]
+        given = ["calibrate", model, "--precision", "fp8", "--checkpoint", str(checkpoints / model)]
+        given += ["-o", str(tmp_path / "c")]
         assert run([*given, "--calibration-data", str(tmp_path / data)]) == 2, data
         error = capsys.readouterr().err
         assert "expected" in error, data
