@@ -17,7 +17,7 @@ from aigc_calibration.data import CalibrationData
 from aigc_calibration.formats import QdqFormat
 from aigc_calibration.group_descent import descend
 from aigc_calibration.onnx_function import Feeds, open_onnx, opened_when_called
-from aigc_calibration.output_noise import first_batches, output_noise, rows_of
+from aigc_calibration.output_noise import few_rows, first_batches, most_evaluations, output_noise
 from aigc_calibration.plan import QuantizationPlan, TensorPlan
 from aigc_calibration.planner import range_owners
 from aigc_calibration.range_inputs import graph_with_ranges, range_feeds
@@ -34,10 +34,6 @@ __all__ = ["CANDIDATES", "choose_ranges", "with_methods"]
 
 CANDIDATES: tuple[Method, ...] = ("mse", "minmax", "percentile")
 """Of which every range is one; where all are alike for the outputs, the first."""
-MOST_ROWS = 4
-"""Rows of samples that a choice is judged on, at most, and as many that it is checked on."""
-LEAST_EVALUATIONS = 16
-"""Runs over these rows that may be made at least; else all runs together read as many rows as there are samples."""
 ALIKE = 0.01
 """Ranges that differ by less of the larger are one."""
 
@@ -74,8 +70,7 @@ def choose_ranges(
     first = next(iter(plans.values()))
     if not first.tensors:
         return first
-    few = max(1, min(MOST_ROWS, data.rows // LEAST_EVALUATIONS))
-    judged, checked = first_batches(data, opened_when_called(model, threads=threads), few, sets=2)
+    judged, checked = first_batches(data, opened_when_called(model, threads=threads), few_rows(data), sets=2)
     exact = open_onnx(model, outputs=outputs, threads=threads)
     wanted = [[exact(feeds) for feeds in some] for some in (judged, checked)]
     del exact
@@ -86,7 +81,7 @@ def choose_ranges(
     del graph
     owners = _owners(model, first)
     items = [name for name in _in_order(model, first) if name not in owners]
-    most = max(LEAST_EVALUATIONS, data.rows // max(rows_of(judged), 1))
+    most = most_evaluations(data, judged)
     count, report = itertools.count(1), phase(progress, "choice of ranges", most)
 
     def noise(chosen: Mapping[str, Method], batches: Sequence[Feeds], exact: Sequence[Feeds]) -> float:

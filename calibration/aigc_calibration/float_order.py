@@ -18,7 +18,7 @@ from aigc_calibration.data import CalibrationData
 from aigc_calibration.formats import QdqFormat
 from aigc_calibration.group_noise import noise_of_each
 from aigc_calibration.onnx_function import open_onnx, opened_when_called
-from aigc_calibration.output_noise import first_batches, output_noise, rows_of
+from aigc_calibration.output_noise import few_rows, first_batches, most_evaluations, output_noise
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.search.toggle import SWITCH, toggle_graph
 from aigc_calibration.weights import QuantizedWeight
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["FloatOrder", "order_sites"]
-
-MOST_ROWS = 4
-"""Rows of samples that a mix is measured on, where a batch has no more."""
-LEAST_EVALUATIONS = 16
-"""Mixes that are measured for the order at least; else all of them read as many rows as there are samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +97,7 @@ def order_sites(
         AigcError: the graph cannot be run with switches.
         CancelledError: `progress` returned False.
     """
-    few = max(1, min(MOST_ROWS, data.rows // LEAST_EVALUATIONS))
-    (judged,) = first_batches(data, opened_when_called(model, threads=threads), few, sets=1)
+    (judged,) = first_batches(data, opened_when_called(model, threads=threads), few_rows(data), sets=1)
     work = site_macs(model, judged[0])
     low = [op.node for op in plan.quantized()]
     run = open_onnx(toggle_graph(model, plan, weights, form), outputs=outputs, threads=threads, optimize=False)
@@ -113,7 +107,7 @@ def order_sites(
         return {f"{SWITCH}{node}": np.array(node in on) for node in low}
 
     wanted = [run({**feeds, **switches(())}) for feeds in judged]
-    most = max(LEAST_EVALUATIONS, data.rows // max(rows_of(judged), 1))
+    most = most_evaluations(data, judged)
     report, count = phase(progress, "order of sites", most), 0
 
     def noise(on: Sequence[str]) -> float:

@@ -25,7 +25,7 @@ from aigc_calibration.grids import GRIDS
 from aigc_calibration.limits import array_problem
 from aigc_calibration.matrices import to_matrix
 from aigc_calibration.plan import LookupPlan, QuantizationPlan
-from aigc_calibration.sites import find_sites, scope_path, weight_array
+from aigc_calibration.sites import Site, find_sites, scope_path, weight_array
 from aigc_calibration.weights import QuantizedWeight, round_to_blocks
 
 if TYPE_CHECKING:
@@ -160,14 +160,15 @@ def _decide(
 def tied_weights(model: ir.Model) -> frozenset[str]:
     """Name the weights of products whose columns are the rows of a table that is looked up."""
     tables = [weight_array(model, lookup.table) for lookup in find_lookups(model)]
-    found = set()
-    for site in find_sites(model):
-        alike = [one for one in tables if site.weight and sorted(site.shape) == sorted(one.shape)]
-        if alike and site.op_type in {"MatMul", "Gemm"}:
-            columns = to_matrix(site, weight_array(model, str(site.weight))).T
-            if any(np.array_equal(columns, one) for one in alike):
-                found.add(str(site.weight))
-    return frozenset(found)
+    sites = find_sites(model)
+    return frozenset(str(site.weight) for site in sites if any(_is_tied(model, site, table) for table in tables))
+
+
+def _is_tied(model: ir.Model, site: Site, table: np.ndarray) -> bool:
+    """Whether the columns of a product's weight are the rows of a table."""
+    if site.weight is None or site.op_type not in {"MatMul", "Gemm"} or sorted(site.shape) != sorted(table.shape):
+        return False
+    return np.array_equal(to_matrix(site, weight_array(model, site.weight)).T, table)
 
 
 def _product_of(model: ir.Model, table: np.ndarray, plan: QuantizationPlan) -> str | None:
@@ -177,10 +178,8 @@ def _product_of(model: ir.Model, table: np.ndarray, plan: QuantizationPlan) -> s
         site = sites.get(op.node)
         if site is None or op.precision != "int8-weight" or op.block is None or table.shape[1] % op.block:
             continue
-        if op.op_type in {"MatMul", "Gemm"} and sorted(site.shape) == sorted(table.shape):
-            matrix = to_matrix(site, weight_array(model, str(op.weight)))
-            if np.array_equal(matrix.T, table):
-                return op.weight
+        if _is_tied(model, site, table):
+            return op.weight
     return None
 
 

@@ -11,7 +11,22 @@ from aigc_calibration.data import CalibrationData
 from aigc_calibration.onnx_function import Feeds, OnnxFunction
 from aigc_runtime.core.tensors import Array
 
-__all__ = ["first_batches", "output_noise", "rows_of"]
+__all__ = ["few_rows", "first_batches", "most_evaluations", "output_noise", "rows_of"]
+
+MOST_ROWS = 4
+"""Rows of samples that a choice is judged on, where a batch has no more."""
+LEAST_EVALUATIONS = 16
+"""Runs over these rows that may be made at least; else all runs together read as many rows as there are samples."""
+
+
+def few_rows(data: CalibrationData) -> int:
+    """Rows of samples that a choice is judged on."""
+    return max(1, min(MOST_ROWS, data.rows // LEAST_EVALUATIONS))
+
+
+def most_evaluations(data: CalibrationData, judged: Iterable[Feeds]) -> int:
+    """Runs over some batches that a choice may take."""
+    return max(LEAST_EVALUATIONS, data.rows // max(rows_of(judged), 1))
 
 
 def first_batches(data: CalibrationData, run: OnnxFunction, rows: int, *, sets: int) -> list[list[dict[str, Array]]]:

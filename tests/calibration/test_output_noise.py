@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from aigc_calibration.output_noise import first_batches, output_noise, rows_of
+from aigc_calibration.output_noise import few_rows, first_batches, most_evaluations, output_noise, rows_of
 from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches
@@ -49,3 +49,10 @@ def test_batches_are_taken_whole_and_once() -> None:
 
 def test_there_may_be_fewer_than_were_asked_for() -> None:
     assert [rows_of(some) for some in first_batches(batches(2), lambda _: {}, 3, sets=2)] == [2, 0]
+
+
+@pytest.mark.parametrize(("rows", "few", "most"), [(1, 1, 16), (40, 2, 20), (64, 4, 16), (800, 4, 200)])
+def test_a_choice_reads_about_as_many_rows_as_there_are(rows: int, few: int, most: int) -> None:
+    data = batches(*[1] * rows)
+    assert few_rows(data) == few
+    assert most_evaluations(data, data.feeds[:few]) == most

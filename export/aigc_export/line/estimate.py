@@ -45,7 +45,11 @@ START_SECONDS = 3.0
 _LAWS = {
     "fp32": _Law(bytes_per_byte=2.1, layer_seconds=1.2, million_seconds=0.16),
     "int8-weight": _Law(
-        bytes_per_byte=2.9, layer_seconds=1.2, million_seconds=0.35, tokens=8 * 512, way="8 windows of 512 tokens"
+        bytes_per_byte=2.9,
+        layer_seconds=1.2,
+        million_seconds=0.35,
+        tokens=8 * 512,
+        way="as int4, with 8 windows of 512 tokens",
     ),
     "int4": _Law(
         bytes_per_byte=2.9,
@@ -55,7 +59,8 @@ _LAWS = {
         way="GPTQ, 128 windows of 512 tokens",
     ),
 }
-"""Precision -> law, of models of 17 M to 1.1 B parameters; others were not measured."""
+"""Precision -> law, of models of 17 M to 1.1 B parameters; `int8-weight` is taken to be as int4 rounded to nearest, and
+others were not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

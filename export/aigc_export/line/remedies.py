@@ -19,6 +19,7 @@ from aigc_calibration.search.probe import Probe, make_probe, measure_noise
 from aigc_calibration.search.sensitivity import decibels
 from aigc_calibration.search.toggle import toggle_graph
 from aigc_export.parity.bisect import Divergence
+from aigc_export.parity.missing import HALVED_DB
 from aigc_export.prepare.prepare import PreparedModel
 from aigc_export.recipes.accepting import accepting_budget
 from aigc_export.recipes.recipe import ExportRecipe
@@ -33,8 +34,6 @@ MAX_MODULES = 4
 """Modules that a remedy names; where more are needed, the error comes from all over."""
 MARGIN_DB = 1.0
 """Beyond what is missing: it is measured on other samples than parity."""
-HALVED_DB = 3.0
-"""Asked for where no ratio of signal to noise is missed, but a generation or a metric."""
 
 
 @dataclass(frozen=True, kw_only=True)

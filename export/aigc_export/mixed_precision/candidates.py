@@ -22,7 +22,9 @@ from aigc_calibration.search.pair import PrecisionPair
 from aigc_export.prepare.prepare import PreparedModel
 from aigc_export.prepare.request import build_engine
 from aigc_export.recipes.recipe import ExportRecipe
+from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.evaluation.paired import Evaluator, Scores
+from aigc_models.program import Program
 from aigc_runtime.core.session import Session
 from aigc_runtime.io.jsonable import from_json, to_json
 from aigc_runtime.proof.bench import bench_step
@@ -31,7 +33,7 @@ from aigc_runtime.system.temporary_folder import temporary_folder
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Built", "CandidateEvaluator", "build_mix", "emit_mix"]
+__all__ = ["Built", "CandidateEvaluator", "build_mix", "emit_mix", "evaluation_key"]
 
 RUNS_IN_FLOAT = "the engine runs it in float in this mix"
 ROUNDS = 9
@@ -78,6 +80,11 @@ class Built:
         if self.plan is None:
             return 0
         return sum(1 for op in self.plan.ops if op.precision != self.plan.precision)
+
+
+def evaluation_key(program: Program, evaluation: Evaluation, *, samples: int, seed: int) -> str:
+    """Name all that scores of a candidate depend on, beside the candidate itself."""
+    return f"{program.weights_sha256} {program.config_sha256} {evaluation.data} {evaluation.sha256} {samples} {seed}"
 
 
 def emit_mix(pair: PrecisionPair, kept_high: Mapping[str, str]) -> Built:

@@ -14,7 +14,7 @@ from aigc_runtime.core.tensors import Array
 from aigc_runtime.pipelines import kind_of, make_pipeline
 from aigc_runtime.pipelines.kind import Roles
 
-__all__ = ["EngineRuns", "record_generation", "time_in_turn"]
+__all__ = ["EngineRuns", "record_generation", "time_generations"]
 
 ROUND_SECONDS = 0.05
 """A round runs short engines several times, until it takes about as long as this."""
@@ -61,7 +61,7 @@ def record_generation(program: OpenProgram, settings: Any, roles: Roles) -> dict
     return {engine: tuple(runs.values()) for engine, runs in found.items()}
 
 
-def time_in_turn(sessions: Sequence[Session], runs: Sequence[EngineRuns], rounds: int) -> list[list[float]]:
+def time_generations(sessions: Sequence[Session], runs: Sequence[EngineRuns], rounds: int) -> list[list[float]]:
     """Time sessions of one engine in alternating rounds.
 
     Args:

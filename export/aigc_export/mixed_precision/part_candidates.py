@@ -14,7 +14,7 @@ from typing import Any
 from aigc_calibration.search.journal import Journal
 from aigc_calibration.sites import find_sites
 from aigc_export.mixed_precision.candidates import Built
-from aigc_export.mixed_precision.generation_runs import EngineRuns, record_generation, time_in_turn
+from aigc_export.mixed_precision.generation_runs import EngineRuns, record_generation, time_generations
 from aigc_export.parity.reference import Case, Step
 from aigc_export.prepare.prepare import PreparedModel
 from aigc_export.prepare.request import build_engine
@@ -149,7 +149,7 @@ class PartCandidates:
                 return {"runs": 0, "rounds": [[0.0] * len(pair)]}
             with contextlib.ExitStack() as stack:
                 sessions = [stack.enter_context(self._open({part: built})).session(part) for built in pair]
-                return {"runs": count, "rounds": time_in_turn(sessions, runs, ROUNDS)}
+                return {"runs": count, "rounds": time_generations(sessions, runs, ROUNDS)}
 
         digests = " ".join(built.digest for built in pair)
         found = self.journal.remember(f"generation {digests} {self.recipe.threads} {self.key}", measure)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from aigc_calibration.errors import PlanError
 from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_environment
 from aigc_calibration.search.sensitivity import CONFIDENCE_SIGMAS, decibels
-from aigc_export.mixed_precision.candidates import Built
+from aigc_export.mixed_precision.candidates import Built, evaluation_key
 from aigc_export.mixed_precision.combinations import pareto_combinations
 from aigc_export.mixed_precision.descent import smallest
 from aigc_export.mixed_precision.outcome import unkept, write_report
@@ -164,8 +164,7 @@ def _candidates(
             seed=recipe.seed,
             roles=program.engines,
         ),
-        key=f"{program.weights_sha256} {program.config_sha256} "
-        f"{evaluation.data} {evaluation.sha256} {samples} {recipe.seed}",
+        key=evaluation_key(program, evaluation, samples=samples, seed=recipe.seed),
         journal=journal,
     )
 

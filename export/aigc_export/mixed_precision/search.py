@@ -25,7 +25,7 @@ from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_env
 from aigc_calibration.search.pair import PrecisionPair
 from aigc_calibration.search.sensitivity import CONFIDENCE_SIGMAS, Sensitivity, decibels, fallback_order, total_noise
 from aigc_calibration.search.workers import make_workers
-from aigc_export.mixed_precision.candidates import Built, CandidateEvaluator, build_mix
+from aigc_export.mixed_precision.candidates import Built, CandidateEvaluator, build_mix, evaluation_key
 from aigc_export.mixed_precision.descent import smallest
 from aigc_export.mixed_precision.outcome import unkept, write_report
 from aigc_export.mixed_precision.pairs import plan_pair, without_exceptions
@@ -111,8 +111,7 @@ def search(
             seed=recipe.seed,
             roles=program.engines,
         ),
-        key=f"{program.weights_sha256} {program.config_sha256} "
-        f"{prepared.evaluation.data} {prepared.evaluation.sha256} {samples} {recipe.seed}",
+        key=evaluation_key(program, prepared.evaluation, samples=samples, seed=recipe.seed),
         journal=journal,
     )
     float_built = Built(name="fp32", precision="fp32", base="fp32", graph=graph)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from aigc_export.mixed_precision.generation_runs import EngineRuns, record_generation, time_in_turn
+from aigc_export.mixed_precision.generation_runs import EngineRuns, record_generation, time_generations
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.program import OpenProgram
@@ -39,7 +39,7 @@ def test_runs_are_counted_and_the_first_feeds_kept() -> None:
 def test_the_time_of_all_runs_of_a_generation() -> None:
     feeds = {"x": np.ones((1, 4), np.float32)}
     fast, slow = session("x", "y", seconds=0.001), session("x", "y", seconds=0.004)
-    rounds = time_in_turn([fast, slow], [EngineRuns(feeds, 10), EngineRuns(feeds, 5)], 3)
+    rounds = time_generations([fast, slow], [EngineRuns(feeds, 10), EngineRuns(feeds, 5)], 3)
     assert np.shape(rounds) == (3, 2)
     quick, long = np.median(rounds, axis=0)
     assert 15 <= quick < 40

@@ -146,7 +146,7 @@ def test_a_search_goes_on_where_it_was(program: Program, tmp_path: Path, monkeyp
         raise AssertionError("measured again")
 
     monkeypatch.setattr(part_candidates, "build_engine", again)
-    monkeypatch.setattr(part_candidates, "time_in_turn", again)
+    monkeypatch.setattr(part_candidates, "time_generations", again)
     monkeypatch.setattr(part_search, "make_evaluator", again)
     second = export_model(auto(program, "output_sqnr>=30", tmp_path / "s"), tmp_path / "b")
     assert first.search is not None
@@ -313,7 +313,7 @@ def test_by_time_only_what_gains_is_lowered(
         factor = factors.get({"x": "first", "y": "middle", "z": "last"}[given], 1.0)
         return [[1.0, factor][: len(sessions)]] * count
 
-    monkeypatch.setattr(part_candidates, "time_in_turn", rounds)
+    monkeypatch.setattr(part_candidates, "time_generations", rounds)
     result = export_model(auto(program, "output_sqnr>=30", objective="latency"), tmp_path / "out")
     assert result.search is not None
     assert {part for part, precision in chosen_of(result).items() if precision == "int8"} == expected

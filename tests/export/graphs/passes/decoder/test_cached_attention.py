@@ -118,8 +118,8 @@ def test_the_cache_is_written_where_it_lies() -> None:
             np.testing.assert_array_equal(np.delete(now, 3, axis=2), np.delete(before[name], 3, axis=2))
 
 
-def attend(*, size: int = 16, rows: int = 1, steps: int = 1, held: int = 3, turned: bool = True) -> None:
-    """Run the operator alone, with two heads of one size."""
+def attend(*, size: int = 16, rows: int = 1, steps: int = 1, held: int = 3, turned: bool = True) -> list[Any]:
+    """Run the operator alone, with two heads of one size, on ones: results, keys and values."""
     floats = {"query": ("b", "s", 2 * size), "past": ("b", 2, "p", size), "factors": ("t", size // 2)}
     whole = ["query", "query", "query", "past", "past", "places", "total"]
     inputs = [*whole, *(["factors", "factors"] if turned else [])]
@@ -153,7 +153,8 @@ def attend(*, size: int = 16, rows: int = 1, steps: int = 1, held: int = 3, turn
         "places": np.full(rows, total - 1, np.int32),
         "total": np.array([total], np.int32),
     }
-    session.run(None, {one.name: feeds[one.name] for one in session.get_inputs()})
+    found: list[Any] = session.run(None, {one.name: feeds[one.name] for one in session.get_inputs()})
+    return found
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,10 @@ def test_the_operator_refuses_what_is_not_given_to_it(refused: dict[str, Any]) -
 
 
 def test_the_operator_takes_what_it_is_given() -> None:
-    attend()
-    attend(size=8, turned=False)
-    attend(rows=3)
-    attend(steps=4)
+    """A mean of values that are all one is one, however it is weighed."""
+    for taken in ({}, {"size": 8, "turned": False}, {"rows": 3}, {"steps": 4}):
+        result, keys, values = attend(**taken)  # type: ignore[arg-type]
+        np.testing.assert_allclose(result, 1, rtol=1e-6)
+        np.testing.assert_array_equal(values, 1)
+        assert keys.shape == values.shape
+        assert values.shape[2] == 3 + result.shape[1]
