@@ -7,7 +7,6 @@ noise alone, and only if a second measurement says the same.
 from __future__ import annotations
 
 import contextlib
-import math
 import shutil
 import statistics
 import time
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aigc_calibration.quantize import Quantized
+from aigc_calibration.search.median import median_and_error
 from aigc_export.errors import SlowerError
 from aigc_export.line.attempt import Attempt, Proof
 from aigc_export.prepare.prepare import PreparedModel
@@ -161,14 +161,12 @@ def _timed(exact: OpenProgram, candidate: OpenProgram, proof: Proof) -> Speed:
     settings, roles = proof.program.settings, proof.program.engines
     steps = [kind_of(settings).step(make_pipeline(one, settings, roles)) for one in (exact, candidate)]
     rounds = time_in_turn(steps[0], steps[1])
-    ratios = [low / high for high, low in rounds]
-    # The median and its error from the middle half of the rounds: a disturbed round is far off.
-    lower, middle, upper = statistics.quantiles(ratios, n=4)
+    ratio, error = median_and_error([low / high for high, low in rounds])
     return Speed(
         ms=statistics.median(low for _, low in rounds),
         fp32_ms=statistics.median(high for high, _ in rounds),
-        ratio=middle,
-        ratio_error=(upper - lower) / 1.349 * 1.253 / math.sqrt(len(ratios)),
+        ratio=ratio,
+        ratio_error=error,
         rounds=len(rounds),
         processor=f"{processor_name()}, {instruction_set() or 'instructions not known'}",
     )

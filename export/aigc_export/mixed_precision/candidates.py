@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from aigc_calibration.errors import PlanError
 from aigc_calibration.onnx_file import save_graph
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.search.journal import Journal
+from aigc_calibration.search.median import median_and_error
 from aigc_calibration.search.pair import PrecisionPair
 from aigc_export.prepare.prepare import PreparedModel
 from aigc_export.prepare.request import build_engine
@@ -191,10 +191,7 @@ class CandidateEvaluator:
 
     def slower(self, first: Built, second: Built) -> tuple[float, float]:
         """Measure how many ms longer a step of `second` takes than one of `first`, and the standard error."""
-        gaps = [b - a for a, b in self._rounds((first, second), SITE_ROUNDS)]
-        # The median and its error from the middle half of the rounds: a disturbed round is far off.
-        low, middle, high = statistics.quantiles(gaps, n=4)
-        return middle, (high - low) / 1.349 * 1.253 / math.sqrt(len(gaps))
+        return median_and_error([b - a for a, b in self._rounds((first, second), SITE_ROUNDS)])
 
     def _rounds(self, built: Sequence[Built], rounds: int) -> list[list[float]]:
         def measure() -> list[list[float]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_calibration.search.journal import Journal
+from aigc_calibration.search.median import median_and_error
 from aigc_calibration.sites import find_sites
 from aigc_export.mixed_precision.candidates import Built
 from aigc_export.mixed_precision.generation_runs import EngineRuns, record_generation, time_generations
@@ -157,11 +157,8 @@ class PartCandidates:
         ms = statistics.median(row[-1] for row in rounds)
         if own is base or not found["runs"]:
             return PartTime(runs=int(found["runs"]), ms=ms)
-        ratios = [after / before for before, after in rounds]
-        # The median and its error from the middle half of the rounds: a disturbed round is far off.
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        error = (high - low) / 1.349 * 1.253 / math.sqrt(len(ratios))
-        return PartTime(runs=int(found["runs"]), ms=ms, ratio=middle, ratio_error=error)
+        ratio, error = median_and_error([after / before for before, after in rounds])
+        return PartTime(runs=int(found["runs"]), ms=ms, ratio=ratio, ratio_error=error)
 
     @cached_property
     def _runs(self) -> dict[str, tuple[EngineRuns, ...]]:
