@@ -7,7 +7,7 @@ depend on what else is in the batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -213,12 +213,27 @@ class TextPipeline:
 
     def generate_all(self, prompt_tokens: int, new_tokens: int) -> TextResult:
         """Generate as many tokens as are asked for behind as many others, whatever they mean: to be timed."""
-        endless = replace(self.engines, settings=replace(self.settings, eos_token_ids=()))
         ids = np.full(prompt_tokens, min(65, self.settings.vocab_size - 1), dtype=np.int64)
-        row = self.row_maker(max_new_tokens=new_tokens, stop=(), logprobs=None, ends=False)(ids, 0)
-        for _ in generate_rows([row], endless, SamplingParams()):
+        row, growing = self._endless(ids, new_tokens)
+        for _ in growing:
             pass
         return row.result()
+
+    def tokens_behind(self, ids: Array, new_tokens: int) -> Iterator[int]:
+        """Yield so many of the likeliest tokens behind others, one that ends a text among them: to be timed.
+
+        Args:
+            ids: [S] int64, at least one.
+            new_tokens: at least 1.
+        """
+        row, growing = self._endless(ids, new_tokens)
+        for _ in growing:
+            yield int(row.history.ids[-1])
+
+    def _endless(self, ids: Array, new_tokens: int) -> tuple[Row, Iterator[None]]:
+        endless = replace(self.engines, settings=replace(self.settings, eos_token_ids=()))
+        row = self.row_maker(max_new_tokens=new_tokens, stop=(), logprobs=None, ends=False)(ids, 0)
+        return row, generate_rows([row], endless, SamplingParams())
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
