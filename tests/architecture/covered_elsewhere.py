@@ -1,6 +1,13 @@
 """Modules that a test of another name covers: module -> test. A new module gets a test of its own."""
 
 COVERED_ELSEWHERE = {
+    "export/aigc_export/cli/bench_against.py": "tests/export/peers/test_contest.py",
+    "export/aigc_export/peers/engines/genai.py": "tests/real/test_peers.py",
+    "export/aigc_export/peers/engines/llama_cpp_engine.py": "tests/real/test_peers.py",
+    "export/aigc_export/peers/engines/openvino_engine.py": "tests/real/test_peers.py",
+    "export/aigc_export/peers/engines/this_bundle.py": "tests/export/peers/test_contest.py",
+    "export/aigc_export/peers/plot.py": "tests/export/peers/test_contest.py",
+    "export/aigc_export/peers/worker.py": "tests/export/peers/test_process.py",
     "export/aigc_export/line/attempt.py": "tests/export/line/test_exporter.py",
     "models/aigc_models/training/upscaler_task.py": "tests/models/training/test_upscaler_family.py",
     "models/aigc_models/training/vae_task.py": "tests/models/training/test_vae_family.py",

@@ -41,6 +41,7 @@ BRANCHES = {
 """Files that may compare a kind's name, and why."""
 
 NAMES = {
+    "export/aigc_export/peers/engines/openvino_engine.py": "another runtime's own names",
     "models/aigc_models/families/diffusion.py": "parameters of its functions, in messages",
     "models/aigc_models/families/unet.py": "parameters of its module, in messages",
     "models/aigc_models/families/unet_config.py": "a way of embedding classes has the name, too",

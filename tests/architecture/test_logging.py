@@ -13,6 +13,7 @@ from .tracked import ROOT, tracked_files
 
 PACKAGES = ("aigc_runtime", "aigc_models", "aigc_calibration", "aigc_export")
 COMMAND_LINE = {
+    "export/aigc_export/peers/process.py": "speaks with a process through its streams",
     "runtime/aigc_runtime/backends/ort/open.py": "moves what a library prints out of the way of JSON",
     "runtime/aigc_runtime/io/output_file.py": "knows /dev/stdout by another name",
     "runtime/aigc_runtime/io/report.py": "what a verb says of its results",

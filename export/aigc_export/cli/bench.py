@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
+from aigc_export.cli.bench_against import bench_against
 from aigc_export.cli.model_options import original_option
 from aigc_export.cli.options import CONTEXT, bundle_argument, emit_json, json_option, out_console, threads_option
-from aigc_export.cli.paths import TEXT_PATH
+from aigc_export.cli.paths import PATH, TEXT_PATH, WRITTEN_PATH
+from aigc_export.peers.catalog import PEERS
 from aigc_export.tools.timing import MAX_ROUNDS
 from aigc_runtime.proof.bench import MAX_RUNS
 
+MAX_TOKENS = 2**20
 
-@click.command(context_settings=CONTEXT, epilog="Example: aigc-export bench out/lm --threads 2")
+
+@click.command(context_settings=CONTEXT, epilog="Example: aigc-export bench out/lm --against genai,llama:q8_0")
 @bundle_argument
 @original_option
 @click.option("--checkpoint", type=TEXT_PATH, help="The weights PyTorch runs. Default: where the manifest says.")
 @click.option(
     "--rounds", type=click.IntRange(1, MAX_ROUNDS), default=5, show_default=True, help="Alternations A B A B."
 )
+@click.option(
+    "--against",
+    metavar="NAME[:FORM],...",
+    help="Other runtimes, of a language model: "
+    + ", ".join(f"{peer.name} ({', '.join(peer.forms)})" for peer in PEERS.values())
+    + ".",
+)
+@click.option("--peer-source", metavar="NAME=PATH", multiple=True, help="What NAME's model is built from.")
+@click.option("--peer-python", metavar="NAME=PATH", multiple=True, help="The Python that has NAME. Default: this one.")
+@click.option("--keep-peers", type=PATH, help="Folder for their models; those that are there are not built again.")
+@click.option("--prompt-tokens", type=click.IntRange(1, MAX_TOKENS), default=128, show_default=True, help="To read.")
+@click.option("--new-tokens", type=click.IntRange(2, MAX_TOKENS), default=64, show_default=True, help="Behind them.")
+@click.option(
+    "--quality-samples", type=click.IntRange(0), default=8, show_default=True, help="Windows of text; 0: none."
+)
+@click.option("--eval-data", type=TEXT_PATH, help="Your text or jsonl. Default: that of the export.")
+@click.option("--plot", type=WRITTEN_PATH, help="Draw speed and quality: .svg, .png or .pdf.")
 @click.option(
     "--runs", type=click.IntRange(1, MAX_RUNS), default=30, show_default=True, help="Steps per round and side."
 )
@@ -30,11 +52,24 @@ def bench(
     model: str | None,
     checkpoint: str | None,
     rounds: int,
+    against: str | None,
+    peer_source: tuple[str, ...],
+    peer_python: tuple[str, ...],
+    keep_peers: Path | None,
+    prompt_tokens: int,
+    new_tokens: int,
+    quality_samples: int,
+    eval_data: str | None,
+    plot: Path | None,
     runs: int,
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Time BUNDLE against PyTorch eager on the same weights: one step at batch 1, equal threads, alternating."""
+    """Time BUNDLE against PyTorch eager on the same weights: one step at batch 1, equal threads, alternating.
+
+    --against times a language model beside other runtimes instead, each in a process of its own on the same prompt, and
+    judges what each of them computes beside PyTorch. The options from --peer-source to --plot belong to it.
+    """
     from aigc_export.line.origin import load_original
     from aigc_export.tools.timing import time_side_by_side, torch_threads
     from aigc_models.torch_session import TorchSession
@@ -44,6 +79,25 @@ def bench(
     from aigc_runtime.proof.bench import bench_generation
 
     bundle = Bundle.open(bundle_path)
+    if against is not None:
+        bench_against(
+            bundle,
+            against,
+            model=model,
+            checkpoint=checkpoint,
+            eval_data=eval_data,
+            peer_source=peer_source,
+            peer_python=peer_python,
+            keep_peers=keep_peers,
+            plot=plot,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+            windows=quality_samples,
+            rounds=rounds,
+            threads=threads or available_threads(),
+            as_json=as_json,
+        )
+        return
     pipeline, count = bundle.manifest.pipeline, threads or available_threads()
     settings, roles = pipeline.settings, pipeline.engines
     with open_session(bundle, threads=count) as candidate:

@@ -26,7 +26,7 @@ from aigc_runtime.bundle.origin import Origin, can_be_recorded
 from aigc_runtime.errors import AigcError, BundleError, CheckpointError
 from aigc_runtime.io.user_file import path_exists
 
-__all__ = ["find_evaluation", "kept_text", "load_original", "make_origin"]
+__all__ = ["find_evaluation", "kept_text", "load_original", "make_origin", "recorded_weights"]
 
 MERGED = ("lora", "embedding")
 """Options that name files which are merged into the weights."""
@@ -154,7 +154,7 @@ def load_original(
             f"the bundle's model {manifest.name!r} is unknown here",
             hint=f"name what it was made from with --model; known without it: {', '.join(MODELS)}",
         )
-    path = _recorded(manifest) if checkpoint is None else checkpoint
+    path = recorded_weights(manifest) if checkpoint is None else checkpoint
     try:
         program = _load(manifest, path)
     except AigcError as err:
@@ -219,8 +219,12 @@ def _checked(program: Program, manifest: Manifest, named: str) -> Program:
     return program
 
 
-def _recorded(manifest: Manifest) -> str | None:
-    """Find the weights that the manifest names; None: those that come with the package."""
+def recorded_weights(manifest: Manifest) -> str | None:
+    """Find the weights that the manifest names; None: those that come with the package.
+
+    Raises:
+        CheckpointError: it names none, or they are not there.
+    """
     origin = manifest.origin
     if origin is None or origin.shipped:
         return None
@@ -318,7 +322,7 @@ def find_evaluation(
 def kept_text(manifest: Manifest) -> tuple[KeptData | None, tuple[bytes, ...]]:
     """Read the text that the checkpoint of a bundle keeps, if it is still where the manifest says."""
     with contextlib.suppress(AigcError):
-        path = _recorded(manifest)
+        path = recorded_weights(manifest)
         if path is not None:
             kept, pieces = read_kept(find_weights(path).weights.parent)
             return kept, pieces.get("held_out", ())

@@ -13,7 +13,7 @@ from aigc_export.mixed_precision.report import SearchReport, Timed
 from aigc_export.recipes.budget import Budget
 from aigc_runtime.errors import ConfigError, EngineMissingError
 
-__all__ = ["PLOT_FORMATS", "pareto_plot", "plot_format", "sensitivity_plot"]
+__all__ = ["PLOT_FORMATS", "drawn", "make_figure", "pareto_plot", "plot_format", "sensitivity_plot"]
 
 PLOT_FORMATS = ("svg", "png", "pdf")
 _TIMES: Mapping[Timed, str] = {"step": "ms a step, batch 1", "generation": "ms a generation, in the engines"}
@@ -33,7 +33,12 @@ def plot_format(suffix: str) -> str:
     return name
 
 
-def _figure(width: float, height: float) -> Any:
+def make_figure(width: float, height: float) -> Any:
+    """Make an empty figure of matplotlib, inches wide and high.
+
+    Raises:
+        EngineMissingError: matplotlib is not installed.
+    """
     try:
         figure: Any = import_module("matplotlib.figure")
     except ImportError as err:
@@ -43,7 +48,8 @@ def _figure(width: float, height: float) -> Any:
     return figure.Figure(figsize=(width, height), layout="constrained")
 
 
-def _drawn(figure: Any, kind: str) -> bytes:
+def drawn(figure: Any, kind: str) -> bytes:
+    """Draw a figure: the same bytes each time."""
     buffer = io.BytesIO()
     # The same search gives the same file: no date, no random identifiers.
     context: Any = getattr(import_module("matplotlib"), "rc_context")  # noqa: B009 - it has no types
@@ -58,7 +64,7 @@ def pareto_plot(report: SearchReport, *, kind: str = "svg") -> bytes:
     Raises:
         EngineMissingError: matplotlib is not installed.
     """
-    figure = _figure(12, 4.5)
+    figure = make_figure(12, 4.5)
     budget, candidates = report.budgets[0], report.candidates
     axes = figure.subplots(1, 3, width_ratios=(4, 4, 3))
     top = _top([c.value for c in candidates], budget)
@@ -84,7 +90,7 @@ def pareto_plot(report: SearchReport, *, kind: str = "svg") -> bytes:
     axes[2].axis("off")
     axes[2].text(0, 1, "\n".join(lines), fontsize=8, va="top", transform=axes[2].transAxes)
     figure.suptitle(f"{report.model} on {report.target}: green keeps {budget.text}, circled is the result", fontsize=10)
-    return _drawn(figure, kind)
+    return drawn(figure, kind)
 
 
 def _top(values: Sequence[float], budget: Budget) -> float:
@@ -102,7 +108,7 @@ def sensitivity_plot(sites: Sequence[Sensitivity], title: str, *, kind: str = "s
         EngineMissingError: matplotlib is not installed.
     """
     shown = list(sites[:SHOWN])
-    figure = _figure(9, 1.2 + 0.2 * len(shown))
+    figure = make_figure(9, 1.2 + 0.2 * len(shown))
     ax = figure.subplots()
     names = [f"{s.module or s.node} ({s.op_type})" for s in shown]
     rows = list(range(len(shown)))
@@ -112,4 +118,4 @@ def sensitivity_plot(sites: Sequence[Sensitivity], title: str, *, kind: str = "s
     ax.set_ylim(len(shown) - 0.4, -0.6)
     ax.set_xlabel("signal to noise of the outputs with this site alone in low precision, dB; its share of all noise")
     ax.set_title(title, fontsize=10)
-    return _drawn(figure, kind)
+    return drawn(figure, kind)

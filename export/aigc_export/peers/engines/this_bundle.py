@@ -1,0 +1,53 @@
+"""A bundle of this product, by its own runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from aigc_runtime._version import __version__
+from aigc_runtime.bundle.bundle import Bundle
+from aigc_runtime.core.tensors import Array
+from aigc_runtime.opening import open_program
+from aigc_runtime.pipelines.text import TextPipeline
+
+__all__ = ["Engine", "version"]
+
+
+def version() -> str:
+    """The runtime's."""
+    return __version__
+
+
+class Engine:
+    """See `aigc_export.peers.engines`.
+
+    Args:
+        folder: of the bundle.
+        form: not read: a bundle has one.
+        threads: of the engine.
+    """
+
+    def __init__(self, folder: str, form: str, threads: int) -> None:
+        bundle = Bundle.open(folder)
+        pipeline = bundle.manifest.pipeline
+        self.pipeline = TextPipeline(open_program(bundle, threads=threads), pipeline.settings, pipeline.engines)
+        self._tokens: Iterator[int] = iter(())
+
+    def prompt(self, ids: list[int], room: int) -> int:
+        """Read a prompt; the likeliest next token."""
+        self._tokens = self.pipeline.tokens_behind(np.array(ids), room)
+        return next(self._tokens)
+
+    def step(self) -> int:
+        """The next token."""
+        return next(self._tokens)
+
+    def positions(self, ids: list[int]) -> Array:
+        """Logits of every place: [S, V] float32."""
+        from aigc_models.evaluation.quality import session_logits
+
+        logits = session_logits(self.pipeline.program.session(self.pipeline.prefill))
+        found: Array = np.concatenate(list(logits(np.array([ids], dtype=np.int64))), axis=1)[0]
+        return found
