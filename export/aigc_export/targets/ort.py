@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from aigc_calibration.onnx_file import EXTERNAL_THRESHOLD, SharedWeights, save_graph
 from aigc_export.targets.base import BuiltEngine
+from aigc_export.targets.ort_versions import oldest_version
 from aigc_runtime.backends.ort.providers import OrtBuild
 from aigc_runtime.backends.ort.session import OrtSession
 from aigc_runtime.core.interface import Interface
@@ -54,7 +55,7 @@ def build_ort(
         files={path.name: path for path in paths},
         seconds=time.perf_counter() - started,
         interface=interface,
-        build=OrtBuild(provider=provider),
+        build=OrtBuild(provider=provider, min_version=oldest_version(model)),
     )
     open_ort(built, threads=1).close()
     return built

@@ -20,7 +20,7 @@ from aigc_runtime.backends.trt.preflight import require
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.manifest import Manifest
 from aigc_runtime.device.findings import Preflight
-from aigc_runtime.errors import EngineError, EngineMissingError, InputError
+from aigc_runtime.errors import ConfigError, EngineError, EngineMissingError, InputError
 from aigc_runtime.preflight import check_device
 
 from ..compiled import BUILD, DEVICE, manifest_of, refused, unknown
@@ -148,6 +148,23 @@ def test_what_the_cuda_provider_needs(toy_bundles: Path) -> None:
     assert bare.runs
     assert "needs CUDA and cuDNN, of which no package is installed" in unknown(bare)["libraries"]
     assert "pip install 'aigc-runtime[ort-gpu]' brings them" in {f.fix for f in bare.findings}
+
+
+def test_a_graph_that_an_older_version_does_not_load(toy_bundles: Path) -> None:
+    manifest = Bundle.open(toy_bundles / "toy_unet").manifest
+    engine = replace(manifest.engine, build=OrtBuild(min_version="1.23"))
+    manifest = replace(manifest, engines={"model": engine})
+    for version in ("1.23.0", "1.23", "1.100.1", "2.0"):
+        assert check_device(manifest, replace(DEVICE, packages={"onnxruntime": version})).runs, version
+    for version in ("1.22.9", "1.9.0", "1.3"):
+        (old,) = refused(check_device(manifest, replace(DEVICE, packages={"onnxruntime": version})))
+        assert old.found == f"onnxruntime {version}; the graph needs 1.23 or later"
+        assert old.fix == "pip install 'onnxruntime>=1.23'"
+    found = check_device(manifest, replace(DEVICE, packages=None))
+    assert unknown(found)["engine"] == "needs onnxruntime or onnxruntime-gpu 1.23 or later; not known of this device"
+    for wrong in ("new", "1.", "1.2.3.4.5", "1.23\n"):
+        with pytest.raises(ConfigError, match="must be numbers"):
+            OrtBuild(min_version=wrong)
 
 
 def test_two_packages_in_one_folder(toy_bundles: Path) -> None:

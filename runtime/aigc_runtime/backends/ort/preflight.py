@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from aigc_runtime.backends.base import EngineFacts
-from aigc_runtime.backends.ort.providers import PROVIDERS, Provider
+from aigc_runtime.backends.ort.providers import PROVIDERS, OrtBuild, Provider
 from aigc_runtime.device.findings import Finding, Preflight, no_gpu, not_known
 from aigc_runtime.device.probe import Device
 
@@ -18,7 +18,7 @@ _COMPUTED_IN_FLOAT = frozenset({"fp32", "fp16", "bf16", "fp8"})
 def check(facts: EngineFacts, device: Device) -> Preflight:
     """Compare a graph with a device: packages, for a quantized graph the processor, for a provider its device."""
     provider = PROVIDERS[facts.build.provider]
-    packages = _packages(provider, device.packages)
+    packages = _packages(provider, facts.build, device.packages)
     if provider.name == "cpu":
         return Preflight(gpu=None, findings=(*packages, *_processor(facts, device)))
     if not device.gpus:
@@ -45,10 +45,11 @@ def _processor(facts: EngineFacts, device: Device) -> tuple[Finding, ...]:
     )
 
 
-def _packages(provider: Provider, packages: Mapping[str, str] | None) -> tuple[Finding, ...]:
+def _packages(provider: Provider, build: OrtBuild, packages: Mapping[str, str] | None) -> tuple[Finding, ...]:
     if packages is None:
         libraries = [not_known("libraries", f"needs {provider.needs}")] if provider.needs else []
-        return (not_known("engine", f"needs {' or '.join(provider.packages)}"), *libraries)
+        since = f" {build.min_version} or later" if build.min_version else ""
+        return (not_known("engine", f"needs {' or '.join(provider.packages)}{since}"), *libraries)
     installed = [name for name in provider.packages if name in packages]
     if not installed:
         return (
@@ -56,7 +57,11 @@ def _packages(provider: Provider, packages: Mapping[str, str] | None) -> tuple[F
                 subject="engine", passed=False, found=f"{provider.packages[0]} is not installed", fix=provider.install
             ),
         )
-    findings = [Finding(subject="engine", passed=True, found=f"{installed[0]} {packages[installed[0]]}")]
+    name, version = installed[0], packages[installed[0]]
+    if not build.is_met_by(version):
+        told = f"{name} {version}; the graph needs {build.min_version} or later"
+        return (Finding(subject="engine", passed=False, found=told, fix=f"pip install '{name}>={build.min_version}'"),)
+    findings = [Finding(subject="engine", passed=True, found=f"{name} {version}")]
     for name in provider.hides:
         if name in packages:
             told = f"{name} {packages[name]} is installed beside {installed[0]}, and may be the one that is imported"

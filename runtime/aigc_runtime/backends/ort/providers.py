@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from aigc_runtime.errors import ConfigError
 
 __all__ = ["PROVIDERS", "OrtBuild", "Provider"]
 
@@ -61,6 +64,34 @@ PROVIDERS: dict[str, Provider] = {
 
 @dataclass(frozen=True, kw_only=True)
 class OrtBuild:
-    """What a manifest says about a graph for ONNX Runtime: the provider that it was exported for."""
+    """What a manifest says about a graph for ONNX Runtime.
+
+    Attributes:
+        provider: that it was exported for.
+        min_version: the oldest ONNX Runtime that is known to load it, such as "1.23"; empty where any will do that the
+            package of this runtime takes.
+    """
 
     provider: Literal["cpu", "cuda"] = "cpu"
+    min_version: str = ""
+
+    def __post_init__(self) -> None:
+        if self.min_version and not _VERSION.fullmatch(self.min_version):
+            raise ConfigError(f"build.min_version is {self.min_version!r:.200}", hint="must be numbers, as in 1.23")
+
+    def is_met_by(self, version: str) -> bool:
+        """Whether an ONNX Runtime is new enough."""
+        return _numbers(version) >= _numbers(self.min_version)
+
+
+_VERSION = re.compile(r"\d{1,4}(\.\d{1,4}){0,3}")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The numbers that a version begins with.
+
+    >>> _numbers("1.23.2.dev1"), _numbers("1.9") < _numbers("1.23")
+    ((1, 23, 2), True)
+    """
+    found = _VERSION.match(version)
+    return () if found is None else tuple(map(int, found.group().split(".")))

@@ -80,15 +80,18 @@ def test_a_provider_in_the_manifest(cuda_bundle: Path) -> None:
     manifest = parse_manifest(data)
     assert dump_manifest(manifest) == data
     assert json.loads(data)["engines"]["model"]["proof"] == {"parity": "graph", "proven_on": []}
-    assert json.loads(data)["engines"]["model"]["build"] == {"provider": "cuda"}
+    assert json.loads(data)["engines"]["model"]["build"] == {"provider": "cuda", "min_version": ""}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"build": {"provider": "rocm"}}, r"engines\.model: build\.provider is 'rocm'\nvalid: cpu, cuda"),
-        ({"build": {}}, r"build\.provider is missing"),
-        ({"build": {"provider": "cuda", "id": 1}}, r"build\.id is not a known field"),
+        (
+            {"build": {"provider": "rocm", "min_version": ""}},
+            r"engines\.model: build\.provider is 'rocm'\nvalid: cpu, cuda",
+        ),
+        ({"build": {}}, r"build\.provider, min_version are missing"),
+        ({"build": {"provider": "cuda", "min_version": "", "id": 1}}, r"build\.id is not a known field"),
         ({"build": "cuda"}, "a build of type str"),
         ({"proof": {"parity": "none", "proven_on": []}}, r"engines\.model\.proof\.parity is 'none'"),
         ({"proof": {"parity": "graph"}}, r"proof\.proven_on is missing"),
@@ -107,7 +110,7 @@ def test_an_engine_of_another_kind_has_another_build(cuda_bundle: Path) -> None:
         EngineInfo(kind="tensorrt", file="model.engine", interface=interface, build=OrtBuild(provider="cuda"))
     value = json.loads((cuda_bundle / "manifest.json").read_bytes())
     value["engines"]["model"]["kind"] = "tensorrt"
-    with pytest.raises(BundleError, match=r"engines\.model: build\.provider is not a known field"):
+    with pytest.raises(BundleError, match=r"engines\.model: build\.provider, min_version are not known fields"):
         parse_manifest(json.dumps(value).encode())
 
 
