@@ -197,7 +197,7 @@ MODELS: dict[str, ModelEntry] = {
     "lm": _LM,
     "unet": _UNET,
     "gan": _GAN,
-    "emoji": replace(_UNET, summary="the same at 32x32 in color, trained on emoji of six classes", in_demo=True),
+    "emoji": replace(_UNET, summary="class-conditional diffusion UNet, 32x32 in color, trained on emoji", in_demo=True),
 }
 """Name -> model that comes with its weights; of a family, the first is called as the family."""
 
