@@ -18,7 +18,7 @@ help: ## say what there is
 
 setup: $(READY) ## make .venv with the exact versions of constraints.txt; what needs it does so itself
 
-demo: $(READY) ## export, verify and run the three shipped models; one table at the end
+demo: $(READY) ## export, verify and run shipped models; one table at the end
 	$(BIN)/aigc-export demo -o $(OUT)
 
 test: $(READY) lint ## every check of a change: lint, then the tests that are not slow

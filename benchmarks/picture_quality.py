@@ -3,10 +3,11 @@
     aigc-export train classifier --data out/fashion -o out/classifier
     python benchmarks/picture_quality.py out/stylegan2 out/fashion --classifier out/classifier [--sheet sheet.png]
 
-Measured on as many pictures of each class:
+The model is a checkpoint or the name of one that is shipped, which PyTorch runs, or a bundle: equal seeds give both the
+same noise. Measured on as many pictures of each class:
 
 - `accuracy`: how often a classifier trained on the same data sees the class that was asked for, beside how often it is
-  right on real pictures that no training saw.
+  right on real pictures that no training saw; of all, and of each class.
 - `frechet`: the Fréchet distance to the real pictures of the training in the classifier's features. An estimate from N
   pictures is too large by about a constant over N (Chong & Forsyth 2020, "Effectively Unbiased FID and Inception
   Score"), so the line through the estimates at N and N / 2 is followed to 1 / N = 0: `unbiased`. `floor` is what real
@@ -18,7 +19,7 @@ Measured on as many pictures of each class:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ from aigc_models.sources import resolve
 from aigc_models.torch_session import open_torch
 from aigc_models.weights.checkpoint import load_checkpoint
 from aigc_models.weights.stream_into import stream_into
+from aigc_runtime.bundle.bundle import MANIFEST
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import AigcError, InputError
+from aigc_runtime.opening import open_pipeline
 from aigc_runtime.pipelines import make_pipeline
 
 BATCH = 50
@@ -55,18 +58,34 @@ def generate(model: str, count: int, **options: Any) -> tuple[Array, Array, Call
     Raises:
         InputError: a model without classes.
     """
-    program = resolve(model)
-    settings = program.settings
+    opened = _open(model)
+    settings = opened.settings
     if not settings.num_classes or settings.class_names is None:
         raise InputError(f"{model!r} has no named classes", hint="train it on a folder with a sub-folder per class")
-    pipeline: Any = make_pipeline(open_torch(program), settings, program.engines)
     labels = [n % settings.num_classes for n in range(count)]
     parts = [
-        pipeline.generate(labels[start : start + BATCH], seed=seed, **options)
+        opened.generate(labels[start : start + BATCH], seed=seed, **options)
         for seed, start in enumerate(range(0, count, BATCH))
     ]
     images = np.clip(np.concatenate(parts), -1, 1)
-    return images, np.array(labels), pipeline.generate, tuple(settings.class_names)
+    return images, np.array(labels), opened.generate, tuple(settings.class_names)
+
+
+def _open(model: str) -> Any:
+    if (Path(model) / MANIFEST).exists():
+        return open_pipeline(model)
+    program = resolve(model)
+    return make_pipeline(open_torch(program), program.settings, program.engines)
+
+
+def accuracy_by_class(classifier: Classifier, images: Array, labels: Array, names: Sequence[str]) -> str:
+    """Say how often the classifier sees the class that was asked for, class by class."""
+    found = {
+        name: class_accuracy(classifier, images[labels == number], labels[labels == number])
+        for number, name in enumerate(names)
+        if (labels == number).any()
+    }
+    return ", ".join(f"{name} {value:.3g}" for name, value in found.items())
 
 
 def unbiased_distance(features: Array, real: Array) -> tuple[float, float | None]:
@@ -111,7 +130,7 @@ def measure(images: Array, labels: Array, classifier: Classifier, data: ImageDat
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure the pictures of a trained generator.")
-    parser.add_argument("model", help="its checkpoint")
+    parser.add_argument("model", help="its checkpoint, a shipped name, or a bundle")
     parser.add_argument("data", type=Path, help="the pictures that it was trained on")
     parser.add_argument("--classifier", type=Path, required=True, help="trained on the same pictures")
     parser.add_argument("--count", type=int, default=500, help="pictures in all (default 500)")
@@ -124,8 +143,12 @@ def main(arguments: list[str] | None = None) -> None:
         data = load_images(given.data, size=images.shape[-1], channels=images.shape[1])
         if data.class_names != names:
             raise InputError(f"{str(given.data)!r} has other classes", hint=f"the model's: {', '.join(names)}")
-        for name, value in measure(images, labels, load_classifier(given.classifier), data).items():
+        classifier = load_classifier(given.classifier)
+        for name, value in measure(images, labels, classifier, data).items():
             print(f"{name:<14}{'too few' if value is None else format(value, '.4g')}")
+        real = (data.held_out.numpy(), data.held_out_labels.numpy())
+        print(f"{'by_class':<14}{accuracy_by_class(classifier, images, labels, names)}")
+        print(f"{'by_class_real':<14}{accuracy_by_class(classifier, *real, names)}")
         if given.sheet is not None:
             given.sheet.write_bytes(image_showcase(lambda rows: call(rows, seed=0, **options), len(names)))
     except AigcError as err:

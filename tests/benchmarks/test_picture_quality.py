@@ -61,6 +61,7 @@ def test_a_trained_model_is_measured(
     script.main([*arguments, "--sheet", str(tmp_path / "sheet.png")])
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines.keys() >= {"accuracy", "accuracy_real", "frechet", "unbiased", "floor", "nearest", "nearest_real"}
+    assert all(set(lines[key].replace(",", "").split()[::2]) == {"cat", "dog"} for key in ("by_class", "by_class_real"))
     assert (float(lines["pictures"]), lines["unbiased"], lines["floor"]) == (8, "too few", "too few")
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from aigc_export.workloads.base import EvaluationFacts
 from aigc_models.evaluation.evaluation import Evaluation, image_evaluation
-from aigc_models.evaluation.quality import are_digits
+from aigc_models.evaluation.known_pictures import KNOWN_PICTURES
 from aigc_models.evaluation.showcase import image_showcase
 
 __all__ = ["image_evaluation_of", "show_images"]
@@ -18,12 +18,11 @@ SHOWN_SEED = 1
 def image_evaluation_of(settings: Any, facts: EvaluationFacts) -> Evaluation:
     """Choose what a model of images is evaluated on; of a bundle alone, what its export's own metric says."""
     if facts.measured_on and facts.eval_data is None:
-        return Evaluation(
-            data=facts.measured_on, has_task_metric=are_digits(settings.sample_shape, settings.num_classes)
-        )
+        known = KNOWN_PICTURES.get(facts.measured_on)
+        fits = known is not None and known.sample_shape == settings.sample_shape
+        return Evaluation(data=facts.measured_on, has_task_metric=fits)
     return image_evaluation(
         settings.sample_shape,
-        settings.num_classes,
         kept=facts.kept,
         class_names=facts.class_names,
         eval_data=facts.eval_data,

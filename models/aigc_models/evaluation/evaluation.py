@@ -14,7 +14,7 @@ import numpy as np
 from aigc_models.data.documents import Document, Render, plain_documents, read_documents
 from aigc_models.data.kept_data import KeptData, data_name
 from aigc_models.data.text_data import SEPARATOR, standard_library_text
-from aigc_models.evaluation.quality import DIGIT_NAMES, are_digits
+from aigc_models.evaluation.known_pictures import DIGITS, known_pictures
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import AigcError, ConfigError, InputError
 from aigc_runtime.pipelines.settings import TextSettings
@@ -38,7 +38,6 @@ DRAWN_IDS = "drawn token ids"
 NO_TOKENIZER = "none"
 """The kind of tokenizer of a model that takes and gives token ids."""
 RANDOM_ROWS, RANDOM_LENGTH = 256, 257
-DIGITS = "scikit-learn's digits"
 MIN_TEXT_BYTES = 512
 
 
@@ -147,17 +146,15 @@ def random_documents(settings: TextSettings, *, seed: int) -> tuple[Document, ..
 
 def image_evaluation(
     sample_shape: tuple[int, int, int],
-    num_classes: int | None,
     *,
     kept: KeptData | None = None,
     class_names: object = None,
     eval_data: Path | str | None = None,
 ) -> Evaluation:
-    """Choose what images are evaluated on: the built-in digits where they are these, else nothing but PyTorch's images.
+    """Choose what images are evaluated on: those that a shipped classifier knows, else PyTorch's images alone.
 
     Args:
         sample_shape: (C, H, W) of the images.
-        num_classes: of the model; None for one without.
         kept: what the checkpoint says of its data; None where it says nothing.
         class_names: of config.json.
         eval_data: what the user names, which no model of images takes.
@@ -171,8 +168,8 @@ def image_evaluation(
             hint="leave --eval-data out: its images are compared with PyTorch's",
         )
     # Trained on the user's own pictures, ten classes called "0" to "9" are not scikit-learn's digits.
-    digits = kept is None and class_names == [*DIGIT_NAMES] and are_digits(sample_shape, num_classes)
-    return Evaluation(data=DIGITS if digits else "", has_task_metric=digits)
+    data = known_pictures(sample_shape, class_names) if kept is None else ""
+    return Evaluation(data=data, has_task_metric=bool(data))
 
 
 def held_out_part(name: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,14 +18,31 @@ from aigc_runtime.errors import EngineError, InputError
 
 __all__ = [
     "Logits",
+    "Moments",
     "bits_per_byte",
     "class_accuracy",
     "classifier_features",
+    "feature_moments",
     "frechet_distance",
+    "moments_distance",
     "picture_psnr",
     "score_windows",
     "text_windows",
 ]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Moments:
+    """The Gaussian that is fitted to features.
+
+    Attributes:
+        mean: [D] float64.
+        covariance: [D, D] float64.
+    """
+
+    mean: Array
+    covariance: Array
+
 
 MAX_PSNR_DB = 200.0
 """In place of infinity, which JSON does not hold."""
@@ -122,9 +140,7 @@ def classifier_features(classifier: Classifier, images: Array) -> Array:
 
 
 def frechet_distance(features_a: Array, features_b: Array) -> float:
-    """Squared Fréchet distance between Gaussians fitted to two sets of features (Heusel 2017, eq. 6).
-
-    d^2 = |m_a - m_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2)).
+    """Squared Fréchet distance between Gaussians fitted to two sets of features, see `moments_distance`.
 
     Args:
         features_a: [N, D].
@@ -139,10 +155,28 @@ def frechet_distance(features_a: Array, features_b: Array) -> float:
             f"features of shapes {features_a.shape} and {features_b.shape}",
             hint="need at least two rows each, of equal length",
         )
-    a, b = features_a.astype(np.float64), features_b.astype(np.float64)
-    gap = a.mean(axis=0) - b.mean(axis=0)
-    _finite("the distance of the means", float(gap @ gap))
-    cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
+    return moments_distance(feature_moments(features_a), feature_moments(features_b))
+
+
+def feature_moments(features: Array) -> Moments:
+    """Fit a Gaussian to features [N, D], N of at least two.
+
+    Raises:
+        EngineError: they hold NaN or infinity.
+    """
+    rows = features.astype(np.float64)
+    mean = rows.mean(axis=0)
+    _finite("the mean of the features", float(mean @ mean))
+    return Moments(mean=mean, covariance=np.atleast_2d(np.cov(rows, rowvar=False)))
+
+
+def moments_distance(a: Moments, b: Moments) -> float:
+    """Squared Fréchet distance between two Gaussians (Heusel 2017, eq. 6).
+
+    d^2 = |m_a - m_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2)).
+    """
+    gap = a.mean - b.mean
+    cov_a, cov_b = a.covariance, b.covariance
     # Tr (C_a C_b)^(1/2) from the eigenvalues of the symmetric S C_b S with S = C_a^(1/2): real by construction,
     # and well-behaved for the rank-deficient covariances that ReLU features give.
     root_a = _symmetric_root(cov_a)

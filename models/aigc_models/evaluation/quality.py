@@ -1,40 +1,35 @@
 """Task metrics, measured through a session: the same code evaluates PyTorch and a bundle.
 
-Text is measured by bits per byte on held-out files; digits by how often a small classifier sees the class that was
-asked for, and by the Fréchet distance to real digits in its feature space.
+Text is measured by bits per byte on held-out files; pictures by how often a small classifier sees the class that was
+asked for, and by the Fréchet distance to real ones in its feature space.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
-from aigc_models.data.image_data import digits
+from aigc_models.evaluation.known_pictures import DIGITS, KNOWN_PICTURES, load_classifier
 from aigc_models.evaluation.metrics import (
     Logits,
     bits_per_byte,
     class_accuracy,
     classifier_features,
-    frechet_distance,
+    feature_moments,
+    moments_distance,
     text_windows,
 )
-from aigc_models.families.classifier import Classifier, ClassifierConfig
-from aigc_models.weights.checkpoint import load_checkpoint, shipped_checkpoint
-from aigc_models.weights.stream_into import stream_into
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
-from aigc_runtime.errors import CheckpointError
+from aigc_runtime.errors import InputError
 from aigc_runtime.pipelines.text import INPUT_IDS, KEPT, LOGITS, LOGITS_TO_KEEP, PAD_LENGTH
 
 __all__ = [
-    "DIGIT_NAMES",
     "Metric",
     "are_digits",
     "batch_rows",
-    "digit_classifier",
     "image_quality",
     "session_logits",
     "text_quality",
@@ -46,8 +41,6 @@ MAX_LOGITS = 2**23
 """Logits that are held at a time: 32 MiB, and their copies in float64."""
 MAX_ROWS = 16
 """Windows that are read at a time."""
-DIGITS_SHAPE = (1, 16, 16)
-DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +53,8 @@ class Metric:
 
 def are_digits(sample_shape: tuple[int, int, int], num_classes: int | None) -> bool:
     """Check whether images may be the ten digits at 16x16, for which there is a classifier here."""
-    return sample_shape == DIGITS_SHAPE and num_classes == 10
+    known = KNOWN_PICTURES[DIGITS]
+    return (sample_shape, num_classes) == (known.sample_shape, len(known.class_names))
 
 
 def session_logits(session: Session) -> Logits:
@@ -106,38 +100,25 @@ def text_quality(session: Session, held_out: Array, *, samples: int, seed: int) 
     return (Metric(name="bits_per_byte", value=bits_per_byte(session_logits(session), windows)),)
 
 
-def image_quality(images: Array, labels: Array) -> tuple[Metric, ...]:
-    """Measure class accuracy and Fréchet distance of digits [N, 1, 16, 16] with the requested labels [N].
+def image_quality(images: Array, labels: Array, *, data: str = DIGITS) -> tuple[Metric, ...]:
+    """Measure class accuracy and Fréchet distance of images [N, C, H, W] with the requested labels [N].
 
     Images are measured as they are written: clipped to [-1, 1].
-    """
-    images = np.clip(images, -1.0, 1.0)
-    classifier = digit_classifier()
-    return (
-        Metric(name="class_accuracy", value=class_accuracy(classifier, images, labels)),
-        Metric(
-            name="frechet_distance",
-            value=frechet_distance(classifier_features(classifier, images), _real_features()),
-        ),
-    )
 
-
-@lru_cache(maxsize=1)
-def digit_classifier() -> Classifier:
-    """Load the shipped classifier of digits.
+    Args:
+        images: two or more.
+        labels: one for each.
+        data: what they are pictures of, a key of `KNOWN_PICTURES`.
 
     Raises:
-        CheckpointError: it is not installed, or damaged.
+        InputError: fewer than two images, or not one label for each.
     """
-    found = load_checkpoint(shipped_checkpoint("classifier"))
-    if "model" not in found.config:
-        raise CheckpointError(f"{str(found.path)!r} is not a classifier's checkpoint")
-    model = Classifier(ClassifierConfig.from_dict(found.config["model"]))
-    stream_into(model, found.tensors, source="the shipped classifier")
-    return model.eval()
-
-
-@lru_cache(maxsize=1)
-def _real_features() -> Array:
-    data = digits()
-    return classifier_features(digit_classifier(), data.train.numpy())
+    if len(images) < 2:
+        raise InputError(f"{len(images)} images", hint="a Fréchet distance needs at least two")
+    images = np.clip(images, -1.0, 1.0)
+    classifier, real = load_classifier(data)
+    features = feature_moments(classifier_features(classifier, images))
+    return (
+        Metric(name="class_accuracy", value=class_accuracy(classifier, images, labels)),
+        Metric(name="frechet_distance", value=moments_distance(features, real)),
+    )

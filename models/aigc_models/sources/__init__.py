@@ -103,7 +103,7 @@ class _Shipped:
         return load_shipped(found.model, checkpoint=given.pop("checkpoint", None), options=given)
 
     def outline(self, found: Found) -> Outline:
-        return outline_checkpoint(shipped_checkpoint(found.model), found.model)
+        return outline_checkpoint(shipped_checkpoint(found.model), MODELS[found.model].family)
 
 
 class _Folder:

@@ -28,20 +28,24 @@ class ModelEntry:
     """A model whose checkpoints training writes.
 
     Attributes:
+        family: in config.json.
         kind: of the pipeline that drives it.
         summary: one line.
         build: config.json of a checkpoint -> module with random weights.
         program: (module, checkpoint, options of the export) -> the program.
         options: names of the options that `program` takes.
         fields: of config.json beside `family` and `model`.
+        in_demo: whether `aigc-export demo` shows it.
     """
 
+    family: str
     kind: Literal["text", "diffusion", "gan"]
     summary: str
     build: Callable[[Mapping[str, Any]], nn.Module]
     program: Callable[[nn.Module, Checkpoint, Mapping[str, Any]], Program]
     options: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
+    in_demo: bool = True
 
 
 def _lm(record: Mapping[str, Any]) -> nn.Module:
@@ -149,45 +153,53 @@ def _class_names(record: Mapping[str, Any], num_classes: int | None) -> tuple[st
     return None if names is None else tuple(names)
 
 
-MODELS: dict[str, ModelEntry] = {
-    "lm": ModelEntry(
-        kind="text",
-        summary="Transformer language model over bytes, trained on the standard library's sources",
-        build=_lm,
-        program=_lm_program,
-        options=("cache", "separate_prefill"),
-        fields=("tokenizer",),
-    ),
-    "unet": ModelEntry(
-        kind="diffusion",
-        summary="class-conditional diffusion UNet, trained on hand-written digits",
-        build=_unet,
-        program=_unet_program,
-        options=("dynamic_size",),
-        fields=("schedule", "class_names", "latent_space"),
-    ),
-    "gan": ModelEntry(
-        kind="gan",
-        summary="class-conditional GAN generator, trained on hand-written digits",
-        build=_gan,
-        program=_gan_program,
-        fields=("class_names",),
-    ),
-}
-"""Name -> model that comes with its weights."""
+_LM = ModelEntry(
+    family="lm",
+    kind="text",
+    summary="Transformer language model over bytes, trained on the standard library's sources",
+    build=_lm,
+    program=_lm_program,
+    options=("cache", "separate_prefill"),
+    fields=("tokenizer",),
+)
+_UNET = ModelEntry(
+    family="unet",
+    kind="diffusion",
+    summary="class-conditional diffusion UNet, trained on hand-written digits",
+    build=_unet,
+    program=_unet_program,
+    options=("dynamic_size",),
+    fields=("schedule", "class_names", "latent_space"),
+    in_demo=False,
+)
+_GAN = ModelEntry(
+    family="gan",
+    kind="gan",
+    summary="class-conditional GAN generator, trained on hand-written digits",
+    build=_gan,
+    program=_gan_program,
+    fields=("class_names",),
+)
+_STYLEGAN2 = ModelEntry(
+    family="stylegan2",
+    kind="gan",
+    summary="StyleGAN2 generator, trained on the user's pictures",
+    build=_stylegan2,
+    program=_stylegan2_program,
+    options=("noise",),
+    fields=("class_names",),
+)
 
-ENTRIES: dict[str, ModelEntry] = {
-    **MODELS,
-    "stylegan2": ModelEntry(
-        kind="gan",
-        summary="StyleGAN2 generator, trained on the user's pictures",
-        build=_stylegan2,
-        program=_stylegan2_program,
-        options=("noise",),
-        fields=("class_names",),
-    ),
+ENTRIES: dict[str, ModelEntry] = {entry.family: entry for entry in (_LM, _UNET, _GAN, _STYLEGAN2)}
+"""Family in config.json -> model."""
+
+MODELS: dict[str, ModelEntry] = {
+    "lm": _LM,
+    "unet": _UNET,
+    "gan": _GAN,
+    "emoji": replace(_UNET, summary="class-conditional diffusion UNet, 32x32 in color, trained on emoji", in_demo=True),
 }
-"""Family in config.json -> model; also those that come without weights."""
+"""Name -> model that comes with its weights; of a family, the first is called as the family."""
 
 
 def load_shipped(
@@ -196,7 +208,7 @@ def load_shipped(
     """Build a model of ours and load its weights.
 
     Args:
-        name: a key of `MODELS`; with a checkpoint, of `ENTRIES`.
+        name: a key of `MODELS`; with a checkpoint also of `ENTRIES`, of whose family it must be.
         checkpoint: the user's own folder; None takes the shipped one.
         options: of the export, such as `{"cache": "buffer"}`.
 
@@ -209,7 +221,7 @@ def load_shipped(
     from aigc_models.weights.checkpoint import load_checkpoint, shipped_checkpoint
     from aigc_models.weights.stream_into import build_undrawn, stream_into
 
-    known = MODELS if checkpoint is None else ENTRIES
+    known = MODELS if checkpoint is None else {**ENTRIES, **MODELS}
     if name not in known:
         raise UnknownNameError("model", name, known)
     entry = known[name]
@@ -218,7 +230,7 @@ def load_shipped(
         if option not in entry.options:
             raise UnknownNameError(f"export option of {name!r}", option, entry.options)
     found = load_checkpoint(shipped_checkpoint(name) if checkpoint is None else checkpoint)
-    check_record(found.config, name, entry.fields)
+    check_record(found.config, entry.family, entry.fields)
     check_before_memory(
         lambda: entry.build(found.config),
         found.tensors.described(),
@@ -228,4 +240,6 @@ def load_shipped(
     module = build_undrawn(lambda: entry.build(found.config))
     converted = stream_into(module, found.tensors, source=str(found.path))
     program = entry.program(module.eval(), found, given)
-    return replace(program, notes=(*program.notes, *found.notes, *converted))
+    # Weights that come with the package are stored in 16 bits where their training says so: no news to the user.
+    notes = (*program.notes, *found.notes, *(() if checkpoint is None else converted))
+    return replace(program, name=name, notes=notes)

@@ -1,6 +1,7 @@
 """The recipes: Python functions that return full configurations.
 
-Without arguments they are those of the shipped models, each of which ends within a quarter of an hour on two cores.
+Without arguments they are those of the shipped models of that name, each of which ends within a quarter of an hour on
+two cores.
 Those of images follow from the data: size, channels, classes.
 """
 

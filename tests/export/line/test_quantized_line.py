@@ -26,11 +26,13 @@ from ..conftest import TINY, recipe_of, tiny_gan, write_checkpoint
 
 pytestmark = pytest.mark.usefixtures("capture_once")
 LOW = tuple(p for p in TARGETS["ort-cpu"].precisions if p not in {"fp32", "auto"})
-SHIPPED = {"lm": 0.33, "unet": 0.38, "gan": 0.87}
+SHIPPED = {"lm": 0.33, "unet": 0.38, "gan": 0.87, "emoji": 0.65}
 """int8 bundle's size relative to the weights in fp32, at most: embeddings and what stays float keep four bytes."""
 
 
-@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("lm", "unet")), "gan"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("lm", "unet", "emoji")), "gan"]
+)
 def test_a_shipped_model_in_int8(name: str, tmp_path: Path) -> None:
     from aigc_export.recipes.recipe import export_recipe
 

@@ -127,7 +127,7 @@ def test_a_trajectory_that_is_wrong_at_one_step_only() -> None:
     assert 10 < found["psnr_db"] < 60
 
 
-@pytest.mark.parametrize("name", ["lm", "unet", "gan"])
+@pytest.mark.parametrize("name", ["lm", "unet", "gan", "emoji"])
 def test_a_model_beside_itself(name: str) -> None:
     spec = load_shipped(name)
     scores = evaluator_of(spec, samples=2)(TorchSession(spec.part))

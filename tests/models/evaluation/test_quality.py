@@ -13,7 +13,8 @@ import torch
 from aigc_models.data.image_data import digits
 from aigc_models.data.text_data import standard_library_text
 from aigc_models.evaluation import quality
-from aigc_models.evaluation.quality import are_digits, digit_classifier, image_quality, text_quality
+from aigc_models.evaluation.known_pictures import DIGITS, load_classifier
+from aigc_models.evaluation.quality import are_digits, image_quality, text_quality
 from aigc_models.families.lm import TransformerLM
 from aigc_models.families.lm_config import LMConfig
 from aigc_models.programs import lm_program
@@ -152,10 +153,10 @@ def test_what_may_be_digits() -> None:
 
 
 def test_a_missing_classifier_says_so(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aigc_models.evaluation.quality.shipped_checkpoint", lambda name: tmp_path / name)
-    digit_classifier.cache_clear()
+    monkeypatch.setattr("aigc_models.evaluation.known_pictures.shipped_checkpoint", lambda name: tmp_path / name)
+    load_classifier.cache_clear()
     try:
         with pytest.raises(CheckpointError, match="classifier"):
-            digit_classifier()
+            load_classifier(DIGITS)
     finally:
-        digit_classifier.cache_clear()
+        load_classifier.cache_clear()

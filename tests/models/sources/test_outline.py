@@ -24,7 +24,7 @@ CONFIG: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", ["lm", "unet", "gan"])
+@pytest.mark.parametrize("name", MODELS)
 def test_a_shipped_model_has_the_parameters_that_its_training_reports(name: str) -> None:
     source, found = outline(name)
     report = json.loads((shipped_checkpoint(name) / "quality.json").read_text())

@@ -77,7 +77,8 @@ def test_every_model_comes_with_its_checkpoint(name: str) -> None:
     assert not any(module.training for module in loaded.part.module.modules())
     assert program_evaluation(loaded).has_task_metric
     for key, tensor in found.tensors.items():
-        assert torch.equal(loaded.part.module.state_dict()[f"model.{key}"], tensor), key
+        expected = tensor.float() if tensor.dtype == torch.float16 else tensor
+        assert torch.equal(loaded.part.module.state_dict()[f"model.{key}"], expected), key
 
 
 def test_the_users_own_weights_are_run(gan: Path) -> None:
@@ -134,6 +135,21 @@ def test_a_trained_stylegan2_comes_in_by_its_folder_with_the_names_of_its_classe
     assert random.settings.noise_sides == (4, 8, 8)
 
 
+def test_a_name_beside_the_familys_brings_its_own_weights_or_the_users_of_that_family(tmp_path: Path) -> None:
+    shipped = load_shipped("emoji")
+    names = ("animals-nature", "flags", "food-drink", "people-body", "smileys-emotion", "travel-places")
+    assert (shipped.settings.sample_shape, shipped.settings.class_names) == ((3, 32, 32), names)
+    assert shipped.notes == ()  # stored in 16 bits, which is as it should be
+    assert {t.dtype for t in shipped.part.module.state_dict().values()} == {torch.float32}
+    record = {"family": "unet", "model": UNET.to_dict(), "schedule": SCHEDULE}
+    save_checkpoint(tmp_path / "mine", UNet(UNET), record)
+    mine = load_shipped("emoji", checkpoint=tmp_path / "mine")
+    assert (mine.name, mine.settings.sample_shape) == ("emoji", (1, 8, 8))
+    save_checkpoint(tmp_path / "other", StyleGAN2(STYLES), CLASSED)
+    with pytest.raises(CheckpointError, match="of family 'stylegan2', expected 'unet'"):
+        load_shipped("emoji", checkpoint=tmp_path / "other")
+
+
 def test_what_is_wrong_with_a_trained_stylegan2(tmp_path: Path) -> None:
     for name, record, options, message in (
         ("a", CLASSED, {"noise": "rand"}, "unknown noise 'rand'"),
@@ -152,7 +168,7 @@ def test_what_is_wrong_with_a_trained_stylegan2(tmp_path: Path) -> None:
 def test_unknown_models_and_options_give_the_valid_names_and_the_nearest() -> None:
     with pytest.raises(UnknownNameError) as caught:
         load_shipped("unett")
-    assert str(caught.value) == "unknown model 'unett'\nvalid: gan, lm, unet. Did you mean 'unet'?"
+    assert str(caught.value) == "unknown model 'unett'\nvalid: emoji, gan, lm, unet. Did you mean 'unet'?"
     found = r"unknown export option of 'lm' 'kache'\nvalid: cache, separate_prefill\. Did you mean"
     with pytest.raises(UnknownNameError, match=found):
         load_shipped("lm", options={"kache": "buffer"})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from aigc_models.data.image_data import digits
+from aigc_models.evaluation.known_pictures import KNOWN_PICTURES, REAL_FEATURES
 from aigc_models.evaluation.metrics import class_accuracy
 from aigc_models.families.classifier import Classifier, ClassifierConfig
-from aigc_models.sources.shipped import ENTRIES, load_shipped
+from aigc_models.families.unet_config import UNetConfig
+from aigc_models.sources.shipped import ENTRIES, MODELS, load_shipped
 from aigc_models.torch_session import TorchSession
 from aigc_models.training import estimate, families, recipes
 from aigc_models.training.every import Every
@@ -34,7 +37,8 @@ from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings
 from ..data.picture_files import GRAY, RGB, png, write
 
 SHIPPED = ("classifier", "gan", "lm", "unet")
-MAX_BYTES = 12_000_000
+"""Shipped checkpoints by their recipes' defaults, and called as these."""
+MAX_BYTES = 14_000_000
 REPEATED_SUM = 1e-4  # float32 sums in another order, on another processor
 FLOORS = {"classifier": ("held_out_accuracy", 0.97), "gan": ("class_accuracy", 0.9), "unet": ("class_accuracy", 0.9)}
 
@@ -300,9 +304,26 @@ def test_a_width_on_request(tmp_path: Path) -> None:
 
 def test_shipped_checkpoints_are_of_recipes_and_all_are_small() -> None:
     assert set(SHIPPED) <= set(FAMILIES)
-    files = [f for name in SHIPPED for f in shipped_checkpoint(name).iterdir()]
+    emoji = {"emoji", "emoji_classifier"}
+    files = [f for name in {*SHIPPED, *emoji} for f in shipped_checkpoint(name).iterdir()]
     assert sum(f.stat().st_size for f in files) <= MAX_BYTES
-    assert {f.name for f in files} == {"config.json", "model.safetensors", "quality.json"}
+    assert {f.name for f in files} == {"config.json", "model.safetensors", "quality.json", "SOURCE.md", REAL_FEATURES}
+    assert {*MODELS, *(known.classifier for known in KNOWN_PICTURES.values())} == {*SHIPPED, *emoji}
+
+
+def test_the_shipped_emoji_were_trained_by_the_recipe_that_their_source_shows() -> None:
+    folder = shipped_checkpoint("emoji")
+    report, source = json.loads((folder / "quality.json").read_text()), (folder / "SOURCE.md").read_text()
+    steps, rows, width = 24_000, 16, 16
+    assert f"--width {width} --steps {steps} --batch-size {rows} " in source
+    assert "SIL Open Font License 1.1" in source
+    loop = replace(recipes.unet_loop(32), steps=steps, batch_size=rows)
+    assert {k: report["training"][k] for k in loop.__dict__} == loop.__dict__
+    config = load_checkpoint(folder).config
+    model = recipes.unet_model(32, 3, len(config["class_names"]), width)
+    assert UNetConfig.from_dict(config["model"]) == model
+    quality = report["quality"]
+    assert quality["class_accuracy"] >= 0.9 * quality["class_accuracy_real"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)

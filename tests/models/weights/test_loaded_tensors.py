@@ -43,11 +43,11 @@ def loaded_state(name: str, checkpoint: Path | None = None) -> dict[str, Array]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_tensor_of_the_file_is_in_the_module_bit_for_bit(name: str) -> None:
+def test_every_tensor_of_the_file_is_in_the_module_number_for_number(name: str) -> None:
     stored, found = read_safetensors(shipped_checkpoint(name) / "model.safetensors"), loaded_state(name)
     assert stored.keys() == found.keys()
     for key, array in stored.items():
-        assert found[key].dtype == array.dtype, key
+        assert found[key].dtype == (np.float32 if array.dtype == np.float16 else array.dtype), key
         np.testing.assert_array_equal(found[key], array, err_msg=key)
 
 

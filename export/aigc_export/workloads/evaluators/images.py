@@ -41,7 +41,7 @@ def image_evaluator(
     """
     images = draw(reference)
     classes = np.asarray(() if labels is None else labels, dtype=np.int64)
-    measured = image_quality(images, classes) if evaluation.has_task_metric else ()
+    measured = image_quality(images, classes, data=evaluation.data) if evaluation.has_task_metric else ()
 
     def evaluate(candidate: OpenProgram) -> Scores:
         drawn = draw(candidate)
@@ -50,7 +50,7 @@ def image_evaluator(
             paired.append(besides(candidate))
         quality: list[QualityResult] = []
         if measured:
-            both = zip(measured, image_quality(drawn, classes), strict=True)
+            both = zip(measured, image_quality(drawn, classes, data=evaluation.data), strict=True)
             quality = [_TASK[a.name].of_both(a.value, b.value, data=evaluation.data) for a, b in both]
         return Scores(paired=tuple(paired), quality=tuple(quality))
 
