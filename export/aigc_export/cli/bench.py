@@ -32,6 +32,7 @@ MAX_TOKENS = 2**20
     + ", ".join(f"{peer.name} ({', '.join(peer.forms)})" for peer in PEERS.values())
     + ".",
 )
+@click.option("--beside", metavar="BUNDLE", type=TEXT_PATH, multiple=True, help="Further bundles of the model.")
 @click.option("--peer-source", metavar="NAME=PATH", multiple=True, help="What NAME's model is built from.")
 @click.option("--peer-python", metavar="NAME=PATH", multiple=True, help="The Python that has NAME. Default: this one.")
 @click.option("--keep-peers", type=PATH, help="Folder for their models; those that are there are not built again.")
@@ -53,6 +54,7 @@ def bench(
     checkpoint: str | None,
     rounds: int,
     against: str | None,
+    beside: tuple[str, ...],
     peer_source: tuple[str, ...],
     peer_python: tuple[str, ...],
     keep_peers: Path | None,
@@ -68,7 +70,7 @@ def bench(
     """Time BUNDLE against PyTorch eager on the same weights: one step at batch 1, equal threads, alternating.
 
     --against times a language model beside other runtimes instead, each in a process of its own on the same prompt, and
-    judges what each of them computes beside PyTorch. The options from --peer-source to --plot belong to it.
+    judges what each of them computes beside PyTorch. The options from --beside to --plot belong to it.
     """
     from aigc_export.line.origin import load_original
     from aigc_export.tools.timing import time_side_by_side, torch_threads
@@ -83,6 +85,7 @@ def bench(
         bench_against(
             bundle,
             against,
+            beside=beside,
             model=model,
             checkpoint=checkpoint,
             eval_data=eval_data,

@@ -72,6 +72,7 @@ def hold(
     *,
     threads: int,
     folder: Path,
+    beside: Sequence[str] = (),
     checkpoint: str | None = None,
     model: str | None = None,
     eval_data: str | None = None,
@@ -87,6 +88,7 @@ def hold(
         plan: what is done.
         threads: of every runtime.
         folder: for the models of the others; those that are there already are taken.
+        beside: further bundles of the same model, which take part under the names of their folders.
         checkpoint: weights of the bundle's model, see `load_original`.
         model: code of the user's own that makes it.
         eval_data: text to read and to be judged on; None takes that of the export.
@@ -96,7 +98,7 @@ def hold(
 
     Raises:
         ConfigError: a bundle of another kind.
-        BundleError: the bundle's model is not known, see `load_original`.
+        BundleError: the bundle's model is not known, see `load_original`, or one of `beside` is none.
         CheckpointError: its weights are not there, damaged or others.
         InputError: the text is too short.
     """
@@ -106,6 +108,8 @@ def hold(
             f"the bundle is of the kind {bundle.manifest.pipeline.kind!r}, --against times language models",
             hint="leave --against out: bench alone times it beside PyTorch",
         )
+    for path in beside:
+        Bundle.open(path)  # what is none is refused before anything takes time
     tell("loading PyTorch's model")
     program = load_original(bundle, checkpoint, model=model)
     evaluation, notes = find_evaluation(bundle.manifest, lambda data: program_evaluation(program, data), eval_data)
@@ -123,6 +127,7 @@ def hold(
         reference = remembered(session_logits(session), most=REMEMBERED_LOGITS)
     built_from = recorded_weights(bundle.manifest) if checkpoint is None else checkpoint
     runners = [Runner(name=THIS_BUNDLE, contestant=None, source=str(bundle.path))]
+    runners += [Runner(name=Path(path).name, contestant=None, source=path) for path in beside]
     for one in contestants:
         source = (sources or {}).get(one.peer.name) or _source(one, built_from)
         runners.append(Runner(name=one.name, contestant=one, source=source, python=(pythons or {}).get(one.peer.name)))

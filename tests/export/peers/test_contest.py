@@ -50,8 +50,11 @@ def test_a_bundle_in_a_contest_gives_the_tokens_of_the_runtime_and_the_logits_of
 
 def test_a_bundle_is_timed_and_judged_beside_others(bundle: Path, tmp_path: Path) -> None:
     toy = Contestant(peer=TOY, form="plain")
-    contest = hold(Bundle.open(bundle), (toy,), PLAN, threads=1, folder=tmp_path, sources={"toy": "weights"})
-    ours, other = contest.results
+    contest = hold(
+        Bundle.open(bundle), (toy,), PLAN, threads=1, folder=tmp_path, beside=[str(bundle)], sources={"toy": "weights"}
+    )
+    ours, again, other = contest.results
+    assert (again.name, again.tokens, again.judgment) == ("lm", ours.tokens, ours.judgment)
     assert (ours.name, other.name) == (THIS_BUNDLE, "toy:plain")
     assert (ours.failed, other.failed) == ("", "")
     assert contest.prompt_tokens == 24
