@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import statistics
 import tempfile
 import time
@@ -208,7 +209,8 @@ def _built(runner: Runner, folder: Path, tell: Callable[[str], None]) -> Path:
     if not place.exists():
         tell(f"building {runner.name}")
         making = place.with_name(f"{place.name}.making")
-        making.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(making, ignore_errors=True)  # of a build that failed
+        making.mkdir(parents=True)
         with WorkerProcess(runner.engine, python=runner.python) as process:
             process.ask("build", source=runner.source, form=runner.form, into=str(making))
         making.rename(place)

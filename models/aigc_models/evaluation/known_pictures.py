@@ -104,4 +104,5 @@ def load_classifier(data: str) -> tuple[Classifier, Moments]:
         raise CheckpointError(f"{str(found.path)!r} is not a classifier's checkpoint")
     model = Classifier(ClassifierConfig.from_dict(found.config["model"]))
     stream_into(model, found.tensors, source="the shipped classifier")
-    return model.eval(), known.moments(model.eval(), known.classifier)
+    model.eval()
+    return model, known.moments(model, known.classifier)

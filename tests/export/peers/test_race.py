@@ -60,6 +60,13 @@ def test_what_was_built_is_taken_again_and_what_failed_is_not(tmp_path: Path) ->
     assert not (tmp_path / "toy-unbuilt").exists()
 
 
+def test_what_a_failed_build_left_is_not_in_the_next_one(tmp_path: Path) -> None:
+    (tmp_path / "toy-plain.making").mkdir()
+    (tmp_path / "toy-plain.making" / "half").write_bytes(b"x" * 50)
+    (found,) = race([runner()], run(), tmp_path)
+    assert found.size_bytes == 1000 + len("weights")
+
+
 def test_a_source_of_another_form(tmp_path: Path) -> None:
     (found,) = race([runner(source="")], run(), tmp_path)
     assert found.failed == (
