@@ -26,6 +26,7 @@ from aigc_runtime.backends.ort.denormals import CAN_FLUSH, flushed, isolated
 from aigc_runtime.backends.ort.exact_products import EXACT_PRODUCTS, products_saturate
 from aigc_runtime.backends.ort.providers import PROVIDERS, Provider
 from aigc_runtime.backends.ort.rewrites import leave_out_rewrites
+from aigc_runtime.backends.ort.spinning import spin_shortly
 from aigc_runtime.backends.threads import available_threads
 from aigc_runtime.core.integers import as_integer
 from aigc_runtime.device.probe import probe_device
@@ -163,8 +164,7 @@ def _options(ort: Any, folder: str | None, threads: int | None) -> Any:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 4  # what fails is raised as well, and an error that is tried again is none
     leave_out_rewrites(options)
-    # Spinning threads steal time from everything else on the device.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    spin_shortly(options, ort.__version__)
     # In the pool's threads; the caller's own flushes for the length of a run (`OrtSession.run`).
     options.add_session_config_entry("session.set_denormal_as_zero", "1" if CAN_FLUSH else "0")
     if folder is not None:
