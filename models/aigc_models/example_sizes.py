@@ -20,7 +20,18 @@ def example_sizes(part: Part) -> dict[str, int]:
     if part.interface.length_inputs:  # whose numbers must be such that the new steps fit
         for limit in _state_limits(part.interface):
             sizes = _within(sizes, limit, part.interface.dims_by_name)
-    return sizes
+    return _with_places(sizes, part.interface)
+
+
+def _with_places(sizes: dict[str, int], interface: Interface) -> dict[str, int]:
+    """Places of buffers whose capacity is a dimension: for held and new steps, and two beside them where they may be."""
+    name = interface.capacity_dim
+    if name is None:
+        return sizes
+    dim = interface.dims_by_name[name]
+    steps = sizes.get(interface.step_dim or "", 1) + sizes.get(interface.growing_dim or "", 0)
+    places = -(-max(sizes[name], steps + 2) // dim.multiple_of) * dim.multiple_of
+    return {**sizes, name: dim.nearest(places)}
 
 
 def _state_limits(interface: Interface) -> tuple[SizeLimit, ...]:
@@ -41,7 +52,7 @@ def run_sizes(part: Part) -> tuple[dict[str, int], dict[str, int]]:
         first, second = _within(first, limit, units), _within(second, limit, units)
         if all(first[name] == second[name] for name in limit.dims):
             second = _other(second, limit, units)
-    return first, second
+    return _with_places(first, part.interface), _with_places(second, part.interface)
 
 
 def _within(sizes: dict[str, int], limit: SizeLimit, units: Mapping[str, DimSpec]) -> dict[str, int]:

@@ -254,14 +254,14 @@ def _held_range(interface: Interface, sizes: Mapping[str, int]) -> tuple[int, in
 
     What grows tells it; a window alone may have lost steps, too.
     """
-    steps, most = sizes.get(interface.step_dim or "", 1), interface.max_steps
+    steps, most = sizes.get(interface.step_dim or "", 1), sizes.get(interface.capacity_dim or "", interface.max_steps)
     held = sizes.get(interface.growing_dim or "")
     if most is not None and steps + (held or 0) > most:
         raise ConfigError(f"{steps + (held or 0)} steps do not fit into the carried state of {most}")
     if held is not None:
         return held, held + 1
     if most is None:
-        return 1, 2 * max(max(spec.shape_at(1, 0)) for spec in interface.state) + 1
+        return 1, 2 * max(max(spec.empty_shape(1)) for spec in interface.state) + 1
     return min(1, most - steps), most - steps + 1
 
 

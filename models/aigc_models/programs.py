@@ -31,6 +31,8 @@ __all__ = ["gan_program", "lm_program", "unet_classes", "unet_program"]
 CacheKind = Literal["growing", "buffer"]
 MAX_BATCH = 64
 DEFAULT_STEPS = 20
+CAPACITY = "capacity"
+"""The dimension of a buffered cache's places."""
 CACHE = "cache"
 """The carried state that two parts share."""
 
@@ -74,8 +76,8 @@ def lm_program(
         text: its tokenizer, special tokens and chat template; a model over bytes has none but the bytes.
         name: of the program.
         checkpoint: where its weights came from.
-        cache: `growing` (the cache is as long as the text) or `buffer` (it is `context_length` long from the start
-            and updated in place).
+        cache: `growing` (the cache is as long as the text) or `buffer` (it has room for more, and is updated in place;
+            how much, a session chooses, up to `context_length`).
         separate_prefill: make two parts over one state and one set of weights: `prefill`, which reads prompts, and
             `decode`, which reads every token after. Both take and give the same.
 
@@ -92,7 +94,7 @@ def lm_program(
             hint="must be at least 2 to generate: a token of a prompt, and a new one",
         )
     text.check(config.vocab_size)
-    length = config.context_length if cache == "buffer" else "past"
+    length = CAPACITY if cache == "buffer" else "past"
     state = tuple(
         StateSpec(
             input=f"past_{part}_{layer}",
@@ -114,6 +116,8 @@ def lm_program(
     ]
     if cache == "growing":
         dims.append(DimSpec(name="past", min=0, max=config.context_length))
+    else:
+        dims.append(DimSpec(name=CAPACITY, max=config.context_length))
     context = SizeLimit(dims=("past", "sequence") if cache == "growing" else ("sequence",), max=config.context_length)
     part = Part(
         module=_CachedLM(model, buffer=cache == "buffer").eval(),

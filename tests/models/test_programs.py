@@ -82,7 +82,7 @@ def call(program: Program, feeds: dict[str, np.ndarray]) -> dict[str, Tensor]:
 def test_the_flat_language_model_is_the_language_model(cache: Any) -> None:
     model = language_model()
     program = lm_program(model, cache=cache)
-    feeds = example_feeds(program.part, {"batch": 2, "kept": 4, "sequence": 3, "past": 5}, seed=0)
+    feeds = example_feeds(program.part, {"batch": 2, "kept": 4, "sequence": 3, "past": 5, "capacity": 9}, seed=0)
     tensors = {k: torch.from_numpy(v) for k, v in feeds.items()}
     expected = model(
         tensors["input_ids"],
@@ -106,7 +106,7 @@ def test_the_flat_language_model_is_the_language_model(cache: Any) -> None:
 def test_examples_of_the_language_model_look_at_padding_and_at_every_layers_cache(cache: Any) -> None:
     program = lm_program(language_model(), cache=cache)
     for seed in range(3):
-        feeds = example_feeds(program.part, {"batch": 2, "kept": 2, "sequence": 3, "past": 4}, seed=seed)
+        feeds = example_feeds(program.part, {"batch": 2, "kept": 2, "sequence": 3, "past": 4, "capacity": 8}, seed=seed)
         before = call(program, feeds)["logits"]
         assert (feeds["pad_length"] > 0).all()
         for state in program.part.interface.state:
@@ -133,9 +133,10 @@ def test_the_language_models_interface() -> None:
     assert {s.shape for s in growing.part.interface.state} == {("batch", 2, "past", 4)}
     assert growing.part.interface.length_inputs == ()
     buffer = lm_program(language_model(), cache="buffer")
-    assert [d.name for d in buffer.part.interface.dims] == ["batch", "kept", "sequence"]
-    assert {(s.shape, s.room(0, {}), s.length_input) for s in buffer.part.interface.state} == {
-        (("batch", 2, 24, 4), 24, "past_length")
+    dims = buffer.part.interface.dims_by_name
+    assert [(d.name, d.max) for d in dims.values()][2:] == [("sequence", 24), ("capacity", 24)]
+    assert {(s.shape, s.room(0, dims), s.length_input) for s in buffer.part.interface.state} == {
+        (("batch", 2, "capacity", 4), 24, "past_length")
     }
     assert buffer.model_config == LM.to_dict()
 
@@ -144,7 +145,7 @@ def test_the_smallest_context_has_examples() -> None:
     model = TransformerLM(dataclasses.replace(LM, context_length=2))
     for cache in ("growing", "buffer"):
         program = lm_program(model, cache=cache)
-        feeds = example_feeds(program.part, {"batch": 2, "kept": 1, "sequence": 1, "past": 0}, seed=0)
+        feeds = example_feeds(program.part, {"batch": 2, "kept": 1, "sequence": 1, "past": 0, "capacity": 2}, seed=0)
         assert bool(call(program, feeds)["logits"].isfinite().all())
     with pytest.raises(ConfigError, match=r"LMConfig\.context_length is 1\nmust be at least 2"):
         lm_program(TransformerLM(dataclasses.replace(LM, context_length=1)))

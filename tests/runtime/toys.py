@@ -61,7 +61,8 @@ TEXT = TextSettings(
 
 
 def lm_state(kind: str) -> tuple[StateSpec, ...]:
-    size: int | str = CAPACITY if kind == "buffer" else "past"
+    size: int | str = {"growing": "past", "buffer": CAPACITY, "elastic": "capacity"}[kind]
+    kind = "buffer" if kind == "elastic" else kind
     return (
         StateSpec(
             input="past_value_0",
@@ -118,10 +119,13 @@ def lm_function(values: Mapping[str, Array]) -> dict[str, Array]:
     return {"logits": logits.astype(np.float32), "present_value_0": present}
 
 
-def lm_session(kind: str = "growing") -> ArraySession:
-    return ArraySession(
-        lm_function, Interface(inputs=LM_INPUTS, outputs=LM_OUTPUTS, dims=LM_DIMS, state=lm_state(kind))
-    )
+def lm_interface(kind: str = "growing", context: int = CONTEXT) -> Interface:
+    dims = (*LM_DIMS, DimSpec(name="capacity", max=context)) if kind == "elastic" else LM_DIMS
+    return Interface(inputs=LM_INPUTS, outputs=LM_OUTPUTS, dims=dims, state=lm_state(kind))
+
+
+def lm_session(kind: str = "growing", context: int = CONTEXT) -> ArraySession:
+    return ArraySession(lm_function, lm_interface(kind, context))
 
 
 UNET_INPUTS = (

@@ -24,6 +24,7 @@ from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.workloads.evaluate import is_evaluated_elsewhere, program_evaluation
 from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.example_sizes import run_sizes
+from aigc_models.fixed_capacity import fixed_capacity
 from aigc_models.program import Part, Program, example_feeds
 from aigc_models.sources import resolve
 from aigc_runtime.core.tensors import Array
@@ -84,14 +85,16 @@ class PreparedModel:
 
 
 def load_program(recipe: ExportRecipe) -> Program:
-    """Load the model of a recipe.
+    """Load the model of a recipe, as its target takes it.
 
     Raises:
         AigcError: see `sources.resolve`.
+        ConfigError: the target needs buffers of a fixed size, and nothing says which.
     """
-    if not isinstance(recipe.model, str):
-        return recipe.model
-    return resolve(recipe.model, options={**recipe.spec_options, "checkpoint": recipe.checkpoint})
+    program = recipe.model
+    if isinstance(program, str):
+        program = resolve(program, options={**recipe.spec_options, "checkpoint": recipe.checkpoint})
+    return fixed_capacity(program) if recipe.target.fixes_capacity else program
 
 
 def prepare_graph(recipe: ExportRecipe, reporter: Reporter) -> PreparedModel:

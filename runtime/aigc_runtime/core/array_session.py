@@ -13,11 +13,13 @@ import numpy as np
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.session import State
 from aigc_runtime.core.state import (
+    capacity_for,
     check_batch,
     check_length,
     check_rows,
     check_selection,
     check_written,
+    enlarged,
     new_steps,
     require_specs,
     require_state,
@@ -34,7 +36,7 @@ class ArrayState:
 
     def __init__(self, specs: tuple[StateSpec, ...], batch: int) -> None:
         self.specs, self.batch = specs, batch
-        self.length = 0
+        self.length = self.capacity = 0
         self.arrays = {s.input: np.zeros(s.empty_shape(batch), dtype=s.dtype) for s in specs}
 
     def truncate(self, length: int) -> None:
@@ -44,6 +46,13 @@ class ArrayState:
             if not spec.behavior.is_steady and spec.axis is not None:
                 self.arrays[spec.input] = np.take(self.arrays[spec.input], range(left), axis=spec.axis)
         self.length = left
+
+    def reserve(self, capacity: int) -> None:
+        """Give the buffers whose capacity is a dimension as many places."""
+        if capacity > self.capacity:
+            buffers = [spec for spec in self.specs if spec.capacity_dim is not None]
+            made = {s.input: enlarged(self.arrays[s.input], s, capacity, self.length) for s in buffers}
+            self.arrays, self.capacity = self.arrays | made, capacity
 
     def select(self, rows: Sequence[int]) -> None:
         """Hold these rows; see `State.select`."""
@@ -83,6 +92,7 @@ class ArraySession:
             require_specs(state.specs, self.interface)
             check_batch(bound, state.batch)
             steps = new_steps(self.interface, bound, state.length)
+            state.reserve(capacity_for(self.interface, state.length + steps, state.capacity))
             values.update(state.arrays)
             values.update({name: np.array([state.length], np.int64) for name in self.interface.length_inputs})
         started = time.perf_counter()
@@ -90,7 +100,7 @@ class ArraySession:
         self.engine_seconds += time.perf_counter() - started
         if isinstance(state, ArrayState) and specs:
             shapes = {s.output: results[s.output].shape for s in specs}
-            check_written(self.interface, state.batch, state.length + steps, shapes)
+            check_written(self.interface, state.batch, state.length + steps, shapes, state.capacity)
             state.arrays = {s.input: np.asarray(results[s.output]) for s in specs}
             state.length += steps
         return {spec.name: np.asarray(results[spec.name]) for spec in self.interface.outputs}

@@ -71,6 +71,11 @@ class Interface:
         return next((spec.growing_dim for spec in self.state if spec.growing_dim is not None), None)
 
     @cached_property
+    def capacity_dim(self) -> str | None:
+        """The dimension whose size is the number of places of the buffers; None where no buffer leaves it open."""
+        return next((spec.capacity_dim for spec in self.state if spec.capacity_dim is not None), None)
+
+    @cached_property
     def max_steps(self) -> int | None:
         """The most steps that the carried state may hold; None where any number fits."""
         rooms = [spec.room(0, self.dims_by_name) for spec in self.state]
@@ -78,7 +83,7 @@ class Interface:
 
     @cached_property
     def has_steady_state(self) -> bool:
-        """Whether no carried tensor changes its shape from run to run."""
+        """Whether no run changes the shape of a carried tensor."""
         return all(spec.behavior.is_steady for spec in self.state)
 
     @cached_property
@@ -154,6 +159,7 @@ def _check_state(interface: Interface) -> None:
     for verb, found in (
         ("steps", {spec.step_dim for spec in state if spec.step_dim is not None}),
         ("grows", {spec.growing_dim for spec in state if spec.growing_dim is not None}),
+        ("has buffers", {spec.capacity_dim for spec in state if spec.capacity_dim is not None}),
     ):
         if len(found) > 1:
             raise ConfigError(
@@ -166,6 +172,11 @@ def _check_state(interface: Interface) -> None:
             hint=f"let {growing.name!r} begin at 0 (min=0)",
         )
     sized = _determined(interface, ())
+    if interface.capacity_dim is not None and interface.capacity_dim in (*sized, interface.growing_dim):
+        raise ConfigError(
+            f"the buffers have {interface.capacity_dim!r} places, which is a size of something else, too",
+            hint="a session chooses the capacity: give it a dimension of its own",
+        )
     for spec in state:
         if spec.step_dim is not None and spec.step_dim not in sized:
             raise ConfigError(f"state {spec.input!r} steps along {spec.step_dim!r}, which no input has")

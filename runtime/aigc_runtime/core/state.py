@@ -12,11 +12,13 @@ from aigc_runtime.core.tensors import Array, DimSpec, StateSpec
 from aigc_runtime.errors import EngineError, FeedError
 
 __all__ = [
+    "capacity_for",
     "check_batch",
     "check_length",
     "check_rows",
     "check_selection",
     "check_written",
+    "enlarged",
     "new_steps",
     "require_specs",
     "require_state",
@@ -56,20 +58,61 @@ def new_steps(interface: Interface, sizes: Mapping[str, int], held: int) -> int:
     return steps
 
 
-def check_written(interface: Interface, batch: int, held: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
+_SPARE_STEPS = 64
+"""Places beside what is needed, and what a capacity is a multiple of: a token is one step, and a copy takes longer."""
+
+
+def capacity_for(interface: Interface, needed: int, capacity: int) -> int:
+    """How many places the buffers shall have for a run, where that is a dimension; 0 where it is none.
+
+    They never shrink, and grow by a half at least, so that what is copied in all is at most three times what is held.
+
+    Args:
+        interface: of the engine.
+        needed: steps that are held behind the run.
+        capacity: places that they have now.
+    """
+    if interface.capacity_dim is None or needed <= capacity:
+        return capacity
+    dim = interface.dims_by_name[interface.capacity_dim]
+    wanted = max(needed + _SPARE_STEPS, capacity + capacity // 2, dim.min)
+    wanted = -(-wanted // _SPARE_STEPS) * _SPARE_STEPS
+    multiple = -(-wanted // dim.multiple_of) * dim.multiple_of
+    return multiple if dim.max is None else min(multiple, dim.max // dim.multiple_of * dim.multiple_of)
+
+
+def enlarged(array: Array, spec: StateSpec, capacity: int, held: int) -> Array:
+    """A buffer of more places, the held steps in it.
+
+    Args:
+        array: the tensor.
+        spec: of it.
+        capacity: places that it shall have.
+        held: steps that it holds. What lies behind them is not copied.
+    """
+    larger = np.zeros(spec.empty_shape(array.shape[spec.batch_axis], capacity), dtype=array.dtype)
+    part = (*[slice(None)] * (spec.axis or 0), slice(held))
+    larger[part] = array[part]
+    return larger
+
+
+def check_written(
+    interface: Interface, batch: int, held: int, shapes: Mapping[str, tuple[int, ...]], capacity: int = 0
+) -> None:
     """Check what a run gave back as carried state.
 
     Args:
         interface: of the engine.
         batch: rows of the state.
         held: steps that it holds after the run.
+        capacity: places of its buffers, where that is a dimension.
         shapes: of the state's outputs, by their names.
 
     Raises:
         EngineError: a shape that the next run could not read.
     """
     for spec in interface.state:
-        wanted, found = spec.shape_at(batch, held), tuple(shapes[spec.output])
+        wanted, found = spec.shape_at(batch, held, capacity), tuple(shapes[spec.output])
         if found != wanted:
             raise EngineError(
                 f"the engine gave {spec.output!r} of shape {list(found)}, its carried state needs {list(wanted)}",
@@ -130,7 +173,7 @@ def take_rows(array: Array, spec: StateSpec, rows: Sequence[int], held: int) -> 
     """
     if not spec.behavior.in_place or spec.axis is None:
         return np.take(array, rows, axis=spec.batch_axis)
-    taken = np.zeros(spec.empty_shape(len(rows)), dtype=array.dtype)
+    taken = np.zeros(spec.empty_shape(len(rows), array.shape[spec.axis]), dtype=array.dtype)
     part = (*[slice(None)] * spec.axis, slice(held))
     taken[part] = np.take(array[part], rows, axis=spec.batch_axis)
     return taken

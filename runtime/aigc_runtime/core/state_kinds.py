@@ -3,9 +3,11 @@
 | kind | before the first step | a run of S steps gives | full | truncated |
 | --- | --- | --- | --- | --- |
 | `growing` | size 0 on the axis | the tensor, S longer on the axis | at its dimension's largest size | a slice |
-| `buffer` | zeros, of its capacity | the tensor, the new steps behind the held ones | at its capacity | as it is |
+| `buffer` | zeros, of its capacity | the tensor, the new steps behind the held ones | at its capacity, or at its dimension's largest size | as it is |
 | `window` | zeros, of its size | the tensor of the same shape; the oldest steps fall out | never | never |
 | `recurrent` | zeros | another tensor of the same shape; it has no steps | never | never |
+
+The capacity of a buffer is a number, or a dimension: then a session begins with a small one and enlarges it between runs.
 """
 
 from __future__ import annotations
@@ -62,8 +64,8 @@ class StateKind(Protocol):
         """
         ...
 
-    def shape(self, spec: StateSpec, batch: int, held: int) -> tuple[int, ...]:
-        """The shape of the tensor that holds `held` steps."""
+    def shape(self, spec: StateSpec, batch: int, held: int, capacity: int) -> tuple[int, ...]:
+        """The shape of the tensor that holds `held` steps, in buffers of `capacity` places where that is a dimension."""
         ...
 
     def output_shape(self, spec: StateSpec) -> Shape:
@@ -104,7 +106,7 @@ class _Growing:
                 hint="its size there must be a named dimension of its own, such as 'past'",
             )
 
-    def shape(self, spec: StateSpec, batch: int, held: int) -> tuple[int, ...]:
+    def shape(self, spec: StateSpec, batch: int, held: int, capacity: int) -> tuple[int, ...]:
         return shape_value(spec.shape, {BATCH: batch, str(_axis_size(spec)): held})
 
     def output_shape(self, spec: StateSpec) -> Shape:
@@ -113,19 +115,19 @@ class _Growing:
         )
 
     def room(self, spec: StateSpec, held: int, dims: Mapping[str, DimSpec]) -> int | None:
-        dim = dims.get(str(_axis_size(spec)))
-        return None if dim is None or dim.max is None else dim.max - held
+        return _room_within(spec, held, dims)
 
     def longest_shape(self, spec: StateSpec, batch: int, dims: Mapping[str, DimSpec]) -> tuple[int, ...]:
-        return self.shape(spec, batch, self.room(spec, 0, dims) or 0)
+        return self.shape(spec, batch, self.room(spec, 0, dims) or 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Steady:
-    """The output has the shape of the input.
+    """The output of a run has the shape of the input.
 
     Attributes:
-        is_bounded: whether it is full once its axis is: each step has its own place in it.
+        is_bounded: whether it is full once its axis is: each step has its own place in it. Its size there may be a
+            dimension, the capacity that a session chooses.
     """
 
     has_steps: bool
@@ -140,24 +142,28 @@ class _Steady:
 
     def check(self, spec: StateSpec) -> None:
         _check_fields(spec, length=self.takes_length, axis=self.has_steps)
-        if any(isinstance(size, str) and size != BATCH for size in spec.shape):
+        size = _axis_size(spec)
+        is_chosen = self.is_bounded and isinstance(size, str) and is_dim_name(size) and size not in (BATCH, spec.step_dim)
+        others = [size for axis, size in enumerate(spec.shape) if not (is_chosen and axis == spec.axis)]
+        if any(isinstance(size, str) and size != BATCH for size in others):
+            also = " or, on its axis, a dimension of its own, such as 'capacity'" if self.is_bounded else ""
             raise ConfigError(
                 f"state {spec.input!r} of kind {spec.kind!r} has shape {list(spec.shape)}",
-                hint=f"every size but {BATCH!r} must be a number",
+                hint=f"every size but {BATCH!r} must be a number{also}",
             )
 
-    def shape(self, spec: StateSpec, batch: int, held: int) -> tuple[int, ...]:
-        return shape_value(spec.shape, {BATCH: batch})
+    def shape(self, spec: StateSpec, batch: int, held: int, capacity: int) -> tuple[int, ...]:
+        return shape_value(spec.shape, {BATCH: batch, str(_axis_size(spec)): capacity})
 
     def output_shape(self, spec: StateSpec) -> Shape:
         return spec.shape
 
     def room(self, spec: StateSpec, held: int, dims: Mapping[str, DimSpec]) -> int | None:
         size = _axis_size(spec) if self.is_bounded else None
-        return size - held if isinstance(size, int) else None
+        return size - held if isinstance(size, int) else _room_within(spec, held, dims)
 
     def longest_shape(self, spec: StateSpec, batch: int, dims: Mapping[str, DimSpec]) -> tuple[int, ...]:
-        return self.shape(spec, batch, 0)
+        return self.shape(spec, batch, 0, self.room(spec, 0, dims) or 0)
 
 
 STATE_KINDS: Mapping[str, StateKind] = {
@@ -171,6 +177,13 @@ STATE_KINDS: Mapping[str, StateKind] = {
 
 def _axis_size(spec: StateSpec) -> Size | None:
     return None if spec.axis is None else spec.shape[spec.axis]
+
+
+def _room_within(spec: StateSpec, held: int, dims: Mapping[str, DimSpec]) -> int | None:
+    """How many steps the dimension of its axis leaves beside `held`; None where nothing bounds it."""
+    size = _axis_size(spec)
+    dim = dims.get(size) if isinstance(size, str) else None
+    return None if dim is None or dim.max is None else dim.max - held
 
 
 def _check_fields(spec: StateSpec, *, length: bool, axis: bool) -> None:

@@ -122,10 +122,12 @@ class StateSpec:
         input: name of the engine's input, for example `past_key_0`.
         output: name of the engine's output, for example `present_key_0`.
         dtype: one of `DTYPES`.
-        shape: of the input; one size is `batch`, every other but the one on `axis` is a number.
+        shape: of the input; one size is `batch`, every other but the one on `axis` is a number, and that one of a
+            `growing` tensor a dimension, of a `buffer` a number or a dimension.
         axis: the axis along which steps gather; None for `recurrent`.
         kind: key of `STATE_KINDS`. `growing`: starts with size 0 on `axis` and the output is past + new. `buffer`:
-            always of one size, written in place at the position given by `length_input`. `window`: always of one size,
+            written in place at the position given by `length_input`; always of one size, or of as many places as the
+            session chooses between runs. `window`: always of one size,
             the oldest steps fall out. `recurrent`: a tensor that every run replaces; it has no steps.
         length_input: for `buffer` and `window`, the int64 input of shape [1] that takes the number of steps held so
             far, those that fell out included.
@@ -154,13 +156,13 @@ class StateSpec:
         """What its kind means."""
         return STATE_KINDS[self.kind]
 
-    def empty_shape(self, batch: int) -> tuple[int, ...]:
-        """The shape of the input before the first step."""
-        return self.shape_at(batch, 0)
+    def empty_shape(self, batch: int, capacity: int = 0) -> tuple[int, ...]:
+        """The shape of the input before the first step; `capacity` as in `shape_at`."""
+        return self.shape_at(batch, 0, capacity)
 
-    def shape_at(self, batch: int, held: int) -> tuple[int, ...]:
-        """The shape of the tensor that holds `held` steps."""
-        return self.behavior.shape(self, batch, held)
+    def shape_at(self, batch: int, held: int, capacity: int = 0) -> tuple[int, ...]:
+        """The shape of the tensor that holds `held` steps; `capacity` counts where it is a dimension."""
+        return self.behavior.shape(self, batch, held, capacity)
 
     def longest_shape(self, batch: int, dims: Mapping[str, DimSpec]) -> tuple[int, ...]:
         """The shape at its longest; a dimension without an end counts as nothing."""
@@ -184,6 +186,12 @@ class StateSpec:
     def growing_dim(self) -> str | None:
         """The dimension whose size is the number of steps held; None where the shape says nothing about it."""
         size = None if self.behavior.is_steady or self.axis is None else self.shape[self.axis]
+        return size if isinstance(size, str) else None
+
+    @property
+    def capacity_dim(self) -> str | None:
+        """The dimension whose size is the number of places of a buffer; None where that is a number, or no buffer."""
+        size = self.shape[self.axis] if self.behavior.is_steady and self.axis is not None else None
         return size if isinstance(size, str) else None
 
 

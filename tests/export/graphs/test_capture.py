@@ -122,5 +122,5 @@ def test_the_head_multiplies_only_the_places_that_are_asked_for(name: str) -> No
     (head,) = [node for node in proto.graph.node if node.op_type == "MatMul" and "logits" in node.output]
     assert shapes[head.input[0]] == ["batch", "kept", width]
     assert [name for name, shape in shapes.items() if shape[-1:] == [vocab_size] and "batch" in shape] == ["logits"]
-    feeds = tiny.feeds(batch=2, sequence=9, kept=1, past=0)
+    feeds = tiny.feeds(batch=2, sequence=9, kept=1, past=0, capacity=12)
     assert run(proto, feeds)["logits"].shape == (2, 1, vocab_size)

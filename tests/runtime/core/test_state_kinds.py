@@ -83,7 +83,7 @@ def test_what_each_kind_allows() -> None:
         ("growing", {"shape": (2, "past", 4)}, "'batch' must be one size"),
         ("growing", {"shape": ("batch", "past", "batch")}, "'batch' must be one size"),
         ("buffer", {"length_input": None}, "has length_input=None\nthe int64 input of shape [1] that takes the number"),
-        ("buffer", {"shape": ("batch", "past", 4)}, "every size but 'batch' must be a number"),
+        ("buffer", {"shape": ("batch", "a+b", 4)}, "every size but 'batch' must be a number"),
         ("window", {"length_input": None}, "of kind 'window' has length_input=None"),
         ("window", {"shape": ("batch", "past", 4)}, "every size but 'batch' must be a number"),
         (

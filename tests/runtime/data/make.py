@@ -36,9 +36,12 @@ def save(
 
 
 def toy_lm(kind: str) -> None:
-    """[batch, sequence] ids and a cache of values -> logits -|v - sum mod 256| of the places to keep."""
-    buffer = kind == "buffer"
-    keys = CAPACITY if buffer else "past"
+    """[batch, sequence] ids and a cache of values -> logits -|v - sum mod 256| of the places to keep.
+
+    The cache is `growing`, a `buffer` of a fixed size, or an `elastic` one, whose size is chosen for each run.
+    """
+    buffer = kind in ("buffer", "elastic")
+    keys = {"growing": "past", "buffer": CAPACITY, "elastic": "capacity"}[kind]
     inputs = [
         h.make_tensor_value_info("input_ids", T.INT64, ["batch", "sequence"]),
         h.make_tensor_value_info("pad_length", T.INT64, ["batch"]),
@@ -47,7 +50,7 @@ def toy_lm(kind: str) -> None:
     ]
     if buffer:
         inputs.append(h.make_tensor_value_info("past_length", T.INT64, [1]))
-    present = CAPACITY if buffer else "total"
+    present = keys if buffer else "total"
     outputs = [
         h.make_tensor_value_info("logits", T.FLOAT, ["batch", "kept", 256]),
         h.make_tensor_value_info("present_value_0", T.FLOAT, ["batch", 1, present, 1]),
@@ -80,8 +83,17 @@ def toy_lm(kind: str) -> None:
     constants.append(const("axes_123", [1, 2, 3]))
     if buffer:
         # Only what has been written counts: the rest of the buffer may hold anything.
-        constants.append(const("slots", np.arange(CAPACITY).reshape(1, 1, CAPACITY, 1)))
+        if kind == "elastic":
+            places = [
+                h.make_node("Squeeze", ["p_1"], ["p"]),
+                h.make_node("Range", ["zero", "p", "one"], ["places"]),
+                h.make_node("Unsqueeze", ["places", "axes_013"], ["slots"]),
+            ]
+        else:
+            places = []
+            constants.append(const("slots", np.arange(CAPACITY).reshape(1, 1, CAPACITY, 1)))
         nodes[-1:] = [
+            *places,
             h.make_node("Less", ["slots", "past_length"], ["written"]),
             h.make_node("Where", ["written", "past_value_0", "f0"], ["held"]),
             h.make_node("ReduceSum", ["held", "axes_123"], ["held_all"], keepdims=0),
@@ -301,6 +313,7 @@ if __name__ == "__main__":
     toy_mixed()
     toy_lm("growing")
     toy_lm("buffer")
+    toy_lm("elastic")
     toy_unet()
     toy_gan_external()
     toy_encoder()

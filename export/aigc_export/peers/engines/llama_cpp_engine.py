@@ -12,6 +12,7 @@ import numpy as np
 __all__ = ["Engine", "build", "version"]
 
 FILE = "model.gguf"
+CONTEXT_MULTIPLE = 256
 CODES = {
     "q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
     "q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
@@ -52,6 +53,8 @@ class Engine:
 
     def _open(self, *, n_ctx: int, logits_all: bool) -> Any:
         threads = {"n_threads": self._threads, "n_threads_batch": self._threads}
+        # It rounds a context up, and says the rounded one, but makes room for as many ids as were asked for.
+        n_ctx = -(-n_ctx // CONTEXT_MULTIPLE) * CONTEXT_MULTIPLE
         return llama_cpp.Llama(self._file, n_ctx=n_ctx, logits_all=logits_all, verbose=False, **threads)
 
     def _next(self) -> int:

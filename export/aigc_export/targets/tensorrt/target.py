@@ -215,6 +215,7 @@ def _target(flavor: Flavor, summary: str) -> Target:
         executed=lambda _graph, _plan: None,  # the builder proves it
         options=_options,
         doctor=partial(_doctor, flavor),
+        fixes_capacity=True,
         refused={
             "auto": "a search runs and times its candidates, and such an engine does not run here: use "
             "--target ort-cpu",

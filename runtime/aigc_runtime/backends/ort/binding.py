@@ -11,7 +11,7 @@ import numpy as np
 
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.sizes import shape_value
-from aigc_runtime.core.state import check_length, check_selection, take_rows
+from aigc_runtime.core.state import check_length, check_selection, enlarged, take_rows
 from aigc_runtime.core.tensors import Array, StateSpec
 
 __all__ = ["Binder", "OrtState", "Plan"]
@@ -26,6 +26,7 @@ class OrtState:
         specs: of its tensors.
         batch: rows.
         length: steps taken so far.
+        capacity: places of the buffers whose capacity is a dimension.
         values: what the next run reads, by the inputs' names.
         spares: where the next run writes tensors that are not written in place, if all of them keep their shapes: the
             two change places after it.
@@ -34,7 +35,7 @@ class OrtState:
 
     def __init__(self, binder: Binder, specs: tuple[StateSpec, ...], batch: int) -> None:
         self._binder, self.specs, self.batch = binder, specs, batch
-        self.length = 0
+        self.length = self.capacity = 0
         self.values = {s.input: binder.value(np.zeros(s.empty_shape(batch), dtype=s.dtype)) for s in specs}
         self.spares = self._empty_spares()
         self.plans: dict[tuple[object, tuple[tuple[int, ...], ...]], Plan] = {}
@@ -43,6 +44,16 @@ class OrtState:
         steady = all(s.behavior.is_steady for s in self.specs)  # a session that lets others grow is given new values
         moving = [s for s in self.specs if steady and not s.behavior.in_place]
         return {s.input: self._binder.value(np.zeros(s.empty_shape(self.batch), dtype=s.dtype)) for s in moving}
+
+    def reserve(self, capacity: int) -> None:
+        """Give the buffers whose capacity is a dimension as many places. They go through the host's memory."""
+        if capacity > self.capacity:
+            buffers = [spec for spec in self.specs if spec.capacity_dim is not None]
+            made = [enlarged(self.values[spec.input].numpy(), spec, capacity, self.length) for spec in buffers]
+            for spec, array in zip(buffers, made, strict=True):
+                self._put(spec, array)
+            # What was bound were the values that are gone.
+            self.capacity, self.plans = capacity, {}
 
     def truncate(self, length: int) -> None:
         """Forget all steps but the first `length`; see `State.truncate`. What grows goes through the host's memory."""

@@ -15,7 +15,15 @@ from aigc_runtime.backends.ort.open import import_onnxruntime, open_native
 from aigc_runtime.backends.ort.providers import PROVIDERS
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.session import State
-from aigc_runtime.core.state import check_batch, check_rows, check_written, new_steps, require_specs, require_state
+from aigc_runtime.core.state import (
+    capacity_for,
+    check_batch,
+    check_rows,
+    check_written,
+    new_steps,
+    require_specs,
+    require_state,
+)
 from aigc_runtime.core.tensors import Array, FeedChecker
 from aigc_runtime.errors import AigcError, EngineError, EngineMemoryError, UnknownNameError
 
@@ -114,6 +122,7 @@ class OrtSession:
             require_specs(state.specs, self.interface)
             check_batch(bound, state.batch)
             steps = new_steps(self.interface, bound, state.length)
+            state.reserve(capacity_for(self.interface, state.length + steps, state.capacity))
             with flushed():
                 if self.interface.has_steady_state:
                     results = self._run_planned(feeds, state, bound)
@@ -164,8 +173,8 @@ class OrtSession:
         self.engine_seconds += time.perf_counter() - started
         if state.length == 0:
             shapes = {s.output: v.shape() for s, v in zip(self._moving, kept, strict=True)}
-            placed_shapes = {s.output: s.empty_shape(state.batch) for s in self._in_place}
-            check_written(self.interface, state.batch, steps, {**shapes, **placed_shapes})
+            placed_shapes = {s.output: s.empty_shape(state.batch, state.capacity) for s in self._in_place}
+            check_written(self.interface, state.batch, steps, {**shapes, **placed_shapes}, state.capacity)
         state.values.update({s.input: value for s, value in zip(self._moving, kept, strict=True)})
         return arrays
 

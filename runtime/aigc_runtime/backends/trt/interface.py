@@ -63,9 +63,15 @@ def check_ports(ports: Mapping[str, Port], interface: Interface) -> None:
     """Refuse an engine that is not the announced one.
 
     Raises:
-        EngineError: names or element types differ, or the engine writes into an input that it must not write into.
+        EngineError: names or element types differ, the engine writes into an input that it must not write into, or its
+            buffers have no fixed size.
     """
     state = interface.state
+    if interface.capacity_dim is not None:
+        raise EngineError(
+            f"the manifest announces buffers of {interface.capacity_dim!r} places, which TensorRT cannot enlarge",
+            hint=_AGAIN,
+        )
     wanted = (
         {s.name: s.dtype for s in interface.graph_inputs},
         {**{s.name: s.dtype for s in interface.outputs}, **{s.output: s.dtype for s in state}},
