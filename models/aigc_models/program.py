@@ -126,6 +126,8 @@ class Program:
         source: what the user named to load it, where that is no shipped name: a folder or a function.
         options: that it was loaded with, such as `cache`: with them it is loaded again.
         notes: for the user: what was converted, what lies beside the weights and was not read.
+        buffered: the same parts over the same modules, whose growing state is in buffers; for a target on which those
+            are faster. Empty where the user chose the form of the state, or there is none.
     """
 
     name: str
@@ -141,6 +143,7 @@ class Program:
     source: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    buffered: Mapping[str, Part] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.parts:

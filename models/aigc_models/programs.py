@@ -64,7 +64,7 @@ def lm_program(
     model: TransformerLM,
     *,
     text: TextAssets = BYTES,
-    cache: CacheKind = "growing",
+    cache: CacheKind | None = None,
     separate_prefill: bool = False,
     name: str = "lm",
     checkpoint: Checkpoint | None = None,
@@ -77,7 +77,8 @@ def lm_program(
         name: of the program.
         checkpoint: where its weights came from.
         cache: `growing` (the cache is as long as the text) or `buffer` (it has room for more, and is updated in place;
-            how much, a session chooses, up to `context_length`).
+            how much, a session chooses, up to `context_length`). None: what the target runs faster, which of its parts
+            is `growing` and of `Program.buffered` the other.
         separate_prefill: make two parts over one state and one set of weights: `prefill`, which reads prompts, and
             `decode`, which reads every token after. Both take and give the same.
 
@@ -85,7 +86,7 @@ def lm_program(
         ConfigError: a context without room for a token beside a prompt, or another cache form.
         BundleError: the tokenizer is damaged, or has more tokens than the model. The model's vocabulary may be padded.
     """
-    if cache not in ("growing", "buffer"):
+    if cache not in (None, "growing", "buffer"):
         raise UnknownNameError("cache", cache, ("growing", "buffer"))
     config = model.config
     if config.context_length < 2:
@@ -94,55 +95,8 @@ def lm_program(
             hint="must be at least 2 to generate: a token of a prompt, and a new one",
         )
     text.check(config.vocab_size)
-    length = CAPACITY if cache == "buffer" else "past"
-    state = tuple(
-        StateSpec(
-            input=f"past_{part}_{layer}",
-            output=f"present_{part}_{layer}",
-            dtype="float32",
-            shape=("batch", config.kv_heads, length, config.head_size),
-            axis=2,
-            kind=cache,
-            length_input="past_length" if cache == "buffer" else None,
-            step_dim="sequence",
-        )
-        for layer in range(config.n_layers)
-        for part in ("key", "value")
-    )
-    dims = [
-        DimSpec(name="batch", max=MAX_BATCH),
-        DimSpec(name=KEPT, max=config.context_length),
-        DimSpec(name="sequence", max=config.context_length),
-    ]
-    if cache == "growing":
-        dims.append(DimSpec(name="past", min=0, max=config.context_length))
-    else:
-        dims.append(DimSpec(name=CAPACITY, max=config.context_length))
-    context = SizeLimit(dims=("past", "sequence") if cache == "growing" else ("sequence",), max=config.context_length)
-    part = Part(
-        module=_CachedLM(model, buffer=cache == "buffer").eval(),
-        interface=Interface(
-            inputs=(
-                TensorSpec(name=INPUT_IDS, dtype="int64", shape=("batch", "sequence"), low=0, high=config.vocab_size),
-                TensorSpec(name=PAD_LENGTH, dtype="int64", shape=("batch",), low=0, high=config.context_length),
-                TensorSpec(name=LOGITS_TO_KEEP, dtype="int64", shape=(KEPT,), low=0, high="sequence"),
-            ),
-            outputs=(TensorSpec(name=LOGITS, dtype="float32", shape=("batch", KEPT, config.vocab_size)),),
-            dims=tuple(dims),
-            state=state,
-        ),
-        # Some padding; but padding over the text and its cache would hide whether the cache is used at all.
-        example_ranges={PAD_LENGTH: (min(1, config.context_length - 1), min(3, config.context_length))},
-        limits=(context,),
-        hints=QuantHints(
-            sensitive_int8=SENSITIVE_INT8,
-            wide=WIDE,
-            smooth={"gain": 0.5, "product": 0.75},
-        ),
-    )
-    parts = {MAIN_ENGINE: part}
-    if separate_prefill:
-        parts = {name: replace(part, name=name) for name in (PREFILL, DECODE)}
+    parts = _lm_parts(model, buffer=cache == "buffer", separate_prefill=separate_prefill)
+    buffered = _lm_parts(model, buffer=True, separate_prefill=separate_prefill) if cache is None else {}
     return Program(
         name=name,
         kind="text",
@@ -166,7 +120,58 @@ def lm_program(
         model_config=config.to_dict(),
         checkpoint=checkpoint,
         notes=text.notes,
+        buffered=buffered,
     )
+
+
+def _lm_parts(model: TransformerLM, *, buffer: bool, separate_prefill: bool) -> dict[str, Part]:
+    config = model.config
+    state = tuple(
+        StateSpec(
+            input=f"past_{part}_{layer}",
+            output=f"present_{part}_{layer}",
+            dtype="float32",
+            shape=("batch", config.kv_heads, CAPACITY if buffer else "past", config.head_size),
+            axis=2,
+            kind="buffer" if buffer else "growing",
+            length_input="past_length" if buffer else None,
+            step_dim="sequence",
+        )
+        for layer in range(config.n_layers)
+        for part in ("key", "value")
+    )
+    held = DimSpec(name=CAPACITY) if buffer else DimSpec(name="past", min=0)
+    dims = (
+        DimSpec(name="batch", max=MAX_BATCH),
+        DimSpec(name=KEPT, max=config.context_length),
+        DimSpec(name="sequence", max=config.context_length),
+        replace(held, max=config.context_length),
+    )
+    context = SizeLimit(dims=("sequence",) if buffer else ("past", "sequence"), max=config.context_length)
+    part = Part(
+        module=_CachedLM(model, buffer=buffer).eval(),
+        interface=Interface(
+            inputs=(
+                TensorSpec(name=INPUT_IDS, dtype="int64", shape=("batch", "sequence"), low=0, high=config.vocab_size),
+                TensorSpec(name=PAD_LENGTH, dtype="int64", shape=("batch",), low=0, high=config.context_length),
+                TensorSpec(name=LOGITS_TO_KEEP, dtype="int64", shape=(KEPT,), low=0, high="sequence"),
+            ),
+            outputs=(TensorSpec(name=LOGITS, dtype="float32", shape=("batch", KEPT, config.vocab_size)),),
+            dims=dims,
+            state=state,
+        ),
+        # Some padding; but padding over the text and its cache would hide whether the cache is used at all.
+        example_ranges={PAD_LENGTH: (min(1, config.context_length - 1), min(3, config.context_length))},
+        limits=(context,),
+        hints=QuantHints(
+            sensitive_int8=SENSITIVE_INT8,
+            wide=WIDE,
+            smooth={"gain": 0.5, "product": 0.75},
+        ),
+    )
+    if separate_prefill:
+        return {name: replace(part, name=name) for name in (PREFILL, DECODE)}
+    return {MAIN_ENGINE: part}
 
 
 def _recompute_at(config: LMConfig) -> int | None:

@@ -13,9 +13,9 @@ from aigc_calibration.config import QuantConfig
 from aigc_export.recipes.default_quantization import default_quantization
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.workloads import get_workload
+from aigc_models.carried_form import fixed_capacity, in_buffers
 from aigc_models.data.kept_data import KeptData, read_kept
 from aigc_models.evaluation.evaluation import Evaluation
-from aigc_models.fixed_capacity import fixed_capacity
 from aigc_models.program import Program
 from aigc_models.sources import kind_of, resolve
 from aigc_models.sources.shipped import MODELS, load_shipped
@@ -206,8 +206,8 @@ def _recorded_options(origin: Origin) -> dict[str, object]:
 
 def _checked(program: Program, manifest: Manifest, named: str) -> Program:
     """Check that a program is the one that a bundle was made from; its buffers are as the bundle has them."""
-    if all(found.capacity_dim is None for found in manifest.interfaces.values()):
-        program = fixed_capacity(program)
+    chosen = any(found.capacity_dim is not None for found in manifest.interfaces.values())
+    program = in_buffers(program) if chosen else fixed_capacity(program)
     interfaces = {name: part.interface for name, part in program.parts.items()}
     if interfaces.keys() != manifest.interfaces.keys() or any(
         interfaces[name].with_dims(found.dims) != found for name, found in manifest.interfaces.items()

@@ -24,7 +24,7 @@ from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.workloads.evaluate import is_evaluated_elsewhere, program_evaluation
 from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.example_sizes import run_sizes
-from aigc_models.fixed_capacity import fixed_capacity
+from aigc_models.carried_form import fixed_capacity, in_buffers
 from aigc_models.program import Part, Program, example_feeds
 from aigc_models.sources import resolve
 from aigc_runtime.core.tensors import Array
@@ -94,6 +94,8 @@ def load_program(recipe: ExportRecipe) -> Program:
     program = recipe.model
     if isinstance(program, str):
         program = resolve(program, options={**recipe.spec_options, "checkpoint": recipe.checkpoint})
+    if recipe.target.prefers_buffers:
+        program = in_buffers(program)
     return fixed_capacity(program) if recipe.target.fixes_capacity else program
 
 

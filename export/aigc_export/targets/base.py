@@ -167,6 +167,7 @@ class Target:
         bounds: ranges of shapes that the engine will take; None for all that the model takes.
         options: the options of the command line that give the settings.
         doctor: what this machine has and lacks to build for it.
+        prefers_buffers: it decodes faster where the cache of a language model is in buffers.
         fixes_capacity: its engines take buffers of carried state of one size: one whose capacity is a dimension gets
             the largest.
     """
@@ -185,6 +186,7 @@ class Target:
     bounds: Callable[[Program, Part, Any], tuple[ShapeProfile, ...] | None] = _unbounded
     options: Callable[[Any], tuple[str, ...]] = _no_options
     doctor: Callable[[Device], Readiness] = _ready
+    prefers_buffers: bool = False
     fixes_capacity: bool = False
 
 

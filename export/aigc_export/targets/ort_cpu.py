@@ -47,4 +47,5 @@ ORT_CPU = Target(
     format=UNSIGNED_FORMAT,
     build=_build,
     executed=_executed,
+    prefers_buffers=True,
 )

@@ -66,7 +66,7 @@ def _lm_program(module: nn.Module, found: Checkpoint, options: Mapping[str, Any]
         )
     return lm_program(
         module,
-        cache=options.get("cache", "growing"),
+        cache=options.get("cache"),
         separate_prefill=options.get("separate_prefill", False),
         checkpoint=found,
     )

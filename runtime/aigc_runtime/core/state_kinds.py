@@ -143,7 +143,9 @@ class _Steady:
     def check(self, spec: StateSpec) -> None:
         _check_fields(spec, length=self.takes_length, axis=self.has_steps)
         size = _axis_size(spec)
-        is_chosen = self.is_bounded and isinstance(size, str) and is_dim_name(size) and size not in (BATCH, spec.step_dim)
+        is_chosen = (
+            self.is_bounded and isinstance(size, str) and is_dim_name(size) and size not in (BATCH, spec.step_dim)
+        )
         others = [size for axis, size in enumerate(spec.shape) if not (is_chosen and axis == spec.axis)]
         if any(isinstance(size, str) and size != BATCH for size in others):
             also = " or, on its axis, a dimension of its own, such as 'capacity'" if self.is_bounded else ""

@@ -61,7 +61,7 @@ def language_program(
     program = lm_program(
         module,
         text=text,
-        cache=options.get("cache", "growing"),
+        cache=options.get("cache"),
         separate_prefill=options.get("separate_prefill", False),
         name=name,
         checkpoint=checkpoint,

@@ -1,4 +1,4 @@
-"""Buffers of a capacity that a session would choose get the largest, for engines that cannot enlarge them."""
+"""Carried state takes the form that a target wants: in buffers where it was left open, of a fixed size where need be."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from aigc_models.families.lm import TransformerLM
 from aigc_models.families.lm_config import LMConfig
-from aigc_models.fixed_capacity import fixed_capacity
-from aigc_models.program import Program
+from aigc_models.carried_form import fixed_capacity, in_buffers
+from aigc_models.program import Program, QuantHints
 from aigc_models.programs import lm_program
 from aigc_models.torch_session import TorchSession
 from aigc_runtime.core.tensors import DimSpec
@@ -48,8 +48,32 @@ def test_both_compute_the_same(buffered: Program) -> None:
 
 
 def test_what_has_none_stays_as_it_is() -> None:
-    growing = lm_program(TransformerLM(LM).eval())
+    growing = lm_program(TransformerLM(LM).eval(), cache="growing")
     assert fixed_capacity(growing) is growing
+    assert in_buffers(growing) is growing
+
+
+@pytest.mark.parametrize("separate_prefill", [False, True])
+def test_a_form_that_was_left_open_grows_and_may_be_in_buffers(separate_prefill: bool) -> None:
+    program = lm_program(TransformerLM(LM).eval(), separate_prefill=separate_prefill)
+    other = in_buffers(program)
+    assert {spec.kind for part in program.parts.values() for spec in part.interface.state} == {"growing"}
+    assert {spec.kind for part in other.parts.values() for spec in part.interface.state} == {"buffer"}
+    assert other.parts.keys() == program.parts.keys()
+    assert other.module_sha256 == program.module_sha256
+    weights = [next(part.module.parameters()) for one in (program, other) for part in one.parts.values()]
+    assert all(weight is weights[0] for weight in weights)
+
+
+def test_parts_that_were_replaced_keep_their_form() -> None:
+    program = lm_program(TransformerLM(LM).eval())
+    other = lm_program(TransformerLM(LM).eval())
+    hinted = replace(program.part, hints=QuantHints(sensitive=("lm_head",)))
+    bounded = replace(program.part, interface=replace(program.part.interface, outputs=other.part.interface.outputs[:1]))
+    for part in (other.part, hinted):
+        changed = replace(program, parts={"model": part})
+        assert in_buffers(changed) is changed
+    assert in_buffers(replace(program, parts={"model": bounded})).part is program.buffered["model"]
 
 
 def test_a_dimension_without_an_end_is_refused(buffered: Program) -> None:
