@@ -1,9 +1,9 @@
-"""What it brings to let ONNX Runtime's threads spin between operators, and what it costs two processes beside each other.
+"""What it brings to let ONNX Runtime's threads spin between operators, and what that costs a second process.
 
     python benchmarks/spinning.py BUNDLE ... [--spins 0,20,1000] [--threads 2] [--rounds 5]
 
-The smallest step of each bundle (a token, a denoising step, a picture) is timed with every spin in turn, A B A B: alone,
-and while a second process does the same on the same processors. Milliseconds, medians. docs/speed.md has the table.
+The smallest step of each bundle (a token, a denoising step, a picture) is timed with every spin in turn, A B A B:
+alone, and while a second process does the same. Milliseconds, medians. The table is in docs/speed.md.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def keep_busy(bundle: Path, spin: int, threads: int) -> None:
 def open_spinning(bundle: Path, spin: int, threads: int) -> tuple[OpenProgram, Any, Any]:
     """Open a bundle whose threads spin for some microseconds."""
     with mock.patch.object(opening, "spin_shortly", partial(spin_shortly, microseconds=spin)):
-        found = load_bundle(bundle, verify_hashes=False)
+        found = load_bundle(bundle)
         pipeline = found.manifest.pipeline
         return open_program(found, threads=threads), pipeline.settings, pipeline.engines
 

@@ -16,18 +16,17 @@ def in_buffers(program: Program) -> Program:
 
     So does one whose parts were replaced since: their counterparts are those of others.
     """
-    if not program.buffered or any(
-        not _belongs(program.buffered.get(name), part) for name, part in program.parts.items()
-    ):
-        return program
-    return replace(program, parts=program.buffered, buffered={})
+    others = program.buffered
+    belong = bool(others) and all(_belongs(others.get(name), part) for name, part in program.parts.items())
+    return replace(program, parts=others, buffered={}) if belong else program
 
 
 def _belongs(buffered: Part | None, part: Part) -> bool:
     """Whether it is the same over the same weights, but for the form of its state."""
-    if buffered is None or any(
-        a is not b for a, b in zip_longest(buffered.module.parameters(), part.module.parameters())
-    ):
+    if buffered is None:
+        return False
+    weights = zip_longest(buffered.module.parameters(), part.module.parameters())
+    if any(one is not other for one, other in weights):
         return False
     same = replace(buffered, module=part.module, interface=part.interface, limits=part.limits)
     outside = replace(buffered.interface, state=part.interface.state, dims=part.interface.dims)

@@ -24,13 +24,13 @@ def example_sizes(part: Part) -> dict[str, int]:
 
 
 def _with_places(sizes: dict[str, int], interface: Interface) -> dict[str, int]:
-    """Places of buffers whose capacity is a dimension: for held and new steps, and two beside them where they may be."""
+    """Add the places of buffers whose capacity is a dimension: for the new steps, and three times as many held ones."""
     name = interface.capacity_dim
     if name is None:
         return sizes
     dim = interface.dims_by_name[name]
     steps = sizes.get(interface.step_dim or "", 1) + sizes.get(interface.growing_dim or "", 0)
-    places = -(-max(sizes[name], steps + 2) // dim.multiple_of) * dim.multiple_of
+    places = -(-max(sizes[name], 4 * steps) // dim.multiple_of) * dim.multiple_of
     return {**sizes, name: dim.nearest(places)}
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from aigc_export.parity.reference import make_cases
+from aigc_models.carried_form import fixed_capacity
 from aigc_models.example_sizes import example_sizes
 from aigc_models.program import example_feeds
 from aigc_models.sources.shipped import load_shipped
@@ -53,7 +54,7 @@ def test_a_pytorch_without_cuda_is_nothing_to_compare_with(script: ModuleType, m
 
 @pytest.mark.parametrize(("name", "options"), [("lm", {"cache": "growing"}), ("lm", {"cache": "buffer"}), ("gan", {})])
 def test_pytorch_on_a_device_is_what_it_is_on_the_host(script: ModuleType, name: str, options: dict[str, str]) -> None:
-    spec = load_shipped(name, options=options)
+    spec = fixed_capacity(load_shipped(name, options=options))
     session = script.TorchDeviceSession(spec.part, "cpu", half=False)
     for case in make_cases(TorchSession(spec.part), spec, seed=0):
         state = session.new_state(len(next(iter(case.steps[0].inputs.values()))))

@@ -1,4 +1,4 @@
-"""Carried state takes the form that a target wants: in buffers where it was left open, of a fixed size where need be."""
+"""Carried state takes the form that a target wants: in buffers where it was left open, fixed where need be."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from aigc_models.carried_form import fixed_capacity, in_buffers
 from aigc_models.families.lm import TransformerLM
 from aigc_models.families.lm_config import LMConfig
-from aigc_models.carried_form import fixed_capacity, in_buffers
 from aigc_models.program import Program, QuantHints
 from aigc_models.programs import lm_program
 from aigc_models.torch_session import TorchSession
@@ -44,7 +44,7 @@ def test_both_compute_the_same(buffered: Program) -> None:
             "logits_to_keep": np.arange(steps),
         }
         found = [session.run(feeds, state)["logits"] for session, state in zip(sessions, states, strict=True)]
-        np.testing.assert_allclose(*found, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(found[0], found[1], rtol=0, atol=1e-5)
 
 
 def test_what_has_none_stays_as_it_is() -> None:

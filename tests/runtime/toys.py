@@ -61,7 +61,8 @@ TEXT = TextSettings(
 
 
 def lm_state(kind: str) -> tuple[StateSpec, ...]:
-    size: int | str = {"growing": "past", "buffer": CAPACITY, "elastic": "capacity"}[kind]
+    sizes: dict[str, int | str] = {"growing": "past", "buffer": CAPACITY, "elastic": "capacity"}
+    size = sizes[kind]
     kind = "buffer" if kind == "elastic" else kind
     return (
         StateSpec(

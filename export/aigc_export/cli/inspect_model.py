@@ -222,7 +222,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     cache = found["cache"]
     yield (
         f"KV cache: {cache['token_bytes']:,} bytes a token; {_size(cache['buffer_bytes'])} for the whole context "
-        "(growing: at most; buffer: from the start)"
+        "(at most; TensorRT's buffers: from the start)"
     )
 
 

@@ -30,7 +30,10 @@ _METHODS = click.Choice(["minmax", "percentile", "mse", "kl"])
 _RANGES = click.Choice(["auto", "minmax", "percentile", "mse", "kl"])
 _OPTIONS = (
     click.option("--checkpoint", type=TEXT_PATH, help="Your own weights. Default: the shipped ones."),
-    click.option("--cache", help="KV cache of a language model: growing (default) or buffer."),
+    click.option(
+        "--cache",
+        help="KV cache of a language model: growing or buffer. Default: what the target runs faster (ort-cpu: buffer).",
+    ),
     click.option("--context-length", type=click.IntRange(min=2), help="Positions of a language model. Default: all."),
     click.option("--separate-prefill", is_flag=True, help="Two engines of a language model: for prompts, for tokens."),
     click.option("--lora", multiple=True, metavar="PATH[:SCALE]", help="An adapter, merged in; may be repeated."),

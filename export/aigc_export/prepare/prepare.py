@@ -22,9 +22,9 @@ from aigc_export.recipes.hints import with_hints
 from aigc_export.recipes.part_precisions import check_parts
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.workloads.evaluate import is_evaluated_elsewhere, program_evaluation
+from aigc_models.carried_form import fixed_capacity, in_buffers
 from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.example_sizes import run_sizes
-from aigc_models.carried_form import fixed_capacity, in_buffers
 from aigc_models.program import Part, Program, example_feeds
 from aigc_models.sources import resolve
 from aigc_runtime.core.tensors import Array

@@ -3,11 +3,12 @@
 | kind | before the first step | a run of S steps gives | full | truncated |
 | --- | --- | --- | --- | --- |
 | `growing` | size 0 on the axis | the tensor, S longer on the axis | at its dimension's largest size | a slice |
-| `buffer` | zeros, of its capacity | the tensor, the new steps behind the held ones | at its capacity, or at its dimension's largest size | as it is |
+| `buffer` | zeros, of its capacity | the tensor, the new steps behind the held ones | at its capacity | as it is |
 | `window` | zeros, of its size | the tensor of the same shape; the oldest steps fall out | never | never |
 | `recurrent` | zeros | another tensor of the same shape; it has no steps | never | never |
 
-The capacity of a buffer is a number, or a dimension: then a session begins with a small one and enlarges it between runs.
+The capacity of a buffer is a number, or a dimension: then a session begins with a small one and enlarges it between
+runs, up to the dimension's largest size.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class StateKind(Protocol):
         ...
 
     def shape(self, spec: StateSpec, batch: int, held: int, capacity: int) -> tuple[int, ...]:
-        """The shape of the tensor that holds `held` steps, in buffers of `capacity` places where that is a dimension."""
+        """The shape of the tensor that holds `held` steps; a buffer has `capacity` places where that is a dimension."""
         ...
 
     def output_shape(self, spec: StateSpec) -> Shape:
@@ -143,11 +144,9 @@ class _Steady:
     def check(self, spec: StateSpec) -> None:
         _check_fields(spec, length=self.takes_length, axis=self.has_steps)
         size = _axis_size(spec)
-        is_chosen = (
-            self.is_bounded and isinstance(size, str) and is_dim_name(size) and size not in (BATCH, spec.step_dim)
-        )
-        others = [size for axis, size in enumerate(spec.shape) if not (is_chosen and axis == spec.axis)]
-        if any(isinstance(size, str) and size != BATCH for size in others):
+        is_named = isinstance(size, str) and is_dim_name(size) and size not in (BATCH, spec.step_dim)
+        free = spec.axis if self.is_bounded and is_named else None
+        if any(isinstance(one, str) and one != BATCH for axis, one in enumerate(spec.shape) if axis != free):
             also = " or, on its axis, a dimension of its own, such as 'capacity'" if self.is_bounded else ""
             raise ConfigError(
                 f"state {spec.input!r} of kind {spec.kind!r} has shape {list(spec.shape)}",

@@ -7,6 +7,7 @@ from torch import nn
 
 from aigc_export.targets.profiles import derive_profiles, input_shapes, narrowed, parse_profile
 from aigc_export.targets.tensorrt.settings import BuildSettings
+from aigc_models.carried_form import fixed_capacity
 from aigc_models.program import Part
 from aigc_runtime.core.shape_profiles import ShapeProfile
 from aigc_runtime.errors import ConfigError, UnknownNameError
@@ -22,7 +23,7 @@ def test_a_language_model_gets_a_profile_for_the_prompt_and_one_for_each_token()
     shapes = input_shapes(tiny_of("lm-growing").program.part, decode)
     assert shapes["input_ids"] == ((1, 1), (1, 1), (16, 1))
     assert shapes["past_key_0"] == ((1, 2, 0, 8), (1, 2, 48, 8), (16, 2, 96, 8))
-    prefill, decode = derive_profiles(tiny_of("lm-buffer").program)
+    prefill, decode = derive_profiles(fixed_capacity(tiny_of("lm-buffer").program))
     assert decode.dims == {"batch": (1, 1, 16), "kept": (1, 1, 1), "sequence": (1, 1, 1)}
 
 

@@ -49,7 +49,7 @@ def bundles(folder: Path) -> dict[str, Path]:
     common = ["--quality-samples", "3", *QUICK]
     assert run(["export", str(folder / "x2.pth"), "-o", str(folder / "fp32"), *common]) == 0
     data = ["--calibration-data", str(folder / "pictures"), "--eval-data", str(folder / "pictures")]
-    more = ["--precision", "int8", "--calibration-samples", "6", *data]
+    more = ["--precision", "int8", "--calibration-samples", "6", "--allow-slower", *data]
     assert run(["export", str(folder / "x2.pth"), "-o", str(folder / "int8"), *more, *common]) == 0
     return {precision: folder / precision for precision in ("fp32", "int8")}
 

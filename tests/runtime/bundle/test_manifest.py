@@ -167,7 +167,7 @@ STATE_EDITS: list[tuple[Callable[[Json], object], str]] = [
     (lambda s: s.update(length_input=None, kind="buffer"), "has length_input=None"),
     (lambda s: s.update(length_input="n", kind="growing"), "has length_input='n'"),
     (
-        lambda s: s.update(length_input="n", kind="buffer", shape=["batch", 1, "past", 1]),
+        lambda s: s.update(length_input="n", kind="buffer", shape=["batch", 1, "past+1", 1]),
         "every size but 'batch' must be a number",
     ),
     (lambda s: s.update(output="logits"), "outputs holds a name twice"),

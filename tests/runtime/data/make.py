@@ -41,7 +41,8 @@ def toy_lm(kind: str) -> None:
     The cache is `growing`, a `buffer` of a fixed size, or an `elastic` one, whose size is chosen for each run.
     """
     buffer = kind in ("buffer", "elastic")
-    keys = {"growing": "past", "buffer": CAPACITY, "elastic": "capacity"}[kind]
+    sizes: dict[str, str | int] = {"growing": "past", "buffer": CAPACITY, "elastic": "capacity"}
+    keys = sizes[kind]
     inputs = [
         h.make_tensor_value_info("input_ids", T.INT64, ["batch", "sequence"]),
         h.make_tensor_value_info("pad_length", T.INT64, ["batch"]),
