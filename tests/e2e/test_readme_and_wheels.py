@@ -18,7 +18,12 @@ import pytest
 from ..page_blocks import run_blocks
 from .conftest import tool_environment
 
-EMOJI_FILES = ("emoji/SOURCE.md", "emoji_classifier/real_features.json")
+OTHER_FILES = (
+    "emoji/SOURCE.md",
+    "emoji_classifier/real_features.json",
+    "fashion/SOURCE.md",
+    "fashion_classifier/real_features.json",
+)
 slow = pytest.mark.slow
 pytestmark = pytest.mark.timeout(600)
 
@@ -64,9 +69,9 @@ def test_the_wheels_hold_what_they_should(wheels: dict[str, Path]) -> None:
     export = set(zipfile.ZipFile(wheels["aigc_export"]).namelist())
     assert "aigc_runtime/py.typed" in runtime
     assert not any(name.startswith(("aigc_export", "aigc_models", "tests")) for name in runtime)
-    for model in ("lm", "unet", "gan", "emoji", "classifier", "emoji_classifier"):
+    for model in ("lm", "unet", "gan", "emoji", "fashion", "classifier", "emoji_classifier", "fashion_classifier"):
         assert f"aigc_models/checkpoints/{model}/model.safetensors" in export
-    assert {f"aigc_models/checkpoints/{file}" for file in EMOJI_FILES} <= export
+    assert {f"aigc_models/checkpoints/{file}" for file in OTHER_FILES} <= export
     assert {"aigc_export/py.typed", "aigc_calibration/__init__.py"} <= export
     assert not any(name.startswith(("aigc_runtime/", "tests/")) for name in export)
 

@@ -22,7 +22,15 @@ from aigc_runtime.opening import open_pipeline
 pytestmark = pytest.mark.real
 
 QUESTION = "What is the capital of France?"
-OTHER_QUESTIONS = ("Name the capital city of France.", "Which city is the capital of France?")
+CLEAR_QUESTIONS = (
+    "Name the capital city of France.",
+    "Tell me the capital of France.",
+    "What is the name of the capital of France?",
+    "What is the capital of France called?",
+    "What city is the capital of France? Answer in English.",
+)
+CLEAR = 0.7
+"""Nats between PyTorch's likeliest token and the next one, at least, where these are answered; for QUESTION 0.08."""
 PROMPTS = (
     "The history of the printing press begins",
     "def fibonacci(n):\n",
@@ -97,10 +105,20 @@ def test_fp32_answers(smollm2: Path, export: Export) -> None:
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_low_precision_answers(smollm2: Path, export: Export, precision: str) -> None:
-    """One of three answers may go another way: PyTorch's own logits are 25.33 and 25.24 where the first begins."""
+    """What PyTorch answers clearly is answered so in few bits; a tie may go another way in any arithmetic but its own."""
+    import torch
+
+    model, tokenizer = theirs(smollm2)
+    for question in CLEAR_QUESTIONS:
+        messages = [{"role": "user", "content": question}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        with torch.inference_mode():
+            logits = model(tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]).logits[0, -1]
+        first, second = logits.topk(2).values.tolist()
+        assert first - second > CLEAR, question
     bundle = export(smollm2, precision)
-    answers = [chat(bundle, question) for question in (QUESTION, *OTHER_QUESTIONS)]
-    assert sum("Paris" in answer for answer in answers) >= len(OTHER_QUESTIONS), answers
+    answers = [chat(bundle, question) for question in CLEAR_QUESTIONS]
+    assert all("Paris" in answer for answer in answers), answers
 
 
 def test_the_file_itself_gives_the_same_model(smollm2: Path, smollm2_gguf: Path, export: Export) -> None:

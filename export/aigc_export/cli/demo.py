@@ -45,10 +45,10 @@ def _one(name: str, output: Path, quality_samples: int, console: Console) -> dic
     from aigc_export.line.origin import load_original
     from aigc_export.recipes.recipe import export_recipe
     from aigc_export.tools.timing import time_side_by_side, torch_threads
-    from aigc_models.torch_session import TorchSession
+    from aigc_models.torch_session import open_torch
     from aigc_runtime.backends.threads import available_threads
     from aigc_runtime.errors import ParityError
-    from aigc_runtime.opening import open_session
+    from aigc_runtime.opening import open_program
     from aigc_runtime.proof.verify import verify_bundle
 
     console.rule(f"[bold]{name}", align="left")
@@ -58,16 +58,17 @@ def _one(name: str, output: Path, quality_samples: int, console: Console) -> dic
             output / name,
             stage=lambda stage, what: console.print(f"[bold]{stage:<20}[/]{escape(printable(what))}", soft_wrap=True),
         )
-    bundle, settings = result.bundle, result.bundle.manifest.pipeline.settings
-    with open_session(bundle) as session:
-        on_device = verify_bundle(bundle, session)
+    bundle, pipeline = result.bundle, result.bundle.manifest.pipeline
+    with open_program(bundle) as program:
+        on_device = verify_bundle(bundle, program)
         if not on_device.passed:
             raise ParityError(f"{name}: the published bundle does not verify", hint="\n".join(on_device.failures))
         console.print(
             f"[bold]{'verify':<20}[/]the published bundle, as a device does: {len(on_device.tensors)} tensors, ok"
         )
         with torch_threads(available_threads()):
-            timing = time_side_by_side(TorchSession(load_original(bundle, None).part), session, settings, rounds=3)
+            reference = open_torch(load_original(bundle, None))
+            timing = time_side_by_side(reference, program, pipeline.settings, pipeline.engines, rounds=3)
     worst = result.report.worst().errors
     return {
         "model": name,

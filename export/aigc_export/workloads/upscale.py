@@ -70,7 +70,7 @@ def _calibration(program: Program, part: Part, request: SampleRequest) -> Calibr
     settings: UpscaleSettings = program.settings
     if (rows := NpzRows.of(request.path)) is not None:
         subject = _subject(part.interface, settings)
-        return ArrayData(subject=subject, source=rows, most=request.samples, batch=2, seed=request.seed)
+        return ArrayData(subject=subject, source=rows, most=request.samples, batch=1, seed=request.seed)
     if request.path is None:
         patches = varied(photo_patches(CALIBRATION_PHOTO, settings, request.samples, request.seed), request.seed)
         return PatchData(settings=settings, patches=patches)

@@ -16,10 +16,20 @@ from aigc_models.weights.checkpoint import load_checkpoint, shipped_checkpoint
 from aigc_models.weights.stream_into import stream_into
 from aigc_runtime.errors import CheckpointError
 
-__all__ = ["DIGITS", "EMOJI", "KNOWN_PICTURES", "REAL_FEATURES", "KnownPictures", "known_pictures", "load_classifier"]
+__all__ = [
+    "DIGITS",
+    "EMOJI",
+    "FASHION",
+    "KNOWN_PICTURES",
+    "REAL_FEATURES",
+    "KnownPictures",
+    "known_pictures",
+    "load_classifier",
+]
 
 DIGITS = "scikit-learn's digits"
 EMOJI = "Noto's emoji"
+FASHION = "Fashion-MNIST"
 REAL_FEATURES = "real_features.json"
 """In a classifier's folder: `mean` [D] and `covariance` [D, D] of its features of the pictures that it learned from."""
 
@@ -67,6 +77,23 @@ KNOWN_PICTURES: dict[str, KnownPictures] = {
         classifier="emoji_classifier",
         sample_shape=(3, 32, 32),
         class_names=("animals-nature", "flags", "food-drink", "people-body", "smileys-emotion", "travel-places"),
+        moments=_kept_moments,
+    ),
+    FASHION: KnownPictures(
+        classifier="fashion_classifier",
+        sample_shape=(1, 32, 32),
+        class_names=(
+            "bag",
+            "boot",
+            "coat",
+            "dress",
+            "pullover",
+            "sandal",
+            "shirt",
+            "sneaker",
+            "t-shirt",
+            "trouser",
+        ),
         moments=_kept_moments,
     ),
 }

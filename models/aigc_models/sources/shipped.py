@@ -179,6 +179,7 @@ _GAN = ModelEntry(
     build=_gan,
     program=_gan_program,
     fields=("class_names",),
+    in_demo=False,
 )
 _STYLEGAN2 = ModelEntry(
     family="stylegan2",
@@ -198,6 +199,7 @@ MODELS: dict[str, ModelEntry] = {
     "unet": _UNET,
     "gan": _GAN,
     "emoji": replace(_UNET, summary="class-conditional diffusion UNet, 32x32 in color, trained on emoji", in_demo=True),
+    "fashion": replace(_STYLEGAN2, summary="class-conditional StyleGAN2, 32x32 gray, trained on Fashion-MNIST"),
 }
 """Name -> model that comes with its weights; of a family, the first is called as the family."""
 

@@ -154,7 +154,11 @@ def test_a_sample_of_any_size_from_the_shell(checkpoints: Path, tmp_path: Path, 
     ("arguments", "message", "hint"),
     [
         (["exprt"], "unknown command 'exprt'", "Did you mean 'export'?"),
-        (["export", "unett", "-o", "x"], "unknown model 'unett'", "valid: emoji, gan, lm, unet. Did you mean 'unet'?"),
+        (
+            ["export", "unett", "-o", "x"],
+            "unknown model 'unett'",
+            "valid: emoji, fashion, gan, lm, unet. Did you mean 'unet'?",
+        ),
         (["export", "lm", "-o", "x", "--target", "ort-cpuu"], "unknown target 'ort-cpuu'", "Did you mean 'ort-cpu'?"),
         (["export", "lm", "-o", "x", "--precision", "fp3"], "'fp3'", "Did you mean 'fp32'?"),
         (["export", "lm", "-o", "x", "--cache", "grown"], "'grown'", "Did you mean 'growing'?"),

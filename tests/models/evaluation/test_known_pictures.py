@@ -13,6 +13,7 @@ from aigc_models.evaluation import known_pictures as module
 from aigc_models.evaluation.known_pictures import (
     DIGITS,
     EMOJI,
+    FASHION,
     KNOWN_PICTURES,
     REAL_FEATURES,
     known_pictures,
@@ -48,7 +49,7 @@ def test_what_is_known_is_known_by_shape_and_names() -> None:
         assert known_pictures(known.sample_shape, None) == ""
     shown = {name: load_shipped(name) for name, entry in MODELS.items() if entry.kind != "text"}
     found = {n: known_pictures(p.settings.sample_shape, [*p.settings.class_names]) for n, p in shown.items()}
-    assert found == {"unet": DIGITS, "gan": DIGITS, "emoji": EMOJI}
+    assert found == {"unet": DIGITS, "gan": DIGITS, "emoji": EMOJI, "fashion": FASHION}
 
 
 def test_the_moments_of_the_digits_are_those_of_their_features() -> None:

@@ -16,6 +16,7 @@ from aigc_models.data.image_data import digits
 from aigc_models.evaluation.known_pictures import KNOWN_PICTURES, REAL_FEATURES
 from aigc_models.evaluation.metrics import class_accuracy
 from aigc_models.families.classifier import Classifier, ClassifierConfig
+from aigc_models.families.stylegan2.config import StyleGAN2Config
 from aigc_models.families.unet_config import UNetConfig
 from aigc_models.sources.shipped import ENTRIES, MODELS, load_shipped
 from aigc_models.torch_session import TorchSession
@@ -304,11 +305,11 @@ def test_a_width_on_request(tmp_path: Path) -> None:
 
 def test_shipped_checkpoints_are_of_recipes_and_all_are_small() -> None:
     assert set(SHIPPED) <= set(FAMILIES)
-    emoji = {"emoji", "emoji_classifier"}
-    files = [f for name in {*SHIPPED, *emoji} for f in shipped_checkpoint(name).iterdir()]
+    others = {"emoji", "emoji_classifier", "fashion", "fashion_classifier"}
+    files = [f for name in {*SHIPPED, *others} for f in shipped_checkpoint(name).iterdir()]
     assert sum(f.stat().st_size for f in files) <= MAX_BYTES
     assert {f.name for f in files} == {"config.json", "model.safetensors", "quality.json", "SOURCE.md", REAL_FEATURES}
-    assert {*MODELS, *(known.classifier for known in KNOWN_PICTURES.values())} == {*SHIPPED, *emoji}
+    assert {*MODELS, *(known.classifier for known in KNOWN_PICTURES.values())} == {*SHIPPED, *others}
 
 
 def test_the_shipped_emoji_were_trained_by_the_recipe_that_their_source_shows() -> None:
@@ -324,6 +325,21 @@ def test_the_shipped_emoji_were_trained_by_the_recipe_that_their_source_shows() 
     assert UNetConfig.from_dict(config["model"]) == model
     quality = report["quality"]
     assert quality["class_accuracy"] >= 0.9 * quality["class_accuracy_real"]
+
+
+def test_the_shipped_fashion_was_trained_by_the_recipe_that_its_source_shows() -> None:
+    folder = shipped_checkpoint("fashion")
+    report, source = json.loads((folder / "quality.json").read_text()), (folder / "SOURCE.md").read_text()
+    steps, rows, width = 16_000, 16, 24
+    assert f"--width {width} --steps {steps} --batch-size {rows} " in source
+    assert "MIT License" in source
+    assert (report["training"]["steps"], report["training"]["batch_size"]) == (steps, rows)
+    config = load_checkpoint(folder).config
+    model = recipes.stylegan2_model(32, 1, len(config["class_names"]), width)
+    assert StyleGAN2Config.from_dict(config["model"]) == model
+    quality = report["quality"]
+    assert quality["class_accuracy"] >= 0.95 * quality["class_accuracy_real"]
+    assert quality["frechet_distance"] < 20
 
 
 @pytest.mark.parametrize("name", SHIPPED)
