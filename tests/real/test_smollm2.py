@@ -105,7 +105,7 @@ def test_fp32_answers(smollm2: Path, export: Export) -> None:
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_low_precision_answers(smollm2: Path, export: Export, precision: str) -> None:
-    """What PyTorch answers clearly is answered so in few bits; a tie may go another way in any arithmetic but its own."""
+    """What PyTorch answers clearly is answered so in few bits, too; a tie may go either way."""
     import torch
 
     model, tokenizer = theirs(smollm2)

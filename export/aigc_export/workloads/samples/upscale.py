@@ -42,7 +42,7 @@ class PatchData:
 
     settings: UpscaleSettings
     patches: Array
-    batch: int = 2
+    batch: int = 1
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
