@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aigc_runtime.backends.ort import binding
 from aigc_runtime.backends.ort.session import OrtSession
 from aigc_runtime.core.interface import Interface
 from aigc_runtime.core.session import Session
 from aigc_runtime.core.state import capacity_for, enlarged
 from aigc_runtime.core.tensors import DimSpec, TensorSpec
-from aigc_runtime.errors import ConfigError, FeedError
+from aigc_runtime.errors import ConfigError, EngineMemoryError, FeedError
 
 from .. import toys
 
@@ -63,6 +64,25 @@ def test_what_does_not_fit_is_refused_and_nothing_is_forgotten(session: Session)
         says(session, state, [1])
     state.truncate(399)
     assert says(session, state, [8]) == [407 % 256]
+
+
+def test_memory_that_is_not_there_is_said_and_nothing_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    graph = (toys.DATA / "toy_lm_elastic.onnx").read_bytes()
+    with OrtSession(graph, toys.lm_interface("elastic", LONG), threads=1) as session:
+        state = session.new_state(1)
+        says(session, state, [1] * 32)
+        for _ in range(3):
+            says(session, state, [1] * 32)  # 128 places are full
+
+        def full(*_: object) -> None:
+            raise MemoryError("Unable to allocate 1.46 GiB for an array")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(binding, "enlarged", full)
+            with pytest.raises(EngineMemoryError, match="the memory does not suffice for a run on input_ids"):
+                says(session, state, [1])
+        assert says(session, state, [1]) == [129]
 
 
 def test_rows_are_chosen_and_the_state_goes_on_growing(session: Session) -> None:

@@ -29,8 +29,8 @@ from aigc_runtime.errors import AigcError, EngineError, EngineMemoryError, Unkno
 
 __all__ = ["OrtSession", "OrtState"]
 
-_NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
-"""What ONNX Runtime says where an activation cannot be held."""
+_NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation", "Unable to allocate")
+"""What ONNX Runtime says where an activation cannot be held, and numpy where carried state cannot."""
 
 
 class OrtSession:
