@@ -10,8 +10,8 @@ from pathlib import Path
 from .tracked import ROOT
 
 CALIBRATION = ROOT / "calibration" / "aigc_calibration"
-TOO_PLAIN = {"model", "1", "2", "norm"}
-"""Names of modules that say nothing of a model."""
+TOO_PLAIN = {"model", "1", "2", "norm", "w"}
+"""Names of modules and tensors that say nothing of a model."""
 
 
 @cache
@@ -22,9 +22,9 @@ def names_of_models() -> frozenset[str]:
 
     names: set[str] = {*WORKLOADS, *MODELS}
     for name in MODELS:
-        part = load_shipped(name).part
-        names |= {piece for path, _ in part.module.named_modules() for piece in path.split(".") if piece}
-        names |= {tensor.name for tensor in (*part.interface.inputs, *part.interface.outputs)}
+        for part in load_shipped(name).parts.values():
+            names |= {piece for path, _ in part.module.named_modules() for piece in path.split(".") if piece}
+            names |= {tensor.name for tensor in (*part.interface.inputs, *part.interface.outputs)}
     return frozenset(name for name in names if not name.isdigit()) - TOO_PLAIN
 
 

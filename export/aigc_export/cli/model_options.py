@@ -32,7 +32,7 @@ _OPTIONS = (
     click.option("--checkpoint", type=TEXT_PATH, help="Your own weights. Default: the shipped ones."),
     click.option(
         "--cache",
-        help="KV cache of a language model: growing or buffer. Default: what the target runs faster (ort-cpu: buffer).",
+        help="KV cache of a language model: growing or buffer. Default: what the target runs faster.",
     ),
     click.option("--context-length", type=click.IntRange(min=2), help="Positions of a language model. Default: all."),
     click.option("--separate-prefill", is_flag=True, help="Two engines of a language model: for prompts, for tokens."),

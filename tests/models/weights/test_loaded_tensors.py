@@ -37,12 +37,16 @@ def read_safetensors(path: Path) -> dict[str, Array]:
     }
 
 
+FOLDED = "stylegan2"
+"""Its engines are of other modules; tests/models/families/stylegan2 has what they compute."""
+
+
 def loaded_state(name: str, checkpoint: Path | None = None) -> dict[str, Array]:
     module = load_shipped(name, checkpoint=checkpoint).part.module
     return {key.removeprefix("model."): value.numpy() for key, value in module.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if MODELS[name].family != FOLDED])
 def test_every_tensor_of_the_file_is_in_the_module_number_for_number(name: str) -> None:
     stored, found = read_safetensors(shipped_checkpoint(name) / "model.safetensors"), loaded_state(name)
     assert stored.keys() == found.keys()
