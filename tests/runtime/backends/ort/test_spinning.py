@@ -51,4 +51,7 @@ def test_no_time_is_no_spin() -> None:
 
 
 def test_every_session_is_opened_so() -> None:
-    assert entries(opening._options(ort, None, 2)) == {ALLOWED: "1", DURATION: str(SPIN_MICROSECONDS), STOPPED: "1"}
+    options = ort.SessionOptions()
+    spin_shortly(options, ort.__version__)  # older versions, which older Pythons have, cannot choose
+
+    assert entries(opening._options(ort, None, 2)) == entries(options)
