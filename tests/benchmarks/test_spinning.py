@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,8 @@ from ..runtime import toys
 
 
 def test_every_spin_is_timed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = Path(__file__).parents[2] / "benchmarks" / "spinning.py"
-    spec = importlib.util.spec_from_file_location("spinning", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "spinning", module)  # the second process imports it by name
-    monkeypatch.setenv("PYTHONPATH", str(path.parent))
-    spec.loader.exec_module(module)
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")  # where the second process looks, too
+    module = importlib.import_module("spinning")
 
     bundle = toys.write_toy_bundle(tmp_path, "toy_lm_growing")
     found = list(module.measured(bundle, [0, 20], 2, 1, runs=1))

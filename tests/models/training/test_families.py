@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -312,15 +313,20 @@ def test_shipped_checkpoints_are_of_recipes_and_all_are_small() -> None:
     assert {*MODELS, *(known.classifier for known in KNOWN_PICTURES.values())} == {*SHIPPED, *others}
 
 
+def shipped_record(name: str) -> tuple[dict[str, Any], str, Mapping[str, Any]]:
+    """What a shipped checkpoint says of its quality and training, where it came from, and its configuration."""
+    folder = shipped_checkpoint(name)
+    report = json.loads((folder / "quality.json").read_text())
+    return report, (folder / "SOURCE.md").read_text(), load_checkpoint(folder).config
+
+
 def test_the_shipped_emoji_were_trained_by_the_recipe_that_their_source_shows() -> None:
-    folder = shipped_checkpoint("emoji")
-    report, source = json.loads((folder / "quality.json").read_text()), (folder / "SOURCE.md").read_text()
+    report, source, config = shipped_record("emoji")
     steps, rows, width = 24_000, 16, 16
     assert f"--width {width} --steps {steps} --batch-size {rows} " in source
     assert "SIL Open Font License 1.1" in source
     loop = replace(recipes.unet_loop(32), steps=steps, batch_size=rows)
     assert {k: report["training"][k] for k in loop.__dict__} == loop.__dict__
-    config = load_checkpoint(folder).config
     model = recipes.unet_model(32, 3, len(config["class_names"]), width)
     assert UNetConfig.from_dict(config["model"]) == model
     quality = report["quality"]
@@ -328,13 +334,11 @@ def test_the_shipped_emoji_were_trained_by_the_recipe_that_their_source_shows() 
 
 
 def test_the_shipped_fashion_was_trained_by_the_recipe_that_its_source_shows() -> None:
-    folder = shipped_checkpoint("fashion")
-    report, source = json.loads((folder / "quality.json").read_text()), (folder / "SOURCE.md").read_text()
+    report, source, config = shipped_record("fashion")
     steps, rows, width = 16_000, 16, 24
     assert f"--width {width} --steps {steps} --batch-size {rows} " in source
     assert "MIT License" in source
     assert (report["training"]["steps"], report["training"]["batch_size"]) == (steps, rows)
-    config = load_checkpoint(folder).config
     model = recipes.stylegan2_model(32, 1, len(config["class_names"]), width)
     assert StyleGAN2Config.from_dict(config["model"]) == model
     quality = report["quality"]
