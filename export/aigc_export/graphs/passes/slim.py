@@ -19,6 +19,10 @@ STAND_IN_THRESHOLD = 2**26
 """Bytes of weights from which on large ones are left out."""
 LARGE_BYTES = 2**20
 """Of one weight."""
+MESSAGE_BYTES = 2**31 - 2**27
+"""Weights that a message of protobuf, which ends at 2 GiB, has room for beside its nodes."""
+FOLDED = frozenset({"BatchNormalization", "Add", "Mul"})
+"""What onnxslim folds into the convolution in front of it."""
 
 
 def slim(model: ir.Model) -> ir.Model:
@@ -32,14 +36,18 @@ def slim(model: ir.Model) -> ir.Model:
 
     onnxslim works on protobuf and drops node metadata and symbolic shapes; both are put back by name, in bodies of If,
     Loop and Scan as well. In a graph with many weights (`STAND_IN_THRESHOLD`) the large ones are inputs while it
-    works, since it holds everything twice and more: they are neither compared with each other nor computed with.
+    works, since it holds everything twice and more: they are neither compared with each other nor computed with. A
+    graph whose other weights are still too many for a message stays as it is.
 
     Any opset that onnxslim knows (9 and later). It rewrites the main graph, and leaves bodies as they are.
     """
     import onnx_ir as ir
     import onnxslim
 
-    held = _large_weights(model) if weight_bytes(model) >= STAND_IN_THRESHOLD else {}
+    size = weight_bytes(model)
+    held = _large_weights(model) if size >= STAND_IN_THRESHOLD else {}
+    if size - sum(tensor.nbytes for tensor in held.values()) > MESSAGE_BYTES:
+        return model
     scopes = {node.name: dict(node.metadata_props) for node in all_nodes(model)}
     properties = dict(model.metadata_props)
     interface = {v.name: v.shape for v in (*model.graph.inputs, *model.graph.outputs)}
@@ -55,13 +63,22 @@ def slim(model: ir.Model) -> ir.Model:
 
 
 def _large_weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
-    """The large weights of the main graph, by name; those of convolutions take what is folded into them."""
+    """The large weights of the main graph, by name, but those of convolutions that something is folded into."""
     found = {}
     for name, value in model.graph.initializers.items():
-        tensor, readers = value.const_value, [node.op_type for node, _ in value.uses()]
-        if tensor is not None and tensor.nbytes >= LARGE_BYTES and not any(op.startswith("Conv") for op in readers):
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes >= LARGE_BYTES and not any(_takes(node) for node, _ in value.uses()):
             found[name] = tensor
     return found
+
+
+def _takes(node: ir.Node) -> bool:
+    """Whether something may be folded into a node: a constant that is added or multiplied, a batch normalization."""
+    return node.op_type in {"Conv", "ConvTranspose"} and any(
+        reader.op_type in FOLDED and any(value is not None and value.const_value is not None for value in reader.inputs)
+        for output in node.outputs
+        for reader, _ in output.uses()
+    )
 
 
 def _without(model: ir.Model, held: Mapping[str, ir.TensorProtocol]) -> onnx.ModelProto:

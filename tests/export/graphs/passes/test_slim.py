@@ -70,3 +70,44 @@ def test_large_weights_are_never_in_the_message(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_small_graph_is_seen_whole() -> None:
     assert "BatchNormalization" not in {node.op_type for node in slim(graph()).graph}
+
+
+@pytest.mark.parametrize(("folded", "held"), [(None, True), ("Add", False), ("Mul", False), ("both", True)])
+def test_weights_of_convolutions_are_left_out_unless_something_is_folded_into_them(
+    monkeypatch: pytest.MonkeyPatch, folded: str | None, held: bool
+) -> None:
+    """`Conv(x, kernel)`, then times or plus one constant for each channel, or plus itself ("both")."""
+    monkeypatch.setattr(slim_module, "STAND_IN_THRESHOLD", 1)
+    monkeypatch.setattr(slim_module, "LARGE_BYTES", 1024)
+    kernel = np.random.default_rng(0).standard_normal((8, 4, 3, 3), dtype=np.float32)
+    nodes = [helper.make_node("Conv", ["x", "kernel"], ["f"], name="f")]
+    if folded == "both":
+        nodes.append(helper.make_node("Add", ["f", "f"], ["y"], name="g"))
+    else:
+        nodes.append(helper.make_node(folded or "Relu", ["f", "each"] if folded else ["f"], ["y"], name="g"))
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4, 8, 8])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 8, 6, 6])]
+    each = np.arange(1, 9, dtype=np.float32).reshape(1, 8, 1, 1)
+    initializers = [numpy_helper.from_array(array, name) for name, array in {"kernel": kernel, "each": each}.items()]
+    made = helper.make_graph(nodes, "g", inputs, outputs, initializers)
+    model = ir.from_proto(helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)]))
+    seen: list[set[str]] = []
+    own = onnxslim.slim
+
+    def watched(message: object) -> object:
+        seen.append({one.name for one in message.graph.initializer})  # type: ignore[attr-defined]
+        return own(message)
+
+    monkeypatch.setattr(onnxslim, "slim", watched)
+    slimmed = slim(model)
+    assert ("kernel" not in seen[0]) == held
+    assert len(list(slimmed.graph)) == (1 if folded in {"Add", "Mul"} else 2)
+    feeds = {"x": np.random.default_rng(1).standard_normal((2, 4, 8, 8), dtype=np.float32)}
+    before, after = (open_onnx(one, optimize=False)(feeds)["y"] for one in (model, slimmed))
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4)
+
+
+def test_a_graph_that_no_message_holds_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slim_module, "MESSAGE_BYTES", 1024)
+    model = graph()
+    assert slim(model) is model
