@@ -85,7 +85,8 @@ def open_watched(
 
     Data that runs the graph to make its batches feeds it what is watched afterwards. So the first function computes the
     inner values as well, and keeps those of the last run, and up to `MAX_KEPT_BYTES` of earlier ones, for the second,
-    which then runs nothing where it is fed the very same arrays: the results are those of a run of its own.
+    which then runs nothing where it is fed the very same arrays: the results are those of a run of its own. Where the
+    values of one run are more than a quarter of that, none are kept: the first function copies its own outputs alone.
 
     Raises:
         EngineError: the graph does not load.
@@ -97,18 +98,28 @@ def open_watched(
     with temporary_folder("onnx") as folder:
         paths = save_graph(_exposed(model, watched), folder / "model.onnx")
         session = _load(str(paths[0]), threads, optimize=True, packed=len(paths) == 1)
-    return _watching(_function(session, [*outputs, *(n for n in watched if n not in outputs)]), outputs, watched)
+    whole = _function(session, [*outputs, *(n for n in watched if n not in outputs)])
+    return _watching(whole, _function(session, outputs), outputs, watched)
 
 
-def _watching(whole: OnnxFunction, outputs: Sequence[str], watched: Sequence[str]) -> tuple[OnnxFunction, OnnxFunction]:
-    """Make two functions of one that gives all results: each run is for both."""
+def _watching(
+    whole: OnnxFunction, plain: OnnxFunction, outputs: Sequence[str], watched: Sequence[str]
+) -> tuple[OnnxFunction, OnnxFunction]:
+    """Make two functions of one that gives all results, so that each run is for both, and of one of the outputs."""
     kept: list[tuple[Feeds, dict[str, Array]]] = []
+    largest = 0
 
     def run(feeds: Feeds) -> dict[str, Array]:
-        if sum(array.nbytes for _, inner in kept for array in inner.values()) > MAX_KEPT_BYTES:
+        nonlocal largest
+        if largest > MAX_KEPT_BYTES // 4:
+            kept.clear()
+            return plain(feeds)
+        if sum(_bytes(inner) for _, inner in kept) > MAX_KEPT_BYTES:
             kept.clear()
         values = whole(feeds)
-        kept.append((dict(feeds), {name: values[name] for name in watched}))
+        inner = {name: values[name] for name in watched}
+        largest = max(largest, _bytes(inner))
+        kept.append((dict(feeds), inner))
         return {name: values[name] for name in outputs}
 
     def watch(feeds: Feeds) -> dict[str, Array]:
@@ -120,6 +131,10 @@ def _watching(whole: OnnxFunction, outputs: Sequence[str], watched: Sequence[str
         return {name: values[name] for name in watched}
 
     return run, watch
+
+
+def _bytes(values: Mapping[str, Array]) -> int:
+    return sum(array.nbytes for array in values.values())
 
 
 def _same(first: Feeds, second: Feeds) -> bool:

@@ -85,7 +85,7 @@ def samples_of(recipe: ExportRecipe, default: int) -> int:
         return recipe.quality_samples
     if recipe.stored_precision != "fp32" or default >= DEFAULT_SAMPLES:
         return default
-    return max(MIN_EXACT_SAMPLES, default // 4)
+    return min(default, max(MIN_EXACT_SAMPLES, default // 4))
 
 
 def check_budgets(budgets: Sequence[Budget], scores: Scores, what: str) -> None:

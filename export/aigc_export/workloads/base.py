@@ -42,6 +42,7 @@ __all__ = [
     "Range",
     "SampleRequest",
     "Workload",
+    "samples_of_pictures",
     "single_profile",
 ]
 
@@ -154,6 +155,13 @@ def _no_pictures(_settings: Any) -> int | None:
 
 
 DEFAULT_SAMPLES = 200
+LARGE_MODEL, HUGE_MODEL = 5_000_000, 50_000_000
+"""Parameters from which on pictures take seconds, and minutes."""
+
+
+def samples_of_pictures(parameters: int) -> int:
+    """Choose so many pictures that they take no hours: of a large generator 16 show what 200 of a small one do."""
+    return DEFAULT_SAMPLES if parameters < LARGE_MODEL else 16 if parameters < HUGE_MODEL else 4
 
 
 def _default_samples(_parameters: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from aigc_calibration.data import ArrayData, CalibrationData, NpzRows, choose_rows
 from aigc_calibration.subject import ArrayRules, Subject
-from aigc_export.workloads.base import CasePlan, EvaluatorRequest, SampleRequest, Workload
+from aigc_export.workloads.base import CasePlan, EvaluatorRequest, SampleRequest, Workload, samples_of_pictures
 from aigc_export.workloads.evaluators.images import image_evaluator
 from aigc_export.workloads.evaluators.trajectory import STEP_SQNR, Trajectory
 from aigc_export.workloads.images import image_evaluation_of, show_images
@@ -198,6 +198,7 @@ DIFFUSION = Workload(
     },
     measures=(IMAGE_MEASURES[0], STEP_SQNR, *IMAGE_MEASURES[1:]),
     budget="psnr>=45",
+    default_samples=samples_of_pictures,
     showcase=show_images,
     probe_batches=3,
     foreign_limits=("min_token_agreement", *TEXT_LIMITS),

@@ -11,7 +11,14 @@ import numpy as np
 from aigc_calibration.data import ArrayData, CalibrationData, NpzRows, expected_arrays
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.subject import ArrayRules, Subject
-from aigc_export.workloads.base import DEFAULT_SAMPLES, CasePlan, EvaluatorRequest, Feeds, SampleRequest, Workload
+from aigc_export.workloads.base import (
+    CasePlan,
+    EvaluatorRequest,
+    Feeds,
+    SampleRequest,
+    Workload,
+    samples_of_pictures,
+)
 from aigc_export.workloads.evaluators.images import image_evaluator
 from aigc_export.workloads.images import image_evaluation_of, show_images
 from aigc_export.workloads.limits import TEXT_LIMITS, make_tolerances
@@ -33,8 +40,6 @@ __all__ = ["GAN"]
 
 MAX_LATENT = 100.0
 """No float32 normal number comes near it."""
-LARGE_MODEL = 5_000_000
-"""Parameters."""
 PSI = 0.7
 """Of the reference's request: the usual truncation of generators with styles, so that its arithmetic is proven."""
 LARGE = 2**16
@@ -113,11 +118,6 @@ def _evaluator(request: EvaluatorRequest) -> ProgramEvaluator:
     return image_evaluator(request.reference, draw, request.evaluation, labels=labels)
 
 
-def _default_samples(parameters: int) -> int:
-    """Of a large generator 16 images show what 200 of a small one do, and take long enough."""
-    return DEFAULT_SAMPLES if parameters < LARGE_MODEL else 16
-
-
 GAN = Workload(
     kind="gan",
     cases=_cases,
@@ -139,7 +139,7 @@ GAN = Workload(
     },
     measures=IMAGE_MEASURES,
     budget="psnr>=51",
-    default_samples=_default_samples,
+    default_samples=samples_of_pictures,
     showcase=show_images,
     probe_batches=4,
     foreign_limits=("min_token_agreement", *TEXT_LIMITS),

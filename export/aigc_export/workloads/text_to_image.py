@@ -17,7 +17,7 @@ from aigc_export.workloads.limits import TEXT_LIMITS, make_tolerances
 from aigc_export.workloads.measures import PSNR
 from aigc_export.workloads.recording import recorded
 from aigc_export.workloads.samples.prompts import PROMPTS, choose_prompts, photo_crops, read_prompts
-from aigc_export.workloads.samples.text_to_image import PromptData, picture_arguments
+from aigc_export.workloads.samples.text_to_image import LARGE_PROGRAM, PromptData, picture_arguments
 from aigc_export.workloads.samples.upscale import EVALUATION_PHOTO
 from aigc_export.workloads.sizes import fitting, fitting_batches
 from aigc_models.evaluation.evaluation import Evaluation
@@ -197,8 +197,9 @@ def _best_size(dim: DimSpec, part: Part, settings: TextToImageSettings) -> int |
     return {HEIGHT: height, WIDTH: width}.get(dim.name)
 
 
-def _default_samples(_parameters: int) -> int:
-    return 4
+def _default_samples(parameters: int) -> int:
+    """Choose few pictures, and of a large model two, which take minutes each: its every step is compared, too."""
+    return 4 if parameters < LARGE_PROGRAM else 2
 
 
 TEXT_TO_IMAGE = Workload(

@@ -26,6 +26,11 @@ def test_a_large_model_in_fp32_is_measured_on_few(precision: str, parameters: in
     assert expected >= 8
 
 
+@pytest.mark.parametrize("default", [2, 4, 8])
+def test_fp32_is_not_measured_on_more_than_other_precisions(default: int) -> None:
+    assert samples_of(export_recipe("lm", precision="fp32"), default) == default
+
+
 @pytest.mark.parametrize("own", [0, 2, 500])
 def test_the_users_number_stays(own: int) -> None:
     assert samples_of(export_recipe("lm", quality_samples=own), 31) == own

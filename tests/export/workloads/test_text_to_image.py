@@ -11,6 +11,7 @@ import pytest
 from aigc_calibration.errors import CalibrationError
 from aigc_export.workloads import get_workload
 from aigc_export.workloads.base import EvaluationFacts, EvaluatorRequest, SampleRequest
+from aigc_export.workloads.samples import text_to_image as samples
 from aigc_export.workloads.samples.prompts import PROMPTS, photo_crops, read_prompts, rectangle_mask
 from aigc_models.program import Program
 from aigc_models.sources import resolve
@@ -91,6 +92,16 @@ def test_each_part_is_fed_what_the_pipeline_feeds_it(program: Program, part: str
         assert not np.array_equal(conditions[0], conditions[1])
     if part == "vae_encoder":
         assert -1 <= min(feeds["image"].min() for feeds in fed) < 0 < max(feeds["image"].max() for feeds in fed) <= 1
+
+
+def test_a_large_program_runs_few_steps_of_other_noise_levels_for_each_prompt(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "LARGE_PROGRAM", 1)
+    data, fed = batches(program, "unet", samples=4)
+    assert data.rows == sum(len(feeds["sample"]) for feeds in fed)
+    assert len(fed) == (2 + 1) + (3 + 1) + (4 + 1) + (5 + 1)  # PNDM does its first step twice
+    assert len({float(feeds["timestep"][0]) for feeds in fed}) > 8
 
 
 def test_a_unet_that_takes_a_picture_is_fed_one(inpainting: Program) -> None:

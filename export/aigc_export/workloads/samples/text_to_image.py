@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,10 +30,14 @@ from aigc_runtime.pipelines.text_to_image_settings import (
     TextToImageSettings,
 )
 
-__all__ = ["PromptData", "picture_arguments"]
+__all__ = ["LARGE_PROGRAM", "PromptData", "picture_arguments"]
 
-STEPS = 10
-"""Of the sampler: a range is as wide at ten noise levels as at fifty."""
+STEPS = (10,)
+"""Of the sampler, in turn for the prompts: a range is as wide at ten noise levels as at fifty."""
+STEPS_OF_LARGE = (2, 3, 4, 5)
+"""The same for a program of so many parameters that a step takes seconds: each prompt has other noise levels."""
+LARGE_PROGRAM = 500_000_000
+"""Parameters of all parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +77,16 @@ class PromptData:
         """Number of rows that the part is fed: of a UNet, one for every evaluation and branch of the guidance."""
         if self.part.name != self.program.engines[UNET]:
             return self.samples
-        feeds = self._feeds(_no_results(self.part), self.prompts[:1])
-        return self.samples * sum(len(fed[SAMPLE]) for fed in feeds)
+        return sum(len(fed[SAMPLE]) for fed in self._feeds(_no_results(self.part), self.prompts))
 
     def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
         """Yield the feeds of the graph, a prompt after the other."""
         yield from self._feeds(run, self.prompts)
+
+    @property
+    def _parameters(self) -> int:
+        modules = [part.module for part in self.program.parts.values()]
+        return sum(tensor.numel() for module in modules for tensor in module.parameters())
 
     def _feeds(self, run: Any, prompts: tuple[str, ...]) -> Iterator[dict[str, Array]]:
         recorder = Recorder(run)
@@ -88,7 +97,8 @@ class PromptData:
         )
         role = next((role for role, name in self.program.engines.items() if name == self.part.name), "")
         rng = stream(self.seed, STREAM)
-        for prompt in prompts:
+        counts = STEPS if self._parameters < LARGE_PROGRAM else STEPS_OF_LARGE
+        for prompt, steps in zip(prompts, itertools.cycle(counts), strict=False):
             if role in pipeline.prompts.tokens:
                 sessions[self.part.name].run({INPUT_IDS: pipeline.prompts.tokens[role].encode([prompt])})
             elif role == VAE_ENCODER:
@@ -98,7 +108,7 @@ class PromptData:
                 pipeline.generate(
                     prompt,
                     seed=int(rng.integers(2**63)),
-                    steps=self.settings.fitting_steps(STEPS),
+                    steps=self.settings.fitting_steps(steps),
                     output="latents" if role == UNET else "images",
                     **picture_arguments(self.settings, CALIBRATION_PHOTO, rng),
                 )

@@ -100,5 +100,10 @@ def test_reference_inputs_are_tokens_of_the_model(text: type) -> None:
 def test_large_models_are_measured_on_fewer_windows() -> None:
     counts = [TEXT.default_samples(n) for n in (0, 2 * 10**6, 135 * 10**6, 10**9, 10**12)]
     assert counts == [200, 200, 16, 16, 16]
-    assert get_workload("diffusion").default_samples(10**12) == 200
-    assert [get_workload("gan").default_samples(n) for n in (0, 10**12)] == [200, 16]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("gan", [200, 16, 4]), ("diffusion", [200, 16, 4]), ("text_to_image", [4, 4, 2])]
+)
+def test_large_models_are_measured_on_fewer_pictures(kind: str, expected: list[int]) -> None:
+    assert [get_workload(kind).default_samples(n) for n in (10**6, 3 * 10**7, 10**9)] == expected
