@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from aigc_runtime.core.lazy_session import LazySession
 from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.session import Session
 from aigc_runtime.errors import ConfigError, UnknownNameError
-from aigc_runtime.pipelines import AnyPipeline, make_pipeline
+from aigc_runtime.pipelines import AnyPipeline, kind_of, make_pipeline
 
 __all__ = ["open_pipeline", "open_program", "open_session"]
 
@@ -130,8 +132,30 @@ def open_pipeline(
     return retry_replaced(opened)
 
 
+@contextlib.contextmanager
+def _reading_ahead(bundle: Bundle) -> Iterator[None]:
+    """Read what the pipeline will read while engines are loaded, which takes about as long as a large tokenizer."""
+    settings = bundle.manifest.pipeline.settings
+    read_ahead = kind_of(settings).read_ahead
+    if read_ahead is None:
+        yield
+        return
+
+    def read() -> None:
+        with contextlib.suppress(Exception):  # it is raised when the pipeline is made
+            read_ahead(settings, bundle.assets)
+
+    reader = threading.Thread(target=read, name="read ahead")
+    reader.start()
+    try:
+        yield
+    finally:
+        reader.join()
+
+
 def _open(bundle: Bundle, threads: int | None, *, low_memory: bool = False) -> AnyPipeline:
-    program = open_program(bundle, threads=threads, low_memory=low_memory)
+    with _reading_ahead(bundle):
+        program = open_program(bundle, threads=threads, low_memory=low_memory)
     try:
         pipeline = bundle.manifest.pipeline
         return make_pipeline(program, pipeline.settings, pipeline.engines)

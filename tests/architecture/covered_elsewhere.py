@@ -1,6 +1,7 @@
 """Modules that a test of another name covers: module -> test. A new module gets a test of its own."""
 
 COVERED_ELSEWHERE = {
+    "calibration/aigc_calibration/calibrated_plan.py": "tests/calibration/test_choose_ranges.py",
     "export/aigc_export/cli/bench_against.py": "tests/export/peers/test_contest.py",
     "export/aigc_export/peers/engines/genai.py": "tests/real/test_peers.py",
     "export/aigc_export/peers/engines/llama_cpp_engine.py": "tests/real/test_peers.py",
@@ -96,7 +97,6 @@ COVERED_ELSEWHERE = {
     "runtime/aigc_runtime/io/messages_file.py": "tests/runtime/cli/test_chat.py",
     "runtime/aigc_runtime/io/plain_file.py": "tests/runtime/bundle/test_bundle.py",
     "runtime/aigc_runtime/io/report.py": "tests/runtime/io/test_output_file.py",
-    "runtime/aigc_runtime/opening.py": "tests/runtime/test_context_managers.py",
     "runtime/aigc_runtime/pipelines/arguments.py": "tests/runtime/pipelines/test_image_pipelines.py",
     "runtime/aigc_runtime/pipelines/chat_verb.py": "tests/runtime/cli/test_chat.py",
     "runtime/aigc_runtime/pipelines/denoiser.py": "tests/runtime/pipelines/test_image_pipelines.py",

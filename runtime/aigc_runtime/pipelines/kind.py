@@ -236,6 +236,9 @@ class PipelineKind:
         assets: settings -> the files that they name, which a bundle must have among its `assets`.
         needs_text_vectors: settings -> whether token ids and prompts are part of a bundle's proof.
         text_readers: (settings, assets) -> what these are held against.
+        read_ahead: (settings, assets) -> anything: reads what takes long and is kept by whoever reads it, such as a
+            large tokenizer; called while engines are loaded. What fails then fails again when the pipeline is made.
+            None: there is nothing.
 
     Raises:
         ConfigError: settings that are no dataclass, or have a field that the manifest needs itself.
@@ -256,6 +259,7 @@ class PipelineKind:
     assets: Callable[[Any], Collection[str]] = _no_assets
     needs_text_vectors: Callable[[Any], bool] = _no_text
     text_readers: Callable[[Any, Mapping[str, bytes]], TextReaders] = _no_readers
+    read_ahead: Callable[[Any, Mapping[str, bytes]], object] | None = None
     chat: Callable[[], Verb] | None = None
     speeds: Callable[[Any, int], Mapping[str, float]] = _no_speeds
 

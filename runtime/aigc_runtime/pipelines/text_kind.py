@@ -196,6 +196,7 @@ TEXT = PipelineKind(
     assets=_assets,
     needs_text_vectors=lambda settings: settings.tokenizer.file is not None or settings.chat is not None,
     text_readers=_text_readers,
+    read_ahead=lambda settings, assets: settings.tokenizer.file and text_tokenizer(settings, assets),
     replay=_replay,
     metric=Metric(name="token_agreement", measure=_agreement, limit="min_token_agreement"),
     step=_step,

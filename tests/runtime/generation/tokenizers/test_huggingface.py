@@ -62,6 +62,15 @@ def test_ids_and_texts_are_those_of_transformers(pair: tuple[HuggingFaceTokenize
     assert ours.vocab_size == len(theirs)
 
 
+def test_a_vocabulary_with_holes_is_as_large_as_its_largest_id_says() -> None:
+    file = json.loads(byte_level())
+    vocabulary = file["model"]["vocab"]
+    assert HuggingFaceTokenizer(byte_level()).vocab_size == len(vocabulary)
+    last = max(vocabulary, key=vocabulary.get)
+    vocabulary[last] += 7
+    assert HuggingFaceTokenizer(json.dumps(file).encode()).vocab_size == len(vocabulary) + 7
+
+
 @pytest.mark.parametrize("make", [byte_level, word_piece])
 def test_spaces_are_cleaned_up_as_transformers_does(make: Callable[[], bytes], tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(make())
