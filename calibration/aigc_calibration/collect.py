@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Statistics", "TensorStatistics", "collect"]
 
+MOST_COUNTED = 2**20
+"""Numbers of a value in one batch beyond which a part of them is counted."""
+
 
 @dataclass(kw_only=True)
 class TensorStatistics:
@@ -93,7 +96,8 @@ def collect(
         channels: values whose largest magnitudes are wanted, and the axis where their channels lie.
         magnitudes: watch the largest magnitude of each row alone, as a value of its own: fast, and in little memory.
             Nothing is known then of channels.
-        every: of the numbers of a value, count every so manyth; the least and the largest are of all.
+        every: of the numbers of a value, count every so manyth, or fewer where they are more than `MOST_COUNTED`; the
+            least and the largest are of all.
         progress: called after every batch with the number of samples seen.
         observe: called with every batch and the values of the graph on it, both by name.
         threads: of the engine.
@@ -124,7 +128,7 @@ def collect(
                 )
             if name in counted:
                 for half, part in zip(found[name].splits, _split(value, rows, first), strict=True):
-                    half.update(part, every=every)
+                    half.update(part, every=_step(value.size, every))
             if name in channels:
                 found[name].watch_channels(value, channels[name])
         if observe is not None:
@@ -137,6 +141,21 @@ def collect(
     if not batches:
         raise CalibrationError("there are no calibration samples", hint="ask for one or more")
     return Statistics(tensors=found, samples=samples, batches=batches, samples_sha256=digest.hexdigest())
+
+
+def _step(size: int, every: int) -> int:
+    """Which part of so many numbers is counted: a prime that divides no usual width, so that each channel has its turn.
+
+    >>> [_step(size, every) for size, every in ((1000, 1), (2**20, 3), (2**21, 1), (2**25, 13))]
+    [1, 3, 7, 37]
+    """
+    least = -(-size // MOST_COUNTED)
+    if least <= every:
+        return every
+    step = max(7, least)
+    while any(step % divisor == 0 for divisor in range(2, int(step**0.5) + 1)):
+        step += 1
+    return step
 
 
 def _opened(

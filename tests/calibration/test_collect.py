@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator
+from importlib import import_module
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +17,8 @@ from aigc_calibration.onnx_function import OnnxFunction, open_onnx
 from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches, make_graph, small_network
+
+collect_module = import_module("aigc_calibration.collect")
 
 
 def test_ranges_and_channels_are_numpys(network: tuple[ir.Model, Batches]) -> None:
@@ -32,6 +35,20 @@ def test_ranges_and_channels_are_numpys(network: tuple[ir.Model, Batches]) -> No
     assert found.tensors["r4"].histogram.zeros > 0
     assert found.tensors["x"].channel_amax is None
     assert (found.samples, found.batches) == (48, 6)
+
+
+def test_of_large_values_a_part_is_counted_and_the_extremes_are_of_all(
+    network: tuple[ir.Model, Batches], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = network
+    names = ["x", "c1", "r4"]
+    whole = collect(model, data, names)
+    monkeypatch.setattr(collect_module, "MOST_COUNTED", 16)
+    part = collect(model, data, names)
+    for name in names:
+        one, other = whole.tensors[name].histogram, part.tensors[name].histogram
+        assert (one.low, one.high) == (other.low, other.high)
+        assert 0 < other.count < one.count / 6
 
 
 def test_the_digest_is_of_every_number(network: tuple[ir.Model, Batches]) -> None:

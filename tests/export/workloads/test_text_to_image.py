@@ -100,8 +100,8 @@ def test_a_large_program_runs_few_steps_of_other_noise_levels_for_each_prompt(
     monkeypatch.setattr(samples, "LARGE_PROGRAM", 1)
     data, fed = batches(program, "unet", samples=4)
     assert data.rows == sum(len(feeds["sample"]) for feeds in fed)
-    assert len(fed) == (2 + 1) + (3 + 1) + (4 + 1) + (5 + 1)  # PNDM does its first step twice
-    assert len({float(feeds["timestep"][0]) for feeds in fed}) > 8
+    assert len(fed) == 2 + 2 + 3 + 3  # of 3, 4, 5 and 6: PNDM does its first step twice
+    assert len({float(feeds["timestep"][0]) for feeds in fed}) > 5
 
 
 def test_a_unet_that_takes_a_picture_is_fed_one(inpainting: Program) -> None:

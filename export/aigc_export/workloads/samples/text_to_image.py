@@ -35,7 +35,8 @@ __all__ = ["LARGE_PROGRAM", "PromptData", "picture_arguments"]
 STEPS = (10,)
 """Of the sampler, in turn for the prompts: a range is as wide at ten noise levels as at fifty."""
 STEPS_OF_LARGE = (2, 3, 4, 5)
-"""The same for a program of so many parameters that a step takes seconds: each prompt has other noise levels."""
+"""The same for a program of so many parameters that a step takes seconds: each prompt has other noise levels, and
+every second step is watched."""
 LARGE_PROGRAM = 500_000_000
 """Parameters of all parts."""
 
@@ -97,8 +98,9 @@ class PromptData:
         )
         role = next((role for role, name in self.program.engines.items() if name == self.part.name), "")
         rng = stream(self.seed, STREAM)
-        counts = STEPS if self._parameters < LARGE_PROGRAM else STEPS_OF_LARGE
-        for prompt, steps in zip(prompts, itertools.cycle(counts), strict=False):
+        large = self._parameters >= LARGE_PROGRAM
+        counts = STEPS_OF_LARGE if large else STEPS
+        for number, (prompt, steps) in enumerate(zip(prompts, itertools.cycle(counts), strict=False)):
             if role in pipeline.prompts.tokens:
                 sessions[self.part.name].run({INPUT_IDS: pipeline.prompts.tokens[role].encode([prompt])})
             elif role == VAE_ENCODER:
@@ -112,7 +114,8 @@ class PromptData:
                     output="latents" if role == UNET else "images",
                     **picture_arguments(self.settings, CALIBRATION_PHOTO, rng),
                 )
-            yield from recorder.take()
+            records = recorder.take()
+            yield from records[number % 2 :: 2] if large and role == UNET else records
 
 
 def picture_arguments(settings: TextToImageSettings, name: str, rng: np.random.Generator) -> dict[str, Any]:
