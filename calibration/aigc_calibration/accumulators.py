@@ -17,9 +17,10 @@ import numpy as np
 
 from aigc_runtime.core.tensors import Array
 
-__all__ = ["MIN_UNIT", "fits", "least_scales"]
+__all__ = ["HALF_RANGE", "MIN_UNIT", "fits", "least_scales"]
 
 HALF_RANGE = 2.0**30
+"""Of 32 bits with a sign: what the bias may take, and as much is left to the products."""
 MIN_UNIT = 2.0**-116
 """Of the products: a thousand times the smallest normal float32."""
 _LARGEST_CODE = 255

@@ -22,9 +22,11 @@ import numpy as np
 from aigc_calibration.calibrate import Calibration
 from aigc_calibration.collect import Statistics, TensorStatistics
 from aigc_calibration.errors import CalibrationError
+from aigc_calibration.grids import GRIDS, GridName
 from aigc_calibration.histogram import HALF_BINS, HUGE, Histogram
 from aigc_calibration.ranges import METHODS, Method
 from aigc_calibration.smooth import Source
+from aigc_calibration.weights import QuantizedWeight, stored_codes
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import BundleError
 from aigc_runtime.io.jsonable import from_json, to_json
@@ -35,12 +37,13 @@ from aigc_runtime.io.user_file import open_plain
 
 __all__ = ["CACHE_VERSION", "read_calibration", "write_calibration"]
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 MAX_CACHE_BYTES = 2**31
-"""Of all arrays, unpacked: room for the histograms of 16,000 values."""
+"""Of all arrays, unpacked: room for the histograms of 8,000 values and the codes of a billion weights."""
 _HEADER = "header"
 _COUNTS = "counts"
 _CHANNELS = "channels"
+_CODES, _SCALES = "codes", "scales"
 _HINT = "write it with `aigc-export calibrate`"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -77,6 +80,15 @@ class _Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Weight:
+    """A weight that was fitted to the samples, without its codes and scales."""
+
+    name: str
+    axis: int
+    grid: GridName
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Header:
     version: int
     graph_sha256: str
@@ -91,6 +103,7 @@ class _Header:
     channels: tuple[str, ...]
     methods: dict[str, Method]
     choice: str
+    weights: tuple[_Weight, ...]
 
     def __post_init__(self) -> None:
         if not self.smoothing.keys() <= set(typing.get_args(Source)):
@@ -130,12 +143,15 @@ def write_calibration(path: Path | str, calibration: Calibration) -> None:
         channels=tuple(calibration.channels),
         methods=dict(sorted(calibration.methods.items())),
         choice=calibration.choice,
+        weights=tuple(_Weight(name=w.name, axis=w.axis, grid=w.grid.name) for w in calibration.codes.values()),
     )
     arrays: dict[str, Array] = {_HEADER: np.frombuffer(json.dumps(to_json(header)).encode(), dtype=np.uint8)}
     counts = [[h.counts for h in found.tensors[n].splits] for n in names]
     arrays[_COUNTS] = np.array(counts, dtype=np.int64).reshape(len(names), 2, 2 * HALF_BINS)
     for index, amax in enumerate(calibration.channels.values()):
         arrays[f"{_CHANNELS}.{index}"] = amax
+    for index, weight in enumerate(calibration.codes.values()):
+        arrays |= {f"{_CODES}.{index}": weight.codes, f"{_SCALES}.{index}": weight.scales}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
@@ -189,6 +205,11 @@ def read_calibration(path: Path | str) -> Calibration:
         t.name: TensorStatistics(splits=(_histogram(t.splits[0], rows[0]), _histogram(t.splits[1], rows[1])))
         for t, rows in zip(header.tensors, counts, strict=True)
     }
+    codes = [
+        _fitted(w, arrays.get(f"{_CODES}.{i}"), arrays.get(f"{_SCALES}.{i}")) for i, w in enumerate(header.weights)
+    ]
+    if None in codes:
+        raise CalibrationError(f"{what} is damaged: its arrays are not those of its header", hint=_HINT)
     return Calibration(
         graph_sha256=header.graph_sha256,
         split_skips=header.split_skips,
@@ -201,7 +222,21 @@ def read_calibration(path: Path | str) -> Calibration:
         half_precision=header.half_precision,
         methods=header.methods,
         choice=header.choice,
+        codes={weight.name: weight for weight in codes if weight is not None},
     )
+
+
+def _fitted(weight: _Weight, codes: Array | None, scales: Array | None) -> QuantizedWeight | None:
+    """The weight, or None where these are not its arrays."""
+    if codes is None or scales is None or not 0 <= weight.axis < codes.ndim:
+        return None
+    grid = GRIDS[weight.grid]
+    expected = stored_codes(grid, np.empty(0)).dtype
+    if codes.dtype != expected or scales.dtype != np.float32 or scales.shape != (codes.shape[weight.axis],):
+        return None
+    if not (np.isfinite(scales) & (scales > 0)).all() or not np.array_equal(grid.round_codes(codes), codes):
+        return None
+    return QuantizedWeight(name=weight.name, codes=codes, scales=scales, axis=weight.axis, block=None, grid=grid)
 
 
 def _read_arrays(path: Path, what: str) -> dict[str, Array]:

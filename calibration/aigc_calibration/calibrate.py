@@ -5,22 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aigc_calibration.choose_equalization import STRENGTHS, choose_equalization
 from aigc_calibration.collect import Statistics, collect
 from aigc_calibration.config import QuantConfig
-from aigc_calibration.data import CalibrationData
+from aigc_calibration.data import CalibrationData, row_weights
 from aigc_calibration.digest import graph_digest
 from aigc_calibration.equalize import channel_groups, equalize
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.few_samples import FewSamples
+from aigc_calibration.fit_codes import moments_for
+from aigc_calibration.hessian import SampledMoments
 from aigc_calibration.plan import HALF_PRECISIONS, SitePrecision
 from aigc_calibration.planner import watched
 from aigc_calibration.ranges import Method
 from aigc_calibration.sites import find_sites
 from aigc_calibration.smooth import Source, smooth, smoothable
 from aigc_calibration.split import split_skips
+from aigc_calibration.weights import QuantizedWeight
 from aigc_runtime.core.progress import Progress, phase
 from aigc_runtime.core.tensors import Array
 
@@ -51,6 +55,8 @@ class Calibration:
             largest magnitudes alone.
         methods: value -> the method of its range, where it was chosen by what it does to the outputs; empty if not.
         choice: a sentence on how.
+        moments: of what weights are multiplied with, so that codes can be fitted; None where none are, or they were.
+        codes: weights that were fitted, by name; empty where none were, or none are yet.
     """
 
     graph_sha256: str
@@ -62,6 +68,8 @@ class Calibration:
     half_precision: bool
     methods: Mapping[str, Method] = field(default_factory=dict)
     choice: str = ""
+    moments: SampledMoments | None = field(default=None, compare=False, repr=False)
+    codes: Mapping[str, QuantizedWeight] = field(default_factory=dict, compare=False, repr=False)
 
 
 def needs_samples(config: QuantConfig, precision: SitePrecision) -> bool:
@@ -118,7 +126,18 @@ def calibrate(
     _LOG.debug("%d sites are split, %d results equalized, %d groups smoothed", parts, equalized, smoothed_groups)
     report = phase(progress, "ranges", data.rows)
     wanted = _wanted(made, half_precision, attention=config.attention)
-    statistics = collect(made, data, wanted, magnitudes=half_precision, threads=threads, progress=report)
+    moments = None
+    if not half_precision and config.method_for(precision) != "rtn":
+        moments = moments_for(made, config, samples=data.rows)
+    statistics = collect(
+        made,
+        data,
+        wanted,
+        magnitudes=half_precision,
+        observe=None if moments is None else partial(_add_batch, moments, data),
+        threads=threads,
+        progress=report,
+    )
     _LOG.info("%d rows for %s: ranges of %d values", statistics.samples, precision, len(statistics.tensors))
     return Calibration(
         graph_sha256=graph_digest(graph),
@@ -128,7 +147,14 @@ def calibrate(
         channels=channels,
         statistics=statistics,
         half_precision=half_precision,
+        moments=moments,
     )
+
+
+def _add_batch(
+    moments: SampledMoments, data: CalibrationData, feeds: Mapping[str, Array], values: Mapping[str, Array]
+) -> None:
+    moments.add(values, len(next(iter(feeds.values()))), row_weights(data, feeds))
 
 
 def _smoothed_values(base: ir.Model, smoothing: Mapping[Source, float]) -> dict[str, int]:

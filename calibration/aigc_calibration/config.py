@@ -40,8 +40,8 @@ class QuantConfig:
         sensitive: modules that stay float because 8 bits cost them too much: a path, or its beginning up to a dot.
         keep_float: modules that the user keeps float, named as in `sensitive`: in every precision and in every mix.
         samples: calibration samples.
-        weight_method: how weights alone are rounded: `rtn` (to nearest), `gptq`, or `awq` (AWQ's scales, then GPTQ).
-            None: to nearest in the precisions that `nearest` names, by GPTQ in the others.
+        weight_method: how weights are rounded: `rtn` (to nearest), `gptq`, or, of weights alone, `awq` (AWQ's scales,
+            then GPTQ). None: to nearest in the precisions that `nearest` names, by GPTQ in the others.
         nearest: precisions whose weights a better rounding gains nothing for, where no method is asked for.
         block: numbers of such a weight that share a scale: 32, 64 or 128.
         wide: modules, as in `sensitive`, whose weight takes 8 bits where the others take 4.
@@ -88,7 +88,7 @@ class QuantConfig:
             raise ConfigError(f"samples is {shown(self.samples)}", hint=f"must be from 1 to {MAX_SAMPLES:,}")
 
     def method_for(self, precision: SitePrecision) -> WeightMethod:
-        """Return how weights alone are rounded in a precision."""
+        """Return how weights are rounded in a precision."""
         return self.weight_method or ("rtn" if precision in self.nearest else "gptq")
 
     def smooths_gains(self, precision: SitePrecision) -> bool:

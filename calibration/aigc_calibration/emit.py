@@ -160,6 +160,7 @@ class _Emitter:
             value = self.values[name]
             if precision == "int8" and self.form.moves_codes:
                 value = self.quantize_before_copies(value, found)
+                self.quantize_before_concat(value, found)
             self.dequantized[name] = self.quantize(value, found, precision)
         return self.dequantized[name]
 
@@ -181,18 +182,38 @@ class _Emitter:
         self.values[str(result.name)] = result
         return result
 
-    def quantize(self, value: ir.Value, found: TensorPlan, precision: str) -> ir.Value:
+    def quantize_before_concat(self, value: ir.Value, found: TensorPlan) -> None:
+        """Q and DQ also in front of a concatenation, which copies numbers, on each input that is float.
+
+        `LeakyRelu -> Concat -> Q -> DQ` becomes `LeakyRelu -> Q -> DQ -> Concat -> Q -> DQ` with the same codes: ONNX
+        Runtime concatenates 8-bit numbers, and its LeakyRelu gives them.
+        """
+        node = value.producer()
+        if node is None or node.op_type != "Concat" or value.is_graph_output() or len(list(value.uses())) > 1:
+            return  # its other readers want floats
+        for source in dict.fromkeys(source for source in node.inputs if source is not None):
+            before = source.producer()
+            if source.const_value is not None or (before is not None and before.op_type == "DequantizeLinear"):
+                continue
+            codes = self.quantize(source, found, "int8", name=f"{source.name}_in_{value.name}")
+            for index, one in enumerate(node.inputs):
+                if one is source:
+                    node.replace_input_with(index, codes)
+
+    def quantize(self, value: ir.Value, found: TensorPlan, precision: str, *, name: str = "") -> ir.Value:
+        """Q and DQ behind a value, which keeps its readers; what is made is called by it, or as is given."""
         import onnx_ir as ir
 
+        name = name or str(value.name)
         number, code = activation_grid(found, precision, self.form)
-        scale = self.constant(f"{value.name}_scale", np.array(number, dtype=np.float32))
+        scale = self.constant(f"{name}_scale", np.array(number, dtype=np.float32))
         if precision == "fp8" and not self.form.fp8_arithmetic:
             return self.round_to_fp8(value, scale)
-        zero = self.constant(f"{value.name}_zero_point", code)
-        quantized = ir.node("QuantizeLinear", [value, scale, zero], name=f"{value.name}_quantize")
-        restored = ir.node("DequantizeLinear", [quantized.outputs[0], scale, zero], name=f"{value.name}_dequantize")
-        quantized.outputs[0].name = f"{value.name}_quantized"
-        restored.outputs[0].name = f"{value.name}_dequantized"
+        zero = self.constant(f"{name}_zero_point", code)
+        quantized = ir.node("QuantizeLinear", [value, scale, zero], name=f"{name}_quantize")
+        restored = ir.node("DequantizeLinear", [quantized.outputs[0], scale, zero], name=f"{name}_dequantize")
+        quantized.outputs[0].name = f"{name}_quantized"
+        restored.outputs[0].name = f"{name}_dequantized"
         restored.outputs[0].shape, restored.outputs[0].type = value.shape, value.type
         insert_after(self.graph, value, [quantized, restored])
         return restored.outputs[0]

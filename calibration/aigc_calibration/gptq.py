@@ -33,21 +33,25 @@ def gptq(
     grid: Grid,
     *,
     block: int | None,
+    scales: Array | None = None,
 ) -> list[QuantizedWeight]:
     """Quantize matrices [in, out] that are multiplied with the same value, so that the error of the products is small.
 
     Args:
         matrices: name and values of each.
         hessian: [in, in], second moments of the value.
-        grid: an integer grid.
+        grid: what is rounded to.
         block: rows that share a scale; None: one scale per output channel.
+        scales: [outputs of all matrices] of the channels, where they are given; None finds scales as it goes.
     """
     factor, importance = _inverse_factor(hessian), np.diag(hessian)
     ends = np.cumsum([matrix.shape[1] for _, matrix in matrices])
     wide = matrices[0][1] if len(matrices) == 1 else np.concatenate([matrix for _, matrix in matrices], axis=1)
-    parts = np.array_split(wide, -(-wide.shape[1] // WIDTH), axis=1)
+    count = -(-wide.shape[1] // WIDTH)
+    parts = np.array_split(wide, count, axis=1)
+    given = [None] * count if scales is None else np.array_split(scales, count)
     with products_in_one_thread():  # which are short, too
-        rounded = [_round(part, factor, importance, grid, block) for part in parts]
+        rounded = [_round(part, factor, importance, grid, block, own) for part, own in zip(parts, given, strict=True)]
     codes, scales = (np.concatenate(found, axis=1) for found in zip(*rounded, strict=True))
     return [
         QuantizedWeight(
@@ -62,7 +66,9 @@ def gptq(
     ]
 
 
-def _round(matrix: Array, factor: Array, importance: Array, grid: Grid, block: int | None) -> tuple[Array, Array]:
+def _round(
+    matrix: Array, factor: Array, importance: Array, grid: Grid, block: int | None, given: Array | None
+) -> tuple[Array, Array]:
     """Codes as they are stored, [in, out], and the scales of their blocks, [blocks, out]."""
     w = matrix.astype(np.float64)
     rows, columns = w.shape
@@ -77,11 +83,12 @@ def _round(matrix: Array, factor: Array, importance: Array, grid: Grid, block: i
                 # The scale of a block fits the weights as the rows before it have left them; an error counts as much
                 # as its row is used.
                 part = w[i : i + size].astype(np.float32)
-                scales[i // size] = (
-                    channel_scales(part, 1, grid)
-                    if block is None
-                    else block_scales(part, grid, size, importance=importance[i : i + size])[0]
-                )
+                if given is not None:
+                    scales[i // size] = given
+                elif block is None:
+                    scales[i // size] = channel_scales(part, 1, grid)
+                else:
+                    scales[i // size] = block_scales(part, grid, size, importance=importance[i : i + size])[0]
             scale = scales[i // size].astype(np.float64)
             code = grid.round_codes(w[i] / scale)
             codes[i] = code

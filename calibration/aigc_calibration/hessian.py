@@ -8,6 +8,7 @@ the data, so no sample is kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from aigc_runtime.core.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["SecondMoments", "collect_hessians", "fit_at_once", "product_error"]
+__all__ = ["SampledMoments", "SecondMoments", "collect_hessians", "fit_at_once", "product_error"]
 
 BUDGET_BYTES = 2**30
 """Matrices held at a time; readings that need more are collected in several runs over the data."""
@@ -94,6 +95,44 @@ class SecondMoments:
         return self._sums.pop(reading).mean()
 
 
+class SampledMoments:
+    """Means of x x^T over rows that are drawn evenly from all samples: as many as a matrix needs, and no more.
+
+    Args:
+        readings: what to watch.
+        samples: rows of the data, over all batches.
+        rows: that are drawn for each number of a row.
+        seed: of the draws.
+    """
+
+    def __init__(self, readings: Collection[Reading], *, samples: int, rows: int, seed: int = 0) -> None:
+        self._sums = {reading: _Sum(reading.width) for reading in readings}
+        self._share = {reading: rows * reading.width / max(samples, 1) for reading in readings}
+        self._rng = np.random.default_rng(seed)
+
+    def add(self, values: Mapping[str, Array], samples: int, weights: Array | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            values: by name.
+            samples: rows of the batch.
+            weights: see `SecondMoments.add`.
+        """
+        for reading, found in self._sums.items():
+            value = values[reading.value]
+            x, places = reading.drawn(value, math.ceil(self._share[reading] * samples), self._rng)
+            weighed = _weights_of(reading, value, weights)
+            found.add(x, None if weighed is None else weighed[places])
+
+    def rows(self, reading: Reading) -> int:
+        """Count the rows that were drawn, whatever their weights; 0 for what was not watched."""
+        return self._sums[reading].rows if reading in self._sums else 0
+
+    def mean(self, reading: Reading) -> Array:
+        """[width, width] float64."""
+        return self._sums[reading].mean()
+
+
 def _weights_of(reading: Reading, value: Array, weights: Array | None) -> Array | None:
     """The weights of what a product reads, [rows]; None where they are of something else."""
     if weights is None or reading.kind != "last":
@@ -115,9 +154,11 @@ class _Sum:
         self._exponent = LEAST_EXPONENT
         self._waiting: list[Array] = []
         self._count = 0.0
+        self.rows = 0
 
     def add(self, x: Array, weights: Array | None) -> None:
         """Add rows [rows, width], each as often as its weight [rows] says."""
+        self.rows += len(x)
         self._count += len(x) if weights is None else float(weights.sum())
         if weights is not None:
             x = x * np.sqrt(weights, dtype=x.dtype)[:, None]

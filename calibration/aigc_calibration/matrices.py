@@ -62,10 +62,34 @@ class Reading:
 
     def rows(self, values: Array) -> Array:
         """Extract the rows [rows, width] that the matrix multiplies."""
-        if self.kind == "last":
-            return values.reshape(-1, self.width)
+        if self.kind == "patches":
+            return self._patches(values).reshape(-1, self.width)
+        return self._vectors(values)
+
+    def drawn(self, values: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Extract some of the rows, each at most once, without making the others.
+
+        Args:
+            values: of the input.
+            count: how many; all where there are not as many.
+            rng: draws them.
+
+        Returns:
+            The rows [drawn, width], and their places among all of them, ascending.
+        """
+        found = self._patches(values) if self.kind == "patches" else self._vectors(values)
+        sides = found.shape[: 1 + len(self.kernel)]
+        total = int(np.prod(sides))
+        places = np.arange(total) if count >= total else np.sort(rng.choice(total, count, replace=False))
+        return found[np.unravel_index(places, sides)].reshape(-1, self.width), places
+
+    def _vectors(self, values: Array) -> Array:
         if self.kind == "channels":
-            return np.moveaxis(values, 1, -1).reshape(-1, self.width)
+            values = np.moveaxis(values, 1, -1)
+        return values.reshape(-1, self.width)
+
+    def _patches(self, values: Array) -> Array:
+        """[N, *out, C, *kernel], a view of the padded values."""
         sides = len(self.kernel)
         padding = [(0, 0), (0, 0), *((self.pads[i], self.pads[i + sides]) for i in range(sides))]
         reach = tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
@@ -75,7 +99,7 @@ class Reading:
         steps = tuple(slice(None, None, s) for s in self.strides)
         taps = tuple(slice(None, None, d) for d in self.dilations)
         patches = windows[(slice(None), slice(None), *steps, *taps)]  # [N, C, *out, *kernel]
-        return np.moveaxis(patches, 1, 1 + sides).reshape(-1, self.width)
+        return np.moveaxis(patches, 1, 1 + sides)
 
 
 def reading_of(model: ir.Model, site: Site) -> Reading | None:

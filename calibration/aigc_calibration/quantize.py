@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate, check_kind, fits_samples, smoothed
-from aigc_calibration.choose_ranges import CANDIDATES, choose_ranges, with_methods
+from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate, check_kind, fits_samples
+from aigc_calibration.calibrated_plan import plan_chosen
 from aigc_calibration.collect import Statistics, collect
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import Coverage, Executed, check_executed, executed_sites, site_macs
 from aigc_calibration.data import CalibrationData, row_weights
-from aigc_calibration.emit import emit, plan_for
+from aigc_calibration.emit import emit
 from aigc_calibration.few_samples import FewSamples
 from aigc_calibration.formats import UNSIGNED_FORMAT, QdqFormat
 from aigc_calibration.hessian import SecondMoments, fit_at_once
@@ -21,9 +21,7 @@ from aigc_calibration.limits import value_problem
 from aigc_calibration.lookups import with_lookups
 from aigc_calibration.onnx_function import opened_when_called
 from aigc_calibration.plan import HALF_PRECISIONS, QuantizationPlan, SitePrecision
-from aigc_calibration.planner import UNCHOSEN, half_plan, make_plan, round_weights
 from aigc_calibration.prepare import prepare
-from aigc_calibration.ranges import METHODS, Method
 from aigc_calibration.sites import find_sites
 from aigc_calibration.smooth_gains import smooth_gains
 from aigc_calibration.weight_only import apply_awq, quantize_weights, readings_of, weight_plan
@@ -40,10 +38,7 @@ __all__ = [
     "Fitted",
     "Quantized",
     "fit_weights",
-    "plan_calibrated",
-    "plan_chosen",
     "quantize",
-    "with_choice",
     "with_sites_float",
 ]
 
@@ -139,7 +134,7 @@ def quantize(
         return _emitted(made.graph, data, config, made.plan, made.weights, made.statistics, form, executed, threads)
     if calibration is None:
         calibration = calibrate(prepared, data, config, precision=precision, threads=threads, progress=progress)
-    graph, plan = plan_chosen(
+    graph, plan, weights = plan_chosen(
         prepared,
         data,
         calibration,
@@ -150,95 +145,7 @@ def quantize(
         threads=threads,
         progress=progress,
     )
-    weights = {} if precision in HALF_PRECISIONS else round_weights(graph, plan, config, threads=threads)
     return _emitted(graph, data, config, plan, weights, calibration.statistics, form, executed, threads)
-
-
-def plan_calibrated(
-    prepared: ir.Model, calibration: Calibration, config: QuantConfig, *, precision: SitePrecision, form: QdqFormat
-) -> tuple[ir.Model, QuantizationPlan]:
-    """Smooth a graph by its calibration and plan it.
-
-    Raises:
-        CalibrationError: the calibration is that of another graph, or for another precision.
-    """
-    graph, plans = _plans(prepared, calibration, (config,), precision=precision, form=form)
-    return graph, plans[0]
-
-
-def _plans(
-    prepared: ir.Model,
-    calibration: Calibration,
-    configs: Sequence[QuantConfig],
-    *,
-    precision: SitePrecision,
-    form: QdqFormat,
-) -> tuple[ir.Model, list[QuantizationPlan]]:
-    """Smooth a graph and plan it by configurations that differ in how ranges are found."""
-    graph, transforms = smoothed(prepared, calibration, attention=configs[0].attention)
-    check_kind(calibration, precision)
-    if precision in HALF_PRECISIONS:
-        # Modules are kept float for the sake of 8 bits; 16 bits take them as well.
-        made = [
-            half_plan(graph, calibration.statistics, replace(config, sensitive=()), precision=precision)
-            for config in configs
-        ]
-    else:
-        made = [
-            make_plan(graph, calibration.statistics, config, precision=precision, transforms=transforms)
-            for config in configs
-        ]
-    return graph, [plan_for(plan, form, graph) for plan in made]
-
-
-def plan_chosen(
-    prepared: ir.Model,
-    data: CalibrationData,
-    calibration: Calibration,
-    config: QuantConfig,
-    *,
-    precision: SitePrecision,
-    form: QdqFormat,
-    outputs: Sequence[str] = (),
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> tuple[ir.Model, QuantizationPlan]:
-    """Smooth a graph by its calibration and plan it.
-
-    What the configuration leaves to `auto` is as the calibration says, and else chosen on samples.
-
-    Args:
-        prepared: the float graph.
-        data: samples to choose on.
-        calibration: of the graph.
-        config: methods and exceptions.
-        precision: one of `CALIBRATED`.
-        form: of the engine.
-        outputs: names of the results that count; none: all.
-        threads: of the engine.
-        progress: called after every run over the samples that choices are made on.
-
-    Raises:
-        CalibrationError: the calibration is that of another graph, or for another precision.
-        CancelledError: `progress` returned False.
-    """
-    if config.ranges != "auto" or precision != "int8":
-        return plan_calibrated(prepared, calibration, config, precision=precision, form=form)
-    every = [replace(config, ranges=method) for method in CANDIDATES]
-    graph, made = _plans(prepared, calibration, every, precision=precision, form=form)
-    plans = dict(zip(CANDIDATES, made, strict=True))
-    if calibration.methods:
-        return graph, with_methods(graph, plans, calibration.methods, calibration.choice)
-    weights = round_weights(graph, plans[UNCHOSEN], config, threads=threads)
-    wanted = outputs or [str(value.name) for value in graph.graph.outputs]
-    chosen = choose_ranges(graph, plans, weights, data, form, outputs=wanted, threads=threads, progress=progress)
-    return graph, chosen
-
-
-def with_choice(calibration: Calibration, plan: QuantizationPlan) -> Calibration:
-    """Keep in a calibration what was chosen for a plan of it, so that other plans need not choose."""
-    methods: dict[str, Method] = {t.name: method for t in plan.tensors for method in METHODS if t.method == method}
-    return replace(calibration, methods=methods, choice=plan.notes[-1]) if plan.notes else calibration
 
 
 def with_sites_float(

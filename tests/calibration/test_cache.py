@@ -15,11 +15,12 @@ import pytest
 
 from aigc_calibration.cache import CACHE_VERSION, read_calibration, write_calibration
 from aigc_calibration.calibrate import Calibration, calibrate
+from aigc_calibration.calibrated_plan import with_choice
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.plan import SitePrecision
 from aigc_calibration.prepare import copy_graph, prepare
-from aigc_calibration.quantize import quantize, with_choice
+from aigc_calibration.quantize import quantize
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import OutputError
 
@@ -33,9 +34,16 @@ def made(precision: SitePrecision = "int8", batches: int = 6, config: QuantConfi
     return calibrate(prepare(model), Batches(data.feeds[:batches]), config, precision=precision)
 
 
+def fitted(calibration: Calibration) -> Calibration:
+    """The calibration with what `quantize` chose by it."""
+    model, data = small_network()
+    found = quantize(model, data, CONFIG, precision="int8", calibration=calibration)
+    return with_choice(calibration, found.plan, found.weights)
+
+
 @pytest.fixture(scope="module")
 def calibration() -> Calibration:
-    return made()
+    return replace(fitted(made()), methods={}, choice="")  # of values that a damaged file does not hold
 
 
 def assert_same(a: Calibration, b: Calibration) -> None:
@@ -46,6 +54,12 @@ def assert_same(a: Calibration, b: Calibration) -> None:
         b.half_precision,
     )
     assert (dict(a.methods), a.choice) == (dict(b.methods), b.choice)
+    assert list(a.codes) == list(b.codes)
+    for name, weight in a.codes.items():
+        again = b.codes[name]
+        assert (weight.name, weight.axis, weight.grid) == (again.name, again.axis, again.grid)
+        np.testing.assert_array_equal(weight.codes, again.codes, strict=True)
+        np.testing.assert_array_equal(weight.scales, again.scales, strict=True)
     assert list(a.channels) == list(b.channels)
     for name in a.channels:
         np.testing.assert_array_equal(a.channels[name], b.channels[name], strict=True)
@@ -61,6 +75,9 @@ def assert_same(a: Calibration, b: Calibration) -> None:
 @pytest.mark.parametrize(("precision", "batches"), [("int8", 6), ("fp16", 6), ("int8", 1)])
 def test_a_round_trip_is_exact(precision: SitePrecision, batches: int, tmp_path: Path) -> None:
     before = made(precision, batches)  # of one batch, the second half holds nothing: its limits are infinite
+    if precision == "int8":
+        before = fitted(before)
+        assert before.codes
     write_calibration(tmp_path / "c.npz", before)
     after = read_calibration(tmp_path / "c.npz")
     assert_same(before, after)
@@ -81,8 +98,7 @@ def test_the_plan_from_a_cache_is_that_of_a_fresh_calibration(precision: SitePre
     model, data = small_network()
     config = replace(CONFIG, equalize=0.0) if precision == "fp8" else CONFIG  # which integers alone are equalized for
     fresh = quantize(model, data, config, precision=precision)
-    kept = made("int8" if precision == "fp8" else precision, config=config)
-    write_calibration(tmp_path / "c.npz", with_choice(kept, fresh.plan) if precision == "int8" else kept)
+    write_calibration(tmp_path / "c.npz", with_choice(made(precision, config=config), fresh.plan, fresh.weights))
     cached = read_calibration(tmp_path / "c.npz")
     assert bool(cached.methods) == bool(cached.choice) == (precision == "int8")
     # One batch is left to count work on: the ranges can only come from the cache.
@@ -212,6 +228,34 @@ def method_of_nothing(header: dict[str, Any], arrays: dict[str, Any]) -> None:
     header["methods"] = {"nothing": "mse"}
 
 
+def no_codes(header: dict[str, Any], arrays: dict[str, Any]) -> None:
+    del arrays["codes.0"]
+
+
+def no_scales(header: dict[str, Any], arrays: dict[str, Any]) -> None:
+    del arrays["scales.0"]
+
+
+def scales_of_others(header: dict[str, Any], arrays: dict[str, Any]) -> None:
+    arrays["scales.0"] = arrays["scales.0"][:-1]
+
+
+def infinite_scales(header: dict[str, Any], arrays: dict[str, Any]) -> None:
+    arrays["scales.0"][0] = np.inf
+
+
+def no_such_axis(header: dict[str, Any], arrays: dict[str, Any]) -> None:
+    header["weights"][0]["axis"] = 7
+
+
+def least_code(header: dict[str, Any], arrays: dict[str, Any]) -> None:
+    arrays["codes.0"].flat[0] = -128
+
+
+def wide_codes(header: dict[str, Any], arrays: dict[str, Any]) -> None:
+    arrays["codes.0"] = arrays["codes.0"].astype(np.int32)
+
+
 def no_samples(header: dict[str, Any], arrays: dict[str, Any]) -> None:
     header["samples"] = 0
 
@@ -232,6 +276,13 @@ def no_samples(header: dict[str, Any], arrays: dict[str, Any]) -> None:
         (nan_channels, "its arrays are not those of its header"),
         (negative_channels, "its arrays are not those of its header"),
         (flat_channels, "its arrays are not those of its header"),
+        (no_codes, "its arrays are not those of its header"),
+        (no_scales, "its arrays are not those of its header"),
+        (scales_of_others, "its arrays are not those of its header"),
+        (infinite_scales, "its arrays are not those of its header"),
+        (no_such_axis, "its arrays are not those of its header"),
+        (least_code, "its arrays are not those of its header"),
+        (wide_codes, "its arrays are not those of its header"),
         (another_version, f"has version {CACHE_VERSION + 1}, this is for version {CACHE_VERSION}"),
         (unknown_field, "color is not a known field"),
         (no_digest, "graph_sha256 is missing"),

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from aigc_calibration.calibrate import calibrate
+from aigc_calibration.calibrated_plan import plan_calibrated
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.emit import emit
 from aigc_calibration.errors import PlanError
@@ -18,7 +19,7 @@ from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import parse_plan
 from aigc_calibration.planner import make_plan, round_weights
 from aigc_calibration.prepare import prepare
-from aigc_calibration.quantize import Quantized, plan_calibrated, quantize
+from aigc_calibration.quantize import Quantized, quantize
 from aigc_calibration.search.pair import PrecisionPair
 from aigc_calibration.search.probe import make_probe, measure_noise
 from aigc_calibration.sites import find_sites, inner_sites, weight_array

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from aigc_calibration.calibrate import CALIBRATED, calibrate
+from aigc_calibration.calibrated_plan import plan_calibrated
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import executed_sites
 from aigc_calibration.emit import emit, plan_for
@@ -19,7 +20,6 @@ from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import HALF_PRECISIONS, QuantizationPlan, SitePrecision
 from aigc_calibration.planner import round_weights
 from aigc_calibration.prepare import prepare
-from aigc_calibration.quantize import plan_calibrated
 from aigc_calibration.weight_only import quantize_weights, weight_plan
 from aigc_calibration.weights import QuantizedWeight
 

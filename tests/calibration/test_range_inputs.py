@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from aigc_calibration.calibrate import calibrate
+from aigc_calibration.calibrated_plan import plan_calibrated
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.emit import emit
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.planner import round_weights
 from aigc_calibration.prepare import prepare
-from aigc_calibration.quantize import plan_calibrated
 from aigc_calibration.range_inputs import graph_with_ranges, range_feeds
 from aigc_calibration.ranges import METHODS
 

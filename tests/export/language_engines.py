@@ -11,13 +11,13 @@ from pathlib import Path
 import onnx_ir as ir
 
 from aigc_calibration.calibrate import calibrate
+from aigc_calibration.calibrated_plan import plan_calibrated
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import site_macs
 from aigc_calibration.emit import emit
 from aigc_calibration.onnx_file import save_graph
 from aigc_calibration.planner import round_weights
 from aigc_calibration.prepare import prepare
-from aigc_calibration.quantize import plan_calibrated
 from aigc_export.prepare.calibration_data import ExampleData
 from aigc_export.prepare.prepare import pass_feeds
 from aigc_export.recipes.hints import with_hints

@@ -51,7 +51,11 @@ _OPTIONS = (
     click.option("--keep-float", multiple=True, metavar="MODULE", help="Not quantized; may be repeated."),
     click.option("--ranges", type=_RANGES, help="Of activations. Default: auto, each by what it does to the outputs."),
     click.option("--weight-ranges", type=_METHODS, help="Of weights' channels."),
-    click.option("--weight-method", type=click.Choice(["rtn", "gptq", "awq"]), help="Of weights alone. Default: gptq."),
+    click.option(
+        "--weight-method",
+        type=click.Choice(["rtn", "gptq", "awq"]),
+        help="Of weights (awq: weights alone). Default: gptq.",
+    ),
     click.option("--block", type=click.Choice(["32", "64", "128"]), help="Weights alone: numbers that share a scale."),
     click.option("--split-skips", is_flag=True, help="A range for each branch of a concatenation, in 8 bits."),
     click.option(

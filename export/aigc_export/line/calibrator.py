@@ -8,8 +8,8 @@ from pathlib import Path
 
 from aigc_calibration.cache import write_calibration
 from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate
+from aigc_calibration.calibrated_plan import plan_chosen, with_choice
 from aigc_calibration.prepare import prepare
-from aigc_calibration.quantize import plan_chosen, with_choice
 from aigc_export.graphs.passes import PassReport
 from aigc_export.prepare.calibration_data import described
 from aigc_export.prepare.prepare import Reporter, Stage, prepare_graph
@@ -88,7 +88,7 @@ def calibrate_model(
     found = calibrate(graph, data, config, precision=precision, threads=recipe.threads, progress=progress)
     seen = found.statistics
     reporter.report("calibrate", f"{described(data)}, {seen.batches} runs, {len(seen.tensors)} values")
-    _, plan = plan_chosen(
+    _, plan, weights = plan_chosen(
         graph,
         data,
         found,
@@ -99,7 +99,7 @@ def calibrate_model(
         threads=recipe.threads,
         progress=progress,
     )
-    found = with_choice(found, plan)
+    found = with_choice(found, plan, weights)
     for note in plan.notes:
         reporter.report("choose", note)
     reporter.warn(instability_warning(plan, seen, config))

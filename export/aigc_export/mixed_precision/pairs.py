@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aigc_calibration.calibrate import CALIBRATED, Calibration
+from aigc_calibration.calibrated_plan import plan_chosen
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.formats import QdqFormat
-from aigc_calibration.planner import round_weights
-from aigc_calibration.quantize import fit_weights, plan_chosen
+from aigc_calibration.quantize import fit_weights
 from aigc_calibration.search.pair import PrecisionPair
 from aigc_export.workloads.base import Precisions
 
@@ -53,10 +53,9 @@ def plan_pair(
     name = f"{low} / {high}"
     if low in CALIBRATED:
         assert calibration is not None
-        graph, plan = plan_chosen(
+        graph, plan, weights = plan_chosen(
             prepared, data, calibration, config, precision=low, form=form, outputs=outputs, threads=threads
         )
-        weights = round_weights(graph, plan, config)
         return PrecisionPair(
             name=name,
             graph=graph,

@@ -23,7 +23,7 @@ _READ_BY: dict[str, tuple[str, tuple[SitePrecision, ...]]] = {
     "equalize": ("--equalize", ("int8",)),
     "ranges": ("--ranges", ("int8",)),
     "weight_ranges": ("--weight-ranges", _EIGHT_BITS),
-    "weight_method": ("--weight-method", _WEIGHTS),
+    "weight_method": ("--weight-method", (*_WEIGHTS, *_EIGHT_BITS)),
     "block": ("--block", _WEIGHTS),
     "allow_slower": ("--allow-slower", _ALL),
 }
@@ -94,6 +94,8 @@ def check_requested(
     sites = site_precisions(workload, target, precisions)
     for name in requested.keys() & _READ_BY.keys():
         option, read_by = _READ_BY[name]
+        if (name, requested[name]) == ("weight_method", "awq"):
+            option, read_by = f"{option} awq", _WEIGHTS
         if not set(sites) & set(read_by):
             takers = readers(read_by, workload, target)
             others = f", or choose --precision {', '.join(takers)}" if takers else ""

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from aigc_calibration.calibrate import calibrate
+from aigc_calibration.calibrated_plan import plan_calibrated
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.emit import emit
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.planner import round_weights
 from aigc_calibration.prepare import prepare
-from aigc_calibration.quantize import plan_calibrated
 from aigc_calibration.search.kinds import site_kinds
 from aigc_calibration.search.pair import PrecisionPair
 from aigc_calibration.search.probe import Probe, make_probe, measure_noise

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from aigc_calibration.calibrate import calibrate
+from aigc_calibration.calibrated_plan import plan_calibrated
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import site_macs
 from aigc_calibration.emit import emit
@@ -17,7 +18,6 @@ from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import HALF_PRECISIONS, SitePrecision
 from aigc_calibration.planner import round_weights
 from aigc_calibration.prepare import prepare
-from aigc_calibration.quantize import plan_calibrated
 from aigc_export.graphs.capture import capture
 from aigc_export.graphs.passes import CLEAN_UP, run_passes
 from aigc_export.prepare.calibration_data import ExampleData

@@ -13,6 +13,7 @@ import onnx_ir as ir
 import pytest
 
 from aigc_calibration.calibrate import Calibration, calibrate
+from aigc_calibration.calibrated_plan import plan_calibrated
 from aigc_calibration.coverage import site_macs
 from aigc_calibration.emit import emit
 from aigc_calibration.onnx_file import save_graph
@@ -20,7 +21,6 @@ from aigc_calibration.onnx_function import open_onnx
 from aigc_calibration.plan import HALF_PRECISIONS, SitePrecision
 from aigc_calibration.planner import round_weights
 from aigc_calibration.prepare import prepare
-from aigc_calibration.quantize import plan_calibrated
 from aigc_export.graphs.passes import CLEAN_UP, run_passes
 from aigc_export.parity.reference import Case, make_cases
 from aigc_export.prepare.prepare import PreparedModel, Reporter, pass_feeds, prepare_graph
