@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
+import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,8 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
-from quant_subjects import Subject
+from quant_subjects import LANGUAGE, Subject
 
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.onnx_function import opened_when_called
@@ -27,7 +30,7 @@ __all__ = ["NNCF_MISSING", "Variant", "nncf_variants", "nncf_version", "ort_vari
 
 Variant = Callable[[], bytes]
 """Makes a quantized graph."""
-NNCF_MISSING = "nncf not installed: pip install nncf"
+NNCF_MISSING = "rows of NNCF are left out: no interpreter with nncf and onnx was given (--nncf PYTHON)"
 SITE_OPS = ["Conv", "Gemm", "MatMul"]
 BLOCK = 32
 
@@ -57,35 +60,55 @@ def feeds_of(subject: Subject, data: CalibrationData, *, one_shape: bool = False
     return [f for f in found if all(f[n].shape == s for n, s in shapes.items())]
 
 
-class _Reader:
-    """What `quantize_static` calls a CalibrationDataReader."""
+class Reader:
+    """What `quantize_static` calls a CalibrationDataReader.
+
+    With the option `CalibStridedMinMax` it is read in ranges, so that what all values of the graph were is not held
+    for all samples at once.
+    """
 
     def __init__(self, feeds: Sequence[Mapping[str, Array]]) -> None:
-        self.feeds = iter(feeds)
+        self.feeds, self.left = feeds, iter(feeds)
 
-    def get_next(self) -> Mapping[str, Array] | None:
-        return next(self.feeds, None)
+    def __len__(self) -> int:
+        return len(self.feeds)
 
     def __iter__(self) -> Iterator[Mapping[str, Array]]:
-        return self.feeds
+        return self.left
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Read a part of the feeds from here on."""
+        self.left = iter(self.feeds[start_index:end_index])
+
+    def get_next(self) -> Mapping[str, Array] | None:
+        """The next feeds; None at the end."""
+        return next(self.left, None)
 
 
-def ort_variants(subject: Subject, precision: str, seed: int) -> dict[str, Variant]:
-    """name -> how ONNX Runtime quantizes the graph."""
+def ort_variants(subject: Subject, precision: str, seed: int, samples: int | None = None) -> dict[str, Variant]:
+    """name -> how ONNX Runtime quantizes the graph, calibrated on as many samples as ours.
+
+    Args:
+        subject: with the graph.
+        precision: of the product.
+        seed: of the samples.
+        samples: to calibrate on, at most; None takes the subject's number.
+    """
     if precision == "int8":
         return {
-            f"{method}, {scope}": partial(_ort_static, subject, seed, method, scope)
+            f"{method}, {scope}": partial(_ort_static, subject, seed, samples, method, scope)
             for scope in ("products", "all operators", "our float sites kept")
             for method in ("MinMax", "Entropy", "Percentile")
+            if scope != "our float sites kept" or _float_nodes(subject)
         }
     if precision == "fp16":
         return {"float16 converter": lambda: _ort_half(subject)}
     if precision == "fp8":
-        return {"Distribution": lambda: _ort_fp8(subject, seed)}
+        return {"Distribution": partial(_ort_fp8, subject, seed, samples)}
     if precision in {"int4", "int8-weight"}:
         bits = 4 if precision == "int4" else 8
         methods = ("RTN", "HQQ", "k-quant", "GPTQ") if bits == 4 else ("RTN",)
-        return {f"MatMulNBits {m}": partial(_ort_nbits, subject, seed, m, bits) for m in methods}
+        return {f"MatMulNBits {m}": partial(_ort_nbits, subject, seed, samples, m, bits) for m in methods}
     return {}
 
 
@@ -97,7 +120,7 @@ def _float_nodes(subject: Subject) -> list[str]:
     return [s.node for s in find_sites(subject.graph) if s.weight is not None and config.why_float(s.module)]
 
 
-def _ort_static(subject: Subject, seed: int, method: str, scope: str) -> bytes:
+def _ort_static(subject: Subject, seed: int, samples: int | None, method: str, scope: str) -> bytes:
     """u8 activations, s8 weights per channel, Q/DQ form: what its documentation recommends for x86 with VNNI."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -110,12 +133,13 @@ def _ort_static(subject: Subject, seed: int, method: str, scope: str) -> bytes:
         except Exception:  # its symbolic shape inference does not know every graph; its own advice is to skip it
             quant_pre_process(source, ready, skip_symbolic_shape=True)
         # Its histograms take arrays of one shape only.
-        feeds = feeds_of(subject, subject.data(seed), one_shape=method != "MinMax")
+        feeds = feeds_of(subject, subject.data(seed, samples), one_shape=method != "MinMax")
+        strided = subject.calibrated is not None  # few samples of large pictures, all of whose values take memory
         kept = _float_nodes(subject) if scope == "our float sites kept" else []
         quantize_static(
             ready,
             made,
-            _Reader(feeds),
+            Reader(feeds),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=None if scope == "all operators" else SITE_OPS,
             per_channel=True,
@@ -124,12 +148,15 @@ def _ort_static(subject: Subject, seed: int, method: str, scope: str) -> bytes:
             nodes_to_exclude=kept,
             calibrate_method=CalibrationMethod[method],
             # Without it products of activations are quantized too, and the attention mask with them.
-            extra_options={"MatMulConstBOnly": scope != "all operators"},
+            extra_options={
+                "MatMulConstBOnly": scope != "all operators",
+                **({"CalibStridedMinMax": 1} if strided else {}),
+            },
         )
         return made.read_bytes()
 
 
-def _ort_fp8(subject: Subject, seed: int) -> bytes:
+def _ort_fp8(subject: Subject, seed: int, samples: int | None) -> bytes:
     from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
 
     with tempfile.TemporaryDirectory() as folder, quiet():
@@ -138,7 +165,7 @@ def _ort_fp8(subject: Subject, seed: int) -> bytes:
         quantize_static(
             source,
             made,
-            _Reader(feeds_of(subject, subject.data(seed), one_shape=True)),
+            Reader(feeds_of(subject, subject.data(seed, samples), one_shape=True)),
             op_types_to_quantize=SITE_OPS,
             activation_type=QuantType.QFLOAT8E4M3FN,
             weight_type=QuantType.QFLOAT8E4M3FN,
@@ -157,13 +184,13 @@ def _ort_half(subject: Subject) -> bytes:
         return made
 
 
-def _ort_nbits(subject: Subject, seed: int, method: str, bits: int) -> bytes:
+def _ort_nbits(subject: Subject, seed: int, samples: int | None, method: str, bits: int) -> bytes:
     from onnxruntime.quantization import matmul_nbits_quantizer as nbits
 
     model = onnx.load_from_string(subject.proto_bytes())
     with quiet():
         if method == "GPTQ":
-            reader = _Reader(feeds_of(subject, subject.data(seed), one_shape=True))
+            reader = Reader(feeds_of(subject, subject.data(seed, samples), one_shape=True))
             config: Any = nbits.GPTQWeightOnlyQuantConfig(calibration_data_reader=reader, block_size=BLOCK)
         elif method == "HQQ":
             config = nbits.HQQWeightOnlyQuantConfig(block_size=BLOCK, bits=bits)
@@ -181,27 +208,49 @@ def _ort_nbits(subject: Subject, seed: int, method: str, bits: int) -> bytes:
         return made
 
 
-def nncf_version() -> str | None:
-    """Of NNCF; None where it is not installed."""
+def nncf_version(python: str) -> str | None:
+    """Version of NNCF in an interpreter; None where it, or onnx, is not installed there."""
+    code = "import nncf, onnx; print('nncf', nncf.__version__)"
     try:
-        with quiet():
-            import nncf
-    except ImportError:
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    except OSError:
         return None
-    found: str = nncf.__version__
-    return found
+    told = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("nncf ")]
+    return told[-1] if done.returncode == 0 and told else None
 
 
-def nncf_variants(subject: Subject, precision: str, seed: int, samples: int | None = None) -> dict[str, Variant]:
-    """name -> how NNCF quantizes the graph, calibrated on as many samples as ours by default."""
+def nncf_variants(
+    subject: Subject, precision: str, seed: int, python: str, samples: int | None = None
+) -> dict[str, Variant]:
+    """name -> how NNCF quantizes the graph, calibrated on as many samples as ours.
+
+    Args:
+        subject: with the graph.
+        precision: of the product.
+        seed: of the samples.
+        python: an interpreter with nncf and onnx.
+        samples: to calibrate on, at most; None takes the subject's number.
+    """
     if precision == "int8":
         return {
-            f"{preset}, {correction}{', our float sites kept' if kept else ''}": (
-                partial(_nncf_static, subject, seed, preset, correction, kept, samples)
+            f"{preset}, {correction}{', our float sites kept' if kept else ''}": partial(
+                _nncf,
+                subject,
+                seed,
+                python,
+                samples,
+                {
+                    "kind": "static",
+                    "preset": preset,
+                    "correct_bias": not correction.startswith("no"),
+                    "transformer": subject.measure == LANGUAGE,
+                },
+                kept=kept,
             )
             for kept in (False, True)
             for preset in ("performance", "mixed")
             for correction in ("fast bias correction", "no bias correction")
+            if not kept or _float_nodes(subject)
         }
     if precision == "int4":
         by_name: dict[str, dict[str, bool]] = {
@@ -209,56 +258,46 @@ def nncf_variants(subject: Subject, precision: str, seed: int, samples: int | No
             "int4 scale estimation": {"scale_estimation": True},
             "int4 AWQ + scale estimation": {"awq": True, "scale_estimation": True},
         }
-        return {name: partial(_nncf_weights, subject, seed, 4, options) for name, options in by_name.items()}
+        return {name: partial(_nncf, subject, seed, python, samples, _weights(4, o)) for name, o in by_name.items()}
     if precision == "int8-weight":
-        return {"int8 symmetric": lambda: _nncf_weights(subject, seed, 8, {})}
+        return {"int8 symmetric": partial(_nncf, subject, seed, python, samples, _weights(8, {}))}
     return {}
 
 
-def _constant_weights(subject: Subject) -> onnx.ModelProto:
-    """The float graph with weights in place of transposed weights, behind which NNCF 3.4 finds none and fails."""
+def _weights(bits: int, options: Mapping[str, bool]) -> dict[str, Any]:
+    return {"kind": "weights", "bits": bits, "block": BLOCK, "options": dict(options)}
+
+
+def _nncf(
+    subject: Subject,
+    seed: int,
+    python: str,
+    samples: int | None,
+    request: Mapping[str, Any],
+    *,
+    kept: bool = False,
+) -> bytes:
+    """Run `nncf_process.py` on the graph.
+
+    Raises:
+        RuntimeError: NNCF failed; the last line that it told.
+    """
     import onnx_ir as ir
 
     from aigc_calibration.prepare import prepare
 
-    return ir.to_proto(prepare(subject.graph))
-
-
-def _nncf_static(
-    subject: Subject, seed: int, preset: str, correction: str, kept: bool, samples: int | None = None
-) -> bytes:
-    import nncf
-    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
-
-    with quiet():
-        feeds = feeds_of(subject, subject.data(seed, samples))
-        names = _float_nodes(subject) if kept else []
-        made = nncf.quantize(
-            _constant_weights(subject),
-            nncf.Dataset(feeds),
-            preset=nncf.QuantizationPreset(preset),
-            subset_size=len(feeds),
-            model_type=nncf.ModelType.TRANSFORMER if subject.program.kind == "text" else None,
-            ignored_scope=nncf.IgnoredScope(names=names) if names else None,
-            advanced_parameters=AdvancedQuantizationParameters(disable_bias_correction=correction.startswith("no")),
-        )
-        data: bytes = made.SerializeToString()
-        return data
-
-
-def _nncf_weights(subject: Subject, seed: int, bits: int, options: Mapping[str, bool]) -> bytes:
-    import nncf
-
-    with quiet():
-        model = _constant_weights(subject)
-        model = onnx.version_converter.convert_version(model, 21) if bits == 4 else model
-        feeds = feeds_of(subject, subject.data(seed))
-        # What it makes of convolutions, ONNX Runtime refuses to load: scales of more than one axis (NNCF 3.4).
-        given: dict[str, Any] = {"ignored_scope": nncf.IgnoredScope(types=["Conv", "ConvTranspose"], validate=False)}
-        if bits == 4:
-            given |= {"ratio": 1.0, "group_size": BLOCK, "all_layers": True, **options}
-        if options:
-            given |= {"dataset": nncf.Dataset(feeds), "subset_size": len(feeds)}
-        mode = nncf.CompressWeightsMode.INT4_SYM if bits == 4 else nncf.CompressWeightsMode.INT8_SYM
-        data: bytes = nncf.compress_weights(model, mode=mode, **given).SerializeToString()
-        return data
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        # With weights in place of transposed weights, behind which NNCF 3.4 finds none and fails.
+        onnx.save(ir.to_proto(prepare(subject.graph)), folder / "model.onnx")
+        (folder / "feeds").mkdir()
+        if request["kind"] == "static" or request["options"]:
+            for index, feeds in enumerate(feeds_of(subject, subject.data(seed, samples))):
+                np.savez(folder / "feeds" / f"{index:06}.npz", **feeds)  # type: ignore[arg-type]
+        asked = {**request, "ignored": _float_nodes(subject) if kept else []}
+        (folder / "request.json").write_text(json.dumps(asked), encoding="utf-8")
+        command = [python, str(Path(__file__).with_name("nncf_process.py")), str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"NNCF: {' '.join(done.stderr.strip().splitlines()[-1:])}")
+        return (folder / "made.onnx").read_bytes()

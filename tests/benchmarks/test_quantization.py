@@ -33,10 +33,9 @@ def increase(subject: Subject, config: QuantConfig) -> float:
     found = quantize(subject.graph, subject.data(0, SAMPLES), config, precision="int8")
     session = subject.open(ir.to_proto(found.graph).SerializeToString())
     try:
-        paired = subject.evaluator(0, WINDOWS)(session).paired
+        return subject.judge(session, seed=0, samples=WINDOWS)[0]
     finally:
         session.close()
-    return next(m.value for m in paired if m.name == "ppl_increase")
 
 
 def test_the_fixture_is_the_same_function(subject: Subject) -> None:
@@ -44,7 +43,8 @@ def test_the_fixture_is_the_same_function(subject: Subject) -> None:
     feeds = example_feeds(program.part, {"batch": 2, "kept": 24, "sequence": 24, "past": 0}, seed=0)
     feeds["pad_length"] = np.zeros_like(feeds["pad_length"])
     function = TorchSession(program.part).call
-    original = subject.reference.call  # type: ignore[attr-defined]
+    assert subject.entry.reference is not None
+    original = TorchSession(subject.entry.reference.part).call
     np.testing.assert_allclose(function(feeds)["logits"], original(feeds)["logits"], rtol=1e-3, atol=2e-4)
 
 
