@@ -119,7 +119,11 @@ def trained_folder(
     beside = Path(tempfile.mkdtemp(prefix=f".{recipe.name}-", dir=root))
     try:
         recipe.train(recipe.training, beside, needs)
-        beside.rename(folder)
+        try:
+            beside.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process has trained the same meanwhile
+                raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return folder

@@ -87,6 +87,16 @@ def test_a_training_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_another_process_may_have_trained_the_same(tmp_path: Path) -> None:
+    def slower(training: Training, folder: Path, needs: Mapping[str, Path]) -> None:
+        writes(training, folder, needs)
+        trained_folder(TOY, tmp_path)
+
+    folder = trained_folder(replace(TOY, train=slower), tmp_path)
+    assert (folder / "weights").read_text() == "1"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_words_about_the_code_are_not_part_of_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = {
         "plain": "def f(x):\n    return x + 1\n",
