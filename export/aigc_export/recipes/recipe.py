@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from inspect import signature
@@ -172,7 +173,7 @@ def export_recipe(
         tolerance: limits of your own by name, such as `{"min_sqnr_db": 60}`; the manifest says that you set them.
         budget: how much worse than PyTorch the model may become, such as `["ppl<=+2%", "kl<=0.02"]`, in place of the
             precision's own limits.
-        overrides: fields of `ExportRecipe`.
+        overrides: fields of `ExportRecipe`; files by their names or by a `Path`.
 
     Raises:
         UnknownNameError: an unknown model, target, precision or override.
@@ -185,6 +186,8 @@ def export_recipe(
     for name in overrides:
         if name not in _OVERRIDES:
             raise UnknownNameError("argument of export_recipe", name, _ARGUMENTS)
+    # In Python files may be named by a Path; the recipe, and the manifest's record of it, hold a text.
+    overrides = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in overrides.items()}
     target = get_target(target)
     precision, parts = parse_precisions(precision)
     used = tuple(dict.fromkeys((precision, *parts.values())))

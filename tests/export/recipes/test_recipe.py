@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from aigc_export.recipes.recipe import export_recipe
@@ -20,6 +22,12 @@ def test_an_argument_that_there_is_not_is_named_with_the_nearest(name: str, near
 
 def test_a_field_that_there_is_is_overridden() -> None:
     assert export_recipe("gan", quality_samples=3, seed=4).quality_samples == 3
+
+
+@pytest.mark.parametrize("name", ["calibration_data", "eval_data", "calibration", "checkpoint"])
+def test_a_file_may_be_named_by_a_path(name: str, tmp_path: Path) -> None:
+    recipe = export_recipe("gan", precision="int8", **{name: tmp_path / "file"})  # type: ignore[arg-type]
+    assert getattr(recipe, name) == str(tmp_path / "file")
 
 
 @pytest.mark.parametrize(
