@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = [
+    "SCOPES",
     "SITE_OPS",
     "Site",
     "activation_channel_axis",
@@ -34,6 +35,8 @@ __all__ = [
 
 SITE_OPS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 _COPYING = frozenset({"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten"})
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Where PyTorch's exporter notes the modules that a node is in, from the outermost to the node's own name."""
 _PARAMETER = re.compile(r"model\.(.+)\.weight")
 """What the exporter calls a parameter of the wrapped model."""
 _WEIGHT = 1
@@ -164,7 +167,7 @@ def module_path(node: ir.Node) -> str:
 def scope_path(node: ir.Node) -> str:
     """The path of the PyTorch module that a node came from, as the exporter recorded it; see `module_path`."""
     try:
-        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
     except (ValueError, SyntaxError):
         return ""
     paths = [s for s in scopes[:-1] if s]

@@ -8,6 +8,7 @@ import numpy as np
 
 from aigc_calibration.bodies import all_graphs
 from aigc_calibration.edit import add_constant
+from aigc_calibration.sites import SCOPES, module_path, scope_path
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -67,6 +68,10 @@ def _rewrite(graph: ir.Graph, node: ir.Node, weight: Array) -> None:
     result, name, old = node.outputs[0], str(node.name), node.inputs[1]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     assert old is not None
+    scopes = dict(node.metadata_props)
+    if (module := module_path(node)) != scope_path(node):
+        # A normalization was folded into the convolution, and the name of its weight says whose it is; of no product.
+        scopes[SCOPES] = repr(["", f"model.{module}", name])
     columns = np.ascontiguousarray(weight.reshape(c, -1))
     flat = add_constant(graph, f"{name}_flat", np.array([-1, c]))
     shape = add_constant(graph, f"{name}_shape", np.array([-1, *result_sizes]))
@@ -82,7 +87,7 @@ def _rewrite(graph: ir.Graph, node: ir.Node, weight: Array) -> None:
         added = add_constant(graph, f"{name}_bias", bias.const_value.numpy()[:, None, None])
         made.append(ir.node("Add", [image.outputs[0], added], name=f"{name}_biased"))
     for one in made:
-        one.metadata_props.update(node.metadata_props)
+        one.metadata_props.update(scopes)
         one.outputs[0].name, one.outputs[0].type = f"{result.name}_{one.op_type}_{made.index(one)}", result.type
     last, result_name = made[-1].outputs[0], result.name
     graph.insert_before(node, made)

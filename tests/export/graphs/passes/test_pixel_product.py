@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from aigc_calibration.sites import SCOPES, find_sites, scope_path
 from aigc_export.graphs.passes import check_and_run, run_passes
 from aigc_export.graphs.passes.pixel_product import multiply_pixels
 from aigc_export.targets.ort_cpu import ORT_CPU
@@ -108,6 +109,22 @@ def test_it_is_pytorchs(kernel: tuple[int, int], strides: tuple[int, int], bias:
 def test_what_looks_like_it_stays(model: ir.Model) -> None:
     before = [node.op_type for node in model.graph]
     assert [node.op_type for node in multiply_pixels(model).graph] == before
+
+
+def test_the_product_is_of_the_convolutions_module() -> None:
+    """A normalization was folded into it: its scopes are those of the norm, and its weight says whose it is."""
+    model = network()
+    (node,) = model.graph
+    node.metadata_props[SCOPES] = "['', 'model', 'model.main', 'model.main.1', 'batch_norm']"
+    weight = node.inputs[1]
+    assert weight is not None
+    model.graph.initializers.pop("w")
+    weight.name = "model.main.0.weight"
+    model.graph.initializers["model.main.0.weight"] = weight
+    assert [site.module for site in find_sites(model)] == ["main.0"]
+    made = multiply_pixels(model)
+    assert [(site.module, site.op_type) for site in find_sites(made)] == [("main.0", "MatMul")]
+    assert {scope_path(made_node) for made_node in made.graph} == {"main.0"}
 
 
 def test_it_is_for_processors() -> None:
