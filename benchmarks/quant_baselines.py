@@ -125,7 +125,8 @@ def _ort_static(subject: Subject, seed: int, samples: int | None, method: str, s
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    # Its shape inference writes files to the folder that it runs in, and leaves them there when it fails.
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), quiet():
         source, ready, made = (Path(folder) / f"{n}.onnx" for n in ("float", "ready", "quantized"))
         source.write_bytes(subject.proto_bytes())
         try:
