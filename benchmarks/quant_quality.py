@@ -31,6 +31,7 @@ MAX_SIZE_RATIO = 0.95
 CHANGES: Mapping[str, Mapping[str, Any]] = {
     DEFAULTS: {},
     MIN_MAX: {"ranges": "minmax"},
+    "mse": {"ranges": "mse"},
     "channels as they are": {"equalize": 0.0},
 }
 """Ours, and what is changed about `QuantConfig`; the others are for activations in 8 bits alone."""
