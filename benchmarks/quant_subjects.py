@@ -54,6 +54,8 @@ __all__ = ["LANGUAGE", "PRECISIONS", "SUBJECTS", "Subject", "SubjectPlan", "load
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 OPSET = 20
+SAMPLES = 256
+"""To calibrate on, where a subject does not say."""
 PRECISIONS = ("fp16", "bf16", "int8", "fp8", "int8-weight", "int4")
 LANGUAGE = "ppl_increase"
 """The measure of language models; of two values the lower is better."""
@@ -109,7 +111,7 @@ class Subject:
 
     def data(self, seed: int, samples: int | None = None) -> CalibrationData:
         """Calibration samples: rows of what it was trained on, training text, or what the pipeline draws."""
-        count = samples or self.calibrated or self.config("int8").samples
+        count = samples or self.calibrated or SAMPLES
         return calibration_data(self.program, part=self.part, path=self._rows_file(), samples=count, seed=seed)
 
     def _rows_file(self) -> Path | None:

@@ -111,7 +111,8 @@ def plan_chosen(
     wanted = outputs or [str(value.name) for value in graph.graph.outputs]
     plan = choose_ranges(graph, plans, weights, data, form, outputs=wanted, threads=threads, progress=progress)
     # A scale that made room for the bias follows the range.
-    return graph, plan, _with_codes(round_weights(graph, plan, config, threads=threads), weights)
+    last = round_weights(graph, plan, config, before=(plans[UNCHOSEN], weights), threads=threads)
+    return graph, plan, _with_codes(last, weights)
 
 
 def _rounded(

@@ -17,7 +17,7 @@ from aigc_calibration.data import CalibrationData
 from aigc_calibration.formats import QdqFormat
 from aigc_calibration.group_descent import descend
 from aigc_calibration.onnx_function import Feeds, open_onnx, opened_when_called
-from aigc_calibration.output_noise import few_rows, first_batches, most_evaluations, output_noise
+from aigc_calibration.output_noise import LEAST_CHOICES, few_rows, first_batches, most_evaluations, output_noise
 from aigc_calibration.plan import QuantizationPlan, TensorPlan
 from aigc_calibration.planner import range_owners
 from aigc_calibration.range_inputs import graph_with_ranges, range_feeds
@@ -81,7 +81,7 @@ def choose_ranges(
     del graph
     owners = _owners(model, first)
     items = [name for name in _in_order(model, first) if name not in owners]
-    most = most_evaluations(data, judged)
+    most = most_evaluations(data, judged, least=LEAST_CHOICES)
     count, report = itertools.count(1), phase(progress, "choice of ranges", most)
 
     def noise(chosen: Mapping[str, Method], batches: Sequence[Feeds], exact: Sequence[Feeds]) -> float:

@@ -39,7 +39,7 @@ class QuantConfig:
         gain_smoothing: strength of `smooth_gains`, 0 to 1, for weights in blocks of 8 bits; 0 leaves gains as they are.
         sensitive: modules that stay float because 8 bits cost them too much: a path, or its beginning up to a dot.
         keep_float: modules that the user keeps float, named as in `sensitive`: in every precision and in every mix.
-        samples: calibration samples.
+        samples: to calibrate on; None: as many as the model takes where nobody asks for a number.
         weight_method: how weights are rounded: `rtn` (to nearest), `gptq`, or, of weights alone, `awq` (AWQ's scales,
             then GPTQ). None: to nearest in the precisions that `nearest` names, by GPTQ in the others.
         nearest: precisions whose weights a better rounding gains nothing for, where no method is asked for.
@@ -58,7 +58,7 @@ class QuantConfig:
     gain_smoothing: float = 0.0
     sensitive: tuple[str, ...] = ()
     keep_float: tuple[str, ...] = ()
-    samples: int = 256
+    samples: int | None = None
     weight_method: WeightMethod | None = None
     nearest: tuple[SitePrecision, ...] = ()
     block: int = 32
@@ -84,7 +84,7 @@ class QuantConfig:
             raise UnknownNameError("weight method", str(self.weight_method), WEIGHT_METHODS)
         if self.block not in BLOCKS:
             raise ConfigError(f"block is {self.block}", hint=f"valid: {', '.join(map(str, BLOCKS))}")
-        if not 1 <= self.samples <= MAX_SAMPLES:
+        if self.samples is not None and not 1 <= self.samples <= MAX_SAMPLES:
             raise ConfigError(f"samples is {shown(self.samples)}", hint=f"must be from 1 to {MAX_SAMPLES:,}")
 
     def method_for(self, precision: SitePrecision) -> WeightMethod:

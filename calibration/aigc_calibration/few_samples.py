@@ -13,6 +13,8 @@ __all__ = ["FewSamples"]
 
 SHARE, FEWEST = 4, 32
 """A quarter of the samples, and so many at least."""
+ENOUGH_NUMBERS = 2**17
+"""Of the first input, in all rows together: those of 8 rows of 4 x 64 x 64."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +29,28 @@ class FewSamples:
 
     @property
     def samples(self) -> int:
-        """Number of samples: a part of all, but not too few, and no part of rows in a file's order."""
+        """Number of samples at most: a part of all, but not too few, and no part of rows in a file's order."""
         if getattr(self.data, "in_order", False):
             return self.data.samples
         return min(self.data.samples, max(FEWEST, self.data.samples // SHARE))
 
     @property
     def rows(self) -> int:
-        """Number of rows of these samples."""
+        """Number of rows of these samples, at most."""
         return self.data.rows * self.samples // max(self.data.samples, 1)
 
     def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
-        """Yield whole batches until there are so many rows."""
+        """Yield whole batches until there are so many rows, or a quarter of all that has numbers enough."""
         rows = 0
         for feeds in self.data.batches(run):
             yield feeds
-            rows += len(next(iter(feeds.values())))
-            if rows >= self.rows:
+            first = next(iter(feeds.values()))
+            rows += len(first)
+            if rows >= self._enough(first.size // max(len(first), 1)):
                 return
+
+    def _enough(self, numbers: int) -> int:
+        """How many rows are, where each has so many numbers."""
+        if getattr(self.data, "in_order", False):
+            return self.rows
+        return min(self.rows, max(self.data.rows // SHARE, -(-ENOUGH_NUMBERS // max(numbers, 1))))

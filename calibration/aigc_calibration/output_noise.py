@@ -11,12 +11,15 @@ from aigc_calibration.data import CalibrationData
 from aigc_calibration.onnx_function import Feeds, OnnxFunction
 from aigc_runtime.core.tensors import Array
 
-__all__ = ["few_rows", "first_batches", "most_evaluations", "output_noise", "rows_of"]
+__all__ = ["LEAST_CHOICES", "few_rows", "first_batches", "most_evaluations", "output_noise", "rows_of"]
 
 MOST_ROWS = 4
 """Rows of samples that a choice is judged on, where a batch has no more."""
 LEAST_EVALUATIONS = 16
-"""Runs over these rows that may be made at least; else all runs together read as many rows as there are samples."""
+"""Runs over these rows that an order of sites takes at least; else all runs together read as many rows as there are
+samples."""
+LEAST_CHOICES = 6
+"""The same for a choice between a few methods: each for all, and something between them."""
 
 
 def few_rows(data: CalibrationData) -> int:
@@ -24,9 +27,9 @@ def few_rows(data: CalibrationData) -> int:
     return max(1, min(MOST_ROWS, data.rows // LEAST_EVALUATIONS))
 
 
-def most_evaluations(data: CalibrationData, judged: Iterable[Feeds]) -> int:
+def most_evaluations(data: CalibrationData, judged: Iterable[Feeds], *, least: int = LEAST_EVALUATIONS) -> int:
     """Runs over some batches that a choice may take."""
-    return max(LEAST_EVALUATIONS, data.rows // max(rows_of(judged), 1))
+    return max(least, data.rows // max(rows_of(judged), 1))
 
 
 def first_batches(data: CalibrationData, run: OnnxFunction, rows: int, *, sets: int) -> list[list[dict[str, Array]]]:

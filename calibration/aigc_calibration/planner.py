@@ -272,7 +272,12 @@ def half_plan(
 
 
 def round_weights(
-    model: ir.Model, plan: QuantizationPlan, config: QuantConfig | None = None, *, threads: int | None = None
+    model: ir.Model,
+    plan: QuantizationPlan,
+    config: QuantConfig | None = None,
+    *,
+    before: tuple[QuantizationPlan, Mapping[str, QuantizedWeight]] | None = None,
+    threads: int | None = None,
 ) -> dict[str, QuantizedWeight]:
     """Round the weights of all sites to the nearest 8-bit codes.
 
@@ -280,13 +285,32 @@ def round_weights(
         model: the float graph.
         plan: says which.
         config: says how the range of a channel is found; None takes the default.
+        before: a plan of the same sites that differs in ranges alone, and its weights: those whose scales no range
+            decides stay as they are.
         threads: see `in_threads`.
     """
     chosen = config or QuantConfig()
     sites = {s.node: s for s in find_sites(model)}
     ops = [op for op in plan.quantized() if op.weight is not None]
-    rounded = in_threads(lambda op: _rounded(model, sites[op.node], op, plan, chosen), ops, threads)
-    return {weight.name: weight for weight in rounded}
+
+    def rounded(op: OpPlan) -> QuantizedWeight:
+        site = sites[op.node]
+        if before is not None and not _is_bound(model, site, op, (before[0], plan), before[1][str(op.weight)].scales):
+            return before[1][str(op.weight)]
+        return _rounded(model, site, op, plan, chosen)
+
+    return {weight.name: weight for weight in in_threads(rounded, ops, threads)}
+
+
+def _is_bound(
+    model: ir.Model, site: Site, op: OpPlan, plans: tuple[QuantizationPlan, QuantizationPlan], scales: Array
+) -> bool:
+    """Whether the sums of products decide any scale of a weight under one of two plans."""
+    old, new = (plan.ranges.get(op.activations[0]) for plan in plans)
+    if op.precision != "int8" or old == new:
+        return False
+    # A scale that was decided so is the least one, but for its rounding to float32.
+    return any(bool((_least(model, site, op, plan) * (1 + 1e-6) >= scales).any()) for plan in plans)
 
 
 def _rounded(model: ir.Model, site: Site, op: OpPlan, plan: QuantizationPlan, config: QuantConfig) -> QuantizedWeight:
@@ -294,15 +318,20 @@ def _rounded(model: ir.Model, site: Site, op: OpPlan, plan: QuantizationPlan, co
     weight, axis = weight_array(model, name), site.channel_axis
     scales = channel_scales(weight, axis, grid, method=config.weight_ranges, percentile=config.percentile)
     if op.precision == "int8":
-        constant = None if site.bias is None else model.graph.initializers.get(site.bias)
-        bias = None if constant is None or constant.const_value is None else constant.const_value.numpy()
-        step = _least_step(plan.ranges[op.activations[0]])
-        if bias is not None:  # a ConvTranspose in groups has a scale for one output channel of each group
-            fits = bias.ndim == 1 and len(bias) % len(scales) == 0
-            bias = np.abs(bias).reshape(-1, len(scales)).max(axis=0) if fits else None
-        least = least_scales(weight, axis, bias, step)
-        scales = np.maximum(scales, least).astype(np.float32)
+        scales = np.maximum(scales, _least(model, site, op, plan)).astype(np.float32)
     return round_to_channels(name, weight, axis, grid, scales=scales)
+
+
+def _least(model: ir.Model, site: Site, op: OpPlan, plan: QuantizationPlan) -> Array:
+    """The smallest scale of each channel with which sums of products fit, [channels] float64."""
+    weight, axis = weight_array(model, str(op.weight)), site.channel_axis
+    constant = None if site.bias is None else model.graph.initializers.get(site.bias)
+    bias = None if constant is None or constant.const_value is None else constant.const_value.numpy()
+    if bias is not None:  # a ConvTranspose in groups has a scale for one output channel of each group
+        channels = weight.shape[axis]
+        fits = bias.ndim == 1 and len(bias) % channels == 0
+        bias = np.abs(bias).reshape(-1, channels).max(axis=0) if fits else None
+    return least_scales(weight, axis, bias, _least_step(plan.ranges[op.activations[0]]))
 
 
 def _least_step(found: TensorPlan) -> float:

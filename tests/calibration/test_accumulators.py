@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -65,6 +67,28 @@ def test_a_bias_far_beyond_its_products_fits(ratio: float, step: float) -> None:
     assert np.abs(codes).max() <= 2**30
     assert fits(np.rint(weight / scales[:, None]), 0, codes)
     np.testing.assert_allclose(codes * scales * 10**step, bias, rtol=2**-29, atol=scales.max() * 10**step / 2)
+
+
+@pytest.mark.parametrize("bias", [0.1, 1e6])
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_weights_of_another_plan_are_taken_where_no_range_decides_their_scales(
+    bias: float, factor: float, rng: np.random.Generator
+) -> None:
+    weight = rng.standard_normal((8, 4, 3, 3)).astype(np.float32)
+    values = np.full(8, bias, np.float32)
+    model, data = conv(weight, values, rng.standard_normal((2, 4, 6, 6)).astype(np.float32))
+    plan = planned(model, data)
+    tensors = []
+    for t in plan.tensors:
+        low, high = t.bounds or (0.0, 0.0)
+        bounds = None if t.bounds is None else (factor * low, factor * high)
+        tensors.append(replace(t, amax=factor * t.amax, bounds=bounds))
+    wider, before = replace(plan, tensors=tuple(tensors)), round_weights(model, plan)
+    taken = round_weights(model, wider, before=(plan, before))["w"]
+    anew = round_weights(model, wider)["w"]
+    assert np.array_equal(taken.codes, anew.codes)
+    assert np.array_equal(taken.scales, anew.scales)
+    assert (taken is before["w"]) == (bias == 0.1 or factor == 1)
 
 
 def test_many_terms_do_not_wrap_around() -> None:

@@ -24,3 +24,20 @@ def test_channels_are_those_of_a_quarter_and_not_of_too_few(samples: int, rows: 
     assert sum(len(feeds["x"]) for feeds in few.batches(lambda _: {})) == read
     many.in_order = True  # type: ignore[attr-defined]
     assert sum(len(feeds["x"]) for feeds in few.batches(lambda _: {})) == rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "numbers", "read"), [(24, 1, 24), (24, 4 * 64 * 64, 8), (24, 3 * 224 * 224, 6), (200, 3 * 224 * 224, 50)]
+)
+def test_rows_of_many_numbers_are_fewer(rows: int, numbers: int, read: int) -> None:
+    class Large:
+        samples = rows
+
+        def __init__(self) -> None:
+            self.rows = rows
+
+        def batches(self, _run: OnnxFunction) -> Iterator[dict[str, Array]]:
+            yield from ({"x": np.zeros((1, numbers), np.float32)} for _ in range(rows))
+
+    few = FewSamples(Large())
+    assert sum(len(feeds["x"]) for feeds in few.batches(lambda _: {})) == read

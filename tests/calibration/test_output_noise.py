@@ -56,3 +56,4 @@ def test_a_choice_reads_about_as_many_rows_as_there_are(rows: int, few: int, mos
     data = batches(*[1] * rows)
     assert few_rows(data) == few
     assert most_evaluations(data, data.feeds[:few]) == most
+    assert most_evaluations(data, data.feeds[:few], least=2) == max(2, rows // few)

@@ -15,7 +15,7 @@ from aigc_runtime.core.tensors import Array
 __all__ = ["balanced_cells", "halves", "paired_order", "stratified", "stream"]
 
 
-def stream(seed: int, key: int) -> np.random.Generator:
+def stream(seed: int, *key: int) -> np.random.Generator:
     """Make a random generator that nothing else draws from.
 
     Pipelines, and so the evaluation of quality, draw noise from PyTorch's Mersenne Twister. This is numpy's PCG64
@@ -23,9 +23,9 @@ def stream(seed: int, key: int) -> np.random.Generator:
 
     Args:
         seed: 0 or more.
-        key: a number of its own for every kind of draw.
+        key: a number of its own for every kind of draw, and perhaps one of what it is drawn for.
     """
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(key,)))
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def stratified(count: int, total: int, rng: np.random.Generator) -> Array:

@@ -18,9 +18,11 @@ from aigc_calibration.sites import find_sites, inner_sites
 from aigc_export.graphs.capture import Captured, capture
 from aigc_export.graphs.passes import PassReport, run_passes
 from aigc_export.prepare.calibration_data import ExampleData, calibration_data
+from aigc_export.recipes.default_quantization import default_samples
 from aigc_export.recipes.hints import with_hints
 from aigc_export.recipes.part_precisions import check_parts
 from aigc_export.recipes.recipe import ExportRecipe
+from aigc_export.workloads import get_workload
 from aigc_export.workloads.evaluate import is_evaluated_elsewhere, program_evaluation
 from aigc_models.carried_form import fixed_capacity, in_buffers
 from aigc_models.evaluation.evaluation import Evaluation
@@ -228,7 +230,8 @@ def _calibration_data(
         program,
         part=part,
         path=recipe.calibration_data,
-        samples=recipe.quantization.samples,
+        samples=recipe.quantization.samples
+        or default_samples(recipe.quantization, get_workload(program.kind), recipe.target, recipe.precision, program),
         seed=recipe.seed,
         evaluation=evaluation,
     )

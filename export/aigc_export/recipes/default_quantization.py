@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from aigc_calibration.calibrate import fits_samples
 from aigc_calibration.config import QuantConfig, WeightMethod
@@ -12,7 +12,10 @@ from aigc_export.recipes.part_precisions import lowest_precision
 from aigc_export.targets.base import Target
 from aigc_export.workloads import Workload
 
-__all__ = ["default_quantization", "site_precisions"]
+if TYPE_CHECKING:
+    from aigc_models.program import Program
+
+__all__ = ["default_quantization", "default_samples", "site_precisions"]
 
 
 def default_quantization(
@@ -24,15 +27,26 @@ def default_quantization(
         workload: of the model's kind.
         target: of the recipe.
         precisions: of all parts.
-        weight_method: that is asked for: it may need more samples.
+        weight_method: that is asked for.
     """
-    lowest = lowest_precision(precisions)
-    if lowest == "fp32":
+    if lowest_precision(precisions) == "fp32":
         return None
-    config = QuantConfig(nearest=workload.nearest, gain_smoothing=workload.gain_smoothing, weight_method=weight_method)
-    sites = site_precisions(workload, target, precisions)
+    return QuantConfig(nearest=workload.nearest, gain_smoothing=workload.gain_smoothing, weight_method=weight_method)
+
+
+def default_samples(config: QuantConfig, workload: Workload, target: Target, precision: str, program: Program) -> int:
+    """Choose how many samples a part is calibrated on where no number is asked for.
+
+    Args:
+        config: of the part: where codes and ranges are fitted to samples, it takes many.
+        workload: of the model's kind.
+        target: that runs it.
+        precision: of the part.
+        program: the whole model.
+    """
+    sites = site_precisions(workload, target, (precision,))
     many = any(fits_samples(config, one) for one in sites)
-    return replace(config, samples=workload.samples_for(lowest) if many else workload.few_samples)
+    return workload.samples_for(precision, program) if many else workload.few_samples
 
 
 def site_precisions(workload: Workload, target: Target, precisions: Sequence[str]) -> tuple[SitePrecision, ...]:

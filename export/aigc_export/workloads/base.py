@@ -168,6 +168,10 @@ def _default_samples(_parameters: int) -> int:
     return DEFAULT_SAMPLES
 
 
+def _calibration_samples(_program: Program) -> int:
+    return 256
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """What the host knows of a kind of pipeline. `settings` are those of its pipelines.
@@ -186,8 +190,8 @@ class Workload:
         budget: of `--precision auto`.
         quality_decides: whether in lossy precisions the measured quality decides, and errors of tensors are told.
         default_samples: parameters of a model -> samples that it is evaluated on where no number is asked for.
-        calibration_samples: that a model is calibrated on where no number is asked for.
-        half_samples: the same for 16 bits, which need the largest numbers alone; None takes as many.
+        calibration_samples: program -> samples that it is calibrated on where no number is asked for.
+        half_samples: at most so many for 16 bits, which need the largest numbers alone; None takes as many.
         int8_in_blocks: whether `int8` is codes in blocks, of weights and, when it runs, of what they are multiplied
             with, where an engine has kernels for that: what has rare numbers a hundred times the others is held by no
             range that is found ahead (Dettmers et al. 2022, LLM.int8(), section 3).
@@ -219,7 +223,7 @@ class Workload:
     budget: str
     quality_decides: bool = False
     default_samples: Callable[[int], int] = _default_samples
-    calibration_samples: int = 256
+    calibration_samples: Callable[[Program], int] = _calibration_samples
     half_samples: int | None = None
     int8_in_blocks: bool = False
     nearest: tuple[SitePrecision, ...] = ()
@@ -255,10 +259,11 @@ class Workload:
         """Return the precision that an engine of a form runs under a name; see `QdqFormat.run_as`."""
         return form.run_as(precision, in_blocks=self.int8_in_blocks)
 
-    def samples_for(self, precision: str) -> int:
+    def samples_for(self, precision: str, program: Program) -> int:
         """Choose how many samples a model is calibrated on where no number is asked for."""
+        most = self.calibration_samples(program)
         few = self.half_samples if precision in HALF_PRECISIONS else None
-        return self.calibration_samples if few is None else few
+        return most if few is None else min(few, most)
 
     def searched_pairs(self, objective: str, form: QdqFormat) -> tuple[Precisions, ...]:
         """Choose the pairs that a search goes through: weights alone always save bytes, and not always time.

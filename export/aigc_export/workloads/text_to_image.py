@@ -81,14 +81,13 @@ def _cases(program: Program, opened: OpenProgram, rng: np.random.Generator) -> I
 
 
 def _sizes(session: Session, settings: TextToImageSettings, *, pixels: bool) -> list[tuple[int, int, int]]:
-    """Rows, height and width of an engine's cases."""
+    """Rows, height and width of an engine's cases: a picture, and where it takes them, two of another form at once."""
     own = settings.size if pixels else settings.latent_size
     h, w = fitting(session, HEIGHT, own[0]), fitting(session, WIDTH, own[1])
     batches = fitting_batches(session, 1, 2)
-    sizes = [(rows, h, w) for rows in batches]
-    if (dim := session.interface.dim(HEIGHT)) is not None:
-        sizes.append((batches[0], dim.nearest(h // 2), w))
-    return list(dict.fromkeys(sizes))
+    dim = session.interface.dim(HEIGHT)
+    other = h if dim is None else dim.nearest(h // 2)
+    return list(dict.fromkeys([(batches[0], h, w), (batches[-1], other, w)]))
 
 
 def _unet_feeds(pipeline: TextToImagePipeline, size: tuple[int, int, int], rng: np.random.Generator) -> Feeds:
@@ -202,6 +201,11 @@ def _default_samples(parameters: int) -> int:
     return 4 if parameters < LARGE_PROGRAM else 2
 
 
+def _calibration_samples(program: Program) -> int:
+    """Choose few prompts: one is a row of the UNet for every step and branch, each with thousands of places."""
+    return 8 if program.parameters < LARGE_PROGRAM else 4
+
+
 TEXT_TO_IMAGE = Workload(
     kind="text_to_image",
     cases=_cases,
@@ -223,7 +227,7 @@ TEXT_TO_IMAGE = Workload(
     measures=(PSNR, STEP_SQNR),
     budget="psnr>=25",
     default_samples=_default_samples,
-    calibration_samples=8,
+    calibration_samples=_calibration_samples,
     half_samples=2,
     probe_batches=4,
     foreign_limits=("min_token_agreement", "max_quality_drop", *TEXT_LIMITS),

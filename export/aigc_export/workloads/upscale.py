@@ -39,6 +39,9 @@ NOISE = 25 / 255
 POOL = 64
 """Patches that can be evaluated on."""
 POOL_SEED = 0
+LEAST_PATCHES, MOST_PATCHES = 8, 32
+CALIBRATION_PIXELS = 32 * 64 * 64
+"""Of all patches, where they are enough for that: as many as 32 patches of 64 x 64 have."""
 
 
 def _cases(program: Program, opened: OpenProgram, rng: np.random.Generator) -> Iterator[CasePlan]:
@@ -109,6 +112,17 @@ def _default_samples(_parameters: int) -> int:
     return 8
 
 
+def _calibration_samples(program: Program) -> int:
+    """Choose patches by their pixels: each is a row for its convolutions.
+
+    >>> from types import SimpleNamespace as Simple
+    >>> [_calibration_samples(Simple(settings=Simple(tile=tile))) for tile in (32, 64, 96, 224)]
+    [32, 32, 14, 8]
+    """
+    settings: UpscaleSettings = program.settings
+    return min(MOST_PATCHES, max(LEAST_PATCHES, CALIBRATION_PIXELS // settings.tile**2))
+
+
 UPSCALE = Workload(
     kind="upscale",
     cases=_cases,
@@ -131,7 +145,7 @@ UPSCALE = Workload(
     measures=(PSNR,),
     budget="psnr>=35",
     default_samples=_default_samples,
-    calibration_samples=32,
+    calibration_samples=_calibration_samples,
     half_samples=8,
     probe_batches=4,
     foreign_limits=("min_token_agreement", "max_quality_drop", *TEXT_LIMITS),

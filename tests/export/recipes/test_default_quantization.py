@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from aigc_calibration.config import QuantConfig
-from aigc_export.recipes.default_quantization import default_quantization, site_precisions
+from aigc_export.recipes.default_quantization import default_quantization, default_samples, site_precisions
 from aigc_export.targets.table import get_target
 from aigc_export.workloads import get_workload
+from aigc_models.sources.shipped import load_shipped
 
 TEXT, IMAGES, ORT = get_workload("text"), get_workload("diffusion"), get_target("ort-cpu")
 
@@ -40,18 +44,47 @@ def test_weights_of_8_bits_are_fitted_to_samples_where_that_gains_something() ->
     assert default_quantization(TEXT, ORT, ["fp32", "fp32"]) is None
 
 
-def test_the_samples_are_those_of_the_lowest_precision() -> None:
-    found = default_quantization(TEXT, ORT, ["fp16", "int4"])
-    assert found is not None
-    assert found.samples == TEXT.samples_for("int4") != TEXT.samples_for("fp16")
+def samples(precision: str, target: str = "ort-cpu", *, model: str = "lm", **options: Any) -> int:
+    program = load_shipped(model)
+    workload, found = get_workload(program.kind), get_target(target)
+    config = default_quantization(workload, found, [precision], **options)
+    assert config is not None
+    assert config.samples is None
+    return default_samples(config, workload, found, precision, program)
+
+
+@pytest.mark.parametrize(
+    ("model", "precision", "expected"),
+    [("lm", "int4", 128), ("lm", "fp16", 32), ("lm", "bf16", 32), ("unet", "int8", 256), ("unet", "fp16", 256)],
+)
+def test_each_precision_of_a_part_has_its_own_number_of_samples(model: str, precision: str, expected: int) -> None:
+    assert samples(precision, model=model) == expected
 
 
 def test_gains_alone_take_few_samples() -> None:
-    few = default_quantization(TEXT, ORT, ["int8"])
-    fitted = default_quantization(TEXT, ORT, ["int8"], weight_method="gptq")
-    nearest = default_quantization(TEXT, ORT, ["int4"], weight_method="rtn")
-    compiled = default_quantization(TEXT, get_target("tensorrt-rtx"), ["int8"])
-    found = [one.samples for one in (few, fitted, nearest, compiled) if one is not None]
+    found = [
+        samples("int8"),
+        samples("int8", weight_method="gptq"),
+        samples("int4", weight_method="rtn"),
+        samples("int8", "tensorrt-rtx"),
+    ]
     assert found == [8, 128, 8, 128]
+    few = default_quantization(TEXT, ORT, ["int8"])
     assert few is not None
     assert [few.smooths_gains(one) for one in ("int8-weight", "int4-weight", "int8")] == [True, False, False]
+
+
+@pytest.mark.parametrize(("tile", "expected"), [(16, 32), (64, 32), (96, 14), (224, 8)])
+def test_large_tiles_are_fewer(tile: int, expected: int) -> None:
+    program: Any = SimpleNamespace(settings=SimpleNamespace(tile=tile))
+    upscale = get_workload("upscale")
+    assert upscale.samples_for("int8", program) == expected
+    assert upscale.samples_for("fp16", program) == 8
+
+
+def test_a_large_pipeline_takes_half_of_the_prompts() -> None:
+    small, large = (SimpleNamespace(parameters=count) for count in (10**8, 10**9))
+    prompts = get_workload("text_to_image")
+    programs: list[Any] = [small, large]
+    found = [prompts.samples_for(precision, one) for precision in ("int8", "fp16") for one in programs]
+    assert found == [8, 4, 2, 2]

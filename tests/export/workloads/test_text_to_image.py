@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,8 @@ def test_every_engine_is_proven_at_several_shapes(program: Program) -> None:
         assert all(np.isfinite(array).all() for array in opened.session(engine).run(feeds).values())
         shapes.setdefault(engine, set()).add(next(iter(feeds.values())).shape)
     assert shapes["text_encoder"] == {(1, 77), (2, 77)}
-    assert shapes["unet"] == shapes["vae_decoder"] == {(1, 4, 16, 16), (2, 4, 16, 16), (1, 4, 8, 16)}
-    assert shapes["vae_encoder"] == {(1, 3, 128, 128), (2, 3, 128, 128), (1, 3, 64, 128)}
+    assert shapes["unet"] == shapes["vae_decoder"] == {(1, 4, 16, 16), (2, 4, 8, 16)}
+    assert shapes["vae_encoder"] == {(1, 3, 128, 128), (2, 3, 64, 128)}
 
 
 def test_the_reference_request_is_one_that_a_bundle_may_hold(program: Program, inpainting: Program) -> None:
@@ -94,6 +95,24 @@ def test_each_part_is_fed_what_the_pipeline_feeds_it(program: Program, part: str
         assert -1 <= min(feeds["image"].min() for feeds in fed) < 0 < max(feeds["image"].max() for feeds in fed) <= 1
 
 
+def test_the_pipeline_is_run_once_for_a_prompt(program: Program) -> None:
+    request = SampleRequest(path=None, samples=2, seed=1)
+    data = WORKLOAD.calibration(program, program.parts["unet"], request)
+    run = open_torch(program).session("unet").run
+    first = next(data.batches(run))  # and no further
+
+    def never(_: Any) -> Any:
+        raise AssertionError("the second prompt was not fed yet, and every run of it counts")
+
+    assert next(data.batches(never))["sample"] is first["sample"]
+    whole = list(data.batches(run))
+    again = list(data.batches(never))
+    assert len(whole) == len(again) == 22
+    assert all(one is other for one, other in zip(whole, again, strict=True))
+    _, straight = batches(program, "unet")
+    assert all(np.array_equal(a["sample"], b["sample"]) for a, b in zip(whole, straight, strict=True))
+
+
 def test_a_large_program_runs_few_steps_of_other_noise_levels_for_each_prompt(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +121,26 @@ def test_a_large_program_runs_few_steps_of_other_noise_levels_for_each_prompt(
     assert data.rows == sum(len(feeds["sample"]) for feeds in fed)
     assert len(fed) == 2 + 2 + 3 + 3  # of 3, 4, 5 and 6: PNDM does its first step twice
     assert len({float(feeds["timestep"][0]) for feeds in fed}) > 5
+
+
+def test_the_decoder_of_a_large_program_is_fed_photos_by_its_encoder(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[None] = []
+    hook = program.parts["unet"].module.register_forward_hook(lambda *_: runs.append(None))
+    try:
+        monkeypatch.setattr(samples, "LARGE_PROGRAM", 1)
+        _, fed = batches(program, "vae_decoder", samples=3)
+        assert not runs
+        _, pictures = batches(program, "vae_encoder", samples=3)
+        bare = {role: engine for role, engine in program.engines.items() if role != "vae_encoder"}
+        batches(replace(program, engines=bare), "vae_decoder", samples=1)
+        assert len(runs) == 3  # PNDM does its first step twice
+    finally:
+        hook.remove()
+    encode = open_torch(program).session("vae_encoder").run
+    for latent, picture in zip(fed, pictures, strict=True):
+        assert np.array_equal(latent["latent"], encode(picture)["mean"])
 
 
 def test_a_unet_that_takes_a_picture_is_fed_one(inpainting: Program) -> None:
