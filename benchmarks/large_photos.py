@@ -1,6 +1,7 @@
 """How much memory, and how long, it takes to enlarge photos of several sizes on a device.
 
     python benchmarks/large_photos.py [--sizes 1000x750,2000x1500,4000x3000] [--precision fp32] [--threads 1]
+    python benchmarks/large_photos.py --bundle out/upscaler --threads 2
 
 The network is SRVGGNetCompact as Real-ESRGAN has it for videos (16 convolutions of 64 features, x4) with random
 weights: what they are changes neither. A smaller one (`--features 4 --convolutions 1`) shows in little time what is
@@ -38,6 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--sizes", default="1000x750,2000x1500,4000x3000", help="WIDTHxHEIGHT, with commas")
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--bundle", type=Path, help="of an upscaler by 4, in place of one with random weights")
     parser.add_argument("--features", type=int, default=64)
     parser.add_argument("--convolutions", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
@@ -46,7 +48,7 @@ def main() -> int:
     print("| photo | result | peak, MiB | beyond the smallest run, MiB | seconds |")
     print("| --- | --- | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory() as folder:
-        bundle = export(Path(folder), asked)
+        bundle = asked.bundle or export(Path(folder), asked)
         least, _ = measured(Path(folder), bundle, 16, 16, asked.threads)
         print(f"| 16 x 16 | 64 x 64 | {least:,.0f} | 0 | |", flush=True)
         for width, height in sizes:

@@ -37,7 +37,7 @@ from aigc_runtime.io.user_file import open_plain
 
 __all__ = ["CACHE_VERSION", "read_calibration", "write_calibration"]
 
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 MAX_CACHE_BYTES = 2**31
 """Of all arrays, unpacked: room for the histograms of 8,000 values and the codes of a billion weights."""
 _HEADER = "header"
@@ -103,6 +103,8 @@ class _Header:
     channels: tuple[str, ...]
     methods: dict[str, Method]
     choice: str
+    float_sites: tuple[str, ...] | None
+    float_choice: str
     weights: tuple[_Weight, ...]
 
     def __post_init__(self) -> None:
@@ -143,6 +145,8 @@ def write_calibration(path: Path | str, calibration: Calibration) -> None:
         channels=tuple(calibration.channels),
         methods=dict(sorted(calibration.methods.items())),
         choice=calibration.choice,
+        float_sites=calibration.float_sites,
+        float_choice=calibration.float_choice,
         weights=tuple(_Weight(name=w.name, axis=w.axis, grid=w.grid.name) for w in calibration.codes.values()),
     )
     arrays: dict[str, Array] = {_HEADER: np.frombuffer(json.dumps(to_json(header)).encode(), dtype=np.uint8)}
@@ -222,6 +226,8 @@ def read_calibration(path: Path | str) -> Calibration:
         half_precision=header.half_precision,
         methods=header.methods,
         choice=header.choice,
+        float_sites=header.float_sites,
+        float_choice=header.float_choice,
         codes={weight.name: weight for weight in codes if weight is not None},
     )
 

@@ -55,6 +55,8 @@ class Calibration:
             largest magnitudes alone.
         methods: value -> the method of its range, where it was chosen by what it does to the outputs; empty if not.
         choice: a sentence on how.
+        float_sites: that stay float for what they do to the outputs, where that was measured; None if it was not.
+        float_choice: a sentence on them; empty where there are none.
         moments: of what weights are multiplied with, so that codes can be fitted; None where none are, or they were.
         codes: weights that were fitted, by name; empty where none were, or none are yet.
     """
@@ -68,6 +70,8 @@ class Calibration:
     half_precision: bool
     methods: Mapping[str, Method] = field(default_factory=dict)
     choice: str = ""
+    float_sites: tuple[str, ...] | None = None
+    float_choice: str = ""
     moments: SampledMoments | None = field(default=None, compare=False, repr=False)
     codes: Mapping[str, QuantizedWeight] = field(default_factory=dict, compare=False, repr=False)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aigc_calibration.calibrate import Calibration, check_kind, smoothed
+from aigc_calibration.choose_float import MUCH_FOR_LITTLE, choose_float, with_float_sites
 from aigc_calibration.choose_ranges import CANDIDATES, choose_ranges, with_methods
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
@@ -97,6 +98,34 @@ def plan_chosen(
             they were asked for.
         CancelledError: `progress` returned False.
     """
+    samples = _Samples(data, form, outputs, threads, progress)
+    graph, plan, weights = _with_ranges(prepared, calibration, config, precision, samples)
+    if precision not in HALF_PRECISIONS:
+        plan = _with_floats(graph, plan, weights, calibration, config, samples)
+        used = {op.weight for op in plan.quantized()}
+        weights = {name: weight for name, weight in weights.items() if name in used}
+    return graph, plan, weights
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """What choices are made on: see `plan_chosen`."""
+
+    data: CalibrationData
+    form: QdqFormat
+    outputs: Sequence[str]
+    threads: int | None
+    progress: Progress | None
+
+    def wanted(self, graph: ir.Model) -> Sequence[str]:
+        return self.outputs or [str(value.name) for value in graph.graph.outputs]
+
+
+def _with_ranges(
+    prepared: ir.Model, calibration: Calibration, config: QuantConfig, precision: SitePrecision, samples: _Samples
+) -> tuple[ir.Model, QuantizationPlan, dict[str, QuantizedWeight]]:
+    """Plan all sites but those that the configuration leaves float, and round their weights."""
+    form, threads = samples.form, samples.threads
     if config.ranges != "auto" or precision != "int8":
         graph, plan = plan_calibrated(prepared, calibration, config, precision=precision, form=form)
         halves = precision in HALF_PRECISIONS
@@ -108,11 +137,47 @@ def plan_chosen(
         plan = with_methods(graph, plans, calibration.methods, calibration.choice)
         return graph, plan, _rounded(graph, plan, config, calibration, threads)
     weights = _rounded(graph, plans[UNCHOSEN], config, calibration, threads)
-    wanted = outputs or [str(value.name) for value in graph.graph.outputs]
-    plan = choose_ranges(graph, plans, weights, data, form, outputs=wanted, threads=threads, progress=progress)
+    plan = choose_ranges(
+        graph,
+        plans,
+        weights,
+        samples.data,
+        form,
+        outputs=samples.wanted(graph),
+        threads=threads,
+        progress=samples.progress,
+    )
     # A scale that made room for the bias follows the range.
     last = round_weights(graph, plan, config, before=(plans[UNCHOSEN], weights), threads=threads)
     return graph, plan, _with_codes(last, weights)
+
+
+def _with_floats(
+    graph: ir.Model,
+    plan: QuantizationPlan,
+    weights: Mapping[str, QuantizedWeight],
+    calibration: Calibration,
+    config: QuantConfig,
+    samples: _Samples,
+) -> QuantizationPlan:
+    """Leave sites float as the calibration says, and else as is chosen on samples."""
+    if config.float_share <= 0:
+        return plan
+    if calibration.float_sites is None:
+        return choose_float(
+            graph,
+            plan,
+            weights,
+            samples.data,
+            samples.form,
+            share=config.float_share,
+            outputs=samples.wanted(graph),
+            threads=samples.threads,
+            progress=samples.progress,
+        )
+    quantized = {op.node for op in plan.quantized()}
+    kept = [node for node in calibration.float_sites if node in quantized]
+    return with_float_sites(plan, kept, calibration.float_choice) if kept and len(kept) < len(quantized) else plan
 
 
 def _rounded(
@@ -150,5 +215,13 @@ def with_choice(
     """Keep in a calibration what was chosen for a plan of it, so that other plans need not choose."""
     methods: dict[str, Method] = {t.name: method for t in plan.tensors for method in METHODS if t.method == method}
     fitted = weights if calibration.moments is not None else calibration.codes
-    calibration = replace(calibration, moments=None, codes=dict(fitted))
-    return replace(calibration, methods=methods, choice=plan.notes[-1]) if plan.notes else calibration
+    floats = tuple(op.node for op in plan.ops if op.why == MUCH_FOR_LITTLE)
+    notes = list(plan.notes)
+    calibration = replace(
+        calibration,
+        moments=None,
+        codes=dict(fitted),
+        float_sites=floats,
+        float_choice=notes.pop() if floats else "",
+    )
+    return replace(calibration, methods=methods, choice=notes[-1]) if notes else calibration

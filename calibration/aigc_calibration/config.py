@@ -39,6 +39,8 @@ class QuantConfig:
         gain_smoothing: strength of `smooth_gains`, 0 to 1, for weights in blocks of 8 bits; 0 leaves gains as they are.
         sensitive: modules that stay float because 8 bits cost them too much: a path, or its beginning up to a dot.
         keep_float: modules that the user keeps float, named as in `sensitive`: in every precision and in every mix.
+        float_share: of the work of all sites, what may stay float where that takes much of the noise away
+            (`choose_float`), in `int8` and `fp8`; 0 chooses none.
         samples: to calibrate on; None: as many as the model takes where nobody asks for a number.
         weight_method: how weights are rounded: `rtn` (to nearest), `gptq`, or, of weights alone, `awq` (AWQ's scales,
             then GPTQ). None: to nearest in the precisions that `nearest` names, by GPTQ in the others.
@@ -58,6 +60,7 @@ class QuantConfig:
     gain_smoothing: float = 0.0
     sensitive: tuple[str, ...] = ()
     keep_float: tuple[str, ...] = ()
+    float_share: float = 0.1
     samples: int | None = None
     weight_method: WeightMethod | None = None
     nearest: tuple[SitePrecision, ...] = ()
@@ -78,6 +81,10 @@ class QuantConfig:
             raise ConfigError(f"smooth is {dict(self.smooth)}", hint="strengths lie between 0 and 1")
         if self.equalize is not None and not 0 <= self.equalize <= 1:
             raise ConfigError(f"equalize is {self.equalize}", hint="strengths lie between 0 and 1")
+        if not 0 <= self.float_share < 1:
+            raise ConfigError(
+                f"float_share is {shown(self.float_share)}", hint="a share lies between 0 and 1, without 1"
+            )
         if not 0 <= self.gain_smoothing <= 1:
             raise ConfigError(f"gain_smoothing is {self.gain_smoothing}", hint="strengths lie between 0 and 1")
         if self.weight_method not in (None, *WEIGHT_METHODS):

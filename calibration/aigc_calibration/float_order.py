@@ -18,7 +18,7 @@ from aigc_calibration.data import CalibrationData
 from aigc_calibration.formats import QdqFormat
 from aigc_calibration.group_noise import noise_of_each
 from aigc_calibration.onnx_function import open_onnx, opened_when_called
-from aigc_calibration.output_noise import few_rows, first_batches, most_evaluations, output_noise
+from aigc_calibration.output_noise import LEAST_EVALUATIONS, few_rows, first_batches, most_evaluations, output_noise
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.search.toggle import SWITCH, toggle_graph
 from aigc_calibration.weights import QuantizedWeight
@@ -40,13 +40,17 @@ class FloatOrder:
         nodes: the first does the most harm for its work.
         noise: node -> the noise of the outputs, relative to their signal, that it alone makes; an estimate.
         work: node -> its multiply-accumulates of one run.
-        measured: called with a number of sites -> the noise with the first so many float, on the samples.
+        without: called with sites -> the noise with these float, on the samples.
     """
 
     nodes: tuple[str, ...]
     noise: Mapping[str, float]
     work: Mapping[str, int]
-    measured: Callable[[int], float]
+    without: Callable[[tuple[str, ...]], float]
+
+    def measured(self, count: int) -> float:
+        """The noise with the first `count` float, on the samples."""
+        return self.without(self.nodes[:count])
 
     def share(self, node: str) -> float:
         """Of all noise, what a site makes."""
@@ -75,6 +79,8 @@ def order_sites(
     form: QdqFormat,
     *,
     outputs: Sequence[str],
+    least: int = LEAST_EVALUATIONS,
+    most: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> FloatOrder:
@@ -90,6 +96,8 @@ def order_sites(
         data: calibration samples, of which the first are used.
         form: of the engine.
         outputs: names of the results that count.
+        least: mixes that are measured at least.
+        most: mixes that are measured at most; None for no limit.
         threads: of the engine.
         progress: called after every mix that is measured.
 
@@ -107,8 +115,9 @@ def order_sites(
         return {f"{SWITCH}{node}": np.array(node in on) for node in low}
 
     wanted = [run({**feeds, **switches(())}) for feeds in judged]
-    most = most_evaluations(data, judged)
-    report, count = phase(progress, "order of sites", most), 0
+    evaluations = most_evaluations(data, judged, least=least)
+    evaluations = evaluations if most is None else min(evaluations, most)
+    report, count = phase(progress, "order of sites", evaluations), 0
 
     def noise(on: Sequence[str]) -> float:
         check_interrupted()
@@ -121,7 +130,9 @@ def order_sites(
         report(count)
         return noise(on)
 
-    found = noise_of_each(low, told, evaluations=most)
+    found = noise_of_each(low, told, evaluations=evaluations)
+    if count < evaluations:
+        report(evaluations)  # there was nothing more to measure
     total = sum(work[node] for node in low) or 1
     cost = {node: work[node] / total + 1 / len(low) for node in low}
     nodes = sorted(low, key=lambda node: -found[node] / cost[node])
@@ -129,5 +140,5 @@ def order_sites(
         nodes=tuple(nodes),
         noise=found,
         work={node: work[node] for node in low},
-        measured=cache(lambda number: noise(nodes[number:])),
+        without=cache(lambda high: noise([node for node in low if node not in set(high)])),
     )

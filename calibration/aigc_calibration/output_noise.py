@@ -11,7 +11,15 @@ from aigc_calibration.data import CalibrationData
 from aigc_calibration.onnx_function import Feeds, OnnxFunction
 from aigc_runtime.core.tensors import Array
 
-__all__ = ["LEAST_CHOICES", "few_rows", "first_batches", "most_evaluations", "output_noise", "rows_of"]
+__all__ = [
+    "LEAST_CHOICES",
+    "LEAST_EVALUATIONS",
+    "few_rows",
+    "first_batches",
+    "most_evaluations",
+    "output_noise",
+    "rows_of",
+]
 
 MOST_ROWS = 4
 """Rows of samples that a choice is judged on, where a batch has no more."""

@@ -14,6 +14,7 @@ from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import Coverage, Executed, check_executed, executed_sites, site_macs
 from aigc_calibration.data import CalibrationData, row_weights
 from aigc_calibration.emit import emit
+from aigc_calibration.errors import PlanError
 from aigc_calibration.few_samples import FewSamples
 from aigc_calibration.formats import UNSIGNED_FORMAT, QdqFormat
 from aigc_calibration.hessian import SecondMoments, fit_at_once
@@ -134,18 +135,29 @@ def quantize(
         return _emitted(made.graph, data, config, made.plan, made.weights, made.statistics, form, executed, threads)
     if calibration is None:
         calibration = calibrate(prepared, data, config, precision=precision, threads=threads, progress=progress)
-    graph, plan, weights = plan_chosen(
-        prepared,
-        data,
-        calibration,
-        config,
-        precision=precision,
-        form=form,
-        outputs=outputs,
-        threads=threads,
-        progress=progress,
-    )
-    return _emitted(graph, data, config, plan, weights, calibration.statistics, form, executed, threads)
+    found = calibration
+
+    def made_by(chosen: QuantConfig) -> Quantized:
+        graph, plan, weights = plan_chosen(
+            prepared,
+            data,
+            found,
+            chosen,
+            precision=precision,
+            form=form,
+            outputs=outputs,
+            threads=threads,
+            progress=progress,
+        )
+        return _emitted(graph, data, chosen, plan, weights, found.statistics, form, executed, threads)
+
+    try:
+        return made_by(config)
+    except PlanError:
+        if not config.float_share:
+            raise
+        # An engine may run a site in few bits only beside others that are: then none is float by choice.
+        return made_by(replace(config, float_share=0.0))
 
 
 def with_sites_float(

@@ -54,6 +54,7 @@ def assert_same(a: Calibration, b: Calibration) -> None:
         b.half_precision,
     )
     assert (dict(a.methods), a.choice) == (dict(b.methods), b.choice)
+    assert (a.float_sites, a.float_choice) == (b.float_sites, b.float_choice)
     assert list(a.codes) == list(b.codes)
     for name, weight in a.codes.items():
         again = b.codes[name]

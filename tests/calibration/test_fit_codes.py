@@ -30,7 +30,7 @@ from aigc_runtime.core.tensors import Array
 from .conftest import Batches, Shape, make_graph, small_network
 
 fit_module = import_module("aigc_calibration.fit_codes")
-PLAIN = QuantConfig(ranges="mse", equalize=0.0)
+PLAIN = QuantConfig(ranges="mse", equalize=0.0, float_share=0.0)
 
 
 def correlated(rng: np.random.Generator, rows: int) -> Array:

@@ -103,7 +103,7 @@ def test_of_equal_harm_the_smaller_site_comes_first() -> None:
         nodes, {"S": small, "L": large}, {"x": ["n", ROWS, WIDTH]}, {"y": ["n", ROWS, 4], "z": ["n", ROWS, 64]}
     )
     data = Batches(tuple({"x": rng.standard_normal((1, ROWS, WIDTH)).astype(np.float32)} for _ in range(24)))
-    found = quantize(model, data, QuantConfig(ranges="minmax"), precision="int8")
+    found = quantize(model, data, QuantConfig(ranges="minmax", float_share=0.0), precision="int8")
     assert found.float_graph is not None
     order = order_sites(
         found.float_graph, found.plan, found.weights, data, UNSIGNED_FORMAT, outputs=["y", "z"], threads=1

@@ -53,6 +53,9 @@ _OPTIONS = (
         help="Default: 256; of text 128, of large pictures 4 to 32.",
     ),
     click.option("--keep-float", multiple=True, metavar="MODULE", help="Not quantized; may be repeated."),
+    click.option(
+        "--float-share", type=float, help="Of the work, what may stay float where that gains most. Default: 0.1."
+    ),
     click.option("--ranges", type=_RANGES, help="Of activations. Default: auto, each by what it does to the outputs."),
     click.option("--weight-ranges", type=_METHODS, help="Of weights' channels."),
     click.option(
@@ -87,6 +90,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
         calibration_data: str | None,
         calibration_samples: int | None,
         keep_float: tuple[str, ...],
+        float_share: float | None,
         split_skips: bool,
         equalize: float | None,
         ranges: str | None,
@@ -111,6 +115,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "calibration_data": calibration_data,
             "calibration_samples": calibration_samples,
             "keep_float": keep_float,
+            "float_share": float_share,
             "split_skips": split_skips,
             "equalize": equalize,
             "ranges": ranges,

@@ -109,6 +109,7 @@ def _quantization_options(config: QuantConfig, default: QuantConfig) -> list[str
         words.append("--split-skips")
     for option, name in (
         ("--calibration-samples", "samples"),
+        ("--float-share", "float_share"),
         ("--ranges", "ranges"),
         ("--weight-ranges", "weight_ranges"),
         ("--equalize", "equalize"),

@@ -23,7 +23,7 @@ __all__ = ["plan_pair", "without_exceptions"]
 
 def without_exceptions(config: QuantConfig) -> QuantConfig:
     """Drop the model's exceptions: the search itself finds what must stay float."""
-    return replace(config, sensitive=(), attention=True, wide=())
+    return replace(config, sensitive=(), attention=True, wide=(), float_share=0.0)
 
 
 def plan_pair(

@@ -147,6 +147,7 @@ def export_recipe(
     split_skips: bool = False,
     equalize: float | None = None,
     keep_float: Sequence[str] = (),
+    float_share: float | None = None,
     ranges: RangeChoice | None = None,
     weight_ranges: Method | None = None,
     weight_method: WeightMethod | None = None,
@@ -166,6 +167,7 @@ def export_recipe(
         split_skips: see `QuantConfig`.
         equalize: see `QuantConfig`.
         keep_float: modules that stay float, besides those that the model's hints name.
+        float_share: see `QuantConfig`.
         ranges: see `QuantConfig`.
         weight_ranges: see `QuantConfig`, as for the next two.
         weight_method: how weights alone are rounded.
@@ -207,6 +209,7 @@ def export_recipe(
     requested: dict[str, Any] = {
         "samples": calibration_samples,
         "keep_float": tuple(keep_float) or None,
+        "float_share": float_share,
         "split_skips": split_skips or None,
         "equalize": equalize,
         "ranges": ranges,

@@ -19,6 +19,7 @@ _WEIGHTS: tuple[SitePrecision, ...] = ("int8-weight", "int4-weight")
 _ALL = tuple(one for one in PRECISIONS if one != "float")
 _READ_BY: dict[str, tuple[str, tuple[SitePrecision, ...]]] = {
     "keep_float": ("--keep-float", _ALL),
+    "float_share": ("--float-share", _EIGHT_BITS),
     "split_skips": ("--split-skips", _EIGHT_BITS),
     "equalize": ("--equalize", ("int8",)),
     "ranges": ("--ranges", ("int8",)),
@@ -87,10 +88,11 @@ def check_requested(
     Raises:
         ConfigError: nothing would read it.
     """
-    if "allow_slower" in requested and "auto" in precisions:
-        raise ConfigError(
-            "--allow-slower changes nothing in auto", hint="leave it out: a search times what it tries by itself"
-        )
+    for name, why in (("allow_slower", "times what it tries"), ("float_share", "finds what must stay float")):
+        if name in requested and "auto" in precisions:
+            raise ConfigError(
+                f"{_READ_BY[name][0]} changes nothing in auto", hint=f"leave it out: a search {why} by itself"
+            )
     sites = site_precisions(workload, target, precisions)
     for name in requested.keys() & _READ_BY.keys():
         option, read_by = _READ_BY[name]
@@ -102,7 +104,7 @@ def check_requested(
             raise ConfigError(
                 f"{option} changes nothing in {_named(precisions, workload, target)}", hint=f"leave it out{others}"
             )
-    for name in ("split_skips", "equalize"):
+    for name in ("split_skips", "equalize", "float_share"):
         if name in requested and calibration is not None:
             option, _ = _READ_BY[name]
             raise ConfigError(

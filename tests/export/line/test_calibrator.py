@@ -86,13 +86,16 @@ def test_what_a_calibration_tells(name: str, files: Path, models: Path, tmp_path
     assert stages["calibrate"].startswith(f"{SAMPLES} samples, {seen.batches} runs, {len(seen.tensors)} values")
     phases = list(dict.fromkeys(what for what, _, _ in steps))
     first = {"lm": ["channels"], "gan": ["channels", "choice of equalization"]}.get(name, [])
-    assert phases == [*first, "ranges", *(["choice of ranges"] if precision == "int8" else [])]
-    if precision == "int8":
-        evaluations = [(done, total) for what, done, total in steps if what == phases[-1]]
+    choice = ["choice of ranges"] if precision == "int8" else []
+    order = ["order of sites"] if precision in {"int8", "fp8"} else []
+    assert phases == [*first, "ranges", *choice, *order]
+    for phase in (*choice, *order):
+        evaluations = [(done, total) for what, done, total in steps if what == phase]
         assert evaluations[-1][0] == evaluations[-1][1]
         assert [done for done, _ in evaluations] == sorted({done for done, _ in evaluations})
+    if precision == "int8":
         assert result.calibration.methods.keys() <= seen.tensors.keys()
-        assert stages["choose"].startswith(result.calibration.choice)
+        assert stages["choose"].startswith(result.calibration.float_choice or result.calibration.choice)
     for phase in {"channels", "ranges"} & set(phases):
         counts = [(rows, total) for what, rows, total in steps if what == phase]
         assert counts[-1] == (seen.samples, seen.samples)  # the total that was announced is the one that is reached

@@ -267,6 +267,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "weight_ranges": "minmax",
         "split_skips": True,
         "equalize": 0.25,
+        "float_share": 0.05,
         "seed": 5,
         "quality_samples": 9,
         "calibration_data": "my data/it's",

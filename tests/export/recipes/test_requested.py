@@ -31,6 +31,8 @@ Capture = pytest.CaptureFixture[str]
         ({"split_skips": True}, "fp16"),
         ({"equalize": 0.0}, "fp8"),
         ({"equalize": 0.0}, "int8-weight"),
+        ({"float_share": 0.0}, "int4"),
+        ({"float_share": 0.0}, "auto"),
         ({"ranges": "kl"}, "fp8"),
         ({"ranges": "kl"}, "int8-weight"),
         ({"weight_ranges": "kl"}, "int4"),
@@ -50,7 +52,7 @@ def test_samples_that_nothing_is_learned_from(samples: dict[str, Any]) -> None:
     assert export_recipe("gan", precision="int4", weight_method="gptq", **samples).quantization is not None
 
 
-@pytest.mark.parametrize("option", [{"split_skips": True}, {"equalize": 0.0}])
+@pytest.mark.parametrize("option", [{"split_skips": True}, {"equalize": 0.0}, {"float_share": 0.0}])
 def test_the_graph_of_a_calibration_that_exists(option: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="which was made with it or without"):
         export_recipe("unet", precision="int8", calibration="ranges.npz", **option)
@@ -64,6 +66,7 @@ def test_the_graph_of_a_calibration_that_exists(option: dict[str, Any]) -> None:
         (["--precision", "int4", "--weight-method", "rtn"], "weight_method", "rtn"),
         (["--precision", "auto", "--block", "128"], "block", 128),
         (["--precision", "int8", "--equalize", "0"], "equalize", 0.0),
+        (["--precision", "fp8", "--float-share", "0"], "float_share", 0.0),
         (["--precision", "fp16", "--keep-float", "a", "--keep-float", "b.c"], "keep_float", ("a", "b.c")),
     ],
 )

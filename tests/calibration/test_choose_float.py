@@ -1,0 +1,198 @@
+"""Sites that make much of the noise for little of the work stay float, and no others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx import helper
+
+from aigc_calibration import choose_float
+from aigc_calibration.calibrate import calibrate
+from aigc_calibration.calibrated_plan import with_choice
+from aigc_calibration.choose_float import MUCH_FOR_LITTLE, proven_sites, worthy_sites
+from aigc_calibration.config import QuantConfig
+from aigc_calibration.float_order import FloatOrder
+from aigc_calibration.formats import SIGNED_FORMAT
+from aigc_calibration.onnx_function import open_onnx
+from aigc_calibration.plan import QuantizationPlan, SitePrecision
+from aigc_calibration.prepare import prepare
+from aigc_calibration.quantize import Quantized, quantize
+from aigc_runtime.errors import CancelledError, ConfigError, EngineError
+
+from .conftest import Batches, Shape, make_graph
+
+WIDTH, NARROW, ROWS, LAYERS = 64, 4, 16, 6
+CONFIG = QuantConfig(ranges="minmax")
+
+
+def network(*, loud: bool) -> tuple[ir.Model, Batches]:
+    """A chain of wide products, and beside it a small one whose result is added.
+
+    What the small one reads holds, where it is loud, a number 3000 times as large, which its weight leaves out.
+    """
+    rng = np.random.default_rng(0)
+    nodes, constants = [], {}
+    for i in range(LAYERS):
+        constants[f"W{i}"] = (rng.standard_normal((WIDTH, WIDTH)) / WIDTH**0.5).astype(np.float32)
+        nodes.append(helper.make_node("MatMul", [f"h{i}" if i else "x", f"W{i}"], [f"y{i}"], f"layer_{i}"))
+        nodes.append(helper.make_node("Tanh", [f"y{i}"], [f"h{i + 1}"], f"tanh_{i}"))
+    constants["V"] = (0.01 * rng.standard_normal((NARROW, WIDTH))).astype(np.float32)
+    constants["V"][0] *= not loud
+    constants["one"] = np.eye(1, NARROW, dtype=np.float32)[0] * (3000 if loud else 0)
+    nodes += [
+        helper.make_node("Add", ["t", "one"], ["u"], "plus"),
+        helper.make_node("MatMul", ["u", "V"], ["v"], "small"),
+        helper.make_node("Add", [f"h{LAYERS}", "v"], ["out"], "sum"),
+    ]
+    wide: Shape = ["n", ROWS, WIDTH]
+    model = make_graph(nodes, constants, {"x": wide, "t": ["n", ROWS, NARROW]}, {"out": wide})
+    feeds = tuple(
+        {
+            "x": rng.standard_normal((1, ROWS, WIDTH)).astype(np.float32),
+            "t": rng.standard_normal((1, ROWS, NARROW)).astype(np.float32),
+        }
+        for _ in range(24)
+    )
+    return model, Batches(feeds)
+
+
+def floats(found: Quantized) -> dict[str, str]:
+    return {op.node: op.why for op in found.plan.ops if op.precision == "float"}
+
+
+def noise(model: ir.Model, found: Quantized, data: Batches) -> float:
+    exact, run = open_onnx(model), open_onnx(found.graph)
+    x, y = (np.concatenate([f(feeds)["out"] for feeds in data.feeds]).astype(np.float64) for f in (exact, run))
+    return float(np.square(x - y).sum() / np.square(x).sum())
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_a_small_site_that_does_most_of_the_harm_stays_float(precision: SitePrecision) -> None:
+    model, data = network(loud=True)
+    form = {} if precision == "int8" else {"form": SIGNED_FORMAT, "executed": lambda *_: None}
+    found, all_low = (
+        quantize(model, data, replace(CONFIG, float_share=share), precision=precision, **form)  # type: ignore[arg-type]
+        for share in (0.1, 0.0)
+    )
+    assert floats(all_low) == {}
+    assert not any("stays float" in note for note in all_low.plan.notes)
+    if precision == "fp8":  # which has as many digits for small numbers as for large ones: nothing stands out
+        assert floats(found) == {}
+        return
+    assert floats(found) == {"small": MUCH_FOR_LITTLE}
+    assert "V" not in found.weights
+    assert found.plan.notes[-1].startswith("1 site stays float by its effect on the outputs, ")
+    assert "1.0% of the work: small (" in found.plan.notes[-1]
+    assert noise(model, found, data) < 0.2 * noise(model, all_low, data)
+
+
+def test_where_no_site_stands_out_all_stay_low() -> None:
+    model, data = network(loud=False)
+    assert floats(quantize(model, data, CONFIG, precision="int8")) == {}
+
+
+def test_a_share_that_the_site_does_not_fit_into() -> None:
+    model, data = network(loud=True)
+    assert floats(quantize(model, data, replace(CONFIG, float_share=0.005), precision="int8")) == {}
+
+
+def test_where_nothing_else_would_run_in_few_bits_no_site_is_float_by_choice() -> None:
+    model, data = network(loud=True)
+
+    def executed(_: ir.Model, plan: QuantizationPlan) -> set[str]:
+        low = {op.node for op in plan.quantized()}
+        return low if "small" in low else set()
+
+    found = quantize(model, data, CONFIG, precision="int8", executed=executed)
+    assert floats(found) == {}
+    assert len(found.plan.quantized()) == LAYERS + 1
+
+
+def test_a_calibration_keeps_the_choice() -> None:
+    model, data = network(loud=True)
+    found = calibrate(prepare(model), data, CONFIG, precision="int8")
+    assert found.float_sites is None
+    fresh = quantize(model, data, CONFIG, precision="int8", calibration=found)
+    kept = with_choice(found, fresh.plan, fresh.weights)
+    assert kept.float_sites == ("small",)
+    # One batch is left: nothing can be chosen on it.
+    again = quantize(model, Batches(data.feeds[:1]), CONFIG, precision="int8", calibration=kept)
+    assert again.plan.dump() == fresh.plan.dump()
+    none = quantize(
+        model,
+        Batches(data.feeds[:1]),
+        CONFIG,
+        precision="int8",
+        calibration=replace(kept, float_sites=(), float_choice=""),
+    )
+    assert floats(none) == {}
+
+
+def test_a_choice_can_be_stopped() -> None:
+    model, data = network(loud=True)
+    with pytest.raises(CancelledError):
+        quantize(model, data, CONFIG, precision="int8", progress=lambda what, *_: "order" not in what)
+
+
+def order(**sites: tuple[float, int]) -> FloatOrder:
+    nodes = tuple(sorted(sites, key=lambda name: -sites[name][0] / (sites[name][1] / 100 + 1 / len(sites))))
+    return FloatOrder(
+        nodes=nodes,
+        noise={name: noise for name, (noise, _) in sites.items()},
+        work={name: work for name, (_, work) in sites.items()},
+        without=lambda high: sum(noise for name, (noise, _) in sites.items() if name not in high),
+    )
+
+
+def test_what_is_worthy_is_held_against_what_is_left() -> None:
+    """b makes a sixth of all noise, but most of what a leaves."""
+    found = order(a=(80.0, 1), b=(15.0, 4), c=(5.0, 95))
+    assert worthy_sites(found, 0.1) == ("a", "b")
+    assert worthy_sites(found, 0.02) == ("a",)
+    assert worthy_sites(order(a=(0.0, 1), b=(0.0, 99)), 0.5) == ()
+    assert worthy_sites(order(a=(34.0, 1), b=(33.0, 49), c=(33.0, 50)), 0.9) == ("a",)
+
+
+def test_sites_whose_noise_does_not_add_up_are_taken_by_halves() -> None:
+    """a and b round the same value: the noise is there until neither does."""
+    found = order(a=(30.0, 1), b=(30.0, 1), c=(20.0, 1), d=(20.0, 97))
+    assert proven_sites(found, ("a", "b", "c")) == ("a", "b", "c")
+
+    def shared(high: tuple[str, ...]) -> float:
+        return 100.0 - 60 * ({"a", "b"} <= set(high)) - 30 * ("d" in high)
+
+    assert proven_sites(replace(found, without=shared), ("a", "b")) == ("a", "b")
+    assert proven_sites(replace(found, without=shared), ("a", "c", "b")) == ("a", "c", "b")
+    assert proven_sites(replace(found, without=shared), ("a", "c")) == ()
+    assert proven_sites(replace(found, without=lambda high: 100.0 - 50 * (high == ("a",))), ("a", "b", "c")) == ("a",)
+    assert proven_sites(replace(found, without=lambda _: 100.0), ("a", "b", "c")) == ()
+    assert proven_sites(found, ()) == ()
+
+
+def test_one_site_is_left_whatever_it_does() -> None:
+    assert worthy_sites(order(a=(99.0, 0), b=(1.0, 0)), 0.9) == ("a",)
+
+
+def test_noise_without_end_chooses_nothing() -> None:
+    assert worthy_sites(order(a=(float("inf"), 1), b=(1.0, 99)), 0.9) == ()
+
+
+def test_a_graph_that_takes_no_switches_keeps_its_plan(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise EngineError("it does not load")
+
+    monkeypatch.setattr(choose_float, "order_sites", fails)
+    model, data = network(loud=True)
+    assert floats(quantize(model, data, CONFIG, precision="int8")) == {}
+    assert "which sites stay float was not measured: it does not load" in caplog.text
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_shares_that_there_are_not(share: float) -> None:
+    with pytest.raises(ConfigError, match="float_share is"):
+        QuantConfig(float_share=share)
