@@ -29,7 +29,7 @@ from aigc_models.weights.checkpoint import save_checkpoint
 from aigc_runtime.system.interrupts import handled_signals
 
 SMALL = {
-    "classifier": ["--batch-size", "8", "--steps", "60"],
+    "classifier": ["--batch-size", "8", "--steps", "600"],  # which take longer than the signal waits for
     "lm": ["--batch-size", "2", "--steps", "5"],
     "unet": ["--batch-size", "2", "--steps", "40", "--size", "8"],
     "gan": ["--batch-size", "2", "--steps", "60", "--size", "8"],
