@@ -98,7 +98,7 @@ def plan_chosen(
             they were asked for.
         CancelledError: `progress` returned False.
     """
-    samples = _Samples(data, form, outputs, threads, progress)
+    samples = _ChoiceInputs(data, form, outputs, threads, progress)
     graph, plan, weights = _with_ranges(prepared, calibration, config, precision, samples)
     if precision not in HALF_PRECISIONS:
         plan = _with_floats(graph, plan, weights, calibration, config, samples)
@@ -108,8 +108,8 @@ def plan_chosen(
 
 
 @dataclass(frozen=True)
-class _Samples:
-    """What choices are made on: see `plan_chosen`."""
+class _ChoiceInputs:
+    """What choices are made on, and who is told: see `plan_chosen`."""
 
     data: CalibrationData
     form: QdqFormat
@@ -122,7 +122,7 @@ class _Samples:
 
 
 def _with_ranges(
-    prepared: ir.Model, calibration: Calibration, config: QuantConfig, precision: SitePrecision, samples: _Samples
+    prepared: ir.Model, calibration: Calibration, config: QuantConfig, precision: SitePrecision, samples: _ChoiceInputs
 ) -> tuple[ir.Model, QuantizationPlan, dict[str, QuantizedWeight]]:
     """Plan all sites but those that the configuration leaves float, and round their weights."""
     form, threads = samples.form, samples.threads
@@ -158,7 +158,7 @@ def _with_floats(
     weights: Mapping[str, QuantizedWeight],
     calibration: Calibration,
     config: QuantConfig,
-    samples: _Samples,
+    samples: _ChoiceInputs,
 ) -> QuantizationPlan:
     """Leave sites float as the calibration says, and else as is chosen on samples."""
     if config.float_share <= 0:

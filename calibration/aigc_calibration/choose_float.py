@@ -114,18 +114,16 @@ def worthy_sites(order: FloatOrder, share: float) -> tuple[str, ...]:
         order: of all sites that are in few bits.
         share: of their work, that may become float. One site is always left.
     """
-    work = sum(order.work[node] for node in order.nodes)
-    left = sum(order.noise[node] for node in order.nodes)
+    left = sum(order.noise.values())
     used, found = 0.0, list[str]()
     if not math.isfinite(left):
         return ()
     for node in order.nodes:
-        cost = order.work[node] / work if work else 0.0
-        enough = RATE * (cost + CONVERSIONS / len(order.nodes)) * left
-        if left <= 0 or used + cost > share or order.noise[node] < enough or len(found) + 1 == len(order.nodes):
+        work, enough = _work([node], order), RATE * _cost([node], order) * left
+        if left <= 0 or used + work > share or order.noise[node] < enough or len(found) + 1 == len(order.nodes):
             continue
         found.append(node)
-        used, left = used + cost, left - order.noise[node]
+        used, left = used + work, left - order.noise[node]
     return tuple(found)
 
 
@@ -138,22 +136,29 @@ def proven_sites(order: FloatOrder, nodes: tuple[str, ...]) -> tuple[str, ...]:
         order: measures them.
         nodes: the best come first. All of them are tried, then a half, a quarter, and so on.
     """
-    work, whole = sum(order.work.values()) or 1, order.without(())
+    whole = order.without(())
     while nodes:
-        cost = sum(order.work[node] for node in nodes) / work + CONVERSIONS * len(nodes) / len(order.nodes)
-        if order.without(nodes) <= (1 - min(PROVEN_RATE * cost, 1)) * whole:
+        if order.without(nodes) <= (1 - min(PROVEN_RATE * _cost(nodes, order), 1)) * whole:
             return nodes
         nodes = nodes[: len(nodes) // 2]
     return ()
 
 
+def _cost(nodes: Sequence[str], order: FloatOrder) -> float:
+    """What sites in float cost: their share of the work, and of the conversions."""
+    return _work(nodes, order) + CONVERSIONS * len(nodes) / len(order.nodes)
+
+
+def _work(nodes: Sequence[str], order: FloatOrder) -> float:
+    return sum(order.work[node] for node in nodes) / (sum(order.work.values()) or 1)
+
+
 def _sentence(plan: QuantizationPlan, order: FloatOrder, nodes: Sequence[str]) -> str:
-    work = sum(order.work[node] for node in order.nodes) or 1
     modules = {op.node: op.module or op.node for op in plan.ops}
 
     def shares(of: Sequence[str]) -> str:
         noise = sum(order.share(node) for node in of)
-        return f"{noise:.0%} of the noise, {sum(order.work[node] for node in of) / work:.1%} of the work"
+        return f"{noise:.0%} of the noise, {_work(of, order):.1%} of the work"
 
     each = ", ".join(f"{modules[node]} ({shares([node])})" for node in nodes[:SHOWN])
     more = f" and {len(nodes) - SHOWN} more" if len(nodes) > SHOWN else ""

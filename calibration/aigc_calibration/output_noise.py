@@ -27,7 +27,7 @@ LEAST_EVALUATIONS = 16
 """Runs over these rows that an order of sites takes at least; else all runs together read as many rows as there are
 samples."""
 LEAST_CHOICES = 6
-"""The same for a choice between a few methods: each for all, and something between them."""
+"""The same for what every export chooses: each of a few methods for all, and something between them."""
 
 
 def few_rows(data: CalibrationData) -> int:

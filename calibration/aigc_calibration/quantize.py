@@ -156,7 +156,7 @@ def quantize(
     except PlanError:
         if not config.float_share:
             raise
-        # An engine may run a site in few bits only beside others that are: then none is float by choice.
+        # The sites that are left may be those that the engine runs in float anyway: then none is float by choice.
         return made_by(replace(config, float_share=0.0))
 
 
