@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from aigc_calibration.onnx_file import EXTERNAL_THRESHOLD, SharedWeights, save_graph
+from aigc_export.graphs.passes.decoder.cached_attention import reads_rows_apart
 from aigc_export.targets.base import BuiltEngine
 from aigc_export.targets.ort_versions import oldest_version
 from aigc_runtime.backends.ort.providers import OrtBuild
@@ -55,7 +56,7 @@ def build_ort(
         files={path.name: path for path in paths},
         seconds=time.perf_counter() - started,
         interface=interface,
-        build=OrtBuild(provider=provider, min_version=oldest_version(model)),
+        build=OrtBuild(provider=provider, min_version=oldest_version(model), rows_apart=reads_rows_apart(model)),
     )
     open_ort(built, threads=1).close()
     return built
@@ -70,4 +71,5 @@ def open_ort(engine: BuiltEngine, *, threads: int | None, device: str = "cpu") -
         folder=str(path.parent.absolute()),
         threads=threads,
         device=device,
+        rows_apart=engine.build.rows_apart,
     )

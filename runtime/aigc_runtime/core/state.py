@@ -8,7 +8,7 @@ import numpy as np
 
 from aigc_runtime.core.integers import as_integer
 from aigc_runtime.core.interface import Interface
-from aigc_runtime.core.tensors import Array, DimSpec, StateSpec
+from aigc_runtime.core.tensors import Array, DimSpec, StateSpec, TensorSpec
 from aigc_runtime.errors import EngineError, FeedError
 
 __all__ = [
@@ -19,9 +19,11 @@ __all__ = [
     "check_selection",
     "check_written",
     "enlarged",
+    "joined_rows",
     "new_steps",
     "require_specs",
     "require_state",
+    "rows_of",
     "take_rows",
 ]
 
@@ -177,6 +179,33 @@ def take_rows(array: Array, spec: StateSpec, rows: Sequence[int], held: int) -> 
     part = (*[slice(None)] * spec.axis, slice(held))
     taken[part] = np.take(array[part], rows, axis=spec.batch_axis)
     return taken
+
+
+def rows_of(feeds: Mapping[str, Array], specs: Sequence[TensorSpec], row: int) -> dict[str, Array]:
+    """What one row of a run is fed: its part of every tensor that has rows, and the others whole.
+
+    Args:
+        feeds: of all rows, by the names of the inputs.
+        specs: of the inputs.
+        row: of the batch.
+    """
+    axes = {spec.name: spec.shape.index("batch") for spec in specs if "batch" in spec.shape}
+    return {name: np.take(array, [row], axis=axes[name]) if name in axes else array for name, array in feeds.items()}
+
+
+def joined_rows(results: Sequence[Mapping[str, Array]], specs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """What the runs of single rows gave, as one run of all of them would have given it.
+
+    Args:
+        results: of each row, by the names of the outputs.
+        specs: of the outputs; one without rows is the first run's.
+    """
+    return {
+        spec.name: np.concatenate([one[spec.name] for one in results], axis=spec.shape.index("batch"))
+        if "batch" in spec.shape
+        else results[0][spec.name]
+        for spec in specs
+    }
 
 
 def check_batch(sizes: Mapping[str, int], batch: int) -> None:

@@ -226,7 +226,7 @@ BAD: list[tuple[Any, str]] = [
         r"that cannot share one: model \(tensorrt-rtx\), decode \(tensorrt-rtx\)",
     ),
     (
-        lambda m: m["engines"]["decode"].update(build={"provider": "cuda", "min_version": ""}),
+        lambda m: m["engines"]["decode"].update(build={"provider": "cuda", "min_version": "", "rows_apart": False}),
         "they must be of one kind, for one device",
     ),
     (lambda m: m["engines"]["decode"].update(file="none.onnx"), r"files lacks \['none\.onnx'\]"),

@@ -21,6 +21,7 @@ def _open(files: EngineFiles, threads: int | None) -> Session:
         folder=files.folder,
         threads=threads,
         device=files.facts.build.provider,
+        rows_apart=files.facts.build.rows_apart,
     )
 
 

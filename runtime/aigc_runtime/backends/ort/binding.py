@@ -75,6 +75,22 @@ class OrtState:
         # What was bound were the values that are gone.
         self.spares, self.plans = self._empty_spares(), {}
 
+    def of_row(self, row: int) -> OrtState:
+        """The state of one row, by itself."""
+        alone = OrtState(self._binder, self.specs, 1)
+        alone.length, alone.capacity = self.length, self.capacity
+        for spec in self.specs:
+            alone._put(spec, take_rows(self.values[spec.input].numpy(), spec, [row], self.length))
+        return alone
+
+    def join(self, rows: Sequence[OrtState]) -> None:
+        """Hold what the states of the rows hold."""
+        for spec in self.specs:
+            arrays = [one.values[spec.input].numpy() for one in rows]
+            self._put(spec, np.concatenate(arrays, axis=spec.batch_axis))
+        # What was bound were the values that are gone.
+        self.plans = {}
+
     def _put(self, spec: StateSpec, array: Array) -> None:
         self.values[spec.input] = self._binder.value(array)
 

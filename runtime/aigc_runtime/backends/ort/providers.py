@@ -70,10 +70,13 @@ class OrtBuild:
         provider: that it was exported for.
         min_version: the oldest ONNX Runtime that is known to load it, such as "1.23"; empty where any will do that the
             package of this runtime takes.
+        rows_apart: whether it takes several steps of one row alone, so that a session runs several rows one after the
+            other.
     """
 
     provider: Literal["cpu", "cuda"] = "cpu"
     min_version: str = ""
+    rows_apart: bool = False
 
     def __post_init__(self) -> None:
         if self.min_version and not _VERSION.fullmatch(self.min_version):

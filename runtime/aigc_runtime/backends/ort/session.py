@@ -20,9 +20,11 @@ from aigc_runtime.core.state import (
     check_batch,
     check_rows,
     check_written,
+    joined_rows,
     new_steps,
     require_specs,
     require_state,
+    rows_of,
 )
 from aigc_runtime.core.tensors import Array, FeedChecker
 from aigc_runtime.errors import AigcError, EngineError, EngineMemoryError, UnknownNameError
@@ -45,6 +47,7 @@ class OrtSession:
         device_id: which of several devices.
         bound: bind inputs, outputs and state to the device; None: on every device but the CPU, whose memory is the
             caller's own. On a CPU it shows what another device would run.
+        rows_apart: run several rows one after the other where a run adds several steps.
 
     Attributes:
         placement: for a device other than the CPU, provider -> number of nodes that it runs.
@@ -66,6 +69,7 @@ class OrtSession:
         device: str = "cpu",
         device_id: int = 0,
         bound: bool | None = None,
+        rows_apart: bool = False,
     ) -> None:
         if device not in PROVIDERS:
             raise UnknownNameError("device", device, PROVIDERS)
@@ -77,6 +81,7 @@ class OrtSession:
             self.ort, model, provider=provider, device_id=device_id, folder=folder, threads=threads
         )
         self._bound = device != "cpu" if bound is None else bound
+        self._rows_apart = rows_apart
         self._binder = Binder(ort=self.ort, device=device, device_id=device_id, rebind=self._bound)
         self._output_names = [s.name for s in interface.outputs]
         self._all_names = list(interface.graph_outputs)
@@ -124,10 +129,10 @@ class OrtSession:
             steps = new_steps(self.interface, bound, state.length)
             state.reserve(capacity_for(self.interface, state.length + steps, state.capacity))
             with flushed():
-                if self.interface.has_steady_state:
-                    results = self._run_planned(feeds, state, bound)
+                if self._rows_apart and steps > 1 and state.batch > 1:
+                    results = self._run_apart(feeds, state, bound, steps)
                 else:
-                    results = self._run_growing(feeds, state, steps)
+                    results = self._run_rows(feeds, state, bound, steps)
         except AigcError:
             raise
         except Exception as err:  # ONNX Runtime's own types share no base class
@@ -148,6 +153,26 @@ class OrtSession:
             results = dict(zip(self._output_names, arrays, strict=True))
         self.engine_seconds += time.perf_counter() - started
         return results
+
+    def _run_rows(
+        self, feeds: Mapping[str, Array], state: OrtState, bound: Mapping[str, int], steps: int
+    ) -> dict[str, Array]:
+        if self.interface.has_steady_state:
+            return self._run_planned(feeds, state, bound)
+        return self._run_growing(feeds, state, steps)
+
+    def _run_apart(
+        self, feeds: Mapping[str, Array], state: OrtState, bound: Mapping[str, int], steps: int
+    ) -> dict[str, Array]:
+        """A row at a time; the carried state goes through the host's memory."""
+        parts = [state.of_row(row) for row in range(state.batch)]
+        one = {**bound, "batch": 1}
+        found = [
+            self._run_rows(rows_of(feeds, self.interface.inputs, row), part, one, steps)
+            for row, part in enumerate(parts)
+        ]
+        state.join(parts)
+        return joined_rows(found, self.interface.outputs)
 
     def _run_growing(self, feeds: Mapping[str, Array], state: OrtState, steps: int) -> dict[str, Array]:
         """Past values go in as they came out; the engine allocates the new ones, where the old ones are.

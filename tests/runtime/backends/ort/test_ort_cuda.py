@@ -80,18 +80,23 @@ def test_a_provider_in_the_manifest(cuda_bundle: Path) -> None:
     manifest = parse_manifest(data)
     assert dump_manifest(manifest) == data
     assert json.loads(data)["engines"]["model"]["proof"] == {"parity": "graph", "proven_on": []}
-    assert json.loads(data)["engines"]["model"]["build"] == {"provider": "cuda", "min_version": ""}
+    assert json.loads(data)["engines"]["model"]["build"] == {
+        "provider": "cuda", "min_version": "", "rows_apart": False,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (
-            {"build": {"provider": "rocm", "min_version": ""}},
+            {"build": {"provider": "rocm", "min_version": "", "rows_apart": False}},
             r"engines\.model: build\.provider is 'rocm'\nvalid: cpu, cuda",
         ),
-        ({"build": {}}, r"build\.provider, min_version are missing"),
-        ({"build": {"provider": "cuda", "min_version": "", "id": 1}}, r"build\.id is not a known field"),
+        ({"build": {}}, r"build\.provider, min_version, rows_apart are missing"),
+        (
+            {"build": {"provider": "cuda", "min_version": "", "rows_apart": False, "id": 1}},
+            r"build\.id is not a known field",
+        ),
         ({"build": "cuda"}, "a build of type str"),
         ({"proof": {"parity": "none", "proven_on": []}}, r"engines\.model\.proof\.parity is 'none'"),
         ({"proof": {"parity": "graph"}}, r"proof\.proven_on is missing"),
@@ -110,7 +115,7 @@ def test_an_engine_of_another_kind_has_another_build(cuda_bundle: Path) -> None:
         EngineInfo(kind="tensorrt", file="model.engine", interface=interface, build=OrtBuild(provider="cuda"))
     value = json.loads((cuda_bundle / "manifest.json").read_bytes())
     value["engines"]["model"]["kind"] = "tensorrt"
-    with pytest.raises(BundleError, match=r"engines\.model: build\.provider, min_version are not known fields"):
+    with pytest.raises(BundleError, match=r"engines\.model: build\.provider, min_version, rows_apart are not known"):
         parse_manifest(json.dumps(value).encode())
 
 

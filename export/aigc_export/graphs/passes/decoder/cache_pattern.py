@@ -33,6 +33,14 @@ class Append:
     present: ir.Value
     length: ir.Value | None
 
+    @property
+    def held(self) -> ir.Value | str:
+        """What says how many steps are held: the input, or of a cache that grows the name of its dimension."""
+        if self.length is not None:
+            return self.length
+        assert self.past.shape is not None
+        return str(self.past.shape[2])
+
 
 def match_append(present: ir.Value) -> Append | None:
     """Recognize `Concat(past, new)` or `ScatterElements(past, slots, new)` along the steps, past and present carried.
@@ -52,7 +60,7 @@ def match_append(present: ir.Value) -> Append | None:
         return None
     expanded, new = made_by(node.inputs[1], "Expand"), node.inputs[2]
     length = None if expanded is None else _counted_from(expanded.inputs[0])
-    if length is None or new is None:
+    if length is None or isinstance(length, str) or new is None:
         return None
     return Append(node=node, past=past, new=new, present=present, length=length)
 
@@ -62,17 +70,28 @@ def _alone(node: ir.Node, past: ir.Value) -> bool:
     return all(reader is node or reader.op_type == "Shape" for reader, _ in past.uses())
 
 
-def _counted_from(value: ir.Value | None) -> ir.Value | None:
-    """The input `length` of `Reshape(Range(0, S, 1) + length)`, along the third of four axes."""
+def _counted_from(value: ir.Value | None) -> ir.Value | str | None:
+    """What `Reshape(Range(0, S, 1) + held)` counts from, along the third of four axes: see `Append.held`."""
     shaped = made_by(value, "Reshape")
     added = None if shaped is None else made_by(shaped.inputs[0], "Add")
     if added is None or shaped is None or not equal_to(shaped.inputs[1], [1, 1, -1, 1]):
         return None
-    for steps, length in (added.inputs, added.inputs[::-1]):
-        is_length = length is not None and length.is_graph_input() and sizes_known(length) == (1,)
-        if is_length and _counts(made_by(steps, "Range")):
-            return length
+    for steps, held in (added.inputs, added.inputs[::-1]):
+        if held is not None and _counts(made_by(steps, "Range")):
+            return held if held.is_graph_input() and sizes_known(held) == (1,) else _dimension(held)
     return None
+
+
+def _dimension(value: ir.Value) -> str | None:
+    """The name of the dimension whose size is `Squeeze(Shape(x))`."""
+    squeezed = made_by(value, "Squeeze")
+    shape = None if squeezed is None else made_by(squeezed.inputs[0], "Shape")
+    sizes = None if shape is None else sizes_known(shape.inputs[0])
+    if shape is None or sizes is None:
+        return None
+    start, end = shape.attributes.get_int("start", 0), shape.attributes.get_int("end", len(sizes))
+    found = sizes[start:end]
+    return found[0] if len(found) == 1 and isinstance(found[0], str) else None
 
 
 def _counts(node: ir.Node | None) -> bool:
@@ -80,28 +99,28 @@ def _counts(node: ir.Node | None) -> bool:
     return node is not None and equal_to(node.inputs[0], [0]) and equal_to(node.inputs[2], [1])
 
 
-def hides_later_keys(bias: ir.Value, length: ir.Value) -> bool:
+def hides_later_keys(bias: ir.Value, held: ir.Value | str) -> bool:
     """Whether a bias hides every key that comes after its query: `Where(j <= i and ..., 0, -inf)`.
 
     Args:
         bias: added to the scores.
-        length: the input that the queries i are counted from; keys j are counted from 0.
+        held: what the queries i are counted from, see `Append.held`; keys j are counted from 0.
     """
     node = made_by(bias, "Where")
     hidden = None if node is None else constant_of(node.inputs[2])
     if node is None or hidden is None or not np.isneginf(hidden).all():
         return False
-    return _not_after(node.inputs[0], length)
+    return _not_after(node.inputs[0], held)
 
 
-def _not_after(condition: ir.Value | None, length: ir.Value) -> bool:
+def _not_after(condition: ir.Value | None, held: ir.Value | str) -> bool:
     """Whether a condition holds for j <= i alone."""
     for op_type, combine in (("And", any), ("Or", all)):
         node = made_by(condition, op_type)
         if node is not None:
-            return combine(_not_after(value, length) for value in node.inputs)
+            return combine(_not_after(value, held) for value in node.inputs)
     node = made_by(condition, "LessOrEqual") or made_by(condition, "Equal")
-    return node is not None and _counts_keys(node.inputs[0]) and _counted_from(node.inputs[1]) is length
+    return node is not None and _counts_keys(node.inputs[0]) and _counted_from(node.inputs[1]) == held
 
 
 def _counts_keys(value: ir.Value | None) -> bool:

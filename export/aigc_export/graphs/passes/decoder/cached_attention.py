@@ -1,4 +1,4 @@
-"""Attention over a carried cache: one operator for a single step, which writes the cache where it lies."""
+"""Attention over a carried cache: one operator, which writes the cache where it lies."""
 
 from __future__ import annotations
 
@@ -19,37 +19,38 @@ from aigc_export.graphs.passes.decoder.step_values import StepValues
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["fuse_cached_attention"]
+__all__ = ["fuse_cached_attention", "reads_rows_apart"]
 
 _HEAD_MULTIPLE, _TURNED_HEAD_MULTIPLE = 8, 16
 """What GroupQueryAttention wants a head's width to be a multiple of, without and with a rotation inside."""
 
 
 def fuse_cached_attention(model: ir.Model) -> ir.Model:
-    """Attend by one operator where a run adds a single step to a cache that holds some; changes the model.
+    """Attend by one operator; changes the model.
 
     Graph before: `K = Concat(past, turn(k))`, `y = Softmax(scale turn(q) K^T + bias) V`, V likewise; after:
-    `y, K, V = If(one step, and some are held; GroupQueryAttention(q, k, v, past, ...); the nodes as they were)`.
+    `y, K, V = GroupQueryAttention(q, k, v, past, ...)`.
 
     Every number is the same in exact arithmetic. The operator turns queries and keys by the graph's own cosines and
-    sines, those of every row's own position, and adds the graph's own bias: padding, windows and whatever else hides or
+    sines, those of every step of every row, and adds the graph's own bias: padding, windows and whatever else hides or
     weighs keys. It computes nothing for the empty places of a buffer, and writes into the one that it was given.
 
     1. Float32 attention of the form of `match_attention`, H = N or in groups; heads of a multiple of 8, where they are
        turned of 16.
-    2. A growing cache (`Concat`), and a buffer (`ScatterElements`) whose bias hides every key behind its query. Of a
-       buffer the nodes as they were read the steps that it holds, and no more.
+    2. A growing cache (`Concat`), and a buffer (`ScatterElements`), whose bias hides every key behind its query: the
+       operator hides them in any case.
     3. Queries, keys and values that are the parts of one product, in this order: taken whole.
     4. Heads that are normed before they are turned: taken behind the norm.
     5. Any other attention: left as it is.
 
-    Several steps at once keep their nodes: the operator refuses them for more than one row behind a past, and is
-    slower at a prompt than the plain products are (onnxruntime 1.32). Opset 18 and later; the main graph.
+    Of several rows the operator takes one step each: it turns the steps of a prompt by the first row's angles, and
+    refuses several behind a past (onnxruntime 1.32). A session runs a row at a time then (`reads_rows_apart`).
+    A graph of which an output has no row for each row of the run is not touched. Opset 18 and later; the main graph.
     """
     made: dict[tuple[object, ...], ir.Value] = {}
     for node in list(model.graph):
         found = match_attention(node) if node.op_type == "Softmax" and node.graph is model.graph else None
-        if found is not None and _fits(found):
+        if found is not None and _fits(found) and _has_rows(model.graph.outputs, found):
             _replace(model.graph, found, made)
     if made:
         model.graph.opset_imports[MICROSOFT] = 1
@@ -64,17 +65,29 @@ def _fits(found: CachedAttention) -> bool:
     heads = (found.query, found.key, found.value)
     values = (*(one.source for one in heads), found.keys.past, found.values.past, found.bias)
     sizes = [sizes_known(one.source) for one in heads]
-    first, length, rotary = sizes[0], found.keys.length, found.query.rotary
+    first, rotary = sizes[0], found.query.rotary
     if any(value.dtype != ir.DataType.FLOAT for value in values):
         return False
     if first is None or any(one is None or one[:2] != first[:2] for one in sizes):
         return False
-    if length is not None and not hides_later_keys(found.bias, length):
+    if not hides_later_keys(found.bias, found.keys.held):
         return False
     if rotary is None:
         return found.head_size % _HEAD_MULTIPLE == 0
     turned = (*first[:2], found.head_size // 2)
     return found.head_size % _TURNED_HEAD_MULTIPLE == 0 and sizes_known(rotary.cos) == sizes_known(rotary.sin) == turned
+
+
+def _has_rows(outputs: Sequence[ir.Value], found: CachedAttention) -> bool:
+    """Whether every output of a graph has the rows of an attention along its first axis."""
+    rows = sizes_known(found.keys.past)
+    sizes = [sizes_known(output) for output in outputs]
+    return rows is not None and all(one is not None and one[:1] == rows[:1] for one in sizes)
+
+
+def reads_rows_apart(model: ir.Model) -> bool:
+    """Whether a graph takes several steps of one row alone."""
+    return any(node.op_type == "GroupQueryAttention" and node.domain == MICROSOFT for node in model.graph)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,61 +123,22 @@ def _replace(graph: ir.Graph, found: CachedAttention, made: dict[tuple[object, .
 
     whole = _whole(found)
     steps = StepValues(graph, found.query.source if whole is None else whole.value, found.keys, made)
-    moved = [*([] if whole is None else [whole.split]), *found.nodes]
     last = found.nodes[-1]
-    results = (found.result, found.keys.present, found.values.present)
-    single, bias = steps.is_single_step(), steps.seen(found.bias)
-    beside = bias if found.bias_read is found.bias else steps.beside(bias)
-    branch = _one_operator(graph, found, whole, steps, bias)
-    chosen = ir.node("If", [single], num_outputs=3, name=f"{last.name}_cached")
-    chosen.metadata_props.update(last.metadata_props)
-    graph.insert_before(last, [*steps.take_nodes(), chosen])
-    inside = {id(node) for node in moved}
-    for old, new in zip(results, chosen.outputs, strict=True):
-        new.shape, new.type, name = old.shape, old.type, old.name
-        for node, index in list(old.uses()):
-            if id(node) not in inside:
-                node.replace_input_with(index, new)
-        for index, output in enumerate(graph.outputs):
-            if output is old:
-                graph.outputs[index] = new
-        old.name, new.name = f"{name}_plain", name
-    graph.remove(moved)
-    if found.keys.length is not None:
-        _read_as(moved, found.bias_read, beside)
-        moved = _held_alone(graph, moved, found, steps.total())
-    plain = ir.Graph([], list(results), nodes=moved, name=f"{chosen.name}_plain")
-    chosen.attributes["then_branch"] = ir.AttrGraph("then_branch", branch)
-    chosen.attributes["else_branch"] = ir.AttrGraph("else_branch", plain)
-
-
-def _read_as(nodes: Sequence[ir.Node], value: ir.Value, other: ir.Value) -> None:
-    for node in nodes:
-        for index, given in enumerate(node.inputs):
-            if given is value:
-                node.replace_input_with(index, other)
-
-
-def _one_operator(
-    graph: ir.Graph, found: CachedAttention, whole: _Whole | None, steps: StepValues, bias: ir.Value
-) -> ir.Graph:
-    """The branch of a single step."""
-    import onnx_ir as ir
-
     nodes: list[ir.Node] = []
-    name = f"{found.nodes[-1].name}_step"
-    heads = (found.query, found.key, found.value)
+    sources: list[ir.Value | None]
     if whole is not None:
-        sources: list[ir.Value | None] = [whole.value, None, None]
+        sources = [whole.value, None, None]
     else:
-        sources = [_flat(graph, one, found.head_size, nodes, f"{name}_{i}") for i, one in enumerate(heads)]
+        heads = (found.query, found.key, found.value)
+        sources = [_flat(graph, one, found.head_size, nodes, f"{last.name}_{i}") for i, one in enumerate(heads)]
     rotary = found.query.rotary
     turns: list[ir.Value | None] = [None, None, None]
     if rotary is not None:
         turns = [steps.table(rotary.cos), steps.table(rotary.sin), steps.table_places()]
+    held = [found.keys.past, found.values.past, steps.last_places(), steps.total_32()]
     fused = ir.node(
         "GroupQueryAttention",
-        [*sources, found.keys.past, found.values.past, steps.last_places(), steps.total_32(), *turns, bias],
+        [*sources, *held, *turns, steps.seen(found.bias)],
         {
             "num_heads": found.query.heads,
             "kv_num_heads": found.key.heads,
@@ -173,12 +147,15 @@ def _one_operator(
         },
         num_outputs=3,
         domain=MICROSOFT,
-        name=name,
+        name=f"{last.name}_cached",
     )
-    fused.metadata_props.update(found.nodes[-1].metadata_props)
+    fused.metadata_props.update(last.metadata_props)
+    graph.insert_before(last, [*steps.take_nodes(), *nodes, fused])
     for old, new in zip((found.result, found.keys.present, found.values.present), fused.outputs, strict=True):
-        new.name, new.shape, new.type = f"{old.name}_step", old.shape, old.type
-    return ir.Graph([], list(fused.outputs), nodes=[*nodes, fused], name=name)
+        new.shape, new.type, name = old.shape, old.type, old.name
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        old.name, new.name = f"{name}_plain", name
+    graph.remove([*([] if whole is None else [whole.split]), *found.nodes], safe=True)
 
 
 def _flat(graph: ir.Graph, heads: Heads, head_size: int, nodes: list[ir.Node], name: str) -> ir.Value:
@@ -192,22 +169,3 @@ def _flat(graph: ir.Graph, heads: Heads, head_size: int, nodes: list[ir.Node], n
     node.outputs[0].name, node.outputs[0].type = f"{name}_flat_value", heads.source.type
     nodes.append(node)
     return node.outputs[0]
-
-
-def _held_alone(graph: ir.Graph, nodes: Sequence[ir.Node], found: CachedAttention, total: ir.Value) -> list[ir.Node]:
-    """`f(present)` -> `f(Slice(present, 0, total))`: what lies behind the steps of a buffer is hidden anyway."""
-    import onnx_ir as ir
-
-    start, axis = (add_constant(graph, f"cache_{name}", np.array([number])) for name, number in _SLICE.items())
-    slices: dict[int, ir.Node] = {}
-    for append in (found.keys, found.values):
-        held = ir.node("Slice", [append.present, start, total, axis], name=f"{append.node.name}_held")
-        held.outputs[0].name, held.outputs[0].type = f"{held.name}_value", append.present.type
-        for node, index in list(append.present.uses()):
-            if node is not held:
-                node.replace_input_with(index, held.outputs[0])
-        slices[id(append.node)] = held
-    return [one for node in nodes for one in (node, slices.get(id(node))) if one is not None]
-
-
-_SLICE = {"no_step": 0, "third_axis": 2}

@@ -1,4 +1,4 @@
-"""Values of a run that every layer reads: how many steps it adds, how many are held, where its rows stand.
+"""Values of a run that every layer reads: how many steps it adds, how many are held, where each step's angles are.
 
 Shapes: as in `attention_pattern`.
 """
@@ -44,17 +44,6 @@ class StepValues:
         taken, self._nodes = self._nodes, []
         return taken
 
-    def is_single_step(self) -> ir.Value:
-        """Whether the run adds one step behind some that are held: a scalar."""
-        one, none = self._integers("one_step", [1]), self._integers("no_step", [0])
-        both = self._add(
-            "single_step", "And", [
-                self._add("adds_one", "Equal", [self._steps(), one]),
-                self._add("holds_some", "Greater", [self.held(), none]),
-            ],
-        )  # fmt: skip
-        return self._add("single_step_scalar", "Squeeze", [both])
-
     def held(self) -> ir.Value:
         """The number of steps that are held: int64 [1]."""
         if self._cache.length is not None:
@@ -70,12 +59,13 @@ class StepValues:
         return self._add("total_32", "Cast", [self.total()], to=_INT32)
 
     def last_places(self) -> ir.Value:
-        """The place of each row's last step where the run adds one: int32 [B]."""
-        place = self._add("held_32", "Cast", [self.held()], to=_INT32)
+        """The place of each row's last step: int32 [B]."""
+        last = self._add("last", "Sub", [self.total(), self._integers("one_step", [1])])
+        place = self._add("last_32", "Cast", [last], to=_INT32)
         return self._add("last_places", "Expand", [place, self._rows()])
 
     def table(self, factor: ir.Value) -> ir.Value:
-        """Rotary factors [B, 1, F] of a single step as a table [B + total, F]: those of row b at place b.
+        """Rotary factors [B, S, F] as a table [B * S + total, F]: those of row b and step s at place b * S + s.
 
         The operator wants as many places as there are steps; the others hold zeros that nothing looks up.
         """
@@ -88,11 +78,12 @@ class StepValues:
         return self._add((factor, "table"), "Pad", [flat, pads])
 
     def table_places(self) -> ir.Value:
-        """Where the table has the factors of each row: int64 [B, 1]."""
-        rows = self._add("rows_scalar", "Squeeze", [self._rows()])
+        """Where the table has the factors of each step: int64 [B, S]."""
+        sizes = self._add("rows_and_steps", "Concat", [self._rows(), self._steps()], axis=0)
+        count = self._add("count", "ReduceProd", [sizes], keepdims=0)
         zero, one = self._integers("zero_scalar", 0), self._integers("one_scalar", 1)
-        counted = self._add("row_numbers", "Range", [zero, rows, one])
-        return self._add("table_places", "Unsqueeze", [counted, self._integers("second_axis", [1])])
+        counted = self._add("numbers", "Range", [zero, count, one])
+        return self._add("table_places", "Reshape", [counted, sizes])
 
     def seen(self, bias: ir.Value) -> ir.Value:
         """What of a bias belongs to held and new steps: [B or 1, 1, S, total]; all of it where the cache grows."""
@@ -100,10 +91,6 @@ class StepValues:
             return bias
         start, axis = self._integers("no_step", [0]), self._integers("last_of_four", [3])
         return self._add((bias, "seen"), "Slice", [bias, start, self.total(), axis])
-
-    def beside(self, bias: ir.Value) -> ir.Value:
-        """A bias with an axis for the groups of queries: [B or 1, 1, 1, S, ...]."""
-        return self._add((bias, "beside"), "Unsqueeze", [bias, self._integers("third_axis", [2])])
 
     def _steps(self) -> ir.Value:
         return self._add("steps", "Shape", [self._source], start=1, end=2)

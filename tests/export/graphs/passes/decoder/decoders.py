@@ -12,6 +12,7 @@ import torch
 from aigc_calibration.onnx_file import to_proto
 from aigc_calibration.prepare import copy_graph
 from aigc_export.graphs.passes import CLEAN_UP
+from aigc_export.graphs.passes.decoder.cached_attention import reads_rows_apart
 from aigc_models.families.rope_config import RopeConfig
 from aigc_models.program import Program
 from aigc_models.programs import lm_program
@@ -79,7 +80,8 @@ def operators(model: ir.Model, op_type: str) -> int:
 
 def results(model: ir.Model, interface: Interface) -> list[Array]:
     """The logits of conversations: one row, one token alone, padded rows, other rows, pieces of a prompt, a cut."""
-    with OrtSession(to_proto(model).SerializeToString(), interface, threads=1) as session:
+    graph = to_proto(model).SerializeToString()
+    with OrtSession(graph, interface, threads=1, rows_apart=reads_rows_apart(model)) as session:
         return [*_one_row(session), *_padded_rows(session), *_changed_rows(session), *_long_rows(session)]
 
 

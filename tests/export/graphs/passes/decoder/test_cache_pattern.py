@@ -21,7 +21,7 @@ def test_a_growing_cache() -> None:
     _, model = decoder()
     found = match_append(output(model))
     assert found is not None
-    assert (found.past.name, found.length) == ("past_key_0", None)
+    assert (found.past.name, found.length, found.held) == ("past_key_0", None, "past")
     assert found.new.shape == ir.Shape(["batch", 2, "sequence", 16])
 
 
@@ -30,6 +30,7 @@ def test_a_buffer() -> None:
     found = match_append(output(model))
     assert found is not None
     assert (found.past.name, found.length) == ("past_key_0", value(model, "past_length"))
+    assert found.held is found.length
 
 
 def reads_past(model: ir.Model) -> None:
@@ -89,6 +90,12 @@ def test_a_bias_hides_later_keys() -> None:
     assert not hides_later_keys(bias(model), value(model, "input_ids"))
 
 
+def test_a_bias_of_a_cache_that_grows() -> None:
+    _, model = decoder()
+    assert hides_later_keys(bias(model), "past")
+    assert not hides_later_keys(bias(model), "sequence")
+
+
 def or_in_place_of_and(model: ir.Model) -> None:
     for node in model.graph:
         node.op_type = "Or" if node.op_type == "And" else node.op_type
@@ -110,3 +117,6 @@ def test_a_bias_that_shows_later_keys(change: Callable[[ir.Model], None]) -> Non
     _, model = decoder(kind="buffer")
     change(model)
     assert not hides_later_keys(bias(model), value(model, "past_length"))
+    _, model = decoder()
+    change(model)
+    assert not hides_later_keys(bias(model), "past")

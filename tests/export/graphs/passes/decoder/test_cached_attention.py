@@ -1,4 +1,4 @@
-"""One operator for a single step: the same logits, wherever it is taken, and no other graph touched."""
+"""One operator for attention over a cache: the same logits in every conversation, and no other graph touched."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from aigc_calibration.bodies import all_nodes
-from aigc_export.graphs.passes.decoder.cached_attention import fuse_cached_attention
+from aigc_calibration.onnx_file import to_proto
+from aigc_export.graphs.passes.decoder.cached_attention import fuse_cached_attention, reads_rows_apart
 from aigc_export.graphs.passes.decoder.packed_products import pack_products
+from aigc_runtime.backends.ort.session import OrtSession
+from aigc_runtime.errors import EngineError
 
 from .decoders import FORMS, decoder, operators, results
 
@@ -33,7 +36,8 @@ def test_a_step_gives_the_same_logits(kind: str) -> None:
     interface, model = decoder(kind=kind)
     _, fused = decoder(kind=kind)
     fuse_cached_attention(fused)
-    assert len(steps(fused)) == operators(fused, "If") == 2
+    assert len(steps(fused)) == 2
+    assert operators(fused, "Softmax") == 0
     assert same(model, fused, interface)
 
 
@@ -79,13 +83,46 @@ def test_a_form_that_is_not_covered_keeps_every_node(form: str, kind: str) -> No
     assert [str(node) for node in model.graph] == before
 
 
-def test_a_buffer_whose_later_places_are_seen_is_left_alone() -> None:
+@pytest.mark.parametrize("kind", ["growing", "buffer"])
+def test_a_cache_whose_later_keys_are_seen_is_left_alone(kind: str) -> None:
     """The operator would not see them."""
-    _, model = decoder(kind="buffer")
+    _, model = decoder(kind=kind)
     for node in model.graph:
         if node.op_type == "LessOrEqual":
             node.replace_input_with(0, node.inputs[1])
     assert not steps(fuse_cached_attention(model))
+
+
+def test_a_graph_with_an_output_without_rows_is_left_alone() -> None:
+    """A session that runs a row at a time could not join it."""
+    _, model = decoder()
+    total = ir.node("Shape", [model.graph.inputs[0]], name="sizes")
+    total.outputs[0].name, total.outputs[0].shape = "sizes", ir.Shape([2])
+    total.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+    model.graph.append(total)
+    model.graph.outputs.append(total.outputs[0])
+    assert not steps(fuse_cached_attention(model))
+    assert not reads_rows_apart(model)
+
+
+def test_several_rows_at_once_would_be_wrong_or_refused() -> None:
+    """What the session runs a row at a time for: both cease to be so where the operator learns it."""
+    interface, model = decoder()
+    _, fused = decoder()
+    fuse_cached_attention(fused)
+    assert reads_rows_apart(fused)
+    assert not reads_rows_apart(model)
+    feeds = {"pad_length": np.array([0, 2]), "logits_to_keep": np.array([0])}
+
+    def last(graph: ir.Model, *runs: list[list[int]]) -> Any:
+        with OrtSession(to_proto(graph).SerializeToString(), interface, threads=1) as session:
+            state = session.new_state(2)
+            return [session.run({**feeds, "input_ids": np.array(ids)}, state)["logits"] for ids in runs][-1]
+
+    prompt, token = [[1, 2, 3, 4], [5, 6, 7, 8]], [[9], [9]]
+    assert not np.allclose(last(fused, prompt, token), last(model, prompt, token), atol=1e-3)
+    with pytest.raises(EngineError):
+        last(fused, prompt, prompt)
 
 
 def test_keys_that_something_else_reads_are_left_alone() -> None:
@@ -99,9 +136,6 @@ def test_keys_that_something_else_reads_are_left_alone() -> None:
 
 def test_the_cache_is_written_where_it_lies() -> None:
     """A buffer is bound as input and as output: what the operator appends is there, and nothing else changed."""
-    from aigc_calibration.onnx_file import to_proto
-    from aigc_runtime.backends.ort.session import OrtSession
-
     interface, model = decoder(kind="buffer")
     fuse_cached_attention(model)
     with OrtSession(to_proto(model).SerializeToString(), interface, threads=1) as session:

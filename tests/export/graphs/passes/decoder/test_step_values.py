@@ -1,10 +1,9 @@
-"""The values that all layers read say what a run adds, holds and where its rows stand."""
+"""The values that all layers read say what a run adds, holds and where the angles of its steps are."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-import pytest
 
 from aigc_calibration.onnx_function import open_onnx
 from aigc_export.graphs.passes.decoder.cache_pattern import match_append
@@ -25,7 +24,6 @@ def values(rows: int, held: int, steps: int) -> dict[str, Array]:
     made: dict[tuple[object, ...], ir.Value] = {}
     shared = StepValues(model.graph, value(model, "x"), cache, made)
     wanted = {
-        "single": shared.is_single_step(),
         "held": shared.held(),
         "total": shared.total_32(),
         "places": shared.last_places(),
@@ -33,12 +31,11 @@ def values(rows: int, held: int, steps: int) -> dict[str, Array]:
         "row": shared.table_places(),
     }
     again = StepValues(model.graph, value(model, "x"), cache, made)
-    assert again.is_single_step() is wanted["single"]
+    assert again.last_places() is wanted["places"]
     assert again.take_nodes() == []
     model.graph.extend(shared.take_nodes())
     assert shared.take_nodes() == []
-    kinds = {"single": ir.DataType.BOOL, "table": ir.DataType.FLOAT}
-    kinds |= {"total": ir.DataType.INT32, "places": ir.DataType.INT32}
+    kinds = {"table": ir.DataType.FLOAT, "total": ir.DataType.INT32, "places": ir.DataType.INT32}
     for name, one in wanted.items():
         one.name, one.type = name, ir.TensorType(kinds.get(name, ir.DataType.INT64))
         model.graph.outputs.append(one)
@@ -53,8 +50,6 @@ def values(rows: int, held: int, steps: int) -> dict[str, Array]:
 
 def test_a_single_step_behind_five() -> None:
     found = values(rows=3, held=5, steps=1)
-    assert found["single"].shape == ()
-    assert bool(found["single"])
     assert found["held"].tolist() == [5]
     assert found["total"].tolist() == [6]
     assert found["places"].tolist() == [5, 5, 5]
@@ -64,6 +59,15 @@ def test_a_single_step_behind_five() -> None:
     assert not found["table"][3:].any()
 
 
-@pytest.mark.parametrize(("held", "steps"), [(0, 1), (5, 2), (0, 4)])
-def test_any_other_run_is_none(held: int, steps: int) -> None:
-    assert not values(rows=2, held=held, steps=steps)["single"]
+def test_several_steps_of_two_rows() -> None:
+    found = values(rows=2, held=5, steps=3)
+    assert found["total"].tolist() == [8]
+    assert found["places"].tolist() == [7, 7]
+    assert found["row"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    np.testing.assert_array_equal(found["table"][:6], np.arange(24).reshape(6, 4))
+
+
+def test_the_first_steps() -> None:
+    found = values(rows=1, held=0, steps=4)
+    assert found["places"].tolist() == [3]
+    assert found["row"].tolist() == [[0, 1, 2, 3]]
