@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.float_order import FloatOrder, order_sites
 from aigc_calibration.formats import QdqFormat
-from aigc_calibration.output_noise import LEAST_CHOICES
+from aigc_calibration.onnx_function import opened_when_called
+from aigc_calibration.output_noise import LEAST_CHOICES, few_rows, first_batches, most_evaluations
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.weights import QuantizedWeight
 from aigc_runtime.core.progress import Progress
@@ -35,6 +36,8 @@ PROVEN_RATE = 3.0
 """The same of all chosen sites together, as measured: what is estimated site by site promises more than it gives."""
 CONVERSIONS = 0.1
 """Of a site's share by their number: what the conversions around one in float cost, beside its work."""
+FEWEST_ROWS = 24
+"""Rows of samples that a choice is made on."""
 MOST_EVALUATIONS = 32
 """Runs that the order takes at most."""
 SHOWN = 5
@@ -55,6 +58,9 @@ def choose_float(
 ) -> QuantizationPlan:
     """Take sites of a plan back to float.
 
+    Samples of fewer rows than `FEWEST_ROWS` choose nothing. A choice among many sites would rest on few numbers; and it
+    is large generators that are given few samples, for which it would take longer than the rest of the calibration.
+
     Args:
         model: the float graph of the plan.
         plan: in `int8` or `fp8`.
@@ -74,16 +80,19 @@ def choose_float(
     """
     if share <= 0 or len(plan.quantized()) < 2:
         return plan
+    if data.rows < FEWEST_ROWS:
+        _LOG.info("which sites stay float was not measured: %d rows of samples are too few for it", data.rows)
+        return plan
     try:
+        (judged,) = first_batches(data, opened_when_called(model, threads=threads), few_rows(data), sets=1)
         order = order_sites(
             model,
             plan,
             weights,
-            data,
+            judged,
             form,
             outputs=outputs,
-            least=LEAST_CHOICES,
-            most=MOST_EVALUATIONS,
+            evaluations=min(most_evaluations(data, judged, least=LEAST_CHOICES), MOST_EVALUATIONS),
             threads=threads,
             progress=progress,
         )

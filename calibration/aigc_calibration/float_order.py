@@ -14,22 +14,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aigc_calibration.coverage import site_macs
-from aigc_calibration.data import CalibrationData
 from aigc_calibration.formats import QdqFormat
 from aigc_calibration.group_noise import noise_of_each
-from aigc_calibration.onnx_function import open_onnx, opened_when_called
-from aigc_calibration.output_noise import LEAST_EVALUATIONS, few_rows, first_batches, most_evaluations, output_noise
+from aigc_calibration.onnx_function import Feeds, OnnxFunction, open_onnx
+from aigc_calibration.output_noise import relative_noise
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.search.toggle import SWITCH, toggle_graph
 from aigc_calibration.weights import QuantizedWeight
 from aigc_runtime.core.progress import Progress, phase
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.system.host_memory import give_back_memory
 from aigc_runtime.system.interrupts import check_interrupted
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["FloatOrder", "order_sites"]
+__all__ = ["Answers", "FloatOrder", "order_sites"]
+
+Answers = Callable[[OnnxFunction], Sequence[Mapping[str, Array]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +77,12 @@ def order_sites(
     model: ir.Model,
     plan: QuantizationPlan,
     weights: Mapping[str, QuantizedWeight],
-    data: CalibrationData,
+    judged: Sequence[Feeds],
     form: QdqFormat,
     *,
     outputs: Sequence[str],
-    least: int = LEAST_EVALUATIONS,
-    most: int | None = None,
+    evaluations: int,
+    answers: Answers | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> FloatOrder:
@@ -93,11 +95,11 @@ def order_sites(
         model: the float graph of the plan.
         plan: that quantizes one site at least, in a precision that `toggle_graph` takes.
         weights: codes of every weight that it quantizes.
-        data: calibration samples, of which the first are used.
+        judged: batches of samples.
         form: of the engine.
         outputs: names of the results that count.
-        least: mixes that are measured at least.
-        most: mixes that are measured at most; None for no limit.
+        evaluations: mixes that are measured at most.
+        answers: what of a graph is compared, made with it as a function; None: its outputs on `judged`.
         threads: of the engine.
         progress: called after every mix that is measured.
 
@@ -105,24 +107,23 @@ def order_sites(
         AigcError: the graph cannot be run with switches.
         CancelledError: `progress` returned False.
     """
-    (judged,) = first_batches(data, opened_when_called(model, threads=threads), few_rows(data), sets=1)
     work = site_macs(model, judged[0])
     low = [op.node for op in plan.quantized()]
     run = open_onnx(toggle_graph(model, plan, weights, form), outputs=outputs, threads=threads, optimize=False)
     give_back_memory()
 
-    def switches(on: Collection[str]) -> dict[str, np.ndarray]:
-        return {f"{SWITCH}{node}": np.array(node in on) for node in low}
+    asked = answers or (lambda mix: [mix(feeds) for feeds in judged])
 
-    wanted = [run({**feeds, **switches(())}) for feeds in judged]
-    evaluations = most_evaluations(data, judged, least=least)
-    evaluations = evaluations if most is None else min(evaluations, most)
+    def mix(on: Collection[str]) -> Sequence[Mapping[str, Array]]:
+        switches = {f"{SWITCH}{node}": np.array(node in on) for node in low}
+        return asked(lambda feeds: run({**feeds, **switches}))
+
+    wanted = mix(())
     report, count = phase(progress, "order of sites", evaluations), 0
 
     def noise(on: Sequence[str]) -> float:
         check_interrupted()
-        fed = switches(frozenset(on))
-        return output_noise(lambda feeds: run({**feeds, **fed}), judged, wanted)
+        return relative_noise(mix(frozenset(on)), wanted)
 
     def told(on: Sequence[str]) -> float:
         nonlocal count

@@ -18,6 +18,7 @@ __all__ = [
     "first_batches",
     "most_evaluations",
     "output_noise",
+    "relative_noise",
     "rows_of",
 ]
 
@@ -74,10 +75,19 @@ def output_noise(run: OnnxFunction, batches: Sequence[Feeds], wanted: Sequence[M
     Returns:
         Infinity where an output is not finite.
     """
+    return relative_noise(map(run, batches), wanted)
+
+
+def relative_noise(results: Iterable[Mapping[str, Array]], wanted: Sequence[Mapping[str, Array]]) -> float:
+    """Noise power of results relative to their signal; see `output_noise`.
+
+    Args:
+        results: one set after the other.
+        wanted: the exact ones.
+    """
     noise: dict[str, float] = {}
     signal: dict[str, float] = {}
-    for feeds, exact in zip(batches, wanted, strict=True):
-        values = run(feeds)
+    for values, exact in zip(results, wanted, strict=True):
         for name, array in exact.items():
             difference = values[name].astype(np.float64) - array
             noise[name] = noise.get(name, 0.0) + float(np.vdot(difference, difference))

@@ -196,3 +196,9 @@ def test_a_graph_that_takes_no_switches_keeps_its_plan(
 def test_shares_that_there_are_not(share: float) -> None:
     with pytest.raises(ConfigError, match="float_share is"):
         QuantConfig(float_share=share)
+
+
+def test_few_rows_of_samples_choose_nothing() -> None:
+    model, data = network(loud=True)
+    assert floats(quantize(model, Batches(data.feeds[:23]), CONFIG, precision="int8")) == {}
+    assert floats(quantize(model, Batches(data.feeds[:24]), CONFIG, precision="int8"))

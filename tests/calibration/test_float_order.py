@@ -10,9 +10,10 @@ from aigc_calibration.config import QuantConfig
 from aigc_calibration.emit import emit
 from aigc_calibration.float_order import FloatOrder, order_sites
 from aigc_calibration.formats import SIGNED_FORMAT, UNSIGNED_FORMAT, QdqFormat
-from aigc_calibration.onnx_function import open_onnx
+from aigc_calibration.onnx_function import OnnxFunction, open_onnx
 from aigc_calibration.plan import PRECISIONS
 from aigc_calibration.quantize import Quantized, quantize, with_sites_float
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import CancelledError
 
 from .conftest import Batches, Shape, make_graph
@@ -54,9 +55,10 @@ def ordered(found: Quantized, data: Batches, **more: object) -> FloatOrder:
         found.float_graph,
         found.plan,
         found.weights,
-        data,
+        data.feeds[:1],
         UNSIGNED_FORMAT,
         outputs=[f"h{LAYERS}"],
+        evaluations=24,
         threads=1,
         **more,  # type: ignore[arg-type]
     )
@@ -106,7 +108,14 @@ def test_of_equal_harm_the_smaller_site_comes_first() -> None:
     found = quantize(model, data, QuantConfig(ranges="minmax", float_share=0.0), precision="int8")
     assert found.float_graph is not None
     order = order_sites(
-        found.float_graph, found.plan, found.weights, data, UNSIGNED_FORMAT, outputs=["y", "z"], threads=1
+        found.float_graph,
+        found.plan,
+        found.weights,
+        data.feeds[:1],
+        UNSIGNED_FORMAT,
+        outputs=["y", "z"],
+        evaluations=24,
+        threads=1,
     )
     assert order.nodes == ("small", "large")
 
@@ -131,8 +140,29 @@ def test_every_precision_with_activations_in_8_bits(precision: str, form: QdqFor
     (known,) = (p for p in PRECISIONS if p == precision)
     found = quantize(model, data, QuantConfig(), precision=known, form=form, executed=lambda *_: None)
     assert found.float_graph is not None
-    order = order_sites(found.float_graph, found.plan, found.weights, data, form, outputs=["z"], threads=1)
+    order = order_sites(
+        found.float_graph, found.plan, found.weights, data.feeds[:1], form, outputs=["z"], evaluations=24, threads=1
+    )  # fmt: skip
     run, exact = open_onnx(emit(found.float_graph, found.plan, found.weights, form), optimize=False), open_onnx(model)
     x = exact(data.feeds[0])["z"].astype(np.float64)
     alone = np.square(run(data.feeds[0])["z"] - x).sum() / np.square(x).sum()
     assert order.measured(0) == pytest.approx(alone, rel=0.2)
+
+
+def test_whole_loops_are_compared_where_they_are_asked_for(subject: tuple[Quantized, Batches]) -> None:
+    found, data = subject
+    name = f"h{LAYERS}"
+
+    def loop(run: OnnxFunction) -> list[dict[str, Array]]:
+        x = data.feeds[0]["x"]
+        for _ in range(3):
+            x = run({"x": x / np.float32(2)})[name]
+        return [{name: x}]
+
+    order = ordered(found, data, answers=loop)
+    assert found.float_graph is not None
+    exact, low = loop(open_onnx(found.float_graph)), loop(open_onnx(found.graph))
+    x = exact[0][name].astype(np.float64)
+    assert np.square(low[0][name] - x).sum() / np.square(x).sum() == pytest.approx(order.measured(0), rel=0.1)
+    assert order.measured(0) != pytest.approx(ordered(found, data).measured(0), rel=0.1)
+    assert order.nodes[0] == SPOILED

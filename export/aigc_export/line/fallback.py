@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aigc_calibration.errors import PlanError
-from aigc_calibration.float_order import FloatOrder, order_sites
+from aigc_calibration.float_order import Answers, FloatOrder, order_sites
+from aigc_calibration.onnx_function import OnnxFunction, opened_when_called
+from aigc_calibration.output_noise import few_rows, first_batches, most_evaluations
 from aigc_calibration.plan import HALF_PRECISIONS
 from aigc_calibration.quantize import Quantized, with_sites_float
 from aigc_export.line.attempt import Attempt, Proof
@@ -21,7 +23,13 @@ from aigc_export.line.quantization import report_quantized
 from aigc_export.mixed_precision.descent import smallest
 from aigc_export.parity.missing import missing_db
 from aigc_export.prepare.prepare import PreparedModel
+from aigc_export.workloads import get_workload
+from aigc_runtime.core.array_session import ArraySession
+from aigc_runtime.core.program import OpenProgram
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import AigcError, CancelledError
+from aigc_runtime.pipelines import make_pipeline
+from aigc_runtime.pipelines.replay import run_request
 
 __all__ = ["Found", "can_fall_back", "fall_back"]
 
@@ -169,14 +177,19 @@ class _Way:
         assert found.float_graph is not None
         assert prepared.data is not None
         try:
+            threads = proof.recipe.threads
+            run = opened_when_called(found.float_graph, threads=threads)
+            (judged,) = first_batches(prepared.data, run, few_rows(prepared.data), sets=1)
             self.order = order_sites(
                 found.float_graph,
                 found.plan,
                 found.weights,
-                prepared.data,
+                judged,
                 proof.recipe.target.format,
                 outputs=prepared.output_names,
-                threads=proof.recipe.threads,
+                evaluations=most_evaluations(prepared.data, judged),
+                answers=self._answers(),
+                threads=threads,
                 progress=proof.progress,
             )
         except CancelledError:
@@ -184,6 +197,18 @@ class _Way:
         except AigcError:  # what cannot be measured is not done; that the limits are missed stays the error
             return None
         return self.order
+
+    def _answers(self) -> Answers | None:
+        """What mixes are compared by: where the part runs in a loop a whole generation, that of the proof."""
+        part, program, request = self.prepared.part, self.prepared.program, self.proof.generation.request
+        if not get_workload(program.kind).loops:
+            return None
+
+        def generate(run: OnnxFunction) -> Sequence[Mapping[str, Array]]:
+            opened = OpenProgram({part.name: ArraySession(run, part.interface)}, program.states, program.assets)
+            return [run_request(make_pipeline(opened, program.settings, program.engines), request)]
+
+        return generate
 
     def _with_float(self, order: FloatOrder, start: float) -> Quantized | None:
         proof, prepared = self.proof, self.prepared

@@ -197,6 +197,8 @@ class Workload:
             range that is found ahead (Dettmers et al. 2022, LLM.int8(), section 3).
         nearest: see `QuantConfig`.
         gain_smoothing: see `QuantConfig`.
+        block: see `QuantConfig`.
+        loops: whether a generation runs its one part again and again on what it gave, so that small errors grow.
         few_samples: that are read where gains are smoothed and nothing else needs any.
         precision_pairs: what a search chooses between.
         probe_batches: batches of calibration data on which a search measures noise.
@@ -228,6 +230,8 @@ class Workload:
     int8_in_blocks: bool = False
     nearest: tuple[SitePrecision, ...] = ()
     gain_smoothing: float = 0.0
+    block: int | None = 32
+    loops: bool = False
     few_samples: int = 8
     precision_pairs: tuple[Precisions, ...] = (INTEGERS,)
     probe_batches: int = 4

@@ -201,6 +201,7 @@ DIFFUSION = Workload(
     default_samples=samples_of_pictures,
     showcase=show_images,
     probe_batches=3,
+    loops=True,
     foreign_limits=("min_token_agreement", *TEXT_LIMITS),
     best_size=_best_size,
     picture_channels=lambda settings: settings.sample_shape[0],
