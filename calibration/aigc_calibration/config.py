@@ -45,7 +45,8 @@ class QuantConfig:
         weight_method: how weights are rounded: `rtn` (to nearest), `gptq`, or, of weights alone, `awq` (AWQ's scales,
             then GPTQ). None: to nearest in the precisions that `nearest` names, by GPTQ in the others.
         nearest: precisions whose weights a better rounding gains nothing for, where no method is asked for.
-        block: numbers of such a weight that share a scale: 32, 64 or 128.
+        block: numbers of such a weight that share a scale: 32, 64 or 128. None: 32, and of weights in 8 bits as many as
+            make little more noise (`choose_blocks`).
         wide: modules, as in `sensitive`, whose weight takes 8 bits where the others take 4.
     """
 
@@ -64,7 +65,7 @@ class QuantConfig:
     samples: int | None = None
     weight_method: WeightMethod | None = None
     nearest: tuple[SitePrecision, ...] = ()
-    block: int = 32
+    block: int | None = 32
     wide: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -89,10 +90,19 @@ class QuantConfig:
             raise ConfigError(f"gain_smoothing is {self.gain_smoothing}", hint="strengths lie between 0 and 1")
         if self.weight_method not in (None, *WEIGHT_METHODS):
             raise UnknownNameError("weight method", str(self.weight_method), WEIGHT_METHODS)
-        if self.block not in BLOCKS:
+        if self.block not in (None, *BLOCKS):
             raise ConfigError(f"block is {self.block}", hint=f"valid: {', '.join(map(str, BLOCKS))}")
         if self.samples is not None and not 1 <= self.samples <= MAX_SAMPLES:
             raise ConfigError(f"samples is {shown(self.samples)}", hint=f"must be from 1 to {MAX_SAMPLES:,}")
+
+    @property
+    def smallest_block(self) -> int:
+        """Numbers of a weight in blocks that share a scale, where no more of them do."""
+        return self.block or BLOCKS[0]
+
+    def chooses_blocks(self, precision: SitePrecision) -> bool:
+        """Check whether the blocks of a precision are chosen by the samples."""
+        return precision == "int8-weight" and self.block is None
 
     def method_for(self, precision: SitePrecision) -> WeightMethod:
         """Return how weights are rounded in a precision."""

@@ -24,7 +24,7 @@ from aigc_calibration.formats import QdqFormat
 from aigc_calibration.grids import GRIDS
 from aigc_calibration.limits import array_problem
 from aigc_calibration.matrices import to_matrix
-from aigc_calibration.plan import LookupPlan, QuantizationPlan
+from aigc_calibration.plan import LookupPlan, OpPlan, QuantizationPlan
 from aigc_calibration.sites import Site, find_sites, scope_path, weight_array
 from aigc_calibration.weights import QuantizedWeight, round_to_blocks
 
@@ -135,7 +135,7 @@ def _sizes(model: ir.Model) -> list[int]:
 def _decide(
     model: ir.Model, lookup: Lookup, plan: QuantizationPlan, config: QuantConfig, *, least: float
 ) -> LookupPlan:
-    table, shares = weight_array(model, lookup.table), None
+    table, shares, block = weight_array(model, lookup.table), None, config.smallest_block
     if kept := config.why_float(lookup.module):
         why = kept
     elif not lookup.alone:
@@ -145,15 +145,17 @@ def _decide(
     else:
         why = array_problem(lookup.table, table)
     if not why and lookup.rank is not None:  # rows of the product's codes are put together again
-        shares = _product_of(model, table, plan)
+        product = _product_of(model, table, plan)
+        if product is not None:
+            shares, block = product.weight, product.block or block
     return LookupPlan(
         node=lookup.node,
         module=lookup.module,
         table=lookup.table,
         precision="float" if why else "int8-weight",
-        block=None if why else config.block,
+        block=None if why else block,
         shares=shares,
-        why=why or (f"the codes of {shares!r}" if shares else f"blocks of {config.block}, rtn"),
+        why=why or (f"the codes of {shares!r}" if shares else f"blocks of {block}, rtn"),
     )
 
 
@@ -171,15 +173,15 @@ def _is_tied(model: ir.Model, site: Site, table: np.ndarray) -> bool:
     return np.array_equal(to_matrix(site, weight_array(model, site.weight)).T, table)
 
 
-def _product_of(model: ir.Model, table: np.ndarray, plan: QuantizationPlan) -> str | None:
-    """Name the weight of a product in blocks of 8 bits whose columns are the rows of the table."""
+def _product_of(model: ir.Model, table: np.ndarray, plan: QuantizationPlan) -> OpPlan | None:
+    """The product with a weight in blocks of 8 bits whose columns are the rows of the table."""
     sites = {site.node: site for site in find_sites(model)}
     for op in plan.ops:
         site = sites.get(op.node)
         if site is None or op.precision != "int8-weight" or op.block is None or table.shape[1] % op.block:
             continue
         if _is_tied(model, site, table):
-            return op.weight
+            return op
     return None
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate, check_kind, fits_samples
 from aigc_calibration.calibrated_plan import plan_chosen
+from aigc_calibration.choose_blocks import choose_blocks
 from aigc_calibration.collect import Statistics, collect
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.coverage import Coverage, Executed, check_executed, executed_sites, site_macs
@@ -238,6 +239,7 @@ def fit_weights(
     config: QuantConfig,
     *,
     precision: SitePrecision,
+    smooths: bool | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Fitted:
@@ -248,6 +250,7 @@ def fit_weights(
         data: that they are fitted to.
         config: methods and exceptions.
         precision: `int8-weight` or `int4-weight`.
+        smooths: whether gains are smoothed; None: as the configuration says of the precision.
         threads: of the engine.
         progress: called after every batch, with the rows that were read and all rows.
 
@@ -259,7 +262,7 @@ def fit_weights(
     transforms: tuple[str, ...] = ()
     method = config.method_for(precision)
     statistics, moments = NO_SAMPLES, None
-    if config.smooths_gains(precision):
+    if config.smooths_gains(precision) if smooths is None else smooths:
         found = phase(progress, "channels", FewSamples(data).rows)
         graph, count, read = smooth_gains(graph, data, config.gain_smoothing, threads=threads, progress=found)
         if read is not None:
@@ -269,6 +272,9 @@ def fit_weights(
         graph, scaled = apply_awq(graph, data, config, precision=precision, threads=threads, progress=report)
         transforms = (f"AWQ on {scaled} values",)
     plan = weight_plan(graph, config, precision=precision, transforms=transforms)
+    if config.chooses_blocks(precision):
+        found = phase(progress, "blocks", FewSamples(data).rows)
+        plan = choose_blocks(graph, plan, data, threads=threads, progress=found)
     # Watched for what no weight can be fitted to, and so that the two halves of the samples can be compared.
     nodes = {op.node for op in plan.quantized()} if fits_samples(config, precision) else set()
     fitted = {site.node: site.activations for site in find_sites(graph) if site.node in nodes}

@@ -68,8 +68,8 @@ def _decide(model: ir.Model, site: Site, config: QuantConfig, precision: SitePre
         activations=(),
         output=None,
         weight=site.weight,
-        block=None if why else config.block,
-        why=why or f"blocks of {config.block}, {config.method_for(precision)}{wider}",
+        block=None if why else config.smallest_block,
+        why=why or f"blocks of {config.smallest_block}, {config.method_for(precision)}{wider}",
     )
 
 
@@ -108,7 +108,7 @@ def apply_awq(
         group = groups[reading]
         own = _site_precision(group.sites[0], config, precision)
         weights = [to_matrix(s, weight_array(model, str(s.weight))) for s in group.sites]
-        s, alpha = awq_scales(weights, hessian, _rounding(_grid(own), config.block))
+        s, alpha = awq_scales(weights, hessian, _rounding(_grid(own), config.smallest_block))
         if alpha == 0:
             continue
         for name, axis in group.folds:

@@ -52,6 +52,19 @@ class PrecisionPair:
     statistics: Statistics | None = None
 
     @cached_property
+    def together(self) -> tuple[tuple[str, ...], ...]:
+        """The sites that the low plan quantizes, in groups that take one precision.
+
+        Weights alone that multiply one value are one product in an engine where they have one precision; any other site
+        is a group of its own.
+        """
+        reads = {site.node: site.activations[0] for site in find_sites(self.graph)}
+        groups: dict[str, list[str]] = {}
+        for op in self.low.quantized():
+            groups.setdefault(op.node if op.block is None else f"reads {reads[op.node]}", []).append(op.node)
+        return tuple(map(tuple, groups.values()))
+
+    @cached_property
     def tables(self) -> dict[str, QuantizedWeight]:
         """Codes of the tables that are looked up, where no product's are read."""
         return with_lookups(self.graph, self.low, {}, self.config, self.form)[1]

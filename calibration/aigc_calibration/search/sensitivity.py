@@ -99,21 +99,30 @@ def measure_sites(
     return {node: found[node] for node in probe.nodes}
 
 
-def fallback_order(sites: Sequence[Sensitivity], objective: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Order sites by how much they should stay in high precision.
+Groups = tuple[tuple[str, ...], ...]
+
+
+def fallback_order(
+    sites: Sequence[Sensitivity], objective: str, together: Groups | None = None
+) -> tuple[Groups, Groups]:
+    """Order groups of sites by how much they should stay in high precision.
 
     Args:
         sites: all that could run in low precision.
         objective: see `Sensitivity.gain`.
+        together: the groups; None: each site by itself.
 
     Returns:
-        (free, rest): `free` are the sites that low precision saves nothing for, the noisiest first: keeping them costs
+        (free, rest): `free` are the groups that low precision saves nothing for, the noisiest first: keeping them costs
         nothing. `rest` are the others, by noise removed per time or bytes given up, the largest first.
     """
-    free = sorted((s for s in sites if s.gain(objective) <= 0), key=lambda s: (-s.noise, s.node))
-    rest = [s for s in sites if s.gain(objective) > 0]
-    rest.sort(key=lambda s: (-s.noise / s.gain(objective), s.node))
-    return tuple(s.node for s in free), tuple(s.node for s in rest)
+    by_node = {site.node: site for site in sites}
+    groups = tuple((site.node,) for site in sites) if together is None else together
+    noise = {group: sum(by_node[node].noise for node in group) for group in groups}
+    gain = {group: sum(by_node[node].gain(objective) for node in group) for group in groups}
+    free = sorted((one for one in groups if gain[one] <= 0), key=lambda one: (-noise[one], one))
+    rest = sorted((one for one in groups if gain[one] > 0), key=lambda one: (-noise[one] / gain[one], one))
+    return tuple(free), tuple(rest)
 
 
 def total_noise(noise: Mapping[str, float], kept_high: Sequence[str]) -> float:

@@ -84,7 +84,7 @@ def bundle_size(
         if name == HEAD and config.tie_embeddings and precision == "fp32":
             continue  # the graph reads the embedding
         if name in tables and not chosen.why_float(module):
-            total += 0 if _shared(config, name, precision, chosen) else _table_bytes(shape, chosen.block)
+            total += 0 if _shared(config, name, precision, chosen) else _table_bytes(shape, chosen.smallest_block)
         elif stays:
             total += FLOAT * math.prod(shape)
         else:
@@ -123,7 +123,7 @@ def _shared(config: LMConfig, name: str, precision: str, chosen: QuantConfig) ->
     in_blocks = precision in BITS and not chosen.why_float(head) and (chosen.widens(head) or BITS[precision] == 8)
     in_blocks = in_blocks and chosen.weight_method != "awq"  # whose scales make another matrix of it
     tied = name == EMBEDDING and config.tie_embeddings
-    return tied and in_blocks and config.d_model % chosen.block == 0
+    return tied and in_blocks and config.d_model % chosen.smallest_block == 0
 
 
 def _table_bytes(shape: tuple[int, ...], block: int) -> int:
@@ -137,8 +137,8 @@ def _product_bytes(shape: tuple[int, int], precision: str, form: QdqFormat, chos
         return 2 * outputs * inputs
     if precision in BITS:
         bits = 8 if wide else BITS[precision]
-        blocks = -(-inputs // chosen.block)
-        stored = blocks * chosen.block if form.nbits else inputs
+        blocks = -(-inputs // chosen.smallest_block)
+        stored = blocks * chosen.smallest_block if form.nbits else inputs
         return outputs * (stored * bits // 8 + FLOAT * blocks)
     return outputs * (inputs + FLOAT + 1)  # codes, and for each channel a scale and a zero point
 

@@ -25,6 +25,7 @@ from aigc_export.recipes.recipe import ExportRecipe
 from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.evaluation.paired import Evaluator, Scores
 from aigc_models.program import Program
+from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.session import Session
 from aigc_runtime.io.jsonable import from_json, to_json
 from aigc_runtime.proof.bench import bench_step
@@ -33,7 +34,7 @@ from aigc_runtime.system.temporary_folder import temporary_folder
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Built", "CandidateEvaluator", "build_mix", "emit_mix", "evaluation_key"]
+__all__ = ["Built", "CandidateEvaluator", "build_mix", "emit_mix", "evaluation_key", "opened"]
 
 RUNS_IN_FLOAT = "the engine runs it in float in this mix"
 ROUNDS = 9
@@ -141,6 +142,12 @@ def build_mix(pair: PrecisionPair, kept_high: Mapping[str, str], macs: Mapping[s
             kept_high.update(dict.fromkeys(lost, RUNS_IN_FLOAT))
 
 
+def opened(prepared: PreparedModel, session: Session) -> OpenProgram:
+    """A program of one part, opened: an engine of the part, with what belongs to the program, such as a tokenizer."""
+    program = prepared.program
+    return OpenProgram({prepared.part.name: session}, program.states, program.assets)
+
+
 class CandidateEvaluator:
     """Evaluates and times candidates, each as its target builds it; what the journal holds is not measured again.
 
@@ -176,7 +183,7 @@ class CandidateEvaluator:
                 assert self._make_evaluate is not None, "this evaluator only times"
                 self._evaluate = self._make_evaluate()
             with self._open(built) as session:
-                return to_json(self._evaluate(session))
+                return to_json(self._evaluate(opened(self.prepared, session)))
 
         self.evaluated += 1
         return from_json(Scores, self.journal.remember(f"scores {built.digest} {self.key}", measure))
@@ -197,7 +204,7 @@ class CandidateEvaluator:
         def measure() -> list[list[float]]:
             program = self.prepared.program
             with contextlib.ExitStack() as stack:
-                sessions = [stack.enter_context(self._open(b)) for b in built]
+                sessions = [opened(self.prepared, stack.enter_context(self._open(b))) for b in built]
                 return [
                     [bench_step(s, program.settings, program.engines, runs=RUNS, warmup=2).median_ms for s in sessions]
                     for _ in range(rounds)

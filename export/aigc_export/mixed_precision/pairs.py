@@ -67,13 +67,15 @@ def plan_pair(
             config=config,
             statistics=calibration.statistics,
         )
-    made = fit_weights(prepared, data, config, precision=low, threads=threads)
+    # Both precisions are of one graph: gains are smoothed for the one that gains by it, before the other is fitted.
+    smooths = any(config.smooths_gains(one) for one in precisions if one != "float")
+    made = fit_weights(prepared, data, config, precision=low, smooths=smooths, threads=threads)
     above = None
     if high != "float":
-        # Scales that are for the low precision are in the graph by now, and both are of one graph.
+        # AWQ's scales, which are for the low precision, are in the graph by now.
         method = "gptq" if config.weight_method == "awq" else config.weight_method
-        rest = replace(config, weight_method=method, gain_smoothing=0.0)
-        above = fit_weights(made.graph, data, rest, precision=high, threads=threads)
+        rest = replace(config, weight_method=method)
+        above = fit_weights(made.graph, data, rest, precision=high, smooths=False, threads=threads)
     return PrecisionPair(
         name=name,
         graph=made.graph,

@@ -38,9 +38,10 @@ from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.recipes.search import SearchConfig
 from aigc_export.targets.base import check_precision
 from aigc_export.workloads import get_workload
+from aigc_export.workloads.base import Precisions
 from aigc_export.workloads.evaluate import make_evaluator
 from aigc_models.evaluation.paired import Scores
-from aigc_models.torch_session import TorchSession
+from aigc_models.torch_session import open_torch
 from aigc_runtime.core.progress import Progress
 
 __all__ = ["MIN_GAIN", "SearchResult", "search"]
@@ -104,7 +105,7 @@ def search(
         recipe,
         lambda: make_evaluator(
             workload,
-            TorchSession(program.part),
+            open_torch(program),
             program.settings,
             evaluation=prepared.evaluation,
             samples=samples,
@@ -134,6 +135,9 @@ def search(
         for built in plain_builds(prepared, recipe, calibration, objective=config.objective)
     ]
     for precisions in wanted:
+        if _is_needless(precisions, tried, config):
+            stage("sensitivity", f"{' / '.join(precisions)}: none needed, all in {precisions[0]} keeps the budget")
+            continue
         pair = plan_pair(
             ready,
             prepared.data,
@@ -182,6 +186,17 @@ def search(
     return SearchResult(built=built, report=report, statistics=statistics)
 
 
+def _is_needless(precisions: Precisions, tried: Sequence[tuple[Built, Scores]], config: SearchConfig) -> bool:
+    """Whether no mix of a pair could be better than its low precision: of weights alone, which lose nothing by it.
+
+    What few bits of weights save is read from memory less, in every site. Activations in 8 bits may take longer than
+    float ones, so that a mix may be faster than what keeps the budget.
+    """
+    low, high = precisions
+    kept = {built.precision for built, scores in tried if holds(config.budgets, scores)}
+    return high == "float" and low not in CALIBRATED and low in kept
+
+
 def _descend(
     pair: PrecisionPair,
     sites: Sequence[Sensitivity],
@@ -191,24 +206,28 @@ def _descend(
     executed: Executed,
     stage: Stage,
 ) -> list[tuple[Built, Scores]]:
-    """Run mixes, down to the fewest sites in high precision that keep the budget."""
-    free, rest = fallback_order(sites, config.objective)
+    """Run mixes, down to the fewest groups of sites in high precision that keep the budget."""
+    free, rest = fallback_order(sites, config.objective, pair.together)
     order, noise = (*free, *rest), {s.node: s.noise for s in sites}
     by_node = {s.node: s for s in sites}
     tried: dict[int, tuple[Built, Scores]] = {}
 
+    def nodes(count: int) -> list[str]:
+        return [node for group in order[:count] for node in group]
+
     def keeps(count: int) -> bool:
-        kept_high = {node: _why(by_node[node], node in free, config) for node in order[:count]}
+        costless = set(nodes(min(count, len(free))))
+        kept_high = {node: _why(by_node[node], node in costless, config) for node in nodes(count)}
         if count == len(order) and pair.high is None:
             return True  # that is fp32
         try:
             built = build_mix(pair, kept_high, macs, executed)
         except PlanError as err:  # the few sites that are left are none that the engine runs in low precision
-            stage("try", f"{pair.name}, {count} kept high: {err.message}")
+            stage("try", f"{pair.name}, {len(kept_high)} kept high: {err.message}")
             return False
         tried[count] = (built, evaluator.evaluate(built))
         kept = holds(config.budgets, tried[count][1])
-        predicted = decibels(total_noise(noise, order[:count]))
+        predicted = decibels(total_noise(noise, nodes(count)))
         stage(
             "try",
             f"{built.name}: {shown(config.budgets, tried[count][1])}, model {predicted:.1f} dB, "
@@ -220,11 +239,11 @@ def _descend(
         first = min(tried, default=None)
         if first is None:
             return len(order)
-        allowed = allowed_noise(config.budgets, tried[first][1], total_noise(noise, order[:first]))
+        allowed = allowed_noise(config.budgets, tried[first][1], total_noise(noise, nodes(first)))
         if allowed is None:
             return (first + len(order)) // 2
         counts = range(first, len(order) + 1)
-        return next((k for k in counts if total_noise(noise, order[:k]) <= allowed), len(order))
+        return next((k for k in counts if total_noise(noise, nodes(k)) <= allowed), len(order))
 
     smallest(len(free), len(order), guess, keeps)
     # Both ends are plain precisions, which a mix has to beat; the upper end of a pair to float is fp32.
@@ -259,11 +278,20 @@ def _choose(
         "size": lambda i: float(sizes[i]),
         "ops": lambda i: float("inf") if tried[i][0].plan is None else float(tried[i][0].kept_high),
     }
-    cost = costs[config.objective]
+    cost, first = costs[config.objective], config.budgets[0]
+
+    def loss(i: int) -> float:
+        return first.value(tried[i][1]) if first.upper else -first.value(tried[i][1])
+
     able = [i for i, (_, scores) in enumerate(tried) if holds(config.budgets, scores)]
     best = min(able, key=lambda i: (cost(i), tried[i][0].name))
     plain = [i for i in able if tried[i][0].precision != "mixed"]
-    best_plain = min(plain, key=lambda i: (cost(i), tried[i][0].name))
+    least = min(cost(i) for i in plain)
+    # Of those that are as fast, the one that loses least: which is the fastest of them is chance.
+    near = [i for i in plain if cost(i) <= (MIN_GAIN if config.objective == "latency" else 1) * least]
+    best_plain = min(near, key=lambda i: (loss(i), cost(i), tried[i][0].name))
+    if best in near:
+        best = best_plain
     name, quality = tried[best][0].name, shown(config.budgets, tried[best][1])
     if best in plain:
         if all(built.precision != "mixed" for built, _ in tried):

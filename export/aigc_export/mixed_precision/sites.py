@@ -16,7 +16,7 @@ from aigc_calibration.search.probe import make_probe
 from aigc_calibration.search.sensitivity import Sensitivity, measure_sites
 from aigc_calibration.search.workers import Workers
 from aigc_calibration.sites import find_sites
-from aigc_export.mixed_precision.candidates import CandidateEvaluator, emit_mix
+from aigc_export.mixed_precision.candidates import CandidateEvaluator, emit_mix, opened
 from aigc_export.prepare.prepare import PreparedModel
 from aigc_export.workloads import get_workload
 from aigc_runtime.core.array_session import ArraySession
@@ -82,10 +82,15 @@ def measure_pair(
 def _time_sites(
     pair: PrecisionPair, prepared: PreparedModel, evaluator: CandidateEvaluator
 ) -> dict[str, tuple[float, float]]:
-    """Map node -> (ms that low precision saves, standard error); sites of a kind are timed together."""
+    """Map node -> (ms that low precision saves, standard error); groups of sites of equal kinds are timed together."""
     lowest = emit_mix(pair, {})
+    kinds = site_kinds(pair, _step_feeds(pair.graph, prepared))
+    kind_of = {node: kind for kind, nodes in kinds.items() for node in nodes}
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for group in pair.together:
+        alike.setdefault(tuple(kind_of[node] for node in group), []).extend(group)
     found = {}
-    for nodes in site_kinds(pair, _step_feeds(pair.graph, prepared)).values():
+    for nodes in alike.values():
         slow = emit_mix(pair, dict.fromkeys(nodes, "timed"))
         slower, error = evaluator.slower(lowest, slow)
         found.update(dict.fromkeys(nodes, (slower / len(nodes), error / len(nodes))))
@@ -108,5 +113,5 @@ def _step_feeds(graph: ir.Model, prepared: PreparedModel) -> dict[str, Array]:
 
     program = prepared.program
     session = ArraySession(record, prepared.part.interface)
-    bench_step(session, program.settings, program.engines, runs=1, warmup=0)
+    bench_step(opened(prepared, session), program.settings, program.engines, runs=1, warmup=0)
     return seen[-1]

@@ -31,7 +31,12 @@ def default_quantization(
     """
     if lowest_precision(precisions) == "fp32":
         return None
-    return QuantConfig(nearest=workload.nearest, gain_smoothing=workload.gain_smoothing, weight_method=weight_method)
+    return QuantConfig(
+        nearest=workload.nearest,
+        gain_smoothing=workload.gain_smoothing,
+        weight_method=weight_method,
+        block=workload.block,
+    )
 
 
 def default_samples(config: QuantConfig, workload: Workload, target: Target, precision: str, program: Program) -> int:

@@ -251,6 +251,7 @@ TEXT = Workload(
     int8_in_blocks=INT8_IN_BLOCKS,
     nearest=("int8-weight",),  # GPTQ changes perplexity by less than its error: docs/quantization.md
     gain_smoothing=0.5,
+    block=None,
     precision_pairs=(INTEGERS, WEIGHTS_ALONE),
     probe_batches=4,  # two prompts, each with the token behind it
     foreign_limits=("min_psnr_db",),

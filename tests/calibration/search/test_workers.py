@@ -144,11 +144,17 @@ def test_the_order_of_raising() -> None:
         site("unsure", 0.02, -0.1, error=0.2),  # not told from zero: worth its error
     ]
     free, rest = fallback_order(sites, "latency")
-    assert free == ("slower",)
-    assert rest == ("cheap", "loud", "unsure", "quiet")
-    assert fallback_order(sites, "ops") == ((), ("loud", "cheap", "unsure", "slower", "quiet"))
-    assert fallback_order([site("none", 1, 1, size=0), site("some", 1, 1)], "size") == (("none",), ("some",))
+    assert free == (("slower",),)
+    assert rest == (("cheap",), ("loud",), ("unsure",), ("quiet",))
+    assert fallback_order(sites, "ops") == ((), (("loud",), ("cheap",), ("unsure",), ("slower",), ("quiet",)))
+    assert fallback_order([site("none", 1, 1, size=0), site("some", 1, 1)], "size") == ((("none",),), (("some",),))
     assert total_noise({s.node: s.noise for s in sites}, ["loud", "cheap"]) == pytest.approx(0.031)
+
+
+def test_sites_that_are_decided_together_are_one_in_the_order() -> None:
+    sites = [site("q", 1.0, 1.0), site("k", 0.1, 1.0), site("down", 0.9, 1.0), site("head", 0.1, -1.0)]
+    together = (("q", "k"), ("down",), ("head",))
+    assert fallback_order(sites, "latency", together) == ((("head",),), (("down",), ("q", "k")))
 
 
 def test_decibels() -> None:
