@@ -16,6 +16,8 @@ from aigc_runtime.core.progress import Progress, phase
 
 __all__ = ["CONFIDENCE_SIGMAS", "Sensitivity", "decibels", "fallback_order", "measure_sites", "total_noise"]
 
+Groups = tuple[tuple[str, ...], ...]
+
 EXACT_DB = 300.0
 CONFIDENCE_SIGMAS = 2.0
 """Standard errors by which a loss of time must differ from zero to be believed."""
@@ -75,31 +77,37 @@ def decibels(noise: float) -> float:
 
 
 def measure_sites(
-    probe: Probe, workers: Workers, journal: Journal, *, progress: Progress | None = None
+    probe: Probe,
+    workers: Workers,
+    journal: Journal,
+    *,
+    together: Groups | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, float]:
-    """Measure the noise of every site alone: node -> noise.
+    """Measure the noise of every group of sites alone: node -> noise, of which those of a group have equal shares.
 
     Args:
         probe: of the graph.
         workers: who measures.
         journal: what is known already, and where new results go.
-        progress: called after every site with the number of measured sites and of all.
+        together: the groups; None: each site by itself.
+        progress: called after every group with the number of measured sites and of all.
 
     Raises:
         CancelledError: `progress` returned False.
     """
-    keys = {node: f"noise {probe.digest} {node}" for node in probe.nodes}
-    found = {node: float(v) for node, key in keys.items() if (v := journal.get(key)) is not None}
-    missing = [(node,) for node in keys if node not in found]
-    report = phase(progress, "sites", len(keys))
-    for (node, *_), noise in workers.noises(probe, missing):
-        journal.put(keys[node], noise)
-        found[node] = noise
-        report(len(found))
-    return {node: found[node] for node in probe.nodes}
-
-
-Groups = tuple[tuple[str, ...], ...]
+    groups = tuple((node,) for node in probe.nodes) if together is None else together
+    keys = {group: f"noise {probe.digest} {' '.join(group)}" for group in groups}
+    found = {group: float(v) for group, key in keys.items() if (v := journal.get(key)) is not None}
+    missing = [group for group in keys if group not in found]
+    report = phase(progress, "sites", len(probe.nodes))
+    for mix, noise in workers.noises(probe, missing):
+        group = tuple(mix)
+        journal.put(keys[group], noise)
+        found[group] = noise
+        report(sum(map(len, found)))
+    shares = {node: noise / len(group) for group, noise in found.items() for node in group}
+    return {node: shares[node] for node in probe.nodes}
 
 
 def fallback_order(

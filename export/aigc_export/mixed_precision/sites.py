@@ -59,7 +59,7 @@ def measure_pair(
         raise PlanError(f"no site of {pair.name} can run in low precision", hint="export fp32")
     feeds = itertools.islice(data.batches(opened_when_called(pair.graph)), get_workload(program.kind).probe_batches)
     probe = make_probe(pair.toggled(), [op.node for op in low], list(feeds), prepared.output_names)
-    noise = measure_sites(probe, workers, journal, progress=progress)
+    noise = measure_sites(probe, workers, journal, together=pair.together, progress=progress)
     times = _time_sites(pair, prepared, evaluator)
     sizes = {s.node: s.shape for s in find_sites(pair.graph)}
     total = sum(noise.values()) or 1.0

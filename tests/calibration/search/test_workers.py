@@ -198,3 +198,13 @@ def test_a_signal_waits_until_the_processes_are_started(monkeypatch: pytest.Monk
         for number, handler in before.items():
             signal.signal(number, handler)
     assert len(started) == len(mixes(probe))
+
+
+def test_a_group_is_measured_as_one_and_shares_its_noise(probe: Probe, tmp_path: Path) -> None:
+    groups = (tuple(probe.nodes[:2]), *((node,) for node in probe.nodes[2:]))
+    asked, path = Counting(), tmp_path / "journal.jsonl"
+    found = measure_sites(probe, asked, Journal(path), together=groups)
+    assert asked.asked == list(groups)
+    assert found[probe.nodes[0]] == found[probe.nodes[1]] == 0.005
+    again = Counting(stop_after=0)
+    assert measure_sites(probe, again, Journal(path), together=groups) == found
