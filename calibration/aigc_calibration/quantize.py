@@ -273,7 +273,7 @@ def fit_weights(
         transforms = (f"AWQ on {scaled} values",)
     plan = weight_plan(graph, config, precision=precision, transforms=transforms)
     if config.chooses_blocks(precision):
-        found = phase(progress, "blocks", FewSamples(data).rows)
+        found = phase(progress, "sizes of blocks", FewSamples(data).rows)
         plan = choose_blocks(graph, plan, data, threads=threads, progress=found)
     # Watched for what no weight can be fitted to, and so that the two halves of the samples can be compared.
     nodes = {op.node for op in plan.quantized()} if fits_samples(config, precision) else set()
