@@ -6,14 +6,17 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 
-from aigc_calibration.plan import parse_plan
+from aigc_calibration.plan import SitePrecision, parse_plan
 from aigc_export.cli import run
 from aigc_export.line import quality as judged
 from aigc_export.line.exporter import PLAN_FILE, SEARCH_FILE, export_model
 from aigc_export.mixed_precision import candidates as candidates_module
+from aigc_export.mixed_precision.candidates import Built
 from aigc_export.mixed_precision.outcome import BudgetError
+from aigc_export.mixed_precision.search import _is_needless
 from aigc_export.mixed_precision.sensitivity import measure_sensitivity
 from aigc_export.recipes.budget import parse_budget
 from aigc_export.recipes.recipe import ExportRecipe, export_recipe
@@ -156,16 +159,30 @@ def test_the_published_engine_must_keep_the_budget_too(tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
-def test_language_models_search_two_ladders(checkpoints: Path, tmp_path: Path) -> None:
+def test_a_language_model_whose_8_bits_keep_the_budget_looks_for_4(checkpoints: Path, tmp_path: Path) -> None:
     recipe = recipe_of("lm", checkpoints / "lm", precision="auto", calibration_samples=16)
     assert recipe.search is not None
     recipe = replace(recipe, search=replace(recipe.search, samples=8, budgets=(parse_budget("ppl<=+5%"),)))
     result = export_model(recipe, tmp_path / "out")
     assert result.search is not None
-    assert list(result.search.pairs) == ["int8-weight / float", "int4-weight / int8-weight"]
+    assert list(result.search.pairs) == ["int4-weight / int8-weight"]
     names = [c.name for c in result.search.candidates]
     assert {"fp32", "int8-weight", "all int4", "all int8-weight"} & set(names) >= {"fp32", "int8-weight", "all int4"}
     assert result.report.passed
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "needless"), [("int8-weight", 0.01, True), ("int8-weight", 0.2, False), ("int8", 0.01, False)]
+)
+def test_a_pair_with_float_is_needless_where_weights_alone_keep_the_budget(
+    low: SitePrecision, value: float, needless: bool
+) -> None:
+    """Activations in 8 bits may be slower than float ones, so that a mix of them may be faster."""
+    metric = PairedMetric(name="ppl_increase", value=value, standard_error=0.0, samples=8)
+    built = Built(name=low, precision=low, base=low, graph=ir.Model(ir.Graph([], [], nodes=[]), ir_version=10))
+    config = SearchConfig(budgets=(parse_budget("ppl<=+5%"),), samples=8)
+    assert _is_needless((low, "float"), [(built, Scores(paired=(metric,)))], config) is needless
+    assert not _is_needless(("int4-weight", "int8-weight"), [(built, Scores(paired=(metric,)))], config)
 
 
 def test_sensitivity_sees_what_dominates() -> None:
