@@ -57,7 +57,7 @@ def choose_blocks(
         progress: called after every batch with the rows seen.
 
     Raises:
-        CalibrationError: no data, or a value that is NaN.
+        EngineError: the graph does not load or run.
     """
     readings = {reading: pairs for reading, pairs in readings_of(model, plan).items() if reading.kind == "last"}
     if not readings:

@@ -37,7 +37,6 @@ class CachedAttention:
         keys: how the cache of keys goes on.
         values: that of values.
         bias: [B or 1, 1, S, T or C], added to the scores.
-        bias_read: the same as the scores read it: with an axis for the groups where there are groups.
         scale: that the scores are multiplied by.
         head_size: E.
         result: [B, S, H * E].
@@ -50,7 +49,6 @@ class CachedAttention:
     keys: Append
     values: Append
     bias: ir.Value
-    bias_read: ir.Value
     scale: float
     head_size: int
     result: ir.Value
@@ -95,7 +93,6 @@ def match_attention(softmax: ir.Node) -> CachedAttention | None:
         keys=keys,
         values=values,
         bias=scores.bias,
-        bias_read=scores.bias_read,
         scale=scores.scale,
         head_size=sizes[3],
         result=output.result,
@@ -108,7 +105,6 @@ class _Scores:
     query: ir.Value
     keys: ir.Value
     bias: ir.Value
-    bias_read: ir.Value
     scale: float
     grouped: bool
     nodes: tuple[ir.Node, ...]
@@ -152,9 +148,7 @@ def _product(product: ir.Node, read: ir.Value | None, rank: int) -> _Scores | No
     sizes = sizes_known(bias)
     if query is None or keys is None or bias is None or read is None or sizes is None or sizes[1:2] != (1,):
         return None
-    return _Scores(
-        query=query, keys=keys, bias=bias, bias_read=read, scale=scale, grouped=rank == 5, nodes=tuple(nodes)
-    )
+    return _Scores(query=query, keys=keys, bias=bias, scale=scale, grouped=rank == 5, nodes=tuple(nodes))
 
 
 def _groups(grouped: ir.Value, heads: ir.Value | None) -> bool:
