@@ -17,7 +17,7 @@ from aigc_calibration.emit import emit, plan_for
 from aigc_calibration.equalize import equalize
 from aigc_calibration.formats import UNSIGNED_FORMAT
 from aigc_calibration.onnx_function import Feeds, OnnxFunction, open_onnx, opened_when_called
-from aigc_calibration.output_noise import few_rows, first_batches, output_noise, rows_of
+from aigc_calibration.output_noise import judged_batches, output_noise, rows_of
 from aigc_calibration.planner import make_plan, round_weights, watched
 from aigc_runtime.core.tensors import Array
 
@@ -77,7 +77,7 @@ def choose_equalization(
         threads: of the engine.
         progress: called after every strength with how many were tried.
     """
-    (judged,) = first_batches(data, opened_when_called(model, threads=threads), few_rows(data), sets=1)
+    judged = judged_batches(data, opened_when_called(model, threads=threads))
     samples, exact = _Samples(judged), open_onnx(model, threads=threads)
     wanted = [exact(feeds) for feeds in judged]
     del exact

@@ -16,7 +16,7 @@ from aigc_calibration.data import CalibrationData
 from aigc_calibration.float_order import FloatOrder, order_sites
 from aigc_calibration.formats import QdqFormat
 from aigc_calibration.onnx_function import opened_when_called
-from aigc_calibration.output_noise import LEAST_CHOICES, few_rows, first_batches, most_evaluations
+from aigc_calibration.output_noise import LEAST_CHOICES, judged_batches, most_evaluations
 from aigc_calibration.plan import QuantizationPlan
 from aigc_calibration.weights import QuantizedWeight
 from aigc_runtime.core.progress import Progress
@@ -59,7 +59,7 @@ def choose_float(
     """Take sites of a plan back to float.
 
     Samples of fewer rows than `FEWEST_ROWS` choose nothing. A choice among many sites would rest on few numbers; and it
-    is large generators that are given few samples, for which it would take longer than the rest of the calibration.
+    is large generators that are given few samples, for which it takes minutes.
 
     Args:
         model: the float graph of the plan.
@@ -84,7 +84,7 @@ def choose_float(
         _LOG.info("which sites stay float was not measured: %d rows of samples are too few for it", data.rows)
         return plan
     try:
-        (judged,) = first_batches(data, opened_when_called(model, threads=threads), few_rows(data), sets=1)
+        judged = judged_batches(data, opened_when_called(model, threads=threads))
         order = order_sites(
             model,
             plan,

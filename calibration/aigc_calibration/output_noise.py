@@ -16,6 +16,7 @@ __all__ = [
     "LEAST_EVALUATIONS",
     "few_rows",
     "first_batches",
+    "judged_batches",
     "most_evaluations",
     "output_noise",
     "relative_noise",
@@ -56,6 +57,17 @@ def first_batches(data: CalibrationData, run: OnnxFunction, rows: int, *, sets: 
         if wanting is None:
             break
         wanting.append(feeds)
+    return found
+
+
+def judged_batches(data: CalibrationData, run: OnnxFunction) -> list[dict[str, Array]]:
+    """The batches that a choice is judged on, from the front of the data.
+
+    Args:
+        data: of which batches are taken.
+        run: the float graph, for data that needs it.
+    """
+    (found,) = first_batches(data, run, few_rows(data), sets=1)
     return found
 
 

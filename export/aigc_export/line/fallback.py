@@ -15,17 +15,17 @@ from pathlib import Path
 from aigc_calibration.errors import PlanError
 from aigc_calibration.float_order import Answers, FloatOrder, order_sites
 from aigc_calibration.onnx_function import OnnxFunction, opened_when_called
-from aigc_calibration.output_noise import few_rows, first_batches, most_evaluations
+from aigc_calibration.output_noise import judged_batches, most_evaluations
 from aigc_calibration.plan import HALF_PRECISIONS
 from aigc_calibration.quantize import Quantized, with_sites_float
 from aigc_export.line.attempt import Attempt, Proof
 from aigc_export.line.quantization import report_quantized
+from aigc_export.mixed_precision.candidates import opened
 from aigc_export.mixed_precision.descent import smallest
 from aigc_export.parity.missing import missing_db
 from aigc_export.prepare.prepare import PreparedModel
 from aigc_export.workloads import get_workload
 from aigc_runtime.core.array_session import ArraySession
-from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.errors import AigcError, CancelledError
 from aigc_runtime.pipelines import make_pipeline
@@ -179,7 +179,7 @@ class _Way:
         try:
             threads = proof.recipe.threads
             run = opened_when_called(found.float_graph, threads=threads)
-            (judged,) = first_batches(prepared.data, run, few_rows(prepared.data), sets=1)
+            judged = judged_batches(prepared.data, run)
             self.order = order_sites(
                 found.float_graph,
                 found.plan,
@@ -199,14 +199,14 @@ class _Way:
         return self.order
 
     def _answers(self) -> Answers | None:
-        """What mixes are compared by: where the part runs in a loop a whole generation, that of the proof."""
+        """Of a part that runs in a loop: the generation of the proof, by which mixes are compared."""
         part, program, request = self.prepared.part, self.prepared.program, self.proof.generation.request
         if not get_workload(program.kind).loops:
             return None
 
         def generate(run: OnnxFunction) -> Sequence[Mapping[str, Array]]:
-            opened = OpenProgram({part.name: ArraySession(run, part.interface)}, program.states, program.assets)
-            return [run_request(make_pipeline(opened, program.settings, program.engines), request)]
+            engine = opened(self.prepared, ArraySession(run, part.interface))
+            return [run_request(make_pipeline(engine, program.settings, program.engines), request)]
 
         return generate
 

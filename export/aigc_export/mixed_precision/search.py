@@ -187,10 +187,10 @@ def search(
 
 
 def _is_needless(precisions: Precisions, tried: Sequence[tuple[Built, Scores]], config: SearchConfig) -> bool:
-    """Whether no mix of a pair could be better than its low precision: of weights alone, which lose nothing by it.
+    """Whether a pair is passed over: with float, where weights alone in the low precision keep the budget.
 
-    What few bits of weights save is read from memory less, in every site. Activations in 8 bits may take longer than
-    float ones, so that a mix may be faster than what keeps the budget.
+    Products in blocks read fewer bytes, and are taken to be faster than float ones. Activations in 8 bits may be slower
+    than float ones, so that a mix of them is looked for.
     """
     low, high = precisions
     kept = {built.precision for built, scores in tried if holds(config.budgets, scores)}
