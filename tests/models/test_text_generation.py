@@ -51,7 +51,7 @@ class Subject:
         return np.asarray(self.model(torch.tensor([ids])).logits[0].double().numpy())
 
     def greedy(self, prompt: str, count: int) -> list[int]:
-        ids = list(prompt.encode())
+        ids = list(prompt.encode("latin-1"))
         for _ in range(count):
             ids.append(int(self.logits(ids)[-1].argmax()))
         return ids[len(prompt) :]
@@ -79,6 +79,17 @@ def subject(request: pytest.FixtureRequest, cache: str) -> Subject:
 def test_chunks_and_ragged_rows_give_the_models_own_text(subject: Subject, chunk: int | None) -> None:
     found = subject.pipeline.generate(PROMPTS, max_new_tokens=NEW, prefill_chunk=chunk)
     assert [row.token_ids.tolist() for row in found] == [subject.greedy(prompt, NEW) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 20])
+def test_what_is_looked_up_gives_the_models_own_text(subject: Subject, tokens: int) -> None:
+    """A prompt of its own text makes the model repeat what is held, for some tokens."""
+    repeated = [*b"ab", *subject.greedy("ab", 14), *b"ab"]
+    found = subject.pipeline.generate([*PROMPTS, repeated], max_new_tokens=2 * NEW, prompt_lookup_num_tokens=tokens)
+    plain = subject.pipeline.generate(PROMPTS, max_new_tokens=2 * NEW)
+    assert [r.token_ids.tolist() for r in found[:-1]] == [r.token_ids.tolist() for r in plain]
+    assert [r.token_ids.tolist() for r in found[:-1]] == [subject.greedy(prompt, 2 * NEW) for prompt in PROMPTS]
+    assert found[-1].token_ids.tolist() == subject.greedy(bytes(repeated).decode("latin-1"), 2 * NEW)
 
 
 def test_each_row_has_all_of_its_context(subject: Subject) -> None:

@@ -14,6 +14,7 @@ from aigc_runtime.generation.rng import check_seed
 from aigc_runtime.generation.sampling_params import SamplingParams
 from aigc_runtime.io.printable import shown
 from aigc_runtime.pipelines.arguments import check_count
+from aigc_runtime.pipelines.prompt_lookup import check_lookup
 from aigc_runtime.pipelines.text import TextPipeline
 from aigc_runtime.pipelines.text_loop import grow
 from aigc_runtime.pipelines.text_reading import Cancel, Reading
@@ -127,6 +128,7 @@ class ChatSession:
         stop: Sequence[str] | None = None,
         logprobs: int | None = None,
         prefill_chunk: int | None = None,
+        prompt_lookup_num_tokens: int | None = None,
         cancel: Cancel | None = None,
         **options: Any,
     ) -> Generator[str, None, TextResult]:
@@ -134,11 +136,12 @@ class ChatSession:
         pipeline = self.pipeline
         chosen = pipeline.choose(sampling, options, streams=True)
         chunk = None if prefill_chunk is None else check_count("prefill_chunk", prefill_chunk)
+        lookup = check_lookup(prompt_lookup_num_tokens, chosen, pipeline.engines)
         # As many as the context has: what the prompt leaves of it is less, and so ends with `context`.
         most = pipeline.engines.context_length if max_new_tokens is None else max_new_tokens
         make = pipeline.row_maker(max_new_tokens=most, stop=stop, logprobs=logprobs)
         row = make(chat_ids(pipeline, messages, **self._variables), check_seed(seed))
-        return self._answer(list(self.messages), messages, row, chosen, chunk, cancel)
+        return self._answer(list(self.messages), messages, row, chosen, chunk, lookup, cancel)
 
     def _answer(
         self,
@@ -147,6 +150,7 @@ class ChatSession:
         row: Row,
         sampling: SamplingParams,
         prefill_chunk: int | None,
+        lookup: int,
         cancel: Cancel | None,
     ) -> Generator[str, None, TextResult]:
         if self._is_busy:
@@ -157,7 +161,8 @@ class ChatSession:
             )
         self._is_busy, reading = True, self._taken(prefill_chunk)
         try:
-            steps = grow([row], reading, self._unread(reading, row.history.ids), sampling, cancel=cancel)
+            unread = self._unread(reading, row.history.ids)
+            steps = grow([row], reading, unread, sampling, lookup=lookup, cancel=cancel)
             try:
                 result = yield from row.stream(steps)
             except GeneratorExit:

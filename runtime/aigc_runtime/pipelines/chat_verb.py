@@ -20,6 +20,7 @@ from aigc_runtime.pipelines.text import TextPipeline, TextResult, require_chat
 from aigc_runtime.pipelines.text_options import (
     MAX_NEW_TOKENS,
     PREFILL_CHUNK,
+    PROMPT_LOOKUP,
     SAMPLING,
     STOP,
     SYSTEM,
@@ -170,9 +171,11 @@ def _prepare(arguments: Namespace, pipeline: TextPipeline) -> _ChatJob:
     require_chat(pipeline.settings)
     sampling = sampling_options(arguments)
     chosen = pipeline.choose(None, sampling, streams=True)
-    more = given(arguments, MAX_NEW_TOKENS, STOP, SEED, PREFILL_CHUNK)
+    more = given(arguments, MAX_NEW_TOKENS, STOP, SEED, PREFILL_CHUNK, PROMPT_LOOKUP)
     tell_notes(check_options(pipeline, chosen, {**sampling, **more}))
     return _ChatJob(system=arguments.system, options={**sampling, **more}, json=arguments.json)
 
 
-CHAT_VERB = Verb(options=(SYSTEM, MAX_NEW_TOKENS, STOP, PREFILL_CHUNK, *SAMPLING, SEED), prepare=_prepare)
+CHAT_VERB = Verb(
+    options=(SYSTEM, MAX_NEW_TOKENS, STOP, PREFILL_CHUNK, PROMPT_LOOKUP, *SAMPLING, SEED), prepare=_prepare
+)

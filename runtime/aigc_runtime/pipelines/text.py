@@ -25,6 +25,7 @@ from aigc_runtime.generation.sampling_params import SamplingParams
 from aigc_runtime.io.printable import shown
 from aigc_runtime.pipelines.arguments import check_count
 from aigc_runtime.pipelines.kind import SINGLE_ENGINE, Roles, require_roles
+from aigc_runtime.pipelines.prompt_lookup import check_lookup
 from aigc_runtime.pipelines.prompts import Prompt, listed_prompts
 from aigc_runtime.pipelines.settings import TextSettings
 from aigc_runtime.pipelines.stop_strings import StopWatch, check_stop
@@ -134,6 +135,7 @@ class TextPipeline:
         num_return_sequences: int = 1,
         logprobs: int | None = None,
         prefill_chunk: int | None = None,
+        prompt_lookup_num_tokens: int | None = None,
         cancel: Cancel | None = None,
         **options: Any,
     ) -> list[TextResult]:
@@ -152,6 +154,8 @@ class TextPipeline:
             logprobs: note the log probability of each token, and the so many most likely tokens; None notes nothing.
             prefill_chunk: tokens of a prompt that are read at once at most; None derives it from the memory that
                 attention takes.
+            prompt_lookup_num_tokens: for each run look up so many tokens that followed the last ones before, and read
+                them with the next one; rows are generated one after the other then. None looks nothing up.
             cancel: asked before every run of an engine; True ends all rows with what they have.
             **options: fields of `SamplingParams` that are to have another value than `sampling` has.
 
@@ -165,7 +169,7 @@ class TextPipeline:
         chosen = self.choose(sampling, options)
         count = check_count("num_return_sequences", num_return_sequences)
         chunk = None if prefill_chunk is None else check_count("prefill_chunk", prefill_chunk)
-        base = check_seed(seed)
+        lookup, base = check_lookup(prompt_lookup_num_tokens, chosen, self.engines), check_seed(seed)
         make = self.row_maker(max_new_tokens=max_new_tokens, stop=stop, logprobs=logprobs)
         encoded = encode_prompts(listed_prompts(prompts), self.tokenizer, self.engines)
         if len(encoded) * count > MAX_RESULTS:
@@ -180,8 +184,8 @@ class TextPipeline:
             watches = [partial(self._watch, ids, stop) for ids in encoded]
             return [one for row, watch in zip(rows, watches, strict=True) for one in search(row, watch=watch)]
         flat = [one for row in rows for one in row]
-        for batch in fitting_batches(flat, self.engines):
-            for _ in generate_rows(batch, self.engines, chosen, prefill_chunk=chunk, cancel=cancel):
+        for batch in fitting_batches(flat, self.engines, apart=lookup > 0):
+            for _ in generate_rows(batch, self.engines, chosen, prefill_chunk=chunk, lookup=lookup, cancel=cancel):
                 pass
         return [row.result() for row in flat]
 
@@ -195,6 +199,7 @@ class TextPipeline:
         stop: Sequence[str] | None = None,
         logprobs: int | None = None,
         prefill_chunk: int | None = None,
+        prompt_lookup_num_tokens: int | None = None,
         cancel: Cancel | None = None,
         **options: Any,
     ) -> Generator[str, None, TextResult]:
@@ -206,34 +211,40 @@ class TextPipeline:
         """
         chosen = self.choose(sampling, options, streams=True)
         chunk = None if prefill_chunk is None else check_count("prefill_chunk", prefill_chunk)
+        lookup = check_lookup(prompt_lookup_num_tokens, chosen, self.engines)
         make = self.row_maker(max_new_tokens=max_new_tokens, stop=stop, logprobs=logprobs)
         (ids,) = encode_prompts([prompt], self.tokenizer, self.engines)
         row = make(ids, check_seed(seed))
-        return row.stream(generate_rows([row], self.engines, chosen, prefill_chunk=chunk, cancel=cancel))
+        steps = generate_rows([row], self.engines, chosen, prefill_chunk=chunk, lookup=lookup, cancel=cancel)
+        return row.stream(steps)
 
     def generate_all(self, prompt_tokens: int, new_tokens: int) -> TextResult:
         """Generate as many tokens as are asked for behind as many others, whatever they mean: to be timed."""
         ids = np.full(prompt_tokens, min(65, self.settings.vocab_size - 1), dtype=np.int64)
-        row, growing = self._endless(ids, new_tokens)
+        (row,), growing = self._endless(ids[None], new_tokens)
         for _ in growing:
             pass
         return row.result()
 
-    def tokens_behind(self, ids: Array, new_tokens: int) -> Iterator[int]:
+    def tokens_behind(self, ids_BS: Array, new_tokens: int) -> Iterator[list[int]]:
         """Yield so many of the likeliest tokens behind others, one that ends a text among them: to be timed.
 
         Args:
-            ids: [S] int64, at least one.
+            ids_BS: [B, S] int64, at least one for each of B texts.
             new_tokens: at least 1.
-        """
-        row, growing = self._endless(ids, new_tokens)
-        for _ in growing:
-            yield int(row.history.ids[-1])
 
-    def _endless(self, ids: Array, new_tokens: int) -> tuple[Row, Iterator[None]]:
+        Yields:
+            The next token of each text.
+        """
+        rows, growing = self._endless(ids_BS, new_tokens)
+        for _ in growing:
+            yield [int(row.history.ids[-1]) for row in rows]
+
+    def _endless(self, ids_BS: Array, new_tokens: int) -> tuple[list[Row], Iterator[None]]:
         endless = replace(self.engines, settings=replace(self.settings, eos_token_ids=()))
-        row = self.row_maker(max_new_tokens=new_tokens, stop=(), logprobs=None, ends=False)(ids, 0)
-        return row, generate_rows([row], endless, SamplingParams())
+        make = self.row_maker(max_new_tokens=new_tokens, stop=(), logprobs=None, ends=False)
+        rows = [make(ids, 0) for ids in ids_BS]
+        return rows, generate_rows(rows, endless, SamplingParams())
 
     @cached_property
     def chat_template(self) -> ChatTemplate:

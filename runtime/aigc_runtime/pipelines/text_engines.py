@@ -10,7 +10,7 @@ from aigc_runtime.core.program import OpenProgram
 from aigc_runtime.core.tensors import DimSpec
 from aigc_runtime.errors import ConfigError
 from aigc_runtime.pipelines.settings import TextSettings
-from aigc_runtime.pipelines.text_tensors import INPUT_IDS
+from aigc_runtime.pipelines.text_tensors import INPUT_IDS, LOGITS_TO_KEEP
 
 __all__ = ["Piece", "TextEngines"]
 
@@ -72,6 +72,21 @@ class TextEngines:
         if isinstance(size, int):
             return DimSpec(name="fixed", min=size, max=size)
         return self.program.session(engine).interface.dim(size) or DimSpec(name="free")
+
+    @cached_property
+    def max_kept(self) -> int:
+        """Of how many places one run gives logits at most."""
+        found = []
+        for engine in dict.fromkeys((self.prefill, self.decode)):
+            spec = self.program.session(engine).interface.input(LOGITS_TO_KEEP)
+            found.append(self._dim(engine, 1 if spec is None else spec.shape[0]).max)
+        return min((most for most in found if most is not None), default=self.max_steps)
+
+    @property
+    def forgets(self) -> bool:
+        """Whether the carried state can be cut back to any of its beginnings."""
+        engines = dict.fromkeys((self.prefill, self.decode))
+        return all(s.behavior.can_truncate for engine in engines for s in self.program.session(engine).interface.state)
 
     @cached_property
     def _batches(self) -> list[DimSpec]:

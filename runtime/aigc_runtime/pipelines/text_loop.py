@@ -9,6 +9,7 @@ import numpy as np
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.generation.logits import sample_tokens
 from aigc_runtime.generation.sampling_params import SamplingParams
+from aigc_runtime.pipelines.prompt_lookup import grow_by_lookup
 from aigc_runtime.pipelines.text_engines import TextEngines
 from aigc_runtime.pipelines.text_reading import Cancel, Reading
 from aigc_runtime.pipelines.text_rows import Row
@@ -16,11 +17,15 @@ from aigc_runtime.pipelines.text_rows import Row
 __all__ = ["fitting_batches", "generate_rows", "grow", "padded"]
 
 
-def fitting_batches(rows: Sequence[Row], engines: TextEngines) -> Iterator[list[Row]]:
+def fitting_batches(rows: Sequence[Row], engines: TextEngines, *, apart: bool = False) -> Iterator[list[Row]]:
     """Rows in batches, such that each has all of its room: the longest prompt of a batch pads all others.
 
-    Rows of a model that reads a long text anew share a batch only where all of them are read anew at once.
+    Rows of a model that reads a long text anew share a batch only where all of them are read anew at once; `apart`,
+    none share one.
     """
+    if apart:
+        yield from ([row] for row in rows)
+        return
     batch: list[Row] = []
     for row in sorted(rows, key=lambda row: row.history.prompt_length):
         if batch and not _fits([*batch, row], engines):
@@ -65,6 +70,7 @@ def generate_rows(
     sampling: SamplingParams,
     *,
     prefill_chunk: int | None = None,
+    lookup: int = 0,
     cancel: Cancel | None = None,
 ) -> Iterator[None]:
     """Generate rows of one batch; see `grow`. A prompt that several rows have is read once."""
@@ -75,7 +81,7 @@ def generate_rows(
         places = {prompt: place for place, prompt in enumerate(unlike)}
         spread = [places[row.history.ids.tobytes()] for row in rows]
         spread += spread[:1] * (engines.batch_of(len(rows)) - len(rows))
-    yield from grow(rows, reading, ids_BS, sampling, cancel=cancel, spread=spread)
+    yield from grow(rows, reading, ids_BS, sampling, lookup=lookup, cancel=cancel, spread=spread)
 
 
 def grow(
@@ -84,6 +90,7 @@ def grow(
     ids_BS: Array,
     sampling: SamplingParams,
     *,
+    lookup: int = 0,
     cancel: Cancel | None,
     spread: Sequence[int] | None = None,
 ) -> Iterator[None]:
@@ -94,6 +101,7 @@ def grow(
         reading: holds the beginning of their prompts, or nothing.
         ids_BS: the rest of their prompts.
         sampling: how tokens are chosen.
+        lookup: of one row alone, how many tokens are looked up for one run; see `prompt_lookup`.
         cancel: asked before every run of an engine.
         spread: for each row, the row of `reading` that has its prompt; None where they are the same.
 
@@ -104,6 +112,10 @@ def grow(
         InputError: the options of sampling leave a row no token.
         EngineError: the engine failed.
     """
+    if lookup:
+        (row,) = rows
+        yield from grow_by_lookup(row, reading, ids_BS, sampling, most=lookup, cancel=cancel)
+        return
     eos = reading.eos_token_ids
     while (logits_BV := reading.feed(ids_BS, cancel=cancel)) is not None:
         if spread is not None:

@@ -15,12 +15,14 @@ from aigc_runtime.io.printable import shown
 from aigc_runtime.pipelines.arguments import check_count
 from aigc_runtime.pipelines.kind import Option
 from aigc_runtime.pipelines.options import given
+from aigc_runtime.pipelines.prompt_lookup import check_lookup
 from aigc_runtime.pipelines.text import TextPipeline
 from aigc_runtime.pipelines.text_beams import check_beams
 
 __all__ = [
     "MAX_NEW_TOKENS",
     "PREFILL_CHUNK",
+    "PROMPT_LOOKUP",
     "SAMPLING",
     "STOP",
     "SYSTEM",
@@ -141,6 +143,15 @@ PREFILL_CHUNK = Option(
     help="tokens of a prompt that are read at once (default: what fits into memory)",
 )
 
+PROMPT_LOOKUP = Option(
+    flags=("--prompt-lookup-num-tokens",),
+    name="prompt_lookup_num_tokens",
+    group=_GROUP,
+    type=int,
+    metavar="N",
+    help="look up N tokens for each run in what was read: faster where a text repeats itself, the same text",
+)
+
 
 def check_options(pipeline: TextPipeline, sampling: SamplingParams, options: Mapping[str, Any]) -> list[str]:
     """Refuse options before an engine is loaded.
@@ -164,6 +175,7 @@ def check_options(pipeline: TextPipeline, sampling: SamplingParams, options: Map
     check_seed(options.get("seed", 0))
     for name in ("num_return_sequences", "prefill_chunk"):
         check_count(name, options.get(name, 1))
+    check_lookup(options.get("prompt_lookup_num_tokens"), sampling, pipeline.engines)
     if sampling.num_beams > 1:
         check_beams(
             sampling,

@@ -67,8 +67,39 @@ class Reading:
             FeedError: more tokens than the carried state holds.
             EngineError: the engine failed. What is held is not to be used any more.
         """
+        logits_BKV = self._read_tokens(ids_BS, 1, cancel)
+        return None if logits_BKV is None else logits_BKV[:, -1]
+
+    def feed_each(self, ids_BS: Array, *, cancel: Cancel | None = None) -> Array | None:
+        """Read further tokens; see `feed`.
+
+        Args:
+            ids_BS: [B, S] int64, S at least 1, and at most one more than `spare`.
+            cancel: asked before every run.
+
+        Returns:
+            [B, S, V] float32, the logits behind each of them; None where `cancel` said so.
+
+        Raises:
+            FeedError: as `feed`, also for the next one.
+            EngineError: the engine failed.
+        """
+        return self._read_tokens(ids_BS, ids_BS.shape[1], cancel)
+
+    @property
+    def spare(self) -> int:
+        """How many tokens may be read beyond the next one, to be forgotten again: at least 0."""
+        most = min(self._engines.max_steps - self.length - 1, self._engines.max_kept - 1)
         again = self._engines.settings.recompute_at
-        is_long = again is not None and self.length + ids_BS.shape[1] - int(self._pad_B.min()) > again
+        if again is not None and not self._is_long:
+            # What is beyond would make all of it be read anew, though it may not come to be.
+            most = min(most, again - (self.length - int(self._pad_B.min())) - 1)
+        return max(0, most)
+
+    def _read_tokens(self, ids_BS: Array, last: int, cancel: Cancel | None) -> Array | None:
+        """Read tokens: [B, last, V], the logits behind the last of them; see `feed`."""
+        count, again = ids_BS.shape[1], self._engines.settings.recompute_at
+        is_long = again is not None and self.length + count - int(self._pad_B.min()) > again
         # What is held may have been cut back to so little that a first run behind it would be seen as a short text's.
         is_cut = is_long and again is not None and self.length - int(self._pad_B.max()) < again
         if self.length and (is_long != self._is_long or is_cut):
@@ -83,20 +114,22 @@ class Reading:
             prefill_chunk=self.prefill_chunk,
             together=again + 1 + int(self._pad_B.max()) if again is not None and is_long and not self.length else 0,
         )
-        logits_BV, at = None, 0
+        found, at, wanted = list[Array](), 0, ids_BS.shape[1] - last
         for engine, size in pieces:
             if cancel is not None and cancel():
                 return None
             feeds = {
                 INPUT_IDS: ids_BS[:, at : at + size],
                 PAD_LENGTH: self._pad_B,
-                LOGITS_TO_KEEP: np.array([size - 1], dtype=np.int64),
+                LOGITS_TO_KEEP: np.arange(min(max(wanted - at, 0), size - 1), size),
             }
-            logits_BV = self._engines.program.run(engine, feeds, self._state)[LOGITS][:, -1]
+            logits_BKV = self._engines.program.run(engine, feeds, self._state)[LOGITS]
+            if at + size > wanted:
+                found.append(logits_BKV)
             self._read.append(ids_BS[:, at : at + size].copy())
             at += size
             self.length += size
-        return logits_BV
+        return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
 
     def truncate(self, length: int) -> None:
         """Forget all tokens but the first `length`; where the state cannot, it forgets all.

@@ -81,6 +81,11 @@ class Row:
         """Whether it goes on."""
         return self.finish_reason is None
 
+    @property
+    def left(self) -> int:
+        """Tokens that can still be generated."""
+        return self.room - len(self.history.generated)
+
     def accept(self, token: int, logits: Array | None) -> None:
         """Take a generated token, and end the row where it does.
 
@@ -100,7 +105,7 @@ class Row:
         self._pieces.append(self._text.feed(token))
         if self._text.stopped:
             self.finish_reason = "stop"
-        elif len(self.history.generated) >= self.room:
+        elif self.left <= 0:
             self.finish_reason = self._when_full
 
     def stream(self, steps: Iterator[None]) -> Generator[str, None, TextResult]:

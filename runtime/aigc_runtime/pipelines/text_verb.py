@@ -23,6 +23,7 @@ from aigc_runtime.pipelines.text import TextPipeline, TextResult, require_chat
 from aigc_runtime.pipelines.text_options import (
     MAX_NEW_TOKENS,
     PREFILL_CHUNK,
+    PROMPT_LOOKUP,
     SAMPLING,
     STOP,
     SYSTEM,
@@ -218,7 +219,7 @@ def _prepare(arguments: Namespace, pipeline: TextPipeline) -> _TextJob:
         raise InputError("text needs a prompt", hint=f"give exactly one of {flags}")
     sampling = sampling_options(arguments)
     chosen = pipeline.choose(None, sampling)
-    more = given(arguments, MAX_NEW_TOKENS, STOP, SEED, NUM_RETURN_SEQUENCES, LOGPROBS, PREFILL_CHUNK)
+    more = given(arguments, MAX_NEW_TOKENS, STOP, SEED, NUM_RETURN_SEQUENCES, LOGPROBS, PREFILL_CHUNK, PROMPT_LOOKUP)
     tell_notes(check_options(pipeline, chosen, {**sampling, **more}))
     if LOGPROBS.name in more and not arguments.json:
         raise InputError("--logprobs without --json", hint="log probabilities are part of the JSON document")
@@ -254,6 +255,7 @@ TEXT_VERB = Verb(
         LOGPROBS,
         STOP,
         PREFILL_CHUNK,
+        PROMPT_LOOKUP,
         *SAMPLING,
         SEED,
     ),

@@ -220,6 +220,8 @@ def test_a_full_context_is_said(bundle: str, capsys: Capture) -> None:
         (["--prompt", "a", "--num-beams", "9"], "this engine takes at most 8 rows at once"),
         (["--prompt", "a", "--num-return-sequences", "0"], "num_return_sequences is 0"),
         (["--prompt", "a", "--prefill-chunk", "0"], "prefill_chunk is 0"),
+        (["--prompt", "a", "--prompt-lookup-num-tokens", "99"], "prompt_lookup_num_tokens is 99\n  must be"),
+        (["--prompt", "a", "--prompt-lookup-num-tokens", "9", "--num-beams", "2"], "a beam search looks nothing up"),
         (["--messages", "/no/such/file"], "cannot read the messages from '/no/such/file'"),
     ],
 )

@@ -243,6 +243,22 @@ def test_a_text_that_is_read_anew_and_an_engine_of_fixed_rows() -> None:
     assert chat.reused_tokens > 20
 
 
+def test_turns_in_which_tokens_are_looked_up_go_on_from_each_other() -> None:
+    model = Model()
+    chat = ChatSession(model.pipeline)
+    for text in ("Hi", "and?"):
+        asked = [*chat.messages, {"role": "user", "content": text}]
+        _, result = said(chat.send(text, max_new_tokens=5, prompt_lookup_num_tokens=4))
+        assert result.token_ids.tolist() == anew(asked, max_new_tokens=5).token_ids.tolist()
+    assert chat.reused_tokens > 20
+    stream = chat.send("so", max_new_tokens=5, prompt_lookup_num_tokens=4)
+    next(stream)
+    stream.close()
+    asked = [*chat.messages, {"role": "user", "content": "end"}]
+    _, result = said(chat.send("end", max_new_tokens=3))
+    assert result.token_ids.tolist() == anew(asked, max_new_tokens=3).token_ids.tolist()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -250,6 +266,7 @@ def test_a_text_that_is_read_anew_and_an_engine_of_fixed_rows() -> None:
         ({"top_q": 1}, "unknown sampling option 'top_q'"),
         ({"num_beams": 2}, "num_beams is 2\nthe text of a beam search is known at its end"),
         ({"prefill_chunk": 0}, "prefill_chunk is 0"),
+        ({"prompt_lookup_num_tokens": 0}, "prompt_lookup_num_tokens is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"sampling": SamplingParams(suppress_tokens=(999,))}, "suppress_tokens holds token 999"),
     ],
