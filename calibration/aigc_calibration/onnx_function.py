@@ -159,6 +159,7 @@ def _load(source: str | bytes, threads: int | None, *, optimize: bool, packed: b
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails is raised as well
     options.intra_op_num_threads = threads or 0
+    options.enable_mem_pattern = False  # which holds the inner values of a run twice
     leave_out_rewrites(options)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not packed:

@@ -78,7 +78,13 @@ class OrtSession:
         self.interface = interface
         self._checker = FeedChecker(interface.inputs, interface.dims_by_name)
         self.native, self.placement = open_native(
-            self.ort, model, provider=provider, device_id=device_id, folder=folder, threads=threads
+            self.ort,
+            model,
+            provider=provider,
+            device_id=device_id,
+            folder=folder,
+            threads=threads,
+            repeats=bool(interface.state),
         )
         self._bound = device != "cpu" if bound is None else bound
         self._rows_apart = rows_apart
