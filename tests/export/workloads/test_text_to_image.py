@@ -130,8 +130,9 @@ def test_the_decoder_of_a_large_program_is_fed_photos_by_its_encoder(
     hook = program.parts["unet"].module.register_forward_hook(lambda *_: runs.append(None))
     try:
         monkeypatch.setattr(samples, "LARGE_PROGRAM", 1)
-        _, fed = batches(program, "vae_decoder", samples=3)
+        data, fed = batches(program, "vae_decoder", samples=3)
         assert not runs
+        assert data.rows == len(fed) == 6
         _, pictures = batches(program, "vae_encoder", samples=3)
         bare = {role: engine for role, engine in program.engines.items() if role != "vae_encoder"}
         batches(replace(program, engines=bare), "vae_decoder", samples=1)
@@ -139,8 +140,25 @@ def test_the_decoder_of_a_large_program_is_fed_photos_by_its_encoder(
     finally:
         hook.remove()
     encode = open_torch(program).session("vae_encoder").run
-    for latent, picture in zip(fed, pictures, strict=True):
-        assert np.array_equal(latent["latent"], encode(picture)["mean"])
+    assert all(picture["image"].shape == (1, 3, 64, 64) for picture in pictures)  # half of each side
+    for number, (latent, picture) in enumerate(zip(fed, pictures, strict=True)):
+        if number % 2 == 0:
+            assert np.array_equal(latent["latent"], encode(picture)["mean"])
+        else:  # noise, as large as what the UNet begins with
+            assert latent["latent"].shape == encode(picture)["mean"].shape
+            assert np.std(latent["latent"] * program.settings.scaling_factor) == pytest.approx(1, abs=0.2)
+
+
+def test_a_large_program_of_one_size_is_fed_pictures_of_it(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "LARGE_PROGRAM", 1)
+    fixed = dict(program.parts)
+    for name in ("vae_decoder", "vae_encoder"):
+        interface = fixed[name].interface
+        side = {"vae_decoder": 16, "vae_encoder": 128}[name]
+        dims = [replace(d, min=side, max=side) if d.name in ("height", "width") else d for d in interface.dims]
+        fixed[name] = replace(fixed[name], interface=interface.with_dims(dims))
+    _, fed = batches(replace(program, parts=fixed), "vae_encoder", samples=1)
+    assert [feeds["image"].shape for feeds in fed] == [(1, 3, 128, 128)] * 2
 
 
 def test_a_unet_that_takes_a_picture_is_fed_one(inpainting: Program) -> None:

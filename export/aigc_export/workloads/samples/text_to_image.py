@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,7 @@ from aigc_models.program import Part, Program
 from aigc_models.torch_session import open_torch
 from aigc_runtime.core.array_session import ArraySession
 from aigc_runtime.core.program import OpenProgram
+from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.pipelines.denoiser import SAMPLE
 from aigc_runtime.pipelines.text_to_image import TextToImagePipeline
@@ -42,15 +43,19 @@ STEPS_OF_LARGE = (2, 3, 4, 5)
 levels, and every second step is watched."""
 LARGE_PROGRAM = 500_000_000
 """Parameters of all parts."""
+PHOTOS = 2
+"""That encoder and decoder of such a program see for each prompt."""
+HEIGHT, WIDTH = "height", "width"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptData:
     """The feeds of one part: in PyTorch the other parts run, the graph itself in the place of this one.
 
-    Only what comes before the part is run: a text encoder takes tokens alone, and a decoder what the UNet gives; that
-    of a large program decodes photos, where there is an encoder. What was fed for a prompt is kept, and given again
-    when the batches are asked for again.
+    Only what comes before the part is run: a text encoder takes tokens alone, and a decoder what the UNet gives. Of a
+    large program, encoder and decoder see two photos for each prompt, of half the side where they take any; the decoder
+    sees every other one as noise, which the first previews of a run decode. What was fed for a prompt is kept, and
+    given again when the batches are asked for again.
 
     Attributes:
         program: from text to pictures.
@@ -84,7 +89,7 @@ class PromptData:
     def rows(self) -> int:
         """Number of rows that the part is fed: of a UNet, one for every evaluation and branch of the guidance."""
         if self.part.name != self.program.engines[UNET]:
-            return self.samples
+            return self.samples * (PHOTOS if self._sees_photos else 1)
         return sum(len(fed[SAMPLE]) for feeds in self._fed(_no_results(self.part), 0, self.samples) for fed in feeds)
 
     def batches(self, run: OnnxFunction) -> Iterator[dict[str, Array]]:
@@ -102,21 +107,15 @@ class PromptData:
         pipeline = TextToImagePipeline(
             OpenProgram(sessions, assets=self.program.assets), self.settings, self.program.engines
         )
-        role = next((role for role, name in self.program.engines.items() if name == self.part.name), "")
-        large = self.program.parameters >= LARGE_PROGRAM
+        role, large = self._role, self._is_large
         counts = STEPS_OF_LARGE if large else STEPS
-        encoder = self.program.engines.get(VAE_ENCODER, "")
-        decodes_photos = large and role == VAE_DECODER and bool(encoder)
         for number in range(first, end):
             prompt, steps, rng = self.prompts[number], counts[number % len(counts)], stream(self.seed, STREAM, number)
             if role in pipeline.prompts.tokens:
                 sessions[self.part.name].run({INPUT_IDS: pipeline.prompts.tokens[role].encode([prompt])})
-            elif role == VAE_ENCODER or decodes_photos:
-                photo = photo_crops(CALIBRATION_PHOTO, self.settings.size, 1, int(rng.integers(2**31)))
-                image = 2 * (photo.transpose(0, 3, 1, 2).astype(np.float32) / 255) - 1
-                seen = sessions[encoder].run({IMAGE: image})
-                if decodes_photos:
-                    sessions[self.part.name].run({LATENT: seen[MEAN]})
+            elif role == VAE_ENCODER or self._sees_photos:
+                for place in range(PHOTOS if large else 1):
+                    self._see_photo(sessions, rng, as_noise=place % 2 == 1)
             else:
                 pipeline.generate(
                     prompt,
@@ -127,6 +126,47 @@ class PromptData:
                 )
             records = recorder.take()
             yield records[number % 2 :: 2] if large and role == UNET else records
+
+    @property
+    def _role(self) -> str:
+        return next((role for role, name in self.program.engines.items() if name == self.part.name), "")
+
+    @property
+    def _is_large(self) -> bool:
+        return self.program.parameters >= LARGE_PROGRAM
+
+    @property
+    def _sees_photos(self) -> bool:
+        """Whether it is an encoder, or a decoder, of a large program with both."""
+        return self._is_large and VAE_ENCODER in self.program.engines and self._role in (VAE_ENCODER, VAE_DECODER)
+
+    def _see_photo(self, sessions: Mapping[str, Session], rng: np.random.Generator, *, as_noise: bool) -> None:
+        """Feed the part a photo, or what the encoder makes of it; a decoder `as_noise` what a UNet begins with."""
+        settings, (height, width) = self.settings, self._photo_size(sessions)
+        photo = photo_crops(CALIBRATION_PHOTO, (height, width), 1, int(rng.integers(2**31)))
+        if self._role == VAE_DECODER and as_noise:
+            shape = (1, settings.latent_channels, height // settings.latent_scale, width // settings.latent_scale)
+            noise = rng.standard_normal(shape, dtype=np.float32) / np.float32(settings.scaling_factor)
+            sessions[self.part.name].run({LATENT: noise + np.float32(settings.shift_factor)})
+            return
+        image = 2 * (photo.transpose(0, 3, 1, 2).astype(np.float32) / 255) - 1
+        latents = sessions[self.program.engines[VAE_ENCODER]].run({IMAGE: image})[MEAN]
+        if self._role == VAE_DECODER:
+            sessions[self.part.name].run({LATENT: latents})
+
+    def _photo_size(self, sessions: Mapping[str, Session]) -> tuple[int, int]:
+        """(H, W) of a photo: of a large program half of each side, where encoder and decoder take it."""
+        settings = self.settings
+        if not self._is_large:
+            return settings.size
+        coder = [sessions[self.program.engines[role]].interface for role in (VAE_DECODER, VAE_ENCODER)]
+        latents, pixels = ([one.dim(HEIGHT), one.dim(WIDTH)] for one in coder)
+        found = []
+        for own, latent, pixel in zip(settings.latent_size, latents, pixels, strict=True):
+            half = own if latent is None else latent.nearest(own // 2)
+            side = settings.latent_scale * half
+            found.append(side if pixel is not None and pixel.nearest(side) == side else settings.latent_scale * own)
+        return found[0], found[1]
 
 
 def picture_arguments(settings: TextToImageSettings, name: str, rng: np.random.Generator) -> dict[str, Any]:
