@@ -14,7 +14,16 @@ from aigc_calibration.search.probe import Probe
 from aigc_calibration.search.workers import Workers
 from aigc_runtime.core.progress import Progress, phase
 
-__all__ = ["CONFIDENCE_SIGMAS", "Sensitivity", "decibels", "fallback_order", "measure_sites", "total_noise"]
+__all__ = [
+    "CONFIDENCE_SIGMAS",
+    "Groups",
+    "Sensitivity",
+    "decibels",
+    "fallback_order",
+    "fitting_last",
+    "measure_sites",
+    "total_noise",
+]
 
 Groups = tuple[tuple[str, ...], ...]
 
@@ -131,6 +140,32 @@ def fallback_order(
     free = sorted((one for one in groups if gain[one] <= 0), key=lambda one: (-noise[one], one))
     rest = sorted((one for one in groups if gain[one] > 0), key=lambda one: (-noise[one] / gain[one], one))
     return tuple(free), tuple(rest)
+
+
+def fitting_last(groups: Groups, noise: Mapping[str, float], allowed: float) -> tuple[Groups, Groups]:
+    """Divide groups into those that stay in high precision, and those that fit into a noise together.
+
+    From the last on, which saves most for its noise, each is taken that still fits: one that alone makes too much is
+    gone around, however much it would save.
+
+    Args:
+        groups: in the order of `fallback_order`.
+        noise: of each site.
+        allowed: that all groups in low precision may make together.
+
+    Returns:
+        (high, low), each in the order of `groups`.
+
+    >>> fitting_last((("a",), ("b",), ("head",), ("c",)), {"a": 2.0, "b": 1.0, "head": 9.0, "c": 1.0}, 4.0)
+    ((('head',),), (('a',), ('b',), ('c',)))
+    """
+    left, fits = allowed, set[tuple[str, ...]]()
+    for group in reversed(groups):
+        own = sum(noise[node] for node in group)
+        if own <= left:
+            fits.add(group)
+            left -= own
+    return tuple(g for g in groups if g not in fits), tuple(g for g in groups if g in fits)
 
 
 def total_noise(noise: Mapping[str, float], kept_high: Sequence[str]) -> float:

@@ -16,24 +16,22 @@ from dataclasses import dataclass
 
 from aigc_calibration.calibrate import CALIBRATED, Calibration, calibrate
 from aigc_calibration.collect import Statistics
-from aigc_calibration.coverage import Executed, site_macs
-from aigc_calibration.errors import PlanError
+from aigc_calibration.coverage import site_macs
 from aigc_calibration.onnx_function import opened_when_called
 from aigc_calibration.prepare import prepare
 from aigc_calibration.quantize import NO_SAMPLES
 from aigc_calibration.search.journal import JOURNAL_FILE, Journal, measuring_environment
-from aigc_calibration.search.pair import PrecisionPair
-from aigc_calibration.search.sensitivity import CONFIDENCE_SIGMAS, Sensitivity, decibels, fallback_order, total_noise
+from aigc_calibration.search.sensitivity import Sensitivity
 from aigc_calibration.search.workers import make_workers
-from aigc_export.mixed_precision.candidates import Built, CandidateEvaluator, build_mix, evaluation_key
-from aigc_export.mixed_precision.descent import smallest
+from aigc_export.mixed_precision.candidates import Built, CandidateEvaluator, evaluation_key
+from aigc_export.mixed_precision.mixes import Mixes
 from aigc_export.mixed_precision.outcome import unkept, write_report
 from aigc_export.mixed_precision.pairs import plan_pair, without_exceptions
 from aigc_export.mixed_precision.plain import plain_builds
 from aigc_export.mixed_precision.report import CandidateReport, SearchReport, pareto_front
 from aigc_export.mixed_precision.sites import measure_pair
 from aigc_export.prepare.prepare import PreparedModel, Stage
-from aigc_export.recipes.budget import allowed_noise, holds, shown
+from aigc_export.recipes.budget import holds, shown
 from aigc_export.recipes.recipe import ExportRecipe
 from aigc_export.recipes.search import SearchConfig
 from aigc_export.targets.base import check_precision
@@ -161,7 +159,7 @@ def search(
         run = opened_when_called(pair.graph, threads=recipe.threads)
         macs = site_macs(pair.graph, next(prepared.data.batches(run)))
         known = {built.digest for built, _ in tried}
-        found = _descend(pair, sites, macs, config, evaluator, recipe.target.executed, stage)
+        found = Mixes(pair, sites, macs, config, evaluator, recipe.target.executed, stage).descend()
         tried += [(built, scores) for built, scores in found if built.digest not in known]
     timed = evaluator.time([built for built, _ in tried])
     sizes = [evaluator.size_bytes(built) for built, _ in tried]
@@ -195,75 +193,6 @@ def _is_needless(precisions: Precisions, tried: Sequence[tuple[Built, Scores]], 
     low, high = precisions
     kept = {built.precision for built, scores in tried if holds(config.budgets, scores)}
     return high == "float" and low not in CALIBRATED and low in kept
-
-
-def _descend(
-    pair: PrecisionPair,
-    sites: Sequence[Sensitivity],
-    macs: Mapping[str, int],
-    config: SearchConfig,
-    evaluator: CandidateEvaluator,
-    executed: Executed,
-    stage: Stage,
-) -> list[tuple[Built, Scores]]:
-    """Run mixes, down to the fewest groups of sites in high precision that keep the budget."""
-    free, rest = fallback_order(sites, config.objective, pair.together)
-    order, noise = (*free, *rest), {s.node: s.noise for s in sites}
-    by_node = {s.node: s for s in sites}
-    tried: dict[int, tuple[Built, Scores]] = {}
-
-    def nodes(count: int) -> list[str]:
-        return [node for group in order[:count] for node in group]
-
-    def keeps(count: int) -> bool:
-        costless = set(nodes(min(count, len(free))))
-        kept_high = {node: _why(by_node[node], node in costless, config) for node in nodes(count)}
-        if count == len(order) and pair.high is None:
-            return True  # that is fp32
-        try:
-            built = build_mix(pair, kept_high, macs, executed)
-        except PlanError as err:  # the few sites that are left are none that the engine runs in low precision
-            stage("try", f"{pair.name}, {len(kept_high)} kept high: {err.message}")
-            return False
-        tried[count] = (built, evaluator.evaluate(built))
-        kept = holds(config.budgets, tried[count][1])
-        predicted = decibels(total_noise(noise, nodes(count)))
-        stage(
-            "try",
-            f"{built.name}: {shown(config.budgets, tried[count][1])}, model {predicted:.1f} dB, "
-            f"{'kept' if kept else 'missed'}",
-        )
-        return kept
-
-    def guess() -> int:
-        first = min(tried, default=None)
-        if first is None:
-            return len(order)
-        allowed = allowed_noise(config.budgets, tried[first][1], total_noise(noise, nodes(first)))
-        if allowed is None:
-            return (first + len(order)) // 2
-        counts = range(first, len(order) + 1)
-        return next((k for k in counts if total_noise(noise, nodes(k)) <= allowed), len(order))
-
-    smallest(len(free), len(order), guess, keeps)
-    # Both ends are plain precisions, which a mix has to beat; the upper end of a pair to float is fp32.
-    for end in (0, *(() if pair.high is None else (len(order),))):
-        if end not in tried:
-            keeps(end)
-    return [tried[count] for count in sorted(tried)]
-
-
-def _why(site: Sensitivity, free: bool, config: SearchConfig) -> str:
-    noise = f"{site.share:.1%} of all noise ({site.sqnr_db:.1f} dB alone)"
-    if free:
-        return f"low precision would take {-site.saved_ms:.3f} ms longer, and make {noise}"
-    is_faster = site.saved_ms > CONFIDENCE_SIGMAS * site.saved_ms_error
-    saved = {
-        "latency": f"{site.saved_ms:.3f} ms" if is_faster else "no measurable time",
-        "size": f"{site.saved_bytes / 1e3:.1f} kB",
-        "ops": "one site",
-    }[config.objective]
-    return f"low precision would make {noise} and save {saved}"
 
 
 def _choose(
