@@ -192,7 +192,6 @@ COVERED_ELSEWHERE = {
     "calibration/aigc_calibration/subject.py": "tests/calibration/data/test_npz.py",
     "export/aigc_export/workloads/samples/prompts.py": "tests/export/workloads/test_text_to_image.py",
     "export/aigc_export/workloads/samples/text_to_image.py": "tests/export/workloads/test_text_to_image.py",
-    "export/aigc_export/cli/bench.py": "tests/export/cli/test_group.py",
     "export/aigc_export/cli/check.py": "tests/export/cli/test_group.py",
     "export/aigc_export/cli/demo.py": "tests/export/cli/test_group.py",
     "export/aigc_export/cli/doctor.py": "tests/export/cli/test_group.py",

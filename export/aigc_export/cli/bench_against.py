@@ -31,6 +31,7 @@ def bench_against(
     peer_python: tuple[str, ...],
     keep_peers: Path | None,
     plot: Path | None,
+    prompts: int,
     prompt_tokens: int,
     new_tokens: int,
     windows: int,
@@ -56,7 +57,13 @@ def bench_against(
         contest = hold(
             bundle,
             contestants,
-            ContestPlan(prompt_tokens=prompt_tokens, new_tokens=new_tokens, rounds=rounds, windows=windows),
+            ContestPlan(
+                prompts=prompts,
+                prompt_tokens=prompt_tokens,
+                new_tokens=new_tokens,
+                rounds=rounds,
+                windows=windows,
+            ),
             threads=threads,
             folder=keep_peers or Path(scratch),
             beside=beside,
@@ -80,6 +87,7 @@ def _document(contest: Contest) -> dict[str, Any]:
     """The contest as plain values; what is not known is left out."""
     return {
         "data": contest.data,
+        "prompts": contest.prompts,
         "prompt_tokens": contest.prompt_tokens,
         "new_tokens": contest.new_tokens,
         "notes": list(contest.notes),
@@ -106,15 +114,16 @@ def _show(contest: Contest, threads: int, rounds: int) -> None:
     from rich.table import Table
 
     console, first = out_console(), contest.results[0]
+    some = "a prompt" if contest.prompts == 1 else f"{contest.prompts} prompts"
     console.print(
-        f"a prompt of {contest.prompt_tokens} tokens and {contest.new_tokens} behind it, batch 1, {threads} threads, "
+        f"{some} of {contest.prompt_tokens} tokens and {contest.new_tokens} behind, at once, {threads} threads, "
         f"medians of {rounds} alternating rounds"
     )
     times = Table("", "version", "prompt ms", "token ms", "p90", "p99", "tokens/s", "speed", "cold s", box=None)
     worth = Table("", "MB", "peak MB", "perplexity", "increase", "divergence", "same token", box=None)
     for one in contest.results:
         if one.laps is not None:
-            times.add_row(one.name, one.version, *_times(one.laps, first.laps), f"{one.cold_s:.2f}")
+            times.add_row(one.name, one.version, *_times(one.laps, first.laps, contest.prompts), f"{one.cold_s:.2f}")
             peak = "" if one.peak_bytes is None else f"{one.peak_bytes / 1e6:.0f}"
             worth.add_row(one.name, f"{one.size_bytes / 1e6:.0f}", peak, *_worth(one))
     console.print(times)
@@ -125,11 +134,11 @@ def _show(contest: Contest, threads: int, rounds: int) -> None:
             console.print(f"{one.name}: {printable(one.failed)}", markup=False)
 
 
-def _times(laps: Laps, first: Laps | None) -> list[str]:
+def _times(laps: Laps, first: Laps | None, prompts: int) -> list[str]:
     token = laps.token_ms()
     ratio = "" if first is None else f"{first.token_ms() / token:.2f}x"
     tails = [f"{laps.token_ms(share):.1f}" for share in (0.9, 0.99)]
-    return [f"{laps.prompt_ms:.0f}", f"{token:.2f}", *tails, f"{1e3 / token:.1f}", ratio]
+    return [f"{laps.prompt_ms:.0f}", f"{token:.2f}", *tails, f"{1e3 * prompts / token:.1f}", ratio]
 
 
 def _worth(one: Result) -> list[str]:

@@ -34,12 +34,14 @@ class ContestPlan:
     """What is timed and judged.
 
     Attributes:
-        prompt_tokens: of the prompt, which is text that models are evaluated on.
-        new_tokens: generated behind it, from 2 on.
+        prompts: read and continued at once.
+        prompt_tokens: of each, which is text that models are evaluated on.
+        new_tokens: generated behind each, from 2 on.
         rounds: turns of each runtime.
         windows: of text that every runtime is judged on; 0 judges none.
     """
 
+    prompts: int = 1
     prompt_tokens: int = 128
     new_tokens: int = 64
     rounds: int = 5
@@ -54,13 +56,15 @@ class Contest:
         results: the bundle's first.
         data: the text.
         notes: for the user.
-        prompt_tokens: of the prompt, fewer than planned where the context or the text is short.
-        new_tokens: behind it.
+        prompts: read and continued at once.
+        prompt_tokens: of each, fewer than planned where the context or the text is short.
+        new_tokens: behind each.
     """
 
     results: tuple[Result, ...]
     data: str
     notes: tuple[str, ...]
+    prompts: int
     prompt_tokens: int
     new_tokens: int
 
@@ -115,14 +119,16 @@ def hold(
     evaluation, notes = find_evaluation(bundle.manifest, lambda data: program_evaluation(program, data), eval_data)
     tokenizer = text_tokenizer(settings, program.assets)
     new = max(2, min(plan.new_tokens, settings.context_length // 2))
-    ids = draw_tokens(evaluation.documents, tokenizer, count=1, length=plan.prompt_tokens, seed=SEED)
-    prompt = [int(token) for token in ids[: min(plan.prompt_tokens, settings.context_length - new)]]
-    if not prompt:
-        raise InputError("the text to read gives no token", hint="name another with --eval-data")
+    ids = draw_tokens(evaluation.documents, tokenizer, count=plan.prompts, length=plan.prompt_tokens, seed=SEED)
+    length = min(plan.prompt_tokens, settings.context_length - new, len(ids) // plan.prompts)
+    rows = tuple(tuple(ids[at * length : (at + 1) * length].tolist()) for at in range(plan.prompts))
+    if not length:
+        few = "no token" if not len(ids) else f"{len(ids):,} tokens, fewer than there are prompts"
+        raise InputError(f"the text to read gives {few}", hint="name another with --eval-data")
     windows = reference = None
     if plan.windows:
-        length = min(WINDOW, settings.context_length)
-        windows = draw_windows(evaluation.documents, tokenizer, count=plan.windows, length=length, seed=SEED)
+        window = min(WINDOW, settings.context_length)
+        windows = draw_windows(evaluation.documents, tokenizer, count=plan.windows, length=window, seed=SEED)
         session = open_torch(program).session(engines_of(program.engines)[0])
         reference = remembered(session_logits(session), most=REMEMBERED_LOGITS)
     built_from = recorded_weights(bundle.manifest) if checkpoint is None else checkpoint
@@ -132,7 +138,7 @@ def hold(
         source = (sources or {}).get(one.peer.name) or _source(one, built_from)
         runners.append(Runner(name=one.name, contestant=one, source=source, python=(pythons or {}).get(one.peer.name)))
     run = Race(
-        ids=tuple(prompt),
+        rows=rows,
         new_tokens=new,
         rounds=plan.rounds,
         threads=threads,
@@ -140,7 +146,14 @@ def hold(
         reference=reference,
     )
     results = race(runners, run, folder, tell=tell)
-    return Contest(results=results, data=evaluation.data, notes=notes, prompt_tokens=len(prompt), new_tokens=new)
+    return Contest(
+        results=results,
+        data=evaluation.data,
+        notes=notes,
+        prompts=plan.prompts,
+        prompt_tokens=length,
+        new_tokens=new,
+    )
 
 
 def _source(contestant: Contestant, built_from: str | None) -> str:

@@ -57,18 +57,18 @@ class Runner:
 
 @dataclass(frozen=True, kw_only=True)
 class Laps:
-    """Times of a runner: for each round the seconds of the prompt, and of every token after the first."""
+    """Times of a runner: for each round the seconds of the prompts, and of every token after the first of each."""
 
     prompts: tuple[float, ...]
     steps: tuple[tuple[float, ...], ...]
 
     @property
     def prompt_ms(self) -> float:
-        """Reading the prompt, with the choice of the first token: the median over rounds."""
+        """Reading the prompts, with the choice of the first token: the median over rounds."""
         return statistics.median(self.prompts) * 1e3
 
     def token_ms(self, share: float = 0.5) -> float:
-        """A token: the median over rounds, or where `share` of all tokens of all rounds took no longer."""
+        """A token of each prompt: the median over rounds, or what `share` of all tokens of all rounds took at most."""
         if share == 0.5:
             return statistics.median(map(statistics.median, self.steps)) * 1e3
         ordered = sorted(seconds for one in self.steps for seconds in one)
@@ -104,7 +104,7 @@ class Result:
         cold_s: from the start of its process to the first token behind `COLD_TOKENS`.
         peak_bytes: most memory that its process had resident while it was timed; None where the system does not say.
         laps: its times.
-        tokens: of its first round, the likeliest ones behind the prompt.
+        tokens: of its first round, the likeliest ones behind the first prompt.
         judgment: None where it was not judged.
     """
 
@@ -132,7 +132,7 @@ class Race:
     """Who runs what.
 
     Attributes:
-        ids: the prompt's tokens.
+        rows: the tokens of each prompt, all of one length; they are read and continued at once.
         new_tokens: that are generated behind it, at least 2.
         rounds: how often each runner has its turn.
         threads: of every runner.
@@ -140,7 +140,7 @@ class Race:
         reference: PyTorch's logits of them.
     """
 
-    ids: tuple[int, ...]
+    rows: tuple[tuple[int, ...], ...]
     new_tokens: int
     rounds: int
     threads: int
@@ -222,7 +222,7 @@ def _opened(runner: Runner, model: Path, run: Race) -> tuple[Result, WorkerProce
     process = WorkerProcess(runner.engine, python=runner.python)
     try:
         process.ask("open", folder=str(model), form=runner.form, threads=run.threads)
-        process.ask("generate", ids=list(run.ids[:COLD_TOKENS]), tokens=1)
+        process.ask("generate", rows=[list(run.rows[0][:COLD_TOKENS])], tokens=1)
         cold = time.perf_counter() - started
         version = process.ask("version")["version"]
     except BaseException:
@@ -241,7 +241,7 @@ def _timed(opened: Mapping[str, Result], ready: Mapping[str, WorkerProcess], run
             if results[name].failed:
                 continue
             try:
-                answer = ready[name].ask("generate", ids=list(run.ids), tokens=run.new_tokens)
+                answer = ready[name].ask("generate", rows=[list(ids) for ids in run.rows], tokens=run.new_tokens)
             except EngineError as err:
                 results[name] = replace(results[name], failed=err.message)
                 continue

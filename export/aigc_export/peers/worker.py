@@ -45,14 +45,17 @@ class Commands:
         return {}
 
     def generate(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """Read a prompt and generate behind it: the seconds of the prompt and of every token after the first."""
+        """Read prompts and generate behind them: the seconds of the prompts and of every token after the first.
+
+        The tokens are those of the first prompt.
+        """
         engine, count = self._opened(), asked["tokens"]
         started = time.perf_counter()
-        tokens = [engine.prompt(asked["ids"], count)]
+        tokens = [engine.prompt(asked["rows"], count)[0]]
         first, seconds = time.perf_counter() - started, []
         for _ in range(count - 1):
             started = time.perf_counter()
-            tokens.append(engine.step())
+            tokens.append(engine.step()[0])
             seconds.append(time.perf_counter() - started)
         return {"prompt": first, "steps": seconds, "tokens": tokens}
 

@@ -114,8 +114,12 @@ def test_the_line_from_the_shell(name: str, checkpoints: Path, tmp_path: Path, c
     told = json.loads(capsys.readouterr().out)
     assert told["torch_ms"] > 0
     assert told["speedup"] == pytest.approx(told["torch_ms"] / told["runtime_ms"])
+    assert told["limits"]["weight_bytes"] > 1000
+    assert told["limits"]["flops"] > 1000
     assert run(["bench", *common, "--rounds", "1", "--runs", "2"]) == 0
-    assert "whole generation" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "whole generation" in text
+    assert "of this machine's limits: " in text
 
     request = ["--prompt", "ab", "--max-new-tokens", "4"] if name == "lm" else ["-o", str(tmp_path / "x.png")]
     assert run(["generate", str(output), *request]) == 0

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from aigc_export.cli import run
 from aigc_export.line.exporter import export_model
 from aigc_export.recipes.budget import parse_budget
 from aigc_export.recipes.recipe import export_recipe
@@ -198,3 +199,10 @@ def test_auto_chooses_a_precision_for_each_part(xl: bool, tmp_path: Path) -> Non
 
     assert psnr_db(theirs(SEED), drawn) >= 20
     assert psnr_db(theirs(SEED + 1), drawn) < psnr_db(theirs(SEED), drawn)
+
+
+def test_a_step_is_timed_beside_pytorch(made: tuple[Any, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", str(made[1]), "--rounds", "1", "--runs", "1", "--threads", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "PyTorch " in told
+    assert "of this machine's limits: 0." in told  # of several engines nobody says what a step reads

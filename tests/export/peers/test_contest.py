@@ -26,6 +26,7 @@ from ..conftest import recipe_of, write_checkpoint
 from .test_race import TOY
 
 IDS = [72, 101, 108, 108, 111]
+ROWS = [IDS, [1, 2, 3, 4, 5], IDS]
 PLAN = ContestPlan(prompt_tokens=24, new_tokens=4, rounds=1, windows=2)
 
 
@@ -39,10 +40,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_bundle_in_a_contest_gives_the_tokens_of_the_runtime_and_the_logits_of_pytorch(bundle: Path) -> None:
     with open_pipeline(bundle, threads=1) as pipeline:
         assert isinstance(pipeline, TextPipeline)
-        (expected,) = pipeline.generate([np.array(IDS)], max_new_tokens=6, temperature=0.0)
+        expected = pipeline.generate([np.array(ids) for ids in ROWS], max_new_tokens=6, temperature=0.0)
     engine = this_bundle.Engine(str(bundle), "", 1)
     for _ in range(2):  # a prompt begins anew
-        assert [engine.prompt(IDS, 6), *(engine.step() for _ in range(5))] == expected.token_ids.tolist()
+        found = np.array([engine.prompt(ROWS, 6), *(engine.step() for _ in range(5))])
+        assert found.T.tolist() == [one.token_ids.tolist() for one in expected]
     logits = session_logits(open_torch(load_original(Bundle.open(bundle))).session("model"))
     (wanted,) = np.concatenate(list(logits(np.array([IDS]))), axis=1)
     assert np.abs(engine.positions(IDS) - wanted).max() < 1e-5 * np.abs(wanted).max()
@@ -82,7 +84,7 @@ def test_the_command_line(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFi
     words = ["bench", str(bundle), "--against", "llama", *quick]
     assert run([*words, "--keep-peers", str(tmp_path / "kept"), "--plot", str(tmp_path / "c.svg")]) == 0
     told = capsys.readouterr()
-    assert "a prompt of 8 tokens and 2 behind it, batch 1, 1 threads" in told.out
+    assert "a prompt of 8 tokens and 2 behind, at once, 1 threads" in told.out
     assert "1.00x" in told.out
     assert "name one with --peer-source llama=PATH" in " ".join(told.out.split())
     assert "timing this bundle" in told.err
@@ -90,10 +92,11 @@ def test_the_command_line(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFi
     for bad, why in (("x", "no runtime"), ("torch:int1", "no form 'int1'")):
         assert run(["bench", str(bundle), "--against", bad, *quick]) != 0
         assert why in capsys.readouterr().err
-    assert run([*words, "--json"]) == 0
+    assert run([*words, "--json", "--prompts", "3"]) == 0
     document = json.loads(capsys.readouterr().out)
     check(document)
     ours, *others = document["results"]
+    assert document["prompts"] == 3
     assert ours["token_ms"] > 0
     assert len(ours["tokens"]) == 2
     assert [one["name"] for one in others] == ["llama:gguf"]

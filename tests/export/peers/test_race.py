@@ -30,7 +30,7 @@ def sharp(ids: Array) -> Iterator[Array]:
 
 
 def run(**changes: object) -> Race:
-    return Race(ids=tuple(range(20)), new_tokens=4, rounds=3, threads=1, **changes)  # type: ignore[arg-type]
+    return Race(rows=(tuple(range(20)),), new_tokens=4, rounds=3, threads=1, **changes)  # type: ignore[arg-type]
 
 
 def test_runners_take_turns_and_one_that_fails_stops_no_other(tmp_path: Path) -> None:

@@ -28,9 +28,10 @@ class Engine:
         print("a library prints to standard output")
         if form == "missing":
             raise ModuleNotFoundError("No module named 'toy'")
-        self.form, self.threads, self.read = form, threads, 0
+        self.form, self.threads, self.read, self.rows = form, threads, 0, 1
 
-    def prompt(self, ids: list[int], room: int) -> int:
+    def prompt(self, rows: list[list[int]], room: int) -> list[int]:
+        ids = rows[0]
         if self.form == "dies" and len(ids) > 16:
             print("out of toys", file=__import__("sys").stderr)
             os._exit(3)
@@ -38,13 +39,13 @@ class Engine:
             raise RuntimeError("the graph is broken")
         if self.form == "hangs":
             time.sleep(60)
-        self.read = len(ids)
-        return len(ids) % VOCABULARY
+        self.read, self.rows = len(ids), len(rows)
+        return [len(ids) % VOCABULARY] * self.rows
 
-    def step(self) -> int:
+    def step(self) -> list[int]:
         self.read += 1
         time.sleep(0.002)
-        return self.read % VOCABULARY
+        return [self.read % VOCABULARY] * self.rows
 
     def positions(self, ids: list[int]) -> Any:
         if self.form == "blind":

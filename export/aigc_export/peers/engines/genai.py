@@ -55,30 +55,30 @@ class Engine:
         self.model = og.Model(config)
         self._generator: Any = None
 
-    def _start(self, ids: list[int], room: int) -> None:
-        params = og.GeneratorParams(self.model)
-        params.set_search_options(max_length=min(self._longest, len(ids) + room), do_sample=False)
+    def _start(self, rows: list[list[int]], room: int) -> None:
+        params, longest = og.GeneratorParams(self.model), min(self._longest, len(rows[0]) + room)
+        params.set_search_options(max_length=longest, do_sample=False, batch_size=len(rows))
         self._generator = og.Generator(self.model, params)
-        self._generator.append_tokens(np.array(ids, dtype=np.int32))
+        self._generator.append_tokens(np.array(rows, dtype=np.int32))
 
-    def _next(self) -> int:
+    def _next(self) -> list[int]:
         self._generator.generate_next_token()
-        return int(self._generator.get_next_tokens()[0])
+        return [int(token) for token in self._generator.get_next_tokens()]
 
-    def prompt(self, ids: list[int], room: int) -> int:
-        """Read a prompt; the likeliest next token."""
-        self._start(ids, room)
+    def prompt(self, rows: list[list[int]], room: int) -> list[int]:
+        """Read prompts; the likeliest next token of each."""
+        self._start(rows, room)
         return self._next()
 
-    def step(self) -> int:
-        """The next token."""
+    def step(self) -> list[int]:
+        """The next tokens."""
         return self._next()
 
     def positions(self, ids: list[int]) -> Any:
         """Logits of every place, [S, V] float32: the generator gives those of the last one, so it reads one by one."""
-        self._start(ids[:1], len(ids))
+        self._start([ids[:1]], len(ids))
         rows = [self._generator.get_logits()[0, -1].copy()]
         for token in ids[1:]:
-            self._generator.append_tokens(np.array([token], dtype=np.int32))
+            self._generator.append_tokens(np.array([[token]], dtype=np.int32))
             rows.append(self._generator.get_logits()[0, -1].copy())
         return np.stack(rows)

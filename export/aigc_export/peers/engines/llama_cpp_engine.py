@@ -57,20 +57,23 @@ class Engine:
         n_ctx = -(-n_ctx // CONTEXT_MULTIPLE) * CONTEXT_MULTIPLE
         return llama_cpp.Llama(self._file, n_ctx=n_ctx, logits_all=logits_all, verbose=False, **threads)
 
-    def _next(self) -> int:
+    def _next(self) -> list[int]:
         row = llama_cpp.llama_get_logits_ith(self.model._ctx.ctx, -1)
         self._token = int(np.ctypeslib.as_array(row, shape=(self.model.n_vocab(),)).argmax())
-        return self._token
+        return [self._token]
 
-    def prompt(self, ids: list[int], room: int) -> int:
-        """Read a prompt; the likeliest next token."""
+    def prompt(self, rows: list[list[int]], room: int) -> list[int]:
+        """Read the only prompt; the likeliest next token."""
+        if len(rows) > 1:
+            raise ValueError("llama-cpp-python evaluates one text at a time")
+        (ids,) = rows
         if self.model is None or self.model.n_ctx() < len(ids) + room:
             self.model = self._open(n_ctx=len(ids) + room, logits_all=False)
         self.model.reset()
         self.model.eval(ids)
         return self._next()
 
-    def step(self) -> int:
+    def step(self) -> list[int]:
         """The next token."""
         self.model.eval([self._token])
         return self._next()

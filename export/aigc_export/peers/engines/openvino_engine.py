@@ -47,35 +47,38 @@ class Engine:
         model = openvino.Core().read_model(Path(folder) / "openvino_model.xml")
         self.request = openvino.compile_model(model, "CPU", settings).create_infer_request()
         self.takes = {name for port in model.inputs for name in port.get_names()}
-        self._seen, self._token = 0, 0
+        self._seen, self._tokens = 0, list[int]()
 
-    def _logits(self, ids: list[int]) -> Any:
-        seen, self._seen = self._seen, self._seen + len(ids)
+    def _logits(self, rows: list[list[int]]) -> Any:
+        count = len(rows)
+        seen, self._seen = self._seen, self._seen + len(rows[0])
         feeds = {
-            "input_ids": np.array([ids], dtype=np.int64),
-            "attention_mask": np.ones((1, self._seen), dtype=np.int64),
-            "position_ids": np.arange(seen, self._seen, dtype=np.int64)[None],
-            "beam_idx": np.zeros(1, dtype=np.int32),
+            "input_ids": np.array(rows, dtype=np.int64),
+            "attention_mask": np.ones((count, self._seen), dtype=np.int64),
+            "position_ids": np.tile(np.arange(seen, self._seen, dtype=np.int64), (count, 1)),
+            "beam_idx": np.arange(count, dtype=np.int32),
         }
         self.request.infer({name: value for name, value in feeds.items() if name in self.takes}, share_inputs=True)
-        return self.request.get_tensor("logits").data[0]
+        return self.request.get_tensor("logits").data
 
     def _start(self) -> None:
         self.request.reset_state()
         self._seen = 0
 
-    def prompt(self, ids: list[int], room: int) -> int:
-        """Read a prompt; the likeliest next token."""
-        self._start()
-        self._token = int(self._logits(ids)[-1].argmax())
-        return self._token
+    def _next(self, rows: list[list[int]]) -> list[int]:
+        self._tokens = self._logits(rows)[:, -1].argmax(axis=-1).tolist()
+        return self._tokens
 
-    def step(self) -> int:
-        """The next token."""
-        self._token = int(self._logits([self._token])[-1].argmax())
-        return self._token
+    def prompt(self, rows: list[list[int]], room: int) -> list[int]:
+        """Read prompts; the likeliest next token of each."""
+        self._start()
+        return self._next(rows)
+
+    def step(self) -> list[int]:
+        """The next tokens."""
+        return self._next([[token] for token in self._tokens])
 
     def positions(self, ids: list[int]) -> Any:
         """Logits of every place: [S, V] float32."""
         self._start()
-        return self._logits(ids).copy()
+        return self._logits([ids])[0].copy()

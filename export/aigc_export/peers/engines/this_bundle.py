@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from aigc_runtime._version import __version__
-from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.core.tensors import Array
-from aigc_runtime.opening import open_program
+from aigc_runtime.opening import open_pipeline
 from aigc_runtime.pipelines.text import TextPipeline
 
 __all__ = ["Engine", "version"]
@@ -30,18 +29,19 @@ class Engine:
     """
 
     def __init__(self, folder: str, form: str, threads: int) -> None:
-        bundle = Bundle.open(folder)
-        pipeline = bundle.manifest.pipeline
-        self.pipeline = TextPipeline(open_program(bundle, threads=threads), pipeline.settings, pipeline.engines)
-        self._tokens: Iterator[int] = iter(())
+        pipeline = open_pipeline(folder, threads=threads)
+        if not isinstance(pipeline, TextPipeline):
+            raise TypeError("the bundle is of no language model")
+        self.pipeline = pipeline
+        self._tokens: Iterator[list[int]] = iter(())
 
-    def prompt(self, ids: list[int], room: int) -> int:
-        """Read a prompt; the likeliest next token."""
-        self._tokens = self.pipeline.tokens_behind(np.array(ids), room)
+    def prompt(self, rows: list[list[int]], room: int) -> list[int]:
+        """Read prompts; the likeliest next token of each."""
+        self._tokens = self.pipeline.tokens_behind(np.array(rows), room)
         return next(self._tokens)
 
-    def step(self) -> int:
-        """The next token."""
+    def step(self) -> list[int]:
+        """The next tokens."""
         return next(self._tokens)
 
     def positions(self, ids: list[int]) -> Array:

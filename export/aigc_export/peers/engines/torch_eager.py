@@ -37,23 +37,23 @@ class Engine:
         load: Any = transformers.AutoModelForCausalLM.from_pretrained
         self.model = load(folder, dtype=DTYPES[form], trust_remote_code=False).eval()
         self._cache: Any = None
-        self._token = 0
+        self._tokens = list[int]()
 
     @torch.inference_mode()
-    def _read(self, ids: list[int]) -> int:
-        found = self.model(torch.tensor([ids]), past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+    def _read(self, rows: list[list[int]]) -> list[int]:
+        found = self.model(torch.tensor(rows), past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         self._cache = found.past_key_values
-        self._token = int(found.logits[0, -1].argmax())
-        return self._token
+        self._tokens = found.logits[:, -1].argmax(dim=-1).tolist()
+        return self._tokens
 
-    def prompt(self, ids: list[int], room: int) -> int:
-        """Read a prompt; the likeliest next token."""
+    def prompt(self, rows: list[list[int]], room: int) -> list[int]:
+        """Read prompts; the likeliest next token of each."""
         self._cache = None
-        return self._read(ids)
+        return self._read(rows)
 
-    def step(self) -> int:
-        """The next token."""
-        return self._read([self._token])
+    def step(self) -> list[int]:
+        """The next tokens."""
+        return self._read([[token] for token in self._tokens])
 
     @torch.inference_mode()
     def positions(self, ids: list[int]) -> Any:

@@ -33,4 +33,5 @@ def test_tokens_and_logits(form: str, tmp_path: Path) -> None:
     assert np.abs(engine.positions(IDS) - logits).max() < scale * (1e-5 if form == "fp32" else 0.1)
     if form == "fp32":
         for _ in range(2):  # a prompt begins anew
-            assert [engine.prompt(IDS, 4), *(engine.step() for _ in range(3))] == ids[0, len(IDS) :].tolist()
+            found = np.array([engine.prompt([IDS, IDS], 4), *(engine.step() for _ in range(3))])
+            assert found.T.tolist() == [ids[0, len(IDS) :].tolist()] * 2
