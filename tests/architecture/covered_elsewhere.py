@@ -67,6 +67,7 @@ COVERED_ELSEWHERE = {
     "runtime/aigc_runtime/bundle/runnable.py": "tests/runtime/bundle/test_manifest_checks.py",
     "runtime/aigc_runtime/bundle/measured.py": "tests/export/parity/test_device_limits.py",
     "runtime/aigc_runtime/bundle/tolerances.py": "tests/runtime/core/test_compare.py",
+    "runtime/aigc_runtime/cli/threads.py": "tests/runtime/cli/test_main.py",
     "runtime/aigc_runtime/cli/bundle.py": "tests/runtime/bundle/test_signed_bundle.py",
     "runtime/aigc_runtime/cli/doctor.py": "tests/runtime/device/test_preflight.py",
     "runtime/aigc_runtime/cli/log_handlers.py": "tests/runtime/cli/test_run_log.py",

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from aigc_runtime.bundle.runnable import idle_pipeline
 from aigc_runtime.cli.bundle import open_bundle
 from aigc_runtime.cli.main import Parser
+from aigc_runtime.cli.threads import chosen_threads
 from aigc_runtime.errors import InputError
 from aigc_runtime.io.report import check_outputs
 from aigc_runtime.opening import open_pipeline
@@ -91,11 +92,12 @@ def _run(arguments: argparse.Namespace, verb_of: VerbOf) -> int:
     check_outputs(job.output)
     # An engine on a GPU reserves more addresses than there is memory.
     low_memory = getattr(arguments, "low_memory", False)
+    threads = chosen_threads(bundle, arguments.threads, low_memory=low_memory)
     # One that is loaded late takes what it needs then.
     bounded = job.bounds_memory and not low_memory and all(engine.runs_on_cpu for engine in manifest.engines.values())
     # The engine's threads are there before the bound is: their stacks are promised and hardly used.
     with (
-        open_pipeline(bundle, threads=arguments.threads, low_memory=low_memory) as pipeline,
+        open_pipeline(bundle, threads=threads, low_memory=low_memory) as pipeline,
         bounded_memory() if bounded else nullcontext(),
     ):
         job.run(pipeline)

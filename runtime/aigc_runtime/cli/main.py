@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from aigc_runtime._version import __version__
 from aigc_runtime.cli.entry import LOG_HELP, VERBOSE_HELP, end_program, failure_code, run_program
+from aigc_runtime.cli.threads import THREADS_HELP, threads_argument
 from aigc_runtime.errors import InputError
 from aigc_runtime.io.arguments import path_argument
 
@@ -87,7 +88,7 @@ def build_parser(prog: str = "aigc-run") -> argparse.ArgumentParser:
             "(default: AIGC_TRUSTED_KEYS)",
         )
         if verb not in {"info", "doctor"}:
-            sub.add_argument("--threads", type=int, help="threads of the engine (default: every processor)")
+            sub.add_argument("--threads", type=threads_argument, metavar="N", help=THREADS_HELP)
         if verb == "generate":
             sub.add_argument(
                 "--low-memory", action="store_true", help="load each engine when it runs, close it when it is done"

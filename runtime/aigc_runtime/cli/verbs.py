@@ -7,11 +7,13 @@ import sys
 from collections import Counter
 from dataclasses import asdict
 
+from aigc_runtime.backends.threads import available_threads
 from aigc_runtime.bundle.bundle import Bundle
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
 from aigc_runtime.bundle.manifest import Manifest
 from aigc_runtime.bundle.manifest_file import manifest_json
 from aigc_runtime.cli.bundle import open_bundle
+from aigc_runtime.cli.threads import chosen_threads
 from aigc_runtime.io.printable import printable
 from aigc_runtime.io.report import emit_json
 from aigc_runtime.opening import open_program
@@ -86,7 +88,7 @@ def _say_engine(manifest: Manifest, name: str) -> None:
 def verify(arguments: argparse.Namespace) -> int:
     """Prove the engine on this device; exit code 3 if it misses a limit."""
     bundle = open_bundle(arguments)
-    with open_program(bundle, threads=arguments.threads) as program:
+    with open_program(bundle, threads=chosen_threads(bundle, arguments.threads)) as program:
         report = verify_bundle(bundle, program)
     proven_on = tuple(dict.fromkeys(on for engine in bundle.manifest.engines.values() for on in engine.proof.proven_on))
     here = instruction_set() if proven_on else None
@@ -126,7 +128,9 @@ def _verdict(passed: bool, here: str | None, proven_on: tuple[str, ...]) -> str:
 def bench(arguments: argparse.Namespace) -> int:
     """Time one step and whole generations at batch 1."""
     bundle = open_bundle(arguments)
-    with open_program(bundle, threads=arguments.threads) as program:
+    chosen = chosen_threads(bundle, arguments.threads)
+    threads = available_threads() if chosen is None else chosen
+    with open_program(bundle, threads=threads) as program:
         settings, roles = bundle.manifest.pipeline.settings, bundle.manifest.pipeline.engines
         each = {name: bench_reference(bundle, program, name, runs=arguments.runs) for name in _several(bundle)}
         step = bench_step(program, settings, roles, runs=arguments.runs)
@@ -136,9 +140,18 @@ def bench(arguments: argparse.Namespace) -> int:
         engines = {name: asdict(latency) for name, latency in each.items()}
         emit_json(
             "aigc-run-bench/1",
-            {"step": asdict(step), "generation": asdict(whole), "engines": engines, "speeds": speeds},
+            {
+                "step": asdict(step),
+                "generation": asdict(whole),
+                "engines": engines,
+                "speeds": speeds,
+                "threads": threads,
+                "instruction_set": instruction_set(),
+            },
         )
         return 0
+    if any(engine.runs_on_cpu for engine in bundle.manifest.engines.values()):
+        _say(f"processor   {instruction_set() or 'unknown'}, {threads} thread{'s' if threads > 1 else ''}")
     _say(f"one step    {step.median_ms:.3f} ms (p10 {step.p10_ms:.3f}, p90 {step.p90_ms:.3f}, {step.runs} runs)")
     for name, latency in each.items():
         spread = f"p10 {latency.p10_ms:.3f}, p90 {latency.p90_ms:.3f}"

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from aigc_runtime.cli.main import run
+from aigc_runtime.proof import fastest_threads
+from aigc_runtime.system.processor import instruction_set
 
 NAMES = ("toy_lm_growing", "toy_lm_buffer", "toy_unet", "toy_gan")
 
@@ -42,8 +44,31 @@ def test_bench_of_every_family(toy_bundles: Path, capsys: pytest.CaptureFixture[
         told = json.loads(capsys.readouterr().out)
         assert told["step"]["runs"] == 3
         assert 0 < told["generation"]["python_share"] < 1
-    assert run(["bench", str(toy_bundles / "toy_gan"), "--runs", "3"]) == 0
-    assert "around the engine" in capsys.readouterr().out
+    assert run(["bench", str(toy_bundles / "toy_gan"), "--runs", "3", "--threads", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "around the engine" in text
+    assert f"processor   {instruction_set()}, 1 thread\n" in text
+
+
+def test_threads_are_chosen_by_trying(
+    toy_bundles: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fastest_threads, "SECONDS", 0.0)
+    gan = str(toy_bundles / "toy_gan")
+    assert run(["bench", gan, "--runs", "3", "--json", "--threads", "auto"]) == 0
+    told = capsys.readouterr()
+    assert told.err.startswith(f"threads {json.loads(told.out)['threads']}, by the time of a step (")
+    assert run(["verify", gan, "--threads", "auto"]) == 0
+    assert "by the time of a step" in capsys.readouterr().err
+    lm = ["generate", str(toy_bundles / "toy_lm_growing"), "--prompt", "ab", "--max-new-tokens", "2"]
+    assert run([*lm, "--threads", "auto"]) == 0
+    told = capsys.readouterr()
+    assert "by the time of a step" in told.err
+    assert told.out.startswith("ab")
+    assert run(["bench", gan, "--threads", "many"]) == 2
+    assert "'many' is neither a number nor auto" in capsys.readouterr().err
+    assert run(["bench", gan, "--threads", "0"]) == 2
+    assert "threads is 0" in capsys.readouterr().err
 
 
 def test_text_goes_to_the_terminal(toy_bundles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
