@@ -114,9 +114,9 @@ def _show(contest: Contest, threads: int, rounds: int) -> None:
     from rich.table import Table
 
     console, first = out_console(), contest.results[0]
-    some = "a prompt" if contest.prompts == 1 else f"{contest.prompts} prompts"
+    some = "a prompt" if contest.prompts == 1 else f"{contest.prompts} prompts at once"
     console.print(
-        f"{some} of {contest.prompt_tokens} tokens and {contest.new_tokens} behind, at once, {threads} threads, "
+        f"{some} of {contest.prompt_tokens} tokens and {contest.new_tokens} behind, {threads} threads, "
         f"medians of {rounds} alternating rounds"
     )
     times = Table("", "version", "prompt ms", "token ms", "p90", "p99", "tokens/s", "speed", "cold s", box=None)

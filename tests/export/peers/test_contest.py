@@ -84,7 +84,7 @@ def test_the_command_line(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFi
     words = ["bench", str(bundle), "--against", "llama", *quick]
     assert run([*words, "--keep-peers", str(tmp_path / "kept"), "--plot", str(tmp_path / "c.svg")]) == 0
     told = capsys.readouterr()
-    assert "a prompt of 8 tokens and 2 behind, at once, 1 threads" in told.out
+    assert "a prompt of 8 tokens and 2 behind, 1 threads" in told.out
     assert "1.00x" in told.out
     assert "name one with --peer-source llama=PATH" in " ".join(told.out.split())
     assert "timing this bundle" in told.err
