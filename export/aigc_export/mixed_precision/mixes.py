@@ -27,7 +27,7 @@ from aigc_models.evaluation.paired import Scores
 __all__ = ["Mixes"]
 
 MOST_GONE_AROUND = 3
-"""Groups that may turn out to spend the budget alone; each takes another search."""
+"""Groups that may turn out to spend the budget alone; each takes two runs."""
 
 
 @dataclass
@@ -67,19 +67,20 @@ class Mixes:
         """Run mixes, down to the fewest groups in high precision that keep the budget.
 
         The first mix has in low precision whatever gains by it. What it makes of the budget says which groups fit into
-        it together; from there on the others go first. Where not even the group that gains most for its noise fits
-        alone, its noise says too little of what it does to the budget: it stays in high precision, and the others are
-        searched again.
+        it together; from there on the others go first. The group that then gains most for its noise is run alone: where
+        it misses, its noise says too little of what it does to the budget, and it stays in high precision, too.
 
         Returns:
             All mixes that were run, those with most sites in low precision first.
         """
-        for _ in range(1 + MOST_GONE_AROUND):
-            found = smallest(self.fixed, len(self.order), self._guess, self._keeps)
-            if found != len(self.order) or self.fixed + 1 >= len(self.order):
+        gone = 0
+        while not self._keeps(self.fixed) and self.fixed + 1 < len(self.order) and gone < MOST_GONE_AROUND:
+            self._guess()
+            if self._keeps(len(self.order) - 1) or frozenset(self._nodes(len(self.order) - 1)) not in self.tried:
                 break
             self.order.insert(self.fixed, self.order.pop())
-            self.fixed += 1
+            self.fixed, gone = self.fixed + 1, gone + 1
+        smallest(self.fixed, len(self.order), self._guess, self._keeps)
         # Both ends are plain precisions, which a mix has to beat; the upper end of a pair to float is fp32.
         for end in (0, *(() if self.pair.high is None else (len(self.order),))):
             self._keeps(end)

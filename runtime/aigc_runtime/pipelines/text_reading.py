@@ -121,7 +121,7 @@ class Reading:
             feeds = {
                 INPUT_IDS: ids_BS[:, at : at + size],
                 PAD_LENGTH: self._pad_B,
-                LOGITS_TO_KEEP: np.arange(min(max(wanted - at, 0), size - 1), size),
+                LOGITS_TO_KEEP: np.arange(min(max(wanted - at, 0), size - 1), size, dtype=np.int64),
             }
             logits_BKV = self._engines.program.run(engine, feeds, self._state)[LOGITS]
             if at + size > wanted:
