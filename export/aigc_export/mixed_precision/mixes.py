@@ -75,12 +75,12 @@ class Mixes:
         """
         gone = 0
         while not self._keeps(self.fixed) and self.fixed + 1 < len(self.order) and gone < MOST_GONE_AROUND:
-            self._guess()
+            self._order_by_fit()
             if self._keeps(len(self.order) - 1) or frozenset(self._nodes(len(self.order) - 1)) not in self.tried:
                 break
             self.order.insert(self.fixed, self.order.pop())
             self.fixed, gone = self.fixed + 1, gone + 1
-        smallest(self.fixed, len(self.order), self._guess, self._keeps)
+        smallest(self.fixed, len(self.order), self._order_by_fit, self._keeps)
         # Both ends are plain precisions, which a mix has to beat; the upper end of a pair to float is fp32.
         for end in (0, *(() if self.pair.high is None else (len(self.order),))):
             self._keeps(end)
@@ -118,8 +118,12 @@ class Mixes:
     def _noise(self, count: int) -> float:
         return total_noise({site.node: site.noise for site in self.sites}, self._nodes(count))
 
-    def _guess(self) -> int:
-        """How many groups have to stay in high precision, by what the mix with the fewest makes of the budget."""
+    def _order_by_fit(self) -> int:
+        """Put first what does not fit into the budget, by what the mix with the fewest in high precision makes of it.
+
+        Returns:
+            How many groups then have to stay in high precision.
+        """
         first = self.tried.get(frozenset(self._nodes(self.fixed)))
         if first is None:
             return len(self.order)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["MachineLimits", "StepWork", "measure_limits", "multiplied_by", "weights_read"]
 
 READ_BYTES = 2**29
-"""Far more than caches hold."""
+"""More than the caches of most processors hold: where one holds it, the rate is that of the cache."""
 SIDE = 2048
 """Of the square matrices that are multiplied."""
 REPEATS = 5

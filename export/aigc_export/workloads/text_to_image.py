@@ -17,7 +17,7 @@ from aigc_export.workloads.limits import TEXT_LIMITS, make_tolerances
 from aigc_export.workloads.measures import PSNR
 from aigc_export.workloads.recording import recorded
 from aigc_export.workloads.samples.prompts import PROMPTS, choose_prompts, photo_crops, read_prompts
-from aigc_export.workloads.samples.text_to_image import LARGE_PROGRAM, PromptData, picture_arguments
+from aigc_export.workloads.samples.text_to_image import HEIGHT, LARGE_PROGRAM, WIDTH, PromptData, picture_arguments
 from aigc_export.workloads.samples.upscale import EVALUATION_PHOTO
 from aigc_export.workloads.sizes import fitting, fitting_batches
 from aigc_models.evaluation.evaluation import Evaluation
@@ -47,7 +47,6 @@ from aigc_runtime.proof.paired import PairedMetric
 
 __all__ = ["TEXT_TO_IMAGE"]
 
-HEIGHT, WIDTH = "height", "width"
 STEPS = 4
 """Of the reference's generation, and of each picture that is compared: rounding adds up from step to step."""
 MAX_SAMPLE, MAX_CONTEXT, MAX_LATENT = 1e4, 1e6, 1e6

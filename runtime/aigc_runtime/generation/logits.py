@@ -110,7 +110,7 @@ def sample_tokens(
         InputError: not one generator per row, or what `change_rows` refuses.
     """
     if params.is_greedy and not params.changes_logits:
-        # One reading of the logits: NaN counts as the largest. Behind a run of an engine no cache holds numpy's code.
+        # NaN counts as the largest, so that the likeliest token tells whether a row can be chosen from.
         likeliest = [int(row.argmax()) for row in logits_BV]
         if not all(math.isfinite(row[token]) for row, token in zip(logits_BV, likeliest, strict=True)):
             check_logits(logits_BV)

@@ -1,11 +1,10 @@
 """Speculative decoding by prompt lookup: tokens that once followed the same ones are read together with the next one.
 
 A text often repeats what is in its prompt, or in itself: code that is changed, a summary, a table. What followed the
-last few tokens where they occurred before is read in one run with the newest token, which takes little longer than that
-token alone while weights are what a run waits for (Saxena 2023, "Prompt Lookup Decoding"). The token of each place is
-then chosen from its own logits by the row's own generator, as it would be one by one, and what was read behind the
-first place where another token is chosen is forgotten. So the text is the same, whether it is drawn or not, but for the
-rounding of numbers that several tokens in one run are computed by.
+last few tokens where they occurred before is read in one run with the newest token (Saxena 2023, "Prompt Lookup
+Decoding"). The token of each place is then chosen from its own logits by the row's own generator, as it would be one by
+one, and what was read behind the first place where another token is chosen is forgotten. So the text is the same,
+whether it is drawn or not, as far as an engine gives the same logits for several tokens in one run as one by one.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def check_lookup(tokens: object, sampling: SamplingParams, engines: TextEngines)
     if not engines.forgets:
         raise InputError(
             f"prompt_lookup_num_tokens is {count}, and this model cannot forget tokens that it has read",
-            hint="leave it out: the text is the same",
+            hint="leave it out",
         )
     return count
 

@@ -149,7 +149,7 @@ PROMPT_LOOKUP = Option(
     group=_GROUP,
     type=int,
     metavar="N",
-    help="look up N tokens for each run in what was read: faster where a text repeats itself, the same text",
+    help="look up N tokens for each run in what was read: faster where a text repeats itself",
 )
 
 

@@ -34,7 +34,7 @@ from aigc_runtime.pipelines.text_to_image_settings import (
     TextToImageSettings,
 )
 
-__all__ = ["LARGE_PROGRAM", "PromptData", "picture_arguments"]
+__all__ = ["HEIGHT", "LARGE_PROGRAM", "WIDTH", "PromptData", "picture_arguments"]
 
 STEPS = (10,)
 """Of the sampler, in turn for the prompts: a range is as wide at ten noise levels as at fifty."""
@@ -45,6 +45,7 @@ LARGE_PROGRAM = 500_000_000
 """Parameters of all parts."""
 PHOTOS = 2
 """That encoder and decoder of such a program see for each prompt."""
+
 HEIGHT, WIDTH = "height", "width"
 
 
@@ -54,8 +55,8 @@ class PromptData:
 
     Only what comes before the part is run: a text encoder takes tokens alone, and a decoder what the UNet gives. Of a
     large program, encoder and decoder see two photos for each prompt, of half the side where they take any; the decoder
-    sees every other one as noise, which the first previews of a run decode. What was fed for a prompt is kept, and
-    given again when the batches are asked for again.
+    sees noise in the place of every other one, as in its cases of parity. What was fed for a prompt is kept, and given
+    again when the batches are asked for again.
 
     Attributes:
         program: from text to pictures.

@@ -110,8 +110,8 @@ def open_native(
         folder: where external data lies; None for a graph that names none.
         threads: threads inside an operator; None takes all processors that the process may use.
         repeats: whether most runs are short ones of the same shapes, as a token is. Then memory for all inner values of
-            such a run is taken at once, as ONNX Runtime does by default: a few microseconds less, and beside what the
-            first run took, which is twice the memory where inner values are large.
+            such a run is taken at once, as ONNX Runtime does by default: some microseconds less, and up to twice the
+            memory where inner values are large, since what the first run took is kept beside it.
 
     Returns:
         ONNX Runtime's session, and for a provider other than the CPU's how many nodes are placed on which provider.
