@@ -17,6 +17,7 @@ from aigc_export.graphs.passes.decoder.pattern import (
     made_by,
     permutes,
     reads_with_number,
+    scalar_of,
     sizes_known,
 )
 
@@ -38,6 +39,7 @@ class CachedAttention:
         values: that of values.
         bias: [B or 1, 1, S, T or C], added to the scores.
         scale: that the scores are multiplied by.
+        cap: the soft cap of the scores, before the bias is added: `cap tanh(x / cap)` (Gemma 2, section 2); 0 for none.
         head_size: E.
         result: [B, S, H * E].
         nodes: all that compute it, in the order of the graph.
@@ -50,6 +52,7 @@ class CachedAttention:
     values: Append
     bias: ir.Value
     scale: float
+    cap: float
     head_size: int
     result: ir.Value
     nodes: tuple[ir.Node, ...]
@@ -58,10 +61,11 @@ class CachedAttention:
 def match_attention(softmax: ir.Node) -> CachedAttention | None:
     """Recognize the attention around a Softmax.
 
-    The form is that of `aigc_models.families.attention`: `Softmax(scale Q K^T + bias) V`, the H heads of queries in N
-    groups beside their head of keys and values (or H = N, without groups), K and V from `Concat(past, new)` or
-    `ScatterElements(past, slots, new)`, heads split off by Reshape and Transpose, and turned or not. Returns None for
-    any other form: a soft cap, a part of a head that turns, a cache of another kind, values that others read.
+    The form is that of `aigc_models.families.attention`: `Softmax(scale Q K^T + bias) V`, with a soft cap around the
+    scores or without; the H heads of queries in N groups beside their head of keys and values (or H = N, without
+    groups), K and V from `Concat(past, new)` or `ScatterElements(past, slots, new)`, heads split off by Reshape and
+    Transpose, and turned, whole or in their first part, or not. Returns None for any other form: a cache of another
+    kind, values that others read.
     """
     scores = _scores(softmax)
     output = None if scores is None else _output(softmax)
@@ -94,6 +98,7 @@ def match_attention(softmax: ir.Node) -> CachedAttention | None:
         values=values,
         bias=scores.bias,
         scale=scores.scale,
+        cap=scores.cap,
         head_size=sizes[3],
         result=output.result,
         nodes=tuple(node for node in graph if node in found),
@@ -106,21 +111,37 @@ class _Scores:
     keys: ir.Value
     bias: ir.Value
     scale: float
+    cap: float
     grouped: bool
     nodes: tuple[ir.Node, ...]
 
 
 def _scores(softmax: ir.Node) -> _Scores | None:
-    """`Add(MatMul(scale * q, Transpose(k)), bias)`, q and the bias with an axis for the groups or without."""
+    """`Add(cap(MatMul(scale * q, Transpose(k))), bias)`, q and the bias with an axis for the groups or without."""
     added = made_by(softmax.inputs[0], "Add")
     rank = 0 if added is None or added.outputs[0].shape is None else len(added.outputs[0].shape)
     if added is None or rank not in (4, 5) or softmax.attributes.get_int("axis", -1) not in (-1, rank - 1):
         return None
-    for product, bias in ((made_by(added.inputs[0], "MatMul"), 1), (made_by(added.inputs[1], "MatMul"), 0)):
-        found = None if product is None else _product(product, added.inputs[bias], rank)
+    for value, bias in (added.inputs, added.inputs[::-1]):
+        cap, around, plain = _soft_cap(value)
+        product = made_by(plain, "MatMul")
+        found = None if product is None else _product(product, bias, rank)
         if found is not None:
-            return replace(found, nodes=(added, *found.nodes))
+            return replace(found, cap=cap, nodes=(added, *around, *found.nodes))
     return None
+
+
+def _soft_cap(value: ir.Value | None) -> tuple[float, tuple[ir.Node, ...], ir.Value | None]:
+    """The c of `c tanh(x / c)`, its nodes, and x; 0, none and the value itself where it is no such cap."""
+    widened = made_by(value, "Mul")
+    number = reads_with_number(widened)
+    bent = None if number is None else made_by(number[0], "Tanh")
+    divided = None if bent is None else made_by(bent.inputs[0], "Div")
+    if widened is None or number is None or bent is None or divided is None or number[1] <= 0:
+        return 0.0, (), value
+    if scalar_of(divided.inputs[1]) != number[1]:
+        return 0.0, (), value
+    return number[1], (widened, bent, divided), divided.inputs[0]
 
 
 def _product(product: ir.Node, read: ir.Value | None, rank: int) -> _Scores | None:
@@ -148,7 +169,7 @@ def _product(product: ir.Node, read: ir.Value | None, rank: int) -> _Scores | No
     sizes = sizes_known(bias)
     if query is None or keys is None or bias is None or read is None or sizes is None or sizes[1:2] != (1,):
         return None
-    return _Scores(query=query, keys=keys, bias=bias, scale=scale, grouped=rank == 5, nodes=tuple(nodes))
+    return _Scores(query=query, keys=keys, bias=bias, scale=scale, cap=0.0, grouped=rank == 5, nodes=tuple(nodes))
 
 
 def _groups(grouped: ir.Value, heads: ir.Value | None) -> bool:

@@ -23,6 +23,8 @@ __all__ = ["fuse_cached_attention", "reads_rows_apart"]
 
 _HEAD_MULTIPLE, _TURNED_HEAD_MULTIPLE = 8, 16
 """What GroupQueryAttention wants a head's width to be a multiple of, without and with a rotation inside."""
+_FREQUENCY_MULTIPLE = 8
+"""What it wants the number of frequencies to be a multiple of."""
 
 
 def fuse_cached_attention(model: ir.Model) -> ir.Model:
@@ -36,12 +38,13 @@ def fuse_cached_attention(model: ir.Model) -> ir.Model:
     weighs keys. It computes nothing for the empty places of a buffer, and writes into the one that it was given.
 
     1. Float32 attention of the form of `match_attention`, H = N or in groups; heads of a multiple of 8, where they are
-       turned of 16.
+       turned of 16. What turns is a whole head or its first part, a multiple of 16 as well.
     2. A growing cache (`Concat`), and a buffer (`ScatterElements`), whose bias hides every key behind its query: the
        operator hides them in any case.
     3. Queries, keys and values that are the parts of one product, in this order: taken whole.
     4. Heads that are normed before they are turned: taken behind the norm.
-    5. Any other attention: left as it is.
+    5. Scores that are softly capped before the bias is added: capped inside.
+    6. Any other attention: left as it is.
 
     Of several rows the operator takes one step each: it turns the steps of a prompt by the first row's angles, and
     refuses several behind a past (onnxruntime 1.32). A session runs a row at a time then (`reads_rows_apart`).
@@ -74,8 +77,15 @@ def _fits(found: CachedAttention) -> bool:
         return False
     if rotary is None:
         return found.head_size % _HEAD_MULTIPLE == 0
-    turned = (*first[:2], found.head_size // 2)
-    return found.head_size % _TURNED_HEAD_MULTIPLE == 0 and sizes_known(rotary.cos) == sizes_known(rotary.sin) == turned
+    factors = sizes_known(rotary.cos)
+    if factors is None or factors != sizes_known(rotary.sin) or factors[:2] != first[:2]:
+        return False
+    frequencies = factors[2]
+    return (
+        found.head_size % _TURNED_HEAD_MULTIPLE == 0
+        and isinstance(frequencies, int)
+        and frequencies % _FREQUENCY_MULTIPLE == 0
+    )
 
 
 def _has_rows(outputs: Sequence[ir.Value], found: CachedAttention) -> bool:
@@ -144,6 +154,7 @@ def _replace(graph: ir.Graph, found: CachedAttention, made: dict[tuple[object, .
             "kv_num_heads": found.key.heads,
             "scale": found.scale,
             "do_rotary": int(rotary is not None),
+            "softcap": found.cap,
         },
         num_outputs=3,
         domain=MICROSOFT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aigc_export.graphs.passes.decoder.pattern import equal_to, made_by, permutes, sizes_known
+from aigc_export.graphs.passes.decoder.pattern import equal_to, made_by, permutes, scalar_of, sizes_known
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -15,7 +15,7 @@ __all__ = ["Heads", "Rotary", "match_heads", "times"]
 
 @dataclass(frozen=True, kw_only=True)
 class Rotary:
-    """The factors of a rotation of a head's two halves, both [B, S, F]."""
+    """The factors of a rotation of the two halves of a head, or of its first 2 F numbers: both [B, S, F]."""
 
     cos: ir.Value
     sin: ir.Value
@@ -42,7 +42,7 @@ class Heads:
 
 def match_heads(value: ir.Value) -> Heads | None:
     """Heads [B, heads, S, E], turned or not, back to where they were split off."""
-    rotation = _turned(value)
+    rotation = _turned(value) or _first_part_turned(value)
     rotary, nodes, plain = (None, (), value) if rotation is None else rotation
     turned = made_by(plain, "Transpose")
     if turned is None or not permutes(turned, 0, 2, 1, 3) or turned.inputs[0] is None:
@@ -78,6 +78,36 @@ def _turned(value: ir.Value) -> tuple[Rotary, tuple[ir.Node, ...], ir.Value] | N
         if crosses and along <= {-1, 3}:
             return Rotary(cos=cos, sin=sin), (added, direct, crossed, swapped, halves), x
     return None
+
+
+def _first_part_turned(value: ir.Value) -> tuple[Rotary, tuple[ir.Node, ...], ir.Value] | None:
+    """`Concat(turn(Slice(x, 0, R)), Slice(x, R, E))`: the first R numbers of a head are turned, the others left."""
+    joined = made_by(value, "Concat")
+    if joined is None or len(joined.inputs) != 2 or joined.attributes.get_int("axis", 0) not in (-1, 3):
+        return None
+    front, rest = joined.inputs
+    rotation = None if front is None else _turned(front)
+    if rotation is None:
+        return None
+    rotary, nodes, part = rotation
+    cut, left = made_by(part, "Slice"), made_by(rest, "Slice")
+    whole, sizes = sizes_known(value), sizes_known(part)
+    if cut is None or left is None or cut.inputs[0] is None or whole is None or sizes is None:
+        return None
+    width, size = whole[-1], sizes[-1]
+    if not (isinstance(width, int) and isinstance(size, int)) or sizes_known(cut.inputs[0]) != whole:
+        return None
+    if left.inputs[0] is not cut.inputs[0] or _cut(cut, width) != (0, size) or _cut(left, width) != (size, width):
+        return None
+    return rotary, (joined, *nodes, cut, left), cut.inputs[0]
+
+
+def _cut(node: ir.Node, width: int) -> tuple[int, int] | None:
+    """Where a Slice of the last of four axes begins and ends, step by step; None for any other."""
+    starts, ends, axes, steps = (scalar_of(one) for one in (*node.inputs[1:], None, None, None, None)[:4])
+    if starts is None or ends is None or axes not in (-1, 3) or steps not in (None, 1):
+        return None
+    return int(starts), min(int(ends), width)
 
 
 def _in_halves(split: ir.Node) -> bool:

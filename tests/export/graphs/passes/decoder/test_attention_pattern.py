@@ -45,6 +45,33 @@ def test_a_buffer_has_a_length() -> None:
     ]
 
 
+def test_a_soft_cap_is_named_with_its_nodes() -> None:
+    _, model = decoder("soft cap")
+    one, plain = found(model)[0], found(decoder()[1])[0]
+    assert one is not None
+    assert plain is not None
+    assert (one.cap, plain.cap) == (5.0, 0.0)
+    assert {node.op_type for node in one.nodes} - {node.op_type for node in plain.nodes} == {"Div", "Tanh"}
+
+
+@pytest.mark.parametrize("op_type", ["Tanh", "Div"])
+def test_another_bend_of_the_scores_is_not_recognized(op_type: str) -> None:
+    """`c sinh(x / c)` and `c tanh(x / d)` are no soft cap of the operator's."""
+    _, model = decoder("soft cap")
+    bent = first(model, "Tanh")
+    if op_type == "Tanh":
+        bent.op_type = "Sinh"
+    else:
+        divided = bent.inputs[0]
+        assert divided is not None
+        node = divided.producer()
+        assert node is not None
+        other = ir.Value(name="other_cap", const_value=ir.tensor(4.0, dtype=ir.DataType.FLOAT))
+        model.graph.register_initializer(other)
+        node.replace_input_with(1, other)
+    assert found(model)[0] is None
+
+
 def other_axis(model: ir.Model) -> None:
     first(model, "Softmax").attributes["axis"] = ir.AttrInt64("axis", 2)
 

@@ -19,7 +19,7 @@ from aigc_runtime.errors import EngineError
 
 from .decoders import FORMS, decoder, operators, results
 
-LEFT_ALONE = ("half of a head turns", "soft cap", "narrow heads", "odd heads")
+LEFT_ALONE = ("few numbers of a head turn", "narrow heads", "odd heads")
 
 
 def steps(model: ir.Model) -> list[ir.Node]:

@@ -28,8 +28,20 @@ TURN = """ c = Concat<axis = -1>(cos, cos)
     y = Add(direct, crossed)"""
 
 
-def heads_of(body: str) -> Heads | None:
-    model = graph(SIGNATURE, body)
+PART = "float[b,s,48] x, float[b,s,8] cos, float[b,s,8] sin => float[b,2,s,24] y"
+SPLIT_WIDER = SPLIT.replace("[0, 0, 2, 16]", "[0, 0, 2, 24]").replace(" h =", " all =")
+CUT = """ from = Constant<value_ints = [0]>()
+    middle = Constant<value_ints = [16]>()
+    end = Constant<value_ints = [9223372036854775807]>()
+    last = Constant<value_ints = [3]>()
+    step = Constant<value_ints = [1]>()
+    h = Slice(all, from, middle, last, step)
+    rest = Slice(all, middle, end, last, step)"""
+JOIN = " y = Concat<axis = -1>(turned, rest)"
+
+
+def heads_of(body: str, signature: str = SIGNATURE) -> Heads | None:
+    model = graph(signature, body)
     for node in [node for node in model.graph if node.op_type == "Constant"]:
         attribute = next(iter(node.attributes.values()))
         numbers = ir.tensor(list(attribute.as_ints())) if attribute.name == "value_ints" else attribute.as_tensor()
@@ -49,6 +61,35 @@ def test_turned_heads() -> None:
     assert (found.heads, found.split) == (2, False)
     assert found.rotary is not None
     assert [node.op_type for node in found.nodes] == ["Add", "Mul", "Mul", "Concat", "Split", "Transpose", "Reshape"]
+
+
+TURNED_PART = SPLIT_WIDER + CUT + TURN.replace("y = Add", "turned = Add") + JOIN
+
+
+def test_the_first_part_of_heads_is_turned() -> None:
+    found = heads_of(TURNED_PART, PART)
+    assert found is not None
+    assert (found.heads, found.split) == (2, False)
+    assert found.rotary is not None
+    assert [node.op_type for node in found.nodes[-4:]] == ["Slice", "Slice", "Transpose", "Reshape"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda body: body.replace("(turned, rest)", "(rest, turned)"),
+        lambda body: body.replace("Slice(all, middle, end,", "Slice(all, from, middle,"),
+        lambda body: body.replace("Slice(all, mid", "Slice(no, mid").replace(" h = Slice", " no = Neg(all) h = Slice"),
+        lambda body: body.replace("[1]>()\n    h", "[2]>()\n    h"),
+        lambda body: body.replace("rest = Slice(all, middle, end, last, step)", "rest = Neg(h)"),
+    ],
+    ids=["the last part", "one part twice", "parts of two", "every other number", "no part"],
+)
+def test_other_parts_are_not_recognized(change: Callable[[str], str]) -> None:
+    assert change(TURNED_PART) != TURNED_PART
+    signature = PART.replace("s,24] y", "s,p] y")
+    assert heads_of(TURNED_PART, signature) is not None
+    assert heads_of(change(TURNED_PART), signature) is None
 
 
 def test_heads_that_are_not_turned() -> None:
