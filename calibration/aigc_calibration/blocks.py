@@ -13,7 +13,7 @@ from aigc_runtime.core.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["dequantize_blocks", "pack_nbits", "to_matmul_nbits"]
+__all__ = ["dequantize_blocks", "pack_nbits", "pack_zeros", "to_matmul_nbits"]
 
 
 def to_matmul_nbits(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight) -> None:
@@ -24,8 +24,10 @@ def to_matmul_nbits(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight) -> 
     packed = add_constant(graph, f"{weight.name}_quantized", pack_nbits(weight))
     scales = add_constant(graph, f"{weight.name}_scale", np.ascontiguousarray(weight.scales.T).reshape(-1))
     inputs = [node.inputs[0], packed, scales]
+    if weight.zeros is not None:
+        inputs.append(add_constant(graph, f"{weight.name}_zero_point", pack_zeros(weight).reshape(-1)))
     if len(node.inputs) > 2 and node.inputs[2] is not None:
-        inputs += [None, None, node.inputs[2]]
+        inputs += [*[None] * (5 - len(inputs)), node.inputs[2]]
     # Level 4 multiplies in int8, with a scale per block of the activations made on the fly; without it 8-bit weights
     # ran 8 times slower than float ones (onnxruntime 1.32, AVX-512).
     attributes = {"K": rows, "N": columns, "bits": weight.grid.bits, "block_size": weight.block, "accuracy_level": 4}
@@ -49,7 +51,9 @@ def dequantize_blocks(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight, s
     stored = add_constant(graph, f"{weight.name}_quantized", weight.codes.astype(kind))
     scale = add_constant(graph, f"{weight.name}_scale", weight.scales)
     operands = [stored, scale]
-    if kind is np.int8:
+    if weight.zeros is not None:
+        operands.append(add_constant(graph, f"{weight.name}_zero_point", weight.zeros.astype(kind)))
+    elif kind is np.int8:
         # Where products must not saturate, ONNX Runtime 1.32 makes codes unsigned, and gives blocks without zero points
         # a single one, which their own operator refuses when it runs.
         zeros = np.zeros(weight.scales.shape, dtype=np.int8)
@@ -79,5 +83,24 @@ def pack_nbits(weight: QuantizedWeight) -> Array:
     offset = 1 << (bits - 1)
     codes = np.full((columns, blocks * block), offset, dtype=np.uint8)
     codes[:, :rows] = (weight.codes.T.astype(np.int16) + offset).astype(np.uint8)
+    if weight.zeros is not None and blocks * block > rows:
+        codes[:, rows:] = (weight.zeros[-1].astype(np.int16) + offset).astype(np.uint8)[:, None]
     codes = codes.reshape(columns, blocks, block)
-    return codes if bits == 8 else codes[..., 0::2] | (codes[..., 1::2] << 4)
+    return codes if bits == 8 else _in_pairs(codes)
+
+
+def pack_zeros(weight: QuantizedWeight) -> Array:
+    """[out, bytes] uint8, the zero points of each output's blocks, as MatMulNBits reads them: see `pack_nbits`."""
+    assert weight.zeros is not None
+    bits = weight.grid.bits
+    offset = 1 << (bits - 1)
+    zeros = (weight.zeros.T.astype(np.int16) + offset).astype(np.uint8)
+    if bits == 8:
+        return np.ascontiguousarray(zeros)
+    return _in_pairs(np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2)), constant_values=offset))
+
+
+def _in_pairs(codes: Array) -> Array:
+    """Two 4-bit codes in a byte along the last axis."""
+    paired: Array = codes[..., 0::2] | (codes[..., 1::2] << 4)
+    return paired

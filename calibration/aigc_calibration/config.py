@@ -16,6 +16,9 @@ from aigc_runtime.io.printable import shown
 WeightMethod = Literal["rtn", "gptq", "awq"]
 WEIGHT_METHODS: tuple[WeightMethod, ...] = ("rtn", "gptq", "awq")
 BLOCKS = (32, 64, 128)
+FOUR_BIT_BLOCK = 64
+"""Of 4-bit weights where none is asked for and it divides them: with zero points they make SmolLM2 diverge no more than
+32 did without (docs/adr/0051-asymmetric-codes.md)."""
 MAX_SAMPLES = 1_000_000
 
 __all__ = ["BLOCKS", "WEIGHT_METHODS", "QuantConfig", "WeightMethod"]
@@ -45,8 +48,10 @@ class QuantConfig:
         weight_method: how weights are rounded: `rtn` (to nearest), `gptq`, or, of weights alone, `awq` (AWQ's scales,
             then GPTQ). None: to nearest in the precisions that `nearest` names, by GPTQ in the others.
         nearest: precisions whose weights a better rounding gains nothing for, where no method is asked for.
-        block: numbers of such a weight that share a scale: 32, 64 or 128. None: 32, and of weights in 8 bits as many as
-            make little more noise (`choose_blocks`).
+        block: numbers of such a weight that share a scale: 32, 64 or 128. None: of 4 bits 64, or 32 where 64 do not
+            divide a weight; of 8 bits as many as make little more noise than 32 (`choose_blocks`).
+        weight_zero_points: give each block of 4-bit weights a zero point, so that its codes lie between its least and
+            its largest number.
         wide: modules, as in `sensitive`, whose weight takes 8 bits where the others take 4.
     """
 
@@ -66,6 +71,7 @@ class QuantConfig:
     weight_method: WeightMethod | None = None
     nearest: tuple[SitePrecision, ...] = ()
     block: int | None = 32
+    weight_zero_points: bool = True
     wide: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -99,6 +105,21 @@ class QuantConfig:
     def smallest_block(self) -> int:
         """Numbers of a weight in blocks that share a scale, where no more of them do."""
         return self.block or BLOCKS[0]
+
+    def block_of(self, precision: SitePrecision, width: int) -> int:
+        """Return how many numbers of a weight share a scale, before any is measured.
+
+        Args:
+            precision: of the weight.
+            width: numbers that are summed.
+        """
+        if self.block is None and precision == "int4-weight" and width % FOUR_BIT_BLOCK == 0:
+            return FOUR_BIT_BLOCK
+        return self.smallest_block
+
+    def has_zero_points(self, precision: SitePrecision) -> bool:
+        """Check whether the blocks of a weight have zero points in a precision."""
+        return self.weight_zero_points and precision == "int4-weight"
 
     def chooses_blocks(self, precision: SitePrecision) -> bool:
         """Check whether the blocks of a precision are chosen by the samples."""

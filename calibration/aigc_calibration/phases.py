@@ -1,11 +1,16 @@
 """A transposed convolution as what it is: a convolution for each phase of its result.
 
-    ConvTranspose(x, W, b)  ->  Slice(DepthToSpace(Conv(x, W', b')))
+    ConvTranspose(x, W, b)  ->  Slice(interleave(Conv(x, W', b')))
 
 Row o of the result, before its padding is cut off, is o = q s + r, with the stride s and the phase r < s. Tap k of the
 kernel brings row i of the input to row i s + k, so that k = t s + r and i = q - t: row q of phase r is a convolution
 of x with the taps W[r], W[s + r], ..., in reverse. All s s phases of an output channel are channels of one Conv, of
-ceil(k / s) taps; what the kernel lacks to whole strides is zeros. DepthToSpace (CRD) puts them side by side. Cases:
+ceil(k / s) taps; what the kernel lacks to whole strides is zeros.
+
+What puts the phases side by side: where the width of x is known and there is one group, steps that move whole pixels,
+with the channels last, as ONNX Runtime keeps codes between 8-bit convolutions: columns that follow each other are but
+read so (Reshape), and rows are a Transpose that copies the M channels of a pixel at once. Elsewhere DepthToSpace (CRD),
+which copies number by number (benchmarks/phases.py). Cases:
 
 1. Two sides, both of the same stride; no dilation, `auto_pad` or `output_shape`; pads below the size of the kernel. Any
    groups and `output_padding`, any size of the input, which need not be known.
@@ -45,6 +50,7 @@ class Phases:
         pads: of the Conv: top, left, bottom, right.
         crop: rows and columns that are cut off: top, left, bottom, right.
         groups: of both convolutions.
+        width: of the result before it is cut, where whole pixels are moved; None: DepthToSpace.
     """
 
     stride: int
@@ -52,21 +58,27 @@ class Phases:
     pads: tuple[int, int, int, int]
     crop: tuple[int, int, int, int]
     groups: int
+    width: int | None
 
     def weight(self, values: Array) -> Array:
-        """[C, M / groups, kernel] -> [M s s, C / groups, taps], in any type."""
+        """[C, M / groups, kernel] -> [M s s, C / groups, taps], in any type.
+
+        In the order of DepthToSpace; or, of whole pixels, [s s M, C, taps]: columns of a phase, its rows, channels.
+        """
         s, (down, right) = self.stride, self.taps
         c, m, rows, columns = values.shape
         whole = np.zeros((c, m, down * s, right * s), dtype=values.dtype)
         whole[:, :, :rows, :columns] = values
         split = whole.reshape(self.groups, c // self.groups, m, down, s, right, s)[:, :, :, ::-1, :, ::-1]
+        if self.width is not None:  # [C, M, taps, s, taps, s] -> [s, s, M, C, taps, taps]
+            return np.ascontiguousarray(split[0].transpose(5, 3, 1, 0, 2, 4).reshape(-1, c, down, right))
         # [groups, C / groups, M / groups, taps, s, taps, s] -> [groups, M / groups, s, s, C / groups, taps, taps]
         made = split.transpose(0, 2, 4, 6, 1, 3, 5).reshape(-1, c // self.groups, down, right)
         return np.ascontiguousarray(made)
 
     def channels(self, values: Array) -> Array:
         """One number for each output channel, of all or of a group: [M] or [M / groups] -> [M s s]."""
-        return np.repeat(values, self.stride**2)
+        return np.repeat(values, self.stride**2) if self.width is None else np.tile(values, self.stride**2)
 
     def scales(self, values: Array) -> Array:
         """One number for each output channel of the weight, [M / groups] -> [M s s]."""
@@ -97,17 +109,21 @@ def phases_of(node: ir.Node) -> Phases | None:
     left_over = [kernel[side] - pads[side + 2] + added[side] for side in (0, 1)]
     strides_over = [-(-rest // s) for rest in left_over]
     ends = [whole * s - rest for whole, rest in zip(strides_over, left_over, strict=True)]
+    padded = (taps[0] - 1 - pads[0] // s, taps[1] - 1 - pads[1] // s, strides_over[0] - 1, strides_over[1] - 1)
+    groups, columns = given.get_int("group", 1), None if source is None or source.shape is None else source.shape[3]
+    width = s * (columns + padded[1] + padded[3] - taps[1] + 1) if isinstance(columns, int) else None
     return Phases(
         stride=s,
         taps=taps,
-        pads=(taps[0] - 1 - pads[0] // s, taps[1] - 1 - pads[1] // s, strides_over[0] - 1, strides_over[1] - 1),
+        pads=padded,
         crop=(pads[0] % s, pads[1] % s, ends[0], ends[1]),
-        groups=given.get_int("group", 1),
+        groups=groups,
+        width=width if s > 1 and groups == 1 else None,
     )
 
 
 def by_phases(graph: ir.Graph, node: ir.Node, phases: Phases) -> tuple[str, ...]:
-    """Put the Conv, DepthToSpace and Slice in the place of a node, under its name and with its metadata.
+    """Put the Conv and what puts its phases side by side in the place of a node, under its name and with its metadata.
 
     The weight keeps its name, and the last result has that of the node's.
 
@@ -132,16 +148,12 @@ def by_phases(graph: ir.Graph, node: ir.Node, phases: Phases) -> tuple[str, ...]
     if bias is not None:
         assert bias.const_value is not None
         operands.append(add_constant(graph, f"{name}_phases_bias", phases.channels(bias.const_value.numpy())))
-    steps: list[tuple[str, list[ir.Value], dict[str, Any]]] = [
-        ("Conv", operands, {"pads": list(phases.pads), "group": phases.groups})
-    ]
-    if phases.stride > 1:
-        steps.append(("DepthToSpace", [], {"blocksize": phases.stride, "mode": "CRD"}))
-    if any(phases.crop):
-        top, left, bottom, right = phases.crop
-        ends = [-end if end else np.iinfo(np.int64).max for end in (bottom, right)]
-        numbers = {"starts": [top, left], "ends": ends, "axes": [2, 3]}
-        steps.append(("Slice", [add_constant(graph, f"{name}_{k}", np.array(v)) for k, v in numbers.items()], {}))
+    steps: list[_Step] = [("Conv", operands, {"pads": list(phases.pads), "group": phases.groups})]
+    steps += (
+        _number_by_number(graph, name, phases)
+        if phases.width is None
+        else _whole_pixels(graph, name, phases, len(values) // phases.stride**2)
+    )
     value, names = node.inputs[0], []
     for number, (op, more, attributes) in enumerate(steps):
         made = ir.node(op, [value, *more], attributes, name=name if number == 0 else f"{name}_phases{number}")
@@ -156,6 +168,44 @@ def by_phases(graph: ir.Graph, node: ir.Node, phases: Phases) -> tuple[str, ...]
     graph.remove(node, safe=True)
     value.name = result_name
     return (*names[:-1], str(result_name))
+
+
+_Step = tuple[str, list["ir.Value"], dict[str, Any]]
+"""Operator, what it reads beside the value, and attributes."""
+
+
+def _number_by_number(graph: ir.Graph, name: str, phases: Phases) -> list[_Step]:
+    steps: list[_Step] = []
+    if phases.stride > 1:
+        steps.append(("DepthToSpace", [], {"blocksize": phases.stride, "mode": "CRD"}))
+    return [*steps, *_cut(graph, name, phases, (2, 3))]
+
+
+def _whole_pixels(graph: ir.Graph, name: str, phases: Phases, channels: int) -> list[_Step]:
+    """[n, s s M, h, w] -> [n, h, w, s s M] -> [n, h, w s, s, M] -> [n, h, s, w s, M] -> [n, h s, w s, M] -> NCHW."""
+    s, width = phases.stride, phases.width
+
+    def sizes(what: str, *numbers: int) -> ir.Value:
+        return add_constant(graph, f"{name}_{what}", np.array(numbers, dtype=np.int64))
+
+    assert width is not None
+    return [
+        ("Transpose", [], {"perm": [0, 2, 3, 1]}),
+        ("Reshape", [sizes("columns", 0, 0, width, s, channels)], {}),
+        ("Transpose", [], {"perm": [0, 1, 3, 2, 4]}),
+        ("Reshape", [sizes("rows", 0, -1, width, channels)], {}),
+        *_cut(graph, name, phases, (1, 2)),
+        ("Transpose", [], {"perm": [0, 3, 1, 2]}),
+    ]
+
+
+def _cut(graph: ir.Graph, name: str, phases: Phases, axes: tuple[int, int]) -> list[_Step]:
+    if not any(phases.crop):
+        return []
+    top, left, bottom, right = phases.crop
+    ends = [-end if end else np.iinfo(np.int64).max for end in (bottom, right)]
+    numbers = {"starts": [top, left], "ends": ends, "axes": list(axes)}
+    return [("Slice", [add_constant(graph, f"{name}_{k}", np.array(v)) for k, v in numbers.items()], {})]
 
 
 def plan_by_phases(

@@ -48,18 +48,20 @@ def weight_plan(
 
 
 def _decide(model: ir.Model, site: Site, config: QuantConfig, precision: SitePrecision) -> OpPlan:
-    why = ""
+    why, reading = "", reading_of(model, site)
     if site.weight is None:
         why = "it has no weight"
     elif kept := config.why_float(site.module):
         why = kept
     elif problem := constant_problem(model, site):
         why = problem
-    elif reading_of(model, site) is None:
+    elif reading is None:
         why = "its weight is no plain matrix"
     given, wider = _site_precision(site, config, precision), ""
     if given != precision:
         wider = "; the configuration gives it 8 bits"
+    block = config.smallest_block if reading is None else config.block_of(given, reading.width)
+    zero_points = " with zero points" if config.has_zero_points(given) else ""
     return OpPlan(
         node=site.node,
         op_type=site.op_type,
@@ -68,8 +70,8 @@ def _decide(model: ir.Model, site: Site, config: QuantConfig, precision: SitePre
         activations=(),
         output=None,
         weight=site.weight,
-        block=None if why else config.smallest_block,
-        why=why or f"blocks of {config.smallest_block}, {config.method_for(precision)}{wider}",
+        block=None if why else block,
+        why=why or f"blocks of {block}{zero_points}, {config.method_for(precision)}{wider}",
     )
 
 
@@ -81,8 +83,10 @@ def _grid(precision: SitePrecision) -> Grid:
     return GRIDS["int4" if precision == "int4-weight" else "int8"]
 
 
-def _rounding(grid: Grid, block: int) -> Callable[[Array], Array]:
-    return lambda weight: round_to_blocks("", weight, grid, block, search=False).dequantize()
+def _rounding(grid: Grid, block: int, zero_points: bool) -> Callable[[Array], Array]:
+    return lambda weight: round_to_blocks(
+        "", weight, grid, block, search=False, zero_points=zero_points
+    ).dequantize()  # fmt: skip
 
 
 def apply_awq(
@@ -108,7 +112,8 @@ def apply_awq(
         group = groups[reading]
         own = _site_precision(group.sites[0], config, precision)
         weights = [to_matrix(s, weight_array(model, str(s.weight))) for s in group.sites]
-        s, alpha = awq_scales(weights, hessian, _rounding(_grid(own), config.smallest_block))
+        block = config.block_of(own, reading.width)
+        s, alpha = awq_scales(weights, hessian, _rounding(_grid(own), block, config.has_zero_points(own)))
         if alpha == 0:
             continue
         for name, axis in group.folds:
@@ -143,7 +148,7 @@ def quantize_weights(
     by_reading = readings_of(model, plan)
     if config.method_for(as_site_precision(plan.precision)) == "rtn":
         pairs = [pair for group in by_reading.values() for pair in group]
-        rounded = in_threads(lambda pair: _to_nearest(model, *pair), pairs, threads)
+        rounded = in_threads(lambda pair: _to_nearest(model, *pair, config), pairs, threads)
         return {weight.name: weight for weight in rounded}
     found: dict[str, QuantizedWeight] = {}
     hessians = (
@@ -152,8 +157,9 @@ def quantize_weights(
         else ((reading, moments.mean(reading)) for reading in by_reading)
     )
     for reading, hessian in hessians:
-        for grid, block, matrices in _alike(model, by_reading[reading]):
-            made = gptq(matrices, hessian, grid, block=block)
+        for precision, block, matrices in _alike(model, by_reading[reading]):
+            zero_points = config.has_zero_points(precision)
+            made = gptq(matrices, hessian, _grid(precision), block=block, zero_points=zero_points)
             found.update((weight.name, weight) for weight in made)
     return found
 
@@ -169,20 +175,21 @@ def readings_of(model: ir.Model, plan: QuantizationPlan) -> dict[Reading, list[t
     return by_reading
 
 
-def _to_nearest(model: ir.Model, site: Site, op: OpPlan) -> QuantizedWeight:
+def _to_nearest(model: ir.Model, site: Site, op: OpPlan, config: QuantConfig) -> QuantizedWeight:
     name = str(op.weight)
     assert op.block is not None
-    return round_to_blocks(name, to_matrix(site, weight_array(model, name)), _grid(op.precision), op.block)
+    matrix, zero_points = to_matrix(site, weight_array(model, name)), config.has_zero_points(op.precision)
+    return round_to_blocks(name, matrix, _grid(op.precision), op.block, zero_points=zero_points)
 
 
 def _alike(
     model: ir.Model, group: Sequence[tuple[Site, OpPlan]]
-) -> Iterator[tuple[Grid, int | None, list[tuple[str, Array]]]]:
-    """Gather the matrices, by name, that go onto one grid."""
+) -> Iterator[tuple[SitePrecision, int | None, list[tuple[str, Array]]]]:
+    """Gather the matrices, by name, that get one precision and blocks of one size."""
     by_grid: dict[tuple[SitePrecision, int | None], list[tuple[str, Array]]] = {}
     for site, op in group:
         assert op.precision != "float"
         matrix = to_matrix(site, weight_array(model, str(op.weight)))
         by_grid.setdefault((op.precision, op.block), []).append((str(op.weight), matrix))
     for (precision, block), matrices in by_grid.items():
-        yield _grid(precision), block, matrices
+        yield precision, block, matrices

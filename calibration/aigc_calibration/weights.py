@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,7 @@ class QuantizedWeight:
         axis: of the output channels in `codes`.
         block: numbers that share a scale along the summed axis of a matrix [in, out]; None for one per channel.
         grid: what the codes are on.
+        zeros: [blocks, channels] int8, the code of each block that stands for zero; None: it is 0 everywhere.
     """
 
     name: str
@@ -40,6 +42,7 @@ class QuantizedWeight:
     axis: int
     block: int | None
     grid: Grid
+    zeros: Array | None = None
 
     def dequantize(self) -> Array:
         """Compute the numbers that the codes stand for, float32."""
@@ -48,7 +51,10 @@ class QuantizedWeight:
             shape[self.axis] = -1
             return np.asarray(self.codes * self.scales.reshape(shape), dtype=np.float32)
         wide = np.repeat(self.scales, self.block, axis=0)[: len(self.codes)]
-        return np.asarray(self.codes * wide, dtype=np.float32)
+        if self.zeros is None:
+            return np.asarray(self.codes * wide, dtype=np.float32)
+        zeros = np.repeat(self.zeros, self.block, axis=0)[: len(self.codes)].astype(np.float32)
+        return np.asarray((self.codes - zeros) * wide, dtype=np.float32)
 
 
 def stored_codes(grid: Grid, codes: Array) -> Array:
@@ -70,8 +76,8 @@ def channel_scales(weight: Array, axis: int, grid: Grid, *, method: Method = "ms
     least = MIN_SCALE * grid.qmax
     amax = np.maximum(np.abs(rows).max(axis=1), least)
     if method == "mse":
-        found: Array = _least_error(np.ascontiguousarray(rows.T)[None], amax[None], grid, SHARES)[0]
-        return found
+        found, _ = _least_error(np.ascontiguousarray(rows.T)[None], amax[None], grid, SHARES)
+        return np.asarray(found[0])
     if method == "percentile":
         amax = np.maximum(np.percentile(np.abs(rows), percentile, axis=1).astype(np.float32), least)
     elif method == "kl":
@@ -86,8 +92,16 @@ def _histogram(row: Array) -> Histogram:
     return made
 
 
-def _least_error(groups: Array, amax: Array, grid: Grid, shares: Array, importance: Array | None = None) -> Array:
-    """The scale of each column of each group that rounds it with the least error, [groups, columns].
+def _least_error(
+    groups: Array,
+    amax: Array,
+    grid: Grid,
+    shares: Array,
+    importance: Array | None = None,
+    *,
+    zero_points: bool = False,
+) -> tuple[Array, Array]:
+    """The scale and the zero point of each column of each group that round it with the least error: [groups, columns].
 
     As many at a time as stay in the cache.
 
@@ -97,26 +111,32 @@ def _least_error(groups: Array, amax: Array, grid: Grid, shares: Array, importan
         grid: what is rounded to.
         shares: of them, the ranges that are tried.
         importance: [groups, rows], what a squared error counts; None: all alike.
+        zero_points: try ranges from the least to the largest number, too; else all zero points are 0.
     """
     count, rows, columns = groups.shape
     width = min(columns, max(1, WORKING_SET // max(rows, 1)))
     deep = max(1, WORKING_SET // max(rows * width, 1))
-    found = np.empty((count, columns), dtype=np.float32)
+    scales = np.empty((count, columns), dtype=np.float32)
+    zeros = np.zeros((count, columns), dtype=np.int8)
     for first in range(0, count, deep):
         for start in range(0, columns, width):
             here = slice(first, first + deep), slice(start, start + width)
             counts = None if importance is None else importance[here[0]]
-            found[here] = _least_error_at_once(groups[here[0], :, here[1]], amax[here], grid, shares, counts)
-    return found
+            part = groups[here[0], :, here[1]]
+            scales[here], zeros[here] = _least_error_at_once(part, amax[here], grid, shares, counts, zero_points)
+    return scales, zeros
 
 
-def _least_error_at_once(groups: Array, amax: Array, grid: Grid, shares: Array, importance: Array | None) -> Array:
+def _least_error_at_once(
+    groups: Array, amax: Array, grid: Grid, shares: Array, importance: Array | None, zero_points: bool
+) -> tuple[Array, Array]:
     # In units of a power of two near the largest magnitude, which changes no code: squares neither vanish nor overflow.
     _, exponents = np.frexp(amax)
     groups, amax = np.ldexp(groups, -exponents[:, None]), np.ldexp(amax, -exponents)
     ones = np.ones(groups.shape[:2], dtype=np.float32)
     weights = (ones if importance is None else _relative(importance))[:, None]
     best, scales = np.full(amax.shape, np.inf, dtype=np.float32), (amax / np.float32(grid.qmax)).astype(np.float32)
+    zeros = np.zeros(amax.shape, dtype=np.float32)
     for share in shares:
         scale = (amax * np.float32(share) / np.float32(grid.qmax)).astype(np.float32)
         difference = grid.round_trip(groups, scale[:, None])
@@ -124,8 +144,26 @@ def _least_error_at_once(groups: Array, amax: Array, grid: Grid, shares: Array, 
         error = (weights @ np.square(difference, out=difference))[:, 0]
         better = error <= best
         best, scales = np.where(better, error, best), np.where(better, scale, scales)
-    result: Array = np.ldexp(scales, exponents)
-    return result
+    for scale, zero in _between(groups, amax, grid, shares) if zero_points else ():
+        difference = grid.round_codes(groups / scale[:, None] + zero[:, None])
+        difference -= zero[:, None]
+        difference *= scale[:, None]
+        difference -= groups
+        error = (weights @ np.square(difference, out=difference))[:, 0]
+        better = error < best
+        best, scales = np.where(better, error, best), np.where(better, scale, scales)
+        zeros = np.where(better, zero, zeros)
+    return np.ldexp(scales, exponents), zeros.astype(np.int8)
+
+
+def _between(groups: Array, amax: Array, grid: Grid, shares: Array) -> Iterator[tuple[Array, Array]]:
+    """Yield scales and zero points, [groups, columns], of ranges whose middle is that of the numbers and zero."""
+    low, high = np.minimum(groups.min(axis=1), 0), np.maximum(groups.max(axis=1), 0)
+    middle, span = (low + high) / 2, np.maximum(high - low, amax)
+    least, most = -(1 << (grid.bits - 1)), (1 << (grid.bits - 1)) - 1
+    for share in shares:
+        scale = (span * np.float32(share) / np.float32(most - least)).astype(np.float32)
+        yield scale, np.clip(np.rint(least - (middle - span * np.float32(share) / 2) / scale), least, most)
 
 
 def _relative(importance: Array) -> Array:
@@ -154,9 +192,15 @@ def round_to_channels(
 
 
 def block_scales(
-    matrix: Array, grid: Grid, block: int, *, search: bool = True, importance: Array | None = None
-) -> Array:
-    """Compute one scale per `block` rows and column of a matrix [in, out]: [blocks, out] float32.
+    matrix: Array,
+    grid: Grid,
+    block: int,
+    *,
+    search: bool = True,
+    importance: Array | None = None,
+    zero_points: bool = False,
+) -> tuple[Array, Array | None]:
+    """Compute one scale per `block` rows and column of a matrix [in, out].
 
     Args:
         matrix: the weight.
@@ -164,6 +208,10 @@ def block_scales(
         block: rows that share a scale.
         search: try narrower ranges, as `mse` does in `channel_scales`.
         importance: [in], what a squared error of a row counts; None: all alike.
+        zero_points: find a zero point for each block, too, in a grid of integers.
+
+    Returns:
+        Scales [blocks, out] float32, and zero points [blocks, out] int8 where they were asked for.
     """
     rows, columns = matrix.shape
     whole = rows // block * block
@@ -173,23 +221,32 @@ def block_scales(
             grid,
             SHARES if search else np.ones(1),
             None if importance is None else importance[part].reshape(-1, size),
+            zero_points,
         )
         for part, size in ((slice(0, whole), block), (slice(whole, rows), rows - whole))
         if size and part.start < part.stop
     ]
-    return np.concatenate(found)
+    scales, zeros = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return scales, zeros if zero_points else None
 
 
-def _scales_of_blocks(blocks: Array, grid: Grid, shares: Array, importance: Array | None) -> Array:
-    """[blocks, rows, columns] -> [blocks, columns]."""
+def _scales_of_blocks(
+    blocks: Array, grid: Grid, shares: Array, importance: Array | None, zero_points: bool
+) -> tuple[Array, Array]:
+    """[blocks, rows, columns] -> [blocks, columns] each."""
     blocks = blocks.astype(np.float32, copy=False)
     amax = np.maximum(np.maximum(blocks.max(axis=1), -blocks.min(axis=1)), np.float32(MIN_SCALE * grid.qmax))
-    return _least_error(blocks, amax, grid, shares, importance)
+    return _least_error(blocks, amax, grid, shares, importance, zero_points=zero_points)
 
 
-def round_to_blocks(name: str, matrix: Array, grid: Grid, block: int, *, search: bool = True) -> QuantizedWeight:
-    """Round a matrix [in, out] to the nearest codes, one scale per block of rows and column."""
-    scales = block_scales(matrix, grid, block, search=search)
+def round_to_blocks(
+    name: str, matrix: Array, grid: Grid, block: int, *, search: bool = True, zero_points: bool = False
+) -> QuantizedWeight:
+    """Round a matrix [in, out] to the nearest codes, one scale per block of rows and column; see `block_scales`."""
+    scales, zeros = block_scales(matrix, grid, block, search=search, zero_points=zero_points)
     wide = np.repeat(scales, block, axis=0)[: len(matrix)]
-    codes = stored_codes(grid, grid.round_codes(matrix.astype(np.float32) / wide))
-    return QuantizedWeight(name=name, codes=codes, scales=scales, axis=1, block=block, grid=grid)
+    scaled = matrix.astype(np.float32) / wide
+    if zeros is not None:
+        scaled += np.repeat(zeros, block, axis=0)[: len(matrix)]
+    codes = stored_codes(grid, grid.round_codes(scaled))
+    return QuantizedWeight(name=name, codes=codes, scales=scales, axis=1, block=block, grid=grid, zeros=zeros)

@@ -78,8 +78,10 @@ def grid_of(plan: QuantizationPlan, name: str, form: QdqFormat) -> tuple[tuple[i
 
 
 def dense_weight(weight: QuantizedWeight) -> Array:
-    """Codes times scales; blocks lie along the rows of a matrix [in, out]."""
+    """Codes, less the zero point of their block, times scales; blocks lie along the rows of a matrix [in, out]."""
     codes, scales = weight.codes.astype(np.float64), weight.scales.astype(np.float64)
+    if weight.zeros is not None and weight.block is not None:
+        codes -= weight.zeros[np.arange(len(codes)) // weight.block]
     if weight.block is not None:
         return codes * scales[np.arange(len(codes)) // weight.block]
     return codes * scales.reshape([-1 if axis == weight.axis else 1 for axis in range(codes.ndim)])

@@ -110,7 +110,7 @@ def test_an_export_has_them_and_a_size_that_was_asked_for_is_kept() -> None:
     assert set(sizes(QuantConfig(block=128, weight_method="rtn")).values()) == {128}
 
 
-def test_weights_of_4_bits_keep_the_smallest() -> None:
+def test_blocks_of_4_bits_are_not_measured() -> None:
     model, data = network()
     found = quantize(model, data, CHOSEN, precision="int4-weight")
-    assert {op.block for op in found.plan.ops} == {32}
+    assert {op.block for op in found.plan.ops} == {64}

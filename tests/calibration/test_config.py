@@ -34,3 +34,16 @@ def test_smoothing_of_what_nothing_is_folded_into_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="unknown place of smoothing 'gains'") as err:
         QuantConfig(smooth={"gains": 0.5})  # type: ignore[dict-item]
     assert err.value.nearest == "gain"
+
+
+def test_blocks_of_four_bits_are_larger_where_they_divide_a_weight() -> None:
+    chosen, asked = QuantConfig(block=None), QuantConfig(block=128)
+    assert [chosen.block_of("int4-weight", width) for width in (576, 96, 64, 30)] == [64, 32, 64, 32]
+    assert chosen.block_of("int8-weight", 576) == 32
+    assert asked.block_of("int4-weight", 30) == asked.block_of("int8-weight", 576) == 128
+
+
+def test_zero_points_are_of_four_bits() -> None:
+    for asked in (True, False):
+        config = QuantConfig(weight_zero_points=asked)
+        assert [config.has_zero_points(one) for one in ("int4-weight", "int8-weight")] == [asked, False]

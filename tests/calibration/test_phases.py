@@ -86,6 +86,20 @@ def test_the_phases_are_pytorchs_function(k: int, s: int, biased: bool, rng: np.
         check(model, weight, bias, shapes, stride=s, padding=p, output_padding=added)
 
 
+@pytest.mark.parametrize(("k", "s"), list(product(range(1, 6), range(2, 5))))
+def test_whole_pixels_are_moved_where_the_width_is_known(k: int, s: int, rng: np.random.Generator) -> None:
+    """Every padding and output padding, by a graph for images of one size; any batch."""
+    weight, bias = whole(rng, 3, 2, k, k), whole(rng, 2)
+    for p, added in product(range(k), range(s)):
+        given: dict[str, Any] = {"strides": [s, s], "pads": [p] * 4, "output_padding": [added] * 2}
+        model = transposed(weight, bias, free=(3, 5), **given)
+        found = phases_of(model.graph[0])
+        assert found is not None
+        assert found.width is not None
+        assert "DepthToSpace" not in {node.op_type for node in rewritten(model).graph}
+        check(model, weight, bias, [(2, 3, 3, 5), (1, 3, 3, 5)], stride=s, padding=p, output_padding=added)
+
+
 @pytest.mark.parametrize(("k", "s", "p"), [(4, 2, 1), (3, 2, 1), (3, 1, 1), (5, 3, 2)])
 @pytest.mark.parametrize(("channels", "each", "groups"), [(4, 3, 2), (3, 1, 3), (3, 2, 3), (6, 1, 2)])
 def test_groups(k: int, s: int, p: int, channels: int, each: int, groups: int, rng: np.random.Generator) -> None:
@@ -119,7 +133,9 @@ def test_pads_that_differ_between_the_sides(
     weight, x = whole(rng, 3, 2, *kernel), whole(rng, 2, 3, 4, 5)
     given: dict[str, Any] = {"strides": [s, s], "pads": pads}
     expected = open_onnx(transposed(weight, **given))({"x": x})["y"]
-    np.testing.assert_array_equal(open_onnx(rewritten(transposed(weight, **given)))({"x": x})["y"], expected)
+    for free in (("h", "w"), (4, 5)):
+        model = rewritten(transposed(weight, free=free, **given))
+        np.testing.assert_array_equal(open_onnx(model)({"x": x})["y"], expected)
 
 
 def test_real_numbers_differ_by_the_rounding_of_their_sums(rng: np.random.Generator) -> None:
@@ -132,17 +148,25 @@ def test_real_numbers_differ_by_the_rounding_of_their_sums(rng: np.random.Genera
     assert (off <= np.finfo(np.float32).eps * 8 * sums).all()
 
 
+PIXELS = ["Conv", "Transpose", "Reshape", "Transpose", "Reshape"]
+
+
 @pytest.mark.parametrize(
-    ("given", "ops"),
+    ("given", "free", "ops"),
     [
-        ({"strides": [1, 1], "pads": [1] * 4}, ["Conv"]),
-        ({"strides": [2, 2], "pads": [2] * 4}, ["Conv", "DepthToSpace"]),
-        ({"strides": [2, 2], "pads": [1] * 4}, ["Conv", "DepthToSpace", "Slice"]),
+        ({"strides": [1, 1], "pads": [1] * 4}, ("h", "w"), ["Conv"]),
+        ({"strides": [1, 1], "pads": [1] * 4}, (5, 5), ["Conv"]),
+        ({"strides": [2, 2], "pads": [2] * 4}, ("h", "w"), ["Conv", "DepthToSpace"]),
+        ({"strides": [2, 2], "pads": [1] * 4}, ("h", "w"), ["Conv", "DepthToSpace", "Slice"]),
+        ({"strides": [2, 2], "pads": [2] * 4}, ("h", 5), [*PIXELS, "Transpose"]),
+        ({"strides": [2, 2], "pads": [1] * 4}, ("h", 5), [*PIXELS, "Slice", "Transpose"]),
     ],
 )
-def test_what_stands_in_its_place(given: dict[str, Any], ops: list[str], rng: np.random.Generator) -> None:
+def test_what_stands_in_its_place(
+    given: dict[str, Any], free: tuple[str | int, str | int], ops: list[str], rng: np.random.Generator
+) -> None:
     """No more than is needed; under the names of the node and its values, and of its module."""
-    model = rewritten(transposed(whole(rng, 3, 2, 4, 4), whole(rng, 2), **given))
+    model = rewritten(transposed(whole(rng, 3, 2, 4, 4), whole(rng, 2), free=free, **given))
     assert [node.op_type for node in model.graph] == ops
     assert model.graph[0].name == "up"
     assert {node.metadata_props[SCOPES] for node in model.graph} == {"['', 'model.net.up', 'up']"}
@@ -217,6 +241,7 @@ def test_all_of_a_generator_runs_in_8_bits(groups: int, rng: np.random.Generator
     ]
     assert found.coverage.planned == found.coverage.executed == 1
     assert "ConvTranspose" not in ops_of(found.graph)
+    assert ops_of(found.graph).count("DepthToSpace") == groups - 1
     assert found.float_graph is not None
     # The same plan with Q and DQ around the ConvTranspose, computed in float.
     plain = replace(UNSIGNED_FORMAT, phases=False, float_ops={}, integer_bias=False)
@@ -239,7 +264,7 @@ def test_a_module_that_stays_float_stays_what_it_is(rng: np.random.Generator) ->
     }
     ops = ops_of(found.graph)
     assert ops.count("ConvTranspose") == 2
-    assert ops.count("Conv") == ops.count("DepthToSpace") == 1
+    assert ops.count("Conv") == 1
 
 
 def test_what_is_none_of_the_cases_stays_float_for_a_reason(rng: np.random.Generator) -> None:

@@ -11,7 +11,7 @@ from onnx import helper
 
 from aigc_calibration import quantize as quantizing
 from aigc_calibration.awq import awq_scales
-from aigc_calibration.blocks import pack_nbits
+from aigc_calibration.blocks import pack_nbits, pack_zeros
 from aigc_calibration.config import QuantConfig, WeightMethod
 from aigc_calibration.coverage import check_executed, site_macs
 from aigc_calibration.emit import emit
@@ -52,6 +52,12 @@ def round_one(weight: Array, hessian: Array, *, block: int | None = None) -> Qua
     return found
 
 
+def once(weight: Array, hessian: Array) -> QuantizedWeight:
+    """By the paper's algorithm alone, which goes through the rows once."""
+    (found,) = gptq([("w", weight)], hessian, INT4, block=None, sweeps=0)
+    return found
+
+
 @pytest.mark.parametrize("block", [None, 32, 64])
 def test_gptq_lowers_the_error_of_the_product(block: int | None, rng: np.random.Generator) -> None:
     x = correlated(rng)
@@ -69,7 +75,7 @@ def test_gptq_lowers_the_error_of_the_product(block: int | None, rng: np.random.
 
 def test_gptq_of_independent_inputs_rounds_to_nearest(rng: np.random.Generator) -> None:
     weight = rng.standard_normal((40, 8)).astype(np.float32)
-    found = round_one(weight, np.eye(40))
+    found = round_one(weight, np.eye(40))  # and descent finds nothing to move
     expected = round_to_channels("w", weight, 1, INT4, scales=channel_scales(weight, 1, INT4))
     np.testing.assert_array_equal(found.codes, expected.codes)
 
@@ -89,7 +95,7 @@ def test_gptq_is_the_papers_update(rng: np.random.Generator) -> None:
         error = (w[i] - codes[i] * scales) / inverse[0, 0]
         w[i:] -= np.outer(inverse[:, 0], error)
         inverse = (inverse - np.outer(inverse[:, 0], inverse[0]) / inverse[0, 0])[1:, 1:]
-    np.testing.assert_array_equal(round_one(weight, hessian).codes, codes)
+    np.testing.assert_array_equal(once(weight, hessian).codes, codes)
 
 
 def test_block_scales_fit_the_rows_that_matter(rng: np.random.Generator) -> None:
@@ -97,11 +103,56 @@ def test_block_scales_fit_the_rows_that_matter(rng: np.random.Generator) -> None
     weight[0] = 5.0  # would take most of the range
     importance = np.ones(32)
     importance[0] = 1e-6
-    plain, weighted = (block_scales(weight, INT4, 32, importance=i) for i in (None, importance))
+    plain, weighted, alike = (block_scales(weight, INT4, 32, importance=i)[0] for i in (None, importance, np.ones(32)))
     assert (weighted < plain).all()
     errors = [((INT4.round_trip(weight, s) - weight) ** 2 * importance[:, None]).sum() for s in (weighted, plain)]
     assert errors[0] < errors[1]
-    np.testing.assert_array_equal(plain, block_scales(weight, INT4, 32, importance=np.ones(32)))
+    np.testing.assert_array_equal(plain, alike)
+
+
+def test_zero_points_reach_numbers_of_one_sign(rng: np.random.Generator) -> None:
+    """Of numbers from 5 to 6 and zero all sixteen codes are used, where half of them would lie below zero."""
+    weight = rng.uniform(5, 6, (32, 6)).astype(np.float32)
+    found = round_to_blocks("w", weight, INT4, 32, zero_points=True)
+    assert found.zeros is not None
+    np.testing.assert_array_equal(found.zeros, np.full((1, 6), -8, dtype=np.int8))
+    plain = round_to_blocks("w", weight, INT4, 32)
+    errors = [np.square(one.dequantize() - weight).mean() for one in (found, plain)]
+    assert errors[0] < 0.5 * errors[1]
+    below = round_to_blocks("w", -weight, INT4, 32, zero_points=True)
+    np.testing.assert_allclose(below.dequantize(), -found.dequantize(), rtol=0.02)
+
+
+@pytest.mark.parametrize("search", [True, False])
+def test_zero_points_never_make_the_error_larger(search: bool, rng: np.random.Generator) -> None:
+    weight = (rng.standard_normal((80, 40)) + rng.standard_normal((1, 40))).astype(np.float32)
+    found, plain = (
+        round_to_blocks("w", weight, INT4, 32, search=search, zero_points=zero_points) for zero_points in (True, False)
+    )
+    errors = [np.add.reduceat(np.square(one.dequantize() - weight), [0, 32, 64]) * (1 - 1e-5) for one in (found, plain)]
+    assert (errors[0] * (1 - 1e-5) <= errors[1]).all()
+    assert (errors[0] < 0.9 * errors[1]).mean() > 0.3
+
+
+def test_zeros_have_a_zero_point_in_the_middle() -> None:
+    found = round_to_blocks("w", np.zeros((32, 3), dtype=np.float32), INT4, 32, zero_points=True)
+    assert found.zeros is not None
+    assert not found.zeros.any()
+    assert not found.dequantize().any()
+
+
+def test_gptq_finds_zero_points_as_it_goes(rng: np.random.Generator) -> None:
+    x = correlated(rng)
+    weight = (rng.standard_normal((64, 20)) + 1.5).astype(np.float32)
+    hessian = (x.T @ x / len(x)).astype(np.float64)
+    found, plain = (
+        gptq([("w", weight)], hessian, INT4, block=32, zero_points=zero_points)[0] for zero_points in (True, False)
+    )
+    assert plain.zeros is None
+    assert found.zeros is not None
+    assert found.zeros.any()
+    assert product_error(weight, found.dequantize(), hessian) < 0.7 * product_error(weight, plain.dequantize(), hessian)
+    assert -8 <= found.codes.min() <= found.codes.max() <= 7
 
 
 def test_int4_uses_all_sixteen_codes() -> None:
@@ -296,13 +347,23 @@ def test_second_moments_in_parts(network: tuple[ir.Model, Batches]) -> None:
     np.testing.assert_allclose(found, r4.T @ r4 / len(r4), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("zero_points", [True, False])
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("rows", [64, 80])
-def test_packed_codes_are_what_onnx_runtime_reads(bits: int, rows: int, rng: np.random.Generator) -> None:
-    weight = rng.standard_normal((rows, 12)).astype(np.float32)
-    found = round_to_blocks("w", weight, GRIDS["int4" if bits == 4 else "int8"], 32)
+@pytest.mark.parametrize("rows", [64, 80, 160])
+def test_packed_codes_are_what_onnx_runtime_reads(
+    rows: int, bits: int, zero_points: bool, rng: np.random.Generator
+) -> None:
+    """Of an odd number of blocks half of the last byte of zero points is empty, of 80 rows half of the last block."""
+    weight = (rng.standard_normal((rows, 12)) + 0.5).astype(np.float32)
+    found = round_to_blocks("w", weight, GRIDS["int4" if bits == 4 else "int8"], 32, zero_points=zero_points)
+    inputs = ["x", "b", "s", *(["z"] if zero_points else [])]
     node = helper.make_node(
-        "MatMulNBits", ["x", "b", "s"], ["y"], "m", domain="com.microsoft", K=rows, N=12, bits=bits, block_size=32
+        "MatMulNBits", inputs, ["y"], "m", domain="com.microsoft", K=rows, N=12, bits=bits, block_size=32
+    )
+    zeros = (
+        [helper.make_tensor("z", 2, [pack_zeros(found).size], pack_zeros(found).tobytes(), raw=True)]
+        if zero_points
+        else []
     )
     graph = helper.make_graph(
         [node],
@@ -312,6 +373,7 @@ def test_packed_codes_are_what_onnx_runtime_reads(bits: int, rows: int, rng: np.
         [
             helper.make_tensor("b", 2, pack_nbits(found).shape, pack_nbits(found).tobytes(), raw=True),
             helper.make_tensor("s", 1, [found.scales.size], found.scales.T.astype(np.float32).tobytes(), raw=True),
+            *zeros,
         ],
     )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
@@ -320,16 +382,18 @@ def test_packed_codes_are_what_onnx_runtime_reads(bits: int, rows: int, rng: np.
     np.testing.assert_allclose(run({"x": x})["y"], x @ found.dequantize(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("zero_points", [True, False])
 @pytest.mark.parametrize("precision", ["int8-weight", "int4-weight"])
 @pytest.mark.parametrize("form", list(FORMATS))
 def test_every_stored_form_computes_with_the_same_weights(
-    precision: SitePrecision, form: str, network: tuple[ir.Model, Batches]
+    precision: SitePrecision, form: str, zero_points: bool, network: tuple[ir.Model, Batches]
 ) -> None:
     model, data = network
-    config = QuantConfig()
+    config = QuantConfig(weight_zero_points=zero_points)
     plan = weight_plan(model, config, precision=precision)
     weights = quantize_weights(model, plan, data, config)
     assert plan.counts() == {precision: 5}
+    assert all((one.zeros is not None) == (zero_points and precision == "int4-weight") for one in weights.values())
     rounded = ir.from_proto(ir.to_proto(model))
     for site in find_sites(model):
         values = from_matrix(site, weights[str(site.weight)].dequantize())

@@ -64,6 +64,11 @@ _OPTIONS = (
         help="Of weights (awq: weights alone). Default: gptq.",
     ),
     click.option("--block", type=click.Choice(["32", "64", "128"]), help="Weights alone: numbers that share a scale."),
+    click.option(
+        "--weight-zero-points/--no-weight-zero-points",
+        default=None,
+        help="Of 4-bit weights: a zero point for each block, or codes around zero. Default: a zero point.",
+    ),
     click.option("--split-skips", is_flag=True, help="A range for each branch of a concatenation, in 8 bits."),
     click.option(
         "--equalize", type=float, help="Channels of results made alike, in int8: 0 (not) to 1. Default: by the outputs."
@@ -97,6 +102,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
         weight_ranges: str | None,
         weight_method: str | None,
         block: str | None,
+        weight_zero_points: bool | None,
         **named: Any,
     ) -> Any:
         requested = {
@@ -122,6 +128,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "weight_ranges": weight_ranges,
             "weight_method": weight_method,
             "block": None if block is None else int(block),
+            "weight_zero_points": weight_zero_points,
         }
         return function(*arguments, requested=requested, **named)
 

@@ -119,6 +119,8 @@ def _quantization_options(config: QuantConfig, default: QuantConfig) -> list[str
         value = getattr(config, name)
         if value != getattr(default, name):
             words += [option, str(value)]
+    if config.weight_zero_points != default.weight_zero_points:
+        words.append("--weight-zero-points" if config.weight_zero_points else "--no-weight-zero-points")
     return words
 
 

@@ -31,7 +31,7 @@ FLOAT = 4
 """Bytes of a number that stays as it is, and of a scale."""
 GRAPH_BYTES_PER_LAYER = 25_000
 """Of the nodes of a layer, with the names of its values (measured)."""
-PROOF_TOKENS, PROOF_STEPS, PROOF_ROWS, PROOF_LOGITS = 48, 3, 3, 2**20
+PROOF_TOKENS, PROOF_STEPS, PROOF_ROWS, PROOF_LOGITS = 48, 3, 3, 2**18
 """Of the recorded cases: tokens of a prompt, tokens after it, rows of both cases, and logits of a prompt at most."""
 BITS = {"int8-weight": 8, "int4": 4}
 """Of weights that are rounded alone, in blocks."""
@@ -74,7 +74,9 @@ def bundle_size(
     if precision not in _KNOWN:
         return None
     precision = form.run_as(precision, in_blocks=INT8_IN_BLOCKS)
-    chosen = quantization or QuantConfig(sensitive=SENSITIVE_INT8 if precision == "int8" else (), wide=WIDE)
+    chosen = quantization or QuantConfig(
+        sensitive=SENSITIVE_INT8 if precision == "int8" else (), wide=WIDE, block=None
+    )  # fmt: skip
     matrices = products(config)
     tables = _tables(config) if form.nbits and _in_integers(precision) else {}
     total = 0
@@ -136,10 +138,12 @@ def _product_bytes(shape: tuple[int, int], precision: str, form: QdqFormat, chos
     if precision in HALF_PRECISIONS:
         return 2 * outputs * inputs
     if precision in BITS:
-        bits = 8 if wide else BITS[precision]
-        blocks = -(-inputs // chosen.smallest_block)
-        stored = blocks * chosen.smallest_block if form.nbits else inputs
-        return outputs * (stored * bits // 8 + FLOAT * blocks)
+        own = as_site_precision("int8-weight" if wide else precision)
+        bits, block = 8 if wide else BITS[precision], chosen.block_of(own, inputs)
+        blocks = -(-inputs // block)
+        stored = blocks * block if form.nbits else inputs
+        zero_points = -(-blocks * bits // 8) if chosen.has_zero_points(own) else 0
+        return outputs * (stored * bits // 8 + FLOAT * blocks + zero_points)
     return outputs * (inputs + FLOAT + 1)  # codes, and for each channel a scale and a zero point
 
 

@@ -152,6 +152,7 @@ def export_recipe(
     weight_ranges: Method | None = None,
     weight_method: WeightMethod | None = None,
     block: int | None = None,
+    weight_zero_points: bool | None = None,
     tolerance: Mapping[str, float] | None = None,
     budget: Sequence[str] = (),
     **overrides: Any,
@@ -169,9 +170,10 @@ def export_recipe(
         keep_float: modules that stay float, besides those that the model's hints name.
         float_share: see `QuantConfig`.
         ranges: see `QuantConfig`.
-        weight_ranges: see `QuantConfig`, as for the next two.
+        weight_ranges: see `QuantConfig`, as for the next three.
         weight_method: how weights alone are rounded.
         block: numbers of such a weight that share a scale.
+        weight_zero_points: whether blocks of 4-bit weights have zero points.
         tolerance: limits of your own by name, such as `{"min_sqnr_db": 60}`; the manifest says that you set them.
         budget: how much worse than PyTorch the model may become, such as `["ppl<=+2%", "kl<=0.02"]`, in place of the
             precision's own limits.
@@ -216,6 +218,7 @@ def export_recipe(
         "weight_ranges": weight_ranges,
         "weight_method": weight_method,
         "block": block,
+        "weight_zero_points": weight_zero_points,
     }
     requested = {name: value for name, value in requested.items() if value is not None}
     also = {"allow_slower": True} if overrides.get("allow_slower") else {}

@@ -26,6 +26,7 @@ _READ_BY: dict[str, tuple[str, tuple[SitePrecision, ...]]] = {
     "weight_ranges": ("--weight-ranges", _EIGHT_BITS),
     "weight_method": ("--weight-method", (*_WEIGHTS, *_EIGHT_BITS)),
     "block": ("--block", _WEIGHTS),
+    "weight_zero_points": ("--weight-zero-points", ("int4-weight",)),
     "allow_slower": ("--allow-slower", _ALL),
 }
 """Argument of a recipe -> its option, and the precisions of sites that read it."""

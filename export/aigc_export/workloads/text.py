@@ -59,7 +59,7 @@ BEST_LENGTH = 128
 """Tokens of a prompt that an engine is optimized for."""
 LARGEST_KEPT = 64
 """Places whose logits a compiled engine can compute in a run: it holds memory for all of them."""
-CASE_LOGITS = 2**20
+CASE_LOGITS = 2**18
 """Logits of a row that a case holds at most."""
 SHOWN_PROMPT, SHOWN_TOKENS = "def read_lines(path", 200
 

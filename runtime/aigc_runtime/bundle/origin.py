@@ -35,6 +35,8 @@ OPTIONS = MappingProxyType(
         "--weight-ranges": 1,
         "--weight-method": 1,
         "--block": 1,
+        "--weight-zero-points": 0,
+        "--no-weight-zero-points": 0,
         "--split-skips": 0,
         "--equalize": 1,
         "--precision": 1,
@@ -64,6 +66,8 @@ _OF_ONE_PRECISION = (
     "--weight-ranges",
     "--weight-method",
     "--block",
+    "--weight-zero-points",
+    "--no-weight-zero-points",
     "--split-skips",
     "--equalize",
 )

@@ -38,6 +38,7 @@ Capture = pytest.CaptureFixture[str]
         ({"weight_ranges": "kl"}, "int4"),
         ({"weight_method": "awq"}, "int8"),
         ({"block": 64}, "bf16"),
+        ({"weight_zero_points": False}, "int8-weight"),
     ],
 )
 def test_a_choice_that_nothing_would_read(option: dict[str, Any], precision: str) -> None:
@@ -66,6 +67,8 @@ def test_the_graph_of_a_calibration_that_exists(option: dict[str, Any]) -> None:
         (["--precision", "int4", "--weight-method", "rtn"], "weight_method", "rtn"),
         (["--precision", "auto", "--block", "128"], "block", 128),
         (["--precision", "int8", "--equalize", "0"], "equalize", 0.0),
+        (["--precision", "int4", "--no-weight-zero-points"], "weight_zero_points", False),
+        (["--precision", "int4", "--weight-zero-points"], "weight_zero_points", True),
         (["--precision", "fp8", "--float-share", "0"], "float_share", 0.0),
         (["--precision", "fp16", "--keep-float", "a", "--keep-float", "b.c"], "keep_float", ("a", "b.c")),
     ],
