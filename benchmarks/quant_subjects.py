@@ -27,7 +27,10 @@ from aigc_export.graphs.capture import capture
 from aigc_export.graphs.passes import CLEAN_UP, run_passes
 from aigc_export.prepare.calibration_data import calibration_data
 from aigc_export.prepare.prepare import pass_feeds
+from aigc_export.recipes.default_quantization import default_quantization
 from aigc_export.recipes.hints import with_hints
+from aigc_export.targets import DEFAULT_TARGET
+from aigc_export.targets.table import get_target
 from aigc_export.workloads import get_workload
 from aigc_export.workloads.evaluate import make_evaluator, program_evaluation
 from aigc_models.evaluation.evaluation import Evaluation
@@ -100,7 +103,8 @@ class Subject:
 
     def config(self, precision: str) -> QuantConfig:
         """What the model's own hints say for a precision, or what the subject changes about it."""
-        made = with_hints(QuantConfig(), self.part.hints, precision)
+        default = default_quantization(get_workload(self.program.kind), get_target(DEFAULT_TARGET), (precision,))
+        made = with_hints(default or QuantConfig(), self.part.hints, precision)
         return made if self.entry.sensitive is None else replace(made, sensitive=self.entry.sensitive)
 
     @property
