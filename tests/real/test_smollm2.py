@@ -28,9 +28,13 @@ CLEAR_QUESTIONS = (
     "What is the name of the capital of France?",
     "What is the capital of France called?",
     "What city is the capital of France? Answer in English.",
+    "Complete the sentence: The capital of France is",
 )
-CLEAR = 0.7
-"""Nats between PyTorch's likeliest token and the next one, at least, where these are answered; for QUESTION 0.08."""
+CLEAR = {"int8": 0.7, "int4": 2.0}
+"""Nats between PyTorch's likeliest token and the next one, at least, where a precision must answer as it does (for
+QUESTION there are 0.08): several times what the precision moves such a difference by."""
+FEWEST_CLEAR = 3
+"""Questions that are clear for a precision, at least."""
 PROMPTS = (
     "The history of the printing press begins",
     "def fibonacci(n):\n",
@@ -109,15 +113,18 @@ def test_low_precision_answers(smollm2: Path, export: Export, precision: str) ->
     import torch
 
     model, tokenizer = theirs(smollm2)
+    clear = []
     for question in CLEAR_QUESTIONS:
         messages = [{"role": "user", "content": question}]
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         with torch.inference_mode():
             logits = model(tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]).logits[0, -1]
         first, second = logits.topk(2).values.tolist()
-        assert first - second > CLEAR, question
+        if first - second > CLEAR[precision]:
+            clear.append(question)
+    assert len(clear) >= FEWEST_CLEAR
     bundle = export(smollm2, precision)
-    answers = [chat(bundle, question) for question in CLEAR_QUESTIONS]
+    answers = [chat(bundle, question) for question in clear]
     assert all("Paris" in answer for answer in answers), answers
 
 
