@@ -1,4 +1,4 @@
-"""Transposed convolutions in 8 bits: what puts their phases side by side, number by number or by whole pixels.
+"""Transposed convolutions in 8 bits: what puts their phases side by side, DepthToSpace or whole pixels.
 
     .venv/bin/python benchmarks/phases.py --threads 1
 

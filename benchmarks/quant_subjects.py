@@ -104,7 +104,8 @@ class Subject:
     def config(self, precision: str) -> QuantConfig:
         """What the model's own hints say for a precision, or what the subject changes about it."""
         default = default_quantization(get_workload(self.program.kind), get_target(DEFAULT_TARGET), (precision,))
-        made = with_hints(default or QuantConfig(), self.part.hints, precision)
+        assert default is not None  # of fp32 alone, which is none of PRECISIONS
+        made = with_hints(default, self.part.hints, precision)
         return made if self.entry.sensitive is None else replace(made, sensitive=self.entry.sensitive)
 
     @property

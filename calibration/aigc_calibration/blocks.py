@@ -80,11 +80,9 @@ def pack_nbits(weight: QuantizedWeight) -> Array:
     rows, columns = weight.codes.shape
     block, bits = weight.block or rows, weight.grid.bits
     blocks = -(-rows // block)
-    offset = 1 << (bits - 1)
-    codes = np.full((columns, blocks * block), offset, dtype=np.uint8)
-    codes[:, :rows] = (weight.codes.T.astype(np.int16) + offset).astype(np.uint8)
-    if weight.zeros is not None and blocks * block > rows:
-        codes[:, rows:] = (weight.zeros[-1].astype(np.int16) + offset).astype(np.uint8)[:, None]
+    codes = np.empty((columns, blocks * block), dtype=np.uint8)
+    codes[:, :rows] = _unsigned(weight.codes.T, bits)
+    codes[:, rows:] = _unsigned(np.zeros(columns) if weight.zeros is None else weight.zeros[-1], bits)[:, None]
     codes = codes.reshape(columns, blocks, block)
     return codes if bits == 8 else _in_pairs(codes)
 
@@ -93,11 +91,15 @@ def pack_zeros(weight: QuantizedWeight) -> Array:
     """[out, bytes] uint8, the zero points of each output's blocks, as MatMulNBits reads them: see `pack_nbits`."""
     assert weight.zeros is not None
     bits = weight.grid.bits
-    offset = 1 << (bits - 1)
-    zeros = (weight.zeros.T.astype(np.int16) + offset).astype(np.uint8)
+    zeros = weight.zeros.T
     if bits == 8:
-        return np.ascontiguousarray(zeros)
-    return _in_pairs(np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2)), constant_values=offset))
+        return np.ascontiguousarray(_unsigned(zeros, bits))
+    return _in_pairs(_unsigned(np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2))), bits))
+
+
+def _unsigned(codes: Array, bits: int) -> Array:
+    """Codes plus half the range, uint8."""
+    return (codes.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
 
 
 def _in_pairs(codes: Array) -> Array:

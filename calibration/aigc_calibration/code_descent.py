@@ -23,7 +23,7 @@ BATCH = 32
 def descend_codes(
     matrix: Array, hessian: Array, codes: Array, steps: Array, zeros: Array, grid: Grid, *, sweeps: int
 ) -> Array:
-    """Move codes to where the error of the products is least, one after the other; never to a larger one.
+    """Move codes, one after the other, each to where the error of the products is least. The error never grows.
 
     Args:
         matrix: [in, out] float64, the weight.

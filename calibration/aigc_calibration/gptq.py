@@ -15,12 +15,13 @@ import numpy as np
 from aigc_calibration.code_descent import descend_codes
 from aigc_calibration.grids import Grid
 from aigc_calibration.parallel import products_in_one_thread
-from aigc_calibration.weights import QuantizedWeight, block_scales, channel_scales, stored_codes
+from aigc_calibration.weights import QuantizedWeight, block_scales, by_row, channel_scales, stored_codes
 from aigc_runtime.core.tensors import Array
 
 __all__ = ["gptq"]
 
 FEW_BITS = 4
+"""Of grids whose codes are moved again."""
 DAMPING = 0.01
 """Share of the mean diagonal that is added to the diagonal (the paper's 1 %)."""
 BATCH = 32
@@ -129,11 +130,9 @@ def _round(
 
 def _descended(matrix: Array, damped: Array, rounded: _Rounded, grid: Grid, block: int | None, sweeps: int) -> _Rounded:
     codes, scales, zeros = rounded
-    steps, zeros_wide = (
-        np.repeat(of_blocks.astype(np.float64), block or len(matrix), axis=0)[: len(matrix)]
-        for of_blocks in (scales, zeros)
-    )
-    moved = descend_codes(matrix.astype(np.float64), damped, codes, steps, zeros_wide, grid, sweeps=sweeps)
+    rows = len(matrix)
+    steps, points = (by_row(of_blocks.astype(np.float64), block or rows, rows) for of_blocks in (scales, zeros))
+    moved = descend_codes(matrix.astype(np.float64), damped, codes, steps, points, grid, sweeps=sweeps)
     return moved, scales, zeros
 
 

@@ -9,8 +9,8 @@ ceil(k / s) taps; what the kernel lacks to whole strides is zeros.
 
 What puts the phases side by side: where the width of x is known and there is one group, steps that move whole pixels,
 with the channels last, as ONNX Runtime keeps codes between 8-bit convolutions: columns that follow each other are but
-read so (Reshape), and rows are a Transpose that copies the M channels of a pixel at once. Elsewhere DepthToSpace (CRD),
-which copies number by number (benchmarks/phases.py). Cases:
+read so (Reshape), and rows are a Transpose that leaves the M channels of a pixel together. Elsewhere DepthToSpace
+(CRD), which takes longer (benchmarks/phases.py). Cases:
 
 1. Two sides, both of the same stride; no dilation, `auto_pad` or `output_shape`; pads below the size of the kernel. Any
    groups and `output_padding`, any size of the input, which need not be known.

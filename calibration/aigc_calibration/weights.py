@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -12,7 +13,15 @@ from aigc_calibration.histogram import Histogram
 from aigc_calibration.ranges import Method, find_amax
 from aigc_runtime.core.tensors import Array
 
-__all__ = ["QuantizedWeight", "block_scales", "channel_scales", "round_to_blocks", "round_to_channels", "stored_codes"]
+__all__ = [
+    "QuantizedWeight",
+    "block_scales",
+    "by_row",
+    "channel_scales",
+    "round_to_blocks",
+    "round_to_channels",
+    "stored_codes",
+]
 
 WORKING_SET = 2**18
 """Numbers whose errors are computed at a time: few enough for a cache, enough that threads seldom wait."""
@@ -50,11 +59,17 @@ class QuantizedWeight:
             shape = [1] * self.codes.ndim
             shape[self.axis] = -1
             return np.asarray(self.codes * self.scales.reshape(shape), dtype=np.float32)
-        wide = np.repeat(self.scales, self.block, axis=0)[: len(self.codes)]
+        wide = by_row(self.scales, self.block, len(self.codes))
         if self.zeros is None:
             return np.asarray(self.codes * wide, dtype=np.float32)
-        zeros = np.repeat(self.zeros, self.block, axis=0)[: len(self.codes)].astype(np.float32)
+        zeros = by_row(self.zeros, self.block, len(self.codes)).astype(np.float32)
         return np.asarray((self.codes - zeros) * wide, dtype=np.float32)
+
+
+def by_row(of_blocks: Array, block: int, rows: int) -> Array:
+    """Give each row what its block has: [blocks, channels] -> [rows, channels]."""
+    wide: Array = np.repeat(of_blocks, block, axis=0)[:rows]
+    return wide
 
 
 def stored_codes(grid: Grid, codes: Array) -> Array:
@@ -137,23 +152,30 @@ def _least_error_at_once(
     weights = (ones if importance is None else _relative(importance))[:, None]
     best, scales = np.full(amax.shape, np.inf, dtype=np.float32), (amax / np.float32(grid.qmax)).astype(np.float32)
     zeros = np.zeros(amax.shape, dtype=np.float32)
-    for share in shares:
-        scale = (amax * np.float32(share) / np.float32(grid.qmax)).astype(np.float32)
-        difference = grid.round_trip(groups, scale[:, None])
+    around_zero = ((_scale(amax, share, grid.qmax), None) for share in shares)
+    for scale, zero in chain(around_zero, _between(groups, amax, grid, shares) if zero_points else ()):
+        difference = _round_trip(groups, scale, zero, grid)
         difference -= groups
         error = (weights @ np.square(difference, out=difference))[:, 0]
-        better = error <= best
+        better = error <= best if zero is None else error < best
         best, scales = np.where(better, error, best), np.where(better, scale, scales)
-    for scale, zero in _between(groups, amax, grid, shares) if zero_points else ():
-        difference = grid.round_codes(groups / scale[:, None] + zero[:, None])
-        difference -= zero[:, None]
-        difference *= scale[:, None]
-        difference -= groups
-        error = (weights @ np.square(difference, out=difference))[:, 0]
-        better = error < best
-        best, scales = np.where(better, error, best), np.where(better, scale, scales)
-        zeros = np.where(better, zero, zeros)
+        zeros = zeros if zero is None else np.where(better, zero, zeros)
     return np.ldexp(scales, exponents), zeros.astype(np.int8)
+
+
+def _scale(span: Array, share: float, steps: float) -> Array:
+    scale: Array = (span * np.float32(share) / np.float32(steps)).astype(np.float32)
+    return scale
+
+
+def _round_trip(groups: Array, scale: Array, zero: Array | None, grid: Grid) -> Array:
+    """Quantize and dequantize [groups, rows, columns] with a scale and a zero point, or none, for each column."""
+    if zero is None:
+        return grid.round_trip(groups, scale[:, None])
+    result = grid.round_codes(groups / scale[:, None] + zero[:, None])
+    result -= zero[:, None]
+    result *= scale[:, None]
+    return result
 
 
 def _between(groups: Array, amax: Array, grid: Grid, shares: Array) -> Iterator[tuple[Array, Array]]:
@@ -162,7 +184,7 @@ def _between(groups: Array, amax: Array, grid: Grid, shares: Array) -> Iterator[
     middle, span = (low + high) / 2, np.maximum(high - low, amax)
     least, most = -(1 << (grid.bits - 1)), (1 << (grid.bits - 1)) - 1
     for share in shares:
-        scale = (span * np.float32(share) / np.float32(most - least)).astype(np.float32)
+        scale = _scale(span, share, most - least)
         yield scale, np.clip(np.rint(least - (middle - span * np.float32(share) / 2) / scale), least, most)
 
 
@@ -244,9 +266,8 @@ def round_to_blocks(
 ) -> QuantizedWeight:
     """Round a matrix [in, out] to the nearest codes, one scale per block of rows and column; see `block_scales`."""
     scales, zeros = block_scales(matrix, grid, block, search=search, zero_points=zero_points)
-    wide = np.repeat(scales, block, axis=0)[: len(matrix)]
-    scaled = matrix.astype(np.float32) / wide
+    scaled = matrix.astype(np.float32) / by_row(scales, block, len(matrix))
     if zeros is not None:
-        scaled += np.repeat(zeros, block, axis=0)[: len(matrix)]
+        scaled += by_row(zeros, block, len(matrix))
     codes = stored_codes(grid, grid.round_codes(scaled))
     return QuantizedWeight(name=name, codes=codes, scales=scales, axis=1, block=block, grid=grid, zeros=zeros)

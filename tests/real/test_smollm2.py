@@ -22,19 +22,20 @@ from aigc_runtime.opening import open_pipeline
 pytestmark = pytest.mark.real
 
 QUESTION = "What is the capital of France?"
-CLEAR_QUESTIONS = (
-    "Name the capital city of France.",
-    "Tell me the capital of France.",
+CLEAREST_QUESTIONS = (
     "What is the name of the capital of France?",
-    "What is the capital of France called?",
     "What city is the capital of France? Answer in English.",
     "Complete the sentence: The capital of France is",
 )
-CLEAR = {"int8": 0.7, "int4": 2.0}
-"""Nats between PyTorch's likeliest token and the next one, at least, where a precision must answer as it does (for
-QUESTION there are 0.08): several times what the precision moves such a difference by."""
-FEWEST_CLEAR = 3
-"""Questions that are clear for a precision, at least."""
+CLEAR_QUESTIONS = (
+    *CLEAREST_QUESTIONS,
+    "Name the capital city of France.",
+    "Tell me the capital of France.",
+    "What is the capital of France called?",
+)
+CLEAR = {"int8": (0.7, CLEAR_QUESTIONS), "int4": (2.0, CLEAREST_QUESTIONS)}
+"""Precision -> nats between PyTorch's likeliest token and the next one, at least, where it must answer as PyTorch does,
+and questions with that lead; for QUESTION there are 0.08."""
 PROMPTS = (
     "The history of the printing press begins",
     "def fibonacci(n):\n",
@@ -113,18 +114,16 @@ def test_low_precision_answers(smollm2: Path, export: Export, precision: str) ->
     import torch
 
     model, tokenizer = theirs(smollm2)
-    clear = []
-    for question in CLEAR_QUESTIONS:
+    lead, questions = CLEAR[precision]
+    for question in questions:
         messages = [{"role": "user", "content": question}]
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         with torch.inference_mode():
             logits = model(tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]).logits[0, -1]
         first, second = logits.topk(2).values.tolist()
-        if first - second > CLEAR[precision]:
-            clear.append(question)
-    assert len(clear) >= FEWEST_CLEAR
+        assert first - second > lead, question
     bundle = export(smollm2, precision)
-    answers = [chat(bundle, question) for question in clear]
+    answers = [chat(bundle, question) for question in questions]
     assert all("Paris" in answer for answer in answers), answers
 
 

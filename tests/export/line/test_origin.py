@@ -274,7 +274,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "eval_data": "other",
         "tolerance": {"min_sqnr_db": 12.5, "max_over_rms": 1e-05},
     },
-    "weights": {"precision": "int4", "weight_method": "rtn", "block": 32, "calibration": None},
+    "weights": {"precision": "int4", "weight_method": "rtn", "block": 64, "calibration": None},
     "symmetric": {"precision": "int4", "weight_zero_points": False},
     "file": {"precision": "fp8", "calibration": "a b.npz"},
     "engine": {
