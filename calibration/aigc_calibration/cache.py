@@ -37,7 +37,7 @@ from aigc_runtime.io.user_file import open_plain
 
 __all__ = ["CACHE_VERSION", "read_calibration", "write_calibration"]
 
-CACHE_VERSION = 5
+CACHE_VERSION = 6
 MAX_CACHE_BYTES = 2**31
 """Of all arrays, unpacked: room for the histograms of 8,000 values and the codes of a billion weights."""
 _HEADER = "header"
@@ -93,6 +93,7 @@ class _Header:
     version: int
     graph_sha256: str
     half_precision: bool
+    rotated: bool
     split_skips: bool
     smoothing: dict[Source, float]
     equalization: float
@@ -135,6 +136,7 @@ def write_calibration(path: Path | str, calibration: Calibration) -> None:
         version=CACHE_VERSION,
         graph_sha256=calibration.graph_sha256,
         half_precision=calibration.half_precision,
+        rotated=calibration.rotated,
         split_skips=calibration.split_skips,
         smoothing=dict(calibration.smoothing),
         equalization=calibration.equalization,
@@ -216,6 +218,7 @@ def read_calibration(path: Path | str) -> Calibration:
         raise CalibrationError(f"{what} is damaged: its arrays are not those of its header", hint=_HINT)
     return Calibration(
         graph_sha256=header.graph_sha256,
+        rotated=header.rotated,
         split_skips=header.split_skips,
         smoothing=header.smoothing,
         equalization=header.equalization,

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aigc_calibration.choose_equalization import STRENGTHS, choose_equalization
+from aigc_calibration.choose_rotation import TRIED, choose_rotation
 from aigc_calibration.collect import Statistics, collect
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData, row_weights
@@ -21,6 +22,8 @@ from aigc_calibration.hessian import SampledMoments
 from aigc_calibration.plan import HALF_PRECISIONS, SitePrecision
 from aigc_calibration.planner import watched
 from aigc_calibration.ranges import Method
+from aigc_calibration.residual_streams import residual_streams
+from aigc_calibration.rotate import rotate
 from aigc_calibration.sites import find_sites
 from aigc_calibration.smooth import Source, smooth, smoothable
 from aigc_calibration.split import split_skips
@@ -44,13 +47,14 @@ class Calibration:
     """The statistics of a graph over calibration data.
 
     Attributes:
-        graph_sha256: digest of the prepared graph, before it is split, equalized and smoothed.
+        graph_sha256: digest of the prepared graph, before it is rotated, split, equalized and smoothed.
+        rotated: whether residual streams are rotated.
         split_skips: whether sites behind a concatenation are split, one for each branch.
         smoothing: strength of SmoothQuant by where it is folded to; empty for none.
         equalization: strength of the equalization of channels of results; 0 for none.
         channels: value -> [C] float32, largest magnitude of every channel among the first samples, of what is
             smoothed or equalized.
-        statistics: of the graph after all three.
+        statistics: of the graph after all four.
         half_precision: whether results of all sites were watched too, as 16-bit formats need, and of all values the
             largest magnitudes alone.
         methods: value -> the method of its range, where it was chosen by what it does to the outputs; empty if not.
@@ -62,6 +66,7 @@ class Calibration:
     """
 
     graph_sha256: str
+    rotated: bool
     split_skips: bool
     smoothing: Mapping[Source, float]
     equalization: float
@@ -114,7 +119,9 @@ def calibrate(
     # fp8 has as many digits for quiet channels as for loud ones. While the strength is not chosen, any makes channels
     # watched.
     equalization = 0.0 if precision != "int8" else 1.0 if config.equalize is None else config.equalize
-    base, parts = (graph, 0) if half_precision or not config.split_skips else split_skips(graph)
+    rotated = _is_rotated(graph, data, config, precision=precision, threads=threads, progress=progress)
+    base, _ = rotate(graph) if rotated else (graph, 0)
+    base, parts = (base, 0) if half_precision or not config.split_skips else split_skips(base)
     channels: dict[str, Array] = {}
     if watch := _channels(base, smoothing, equalization):
         few = FewSamples(data)
@@ -145,6 +152,7 @@ def calibrate(
     _LOG.info("%d rows for %s: ranges of %d values", statistics.samples, precision, len(statistics.tensors))
     return Calibration(
         graph_sha256=graph_digest(graph),
+        rotated=rotated,
         split_skips=parts > 0,
         smoothing=smoothing if smoothed_groups else {},
         equalization=equalization,
@@ -153,6 +161,24 @@ def calibrate(
         half_precision=half_precision,
         moments=moments,
     )
+
+
+def _is_rotated(
+    graph: ir.Model,
+    data: CalibrationData,
+    config: QuantConfig,
+    *,
+    precision: SitePrecision,
+    threads: int | None,
+    progress: Progress | None,
+) -> bool:
+    """Whether streams are rotated: fp8 has as many digits for quiet channels as for loud ones."""
+    if precision != "int8" or config.rotate is False or not residual_streams(graph):
+        return False
+    if config.rotate:
+        return True
+    report = phase(progress, "choice of rotation", TRIED)
+    return choose_rotation(graph, data, config, threads=threads, progress=report)
 
 
 def _add_batch(
@@ -213,7 +239,7 @@ def check_kind(calibration: Calibration, precision: SitePrecision) -> None:
 
 
 def smoothed(graph: ir.Model, calibration: Calibration, *, attention: bool = False) -> tuple[ir.Model, tuple[str, ...]]:
-    """Split and smooth a graph as its calibration did; returns it and a sentence for each transform.
+    """Rotate, split and smooth a graph as its calibration did; returns it and a sentence for each transform.
 
     Args:
         graph: that was calibrated.
@@ -228,12 +254,16 @@ def smoothed(graph: ir.Model, calibration: Calibration, *, attention: bool = Fal
             "the calibration belongs to another graph: the model, its weights or the passes have changed",
             hint="run `aigc-export calibrate` again",
         )
-    base, parts = split_skips(graph) if calibration.split_skips else (graph, 0)
+    base, streams = rotate(graph) if calibration.rotated else (graph, 0)
+    base, parts = split_skips(base) if calibration.split_skips else (base, 0)
     found = {name: len(array) for name, array in calibration.channels.items()}
     if found != _channel_counts(base, _channels(base, calibration.smoothing, calibration.equalization)):
         raise _incomplete("its channels are not those of the graph")
     made, equalized, count = _scaled(base, calibration.channels, calibration.smoothing, calibration.equalization)
-    transforms: tuple[str, ...] = (f"{parts} sites split by the branches of a concatenation",) if parts else ()
+    rotated = f"{streams} residual stream{'s' if streams > 1 else ''} rotated"
+    transforms: tuple[str, ...] = (rotated,) if streams else ()
+    if parts:
+        transforms += (f"{parts} sites split by the branches of a concatenation",)
     if equalized:
         transforms += (f"channels of {equalized} results equalized, strength {calibration.equalization:g}",)
     if count:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aigc_calibration.calibrate import Calibration, check_kind, smoothed
-from aigc_calibration.choose_float import MUCH_FOR_LITTLE, choose_float, with_float_sites
+from aigc_calibration.choose_float import MUCH_FOR_LITTLE, FloatChoice, can_choose, choose_float, with_float_sites
 from aigc_calibration.choose_ranges import CANDIDATES, choose_ranges, with_methods
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.data import CalibrationData
@@ -99,12 +99,29 @@ def plan_chosen(
         CancelledError: `progress` returned False.
     """
     samples = _ChoiceInputs(data, form, outputs, threads, progress)
-    graph, plan, weights = _with_ranges(prepared, calibration, config, precision, samples)
-    if precision not in HALF_PRECISIONS:
-        plan = _with_floats(graph, plan, weights, calibration, config, samples)
-        used = {op.weight for op in plan.quantized()}
-        weights = {name: weight for name, weight in weights.items() if name in used}
-    return graph, plan, weights
+    if config.ranges != "auto" or precision != "int8":
+        graph, plan = plan_calibrated(prepared, calibration, config, precision=precision, form=form)
+        weights = {} if precision in HALF_PRECISIONS else _rounded(graph, plan, config, calibration, threads)
+        floats = _float_sites(graph, plan, weights, calibration, config, samples)
+        return graph, *_with_floats(plan, weights, floats)
+    every = [replace(config, ranges=method) for method in CANDIDATES]
+    graph, made = _plans(prepared, calibration, every, precision=precision, form=form)
+    plans = dict(zip(CANDIDATES, made, strict=True))
+    if calibration.methods:
+        plan = with_methods(graph, plans, calibration.methods, calibration.choice)
+        weights = _rounded(graph, plan, config, calibration, threads)
+        floats = _float_sites(graph, plan, weights, calibration, config, samples)
+        return graph, *_with_floats(plan, weights, floats)
+    first = _rounded(graph, plans[UNCHOSEN], config, calibration, threads)
+    start, rounded = plans[UNCHOSEN], first
+    if calibration.float_sites is None and can_choose(data, config.float_share):
+        start, rounded = _with_ranges(graph, plans, first, config, samples, alike=True)
+    floats = _float_sites(graph, start, rounded, calibration, config, samples)
+    # Each range is chosen last: beside what is float by then, small noise is not hidden by large.
+    whys = dict.fromkeys(floats.nodes, MUCH_FOR_LITTLE)
+    left = {method: one.with_float(whys) for method, one in plans.items()}
+    plan, weights = _with_ranges(graph, left, first, config, samples)
+    return graph, *_with_floats(plan, weights, floats)
 
 
 @dataclass(frozen=True)
@@ -122,47 +139,51 @@ class _ChoiceInputs:
 
 
 def _with_ranges(
-    prepared: ir.Model, calibration: Calibration, config: QuantConfig, precision: SitePrecision, samples: _ChoiceInputs
-) -> tuple[ir.Model, QuantizationPlan, dict[str, QuantizedWeight]]:
-    """Plan all sites but those that the configuration leaves float, and round their weights."""
-    form, threads = samples.form, samples.threads
-    if config.ranges != "auto" or precision != "int8":
-        graph, plan = plan_calibrated(prepared, calibration, config, precision=precision, form=form)
-        halves = precision in HALF_PRECISIONS
-        return graph, plan, {} if halves else _rounded(graph, plan, config, calibration, threads)
-    every = [replace(config, ranges=method) for method in CANDIDATES]
-    graph, made = _plans(prepared, calibration, every, precision=precision, form=form)
-    plans = dict(zip(CANDIDATES, made, strict=True))
-    if calibration.methods:
-        plan = with_methods(graph, plans, calibration.methods, calibration.choice)
-        return graph, plan, _rounded(graph, plan, config, calibration, threads)
-    weights = _rounded(graph, plans[UNCHOSEN], config, calibration, threads)
+    graph: ir.Model,
+    plans: Mapping[Method, QuantizationPlan],
+    weights: Mapping[str, QuantizedWeight],
+    config: QuantConfig,
+    samples: _ChoiceInputs,
+    *,
+    alike: bool = False,
+) -> tuple[QuantizationPlan, dict[str, QuantizedWeight]]:
+    """Choose ranges among plans, and round again what follows them.
+
+    Args:
+        graph: of the plans.
+        plans: by the method of their ranges.
+        weights: as they are rounded for the plan of `UNCHOSEN`.
+        config: methods.
+        samples: to choose on.
+        alike: see `choose_ranges`.
+    """
     plan = choose_ranges(
         graph,
         plans,
         weights,
         samples.data,
-        form,
+        samples.form,
         outputs=samples.wanted(graph),
-        threads=threads,
+        alike=alike,
+        threads=samples.threads,
         progress=samples.progress,
     )
     # A scale that made room for the bias follows the range.
-    last = round_weights(graph, plan, config, before=(plans[UNCHOSEN], weights), threads=threads)
-    return graph, plan, _with_codes(last, weights)
+    last = round_weights(graph, plan, config, before=(plans[UNCHOSEN], weights), threads=samples.threads)
+    return plan, _with_codes(last, weights)
 
 
-def _with_floats(
+def _float_sites(
     graph: ir.Model,
     plan: QuantizationPlan,
     weights: Mapping[str, QuantizedWeight],
     calibration: Calibration,
     config: QuantConfig,
     samples: _ChoiceInputs,
-) -> QuantizationPlan:
-    """Leave sites float as the calibration says, and else as is chosen on samples."""
-    if config.float_share <= 0:
-        return plan
+) -> FloatChoice:
+    """The sites that stay float as the calibration says, and else as is chosen on samples."""
+    if config.float_share <= 0 or plan.precision in HALF_PRECISIONS:
+        return FloatChoice()
     if calibration.float_sites is None:
         return choose_float(
             graph,
@@ -176,8 +197,18 @@ def _with_floats(
             progress=samples.progress,
         )
     quantized = {op.node for op in plan.quantized()}
-    kept = [node for node in calibration.float_sites if node in quantized]
-    return with_float_sites(plan, kept, calibration.float_choice) if kept and len(kept) < len(quantized) else plan
+    kept = tuple(node for node in calibration.float_sites if node in quantized)
+    return FloatChoice(nodes=kept, note=calibration.float_choice) if len(kept) < len(quantized) else FloatChoice()
+
+
+def _with_floats(
+    plan: QuantizationPlan, weights: Mapping[str, QuantizedWeight], floats: FloatChoice
+) -> tuple[QuantizationPlan, dict[str, QuantizedWeight]]:
+    """Leave sites float; their weights have no codes."""
+    if floats.nodes:
+        plan = with_float_sites(plan, floats.nodes, floats.note)
+    used = {op.weight for op in plan.quantized()}
+    return plan, {name: weight for name, weight in weights.items() if name in used}
 
 
 def _rounded(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from aigc_calibration.data import CalibrationData
@@ -25,7 +25,16 @@ from aigc_runtime.errors import AigcError, CancelledError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["MUCH_FOR_LITTLE", "choose_float", "proven_sites", "with_float_sites", "worthy_sites"]
+__all__ = [
+    "MUCH_FOR_LITTLE",
+    "FloatChoice",
+    "can_choose",
+    "choose_float",
+    "in_rounds",
+    "proven_sites",
+    "with_float_sites",
+    "worthy_sites",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,8 +49,29 @@ FEWEST_ROWS = 24
 """Rows of samples that a choice is made on."""
 MOST_EVALUATIONS = 32
 """Runs that the order takes at most."""
+ROUNDS = 3
+"""Times that the sites that are left are measured, while each time at least `WORTH_ANOTHER` of the noise went away."""
+WORTH_ANOTHER = 0.5
 SHOWN = 5
 """Sites that the sentence in the plan names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatChoice:
+    """Sites that stay float.
+
+    Attributes:
+        nodes: the sites.
+        note: how they were chosen, a sentence; empty where there are none.
+    """
+
+    nodes: tuple[str, ...] = ()
+    note: str = ""
+
+
+def can_choose(data: CalibrationData, share: float) -> bool:
+    """Check whether anything can be chosen; see `choose_float`."""
+    return share > 0 and data.rows >= FEWEST_ROWS
 
 
 def choose_float(
@@ -55,8 +85,8 @@ def choose_float(
     outputs: Sequence[str],
     threads: int | None = None,
     progress: Progress | None = None,
-) -> QuantizationPlan:
-    """Take sites of a plan back to float.
+) -> FloatChoice:
+    """Choose sites of a plan to stay float.
 
     Samples of fewer rows than `FEWEST_ROWS` choose nothing. A choice among many sites would rest on few numbers; and it
     is large generators that are given few samples, for which it takes minutes.
@@ -72,17 +102,14 @@ def choose_float(
         threads: of the engine.
         progress: called after every mix that is measured.
 
-    Returns:
-        The plan, with a sentence on what stays float, if anything does.
-
     Raises:
         CancelledError: `progress` returned False.
     """
     if share <= 0 or len(plan.quantized()) < 2:
-        return plan
-    if data.rows < FEWEST_ROWS:
+        return FloatChoice()
+    if not can_choose(data, share):
         _LOG.info("which sites stay float was not measured: %d rows of samples are too few for it", data.rows)
-        return plan
+        return FloatChoice()
     try:
         judged = judged_batches(data, opened_when_called(model, threads=threads))
         order = order_sites(
@@ -100,9 +127,11 @@ def choose_float(
         raise
     except AigcError as err:  # a graph that cannot be run with switches keeps its plan
         _LOG.warning("which sites stay float was not measured: %s", err.message)
-        return plan
-    found = proven_sites(order, worthy_sites(order, share))
-    return with_float_sites(plan, found, _sentence(plan, order, found)) if found else plan
+        return FloatChoice()
+    chosen = in_rounds(order, share)
+    if not chosen:
+        return FloatChoice()
+    return FloatChoice(nodes=tuple(chosen), note=_sentence(plan, order, chosen))
 
 
 def with_float_sites(plan: QuantizationPlan, nodes: Sequence[str], note: str) -> QuantizationPlan:
@@ -116,8 +145,28 @@ def with_float_sites(plan: QuantizationPlan, nodes: Sequence[str], note: str) ->
     return replace(plan.with_float(dict.fromkeys(nodes, MUCH_FOR_LITTLE)), notes=(*plan.notes, note))
 
 
+def in_rounds(order: FloatOrder, share: float) -> dict[str, float]:
+    """Choose sites, then more among the others, measured with the first ones float.
+
+    Args:
+        order: of all sites that are in few bits.
+        share: of their work, that may become float.
+
+    Returns:
+        site -> the noise that it makes, as it was estimated when it was chosen.
+    """
+    chosen: dict[str, float] = {}
+    for _ in range(ROUNDS):
+        found = proven_sites(order, worthy_sites(order, share - _work(tuple(chosen), order)))
+        chosen |= {node: order.noise[node] for node in found}
+        if not found or order.without(found) > (1 - WORTH_ANOTHER) * order.without(()):
+            break
+        order = order.again(found)
+    return chosen
+
+
 def worthy_sites(order: FloatOrder, share: float) -> tuple[str, ...]:
-    """Choose sites in their order: each must make `RATE` times as much of the noise that is left as it costs.
+    """Choose sites that make most for what they cost: each must make `RATE` times as much of the noise that is left.
 
     Args:
         order: of all sites that are in few bits.
@@ -127,7 +176,7 @@ def worthy_sites(order: FloatOrder, share: float) -> tuple[str, ...]:
     used, found = 0.0, list[str]()
     if not math.isfinite(left):
         return ()
-    for node in order.nodes:
+    for node in sorted(order.nodes, key=lambda node: -order.noise[node] / _cost([node], order)):
         work, enough = _work([node], order), RATE * _cost([node], order) * left
         if left <= 0 or used + work > share or order.noise[node] < enough or len(found) + 1 == len(order.nodes):
             continue
@@ -155,21 +204,23 @@ def proven_sites(order: FloatOrder, nodes: tuple[str, ...]) -> tuple[str, ...]:
 
 def _cost(nodes: Sequence[str], order: FloatOrder) -> float:
     """What sites in float cost: their share of the work, and of the conversions."""
-    return _work(nodes, order) + CONVERSIONS * len(nodes) / len(order.nodes)
+    return _work(nodes, order) + CONVERSIONS * len(nodes) / len(order.work)
 
 
 def _work(nodes: Sequence[str], order: FloatOrder) -> float:
     return sum(order.work[node] for node in nodes) / (sum(order.work.values()) or 1)
 
 
-def _sentence(plan: QuantizationPlan, order: FloatOrder, nodes: Sequence[str]) -> str:
+def _sentence(plan: QuantizationPlan, order: FloatOrder, noise: Mapping[str, float]) -> str:
+    """Say what stays float, with what all of it takes away as it was measured, and what each makes as estimated."""
     modules = {op.node: op.module or op.node for op in plan.ops}
+    nodes, whole = tuple(noise), order.without(())
+    taken = 1 - order.without(nodes) / whole
 
-    def shares(of: Sequence[str]) -> str:
-        noise = sum(order.share(node) for node in of)
-        return f"{noise:.0%} of the noise, {_work(of, order):.1%} of the work"
+    def shares(of: Sequence[str], noise: float) -> str:
+        return f"{min(noise, 1):.0%} of the noise, {_work(of, order):.1%} of the work"
 
-    each = ", ".join(f"{modules[node]} ({shares([node])})" for node in nodes[:SHOWN])
+    each = ", ".join(f"{modules[node]} ({shares([node], noise[node] / whole)})" for node in nodes[:SHOWN])
     more = f" and {len(nodes) - SHOWN} more" if len(nodes) > SHOWN else ""
     count = "1 site stays float by its" if len(nodes) == 1 else f"{len(nodes)} sites stay float by their"
-    return f"{count} effect on the outputs, {shares(nodes)}: {each}{more}"
+    return f"{count} effect on the outputs, {shares(nodes, taken)}: {each}{more}"

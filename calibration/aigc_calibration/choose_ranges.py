@@ -46,6 +46,7 @@ def choose_ranges(
     form: QdqFormat,
     *,
     outputs: Sequence[str],
+    alike: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> QuantizationPlan:
@@ -58,6 +59,7 @@ def choose_ranges(
         data: calibration samples, of which the first are used.
         form: of the engine.
         outputs: names of the results that count.
+        alike: take one method for all, which needs a run for each.
         threads: of the engine.
         progress: called after every run over the samples with the number of runs, and how many there may be.
 
@@ -81,7 +83,7 @@ def choose_ranges(
     del graph
     owners = _owners(model, first)
     items = [name for name in _in_order(model, first) if name not in owners]
-    most = most_evaluations(data, judged, least=LEAST_CHOICES)
+    most = len(plans) if alike else most_evaluations(data, judged, least=LEAST_CHOICES)
     count, report = itertools.count(1), phase(progress, "choice of ranges", most)
 
     def noise(chosen: Mapping[str, Method], batches: Sequence[Feeds], exact: Sequence[Feeds]) -> float:
@@ -103,11 +105,11 @@ def choose_ranges(
     uniform = min(plans, key=lambda method: found.alike[method])
     chosen, note = found.options, _sentence(found.alike, found.cost, found.evaluations)
     if checked and set(chosen.values()) != {uniform}:
-        alike: Mapping[str, Method] = dict.fromkeys(items, uniform)
+        same: Mapping[str, Method] = dict.fromkeys(items, uniform)
         mixed = found.cost + noise(chosen, checked, wanted[1])
-        plain = found.alike[uniform] + noise(alike, checked, wanted[1])
+        plain = found.alike[uniform] + noise(same, checked, wanted[1])
         if mixed >= plain:
-            chosen, note = alike, f"{note}; with other samples that is no better, and all ranges are by {uniform}"
+            chosen, note = same, f"{note}; with other samples that is no better, and all ranges are by {uniform}"
     return with_methods(model, plans, chosen, note)
 
 

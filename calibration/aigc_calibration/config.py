@@ -36,6 +36,8 @@ class QuantConfig:
         affine: find ranges with a zero point too, for engines whose 8-bit activations have one.
         attention: quantize products of two activations too.
         split_skips: give each branch of a concatenation its own range (`split.split_skips`), in 8 bits.
+        rotate: rotate residual streams (`rotate.rotate`), in int8. None: by what it does to the outputs
+            (`choose_rotation`).
         smooth: strength of SmoothQuant, 0 to 1, by where it is folded to; see `smooth.SmoothGroup.source`.
         equalize: strength of `equalize.equalize`, 0 to 1, in int8; 0 leaves all channels of results as they are. None:
             by what it does to the outputs (`choose_equalization`).
@@ -61,6 +63,7 @@ class QuantConfig:
     affine: bool = True
     attention: bool = False
     split_skips: bool = False
+    rotate: bool | None = None
     smooth: Mapping[Source, float] = field(default_factory=dict)
     equalize: float | None = None
     gain_smoothing: float = 0.0

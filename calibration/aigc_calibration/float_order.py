@@ -19,6 +19,7 @@ from aigc_calibration.group_noise import noise_of_each
 from aigc_calibration.onnx_function import Feeds, OnnxFunction, open_onnx
 from aigc_calibration.output_noise import relative_noise
 from aigc_calibration.plan import QuantizationPlan
+from aigc_calibration.roles import by_role
 from aigc_calibration.search.toggle import SWITCH, toggle_graph
 from aigc_calibration.weights import QuantizedWeight
 from aigc_runtime.core.progress import Progress, phase
@@ -41,14 +42,17 @@ class FloatOrder:
     Attributes:
         nodes: the first does the most harm for its work.
         noise: node -> the noise of the outputs, relative to their signal, that it alone makes; an estimate.
-        work: node -> its multiply-accumulates of one run.
+        work: node -> its multiply-accumulates of one run, of all sites that the plan quantizes.
         without: called with sites -> the noise with these float, on the samples.
+        again: called with sites -> the order of all others, measured anew with these float. Noise that was small beside
+            theirs is estimated better then.
     """
 
     nodes: tuple[str, ...]
     noise: Mapping[str, float]
     work: Mapping[str, int]
     without: Callable[[tuple[str, ...]], float]
+    again: Callable[[tuple[str, ...]], FloatOrder]
 
     def measured(self, count: int) -> float:
         """The noise with the first `count` float, on the samples."""
@@ -119,27 +123,34 @@ def order_sites(
         return asked(lambda feeds: run({**feeds, **switches}))
 
     wanted = mix(())
-    report, count = phase(progress, "order of sites", evaluations), 0
 
-    def noise(on: Sequence[str]) -> float:
+    @cache
+    def noise(on: frozenset[str]) -> float:
         check_interrupted()
-        return relative_noise(mix(frozenset(on)), wanted)
+        return relative_noise(mix(on), wanted)
 
-    def told(on: Sequence[str]) -> float:
-        nonlocal count
-        count += 1
-        report(count)
-        return noise(on)
-
-    found = noise_of_each(low, told, evaluations=evaluations)
-    if count < evaluations:
-        report(evaluations)  # there was nothing more to measure
     total = sum(work[node] for node in low) or 1
     cost = {node: work[node] / total + 1 / len(low) for node in low}
-    nodes = sorted(low, key=lambda node: -found[node] / cost[node])
-    return FloatOrder(
-        nodes=tuple(nodes),
-        noise=found,
-        work={node: work[node] for node in low},
-        without=cache(lambda high: noise([node for node in low if node not in set(high)])),
-    )
+
+    def ordered(high: frozenset[str]) -> FloatOrder:
+        report, count = phase(progress, "order of sites", evaluations), 0
+        left = [node for node in low if node not in high]
+
+        def told(on: Sequence[str]) -> float:
+            nonlocal count
+            count += 1
+            report(count)
+            return noise(frozenset(on))
+
+        found = noise_of_each(by_role(model, left), told, evaluations=evaluations)
+        if count < evaluations:
+            report(evaluations)  # there was nothing more to measure
+        return FloatOrder(
+            nodes=tuple(sorted(left, key=lambda node: -found[node] / cost[node])),
+            noise=found,
+            work={node: work[node] for node in low},
+            without=lambda more: noise(frozenset(left) - frozenset(more)),
+            again=lambda more: ordered(high | frozenset(more)),
+        )
+
+    return ordered(frozenset())

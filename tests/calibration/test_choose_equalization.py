@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from aigc_calibration import choose_equalization
+from aigc_calibration import eight_bit_noise
 from aigc_calibration.calibrate import calibrate, smoothed
 from aigc_calibration.choose_equalization import STRENGTHS
 from aigc_calibration.config import QuantConfig
@@ -41,7 +41,7 @@ def test_it_is_done_where_it_helps() -> None:
 def test_it_is_left_where_it_harms_or_does_nothing(noise: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = quiet_channels_matter(np.geomspace(20, 1, CHANNELS))
     found = iter(noise)
-    monkeypatch.setattr(choose_equalization, "output_noise", lambda *_: next(found))
+    monkeypatch.setattr(eight_bit_noise, "output_noise", lambda *_: next(found))
     calibration = calibrate(model, data, QuantConfig(), precision="int8")
     assert (calibration.equalization, dict(calibration.channels)) == (0.0, {})
     assert smoothed(model, calibration) == (model, ())

@@ -12,7 +12,8 @@ from onnx import helper
 from aigc_calibration import choose_float
 from aigc_calibration.calibrate import calibrate
 from aigc_calibration.calibrated_plan import with_choice
-from aigc_calibration.choose_float import MUCH_FOR_LITTLE, proven_sites, worthy_sites
+from aigc_calibration.choose_float import MUCH_FOR_LITTLE, in_rounds, proven_sites, worthy_sites
+from aigc_calibration.choose_ranges import CANDIDATES
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.float_order import FloatOrder
 from aigc_calibration.formats import SIGNED_FORMAT
@@ -111,6 +112,27 @@ def test_where_nothing_else_would_run_in_few_bits_no_site_is_float_by_choice() -
     assert len(found.plan.quantized()) == LAYERS + 1
 
 
+def test_ranges_are_chosen_one_by_one_when_it_is_known_what_stays_float() -> None:
+    """Before, one method for all is chosen, in a run for each; of few rows nothing is chosen, and it is not needed."""
+    model, data = network(loud=True)
+    few = Batches(data.feeds[:20])
+    for samples, phases in ((data, ["choice of ranges", "order of sites"]), (few, [])):
+        told: list[tuple[str, int]] = []
+
+        def note(what: str, _: int, total: int, told: list[tuple[str, int]] = told) -> None:
+            told.append((what, total))
+
+        found = quantize(model, samples, replace(CONFIG, ranges="auto"), precision="int8", progress=note)
+        after = told[next(i for i, (what, _) in enumerate(told) if what in {"choice of ranges", "order of sites"}) :]
+        assert list(dict.fromkeys(what for what, _ in after))[: len(phases)] == phases
+        totals = [total for what, total in after if what == "choice of ranges"]
+        assert totals[:3] == [len(CANDIDATES)] * 3 if phases else totals[0] > len(CANDIDATES)
+        assert after[-1][0] == "choice of ranges"
+        assert after[-1][1] > len(CANDIDATES)
+        assert "runs)" in found.plan.notes[0]
+        assert floats(found) == ({"small": MUCH_FOR_LITTLE} if phases else {})
+
+
 def test_a_calibration_keeps_the_choice() -> None:
     model, data = network(loud=True)
     found = calibrate(prepare(model), data, CONFIG, precision="int8")
@@ -137,13 +159,14 @@ def test_a_choice_can_be_stopped() -> None:
         quantize(model, data, CONFIG, precision="int8", progress=lambda what, *_: "order" not in what)
 
 
-def order(**sites: tuple[float, int]) -> FloatOrder:
-    nodes = tuple(sorted(sites, key=lambda name: -sites[name][0] / (sites[name][1] / 100 + 1 / len(sites))))
+def order(high: tuple[str, ...] = (), /, **sites: tuple[float, int]) -> FloatOrder:
+    left = {name: site for name, site in sites.items() if name not in high}
     return FloatOrder(
-        nodes=nodes,
-        noise={name: noise for name, (noise, _) in sites.items()},
+        nodes=tuple(sorted(left, key=lambda name: -left[name][0] / (left[name][1] / 100 + 1 / len(sites)))),
+        noise={name: noise for name, (noise, _) in left.items()},
         work={name: work for name, (_, work) in sites.items()},
-        without=lambda high: sum(noise for name, (noise, _) in sites.items() if name not in high),
+        without=lambda more: sum(noise for name, (noise, _) in left.items() if name not in more),
+        again=lambda more: order((*high, *more), **sites),
     )
 
 
@@ -170,6 +193,21 @@ def test_sites_whose_noise_does_not_add_up_are_taken_by_halves() -> None:
     assert proven_sites(replace(found, without=lambda high: 100.0 - 50 * (high == ("a",))), ("a", "b", "c")) == ("a",)
     assert proven_sites(replace(found, without=lambda _: 100.0), ("a", "b", "c")) == ()
     assert proven_sites(found, ()) == ()
+
+
+def test_what_was_hidden_behind_loud_sites_is_found_when_they_are_gone() -> None:
+    """Of the first measurement, c seems to make no more than d: what both make together is halved."""
+    true = {"a": (9000.0, 1), "c": (90.0, 5), "d": (10.0, 94)}
+    rough = replace(order(**true), noise={"a": 9000.0, "c": 8.0, "d": 92.0})
+    assert worthy_sites(rough, 0.2) == ("a",)
+    assert in_rounds(rough, 0.2) == {"a": 9000.0, "c": 90.0}
+    assert in_rounds(rough, 0.05) == {"a": 9000.0}  # there is no room for c beside a
+
+
+def test_a_round_that_takes_little_is_the_last() -> None:
+    found = order(a=(40.0, 1), b=(60.0, 99))
+    never = replace(found, again=lambda _: pytest.fail("the sites are measured again"))
+    assert in_rounds(never, 0.2) == {"a": 40.0}
 
 
 def test_one_site_is_left_whatever_it_does() -> None:

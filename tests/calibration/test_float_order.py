@@ -120,6 +120,17 @@ def test_of_equal_harm_the_smaller_site_comes_first() -> None:
     assert order.nodes == ("small", "large")
 
 
+def test_the_others_are_measured_again_with_some_float(subject: tuple[Quantized, Batches]) -> None:
+    order = ordered(*subject)
+    again = order.again((SPOILED,))
+    assert set(again.nodes) == set(order.nodes) - {SPOILED}
+    assert again.work == order.work
+    assert again.measured(0) == order.measured(1)
+    assert again.without(again.nodes) == 0
+    assert sum(again.noise.values()) == pytest.approx(again.measured(0))
+    assert again.again(again.nodes[:2]).measured(0) == again.measured(2)
+
+
 def test_a_progress_that_says_no_cancels(subject: tuple[Quantized, Batches]) -> None:
     with pytest.raises(CancelledError):
         ordered(*subject, progress=lambda *_: False)

@@ -54,7 +54,9 @@ _OPTIONS = (
     ),
     click.option("--keep-float", multiple=True, metavar="MODULE", help="Not quantized; may be repeated."),
     click.option(
-        "--float-share", type=float, help="Of the work, what may stay float where that gains most. Default: 0.1."
+        "--float-share",
+        type=float,
+        help="Of the work, what may stay float where that gains most. Default: 0.1; of text 0.3.",
     ),
     click.option("--ranges", type=_RANGES, help="Of activations. Default: auto, each by what it does to the outputs."),
     click.option("--weight-ranges", type=_METHODS, help="Of weights' channels."),
@@ -68,6 +70,11 @@ _OPTIONS = (
         "--weight-zero-points/--no-weight-zero-points",
         default=None,
         help="Of 4-bit weights: a zero point for each block, or codes around zero. Default: a zero point.",
+    ),
+    click.option(
+        "--rotate/--no-rotate",
+        default=None,
+        help="Mix the channels of residual streams, in int8, so that none is large. Default: by the outputs.",
     ),
     click.option("--split-skips", is_flag=True, help="A range for each branch of a concatenation, in 8 bits."),
     click.option(
@@ -96,6 +103,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
         calibration_samples: int | None,
         keep_float: tuple[str, ...],
         float_share: float | None,
+        rotate: bool | None,
         split_skips: bool,
         equalize: float | None,
         ranges: str | None,
@@ -122,6 +130,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "calibration_samples": calibration_samples,
             "keep_float": keep_float,
             "float_share": float_share,
+            "rotate": rotate,
             "split_skips": split_skips,
             "equalize": equalize,
             "ranges": ranges,

@@ -119,8 +119,10 @@ def _quantization_options(config: QuantConfig, default: QuantConfig) -> list[str
         value = getattr(config, name)
         if value != getattr(default, name):
             words += [option, str(value)]
-    if config.weight_zero_points != default.weight_zero_points:
-        words.append("--weight-zero-points" if config.weight_zero_points else "--no-weight-zero-points")
+    for name in ("weight_zero_points", "rotate"):
+        value = getattr(config, name)
+        if value != getattr(default, name):
+            words.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
     return words
 
 

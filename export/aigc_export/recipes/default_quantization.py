@@ -36,6 +36,7 @@ def default_quantization(
         gain_smoothing=workload.gain_smoothing,
         weight_method=weight_method,
         block=workload.block,
+        float_share=workload.float_share,
     )
 
 

@@ -144,6 +144,7 @@ def export_recipe(
     target: str | Target = DEFAULT_TARGET,
     precision: str = "fp32",
     calibration_samples: int | None = None,
+    rotate: bool | None = None,
     split_skips: bool = False,
     equalize: float | None = None,
     keep_float: Sequence[str] = (),
@@ -165,6 +166,7 @@ def export_recipe(
         precision: one that it can run; of a program of several parts also one for each, `unet=int8,vae_decoder=fp16`,
             with one for the rest in front, or fp32; `auto,vae_encoder=fp16` searches for those that are not named.
         calibration_samples: in place of the default.
+        rotate: see `QuantConfig`.
         split_skips: see `QuantConfig`.
         equalize: see `QuantConfig`.
         keep_float: modules that stay float, besides those that the model's hints name.
@@ -212,6 +214,7 @@ def export_recipe(
         "samples": calibration_samples,
         "keep_float": tuple(keep_float) or None,
         "float_share": float_share,
+        "rotate": rotate,
         "split_skips": split_skips or None,
         "equalize": equalize,
         "ranges": ranges,

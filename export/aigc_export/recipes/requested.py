@@ -20,6 +20,7 @@ _ALL = tuple(one for one in PRECISIONS if one != "float")
 _READ_BY: dict[str, tuple[str, tuple[SitePrecision, ...]]] = {
     "keep_float": ("--keep-float", _ALL),
     "float_share": ("--float-share", _EIGHT_BITS),
+    "rotate": ("--rotate", ("int8",)),
     "split_skips": ("--split-skips", _EIGHT_BITS),
     "equalize": ("--equalize", ("int8",)),
     "ranges": ("--ranges", ("int8",)),
@@ -105,7 +106,7 @@ def check_requested(
             raise ConfigError(
                 f"{option} changes nothing in {_named(precisions, workload, target)}", hint=f"leave it out{others}"
             )
-    for name in ("split_skips", "equalize", "float_share"):
+    for name in ("rotate", "split_skips", "equalize", "float_share"):
         if name in requested and calibration is not None:
             option, _ = _READ_BY[name]
             raise ConfigError(

@@ -198,6 +198,7 @@ class Workload:
         nearest: see `QuantConfig`.
         gain_smoothing: see `QuantConfig`.
         block: see `QuantConfig`.
+        float_share: see `QuantConfig`.
         loops: whether a generation runs its one part again and again on what it gave, so that small errors grow.
         few_samples: that are read where gains are smoothed and nothing else needs any.
         precision_pairs: what a search chooses between.
@@ -231,6 +232,7 @@ class Workload:
     nearest: tuple[SitePrecision, ...] = ()
     gain_smoothing: float = 0.0
     block: int | None = 32
+    float_share: float = 0.1
     loops: bool = False
     few_samples: int = 8
     precision_pairs: tuple[Precisions, ...] = (INTEGERS,)

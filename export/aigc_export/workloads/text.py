@@ -252,6 +252,7 @@ TEXT = Workload(
     nearest=("int8-weight",),  # GPTQ changes perplexity by less than its error: docs/quantization.md
     gain_smoothing=0.5,
     block=None,
+    float_share=0.3,  # the last products of gated layers are a fifth of a model: docs/adr/0053-rotated-streams.md
     precision_pairs=(INTEGERS, WEIGHTS_ALONE),
     probe_batches=4,  # two prompts, each with the token behind it
     foreign_limits=("min_psnr_db",),

@@ -37,6 +37,8 @@ OPTIONS = MappingProxyType(
         "--block": 1,
         "--weight-zero-points": 0,
         "--no-weight-zero-points": 0,
+        "--rotate": 0,
+        "--no-rotate": 0,
         "--split-skips": 0,
         "--equalize": 1,
         "--precision": 1,
@@ -68,6 +70,8 @@ _OF_ONE_PRECISION = (
     "--block",
     "--weight-zero-points",
     "--no-weight-zero-points",
+    "--rotate",
+    "--no-rotate",
     "--split-skips",
     "--equalize",
 )

@@ -265,6 +265,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "calibration_samples": 7,
         "ranges": "kl",
         "weight_ranges": "minmax",
+        "rotate": True,
         "split_skips": True,
         "equalize": 0.25,
         "float_share": 0.05,
@@ -275,6 +276,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "tolerance": {"min_sqnr_db": 12.5, "max_over_rms": 1e-05},
     },
     "weights": {"precision": "int4", "weight_method": "rtn", "block": 64, "calibration": None},
+    "as it was": {"target": "tensorrt-rtx", "precision": "int8", "rotate": False},
     "symmetric": {"precision": "int4", "weight_zero_points": False},
     "file": {"precision": "fp8", "calibration": "a b.npz"},
     "engine": {

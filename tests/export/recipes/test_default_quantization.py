@@ -44,6 +44,13 @@ def test_weights_of_8_bits_are_fitted_to_samples_where_that_gains_something() ->
     assert default_quantization(TEXT, ORT, ["fp32", "fp32"]) is None
 
 
+def test_three_tenths_of_a_language_model_may_stay_float() -> None:
+    text, images = (default_quantization(one, ORT, ["int8"]) for one in (TEXT, IMAGES))
+    assert isinstance(text, QuantConfig)
+    assert isinstance(images, QuantConfig)
+    assert (text.float_share, images.float_share) == (0.3, QuantConfig().float_share)
+
+
 def samples(precision: str, target: str = "ort-cpu", *, model: str = "lm", **options: Any) -> int:
     program = load_shipped(model)
     workload, found = get_workload(program.kind), get_target(target)

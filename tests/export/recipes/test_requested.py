@@ -26,6 +26,8 @@ Capture = pytest.CaptureFixture[str]
     ("option", "precision"),
     [
         ({"keep_float": ["to_image"]}, "fp32"),
+        ({"rotate": True}, "fp8"),
+        ({"rotate": False}, "int4"),
         ({"split_skips": True}, "fp32"),
         ({"split_skips": True}, "int4"),
         ({"split_skips": True}, "fp16"),
@@ -53,7 +55,7 @@ def test_samples_that_nothing_is_learned_from(samples: dict[str, Any]) -> None:
     assert export_recipe("gan", precision="int4", weight_method="gptq", **samples).quantization is not None
 
 
-@pytest.mark.parametrize("option", [{"split_skips": True}, {"equalize": 0.0}, {"float_share": 0.0}])
+@pytest.mark.parametrize("option", [{"rotate": False}, {"split_skips": True}, {"equalize": 0.0}, {"float_share": 0.0}])
 def test_the_graph_of_a_calibration_that_exists(option: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="which was made with it or without"):
         export_recipe("unet", precision="int8", calibration="ranges.npz", **option)
@@ -67,6 +69,8 @@ def test_the_graph_of_a_calibration_that_exists(option: dict[str, Any]) -> None:
         (["--precision", "int4", "--weight-method", "rtn"], "weight_method", "rtn"),
         (["--precision", "auto", "--block", "128"], "block", 128),
         (["--precision", "int8", "--equalize", "0"], "equalize", 0.0),
+        (["--precision", "int8", "--rotate"], "rotate", True),
+        (["--precision", "int8", "--no-rotate"], "rotate", False),
         (["--precision", "int4", "--no-weight-zero-points"], "weight_zero_points", False),
         (["--precision", "int4", "--weight-zero-points"], "weight_zero_points", True),
         (["--precision", "fp8", "--float-share", "0"], "float_share", 0.0),
