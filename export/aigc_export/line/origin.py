@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -173,25 +173,47 @@ def load_original(
 
 
 def _load(manifest: Manifest, path: Path | str | None) -> Program:
-    """Load the model of a bundle from its weights, with the options that its engines show."""
+    """Load the model of a bundle from its weights.
+
+    A folder of the user's own may have the name of a shipped model, and the bundle that of the folder.
+    """
+    if manifest.name not in MODELS:
+        return _load_own(manifest, path)
+    try:
+        options = _shown_options(manifest, MODELS[manifest.name].options)
+        return load_shipped(manifest.name, checkpoint=path, options=options)
+    except CheckpointError:
+        if path is None:
+            raise
+        try:
+            return _load_own(manifest, path)
+        except AigcError:  # the first error is that of the more usual case
+            pass
+        raise
+
+
+def _load_own(manifest: Manifest, path: Path | str | None) -> Program:
+    options = _shown_options(manifest, OPTIONS)
+    options |= {option: files for option in MERGED if (files := _recorded_files(manifest, f"--{option}"))}
+    if manifest.origin is not None:
+        options |= _recorded_options(manifest.origin)
+    # Of other kinds than text, what was loaded from weights has no options.
+    length = getattr(manifest.pipeline.settings, "context_length", None)
+    if length is not None and "context_length" in OPTIONS:
+        options["context_length"] = length
+    return resolve(str(path), options=options)
+
+
+def _shown_options(manifest: Manifest, taken: Collection[str]) -> dict[str, object]:
+    """The options of a loader that the engines of a bundle show."""
     interface = next(iter(manifest.interfaces.values()))
-    taken = MODELS[manifest.name].options if manifest.name in MODELS else OPTIONS
     options: dict[str, object] = {}
     if interface.state and "cache" in taken:
         options["cache"] = min(spec.kind for spec in interface.state)  # all are of one kind in what is loaded here
         options["separate_prefill"] = len(manifest.engines) > 1
     if "dynamic_size" in taken:
         options["dynamic_size"] = interface.dim("height") is not None
-    if manifest.name in MODELS:
-        return load_shipped(manifest.name, checkpoint=path, options=options)
-    options |= {option: files for option in MERGED if (files := _recorded_files(manifest, f"--{option}"))}
-    if manifest.origin is not None:
-        options |= _recorded_options(manifest.origin)
-    # Of other kinds than text, what was loaded from weights has no options.
-    length = getattr(manifest.pipeline.settings, "context_length", None)
-    if length is not None and "context_length" in taken:
-        options["context_length"] = length
-    return resolve(str(path), options=options)
+    return options
 
 
 def _recorded_options(origin: Origin) -> dict[str, object]:

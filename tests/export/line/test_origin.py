@@ -115,6 +115,16 @@ def test_sides_are_those_of_the_export(dynamic: bool, tmp_path: Path) -> None:
     assert (program.part.interface.dim("height") is not None) == dynamic
 
 
+def test_a_folder_of_ones_own_with_the_name_of_a_shipped_model(tmp_path: Path) -> None:
+    write_pipeline(tmp_path / "unet")
+    bundle = export_model(export_recipe(str(tmp_path / "unet"), quality_samples=0), tmp_path / "out").bundle
+    assert bundle.manifest.name == "unet"
+    assert load_original(bundle).module_sha256 == load_original(bundle, tmp_path / "unet").module_sha256
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="empty' has no model.safetensors"):
+        load_original(bundle, tmp_path / "empty")
+
+
 def test_own_text_is_not_evaluated_on_the_standard_library(exported: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(exported / "bundle")
     found = verify_against_torch(bundle, quality_samples=4, threads=1)
