@@ -57,7 +57,7 @@ def main() -> None:
             f"{name} {found[name].value:.4f} ± {found[name].standard_error:.4f}"
             for name in ("ppl_increase", "kl_divergence")
         )
-        low = result.coverage.executed if result.coverage is not None else 0.0
+        low = result.coverage.planned if result.coverage is not None else 0.0
         print(f"{tried}:", *told, f"{low:.1%} of the work in 8 bits, {result.seconds:.0f} s", flush=True)
 
 

@@ -235,7 +235,7 @@ TEXT = Workload(
         "fp32": make_tolerances(None, agreement=1.0, drop=0.001),
         "fp16": make_tolerances(45.0, agreement=0.25, drop=0.005),
         "bf16": make_tolerances(30.0, agreement=0.25, drop=0.01),
-        "int8": make_tolerances(24.0, agreement=0.25, drop=0.10),
+        "int8": make_tolerances(24.0, agreement=0.25, drop=0.03),
         "fp8": make_tolerances(20.0, agreement=0.25, drop=0.10),
         "int8-weight": make_tolerances(30.0, agreement=0.25, drop=0.01),
         "int4": make_tolerances(18.0, agreement=0.1, drop=0.20),
