@@ -121,7 +121,7 @@ def test_a_folder_of_ones_own_with_the_name_of_a_shipped_model(tmp_path: Path) -
     assert bundle.manifest.name == "unet"
     assert load_original(bundle).module_sha256 == load_original(bundle, tmp_path / "unet").module_sha256
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="empty' has no model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"empty' has no model\.safetensors"):
         load_original(bundle, tmp_path / "empty")
 
 
