@@ -84,7 +84,7 @@ def choose_ranges(
     owners = _owners(model, first)
     items = [name for name in _in_order(model, first) if name not in owners]
     most = len(plans) if alike else most_evaluations(data, judged, least=LEAST_CHOICES)
-    count, report = itertools.count(1), phase(progress, "choice of ranges", most)
+    count, report = itertools.count(1), phase(progress, "methods of ranges" if alike else "choice of ranges", most)
 
     def noise(chosen: Mapping[str, Method], batches: Sequence[Feeds], exact: Sequence[Feeds]) -> float:
         ranges = range_feeds(_ranges(plans, owners, chosen), form)

@@ -133,7 +133,8 @@ def order_sites(
     cost = {node: work[node] / total + 1 / len(low) for node in low}
 
     def ordered(high: frozenset[str]) -> FloatOrder:
-        report, count = phase(progress, "order of sites", evaluations), 0
+        what = f"order of sites, {len(high)} float" if high else "order of sites"
+        report, count = phase(progress, what, evaluations), 0
         left = [node for node in low if node not in high]
 
         def told(on: Sequence[str]) -> float:

@@ -93,7 +93,7 @@ def report(
 
 
 def test_a_model_whose_quality_holds_is_published_and_a_device_that_differs_is_caught(program: Program) -> None:
-    scores = quality(0.05)
+    scores = quality(0.02)
     measured = report(program, noisy(program, 15.0), INT8, scores)
     assert not any(check.passed for check in measured.tensors)
     found = settle(measured, INT8, TEXT, scores)
