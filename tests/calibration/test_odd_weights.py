@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
 
 from aigc_calibration.calibrate import CALIBRATED, calibrate
@@ -77,7 +77,23 @@ def settings_of_an_export(draw: st.DrawFn) -> tuple[SitePrecision, str]:
 QUIET = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 
 
+FAR_BELOW_ZERO = Recipe(
+    layers=(
+        Layer(kind="MatMul", out=6, weight="normal", dead=0.0, bias="normal", between=("Relu", "Add")),
+        Layer(kind="MatMul", out=6, weight="normal", dead=0.0, bias=None, between=()),
+        Layer(kind="Gemm with factors", out=2, weight="normal", dead=None, bias=None, between=("Sigmoid",)),
+    ),
+    rank=0,
+    width=6,
+    x="normal",
+    kept=frozenset(),
+    seed=0,
+)
+"""Sigmoids of numbers below -9, whose results are all smaller than 0.0002."""
+
+
 @settings(max_examples=25, **QUIET)  # type: ignore[arg-type]
+@example(recipe=FAR_BELOW_ZERO, export=("int8", "ort-cpu"))
 @given(recipe=recipes(), export=settings_of_an_export())
 def test_the_engine_computes_what_the_plan_means(recipe: Recipe, export: tuple[SitePrecision, str]) -> None:
     check(recipe, *export)
