@@ -49,8 +49,10 @@ def test_the_fixture_is_the_same_function(subject: Subject) -> None:
 
 
 def test_outliers_cost_little_with_smoothing_and_much_without(subject: Subject) -> None:
-    own = subject.config("int8")
+    own = replace(subject.config("int8"), rotate=False)
     assert own.smooth
     smoothed, plain = increase(subject, own), increase(subject, replace(own, smooth={}))
     assert smoothed <= 0.002
     assert plain >= 5 * max(smoothed, 0.0005)
+    rotated = increase(subject, replace(own, smooth={}, rotate=True))
+    assert rotated <= 0.002
