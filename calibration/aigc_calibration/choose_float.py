@@ -166,7 +166,9 @@ def in_rounds(order: FloatOrder, share: float) -> dict[str, float]:
 
 
 def worthy_sites(order: FloatOrder, share: float) -> tuple[str, ...]:
-    """Choose sites that make most for what they cost: each must make `RATE` times as much of the noise that is left.
+    """Choose sites, those with most noise for their cost first.
+
+    Each must make `RATE` times as much of the noise that is left as it costs.
 
     Args:
         order: of all sites that are in few bits.

@@ -55,8 +55,7 @@ def rotation(width: int, seed: int = 0) -> Array:
 def rotate(model: ir.Model) -> tuple[ir.Model, int]:
     """Rotate every stream of a prepared graph; returns a copy, and how many there are.
 
-    The constants that it makes are kept, as large as the weights of the graph: anew wherever they are read they would
-    take longer than the runs of the graph.
+    The constants that it makes are kept, as large as the weights of the graph, and not computed wherever they are read.
     """
     streams = residual_streams(model)
     if not streams:

@@ -182,6 +182,13 @@ def test_what_is_worthy_is_held_against_what_is_left() -> None:
     assert worthy_sites(order(a=(34.0, 1), b=(33.0, 49), c=(33.0, 50)), 0.9) == ("a",)
 
 
+def test_a_small_share_goes_to_what_gains_most_for_its_cost() -> None:
+    found = order(large=(50.0, 20), small=(30.0, 4), rest=(20.0, 76))
+    assert found.nodes[0] == "large"
+    assert worthy_sites(found, 0.2) == ("small",)
+    assert worthy_sites(found, 0.25) == ("small", "large")
+
+
 def test_sites_whose_noise_does_not_add_up_are_taken_by_halves() -> None:
     """a and b round the same value: the noise is there until neither does."""
     found = order(a=(30.0, 1), b=(30.0, 1), c=(20.0, 1), d=(20.0, 97))
