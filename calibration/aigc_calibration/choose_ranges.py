@@ -17,7 +17,7 @@ from aigc_calibration.data import CalibrationData
 from aigc_calibration.formats import QdqFormat
 from aigc_calibration.group_descent import descend
 from aigc_calibration.onnx_function import Feeds, open_onnx, opened_when_called
-from aigc_calibration.output_noise import LEAST_CHOICES, few_rows, first_batches, most_evaluations, output_noise
+from aigc_calibration.output_noise import LEAST_CHOICES, judged_sets, most_evaluations, output_noise
 from aigc_calibration.plan import QuantizationPlan, TensorPlan
 from aigc_calibration.planner import range_owners
 from aigc_calibration.range_inputs import graph_with_ranges, range_feeds
@@ -72,7 +72,7 @@ def choose_ranges(
     first = next(iter(plans.values()))
     if not first.tensors:
         return first
-    judged, checked = first_batches(data, opened_when_called(model, threads=threads), few_rows(data), sets=2)
+    judged, checked = judged_sets(data, opened_when_called(model, threads=threads), sets=2)
     exact = open_onnx(model, outputs=outputs, threads=threads)
     wanted = [[exact(feeds) for feeds in some] for some in (judged, checked)]
     del exact

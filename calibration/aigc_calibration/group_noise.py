@@ -17,31 +17,35 @@ TOO_NEAR = 0.1
 
 
 def noise_of_each(
-    items: Sequence[str], noise: Callable[[Sequence[str]], float], *, evaluations: int
+    groups: Sequence[Sequence[str]], noise: Callable[[Sequence[str]], float], *, evaluations: int
 ) -> dict[str, float]:
     """Estimate the noise of every item.
 
-    Noise is taken to add up: a half of a group makes what the other half does not. Items of a group that was not
-    divided any further share its noise alike.
+    Each group is measured where that takes no more than half of what may be measured, and all items together where it
+    would; then the noisiest are divided. Noise is taken to add up: a half of a group makes what the other half does
+    not. Items of a group that was not divided any further share its noise alike.
 
     Args:
-        items: in an order in which neighbors are likely to be alike.
-        noise: of a group of items alone, at least 0.
+        groups: of items that are likely to be alike, each in an order in which neighbors are.
+        noise: of some items alone, at least 0.
         evaluations: how often it may be called.
 
     Returns:
         item -> its noise, in the order of the items.
 
     >>> alone = {"a": 1.0, "b": 8.0, "c": 0.0, "d": 0.0}
-    >>> noise_of_each("abcd", lambda group: sum(alone[item] for item in group), evaluations=9)
+    >>> noise_of_each(["ab", "cd"], lambda group: sum(alone[item] for item in group), evaluations=5)
     {'a': 1.0, 'b': 8.0, 'c': 0.0, 'd': 0.0}
     """
+    items = [item for group in groups for item in group]
     if not items or evaluations < 1:
         return dict.fromkeys(items, 0.0)
     found: dict[str, float] = {}
     order = itertools.count()
-    waiting = [(-noise(items), next(order), items)]
-    left = evaluations - 1
+    first_groups = groups if 2 * len(groups) <= evaluations else [items]
+    waiting = [(-noise(group), next(order), group) for group in first_groups]
+    heapq.heapify(waiting)
+    left = evaluations - len(waiting)
     while waiting:
         negative, _, group = heapq.heappop(waiting)
         whole = -negative

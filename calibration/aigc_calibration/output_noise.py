@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from aigc_calibration.data import CalibrationData
+from aigc_calibration.data import CalibrationData, short_rows
 from aigc_calibration.onnx_function import Feeds, OnnxFunction
 from aigc_runtime.core.tensors import Array
 
@@ -17,6 +17,7 @@ __all__ = [
     "few_rows",
     "first_batches",
     "judged_batches",
+    "judged_sets",
     "most_evaluations",
     "output_noise",
     "relative_noise",
@@ -33,13 +34,14 @@ LEAST_CHOICES = 6
 
 
 def few_rows(data: CalibrationData) -> int:
-    """Rows of samples that a choice is judged on."""
-    return max(1, min(MOST_ROWS, data.rows // LEAST_EVALUATIONS))
+    """Rows of samples that a choice is judged on; of short rows as many more as they are shorter."""
+    rows = short_rows(data).rows
+    return max(1, min(MOST_ROWS * rows // max(data.rows, 1), rows // LEAST_EVALUATIONS))
 
 
 def most_evaluations(data: CalibrationData, judged: Iterable[Feeds], *, least: int = LEAST_EVALUATIONS) -> int:
-    """Runs over some batches that a choice may take."""
-    return max(least, data.rows // max(rows_of(judged), 1))
+    """Runs over batches of `judged_batches` that a choice may take."""
+    return max(least, short_rows(data).rows // max(rows_of(judged), 1))
 
 
 def first_batches(data: CalibrationData, run: OnnxFunction, rows: int, *, sets: int) -> list[list[dict[str, Array]]]:
@@ -67,8 +69,12 @@ def judged_batches(data: CalibrationData, run: OnnxFunction) -> list[dict[str, A
         data: of which batches are taken.
         run: the float graph, for data that needs it.
     """
-    (found,) = first_batches(data, run, few_rows(data), sets=1)
-    return found
+    return judged_sets(data, run, sets=1)[0]
+
+
+def judged_sets(data: CalibrationData, run: OnnxFunction, *, sets: int) -> list[list[dict[str, Array]]]:
+    """Several such sets of batches, one behind the other; see `judged_batches`."""
+    return first_batches(short_rows(data), run, few_rows(data), sets=sets)
 
 
 def rows_of(batches: Iterable[Feeds]) -> int:

@@ -20,8 +20,8 @@ REACH = 3
 """Operators in a row behind a site that tell its role."""
 
 
-def by_role(model: ir.Model, nodes: Sequence[str]) -> tuple[str, ...]:
-    """Order sites by role, in the order in which roles first appear, and those of one role as they were.
+def by_role(model: ir.Model, nodes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Group sites by role, in the order in which roles first appear, and those of one role as they were.
 
     Args:
         model: the float graph.
@@ -35,7 +35,7 @@ def by_role(model: ir.Model, nodes: Sequence[str]) -> tuple[str, ...]:
         producer = None if node.inputs[0] is None else node.inputs[0].producer()
         role = (site.op_type, site.shape, "" if producer is None else producer.op_type, _behind(node, REACH))
         groups.setdefault(role, []).append(name)
-    return tuple(name for group in groups.values() for name in group)
+    return tuple(map(tuple, groups.values()))
 
 
 def _behind(node: ir.Node, reach: int) -> tuple[object, ...]:

@@ -163,6 +163,7 @@ def test_a_choice_can_be_stopped() -> None:
 
 
 def order(high: tuple[str, ...] = (), /, **sites: tuple[float, int]) -> FloatOrder:
+    """An order of sites whose noise adds up, each of (noise, work)."""
     left = {name: site for name, site in sites.items() if name not in high}
     return FloatOrder(
         nodes=tuple(sorted(left, key=lambda name: -left[name][0] / (left[name][1] / 100 + 1 / len(sites)))),

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from aigc_calibration.output_noise import few_rows, first_batches, most_evaluations, output_noise, rows_of
+from aigc_calibration.output_noise import (
+    few_rows,
+    first_batches,
+    judged_batches,
+    judged_sets,
+    most_evaluations,
+    output_noise,
+    rows_of,
+)
 from aigc_runtime.core.tensors import Array
 
 from .conftest import Batches
@@ -57,3 +66,25 @@ def test_a_choice_reads_about_as_many_rows_as_there_are(rows: int, few: int, mos
     assert few_rows(data) == few
     assert most_evaluations(data, data.feeds[:few]) == most
     assert most_evaluations(data, data.feeds[:few], least=2) == max(2, rows // few)
+
+
+@dataclass(frozen=True)
+class Long(Batches):
+    """Rows that can be cut into four each."""
+
+    def short_rows(self) -> Batches:
+        return Batches(tuple({"x": 100 + feeds["x"]} for feeds in self.feeds for _ in range(4)))
+
+    def batches(self, run: object) -> Iterator[dict[str, Array]]:
+        pytest.fail("the long rows are read")
+
+
+@pytest.mark.parametrize(("rows", "few", "most"), [(1, 1, 16), (40, 10, 16), (64, 16, 16), (800, 16, 200)])
+def test_short_rows_are_judged_where_there_are_any_and_as_many_more_of_them(rows: int, few: int, most: int) -> None:
+    data = Long(batches(*[1] * rows).feeds)
+    assert few_rows(data) == few
+    found = judged_batches(data, lambda _: {})
+    assert rows_of(found) == few
+    assert found[0]["x"].tolist() == [[100.0, 100.0]]
+    assert most_evaluations(data, found) == most
+    assert [rows_of(some) for some in judged_sets(data, lambda _: {}, sets=2)] == [few, min(few, 4 * rows - few)]

@@ -1,4 +1,4 @@
-"""Sites that do the same in a network are neighbors."""
+"""Sites that do the same in a network are a group."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from .conftest import small_network
 from .decoder import decoder
 
 
-def test_layers_are_put_side_by_side() -> None:
+def test_the_same_product_of_all_layers_is_one_group() -> None:
     model, _ = decoder()
     names = [site.node for site in find_sites(model)]
     assert names == ["up_0", "down_0", "up_1", "down_1", "head_product"]
-    assert by_role(model, names) == ("up_0", "up_1", "down_0", "down_1", "head_product")
-    assert by_role(model, ["head_product", "up_1", "down_0", "up_0"]) == ("head_product", "up_1", "up_0", "down_0")
+    assert by_role(model, names) == (("up_0", "up_1"), ("down_0",), ("down_1",), ("head_product",))
+    some = ["head_product", "up_1", "down_0", "up_0"]
+    assert by_role(model, some) == (("head_product",), ("up_1", "up_0"), ("down_0",))
 
 
-def test_sites_that_are_all_different_stay_in_their_order() -> None:
+def test_sites_that_are_all_different_are_groups_of_one() -> None:
     model = prepare(small_network()[0])
     names = [site.node for site in find_sites(model)]
-    assert by_role(model, names) == tuple(names)
+    assert by_role(model, names) == tuple((name,) for name in names)
     assert by_role(model, []) == ()
 
 

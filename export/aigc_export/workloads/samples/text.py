@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,8 @@ SEQUENCE = "sequence"
 PLACES = 64
 """Of a window, whose logits are computed."""
 SHORT_WINDOW = 128
-"""Tokens: a text must have two windows of this length, or of the model's context."""
+"""Tokens: a text must have two windows of this length, or of the model's context; and choices are judged on windows
+of it, since what the first token of one does is seen in many better than in a few long ones."""
 TOKENS_AT_ONCE = 512
 """In a run, at most: memory does not grow with the length of windows."""
 MOST_ROWS = 8
@@ -125,6 +126,11 @@ class TextData:
         longest = None if dim is None else dim.max
         most = min(self.length, self.settings.context_length, longest or self.length)
         return min(most, max(len(self.tokens) // 2, SHORT_WINDOW))
+
+    def short_rows(self) -> TextData:
+        """Windows of `SHORT_WINDOW` tokens, as many more of them."""
+        times = self.window // SHORT_WINDOW
+        return self if times < 2 else replace(self, samples=times * self.samples, length=SHORT_WINDOW)
 
     def row_weights(self, feeds: Mapping[str, Array]) -> Array | None:
         """Say how often each token of a batch counts, [batch, tokens]: the first of a window more than others."""

@@ -69,6 +69,19 @@ def test_the_first_token_of_a_short_window_counts_once() -> None:
     assert (weights == 1).all()
 
 
+def test_choices_are_judged_on_more_and_shorter_windows() -> None:
+    settings = text_settings(1024)
+    interface = text_subject(1024).interface
+    data = TextData(interface=interface, settings=settings, tokens=TOKENS, samples=6, length=400, decode_steps=1)
+    short = data.short_rows()
+    assert (data.window, short.window) == (400, 128)
+    assert (data.rows, short.rows) == (12, 36)
+    shapes = [feeds["input_ids"].shape for feeds in short.batches(opened_when_called(text_graph()))]
+    assert shapes[:2] == [(4, 127), (4, 1)]
+    assert short.short_rows() is short
+    assert replace(data, length=200).short_rows().window == 200
+
+
 def test_windows_cover_the_text() -> None:
     tokens = np.minimum(np.arange(200_000) // 1000, 255)
     data = TextData(interface=INTERFACE, settings=SETTINGS, tokens=tokens, samples=50, length=8)
