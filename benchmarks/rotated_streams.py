@@ -6,7 +6,7 @@
 
 Prints a line for each: the increase of perplexity and the divergence from PyTorch with standard errors, the share of
 the work in 8 bits, and the seconds of the export. An engine is built for one device, and what is judged is its graph,
-since it is run nowhere. The limits of parity are loose. A language model of 135 M parameters takes some eight minutes a
+since it is run nowhere. The limits of parity are loose. A language model of 135 M parameters takes some ten minutes a
 line on two processors.
 """
 

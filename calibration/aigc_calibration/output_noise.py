@@ -34,7 +34,7 @@ LEAST_CHOICES = 6
 
 
 def few_rows(data: CalibrationData) -> int:
-    """Rows of samples that a choice is judged on; of short rows as many more as they are shorter."""
+    """Rows that a choice is judged on: short ones where the data has them, and as many more of them."""
     rows = short_rows(data).rows
     return max(1, min(MOST_ROWS * rows // max(data.rows, 1), rows // LEAST_EVALUATIONS))
 

@@ -1,4 +1,4 @@
-"""Put sites that do the same in a network side by side: the first products of all its layers, then the second ones.
+"""Group sites that do the same in a network: the first products of all its layers, then the second ones.
 
 Layers are often stacked, and the same product of several layers often costs alike in few bits. What a site does is read
 from the graph: the shape of its weight, and what stands in front of it and behind it.

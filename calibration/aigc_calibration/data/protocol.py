@@ -55,7 +55,7 @@ def row_weights(data: CalibrationData, feeds: Mapping[str, Array]) -> Array | No
 
 
 def short_rows(data: CalibrationData) -> CalibrationData:
-    """Cut long rows into more and shorter ones of as much work: what some rows do and others do not is seen in more.
+    """Cut long rows into more and shorter ones of as much work.
 
     Args:
         data: whose rows may be cut.

@@ -34,8 +34,8 @@ SEQUENCE = "sequence"
 PLACES = 64
 """Of a window, whose logits are computed."""
 SHORT_WINDOW = 128
-"""Tokens: a text must have two windows of this length, or of the model's context; and choices are judged on windows
-of it, since what the first token of one does is seen in many better than in a few long ones."""
+"""Tokens: a text must have two windows of this length, or of the model's context. Choices are judged on windows of this
+length, since texts differ in which layers they harm: docs/adr/0054-steady-choices.md."""
 TOKENS_AT_ONCE = 512
 """In a run, at most: memory does not grow with the length of windows."""
 MOST_ROWS = 8
