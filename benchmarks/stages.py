@@ -3,9 +3,12 @@
     python benchmarks/stages.py SmolLM2-135M-Instruct
     python benchmarks/stages.py SmolLM2-135M-Instruct --precision int4 --weight-method rtn
     python benchmarks/stages.py SmolLM2-135M-Instruct --precision int8 --calibration-samples 128 --profile int8.prof
+    python benchmarks/stages.py SmolLM2-135M-Instruct --precision int8 --compute-capability 8.9 --phases
 
-Seconds are those of the clock, and of the processors: other work on the machine lengthens the first. Peak memory is the
-largest resident set of this process (Linux). The limits of parity are loose: what is timed is the whole line.
+With a compute capability the target is TensorRT-RTX. `--phases` prints a line also for each phase of calibration and of
+the choices of quantization, from its first report to that of the next. Seconds are those of the clock, and of the
+processors: other work on the machine lengthens the first. Peak memory is the largest resident set of this process
+(Linux). The limits of parity are loose: what is timed is the whole line.
 """
 
 from __future__ import annotations
@@ -42,6 +45,27 @@ class Stages:
         print(_line(*self.lines[-1]), what[:90], flush=True)
 
 
+class Phases:
+    """Prints a line for every phase that progress is told of, when the next one begins."""
+
+    def __init__(self) -> None:
+        self.last, self.times, self.began = "", 0, time.perf_counter()
+
+    def __call__(self, what: str, _done: int, _total: int) -> None:
+        """Count a report."""
+        if what != self.last:
+            self.end()
+            self.last = what
+        self.times += 1
+
+    def end(self) -> None:
+        """Print the phase that was told of last."""
+        now = time.perf_counter()
+        if self.last:
+            print(f"  {self.last}: {now - self.began:.1f} s, {self.times} reports", flush=True)
+        self.last, self.times, self.began = "", 0, now
+
+
 def _line(name: str, seconds: float, processors: float, peak: int) -> str:
     return f"{name:20} {seconds:7.1f} s {processors:7.1f} s of processors {peak / 1e9:6.2f} GB "
 
@@ -55,14 +79,20 @@ def main() -> None:
     parser.add_argument("--calibration-samples", type=int)
     parser.add_argument("--quality-samples", type=int)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--compute-capability", help="of TensorRT-RTX; default: ONNX Runtime for CPUs")
+    parser.add_argument("--phases", action="store_true", help="also those of calibration and of choices")
     parser.add_argument("--profile", type=Path, help="where to write what cProfile saw; it slows Python down")
     given = vars(parser.parse_args())
     model, profile = given.pop("model"), given.pop("profile")
+    capability, phases = given.pop("compute_capability"), Phases() if given.pop("phases") else None
     prepare_process()
     from aigc_export.line.exporter import export_model
     from aigc_export.recipes.recipe import export_recipe
+    from aigc_export.targets.tensorrt.settings import BuildSettings
 
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if capability is not None:
+        options |= {"target": "tensorrt-rtx", "build": BuildSettings(compute_capabilities=(capability,))}
     if given["precision"] != "fp32":
         options["tolerance"] = {"max_quality_drop": 10.0}
     print(f"imports {time.perf_counter() - STARTED:.1f} s")
@@ -71,8 +101,10 @@ def main() -> None:
     with TemporaryDirectory(prefix="aigc-stages-") as folder:
         if profile is not None:
             seen.enable()
-        result = export_model(recipe, Path(folder) / "bundle", stage=stages)
+        result = export_model(recipe, Path(folder) / "bundle", stage=stages, progress=phases)
         seen.disable()
+        if phases is not None:
+            phases.end()
         size = sum(file.stat().st_size for file in result.bundle.path.iterdir())
     if profile is not None:
         seen.dump_stats(profile)

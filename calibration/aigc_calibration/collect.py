@@ -133,6 +133,7 @@ def collect(
                 found[name].watch_channels(value, channels[name])
         if observe is not None:
             observe(feeds, values)
+        del values  # before the next run makes as many
         batches += 1
         samples += rows
         first += rows if batches % steps == 0 else 0

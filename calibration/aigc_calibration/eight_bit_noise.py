@@ -85,14 +85,15 @@ class Judge:
         config, threads = self._config, self._threads
         names = watched(model, attention=config.attention)
         statistics = collect(model, self._samples, names, every=COUNTED, threads=threads)
-        found = []
+        found, before = [], None
         for method in methods:
             plan = make_plan(model, statistics, replace(config, ranges=method), precision="int8")
             if sites is not None:
                 others = (op.node for op in plan.quantized() if op.node not in sites)
                 plan = plan.with_float(dict.fromkeys(others, _LEFT_OUT))
             plan = plan_for(plan, UNSIGNED_FORMAT, model)
-            weights = round_weights(model, plan, config, threads=threads)
+            weights = round_weights(model, plan, config, before=before, threads=threads)
+            before = plan, weights
             run = open_onnx(emit(model, plan, weights, UNSIGNED_FORMAT), threads=threads)
             found.append(output_noise(run, self._samples.feeds, self._wanted))
         return min(found)

@@ -86,7 +86,8 @@ def open_watched(
     Data that runs the graph to make its batches feeds it what is watched afterwards. So the first function computes the
     inner values as well, and keeps those of the last run, and up to `MAX_KEPT_BYTES` of earlier ones, for the second,
     which then runs nothing where it is fed the very same arrays: the results are those of a run of its own. Where the
-    values of one run are more than a quarter of that, none are kept: the first function copies its own outputs alone.
+    values of one run are more than a quarter of that, only those of the last run are kept, as long as data asks for
+    them before it runs the graph again; from then on none are, and the first function copies its own outputs alone.
 
     Raises:
         EngineError: the graph does not load.
@@ -107,13 +108,15 @@ def _watching(
 ) -> tuple[OnnxFunction, OnnxFunction]:
     """Make two functions of one that gives all results, so that each run is for both, and of one of the outputs."""
     kept: list[tuple[Feeds, dict[str, Array]]] = []
-    largest = 0
+    largest, asked_late = 0, False
 
     def run(feeds: Feeds) -> dict[str, Array]:
-        nonlocal largest
+        nonlocal largest, asked_late
         if largest > MAX_KEPT_BYTES // 4:
+            asked_late |= bool(kept)
             kept.clear()
-            return plain(feeds)
+            if asked_late:
+                return plain(feeds)
         if sum(_bytes(inner) for _, inner in kept) > MAX_KEPT_BYTES:
             kept.clear()
         values = whole(feeds)

@@ -151,6 +151,34 @@ def test_what_was_computed_for_the_outputs_is_watched(most: int, monkeypatch: py
         np.testing.assert_allclose(values["product"], x @ W, rtol=1e-5, atol=1e-6)
 
 
+def test_large_values_are_kept_while_each_run_is_asked_for_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[Any] = []
+    make = onnx_function._function
+
+    def counted(session: Any, outputs: Any) -> Any:
+        run = make(session, outputs)
+        return lambda feeds: runs.append(outputs) or run(feeds)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(onnx_function, "_function", counted)
+    monkeypatch.setattr(onnx_function, "MAX_KEPT_BYTES", 0)
+    run, watch = open_watched(ir.from_proto(doubled_product()), ["product"])
+    for step in range(4):
+        feeds = {"x": X + step}
+        run(feeds)
+        np.testing.assert_allclose(watch(feeds)["product"], feeds["x"] @ W, rtol=1e-5, atol=1e-6)
+    everything, outputs = ["y", "z", "product"], ["y", "z"]
+    assert runs == [everything] * 4
+    first, second, third = ({"x": X - step} for step in range(3))
+    run(first)
+    run(second)  # whoever asks for the first now has to run again, and so has whoever comes later
+    run(third)
+    assert runs == [*[everything] * 5, outputs, outputs]
+    np.testing.assert_allclose(watch(third)["product"], third["x"] @ W, rtol=1e-5, atol=1e-6)
+    assert runs[-1] == everything
+    run(first)
+    assert runs[-1] == outputs
+
+
 @pytest.mark.parametrize(("threshold", "packed"), [(0, False), (1 << 31, True)])
 def test_large_weights_are_held_once(threshold: int, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = loads(monkeypatch)

@@ -116,6 +116,20 @@ def test_switched_off_it_is_the_float_graph() -> None:
     np.testing.assert_array_equal(run({**data.feeds[0], **switches})["y"], exact(data.feeds[0])["y"])
 
 
+def test_codes_are_dequantized_only_where_a_switch_is_on(case: Case) -> None:
+    model = case.pair.toggled()
+    switched = {node.name: node for node in model.graph if node.op_type == "If"}
+    assert switched.keys() == {op.node for op in case.pair.low.quantized() if op.weight is not None}
+    codes = [node.inputs[0] for node in model.graph if node.op_type == "DequantizeLinear"]
+    weights = {op.weight for op in case.pair.low.quantized()}
+    assert not any(f"{weight}_quantized" in {str(value.name) for value in codes if value} for weight in weights)
+    for node in switched.values():
+        low, high = (list(node.attributes[f"{branch}_branch"].as_graph()) for branch in ("then", "else"))
+        assert low[-1].op_type == high[0].op_type
+        assert [made.op_type for made in low].count("DequantizeLinear") == 1
+        assert len(high) == 1
+
+
 def test_the_noise_of_sites_adds_up_to_three_decibels() -> None:
     pair, data = int8_pair()
     probe = probe_of(pair, data)
