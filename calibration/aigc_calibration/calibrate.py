@@ -19,6 +19,7 @@ from aigc_calibration.errors import CalibrationError
 from aigc_calibration.few_samples import FewSamples
 from aigc_calibration.fit_codes import moments_for
 from aigc_calibration.hessian import SampledMoments
+from aigc_calibration.loud_rows import LoudRows, loud_rows
 from aigc_calibration.plan import HALF_PRECISIONS, SitePrecision
 from aigc_calibration.planner import watched
 from aigc_calibration.ranges import Method
@@ -63,6 +64,7 @@ class Calibration:
         float_choice: a sentence on them; empty where there are none.
         moments: of what weights are multiplied with, so that codes can be fitted; None where none are, or they were.
         codes: weights that were fitted, by name; empty where none were, or none are yet.
+        loud: rows of the data that choices are judged on, too; None where there are none, or choices were made.
     """
 
     graph_sha256: str
@@ -79,6 +81,7 @@ class Calibration:
     float_choice: str = ""
     moments: SampledMoments | None = field(default=None, compare=False, repr=False)
     codes: Mapping[str, QuantizedWeight] = field(default_factory=dict, compare=False, repr=False)
+    loud: LoudRows | None = field(default=None, compare=False, repr=False)
 
 
 def needs_samples(config: QuantConfig, precision: SitePrecision) -> bool:
@@ -140,12 +143,13 @@ def calibrate(
     moments = None
     if not half_precision and config.method_for(precision) != "rtn":
         moments = moments_for(made, config, samples=data.rows)
+    loud = None if half_precision else loud_rows(made, data)
     statistics = collect(
         made,
         data,
         wanted,
         magnitudes=half_precision,
-        observe=None if moments is None else partial(_add_batch, moments, data),
+        observe=partial(_add_batch, data, wanted, moments, loud),
         threads=threads,
         progress=report,
     )
@@ -160,6 +164,7 @@ def calibrate(
         statistics=statistics,
         half_precision=half_precision,
         moments=moments,
+        loud=loud,
     )
 
 
@@ -182,9 +187,17 @@ def _is_rotated(
 
 
 def _add_batch(
-    moments: SampledMoments, data: CalibrationData, feeds: Mapping[str, Array], values: Mapping[str, Array]
+    data: CalibrationData,
+    wanted: Collection[str],
+    moments: SampledMoments | None,
+    loud: LoudRows | None,
+    feeds: Mapping[str, Array],
+    values: Mapping[str, Array],
 ) -> None:
-    moments.add(values, len(next(iter(feeds.values()))), row_weights(data, feeds))
+    if moments is not None:
+        moments.add(values, len(next(iter(feeds.values()))), row_weights(data, feeds))
+    if loud is not None:
+        loud.add(feeds, {name: values[name] for name in wanted})
 
 
 def _smoothed_values(base: ir.Model, smoothing: Mapping[Source, float]) -> dict[str, int]:

@@ -17,6 +17,7 @@ from aigc_calibration.emit import plan_for
 from aigc_calibration.errors import CalibrationError
 from aigc_calibration.fit_codes import fit_codes
 from aigc_calibration.formats import QdqFormat
+from aigc_calibration.loud_rows import LoudRows
 from aigc_calibration.plan import HALF_PRECISIONS, QuantizationPlan, SitePrecision, as_site_precision
 from aigc_calibration.planner import UNCHOSEN, half_plan, make_plan, round_weights
 from aigc_calibration.ranges import METHODS, Method
@@ -98,7 +99,7 @@ def plan_chosen(
             they were asked for.
         CancelledError: `progress` returned False.
     """
-    samples = _ChoiceInputs(data, form, outputs, threads, progress)
+    samples = _ChoiceInputs(data, calibration.loud, form, outputs, threads, progress)
     if config.ranges != "auto" or precision != "int8":
         graph, plan = plan_calibrated(prepared, calibration, config, precision=precision, form=form)
         weights = {} if precision in HALF_PRECISIONS else _rounded(graph, plan, config, calibration, threads)
@@ -129,6 +130,7 @@ class _ChoiceInputs:
     """What choices are made on, and who is told: see `plan_chosen`."""
 
     data: CalibrationData
+    loud: LoudRows | None
     form: QdqFormat
     outputs: Sequence[str]
     threads: int | None
@@ -165,6 +167,7 @@ def _with_ranges(
         samples.form,
         outputs=samples.wanted(graph),
         alike=alike,
+        loud=samples.loud,
         threads=samples.threads,
         progress=samples.progress,
     )
@@ -193,6 +196,7 @@ def _float_sites(
             samples.form,
             share=config.float_share,
             outputs=samples.wanted(graph),
+            loud=samples.loud,
             threads=samples.threads,
             progress=samples.progress,
         )
@@ -251,6 +255,7 @@ def with_choice(
     calibration = replace(
         calibration,
         moments=None,
+        loud=None,
         codes=dict(fitted),
         float_sites=floats,
         float_choice=notes.pop() if floats else "",

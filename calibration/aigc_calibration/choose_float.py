@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.float_order import FloatOrder, order_sites
 from aigc_calibration.formats import QdqFormat
+from aigc_calibration.loud_rows import LoudRows, judged_beside
 from aigc_calibration.onnx_function import opened_when_called
 from aigc_calibration.output_noise import LEAST_CHOICES, judged_batches, most_evaluations
 from aigc_calibration.plan import QuantizationPlan
@@ -42,13 +43,11 @@ MUCH_FOR_LITTLE = "it makes much of the noise for little of the work"
 RATE = 2.0
 """Of a share of the noise that is left, to a site's cost: at this rate a hundredth of the work brings 0.09 dB."""
 PROVEN_RATE = 3.0
-"""The same of all chosen sites together, as measured: what is estimated site by site promises more than it gives."""
+"""The same of several chosen sites, as measured: what is estimated site by site promises more than it gives."""
 CONVERSIONS = 0.1
 """Of a site's share by their number: what the conversions around one in float cost, beside its work."""
 FEWEST_ROWS = 24
 """Rows of samples that a choice is made on."""
-MOST_EVALUATIONS = 32
-"""Runs that the order takes at most."""
 ROUNDS = 3
 """Times that the sites that are left are measured, while each time at least `WORTH_ANOTHER` of the noise went away."""
 WORTH_ANOTHER = 0.5
@@ -83,6 +82,7 @@ def choose_float(
     *,
     share: float,
     outputs: Sequence[str],
+    loud: LoudRows | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> FloatChoice:
@@ -99,6 +99,7 @@ def choose_float(
         form: of the engine.
         share: of the work of all its sites, that may become float.
         outputs: names of the results that count.
+        loud: rows of the data that are judged, too.
         threads: of the engine.
         progress: called after every mix that is measured.
 
@@ -111,15 +112,17 @@ def choose_float(
         _LOG.info("which sites stay float was not measured: %d rows of samples are too few for it", data.rows)
         return FloatChoice()
     try:
-        judged = judged_batches(data, opened_when_called(model, threads=threads))
+        front = judged_batches(data, opened_when_called(model, threads=threads))
+        judged = judged_beside(front, loud)
         order = order_sites(
             model,
             plan,
             weights,
-            judged,
+            judged.batches,
             form,
             outputs=outputs,
-            evaluations=min(most_evaluations(data, judged, least=LEAST_CHOICES), MOST_EVALUATIONS),
+            evaluations=most_evaluations(data, front, least=LEAST_CHOICES),
+            weights_of_batches=judged.weights,
             threads=threads,
             progress=progress,
         )
@@ -194,11 +197,13 @@ def proven_sites(order: FloatOrder, nodes: tuple[str, ...]) -> tuple[str, ...]:
 
     Args:
         order: measures them.
-        nodes: the best come first. All of them are tried, then a half, a quarter, and so on.
+        nodes: the best come first. All of them are tried, then a half, a quarter, and so on. One alone adds nothing up,
+            and is held to the rate at which it was chosen.
     """
     whole = order.without(())
     while nodes:
-        if order.without(nodes) <= (1 - min(PROVEN_RATE * _cost(nodes, order), 1)) * whole:
+        rate = PROVEN_RATE if len(nodes) > 1 else RATE
+        if order.without(nodes) <= (1 - min(rate * _cost(nodes, order), 1)) * whole:
             return nodes
         nodes = nodes[: len(nodes) // 2]
     return ()

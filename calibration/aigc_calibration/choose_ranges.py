@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from aigc_calibration.data import CalibrationData
 from aigc_calibration.formats import QdqFormat
 from aigc_calibration.group_descent import descend
+from aigc_calibration.loud_rows import LoudRows, judged_beside
 from aigc_calibration.onnx_function import Feeds, open_onnx, opened_when_called
 from aigc_calibration.output_noise import LEAST_CHOICES, judged_sets, most_evaluations, output_noise
 from aigc_calibration.plan import QuantizationPlan, TensorPlan
@@ -47,6 +48,7 @@ def choose_ranges(
     *,
     outputs: Sequence[str],
     alike: bool = False,
+    loud: LoudRows | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> QuantizationPlan:
@@ -60,6 +62,7 @@ def choose_ranges(
         form: of the engine.
         outputs: names of the results that count.
         alike: take one method for all, which needs a run for each.
+        loud: rows of the data that are judged, too.
         threads: of the engine.
         progress: called after every run over the samples with the number of runs, and how many there may be.
 
@@ -72,9 +75,10 @@ def choose_ranges(
     first = next(iter(plans.values()))
     if not first.tensors:
         return first
-    judged, checked = judged_sets(data, opened_when_called(model, threads=threads), sets=2)
+    front, checked = judged_sets(data, opened_when_called(model, threads=threads), sets=2)
+    judged = judged_beside(front, loud)
     exact = open_onnx(model, outputs=outputs, threads=threads)
-    wanted = [[exact(feeds) for feeds in some] for some in (judged, checked)]
+    wanted = [[exact(feeds) for feeds in some] for some in (judged.batches, checked)]
     del exact
     give_back_memory()
     graph = graph_with_ranges(model, first, weights, form)
@@ -83,16 +87,21 @@ def choose_ranges(
     del graph
     owners = _owners(model, first)
     items = [name for name in _in_order(model, first) if name not in owners]
-    most = len(plans) if alike else most_evaluations(data, judged, least=LEAST_CHOICES)
+    most = len(plans) if alike else most_evaluations(data, front, least=LEAST_CHOICES)
     count, report = itertools.count(1), phase(progress, "methods of ranges" if alike else "choice of ranges", most)
 
-    def noise(chosen: Mapping[str, Method], batches: Sequence[Feeds], exact: Sequence[Feeds]) -> float:
+    def noise(
+        chosen: Mapping[str, Method],
+        batches: Sequence[Feeds],
+        exact: Sequence[Feeds],
+        weights: Sequence[float] | None = None,
+    ) -> float:
         ranges = range_feeds(_ranges(plans, owners, chosen), form)
         used = {name: array for name, array in ranges.items() if name in names}
-        return output_noise(lambda feeds: run({**feeds, **used}), batches, exact)
+        return output_noise(lambda feeds: run({**feeds, **used}), batches, exact, weights)
 
     def cost(chosen: Mapping[str, Method]) -> float:
-        found = noise(chosen, judged, wanted[0])
+        found = noise(chosen, judged.batches, wanted[0], judged.weights)
         report(next(count))
         return found
 

@@ -87,6 +87,7 @@ def order_sites(
     outputs: Sequence[str],
     evaluations: int,
     answers: Answers | None = None,
+    weights_of_batches: Sequence[float] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> FloatOrder:
@@ -104,6 +105,7 @@ def order_sites(
         outputs: names of the results that count.
         evaluations: mixes that are measured at most.
         answers: what of a graph is compared, made with it as a function; None: its outputs on `judged`.
+        weights_of_batches: see `Judged`; None: all count alike.
         threads: of the engine.
         progress: called after every mix that is measured.
 
@@ -127,7 +129,7 @@ def order_sites(
     @cache
     def noise(on: frozenset[str]) -> float:
         check_interrupted()
-        return relative_noise(mix(on), wanted)
+        return relative_noise(mix(on), wanted, weights_of_batches)
 
     total = sum(work[node] for node in low) or 1
     cost = {node: work[node] / total + 1 / len(low) for node in low}

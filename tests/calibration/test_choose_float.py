@@ -206,6 +206,19 @@ def test_sites_whose_noise_does_not_add_up_are_taken_by_halves() -> None:
     assert proven_sites(found, ()) == ()
 
 
+def test_one_site_is_held_to_the_rate_of_its_choice_and_several_to_more() -> None:
+    """Each costs 4.3 %: a hundredth of the work, and a third of a tenth."""
+    found = order(a=(30.0, 1), b=(30.0, 1), c=(40.0, 98))
+
+    def taking(each: float) -> FloatOrder:
+        return replace(found, without=lambda high: 100.0 - each * len(high))
+
+    assert proven_sites(taking(8.0), ("a",)) == ()
+    assert proven_sites(taking(9.0), ("a",)) == ("a",)
+    assert proven_sites(taking(12.0), ("a", "b")) == ("a",)
+    assert proven_sites(taking(14.0), ("a", "b")) == ("a", "b")
+
+
 def test_what_was_hidden_behind_loud_sites_is_found_when_they_are_gone() -> None:
     """Of the first measurement, c seems to make no more than d: what both make together is halved."""
     true = {"a": (9000.0, 1), "c": (90.0, 5), "d": (10.0, 94)}
