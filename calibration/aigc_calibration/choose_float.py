@@ -164,6 +164,9 @@ def in_rounds(order: FloatOrder, share: float) -> dict[str, float]:
         chosen |= {node: order.noise[node] for node in found}
         if not found or order.without(found) > (1 - WORTH_ANOTHER) * order.without(()):
             break
+        left = share - _work(tuple(chosen), order)
+        if not any(_work([node], order) <= left for node in order.nodes if node not in found):
+            break  # nothing that is measured again could be taken
         order = order.again(found)
     return chosen
 

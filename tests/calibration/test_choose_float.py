@@ -225,7 +225,8 @@ def test_what_was_hidden_behind_loud_sites_is_found_when_they_are_gone() -> None
     rough = replace(order(**true), noise={"a": 9000.0, "c": 8.0, "d": 92.0})
     assert worthy_sites(rough, 0.2) == ("a",)
     assert in_rounds(rough, 0.2) == {"a": 9000.0, "c": 90.0}
-    assert in_rounds(rough, 0.05) == {"a": 9000.0}  # there is no room for c beside a
+    never = replace(rough, again=lambda _: pytest.fail("the sites are measured again"))
+    assert in_rounds(never, 0.05) == {"a": 9000.0}  # there is no room for c beside a
 
 
 def test_a_round_that_takes_little_is_the_last() -> None:
