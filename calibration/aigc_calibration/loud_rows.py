@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aigc_calibration.data import CalibrationData, short_rows
+from aigc_calibration.histogram import HUGE
 from aigc_calibration.onnx_function import Feeds
 from aigc_calibration.output_noise import Judged, few_rows, rows_of
 from aigc_runtime.core.tensors import Array
@@ -52,11 +53,14 @@ class LoudRows:
 
         Args:
             feeds: of the graph.
-            values: of the graph, by name; one without the batch's rows along its first axis tells nothing of them.
+            values: of the graph, by name; one without the batch's rows along its first axis tells nothing of them, nor
+                does one that holds constants of a mask.
         """
         rows = len(next(iter(feeds.values())))
         first, self.seen = self.seen, self.seen + rows
-        peaks = {name: _peaks(value, rows) for name, value in values.items() if value.ndim and len(value) % rows == 0}
+        by_row = {name: value for name, value in values.items() if value.size and value.ndim and len(value) % rows == 0}
+        peaks = {name: _peaks(value, rows) for name, value in by_row.items()}
+        peaks = {name: found for name, found in peaks.items() if found.max() < HUGE}
         for name, found in peaks.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(found.sum())
         ratios = [found * self.seen / self._sums[name] for name, found in peaks.items() if self._sums[name] > 0]

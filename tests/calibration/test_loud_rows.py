@@ -31,7 +31,15 @@ def test_the_loudest_rows_are_kept_in_the_order_of_the_data() -> None:
     for first in (0, 3, 6):
         values = np.ones((3, 5), dtype=np.float32)
         values[0, 2] = -{0: 4.0, 3: 9.0, 6: 30.0}[first]
-        kept.add({"x": rows(first, 3)}, {"v": values, "quiet": np.zeros((3, 2), np.float32), "scalar": np.array(1.0)})
+        masked = np.full((3, 2), -np.inf, dtype=np.float32)
+        masked[1] = 7
+        others = {
+            "quiet": np.zeros((3, 2), np.float32),
+            "scalar": np.array(1.0),
+            "masked": masked,
+            "none": rows(0, 3)[:, :0],
+        }
+        kept.add({"x": rows(first, 3)}, {"v": values, **others})
     assert kept.seen == 9
     assert [float(feeds["x"][0, 0]) for feeds in kept.behind(0)] == [3.0, 6.0]
     assert [float(feeds["x"][0, 0]) for feeds in kept.behind(4)] == [6.0]
