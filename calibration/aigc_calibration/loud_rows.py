@@ -98,11 +98,13 @@ def judged_beside(batches: Sequence[Feeds], loud: LoudRows | None) -> Judged:
         batches: each row of which stands for as many as there are that are not loud.
         loud: of the data; None: there are none.
     """
+    ordinary = [1.0] * len(batches)
+    if loud is None:
+        return Judged(batches=batches, weights=ordinary)
     front = rows_of(batches)
-    beside = [] if loud is None else loud.behind(front)
-    others = 0 if loud is None else loud.seen - len(beside)
-    weight = front / others if others > 0 else 1.0
-    return Judged(batches=(*batches, *beside), weights=(*[1.0] * len(batches), *[min(weight, 1.0)] * len(beside)))
+    beside = loud.behind(front)
+    weight = front / (loud.seen - len(beside))
+    return Judged(batches=[*batches, *beside], weights=[*ordinary, *[weight] * len(beside)])
 
 
 def _peaks(value: Array, rows: int) -> Array:

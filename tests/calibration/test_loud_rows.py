@@ -68,8 +68,8 @@ def test_front_rows_stand_for_all_that_are_not_loud() -> None:
     front = [{"x": rows(0, 3)}]
     judged = judged_beside(front, kept)
     assert [feeds["x"][:, 0].tolist() for feeds in judged.batches] == [[0, 1, 2], [8]]
-    assert judged.weights == (1.0, 3 / 9)
-    assert judged_beside(front, None).weights == (1.0,)
+    assert judged.weights == [1.0, 3 / 9]
+    assert judged_beside(front, None).weights == [1.0]
 
 
 def test_rows_are_kept_where_a_graph_takes_any_number_of_them() -> None:

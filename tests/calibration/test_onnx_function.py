@@ -126,16 +126,22 @@ def test_one_session_gives_outputs_and_what_is_watched(monkeypatch: pytest.Monke
     assert open_watched(model, [])[1]({"x": X}) == {}
 
 
-@pytest.mark.parametrize("most", [onnx_function.MAX_KEPT_BYTES, 0], ids=["kept", "computed again"])
-def test_what_was_computed_for_the_outputs_is_watched(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def asked_of_sessions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """For every run of a session that is loaded from now on: the results that it gives."""
     runs: list[Any] = []
     make = onnx_function._function
 
     def counted(session: Any, outputs: Any) -> Any:
         run = make(session, outputs)
-        return lambda feeds: runs.append(feeds) or run(feeds)  # type: ignore[func-returns-value]
+        return lambda feeds: runs.append(outputs) or run(feeds)  # type: ignore[func-returns-value]
 
     monkeypatch.setattr(onnx_function, "_function", counted)
+    return runs
+
+
+@pytest.mark.parametrize("most", [onnx_function.MAX_KEPT_BYTES, 0], ids=["kept", "computed again"])
+def test_what_was_computed_for_the_outputs_is_watched(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = asked_of_sessions(monkeypatch)
     monkeypatch.setattr(onnx_function, "MAX_KEPT_BYTES", most)
     run, watch = open_watched(ir.from_proto(doubled_product()), ["product", "z"])
     other = X + 1
@@ -152,14 +158,7 @@ def test_what_was_computed_for_the_outputs_is_watched(most: int, monkeypatch: py
 
 
 def test_large_values_are_kept_while_each_run_is_asked_for_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs: list[Any] = []
-    make = onnx_function._function
-
-    def counted(session: Any, outputs: Any) -> Any:
-        run = make(session, outputs)
-        return lambda feeds: runs.append(outputs) or run(feeds)  # type: ignore[func-returns-value]
-
-    monkeypatch.setattr(onnx_function, "_function", counted)
+    runs = asked_of_sessions(monkeypatch)
     monkeypatch.setattr(onnx_function, "MAX_KEPT_BYTES", 0)
     run, watch = open_watched(ir.from_proto(doubled_product()), ["product"])
     for step in range(4):

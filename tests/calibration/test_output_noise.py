@@ -16,6 +16,7 @@ from aigc_calibration.output_noise import (
     judged_sets,
     most_evaluations,
     output_noise,
+    relative_noise,
     rows_of,
 )
 from aigc_runtime.core.tensors import Array
@@ -36,6 +37,14 @@ def test_it_is_the_mean_over_the_outputs_of_noise_by_signal() -> None:
     found = iter([shifted(1.0), shifted(-2.0)])
     # y: (1 + 1 + 4 + 4) / (25 + 25); z: none.
     assert output_noise(lambda _: next(found), [{}, {}], wanted) == pytest.approx((10 / 50 + 0) / 2)
+
+
+def test_batches_count_by_their_weights() -> None:
+    wanted = [{"y": np.full((2, 3), 2.0, np.float32)}, {"y": np.full((1, 3), 1.0, np.float32)}]
+    moved = [{"y": wanted[0]["y"] + np.float32(0.5)}, {"y": wanted[1]["y"] - 4}]
+    assert relative_noise(moved, wanted) == pytest.approx((6 * 0.25 + 3 * 16) / (6 * 4 + 3))
+    expected = (6 * 0.25 + 0.125 * 3 * 16) / (6 * 4 + 0.125 * 3)
+    assert relative_noise(moved, wanted, [1.0, 0.125]) == pytest.approx(expected)
 
 
 def test_outputs_without_a_signal_do_not_count() -> None:
