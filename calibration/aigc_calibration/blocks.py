@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aigc_calibration.config import BLOCKS
 from aigc_calibration.edit import add_constant
 from aigc_calibration.weights import QuantizedWeight
 from aigc_runtime.core.tensors import Array
@@ -13,7 +15,7 @@ from aigc_runtime.core.tensors import Array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["dequantize_blocks", "pack_nbits", "pack_zeros", "to_matmul_nbits"]
+__all__ = ["dequantize_blocks", "kernel_block", "pack_nbits", "pack_zeros", "to_matmul_nbits"]
 
 
 def to_matmul_nbits(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight) -> None:
@@ -21,6 +23,7 @@ def to_matmul_nbits(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight) -> 
     import onnx_ir as ir
 
     rows, columns = weight.codes.shape
+    weight = _in_kernel_blocks(weight)
     packed = add_constant(graph, f"{weight.name}_quantized", pack_nbits(weight))
     scales = add_constant(graph, f"{weight.name}_scale", np.ascontiguousarray(weight.scales.T).reshape(-1))
     inputs = [node.inputs[0], packed, scales]
@@ -40,6 +43,26 @@ def to_matmul_nbits(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight) -> 
     graph.remove(node, safe=True)
     new.name = name
     graph.opset_imports["com.microsoft"] = 1
+
+
+def kernel_block(width: int) -> int | None:
+    """The most numbers that kernels take in a block and that divide a width; None where none does.
+
+    >>> kernel_block(576), kernel_block(2048), kernel_block(100)
+    (64, 128, None)
+    """
+    return max((block for block in BLOCKS if width % block == 0), default=None)
+
+
+def _in_kernel_blocks(weight: QuantizedWeight) -> QuantizedWeight:
+    """A weight with one scale for all that is summed, in blocks that kernels take, of equal scales."""
+    rows = len(weight.codes)
+    if weight.block != rows or rows in BLOCKS:
+        return weight
+    block = kernel_block(rows)
+    assert block is not None
+    assert weight.zeros is None
+    return replace(weight, block=block, scales=np.repeat(weight.scales, rows // block, axis=0))
 
 
 def dequantize_blocks(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight, shape: tuple[int, ...]) -> ir.Value:

@@ -52,6 +52,8 @@ class QuantConfig:
         nearest: precisions whose weights a better rounding gains nothing for, where no method is asked for.
         block: numbers of such a weight that share a scale: 32, 64 or 128. None: of 4 bits 64, or 32 where 64 do not
             divide a weight; of 8 bits as many as make little more noise than 32 (`choose_blocks`).
+        whole_rows: give a weight of 8 bits one scale for all that is summed where that makes little more noise, so that
+            an engine for prompts can multiply whole rows of codes (`choose_blocks`); only where `block` is None.
         weight_zero_points: give each block of 4-bit weights a zero point, so that its codes lie between its least and
             its largest number.
         wide: modules, as in `sensitive`, whose weight takes 8 bits where the others take 4.
@@ -74,6 +76,7 @@ class QuantConfig:
     weight_method: WeightMethod | None = None
     nearest: tuple[SitePrecision, ...] = ()
     block: int | None = 32
+    whole_rows: bool = False
     weight_zero_points: bool = True
     wide: tuple[str, ...] = ()
 

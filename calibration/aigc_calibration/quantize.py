@@ -274,7 +274,7 @@ def fit_weights(
     plan = weight_plan(graph, config, precision=precision, transforms=transforms)
     if config.chooses_blocks(precision):
         found = phase(progress, "sizes of blocks", FewSamples(data).rows)
-        plan = choose_blocks(graph, plan, data, threads=threads, progress=found)
+        plan = choose_blocks(graph, plan, data, whole_rows=config.whole_rows, threads=threads, progress=found)
     # Watched for what no weight can be fitted to, and so that the two halves of the samples can be compared.
     nodes = {op.node for op in plan.quantized()} if fits_samples(config, precision) else set()
     fitted = {site.node: site.activations for site in find_sites(graph) if site.node in nodes}

@@ -13,6 +13,7 @@ from aigc_models.families.lm import LMConfig, TransformerLM
 from aigc_models.families.lm_shapes import SENSITIVE_INT8, WIDE
 from aigc_models.families.unet import UNet, UNetConfig
 from aigc_models.program import Part, Program, QuantHints, SizeLimit
+from aigc_models.separate_prefill import with_separate_prefill
 from aigc_models.text_assets import BYTES, TextAssets, make_vectors, needs_vectors
 from aigc_models.weights.checkpoint import Checkpoint
 from aigc_runtime.bundle.engine_info import MAIN_ENGINE
@@ -24,7 +25,7 @@ from aigc_runtime.generation.schedules import ScheduleConfig
 from aigc_runtime.pipelines.denoiser import CLASS_LABELS, CONTEXT, MODEL_OUTPUT, SAMPLE, TIMESTEP
 from aigc_runtime.pipelines.gan import IMAGE, LATENTS
 from aigc_runtime.pipelines.settings import DiffusionSettings, GanSettings, TextSettings
-from aigc_runtime.pipelines.text import DECODE, INPUT_IDS, KEPT, LOGITS, LOGITS_TO_KEEP, PAD_LENGTH, PREFILL
+from aigc_runtime.pipelines.text import INPUT_IDS, KEPT, LOGITS, LOGITS_TO_KEEP, PAD_LENGTH
 
 __all__ = ["gan_program", "lm_program", "unet_classes", "unet_program"]
 
@@ -33,8 +34,6 @@ MAX_BATCH = 64
 DEFAULT_STEPS = 20
 CAPACITY = "capacity"
 """The dimension of a buffered cache's places."""
-CACHE = "cache"
-"""The carried state that two parts share."""
 
 
 class _CachedLM(nn.Module):
@@ -95,14 +94,10 @@ def lm_program(
             hint="must be at least 2 to generate: a token of a prompt, and a new one",
         )
     text.check(config.vocab_size)
-    parts = _lm_parts(model, buffer=cache == "buffer", separate_prefill=separate_prefill)
-    buffered = _lm_parts(model, buffer=True, separate_prefill=separate_prefill) if cache is None else {}
-    return Program(
+    program = Program(
         name=name,
         kind="text",
-        parts=parts,
-        engines={name: name for name in parts},
-        states=dict.fromkeys(parts, CACHE) if separate_prefill else {},
+        parts=_lm_parts(model, buffer=cache == "buffer"),
         settings=TextSettings(
             tokenizer=text.tokenizer,
             vocab_size=config.vocab_size,
@@ -120,11 +115,12 @@ def lm_program(
         model_config=config.to_dict(),
         checkpoint=checkpoint,
         notes=text.notes,
-        buffered=buffered,
+        buffered=_lm_parts(model, buffer=True) if cache is None else {},
     )
+    return with_separate_prefill(program) if separate_prefill else program
 
 
-def _lm_parts(model: TransformerLM, *, buffer: bool, separate_prefill: bool) -> dict[str, Part]:
+def _lm_parts(model: TransformerLM, *, buffer: bool) -> dict[str, Part]:
     config = model.config
     state = tuple(
         StateSpec(
@@ -169,8 +165,6 @@ def _lm_parts(model: TransformerLM, *, buffer: bool, separate_prefill: bool) -> 
             smooth={"gain": 0.5, "product": 0.75},
         ),
     )
-    if separate_prefill:
-        return {name: replace(part, name=name) for name in (PREFILL, DECODE)}
     return {MAIN_ENGINE: part}
 
 

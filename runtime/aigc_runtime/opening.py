@@ -65,18 +65,24 @@ def open_session(bundle: Bundle, *, engine: str = MAIN_ENGINE, threads: int | No
 def open_program(bundle: Bundle, *, threads: int | None = None, low_memory: bool = False) -> OpenProgram:
     """Load every engine of a bundle; its assets are read from the bundle when they are asked for.
 
+    Of two engines over one state, such as those of a language model, one stands for both where this processor's kernels
+    would not compute what the other is for, or where that one would only save time and memory is short.
+
     Args:
         bundle: an opened bundle.
         threads: see `open_session`.
         low_memory: load an engine without carried state when it is first run, and let a pipeline close it when it has
-            done its work; the bundle must stay open.
+            done its work; the bundle must stay open. Of two engines over one state, one that saves time alone is not
+            loaded.
 
     Raises:
         AigcError: as `open_session` does; no session stays open then.
     """
-    sessions = dict[str, Session]()
+    sessions, stands_in = dict[str, Session](), _stand_ins(bundle, low_memory=low_memory)
     try:
         for name, interface in bundle.manifest.interfaces.items():
+            if name in stands_in:
+                continue
             if low_memory and not interface.state:
                 sessions[name] = LazySession(interface, partial(open_session, bundle, engine=name, threads=threads))
             else:
@@ -84,7 +90,29 @@ def open_program(bundle: Bundle, *, threads: int | None = None, low_memory: bool
     except BaseException:
         OpenProgram(sessions).close()
         raise
+    for name, other in stands_in.items():
+        _LOG.info("engine %s: %s stands in", name, other)
+        sessions[name] = sessions[other]
     return OpenProgram(sessions, bundle.manifest.state_names, bundle.assets)
+
+
+def _stand_ins(bundle: Bundle, *, low_memory: bool) -> dict[str, str]:
+    """Map engines that this processor would compute wrongly, or that memory is saved by, to others over their state.
+
+    Those take and give the same.
+    """
+    manifest, found = bundle.manifest, dict[str, str]()
+    right = {
+        name
+        for name, info in manifest.engines.items()
+        if info.backend.computes_here(info.build) and not (low_memory and info.backend.saves_time(info.build))
+    }
+    for name in sorted(manifest.engines.keys() - right):
+        interface, state = manifest.interfaces[name], manifest.state_names.get(name)
+        alike = (one for one in manifest.engines if one in right and manifest.interfaces[one] == interface)
+        if state is not None and (other := next((o for o in alike if manifest.state_names.get(o) == state), None)):
+            found[name] = other
+    return found
 
 
 def open_pipeline(

@@ -123,7 +123,6 @@ COVERED_ELSEWHERE = {
     "runtime/aigc_runtime/pipelines/tensors_verb.py": "tests/runtime/pipelines/test_tensors_kind.py",
     "runtime/aigc_runtime/pipelines/text_kind.py": "tests/runtime/pipelines/test_kinds.py",
     "runtime/aigc_runtime/pipelines/text_loop.py": "tests/runtime/pipelines/test_text_batches.py",
-    "runtime/aigc_runtime/pipelines/text_engines.py": "tests/runtime/pipelines/test_text_reading.py",
     "runtime/aigc_runtime/pipelines/text_options.py": "tests/runtime/cli/test_chat.py",
     "runtime/aigc_runtime/pipelines/text_result.py": "tests/runtime/pipelines/test_text.py",
     "runtime/aigc_runtime/pipelines/text_rows.py": "tests/runtime/pipelines/test_text.py",

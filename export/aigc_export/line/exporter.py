@@ -21,6 +21,7 @@ from aigc_export.line.engines import check_build, reference_program
 from aigc_export.line.fallback import can_fall_back, fall_back
 from aigc_export.line.origin import make_origin
 from aigc_export.line.package import creation_time, make_bundle
+from aigc_export.line.prompt_engine import Engines, choose_prompt_engine, first_attempt, with_whole_rows
 from aigc_export.line.quality import QualityMeter, check_budgets
 from aigc_export.line.quantization import calibration_facts, quantize_parts
 from aigc_export.line.remedies import find_costly_modules, remedies
@@ -178,28 +179,32 @@ def export_model(
         before_capture=lambda: references.append(_references(program, recipe, reporter)),
     )
     ((cases, generation),) = references
-    quantized: dict[str, Quantized] = {}
-    found: SearchReport | None = None
-    if recipe.search is not None:
-        recipe, quantized, found = search_precisions(
-            prepared, recipe, recipe.search, reporter, cases=cases, progress=progress
-        )
-    else:
-        quantized = quantize_parts(prepared, recipe, reporter, progress)
-    quality = QualityMeter(program, recipe, prepared[0].evaluation, reporter, repeated=can_fall_back(quantized))
-    proof = Proof(
-        program=program,
-        prepared=prepared,
-        recipe=recipe,
-        cases=cases,
-        generation=generation,
-        vectors=vectors,
-        quality=quality,
-        reporter=reporter,
-        progress=progress,
+    recipe, engines, found = _low_precision(
+        Engines(program=program, prepared=prepared, quantized={}, cases=cases), recipe, reporter, progress
     )
+
+    def proof_of(engines: Engines) -> Proof:
+        return Proof(
+            program=engines.program,
+            prepared=engines.prepared,
+            recipe=recipe,
+            cases=engines.cases,
+            generation=generation,
+            vectors=vectors,
+            quality=QualityMeter(
+                engines.program,
+                recipe,
+                prepared[0].evaluation,
+                reporter,
+                repeated=engines.otherwise is not None or can_fall_back(engines.quantized),
+            ),
+            reporter=reporter,
+            progress=progress,
+        )
+
     with temporary_folder("export") as folder, contextlib.ExitStack() as stack:
-        first = proof.attempt(quantized, folder / "attempt0")
+        engines, proof, first = first_attempt(engines, proof_of, folder / "attempt0")
+        program, prepared, cases = engines.program, engines.prepared, engines.cases
         stack.callback(first.candidate.close)
         tried = fall_back(first, proof, folder)
         attempt = tried.attempt
@@ -246,6 +251,20 @@ def export_model(
         warnings=tuple(reporter.warnings),
         seconds=time.perf_counter() - started,
     )
+
+
+def _low_precision(
+    engines: Engines, recipe: ExportRecipe, reporter: Reporter, progress: Progress | None
+) -> tuple[ExportRecipe, Engines, SearchReport | None]:
+    """Quantize what a recipe says, or what a search finds: the recipe as it became, and how a search found it."""
+    if recipe.search is not None:
+        recipe, quantized, found = search_precisions(
+            engines.prepared, recipe, recipe.search, reporter, cases=engines.cases, progress=progress
+        )
+        return recipe, replace(engines, quantized=quantized), found
+    prepared = with_whole_rows(engines.prepared, recipe)
+    engines = replace(engines, prepared=prepared, quantized=quantize_parts(prepared, recipe, reporter, progress))
+    return recipe, choose_prompt_engine(engines, recipe, reporter, progress), None
 
 
 def _failure(

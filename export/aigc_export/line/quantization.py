@@ -65,6 +65,9 @@ def quantize_parts(
     for one in prepared:
         if one.data is None:
             continue
+        if (same := _same_graph(one, prepared, recipe)) in quantized:
+            quantized[one.part.name] = quantized[same]
+            continue
         try:
             quantized[one.part.name] = _quantize(one, recipe.of_part(one.part.name), reporter, progress)
         except PlanError as err:
@@ -73,6 +76,12 @@ def quantize_parts(
     if failures and not quantized:
         raise failures[0]
     return quantized
+
+
+def _same_graph(one: PreparedModel, prepared: Sequence[PreparedModel], recipe: ExportRecipe) -> str:
+    """The first part that has the same graph and is quantized in the same way."""
+    own = recipe.of_part(one.part.name)
+    return next(p.part.name for p in prepared if p.graph is one.graph and recipe.of_part(p.part.name) == own)
 
 
 def _quantize(model: PreparedModel, recipe: ExportRecipe, reporter: Reporter, progress: Progress | None) -> Quantized:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from aigc_calibration.bodies import all_nodes
@@ -151,12 +151,25 @@ def prepare_parts(
     data = {name: _calibration_data(program, part, evaluation, recipes[name]) for name, part in program.parts.items()}
     if before_capture is not None:
         before_capture()
-    return tuple(
-        _prepare(
-            program, part, recipes[name], reporter, data=data[name], calibration=calibration, evaluation=evaluation
+    prepared: list[PreparedModel] = []
+    for name, part in program.parts.items():
+        # Parts of one module, such as those that read prompts and tokens, are captured once.
+        same = next(
+            (
+                one
+                for one in prepared
+                if replace(one.part, name=name) == part and recipes[name] == recipes[one.part.name]
+            ),
+            None,
         )
-        for name, part in program.parts.items()
-    )
+        prepared.append(
+            replace(same, part=part)
+            if same is not None
+            else _prepare(
+                program, part, recipes[name], reporter, data=data[name], calibration=calibration, evaluation=evaluation
+            )
+        )
+    return tuple(prepared)
 
 
 def _prepare(

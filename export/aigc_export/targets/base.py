@@ -168,6 +168,7 @@ class Target:
         options: the options of the command line that give the settings.
         doctor: what this machine has and lacks to build for it.
         prefers_buffers: it decodes faster where the cache of a language model is in buffers.
+        multiplies_rows: an engine for prompts multiplies whole rows of 8-bit codes, where weights have them.
         fixes_capacity: its engines take buffers of carried state of one size: one whose capacity is a dimension gets
             the largest.
     """
@@ -187,6 +188,7 @@ class Target:
     options: Callable[[Any], tuple[str, ...]] = _no_options
     doctor: Callable[[Device], Readiness] = _ready
     prefers_buffers: bool = False
+    multiplies_rows: bool = False
     fixes_capacity: bool = False
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from aigc_calibration.onnx_file import EXTERNAL_THRESHOLD, SharedWeights, save_graph
 from aigc_export.graphs.passes.decoder.cached_attention import reads_rows_apart
+from aigc_export.graphs.passes.decoder.row_products import has_row_products
 from aigc_export.targets.base import BuiltEngine
 from aigc_export.targets.ort_versions import oldest_version
 from aigc_runtime.backends.ort.providers import OrtBuild
@@ -56,7 +57,12 @@ def build_ort(
         files={path.name: path for path in paths},
         seconds=time.perf_counter() - started,
         interface=interface,
-        build=OrtBuild(provider=provider, min_version=oldest_version(model), rows_apart=reads_rows_apart(model)),
+        build=OrtBuild(
+            provider=provider,
+            min_version=oldest_version(model),
+            rows_apart=reads_rows_apart(model),
+            byte_products=has_row_products(model),
+        ),
     )
     open_ort(built, threads=1).close()
     return built

@@ -11,12 +11,14 @@ from aigc_calibration.formats import UNSIGNED_FORMAT
 from aigc_calibration.plan import QuantizationPlan
 from aigc_export.graphs.passes import CLEAN_UP
 from aigc_export.graphs.passes.decoder.fuse import fuse_decoder
+from aigc_export.graphs.passes.decoder.row_products import multiply_rows
 from aigc_export.graphs.passes.pixel_product import multiply_pixels
 from aigc_export.graphs.passes.prelu import spell_out_prelu
 from aigc_export.targets.base import BuildRequest, EngineUnderTest, Target
 from aigc_export.targets.ort import build_ort, open_ort
 from aigc_runtime.backends.base import EngineProof
 from aigc_runtime.core.progress import Progress
+from aigc_runtime.pipelines.text_tensors import PREFILL
 from aigc_runtime.system.processor import instruction_set
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ __all__ = ["ORT_CPU"]
 def _build(request: BuildRequest, folder: Path, _progress: Progress | None) -> EngineUnderTest:
     here = instruction_set()
     graph = fuse_decoder(request.graph)
+    if request.part.name == request.program.engines.get(PREFILL):
+        graph = multiply_rows(graph, request.part.interface.step_dim)
     engine = build_ort(graph, request.part.interface, folder, name=request.part.name, shared=request.shared)
     engine = replace(engine, proof=EngineProof(proven_on=() if here is None else (here,)))
     session = open_ort(engine, threads=request.threads)
@@ -48,4 +52,5 @@ ORT_CPU = Target(
     build=_build,
     executed=_executed,
     prefers_buffers=True,
+    multiplies_rows=True,
 )

@@ -96,6 +96,10 @@ def _yes(_build: Any) -> bool:
     return True
 
 
+def _no(_build: Any) -> bool:
+    return False
+
+
 def _runs_anywhere(_facts: EngineFacts, _device: Device) -> Preflight:
     return Preflight(gpu=None, findings=())
 
@@ -118,6 +122,9 @@ class Backend:
         check: compares an engine with a device; nothing is opened.
         describe: how an engine was built, for people: a line each, as what it is about and what is said of it.
         on_cpu: whether the engine runs on the processor, in the memory of the process.
+        computes_here: whether this processor's kernels compute what the engine says; where they do not, another engine
+            over the same state stands in for it, if there is one.
+        saves_time: whether the engine is there to save time alone, so that such another may stand in to save memory.
         state_place: where a session keeps carried state that sessions of this kind with an equal place can share; None
             where they cannot.
     """
@@ -129,4 +136,6 @@ class Backend:
     check: Callable[[EngineFacts, Device], Preflight] = _runs_anywhere
     describe: Callable[[Any], tuple[tuple[str, str], ...]] = _no_lines
     on_cpu: Callable[[Any], bool] = _yes
+    computes_here: Callable[[Any], bool] = _yes
+    saves_time: Callable[[Any], bool] = _no
     state_place: Callable[[Any], str | None] = _alone

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -57,7 +57,7 @@ class OpenProgram:
     """Sessions by the name of their engine. A context manager: closes them all at the end.
 
     Args:
-        sessions: engine -> session. The program closes them.
+        sessions: engine -> session, of which one may stand for several engines. The program closes them.
         states: engine -> name of the carried state that it reads and writes; engines of one name share it, and their
             sessions are of one back-end.
         assets: files that the pipeline reads when it is made, such as a tokenizer: name -> content. None where only
@@ -115,11 +115,14 @@ class OpenProgram:
     @property
     def engine_seconds(self) -> float:
         """Wall time spent inside all engines since the program was opened."""
-        return sum(session.engine_seconds for session in self.sessions.values())
+        return sum(session.engine_seconds for session in self._different())
 
     def close(self) -> None:
         """Close every session, whatever one of them raises."""
-        close_all(session.close for session in self.sessions.values())
+        close_all(session.close for session in self._different())
+
+    def _different(self) -> Collection[Session]:
+        return {id(session): session for session in self.sessions.values()}.values()
 
     def __enter__(self) -> OpenProgram:
         return self

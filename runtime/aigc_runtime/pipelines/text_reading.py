@@ -67,7 +67,7 @@ class Reading:
             FeedError: more tokens than the carried state holds.
             EngineError: the engine failed. What is held is not to be used any more.
         """
-        logits_BKV = self._read_tokens(ids_BS, 1, cancel)
+        logits_BKV = self._read_tokens(ids_BS, 1, cancel, one_by_one=False)
         return None if logits_BKV is None else logits_BKV[:, -1]
 
     def feed_each(self, ids_BS: Array, *, cancel: Cancel | None = None) -> Array | None:
@@ -84,7 +84,7 @@ class Reading:
             FeedError: as `feed`, also for the next one.
             EngineError: the engine failed.
         """
-        return self._read_tokens(ids_BS, ids_BS.shape[1], cancel)
+        return self._read_tokens(ids_BS, ids_BS.shape[1], cancel, one_by_one=True)
 
     @property
     def spare(self) -> int:
@@ -96,7 +96,7 @@ class Reading:
             most = min(most, again - (self.length - int(self._pad_B.min())) - 1)
         return max(0, most)
 
-    def _read_tokens(self, ids_BS: Array, last: int, cancel: Cancel | None) -> Array | None:
+    def _read_tokens(self, ids_BS: Array, last: int, cancel: Cancel | None, *, one_by_one: bool) -> Array | None:
         """Read tokens: [B, last, V], the logits behind the last of them; see `feed`."""
         count, again = ids_BS.shape[1], self._engines.settings.recompute_at
         is_long = again is not None and self.length + count - int(self._pad_B.min()) > again
@@ -112,6 +112,7 @@ class Reading:
             self.length,
             ids_BS.shape[1],
             prefill_chunk=self.prefill_chunk,
+            one_by_one=one_by_one,
             together=again + 1 + int(self._pad_B.max()) if again is not None and is_long and not self.length else 0,
         )
         found, at, wanted = list[Array](), 0, ids_BS.shape[1] - last

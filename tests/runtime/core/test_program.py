@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aigc_runtime.backends.ort import backend
+from aigc_runtime.backends.ort.providers import OrtBuild
 from aigc_runtime.bundle.bundle import Bundle, write_bundle
 from aigc_runtime.bundle.manifest import Manifest, PipelineInfo
 from aigc_runtime.bundle.manifest_file import dump_manifest, parse_manifest
@@ -94,6 +96,40 @@ def test_a_text_pipeline_of_two_engines(
     ]  # 97 + 98, and so on modulo 256
     assert run(["bench", str(bundle.path), "--runs", "2", "--threads", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["engines"].keys() == {"prefill", "decode"}
+
+
+def with_byte_products(cache: str = "growing") -> tuple[Manifest, dict[str, bytes | Path]]:
+    """Two engines, of which the first multiplies bytes that it makes while it runs."""
+    manifest, files = two_engines(cache)
+    first = replace(manifest.engines["model"], build=OrtBuild(byte_products=True))
+    return replace(manifest, engines={"model": first, "decode": manifest.engines["decode"]}), files
+
+
+@pytest.mark.parametrize("saturates", [False, True])
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_an_engine_stands_in_where_products_saturate_or_memory_is_short(
+    saturates: bool, low_memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "products_saturate", lambda _: saturates)
+    write_bundle(tmp_path / "two", *with_byte_products())
+    with open_program(Bundle.open(tmp_path / "two"), threads=1, low_memory=low_memory) as program:
+        assert set(program.sessions) == {"model", "decode"}
+        assert (program.session("model") is program.session("decode")) == (saturates or low_memory)
+        state = program.new_state(1)
+        program.run("model", toys.lm_feeds([[5, 6, 7]]), state)
+        logits = program.run("decode", toys.lm_feeds([[4]]), state)["logits"]
+        alone = program.session("decode").engine_seconds
+        assert program.engine_seconds == pytest.approx(alone) or not (saturates or low_memory)
+    assert int(logits[0, -1].argmax()) == 5 + 6 + 7 + 4
+
+
+def test_no_engine_stands_in_for_one_of_another_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "products_saturate", lambda _: True)
+    manifest, files = toys.toy_manifest("toy_lm_growing")
+    alone = replace(manifest, engines={"model": replace(manifest.engine, build=OrtBuild(byte_products=True))})
+    write_bundle(tmp_path / "one", alone, files)
+    with open_program(Bundle.open(tmp_path / "one"), threads=1) as program:
+        assert int(program.run("model", FEEDS, program.new_state(1))["logits"][0, -1].argmax()) == 5
 
 
 def test_engines_that_take_turns_each_run_themselves(tmp_path: Path) -> None:
@@ -226,7 +262,9 @@ BAD: list[tuple[Any, str]] = [
         r"that cannot share one: model \(tensorrt-rtx\), decode \(tensorrt-rtx\)",
     ),
     (
-        lambda m: m["engines"]["decode"].update(build={"provider": "cuda", "min_version": "", "rows_apart": False}),
+        lambda m: m["engines"]["decode"].update(
+            build={"provider": "cuda", "min_version": "", "rows_apart": False, "byte_products": False}
+        ),
         "they must be of one kind, for one device",
     ),
     (lambda m: m["engines"]["decode"].update(file="none.onnx"), r"files lacks \['none\.onnx'\]"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from aigc_export.workloads.base import EvaluatorRequest
 from aigc_export.workloads.measures import Measure
@@ -14,6 +14,7 @@ from aigc_models.evaluation.side_by_side import WORST, WindowScores, remembered,
 from aigc_models.evaluation.windows import Windows, draw_windows
 from aigc_runtime.bundle.manifest import QualityResult
 from aigc_runtime.core.program import OpenProgram
+from aigc_runtime.core.session import Session
 from aigc_runtime.core.tensors import Array
 from aigc_runtime.generation.tokenizers import ByteTokenizer
 from aigc_runtime.pipelines.settings import TextSettings
@@ -44,10 +45,13 @@ GUESSING = 1.0
 
 
 def text_evaluator(request: EvaluatorRequest) -> ProgramEvaluator:
-    """Make the evaluator of a language model, on windows of the evaluation's text."""
+    """Make the evaluator of a language model, on windows of the evaluation's text.
+
+    Of two engines, for prompts and for tokens, both read them, and of each measure the worse counts.
+    """
     settings: TextSettings = request.settings
-    _, engine = engines_of(request.roles)
-    evaluation, session = request.evaluation, request.reference.session(engine)
+    engines = tuple(dict.fromkeys(engines_of(request.roles)))
+    evaluation, session = request.evaluation, request.reference.session(engines[-1])
     tokenizer = text_tokenizer(settings, request.reference.assets)
     # Bytes belong to every model over bytes, and drawn ids to none.
     may_differ = evaluation.has_task_metric and not isinstance(tokenizer, ByteTokenizer)
@@ -60,22 +64,35 @@ def text_evaluator(request: EvaluatorRequest) -> ProgramEvaluator:
         seed=request.seed,
     )
     rows = batch_rows(session, windows.ids.shape[1] - 1)
-    reference = remembered(session_logits(session), most=REMEMBERED_LOGITS if request.repeated else 0)
+    reference = remembered(
+        session_logits(session), most=REMEMBERED_LOGITS if request.repeated or len(engines) > 1 else 0
+    )
+
+    def sessions(candidate: OpenProgram) -> tuple[Session, ...]:
+        return tuple({id(one): one for one in map(candidate.session, engines)}.values())
 
     def evaluate(candidate: OpenProgram) -> Scores:
-        logits = session_logits(candidate.session(engine))
-        found = score_side_by_side(reference, logits, windows, batch=rows)
+        # Each engine reads all windows: what is worse of both is what a text may get.
+        of_each = [
+            score_side_by_side(reference, session_logits(one), windows, batch=rows) for one in sessions(candidate)
+        ]
+        found = max(of_each, key=_gap)
         quality = tuple(_of_both(found, windows, evaluation.data)) if evaluation.has_task_metric else ()
         return Scores(
             paired=tuple(
                 measure.paired(value, standard_error=error, samples=len(windows), data=evaluation.data)
-                for measure, value, error in _paired(found)
+                for measure, value, error in map(_worst, zip(*map(_paired, of_each), strict=True))
             ),
             quality=quality,
             warnings=tuple(_warnings(found, settings, evaluation.data)) if may_differ else (),
         )
 
     return evaluate
+
+
+def _gap(found: WindowScores) -> float:
+    """Nats of a token more than the reference's."""
+    return weighted_mean(found.nats - found.reference_nats, found.lengths)[0]
 
 
 def _paired(found: WindowScores) -> Iterator[tuple[Measure, float, float]]:
@@ -85,6 +102,12 @@ def _paired(found: WindowScores) -> Iterator[tuple[Measure, float, float]]:
     yield PERPLEXITY, ratio - 1, min(ratio * gap_error, WORST)
     yield DIVERGENCE, *weighted_mean(found.kl, found.lengths)
     yield AGREEMENT, *weighted_mean(found.agreeing, found.lengths)
+
+
+def _worst(of_each: Sequence[tuple[Measure, float, float]]) -> tuple[Measure, float, float]:
+    """The worse of what engines have of one measure."""
+    sign = -1 if of_each[0][0].higher_is_better else 1
+    return max(of_each, key=lambda one: sign * one[1])
 
 
 def _of_both(found: WindowScores, windows: Windows, data: str) -> Iterator[QualityResult]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from aigc_runtime.backends.base import Backend, EngineFiles
+from aigc_runtime.backends.ort.exact_products import products_saturate
+from aigc_runtime.backends.ort.open import import_onnxruntime
 from aigc_runtime.backends.ort.preflight import check
 from aigc_runtime.backends.ort.providers import PROVIDERS, OrtBuild
 from aigc_runtime.core.session import Session
@@ -29,6 +31,10 @@ def _describe(build: OrtBuild) -> tuple[tuple[str, str], ...]:
     return () if build.provider == "cpu" else (("runs on", build.provider),)
 
 
+def _computes_here(build: OrtBuild) -> bool:
+    return not build.byte_products or not products_saturate(import_onnxruntime(PROVIDERS[build.provider]))
+
+
 ORT = Backend(
     kind="onnxruntime",
     build=OrtBuild,
@@ -36,6 +42,8 @@ ORT = Backend(
     open=_open,
     check=check,
     describe=_describe,
+    computes_here=_computes_here,
+    saves_time=lambda build: bool(build.byte_products),
     on_cpu=lambda build: build.provider == "cpu",
     state_place=lambda build: str(build.provider),
 )

@@ -72,11 +72,14 @@ class OrtBuild:
             package of this runtime takes.
         rows_apart: whether it takes several steps of one row alone, so that a session runs several rows one after the
             other.
+        byte_products: whether it rounds activations to signed bytes while it runs and multiplies them by unsigned ones,
+            which is right only where such products do not saturate; an engine over the same state stands in elsewhere.
     """
 
     provider: Literal["cpu", "cuda"] = "cpu"
     min_version: str = ""
     rows_apart: bool = False
+    byte_products: bool = False
 
     def __post_init__(self) -> None:
         if self.min_version and not _VERSION.fullmatch(self.min_version):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,12 @@ from aigc_models.families.lm import TransformerLM
 from aigc_models.families.lm_config import LMConfig
 from aigc_models.program import Program
 from aigc_models.programs import lm_program
+from aigc_models.separate_prefill import with_separate_prefill
 from aigc_models.text_assets import NO_TEXT, TextAssets
-from aigc_models.torch_session import open_torch
+from aigc_models.torch_session import TorchSession, open_torch
+from aigc_runtime.core.array_session import ArraySession
+from aigc_runtime.core.program import OpenProgram
+from aigc_runtime.core.tensors import Array
 from aigc_runtime.generation.tokenizers import TokenizerInfo
 
 from ....runtime.generation.tokenizers.makers import byte_level
@@ -107,3 +112,24 @@ def test_large_models_are_measured_on_fewer_windows() -> None:
 )
 def test_large_models_are_measured_on_fewer_pictures(kind: str, expected: list[int]) -> None:
     assert [get_workload(kind).default_samples(n) for n in (10**6, 3 * 10**7, 10**9)] == expected
+
+
+@pytest.mark.parametrize("worse", ["prefill", "decode"])
+def test_of_two_engines_the_worse_counts(worse: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("the quick brown fox jumps over the lazy dog. " * 300)
+    made = with_separate_prefill(with_tokenizer())
+    evaluation = program_evaluation(made, tmp_path / "a.txt")
+    exact = open_torch(made)
+
+    def rounded(values: Mapping[str, Array]) -> dict[str, Array]:
+        found = dict(call(values))
+        return {**found, "logits": np.round(found["logits"] * 4) / 4}
+
+    call = TorchSession(made.parts[worse]).call
+    low = ArraySession(rounded, made.parts[worse].interface)
+    candidate = OpenProgram({**exact.sessions, worse: low}, exact.states, exact.assets)
+    evaluate = make_evaluator(TEXT, exact, made.settings, evaluation=evaluation, samples=6, roles=made.engines)
+    _, divergence, agreement = (measure.value for measure in evaluate(candidate).paired)
+    assert divergence > 1e-6
+    assert agreement < 1
+    assert [m.value for m in evaluate(exact).paired] == [0.0, 0.0, 1.0]

@@ -81,7 +81,7 @@ def test_a_provider_in_the_manifest(cuda_bundle: Path) -> None:
     assert dump_manifest(manifest) == data
     assert json.loads(data)["engines"]["model"]["proof"] == {"parity": "graph", "proven_on": []}
     assert json.loads(data)["engines"]["model"]["build"] == {
-        "provider": "cuda", "min_version": "", "rows_apart": False,
+        "provider": "cuda", "min_version": "", "rows_apart": False, "byte_products": False,
     }  # fmt: skip
 
 
@@ -89,12 +89,12 @@ def test_a_provider_in_the_manifest(cuda_bundle: Path) -> None:
     ("changes", "message"),
     [
         (
-            {"build": {"provider": "rocm", "min_version": "", "rows_apart": False}},
+            {"build": {"provider": "rocm", "min_version": "", "rows_apart": False, "byte_products": False}},
             r"engines\.model: build\.provider is 'rocm'\nvalid: cpu, cuda",
         ),
-        ({"build": {}}, r"build\.provider, min_version, rows_apart are missing"),
+        ({"build": {}}, r"build\.provider, min_version, rows_apart, byte_products are missing"),
         (
-            {"build": {"provider": "cuda", "min_version": "", "rows_apart": False, "id": 1}},
+            {"build": {"provider": "cuda", "min_version": "", "rows_apart": False, "byte_products": False, "id": 1}},
             r"build\.id is not a known field",
         ),
         ({"build": "cuda"}, "a build of type str"),
@@ -115,7 +115,9 @@ def test_an_engine_of_another_kind_has_another_build(cuda_bundle: Path) -> None:
         EngineInfo(kind="tensorrt", file="model.engine", interface=interface, build=OrtBuild(provider="cuda"))
     value = json.loads((cuda_bundle / "manifest.json").read_bytes())
     value["engines"]["model"]["kind"] = "tensorrt"
-    with pytest.raises(BundleError, match=r"engines\.model: build\.provider, min_version, rows_apart are not known"):
+    with pytest.raises(
+        BundleError, match=r"engines\.model: build\.provider, min_version, rows_apart, byte_products are not known"
+    ):
         parse_manifest(json.dumps(value).encode())
 
 
