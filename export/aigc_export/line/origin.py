@@ -17,6 +17,7 @@ from aigc_models.carried_form import fixed_capacity, in_buffers
 from aigc_models.data.kept_data import KeptData, read_kept
 from aigc_models.evaluation.evaluation import Evaluation
 from aigc_models.program import Program
+from aigc_models.separate_prefill import can_separate_prefill, with_separate_prefill
 from aigc_models.sources import kind_of, resolve
 from aigc_models.sources.shipped import MODELS, load_shipped
 from aigc_models.sources.transformers.language_program import OPTIONS
@@ -26,6 +27,7 @@ from aigc_runtime.bundle.manifest import Manifest
 from aigc_runtime.bundle.origin import Origin, can_be_recorded
 from aigc_runtime.errors import AigcError, BundleError, CheckpointError
 from aigc_runtime.io.user_file import path_exists
+from aigc_runtime.pipelines.text_tensors import PREFILL
 
 __all__ = ["find_evaluation", "kept_text", "load_original", "make_origin", "recorded_weights"]
 
@@ -73,6 +75,8 @@ def _options(recipe: ExportRecipe, loaded: Mapping[str, Any]) -> list[str]:
         for one in value if isinstance(value, (tuple, list)) else () if value is None else (value,):
             words += [_flag(option), str(one)]
     words += [_flag(option) for option in FLAGS if loaded.get(option)]
+    if loaded.get("separate_prefill") is False:
+        words.append("--no-separate-prefill")
     words += [flag for flag, dynamic in _SIDES.items() if loaded.get("dynamic_size") is dynamic]
     if recipe.seed:
         words += ["--seed", str(recipe.seed)]
@@ -210,7 +214,6 @@ def _shown_options(manifest: Manifest, taken: Collection[str]) -> dict[str, obje
     options: dict[str, object] = {}
     if interface.state and "cache" in taken:
         options["cache"] = min(spec.kind for spec in interface.state)  # all are of one kind in what is loaded here
-        options["separate_prefill"] = len(manifest.engines) > 1
     if "dynamic_size" in taken:
         options["dynamic_size"] = interface.dim("height") is not None
     return options
@@ -232,8 +235,10 @@ def _recorded_options(origin: Origin) -> dict[str, object]:
 
 
 def _checked(program: Program, manifest: Manifest, named: str) -> Program:
-    """Check that a program is the one that a bundle was made from; its buffers are as the bundle has them."""
+    """Check that a program is the one that a bundle was made from; its parts and buffers are as the bundle has them."""
     chosen = any(found.capacity_dim is not None for found in manifest.interfaces.values())
+    if PREFILL in manifest.pipeline.engines and can_separate_prefill(program):
+        program = with_separate_prefill(program)
     program = in_buffers(program) if chosen else fixed_capacity(program)
     interfaces = {name: part.interface for name, part in program.parts.items()}
     if interfaces.keys() != manifest.interfaces.keys() or any(

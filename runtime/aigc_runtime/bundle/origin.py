@@ -26,6 +26,7 @@ OPTIONS = MappingProxyType(
         "--noise": 1,
         "--tile": 1,
         "--separate-prefill": 0,
+        "--no-separate-prefill": 0,
         "--dynamic-size": 0,
         "--fixed-size": 0,
         "--calibration-samples": 1,

@@ -26,7 +26,7 @@ faster than the whole."""
 
 _FEW_TOKENS = 24
 """Tokens of all rows, below which an engine for prompts reads them no faster than that for tokens: products of whole
-rows of codes took 0.9 to 1.6 times as long for 16 tokens, 0.6 to 1.1 for 24, and twice and more for one."""
+rows of codes took 0.9 to 1.2 times as long for 16 tokens, 0.6 to 1.1 for 24, 1.7 to 3.7 for one (docs/adr/0057)."""
 
 Piece = tuple[str, int]
 """An engine, and how many tokens it reads in one run."""

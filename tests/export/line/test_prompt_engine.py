@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 
+import aigc_export
 from aigc_export.line import prompt_engine
 from aigc_export.line.exporter import ExportResult, export_model
 from aigc_export.parity.check import check_parity
@@ -94,6 +95,9 @@ def test_two_engines_where_prompts_gain(model: Program, tmp_path: Path, monkeypa
     assert size < 1.5 * weights  # a byte for each, once, and scales
     with open_program(result.bundle) as opened:
         assert verify_bundle(result.bundle, opened).passed
+    # Against the program as its maker has it, of one part.
+    found = aigc_export.verify(result.bundle, model=model, quality_samples=2, threads=1)
+    assert found.report.passed, found.report.failures
     with open_pipeline(result.bundle, threads=1) as pipeline:
         (found,) = pipeline.generate("a" * 40, max_new_tokens=4)
         assert len(found.token_ids) == 4
@@ -114,6 +118,8 @@ def test_one_engine_elsewhere(
     stages = list[tuple[str, str]]()
     result = exported(given, tmp_path / "out", stages=stages)
     assert list(result.bundle.manifest.engines) == ["model"]
+    assert result.bundle.manifest.origin is not None
+    assert ("--no-separate-prefill" in result.bundle.manifest.origin.options) == refused
     assert ["): one engine" in what for name, what in stages if name == "prompts"] == [True] * (not refused)
     # Its weights have the blocks that they would have had, had nothing been tried.
     plan = (result.bundle.path / "plan.json").read_text()
