@@ -153,15 +153,8 @@ def prepare_parts(
         before_capture()
     prepared: list[PreparedModel] = []
     for name, part in program.parts.items():
-        # Parts of one module, such as those that read prompts and tokens, are captured once.
-        same = next(
-            (
-                one
-                for one in prepared
-                if replace(one.part, name=name) == part and recipes[name] == recipes[one.part.name]
-            ),
-            None,
-        )
+        alike = (one for one in prepared if _is_same(one.part, part) and recipes[one.part.name] == recipes[name])
+        same = next(alike, None)
         prepared.append(
             replace(same, part=part)
             if same is not None
@@ -170,6 +163,13 @@ def prepare_parts(
             )
         )
     return tuple(prepared)
+
+
+def _is_same(one: Part, other: Part) -> bool:
+    """Whether parts differ in their names alone, as those for prompts and for tokens do: one capture serves both."""
+    if one.module is not other.module or one.examples is not other.examples:
+        return False
+    return replace(one, name="", examples={}) == replace(other, name="", examples={})
 
 
 def _prepare(
