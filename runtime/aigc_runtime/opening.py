@@ -97,9 +97,9 @@ def open_program(bundle: Bundle, *, threads: int | None = None, low_memory: bool
 
 
 def _stand_ins(bundle: Bundle, *, low_memory: bool) -> dict[str, str]:
-    """Map engines that this processor would compute wrongly, or that memory is saved by, to others over their state.
+    """Map engines that are not loaded to those that stand in for them: over the same state, with the same interface.
 
-    Those take and give the same.
+    An engine is not loaded where this processor would compute it wrongly, or to save memory where it only saves time.
     """
     manifest, found = bundle.manifest, dict[str, str]()
     right = {

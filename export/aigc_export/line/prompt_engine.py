@@ -7,8 +7,9 @@ blocks. Which is faster for a prompt belongs to the processor, so both read one 
 
 from __future__ import annotations
 
+import contextlib
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,10 +22,11 @@ from aigc_calibration.search.median import median_and_error
 from aigc_export.line.attempt import WEIGHTS_FILE, Attempt, Proof
 from aigc_export.line.quantization import quantize_parts
 from aigc_export.line.speed import time_in_turn
-from aigc_export.parity.reference import Case
+from aigc_export.parity.reference import Case, Step
 from aigc_export.prepare.prepare import PreparedModel, Reporter
 from aigc_export.prepare.request import build_engine
 from aigc_export.recipes.recipe import ExportRecipe
+from aigc_export.workloads.samples.text import engine_of_step
 from aigc_models.program import Program
 from aigc_models.separate_prefill import can_separate_prefill, with_separate_prefill
 from aigc_runtime.backends.ort.backend import ORT
@@ -41,7 +43,7 @@ __all__ = ["Engines", "choose_prompt_engine", "first_attempt", "with_whole_rows"
 PROMPT_TOKENS = 128
 """Of the prompt that both engines read."""
 LEAST_GAIN, LEAST_SAVED_MS = 1.1, 5.0
-"""Times as fast, and milliseconds of such a prompt: for less, which nobody notices, no second engine is opened."""
+"""Times as fast, and milliseconds of such a prompt: for less a second engine is not worth its memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,38 +172,33 @@ def _prompt_tokens(program: Program) -> int:
 
 
 def _parted(engines: Engines) -> Engines:
-    """The same as two engines: the first step of a case is a prompt's, those behind it read one token each."""
+    """The same as two engines, of which each step of a case gets its own."""
     program, (one,), low = with_separate_prefill(engines.program), engines.prepared, _only(engines.quantized)
     return Engines(
         program=program,
         prepared=tuple(replace(one, program=program, part=part) for part in program.parts.values()),
         quantized=dict.fromkeys(program.parts, low),
-        cases=tuple(
-            replace(
-                case,
-                steps=tuple(replace(step, engine=DECODE if i else PREFILL) for i, step in enumerate(case.steps)),
-            )
-            for case in engines.cases
-        ),
+        cases=tuple(replace(case, steps=tuple(_named(case.steps, program))) for case in engines.cases),
     )
+
+
+def _named(steps: Sequence[Step], program: Program) -> Iterator[Step]:
+    """The same steps by the names of the engines that read them."""
+    for index, step in enumerate(steps):
+        yield replace(step, engine=engine_of_step(program.engines, index))
 
 
 def _timed(engines: Engines, recipe: ExportRecipe) -> list[tuple[float, float]]:
     """Read a prompt with both engines in turn: milliseconds of that for tokens, and of that for prompts."""
-    with temporary_folder("prompts") as folder:
+    feeds, calls = _prompt(engines.program), dict[str, Callable[[], object]]()
+    with temporary_folder("prompts") as folder, contextlib.ExitStack() as stack:
         shared = SharedWeights(folder / WEIGHTS_FILE)
-        built = {
-            one.part.name: build_engine(one, low.graph, low.plan, recipe, folder, shared=shared)
-            for one in engines.prepared
-            for low in [engines.quantized[one.part.name]]
-        }
-        feeds = _prompt(engines.program)
-        try:
-            calls = [_reading(built[name].candidate, feeds) for name in (DECODE, PREFILL)]
-            return time_in_turn(calls[0], calls[1])
-        finally:
-            for engine in built.values():
-                engine.candidate.close()
+        for one in engines.prepared:
+            low = engines.quantized[one.part.name]
+            built = build_engine(one, low.graph, low.plan, recipe, folder, shared=shared)
+            stack.callback(built.candidate.close)
+            calls[one.part.name] = _reading(built.candidate, feeds)
+        return time_in_turn(calls[DECODE], calls[PREFILL])
 
 
 def _prompt(program: Program) -> dict[str, Array]:

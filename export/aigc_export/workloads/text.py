@@ -23,7 +23,14 @@ from aigc_export.workloads.base import (
 from aigc_export.workloads.evaluators.text import TEXT_MEASURES, text_evaluator
 from aigc_export.workloads.limits import make_tolerances
 from aigc_export.workloads.samples.chats import chat_render
-from aigc_export.workloads.samples.text import SEQUENCE, TextData, calibrated_places, calibration_documents, engines_of
+from aigc_export.workloads.samples.text import (
+    SEQUENCE,
+    TextData,
+    calibrated_places,
+    calibration_documents,
+    engine_of_step,
+    engines_of,
+)
 from aigc_export.workloads.sizes import BATCH, fitting, fitting_batches
 from aigc_models.evaluation.evaluation import NO_TOKENIZER, Evaluation, public_documents, text_evaluation
 from aigc_models.evaluation.quality import WINDOW
@@ -74,8 +81,7 @@ def _cases(program: Program, opened: OpenProgram, rng: np.random.Generator) -> I
     of lower precision would be compared with that. They stand in the bundle: it is public text, never the maker's.
     """
     settings: TextSettings = program.settings
-    prefill, decode = engines_of(program.engines)
-    session = opened.session(prefill)
+    session = opened.session(engine_of_step(program.engines, 0))
     decoded = min(DECODED, settings.context_length // 2)
     longest = fitting(session, SEQUENCE, min(PROMPT_TOKENS, settings.context_length // 2))
     longest = max(1, min(longest, fitting(session, PAST, longest + decoded) - decoded))
@@ -95,7 +101,9 @@ def _cases(program: Program, opened: OpenProgram, rng: np.random.Generator) -> I
             {INPUT_IDS: piece, PAD_LENGTH: pad_length, LOGITS_TO_KEEP: places}
             for piece, places in zip(pieces, keep, strict=True)
         ]
-        yield CasePlan(name=name, steps=tuple((decode if i else prefill, feeds) for i, feeds in enumerate(steps)))
+        yield CasePlan(
+            name=name, steps=tuple((engine_of_step(program.engines, i), feeds) for i, feeds in enumerate(steps))
+        )
 
 
 def _tokens(program: Program, *, length: int, seed: int) -> Array:

@@ -122,9 +122,9 @@ class Backend:
         check: compares an engine with a device; nothing is opened.
         describe: how an engine was built, for people: a line each, as what it is about and what is said of it.
         on_cpu: whether the engine runs on the processor, in the memory of the process.
-        computes_here: whether this processor's kernels compute what the engine says; where they do not, another engine
+        computes_here: whether this processor's kernels give the engine's results. Where they do not, another engine
             over the same state stands in for it, if there is one.
-        saves_time: whether the engine is there to save time alone, so that such another may stand in to save memory.
+        saves_time: whether the engine only saves time, so that the other one may stand in for it to save memory.
         state_place: where a session keeps carried state that sessions of this kind with an equal place can share; None
             where they cannot.
     """

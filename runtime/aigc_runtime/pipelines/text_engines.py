@@ -22,7 +22,7 @@ _QUERIES_PER_KEY = 8
 
 _MIN_PIECE, _MOST_PIECE = 64, 1024
 """Tokens that are read at once, however many scores there are, and however few: two halves of 2,048 tokens are read
-faster than the whole."""
+in 0.89 of the time of the whole (SmolLM2-135M)."""
 
 _FEW_TOKENS = 24
 """Tokens of all rows, below which an engine for prompts reads them no faster than that for tokens: products of whole

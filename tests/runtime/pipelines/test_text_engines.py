@@ -44,9 +44,8 @@ class Two:
         self.program = OpenProgram(sessions, dict.fromkeys(ROLES, "cache"))
         self.pipeline = TextPipeline(self.program, toys.TEXT, ROLES)
 
-    def generate(self, *prompts: str, lookup: int | None = None, new: int = 3) -> list[tuple[str, int, int]]:
-        self.runs.clear()
-        self.pipeline.generate(list(prompts), max_new_tokens=new, prompt_lookup_num_tokens=lookup)
+    def generate(self, *prompts: str) -> list[tuple[str, int, int]]:
+        self.pipeline.generate(list(prompts), max_new_tokens=3)
         return self.runs
 
 

@@ -76,7 +76,7 @@ def text_evaluator(request: EvaluatorRequest) -> ProgramEvaluator:
         of_each = [
             score_side_by_side(reference, session_logits(one), windows, batch=rows) for one in sessions(candidate)
         ]
-        found = max(of_each, key=_gap)
+        found = max(of_each, key=lambda one: _gap(one)[0])
         quality = tuple(_of_both(found, windows, evaluation.data)) if evaluation.has_task_metric else ()
         return Scores(
             paired=tuple(
@@ -90,14 +90,14 @@ def text_evaluator(request: EvaluatorRequest) -> ProgramEvaluator:
     return evaluate
 
 
-def _gap(found: WindowScores) -> float:
-    """Nats of a token more than the reference's."""
-    return weighted_mean(found.nats - found.reference_nats, found.lengths)[0]
+def _gap(found: WindowScores) -> tuple[float, float]:
+    """Nats of a token more than the reference's, and their standard error."""
+    return weighted_mean(found.nats - found.reference_nats, found.lengths)
 
 
 def _paired(found: WindowScores) -> Iterator[tuple[Measure, float, float]]:
     """Yield each paired measure with its value and standard error."""
-    gap, gap_error = weighted_mean(found.nats - found.reference_nats, found.lengths)
+    gap, gap_error = _gap(found)
     ratio = _exp(gap)
     yield PERPLEXITY, ratio - 1, min(ratio * gap_error, WORST)
     yield DIVERGENCE, *weighted_mean(found.kl, found.lengths)

@@ -26,7 +26,7 @@ from aigc_runtime.pipelines.kind import Roles
 from aigc_runtime.pipelines.settings import TextSettings
 from aigc_runtime.pipelines.text import DECODE, INPUT_IDS, LOGITS_TO_KEEP, PAD_LENGTH, PREFILL
 
-__all__ = ["TextData", "calibrated_places", "calibration_documents", "engines_of"]
+__all__ = ["TextData", "calibrated_places", "calibration_documents", "engine_of_step", "engines_of"]
 
 STREAM = 1
 """Of random numbers; see `draws.stream`."""
@@ -53,6 +53,12 @@ def engines_of(roles: Roles) -> tuple[str, str]:
     """Name the engines that read prompts, and that read single tokens."""
     only = roles.get(MAIN_ENGINE, "")
     return roles.get(PREFILL, only), roles.get(DECODE, only)
+
+
+def engine_of_step(roles: Roles, step: int) -> str:
+    """Name the engine that reads a step of a case: the first is a prompt, those behind it are single tokens."""
+    prefill, decode = engines_of(roles)
+    return decode if step else prefill
 
 
 def calibrated_places(ids: Array) -> Array:

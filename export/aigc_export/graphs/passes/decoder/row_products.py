@@ -56,7 +56,7 @@ def multiply_rows(model: ir.Model, step_dim: str | None) -> ir.Model:
     anew when it is opened. They are unsigned, tokens signed: the one order that x86 processors have instructions for.
 
     1. MatMulNBits of 8 bits around 128, without a permutation, whose blocks divide K and whose rows have one scale
-       each: changed. So is the weight of a product whose only block is as long as a row.
+       each: changed. A row that is one block has one scale.
     2. Products of other values than a run's new steps, such as the logits of a few places: as they are.
     3. Products of one value share its codes.
 
