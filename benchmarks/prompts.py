@@ -1,24 +1,20 @@
-"""What reads a prompt: products of whole rows of codes beside those in blocks and in floats, and forms of attention.
+"""What reads a prompt: products of whole rows of codes beside those in blocks and in floats.
 
     python benchmarks/prompts.py
     python benchmarks/prompts.py --shape 2048x11264 --tokens 1 --tokens 16 --tokens 24
-    python benchmarks/prompts.py --bundle out/smol-int8
 
 Prints, for weights of WIDTHxCOLUMNS and as many tokens, milliseconds of a product in floats, in blocks of 64 and of
-whole rows (`graphs/passes/decoder/row_products.py`), and the last by the second. With a bundle, milliseconds of prompts
-and of a token read by its last engine, attention by tiles and by whole products. Medians of alternating calls, two
+whole rows (`graphs/passes/decoder/row_products.py`), and the last by the second. Medians of alternating calls, two
 threads; leave the machine alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +23,6 @@ from aigc_export.cli.process import prepare_process
 
 SHAPES = ("576x960", "576x3072", "576x576", "1536x576")
 ROUNDS, THREADS = 25, 2
-PROMPTS = (128, 512, 1024, 2048)
 
 
 def medians(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -91,57 +86,14 @@ def time_products(shapes: list[str], tokens: list[int]) -> None:
             print(f"| {shape} | {count} | {shown} | {found['rows'] / found['blocks']:.2f}x |", flush=True)
 
 
-def time_attention(path: Path) -> None:
-    """Print a line for each prompt, and for a token."""
-    from aigc_runtime.backends.ort.attention import SWITCH
-    from aigc_runtime.bundle.bundle import Bundle
-    from aigc_runtime.opening import open_session
-
-    bundle, sessions = Bundle.open(path), {}
-    name = list(bundle.manifest.engines)[-1]
-    for form, value in (("tiles", "0"), ("whole products", "1")):
-        os.environ[SWITCH] = value
-        sessions[form] = open_session(bundle, engine=name, threads=THREADS)
-    print("| tokens | held | tiles, ms | whole products | tiles by whole |\n| --- " + "| --- " * 4 + "|")
-    for count, held in ((1, 128), *((one, 0) for one in PROMPTS)):
-        calls = {form: reader(session, count, held) for form, session in sessions.items()}
-        found = medians(calls, 20 if count == 1 else 5)
-        tiles, whole = (found[form] for form in sessions)
-        print(f"| {count} | {held} | {tiles:.1f} | {whole:.1f} | {tiles / whole:.2f}x |", flush=True)
-
-
-def reader(session: Any, count: int, held: int) -> Callable[[], object]:
-    """A call that reads tokens behind others, of which none is held at first or as many as were read before."""
-
-    def feeds(tokens: int) -> dict[str, Any]:
-        ids = np.random.default_rng(0).integers(10, 250, (1, tokens))
-        return {"input_ids": ids, "pad_length": np.zeros(1, np.int64), "logits_to_keep": np.array([tokens - 1])}
-
-    def call() -> None:
-        state = session.new_state(1)
-        if held:
-            session.run(feeds(held), state)
-        session.run(feeds(count), state)
-
-    if not held:
-        return call
-    state = session.new_state(1)
-    session.run(feeds(held), state)
-    return lambda: (state.truncate(held), session.run(feeds(count), state))
-
-
 def main() -> None:
-    """Time products, or the attention of a bundle."""
+    """Time products of the shapes and numbers of tokens that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", action="append", help="WIDTHxCOLUMNS")
     parser.add_argument("--tokens", action="append", type=int)
-    parser.add_argument("--bundle", type=Path, help="of a language model, for ort-cpu")
     given = parser.parse_args()
     prepare_process()
-    if given.bundle is None:
-        time_products(given.shape or list(SHAPES), given.tokens or [128, 512])
-    else:
-        time_attention(given.bundle)
+    time_products(given.shape or list(SHAPES), given.tokens or [128, 512])
 
 
 if __name__ == "__main__":

@@ -93,7 +93,8 @@ def open_program(bundle: Bundle, *, threads: int | None = None, low_memory: bool
     for name, other in stands_in.items():
         _LOG.info("engine %s: %s stands in", name, other)
         sessions[name] = sessions[other]
-    return OpenProgram(sessions, bundle.manifest.state_names, bundle.assets)
+    on_cpu = all(engine.runs_on_cpu for engine in bundle.manifest.engines.values())
+    return OpenProgram(sessions, bundle.manifest.state_names, bundle.assets, on_cpu=on_cpu)
 
 
 def _stand_ins(bundle: Bundle, *, low_memory: bool) -> dict[str, str]:

@@ -66,4 +66,4 @@ class RecordingSession:
 def recorded(program: OpenProgram, record: Record) -> OpenProgram:
     """Make a program over the same sessions whose runs are recorded."""
     sessions = {name: RecordingSession(name, session, record) for name, session in program.sessions.items()}
-    return OpenProgram(sessions, program.states, program.assets)
+    return OpenProgram(sessions, program.states, program.assets, on_cpu=program.on_cpu)

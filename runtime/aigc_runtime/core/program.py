@@ -62,6 +62,7 @@ class OpenProgram:
             sessions are of one back-end.
         assets: files that the pipeline reads when it is made, such as a tokenizer: name -> content. None where only
             the interfaces of the engines are known, and nothing is run.
+        on_cpu: whether all engines run on the processor, where long inputs are read faster piece by piece.
     """
 
     def __init__(
@@ -69,7 +70,10 @@ class OpenProgram:
         sessions: Mapping[str, Session],
         states: Mapping[str, str] = _NOTHING,
         assets: Mapping[str, bytes] | None = _NOTHING,
+        *,
+        on_cpu: bool = True,
     ) -> None:
+        self.on_cpu = on_cpu
         self.sessions = MappingProxyType(dict(sessions))
         self.states = MappingProxyType(dict(states))
         self.assets = assets

@@ -20,9 +20,10 @@ _SCORE_BYTES = 2**28
 _QUERIES_PER_KEY = 8
 """Heads of queries that share a head of keys, at most: carried state says how many of the latter there are."""
 
-_MIN_PIECE, _MOST_PIECE = 64, 1024
-"""Tokens that are read at once, however many scores there are, and however few: two halves of 2,048 tokens are read
-in 0.89 of the time of the whole (SmolLM2-135M)."""
+_MIN_PIECE, _MOST_PIECE = 64, 256
+"""Tokens of a row that are read at once, however many scores there are; and on a processor, however few: it reads 2,048
+tokens in pieces of 256 in 0.9 of the time of pieces of 1,024 (docs/adr/0057). A rest of less than half of it is read
+with the last."""
 
 _FEW_TOKENS = 24
 """Tokens of all rows, below which an engine for prompts reads them no faster than that for tokens: products of whole
@@ -136,12 +137,17 @@ class TextEngines:
         return heads
 
     def piece_tokens(self, rows: int, total: int) -> int:
-        """How many tokens are read at once by default.
+        """How many tokens are read at once by default, where there are many.
 
         Each of them has attention scores for all `total` tokens of the row, in every head of every row.
         """
+        most = self._bounded_tokens(rows, total)
+        return min(_MOST_PIECE, most) if self.program.on_cpu else most
+
+    def _bounded_tokens(self, rows: int, total: int) -> int:
+        """How many tokens keep the scores of one layer within their bound."""
         scores = rows * self._heads * _QUERIES_PER_KEY * total
-        return min(_MOST_PIECE, max(_MIN_PIECE, _SCORE_BYTES // (4 * scores)))
+        return max(_MIN_PIECE, _SCORE_BYTES // (4 * scores))
 
     def pieces(
         self,
@@ -168,11 +174,13 @@ class TextEngines:
         few = one_by_one or rows * count < _FEW_TOKENS
         reader = self.decode if few and not together and self._steps(self.decode).max != 1 else self.prefill
         dim = self._steps(reader)
-        most = self.piece_tokens(rows, held + count) if prefill_chunk is None else prefill_chunk
+        most = rest = prefill_chunk or self.piece_tokens(rows, held + count)
+        if prefill_chunk is None:
+            rest = min(most + most // 2, self._bounded_tokens(rows, held + count))
         found: list[Piece] = []
         left = count
         while left:
-            size = min(left, max(most, together if not found else 0, dim.min))
+            size = min(left, max(rest if left <= rest else most, together if not found else 0, dim.min))
             size = dim.nearest(size)
             if size > left:  # fewer than the engine takes at once
                 return [*found, *[(self.decode, 1)] * left]

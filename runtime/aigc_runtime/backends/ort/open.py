@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from aigc_runtime.backends.ort.attention import whole_attention
 from aigc_runtime.backends.ort.denormals import CAN_FLUSH, flushed, isolated
 from aigc_runtime.backends.ort.exact_products import EXACT_PRODUCTS, products_saturate
 from aigc_runtime.backends.ort.providers import PROVIDERS, Provider
@@ -159,7 +158,7 @@ def open_native(
 
 
 def _make(ort: Any, model: bytes, options: Any, providers: list[Any]) -> Any:
-    with whole_attention(), flushed():  # what is folded into constants here is computed as it would be in a run
+    with flushed():  # what is folded into constants here is computed as it would be in a run
         return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
 
 
