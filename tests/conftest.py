@@ -14,6 +14,15 @@ import pytest
 for variable in ("AIGC_TRUSTED_KEYS", "AIGC_KEY_PASSPHRASE", "AIGC_DEBUG", "SOURCE_DATE_EPOCH"):
     os.environ.pop(variable, None)
 
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:  # a device's environment has none, and passes over what needs it
+    pass
+else:
+    # How long an example takes to draw and to run is of what else the machine does.
+    settings.register_profile("suite", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("suite")
+
 
 LONG_SECONDS = 300
 """The limit that every test has; a file that asks for more is among the longest."""

@@ -49,8 +49,9 @@ CONVERSIONS = 0.1
 FEWEST_ROWS = 24
 """Rows of samples that a choice is made on."""
 ROUNDS = 3
-"""Times that the sites that are left are measured, while each time at least `WORTH_ANOTHER` of the noise went away."""
-WORTH_ANOTHER = 0.5
+"""Times that the sites that are left are measured, while each time at least `WORTH_ANOTHER` of the noise went away, and
+`WORTH_LEFT` of the work that may be float is left: every round takes as many runs as the first."""
+WORTH_ANOTHER, WORTH_LEFT = 0.5, 0.05
 SHOWN = 5
 """Sites that the sentence in the plan names."""
 
@@ -165,8 +166,8 @@ def in_rounds(order: FloatOrder, share: float) -> dict[str, float]:
         if not found or order.without(found) > (1 - WORTH_ANOTHER) * order.without(()):
             break
         left = share - _work(tuple(chosen), order)
-        if not any(_work([node], order) <= left for node in order.nodes if node not in found):
-            break  # nothing that is measured again could be taken
+        if left < WORTH_LEFT * share or not any(_work([n], order) <= left for n in order.nodes if n not in found):
+            break  # nothing, or little, that is measured again could be taken
         order = order.again(found)
     return chosen
 

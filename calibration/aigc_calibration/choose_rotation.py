@@ -7,6 +7,7 @@ nothing, and those with large numbers of their own may lose codes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aigc_calibration.config import QuantConfig
@@ -37,6 +38,8 @@ def choose_rotation(
 ) -> bool:
     """Compare both on a few samples, with the products that read a stream in 8 bits and all others float.
 
+    Scales of weights are those of their largest numbers: to search narrower ones took a third of the time.
+
     Args:
         model: the prepared float graph, with a stream at least.
         data: of which the first samples are used.
@@ -45,7 +48,7 @@ def choose_rotation(
         progress: called after each of the two with how many were tried.
     """
     sites = {site.node for stream in residual_streams(model) for site in stream.sites}
-    judge = Judge(model, data, config, threads=threads)
+    judge = Judge(model, data, replace(config, weight_ranges="minmax"), threads=threads)
     noise = []
     for tried in range(TRIED):
         made = rotate(model)[0] if tried else model

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from aigc_calibration.errors import CalibrationError
 from aigc_calibration.histogram import Histogram
 from aigc_calibration.magnitudes import reduced
 from aigc_calibration.onnx_function import OnnxFunction, open_watched
+from aigc_calibration.parallel import in_threads
 from aigc_runtime.core.tensors import Array
 
 if TYPE_CHECKING:
@@ -113,24 +115,27 @@ def collect(
     digest = hashlib.sha256()
     samples = batches = first = 0
     steps = max(data.rows // max(data.samples, 1), 1)
+
+    def add(values: Mapping[str, Array], rows: int, first: int, name: str) -> None:
+        value = values[name]
+        if np.isnan(value).any():
+            raise CalibrationError(
+                f"value {name!r} of the graph is NaN in batch {batches}",
+                hint="the float model itself fails on this sample: check the calibration data and the checkpoint",
+            )
+        if name in counted:
+            for half, part in zip(found[name].splits, _split(value, rows, first), strict=True):
+                half.update(part, every=_step(value.size, every))
+        if name in channels:
+            found[name].watch_channels(value, channels[name])
+
     for feeds in data.batches(run):
         for name in sorted(feeds):
             digest.update(f"{name}:{feeds[name].dtype}:{feeds[name].shape}".encode())
             digest.update(np.ascontiguousarray(feeds[name]).tobytes())
         values = watch(feeds)
         rows = len(next(iter(feeds.values())))
-        for name in wanted:
-            value = values[name]
-            if np.isnan(value).any():
-                raise CalibrationError(
-                    f"value {name!r} of the graph is NaN in batch {batches}",
-                    hint="the float model itself fails on this sample: check the calibration data and the checkpoint",
-                )
-            if name in counted:
-                for half, part in zip(found[name].splits, _split(value, rows, first), strict=True):
-                    half.update(part, every=_step(value.size, every))
-            if name in channels:
-                found[name].watch_channels(value, channels[name])
+        in_threads(partial(add, values, rows, first), wanted, threads)
         if observe is not None:
             observe(feeds, values)
         del values  # before the next run makes as many

@@ -6,9 +6,8 @@ for it, and nothing is built anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -117,43 +116,77 @@ def order_sites(
     low = [op.node for op in plan.quantized()]
     run = open_onnx(toggle_graph(model, plan, weights, form), outputs=outputs, threads=threads, optimize=False)
     give_back_memory()
+    mixes = _Mixes(run, low, answers or (lambda mix: [mix(feeds) for feeds in judged]), weights_of_batches)
+    return _ordered(model, mixes, {node: work[node] for node in low}, frozenset(), evaluations, progress)
 
-    asked = answers or (lambda mix: [mix(feeds) for feeds in judged])
 
-    def mix(on: Collection[str]) -> Sequence[Mapping[str, Array]]:
-        switches = {f"{SWITCH}{node}": np.array(node in on) for node in low}
-        return asked(lambda feeds: run({**feeds, **switches}))
+class _Mixes:
+    """Noise of mixes of sites, each measured once.
 
-    wanted = mix(())
+    Args:
+        run: the graph with switches.
+        sites: that have one.
+        answers: see `order_sites`.
+        weights: see `Judged`.
+    """
 
-    @cache
-    def noise(on: frozenset[str]) -> float:
-        check_interrupted()
-        return relative_noise(mix(on), wanted, weights_of_batches)
+    def __init__(
+        self, run: OnnxFunction, sites: Sequence[str], answers: Answers, weights: Sequence[float] | None
+    ) -> None:
+        self.sites = sites
+        self._run, self._answers, self._weights = run, answers, weights
+        self._exact = self._mix(frozenset())
+        self._found: dict[frozenset[str], float] = {}
 
-    total = sum(work[node] for node in low) or 1
-    cost = {node: work[node] / total + 1 / len(low) for node in low}
+    def noise(self, on: frozenset[str]) -> float:
+        """Noise of the outputs with these sites in few bits."""
+        if on not in self._found:
+            check_interrupted()
+            self._found[on] = relative_noise(self._mix(on), self._exact, self._weights)
+        return self._found[on]
 
-    def ordered(high: frozenset[str]) -> FloatOrder:
-        what = f"order of sites, {len(high)} float" if high else "order of sites"
-        report, count = phase(progress, what, evaluations), 0
-        left = [node for node in low if node not in high]
+    def _mix(self, on: frozenset[str]) -> Sequence[Mapping[str, Array]]:
+        switches = {f"{SWITCH}{node}": np.array(node in on) for node in self.sites}
+        return self._answers(lambda feeds: self._run({**feeds, **switches}))
 
-        def told(on: Sequence[str]) -> float:
-            nonlocal count
-            count += 1
-            report(count)
-            return noise(frozenset(on))
 
-        found = noise_of_each(by_role(model, left), told, evaluations=evaluations)
-        if count < evaluations:
-            report(evaluations)  # there was nothing more to measure
-        return FloatOrder(
-            nodes=tuple(sorted(left, key=lambda node: -found[node] / cost[node])),
-            noise=found,
-            work={node: work[node] for node in low},
-            without=lambda more: noise(frozenset(left) - frozenset(more)),
-            again=lambda more: ordered(high | frozenset(more)),
-        )
+def _ordered(
+    model: ir.Model,
+    mixes: _Mixes,
+    work: Mapping[str, int],
+    high: frozenset[str],
+    evaluations: int,
+    progress: Progress | None,
+) -> FloatOrder:
+    """Order the sites that are not float already.
 
-    return ordered(frozenset())
+    Args:
+        model: the float graph.
+        mixes: measures.
+        work: of each site.
+        high: sites that are float.
+        evaluations: mixes that are measured at most.
+        progress: see `order_sites`.
+    """
+    what = f"order of sites, {len(high)} float" if high else "order of sites"
+    report, count = phase(progress, what, evaluations), 0
+    left = [node for node in mixes.sites if node not in high]
+    total = sum(work.values()) or 1
+    cost = {node: work[node] / total + 1 / len(work) for node in left}
+
+    def told(on: Sequence[str]) -> float:
+        nonlocal count
+        count += 1
+        report(count)
+        return mixes.noise(frozenset(on))
+
+    found = noise_of_each(by_role(model, left), told, evaluations=evaluations)
+    if count < evaluations:
+        report(evaluations)  # there was nothing more to measure
+    return FloatOrder(
+        nodes=tuple(sorted(left, key=lambda node: -found[node] / cost[node])),
+        noise=found,
+        work=work,
+        without=lambda more: mixes.noise(frozenset(left) - frozenset(more)),
+        again=lambda more: _ordered(model, mixes, work, high | frozenset(more), evaluations, progress),
+    )

@@ -72,8 +72,12 @@ class Histogram:
             return
         self._widen(_width_for(max(abs(low), abs(high))))
         scaled = flat * np.float32(1 / self.width)
-        indices = np.floor(scaled).astype(np.int64) + HALF_BINS
-        indices[(scaled == 0) & (flat < 0)] -= 1  # underflow: so near zero, but below it
+        # Underflow: so near zero, but below it.
+        below = None if np.count_nonzero(scaled) == nonzero else (scaled == 0) & (flat < 0)
+        indices = np.floor(scaled, out=scaled).astype(np.int64)
+        indices += HALF_BINS
+        if below is not None:
+            indices[below] -= 1
         self.counts += np.bincount(indices, minlength=2 * HALF_BINS)
         self.counts[HALF_BINS] -= flat.size - nonzero
 

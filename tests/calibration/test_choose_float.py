@@ -227,6 +227,9 @@ def test_what_was_hidden_behind_loud_sites_is_found_when_they_are_gone() -> None
     assert in_rounds(rough, 0.2) == {"a": 9000.0, "c": 90.0}
     never = replace(rough, again=lambda _: pytest.fail("the sites are measured again"))
     assert in_rounds(never, 0.05) == {"a": 9000.0}  # there is no room for c beside a
+    small = order(a=(9000.0, 191), b=(1.0, 5), d=(100.0, 804))
+    again = replace(small, again=lambda _: pytest.fail("the sites are measured again"))
+    assert in_rounds(again, 0.2) == {"a": 9000.0}  # b could be taken, of a twentieth of the share that is left
 
 
 def test_a_round_that_takes_little_is_the_last() -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from typing import Any
+
 import numpy as np
 import pytest
 from onnx import helper
 
+from aigc_calibration import float_order
 from aigc_calibration.config import QuantConfig
 from aigc_calibration.emit import emit
 from aigc_calibration.float_order import FloatOrder, order_sites
@@ -76,6 +81,29 @@ def test_the_site_that_does_the_harm_comes_first(subject: tuple[Quantized, Batch
     assert order.work_left(2) == 0.75
     assert [order.most(least) for least in (1.0, 0.5, 0.1)] == [0, 4, 7]
     assert order.predicted(LAYERS) == 0
+
+
+def test_the_graph_is_let_go_with_the_order(
+    subject: tuple[Quantized, Batches], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once: another graph with all weights is loaded next."""
+    opened: list[weakref.ref[OnnxFunction]] = []
+
+    def noting(*given: Any, **named: Any) -> OnnxFunction:
+        run = open_onnx(*given, **named)
+        opened.append(weakref.ref(run))
+        return run
+
+    monkeypatch.setattr(float_order, "open_onnx", noting)
+    gc.disable()
+    try:
+        order = ordered(*subject)
+        again = order.again((SPOILED,))
+        assert opened[0]() is not None
+        del order, again
+        assert opened[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_what_is_measured_is_what_the_emitted_graph_does(subject: tuple[Quantized, Batches]) -> None:

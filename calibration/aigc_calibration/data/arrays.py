@@ -87,5 +87,5 @@ class ArrayData:
         for arrays in self.source.batches(self._chosen(), self.batch):
             feeds = self.subject.complete(arrays)
             rows = batch_rows(session.interface, feeds)
-            session.run(feeds, session.new_state(rows) if session.interface.state else None)
+            recorder.record_last(session, feeds, session.new_state(rows) if session.interface.state else None)
             yield from recorder.take()

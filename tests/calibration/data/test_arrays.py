@@ -49,6 +49,14 @@ def test_rows_of_a_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(all_rows(whole, gan_graph())["latents"], z)
 
 
+def test_rows_are_not_run_to_be_fed(tmp_path: Path) -> None:
+    z = np.arange(54, dtype=np.float32).reshape(9, 6)
+    source = save(tmp_path / "x.npz", latents=z, class_labels=np.arange(9))
+    data = ArrayData(subject=gan_subject(), source=source, most=9)
+    found = data.batches(lambda _: pytest.fail("the graph runs, and nothing needs its results"))
+    assert sum(len(feeds["latents"]) for feeds in found) == 9
+
+
 def test_rows_of_text_start_with_an_empty_cache(tmp_path: Path) -> None:
     ids = np.arange(60).reshape(6, 10)
     source = save(tmp_path / "x.npz", input_ids=ids, pad_length=np.array([0, 1, 9, 0, 0, 0]))

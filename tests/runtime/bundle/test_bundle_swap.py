@@ -5,9 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import threading
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -157,19 +156,39 @@ def test_a_bundle_that_is_replaced_without_end(tmp_path: Path, monkeypatch: pyte
         Bundle.open(tmp_path / "out")
 
 
-def test_the_moment_between_two_renames_is_waited_out(tmp_path: Path) -> None:
+class Clock:
+    """Time that passes only where it is waited for.
+
+    Args:
+        until: seconds, after which something happens.
+        happens: called then.
+    """
+
+    def __init__(self, until: float, happens: Callable[[], object]) -> None:
+        self.now, self.until, self.happens = 0.0, until, happens
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        before, self.now = self.now, self.now + seconds
+        if before < self.until <= self.now:
+            self.happens()
+
+
+def test_the_moment_between_two_renames_is_waited_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "out", 1)
     aside = tmp_path / ".aigc-old-out"
-    (tmp_path / "out").rename(aside)
-
-    def come_back() -> None:
-        time.sleep(0.05)
-        aside.rename(tmp_path / "out")
-
-    thread = threading.Thread(target=come_back)
-    thread.start()
-    assert number_of(Bundle.open(tmp_path / "out")) == 1
-    thread.join()
+    for until, comes_back in ((0.05, True), (60.0, False)):
+        (tmp_path / "out").rename(aside)
+        clock = Clock(until, partial(aside.rename, tmp_path / "out"))
+        monkeypatch.setattr(bundle_folder, "time", clock)
+        if comes_back:
+            assert number_of(Bundle.open(tmp_path / "out")) == 1
+        else:
+            with pytest.raises(BundleError, match="is not a folder"):
+                Bundle.open(tmp_path / "out")
+            assert clock.now > 0.05
     with pytest.raises(BundleError, match="is not a folder"):
         Bundle.open(tmp_path / "gone")
 

@@ -40,6 +40,8 @@ TOKENS_AT_ONCE = 512
 """In a run, at most: memory does not grow with the length of windows."""
 MOST_ROWS = 8
 """In a run."""
+SMALLEST_PART = 16
+"""Batches that short windows make at least, where they have more tokens in a run than `TOKENS_AT_ONCE`."""
 FIRST_TOKEN_SHARE = 1 / 16
 """How often the first token of a window counts where weights are rounded, as a share of the window's tokens: most heads
 of a trained model attend to it from every later place, and its values are far larger than others (Xiao et al. 2024,
@@ -120,10 +122,13 @@ class TextData:
         return min(self.decode_steps, self.window - 1)
 
     @property
-    def _rows_at_once(self) -> int:
+    def _most_rows(self) -> int:
         dim = self.interface.dim(BATCH)
-        most = MOST_ROWS if dim is None or dim.max is None else min(MOST_ROWS, dim.max)
-        return max(1, min(most, TOKENS_AT_ONCE // self.window))
+        return MOST_ROWS if dim is None or dim.max is None else min(MOST_ROWS, dim.max)
+
+    @property
+    def _rows_at_once(self) -> int:
+        return max(1, min(self._most_rows, TOKENS_AT_ONCE // self.window))
 
     @property
     def window(self) -> int:
@@ -134,9 +139,17 @@ class TextData:
         return min(most, max(len(self.tokens) // 2, SHORT_WINDOW))
 
     def short_rows(self) -> TextData:
-        """Windows of `SHORT_WINDOW` tokens, as many more of them."""
+        """Windows of `SHORT_WINDOW` tokens, as many more of them, each read at once.
+
+        Choices run a graph over few of them many times. Its weights are read, and their codes made into floats, once
+        for all rows of a batch, and again for a single token behind them.
+        """
         times = self.window // SHORT_WINDOW
-        return self if times < 2 else replace(self, samples=times * self.samples, length=SHORT_WINDOW)
+        if times < 2:
+            return self
+        short = replace(self, samples=times * self.samples, length=SHORT_WINDOW, decode_steps=0)
+        enough = min(self._most_rows, short.samples // SMALLEST_PART)
+        return replace(short, batch=self.batch or max(short._rows_at_once, enough))
 
     def row_weights(self, feeds: Mapping[str, Array]) -> Array | None:
         """Say how often each token of a batch counts, [batch, tokens]: the first of a window more than others."""
@@ -164,7 +177,11 @@ class TextData:
             pads = np.zeros(len(rows), dtype=np.int64)
             pieces = [ids[:, :prompt], *(ids[:, step : step + 1] for step in range(prompt, self.window))]
             for piece in pieces:
-                session.run({INPUT_IDS: piece, PAD_LENGTH: pads, LOGITS_TO_KEEP: calibrated_places(piece)}, state)
+                feeds = {INPUT_IDS: piece, PAD_LENGTH: pads, LOGITS_TO_KEEP: calibrated_places(piece)}
+                if piece is pieces[-1]:
+                    recorder.record_last(session, feeds, state)
+                else:
+                    session.run(feeds, state)
                 yield from recorder.take()
 
 

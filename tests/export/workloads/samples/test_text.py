@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aigc_calibration.errors import CalibrationError
-from aigc_calibration.onnx_function import opened_when_called
+from aigc_calibration.onnx_function import Feeds, opened_when_called
 from aigc_export.workloads.samples.text import TextData
 from aigc_runtime.core.tensors import Array
 
@@ -69,17 +69,37 @@ def test_the_first_token_of_a_short_window_counts_once() -> None:
     assert (weights == 1).all()
 
 
+def never_called(_: Feeds) -> dict[str, Array]:
+    pytest.fail("the graph runs, and nothing needs its results")
+
+
 def test_choices_are_judged_on_more_and_shorter_windows() -> None:
     settings = text_settings(1024)
     interface = text_subject(1024).interface
     data = TextData(interface=interface, settings=settings, tokens=TOKENS, samples=6, length=400, decode_steps=1)
     short = data.short_rows()
     assert (data.window, short.window) == (400, 128)
-    assert (data.rows, short.rows) == (12, 36)
-    shapes = [feeds["input_ids"].shape for feeds in short.batches(opened_when_called(text_graph()))]
-    assert shapes[:2] == [(4, 127), (4, 1)]
+    assert (data.rows, short.rows) == (12, 18)
+    shapes = [feeds["input_ids"].shape for feeds in short.batches(never_called)]
+    assert shapes == [(4, 128)] * 4 + [(2, 128)]
     assert short.short_rows() is short
     assert replace(data, length=200).short_rows().window == 200
+    more = replace(data, samples=48).short_rows()  # with enough of them for many batches, a run takes twice as many
+    assert next(iter(more.batches(never_called)))["input_ids"].shape == (8, 128)
+    assert next(iter(replace(data, batch=2).short_rows().batches(never_called)))["input_ids"].shape == (2, 128)
+
+
+def test_the_last_tokens_of_a_window_are_not_read_to_be_recorded() -> None:
+    data = TextData(interface=INTERFACE, settings=SETTINGS, tokens=TOKENS, samples=4, length=10, decode_steps=2)
+    read, run = [], opened_when_called(text_graph())
+
+    def reading(feeds: Feeds) -> dict[str, Array]:
+        read.append(feeds["input_ids"].shape)
+        return run(feeds)
+
+    shapes = [feeds["input_ids"].shape for feeds in data.batches(reading)]
+    assert shapes == [(4, 8), (4, 1), (4, 1)]
+    assert read == shapes[:-1]
 
 
 def test_windows_cover_the_text() -> None:
