@@ -1,10 +1,12 @@
-"""What reads a prompt: products of whole rows of codes beside those in blocks and in floats.
+"""What reads a prompt: products of whole rows of codes beside those in blocks and in floats, and pieces of which size.
 
     python benchmarks/prompts.py
     python benchmarks/prompts.py --shape 2048x11264 --tokens 1 --tokens 16 --tokens 24
+    python benchmarks/prompts.py --bundle out/smol-int8 --tokens 512 --tokens 2048
 
 Prints, for weights of WIDTHxCOLUMNS and as many tokens, milliseconds of a product in floats, in blocks of 64 and of
-whole rows (`graphs/passes/decoder/row_products.py`), and the last by the second. Medians of alternating calls, two
+whole rows (`graphs/passes/decoder/row_products.py`), and the last by the second. With a bundle of a language model,
+milliseconds of a prompt of as many tokens, read by its first engine in pieces. Medians of alternating calls, two
 threads; leave the machine alone.
 """
 
@@ -15,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,7 @@ from aigc_export.cli.process import prepare_process
 
 SHAPES = ("576x960", "576x3072", "576x576", "1536x576")
 ROUNDS, THREADS = 25, 2
+PIECES, ROUNDS_OF_PIECES = (64, 128, 256, 512, 1024, 2048), 5
 
 
 def medians(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -86,14 +90,43 @@ def time_products(shapes: list[str], tokens: list[int]) -> None:
             print(f"| {shape} | {count} | {shown} | {found['rows'] / found['blocks']:.2f}x |", flush=True)
 
 
+def time_pieces(path: Path, tokens: list[int]) -> None:
+    """Print a line for each number of tokens."""
+    from aigc_runtime.bundle.bundle import Bundle
+    from aigc_runtime.opening import open_session
+
+    bundle = Bundle.open(path)
+    session = open_session(bundle, engine=next(iter(bundle.manifest.engines)), threads=THREADS)
+
+    def read(ids: Any, piece: int) -> None:
+        state = session.new_state(1)
+        for start in range(0, ids.shape[1], piece):
+            part = ids[:, start : start + piece]
+            last = np.array([part.shape[1] - 1])
+            session.run({"input_ids": part, "pad_length": np.zeros(1, np.int64), "logits_to_keep": last}, state)
+
+    print("| tokens | " + " | ".join(f"pieces of {piece}, ms" for piece in PIECES) + " |")
+    print("| --- " * (1 + len(PIECES)) + "|")
+    for count in tokens:
+        ids = np.random.default_rng(0).integers(10, 250, (1, count))
+        calls = {str(piece): partial(read, ids, piece) for piece in PIECES if piece <= count}
+        found = medians(calls, ROUNDS_OF_PIECES)
+        shown = " | ".join(f"{found[str(piece)]:.0f}" if piece <= count else "" for piece in PIECES)
+        print(f"| {count} | {shown} |", flush=True)
+
+
 def main() -> None:
-    """Time products of the shapes and numbers of tokens that are asked for."""
+    """Time products, or the pieces of a bundle's prompts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", action="append", help="WIDTHxCOLUMNS")
     parser.add_argument("--tokens", action="append", type=int)
+    parser.add_argument("--bundle", type=Path, help="of a language model")
     given = parser.parse_args()
     prepare_process()
-    time_products(given.shape or list(SHAPES), given.tokens or [128, 512])
+    if given.bundle is None:
+        time_products(given.shape or list(SHAPES), given.tokens or [128, 512])
+    else:
+        time_pieces(given.bundle, given.tokens or [512, 2048])
 
 
 if __name__ == "__main__":

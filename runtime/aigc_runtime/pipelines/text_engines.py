@@ -22,8 +22,8 @@ _QUERIES_PER_KEY = 8
 
 _MIN_PIECE, _MOST_PIECE = 64, 256
 """Tokens of a row that are read at once, however many scores there are; and on a processor, however few: it reads 2,048
-tokens in pieces of 256 in 0.9 of the time of pieces of 1,024 (docs/adr/0057). A rest of less than half of it is read
-with the last."""
+tokens in pieces of 256 in 0.90 to 0.93 of the time of pieces of 1,024 (docs/adr/0057). A rest of less than half of it
+is read with the last."""
 
 _FEW_TOKENS = 24
 """Tokens of all rows, below which an engine for prompts reads them no faster than that for tokens: products of whole

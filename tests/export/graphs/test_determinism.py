@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from aigc_export.errors import CaptureError
 from aigc_export.graphs.capture import capture
-from aigc_export.graphs.determinism import check_deterministic, random_operators
+from aigc_export.graphs.determinism import check_deterministic, check_repeats, random_operators
 from aigc_export.graphs.passes import run_passes
 from aigc_models.program import Part
 from aigc_models.sources.user_code import user_line
-from aigc_runtime.core.tensors import TensorSpec
+from aigc_runtime.core.tensors import Array, TensorSpec
 
 from ..conftest import tiny_of
 
@@ -241,6 +241,23 @@ def test_what_changes_from_call_to_call_outside_of_pytorch_is_refused(module: ty
     assert not list(random_operators(program_of(model)))
     with pytest.raises(CaptureError, match=r"output 'image' changes from call to call \(by .* of its RMS\), and no op"):
         capture(part_of(model))
+
+
+class Creeps(Base):
+    """Its first two calls are all but alike, as drawn numbers may be by chance."""
+
+    added = (0.0, 1e-6, 1.0)
+
+    def forward(self, latents: Tensor, class_labels: Tensor) -> tuple[Tensor]:
+        now, *self.added = self.added  # type: ignore[assignment]
+        return ((self.body(latents, class_labels) + now).reshape(-1, 1, 8, 8),)
+
+
+def test_two_calls_that_are_alike_by_chance_say_nothing() -> None:
+    torch.manual_seed(0)
+    feeds: dict[str, Array] = {"latents": np.ones((1, 6), np.float32), "class_labels": np.zeros(1, np.int64)}
+    with pytest.raises(CaptureError, match="changes from call to call"):
+        check_repeats(part_of(Creeps().eval()), feeds)
 
 
 class Branching(nn.Module):
