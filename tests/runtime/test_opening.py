@@ -14,6 +14,7 @@ import pytest
 
 from aigc_runtime import open_pipeline, opening
 from aigc_runtime.bundle.bundle import Bundle
+from aigc_runtime.bundle.engine_info import EngineInfo
 from aigc_runtime.pipelines import get_kind
 
 
@@ -51,6 +52,15 @@ def test_the_reader_has_ended_where_loading_fails(toy_bundles: Path, monkeypatch
     with pytest.raises(ZeroDivisionError):
         open_pipeline(toy_bundles / "toy_gan", threads=1)
     assert ended.is_set()
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_a_program_says_whether_it_runs_on_the_processor(
+    on_cpu: bool, toy_bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EngineInfo, "runs_on_cpu", on_cpu)
+    with Bundle.open(toy_bundles / "toy_gan") as bundle, opening.open_program(bundle, threads=1) as program:
+        assert program.on_cpu is on_cpu
 
 
 def test_no_other_kind_is_imported(toy_bundles: Path) -> None:
