@@ -22,8 +22,8 @@ _QUERIES_PER_KEY = 8
 
 _MIN_PIECE, _MOST_PIECE = 64, 256
 """Tokens of a row that are read at once, however many scores there are; and on a processor, however few: it reads 2,048
-tokens in pieces of 256 in 0.90 to 0.93 of the time of pieces of 1,024 (docs/adr/0057). A rest of less than half of it
-is read with the last."""
+tokens in pieces of 256 in 0.90 to 0.93 of the time of pieces of 1,024 (docs/adr/0057). A rest of at most half of it is
+read with the last."""
 
 _FEW_TOKENS = 24
 """Tokens of all rows, below which an engine for prompts reads them no faster than that for tokens: products of whole
@@ -174,9 +174,11 @@ class TextEngines:
         few = one_by_one or rows * count < _FEW_TOKENS
         reader = self.decode if few and not together and self._steps(self.decode).max != 1 else self.prefill
         dim = self._steps(reader)
-        most = rest = prefill_chunk or self.piece_tokens(rows, held + count)
         if prefill_chunk is None:
+            most = self.piece_tokens(rows, held + count)
             rest = min(most + most // 2, self._bounded_tokens(rows, held + count))
+        else:
+            most = rest = prefill_chunk
         found: list[Piece] = []
         left = count
         while left:
